@@ -1,0 +1,242 @@
+//! The checked configuration.
+//!
+//! What was typed (`raw`) and what is meant ([`Config`]) are two types. [`Config::from_yaml`] reads a
+//! file's text and either returns a [`Config`] in which every value has been checked, together with
+//! [`Notes`](Note) about keys that have no effect, or *all* [`Problems`] at once, each with its line and key.
+//!
+//! Nothing here opens a socket or a file other than the one that is read.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use regex::Regex;
+
+/// Everything a running server needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Addresses for visitors, at least one (`cluster_address` x `cluster_port`).
+    pub listen: Vec<Address>,
+    /// Go to the background (`daemonize`).
+    pub daemonize: bool,
+    /// Where the process id is written (`pidfile`), absolute.
+    pub pidfile: Option<PathBuf>,
+    /// User to change to after binding (`user`).
+    pub user: Option<String>,
+    /// Group to change to after binding (`group`).
+    pub group: Option<String>,
+    /// Where the server's own messages go (`logger`).
+    pub logger: Logger,
+    /// Where one line per exchange goes (`access_log`); `None` is off.
+    pub access_log: Option<AccessLog>,
+    /// Path that the proxy itself answers (`health_check_uri`); `None` is off.
+    pub health_check_uri: Option<String>,
+    /// Number of worker threads (`workers`).
+    pub workers: usize,
+    /// Scheduling class of the worker threads (`scheduling`).
+    pub scheduling: Scheduling,
+    /// The longest drain (`grace`).
+    pub grace: Duration,
+    /// RLIMIT_NOFILE to ask for (`descriptors`); `None` raises it to the hard limit.
+    pub descriptors: Option<u64>,
+    /// Limits of the whole server. A site's own are in [`Site::limits`].
+    pub limits: Limits,
+    /// Deadlines of connections that have no site yet. A site's own are in [`Site::timeouts`].
+    pub timeouts: Timeouts,
+    /// Peers whose X-Forwarded-* fields are believed (`trusted_proxies`).
+    pub trusted_proxies: Vec<Network>,
+    /// Where collected request bodies go that do not fit into memory (`temporary_directory`).
+    pub temporary_directory: PathBuf,
+    /// The sites in the order of the file (`map`).
+    pub sites: Vec<Site>,
+}
+
+/// One entry of `map`, with `defaults` merged in.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The first of [`Site::incoming`], or `default` where there is none (`backend_address`): the name in logs.
+    pub name: String,
+    /// Host names, lower case, without port.
+    pub incoming: Vec<String>,
+    /// Takes the requests that no other site's name matches.
+    pub default: bool,
+    /// Where backends dial in, in the order of the file.
+    pub outgoing: Vec<Outgoing>,
+    /// Keys of which a backend must send one; empty: it must send none.
+    pub keys: Vec<String>,
+    /// How long an idle visitor's connection is kept; `None`: closed after each answer.
+    pub keepalive: Option<Duration>,
+    /// Which idle backend is taken.
+    pub order: Order,
+    /// Any request whose backend dies may go to another.
+    pub redeployable: bool,
+    /// Largest such request, head and body, in bytes.
+    pub redeployment_sizelimit: u64,
+    /// Add X-Forwarded-For, -Proto, -Host and X-Real-IP.
+    pub xforwardedfor: bool,
+    /// Add `Via: 1.1 swiftiply`.
+    pub via: bool,
+    /// The site's own logger, if it is not the server's.
+    pub logger: Option<Logger>,
+    /// The site's access log, its own or the server's.
+    pub access_log: Option<AccessLog>,
+    /// How long a silence ends an answer without length.
+    pub unframed_gap: Duration,
+    /// How long a request may wait for a backend.
+    pub timeout: Duration,
+    /// The site's own limits, or the server's (only `body`, `body_memory`, `waiting` are a site's).
+    pub limits: Limits,
+    /// The site's own deadlines, or the server's.
+    pub timeouts: Timeouts,
+}
+
+/// Where backends of a site dial in, and which requests they get.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The dial-in address.
+    pub to: Address,
+    /// Requests that go to this address. The first match of a site wins; [`Filter::Any`] takes the rest.
+    pub filter: Filter,
+}
+
+/// Which requests an [`Outgoing`] gets, by the percent-decoded path without query.
+#[derive(Clone, Debug)]
+pub enum Filter {
+    /// Those that no other address of the site matches.
+    Any,
+    /// Paths that begin so.
+    Prefix(String),
+    /// Paths that match.
+    Match(Regex),
+}
+
+/// A listening address as written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// A TCP port on a host name or literal IPv4 or IPv6 address (without brackets).
+    Tcp {
+        /// Host name or literal address.
+        host: String,
+        /// Port, 0 for any free one.
+        port: u16,
+        /// Not written but implied (`::` beside `0.0.0.0` when only a port is given): may be left out
+        /// where the system has no IPv6.
+        implied: bool,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Which idle backend is taken (`order`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The one that became idle last.
+    Newest,
+    /// The one that is idle longest, as the original did.
+    Oldest,
+}
+
+/// Scheduling class of worker threads (`scheduling`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduling {
+    /// SCHED_BATCH: a woken worker does not preempt the thread that woke it.
+    Batch,
+    /// The system's default.
+    Normal,
+}
+
+/// Sizes and counts (`limits`). Bytes unless told otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest request or response head.
+    pub head: usize,
+    /// Most fields in a head, 1 to 256.
+    pub fields: usize,
+    /// Longest request target.
+    pub target: usize,
+    /// Largest request body.
+    pub body: u64,
+    /// What of a request body is kept in memory; the rest goes to a temporary file.
+    pub body_memory: usize,
+    /// Answers on disk, in all.
+    pub spool: u64,
+    /// Requests of a site that may wait for a backend (a count).
+    pub waiting: usize,
+    /// The same for all sites together (a count).
+    pub waiting_total: usize,
+    /// Backends per dial-in address (a count).
+    pub backends: usize,
+    /// Visitors' connections (a count).
+    pub connections: usize,
+    /// Visitors' connections per client address (a count); 0: no limit.
+    pub connections_per_client: usize,
+}
+
+/// Deadlines (`timeouts`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// A request head, from its first byte.
+    pub head: Duration,
+    /// An idle kept connection.
+    pub idle: Duration,
+    /// A request body without progress.
+    pub body: Duration,
+    /// A response that the visitor does not take, without progress.
+    pub write: Duration,
+    /// The first byte of a backend's answer.
+    pub first_byte: Duration,
+    /// A backend's answer without progress after that.
+    pub backend: Duration,
+    /// A backend's preamble.
+    pub preamble: Duration,
+}
+
+/// A destination for messages (`logger`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logger {
+    /// File, or standard error.
+    pub file: Option<PathBuf>,
+    /// How much is told.
+    pub level: Level,
+}
+
+/// The original's four levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// 0: errors only.
+    Disabled,
+    /// 1: and warnings.
+    Minimal,
+    /// 2: and changes of state.
+    Normal,
+    /// 3: everything.
+    Full,
+}
+
+/// A destination for one line per exchange (`access_log`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AccessLog {
+    /// File, or standard output (`-`).
+    pub file: Option<PathBuf>,
+    /// Its lines.
+    pub format: AccessFormat,
+}
+
+/// Lines of an access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AccessFormat {
+    /// Apache's combined format, with swiftiply's fields at the end.
+    Combined,
+    /// One JSON object a line.
+    Json,
+}
+
+/// An address range in CIDR notation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Any address in it.
+    pub address: IpAddr,
+    /// Leading bits that count.
+    pub prefix: u8,
+}
