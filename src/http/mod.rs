@@ -1,1 +1,13 @@
-//! HTTP/1.1 without sockets.
+//! HTTP/1.1 without sockets: bytes in, messages out, and back.
+//!
+//! Everything here is pure: no sockets, no files, no clock, no log. A message is parsed strictly into its parts, with
+//! exactly one framing, and written anew from them; head bytes and chunk framing are never copied through, for
+//! nearly every way to smuggle a request begins where two readers understand the same bytes differently.
+//!
+//! [`headers`] holds fields, [`target`] is what a request asks for, [`head`] reads and writes both kinds of head,
+//! [`body`] the three kinds of framing.
+
+pub mod body;
+pub mod head;
+pub mod headers;
+pub mod target;

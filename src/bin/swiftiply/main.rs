@@ -1,2 +1,249 @@
-//! The server.
-fn main() {}
+//! The server's program: options, configuration, start, and then whatever the signals say.
+//!
+//! | thread | does |
+//! |---|---|
+//! | main | starts the server; waits for control messages: reload, reopen, drain |
+//! | `signals` | turns HUP, TERM and USR1 into control messages (`ctrlc` does so for INT) |
+//!
+//! All others belong to [`swiftiply::Server`].
+
+mod control;
+mod demo;
+mod options;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use control::{Control, Message};
+use options::{Invocation, Order};
+use swiftiply::Server;
+use swiftiply::config::{Config, Note, Problems};
+use swiftiply::logging::Logging;
+use swiftiply::net::listener::reason;
+use swiftiply::process::{self, Side};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(Failure { code, message }) => {
+            eprintln!("{message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why the program ends early, and with which code.
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// The command line or the configuration is wrong.
+    fn usage(message: impl Display) -> Self {
+        Self {
+            code: 2,
+            message: message.to_string(),
+        }
+    }
+
+    /// Something failed while running.
+    fn running(message: impl Display) -> Self {
+        Self {
+            code: 1,
+            message: format!("swiftiply: {message}"),
+        }
+    }
+}
+
+fn run() -> Result<ExitCode, Failure> {
+    let order = options::parse(std::env::args_os().skip(1))
+        .map_err(|error| Failure::usage(format!("swiftiply: {error}")))?;
+    match order {
+        Order::Help => print(&options::usage()),
+        Order::Version => print(&format!("Swiftiply v. {}\n", env!("CARGO_PKG_VERSION"))),
+        Order::Check(invocation) => check(&invocation),
+        Order::Print(invocation) => print(&load(&invocation)?.0.to_yaml()),
+        Order::Demo(overrides) => {
+            demo::run(&overrides).map_err(Failure::running)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Order::Serve(invocation) => serve(&invocation),
+    }
+}
+
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::running(format!(
+            "standard output: {}",
+            reason(&error)
+        ))),
+    }
+}
+
+fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let (config, notes) = load(invocation)?;
+    for note in &notes {
+        eprintln!("{note}");
+    }
+    let sites = config.sites.len();
+    let noun = if sites == 1 { "site" } else { "sites" };
+    print(&format!("ok: {sites} {noun}\n"))
+}
+
+/// Reads the configuration anew: the file, and the command line on top.
+fn load(invocation: &Invocation) -> Result<(Config, Vec<Note>), Failure> {
+    read(invocation).map_err(|problems| Failure::usage(report(&problems)))
+}
+
+fn read(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
+    match &invocation.file {
+        Some(file) => Config::load(file, &invocation.overrides),
+        None => Config::from_overrides(&invocation.overrides),
+    }
+}
+
+/// All problems, and how many.
+fn report(problems: &Problems) -> String {
+    format!("{problems}\n{}", problems.closing())
+}
+
+fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let (config, notes) = load(invocation)?;
+    let identity = process::look_up(config.user.as_deref(), config.group.as_deref())
+        .map_err(Failure::usage)?;
+    let mut ready = None;
+    if config.daemonize {
+        match process::fork().map_err(|error| Failure::running(reason(&error)))? {
+            Side::Parent { child, ready } => return Ok(wait_for(child, ready, &config)),
+            Side::Child { ready: writer } => ready = Some(writer),
+        }
+    }
+    // From here on there may be threads.
+    let logging = Logging::install().map_err(Failure::running)?;
+    logging.prepare(&config).map_err(Failure::running)?.commit();
+    for note in &notes {
+        log::warn!("{note}");
+    }
+    let limit = process::raise_descriptors(config.descriptors)
+        .map_err(|error| Failure::running(format!("descriptors: {}", reason(&error))))?;
+    log::debug!("{limit} descriptors");
+    let control = Control::new().map_err(Failure::running)?;
+    let bound = Server::bind(config.clone()).map_err(Failure::running)?;
+    if let Some(path) = &config.pidfile {
+        process::write_pid(path).map_err(|error| {
+            Failure::running(format!("pidfile {}: {}", path.display(), reason(&error)))
+        })?;
+    }
+    identity.assume().map_err(Failure::running)?;
+    let server = bound.start().map_err(Failure::running)?;
+    announce(&server)?;
+    if let Some(ready) = ready {
+        process::detach(ready).map_err(|error| Failure::running(reason(&error)))?;
+    }
+    let code = obey(&control, server, invocation, logging, config.grace);
+    if let Some(path) = &config.pidfile {
+        // In a directory of root's it stays behind, for whoever started us as root to see to.
+        let _ = std::fs::remove_file(path);
+    }
+    log::logger().flush();
+    Ok(code)
+}
+
+/// The old process, when a new one goes to the background: ends as the new one does, or with 0 when that serves.
+fn wait_for(child: i32, ready: io::PipeReader, config: &Config) -> ExitCode {
+    if process::wait_until_ready(ready) {
+        if config.pidfile.is_none() {
+            println!("PID {child}");
+        }
+        return ExitCode::SUCCESS;
+    }
+    ExitCode::from(process::exit_code(child))
+}
+
+/// Says on standard output where the server listens, for people and for scripts that wait for it.
+fn announce(server: &Server) -> Result<(), Failure> {
+    let list = |locals: Vec<swiftiply::net::listener::Local>| {
+        let texts: Vec<_> = locals.iter().map(ToString::to_string).collect();
+        texts.join(" ")
+    };
+    let mut line = format!("ready: visitors {}", list(server.visitors()));
+    let backends = list(server.backends());
+    if !backends.is_empty() {
+        line.push_str("; backends ");
+        line.push_str(&backends);
+    }
+    log::info!("{line}");
+    line.push('\n');
+    print(&line).map(drop)
+}
+
+/// Does what the signals say until one of them ends the server.
+fn obey(
+    control: &Control,
+    server: Server,
+    invocation: &Invocation,
+    logging: &'static Logging,
+    mut grace: Duration,
+) -> ExitCode {
+    loop {
+        match control.wait() {
+            Message::Reload => match reload(&server, invocation, logging) {
+                Ok(config) => grace = config.grace,
+                Err(message) => log::error!("reload failed: {message}"),
+            },
+            Message::Reopen => {
+                logging.reopen();
+                for error in server.reopen_logs() {
+                    log::error!("{error}; going on with the old file");
+                }
+                log::info!("logs reopened");
+            }
+            Message::Stop => return drain(control, server, grace),
+        }
+    }
+}
+
+/// Goes over to the configuration as it is in the file now, whole or not at all.
+fn reload(
+    server: &Server,
+    invocation: &Invocation,
+    logging: &'static Logging,
+) -> Result<Config, String> {
+    let (config, notes) = read(invocation).map_err(|problems| report(&problems))?;
+    let logs = logging
+        .prepare(&config)
+        .map_err(|error| error.to_string())?;
+    server
+        .reload(config.clone())
+        .map_err(|error| error.to_string())?;
+    logs.commit();
+    for note in &notes {
+        log::warn!("{note}");
+    }
+    log::info!("reloaded: {} sites", config.sites.len());
+    Ok(config)
+}
+
+/// Stops accepting and waits for what is under way. A second signal, or the end of the grace period, cuts it.
+fn drain(control: &Control, server: Server, grace: Duration) -> ExitCode {
+    log::info!("draining, for {grace:?} at most");
+    let since = Instant::now();
+    server.begin_drain();
+    loop {
+        if server.is_drained(since) {
+            log::info!("drained");
+            return ExitCode::SUCCESS;
+        }
+        let forced = control.wait_for(Duration::from_millis(10)) == Some(Message::Stop);
+        if forced || since.elapsed() >= grace {
+            let open = server.open();
+            log::warn!("stopped with {open} connections open");
+            return ExitCode::FAILURE;
+        }
+    }
+}

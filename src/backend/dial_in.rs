@@ -1,0 +1,348 @@
+//! The thread of a dial-in address.
+//!
+//! It accepts connections of applications, reads their preambles without waiting for any one of them, puts
+//! those whose key is known into the address's [`Pool`], and notices when one hangs up. Since workers may all
+//! be waiting for a backend, nothing here ever needs a worker.
+//!
+//! A connection is in this thread's epoll set from accept to close: first for reading, under a deadline, then,
+//! edge-triggered, only for the hang-up, which costs no system call per request.
+//!
+//! **Invariants**: a connection that has not sent its preamble is owned by this thread, afterwards by the pool
+//! or a lease; its [`Seat`] leaves the list of connections when the connection is closed, whoever closes it.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use parking_lot::Mutex;
+
+use super::pool::{Backend, Pool};
+use super::preamble::{self, Fault, Reading};
+use crate::config::Config;
+use crate::net::listener::{Listener, Stop, reason};
+use crate::net::stream::{Peer, Stream};
+use crate::stats::{self, Close, Stats};
+
+/// What a dial-in address needs while it runs.
+#[derive(Debug)]
+pub struct DialIn {
+    listener: Listener,
+    pool: Arc<Pool>,
+    /// Watched by `epoll`, and so kept.
+    _stop: Stop,
+    settings: Arc<Settings>,
+    stats: Arc<Stats>,
+    epoll: Epoll,
+    connections: Arc<Connections>,
+    /// Connections whose preamble is not complete.
+    newcomers: HashMap<u64, Newcomer>,
+    next: u64,
+    /// Until when nothing is accepted, for want of descriptors.
+    resting: Option<Instant>,
+    rest: Duration,
+}
+
+/// Settings that a reload may change.
+#[derive(Debug)]
+pub struct Settings {
+    /// Connections at once.
+    most: AtomicUsize,
+    /// Time for a preamble.
+    patience: Mutex<Duration>,
+}
+
+/// A connection's place on the list of those that dialled in.
+#[derive(Debug)]
+pub struct Seat {
+    number: u64,
+    gone: Arc<AtomicBool>,
+    connections: Arc<Connections>,
+}
+
+/// Connections that are open, by number, with the mark that says that they hung up.
+#[derive(Debug, Default)]
+struct Connections(Mutex<HashMap<u64, Arc<AtomicBool>>>);
+
+#[derive(Debug)]
+struct Newcomer {
+    stream: Stream,
+    peer: Peer,
+    bytes: Vec<u8>,
+    deadline: Instant,
+    seat: Seat,
+}
+
+impl Settings {
+    /// The settings of a configuration.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            most: AtomicUsize::new(config.limits.backends),
+            patience: Mutex::new(config.timeouts.preamble),
+        }
+    }
+
+    /// Changes to those of another one, for connections that come from now on.
+    pub fn set(&self, config: &Config) {
+        self.most.store(config.limits.backends, Ordering::Relaxed);
+        *self.patience.lock() = config.timeouts.preamble;
+    }
+}
+
+impl Seat {
+    /// Whether the connection hung up.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.connections.0.lock().remove(&self.number);
+    }
+}
+
+impl DialIn {
+    /// Prepares a dial-in address; [`DialIn::run`] serves it.
+    ///
+    /// # Errors
+    /// Whatever `epoll_create1(2)` and `epoll_ctl(2)` say.
+    pub fn new(
+        listener: Listener,
+        pool: Arc<Pool>,
+        stop: Stop,
+        settings: Arc<Settings>,
+        stats: Arc<Stats>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        Ok(Self {
+            listener,
+            pool,
+            _stop: stop,
+            settings,
+            stats,
+            epoll,
+            connections: Arc::default(),
+            newcomers: HashMap::new(),
+            next: 0,
+            resting: None,
+            rest: FIRST_REST,
+        })
+    }
+
+    /// Serves the address until it is stopped. Backends that are connected stay so.
+    pub fn run(mut self) {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let count = match self.epoll.wait(&mut events, self.patience()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                // Nothing else can be wrong but the descriptor, without which there is no server.
+                Err(error) => panic!("epoll_wait: {error}"),
+            };
+            for event in &events[..count] {
+                match event.data() {
+                    STOP => return,
+                    LISTENER => self.accept(),
+                    number if self.newcomers.contains_key(&number) => self.read(number),
+                    number => self.hung_up(number),
+                }
+            }
+            self.expire(Instant::now());
+        }
+    }
+
+    /// Until the next deadline.
+    fn patience(&self) -> EpollTimeout {
+        let deadlines = self.newcomers.values().map(|newcomer| newcomer.deadline);
+        let Some(deadline) = deadlines.chain(self.resting).min() else {
+            return EpollTimeout::NONE;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        EpollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn accept(&mut self) {
+        loop {
+            match self.listener.accept_now() {
+                Ok(Some((stream, peer))) => {
+                    self.rest = FIRST_REST;
+                    self.enter(stream, peer);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    log::warn!(
+                        "accept {}: {}; resting",
+                        self.listener.local(),
+                        reason(&error)
+                    );
+                    self.resting = Some(Instant::now() + self.rest);
+                    self.rest = (self.rest * 2).min(LONGEST_REST);
+                    self.listen(EpollFlags::empty());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Listens again, or not for a while.
+    fn listen(&self, flags: EpollFlags) {
+        let mut event = EpollEvent::new(flags, LISTENER);
+        if let Err(error) = self.epoll.modify(&self.listener, &mut event) {
+            log::error!("epoll_ctl {}: {error}", self.listener.local());
+        }
+    }
+
+    fn enter(&mut self, stream: Stream, peer: Peer) {
+        let most = self.settings.most.load(Ordering::Relaxed);
+        let number = self.next;
+        self.next += 1;
+        let gone = Arc::new(AtomicBool::new(false));
+        let open = {
+            let mut connections = self.connections.0.lock();
+            let open = connections.len();
+            if open < most {
+                connections.insert(number, Arc::clone(&gone));
+            }
+            open
+        };
+        if open >= most {
+            let limit =
+                format_args!("{most} connections are open already (limits.backends)").to_string();
+            self.refuse(&peer, Close::Overload, &limit);
+            return;
+        }
+        let seat = Seat {
+            number,
+            gone,
+            connections: Arc::clone(&self.connections),
+        };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, number);
+        if let Err(error) = self.epoll.add(&stream, event) {
+            self.refuse(&peer, Close::Internal, error.desc());
+            return;
+        }
+        let deadline = Instant::now() + *self.settings.patience.lock();
+        self.newcomers.insert(
+            number,
+            Newcomer {
+                stream,
+                peer,
+                bytes: Vec::new(),
+                deadline,
+                seat,
+            },
+        );
+        // The preamble is usually there already.
+        self.read(number);
+    }
+
+    /// Reads what a newcomer has sent. Reads no further than the longest preamble, byte for byte as needed, so
+    /// that what comes behind it stays in the socket, where it is noticed before the backend is used.
+    fn read(&mut self, number: u64) {
+        let Some(mut newcomer) = self.newcomers.remove(&number) else {
+            return;
+        };
+        let mut bytes = [0; preamble::LONGEST];
+        let room = preamble::LONGEST - newcomer.bytes.len();
+        match newcomer.stream.read_now(&mut bytes[..room]) {
+            Ok(None) => {
+                self.newcomers.insert(number, newcomer);
+                return;
+            }
+            Ok(Some(count @ 1..)) => newcomer.bytes.extend_from_slice(&bytes[..count]),
+            // A probe that connects and leaves is not worth a line.
+            Ok(Some(0)) | Err(_) => {
+                self.stats.backend_closed(Close::PeerClosed);
+                return;
+            }
+        }
+        match preamble::read(&newcomer.bytes, &self.pool.keys()) {
+            Reading::Partial => {
+                self.newcomers.insert(number, newcomer);
+            }
+            Reading::Refused(fault) => {
+                let close = match fault {
+                    Fault::Key => Close::BadKey,
+                    Fault::Prefix | Fault::Length | Fault::Ambiguous => Close::BadPreamble,
+                };
+                self.refuse(&newcomer.peer, close, &fault.to_string());
+            }
+            Reading::Complete(preamble) if preamble.length < newcomer.bytes.len() => {
+                self.refuse(&newcomer.peer, Close::Junk, "bytes behind the preamble");
+            }
+            Reading::Complete(preamble) => self.join(newcomer, preamble),
+        }
+    }
+
+    fn join(&self, newcomer: Newcomer, preamble: preamble::Preamble) {
+        let Newcomer {
+            stream, peer, seat, ..
+        } = newcomer;
+        stream.send_at_once();
+        stream.watch_peer();
+        // From now on only the hang-up is of interest, and only once.
+        let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        let mut event = EpollEvent::new(flags, seat.number);
+        if let Err(error) = self.epoll.modify(&stream, &mut event) {
+            self.refuse(&peer, Close::Internal, error.desc());
+            return;
+        }
+        stats::add(&self.stats.joined);
+        log::debug!(
+            "backend {} from {peer} joined at {}",
+            preamble.id.escape_ascii(),
+            self.pool.name()
+        );
+        self.pool.offer(Backend {
+            stream,
+            id: preamble.id,
+            key: preamble.key,
+            peer,
+            seat,
+        });
+    }
+
+    fn refuse(&self, peer: &Peer, close: Close, why: &str) {
+        self.stats.backend_closed(close);
+        log::info!(
+            "backend from {peer} at {} refused: {why}: reason={close}",
+            self.pool.name()
+        );
+    }
+
+    /// A backend closed its side. If it is leased, its worker sees that for itself.
+    fn hung_up(&self, number: u64) {
+        let gone = self.connections.0.lock().get(&number).cloned();
+        if let Some(gone) = gone {
+            gone.store(true, Ordering::SeqCst);
+            self.pool.sweep();
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if self.resting.is_some_and(|until| until <= now) {
+            self.resting = None;
+            self.listen(EpollFlags::EPOLLIN);
+        }
+        let late: Vec<_> = self
+            .newcomers
+            .extract_if(|_, newcomer| newcomer.deadline <= now)
+            .collect();
+        for (_, newcomer) in late {
+            let received = newcomer.bytes.len();
+            let why = format!("no preamble in time, {received} bytes came");
+            self.refuse(&newcomer.peer, Close::PreambleTimeout, &why);
+        }
+    }
+}
+
+const LISTENER: u64 = u64::MAX;
+const STOP: u64 = u64::MAX - 1;
+const FIRST_REST: Duration = Duration::from_millis(5);
+const LONGEST_REST: Duration = Duration::from_secs(1);

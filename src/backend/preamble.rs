@@ -1,0 +1,262 @@
+//! What a backend sends first: `swiftclient`, an id of 12 bytes, the length of a key, the key. Pure.
+//!
+//! The reference client makes its id of eight hexadecimal digits of its address and at least four of its
+//! process id. A process id above 65535 needs more than four, which shifts all that follows. Such a preamble is
+//! accepted if the keys that are known leave only one way to read it.
+//!
+//! **Invariants**: the answer does not depend on how the bytes were cut while they came, as long as the
+//! id has 12 bytes; how much of a wrong key was right cannot be learnt from the answer or from its time.
+
+use std::fmt;
+use std::hint::black_box;
+
+/// What has been received so far means this.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It may become a preamble.
+    Partial,
+    /// It is one.
+    Complete(Preamble),
+    /// It will never be one that is accepted.
+    Refused(Fault),
+}
+
+/// A preamble whose key is known.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Preamble {
+    /// The id, 12 bytes or a few more.
+    pub id: Box<[u8]>,
+    /// The key, empty for none.
+    pub key: Box<[u8]>,
+    /// Bytes that belong to the preamble. What is behind them was not asked for.
+    pub length: usize,
+}
+
+/// What is wrong with a preamble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not begin with `swiftclient`.
+    Prefix,
+    /// The length of the key is not two hexadecimal digits.
+    Length,
+    /// The key is not one that is known.
+    Key,
+    /// An id of more than 12 bytes, and more than one way to read it.
+    Ambiguous,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Prefix => "it does not begin with \"swiftclient\"",
+            Self::Length => "the length of the key is not two hexadecimal digits",
+            Self::Key => "wrong key",
+            Self::Ambiguous => "the id has more than 12 bytes and can be read in more than one way",
+        })
+    }
+}
+
+/// Reads what has been received so far, given the keys that are known (an empty one: no key is sent).
+pub fn read(bytes: &[u8], keys: &[Box<[u8]>]) -> Reading {
+    let beginning = bytes.len().min(PREFIX.len());
+    if bytes[..beginning] != PREFIX[..beginning] {
+        return Reading::Refused(Fault::Prefix);
+    }
+    let standard = try_id(bytes, ID, keys);
+    // A longer id never leaves bytes over: it is only believed if it explains every one of them.
+    let mut longer = (ID + 1..=LONGEST_ID).filter_map(|id| match try_id(bytes, id, keys) {
+        Attempt::Fits(preamble) if preamble.length == bytes.len() => Some(preamble),
+        _ => None,
+    });
+    match (standard, longer.next(), longer.next()) {
+        (Attempt::Fits(preamble), None, _) => Reading::Complete(preamble),
+        (Attempt::Fits(_), Some(_), _) | (_, Some(_), Some(_)) => {
+            Reading::Refused(Fault::Ambiguous)
+        }
+        (Attempt::Partial { possible: true }, _, _) | (Attempt::Partial { .. }, None, _) => {
+            Reading::Partial
+        }
+        (_, Some(preamble), None) => Reading::Complete(preamble),
+        (Attempt::Refused(fault), None, _) => Reading::Refused(fault),
+    }
+}
+
+/// Renders a preamble for a client that dials in.
+///
+/// # Errors
+/// The key, if it has more than 255 bytes, which its length of two digits cannot tell.
+pub fn write<'k>(id: &[u8; ID], key: &'k [u8]) -> Result<Vec<u8>, &'k [u8]> {
+    let Ok(length) = u8::try_from(key.len()) else {
+        return Err(key);
+    };
+    Ok([PREFIX, id, format!("{length:02x}").as_bytes(), key].concat())
+}
+
+/// What the bytes mean if the id has a certain length.
+enum Attempt {
+    /// More bytes are needed; it is impossible if no key has the length that was announced.
+    Partial {
+        possible: bool,
+    },
+    Fits(Preamble),
+    Refused(Fault),
+}
+
+fn try_id(bytes: &[u8], id: usize, keys: &[Box<[u8]>]) -> Attempt {
+    let start = PREFIX.len() + id;
+    let Some(digits) = bytes.get(start..start + 2) else {
+        return Attempt::Partial { possible: true };
+    };
+    let Some(length) = two_digits(digits) else {
+        return Attempt::Refused(Fault::Length);
+    };
+    let end = start + 2 + length;
+    let Some(key) = bytes.get(start + 2..end) else {
+        let possible = keys.iter().any(|known| known.len() == length);
+        return Attempt::Partial { possible };
+    };
+    // All keys are compared, whichever fits.
+    let known = keys
+        .iter()
+        .fold(false, |found, known| found | equal(known, key));
+    if !known {
+        return Attempt::Refused(Fault::Key);
+    }
+    Attempt::Fits(Preamble {
+        id: bytes[PREFIX.len()..start].into(),
+        key: key.into(),
+        length: end,
+    })
+}
+
+/// Compares without stopping at the first difference.
+fn equal(one: &[u8], other: &[u8]) -> bool {
+    let difference = one
+        .iter()
+        .zip(other)
+        .fold(0, |seen, (a, b)| black_box(seen | (a ^ b)));
+    one.len() == other.len() && difference == 0
+}
+
+fn two_digits(digits: &[u8]) -> Option<usize> {
+    // `from_str_radix` would take a sign.
+    let digit = |byte: u8| (byte as char).to_digit(16);
+    Some((digit(digits[0])? * 16 + digit(digits[1])?) as usize)
+}
+
+/// How a preamble begins.
+pub const PREFIX: &[u8] = b"swiftclient";
+/// Bytes of an id.
+pub const ID: usize = 12;
+/// The longest id: eight digits of address, seven of process id.
+const LONGEST_ID: usize = 15;
+/// Bytes of the longest preamble that is read.
+pub const LONGEST: usize = PREFIX.len() + LONGEST_ID + 2 + 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(keys: &[&str]) -> Vec<Box<[u8]>> {
+        keys.iter().map(|key| key.as_bytes().into()).collect()
+    }
+
+    fn complete(id: &str, key: &str) -> Reading {
+        Reading::Complete(Preamble {
+            id: id.as_bytes().into(),
+            key: key.as_bytes().into(),
+            length: PREFIX.len() + id.len() + 2 + key.len(),
+        })
+    }
+
+    #[test]
+    fn reads() {
+        let check = |bytes: &str, known: &[&str], expected: Reading| {
+            assert_eq!(read(bytes.as_bytes(), &keys(known)), expected, "{bytes}");
+        };
+        let refused = Reading::Refused;
+        check(
+            "swiftclient7f000001ab1200",
+            &[""],
+            complete("7f000001ab12", ""),
+        );
+        check(
+            "swiftclient7f000001ab1203key",
+            &["key"],
+            complete("7f000001ab12", "key"),
+        );
+        check(
+            "swiftclient7f000001ab1203key",
+            &["old", "key"],
+            complete("7f000001ab12", "key"),
+        );
+        check(
+            "swiftclient7f000001ab120Akeykeykeyk",
+            &["keykeykeyk"],
+            complete("7f000001ab12", "keykeykeyk"),
+        );
+        check(
+            "swiftclient7f000001ab1200GET",
+            &[""],
+            complete("7f000001ab12", ""),
+        );
+        check(
+            "swiftclient7f000001ab1203kez",
+            &["key"],
+            refused(Fault::Key),
+        );
+        check("swiftclient7f000001ab1203key", &[""], refused(Fault::Key));
+        check("swiftclient7f000001ab1200", &["key"], refused(Fault::Key));
+        check("swiftclient7f000001ab12+1k", &["k"], refused(Fault::Length));
+        check("swiftClient", &[""], refused(Fault::Prefix));
+        check("GET / HTTP/1.1", &[""], refused(Fault::Prefix));
+        check("", &[""], Reading::Partial);
+        check("swift", &[""], Reading::Partial);
+        // A process id above 65535.
+        check(
+            "swiftclient7f0000011234503key",
+            &["key"],
+            complete("7f00000112345", "key"),
+        );
+        check(
+            "swiftclient7f00000112345603key",
+            &["key"],
+            complete("7f000001123456", "key"),
+        );
+        check(
+            "swiftclient7f0000011000000",
+            &[""],
+            refused(Fault::Ambiguous),
+        );
+    }
+
+    #[test]
+    fn cuts_do_not_matter() {
+        let known = keys(&["secret"]);
+        let whole = write(b"7f0000011234", b"secret").unwrap();
+        for end in 0..whole.len() {
+            assert_eq!(read(&whole[..end], &known), Reading::Partial, "{end}");
+        }
+        assert_eq!(read(&whole, &known), complete("7f0000011234", "secret"));
+    }
+
+    #[test]
+    fn a_wrong_key_is_not_refused_before_all_of_it_came() {
+        let known = keys(&["secret"]);
+        let wrong = write(b"7f0000011234", b"xecret").unwrap();
+        for end in 0..wrong.len() {
+            assert_eq!(read(&wrong[..end], &known), Reading::Partial, "{end}");
+        }
+        assert_eq!(read(&wrong, &known), Reading::Refused(Fault::Key));
+    }
+
+    #[test]
+    fn the_longest_key_can_be_told_and_no_longer_one() {
+        let key = [b'k'; 256];
+        let bytes = write(b"7f0000011234", &key[..255]).unwrap();
+        assert!(bytes.len() < LONGEST);
+        let known = [key[..255].into()];
+        assert!(matches!(read(&bytes, &known), Reading::Complete(_)));
+        assert!(write(b"7f0000011234", &key).is_err());
+    }
+}

@@ -1,0 +1,555 @@
+//! One exchange with a backend.
+//!
+//! [`relay`] leases a backend, writes the request anew (head bytes of the visitor are never copied), reads the
+//! head of the answer, and returns a [`Response`] whose body is pulled from the backend by whoever sends it.
+//! The backend goes back to its pool as soon as the last byte of the body has been *read*, which is before it
+//! is written to the visitor.
+//!
+//! Runs on a worker. Waits are bounded: by the site's `timeout` for a backend, by `timeouts.first_byte` for
+//! the first byte of the answer, by `timeouts.backend` for each further read or write, and by
+//! `unframed_gap` within an answer without length.
+//!
+//! **Invariants**
+//! - A backend goes back to its pool only when the request was written and the answer read to their
+//!   very ends and nothing came behind; in every other case its connection is closed. So nothing of one
+//!   exchange can show in another.
+//! - *The retry rule* stands in [`Ask::may_retry`] and nowhere else.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use super::pool::{self, Lease, Missed, Want};
+use crate::config;
+use crate::exchange::{Body, BodyError, Next, Request, RequestBody, Response, Source, Trace};
+use crate::http::body::{Decoder, Framing};
+use crate::http::head::{HeadLimits, HeadScanner, Method, ResponseHead, Version};
+use crate::http::headers::Headers;
+use crate::net::buffer::Buffer;
+use crate::net::stream::Stream;
+use crate::stats::{self, Close, Stats};
+
+/// A request and what must be known to relay it.
+pub struct Ask<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// The settings of its site.
+    pub site: &'a config::Site,
+    /// Which backends will do.
+    pub want: Want<'a>,
+    /// Since when it waits for a backend; the site's `timeout` counts from then.
+    pub since: Instant,
+    /// Says whether the visitor has left while the request waits.
+    pub gone: &'a mut dyn FnMut() -> bool,
+    /// Passes an interim response (1xx but 100 and 101) on to the visitor.
+    pub interim: &'a mut dyn FnMut(&ResponseHead),
+    /// Counters.
+    pub stats: &'a Stats,
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub struct Failure {
+    /// What happened.
+    pub cause: Cause,
+    /// Who failed last, and where the time went.
+    pub trace: Trace,
+}
+
+/// What can go wrong before the head of a response is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No backend was free in time.
+    NoBackend,
+    /// No backend was free, and as many requests as may wait did so already.
+    Full,
+    /// The visitor left while the request waited.
+    ClientGone,
+    /// The backend closed its connection without an answer.
+    Died,
+    /// The backend's answer broke a rule.
+    BadAnswer(&'static str),
+    /// The backend did not answer in time.
+    TooSlow,
+    /// The collected body could not be read back.
+    LostBody,
+}
+
+impl Ask<'_> {
+    /// Whether a request whose backend closed its connection before any byte of an answer may go to another
+    /// one: if its method is idempotent (RFC 9110 9.2.2), or if the site says `redeployable` and head and body
+    /// are within `redeployment_sizelimit`. And not for ever: a request that kills what it reaches stops
+    /// after [`MOST_BACKENDS`].
+    fn may_retry(&self, head: usize, backends: u32) -> bool {
+        let size = head as u64 + self.request.body.length();
+        backends < MOST_BACKENDS
+            && (self.request.head.method.is_idempotent()
+                || self.site.redeployable && size <= self.site.redeployment_sizelimit)
+    }
+}
+
+/// Relays a request. `reply` holds what is read from the backend for as long as the response lives; `out` is
+/// used to render the request.
+///
+/// # Errors
+/// Why there is no response. Nothing was sent to the visitor then, interim responses excepted.
+pub fn relay<'w>(
+    mut ask: Ask<'_>,
+    reply: &'w mut Buffer,
+    out: &mut Vec<u8>,
+) -> Result<Response<'w>, Failure> {
+    let mut trace = Trace::default();
+    let mut since = ask.since;
+    let limits = HeadLimits {
+        head: ask.site.limits.head,
+        fields: ask.site.limits.fields,
+        target: ask.site.limits.target,
+    };
+    let mut backends = 0;
+    loop {
+        let deadline = since + ask.site.timeout;
+        let leased = pool::lease(&ask.want, deadline, ask.gone);
+        let now = Instant::now();
+        trace.queued += now.saturating_duration_since(since);
+        let mut lease = leased.map_err(|missed| Failure {
+            cause: match missed {
+                Missed::TimedOut => Cause::NoBackend,
+                Missed::ClientGone => Cause::ClientGone,
+                Missed::Full => Cause::Full,
+            },
+            trace: trace.clone(),
+        })?;
+        trace.backend = Some(lease.backend().id.clone());
+        backends += 1;
+        let head_length = render(ask.request, ask.site, out);
+        let result = exchange_heads(&mut ask, &limits, &mut lease, out, reply);
+        trace.answering = now.elapsed();
+        let cause = match result {
+            Ok((head, sent)) => {
+                let method = &ask.request.head.method;
+                return Ok(response(
+                    head, sent, method, &limits, ask.site, lease, reply, trace,
+                ));
+            }
+            Err(cause) => cause,
+        };
+        log::debug!(
+            "site {}: backend {}: {cause:?}",
+            ask.site.name,
+            escaped(&trace)
+        );
+        lease.close(Close::BackendFailed);
+        if cause != Cause::Died || !ask.may_retry(head_length, backends) {
+            return Err(Failure { cause, trace });
+        }
+        stats::add(&ask.stats.retries);
+        since = Instant::now();
+    }
+}
+
+/// Renders the head. Returns its length.
+fn render(request: &Request, site: &config::Site, out: &mut Vec<u8>) -> usize {
+    let framing = match &request.body {
+        RequestBody::Empty => request.head.framing,
+        body => Framing::Length(body.length()),
+    };
+    out.clear();
+    let first = forwarding(request, site);
+    // A visitor must not be able to speak for a proxy, nor anybody say the same twice.
+    let keep = |name: &str| {
+        !first.contains(name)
+            && (request.trusted
+                || !FORWARDING
+                    .iter()
+                    .any(|known| name.eq_ignore_ascii_case(known)))
+    };
+    request.head.write(&first, framing, keep, out);
+    out.len()
+}
+
+/// The fields that tell the application about the visitor. They stand in front of the visitor's own fields.
+fn forwarding(request: &Request, site: &config::Site) -> Headers {
+    let mut fields = Headers::new();
+    let sent = &request.head.headers;
+    // What a trusted proxy says about the visitor is passed on; the address it connected from is added.
+    let told = |name| {
+        if request.trusted {
+            sent.get(name)
+        } else {
+            None
+        }
+    };
+    if site.xforwardedfor {
+        let address = request
+            .peer
+            .ip()
+            .map_or(Cow::Borrowed("unix:"), |ip: IpAddr| {
+                Cow::Owned(ip.to_string())
+            });
+        match told("X-Forwarded-For") {
+            Some(earlier) => {
+                let list = [earlier, b", ", address.as_bytes()].concat();
+                fields.push("X-Forwarded-For", &list);
+            }
+            None => fields.push("X-Forwarded-For", address.as_bytes()),
+        }
+        let scheme: &[u8] = if request.secure { b"https" } else { b"http" };
+        fields.push(
+            "X-Forwarded-Proto",
+            told("X-Forwarded-Proto").unwrap_or(scheme),
+        );
+        let host = request
+            .head
+            .host
+            .as_ref()
+            .map(|host| host.as_str().as_bytes());
+        if let Some(host) = told("X-Forwarded-Host").or(host) {
+            fields.push("X-Forwarded-Host", host);
+        }
+        fields.push("X-Real-IP", told("X-Real-IP").unwrap_or(address.as_bytes()));
+    }
+    if site.via {
+        let received: &[u8] = match request.head.version {
+            Version::Http10 => b"1.0 swiftiply",
+            Version::Http11 => b"1.1 swiftiply",
+        };
+        // RFC 9110 7.6.3: each hop adds itself behind the earlier ones.
+        let earlier: Vec<_> = sent.get_all("Via").chain([received]).collect();
+        fields.push("Via", &earlier.join(&b", "[..]));
+    }
+    fields
+}
+
+/// Whether all of the request reached the backend's socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    All,
+    /// The backend answered, or closed its side, before it had taken everything.
+    Part,
+}
+
+fn exchange_heads(
+    ask: &mut Ask<'_>,
+    limits: &HeadLimits,
+    lease: &mut Lease,
+    out: &mut Vec<u8>,
+    reply: &mut Buffer,
+) -> Result<(ResponseHead, Sent), Cause> {
+    reply.clear();
+    let stream = &mut lease.backend().stream;
+    let sent = send(stream, &ask.request.body, out, ask.site.timeouts.backend)?;
+    read_head(ask, limits, stream, reply).map(|head| (head, sent))
+}
+
+fn send(
+    stream: &Stream,
+    body: &RequestBody,
+    out: &mut Vec<u8>,
+    patience: Duration,
+) -> Result<Sent, Cause> {
+    let mut rest: &[u8] = &[];
+    if let RequestBody::Memory(bytes) = body {
+        // A small body goes with the head in one write; some applications are slower with two.
+        let joined = bytes.len().min(Buffer::SIZE.saturating_sub(out.len()));
+        out.extend_from_slice(&bytes[..joined]);
+        rest = &bytes[joined..];
+    }
+    if write(stream, out, patience)? == Sent::Part {
+        return Ok(Sent::Part);
+    }
+    match body {
+        RequestBody::Empty | RequestBody::Memory(_) => write(stream, rest, patience),
+        RequestBody::File { file, length } => send_file(stream, file, *length, out, patience),
+    }
+}
+
+fn send_file(
+    stream: &Stream,
+    file: &File,
+    length: u64,
+    block: &mut Vec<u8>,
+    patience: Duration,
+) -> Result<Sent, Cause> {
+    let mut position = 0;
+    block.resize(Buffer::SIZE, 0);
+    while position < length {
+        let count = match file.read_at(block, position) {
+            Ok(count @ 1..) => count,
+            Ok(0) => return Err(Cause::LostBody),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return Err(Cause::LostBody),
+        };
+        if write(stream, &block[..count], patience)? == Sent::Part {
+            return Ok(Sent::Part);
+        }
+        position += count as u64;
+    }
+    Ok(Sent::All)
+}
+
+/// Writes all of it, unless the backend begins to answer or closes while it takes nothing more. An error of
+/// the connection is left to the read that follows, for there may be an answer before it.
+fn write(stream: &Stream, mut bytes: &[u8], patience: Duration) -> Result<Sent, Cause> {
+    while !bytes.is_empty() {
+        match stream.write_now(bytes) {
+            Ok(0) => {}
+            Ok(count) => {
+                bytes = &bytes[count..];
+                continue;
+            }
+            Err(_) => return Ok(Sent::Part),
+        }
+        match stream.wait_for_either(patience) {
+            Ok(ready) if ready.readable => return Ok(Sent::Part),
+            Ok(ready) if ready.writable => {}
+            _ => return Err(Cause::TooSlow),
+        }
+    }
+    Ok(Sent::All)
+}
+
+/// Reads up to the head of the final response.
+fn read_head(
+    ask: &mut Ask<'_>,
+    limits: &HeadLimits,
+    stream: &mut Stream,
+    reply: &mut Buffer,
+) -> Result<ResponseHead, Cause> {
+    let timeouts = &ask.site.timeouts;
+    let mut scanner = HeadScanner::response();
+    let mut interim = 0;
+    let mut begun = false;
+    let mut timeout = timeouts.first_byte;
+    loop {
+        // An empty buffer is not worth a look, and what was read before may hold several heads.
+        let scanned = match reply.is_empty() {
+            true => None,
+            false => scanner
+                .scan(reply.data(), limits)
+                .map_err(|refusal| Cause::BadAnswer(refusal.why))?,
+        };
+        let Some(end) = scanned else {
+            stream.set_read_timeout(timeout).map_err(|_| Cause::Died)?;
+            match reply.fill(stream) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Err(Cause::TooSlow),
+                Ok(0) | Err(_) if begun => return Err(Cause::BadAnswer("the head is cut short")),
+                Ok(0) | Err(_) => return Err(Cause::Died),
+            }
+            begun = true;
+            timeout = timeouts.backend;
+            continue;
+        };
+        let head = ResponseHead::parse(&reply.data()[..end], limits)
+            .map_err(|bad| Cause::BadAnswer(bad.0))?;
+        reply.consume(end);
+        match head.status {
+            101 => return Err(Cause::BadAnswer("101 that nobody asked for")),
+            100..=199 => {
+                interim += 1;
+                if interim > MOST_INTERIM {
+                    return Err(Cause::BadAnswer("too many interim responses"));
+                }
+                if head.status != 100 {
+                    (ask.interim)(&head);
+                }
+                scanner = HeadScanner::response();
+                timeout = timeouts.first_byte;
+            }
+            _ => return Ok(head),
+        }
+    }
+}
+
+/// Makes the response, or gives the backend back at once if the answer has no body.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "it only puts together what relay has at hand"
+)]
+fn response<'w>(
+    head: ResponseHead,
+    sent: Sent,
+    method: &Method,
+    limits: &HeadLimits,
+    site: &config::Site,
+    lease: Lease,
+    reply: &'w mut Buffer,
+    trace: Trace,
+) -> Response<'w> {
+    let framing = head.framing(method);
+    let mut stream = BackendBody {
+        decoder: Decoder::new(framing, limits),
+        reusable: sent == Sent::All && !head.conflicting,
+        lease: Some(lease),
+        reply,
+        taken: 0,
+        patience: match framing {
+            Framing::UntilClose => site.unframed_gap,
+            _ => site.timeouts.backend,
+        },
+        framing,
+    };
+    let body = if stream.decoder.is_done() {
+        stream.end();
+        Body::Empty
+    } else {
+        Body::Stream {
+            length: stream.decoder.remaining(),
+            source: Box::new(stream),
+        }
+    };
+    Response { head, body, trace }
+}
+
+/// The body of a backend's answer, as it comes.
+struct BackendBody<'w> {
+    decoder: Decoder,
+    /// Nothing that happened so far forbids to use the connection again.
+    reusable: bool,
+    /// `None` when the end was read, or when something went wrong.
+    lease: Option<Lease>,
+    reply: &'w mut Buffer,
+    /// Bytes of `reply` that the last piece has used.
+    taken: usize,
+    patience: Duration,
+    framing: Framing,
+}
+
+impl BackendBody<'_> {
+    /// The last byte of the body was read.
+    fn end(&mut self) {
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        if self.reply.data().len() > self.taken {
+            lease.close(Close::Junk);
+        } else if self.reusable && self.framing != Framing::UntilClose {
+            lease.finish();
+        } else {
+            lease.close(match self.framing {
+                Framing::UntilClose => Close::Unframed,
+                _ => Close::BackendFailed,
+            });
+        }
+    }
+
+    fn fail(&mut self, what: &'static str) -> BodyError {
+        if let Some(lease) = self.lease.take() {
+            lease.close(Close::BackendFailed);
+        }
+        BodyError {
+            reason: Close::BackendFailed,
+            what,
+        }
+    }
+}
+
+impl Source for BackendBody<'_> {
+    fn next(&mut self) -> Result<Next<'_>, BodyError> {
+        self.reply.consume(self.taken);
+        self.taken = 0;
+        while self.lease.is_some() && !self.reply.is_empty() {
+            let piece = match self.decoder.next(self.reply.data()) {
+                Ok(piece) => piece,
+                Err(bad) => return Err(self.fail(bad.0)),
+            };
+            let done = self.decoder.is_done();
+            if piece.data.is_empty() {
+                self.reply.consume(piece.consumed);
+                if done {
+                    self.end();
+                } else if piece.consumed == 0 {
+                    break;
+                }
+                continue;
+            }
+            self.taken = piece.consumed;
+            if done {
+                self.end();
+            }
+            return Ok(Next::Piece(&self.reply.data()[piece.data]));
+        }
+        Ok(if self.lease.is_some() {
+            Next::Wait
+        } else {
+            Next::End
+        })
+    }
+
+    fn wait(&mut self) -> Result<(), BodyError> {
+        let Some(lease) = &mut self.lease else {
+            return Ok(());
+        };
+        let stream = &mut lease.backend().stream;
+        let unframed = self.framing == Framing::UntilClose;
+        let read = stream
+            .set_read_timeout(self.patience)
+            .and_then(|()| self.reply.fill(stream));
+        match read {
+            Ok(1..) => Ok(()),
+            Ok(0) if unframed => {
+                self.end();
+                Ok(())
+            }
+            Err(error) if unframed && error.kind() == ErrorKind::TimedOut => {
+                self.end();
+                Ok(())
+            }
+            Ok(0) => Err(self.fail("the body is cut short")),
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                Err(self.fail("the body made no progress"))
+            }
+            Err(_) => Err(self.fail("the connection broke within the body")),
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.patience = Duration::from_secs(1);
+        let mut left = MOST_DISCARDED;
+        while left > 0 {
+            let waits = match self.next() {
+                Ok(Next::Piece(piece)) => {
+                    left = left.saturating_sub(piece.len());
+                    false
+                }
+                Ok(Next::Wait) => true,
+                Ok(Next::End) | Err(_) => break,
+            };
+            if waits && self.wait().is_err() {
+                break;
+            }
+        }
+        if let Some(lease) = self.lease.take() {
+            lease.close(Close::ClientGone);
+        }
+    }
+}
+
+/// A backend's id for a log line.
+pub fn escaped(trace: &Trace) -> String {
+    match &trace.backend {
+        Some(id) => id.escape_ascii().to_string(),
+        None => "-".to_owned(),
+    }
+}
+
+/// Fields by which one proxy speaks to the next, or an application to its proxy.
+const FORWARDING: [&str; 8] = [
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "Forwarded",
+    "X-Real-IP",
+    "X-Request-Start",
+    "X-Sendfile",
+];
+/// Bytes of an answer that are read to keep a connection whose visitor has left.
+const MOST_DISCARDED: usize = 1 << 20;
+/// A request is sent to so many backends at the most.
+const MOST_BACKENDS: u32 = 4;
+/// Interim responses before the final one.
+const MOST_INTERIM: u32 = 10;

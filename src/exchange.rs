@@ -1,0 +1,130 @@
+//! One exchange: the request as it was received and the response as it will be sent.
+//!
+//! These are what the layers hand to each other. A [`Request`] is whole: its body was collected before
+//! anybody sees it. A [`Response`] has a head, which may still be changed, and a [`Body`] that is pulled piece
+//! by piece by whoever sends it.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::net::stream::Peer;
+use crate::stats::Close;
+
+/// A request of a visitor.
+#[derive(Debug)]
+pub struct Request {
+    /// Its head, without the fields that concern one connection only.
+    pub head: RequestHead,
+    /// Its body.
+    pub body: RequestBody,
+    /// Who sent it to us: the visitor, or a proxy in front of us.
+    pub peer: Peer,
+    /// Whether the peer is a proxy whose forwarding fields are to be believed.
+    pub trusted: bool,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// When its head was complete.
+    pub received: Instant,
+}
+
+/// The body of a request, without its framing.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// None.
+    Empty,
+    /// All of it in memory.
+    Memory(Vec<u8>),
+    /// All of it in an unlinked temporary file.
+    File {
+        /// The file; where it stands does not matter.
+        file: File,
+        /// Its length in bytes.
+        length: u64,
+    },
+}
+
+impl RequestBody {
+    /// Its length in bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { length, .. } => *length,
+        }
+    }
+}
+
+/// What a visitor gets.
+pub struct Response<'w> {
+    /// Status and fields.
+    pub head: ResponseHead,
+    /// What follows the head.
+    pub body: Body<'w>,
+    /// Where the time went.
+    pub trace: Trace,
+}
+
+/// Who answered, and how long it took, for the access log.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// Id of the backend that answered or failed last.
+    pub backend: Option<Box<[u8]>>,
+    /// Time spent waiting for a backend.
+    pub queued: Duration,
+    /// Time from a backend's lease to the head of its answer.
+    pub answering: Duration,
+}
+
+/// The body of a response.
+pub enum Body<'w> {
+    /// None. A length that the head declares (of a HEAD or 304) is passed on.
+    Empty,
+    /// All of it.
+    Bytes(Vec<u8>),
+    /// As it comes.
+    Stream {
+        /// Its length in bytes, if it is known.
+        length: Option<u64>,
+        /// Where it comes from.
+        source: Box<dyn Source + 'w>,
+    },
+}
+
+/// A body that comes piece by piece.
+pub trait Source {
+    /// The next piece that is at hand; never waits.
+    ///
+    /// # Errors
+    /// What was wrong with the body; nothing more comes.
+    fn next(&mut self) -> Result<Next<'_>, BodyError>;
+
+    /// Waits for more after [`Next::Wait`].
+    ///
+    /// # Errors
+    /// What was wrong with the body; nothing more comes.
+    fn wait(&mut self) -> Result<(), BodyError>;
+
+    /// Nobody wants the rest. A little of it may be read, so that a connection need not be closed for it.
+    fn give_up(&mut self);
+}
+
+/// What a [`Source`] has at hand.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next<'s> {
+    /// At least one byte of the body.
+    Piece(&'s [u8]),
+    /// Nothing yet.
+    Wait,
+    /// The body is over.
+    End,
+}
+
+/// Why a body ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BodyError {
+    /// The reason for which the visitor's connection has to be cut.
+    pub reason: Close,
+    /// What happened, for the log.
+    pub what: &'static str,
+}

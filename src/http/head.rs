@@ -1,0 +1,926 @@
+//! Heads of requests and responses (RFC 9112 2 to 6).
+//!
+//! A [`HeadScanner`] finds the end of a head while it comes in; then [`RequestHead::parse`] or [`ResponseHead::parse`]
+//! takes the head apart, and `write` makes a new one of the parts. `httparse` splits the fields; it accepts more than a
+//! proxy may, so the strict rules stand here.
+//!
+//! **Invariants**: what concerns one connection only (Connection and what it names, framing, Upgrade, Expect) is
+//! taken out of the fields and stands in the head's own members; a head has exactly one framing; the result does not
+//! depend on how the bytes were cut.
+
+use std::fmt;
+use std::mem::MaybeUninit;
+
+use httparse::{ParserConfig, Status};
+use memchr::memchr;
+
+use super::body::Framing;
+use super::headers::Headers;
+use super::target::{Host, Target};
+
+/// A version of HTTP that is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// A request method (RFC 9110 9). Methods are case-sensitive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// HEAD.
+    Head,
+    /// POST.
+    Post,
+    /// PUT.
+    Put,
+    /// DELETE.
+    Delete,
+    /// OPTIONS.
+    Options,
+    /// PATCH (RFC 5789).
+    Patch,
+    /// Any other token.
+    Other(Box<str>),
+}
+
+/// How large a head may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes of all of it.
+    pub head: usize,
+    /// Fields, at most 256.
+    pub fields: usize,
+    /// Bytes of a request's target.
+    pub target: usize,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status code of the answer.
+    pub status: u16,
+    /// Which rule it breaks.
+    pub why: &'static str,
+}
+
+/// Which rule a response breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadHead(pub &'static str);
+
+/// Finds the end of a head as its bytes come in. No byte is looked at twice, so that a head that is sent byte by
+/// byte costs no more than another; faults are found as early as they can be.
+#[derive(Clone, Debug)]
+pub struct HeadScanner {
+    /// Where to go on.
+    at: u32,
+    /// Where the present line begins.
+    line: u32,
+    place: Place,
+    empty_lines: u8,
+    response: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In front of the first line.
+    Before,
+    /// In the first line.
+    First,
+    /// In the fields.
+    Fields,
+}
+
+/// The head of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// What to do.
+    pub method: Method,
+    /// To what.
+    pub target: Target,
+    /// The version of the visitor.
+    pub version: Version,
+    /// The host that is meant; `None` only with HTTP/1.0.
+    pub host: Option<Host>,
+    /// End-to-end fields but Host, Content-Length and Expect.
+    pub headers: Headers,
+    /// How the end of the body is told; never [`Framing::UntilClose`].
+    pub framing: Framing,
+    /// Whether the visitor wants to keep the connection (RFC 9112 9.3).
+    pub persistent: bool,
+    /// Whether the visitor waits for 100 (Continue) before it sends the body (RFC 9110 10.1.1).
+    pub expect_continue: bool,
+    /// The protocols to which the connection may be switched (RFC 9110 7.8).
+    pub upgrade: Option<Box<[u8]>>,
+}
+
+/// The head of a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The status code, three digits.
+    pub status: u16,
+    /// The reason phrase; may be empty.
+    pub reason: Box<[u8]>,
+    /// The version of the backend.
+    pub version: Version,
+    /// End-to-end fields but Content-Length.
+    pub headers: Headers,
+    /// The value of Content-Length. With HEAD and 304 it says what GET would bring.
+    pub length: Option<u64>,
+    /// Whether the body comes in chunks.
+    pub chunked: bool,
+    /// There were two framings. The chunks count, and nothing behind them can be trusted.
+    pub conflicting: bool,
+    /// Whether the backend says that it keeps the connection.
+    pub persistent: bool,
+    /// The protocol of a 101.
+    pub upgrade: Option<Box<[u8]>>,
+}
+
+/// What the Connection field of a response says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// `close`.
+    Close,
+    /// `keep-alive`, which HTTP/1.0 needs to be told.
+    KeepAlive,
+    /// There is none: an HTTP/1.1 connection is kept.
+    Implied,
+    /// `upgrade`, with a 101.
+    Upgrade,
+}
+
+impl Refusal {
+    /// A 400 (Bad Request).
+    pub const fn bad(why: &'static str) -> Self {
+        Self { status: 400, why }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} ({})", self.why, self.status)
+    }
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self {
+            head: 64 * 1024,
+            fields: 100,
+            target: 16 * 1024,
+        }
+    }
+}
+
+impl Method {
+    /// Reads a method. `None`: it is not a token.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        Some(match bytes {
+            b"GET" => Self::Get,
+            b"HEAD" => Self::Head,
+            b"POST" => Self::Post,
+            b"PUT" => Self::Put,
+            b"DELETE" => Self::Delete,
+            b"OPTIONS" => Self::Options,
+            b"PATCH" => Self::Patch,
+            [] => return None,
+            other if other.iter().all(|byte| is_token(*byte)) => {
+                Self::Other(str::from_utf8(other).ok()?.into())
+            }
+            _ => return None,
+        })
+    }
+
+    /// As it stands in the request line.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Patch => "PATCH",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// Whether the request asks for nothing to be changed (RFC 9110 9.2.1).
+    pub fn is_safe(&self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::Options)
+    }
+
+    /// Whether sending the request twice means the same as once (RFC 9110 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        self.is_safe() || matches!(self, Self::Put | Self::Delete)
+    }
+}
+
+impl HeadScanner {
+    /// For the head of a request.
+    pub const fn new() -> Self {
+        Self {
+            at: 0,
+            line: 0,
+            place: Place::Before,
+            empty_lines: 0,
+            response: false,
+        }
+    }
+
+    /// For the head of a response. Of its refusals only the reason is of use.
+    pub const fn response() -> Self {
+        Self {
+            response: true,
+            ..Self::new()
+        }
+    }
+
+    /// Looks at all that has come of a message so far. Returns the length of the head, with empty lines in front and the
+    /// empty line at its end, as soon as all of it is there.
+    ///
+    /// # Errors
+    /// 400 for bare CR or LF, control bytes and more than two empty lines in front (none before a response); 414 and 431
+    /// for what is over the limits.
+    pub fn scan(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refusal> {
+        let (mut at, mut line) = (self.at as usize, self.line as usize);
+        let within = &bytes[..bytes.len().min(limits.head)];
+        let end = loop {
+            if self.place == Place::Before && at == line {
+                match within.get(line) {
+                    None => break None,
+                    Some(b'\r') => {}
+                    Some(first) if self.response || is_token(*first) => self.place = Place::First,
+                    Some(b'\n') => return Err(Refusal::bad(BARE_LF)),
+                    Some(_) => return Err(Refusal::bad("a first byte that no method has")),
+                }
+            }
+            let Some(length) = memchr(b'\n', &within[at..]) else {
+                // A final CR is looked at again when it is known what follows it.
+                let end = within.len() - usize::from(within[at..].ends_with(b"\r"));
+                check_text(&within[at..end])?;
+                at = end;
+                break None;
+            };
+            let feed = at + length;
+            if feed == line || within[feed - 1] != b'\r' {
+                return Err(Refusal::bad(BARE_LF));
+            }
+            if feed > at {
+                check_text(&within[at..feed - 1])?;
+            }
+            let empty = feed - 1 == line;
+            (at, line) = (feed + 1, feed + 1);
+            match (empty, self.place) {
+                (true, Place::Before) => {
+                    self.empty_lines += 1;
+                    if self.response || self.empty_lines > MOST_EMPTY_LINES {
+                        return Err(Refusal::bad("too many empty lines in front"));
+                    }
+                }
+                (true, _) => break Some(at),
+                (false, _) => self.place = Place::Fields,
+            }
+        };
+        if end.is_none() {
+            self.check_sizes(&within[line..], bytes.len(), limits)?;
+        }
+        // Both are within the limit of a head.
+        (self.at, self.line) = (at as u32, line as u32);
+        Ok(end)
+    }
+
+    /// A head that is not complete may already be too large.
+    fn check_sizes(
+        &self,
+        line: &[u8],
+        received: usize,
+        limits: &HeadLimits,
+    ) -> Result<(), Refusal> {
+        if self.place == Place::First && !self.response && line.len() > limits.target {
+            let target =
+                memchr(b' ', &line[..MOST_METHOD.min(line.len())]).map(|space| &line[space + 1..]);
+            let Some(target) = target else {
+                return Err(Refusal::bad("a method without end"));
+            };
+            if target.len() > limits.target && memchr(b' ', target).is_none() {
+                return Err(TARGET_TOO_LONG);
+            }
+        }
+        match received >= limits.head {
+            true => Err(Refusal {
+                status: 431,
+                why: "the head is over the limit",
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Default for HeadScanner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RequestHead {
+    /// Takes a head apart that a [`HeadScanner`] has found.
+    ///
+    /// # Errors
+    /// The status and the rule, for everything that two readers might understand differently.
+    pub fn parse(head: &[u8], limits: &HeadLimits) -> Result<Self, Refusal> {
+        let mut head = head;
+        while let Some(rest) = head.strip_prefix(b"\r\n") {
+            head = rest;
+        }
+        let (method, target, version) = parse_request_line(first_line(head), limits)?;
+        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let slots = &mut slots[..limits.fields.min(MOST_FIELDS)];
+        let mut request = httparse::Request::new(&mut []);
+        let parsed =
+            ParserConfig::default().parse_request_with_uninit_headers(&mut request, head, slots);
+        match parsed {
+            Ok(Status::Complete(_)) => {}
+            Ok(Status::Partial) => return Err(Refusal::bad("the head has no end")),
+            Err(httparse::Error::TooManyHeaders) => {
+                return Err(Refusal {
+                    status: 431,
+                    why: "too many fields",
+                });
+            }
+            Err(error) => return Err(Refusal::bad(fault(error))),
+        }
+        let fields = Fields::collect(request.headers, head.len(), true).map_err(Refusal::bad)?;
+        Self::check(method, target, version, fields)
+    }
+
+    fn check(
+        method: Method,
+        target: Target,
+        version: Version,
+        fields: Fields<'_>,
+    ) -> Result<Self, Refusal> {
+        let framing = fields.request_framing(version)?;
+        let host = match fields.hosts {
+            [None, _] => None,
+            [Some(host), None] => {
+                Some(Host::parse(host).ok_or(Refusal::bad("an invalid Host field"))?)
+            }
+            [Some(_), Some(_)] => return Err(Refusal::bad("two Host fields")),
+        };
+        if host.is_none() && version == Version::Http11 {
+            return Err(Refusal::bad("no Host field"));
+        }
+        // RFC 9112 3.2.2: the target's authority counts, and we do not take part in a disagreement.
+        let host = match (target.authority(), host) {
+            (Some(meant), Some(host)) if !meant.is_same(&host) => {
+                return Err(Refusal::bad("a Host field other than the target's host"));
+            }
+            (Some(meant), _) => Some(meant.clone()),
+            (None, host) => host,
+        };
+        let expect_continue = match fields.expect {
+            None => false,
+            Some(value) if value.eq_ignore_ascii_case(b"100-continue") => {
+                version == Version::Http11
+            }
+            Some(_) => {
+                return Err(Refusal {
+                    status: 417,
+                    why: "an expectation other than 100-continue",
+                });
+            }
+        };
+        let upgrades =
+            fields.upgrade_option && version == Version::Http11 && framing == Framing::Empty;
+        Ok(Self {
+            upgrade: fields.upgrade.filter(|_| upgrades).map(Box::from),
+            persistent: fields.is_persistent(version),
+            method,
+            target,
+            version,
+            host,
+            headers: fields.headers,
+            framing,
+            expect_continue,
+        })
+    }
+
+    /// Writes a new head: request line (in origin-form, HTTP/1.1), Host, the fields of `first`, those of the request
+    /// for which `keep` is true, and the framing. An upgrade is not passed on.
+    pub fn write(
+        &self,
+        first: &Headers,
+        framing: Framing,
+        keep: impl Fn(&str) -> bool,
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(self.method.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(self.target.as_str().as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        if let Some(host) = &self.host {
+            write_field("Host", host.as_str().as_bytes(), out);
+        }
+        first.write(out);
+        for (name, value) in self.headers.iter() {
+            if keep(name) {
+                write_field(name, value, out);
+            }
+        }
+        write_framing(framing, out);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl ResponseHead {
+    /// A response of our own, without fields.
+    pub fn new(status: u16) -> Self {
+        Self {
+            status,
+            reason: Self::reason(status).as_bytes().into(),
+            version: Version::Http11,
+            headers: Headers::new(),
+            length: None,
+            chunked: false,
+            conflicting: false,
+            persistent: true,
+            upgrade: None,
+        }
+    }
+
+    /// Takes a head apart that a [`HeadScanner`] has found.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub fn parse(head: &[u8], limits: &HeadLimits) -> Result<Self, BadHead> {
+        let (status, reason, version) = parse_status_line(first_line(head))?;
+        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let slots = &mut slots[..limits.fields.min(MOST_FIELDS)];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed =
+            ParserConfig::default().parse_response_with_uninit_headers(&mut response, head, slots);
+        match parsed {
+            Ok(Status::Complete(_)) => {}
+            Ok(Status::Partial) => return Err(BadHead("the head has no end")),
+            Err(error) => return Err(BadHead(fault(error))),
+        }
+        let fields = Fields::collect(response.headers, head.len(), false).map_err(BadHead)?;
+        let chunked = match fields.encodings {
+            [None, _] => false,
+            [Some(coding), None] if coding.eq_ignore_ascii_case(b"chunked") => true,
+            _ => return Err(BadHead("a transfer coding other than chunked")),
+        };
+        let length = fields.response_length()?;
+        Ok(Self {
+            status,
+            reason,
+            version,
+            persistent: fields.is_persistent(version),
+            upgrade: fields.upgrade.filter(|_| status == 101).map(Box::from),
+            headers: fields.headers,
+            // RFC 9112 6.3: the chunks count, and what else was said must not be passed on. HTTP/1.0 knows no chunks (6.1).
+            conflicting: chunked && (length.is_some() || version == Version::Http10),
+            length: if chunked { None } else { length },
+            chunked,
+        })
+    }
+
+    /// How the end of the body is told, in answer to this method (RFC 9112 6.3).
+    pub const fn framing(&self, request: &Method) -> Framing {
+        match (self.status, request, self.chunked, self.length) {
+            (100..=199 | 204 | 304, ..) | (_, Method::Head, ..) => Framing::Empty,
+            (_, _, true, _) => Framing::Chunked,
+            (_, _, _, Some(length)) => Framing::Length(length),
+            _ => Framing::UntilClose,
+        }
+    }
+
+    /// Writes a head: status line (HTTP/1.1), the fields in their order, Date if there is none yet, the framing, and
+    /// what happens to the connection.
+    pub fn write(
+        &self,
+        framing: Framing,
+        persistence: Persistence,
+        date: Option<&str>,
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        write_number(self.status.into(), out);
+        out.push(b' ');
+        out.extend_from_slice(&self.reason);
+        out.extend_from_slice(b"\r\n");
+        self.headers.write(out);
+        if let Some(date) = date.filter(|_| !self.headers.contains("Date")) {
+            write_field("Date", date.as_bytes(), out);
+        }
+        write_framing(framing, out);
+        match persistence {
+            Persistence::Close => write_field("Connection", b"close", out),
+            Persistence::KeepAlive => write_field("Connection", b"keep-alive", out),
+            Persistence::Implied => {}
+            Persistence::Upgrade => {
+                write_field("Connection", b"upgrade", out);
+                write_field("Upgrade", self.upgrade.as_deref().unwrap_or_default(), out);
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The usual reason phrase of a status that we send (RFC 9110 15).
+    pub const fn reason(status: u16) -> &'static str {
+        match status {
+            100 => "Continue",
+            200 => "OK",
+            201 => "Created",
+            204 => "No Content",
+            206 => "Partial Content",
+            301 => "Moved Permanently",
+            302 => "Found",
+            303 => "See Other",
+            304 => "Not Modified",
+            307 => "Temporary Redirect",
+            308 => "Permanent Redirect",
+            400 => "Bad Request",
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            408 => "Request Timeout",
+            409 => "Conflict",
+            410 => "Gone",
+            412 => "Precondition Failed",
+            413 => "Content Too Large",
+            414 => "URI Too Long",
+            415 => "Unsupported Media Type",
+            416 => "Range Not Satisfiable",
+            417 => "Expectation Failed",
+            422 => "Unprocessable Content",
+            429 => "Too Many Requests",
+            431 => "Request Header Fields Too Large",
+            500 => "Internal Server Error",
+            501 => "Not Implemented",
+            502 => "Bad Gateway",
+            503 => "Service Unavailable",
+            504 => "Gateway Timeout",
+            505 => "HTTP Version Not Supported",
+            _ => "",
+        }
+    }
+}
+
+/// The fields of a message, those of one connection set apart.
+#[derive(Default)]
+struct Fields<'h> {
+    headers: Headers,
+    /// The first two of each, for two are a fault.
+    hosts: [Option<&'h [u8]>; 2],
+    encodings: [Option<&'h [u8]>; 2],
+    lengths: Vec<&'h [u8]>,
+    expect: Option<&'h [u8]>,
+    upgrade: Option<&'h [u8]>,
+    close: bool,
+    keep_alive: bool,
+    upgrade_option: bool,
+}
+
+impl<'h> Fields<'h> {
+    fn collect(
+        parsed: &[httparse::Header<'h>],
+        bytes: usize,
+        request: bool,
+    ) -> Result<Self, &'static str> {
+        let mut fields = Self {
+            headers: Headers::with_capacity(parsed.len(), bytes),
+            ..Self::default()
+        };
+        let mut nominated: Vec<&[u8]> = Vec::new();
+        for field in parsed {
+            let value = trim(field.value);
+            match Kind::of(field.name) {
+                Kind::EndToEnd => {
+                    // Applications take `A_B` and `A-B` for the same, so one could pass for the other.
+                    if !request || memchr(b'_', field.name.as_bytes()).is_none() {
+                        fields.headers.push(field.name, value);
+                    }
+                }
+                Kind::Host if request => keep_two(&mut fields.hosts, value),
+                Kind::Expect if request => fields.expect = Some(value),
+                Kind::Host | Kind::Expect => fields.headers.push(field.name, value),
+                Kind::TransferEncoding => keep_two(&mut fields.encodings, value),
+                Kind::ContentLength => fields.lengths.push(value),
+                Kind::Upgrade => fields.upgrade = Some(value),
+                Kind::Connection => {
+                    for option in value.split(|byte| *byte == b',').map(trim) {
+                        fields.option(option, &mut nominated);
+                    }
+                }
+                Kind::HopByHop => {}
+            }
+        }
+        for name in nominated {
+            // What is not a name cannot name a field.
+            if let Ok(name) = str::from_utf8(name) {
+                fields.headers.remove(name);
+            }
+        }
+        Ok(fields)
+    }
+
+    /// An option of the Connection field. Most name a field that is for the next hop only; some fields are too
+    /// important to be named away.
+    fn option(&mut self, option: &'h [u8], nominated: &mut Vec<&'h [u8]>) {
+        if option.eq_ignore_ascii_case(b"close") {
+            self.close = true;
+        } else if option.eq_ignore_ascii_case(b"keep-alive") {
+            self.keep_alive = true;
+        } else if option.eq_ignore_ascii_case(b"upgrade") {
+            self.upgrade_option = true;
+        } else if !option.is_empty() && !is_protected(option) {
+            nominated.push(option);
+        }
+    }
+
+    const fn is_persistent(&self, version: Version) -> bool {
+        match version {
+            Version::Http10 => self.keep_alive && !self.close,
+            Version::Http11 => !self.close,
+        }
+    }
+
+    fn request_framing(&self, version: Version) -> Result<Framing, Refusal> {
+        match (&self.encodings, &*self.lengths) {
+            ([None, _], []) => Ok(Framing::Empty),
+            ([None, _], [length]) => match parse_length(length) {
+                Some(length) => Ok(Framing::Length(length)),
+                None => Err(Refusal::bad("an invalid Content-Length field")),
+            },
+            ([None, _], _) => Err(Refusal::bad("two Content-Length fields")),
+            (_, [_, ..]) => Err(Refusal::bad("Content-Length and Transfer-Encoding")),
+            ([Some(_), Some(_)], _) => Err(Refusal::bad("two Transfer-Encoding fields")),
+            _ if version == Version::Http10 => Err(Refusal::bad("Transfer-Encoding in HTTP/1.0")),
+            ([Some(coding), None], _) if coding.eq_ignore_ascii_case(b"chunked") => {
+                Ok(Framing::Chunked)
+            }
+            ([Some(coding), None], _)
+                if !coding.is_empty() && coding.iter().all(|b| is_token(*b)) =>
+            {
+                Err(Refusal {
+                    status: 501,
+                    why: "an unknown transfer coding",
+                })
+            }
+            _ => Err(Refusal::bad("a transfer coding other than chunked")),
+        }
+    }
+
+    /// Several lengths are one if they are all alike (RFC 9110 8.6).
+    fn response_length(&self) -> Result<Option<u64>, BadHead> {
+        let mut found = None;
+        for value in self
+            .lengths
+            .iter()
+            .flat_map(|list| list.split(|byte| *byte == b','))
+        {
+            let length =
+                parse_length(trim(value)).ok_or(BadHead("an invalid Content-Length field"))?;
+            if found.is_some_and(|found| found != length) {
+                return Err(BadHead("two different lengths"));
+            }
+            found = Some(length);
+        }
+        Ok(found)
+    }
+}
+
+/// What a field is to us.
+#[derive(Clone, Copy)]
+enum Kind {
+    EndToEnd,
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Upgrade,
+    Expect,
+    /// For one connection only (RFC 9110 7.6.1).
+    HopByHop,
+}
+
+impl Kind {
+    fn of(name: &str) -> Self {
+        // By length first, so that most fields are done with after one comparison of numbers.
+        let known: &[(&str, Self)] = match name.len() {
+            2 => &[("te", Self::HopByHop)],
+            4 => &[("host", Self::Host)],
+            6 => &[("expect", Self::Expect)],
+            7 => &[("upgrade", Self::Upgrade), ("trailer", Self::HopByHop)],
+            10 => &[
+                ("connection", Self::Connection),
+                ("keep-alive", Self::HopByHop),
+            ],
+            14 => &[("content-length", Self::ContentLength)],
+            16 => &[("proxy-connection", Self::HopByHop)],
+            17 => &[("transfer-encoding", Self::TransferEncoding)],
+            18 => &[("proxy-authenticate", Self::HopByHop)],
+            19 => &[("proxy-authorization", Self::HopByHop)],
+            _ => &[],
+        };
+        let found = known
+            .iter()
+            .find(|(known, _)| name.eq_ignore_ascii_case(known));
+        found.map_or(Self::EndToEnd, |(_, kind)| *kind)
+    }
+}
+
+/// Whether a byte may stand in a token (RFC 9110 5.6.2).
+pub(super) const fn is_token(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
+        | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+}
+
+/// Fields that a visitor cannot have removed by naming them in Connection.
+fn is_protected(name: &[u8]) -> bool {
+    let protected: [&[u8]; 6] = [
+        b"host",
+        b"content-length",
+        b"authorization",
+        b"cookie",
+        b"forwarded",
+        b"x-real-ip",
+    ];
+    let forwarding = b"x-forwarded-";
+    protected
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
+        || name
+            .get(..forwarding.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(forwarding))
+}
+
+fn parse_request_line(
+    line: &[u8],
+    limits: &HeadLimits,
+) -> Result<(Method, Target, Version), Refusal> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (method, target, version) = (parts.next(), parts.next(), parts.next());
+    let method = method
+        .and_then(Method::parse)
+        .ok_or(Refusal::bad("a method that is not a token"))?;
+    let target = target.filter(|target| !target.is_empty());
+    let target = target.ok_or(Refusal::bad("a request line without a target"))?;
+    if target.len() > limits.target {
+        return Err(TARGET_TOO_LONG);
+    }
+    let version = match (version, parts.next()) {
+        // A request line of HTTP/0.9.
+        (None, _) => return Err(VERSION_UNKNOWN),
+        (_, Some(_)) => return Err(Refusal::bad("more than two spaces in the request line")),
+        (Some(b"HTTP/1.1"), None) => Version::Http11,
+        (Some(b"HTTP/1.0"), None) => Version::Http10,
+        (Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None)
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            return Err(VERSION_UNKNOWN);
+        }
+        (Some(_), None) => return Err(Refusal::bad("a request line without a version")),
+    };
+    if matches!(method.as_str(), "CONNECT" | "TRACE") {
+        return Err(NOT_ALLOWED);
+    }
+    let target = Target::parse(&method, target)?;
+    Ok((method, target, version))
+}
+
+fn parse_status_line(line: &[u8]) -> Result<(u16, Box<[u8]>, Version), BadHead> {
+    let version = match line.get(..9) {
+        Some(b"HTTP/1.1 ") => Version::Http11,
+        Some(b"HTTP/1.0 ") => Version::Http10,
+        _ => return Err(BadHead("a status line without a version that is known")),
+    };
+    let (digits, rest) = line[9..]
+        .split_at_checked(3)
+        .ok_or(BadHead("a status that is cut short"))?;
+    let status = str::from_utf8(digits)
+        .ok()
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let status = status
+        .and_then(|digits| digits.parse().ok())
+        .filter(|status| *status >= 100);
+    let status = status.ok_or(BadHead("a status that is not three digits"))?;
+    let reason = match rest {
+        [] => rest,
+        [b' ', reason @ ..] => reason,
+        _ => return Err(BadHead("a status that is not three digits")),
+    };
+    Ok((status, reason.into(), version))
+}
+
+/// The first line, without its end.
+fn first_line(head: &[u8]) -> &[u8] {
+    let end = memchr(b'\n', head).unwrap_or(head.len());
+    head[..end].strip_suffix(b"\r").unwrap_or(&head[..end])
+}
+
+/// Digits only, and no more than fit (RFC 9110 8.6).
+fn parse_length(value: &[u8]) -> Option<u64> {
+    let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+    str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
+}
+
+/// Takes away blanks and tabs on both sides, and nothing else.
+const fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+fn keep_two<'h>(pair: &mut [Option<&'h [u8]>; 2], value: &'h [u8]) {
+    match pair {
+        [first @ None, _] => *first = Some(value),
+        [_, second] => *second = Some(value),
+    }
+}
+
+/// No control bytes but tabs; CR is one of them here, where it does not end a line.
+fn check_text(bytes: &[u8]) -> Result<(), Refusal> {
+    let bad = |byte: &&u8| **byte < b' ' && **byte != b'\t' || **byte == 0x7f;
+    match bytes.iter().find(bad) {
+        None => Ok(()),
+        Some(b'\r') => Err(Refusal::bad("a carriage return without a line feed")),
+        Some(_) => Err(Refusal::bad("a control byte in the head")),
+    }
+}
+
+/// What the library found wrong, in our words.
+const fn fault(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "an invalid field name",
+        httparse::Error::HeaderValue => "an invalid field value",
+        httparse::Error::NewLine => BARE_LF,
+        httparse::Error::TooManyHeaders => "too many fields",
+        httparse::Error::Status => "an invalid status line",
+        httparse::Error::Token | httparse::Error::Version => "an invalid first line",
+    }
+}
+
+fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_framing(framing: Framing, out: &mut Vec<u8>) {
+    match framing {
+        Framing::Length(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            write_number(length, out);
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Framing::Empty | Framing::UntilClose => {}
+    }
+}
+
+fn write_number(number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    let mut left = number;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+const BARE_LF: &str = "a line feed without a carriage return";
+const TARGET_TOO_LONG: Refusal = Refusal {
+    status: 414,
+    why: "the target is over the limit",
+};
+const VERSION_UNKNOWN: Refusal = Refusal {
+    status: 505,
+    why: "a version other than HTTP/1.0 and HTTP/1.1",
+};
+const NOT_ALLOWED: Refusal = Refusal {
+    status: 405,
+    why: "a method that is not served",
+};
+/// Slots for fields on the stack.
+const MOST_FIELDS: usize = 256;
+const MOST_METHOD: usize = 64;
+const MOST_EMPTY_LINES: u8 = 2;

@@ -1,0 +1,246 @@
+//! What a request asks for: the target of its request line (RFC 9112 3.2), and hosts.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode;
+
+use super::head::{Method, Refusal};
+
+/// A target as it is forwarded: path and query, or `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    text: Box<str>,
+    /// Bytes of the path, before a `?`.
+    path: usize,
+    authority: Option<Host>,
+}
+
+/// A host and maybe a port: a Host field or the authority of a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    text: Box<str>,
+    /// Lower case, without a final dot. Empty where the text is so already, which it nearly always is.
+    folded: Option<Box<str>>,
+    /// Bytes of the name in the text.
+    name: usize,
+    port: Option<u16>,
+}
+
+impl Target {
+    /// Reads a target in origin-form (`/path?query`), absolute-form (`http://host/path?query`) or asterisk-form (`*`, with
+    /// OPTIONS only).
+    ///
+    /// # Errors
+    /// 400 for everything else: other forms, other schemes, user information, bytes that may not stand in a URI
+    /// (RFC 3986 2).
+    pub fn parse(method: &Method, bytes: &[u8]) -> Result<Self, Refusal> {
+        let allowed = |byte: &u8| matches!(byte, b'!'..=b'~') && *byte != b'#';
+        let text = match str::from_utf8(bytes) {
+            Ok(text) if !text.is_empty() && bytes.iter().all(allowed) => text,
+            _ => return Err(Refusal::bad("a byte that may not stand in a target")),
+        };
+        if text.starts_with('/') {
+            return Ok(Self::origin(text.into(), None));
+        }
+        if text == "*" {
+            return match method {
+                Method::Options => Ok(Self::origin(text.into(), None)),
+                _ => Err(Refusal::bad(
+                    "the target * with a method other than OPTIONS",
+                )),
+            };
+        }
+        let rest = ["http://", "https://"].iter().find_map(|scheme| {
+            let (start, rest) = text.split_at_checked(scheme.len())?;
+            start.eq_ignore_ascii_case(scheme).then_some(rest)
+        });
+        let Some(rest) = rest else {
+            return Err(Refusal::bad(
+                "a target that is neither a path nor an http URI",
+            ));
+        };
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let Some(host) = Host::parse(authority.as_bytes()) else {
+            return Err(Refusal::bad("a target without a valid host"));
+        };
+        let text = match path.starts_with('/') {
+            true => path.into(),
+            // RFC 9112 3.2.1: an empty path is sent as `/`.
+            false => format!("/{path}").into(),
+        };
+        Ok(Self::origin(text, Some(host)))
+    }
+
+    fn origin(text: Box<str>, authority: Option<Host>) -> Self {
+        Self {
+            path: text.find('?').unwrap_or(text.len()),
+            text,
+            authority,
+        }
+    }
+
+    /// Path and query.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The path as it was sent, without query.
+    pub fn path(&self) -> &str {
+        &self.text[..self.path]
+    }
+
+    /// What follows the first `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.text.get(self.path + 1..)
+    }
+
+    /// The path with `%XX` decoded, once. What is not two hexadecimal digits stays as it is.
+    pub fn decoded_path(&self) -> Cow<'_, [u8]> {
+        percent_decode(self.path().as_bytes()).into()
+    }
+
+    /// The host of a target in absolute-form.
+    pub const fn authority(&self) -> Option<&Host> {
+        self.authority.as_ref()
+    }
+
+    /// Whether the request is about the server as a whole.
+    pub fn is_asterisk(&self) -> bool {
+        &*self.text == "*"
+    }
+}
+
+impl Host {
+    /// Reads `uri-host [ ":" port ]` (RFC 9110 7.2). `None`: it is empty or not valid.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = str::from_utf8(bytes).ok()?;
+        let name = match text.strip_prefix('[') {
+            Some(rest) => {
+                let end = rest.find(']')?;
+                let literal = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+                let valid = rest[..end].contains(':') && rest[..end].bytes().all(literal);
+                valid.then_some(end + 2)?
+            }
+            None => text.find(':').unwrap_or(text.len()),
+        };
+        // RFC 3986 3.2.2, without percent-encoding, which no host of the Web has.
+        let unreserved =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte);
+        if name == 0 || !text.starts_with('[') && !text[..name].bytes().all(unreserved) {
+            return None;
+        }
+        let port = match text[name..].strip_prefix(':') {
+            None if name < text.len() => return None,
+            None | Some("") => None,
+            // `parse` would take a sign.
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(digits.parse().ok()?)
+            }
+            Some(_) => return None,
+        };
+        let bare = text[..name].strip_suffix('.').unwrap_or(&text[..name]);
+        if bare.is_empty() {
+            return None;
+        }
+        let folds = bare.len() < name || bare.bytes().any(|byte| byte.is_ascii_uppercase());
+        Some(Self {
+            folded: folds.then(|| bare.to_ascii_lowercase().into()),
+            text: text.into(),
+            name,
+            port,
+        })
+    }
+
+    /// The name, lower case, without port and final dot; an IPv6 address in its brackets.
+    pub fn name(&self) -> &str {
+        self.folded.as_deref().unwrap_or(&self.text[..self.name])
+    }
+
+    /// The port, if it was sent.
+    pub const fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Name and port as they were sent.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether both mean the same host.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.name() == other.name() && self.port == other.port
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        let check = |text: &str, expected: Option<(&str, &str, Option<&str>, Option<&str>)>| {
+            let target = Target::parse(&Method::Get, text.as_bytes()).ok();
+            let found = target.as_ref().map(|target| {
+                let host = target.authority().map(Host::as_str);
+                (target.as_str(), target.path(), target.query(), host)
+            });
+            assert_eq!(found, expected, "{text}");
+        };
+        check("/", Some(("/", "/", None, None)));
+        check(
+            "/a/b?c=d?e",
+            Some(("/a/b?c=d?e", "/a/b", Some("c=d?e"), None)),
+        );
+        check("/?", Some(("/?", "/", Some(""), None)));
+        check("//x", Some(("//x", "//x", None, None)));
+        check("http://h", Some(("/", "/", None, Some("h"))));
+        check("http://h?x", Some(("/?x", "/", Some("x"), Some("h"))));
+        check(
+            "HTTPS://H:8/p?q",
+            Some(("/p?q", "/p", Some("q"), Some("H:8"))),
+        );
+        for bad in [
+            "",
+            "*",
+            "a",
+            "h:80",
+            "ftp://h/",
+            "http://",
+            "http:///p",
+            "http://u@h/",
+            "/a#b",
+            "/a b",
+            "/ä",
+            "/\x7f",
+            "/\0",
+        ] {
+            check(bad, None);
+        }
+        assert!(Target::parse(&Method::Options, b"*").unwrap().is_asterisk());
+        let target = Target::parse(&Method::Get, b"/a%20b%2g%?c%20").unwrap();
+        assert_eq!(*target.decoded_path(), *b"/a b%2g%");
+    }
+
+    #[test]
+    fn hosts() {
+        let check = |text: &str, expected: Option<(&str, Option<u16>)>| {
+            let host = Host::parse(text.as_bytes());
+            let found = host.as_ref().map(|host| (host.name(), host.port()));
+            assert_eq!(found, expected, "{text}");
+        };
+        check("example.com", Some(("example.com", None)));
+        check("Example.COM.:8080", Some(("example.com", Some(8080))));
+        check("example.com:", Some(("example.com", None)));
+        check("[::1]:80", Some(("[::1]", Some(80))));
+        check("[FE80::1]", Some(("[fe80::1]", None)));
+        check("127.0.0.1", Some(("127.0.0.1", None)));
+        check("a_b", Some(("a_b", None)));
+        for bad in [
+            "", ":80", "a b", "a/b", "a:b", "a:99999", "a:+8", "u@h", "[::1", "[::1]x", "[]",
+            "[a]", ".", "h:80:80", "ä", "a%20b",
+        ] {
+            check(bad, None);
+        }
+    }
+}

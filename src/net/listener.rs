@@ -1,0 +1,378 @@
+//! Bound addresses, and the loop that accepts on one.
+//!
+//! An acceptor thread per listener runs [`Listener::accept_loop`]: it accepts and hands over, and never reads
+//! or writes the socket. It waits in `poll(2)` for a connection or for the [`Stop`] that ends it.
+//!
+//! **Invariants**: errors of one connection never end the loop; when descriptors or memory run out the loop
+//! rests, 5 ms at first and up to a second, and takes up again.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, fs};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+};
+
+use super::stream::{Peer, Stream};
+use crate::config::Address;
+
+/// A socket that accepts connections. Dropping it closes it and removes its file, if it has one.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    local: Local,
+}
+
+/// Where a listener really listens: the port is known even if any was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Why an address could not be bound.
+#[derive(Debug)]
+pub struct BindError {
+    address: Address,
+    cause: io::Error,
+}
+
+/// Ends the loops that wait on it, from any thread.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<EventFd>);
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl fmt::Display for Local {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(out),
+            Self::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "listen {}: {}", self.address, reason(&self.cause))?;
+        match (self.cause.kind(), &self.address) {
+            (ErrorKind::PermissionDenied, Address::Tcp { port, .. }) if *port < 1024 => {
+                out.write_str(" (ports below 1024 need root or CAP_NET_BIND_SERVICE)")
+            }
+            (ErrorKind::AddrInUse, _) => {
+                out.write_str(" (something else is listening there already)")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+impl Listener {
+    /// Binds an address: one listener for each address that a host name stands for, none for an implied
+    /// address on a system that does not know its kind.
+    ///
+    /// # Errors
+    /// The address and what the system says about it.
+    pub fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
+        let fail = |cause| BindError {
+            address: address.clone(),
+            cause,
+        };
+        match address {
+            Address::Unix(path) => Ok(vec![Self::bind_unix(path).map_err(fail)?]),
+            Address::Tcp {
+                host,
+                port,
+                implied,
+            } => {
+                let found = (host.as_str(), *port).to_socket_addrs().map_err(fail)?;
+                // A resolver may name an address twice, once for each socket type.
+                let mut addresses: Vec<_> = found.collect();
+                addresses.sort_unstable();
+                addresses.dedup();
+                let mut listeners = Vec::new();
+                for address in addresses {
+                    match Self::bind_tcp(address) {
+                        Ok(listener) => listeners.push(listener),
+                        Err(error) if *implied && is_unknown_family(&error) => {}
+                        Err(error) => return Err(fail(error)),
+                    }
+                }
+                Ok(listeners)
+            }
+        }
+    }
+
+    fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::Inet,
+            SocketAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket::socket(family, SockType::Stream, flags, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        if address.is_ipv6() {
+            // So that `0.0.0.0` and `::` can have the same port.
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+        }
+        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+        socket::listen(&socket, BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        let local = Local::Tcp(listener.local_addr()?);
+        Ok(Self {
+            socket: Socket::Tcp(listener),
+            local,
+        })
+    }
+
+    fn bind_unix(path: &Path) -> io::Result<Self> {
+        remove_stale(path)?;
+        let listener = UnixListener::bind(path)?;
+        // The standard library asks for a short queue; asking again makes it longer.
+        socket::listen(&listener, BACKLOG)?;
+        listener.set_nonblocking(true)?;
+        // As open as a TCP port; the directory is where access is restricted.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+        Ok(Self {
+            socket: Socket::Unix(listener),
+            local: Local::Unix(path.to_owned()),
+        })
+    }
+
+    /// Where it listens.
+    pub const fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// Accepts one connection without waiting. `None`: there is none.
+    ///
+    /// # Errors
+    /// Only when descriptors or memory have run out: the caller should rest before it tries again.
+    pub fn accept_now(&self) -> io::Result<Option<(Stream, Peer)>> {
+        loop {
+            let accepted = match &self.socket {
+                Socket::Tcp(listener) => listener
+                    .accept()
+                    .map(|(stream, address)| (OwnedFd::from(stream), Peer::Tcp(address))),
+                Socket::Unix(listener) => listener
+                    .accept()
+                    .map(|(stream, _)| (OwnedFd::from(stream), Peer::Unix)),
+            };
+            match accepted {
+                Ok((socket, peer)) => return Ok(Some((Stream::from(socket), peer))),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if is_shortage(&error) => return Err(error),
+                // The connection was over before it was accepted: the next one may be better.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Accepts until it is stopped. Runs on the acceptor's own thread.
+    pub fn accept_loop(&self, stop: &Stop, mut accepted: impl FnMut(Stream, Peer)) {
+        let mut rest = FIRST_REST;
+        loop {
+            match self.accept_now() {
+                Ok(Some((stream, peer))) => {
+                    rest = FIRST_REST;
+                    accepted(stream, peer);
+                }
+                Ok(None) => {
+                    if wait(&[self.as_fd()], stop, PollTimeout::NONE) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    log::warn!("accept {}: {}; resting", self.local, reason(&error));
+                    let patience = PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX);
+                    if wait(&[], stop, patience) {
+                        return;
+                    }
+                    rest = (rest * 2).min(LONGEST_REST);
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.as_fd(),
+            Socket::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Local::Unix(path) = &self.local {
+            // It may have been removed or replaced meanwhile, which is nobody's loss.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Stop {
+    /// A stop that has not come yet.
+    ///
+    /// # Errors
+    /// Whatever `eventfd(2)` says.
+    pub fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self(Arc::new(EventFd::from_flags(flags)?)))
+    }
+
+    /// Ends every loop that waits on this, now and from now on.
+    pub fn stop(&self) {
+        // Never read, so that every waiter sees it; fails only when it was called 2^64 times.
+        let _ = self.0.write(1);
+    }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The system's words for an error, lower case and without its number.
+pub fn reason(error: &io::Error) -> String {
+    let text = match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    };
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => text,
+    }
+}
+
+/// Whether the machine has run out of something, so that trying again at once would spin.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)
+    )
+}
+
+fn is_unknown_family(error: &io::Error) -> bool {
+    use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
+    matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
+}
+
+/// Waits for one of the descriptors or for the stop, which is told by `true`.
+fn wait(descriptors: &[BorrowedFd<'_>], stop: &Stop, patience: PollTimeout) -> bool {
+    let mut polled = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    polled.extend(
+        descriptors
+            .iter()
+            .map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN)),
+    );
+    // After an error, such as an interruption, the caller finds nothing to accept and comes back.
+    let _ = poll(&mut polled, patience);
+    polled[0].any().unwrap_or(false)
+}
+
+/// Removes the file of a Unix socket on which nobody listens any more.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(_) => Ok(()),
+        Ok(file) if !file.file_type().is_socket() => Err(io::Error::new(
+            ErrorKind::AlreadyExists,
+            "a file that is not a socket is in the way",
+        )),
+        Ok(_) => match UnixStream::connect(path) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+            _ => Err(ErrorKind::AddrInUse.into()),
+        },
+    }
+}
+
+const BACKLOG: Backlog = Backlog::MAXCONN;
+const FIRST_REST: Duration = Duration::from_millis(5);
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16) -> Address {
+        Address::Tcp {
+            host: host.to_owned(),
+            port,
+            implied: false,
+        }
+    }
+
+    #[test]
+    fn accepts_until_stopped() {
+        let listener = Listener::bind(&tcp("127.0.0.1", 0)).unwrap().remove(0);
+        let Local::Tcp(address) = *listener.local() else {
+            panic!("not a TCP address");
+        };
+        assert_ne!(address.port(), 0);
+        let stop = Stop::new().unwrap();
+        let stopper = stop.clone();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let mut peers = Vec::new();
+        listener.accept_loop(&stop, |_, peer| {
+            peers.push(peer);
+            stopper.stop();
+        });
+        assert_eq!(peers, [Peer::Tcp(client.local_addr().unwrap())]);
+    }
+
+    #[test]
+    fn says_which_address_is_taken() {
+        let first = Listener::bind(&tcp("127.0.0.1", 0)).unwrap().remove(0);
+        let Local::Tcp(address) = *first.local() else {
+            panic!("not a TCP address");
+        };
+        let error = Listener::bind(&tcp("127.0.0.1", address.port())).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "listen {address}: address already in use (something else is listening there already)"
+            )
+        );
+    }
+
+    #[test]
+    fn a_unix_socket_left_behind_is_replaced_and_a_file_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        assert!(Listener::bind(&Address::Unix(path.clone())).is_err());
+        drop(listener);
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        assert!(Listener::bind(&Address::Unix(path.clone())).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+}

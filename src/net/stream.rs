@@ -1,0 +1,381 @@
+//! A connected stream socket, TCP or Unix.
+//!
+//! The socket stays in blocking mode. Calls that must not wait say so to the system with `MSG_DONTWAIT`,
+//! and waits for a visitor go through `poll(2)` with the time that is left, so that no socket option has to
+//! be set for them. Reads from a backend, of which there is at least one per request, block in `recv(2)`
+//! under `SO_RCVTIMEO`, which is only set when it changes.
+//!
+//! **Invariants**: the descriptor is owned by exactly one [`Stream`]; dropping it closes the connection. No
+//! call is left half done by a signal: `EINTR` is retried here and nowhere else.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, MsgFlags, Shutdown, setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::config::Address;
+
+/// A connected socket.
+#[derive(Debug)]
+pub struct Stream {
+    socket: OwnedFd,
+    /// What `SO_RCVTIMEO` is set to; zero is the system's default, no timeout.
+    read_timeout: Duration,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP peer.
+    Tcp(SocketAddr),
+    /// A process of this machine, through a Unix socket.
+    Unix,
+}
+
+/// What lies in the receive buffer of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// Nothing, and the peer is still there.
+    Nothing,
+    /// At least one byte.
+    Bytes,
+    /// The end of the stream: the peer will send nothing more, though it may still listen.
+    End,
+    /// An error: the peer is gone.
+    Broken,
+}
+
+impl Peer {
+    /// The peer's address, if it has one. IPv4 addresses mapped into IPv6 are given as IPv4.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip().to_canonical()),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => {
+                SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(out)
+            }
+            Self::Unix => out.write_str("unix:"),
+        }
+    }
+}
+
+impl From<OwnedFd> for Stream {
+    fn from(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            read_timeout: Duration::ZERO,
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Stream {
+    /// Connects to an address, trying each that a host name stands for, `patience` for each.
+    ///
+    /// # Errors
+    /// What the system says about the last one tried.
+    pub fn connect(address: &Address, patience: Duration) -> io::Result<Self> {
+        let (host, port) = match address {
+            Address::Unix(path) => {
+                return Ok(Self::from(OwnedFd::from(UnixStream::connect(path)?)));
+            }
+            Address::Tcp { host, port, .. } => (host.as_str(), *port),
+        };
+        let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
+        for address in (host, port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, patience) {
+                Ok(stream) => return Ok(Self::from(OwnedFd::from(stream))),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Reads what is there, waiting for at least one byte up to the read timeout. 0 is the end.
+    ///
+    /// # Errors
+    /// `TimedOut` when the read timeout is over, and whatever `recv(2)` says.
+    pub fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        match self.receive(into, MsgFlags::empty()) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(ErrorKind::TimedOut.into()),
+            result => result,
+        }
+    }
+
+    /// Reads what is there without waiting. `None`: nothing yet. 0 is the end.
+    ///
+    /// # Errors
+    /// Whatever `recv(2)` says.
+    pub fn read_now(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.receive(into, MsgFlags::MSG_DONTWAIT) {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at the receive buffer without waiting and without taking anything out of it.
+    pub fn pending(&self) -> Pending {
+        let mut byte = [0];
+        match self.receive(&mut byte, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK) {
+            Ok(0) => Pending::End,
+            Ok(_) => Pending::Bytes,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Pending::Nothing,
+            Err(_) => Pending::Broken,
+        }
+    }
+
+    /// Sets how long [`Stream::read`] waits. Costs a system call only when it changes.
+    ///
+    /// # Errors
+    /// Whatever `setsockopt(2)` says.
+    pub fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        if self.read_timeout == timeout {
+            return Ok(());
+        }
+        // Zero would mean no timeout at all.
+        let microseconds = i64::try_from(timeout.as_micros())
+            .unwrap_or(i64::MAX)
+            .max(1);
+        let value = TimeVal::microseconds(microseconds);
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &value)?;
+        self.read_timeout = timeout;
+        Ok(())
+    }
+
+    /// Writes without waiting; returns how many bytes the system took, 0 if it has no room.
+    ///
+    /// # Errors
+    /// Whatever `send(2)` says.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match socket::send(self.socket.as_raw_fd(), bytes, flags) {
+                Ok(count) => return Ok(count),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(0),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes two pieces in one system call without waiting; see [`Stream::write_now`].
+    ///
+    /// # Errors
+    /// Whatever `sendmsg(2)` says.
+    pub fn write_both_now(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let pieces = [IoSlice::new(first), IoSlice::new(second)];
+        loop {
+            match socket::sendmsg::<()>(self.socket.as_raw_fd(), &pieces, &[], flags, None) {
+                Ok(count) => return Ok(count),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(0),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes all of two pieces, waiting at most `patience` each time that the peer takes nothing.
+    ///
+    /// # Errors
+    /// `TimedOut` when the peer took nothing for so long, and whatever the system says.
+    pub fn write_both(&self, first: &[u8], second: &[u8], patience: Duration) -> io::Result<()> {
+        if second.is_empty() {
+            return self.write_all(first, patience);
+        }
+        let written = self.write_both_now(first, second)?;
+        if written < first.len() {
+            self.write_all(&first[written..], patience)?;
+        }
+        self.write_all(&second[written.saturating_sub(first.len())..], patience)
+    }
+
+    /// Writes all of it, waiting at most `patience` each time that the peer takes nothing.
+    ///
+    /// # Errors
+    /// `TimedOut` when the peer took nothing for so long, and whatever the system says.
+    pub fn write_all(&self, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.write_now(bytes)?;
+            bytes = &bytes[written..];
+            if written == 0 && !self.wait(PollFlags::POLLOUT, patience)?.writable {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the socket can be written to or has something to read, at most `patience`.
+    ///
+    /// # Errors
+    /// Whatever `poll(2)` says.
+    pub fn wait_for_either(&self, patience: Duration) -> io::Result<Ready> {
+        self.wait(PollFlags::POLLIN | PollFlags::POLLOUT, patience)
+    }
+
+    fn wait(&self, events: PollFlags, patience: Duration) -> io::Result<Ready> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut sockets = [PollFd::new(self.as_fd(), events)];
+            match poll(&mut sockets, poll_timeout(deadline)) {
+                Ok(_) => {
+                    let seen = sockets[0].revents().unwrap_or(PollFlags::empty());
+                    // An error or a hang-up shows at the next read or write, so both count as ready.
+                    let broken = seen.intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
+                    return Ok(Ready {
+                        readable: broken || seen.contains(PollFlags::POLLIN),
+                        writable: broken || seen.contains(PollFlags::POLLOUT),
+                    });
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Says that nothing more will be written, so that the peer sees the end.
+    pub fn finish_writing(&self) {
+        // An error means that the peer is gone, which the next read will tell.
+        let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write);
+    }
+
+    /// Ends both directions, so that whoever waits for this socket wakes up.
+    pub fn hang_up(&self) {
+        let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
+
+    /// Makes the close that follows a reset, so that the peer can tell that an answer was cut short.
+    pub fn reset_on_close(&self) {
+        let linger = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        // An error means that the socket is broken already, which the peer sees just as well.
+        let _ = setsockopt(&self.socket, sockopt::Linger, &linger);
+    }
+
+    /// Sends small writes at once. Without effect on a Unix socket.
+    pub fn send_at_once(&self) {
+        let _ = setsockopt(&self.socket, sockopt::TcpNoDelay, &true);
+    }
+
+    /// Has the system find out when the peer's machine has vanished: probes after 20 s of silence, every
+    /// 8 s, three of them, and at most 20 s for what was sent. Without effect on a Unix socket.
+    pub fn watch_peer(&self) {
+        // On a Unix socket the kernel itself knows when the peer is gone, so errors do not matter.
+        let _ = setsockopt(&self.socket, sockopt::KeepAlive, &true);
+        let _ = setsockopt(&self.socket, sockopt::TcpKeepIdle, &20);
+        let _ = setsockopt(&self.socket, sockopt::TcpKeepInterval, &8);
+        let _ = setsockopt(&self.socket, sockopt::TcpKeepCount, &3);
+        let _ = setsockopt(&self.socket, sockopt::TcpUserTimeout, &20_000);
+    }
+
+    fn receive(&self, into: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
+        loop {
+            match socket::recv(self.socket.as_raw_fd(), into, flags) {
+                Ok(count) => return Ok(count),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// What a wait found.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// Reading will not wait.
+    pub readable: bool,
+    /// Writing will not wait.
+    pub writable: bool,
+}
+
+/// The time until `deadline` for `poll(2)`, rounded up so that the deadline is over when it returns.
+pub fn poll_timeout(deadline: Instant) -> PollTimeout {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let milliseconds = left.as_micros().div_ceil(1000);
+    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+}
+
+// A parked session holds one of these; thousands are parked.
+const _: () = assert!(size_of::<Stream>() <= 24);
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (Stream, Stream) {
+        let (one, other) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .expect("a pair of sockets");
+        (one.into(), other.into())
+    }
+
+    #[test]
+    fn reading_without_waiting() {
+        let (one, other) = pair();
+        let mut bytes = [0; 8];
+        assert_eq!(one.pending(), Pending::Nothing);
+        assert_eq!(one.read_now(&mut bytes).unwrap(), None);
+        other.write_all(b"abc", Duration::from_secs(9)).unwrap();
+        assert_eq!(one.pending(), Pending::Bytes);
+        assert_eq!(one.read_now(&mut bytes).unwrap(), Some(3));
+        drop(other);
+        assert_eq!(one.pending(), Pending::End);
+        assert_eq!(one.read_now(&mut bytes).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn a_read_has_a_deadline() {
+        let (mut one, _other) = pair();
+        one.set_read_timeout(Duration::from_millis(1)).unwrap();
+        let error = one.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_write_has_a_deadline_and_goes_on_where_it_stopped() {
+        let (one, other) = pair();
+        let block = vec![7; 1 << 20];
+        let error = one.write_all(&block, Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let reader = std::thread::spawn(move || {
+            let mut bytes = vec![0; 65536];
+            let mut total = 0;
+            while let Ok(count @ 1..) = other.read(&mut bytes) {
+                total += count;
+            }
+            total
+        });
+        one.write_both(&block, &block[..9], Duration::from_secs(60))
+            .unwrap();
+        drop(one);
+        assert!(reader.join().unwrap() > block.len() + 9);
+    }
+}

@@ -1,0 +1,208 @@
+//! How many workers a site may hold at once, and which requests wait for their turn without one.
+//!
+//! A worker that waits for a backend, or for its answer, can do nothing else. So a site may hold at most three
+//! quarters of the workers, and all sites together seven eighths: files, the health check and other sites always
+//! find one. A request above that is *parked*: it keeps its place in line, costs memory only, and is woken when
+//! another request of its site leaves. How many may wait, parked or holding a worker, is the site's
+//! `limits.waiting`.
+//!
+//! Called by workers, at the begin and the end of each exchange with a backend.
+//!
+//! **Invariants**: parked requests of a site are admitted in the order in which they came, and before any that
+//! comes later; a place that becomes free is *granted* to the one that is woken, so that nobody overtakes it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::net::poller::Token;
+
+/// The turnstile of a server.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    state: Mutex<State>,
+    most_per_site: usize,
+    most: usize,
+}
+
+/// A site's place at the turnstile; stays the same when the configuration is reloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(usize);
+
+/// What happens to a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// It may hold a worker. The caller must call [`Admission::leave`].
+    Admitted,
+    /// It stands in line; the token is woken when its turn has come.
+    Queued,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Workers held by all sites.
+    held: usize,
+    /// Requests in line at all sites.
+    queued: usize,
+    sites: Vec<Turn>,
+    /// Which site is looked at first when a worker becomes free for any of them.
+    next: usize,
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    name: Arc<str>,
+    held: usize,
+    queue: VecDeque<Token>,
+    granted: Vec<Token>,
+}
+
+impl Admission {
+    /// A turnstile for so many workers.
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            most_per_site: (workers - workers.div_ceil(4)).max(1),
+            most: (workers - workers.div_ceil(8)).max(1),
+        }
+    }
+
+    /// The place of the site with this name.
+    pub(crate) fn place(&self, name: &str) -> Place {
+        let mut state = self.state.lock();
+        let known = state.sites.iter().position(|turn| *turn.name == *name);
+        Place(known.unwrap_or_else(|| {
+            state.sites.push(Turn {
+                name: name.into(),
+                ..Turn::default()
+            });
+            state.sites.len() - 1
+        }))
+    }
+
+    /// Asks for a worker, for the first time or after a wake-up.
+    pub(crate) fn enter(&self, place: Place, token: Token) -> Entry {
+        let mut state = self.state.lock();
+        let room = state.held < self.most;
+        let turn = &mut state.sites[place.0];
+        if let Some(position) = turn.granted.iter().position(|granted| *granted == token) {
+            turn.granted.swap_remove(position);
+            return Entry::Admitted;
+        }
+        if turn.queue.contains(&token) {
+            return Entry::Queued;
+        }
+        if room && turn.held < self.most_per_site && turn.queue.is_empty() {
+            turn.held += 1;
+            state.held += 1;
+            return Entry::Admitted;
+        }
+        turn.queue.push_back(token);
+        state.queued += 1;
+        Entry::Queued
+    }
+
+    /// Gives a worker back. The token that is returned has its turn now and must be woken.
+    pub(crate) fn leave(&self, place: Place) -> Option<Token> {
+        let mut state = self.state.lock();
+        state.held -= 1;
+        state.sites[place.0].held -= 1;
+        state.grant(self.most_per_site)
+    }
+
+    /// Takes a request out of the line, whether it still waits or was granted its turn. Returns who is next.
+    pub(crate) fn forget(&self, place: Place, token: Token) -> Option<Token> {
+        let mut state = self.state.lock();
+        let turn = &mut state.sites[place.0];
+        if let Some(position) = turn.queue.iter().position(|queued| *queued == token) {
+            turn.queue.remove(position);
+            state.queued -= 1;
+            return None;
+        }
+        let position = turn.granted.iter().position(|granted| *granted == token)?;
+        turn.granted.swap_remove(position);
+        turn.held -= 1;
+        state.held -= 1;
+        state.grant(self.most_per_site)
+    }
+}
+
+impl State {
+    /// Gives the worker that has just become free to a request in line, sites in turn.
+    fn grant(&mut self, most_per_site: usize) -> Option<Token> {
+        if self.queued == 0 {
+            return None;
+        }
+        let count = self.sites.len();
+        let chosen = (0..count)
+            .map(|step| (self.next + step) % count)
+            .find(|&site| {
+                let turn = &self.sites[site];
+                turn.held < most_per_site && !turn.queue.is_empty()
+            })?;
+        self.next = chosen + 1;
+        let turn = &mut self.sites[chosen];
+        let token = turn.queue.pop_front()?;
+        turn.granted.push(token);
+        turn.held += 1;
+        self.held += 1;
+        self.queued -= 1;
+        Some(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(number: u64) -> Token {
+        Token::from(number)
+    }
+
+    #[test]
+    fn a_site_holds_its_share_and_the_rest_stands_in_line() {
+        let admission = Admission::new(8);
+        let site = admission.place("a");
+        assert_eq!(admission.place("a"), site);
+        for number in 0..6 {
+            assert_eq!(admission.enter(site, token(number)), Entry::Admitted);
+        }
+        assert_eq!(admission.enter(site, token(6)), Entry::Queued);
+        assert_eq!(admission.enter(site, token(7)), Entry::Queued);
+        assert_eq!(admission.leave(site), Some(token(6)));
+        // Neither a newcomer nor the next in line takes what was granted.
+        assert_eq!(admission.enter(site, token(8)), Entry::Queued);
+        assert_eq!(admission.enter(site, token(7)), Entry::Queued);
+        assert_eq!(admission.enter(site, token(6)), Entry::Admitted);
+        assert_eq!(admission.leave(site), Some(token(7)));
+        // The one that was granted its turn has left meanwhile.
+        assert_eq!(admission.forget(site, token(7)), Some(token(8)));
+        assert_eq!(admission.enter(site, token(8)), Entry::Admitted);
+    }
+
+    #[test]
+    fn sites_leave_room_for_each_other() {
+        let admission = Admission::new(8);
+        let (one, two) = (admission.place("a"), admission.place("b"));
+        for number in 0..6 {
+            assert_eq!(admission.enter(one, token(number)), Entry::Admitted);
+        }
+        assert_eq!(admission.enter(two, token(6)), Entry::Admitted);
+        // Seven of eight are held: the last one stays free.
+        assert_eq!(admission.enter(two, token(7)), Entry::Queued);
+        assert_eq!(admission.enter(one, token(8)), Entry::Queued);
+        // Whoever leaves, a site that is below its share has its turn.
+        assert_eq!(admission.leave(one), Some(token(8)));
+        assert_eq!(admission.leave(one), Some(token(7)));
+    }
+
+    #[test]
+    fn one_worker_is_enough() {
+        let admission = Admission::new(1);
+        let site = admission.place("a");
+        assert_eq!(admission.enter(site, token(0)), Entry::Admitted);
+        assert_eq!(admission.enter(site, token(1)), Entry::Queued);
+        assert_eq!(admission.leave(site), Some(token(1)));
+    }
+}

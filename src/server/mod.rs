@@ -1,0 +1,851 @@
+//! The server: its threads, what they share, and how it starts, reloads and stops.
+//!
+//! In reading order: [`session`] is the front door and goes through the life of a connection; on the way it calls
+//! [`route`], [`admission`], [`respond`] and [`deliver`]. [`snapshot`] is the configuration as it runs.
+//!
+//! | lock | guards | held for |
+//! |---|---|---|
+//! | `Server::running` | listeners and their threads | start, reload, stop |
+//! | `Shared::snapshot` | the current snapshot | a clone |
+//! | poller slots, pool, waiter's slot, admission, dial-in connections | see there | a few instructions |
+//!
+//! But for the first, which is never taken by a worker, all are leaves.
+
+pub(crate) mod admission;
+pub(crate) mod collect;
+pub(crate) mod deliver;
+pub(crate) mod pages;
+pub(crate) mod respond;
+pub(crate) mod route;
+pub(crate) mod session;
+pub(crate) mod snapshot;
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, io, mem};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use threadpool::ThreadPool;
+
+use crate::backend::dial_in::{DialIn, Settings};
+use crate::backend::pool::{Pool, Waiting};
+use crate::config::{self, Address, Config, Scheduling};
+use crate::logging::{AccessLog, OpenError};
+use crate::net::buffer::Buffer;
+use crate::net::listener::{BindError, Listener, Local, Stop};
+use crate::net::poller::{Poller, Work};
+use crate::net::stream::{Peer, Stream};
+use crate::process;
+use crate::stats::{self, Close, Stats};
+use admission::Admission;
+use session::{Parked, Session};
+use snapshot::{Site, Snapshot, accepted_keys};
+
+/// A running server.
+///
+/// Dropping it stops it at once; see [`Server::drain`] for the way that cuts nothing.
+///
+/// ```
+/// use swiftiply::config::{Config, Overrides};
+/// use swiftiply::Server;
+///
+/// let yaml = "
+///     cluster_address: 127.0.0.1
+///     cluster_port: 0
+///     map:
+///       - {incoming: example.com, outgoing: 127.0.0.1:0}
+/// ";
+/// let (config, _notes) = Config::from_yaml(yaml, "example.yml".as_ref(), &Overrides::default())?;
+/// let server = Server::start(config)?;
+/// println!("visitors go to {}, applications dial in at {}", server.visitors()[0], server.backends()[0]);
+/// assert!(server.drain(std::time::Duration::from_secs(1)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Server {
+    shared: Arc<Shared>,
+    running: Mutex<Running>,
+    workers: ThreadPool,
+    tick: Option<(Arc<Tick>, JoinHandle<()>)>,
+}
+
+/// A server that has bound its addresses and opened its logs, and runs no thread yet: the moment to give up
+/// privileges.
+pub struct Bound {
+    shared: Arc<Shared>,
+    fronts: Vec<(Address, Vec<Listener>)>,
+    dials: Vec<NewDial>,
+}
+
+/// Why a server did not start, or did not take a new configuration.
+#[derive(Debug)]
+pub enum StartError {
+    /// An address could not be bound.
+    Bind(BindError),
+    /// An access log could not be opened.
+    Log(OpenError),
+    /// The system refused something else.
+    System(io::Error),
+}
+
+/// What the threads of a server share.
+pub(crate) struct Shared {
+    pub(crate) poller: Poller<Session>,
+    pub(crate) admission: Admission,
+    pub(crate) stats: Arc<Stats>,
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// Changes with the snapshot, so that workers need not take the lock to see that it did not.
+    generation: AtomicU64,
+    draining: AtomicBool,
+    /// Requests that wait for a backend, at all sites.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// What a worker owns.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
+    generation: u64,
+    /// What was read from the visitor.
+    pub(crate) input: Buffer,
+    /// What was read from the backend.
+    reply: Buffer,
+    /// What will be written.
+    out: Vec<u8>,
+    clock: Clock,
+}
+
+/// What it takes to write a response.
+pub(crate) struct Pen<'w> {
+    pub(crate) out: &'w mut Vec<u8>,
+    pub(crate) clock: &'w mut Clock,
+}
+
+/// The text of the Date field, made once a second.
+#[derive(Default)]
+pub(crate) struct Clock {
+    second: u64,
+    text: String,
+}
+
+#[derive(Default)]
+struct Running {
+    fronts: Vec<Front>,
+    dials: Vec<Dial>,
+}
+
+/// An address for visitors.
+struct Front {
+    address: Address,
+    locals: Vec<Local>,
+    stop: Stop,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// An address for backends.
+struct Dial {
+    address: Address,
+    locals: Vec<Local>,
+    stop: Stop,
+    pool: Arc<Pool>,
+    settings: Arc<Settings>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Has the tick thread stop.
+#[derive(Default)]
+struct Tick {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Server {
+    /// Binds and opens everything that a configuration names, and starts no thread.
+    ///
+    /// # Errors
+    /// The first thing that could not be had; what was bound before is closed again.
+    pub fn bind(config: Config) -> Result<Bound, StartError> {
+        let stats = Arc::new(Stats::new());
+        let fronts = config
+            .listen
+            .iter()
+            .map(|address| Ok((address.clone(), Listener::bind(address)?)));
+        let fronts = fronts.collect::<Result<Vec<_>, StartError>>()?;
+        let mut dials = Vec::new();
+        for address in dial_addresses(&config) {
+            dials.push(NewDial::bind(&address, &config, &stats)?);
+        }
+        let admission = Admission::new(config.workers);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let pools: Vec<_> = dials.iter().map(NewDial::pool).collect();
+        let snapshot = assemble(config, &admission, &waiting, None, &pools)?;
+        let shared = Arc::new(Shared {
+            poller: Poller::new()?,
+            admission,
+            stats,
+            snapshot: RwLock::new(Arc::new(snapshot)),
+            generation: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            waiting,
+        });
+        Ok(Bound {
+            shared,
+            fronts,
+            dials,
+        })
+    }
+
+    /// Starts a server: [`Server::bind`] and [`Bound::start`].
+    ///
+    /// # Errors
+    /// What could not be had. Nothing runs then.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::bind(config)?.start()
+    }
+
+    /// Where visitors are served, in the order of the configuration; ports are the real ones.
+    pub fn visitors(&self) -> Vec<Local> {
+        let running = self.running.lock();
+        running
+            .fronts
+            .iter()
+            .flat_map(|front| front.locals.clone())
+            .collect()
+    }
+
+    /// Where backends dial in, in the order of the configuration; ports are the real ones.
+    pub fn backends(&self) -> Vec<Local> {
+        let running = self.running.lock();
+        running
+            .dials
+            .iter()
+            .flat_map(|dial| dial.locals.clone())
+            .collect()
+    }
+
+    /// Visitors' connections now.
+    pub fn open(&self) -> u64 {
+        stats::get(&self.shared.stats.open)
+    }
+
+    /// What was counted since the start.
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
+
+    /// Idle backends now, and requests that wait for one, over all dial-in addresses.
+    pub fn queues(&self) -> (usize, usize) {
+        let running = self.running.lock();
+        let idle = running.dials.iter().map(|dial| dial.pool.idle()).sum();
+        (idle, self.shared.waiting.load(Ordering::Relaxed))
+    }
+
+    /// Goes over to a new configuration, whole or not at all. Connections, idle backends and exchanges are not touched but
+    /// for those of addresses and keys that are gone. `workers` and `scheduling` stay as they were at the start.
+    ///
+    /// # Errors
+    /// What could not be had. Everything goes on as before then.
+    pub fn reload(&self, config: Config) -> Result<(), StartError> {
+        let mut running = self.running.lock();
+        let shared = &self.shared;
+        // First open what is new; any failure up to the swap leaves everything as it was.
+        let mut new_fronts = Vec::new();
+        let kept = |addresses: &[Address], address: &Address| addresses.contains(address);
+        let old: Vec<_> = running
+            .fronts
+            .iter()
+            .map(|front| front.address.clone())
+            .collect();
+        for address in config.listen.iter().filter(|address| !kept(&old, address)) {
+            new_fronts.push((address.clone(), Listener::bind(address)?));
+        }
+        let wanted = dial_addresses(&config);
+        let old: Vec<_> = running
+            .dials
+            .iter()
+            .map(|dial| dial.address.clone())
+            .collect();
+        let mut new_dials = Vec::new();
+        for address in wanted.iter().filter(|address| !kept(&old, address)) {
+            new_dials.push(NewDial::bind(address, &config, &shared.stats)?);
+        }
+        let old_pools = running
+            .dials
+            .iter()
+            .map(|d| (d.address.clone(), Arc::clone(&d.pool)));
+        let pools: Vec<_> = old_pools
+            .chain(new_dials.iter().map(NewDial::pool))
+            .collect();
+        let before = shared.snapshot();
+        let listen = config.listen.clone();
+        let snapshot = assemble(
+            config,
+            &shared.admission,
+            &shared.waiting,
+            Some(&before),
+            &pools,
+        )?;
+        let mut dials = Vec::new();
+        for dial in new_dials {
+            dials.push(dial.start(&shared.stats)?);
+        }
+        // Now nothing can fail any more.
+        let snapshot = Arc::new(snapshot);
+        shared.set_snapshot(Arc::clone(&snapshot));
+        for (address, listeners) in new_fronts {
+            running
+                .fronts
+                .push(Front::start(address, listeners, shared));
+        }
+        running.dials.append(&mut dials);
+        let (mut fronts, gone) = partition(mem::take(&mut running.fronts), |front| {
+            listen.contains(&front.address)
+        });
+        fronts.sort_by_key(|front| position(&listen, &front.address));
+        running.fronts = fronts;
+        gone.into_iter().for_each(Front::stop);
+        let (mut dials, gone) = partition(mem::take(&mut running.dials), |dial| {
+            wanted.contains(&dial.address)
+        });
+        dials.sort_by_key(|dial| position(&wanted, &dial.address));
+        for dial in &dials {
+            dial.pool.set_keys(keys_of(&snapshot.config, &dial.address));
+            dial.settings.set(&snapshot.config);
+        }
+        running.dials = dials;
+        gone.into_iter().for_each(|dial| dial.stop(Close::Removed));
+        Ok(())
+    }
+
+    /// Opens the access logs anew under their names, after they were moved away.
+    ///
+    /// # Errors
+    /// The files that could not be opened; they are written to as before.
+    pub fn reopen_logs(&self) -> Vec<OpenError> {
+        let snapshot = self.shared.snapshot();
+        let logs = access_logs(&snapshot);
+        logs.iter()
+            .filter_map(|(_, log)| log.reopen().err())
+            .collect()
+    }
+
+    /// Stops accepting, and has every connection closed after the answer that is under way.
+    pub fn begin_drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let fronts = mem::take(&mut self.running.lock().fronts);
+        fronts.into_iter().for_each(Front::stop);
+        self.shared.close_idle(false);
+    }
+
+    /// Whether a drain is over. Call it every now and then, for it also closes what has become idle.
+    ///
+    /// A connection that has not had a request yet is given a second to send one: its visitor has just come.
+    pub fn is_drained(&self, since: Instant) -> bool {
+        self.shared
+            .close_idle(since.elapsed() >= Duration::from_secs(1));
+        self.open() == 0
+    }
+
+    /// Drains, at most for `grace`, and stops. Returns whether nothing was cut.
+    pub fn drain(self, grace: Duration) -> bool {
+        let since = Instant::now();
+        self.begin_drain();
+        loop {
+            if self.is_drained(since) {
+                return true;
+            }
+            if since.elapsed() >= grace {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let Running { fronts, dials } = mem::take(&mut *self.running.lock());
+        fronts.into_iter().for_each(Front::stop);
+        dials
+            .into_iter()
+            .for_each(|dial| dial.stop(Close::Draining));
+        if let Some((tick, thread)) = self.tick.take() {
+            *tick.stopped.lock() = true;
+            tick.changed.notify_one();
+            let _ = thread.join();
+        }
+        self.shared.poller.stop();
+        for session in self.shared.poller.take_all(|_, _| true) {
+            session.close(Close::Draining);
+        }
+        // Workers in the middle of an exchange end when it does; nobody waits for them.
+        if self.open() == 0 {
+            self.workers.join();
+        }
+        for (_, log) in access_logs(&self.shared.snapshot()) {
+            log.flush();
+        }
+    }
+}
+
+impl Bound {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub fn start(self) -> Result<Server, StartError> {
+        let Self {
+            shared,
+            fronts,
+            dials,
+        } = self;
+        let config = shared.snapshot().config.clone();
+        let workers = threadpool::Builder::new()
+            .num_threads(config.workers)
+            .thread_name("worker".to_owned())
+            .build();
+        for _ in 0..config.workers {
+            let shared = Arc::clone(&shared);
+            let scheduling = config.scheduling;
+            // One job for the life of the server: the library's queue has no bound, ours have.
+            workers.execute(move || Worker::new(shared).work(scheduling));
+        }
+        let tick = Arc::new(Tick::default());
+        let thread = {
+            let (tick, shared) = (Arc::clone(&tick), Arc::clone(&shared));
+            spawn("tick", move || tick.run(&shared))
+        };
+        let mut running = Running::default();
+        for dial in dials {
+            running.dials.push(dial.start(&shared.stats)?);
+        }
+        for (address, listeners) in fronts {
+            running
+                .fronts
+                .push(Front::start(address, listeners, &shared));
+        }
+        Ok(Server {
+            shared,
+            running: Mutex::new(running),
+            workers,
+            tick: Some((tick, thread)),
+        })
+    }
+}
+
+impl Shared {
+    /// The configuration as it is now. For one request, take it once.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read())
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.write() = snapshot;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Takes in a connection that was just accepted. Runs on an acceptor.
+    fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer) {
+        let snapshot = self.snapshot();
+        let limit = snapshot.config.limits.connections as u64;
+        if stats::get(&self.stats.open) >= limit {
+            stats::add(&self.stats.open);
+            self.stats.visitor_closed(Close::Overload);
+            log::debug!("visitor {peer} closed: limits.connections reached: reason=overload");
+            return;
+        }
+        stream.send_at_once();
+        let deadline = Instant::now() + snapshot.config.timeouts.idle;
+        let make = |token| Box::new(Session::new(Arc::clone(self), token, stream, peer));
+        if let Err(error) = self.poller.enter(make, deadline) {
+            log::warn!("visitor {peer}: {error}");
+        }
+    }
+
+    /// Closes sessions that have nothing to do, in a drain. `fresh`: also those that had no request yet.
+    fn close_idle(&self, fresh: bool) {
+        let idle = self
+            .poller
+            .take_all(|session, _| session.is_idle() && (fresh || !session.is_fresh()));
+        for session in idle {
+            match session.has_input() {
+                true => self.poller.hand_over(session),
+                false => session.close(Close::Draining),
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            generation: shared.generation.load(Ordering::Acquire),
+            snapshot: shared.snapshot(),
+            shared,
+            input: Buffer::new(),
+            reply: Buffer::new(),
+            out: Vec::new(),
+            clock: Clock::default(),
+        }
+    }
+
+    /// Runs one session after the other until the server stops.
+    fn work(mut self, scheduling: Scheduling) {
+        if scheduling == Scheduling::Batch
+            && let Err(error) = process::schedule_as_batch()
+        {
+            log::debug!("worker: SCHED_BATCH: {error}");
+        }
+        let shared = Arc::clone(&self.shared);
+        while let Work::Item(session) = shared.poller.wait() {
+            // A panic is a fault of ours; it costs this one session, whose drop closes it, and no worker.
+            let run = catch_unwind(AssertUnwindSafe(|| self.run(session)));
+            if run.is_err() {
+                stats::add(&shared.stats.panics);
+                log::error!("a worker panicked; the connection it served is closed");
+                self = Self::new(Arc::clone(&shared));
+            }
+        }
+    }
+
+    fn run(&mut self, mut session: Box<Session>) {
+        loop {
+            let token = session.token();
+            let Some(parked) = session.run(self) else {
+                return;
+            };
+            let Parked {
+                session: parked,
+                interest,
+                deadline,
+            } = parked;
+            match self.shared.poller.park(token, parked, interest, deadline) {
+                Ok(None) => return,
+                // What it waits for has happened meanwhile.
+                Ok(Some(back)) => session = back,
+                Err(error) => {
+                    log::error!("park: {error}; a connection is closed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The configuration for the next request.
+    pub(crate) fn snapshot(&mut self) -> &Arc<Snapshot> {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.generation = generation;
+            self.snapshot = self.shared.snapshot();
+        }
+        &self.snapshot
+    }
+
+    pub(crate) const fn pen(&mut self) -> Pen<'_> {
+        Pen {
+            out: &mut self.out,
+            clock: &mut self.clock,
+        }
+    }
+
+    /// What an exchange needs: a buffer for what comes from the backend, and the rest.
+    pub(crate) const fn tools(&mut self) -> (&mut Buffer, Pen<'_>) {
+        let pen = Pen {
+            out: &mut self.out,
+            clock: &mut self.clock,
+        };
+        (&mut self.reply, pen)
+    }
+}
+
+impl Clock {
+    /// The time as RFC 9110 5.6.7 has it.
+    pub(crate) fn date(&mut self) -> &str {
+        let now = SystemTime::now();
+        let second = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        if second != self.second || self.text.is_empty() {
+            self.second = second;
+            self.text = httpdate::fmt_http_date(now);
+        }
+        &self.text
+    }
+}
+
+impl Tick {
+    /// Closes or hands over sessions whose deadlines are over, and writes out access logs, until it is stopped.
+    fn run(&self, shared: &Shared) {
+        let mut pause = LONGEST_PAUSE;
+        let mut flushed = Instant::now();
+        loop {
+            let mut stopped = self.stopped.lock();
+            if !*stopped {
+                self.changed.wait_for(&mut stopped, pause);
+            }
+            if *stopped {
+                return;
+            }
+            drop(stopped);
+            let now = Instant::now();
+            let (expired, next) = shared.poller.expire(now);
+            for session in expired {
+                if let Some(session) = session.expire() {
+                    shared.poller.hand_over(session);
+                }
+            }
+            let left = next.map_or(LONGEST_PAUSE, |next| next.saturating_duration_since(now));
+            pause = left.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+            if flushed.elapsed() >= LONGEST_PAUSE {
+                flushed = now;
+                for (_, log) in access_logs(&shared.snapshot()) {
+                    log.flush();
+                }
+            }
+        }
+    }
+}
+
+/// An address for backends that is bound and not served yet.
+struct NewDial {
+    address: Address,
+    listeners: Vec<Listener>,
+    pool: Arc<Pool>,
+    settings: Arc<Settings>,
+}
+
+impl NewDial {
+    fn bind(address: &Address, config: &Config, stats: &Arc<Stats>) -> Result<Self, StartError> {
+        let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(stats)));
+        pool.set_keys(keys_of(config, address));
+        Ok(Self {
+            address: address.clone(),
+            listeners: Listener::bind(address)?,
+            pool,
+            settings: Arc::new(Settings::new(config)),
+        })
+    }
+
+    fn pool(&self) -> (Address, Arc<Pool>) {
+        (self.address.clone(), Arc::clone(&self.pool))
+    }
+
+    fn start(self, stats: &Arc<Stats>) -> Result<Dial, StartError> {
+        let locals = self
+            .listeners
+            .iter()
+            .map(|listener| listener.local().clone())
+            .collect();
+        let stop = Stop::new()?;
+        let mut prepared = Vec::new();
+        for listener in self.listeners {
+            prepared.push(DialIn::new(
+                listener,
+                Arc::clone(&self.pool),
+                stop.clone(),
+                Arc::clone(&self.settings),
+                Arc::clone(stats),
+            )?);
+        }
+        let threads = prepared
+            .into_iter()
+            .map(|dial_in| spawn("dial-in", move || dial_in.run()));
+        Ok(Dial {
+            address: self.address,
+            locals,
+            stop,
+            threads: threads.collect(),
+            pool: self.pool,
+            settings: self.settings,
+        })
+    }
+}
+
+impl Front {
+    fn start(address: Address, listeners: Vec<Listener>, shared: &Arc<Shared>) -> Self {
+        let locals = listeners
+            .iter()
+            .map(|listener| listener.local().clone())
+            .collect();
+        let stop = Stop::new().expect("a descriptor for the stop of a listener");
+        let threads = listeners.into_iter().map(|listener| {
+            let (stop, shared) = (stop.clone(), Arc::clone(shared));
+            spawn("accept", move || {
+                listener.accept_loop(&stop, |stream, peer| shared.accepted(stream, peer));
+            })
+        });
+        Self {
+            address,
+            locals,
+            threads: threads.collect(),
+            stop,
+        }
+    }
+
+    /// Stops accepting; connections that are open stay so.
+    fn stop(self) {
+        self.stop.stop();
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Dial {
+    fn stop(self, reason: Close) {
+        self.stop.stop();
+        self.pool.shut(reason);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Makes a snapshot, with the lines and logs of the one before where they are the same.
+fn assemble(
+    config: Config,
+    admission: &Admission,
+    waiting: &Arc<AtomicUsize>,
+    before: Option<&Snapshot>,
+    pools: &[(Address, Arc<Pool>)],
+) -> Result<Snapshot, StartError> {
+    let mut logs: HashMap<config::AccessLog, Arc<AccessLog>> = before
+        .map_or_else(HashMap::new, |before| {
+            access_logs(before).into_iter().collect()
+        });
+    let mut log = |wanted: &Option<config::AccessLog>| -> Result<_, StartError> {
+        let Some(wanted) = wanted else {
+            return Ok(None);
+        };
+        if let Some(open) = logs.get(wanted) {
+            return Ok(Some(Arc::clone(open)));
+        }
+        let open = Arc::new(AccessLog::open(wanted)?);
+        logs.insert(wanted.clone(), Arc::clone(&open));
+        Ok(Some(open))
+    };
+    let mut sites = Vec::new();
+    for settings in &config.sites {
+        let known = before.and_then(|before| {
+            let same = before
+                .sites
+                .iter()
+                .find(|site| site.settings.name == settings.name)?;
+            Some(Arc::clone(&same.waiting))
+        });
+        let line = known.unwrap_or_else(|| Arc::new(Waiting::new(Arc::clone(waiting))));
+        line.limit(settings.limits.waiting, config.limits.waiting_total);
+        let find = |address: &Address| {
+            let found = pools.iter().find(|(known, _)| known == address)?;
+            Some(Arc::clone(&found.1))
+        };
+        let place = admission.place(&settings.name);
+        let access_log = log(&settings.access_log)?;
+        sites.push(Site::new(settings.clone(), place, line, access_log, find));
+    }
+    let access_log = log(&config.access_log)?;
+    Ok(Snapshot::new(config, sites, access_log))
+}
+
+/// The access logs of a snapshot, each once.
+fn access_logs(snapshot: &Snapshot) -> Vec<(config::AccessLog, Arc<AccessLog>)> {
+    let server = (&snapshot.config.access_log, &snapshot.access_log);
+    let sites = snapshot
+        .sites
+        .iter()
+        .map(|site| (&site.settings.access_log, &site.access_log));
+    let mut logs: Vec<(config::AccessLog, Arc<AccessLog>)> = Vec::new();
+    for pair in sites.chain([server]) {
+        if let (Some(settings), Some(log)) = pair
+            && !logs.iter().any(|(known, _)| known == settings)
+        {
+            logs.push((settings.clone(), Arc::clone(log)));
+        }
+    }
+    logs
+}
+
+/// The addresses at which backends dial in, each once, in the order of the configuration.
+fn dial_addresses(config: &Config) -> Vec<Address> {
+    let mut addresses = Vec::new();
+    for outgoing in config.sites.iter().flat_map(|site| &site.outgoing) {
+        if !addresses.contains(&outgoing.to) {
+            addresses.push(outgoing.to.clone());
+        }
+    }
+    addresses
+}
+
+/// The keys that are known at a dial-in address: those of every site that has it.
+fn keys_of(config: &Config, address: &Address) -> Arc<[Box<[u8]>]> {
+    let sites = config.sites.iter();
+    let here = sites.filter(|site| site.outgoing.iter().any(|outgoing| outgoing.to == *address));
+    here.flat_map(|site| accepted_keys(site).to_vec()).collect()
+}
+
+fn partition<T>(all: Vec<T>, stays: impl Fn(&T) -> bool) -> (Vec<T>, Vec<T>) {
+    all.into_iter().partition(|item| stays(item))
+}
+
+fn position(order: &[Address], address: &Address) -> usize {
+    order
+        .iter()
+        .position(|other| other == address)
+        .unwrap_or(usize::MAX)
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    // Without its threads there is no server; the system says why.
+    thread.spawn(run).expect("a thread")
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(error) => error.fmt(out),
+            Self::Log(error) => error.fmt(out),
+            Self::System(error) => error.fmt(out),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<BindError> for StartError {
+    fn from(error: BindError) -> Self {
+        Self::Bind(error)
+    }
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Server")
+            .field("visitors", &self.visitors())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How often the tick looks at deadlines: no earlier than the next one, and no later than new ones may need.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

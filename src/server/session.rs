@@ -1,0 +1,736 @@
+//! One visitor's connection, from accept to close. **The front door**: start reading here.
+//!
+//! A session is a small machine. [`Session::run`] is called by a worker whenever there is something to do, and
+//! goes from state to state until the session has to wait for the visitor, or for its turn, and is *parked*, or
+//! until the connection is closed:
+//!
+//! 1. [`State::Head`]: reading a request head. An idle connection is one that has read nothing of it yet.
+//! 2. [`State::Body`]: collecting the request's body.
+//! 3. [`State::Turn`]: waiting for a worker that the site may hold, then [`respond`](super::respond) and
+//!    [`deliver`](super::deliver), and back to 1.
+//! 4. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
+//!    the system does not reset the connection before the answer was read.
+//!
+//! **Invariants**
+//! - The box owns the socket. Who holds the box, a worker or the poller, owns the connection.
+//! - A deadline is set when a state is entered and stays the same however often the session is parked in it.
+//! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
+
+use std::borrow::Cow;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::admission::{Entry, Place};
+use super::collect::{Collector, Fault};
+use super::deliver::{Delivered, Delivery};
+use super::pages;
+use super::respond::{Errand, Outcome, Watch, reason_for, respond, unavailable};
+use super::route::{Route, route};
+use super::snapshot::{Site, Snapshot};
+use super::{Pen, Shared, Worker};
+use crate::backend::pool::Wait;
+use crate::backend::relay::{self, Cause};
+use crate::config::Limits;
+use crate::exchange::{Request, RequestBody, Response, Trace};
+use crate::http::body::Framing;
+use crate::http::head::{HeadLimits, HeadScanner, RequestHead, Version};
+use crate::logging::{AccessLog, Entry as Line};
+use crate::net::listener;
+use crate::net::poller::{Interest, Token};
+use crate::net::stream::{Peer, Pending, Stream};
+use crate::stats::{self, Close};
+
+/// A visitor's connection.
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    token: Token,
+    stream: Stream,
+    peer: Peer,
+    /// Bytes that were read and not used when the session was parked.
+    leftover: Vec<u8>,
+    state: State,
+    /// Why the connection is closed, once it is dropped.
+    reason: Close,
+    /// Its deadline is over; it was not closed at once since the visitor is owed an answer.
+    expired: bool,
+    /// Exchanges so far.
+    answered: u32,
+}
+
+enum State {
+    Head(Reading),
+    Body(Box<Collecting>),
+    Turn(Box<Turn>),
+    Linger { left: usize, deadline: Instant },
+}
+
+/// A head on its way in.
+struct Reading {
+    scanner: HeadScanner,
+    /// When its first byte was seen; `None` while the connection is idle.
+    begun: Option<Instant>,
+    /// Until when it may be idle.
+    idle_until: Instant,
+}
+
+/// A body on its way in.
+struct Collecting {
+    errand: Errand,
+    collector: Collector,
+    began: Instant,
+    deadline: Instant,
+}
+
+/// A request that is complete.
+struct Turn {
+    errand: Errand,
+    /// Set while it stands in line.
+    wait: Option<Wait>,
+}
+
+/// What comes next.
+enum Step {
+    Go(State),
+    Park(State, Interest, Instant),
+    Close(Close),
+}
+
+/// A parked session: what it waits for and how long.
+pub(crate) struct Parked {
+    pub(crate) session: Box<Session>,
+    pub(crate) interest: Interest,
+    pub(crate) deadline: Instant,
+}
+
+impl Session {
+    /// A connection that was just accepted.
+    pub(crate) fn new(shared: Arc<Shared>, token: Token, stream: Stream, peer: Peer) -> Self {
+        stats::add(&shared.stats.accepted);
+        stats::add(&shared.stats.open);
+        let idle = shared.snapshot().config.timeouts.idle;
+        Self {
+            shared,
+            token,
+            stream,
+            peer,
+            leftover: Vec::new(),
+            state: State::idle(Instant::now() + idle),
+            reason: Close::Internal,
+            expired: false,
+            answered: 0,
+        }
+    }
+
+    /// Where the session is kept.
+    pub(crate) const fn token(&self) -> Token {
+        self.token
+    }
+
+    /// Whether nothing of a request has come: the connection can be closed without loss.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(&self.state, State::Head(reading) if reading.begun.is_none())
+    }
+
+    /// Whether it has not had any request yet.
+    pub(crate) const fn is_fresh(&self) -> bool {
+        self.answered == 0
+    }
+
+    /// Whether its visitor has sent something that nobody has read yet.
+    pub(crate) fn has_input(&self) -> bool {
+        self.stream.pending() == Pending::Bytes
+    }
+
+    /// Says why the session, which the caller owns, is closed.
+    pub(crate) fn close(mut self: Box<Self>, reason: Close) {
+        self.reason = reason;
+    }
+
+    /// Its deadline is over: closes it if nobody is owed an answer, else gives it back to be run by a worker.
+    pub(crate) fn expire(mut self: Box<Self>) -> Option<Box<Self>> {
+        let reason = match &self.state {
+            State::Head(reading) if reading.begun.is_none() => Close::Idle,
+            State::Linger { .. } => self.reason,
+            _ => {
+                self.expired = true;
+                return Some(self);
+            }
+        };
+        self.close(reason);
+        None
+    }
+
+    /// Does what there is to do. `None`: the connection is closed.
+    pub(crate) fn run(mut self: Box<Self>, worker: &mut Worker) -> Option<Parked> {
+        worker.input.clear();
+        worker.input.append(&std::mem::take(&mut self.leftover));
+        loop {
+            let state = std::mem::replace(&mut self.state, State::idle(Instant::now()));
+            let step = match state {
+                State::Head(reading) => self.read_head(reading, worker),
+                State::Body(collecting) => self.collect(collecting, worker),
+                State::Turn(turn) => self.take_turn(turn, worker),
+                State::Linger { left, deadline } => self.linger(left, deadline, worker),
+            };
+            match step {
+                Step::Go(state) => self.state = state,
+                Step::Park(state, interest, deadline) => {
+                    self.state = state;
+                    self.leftover.extend_from_slice(worker.input.data());
+                    return Some(Parked {
+                        session: self,
+                        interest,
+                        deadline,
+                    });
+                }
+                Step::Close(reason) => {
+                    self.reason = reason;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn read_head(&mut self, mut reading: Reading, worker: &mut Worker) -> Step {
+        let snapshot = Arc::clone(worker.snapshot());
+        let patience = snapshot.config.timeouts.head;
+        let limits = head_limits(&snapshot.config.limits);
+        loop {
+            let begun = match worker.input.is_empty() {
+                true => reading.begun,
+                false => Some(*reading.begun.get_or_insert_with(Instant::now)),
+            };
+            if begun.is_some() {
+                let refusal = match reading.scanner.scan(worker.input.data(), &limits) {
+                    Ok(Some(end)) => {
+                        let parsed = RequestHead::parse(&worker.input.data()[..end], &limits);
+                        worker.input.consume(end);
+                        match parsed {
+                            Ok(head) => return self.begin(head, snapshot, worker),
+                            Err(refusal) => Some(refusal),
+                        }
+                    }
+                    Ok(None) => None,
+                    Err(refusal) => Some(refusal),
+                };
+                if let Some(refusal) = refusal {
+                    return self.refuse(refusal.status, refusal.why, &snapshot, worker);
+                }
+            }
+            if begun.is_some_and(|begun| self.expired || begun.elapsed() >= patience) {
+                let why = "the head of the request did not arrive in time";
+                return self.refuse(408, why, &snapshot, worker);
+            }
+            match (worker.input.fill_now(&self.stream), begun) {
+                (Ok(Some(1..)), _) => {}
+                (Ok(None), _) => {
+                    let deadline = begun.map_or(reading.idle_until, |begun| begun + patience);
+                    return Step::Park(State::Head(reading), Interest::Read, deadline);
+                }
+                (_, Some(_)) => return Step::Close(Close::ClientGone),
+                (_, None) => return Step::Close(Close::PeerClosed),
+            }
+        }
+    }
+
+    /// A head is complete: decides where the request goes, before anything of its body is read.
+    fn begin(&mut self, head: RequestHead, snapshot: Arc<Snapshot>, worker: &mut Worker) -> Step {
+        let received = Instant::now();
+        let own = match route(&snapshot, &head) {
+            Route::Site(site) => Ok(site),
+            Route::Health => Err(pages::health(&self.shared.stats, self.peer.ip())),
+            Route::NotFound => Err(pages::page(404, "There is no such site here.", Some(&head))),
+        };
+        let framing = head.framing;
+        let unread = !matches!(framing, Framing::Empty | Framing::Length(0));
+        let site = match own {
+            Ok(site) => site,
+            Err(response) => {
+                let about = About::request(&head, received, None, &snapshot);
+                let delivered = self.deliver(&about, response, !unread, &mut worker.pen());
+                let idle = snapshot.config.timeouts.idle;
+                return self.after(delivered, Close::Complete, idle, unread, worker);
+            }
+        };
+        let errand = Errand {
+            request: Request {
+                trusted: snapshot.trusts(&self.peer),
+                head,
+                body: RequestBody::Empty,
+                peer: self.peer,
+                secure: false,
+                received,
+            },
+            snapshot,
+            site,
+            since: received,
+            watch: Watch::new(received),
+        };
+        if !unread {
+            return Step::Go(State::Turn(Box::new(Turn { errand, wait: None })));
+        }
+        let settings = &errand.site().settings;
+        let limits = &settings.limits;
+        let collector = Collector::new(
+            framing,
+            &head_limits(limits),
+            limits.body,
+            limits.body_memory,
+        );
+        let collector = match collector {
+            Ok(collector) => collector,
+            Err(fault) => return self.refuse_body(&errand, &fault, worker),
+        };
+        if errand.request.head.expect_continue && worker.input.is_empty() {
+            // RFC 9110 10.1.1. An error shows again at the next read.
+            let _ = self.stream.write_all(CONTINUE, settings.timeouts.write);
+        }
+        let deadline = received + settings.timeouts.body;
+        Step::Go(State::Body(Box::new(Collecting {
+            errand,
+            collector,
+            began: received,
+            deadline,
+        })))
+    }
+
+    fn collect(&mut self, mut collecting: Box<Collecting>, worker: &mut Worker) -> Step {
+        let snapshot = Arc::clone(&collecting.errand.snapshot);
+        let directory = &snapshot.config.temporary_directory;
+        loop {
+            match collecting.collector.take(&mut worker.input, directory) {
+                Ok(false) => {}
+                Ok(true) => return self.collected(*collecting, worker),
+                Err(fault) => return self.refuse_body(&collecting.errand, &fault, worker),
+            }
+            let now = Instant::now();
+            if self.expired || now >= collecting.deadline || collecting.is_too_slow(now) {
+                let errand = &collecting.errand;
+                let why = "The body of the request did not arrive in time.";
+                let page = pages::page(408, why, Some(&errand.request.head));
+                return self.refuse_with(errand, page, Close::BodyTimeout, worker);
+            }
+            match worker.input.fill_now(&self.stream) {
+                Ok(Some(1..)) => {
+                    let patience = collecting.errand.site().settings.timeouts.body;
+                    collecting.deadline = now + patience;
+                }
+                Ok(None) => {
+                    let deadline = collecting.deadline;
+                    return Step::Park(State::Body(collecting), Interest::Read, deadline);
+                }
+                Ok(Some(0)) | Err(_) => return self.gone(&collecting.errand),
+            }
+        }
+    }
+
+    fn collected(&mut self, collecting: Collecting, worker: &mut Worker) -> Step {
+        let Collecting {
+            mut errand,
+            collector,
+            ..
+        } = collecting;
+        match collector.finish() {
+            Ok(body) => errand.request.body = body,
+            Err(fault) => return self.refuse_body(&errand, &fault, worker),
+        }
+        errand.since = Instant::now();
+        errand.watch = Watch::new(errand.since);
+        Step::Go(State::Turn(Box::new(Turn { errand, wait: None })))
+    }
+
+    /// The request is complete: takes its place in line, or relays it and delivers the answer.
+    fn take_turn(&mut self, mut turn: Box<Turn>, worker: &mut Worker) -> Step {
+        let in_line = turn.wait.is_some();
+        if in_line && turn.errand.watch.is_gone(&self.stream) {
+            self.leave_line(&turn.errand);
+            return self.gone(&turn.errand);
+        }
+        if in_line && self.expired {
+            self.leave_line(&turn.errand);
+            let response = unavailable(&turn.errand, Cause::NoBackend);
+            return self.answer(&turn.errand, response, worker);
+        }
+        let place = turn.errand.site().place;
+        if self.shared.admission.enter(place, self.token) == Entry::Queued {
+            if !in_line {
+                turn.wait = turn.errand.site().waiting.enter();
+            }
+            if turn.wait.is_none() {
+                self.leave_line(&turn.errand);
+                let response = unavailable(&turn.errand, Cause::Full);
+                return self.answer(&turn.errand, response, worker);
+            }
+            let interest = match turn.errand.watch.half_closed {
+                true => Interest::Nothing,
+                false => Interest::HangUp,
+            };
+            let deadline = turn.errand.since + turn.errand.site().settings.timeout;
+            return Step::Park(State::Turn(turn), interest, deadline);
+        }
+        // From here on the site holds this worker, until the answer is delivered.
+        let _pass = Pass {
+            shared: Arc::clone(&self.shared),
+            place,
+        };
+        turn.wait = None;
+        let Turn { mut errand, .. } = *turn;
+        let delivered = {
+            let (reply, mut pen) = worker.tools();
+            match respond(&mut errand, &self.stream, &self.shared.stats, reply, pen.out) {
+                Outcome::Answer(response) => self.deliver_errand(&errand, response, &mut pen),
+                Outcome::Gone => return self.gone(&errand),
+            }
+        };
+        self.after_errand(&errand, delivered, worker)
+    }
+
+    fn linger(&mut self, mut left: usize, deadline: Instant, worker: &mut Worker) -> Step {
+        loop {
+            left = left.saturating_sub(worker.input.data().len());
+            worker.input.clear();
+            if left == 0 || self.expired || Instant::now() >= deadline {
+                return Step::Close(self.reason);
+            }
+            match worker.input.fill_now(&self.stream) {
+                Ok(Some(1..)) => {}
+                Ok(None) => {
+                    return Step::Park(State::Linger { left, deadline }, Interest::Read, deadline);
+                }
+                Ok(Some(0)) | Err(_) => return Step::Close(self.reason),
+            }
+        }
+    }
+
+    /// Refuses what could not be read as a request.
+    fn refuse(&mut self, status: u16, why: &str, snapshot: &Snapshot, worker: &mut Worker) -> Step {
+        log::info!("{status} for {}: {why}", self.peer);
+        let reason = reason_for(status);
+        let about = About::unreadable(snapshot, reason);
+        let detail = format!("The request was refused: {why}.");
+        let page = pages::page(status, &detail, None);
+        let delivered = self.deliver(&about, page, false, &mut worker.pen());
+        self.after(delivered, reason, Duration::ZERO, true, worker)
+    }
+
+    /// Refuses a request for the sake of its body.
+    fn refuse_body(&mut self, errand: &Errand, fault: &Fault, worker: &mut Worker) -> Step {
+        let head = &errand.request.head;
+        let most = errand.site().settings.limits.body;
+        let (status, why) = match fault {
+            Fault::TooLarge => (
+                413,
+                Cow::Owned(format!("the body has more than {most} bytes")),
+            ),
+            Fault::Bad(what) => (400, Cow::Borrowed(*what)),
+            Fault::Disk(error) => {
+                let directory = errand.snapshot.config.temporary_directory.display();
+                log::error!(
+                    target: &errand.site().log,
+                    "temporary_directory {directory}: {}", listener::reason(error)
+                );
+                (500, Cow::Borrowed("the body could not be stored"))
+            }
+        };
+        log::info!(
+            target: &errand.site().log,
+            "{status} for {}: {} {}: {why}", self.peer, head.method.as_str(), head.target.as_str()
+        );
+        let detail = format!("The request was refused: {why}.");
+        let page = pages::page(status, &detail, Some(head));
+        self.refuse_with(errand, page, reason_for(status), worker)
+    }
+
+    /// Answers a request of which not everything was read, and closes.
+    fn refuse_with(
+        &mut self,
+        errand: &Errand,
+        page: Response<'_>,
+        reason: Close,
+        worker: &mut Worker,
+    ) -> Step {
+        let about = About {
+            ended: Some(reason),
+            ..About::errand(errand)
+        };
+        let delivered = self.deliver(&about, page, false, &mut worker.pen());
+        self.after(delivered, reason, Duration::ZERO, true, worker)
+    }
+
+    /// Answers a request of a site.
+    fn answer(&mut self, errand: &Errand, response: Response<'_>, worker: &mut Worker) -> Step {
+        let delivered = self.deliver_errand(errand, response, &mut worker.pen());
+        self.after_errand(errand, delivered, worker)
+    }
+
+    fn deliver_errand(
+        &self,
+        errand: &Errand,
+        response: Response<'_>,
+        pen: &mut Pen<'_>,
+    ) -> Delivered {
+        let keep = errand.site().settings.keepalive.is_some();
+        self.deliver(&About::errand(errand), response, keep, pen)
+    }
+
+    fn after_errand(&mut self, errand: &Errand, delivered: Delivered, worker: &Worker) -> Step {
+        let idle = errand.site().settings.keepalive.unwrap_or_default();
+        self.after(delivered, Close::Complete, idle, false, worker)
+    }
+
+    /// Writes a response, counts it and logs it. `keep`: the connection may be kept for our part.
+    fn deliver(
+        &self,
+        about: &About<'_>,
+        response: Response<'_>,
+        keep: bool,
+        pen: &mut Pen<'_>,
+    ) -> Delivered {
+        let status = response.head.status;
+        let trace = response.trace.clone();
+        let timeouts = about.site.map_or(&about.snapshot.config.timeouts, |site| {
+            &site.settings.timeouts
+        });
+        let delivered = Delivery {
+            stream: &self.stream,
+            method: about.head.map(|head| &head.method),
+            version: about.head.map(|head| head.version),
+            keep: keep
+                && about.head.is_some_and(|head| head.persistent)
+                && !self.shared.is_draining(),
+            date: pen.clock.date(),
+            patience: timeouts.write,
+        }
+        .deliver(response, pen.out);
+        self.shared.stats.answered(status);
+        if let Some(log) = about.log() {
+            let ended = match delivered.ended {
+                Close::Complete => about.ended.unwrap_or(Close::Complete),
+                broken => broken,
+            };
+            about.write(log, &self.peer, status, delivered.bytes, &trace, ended);
+        }
+        delivered
+    }
+
+    /// What to do after a delivery: the next request, or the close that is told by `reason`. `unread`: the visitor may
+    /// still be sending.
+    fn after(
+        &mut self,
+        delivered: Delivered,
+        reason: Close,
+        idle: Duration,
+        unread: bool,
+        worker: &Worker,
+    ) -> Step {
+        self.answered = self.answered.saturating_add(1);
+        self.expired = false;
+        let now = Instant::now();
+        if delivered.keep {
+            let deadline = now + idle;
+            let state = State::idle(deadline);
+            // Looking for a next request that is rarely there would cost a system call each time.
+            return match worker.input.is_empty() {
+                true => Step::Park(state, Interest::Read, deadline),
+                false => Step::Go(state),
+            };
+        }
+        if delivered.ended != Close::Complete {
+            return Step::Close(delivered.ended);
+        }
+        self.reason = match self.shared.is_draining() && reason == Close::Complete {
+            true => Close::Draining,
+            false => reason,
+        };
+        if !unread && worker.input.is_empty() {
+            return Step::Close(self.reason);
+        }
+        self.stream.finish_writing();
+        Step::Go(State::Linger {
+            left: MOST_LINGERED,
+            deadline: now + LINGER,
+        })
+    }
+
+    /// The visitor left before its answer.
+    fn gone(&self, errand: &Errand) -> Step {
+        let about = About::errand(errand);
+        if let Some(log) = about.log() {
+            let trace = Trace {
+                queued: errand.since.elapsed(),
+                ..Trace::default()
+            };
+            about.write(log, &self.peer, CLIENT_GONE, 0, &trace, Close::ClientGone);
+        }
+        Step::Close(Close::ClientGone)
+    }
+
+    fn leave_line(&self, errand: &Errand) {
+        let next = self
+            .shared
+            .admission
+            .forget(errand.site().place, self.token);
+        if let Some(token) = next {
+            self.shared.poller.wake(token);
+        }
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let State::Turn(turn) = &self.state {
+            self.leave_line(&turn.errand);
+        }
+        self.shared.stats.visitor_closed(self.reason);
+        log::debug!("visitor {} closed: reason={}", self.peer, self.reason);
+        self.shared.poller.leave(self.token);
+    }
+}
+
+impl State {
+    const fn idle(idle_until: Instant) -> Self {
+        Self::Head(Reading {
+            scanner: HeadScanner::new(),
+            begun: None,
+            idle_until,
+        })
+    }
+}
+
+impl Collecting {
+    /// Progress must be enough on average, once the visitor has had time to begin.
+    fn is_too_slow(&self, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.began);
+        elapsed > SLOW_AFTER && self.collector.length() < SLOWEST * elapsed.as_secs()
+    }
+}
+
+/// The share of the workers that a site holds for one exchange; see [`super::admission`].
+struct Pass {
+    shared: Arc<Shared>,
+    place: Place,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if let Some(token) = self.shared.admission.leave(self.place) {
+            self.shared.poller.wake(token);
+        }
+    }
+}
+
+/// What an answer is about, for its delivery and for the access log.
+struct About<'a> {
+    head: Option<&'a RequestHead>,
+    received: Instant,
+    site: Option<&'a Site>,
+    snapshot: &'a Snapshot,
+    /// What to log if the answer itself was complete.
+    ended: Option<Close>,
+}
+
+impl<'a> About<'a> {
+    const fn request(
+        head: &'a RequestHead,
+        received: Instant,
+        site: Option<&'a Site>,
+        snapshot: &'a Snapshot,
+    ) -> Self {
+        Self {
+            head: Some(head),
+            received,
+            site,
+            snapshot,
+            ended: None,
+        }
+    }
+
+    fn errand(errand: &'a Errand) -> Self {
+        let Request { head, received, .. } = &errand.request;
+        Self::request(head, *received, Some(errand.site()), &errand.snapshot)
+    }
+
+    fn unreadable(snapshot: &'a Snapshot, reason: Close) -> Self {
+        Self {
+            head: None,
+            received: Instant::now(),
+            site: None,
+            snapshot,
+            ended: Some(reason),
+        }
+    }
+
+    fn log(&self) -> Option<&AccessLog> {
+        match self.site {
+            Some(site) => site.access_log.as_deref(),
+            None => self.snapshot.access_log.as_deref(),
+        }
+    }
+
+    fn write(
+        &self,
+        log: &AccessLog,
+        peer: &Peer,
+        status: u16,
+        bytes: u64,
+        trace: &Trace,
+        ended: Close,
+    ) {
+        let text = |bytes: Option<&'a [u8]>| match bytes {
+            Some(bytes) => String::from_utf8_lossy(bytes),
+            None => Cow::Borrowed("-"),
+        };
+        let field = |name| text(self.head.and_then(|head| head.headers.get(name)));
+        let host = self.head.and_then(|head| head.host.as_ref());
+        let client = peer
+            .ip()
+            .map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
+        log.write(&Line {
+            time: SystemTime::now(),
+            client: &client,
+            method: self.head.map_or("-", |head| head.method.as_str()),
+            target: self.head.map_or("-", |head| head.target.as_str()),
+            host: host.map_or("-", |host| host.as_str()),
+            version: match self.head.map(|head| head.version) {
+                Some(Version::Http10) => "HTTP/1.0",
+                Some(Version::Http11) => "HTTP/1.1",
+                None => "-",
+            },
+            status,
+            bytes,
+            site: self.site.map_or("-", |site| &site.settings.name),
+            backend: &relay::escaped(trace),
+            queue_ms: trace.queued,
+            backend_ms: trace.answering,
+            total_ms: self.received.elapsed(),
+            ended: ended.word(),
+            referer: &field("Referer"),
+            user_agent: &field("User-Agent"),
+        });
+    }
+}
+
+const fn head_limits(limits: &Limits) -> HeadLimits {
+    HeadLimits {
+        head: limits.head,
+        fields: limits.fields,
+        target: limits.target,
+    }
+}
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// What nginx logs for an answer that nobody waited for.
+const CLIENT_GONE: u16 = 499;
+/// How long a visitor may go on sending after its last answer, and how much.
+const LINGER: Duration = Duration::from_secs(1);
+const MOST_LINGERED: usize = 64 * 1024;
+/// A body must come at so many bytes a second, after so long.
+const SLOWEST: u64 = 500;
+const SLOW_AFTER: Duration = Duration::from_secs(10);

@@ -1,0 +1,179 @@
+//! The configuration as it runs: every request reads exactly one of these.
+//!
+//! A snapshot is immutable. A reload builds a new one, in which the pools, lines and logs of whatever did not
+//! change are the same as before, and swaps it in; requests that have begun keep the one they began with.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use regex::bytes::Regex;
+
+use super::admission::Place;
+use super::route;
+use crate::backend::pool::{Pool, Waiting};
+use crate::config::{self, Config, Filter, Network};
+use crate::logging::AccessLog;
+use crate::net::stream::Peer;
+
+/// One generation of the configuration.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) config: Config,
+    /// In the order of [`Config::sites`].
+    pub(crate) sites: Vec<Site>,
+    /// The site that takes what no name matches.
+    pub(crate) default: Option<usize>,
+    /// The log of exchanges that reach no site.
+    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) sticky: Regex,
+    names: HashMap<String, usize>,
+}
+
+/// A site as it runs.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) settings: config::Site,
+    pub(crate) keys: Arc<[Box<[u8]>]>,
+    pub(crate) place: Place,
+    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
+    /// Target of its log lines, by which they find the site's own logger.
+    pub(crate) log: String,
+    /// The log has said that answers of this site lack a length.
+    pub(crate) unframed_told: AtomicBool,
+    /// Pools for some paths only, in the order of the file.
+    filtered: Vec<(Filter, [Arc<Pool>; 1])>,
+    /// Pools for the rest.
+    plain: Vec<Arc<Pool>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(
+        config: Config,
+        sites: Vec<Site>,
+        access_log: Option<Arc<AccessLog>>,
+    ) -> Self {
+        let names =
+            config.sites.iter().enumerate().flat_map(|(index, site)| {
+                site.incoming.iter().map(move |name| (name.clone(), index))
+            });
+        Self {
+            names: names.collect(),
+            default: config.sites.iter().position(|site| site.default),
+            sticky: route::sticky(),
+            access_log,
+            sites,
+            config,
+        }
+    }
+
+    /// The site with this name, lower case and without port.
+    pub(crate) fn site(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
+    /// Whether a peer is a proxy whose forwarding fields are to be believed.
+    pub(crate) fn trusts(&self, peer: &Peer) -> bool {
+        let networks = &self.config.trusted_proxies;
+        !networks.is_empty()
+            && peer
+                .ip()
+                .is_some_and(|ip| networks.iter().any(|network| contains(network, ip)))
+    }
+}
+
+impl Site {
+    pub(crate) fn new(
+        settings: config::Site,
+        place: Place,
+        waiting: Arc<Waiting>,
+        access_log: Option<Arc<AccessLog>>,
+        pool: impl Fn(&config::Address) -> Option<Arc<Pool>>,
+    ) -> Self {
+        let mut filtered = Vec::new();
+        let mut plain = Vec::new();
+        for outgoing in &settings.outgoing {
+            let Some(pool) = pool(&outgoing.to) else {
+                continue;
+            };
+            match &outgoing.filter {
+                Filter::Any => plain.push(pool),
+                filter => filtered.push((filter.clone(), [pool])),
+            }
+        }
+        Self {
+            keys: accepted_keys(&settings),
+            log: format!("site:{}", settings.name),
+            unframed_told: AtomicBool::new(false),
+            settings,
+            place,
+            waiting,
+            access_log,
+            filtered,
+            plain,
+        }
+    }
+
+    /// The pools for a decoded path: that of the first filter that matches, or those without filter.
+    pub(crate) fn pools(&self, path: &[u8]) -> &[Arc<Pool>] {
+        let matched = self.filtered.iter().find(|(filter, _)| match filter {
+            Filter::Any => true,
+            Filter::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
+            Filter::Match(pattern) => pattern.is_match(&String::from_utf8_lossy(path)),
+        });
+        match matched {
+            Some((_, pool)) => pool,
+            None => &self.plain,
+        }
+    }
+}
+
+/// The keys that a site's backends may send: its own, or none.
+pub(crate) fn accepted_keys(site: &config::Site) -> Arc<[Box<[u8]>]> {
+    if site.keys.is_empty() {
+        return Arc::new([Box::default()]);
+    }
+    site.keys.iter().map(|key| key.as_bytes().into()).collect()
+}
+
+fn contains(network: &Network, ip: IpAddr) -> bool {
+    match (network.address.to_canonical(), ip) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => {
+            let shift = 32 - u32::from(network.prefix.min(32));
+            u32::from(one).checked_shr(shift) == u32::from(other).checked_shr(shift)
+        }
+        (IpAddr::V6(one), IpAddr::V6(other)) => {
+            let shift = 128 - u32::from(network.prefix.min(128));
+            u128::from(one).checked_shr(shift) == u128::from(other).checked_shr(shift)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks() {
+        let check = |network: &str, ip: &str, expected: bool| {
+            let (address, prefix) = network.split_once('/').unwrap();
+            let network = Network {
+                address: address.parse().unwrap(),
+                prefix: prefix.parse().unwrap(),
+            };
+            assert_eq!(contains(&network, ip.parse().unwrap()), expected, "{ip}");
+        };
+        check("10.1.0.0/16", "10.1.255.255", true);
+        check("10.1.0.0/16", "10.2.0.0", false);
+        check("10.1.2.3/32", "10.1.2.3", true);
+        check("10.1.2.3/32", "10.1.2.4", false);
+        check("0.0.0.0/0", "1.2.3.4", true);
+        check("0.0.0.0/0", "::1", false);
+        check("fd00::/8", "fdff::1", true);
+        check("fd00::/8", "fe00::1", false);
+        check("::/0", "fe00::1", true);
+    }
+}

@@ -1,0 +1,180 @@
+//! Counters, and the one table of reasons for which a connection is closed.
+//!
+//! Everything here is an atomic that any thread may touch at any time; nothing here ever waits. The words
+//! of [`Close`] are those of the log, of the counters and of `swiftiply(8)`: a test compares them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Makes [`Close`] from the table of reasons, with its words and explanations.
+macro_rules! close_reasons {
+    ($($variant:ident $word:literal $why:literal,)*) => {
+        /// Why a connection, of a visitor or of a backend, was closed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Close {
+            $(#[doc = $why] $variant,)*
+        }
+
+        impl Close {
+            /// Every reason, in the order of the table.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The word for logs, counters and the manual.
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+        }
+    };
+}
+
+close_reasons! {
+    Complete "complete" "The exchange was over and the connection was not to be kept.",
+    PeerClosed "peer_closed" "The peer closed an idle connection.",
+    Idle "idle" "A kept connection was idle for too long, or sent nothing at all.",
+    HeadTimeout "head_timeout" "A request head did not arrive in time.",
+    BodyTimeout "body_timeout" "A request body made no progress, or came too slowly.",
+    BadRequest "bad_request" "The request broke a rule of HTTP and was refused.",
+    TooLarge "too_large" "A head, a target or a body was over its limit.",
+    ClientGone "client_gone" "The visitor left before the answer.",
+    WriteFailed "write_failed" "The peer did not take what was written to it.",
+    BackendFailed "backend_failed" "The backend died, was too slow, or broke a rule of HTTP within an answer.",
+    Junk "junk" "A backend sent bytes that nobody asked for.",
+    Unframed "unframed" "A backend's answer had no length, so that its end could only be guessed.",
+    BadPreamble "bad_preamble" "What dialled in did not send a preamble.",
+    BadKey "bad_key" "What dialled in sent the wrong key.",
+    PreambleTimeout "preamble_timeout" "What dialled in did not send its preamble in time.",
+    Overload "overload" "A limit on connections was reached.",
+    Removed "removed" "A new configuration has no place for the connection.",
+    Draining "draining" "The server is stopping.",
+    Internal "internal" "The server failed; the log says how.",
+}
+
+impl fmt::Display for Close {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
+    }
+}
+
+/// What a server counts from its start.
+#[derive(Debug)]
+pub struct Stats {
+    /// Visitors' connections accepted.
+    pub accepted: AtomicU64,
+    /// Visitors' connections open now.
+    pub open: AtomicU64,
+    /// Exchanges answered, whatever the status.
+    pub exchanges: AtomicU64,
+    /// Requests sent again to another backend.
+    pub retries: AtomicU64,
+    /// Panics survived by workers.
+    pub panics: AtomicU64,
+    /// Backends that joined a pool.
+    pub joined: AtomicU64,
+    statuses: Box<[AtomicU64]>,
+    visitors_closed: Box<[AtomicU64]>,
+    backends_closed: Box<[AtomicU64]>,
+}
+
+impl Stats {
+    /// All zero.
+    pub fn new() -> Self {
+        Self {
+            accepted: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            exchanges: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+            joined: AtomicU64::new(0),
+            statuses: zeros(STATUSES),
+            visitors_closed: zeros(Close::ALL.len()),
+            backends_closed: zeros(Close::ALL.len()),
+        }
+    }
+
+    /// Counts an answer by its status code.
+    pub fn answered(&self, status: u16) {
+        add(&self.exchanges);
+        if let Some(counter) = self.statuses.get(usize::from(status)) {
+            add(counter);
+        }
+    }
+
+    /// Answers so far with this status code.
+    pub fn status(&self, status: u16) -> u64 {
+        self.statuses.get(usize::from(status)).map_or(0, get)
+    }
+
+    /// Counts a visitor's connection that was closed.
+    pub fn visitor_closed(&self, reason: Close) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        add(&self.visitors_closed[reason as usize]);
+    }
+
+    /// Counts a backend's connection that was closed.
+    pub fn backend_closed(&self, reason: Close) {
+        add(&self.backends_closed[reason as usize]);
+    }
+
+    /// Connections of visitors closed so far for this reason.
+    pub fn visitors_closed(&self, reason: Close) -> u64 {
+        get(&self.visitors_closed[reason as usize])
+    }
+
+    /// Connections of backends closed so far for this reason.
+    pub fn backends_closed(&self, reason: Close) -> u64 {
+        get(&self.backends_closed[reason as usize])
+    }
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Adds one. Counters order nothing, so the weakest ordering will do.
+pub fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Reads a counter.
+pub fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn zeros(count: usize) -> Box<[AtomicU64]> {
+    (0..count).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// Status codes have three digits and the first is at most 9.
+const STATUSES: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_status_and_reason() {
+        let stats = Stats::new();
+        stats.open.store(2, Ordering::Relaxed);
+        stats.answered(404);
+        stats.answered(404);
+        stats.visitor_closed(Close::Idle);
+        stats.backend_closed(Close::Junk);
+        assert_eq!((stats.status(404), stats.status(200)), (2, 0));
+        assert_eq!(get(&stats.exchanges), 2);
+        assert_eq!(stats.visitors_closed(Close::Idle), 1);
+        assert_eq!(stats.backends_closed(Close::Junk), 1);
+        assert_eq!(stats.backends_closed(Close::Idle), 0);
+        assert_eq!(get(&stats.open), 1);
+    }
+
+    #[test]
+    fn every_reason_stands_in_the_manual() {
+        let page = include_str!("../man/swiftiply.8");
+        for reason in Close::ALL {
+            let line = format!(".It Cm {reason}\n");
+            assert!(page.contains(&line), "man/swiftiply.8 lacks {line:?}");
+        }
+    }
+}
