@@ -2,16 +2,40 @@
 //!
 //! What was typed (`raw`) and what is meant ([`Config`]) are two types. [`Config::from_yaml`] reads a
 //! file's text and either returns a [`Config`] in which every value has been checked, together with
-//! [`Notes`](Note) about keys that have no effect, or *all* [`Problems`] at once, each with its line and key.
+//! [`Note`]s about keys that have no effect, or *all* [`Problems`] at once, each with its line and key.
 //!
-//! Nothing here opens a socket or a file other than the one that is read.
+//! Called on the main thread, at the start and at every reload. Nothing here opens a socket, or a file other
+//! than the one that is read and the `key_file`s it names.
+//!
+//! **Invariants** of a [`Config`] that was loaded: at least one address to listen on, none of which is a
+//! dial-in address too; at most one default site; no host name twice; every path absolute; every
+//! deadline at least a millisecond.
+//!
+//! In reading order: `raw` (YAML as a tree with lines), `keys` (every key there is), `value` (one value read),
+//! `section` (key by key), `check` and `site` (the top level, an entry of `map`), `problem` (messages),
+//! `print` (back to YAML).
 
+mod check;
+mod keys;
+mod print;
+mod problem;
+mod raw;
+mod section;
+mod site;
+mod value;
+
+use std::env;
 use std::fmt;
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regex::Regex;
+
+pub use keys::keys;
+pub use problem::{Note, Problem, Problems};
 
 /// Everything a running server needs to know, checked.
 #[derive(Clone, Debug)]
@@ -240,3 +264,182 @@ pub struct Network {
     /// Leading bits that count.
     pub prefix: u8,
 }
+
+/// What the command line says. It goes above the file's top level, at every reload too.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--cluster-address`
+    pub cluster_address: Option<String>,
+    /// `--cluster-port`
+    pub cluster_port: Option<u16>,
+    /// `--backend-address`; 127.0.0.1 where only the port is given.
+    pub backend_address: Option<String>,
+    /// `--backend-port`: adds a default site without host names.
+    pub backend_port: Option<u16>,
+    /// `--daemonize`
+    pub daemonize: Option<bool>,
+    /// `--timeout`
+    pub timeout: Option<Duration>,
+    /// `--pid`
+    pub pidfile: Option<PathBuf>,
+    /// Where relative paths begin, those of the file included. `None` is the working directory, which a
+    /// daemon has left when it reloads.
+    pub directory: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads a file. Its name in messages is `path` as given.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the file from being read, or all that is wrong in it.
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
+        let one = |line, message: String| Problems::one(path, line, message);
+        let absolute = value::absolute(overrides.directory.as_deref(), path);
+        let file = File::open(absolute).map_err(|error| one(None, value::cause(&error)))?;
+        let mut bytes = Vec::new();
+        let read = file.take(FILE_BYTES + 1).read_to_end(&mut bytes);
+        read.map_err(|error| one(None, value::cause(&error)))?;
+        if bytes.len() as u64 > FILE_BYTES {
+            return Err(one(None, "larger than 16m".into()));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+            one(Some(line), "not UTF-8".into())
+        })?;
+        Self::from_yaml(&text, path, overrides)
+    }
+
+    /// Reads the text of a file. `file` is its name in messages.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong in it.
+    pub fn from_yaml(
+        text: &str,
+        file: &Path,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<Note>), Problems> {
+        check::text(text, file, overrides)
+    }
+
+    /// The configuration of a server without a file.
+    ///
+    /// # Errors
+    ///
+    /// What is missing or wrong on the command line.
+    pub fn from_overrides(overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
+        check::overrides(overrides)
+    }
+}
+
+/// The values of an empty file; nothing to listen on, no sites.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            daemonize: false,
+            pidfile: None,
+            user: None,
+            group: None,
+            logger: Logger::default(),
+            access_log: None,
+            health_check_uri: Some("/swiftiply_health".into()),
+            workers: 64,
+            scheduling: Scheduling::Batch,
+            grace: Duration::from_secs(30),
+            descriptors: None,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            trusted_proxies: Vec::new(),
+            temporary_directory: env::temp_dir(),
+            sites: Vec::new(),
+        }
+    }
+}
+
+/// The values of an empty entry: no host names, no backends.
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            incoming: Vec::new(),
+            default: false,
+            outgoing: Vec::new(),
+            keys: Vec::new(),
+            keepalive: Some(Timeouts::default().idle),
+            order: Order::Newest,
+            redeployable: false,
+            redeployment_sizelimit: 16384,
+            xforwardedfor: true,
+            via: true,
+            logger: None,
+            access_log: None,
+            unframed_gap: Duration::from_millis(100),
+            timeout: Duration::from_secs(3),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: 64 << 10,
+            fields: 100,
+            target: 16 << 10,
+            body: 64 << 20,
+            body_memory: 64 << 10,
+            spool: 1 << 30,
+            waiting: 100,
+            waiting_total: 1000,
+            backends: 1000,
+            connections: 100_000,
+            connections_per_client: 0,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(65),
+            body: Duration::from_secs(30),
+            write: Duration::from_secs(60),
+            first_byte: Duration::from_secs(60),
+            backend: Duration::from_secs(60),
+            preamble: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Logger {
+    fn default() -> Self {
+        Self {
+            file: None,
+            level: Level::Normal,
+        }
+    }
+}
+
+/// As it is written for `outgoing`: `127.0.0.1:80`, `[::1]:80`, `unix:/path`.
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port, .. } if host.parse::<Ipv6Addr>().is_ok() => {
+                write!(formatter, "[{host}]:{port}")
+            }
+            Self::Tcp { host, port, .. } => write!(formatter, "{host}:{port}"),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Bounds what is read of a file, which may be a device.
+const FILE_BYTES: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests;

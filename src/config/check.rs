@@ -1,0 +1,411 @@
+//! From what was typed to what is meant: the top level.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::keys::{self, Level};
+use super::problem::{COMMAND_LINE, Findings, Note, Place, Problems};
+use super::raw::{self, Map, Node, Step};
+use super::section::Section;
+use super::site::{self, Server};
+use super::value::{self, Front};
+use super::{Address, Config, Overrides, Scheduling, Site};
+
+/// Checks the text of a file.
+pub(super) fn text(
+    text: &str,
+    file: &Path,
+    overrides: &Overrides,
+) -> Result<(Config, Vec<Note>), Problems> {
+    let root = raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
+    let Node::Map(map) = &root else {
+        let message = match root {
+            Node::Null => "empty; write at least cluster_port and map",
+            _ => "not a configuration; write keys and values, cluster_port: 80",
+        };
+        return Err(Problems::one(file, None, message));
+    };
+    let findings = Findings::new(file, text, &root);
+    keys::check(&findings, Level::Top, map, &(Vec::new(), String::new()));
+    let config = config(map, &findings, overrides);
+    Ok((config, findings.finish()?))
+}
+
+/// Checks the command line alone.
+pub(super) fn overrides(overrides: &Overrides) -> Result<(Config, Vec<Note>), Problems> {
+    let root = Node::Map(Map::new());
+    let findings = Findings::new(Path::new(COMMAND_LINE), "", &root);
+    let config = config(&Map::new(), &findings, overrides);
+    Ok((config, findings.finish()?))
+}
+
+/// The configuration, with defaults where something is wrong.
+fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
+    let directory = overrides.directory.as_deref();
+    let top = Section {
+        map: map.clone(),
+        steps: Vec::new(),
+        inherited: None,
+        label: String::new(),
+        prefix: String::new(),
+        findings,
+        directory,
+    };
+    let base = Config::default();
+    let limits = top.limits(&base.limits, true);
+    let timeouts = top.timeouts(&base.timeouts, true);
+    let pidfile = top.take("pidfile", value::path(directory));
+    let pidfile_typed = overrides.pidfile.as_ref();
+    let daemonize = top.take("daemonize", value::truth);
+    let health = top.take("health_check_uri", |node| match value::truth(node) {
+        Ok(false) => Ok(None),
+        _ => value::url_path(node).map(Some),
+    });
+    let descriptors = value::count(64..=1 << 30);
+    let config = Config {
+        listen: listen(&top, overrides),
+        daemonize: overrides.daemonize.or(daemonize).unwrap_or(false),
+        pidfile: pidfile_typed
+            .map(|path| value::absolute(directory, path))
+            .or(pidfile),
+        user: top.take("user", value::text),
+        group: top.take("group", value::text),
+        logger: top.logger().unwrap_or(base.logger),
+        access_log: top.access_log(None),
+        health_check_uri: health.unwrap_or(base.health_check_uri),
+        workers: top
+            .take("workers", value::count(1..=4096))
+            .map_or(base.workers, |count| count as usize),
+        scheduling: top
+            .take("scheduling", scheduling)
+            .unwrap_or(base.scheduling),
+        grace: top.take("grace", value::time).unwrap_or(base.grace),
+        // The first one wins, as in the original.
+        descriptors: top
+            .take("epoll_descriptors", &descriptors)
+            .or(top.take("descriptors", &descriptors)),
+        limits,
+        timeouts,
+        trusted_proxies: top
+            .take_many("trusted_proxies", value::network)
+            .unwrap_or_default(),
+        temporary_directory: top
+            .take("temporary_directory", value::path(directory))
+            .unwrap_or(base.temporary_directory),
+        sites: Vec::new(),
+    };
+    let timeout = top.take("timeout", value::time);
+    let commanded = overrides.timeout.map(|timeout| timeout.min(value::LONGEST));
+    let server = Server {
+        config: &config,
+        timeout: commanded.or(timeout).unwrap_or(Site::default().timeout),
+    };
+    let sites = sites(&top, &server, overrides);
+    Config { sites, ..config }
+}
+
+fn scheduling(node: &Node) -> Result<Scheduling, value::Wrong> {
+    match value::text(node).as_deref() {
+        Ok("batch") => Ok(Scheduling::Batch),
+        Ok("normal") => Ok(Scheduling::Normal),
+        _ => Err("write batch or normal".into()),
+    }
+}
+
+/// Every `cluster_address` with every `cluster_port`.
+fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
+    let front = |node: &Node| value::front(top.directory, &value::text(node)?);
+    let typed = top.take_many("cluster_address", front);
+    let fronts = match &overrides.cluster_address {
+        None => typed.unwrap_or(vec![Front::Any]),
+        Some(text) => match value::front(top.directory, text) {
+            Ok(front) => vec![front],
+            Err(wrong) => {
+                let shown = value::shown(&Node::Text(text.clone()));
+                top.findings.problem(
+                    Place::CommandLine,
+                    format!("cluster address {shown}: {wrong}"),
+                );
+                return Vec::new();
+            }
+        },
+    };
+    let typed = top.take_many("cluster_port", value::port);
+    let ports = overrides.cluster_port.map(|port| vec![port]).or(typed);
+    let only_sockets =
+        !fronts.is_empty() && fronts.iter().all(|front| matches!(front, Front::Unix(_)));
+    if !only_sockets
+        && ports
+            .as_ref()
+            .is_none_or(|ports| ports.is_empty() && nothing(top, "cluster_port"))
+    {
+        top.problem("cluster_port: missing; write cluster_port: 80");
+    }
+    if fronts.is_empty() && nothing(top, "cluster_address") {
+        top.problem("cluster_address: an empty list; leave it out for all addresses");
+    }
+    let mut listen: Vec<Address> = Vec::new();
+    for front in fronts {
+        let ports = ports.as_deref().unwrap_or_default();
+        let addresses: Vec<Address> = match front {
+            Front::Unix(path) => vec![Address::Unix(path)],
+            Front::Host(host) => ports.iter().map(|port| tcp(&host, *port, false)).collect(),
+            Front::Any => {
+                let both = |port: &u16| [tcp("0.0.0.0", *port, false), tcp("::", *port, true)];
+                ports.iter().flat_map(both).collect()
+            }
+        };
+        for address in addresses {
+            add(&mut listen, address);
+        }
+    }
+    listen
+}
+
+/// Whether a list is empty as typed, rather than because of what is wrong with its values.
+fn nothing(top: &Section, key: &str) -> bool {
+    top.many(key).is_none_or(|values| values.is_empty())
+}
+
+fn tcp(host: &str, port: u16, implied: bool) -> Address {
+    Address::Tcp {
+        host: host.into(),
+        port,
+        implied,
+    }
+}
+
+/// Adds an address unless it is there. One that is written beats one that is implied; port 0 is another one
+/// each time it is written, yet for one host once is enough.
+fn add(listen: &mut Vec<Address>, address: Address) {
+    let same = |known: &&mut Address| match (&**known, &address) {
+        (
+            Address::Tcp { host, port, .. },
+            Address::Tcp {
+                host: other,
+                port: typed,
+                ..
+            },
+        ) => host == other && port == typed,
+        (known, address) => known == address,
+    };
+    match (listen.iter_mut().find(same), &address) {
+        (None, _) => listen.push(address),
+        (Some(known), Address::Tcp { implied: false, .. }) => *known = address,
+        _ => {}
+    }
+}
+
+/// The entries of `map`, and the site of the command line.
+fn sites(top: &Section, server: &Server, overrides: &Overrides) -> Vec<Site> {
+    let defaults = top.section("defaults");
+    let root = [Step::Key("defaults".into())];
+    keys::check(
+        top.findings,
+        Level::Site,
+        &defaults.map,
+        &(root.to_vec(), "defaults".into()),
+    );
+    let catch_all = catch_all(top, overrides);
+    let entries: &[Node] = match raw::get(&top.map, "map") {
+        Some(Node::List(list)) => list,
+        Some(node) => {
+            top.wrong(
+                "map",
+                None,
+                node,
+                "not a list; write - in front of each entry",
+            );
+            &[]
+        }
+        None => {
+            if catch_all == Backend::None {
+                top.problem("map: missing; write map: and a list of sites, - {incoming: example.com, outgoing: 127.0.0.1:30000}");
+            }
+            &[]
+        }
+    };
+    let mut sites = Vec::with_capacity(entries.len() + 1);
+    let mut names = Names::default();
+    for (index, node) in entries.iter().enumerate() {
+        let section = entry(top, &defaults.map, index, node);
+        let Some(section) = section else { continue };
+        let site = site::check(&section, server);
+        names.check(&section, &site);
+        sites.push(site);
+    }
+    if entries.is_empty() {
+        // Nothing reads them otherwise, and what is wrong with them shall not wait for the first entry.
+        site::values(&defaulted(top, &defaults.map, Map::new()), server);
+    }
+    if let Backend::To(address) = catch_all {
+        let own = vec![
+            ("default".into(), Node::Bool(true)),
+            ("outgoing".into(), Node::Text(address)),
+        ];
+        let mut section = defaulted(top, &defaults.map, own);
+        section.map.retain(|(key, _)| key != "incoming");
+        let place = match overrides.backend_port {
+            Some(_) => Place::CommandLine,
+            None => top.place("backend_port", None),
+        };
+        names.check_default("backend_port", &section, place);
+        sites.push(site::check(&section, server));
+    }
+    sites
+}
+
+/// A section that has nothing of its own in the file.
+fn defaulted<'a>(top: &Section<'a>, defaults: &Map, own: Map) -> Section<'a> {
+    Section {
+        map: raw::lay(&own, defaults),
+        steps: vec![Step::Key("backend_port".into())],
+        inherited: Some(vec![Step::Key("defaults".into())]),
+        label: String::new(),
+        prefix: String::new(),
+        findings: top.findings,
+        directory: top.directory,
+    }
+}
+
+/// An entry of `map` with `defaults` merged in, its keys checked.
+fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Option<Section<'a>> {
+    let steps = vec![Step::Key("map".into()), Step::Item(index)];
+    let number = index + 1;
+    let Node::Map(own) = node else {
+        let message = format!(
+            "{}: not a site; write {{incoming: example.com, outgoing: 127.0.0.1:30000}}",
+            value::shown(node)
+        );
+        top.findings
+            .problem(Place::File(steps, format!("map[{number}]")), message);
+        return None;
+    };
+    let map = raw::lay(own, defaults);
+    let name = match raw::get(&map, "incoming") {
+        Some(Node::List(list)) => list.first().and_then(|node| value::host_name(node).ok()),
+        Some(node) => value::host_name(node).ok(),
+        None => None,
+    };
+    let label = match name {
+        Some(name) => format!("map[{number}] ({name})"),
+        None => format!("map[{number}]"),
+    };
+    keys::check(
+        top.findings,
+        Level::Site,
+        own,
+        &(steps.clone(), label.clone()),
+    );
+    Some(Section {
+        map,
+        steps,
+        inherited: Some(vec![Step::Key("defaults".into())]),
+        label,
+        prefix: String::new(),
+        findings: top.findings,
+        directory: top.directory,
+    })
+}
+
+/// The site of `backend_address` and `backend_port`.
+#[derive(PartialEq)]
+enum Backend {
+    /// Neither is there.
+    None,
+    /// Something is wrong with them.
+    Wrong,
+    /// A dial-in address, checked.
+    To(String),
+}
+
+fn catch_all(top: &Section, overrides: &Overrides) -> Backend {
+    let typed_port = top.take("backend_port", value::port);
+    let typed_host = top.take("backend_address", value::text);
+    let Some(port) = overrides.backend_port.or(typed_port) else {
+        if overrides.backend_address.is_some() {
+            top.findings
+                .problem(Place::CommandLine, "backend address: no backend port");
+            return Backend::Wrong;
+        }
+        if raw::get(&top.map, "backend_port").is_some() {
+            return Backend::Wrong;
+        }
+        if typed_host.is_some() {
+            let place = top.place("backend_address", None);
+            top.findings.problem(
+                place,
+                "backend_address: no backend_port; write for example backend_port: 30000",
+            );
+            return Backend::Wrong;
+        }
+        return Backend::None;
+    };
+    let host = overrides.backend_address.as_ref().or(typed_host.as_ref());
+    let host = host.map_or("127.0.0.1", String::as_str);
+    let bracketed = match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => host.to_string(),
+    };
+    let address = format!("{bracketed}:{port}");
+    let place = match overrides.backend_address {
+        Some(_) => Place::CommandLine,
+        None => top.place("backend_address", None),
+    };
+    match value::address(top.directory, &address) {
+        Ok(Address::Tcp { .. }) => Backend::To(address),
+        _ => {
+            let shown = value::shown(&Node::Text(host.into()));
+            top.findings.problem(
+                place,
+                format!("backend_address {shown}: not an address; write 127.0.0.1 or ::1"),
+            );
+            Backend::Wrong
+        }
+    }
+}
+
+/// Which names are taken, and by whom.
+#[derive(Default)]
+struct Names {
+    taken: HashMap<String, (String, Place)>,
+    default: Option<(String, Place)>,
+}
+
+impl Names {
+    fn check(&mut self, section: &Section, site: &Site) {
+        // By their places in the file, since a message needs the line.
+        for (item, node) in section.many("incoming").unwrap_or_default() {
+            let Ok(name) = value::host_name(node) else {
+                continue;
+            };
+            let place = section.place("incoming", item);
+            match self.taken.get(&name) {
+                Some((label, _)) if *label == section.label => {}
+                Some((label, first)) => {
+                    let reference = section.findings.reference(first);
+                    let message = format!(
+                        "incoming {name:?}: also a name of {label}{reference}; leave it out of one"
+                    );
+                    section.findings.problem(place, message);
+                }
+                None => {
+                    self.taken.insert(name, (section.label.clone(), place));
+                }
+            }
+        }
+        if site.default {
+            self.check_default("default", section, section.place("default", None));
+        }
+    }
+
+    fn check_default(&mut self, key: &str, section: &Section, place: Place) {
+        let Some((label, first)) = &self.default else {
+            self.default = Some((section.label.clone(), place));
+            return;
+        };
+        let reference = section.findings.reference(first);
+        let message = format!("{key}: already {label}{reference}; write one default at most");
+        section.findings.problem(place, message);
+    }
+}

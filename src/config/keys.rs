@@ -1,0 +1,406 @@
+//! Every key there is, and what to say about one that is not.
+//!
+//! The table drives the check for unknown keys; a test holds the manual page to it.
+
+use std::collections::BTreeSet;
+
+use super::problem::{Findings, Place};
+use super::raw::{Map, Node, Step};
+use super::value;
+
+/// A key of the file.
+pub(super) struct Key {
+    /// Its name with the sections it is in: `limits.head`.
+    name: &'static str,
+    level: Level,
+    stage: Stage,
+}
+
+/// Where a key may stand.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Level {
+    /// At the top.
+    Top,
+    /// In a map entry, and in `defaults`.
+    Site,
+    /// In either.
+    Both,
+}
+
+/// Whether a key does something.
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    /// It has its effect.
+    Now,
+    /// It is not built yet: accepted in any shape, with a note.
+    Later,
+    /// The Ruby implementation needed it: accepted in any shape, with a note.
+    Never,
+}
+
+/// The dotted names of all keys, in the order of the manual.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    let mut seen = BTreeSet::new();
+    KEYS.iter()
+        .map(|key| key.name)
+        .filter(move |name| seen.insert(*name))
+}
+
+/// Checks the keys of a section as typed, and of the sections in it.
+pub(super) fn check(findings: &Findings, level: Level, map: &Map, place: &(Vec<Step>, String)) {
+    section(findings, level, map, place, "");
+}
+
+fn section(
+    findings: &Findings,
+    level: Level,
+    map: &Map,
+    (steps, label): &(Vec<Step>, String),
+    prefix: &str,
+) {
+    for (name, node) in map {
+        let dotted = format!("{prefix}{name}");
+        let steps = [steps.as_slice(), &[Step::Key(name.clone())]].concat();
+        let place = Place::File(steps.clone(), label.clone());
+        let Some(key) = find(&dotted, level) else {
+            findings.problem(place, unknown(&dotted, level));
+            continue;
+        };
+        match key.stage {
+            Stage::Later => findings.note(place, format!("{dotted}: has no effect yet")),
+            Stage::Never => findings.note(place, format!("{dotted}: has no effect here")),
+            Stage::Now => {}
+        }
+        // What loggers of another kind need is theirs.
+        let foreign = name == "logger" && !is_own_logger(node);
+        if key.stage != Stage::Now || foreign {
+            continue;
+        }
+        let inner = format!("{dotted}.");
+        if !KEYS.iter().any(|key| key.name.starts_with(&inner)) {
+            continue;
+        }
+        match node {
+            Node::Map(map) => section(findings, level, map, &(steps, label.clone()), &inner),
+            Node::List(list) => {
+                for (index, node) in list.iter().enumerate() {
+                    let Node::Map(map) = node else { continue };
+                    let steps = [steps.as_slice(), &[Step::Item(index)]].concat();
+                    section(findings, level, map, &(steps, label.clone()), &inner);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_own_logger(node: &Node) -> bool {
+    let Node::Map(map) = node else { return true };
+    let kind = super::raw::get(map, "type").and_then(|kind| value::text(kind).ok());
+    kind.is_none_or(|kind| !FOREIGN_LOGGERS.contains(&kind.to_ascii_lowercase().as_str()))
+}
+
+fn find(dotted: &str, level: Level) -> Option<&'static Key> {
+    KEYS.iter()
+        .find(|key| key.name == dotted && stands(key, level))
+}
+
+fn stands(key: &Key, level: Level) -> bool {
+    key.level == level || key.level == Level::Both
+}
+
+/// What to say about an unknown key: where it belongs, or which one is nearest.
+fn unknown(dotted: &str, level: Level) -> String {
+    let (section, name) = split(dotted);
+    let inside = if section.is_empty() {
+        String::new()
+    } else {
+        format!("{section}: ")
+    };
+    // Not the whole of a long name, and on one line.
+    let message = format!(
+        "{inside}unknown key {}",
+        value::shown(&Node::Text(name.into()))
+    );
+    if let Some(key) = KEYS.iter().find(|key| key.name == dotted) {
+        return format!("{message} here; it belongs {}", home(key));
+    }
+    let same = |key: &&Key| split(key.name).1 == name;
+    if let Some(key) = KEYS
+        .iter()
+        .filter(|key| stands(key, level))
+        .chain(KEYS)
+        .find(same)
+    {
+        return format!("{message} here; did you mean {:?} {}?", key.name, home(key));
+    }
+    let nearest = |keys: &mut dyn Iterator<Item = &'static Key>| {
+        let near = keys
+            .filter(|key| key.stage != Stage::Never)
+            .filter_map(|key| {
+                let distance = distance(&name.to_ascii_lowercase(), split(key.name).1);
+                (distance <= (name.len() / 3).clamp(1, 3)).then_some((distance, key))
+            });
+        near.min_by_key(|(distance, _)| *distance)
+            .map(|(_, key)| key)
+    };
+    let here = |key: &&Key| stands(key, level) && split(key.name).0 == section;
+    if let Some(key) = nearest(&mut KEYS.iter().filter(here)) {
+        return format!("{message}; did you mean {:?}?", split(key.name).1);
+    }
+    if let Some(key) = nearest(&mut KEYS.iter()) {
+        return format!("{message}; did you mean {:?} {}?", key.name, home(key));
+    }
+    message
+}
+
+/// Where a key stands, in words.
+fn home(key: &Key) -> &'static str {
+    match key.level {
+        Level::Top => "at the top level",
+        Level::Site => "in a map entry",
+        Level::Both => "at the top level or in a map entry",
+    }
+}
+
+/// The section and the name of a dotted name.
+fn split(dotted: &str) -> (&str, &str) {
+    dotted.rsplit_once('.').unwrap_or(("", dotted))
+}
+
+/// How many letters must be added, removed, replaced or swapped with the next.
+fn distance(one: &str, other: &str) -> usize {
+    // Far beyond any key; the work is the product of both lengths.
+    if one.len() > 64 {
+        return usize::MAX;
+    }
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let mut rows = vec![vec![0; other.len() + 1]; one.len() + 1];
+    for i in 0..=one.len() {
+        for j in 0..=other.len() {
+            if i == 0 || j == 0 {
+                rows[i][j] = i + j;
+                continue;
+            }
+            let replaced = rows[i - 1][j - 1] + usize::from(one[i - 1] != other[j - 1]);
+            let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = least;
+        }
+    }
+    rows[one.len()][other.len()]
+}
+
+const fn key(name: &'static str, level: Level, stage: Stage) -> Key {
+    Key { name, level, stage }
+}
+
+/// Loggers of the original that are not built.
+pub(super) const FOREIGN_LOGGERS: [&str; 2] = ["analogger", "syslog"];
+
+/// All keys. `defaults` takes those of a site.
+const KEYS: &[Key] = &[
+    key("cluster_address", Level::Top, Stage::Now),
+    key("cluster_port", Level::Top, Stage::Now),
+    key("backend_address", Level::Top, Stage::Now),
+    key("backend_port", Level::Top, Stage::Now),
+    key("daemonize", Level::Top, Stage::Now),
+    key("pidfile", Level::Top, Stage::Now),
+    key("user", Level::Top, Stage::Now),
+    key("group", Level::Top, Stage::Now),
+    key("defaults", Level::Top, Stage::Now),
+    key("map", Level::Top, Stage::Now),
+    key("logger", Level::Both, Stage::Now),
+    key("logger.type", Level::Both, Stage::Now),
+    key("logger.file", Level::Both, Stage::Now),
+    key("logger.level", Level::Both, Stage::Now),
+    key("logger.log_level", Level::Both, Stage::Now),
+    key("access_log", Level::Both, Stage::Now),
+    key("access_log.file", Level::Both, Stage::Now),
+    key("access_log.format", Level::Both, Stage::Now),
+    key("health_check_uri", Level::Top, Stage::Now),
+    key("workers", Level::Top, Stage::Now),
+    key("scheduling", Level::Top, Stage::Now),
+    key("grace", Level::Top, Stage::Now),
+    key("descriptors", Level::Top, Stage::Now),
+    key("epoll_descriptors", Level::Top, Stage::Now),
+    key("timeout", Level::Both, Stage::Now),
+    key("limits", Level::Both, Stage::Now),
+    key("limits.head", Level::Top, Stage::Now),
+    key("limits.fields", Level::Top, Stage::Now),
+    key("limits.target", Level::Top, Stage::Now),
+    key("limits.body", Level::Both, Stage::Now),
+    key("limits.body_memory", Level::Both, Stage::Now),
+    key("limits.waiting", Level::Both, Stage::Now),
+    key("limits.waiting_total", Level::Top, Stage::Now),
+    key("limits.backends", Level::Top, Stage::Now),
+    key("limits.connections", Level::Top, Stage::Now),
+    key("limits.connections_per_client", Level::Top, Stage::Later),
+    key("limits.spool", Level::Top, Stage::Later),
+    key("timeouts", Level::Both, Stage::Now),
+    key("timeouts.head", Level::Top, Stage::Now),
+    key("timeouts.idle", Level::Both, Stage::Now),
+    key("timeouts.body", Level::Both, Stage::Now),
+    key("timeouts.write", Level::Both, Stage::Now),
+    key("timeouts.first_byte", Level::Both, Stage::Now),
+    key("timeouts.backend", Level::Both, Stage::Now),
+    key("timeouts.preamble", Level::Top, Stage::Now),
+    key("trusted_proxies", Level::Top, Stage::Now),
+    key("temporary_directory", Level::Top, Stage::Now),
+    key("incoming", Level::Site, Stage::Now),
+    key("default", Level::Site, Stage::Now),
+    key("outgoing", Level::Site, Stage::Now),
+    key("outgoing.to", Level::Site, Stage::Now),
+    key("outgoing.match", Level::Site, Stage::Now),
+    key("outgoing.prefix", Level::Site, Stage::Now),
+    key("key", Level::Site, Stage::Now),
+    key("key_file", Level::Site, Stage::Now),
+    key("keepalive", Level::Site, Stage::Now),
+    key("proxy", Level::Site, Stage::Now),
+    key("order", Level::Site, Stage::Now),
+    key("redeployable", Level::Site, Stage::Now),
+    key("redeployment_sizelimit", Level::Site, Stage::Now),
+    key("xforwardedfor", Level::Site, Stage::Now),
+    key("via", Level::Site, Stage::Now),
+    key("unframed_gap", Level::Site, Stage::Now),
+    key("ssl", Level::Top, Stage::Later),
+    key("outgoing_ssl", Level::Top, Stage::Later),
+    key("cache_threshold", Level::Top, Stage::Later),
+    key("chunked_encoding_threshold", Level::Top, Stage::Later),
+    key("updates", Level::Top, Stage::Later),
+    key("status", Level::Top, Stage::Later),
+    key("acme", Level::Top, Stage::Later),
+    key("proxy_protocol", Level::Top, Stage::Later),
+    key("rate_limit", Level::Top, Stage::Later),
+    key("allow", Level::Top, Stage::Later),
+    key("deny", Level::Top, Stage::Later),
+    key("health", Level::Site, Stage::Later),
+    key("request_buffering", Level::Site, Stage::Later),
+    key("docroot", Level::Site, Stage::Later),
+    key("index", Level::Site, Stage::Later),
+    key("staticmask", Level::Site, Stage::Later),
+    key("follow_symlinks", Level::Site, Stage::Later),
+    key("hidden_files", Level::Site, Stage::Later),
+    key("cache_directory", Level::Site, Stage::Later),
+    key("cache_extensions", Level::Site, Stage::Later),
+    key("sendfileroot", Level::Site, Stage::Later),
+    key("enable_sendfile_404", Level::Site, Stage::Later),
+    key("file_cache", Level::Site, Stage::Later),
+    key("etag_cache", Level::Site, Stage::Later),
+    key("dynamic_request_cache", Level::Site, Stage::Later),
+    key("gzip", Level::Site, Stage::Later),
+    key("precompressed", Level::Site, Stage::Later),
+    key("maintenance_page", Level::Site, Stage::Later),
+    key("maintenance_flag", Level::Site, Stage::Later),
+    key("error_pages", Level::Site, Stage::Later),
+    key("basic_auth", Level::Site, Stage::Later),
+    key("directory", Level::Site, Stage::Later),
+    key("servers", Level::Site, Stage::Later),
+    key("server_connections", Level::Site, Stage::Later),
+    key("check", Level::Site, Stage::Later),
+    key("backup", Level::Site, Stage::Later),
+    key("caching", Level::Site, Stage::Later),
+    key("sticky", Level::Site, Stage::Later),
+    key("max_tunnels", Level::Site, Stage::Later),
+    key("manager", Level::Site, Stage::Later),
+    key("workers", Level::Site, Stage::Later),
+    key("epoll", Level::Top, Stage::Never),
+    key("kqueue", Level::Top, Stage::Never),
+    key("n", Level::Top, Stage::Never),
+    key("url", Level::Both, Stage::Never),
+    key("groups", Level::Site, Stage::Never),
+    key("timeslice", Level::Both, Stage::Never),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_get_a_suggestion() {
+        let check = |dotted: &str, level, expected: &str| {
+            assert_eq!(unknown(dotted, level), expected);
+        };
+        check(
+            "docrot",
+            Level::Site,
+            r#"unknown key "docrot"; did you mean "docroot"?"#,
+        );
+        check(
+            "OutGoing",
+            Level::Site,
+            r#"unknown key "OutGoing"; did you mean "outgoing"?"#,
+        );
+        check(
+            "maps",
+            Level::Top,
+            r#"unknown key "maps"; did you mean "map"?"#,
+        );
+        check("ouptut", Level::Site, r#"unknown key "ouptut""#);
+        check(
+            "docroot",
+            Level::Top,
+            r#"unknown key "docroot" here; it belongs in a map entry"#,
+        );
+        check(
+            "cluster_port",
+            Level::Site,
+            r#"unknown key "cluster_port" here; it belongs at the top level"#,
+        );
+        check(
+            "limits.head",
+            Level::Site,
+            r#"limits: unknown key "head" here; it belongs at the top level"#,
+        );
+        check(
+            "limits.bdy",
+            Level::Site,
+            r#"limits: unknown key "bdy"; did you mean "body"?"#,
+        );
+        check(
+            "first_byte",
+            Level::Top,
+            r#"unknown key "first_byte" here; did you mean "timeouts.first_byte" at the top level or in a map entry?"#,
+        );
+        check(
+            "docrot",
+            Level::Top,
+            r#"unknown key "docrot"; did you mean "docroot" in a map entry?"#,
+        );
+        check("", Level::Top, r#"unknown key """#);
+    }
+
+    #[test]
+    fn distances() {
+        let check =
+            |one, other, expected| assert_eq!(distance(one, other), expected, "{one} {other}");
+        check("", "abc", 3);
+        check("abc", "abc", 0);
+        check("abc", "acb", 1);
+        check("abc", "abxc", 1);
+        check("kitten", "sitting", 3);
+    }
+
+    #[test]
+    fn every_key_is_in_the_manual() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/man/swiftiply.yml.5");
+        let manual = std::fs::read_to_string(file).expect("the manual page");
+        let items = manual.lines().filter(|line| line.starts_with(".It "));
+        let described: BTreeSet<&str> = items
+            .flat_map(|line| {
+                let words = line.split(' ').collect::<Vec<_>>();
+                let pairs = words.windows(2).filter(|pair| pair[0] == "Ic");
+                pairs.map(|pair| pair[1]).collect::<Vec<_>>()
+            })
+            .collect();
+        let missing: Vec<_> = keys().filter(|name| !described.contains(name)).collect();
+        assert!(missing.is_empty(), "not in {file}: {missing:?}");
+        let invented: Vec<_> = described
+            .iter()
+            .filter(|name| !keys().any(|key| key == **name))
+            .collect();
+        assert!(invented.is_empty(), "only in {file}: {invented:?}");
+    }
+}

@@ -1,0 +1,258 @@
+//! A configuration as a file that means the same: what `-p` prints.
+//!
+//! `defaults` are gone into the entries, every value that has an effect is there, and keys from a `key_file`
+//! stand in the text.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::raw::{self, Map, Node};
+use super::{
+    AccessFormat, AccessLog, Address, Config, Filter, Level, Logger, Order, Outgoing, Scheduling,
+    Site,
+};
+
+impl Config {
+    /// This configuration as YAML. Loading that gives the same configuration again.
+    pub fn to_yaml(&self) -> String {
+        raw::render(&top(self))
+    }
+}
+
+fn top(config: &Config) -> Node {
+    let mut map = Map::new();
+    let mut put = |key: &str, node: Option<Node>| map.extend(node.map(|node| (key.into(), node)));
+    let (addresses, ports) = fronts(&config.listen);
+    put("cluster_address", Some(Node::List(addresses)));
+    put(
+        "cluster_port",
+        Some(Node::List(ports)).filter(|ports| *ports != Node::List(Vec::new())),
+    );
+    put("daemonize", Some(Node::Bool(config.daemonize)));
+    put("pidfile", config.pidfile.as_deref().map(path));
+    put("user", config.user.as_deref().map(text));
+    put("group", config.group.as_deref().map(text));
+    put("logger", Some(logger(&config.logger)));
+    put("access_log", Some(access_log(config.access_log.as_ref())));
+    put(
+        "health_check_uri",
+        Some(
+            config
+                .health_check_uri
+                .as_deref()
+                .map_or(Node::Bool(false), text),
+        ),
+    );
+    put("workers", Some(number(config.workers)));
+    put(
+        "scheduling",
+        Some(text(match config.scheduling {
+            Scheduling::Batch => "batch",
+            Scheduling::Normal => "normal",
+        })),
+    );
+    put("grace", Some(time(config.grace)));
+    put("descriptors", config.descriptors.map(number));
+    let limits = &config.limits;
+    put(
+        "limits",
+        Some(section([
+            ("head", number(limits.head)),
+            ("fields", number(limits.fields)),
+            ("target", number(limits.target)),
+            ("body", number(limits.body)),
+            ("body_memory", number(limits.body_memory)),
+            ("spool", number(limits.spool)),
+            ("waiting", number(limits.waiting)),
+            ("waiting_total", number(limits.waiting_total)),
+            ("backends", number(limits.backends)),
+            ("connections", number(limits.connections)),
+            (
+                "connections_per_client",
+                number(limits.connections_per_client),
+            ),
+        ])),
+    );
+    let timeouts = &config.timeouts;
+    put(
+        "timeouts",
+        Some(section([
+            ("head", time(timeouts.head)),
+            ("idle", time(timeouts.idle)),
+            ("body", time(timeouts.body)),
+            ("write", time(timeouts.write)),
+            ("first_byte", time(timeouts.first_byte)),
+            ("backend", time(timeouts.backend)),
+            ("preamble", time(timeouts.preamble)),
+        ])),
+    );
+    let networks = config.trusted_proxies.iter();
+    let networks = networks.map(|network| text(&format!("{}/{}", network.address, network.prefix)));
+    put("trusted_proxies", Some(Node::List(networks.collect())));
+    put(
+        "temporary_directory",
+        Some(path(&config.temporary_directory)),
+    );
+    put(
+        "map",
+        Some(Node::List(config.sites.iter().map(site).collect())),
+    );
+    Node::Map(map)
+}
+
+fn site(site: &Site) -> Node {
+    let mut map = Map::new();
+    let mut put = |key: &str, node: Option<Node>| map.extend(node.map(|node| (key.into(), node)));
+    let incoming = Some(texts(&site.incoming)).filter(|_| !site.incoming.is_empty());
+    put("incoming", incoming);
+    put("default", Some(Node::Bool(site.default)));
+    put(
+        "outgoing",
+        Some(Node::List(site.outgoing.iter().map(outgoing).collect())),
+    );
+    put(
+        "key",
+        Some(texts(&site.keys)).filter(|_| !site.keys.is_empty()),
+    );
+    put(
+        "keepalive",
+        Some(site.keepalive.map_or(Node::Bool(false), time)),
+    );
+    put(
+        "order",
+        Some(text(match site.order {
+            Order::Newest => "newest",
+            Order::Oldest => "oldest",
+        })),
+    );
+    put("redeployable", Some(Node::Bool(site.redeployable)));
+    put(
+        "redeployment_sizelimit",
+        Some(number(site.redeployment_sizelimit)),
+    );
+    put("xforwardedfor", Some(Node::Bool(site.xforwardedfor)));
+    put("via", Some(Node::Bool(site.via)));
+    put("logger", site.logger.as_ref().map(logger));
+    put("access_log", Some(access_log(site.access_log.as_ref())));
+    put("unframed_gap", Some(time(site.unframed_gap)));
+    put("timeout", Some(time(site.timeout)));
+    put(
+        "limits",
+        Some(section([
+            ("body", number(site.limits.body)),
+            ("body_memory", number(site.limits.body_memory)),
+            ("waiting", number(site.limits.waiting)),
+        ])),
+    );
+    put(
+        "timeouts",
+        Some(section([
+            ("idle", time(site.timeouts.idle)),
+            ("body", time(site.timeouts.body)),
+            ("write", time(site.timeouts.write)),
+            ("first_byte", time(site.timeouts.first_byte)),
+            ("backend", time(site.timeouts.backend)),
+        ])),
+    );
+    Node::Map(map)
+}
+
+/// The addresses and ports whose product the listeners are.
+fn fronts(listen: &[Address]) -> (Vec<Node>, Vec<Node>) {
+    let any = listen
+        .iter()
+        .any(|address| matches!(address, Address::Tcp { implied: true, .. }));
+    let mut addresses = Vec::new();
+    let mut ports = Vec::new();
+    for address in listen {
+        let front = match address {
+            Address::Unix(path) => text(&format!("unix:{}", path.display())),
+            Address::Tcp { implied: true, .. } => text("*"),
+            Address::Tcp { host, .. } if any && host == "0.0.0.0" => text("*"),
+            Address::Tcp { host, .. } => text(host),
+        };
+        if !addresses.contains(&front) {
+            addresses.push(front);
+        }
+        if let Address::Tcp { port, .. } = address
+            && !ports.contains(&number(*port))
+        {
+            ports.push(number(*port));
+        }
+    }
+    (addresses, ports)
+}
+
+fn outgoing(outgoing: &Outgoing) -> Node {
+    let to = text(&outgoing.to.to_string());
+    match &outgoing.filter {
+        Filter::Any => to,
+        Filter::Prefix(prefix) => section([("to", to), ("prefix", text(prefix))]),
+        Filter::Match(expression) => section([("to", to), ("match", text(expression.as_str()))]),
+    }
+}
+
+fn logger(logger: &Logger) -> Node {
+    let level = match logger.level {
+        Level::Disabled => "disabled",
+        Level::Minimal => "minimal",
+        Level::Normal => "normal",
+        Level::Full => "full",
+    };
+    match &logger.file {
+        None => section([("type", text("stderr")), ("level", text(level))]),
+        Some(file) => section([
+            ("type", text("file")),
+            ("file", path(file)),
+            ("level", text(level)),
+        ]),
+    }
+}
+
+fn access_log(log: Option<&AccessLog>) -> Node {
+    let Some(log) = log else {
+        return Node::Bool(false);
+    };
+    let format = match log.format {
+        AccessFormat::Combined => "combined",
+        AccessFormat::Json => "json",
+    };
+    section([
+        ("file", log.file.as_deref().map_or(text("-"), path)),
+        ("format", text(format)),
+    ])
+}
+
+fn section<const N: usize>(pairs: [(&str, Node); N]) -> Node {
+    Node::Map(
+        pairs
+            .into_iter()
+            .map(|(key, node)| (key.into(), node))
+            .collect(),
+    )
+}
+
+fn text(text: &str) -> Node {
+    Node::Text(text.into())
+}
+
+fn texts(texts: &[String]) -> Node {
+    Node::List(texts.iter().cloned().map(Node::Text).collect())
+}
+
+fn path(path: &Path) -> Node {
+    text(&path.to_string_lossy())
+}
+
+fn number(number: impl ToString) -> Node {
+    Node::Number(number.to_string())
+}
+
+/// Whole milliseconds, as they are read.
+fn time(time: Duration) -> Node {
+    let milliseconds = time.as_millis();
+    match milliseconds.is_multiple_of(1000) {
+        true => text(&format!("{}s", milliseconds / 1000)),
+        false => text(&format!("{milliseconds}ms")),
+    }
+}

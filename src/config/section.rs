@@ -1,0 +1,301 @@
+//! A section of the file being read key by key.
+//!
+//! Whatever is wrong with a value goes to the [`Findings`], and the reader goes on with the default, so that
+//! one run tells everything.
+
+use std::path::Path;
+
+use super::keys::FOREIGN_LOGGERS;
+use super::problem::{Findings, Place};
+use super::raw::{self, Map, Node, Step};
+use super::value::{self, Wrong};
+use super::{AccessFormat, AccessLog, Level, Limits, Logger, Timeouts};
+
+/// A section with what was merged into it.
+pub(super) struct Section<'a> {
+    /// Keys and values, `defaults` included.
+    pub(super) map: Map,
+    /// The way to it.
+    pub(super) steps: Vec<Step>,
+    /// The way to the section that its other keys come from.
+    pub(super) inherited: Option<Vec<Step>>,
+    /// How messages name it: `map[2] (blog.example.com)`.
+    pub(super) label: String,
+    /// In front of its keys: `limits.`.
+    pub(super) prefix: String,
+    /// Where problems go.
+    pub(super) findings: &'a Findings<'a>,
+    /// Where relative paths begin.
+    pub(super) directory: Option<&'a Path>,
+}
+
+impl<'a> Section<'a> {
+    /// The place of a key or, in its list, of an item.
+    pub(super) fn place(&self, key: &str, item: Option<usize>) -> Place {
+        let step = Step::Key(key.into());
+        let with = |steps: &[Step]| {
+            let mut steps = steps.to_vec();
+            steps.push(step.clone());
+            steps.extend(item.map(Step::Item));
+            steps
+        };
+        let own = with(&self.steps);
+        match &self.inherited {
+            Some(steps) if !self.findings.has(&own) && self.findings.has(&with(steps)) => {
+                Place::File(with(steps), "defaults".into())
+            }
+            _ => Place::File(own, self.label.clone()),
+        }
+    }
+
+    /// Reports a value: the key, the value as typed and what is wrong with it.
+    pub(super) fn wrong(&self, key: &str, item: Option<usize>, node: &Node, wrong: &str) {
+        // A key is a secret, and messages go to logs.
+        let shown = match key {
+            "key" => String::new(),
+            _ => format!(" {}", value::shown(node)),
+        };
+        let message = format!("{}{key}{shown}: {wrong}", self.prefix);
+        self.findings.problem(self.place(key, item), message);
+    }
+
+    /// Reports a key that is not there, or two that do not fit, at the section itself.
+    pub(super) fn problem(&self, message: &str) {
+        let place = Place::File(self.steps.clone(), self.label.clone());
+        self.findings
+            .problem(place, format!("{}{message}", self.prefix));
+    }
+
+    /// Notes something about a key.
+    pub(super) fn note(&self, key: &str, message: &str) {
+        let message = format!("{}{key}{message}", self.prefix);
+        self.findings.note(self.place(key, None), message);
+    }
+
+    /// The value of a key, if it is there and right.
+    pub(super) fn take<T>(&self, key: &str, read: impl Fn(&Node) -> Result<T, Wrong>) -> Option<T> {
+        let node = raw::get(&self.map, key)?;
+        self.read(key, None, node, read)
+    }
+
+    /// One value, or an item of a key's list.
+    pub(super) fn read<T>(
+        &self,
+        key: &str,
+        item: Option<usize>,
+        node: &Node,
+        read: impl Fn(&Node) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        read(node)
+            .map_err(|wrong| self.wrong(key, item, node, &wrong))
+            .ok()
+    }
+
+    /// The values of a key that takes one or many, each with its index in the list.
+    pub(super) fn many(&self, key: &str) -> Option<Vec<(Option<usize>, &Node)>> {
+        match raw::get(&self.map, key)? {
+            Node::List(list) => Some(
+                list.iter()
+                    .enumerate()
+                    .map(|(index, node)| (Some(index), node))
+                    .collect(),
+            ),
+            node => Some(vec![(None, node)]),
+        }
+    }
+
+    /// The values of a key that takes one or many, without the wrong ones.
+    pub(super) fn take_many<T>(
+        &self,
+        key: &str,
+        read: impl Fn(&Node) -> Result<T, Wrong>,
+    ) -> Option<Vec<T>> {
+        let values = self.many(key)?.into_iter();
+        Some(
+            values
+                .filter_map(|(item, node)| self.read(key, item, node, &read))
+                .collect(),
+        )
+    }
+
+    /// The section under a key; an empty one where there is none.
+    pub(super) fn section(&self, key: &str) -> Self {
+        let map = match raw::get(&self.map, key) {
+            None => Map::new(),
+            Some(Node::Map(map)) => map.clone(),
+            Some(node) => {
+                self.wrong(key, None, node, "not a section; write keys and values");
+                Map::new()
+            }
+        };
+        self.inner(key, map)
+    }
+
+    /// A section under a key whose map is already known.
+    fn inner(&self, key: &str, map: Map) -> Self {
+        let with = |steps: &[Step]| [steps, &[Step::Key(key.into())]].concat();
+        Self {
+            map,
+            steps: with(&self.steps),
+            inherited: self.inherited.as_deref().map(with),
+            label: self.label.clone(),
+            prefix: format!("{}{key}.", self.prefix),
+            findings: self.findings,
+            directory: self.directory,
+        }
+    }
+
+    /// `limits`, over those of the server. A key that a site cannot have is told of as unknown and
+    /// ignored here.
+    pub(super) fn limits(&self, server: &Limits, whole: bool) -> Limits {
+        let section = self.section("limits");
+        let bytes = |key: &str, range, default: u64| {
+            section.take(key, value::size(range)).unwrap_or(default)
+        };
+        let count = |key: &str, range, default| {
+            section
+                .take(key, value::count(range))
+                .map_or(default, |count| count as usize)
+        };
+        let mut limits = Limits {
+            body: bytes("body", 0..=1 << 50, server.body),
+            body_memory: bytes("body_memory", 0..=1 << 30, server.body_memory as u64) as usize,
+            waiting: count("waiting", 0..=MANY, server.waiting),
+            ..server.clone()
+        };
+        if whole {
+            limits.head = bytes("head", 1 << 10..=1 << 20, server.head as u64) as usize;
+            limits.fields = count("fields", 1..=256, server.fields);
+            limits.target = bytes("target", 64..=1 << 20, server.target as u64) as usize;
+            limits.spool = bytes("spool", 0..=1 << 50, server.spool);
+            limits.waiting_total = count("waiting_total", 0..=MANY, server.waiting_total);
+            limits.backends = count("backends", 1..=MANY, server.backends);
+            limits.connections = count("connections", 1..=MANY, server.connections);
+            limits.connections_per_client = count(
+                "connections_per_client",
+                0..=MANY,
+                server.connections_per_client,
+            );
+        }
+        limits
+    }
+
+    /// `timeouts`, over those of the server.
+    pub(super) fn timeouts(&self, server: &Timeouts, whole: bool) -> Timeouts {
+        let section = self.section("timeouts");
+        let time = |key: &str, default| section.take(key, value::deadline).unwrap_or(default);
+        let mut timeouts = Timeouts {
+            idle: time("idle", server.idle),
+            body: time("body", server.body),
+            write: time("write", server.write),
+            first_byte: time("first_byte", server.first_byte),
+            backend: time("backend", server.backend),
+            ..server.clone()
+        };
+        if whole {
+            timeouts.head = time("head", server.head);
+            timeouts.preamble = time("preamble", server.preamble);
+        }
+        timeouts
+    }
+
+    /// `logger`, if there is one.
+    pub(super) fn logger(&self) -> Option<Logger> {
+        raw::get(&self.map, "logger")?;
+        let section = self.section("logger");
+        // `level` beats `log_level`, and a section without either means 1, as in the original.
+        let key = if raw::get(&section.map, "level").is_some() {
+            "level"
+        } else {
+            "log_level"
+        };
+        let level = section.take(key, value::level);
+        if let (Some((_, false)), Some(node)) = (level, raw::get(&section.map, key)) {
+            let shown = value::shown(node);
+            section.note(
+                key,
+                &format!(" {shown}: taken as minimal; write disabled, minimal, normal or full"),
+            );
+        }
+        let level = level.map_or(Level::Minimal, |(level, _)| level);
+        let kind = section.take("type", value::text);
+        if let Some(kind) = &kind
+            && FOREIGN_LOGGERS.contains(&kind.to_ascii_lowercase().as_str())
+        {
+            section.note(
+                "type",
+                &format!(" {kind:?}: not available yet, standard error is used"),
+            );
+            return Some(Logger { file: None, level });
+        }
+        let file = section.take("file", value::path(self.directory));
+        let file = match kind.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            None => file,
+            Some("stderr" | "stderror") => {
+                if raw::get(&section.map, "file").is_some() {
+                    section.note("file", ": has no effect without type: file");
+                }
+                None
+            }
+            Some("file") => {
+                if raw::get(&section.map, "file").is_none() {
+                    let message = "logger.type file: no file; write file: /var/log/swiftiply.log";
+                    self.findings.problem(section.place("type", None), message);
+                }
+                file
+            }
+            Some(_) => {
+                section.take("type", |_| Err::<(), _>("write stderr or file".into()));
+                None
+            }
+        };
+        Some(Logger { file, level })
+    }
+
+    /// `access_log`, or the server's.
+    pub(super) fn access_log(&self, server: Option<&AccessLog>) -> Option<AccessLog> {
+        let (section, file) = match raw::get(&self.map, "access_log") {
+            None => return server.cloned(),
+            Some(node @ (Node::Bool(_) | Node::Text(_))) if value::truth(node) == Ok(false) => {
+                return None;
+            }
+            Some(Node::Text(_)) => (
+                self.inner("access_log", Map::new()),
+                self.take("access_log", value::text),
+            ),
+            Some(Node::Map(map)) => {
+                let section = self.inner("access_log", map.clone());
+                let file = section.take("file", value::text);
+                if raw::get(map, "file").is_none() {
+                    self.findings.problem(
+                        self.place("access_log", None),
+                        "access_log: no file; write file: /var/log/access.log, or \"-\"",
+                    );
+                }
+                (section, file)
+            }
+            Some(node) => {
+                self.wrong(
+                    "access_log",
+                    None,
+                    node,
+                    "write {file: /var/log/access.log}, or false",
+                );
+                return None;
+            }
+        };
+        let format = section.take("format", |node| match value::text(node).as_deref() {
+            Ok("combined") => Ok(AccessFormat::Combined),
+            Ok("json") => Ok(AccessFormat::Json),
+            _ => Err("write combined or json".into()),
+        });
+        let file = file.filter(|file| file != "-");
+        Some(AccessLog {
+            file: file.map(|file| value::absolute(self.directory, Path::new(&file))),
+            format: format.unwrap_or(AccessFormat::Combined),
+        })
+    }
+}
+
+/// More of anything than one server has.
+const MANY: u64 = 1_000_000;

@@ -1,0 +1,265 @@
+//! From what was typed to what is meant: an entry of `map`.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use super::raw::{self, Node};
+use super::section::Section;
+use super::value::{self, Wrong};
+use super::{Config, Filter, Order, Outgoing, Site};
+
+/// What sites have from the top level.
+pub(super) struct Server<'a> {
+    /// The server's own values; no sites yet.
+    pub(super) config: &'a Config,
+    /// The top level's `timeout`.
+    pub(super) timeout: Duration,
+}
+
+/// A site, with defaults where something is wrong.
+pub(super) fn check(section: &Section, server: &Server) -> Site {
+    let site = values(section, server);
+    if !site.default
+        && section
+            .many("incoming")
+            .is_none_or(|names| names.is_empty())
+    {
+        section.problem("no incoming; write its host names, or default: true");
+    }
+    let dials_in = dials_in(section);
+    match raw::get(&section.map, "outgoing") {
+        None if !dials_in => {}
+        None if raw::get(&section.map, "docroot").is_some() => {
+            section.note(
+                "docroot",
+                ": no outgoing, so all requests get 503 until files are served",
+            );
+        }
+        None => {
+            section.problem("no outgoing; write where backends dial in, outgoing: 127.0.0.1:30000")
+        }
+        Some(Node::List(list)) if list.is_empty() => {
+            section.note("outgoing", ": an empty list, so all requests get 503");
+        }
+        Some(_) => {}
+    }
+    site
+}
+
+/// The values of a site, whatever is missing.
+pub(super) fn values(section: &Section, server: &Server) -> Site {
+    let base = Site::default();
+    let config = server.config;
+    let truth = |key: &str, default| section.take(key, value::truth).unwrap_or(default);
+    let mut incoming = Vec::new();
+    for name in section
+        .take_many("incoming", value::host_name)
+        .unwrap_or_default()
+    {
+        if !incoming.contains(&name) {
+            incoming.push(name);
+        }
+    }
+    let timeouts = section.timeouts(&config.timeouts, false);
+    Site {
+        name: incoming.first().cloned().unwrap_or(base.name),
+        incoming,
+        default: truth("default", base.default),
+        outgoing: outgoing(section, config),
+        keys: keys(section),
+        keepalive: keepalive(section, timeouts.idle),
+        order: section.take("order", order).unwrap_or(base.order),
+        redeployable: truth("redeployable", base.redeployable),
+        redeployment_sizelimit: section
+            .take("redeployment_sizelimit", value::size(0..=64 << 20))
+            .unwrap_or(base.redeployment_sizelimit),
+        xforwardedfor: truth("xforwardedfor", base.xforwardedfor),
+        via: truth("via", base.via),
+        logger: section.logger(),
+        access_log: section.access_log(config.access_log.as_ref()),
+        unframed_gap: section
+            .take("unframed_gap", value::deadline)
+            .unwrap_or(base.unframed_gap),
+        timeout: section
+            .take("timeout", value::time)
+            .unwrap_or(server.timeout),
+        limits: section.limits(&config.limits, false),
+        timeouts,
+    }
+}
+
+/// Whether the backends of the site dial in (`proxy`).
+fn dials_in(section: &Section) -> bool {
+    let proxy = section.take("proxy", |node| match value::text(node).as_deref() {
+        Ok("keepalive") => Ok(true),
+        Ok("traditional") => Ok(false),
+        _ => Err("write keepalive or traditional".into()),
+    });
+    if proxy == Some(false) {
+        section.note(
+            "proxy",
+            " traditional: not available yet, all requests get 503",
+        );
+    }
+    proxy != Some(false)
+}
+
+/// How long idle visitors are kept: true means as long as others, a number its seconds.
+fn keepalive(section: &Section, idle: Duration) -> Option<Duration> {
+    let keepalive = section.take("keepalive", |node| match value::truth(node) {
+        Ok(true) => Ok(idle),
+        Ok(false) => Ok(Duration::ZERO),
+        Err(_) => value::time(node).map_err(|_| "write true, false or seconds".into()),
+    });
+    Some(keepalive.unwrap_or(idle)).filter(|idle| !idle.is_zero())
+}
+
+fn order(node: &Node) -> Result<Order, Wrong> {
+    match value::text(node).as_deref() {
+        Ok("newest") => Ok(Order::Newest),
+        Ok("oldest") => Ok(Order::Oldest),
+        _ => Err("write newest or oldest".into()),
+    }
+}
+
+/// `outgoing`: an address, or `{to, match}`, `{to, prefix}`; one or many.
+fn outgoing(section: &Section, config: &Config) -> Vec<Outgoing> {
+    let mut result: Vec<Outgoing> = Vec::new();
+    for (item, node) in section.many("outgoing").unwrap_or_default() {
+        let Some(outgoing) = section.read("outgoing", item, node, |node| one(section, node)) else {
+            continue;
+        };
+        if config
+            .listen
+            .iter()
+            .any(|listen| value::conflict(listen, &outgoing.to))
+        {
+            section.wrong(
+                "outgoing",
+                item,
+                node,
+                "visitors come in there; write another address",
+            );
+        }
+        let twice = |known: &Outgoing| {
+            let plain = matches!(
+                (&known.filter, &outgoing.filter),
+                (Filter::Any, Filter::Any)
+            );
+            plain && known.to == outgoing.to
+        };
+        if !result.iter().any(twice) {
+            result.push(outgoing);
+        }
+    }
+    result
+}
+
+fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
+    let address = |node: &Node| {
+        let text =
+            value::text(node).map_err(|_| "write an address, 127.0.0.1:30000".to_string())?;
+        value::address(section.directory, &text)
+    };
+    let Node::Map(map) = node else {
+        return Ok(Outgoing {
+            to: address(node)?,
+            filter: Filter::Any,
+        });
+    };
+    let within =
+        |key: &str, wrong: Wrong, node: &Node| format!("{key} {}: {wrong}", value::shown(node));
+    let to = raw::get(map, "to").ok_or("no to; write {to: 127.0.0.1:30000, prefix: /path}")?;
+    let address = address(to).map_err(|wrong| within("to", wrong, to))?;
+    let filter = match (raw::get(map, "match"), raw::get(map, "prefix")) {
+        (None, None) => Filter::Any,
+        (Some(node), None) => {
+            Filter::Match(value::expression(node).map_err(|wrong| within("match", wrong, node))?)
+        }
+        (None, Some(node)) => {
+            Filter::Prefix(value::prefix(node).map_err(|wrong| within("prefix", wrong, node))?)
+        }
+        _ => return Err("match and prefix; write one of them".into()),
+    };
+    Ok(Outgoing {
+        to: address,
+        filter,
+    })
+}
+
+/// `key` and the lines of `key_file`.
+fn keys(section: &Section) -> Vec<String> {
+    let mut keys = Vec::new();
+    // Null is no key elsewhere. Here it would open the site to everybody by an empty line.
+    for name in ["key", "key_file"] {
+        if let Some((_, Node::Null)) = section.map.iter().find(|(key, _)| key == name) {
+            section.wrong(
+                name,
+                None,
+                &Node::Null,
+                "no value; remove the line, or write one",
+            );
+        }
+    }
+    let typed = section.many("key").unwrap_or_default();
+    if section.take("key", |node| Ok(*node == Node::List(Vec::new()))) == Some(true) {
+        section.wrong(
+            "key",
+            None,
+            &Node::List(Vec::new()),
+            "an empty list; remove the line for none",
+        );
+    }
+    for (item, node) in typed {
+        keys.extend(section.read("key", item, node, key));
+    }
+    let file = section.take("key_file", |node| {
+        let path = value::path(section.directory)(node)?;
+        key_file(&path)
+    });
+    keys.extend(file.unwrap_or_default());
+    keys
+}
+
+fn key(node: &Node) -> Result<String, Wrong> {
+    let key = value::text(node)?;
+    if key.len() > KEY_BYTES {
+        return Err(format!("longer than {KEY_BYTES} bytes"));
+    }
+    Ok(key)
+}
+
+/// The keys of a file, one a line.
+fn key_file(path: &Path) -> Result<Vec<String>, Wrong> {
+    // Opening a named pipe would wait for its writer.
+    if !fs::metadata(path)
+        .map_err(|error| value::cause(&error))?
+        .is_file()
+    {
+        return Err("not a file".into());
+    }
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| value::cause(&error))?;
+    let read = file.take(KEY_FILE_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|error| value::cause(&error))?;
+    if text.len() as u64 > KEY_FILE_BYTES {
+        return Err("larger than 1m".into());
+    }
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let keys: Vec<String> = lines.map(String::from).collect();
+    if keys.is_empty() {
+        return Err("no key in it".into());
+    }
+    if keys.iter().any(|key| key.len() > KEY_BYTES) {
+        return Err(format!("a line is longer than {KEY_BYTES} bytes"));
+    }
+    Ok(keys)
+}
+
+/// The preamble has two hex digits for a key's length.
+const KEY_BYTES: usize = 255;
+
+/// Bounds what is read of a key file.
+const KEY_FILE_BYTES: u64 = 1 << 20;

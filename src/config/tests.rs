@@ -1,0 +1,646 @@
+//! Whole configurations: what they mean, what is told about wrong ones, and that nothing panics.
+
+use std::fs;
+
+use super::*;
+
+/// Reads a text as the file `s.yml`.
+fn load(text: &str) -> Result<(Config, Vec<Note>), Problems> {
+    from(text, &Overrides::default())
+}
+
+fn from(text: &str, overrides: &Overrides) -> Result<(Config, Vec<Note>), Problems> {
+    Config::from_yaml(text, Path::new("s.yml"), overrides)
+}
+
+/// Reads a text that has no problems.
+fn config(text: &str) -> Config {
+    load(text)
+        .unwrap_or_else(|problems| panic!("{text}\n{problems}"))
+        .0
+}
+
+/// Reads the keys of one entry.
+fn site(keys: &str) -> Site {
+    let text = format!(
+        "cluster_port: 80\nmap:\n  - incoming: a.example\n    outgoing: 127.0.0.1:1\n    {keys}\n"
+    );
+    config(&text).sites.remove(0)
+}
+
+/// `problems.txt` has configurations, each followed by `>>>`, its report and `===`.
+#[test]
+fn problems() {
+    let cases: Vec<&str> = include_str!("problems.txt").split("===\n").collect();
+    assert!(cases.len() > 60, "{} cases", cases.len());
+    for case in cases {
+        let (text, expected) = case.split_once(">>>\n").expect("a case has two parts");
+        let Err(problems) = load(text) else {
+            panic!("no problem in\n{text}");
+        };
+        assert_eq!(format!("{problems}\n"), expected, "{text}");
+    }
+}
+
+#[test]
+fn problems_of_the_command_line() {
+    let check = |text: &str, overrides: Overrides, expected: &str| {
+        let result = match text {
+            "" => Config::from_overrides(&overrides),
+            text => from(text, &overrides),
+        };
+        let problems = result.expect_err("a problem");
+        assert_eq!(problems.to_string(), expected);
+    };
+    let file =
+        "cluster_port: 80\nmap:\n  - {incoming: a.example, outgoing: 127.0.0.1:1, default: true}\n";
+    let base = Overrides {
+        cluster_port: Some(80),
+        ..Overrides::default()
+    };
+    check(
+        file,
+        Overrides {
+            cluster_address: Some("a b".into()),
+            ..base.clone()
+        },
+        "command line: cluster address \"a b\": not an address; write 0.0.0.0, :: or unix:/path",
+    );
+    check(
+        file,
+        Overrides {
+            backend_port: Some(1),
+            ..base.clone()
+        },
+        "command line: backend_port: already map[1] (a.example), line 3; write one default at most",
+    );
+    check(
+        file,
+        Overrides {
+            backend_address: Some("::1".into()),
+            ..base.clone()
+        },
+        "command line: backend address: no backend port",
+    );
+    check(
+        "",
+        Overrides {
+            backend_address: Some("a b".into()),
+            backend_port: Some(1),
+            ..base.clone()
+        },
+        "command line: backend_address \"a b\": not an address; write 127.0.0.1 or ::1",
+    );
+    check(
+        "",
+        base,
+        "command line: map: missing; write map: and a list of sites, - {incoming: example.com, outgoing: 127.0.0.1:30000}",
+    );
+    check(
+        "",
+        Overrides {
+            backend_port: Some(1),
+            ..Overrides::default()
+        },
+        "command line: cluster_port: missing; write cluster_port: 80",
+    );
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let overrides = Overrides {
+        directory: Some(directory.path().into()),
+        ..Overrides::default()
+    };
+    let check = |bytes: &[u8], expected: &str| {
+        fs::write(directory.path().join("s.yml"), bytes).expect("a file");
+        let problems = Config::load(Path::new("s.yml"), &overrides).expect_err("a problem");
+        assert_eq!(problems.to_string(), expected);
+    };
+    check(b"", "s.yml: empty; write at least cluster_port and map");
+    check(b"a: 1\nb: \xff\n", "s.yml:2: not UTF-8");
+    let load = |name: &str| {
+        Config::load(Path::new(name), &overrides)
+            .expect_err("a problem")
+            .to_string()
+    };
+    assert_eq!(load("gone.yml"), "gone.yml: no such file or directory");
+    assert_eq!(load("."), ".: is a directory");
+}
+
+#[test]
+fn reports_end_with_their_count() {
+    let check = |text: &str, expected: &str| {
+        assert_eq!(load(text).expect_err("a problem").closing(), expected);
+    };
+    check("cluster_port: 80", "1 problem, nothing changed");
+    check("workers: 0", "3 problems, nothing changed");
+}
+
+#[test]
+fn notes() {
+    let check = |text: &str, expected: &[&str]| {
+        let (_, notes) = load(text).unwrap_or_else(|problems| panic!("{problems}"));
+        let notes: Vec<String> = notes.iter().map(Note::to_string).collect();
+        assert_eq!(notes, expected, "{text}");
+    };
+    let top = |line: &str| format!("cluster_port: 80\nmap: []\n{line}\n");
+    let site =
+        |line: &str| format!("cluster_port: 80\nmap:\n  - incoming: a.example\n    {line}\n");
+    check(&top("epoll: true"), &["s.yml:3: epoll: has no effect here"]);
+    check(&top("ssl: 3"), &["s.yml:3: ssl: has no effect yet"]);
+    check(
+        &top("limits: {spool: 1g}"),
+        &["s.yml:3: limits.spool: has no effect yet"],
+    );
+    check(
+        &top("logger: {level: loud}"),
+        &[
+            "s.yml:3: logger.level \"loud\": taken as minimal; write disabled, minimal, normal or full",
+        ],
+    );
+    check(
+        &top("logger: {type: Analogger, host: a, port: 1, level: 0}"),
+        &["s.yml:3: logger.type \"Analogger\": not available yet, standard error is used"],
+    );
+    check(
+        &top("logger: {type: stderr, file: a}"),
+        &["s.yml:3: logger.file: has no effect without type: file"],
+    );
+    check(
+        &site("docroot: [any, shape]"),
+        &[
+            "s.yml:4: map[1] (a.example): docroot: has no effect yet",
+            "s.yml:4: map[1] (a.example): docroot: no outgoing, so all requests get 503 until files are served",
+        ],
+    );
+    check(
+        &site("outgoing: []"),
+        &["s.yml:4: map[1] (a.example): outgoing: an empty list, so all requests get 503"],
+    );
+    check(
+        &site("proxy: traditional"),
+        &[
+            "s.yml:4: map[1] (a.example): proxy traditional: not available yet, all requests get 503",
+        ],
+    );
+    check(
+        "cluster_port: 80\ndefaults: {gzip: true}\nmap:\n  - {incoming: a, outgoing: b:1, url: c}\n",
+        &[
+            "s.yml:2: defaults: gzip: has no effect yet",
+            "s.yml:4: map[1] (a): url: has no effect here",
+        ],
+    );
+}
+
+#[test]
+fn listening_addresses() {
+    let check = |keys: &str, expected: &[&str]| {
+        let config = config(&format!("{keys}\nmap: []\n"));
+        let shown = |address: &Address| match address {
+            Address::Tcp { implied: true, .. } => format!("({address})"),
+            _ => address.to_string(),
+        };
+        assert_eq!(
+            config.listen.iter().map(shown).collect::<Vec<_>>(),
+            expected,
+            "{keys}"
+        );
+    };
+    check("cluster_port: 80", &["0.0.0.0:80", "([::]:80)"]);
+    check("cluster_port: '80'", &["0.0.0.0:80", "([::]:80)"]);
+    check(
+        "cluster_port: 80
+cluster_address: '*'",
+        &["0.0.0.0:80", "([::]:80)"],
+    );
+    check(
+        "cluster_port: [80, '81', 80]\ncluster_address: localhost",
+        &["localhost:80", "localhost:81"],
+    );
+    check(
+        "cluster_port: 80\ncluster_address: ['::', 127.0.0.1]",
+        &["[::]:80", "127.0.0.1:80"],
+    );
+    check(
+        "cluster_port: 80\ncluster_address: ['*', '::']",
+        &["0.0.0.0:80", "[::]:80"],
+    );
+    check("cluster_address: 'unix:/s'", &["unix:/s"]);
+    check(
+        "cluster_port: 80\ncluster_address: ['unix:/s', a]",
+        &["unix:/s", "a:80"],
+    );
+}
+
+#[test]
+fn the_command_line_goes_above_the_file() {
+    let overrides = Overrides {
+        cluster_address: Some("[::1]".into()),
+        cluster_port: Some(81),
+        backend_address: Some("::1".into()),
+        backend_port: Some(0),
+        daemonize: Some(true),
+        timeout: Some(Duration::from_secs(7)),
+        pidfile: Some("run/pid".into()),
+        directory: Some("/srv".into()),
+    };
+    let text = "cluster_port: 80\ncluster_address: 127.0.0.1\ntimeout: 1\ndefaults: {key: secret}\nmap: [{incoming: a, outgoing: b:1}]\n";
+    let (config, notes) = from(text, &overrides).expect("no problem");
+    assert!(notes.is_empty(), "{notes:?}");
+    assert_eq!(
+        config.listen,
+        [Address::Tcp {
+            host: "::1".into(),
+            port: 81,
+            implied: false
+        }]
+    );
+    assert!(config.daemonize);
+    assert_eq!(config.pidfile, Some("/srv/run/pid".into()));
+    assert_eq!(config.sites[0].timeout, Duration::from_secs(7));
+    let last = &config.sites[1];
+    assert_eq!(
+        (last.name.as_str(), last.default, last.incoming.len()),
+        ("default", true, 0)
+    );
+    assert_eq!(
+        last.outgoing[0].to,
+        Address::Tcp {
+            host: "::1".into(),
+            port: 0,
+            implied: false
+        }
+    );
+    assert_eq!(last.keys, ["secret"]);
+
+    let alone = Overrides {
+        cluster_port: Some(0),
+        backend_port: Some(0),
+        ..Overrides::default()
+    };
+    let (config, _) = Config::from_overrides(&alone).expect("no problem");
+    assert_eq!(config.sites[0].outgoing[0].to.to_string(), "127.0.0.1:0");
+    assert_eq!(config.sites[0].timeout, Duration::from_secs(3));
+}
+
+#[test]
+fn defaults_are_copied_into_every_entry() {
+    let config = config(
+        "
+cluster_port: 80
+logger: {type: stderr, level: full}
+timeouts: {idle: 10, write: 20}
+defaults:
+  outgoing: 127.0.0.1:1
+  keepalive: false
+  logger: {type: file, file: /default.log}
+  limits: {body: 1k, waiting: 1}
+map:
+  - {incoming: a, logger: {level: 2}, limits: {body: 2k}, timeouts: {idle: 11}, keepalive: true}
+  - {incoming: b, outgoing: '[::1]:2', logger: ~}
+",
+    );
+    let [a, b] = config.sites.as_slice() else {
+        panic!("{config:?}")
+    };
+    let file = Some(PathBuf::from("/default.log"));
+    assert_eq!(
+        a.logger,
+        Some(Logger {
+            file,
+            level: Level::Normal
+        })
+    );
+    assert_eq!(b.logger, None);
+    assert_eq!((a.limits.body, a.limits.waiting), (2048, 1));
+    assert_eq!((b.limits.body, b.limits.waiting), (1024, 1));
+    assert_eq!(
+        (a.timeouts.idle.as_secs(), a.timeouts.write.as_secs()),
+        (11, 20)
+    );
+    assert_eq!(
+        (a.keepalive, b.keepalive),
+        (Some(Duration::from_secs(11)), None)
+    );
+    assert_eq!(a.outgoing[0].to.to_string(), "127.0.0.1:1");
+    assert_eq!(b.outgoing[0].to.to_string(), "[::1]:2");
+    assert_eq!(
+        config.logger,
+        Logger {
+            file: None,
+            level: Level::Full
+        }
+    );
+}
+
+#[test]
+fn aliases_and_merge_keys() {
+    let config = config(
+        "
+cluster_port: 80
+map:
+  - &first {incoming: a, outgoing: 127.0.0.1:1, key: 007, timeout: 9}
+  - &second {<<: *first, incoming: b}
+  - {<<: *second, incoming: [c], timeout: 1}
+",
+    );
+    let seen: Vec<_> = config
+        .sites
+        .iter()
+        .map(|site| (site.name.as_str(), site.timeout.as_secs()))
+        .collect();
+    assert_eq!(seen, [("a", 9), ("b", 9), ("c", 1)]);
+    assert!(config.sites.iter().all(|site| site.keys == ["007"]));
+}
+
+#[test]
+fn keys_are_texts() {
+    let check = |keys: &str, expected: &[&str]| assert_eq!(site(keys).keys, expected, "{keys}");
+    check("via: true", &[]);
+    check("key: secret", &["secret"]);
+    check("key: 1234", &["1234"]);
+    check("key: 0x1F", &["0x1F"]);
+    check("key: 1234e56", &["1234e56"]);
+    check(
+        "key: [1.50, 'b', 99999999999999999999]",
+        &["1.50", "b", "99999999999999999999"],
+    );
+    let longest = "k".repeat(255);
+    check(&format!("key: {longest}"), &[&longest]);
+    let text =
+        format!("cluster_port: 80\nmap: [{{incoming: a, outgoing: b:1, key: {longest}k}}]\n");
+    let problems = load(&text).expect_err("a problem").to_string();
+    assert_eq!(problems, "s.yml:2: map[1] (a): key: longer than 255 bytes");
+}
+
+#[test]
+fn keys_come_from_a_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let overrides = Overrides {
+        directory: Some(directory.path().into()),
+        ..Overrides::default()
+    };
+    let check = |content: &str, expected: Result<&[&str], &str>| {
+        fs::write(directory.path().join("keys"), content).expect("a file");
+        let text = "cluster_port: 80\nmap: [{incoming: a, outgoing: b:1, key_file: keys}]\n";
+        match (from(text, &overrides), expected) {
+            (Ok((config, _)), Ok(keys)) => assert_eq!(config.sites[0].keys, keys),
+            (Err(problems), Err(wrong)) => {
+                assert_eq!(
+                    problems.to_string(),
+                    format!("s.yml:2: map[1] (a): key_file \"keys\": {wrong}")
+                );
+            }
+            (result, _) => panic!("{content:?}: {result:?}"),
+        }
+    };
+    check(" one \n\ntwo\r\n", Ok(&["one", "two"]));
+    check("one", Ok(&["one"]));
+    check("\n", Err("no key in it"));
+    check(&"k".repeat(256), Err("a line is longer than 255 bytes"));
+    check(&"k\n".repeat(1 << 20), Err("larger than 1m"));
+}
+
+#[test]
+fn values_of_a_site() {
+    let check = |keys: &str, right: fn(&Site) -> bool| assert!(right(&site(keys)), "{keys}");
+    check("via: true", |site| {
+        let base = Site::default();
+        let same = format!(
+            "{:?}",
+            Site {
+                name: base.name,
+                incoming: vec![],
+                outgoing: vec![],
+                ..site.clone()
+            }
+        );
+        same == format!("{:?}", Site::default())
+    });
+    check("redeployable: 'true'", |site| site.redeployable);
+    check("redeployment_sizelimit: 64k", |site| {
+        site.redeployment_sizelimit == 65536
+    });
+    check("xforwardedfor: no", |site| !site.xforwardedfor);
+    check("order: oldest", |site| site.order == Order::Oldest);
+    check("keepalive: 5", |site| {
+        site.keepalive == Some(Duration::from_secs(5))
+    });
+    check("keepalive: 0", |site| site.keepalive.is_none());
+    check("unframed_gap: 0.25", |site| {
+        site.unframed_gap == Duration::from_millis(250)
+    });
+    check("timeout: 0", |site| site.timeout.is_zero());
+    check("access_log: '-'", |site| {
+        site.access_log
+            .as_ref()
+            .is_some_and(|log| log.file.is_none())
+    });
+    check("access_log: {file: /a, format: json}", |site| {
+        let file = Some("/a".into());
+        site.access_log
+            == Some(AccessLog {
+                file,
+                format: AccessFormat::Json,
+            })
+    });
+    check("logger: {level: full}", |site| {
+        site.logger
+            == Some(Logger {
+                file: None,
+                level: Level::Full,
+            })
+    });
+    check("logger: {type: stderror}", |site| {
+        site.logger
+            == Some(Logger {
+                file: None,
+                level: Level::Minimal,
+            })
+    });
+}
+
+#[test]
+fn addresses_of_a_site() {
+    let text = "cluster_port: 80
+map:
+  - incoming: a
+    outgoing:
+      - {to: 127.0.0.1:1, match: '^/x\\d+$'}
+      - {to: 'unix:/s', prefix: /y}
+      - 127.0.0.1:1
+      - {to: 127.0.0.1:1}
+";
+    let config = config(text);
+    let [one, two, three] = config.sites[0].outgoing.as_slice() else {
+        panic!("{config:?}")
+    };
+    assert!(matches!(&one.filter, Filter::Match(expression) if expression.is_match("/x12")));
+    assert!(matches!(&two.filter, Filter::Prefix(prefix) if prefix == "/y"));
+    assert!(matches!(three.filter, Filter::Any));
+    assert_eq!(two.to, Address::Unix("/s".into()));
+}
+
+#[test]
+fn printing_and_loading_is_stable() {
+    let check = |text: &str| {
+        let config = config(text);
+        let printed = config.to_yaml();
+        let (again, _) = load(&printed).unwrap_or_else(|problems| panic!("{printed}\n{problems}"));
+        assert_eq!(again.to_yaml(), printed, "{text}");
+        // A path's text is all that Debug has of a regular expression, so this compares every field.
+        assert_eq!(format!("{again:?}"), format!("{config:?}"), "{text}");
+    };
+    check(&conf("swiftiply.yml"));
+    check(&conf("minimal.yml"));
+    check("cluster_port: 80\nmap: []\naccess_log: '-'\nhealth_check_uri: false\n");
+    check(
+        "cluster_address: ['unix:/s', '::1']\ncluster_port: [0, 1]\nbackend_port: 2\nbackend_address: ::1\n",
+    );
+    check("cluster_address: [127.0.0.1, '*']\ncluster_port: [80, 81]\nmap: []\n");
+    check(
+        "cluster_port: 80\naccess_log: /a\nmap: [{incoming: [a, '::1'], outgoing: [{to: b:1, match: 'a: \"#'}, {to: b:2, prefix: /é}], access_log: off}]\n",
+    );
+    check("cluster_port: 80\nmap: [{incoming: a, outgoing: [], key: [0123, yes, '~', '', ' x', \"a\\nb\"]}]\n".replace("'', ", "").as_str());
+    check(
+        "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
+    );
+}
+
+#[test]
+fn samples_load_without_notes() {
+    let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/conf")).expect("conf");
+    let mut count = 0;
+    for file in files {
+        let path = file.expect("a name").path();
+        if path.extension().is_none_or(|extension| extension != "yml") {
+            continue;
+        }
+        let (_, notes) = Config::load(&path, &Overrides::default())
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(notes.is_empty(), "{notes:?}");
+        count += 1;
+    }
+    assert!(count >= 2);
+}
+
+#[test]
+fn examples_of_the_manual_load_without_notes() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/man/swiftiply.yml.5");
+    let manual = fs::read_to_string(file).expect("the manual page");
+    let mut count = 0;
+    for block in manual.split(".Bd -literal -offset indent\n").skip(1) {
+        let text = block.split(".Ed\n").next().unwrap_or_default();
+        // The others show a part.
+        if !text.contains("\nmap:") {
+            continue;
+        }
+        let (_, notes) = load(text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+        assert!(notes.is_empty(), "{text}\n{notes:?}");
+        count += 1;
+    }
+    assert_eq!(count, 5);
+}
+
+#[test]
+fn no_text_makes_it_panic() {
+    let check = |text: &str| {
+        if let Err(problems) = load(text) {
+            assert!(!problems.0.is_empty(), "{text}");
+        }
+    };
+    let full = format!("{}{}", conf("swiftiply.yml"), MORE);
+    config(&full);
+    // Every beginning, without comments to keep it short.
+    let lines = || {
+        full.lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    };
+    let short: String = lines().map(|line| format!("{line}\n")).collect();
+    for (end, _) in short.char_indices() {
+        check(&short[..end]);
+    }
+    let lines: Vec<&str> = lines().collect();
+    for (index, line) in lines.iter().enumerate() {
+        let with = |replaced: &str| {
+            let mut lines = lines.clone();
+            lines[index] = replaced;
+            lines.join("\n")
+        };
+        check(&with(""));
+        check(&with(line.trim_start()));
+        for (at, _) in line.match_indices([':', ',', '[', '{', ' ']) {
+            for value in VALUES {
+                check(&with(&format!("{} {value}", &line[..=at])));
+            }
+        }
+    }
+    // Every byte of a short one replaced by every sign with a meaning.
+    let minimal = conf("minimal.yml");
+    for (at, letter) in minimal.char_indices() {
+        for sign in "\t\n\0-?:,[]{}#&*!|>'\"%@`<~é\u{2028}".chars() {
+            check(&format!(
+                "{}{sign}{}",
+                &minimal[..at],
+                &minimal[at + letter.len_utf8()..]
+            ));
+        }
+    }
+    check(&"[".repeat(10_000));
+    check(&format!("map: {}", "- ".repeat(10_000)));
+    check(&format!("a: &a [x]\n{}", "b: [*a, *a, *a]\n".repeat(100)));
+    let mut bomb = String::from("a0: &a0 {x: y}\n");
+    for level in 1..40 {
+        let below = level - 1;
+        bomb.push_str(&format!(
+            "a{level}: &a{level} [*a{below}, *a{below}, *a{below}]\n"
+        ));
+    }
+    check(&bomb);
+}
+
+fn conf(name: &str) -> String {
+    let file = format!("{}/conf/{name}", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(file).expect("a sample")
+}
+
+/// Goes behind the sample, for what the sample does not have.
+const MORE: &str = "
+  - &one {incoming: one.example, outgoing: {to: 127.0.0.1:1, match: a}, keepalive: 3, proxy: keepalive}
+  - {<<: *one, incoming: two.example, logger: {level: 1}, access_log: off, order: oldest, via: y}
+workers: 3
+scheduling: batch
+cluster_address: ['::', 'unix:/s']
+trusted_proxies: ['::1']
+timeouts: {head: 3s}
+";
+
+/// What values are replaced by.
+const VALUES: [&str; 24] = [
+    "[]",
+    "{}",
+    "~",
+    "-1",
+    "\"\"",
+    "0",
+    "1e999",
+    "-0.0",
+    ".nan",
+    ".inf",
+    "-.inf",
+    "true",
+    "18446744073709551616",
+    "340282366920938463463374607431768211456",
+    "9223372036854775807",
+    "99999999999999999999g",
+    "[[]]",
+    "[{}]",
+    "{a: b}",
+    "*one",
+    "&x y",
+    "!t 1",
+    "'é: [\\'",
+    "|",
+];
