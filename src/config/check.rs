@@ -98,10 +98,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     let commanded = overrides.timeout.map(|timeout| timeout.min(value::LONGEST));
     let server = Server {
         config: &config,
-        timeout: overrides
-            .timeout
-            .or(timeout)
-            .unwrap_or(Site::default().timeout),
+        timeout: commanded.or(timeout).unwrap_or(Site::default().timeout),
     };
     let sites = sites(&top, &server, overrides);
     Config { sites, ..config }

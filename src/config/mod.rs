@@ -443,15 +443,3 @@ const FILE_BYTES: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests;
-
-impl std::str::FromStr for Address {
-    type Err = String;
-
-    /// Reads `host:port`, `[ipv6]:port` or `unix:/path`, as in `outgoing`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        match value::address(None, text) {
-            Ok(address) => Ok(address),
-            Err(_) => Err(format!("{text}: not an address")),
-        }
-    }
-}

@@ -143,18 +143,11 @@ impl<'a> Findings<'a> {
         self.root.get(steps).is_some()
     }
 
-    /// The characters of a value in the file.
-    pub(super) fn typed(&self, place: &Place) -> Option<String> {
-        match place {
-            Place::File(steps, _) => raw::typed(self.text, steps),
-            Place::CommandLine => None,
-        }
-    }
-
     /// `, line 4`, for a message that refers to another place.
     pub(super) fn reference(&self, place: &Place) -> String {
         match place {
             Place::CommandLine => ", command line".into(),
+            Place::File(..) if self.problems.borrow().len() > self.affordable() => String::new(),
             Place::File(steps, _) => raw::line(self.text, steps)
                 .map(|line| format!(", line {line}"))
                 .unwrap_or_default(),
@@ -185,13 +178,17 @@ impl<'a> Findings<'a> {
             .collect())
     }
 
+    /// How many lines are looked up. Each costs a pass over the text, and a huge file gets fewer.
+    fn affordable(&self) -> usize {
+        (LOOKUP_BYTES / self.text.len().max(1)).clamp(10, 1000)
+    }
+
     /// Looks up the lines, sorts by them and drops what was found twice: a value in `defaults` is read
     /// with every entry.
     fn located(&self, found: &[Found]) -> Vec<Problem> {
         let mut seen = HashSet::new();
         let unique: Vec<&Found> = found.iter().filter(|found| seen.insert(*found)).collect();
-        // A line costs a pass over the text, so in a huge file only the first ones are looked up.
-        let affordable = (LOOKUP_BYTES / self.text.len().max(1)).clamp(20, 1000);
+        let affordable = self.affordable();
         let mut problems: Vec<Problem> = Vec::with_capacity(unique.len());
         for (index, (place, message)) in unique.into_iter().enumerate() {
             let (file, line, path) = match place {
@@ -220,4 +217,4 @@ impl<'a> Findings<'a> {
 pub(super) const COMMAND_LINE: &str = "command line";
 
 /// How much text may be walked through to tell the lines of a report.
-const LOOKUP_BYTES: usize = 32 << 20;
+const LOOKUP_BYTES: usize = 4 << 20;

@@ -1,6 +1,6 @@
 //! What was typed: a YAML document as a tree of [`Node`]s, and the line of every one of them.
 //!
-//! The only module that knows serde's YAML. Called by the checks of this folder, on the main thread.
+//! With `locate` the only module that knows serde's YAML. Called by the checks of this folder, on the main thread.
 //!
 //! **Invariants**: a [`Node::Map`] has no key twice and no `<<` left. [`parse`] never panics, whatever
 //! the text. Lines count from 1.
@@ -8,12 +8,15 @@
 //! It leaves alone what keys and values mean. One value instead of a list, a number instead of a text and
 //! the like are read by `value`, because a problem there must not hide the next one.
 
-use std::cell::{Cell, RefCell};
+mod locate;
+
 use std::fmt;
 
 use serde::de::{DeserializeSeed, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
+
+pub(super) use locate::line;
 
 /// A value of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +25,7 @@ pub(super) enum Node {
     Null,
     /// `true` or `false`; YAML 1.2 knows no other, `value` takes `yes` and `no` too.
     Bool(bool),
-    /// A number, in decimal.
+    /// A number, as its characters stand in the file: `0123` is not 123 when it is a key.
     Number(String),
     /// A text.
     Text(String),
@@ -55,7 +58,10 @@ pub(super) struct Fault {
 
 /// Reads a document and resolves its aliases and merge keys.
 pub(super) fn parse(text: &str) -> Result<Node, Fault> {
-    let typed = serde_yaml::from_str(text).map_err(|error| fault(text, &error))?;
+    let mut typed: Node = serde_yaml::from_str(text).map_err(|error| fault(text, &error))?;
+    // A second pass, now that it is known which values are numbers.
+    let characters = Characters(&mut typed).deserialize(serde_yaml::Deserializer::from_str(text));
+    characters.map_err(|error| fault(text, &error))?;
     let mut steps = Vec::new();
     merged(typed, &mut steps).map_err(|message| Fault {
         line: line(text, &steps),
@@ -67,28 +73,6 @@ pub(super) fn parse(text: &str) -> Result<Node, Fault> {
 pub(super) fn render(node: &Node) -> String {
     serde_yaml::to_string(&value(node))
         .expect("scalars, lists and maps with text keys can be written")
-}
-
-/// The line on which the value at `steps` stands: that of its key, or for an item of a list its own.
-///
-/// Where there is no such value it is the line of the nearest one around it; `None` for the document.
-pub(super) fn line(text: &str, steps: &[Step]) -> Option<usize> {
-    let target = match steps.last()? {
-        Step::Key(_) => Target::Key,
-        Step::Item(_) => Target::Value,
-    };
-    // What a section has itself goes before what `<<` brings, as in the merge.
-    [false, true]
-        .into_iter()
-        .find_map(|merges| walk(text, steps, target, merges)?.line)
-        .or_else(|| line(text, &steps[..steps.len() - 1]))
-}
-
-/// The value at `steps` as its characters stand in the file: `0123`, where the number would be 123.
-pub(super) fn typed(text: &str, steps: &[Step]) -> Option<String> {
-    [false, true]
-        .into_iter()
-        .find_map(|merges| walk(text, steps, Target::Text, merges)?.text)
 }
 
 impl Node {
@@ -343,177 +327,52 @@ impl Visitor<'_> for NewKey<'_> {
     }
 }
 
-/// What is looked for at the end of the steps.
-#[derive(Clone, Copy, PartialEq)]
-enum Target {
-    /// The line of the last step's key.
-    Key,
-    /// The line of the value.
-    Value,
-    /// The characters of the value.
-    Text,
-}
+/// Puts the characters of the file into the numbers of a tree that was read from it.
+struct Characters<'a>(&'a mut Node);
 
-/// What was found there.
-#[derive(Default)]
-struct Hit {
-    line: Option<usize>,
-    text: Option<String>,
-}
-
-/// Reads the text once more along `steps` and fails on purpose at the target, since a place in the text is
-/// told with an error only.
-fn walk(text: &str, steps: &[Step], target: Target, merges: bool) -> Option<Hit> {
-    let walk = Walk {
-        steps,
-        target,
-        merges,
-        found: &Cell::new(false),
-        text: &RefCell::new(None),
-    };
-    let error = walk
-        .deserialize(serde_yaml::Deserializer::from_str(text))
-        .err()?;
-    walk.found.get().then(|| Hit {
-        line: error.location().map(|location| location.line()),
-        text: walk.text.take(),
-    })
-}
-
-/// A walk along `steps`. Ends with `Ok` where it leads nowhere.
-#[derive(Clone, Copy)]
-struct Walk<'a> {
-    steps: &'a [Step],
-    target: Target,
-    /// Follow `<<` too.
-    merges: bool,
-    found: &'a Cell<bool>,
-    text: &'a RefCell<Option<String>>,
-}
-
-impl Walk<'_> {
-    fn stop<T, E: Error>(&self) -> Result<T, E> {
-        self.found.set(true);
-        Err(E::custom("here"))
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
+impl<'de> DeserializeSeed<'de> for Characters<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match self.target {
-            Target::Text if self.steps.is_empty() => deserializer.deserialize_str(self),
-            _ => deserializer.deserialize_any(self),
+        match self.0 {
+            Node::Number(_) => deserializer.deserialize_str(self),
+            Node::List(_) | Node::Map(_) => deserializer.deserialize_any(self),
+            _ => deserializer.deserialize_ignored_any(IgnoredAny).map(drop),
         }
     }
 }
 
-impl<'de> Visitor<'de> for Walk<'_> {
+impl<'de> Visitor<'de> for Characters<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("the way")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.visit_str("")
-    }
-
-    fn visit_none<E: Error>(self) -> Result<(), E> {
-        self.visit_str("")
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        self.visit_str("")
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        self.visit_str("")
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
-        self.visit_str("")
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        self.visit_str("")
+        formatter.write_str("the same as before")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        if !self.steps.is_empty() {
-            return Ok(());
-        }
-        self.text.replace(Some(text.to_string()));
-        self.stop()
+        *self.0 = Node::Number(text.to_string());
+        Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let Some((step, rest)) = self.steps.split_first() else {
-            return self.stop();
+        let Node::List(list) = self.0 else {
+            return Ok(());
         };
-        for index in 0.. {
-            let here = match step {
-                Step::Item(wanted) if *wanted == index => Some(Self {
-                    steps: rest,
-                    ..self
-                }),
-                // The list of `<<: [*a, *b]`.
-                Step::Key(_) if self.merges => Some(self),
-                _ => None,
-            };
-            let more = match here {
-                Some(walk) => items.next_element_seed(walk)?.is_some(),
-                None => items.next_element::<IgnoredAny>()?.is_some(),
-            };
-            if !more {
-                break;
-            }
+        for node in list {
+            items.next_element_seed(Characters(node))?;
         }
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<(), A::Error> {
-        let Some((step, rest)) = self.steps.split_first() else {
-            return self.stop();
+        let Node::Map(map) = self.0 else {
+            return Ok(());
         };
-        while let Some(key) = pairs.next_key_seed(KnownKey(self))? {
-            match step {
-                Step::Key(wanted) if *wanted == key => pairs.next_value_seed(Self {
-                    steps: rest,
-                    ..self
-                })?,
-                _ if self.merges && key == "<<" => pairs.next_value_seed(self)?,
-                _ => drop(pairs.next_value::<IgnoredAny>()?),
-            }
+        for (_, node) in map {
+            pairs.next_key::<IgnoredAny>()?;
+            pairs.next_value_seed(Characters(node))?;
         }
         Ok(())
-    }
-}
-
-/// Reads a key, and stops at the one whose line is wanted.
-struct KnownKey<'a>(Walk<'a>);
-
-impl<'de> DeserializeSeed<'de> for KnownKey<'_> {
-    type Value = String;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KnownKey<'_> {
-    type Value = String;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str(TEXT_KEY)
-    }
-
-    fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
-        match self.0.steps {
-            [Step::Key(wanted)] if self.0.target == Target::Key && wanted == key => self.0.stop(),
-            _ => Ok(key.to_string()),
-        }
     }
 }
 
@@ -528,7 +387,7 @@ mod tests {
     use super::*;
 
     /// `a.1.b` as steps.
-    fn steps(path: &str) -> Vec<Step> {
+    pub(super) fn steps(path: &str) -> Vec<Step> {
         let step = |step: &str| match step.parse() {
             Ok(index) => Step::Item(index),
             Err(_) => Step::Key(step.into()),
@@ -537,71 +396,29 @@ mod tests {
     }
 
     #[test]
-    fn every_value_has_its_line() {
-        let text = "\
-a: 1
-list:
-  - x: 1
-    y: {deep: 2,
-      deeper: 3}
-  -
-    x: 2
-  - plain
-  - [in, line,
-     next]
-empty:
-base: &base
-  one: 1
-  two:
-    - first
-    - second
-other: &other {<<: *base, three: 3}
-use:
-  <<: *other
-  four: 4
-many:
-  <<: [*other, {five: 5}]
-  one: 11
-same: *base
-";
-        let check = |path: &str, expected| {
-            assert_eq!(line(text, &steps(path)), expected, "{path}");
+    fn numbers_keep_their_characters() {
+        let check = |text: &str, expected: &str| {
+            let number = Node::Number(expected.into());
+            for whole in [format!("[x, {text}]"), format!("- x\n- &a {text}\n- *a")] {
+                let node = parse(&whole).expect("a list");
+                assert_eq!(node.get(&[Step::Item(1)]), Some(&number), "{whole}");
+            }
         };
-        check("a", Some(1));
-        check("list", Some(2));
-        check("list.0", Some(3));
-        check("list.0.y", Some(4));
-        check("list.0.y.deeper", Some(5));
-        check("list.1.x", Some(7));
-        check("list.2", Some(8));
-        check("list.3.2", Some(10));
-        check("empty", Some(11));
-        check("base.two.1", Some(16));
-        check("use.four", Some(20));
-        check("use.two.1", Some(16));
-        check("use.three", Some(17));
-        check("many.one", Some(23));
-        check("many.five", Some(22));
-        check("many.two", Some(14));
-        check("same.two.0", Some(15));
-        check("list.0.gone", Some(3));
-        check("list.9.gone", Some(2));
-        check("gone", None);
-        assert_eq!(line(text, &[]), None);
-    }
-
-    #[test]
-    fn characters_are_kept() {
-        let text = "a: 0x1F\nb: {c: [x, 1e5]}\nd: 'q'\ne: &e {f: 007}\ng: {<<: *e}\n";
-        let check = |path: &str, expected: Option<&str>| {
-            assert_eq!(typed(text, &steps(path)).as_deref(), expected, "{path}");
-        };
-        check("a", Some("0x1F"));
-        check("b.c.1", Some("1e5"));
-        check("d", Some("q"));
-        check("g.f", Some("007"));
-        check("b", None);
-        check("z", None);
+        check("0x1F", "0x1F");
+        check("1e5", "1e5");
+        check("1.50", "1.50");
+        check("+3", "+3");
+        check("-0.0", "-0.0");
+        check(
+            "99999999999999999999999999999999999999999",
+            "99999999999999999999999999999999999999999",
+        );
+        assert_eq!(
+            parse("{a: &a 0x1, b: {c: *a}}")
+                .expect("a map")
+                .get(&steps("b.c")),
+            Some(&Node::Number("0x1".into()))
+        );
     }
 
     #[test]

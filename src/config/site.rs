@@ -213,15 +213,6 @@ fn keys(section: &Section) -> Vec<String> {
         );
     }
     for (item, node) in typed {
-        // Its characters: `0123` and `1e5` are numbers to YAML, but no backend sends 123.
-        let text = match node {
-            Node::Number(_) => section
-                .findings
-                .typed(&section.place("key", item))
-                .map(Node::Text),
-            _ => None,
-        };
-        let node = text.as_ref().unwrap_or(node);
         keys.extend(section.read("key", item, node, key));
     }
     let file = section.take("key_file", |node| {

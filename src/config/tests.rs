@@ -644,11 +644,3 @@ const VALUES: [&str; 24] = [
     "'é: [\\'",
     "|",
 ];
-#[test]
-fn zz() {
-    let mut t = String::from("cluster_port: 80\ndefaults: {timeouts: {idle: 3}, limits: {body: 3}, redeployable: yes}\nmap:\n");
-    for i in 0..10000 { t.push_str(&format!("  - incoming: [a{i}.example, b{i}.example]\n    outgoing: 127.0.0.1:{}\n    docroot: /x\n    key: {i}\n", i+1000)); }
-    let n = std::time::Instant::now(); let (_, notes) = load(&t).unwrap(); println!("{} {:?} {}", t.len(), n.elapsed(), notes.len());
-    let t = t.replace("docroot", "docrot");
-    let n = std::time::Instant::now(); let p = load(&t).unwrap_err(); println!("{:?} {}", n.elapsed(), p.0.len());
-}
