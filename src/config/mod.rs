@@ -30,6 +30,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use regex::Regex;
@@ -426,6 +427,15 @@ impl Default for Logger {
 }
 
 /// As it is written for `outgoing`: `127.0.0.1:80`, `[::1]:80`, `unix:/path`.
+impl FromStr for Address {
+    type Err = String;
+
+    /// Reads `host:port`, `[ipv6]:port` or `unix:/path`, as in `outgoing`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        value::address(None, text).map_err(|wrong| format!("{text}: {wrong}"))
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         match self {
