@@ -371,7 +371,7 @@ mod tests {
             "0\r\n folded\r\n\r\n",
             "a byte that may not stand in a trailer",
         );
-        bad("0\r\nA: b\r\nc\r", "a carriage return without a line feed");
+        bad("0\r\nA: b\r\nc\rx", "a carriage return without a line feed");
     }
 
     #[test]

@@ -924,3 +924,417 @@ const NOT_ALLOWED: Refusal = Refusal {
 const MOST_FIELDS: usize = 256;
 const MOST_METHOD: usize = 64;
 const MOST_EMPTY_LINES: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scans and parses, the bytes coming in two parts.
+    fn request(parts: [&[u8]; 2]) -> Result<(RequestHead, usize), Refusal> {
+        let limits = HeadLimits::default();
+        let mut scanner = HeadScanner::new();
+        if let Some(end) = scanner.scan(parts[0], &limits)? {
+            return Ok((RequestHead::parse(&parts[0][..end], &limits)?, end));
+        }
+        let whole = parts.concat();
+        match scanner.scan(&whole, &limits)? {
+            Some(end) => Ok((RequestHead::parse(&whole[..end], &limits)?, end)),
+            None => Err(Refusal::bad("not complete")),
+        }
+    }
+
+    fn check(input: &[u8], judge: impl Fn(Result<(RequestHead, usize), Refusal>, usize)) {
+        for cut in 0..=input.len() {
+            let (one, other) = input.split_at(cut);
+            judge(request([one, other]), cut);
+        }
+    }
+
+    fn refused(status: u16, input: &str) {
+        check(input.as_bytes(), |result, cut| match result {
+            Err(refusal) => assert_eq!(refusal.status, status, "{input:?} cut at {cut}: {refusal}"),
+            Ok((head, _)) => panic!("{input:?} cut at {cut}: {head:?}"),
+        });
+    }
+
+    fn accepted(input: &str, judge: impl Fn(&RequestHead) -> bool) {
+        let bytes = [input.as_bytes(), b"NEXT"].concat();
+        check(&bytes, |result, cut| match result {
+            Ok((head, end)) => {
+                assert!(judge(&head), "{input:?} cut at {cut}: {head:?}");
+                assert_eq!(end, input.len(), "{input:?} cut at {cut}");
+            }
+            Err(refusal) => panic!("{input:?} cut at {cut}: {refusal}"),
+        });
+    }
+
+    /// A request with these lines behind `GET / HTTP/1.1` and Host.
+    fn with(lines: &str) -> String {
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")
+    }
+
+    #[test]
+    fn request_lines() {
+        accepted(&with(""), |head| {
+            head.method == Method::Get && head.target.as_str() == "/"
+        });
+        accepted("\r\n\r\nPURGE /x?y HTTP/1.0\r\n\r\n", |head| {
+            head.method.as_str() == "PURGE"
+                && head.version == Version::Http10
+                && head.host.is_none()
+        });
+        accepted("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", |head| {
+            head.target.is_asterisk()
+        });
+        for (status, line) in [
+            (400, "\r\n\r\n\r\nGET / HTTP/1.1"),
+            (400, "GET  / HTTP/1.1"),
+            (400, "GET /  HTTP/1.1"),
+            (400, "GET / HTTP/1.1 "),
+            (400, " GET / HTTP/1.1"),
+            (400, "GET\t/ HTTP/1.1"),
+            (400, "G(T / HTTP/1.1"),
+            (400, "GET /a b HTTP/1.1"),
+            (400, "GET /a#b HTTP/1.1"),
+            (400, "GET /ä HTTP/1.1"),
+            (400, "GET /\x01 HTTP/1.1"),
+            (400, "GET * HTTP/1.1"),
+            (400, "GET x HTTP/1.1"),
+            (400, "GET / http/1.1"),
+            (400, "GET / HTTP/11"),
+            (400, "GET / HTTP/1.10"),
+            (400, "\x16\x03\x01\x02 / HTTP/1.1"),
+            (405, "CONNECT a:80 HTTP/1.1"),
+            (405, "TRACE / HTTP/1.1"),
+            (505, "GET / HTTP/2.0"),
+            (505, "GET / HTTP/0.9"),
+            (505, "GET / HTTP/1.2"),
+            (505, "GET /"),
+        ] {
+            refused(status, &format!("{line}\r\nHost: a\r\n\r\n"));
+        }
+        assert_eq!(request([b"\x16", b""]).unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn line_ends_and_fields() {
+        for input in [
+            "GET / HTTP/1.1\nHost: a\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: a\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: a\r\n\n".to_owned(),
+            "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\r\nHost: a\r\n\r\n".to_owned(),
+            with("A: b\rc\r\n"),
+            with("A: b\0c\r\n"),
+            with("A: b\x7f\r\n"),
+            with("A : b\r\n"),
+            with("A\r\n"),
+            with(": b\r\n"),
+            with(" A: b\r\n"),
+            with("A: b\r\n c\r\n"),
+            with("Ä: b\r\n"),
+            with("A(: b\r\n"),
+        ] {
+            refused(400, &input);
+        }
+        accepted(&with("A: \t b c \t\r\nB:\r\nC:ä\r\n"), |head| {
+            head.headers.iter().collect::<Vec<_>>()
+                == [("A", &b"b c"[..]), ("B", b""), ("C", "ä".as_bytes())]
+        });
+    }
+
+    #[test]
+    fn hosts() {
+        accepted(&with(""), |head| {
+            head.host.as_ref().is_some_and(|host| host.name() == "a")
+        });
+        accepted("GET http://B:8/x HTTP/1.1\r\nHost: b:8\r\n\r\n", |head| {
+            head.host.as_ref().is_some_and(|host| host.name() == "b")
+                && head.target.as_str() == "/x"
+        });
+        accepted("GET http://b/x HTTP/1.0\r\n\r\n", |head| {
+            head.host.is_some()
+        });
+        refused(400, "GET / HTTP/1.1\r\n\r\n");
+        refused(400, "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n");
+        refused(400, "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n");
+        refused(400, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n");
+        refused(400, "GET / HTTP/1.1\r\nHost:\r\n\r\n");
+        refused(400, "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n");
+        refused(400, "GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n");
+        refused(400, "GET http://b/x HTTP/1.1\r\n\r\n");
+    }
+
+    #[test]
+    fn framing_of_requests() {
+        let framed = |lines: &str, framing| accepted(&with(lines), |head| head.framing == framing);
+        framed("", Framing::Empty);
+        framed("Content-Length: 5\r\n", Framing::Length(5));
+        framed("content-length:\t0005 \r\n", Framing::Length(5));
+        framed("Transfer-Encoding: Chunked\r\n", Framing::Chunked);
+        framed("Transfer-Encoding:\tchunked \r\n", Framing::Chunked);
+        for (status, lines) in [
+            (400, "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+            (400, "Content-Length: 5\r\nContent-Length: 5\r\n"),
+            (400, "Content-Length: 5, 5\r\n"),
+            (400, "Content-Length: +5\r\n"),
+            (400, "Content-Length: -5\r\n"),
+            (400, "Content-Length: 5 5\r\n"),
+            (400, "Content-Length: 0x5\r\n"),
+            (400, "Content-Length:\r\n"),
+            (400, "Content-Length: 00000000000000000005\r\n"),
+            (400, "Content-Length: 18446744073709551616\r\n"),
+            (
+                400,
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            ),
+            (400, "Transfer-Encoding: chunked, chunked\r\n"),
+            (400, "Transfer-Encoding: gzip, chunked\r\n"),
+            (400, "Transfer-Encoding:\r\n"),
+            (400, "Transfer-Encoding: \"chunked\"\r\n"),
+            (400, "Transfer-Encoding: chunked;q=1\r\n"),
+            (501, "Transfer-Encoding: gzip\r\n"),
+            (501, "Transfer-Encoding: identity\r\n"),
+            (501, "Transfer-Encoding: xchunked\r\n"),
+        ] {
+            refused(status, &with(lines));
+        }
+        refused(400, "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
+    }
+
+    #[test]
+    fn what_concerns_the_connection_is_taken_out() {
+        let lines = "Connection: X-One, keep-alive, Cookie, close , authorization\r\nX-One: 1\r\nX_Two: 2\r\nCookie: c\r\n\
+                     Authorization: d\r\nKeep-Alive: 5\r\nTE: trailers\r\nTrailer: e\r\nProxy-Connection: f\r\nX-Three: 3\r\n";
+        accepted(&with(lines), |head| {
+            let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
+            names == ["Cookie", "Authorization", "X-Three"] && !head.persistent
+        });
+        accepted(
+            &with("Connection: upgrade\r\nUpgrade: websocket\r\n"),
+            |head| head.upgrade.as_deref() == Some(b"websocket") && head.headers.is_empty(),
+        );
+        for lines in [
+            "Upgrade: websocket\r\n",
+            "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n",
+        ] {
+            accepted(&with(lines), |head| head.upgrade.is_none());
+        }
+    }
+
+    #[test]
+    fn persistence_and_expectations() {
+        accepted(&with(""), |head| head.persistent && !head.expect_continue);
+        accepted(&with("Connection: Close\r\n"), |head| !head.persistent);
+        accepted("GET / HTTP/1.0\r\n\r\n", |head| !head.persistent);
+        accepted("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", |head| {
+            head.persistent
+        });
+        accepted(&with("Expect: 100-Continue\r\n"), |head| {
+            head.expect_continue
+        });
+        accepted("GET / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n", |head| {
+            !head.expect_continue
+        });
+        refused(417, &with("Expect: something\r\n"));
+    }
+
+    #[test]
+    fn limits() {
+        let one = |input: &str| {
+            request([input.as_bytes(), b""])
+                .map(drop)
+                .map_err(|refusal| refusal.status)
+        };
+        let target = |length: usize| {
+            format!(
+                "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
+                "x".repeat(length - 1)
+            )
+        };
+        assert_eq!(one(&target(16384)), Ok(()));
+        assert_eq!(one(&target(16385)), Err(414));
+        assert_eq!(one(&target(16385)[..16400]), Err(414));
+        assert_eq!(one(&"x".repeat(17000)), Err(400));
+        let fields = |count: usize| with(&"A: b\r\n".repeat(count - 1));
+        assert_eq!(one(&fields(100)), Ok(()));
+        assert_eq!(one(&fields(101)), Err(431));
+        let size = |bytes: usize| {
+            with(&format!(
+                "A: {}\r\n",
+                "x".repeat(bytes - with("A: \r\n").len())
+            ))
+        };
+        assert_eq!(one(&size(65536)), Ok(()));
+        assert_eq!(one(&size(65537)), Err(431));
+        assert_eq!(one(&size(70000)[..65536]), Err(431));
+    }
+
+    #[test]
+    fn a_head_byte_by_byte_is_looked_at_once() {
+        let input = with(&"Name: value\r\n".repeat(90));
+        let limits = HeadLimits::default();
+        let mut scanner = HeadScanner::new();
+        for end in 0..input.len() {
+            assert_eq!(
+                scanner.scan(&input.as_bytes()[..end], &limits),
+                Ok(None),
+                "{end}"
+            );
+            assert!(scanner.at as usize + 1 >= end);
+        }
+        assert_eq!(
+            scanner.scan(input.as_bytes(), &limits),
+            Ok(Some(input.len()))
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut first = Headers::new();
+        first.push("X-Forwarded-For", b"192.0.2.1");
+        let input = with(
+            "Accept: x\r\nX-forwarded-for: spoofed\r\nConnection: close\r\nContent-Length: 3\r\nB:\r\n",
+        );
+        accepted(&input, |head| {
+            let mut out = Vec::new();
+            let keep = |name: &str| !first.contains(name);
+            head.write(&first, head.framing, keep, &mut out);
+            out == b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nAccept: x\r\nB: \r\nContent-Length: 3\r\n\r\n"
+        });
+        accepted(&with("A: b\r\nTransfer-Encoding: chunked\r\n"), |head| {
+            let mut out = Vec::new();
+            head.write(&Headers::new(), head.framing, |_| true, &mut out);
+            request([&out, b""]).is_ok_and(|(again, _)| again == *head)
+        });
+    }
+
+    /// Scans and parses a response whose bytes come in two parts, at every cut.
+    fn response(input: &str, judge: impl Fn(Result<ResponseHead, &'static str>) -> bool) {
+        let limits = HeadLimits::default();
+        for cut in 0..=input.len() {
+            let mut scanner = HeadScanner::response();
+            let mut result = Err("not complete");
+            for end in [cut, input.len()] {
+                match scanner.scan(&input.as_bytes()[..end], &limits) {
+                    Ok(None) => continue,
+                    Ok(Some(end)) => {
+                        result = ResponseHead::parse(&input.as_bytes()[..end], &limits)
+                            .map_err(|bad| bad.0);
+                    }
+                    Err(refusal) => result = Err(refusal.why),
+                }
+                break;
+            }
+            assert!(judge(result.clone()), "{input:?} cut at {cut}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn responses() {
+        let good = |input: &str, judge: &dyn Fn(ResponseHead) -> bool| {
+            response(input, |result| result.is_ok_and(judge))
+        };
+        let bad = |input: &str| response(input, |result| result.is_err());
+        good("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &|head| {
+            head.framing(&Method::Get) == Framing::Length(5)
+                && head.framing(&Method::Head) == Framing::Empty
+        });
+        good("HTTP/1.1 200\r\n\r\n", &|head| {
+            head.framing(&Method::Get) == Framing::UntilClose
+        });
+        good(
+            "HTTP/1.0 404 Not Found at all\r\nConnection: keep-alive\r\n\r\n",
+            &|head| &*head.reason == b"Not Found at all" && head.persistent,
+        );
+        good(
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\ncontent-length: 5, 5\r\n\r\n",
+            &|head| head.length == Some(5),
+        );
+        good(
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            &|head| {
+                head.conflicting
+                    && head.length.is_none()
+                    && head.framing(&Method::Get) == Framing::Chunked
+            },
+        );
+        good(
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+            &|head| head.framing(&Method::Get) == Framing::Empty && head.length == Some(5),
+        );
+        good(
+            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+            &|head| head.framing(&Method::Get) == Framing::Empty,
+        );
+        good(
+            "HTTP/1.1 200 OK\r\nSet-Cookie: a\r\nX_Y: z\r\nSet-Cookie: b\r\nConnection: close, X-Gone\r\nX-Gone: 1\r\n\r\n",
+            &|head| {
+                let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
+                names == ["Set-Cookie", "X_Y", "Set-Cookie"] && !head.persistent
+            },
+        );
+        for line in [
+            "HTTP/2.0 200 OK",
+            "HTTP/1.1 20 OK",
+            "HTTP/1.1 2000 OK",
+            "HTTP/1.1  200 OK",
+            "HTTP/1.1 abc OK",
+            "ICY 200 OK",
+            "",
+            "HTTP/1.1 099 X",
+        ] {
+            bad(&format!("{line}\r\n\r\n"));
+        }
+        for field in [
+            "Content-Length: 5\r\nContent-Length: 6",
+            "Content-Length: 5, 6",
+            "Content-Length: x",
+            "Content-Length:",
+            "Transfer-Encoding: gzip",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "A: b\r\n folded",
+            "A : b",
+            "A: b\nB: c",
+            "A: b\0",
+            "A",
+        ] {
+            bad(&format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n"));
+        }
+        bad(&format!(
+            "HTTP/1.1 200 OK\r\n{}\r\n",
+            "A: b\r\n".repeat(101)
+        ));
+    }
+
+    #[test]
+    fn responses_that_are_written() {
+        let check = |head: &ResponseHead, framing, persistence, expected: &str| {
+            let mut out = Vec::new();
+            head.write(framing, persistence, Some("now"), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        };
+        let mut head = ResponseHead::new(200);
+        head.headers.push("A", b"b");
+        check(
+            &head,
+            Framing::Length(u64::MAX),
+            Persistence::Implied,
+            "HTTP/1.1 200 OK\r\nA: b\r\nDate: now\r\nContent-Length: 18446744073709551615\r\n\r\n",
+        );
+        head.headers.push("date", b"then");
+        check(
+            &head,
+            Framing::Chunked,
+            Persistence::Close,
+            "HTTP/1.1 200 OK\r\nA: b\r\ndate: then\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+        );
+        check(
+            &head,
+            Framing::UntilClose,
+            Persistence::KeepAlive,
+            "HTTP/1.1 200 OK\r\nA: b\r\ndate: then\r\nConnection: keep-alive\r\n\r\n",
+        );
+    }
+}

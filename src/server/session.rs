@@ -378,7 +378,13 @@ impl Session {
         let Turn { mut errand, .. } = *turn;
         let delivered = {
             let (reply, mut pen) = worker.tools();
-            match respond(&mut errand, &self.stream, &self.shared.stats, reply, pen.out) {
+            match respond(
+                &mut errand,
+                &self.stream,
+                &self.shared.stats,
+                reply,
+                pen.out,
+            ) {
                 Outcome::Answer(response) => self.deliver_errand(&errand, response, &mut pen),
                 Outcome::Gone => return self.gone(&errand),
             }
