@@ -1154,7 +1154,7 @@ mod tests {
         };
         assert_eq!(one(&target(16384)), Ok(()));
         assert_eq!(one(&target(16385)), Err(414));
-        assert_eq!(one(&target(16385)[..16400]), Err(414));
+        assert_eq!(one(&target(16385)[..16389]), Err(414));
         assert_eq!(one(&"x".repeat(17000)), Err(400));
         let fields = |count: usize| with(&"A: b\r\n".repeat(count - 1));
         assert_eq!(one(&fields(100)), Ok(()));
