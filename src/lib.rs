@@ -1,4 +1,81 @@
-//! swiftiply: a clustering HTTP proxy whose backends dial in.
+//! swiftiply is a clustering HTTP proxy whose backends dial in.
+//!
+//! An application process connects to the proxy over TCP, sends 25 bytes and maybe a key, and from then on answers
+//! plain HTTP/1.1 requests on that connection, one at a time. Start a process and it serves; stop it and nothing breaks.
+//! Visitors are routed by host name to the idle backends of a site.
+//!
+//! This library is the whole of it: `swiftiply(8)` is a small program around [`Server`], and [`client`] is the other
+//! side, for applications written in Rust. Start one of each with the examples there.
+//!
+//! # The idea: workers wait for backends, the poller waits for visitors
+//!
+//! It is a blocking server: no async runtime, a fixed pool of worker threads, blocking reads and writes. What keeps
+//! thousands of slow or idle visitors from holding those few threads is that a connection with nothing to do is *parked*:
+//!
+//! ```text
+//!  visitors            accept ADDR        the poller: parked sessions      worker 1..N
+//!  ---------->  accepts, hands over  -->  one-shot epoll set on which  --> runs a session until its
+//!                                         the workers themselves block     exchange is over, parks it again
+//!                                                                            |            ^
+//!                                                                      leases a backend   | gives it back,
+//!                                                                            v            | into the oldest waiter's hand
+//!  applications        dial-in ADDR       the pool: idle backends of an address, behind a
+//!  ---------->  accepts, reads the   -->  Mutex and a Condvar on which workers block until
+//!               preamble, watches         a backend is free or the site's timeout is over
+//! ```
+//!
+//! # The life of a request
+//!
+//! 1. [`net::listener`]: an acceptor takes the connection and puts a session into [`net::poller`].
+//! 2. A worker gets it when there are bytes, and runs it: `server::session`, the front door. Not a whole head yet:
+//!    parked, with what was read so far and the same deadline.
+//! 3. [`http::head`] takes the head apart, strictly, or refuses it with a status.
+//! 4. `server::route` picks the site, in the one immutable snapshot of the configuration that this request will see.
+//! 5. `server::collect` gathers the body, in memory or in a file, while the session may be parked again.
+//! 6. `server::admission` sees to it that no site holds all workers; a request above its share is parked in line.
+//! 7. `server::respond` has [`backend::relay`] lease a backend from [`backend::pool`], write the request anew, and read
+//!    the head of the answer.
+//! 8. `server::deliver` writes the answer while it is read. The backend goes back to its pool when the last byte was
+//!    read, before that byte is written.
+//! 9. The access log gets its line; the session reads the next request, is parked, or is closed, with a reason out of
+//!    one table: [`stats::Close`].
+//!
+//! # Threads
+//!
+//! | thread | how many | does | never does |
+//! |---|---|---|---|
+//! | `accept` | one per visitors' address | accepts, registers in the poller; rests when descriptors run out | read or write the socket |
+//! | `dial-in` | one per backends' address | accepts, reads preambles under a deadline, watches for hang-ups | wait for any one peer |
+//! | `worker` | `workers` | the life of a request, above | touch configuration files |
+//! | `tick` | one | closes or wakes sessions whose deadline is over, writes out access logs | serve |
+//!
+//! What frees a waiting worker never needs a worker: all of them may be waiting for a backend, so preambles are read by
+//! the dial-in thread.
+//!
+//! # Rules that hold everywhere
+//!
+//! - **Ownership is the protocol.** A socket has one owner, poller, worker or pool, and moves by value. A
+//!   [`Lease`](backend::pool::Lease) gives its backend back when it is finished and closes it when it is dropped.
+//! - **Every close has a reason** and every wait a deadline.
+//! - **Locks are leaves**: no system call but a wake-up, no logging and no second lock under one. The table of locks is in
+//!   [`server`].
+//! - **A panic loses one session**, not a worker.
+//! - **`unsafe`** stands in [`process`] alone.
+//!
+//! # Layers
+//!
+//! A module imports only from rows above its own; a test reads the `use` lines and holds this.
+//!
+//! | layer | modules | knows |
+//! |---|---|---|
+//! | 1 | [`http`], [`backend::preamble`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
+//! | 2 | [`config`] | files, once, at the start and at reloads |
+//! | 3 | [`net`], [`process`] | the operating system |
+//! | 4 | [`logging`], [`exchange`] | one exchange |
+//! | 5 | [`backend`], [`client`] | the dial-in protocol, from both sides |
+//! | 6 | [`server`] | everything |
+//!
+//! Names of `httparse` stand only in `http::head`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
 
 pub mod backend;
 pub mod client;

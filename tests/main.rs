@@ -1,1 +1,3 @@
-fn main() {}
+//! The tests of the whole program: the real binary, real sockets.
+
+mod layers;

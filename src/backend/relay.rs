@@ -64,6 +64,8 @@ pub struct Failure {
 pub enum Cause {
     /// No backend was free in time.
     NoBackend,
+    /// The site has no dial-in address for such requests.
+    NoAddress,
     /// No backend was free, and as many requests as may wait did so already.
     Full,
     /// The visitor left while the request waited.

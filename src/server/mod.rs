@@ -455,7 +455,7 @@ impl Shared {
     /// Takes in a connection that was just accepted. Runs on an acceptor.
     fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer) {
         let snapshot = self.snapshot();
-        let limit = snapshot.config.limits.connections as u64;
+        let limit = snapshot.most_connections;
         if stats::get(&self.stats.open) >= limit {
             stats::add(&self.stats.open);
             self.stats.visitor_closed(Close::Overload);

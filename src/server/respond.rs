@@ -90,8 +90,7 @@ pub(crate) fn respond<'w>(
     let path = request.head.target.decoded_path();
     let pools = site.pools(&path);
     if pools.is_empty() {
-        let detail = "No application takes requests for this path.";
-        return Outcome::Answer(pages::page(404, detail, Some(&request.head)));
+        return Outcome::Answer(unavailable(errand, Cause::NoAddress));
     }
     let patience = site.settings.timeouts.write;
     let version = request.head.version;
@@ -156,6 +155,7 @@ fn failed(errand: &Errand, site: &Site, failure: Failure) -> Response<'static> {
             503,
             "Too many requests are waiting already. Please try again.",
         ),
+        Cause::NoAddress => (503, "No application takes requests for this path."),
         Cause::TooSlow => (504, "The application did not answer in time."),
         Cause::Died => (
             502,
@@ -167,6 +167,7 @@ fn failed(errand: &Errand, site: &Site, failure: Failure) -> Response<'static> {
     let why = match failure.cause {
         Cause::NoBackend => format!("no backend in {:?}", site.settings.timeout),
         Cause::Full => "limits.waiting reached".to_owned(),
+        Cause::NoAddress => "no outgoing address for this path".to_owned(),
         Cause::BadAnswer(what) => format!("bad answer: {what}"),
         Cause::Died => "no answer, connection closed".to_owned(),
         Cause::TooSlow => format!("no answer in {:?}", site.settings.timeouts.first_byte),

@@ -143,7 +143,7 @@ impl Session {
     }
 
     /// Says why the session, which the caller owns, is closed.
-    pub(crate) fn close(mut self: Box<Self>, reason: Close) {
+    pub(crate) fn close(mut self, reason: Close) {
         self.reason = reason;
     }
 
@@ -392,7 +392,7 @@ impl Session {
         self.after_errand(&errand, delivered, worker)
     }
 
-    fn linger(&mut self, mut left: usize, deadline: Instant, worker: &mut Worker) -> Step {
+    fn linger(&self, mut left: usize, deadline: Instant, worker: &mut Worker) -> Step {
         loop {
             left = left.saturating_sub(worker.input.data().len());
             worker.input.clear();

@@ -13,9 +13,10 @@ use regex::bytes::Regex;
 use super::admission::Place;
 use super::route;
 use crate::backend::pool::{Pool, Waiting};
-use crate::config::{self, Config, Filter, Network};
+use crate::config::{self, Config, Filter, Limits, Network};
 use crate::logging::AccessLog;
 use crate::net::stream::Peer;
+use crate::process;
 
 /// One generation of the configuration.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Snapshot {
     /// The log of exchanges that reach no site.
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) sticky: Regex,
+    /// `limits.connections`, or what the descriptors allow.
+    pub(crate) most_connections: u64,
     names: HashMap<String, usize>,
 }
 
@@ -63,6 +66,7 @@ impl Snapshot {
             names: names.collect(),
             default: config.sites.iter().position(|site| site.default),
             sticky: route::sticky(),
+            most_connections: most_connections(&config.limits),
             access_log,
             sites,
             config,
@@ -130,6 +134,13 @@ impl Site {
     }
 }
 
+/// Backends, logs and files need descriptors as well: visitors leave them half of all at least.
+fn most_connections(limits: &Limits) -> u64 {
+    let all = process::descriptors();
+    let others = (limits.backends as u64 + SPARE).min(all / 2);
+    (limits.connections as u64).min(all - others)
+}
+
 /// The keys that a site's backends may send: its own, or none.
 pub(crate) fn accepted_keys(site: &config::Site) -> Arc<[Box<[u8]>]> {
     if site.keys.is_empty() {
@@ -151,6 +162,9 @@ fn contains(network: &Network, ip: IpAddr) -> bool {
         _ => false,
     }
 }
+
+/// Descriptors for listeners, logs and temporary files.
+const SPARE: u64 = 100;
 
 #[cfg(test)]
 mod tests {
