@@ -26,7 +26,7 @@ const CONFINED: [(&str, &[&str]); 6] = [
 fn layer(module: &str) -> Option<usize> {
     let fits = |row: &&[&str]| row.iter().any(|name| belongs(module, name));
     // `backend::preamble` is below the rest of `backend`, so the lowest layer that fits counts.
-    LAYERS.iter().position(|row| fits(row))
+    LAYERS.iter().position(fits)
 }
 
 fn belongs(module: &str, name: &str) -> bool {
