@@ -38,6 +38,11 @@ impl Buffer {
         self.start == self.end
     }
 
+    /// Whether the last read may have been cut short by a lack of room.
+    pub fn is_full(&self) -> bool {
+        self.end == self.bytes.len()
+    }
+
     /// Takes `count` bytes away from the front.
     pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.end - self.start);

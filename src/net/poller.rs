@@ -2,7 +2,8 @@
 //!
 //! Workers are leader and followers in one: each blocks in `epoll_wait(2)` on one shared set and takes one
 //! event, so that there is no dispatcher and, under load, no sleep between two sessions. Sockets are
-//! registered one-shot: after an event a socket is silent until it is parked again.
+//! registered edge-triggered and stay so, which saves the system call that would arm them again: whoever parks an
+//! item to be read has to have read all there is, see [`Poller::park`].
 //!
 //! An item (a session) belongs to whoever holds its box: a worker while it runs, the poller while it is
 //! parked. Its [`Token`] stays the same from accept to close.
@@ -12,10 +13,9 @@
 //! ([`Poller::expire`], [`Poller::hand_over`]).
 //!
 //! **Invariants**
-//! - *Armed before parked.* [`Poller::park`] arms the socket while the caller still owns the item, and only
-//!   then puts the item away, so that the socket that is armed is surely the item's. An event that comes in
-//!   between finds the slot empty, leaves a mark there, and `park` gives the item back as ready.
-//! - A wake-up is never lost: one that comes while the item is out leaves the same mark.
+//! - *Nothing is lost while an item is out.* An event, or a wake-up, finds the slot empty then and leaves a mark
+//!   there, and `park` gives the item back as ready.
+//! - A socket is registered, or registered anew, while its item is out, so that it is surely the item's.
 //! - The lock is a leaf: no system call is made under it.
 
 use std::collections::VecDeque;
@@ -53,19 +53,26 @@ pub enum Interest {
     Read,
     /// Room for more bytes to the peer.
     Write,
-    /// A [`Poller::wake`], or that the peer ends its sending side.
-    HangUp,
-    /// A [`Poller::wake`], or that the connection breaks.
-    Nothing,
 }
 
 /// What a worker gets.
 #[derive(Debug)]
 pub enum Work<T> {
-    /// An item that has something to do. It belongs to the caller now.
-    Item(Box<T>),
+    /// An item that may have something to do. It belongs to the caller now.
+    Item(Box<T>, Cause),
     /// The poller was stopped.
     Stop,
+}
+
+/// Why an item came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// What it waited for has happened.
+    Ready,
+    /// The same, and the peer has ended its sending side: behind what can be read there is the end.
+    Ended,
+    /// Somebody has woken it or handed it over; nothing is known of its socket.
+    Woken,
 }
 
 #[derive(Debug)]
@@ -80,6 +87,8 @@ struct Slot<T> {
     generation: u32,
     /// Something happened while the item was out.
     marked: bool,
+    /// What the socket is registered for.
+    armed: Interest,
     parked: Option<(Box<T>, Instant)>,
 }
 
@@ -117,17 +126,19 @@ impl<T: AsFd> Poller<T> {
     ) -> io::Result<Token> {
         let token = self.slots.lock().reserve();
         let item = make(token);
-        // Nothing is armed yet: an event before the item is in its slot would leave a mark that nobody reads.
-        let silent = EpollEvent::new(EpollFlags::EPOLLONESHOT, token.number());
-        self.epoll.add(item.as_fd(), silent)?;
+        let event = EpollEvent::new(flags(Interest::Read), token.number());
+        self.epoll.add(item.as_fd(), event)?;
         if let Some(item) = self.park(token, item, Interest::Read, deadline)? {
             self.hand_over(item);
         }
         Ok(token)
     }
 
-    /// Parks an item until what it waits for happens or `deadline` is over. Gives the item back if that
-    /// has happened in the meantime.
+    /// Parks an item until what it waits for happens or `deadline` is over; it may come back without either. Gives
+    /// the item back if something has happened in the meantime.
+    ///
+    /// Only what happens after the item came out of the poller brings it back: whoever parks it for reading has read
+    /// until nothing was left.
     ///
     /// # Errors
     /// Whatever `epoll_ctl(2)` says; the item is dropped then.
@@ -138,22 +149,26 @@ impl<T: AsFd> Poller<T> {
         interest: Interest,
         deadline: Instant,
     ) -> io::Result<Option<Box<T>>> {
-        let events = EpollFlags::EPOLLONESHOT
-            | match interest {
-                Interest::Read => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP,
-                Interest::Write => EpollFlags::EPOLLOUT,
-                Interest::HangUp => EpollFlags::EPOLLRDHUP,
-                Interest::Nothing => EpollFlags::empty(),
-            };
-        let mut event = EpollEvent::new(events, token.number());
-        self.epoll.modify(item.as_fd(), &mut event)?;
         let mut slots = self.slots.lock();
+        if slots.entries[token.index as usize].armed != interest {
+            drop(slots);
+            // Registering anew also tells what is ready already.
+            let mut event = EpollEvent::new(flags(interest), token.number());
+            self.epoll.modify(item.as_fd(), &mut event)?;
+            slots = self.slots.lock();
+            slots.entries[token.index as usize].armed = interest;
+        }
         let slot = &mut slots.entries[token.index as usize];
         if std::mem::take(&mut slot.marked) {
             return Ok(Some(item));
         }
         slot.parked = Some((item, deadline));
         Ok(None)
+    }
+
+    /// Takes out a parked item, for the caller to run. `None`: it is out, and will come back as soon as it is parked.
+    pub fn take(&self, token: Token) -> Option<Box<T>> {
+        self.slots.lock().take(token)
     }
 
     /// Gives a token back. Whoever drops an item does this; best the item itself.
@@ -170,12 +185,16 @@ impl<T: AsFd> Poller<T> {
                 // Nothing else can be wrong but the descriptor, without which there is no server.
                 Err(error) => panic!("epoll_wait: {error}"),
             }
+            let cause = match events[0].events().contains(EpollFlags::EPOLLRDHUP) {
+                true => Cause::Ended,
+                false => Cause::Ready,
+            };
             if events[0].data() == BELL {
                 if let Some(work) = self.answer_bell() {
                     return work;
                 }
-            } else if let Some(item) = self.slots.lock().take(Token::from(events[0].data())) {
-                return Work::Item(item);
+            } else if let Some(item) = self.take(Token::from(events[0].data())) {
+                return Work::Item(item, cause);
             }
             events[0] = EpollEvent::new(EpollFlags::empty(), NOTHING);
         }
@@ -249,7 +268,7 @@ impl<T: AsFd> Poller<T> {
             self.ring();
         }
         match item {
-            Some(item) => Some(Work::Item(item)),
+            Some(item) => Some(Work::Item(item, Cause::Woken)),
             None if stopping => Some(Work::Stop),
             None => None,
         }
@@ -267,6 +286,7 @@ impl<T> Slots<T> {
             self.entries.push(Slot {
                 generation: 0,
                 marked: false,
+                armed: Interest::Read,
                 parked: None,
             });
             u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
@@ -282,6 +302,7 @@ impl<T> Slots<T> {
         // Late events and wake-ups for the old token find another generation and are ignored.
         slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
         slot.marked = false;
+        slot.armed = Interest::Read;
         slot.parked = None;
         self.free.push(token.index);
     }
@@ -318,6 +339,14 @@ impl From<u64> for Token {
     }
 }
 
+fn flags(interest: Interest) -> EpollFlags {
+    EpollFlags::EPOLLET
+        | match interest {
+            Interest::Read => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP,
+            Interest::Write => EpollFlags::EPOLLOUT,
+        }
+}
+
 /// Generations have 31 bits, so that no token is taken for [`BELL`] or [`NOTHING`].
 const GENERATIONS: u32 = 0x7fff_ffff;
 const BELL: u64 = u64::MAX;
@@ -337,7 +366,7 @@ mod tests {
 
     fn item(poller: &Poller<UnixStream>) -> Box<UnixStream> {
         match poller.wait() {
-            Work::Item(item) => item,
+            Work::Item(item, _) => item,
             Work::Stop => panic!("stopped"),
         }
     }
@@ -351,10 +380,52 @@ mod tests {
         other.write_all(b"x").unwrap();
         let back = item(&poller);
         assert_eq!(poller.parked(), 0);
-        // The byte was not read, so that it is ready again at once.
-        assert!(poller.park(token, back, Interest::Read, far()).is_ok());
+        // Only what comes from now on brings it back.
+        assert!(
+            poller
+                .park(token, back, Interest::Read, far())
+                .unwrap()
+                .is_none()
+        );
+        other.write_all(b"y").unwrap();
         drop(item(&poller));
         poller.leave(token);
+    }
+
+    #[test]
+    fn what_happens_while_an_item_is_out_brings_it_back() {
+        let poller = Poller::new().unwrap();
+        let (one, mut other) = UnixStream::pair().unwrap();
+        let token = poller.enter(|_| Box::new(one), far()).unwrap();
+        other.write_all(b"x").unwrap();
+        let out = item(&poller);
+        other.write_all(b"y").unwrap();
+        std::thread::scope(|scope| {
+            let other_worker = scope.spawn(|| poller.wait());
+            // The other worker gets the event, finds the item out, and leaves a mark.
+            while !poller.slots.lock().entries[0].marked {
+                std::thread::yield_now();
+            }
+            let back = poller.park(token, out, Interest::Read, far()).unwrap();
+            assert!(back.is_some());
+            poller.stop();
+            assert!(matches!(other_worker.join().unwrap(), Work::Stop));
+        });
+    }
+
+    #[test]
+    fn room_to_write_is_told_when_it_is_there_already() {
+        let poller = Poller::new().unwrap();
+        let (one, mut other) = UnixStream::pair().unwrap();
+        let token = poller.enter(|_| Box::new(one), far()).unwrap();
+        poller.wake(token);
+        let out = item(&poller);
+        assert!(poller.park(token, out, Interest::Write, far()).unwrap().is_none());
+        let out = item(&poller);
+        // And what came meanwhile, when it is to be read again.
+        other.write_all(b"x").unwrap();
+        assert!(poller.park(token, out, Interest::Read, far()).unwrap().is_none());
+        drop(item(&poller));
     }
 
     #[test]
@@ -365,11 +436,11 @@ mod tests {
         poller.wake(token);
         let back = item(&poller);
         poller.wake(token);
-        let back = poller.park(token, back, Interest::HangUp, far()).unwrap();
+        let back = poller.park(token, back, Interest::Read, far()).unwrap();
         let back = back.expect("the item was woken while it was out");
         assert!(
             poller
-                .park(token, back, Interest::HangUp, far())
+                .park(token, back, Interest::Read, far())
                 .unwrap()
                 .is_none(),
             "a wake counts once"
@@ -409,7 +480,7 @@ mod tests {
                 .map(|_| {
                     scope.spawn(|| {
                         let mut count = 0;
-                        while let Work::Item(_) = poller.wait() {
+                        while let Work::Item(..) = poller.wait() {
                             count += 1;
                         }
                         count

@@ -116,6 +116,8 @@ pub(crate) struct Worker {
     /// What will be written.
     out: Vec<u8>,
     clock: Clock,
+    /// A session whose turn has come; run it next.
+    next: Option<Box<Session>>,
 }
 
 /// What it takes to write a response.
@@ -494,6 +496,7 @@ impl Worker {
             reply: Buffer::new(),
             out: Vec::new(),
             clock: Clock::default(),
+            next: None,
         }
     }
 
@@ -505,14 +508,26 @@ impl Worker {
             log::debug!("worker: SCHED_BATCH: {error}");
         }
         let shared = Arc::clone(&self.shared);
-        while let Work::Item(session) = shared.poller.wait() {
-            // A panic is a fault of ours; it costs this one session, whose drop closes it, and no worker.
-            let run = catch_unwind(AssertUnwindSafe(|| self.run(session)));
-            if run.is_err() {
-                stats::add(&shared.stats.panics);
-                log::error!("a worker panicked; the connection it served is closed");
-                self = Self::new(Arc::clone(&shared));
+        while let Work::Item(mut session, cause) = shared.poller.wait() {
+            session.notice(Some(cause));
+            let mut current = Some(session);
+            while let Some(session) = current {
+                // A panic is a fault of ours; it costs this one session, whose drop closes it, and no worker.
+                let run = catch_unwind(AssertUnwindSafe(|| self.run(session)));
+                current = self.next.take();
+                if run.is_err() {
+                    stats::add(&shared.stats.panics);
+                    log::error!("a worker panicked; the connection it served is closed");
+                    self = Self::new(Arc::clone(&shared));
+                }
             }
+        }
+    }
+
+    /// Has another worker run what this one was to run next.
+    pub(crate) fn let_next_go(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.shared.poller.hand_over(next);
         }
     }
 
@@ -530,7 +545,10 @@ impl Worker {
             match self.shared.poller.park(token, parked, interest, deadline) {
                 Ok(None) => return,
                 // What it waits for has happened meanwhile.
-                Ok(Some(back)) => session = back,
+                Ok(Some(back)) => {
+                    session = back;
+                    session.notice(None);
+                }
                 Err(error) => {
                     log::error!("park: {error}; a connection is closed");
                     return;

@@ -17,6 +17,7 @@
 //! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
 
 use std::borrow::Cow;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -37,7 +38,7 @@ use crate::http::body::Framing;
 use crate::http::head::{HeadLimits, HeadScanner, RequestHead, Version};
 use crate::logging::{AccessLog, Entry as Line};
 use crate::net::listener;
-use crate::net::poller::{Interest, Token};
+use crate::net::poller::{self, Interest, Token};
 use crate::net::stream::{Peer, Pending, Stream};
 use crate::stats::{self, Close};
 
@@ -49,6 +50,8 @@ pub(crate) struct Session {
     peer: Peer,
     /// Bytes that were read and not used when the session was parked.
     leftover: Vec<u8>,
+    /// What may be left in the socket.
+    unread: Unread,
     state: State,
     /// Why the connection is closed, once it is dropped.
     reason: Close,
@@ -56,6 +59,18 @@ pub(crate) struct Session {
     expired: bool,
     /// Exchanges so far.
     answered: u32,
+}
+
+/// What a socket may hold of which the poller will not tell again, so that it has to be read before the session is
+/// parked for more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    /// Nothing: all was read.
+    Nothing,
+    /// Bytes, and no end: a read that brings less than there was room for has emptied it (epoll(7)).
+    Bytes,
+    /// Bytes, the end, or both: only a read that brings nothing settles it.
+    Unsure,
 }
 
 enum State {
@@ -115,6 +130,7 @@ impl Session {
             stream,
             peer,
             leftover: Vec::new(),
+            unread: Unread::Unsure,
             state: State::idle(Instant::now() + idle),
             reason: Close::Internal,
             expired: false,
@@ -159,6 +175,25 @@ impl Session {
         };
         self.close(reason);
         None
+    }
+
+    /// The poller says what it knows about the socket; `None` where something has happened in the meantime.
+    pub(crate) const fn notice(&mut self, cause: Option<poller::Cause>) {
+        self.unread = match cause {
+            Some(poller::Cause::Ready) => Unread::Bytes,
+            Some(poller::Cause::Woken) => self.unread,
+            Some(poller::Cause::Ended) | None => Unread::Unsure,
+        };
+    }
+
+    /// Reads what is there, without waiting.
+    fn fill(&mut self, worker: &mut Worker) -> io::Result<Option<usize>> {
+        let read = worker.input.fill_now(&self.stream)?;
+        let emptied = self.unread == Unread::Bytes && !worker.input.is_full();
+        if read.is_none() || emptied {
+            self.unread = Unread::Nothing;
+        }
+        Ok(read)
     }
 
     /// Does what there is to do. `None`: the connection is closed.
@@ -222,7 +257,7 @@ impl Session {
                 let why = "the head of the request did not arrive in time";
                 return self.refuse(408, why, &snapshot, worker);
             }
-            match (worker.input.fill_now(&self.stream), begun) {
+            match (self.fill(worker), begun) {
                 (Ok(Some(1..)), _) => {}
                 (Ok(None), _) => {
                     let deadline = begun.map_or(reading.idle_until, |begun| begun + patience);
@@ -311,7 +346,7 @@ impl Session {
                 let page = pages::page(408, why, Some(&errand.request.head));
                 return self.refuse_with(errand, page, Close::BodyTimeout, worker);
             }
-            match worker.input.fill_now(&self.stream) {
+            match self.fill(worker) {
                 Ok(Some(1..)) => {
                     let patience = collecting.errand.site().settings.timeouts.body;
                     collecting.deadline = now + patience;
@@ -356,24 +391,26 @@ impl Session {
         if self.shared.admission.enter(place, self.token) == Entry::Queued {
             if !in_line {
                 turn.wait = turn.errand.site().waiting.enter();
+                // The end came right behind the request, and of it the poller will not tell again.
+                turn.errand.watch.half_closed = self.unread == Unread::Unsure
+                    && self.stream.pending() == Pending::End;
             }
             if turn.wait.is_none() {
                 self.leave_line(&turn.errand);
                 let response = unavailable(&turn.errand, Cause::Full);
                 return self.answer(&turn.errand, response, worker);
             }
-            let interest = match turn.errand.watch.half_closed {
-                true => Interest::Nothing,
-                false => Interest::HangUp,
-            };
             let deadline = turn.errand.since + turn.errand.site().settings.timeout;
-            return Step::Park(State::Turn(turn), interest, deadline);
+            return Step::Park(State::Turn(turn), Interest::Read, deadline);
         }
         // From here on the site holds this worker, until the answer is delivered.
-        let _pass = Pass {
+        let pass = Pass {
             shared: Arc::clone(&self.shared),
             place,
+            left: false,
         };
+        // This may take a while, and nobody else may have to wait for it.
+        worker.let_next_go();
         turn.wait = None;
         let Turn { mut errand, .. } = *turn;
         let delivered = {
@@ -389,17 +426,18 @@ impl Session {
                 Outcome::Gone => return self.gone(&errand),
             }
         };
+        worker.next = pass.end();
         self.after_errand(&errand, delivered, worker)
     }
 
-    fn linger(&self, mut left: usize, deadline: Instant, worker: &mut Worker) -> Step {
+    fn linger(&mut self, mut left: usize, deadline: Instant, worker: &mut Worker) -> Step {
         loop {
             left = left.saturating_sub(worker.input.data().len());
             worker.input.clear();
             if left == 0 || self.expired || Instant::now() >= deadline {
                 return Step::Close(self.reason);
             }
-            match worker.input.fill_now(&self.stream) {
+            match self.fill(worker) {
                 Ok(Some(1..)) => {}
                 Ok(None) => {
                     return Step::Park(State::Linger { left, deadline }, Interest::Read, deadline);
@@ -537,7 +575,7 @@ impl Session {
             let deadline = now + idle;
             let state = State::idle(deadline);
             // Looking for a next request that is rarely there would cost a system call each time.
-            return match worker.input.is_empty() {
+            return match worker.input.is_empty() && self.unread == Unread::Nothing {
                 true => Step::Park(state, Interest::Read, deadline),
                 false => Step::Go(state),
             };
@@ -622,11 +660,28 @@ impl Collecting {
 struct Pass {
     shared: Arc<Shared>,
     place: Place,
+    left: bool,
+}
+
+impl Pass {
+    /// Gives the worker back; returns the session whose turn it is now, for this worker to run: that is cheaper than
+    /// to wake another for it.
+    fn end(mut self) -> Option<Box<Session>> {
+        let token = self.leave()?;
+        self.shared.poller.take(token)
+    }
+
+    fn leave(&mut self) -> Option<Token> {
+        match std::mem::replace(&mut self.left, true) {
+            true => None,
+            false => self.shared.admission.leave(self.place),
+        }
+    }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if let Some(token) = self.shared.admission.leave(self.place) {
+        if let Some(token) = self.leave() {
             self.shared.poller.wake(token);
         }
     }
