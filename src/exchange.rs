@@ -5,6 +5,7 @@
 //! by piece by whoever sends it.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::http::head::{RequestHead, ResponseHead};
@@ -69,7 +70,7 @@ pub struct Response<'w> {
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// Id of the backend that answered or failed last.
-    pub backend: Option<Box<[u8]>>,
+    pub backend: Option<Arc<[u8]>>,
     /// Time spent waiting for a backend.
     pub queued: Duration,
     /// Time from a backend's lease to the head of its answer.

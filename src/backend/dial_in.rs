@@ -301,7 +301,7 @@ impl DialIn {
         );
         self.pool.offer(Backend {
             stream,
-            id: preamble.id,
+            id: preamble.id.into(),
             key: preamble.key,
             peer,
             seat,

@@ -47,7 +47,7 @@ pub struct Backend {
     /// Its connection.
     pub stream: Stream,
     /// The id that it sent; not unique.
-    pub id: Box<[u8]>,
+    pub id: Arc<[u8]>,
     /// The key that it sent, empty for none.
     pub key: Box<[u8]>,
     /// Where it dialled in from.

@@ -15,21 +15,19 @@
 //!   exchange can show in another.
 //! - *The retry rule* stands in [`Ask::may_retry`] and nowhere else.
 
-use std::borrow::Cow;
 use std::fs::File;
-use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pool::{self, Lease, Missed, Want};
 use crate::config;
 use crate::exchange::{Body, BodyError, Next, Request, RequestBody, Response, Source, Trace};
 use crate::http::body::{Decoder, Framing};
-use crate::http::head::{HeadLimits, HeadScanner, Method, ResponseHead, Version};
-use crate::http::headers::Headers;
+use crate::http::head::{HeadLimits, HeadScanner, Method, ResponseHead, Version, write_field};
 use crate::net::buffer::Buffer;
-use crate::net::stream::Stream;
+use crate::net::stream::{Peer, Stream};
 use crate::stats::{self, Close, Stats};
 
 /// A request and what must be known to relay it.
@@ -124,7 +122,7 @@ pub fn relay<'w>(
             },
             trace: trace.clone(),
         })?;
-        trace.backend = Some(lease.backend().id.clone());
+        trace.backend = Some(Arc::clone(&lease.backend().id));
         backends += 1;
         let head_length = render(ask.request, ask.site, out);
         let result = exchange_heads(&mut ask, &limits, &mut lease, out, reply);
@@ -158,60 +156,35 @@ fn render(request: &Request, site: &config::Site, out: &mut Vec<u8>) -> usize {
         RequestBody::Empty => request.head.framing,
         body => Framing::Length(body.length()),
     };
-    out.clear();
-    let first = forwarding(request, site);
     // A visitor must not be able to speak for a proxy, nor anybody say the same twice.
     let keep = |name: &str| {
-        !first.contains(name)
-            && (request.trusted
-                || !FORWARDING
-                    .iter()
-                    .any(|known| name.eq_ignore_ascii_case(known)))
+        let among = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known));
+        !(site.xforwardedfor && among(&FORWARDED)
+            || site.via && name.eq_ignore_ascii_case("Via")
+            || !request.trusted && among(&FORWARDING))
     };
-    request.head.write(&first, framing, keep, out);
+    out.clear();
+    let first = |out: &mut Vec<u8>| write_forwarding(request, site, out);
+    request.head.write(first, framing, keep, out);
     out.len()
 }
 
-/// The fields that tell the application about the visitor. They stand in front of the visitor's own fields.
-fn forwarding(request: &Request, site: &config::Site) -> Headers {
-    let mut fields = Headers::new();
+/// Writes the fields that tell the application about the visitor. They stand in front of the visitor's own fields.
+fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
     let sent = &request.head.headers;
     // What a trusted proxy says about the visitor is passed on; the address it connected from is added.
-    let told = |name| {
-        if request.trusted {
-            sent.get(name)
-        } else {
-            None
-        }
-    };
+    let told = |name| sent.get(name).filter(|_| request.trusted);
     if site.xforwardedfor {
-        let address = request
-            .peer
-            .ip()
-            .map_or(Cow::Borrowed("unix:"), |ip: IpAddr| {
-                Cow::Owned(ip.to_string())
-            });
-        match told("X-Forwarded-For") {
-            Some(earlier) => {
-                let list = [earlier, b", ", address.as_bytes()].concat();
-                fields.push("X-Forwarded-For", &list);
-            }
-            None => fields.push("X-Forwarded-For", address.as_bytes()),
-        }
+        let [forwarded_for, proto, host, real_ip] = FORWARDED;
+        let address = Address::of(&request.peer);
+        write_list(forwarded_for, told(forwarded_for), address.bytes(), out);
         let scheme: &[u8] = if request.secure { b"https" } else { b"http" };
-        fields.push(
-            "X-Forwarded-Proto",
-            told("X-Forwarded-Proto").unwrap_or(scheme),
-        );
-        let host = request
-            .head
-            .host
-            .as_ref()
-            .map(|host| host.as_str().as_bytes());
-        if let Some(host) = told("X-Forwarded-Host").or(host) {
-            fields.push("X-Forwarded-Host", host);
+        write_field(proto, told(proto).unwrap_or(scheme), out);
+        let own = request.head.host.as_ref();
+        if let Some(name) = told(host).or(own.map(|host| host.as_str().as_bytes())) {
+            write_field(host, name, out);
         }
-        fields.push("X-Real-IP", told("X-Real-IP").unwrap_or(address.as_bytes()));
+        write_field(real_ip, told(real_ip).unwrap_or(address.bytes()), out);
     }
     if site.via {
         let received: &[u8] = match request.head.version {
@@ -219,10 +192,52 @@ fn forwarding(request: &Request, site: &config::Site) -> Headers {
             Version::Http11 => b"1.1 swiftiply",
         };
         // RFC 9110 7.6.3: each hop adds itself behind the earlier ones.
-        let earlier: Vec<_> = sent.get_all("Via").chain([received]).collect();
-        fields.push("Via", &earlier.join(&b", "[..]));
+        write_list("Via", sent.get_all("Via"), received, out);
     }
-    fields
+}
+
+/// Writes a list as one field: what came in, and one more element.
+fn write_list<'v>(
+    name: &str,
+    earlier: impl IntoIterator<Item = &'v [u8]>,
+    last: &[u8],
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    for value in earlier {
+        out.extend_from_slice(value);
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(last);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A visitor's address as text, on the stack.
+struct Address {
+    text: [u8; Self::LONGEST],
+    length: usize,
+}
+
+impl Address {
+    /// The longest form of an IPv6 address.
+    const LONGEST: usize = 45;
+
+    fn of(peer: &Peer) -> Self {
+        let mut text = [0; Self::LONGEST];
+        let mut rest = &mut text[..];
+        // No address is longer than that.
+        let _ = match peer.ip() {
+            Some(ip) => write!(rest, "{ip}"),
+            None => write!(rest, "unix:"),
+        };
+        let length = Self::LONGEST - rest.len();
+        Self { text, length }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.text[..self.length]
+    }
 }
 
 /// Whether all of the request reached the backend's socket.
@@ -538,6 +553,13 @@ pub fn escaped(trace: &Trace) -> String {
     }
 }
 
+/// Fields that we write ourselves.
+const FORWARDED: [&str; 4] = [
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Real-IP",
+];
 /// Fields by which one proxy speaks to the next, or an application to its proxy.
 const FORWARDING: [&str; 8] = [
     "X-Forwarded-For",

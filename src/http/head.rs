@@ -8,6 +8,7 @@
 //! taken out of the fields and stands in the head's own members; a head has exactly one framing; the result does not
 //! depend on how the bytes were cut.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::mem::MaybeUninit;
 
@@ -124,7 +125,7 @@ pub struct ResponseHead {
     /// The status code, three digits.
     pub status: u16,
     /// The reason phrase; may be empty.
-    pub reason: Box<[u8]>,
+    pub reason: Cow<'static, [u8]>,
     /// The version of the backend.
     pub version: Version,
     /// End-to-end fields but Content-Length.
@@ -411,11 +412,11 @@ impl RequestHead {
         })
     }
 
-    /// Writes a new head: request line (in origin-form, HTTP/1.1), Host, the fields of `first`, those of the request
-    /// for which `keep` is true, and the framing. An upgrade is not passed on.
+    /// Writes a new head: request line (in origin-form, HTTP/1.1), Host, the fields that `first` writes, those of the
+    /// request for which `keep` is true, and the framing. An upgrade is not passed on.
     pub fn write(
         &self,
-        first: &Headers,
+        first: impl FnOnce(&mut Vec<u8>),
         framing: Framing,
         keep: impl Fn(&str) -> bool,
         out: &mut Vec<u8>,
@@ -427,7 +428,7 @@ impl RequestHead {
         if let Some(host) = &self.host {
             write_field("Host", host.as_str().as_bytes(), out);
         }
-        first.write(out);
+        first(out);
         for (name, value) in self.headers.iter() {
             if keep(name) {
                 write_field(name, value, out);
@@ -443,7 +444,7 @@ impl ResponseHead {
     pub fn new(status: u16) -> Self {
         Self {
             status,
-            reason: Self::reason(status).as_bytes().into(),
+            reason: Cow::Borrowed(Self::reason(status).as_bytes()),
             version: Version::Http11,
             headers: Headers::new(),
             length: None,
@@ -581,7 +582,9 @@ struct Fields<'h> {
     /// The first two of each, for two are a fault.
     hosts: [Option<&'h [u8]>; 2],
     encodings: [Option<&'h [u8]>; 2],
-    lengths: Vec<&'h [u8]>,
+    /// There is rarely more than one, and room for one costs no allocation.
+    length: Option<&'h [u8]>,
+    more_lengths: Vec<&'h [u8]>,
     expect: Option<&'h [u8]>,
     upgrade: Option<&'h [u8]>,
     close: bool,
@@ -613,7 +616,10 @@ impl<'h> Fields<'h> {
                 Kind::Expect if request => fields.expect = Some(value),
                 Kind::Host | Kind::Expect => fields.headers.push(field.name, value),
                 Kind::TransferEncoding => keep_two(&mut fields.encodings, value),
-                Kind::ContentLength => fields.lengths.push(value),
+                Kind::ContentLength => match fields.length {
+                    None => fields.length = Some(value),
+                    Some(_) => fields.more_lengths.push(value),
+                },
                 Kind::Upgrade => fields.upgrade = Some(value),
                 Kind::Connection => {
                     for option in value.split(|byte| *byte == b',').map(trim) {
@@ -654,20 +660,20 @@ impl<'h> Fields<'h> {
     }
 
     fn request_framing(&self, version: Version) -> Result<Framing, Refusal> {
-        match (&self.encodings, &*self.lengths) {
-            ([None, _], []) => Ok(Framing::Empty),
-            ([None, _], [length]) => match parse_length(length) {
+        match (&self.encodings, self.length, &*self.more_lengths) {
+            ([None, _], None, _) => Ok(Framing::Empty),
+            ([None, _], Some(length), []) => match parse_length(length) {
                 Some(length) => Ok(Framing::Length(length)),
                 None => Err(Refusal::bad("an invalid Content-Length field")),
             },
-            ([None, _], _) => Err(Refusal::bad("two Content-Length fields")),
-            (_, [_, ..]) => Err(Refusal::bad("Content-Length and Transfer-Encoding")),
-            ([Some(_), Some(_)], _) => Err(Refusal::bad("two Transfer-Encoding fields")),
+            ([None, _], Some(_), [_, ..]) => Err(Refusal::bad("two Content-Length fields")),
+            (_, Some(_), _) => Err(Refusal::bad("Content-Length and Transfer-Encoding")),
+            ([Some(_), Some(_)], ..) => Err(Refusal::bad("two Transfer-Encoding fields")),
             _ if version == Version::Http10 => Err(Refusal::bad("Transfer-Encoding in HTTP/1.0")),
-            ([Some(coding), None], _) if coding.eq_ignore_ascii_case(b"chunked") => {
+            ([Some(coding), None], ..) if coding.eq_ignore_ascii_case(b"chunked") => {
                 Ok(Framing::Chunked)
             }
-            ([Some(coding), None], _)
+            ([Some(coding), None], ..)
                 if !coding.is_empty() && coding.iter().all(|b| is_token(*b)) =>
             {
                 Err(Refusal {
@@ -682,11 +688,8 @@ impl<'h> Fields<'h> {
     /// Several lengths are one if they are all alike (RFC 9110 8.6).
     fn response_length(&self) -> Result<Option<u64>, BadHead> {
         let mut found = None;
-        for value in self
-            .lengths
-            .iter()
-            .flat_map(|list| list.split(|byte| *byte == b','))
-        {
+        let lists = self.length.iter().chain(&self.more_lengths);
+        for value in lists.flat_map(|list| list.split(|byte| *byte == b',')) {
             let length =
                 parse_length(trim(value)).ok_or(BadHead("an invalid Content-Length field"))?;
             if found.is_some_and(|found| found != length) {
@@ -797,7 +800,7 @@ fn parse_request_line(
     Ok((method, target, version))
 }
 
-fn parse_status_line(line: &[u8]) -> Result<(u16, Box<[u8]>, Version), BadHead> {
+fn parse_status_line(line: &[u8]) -> Result<(u16, Cow<'static, [u8]>, Version), BadHead> {
     let version = match line.get(..9) {
         Some(b"HTTP/1.1 ") => Version::Http11,
         Some(b"HTTP/1.0 ") => Version::Http10,
@@ -818,7 +821,12 @@ fn parse_status_line(line: &[u8]) -> Result<(u16, Box<[u8]>, Version), BadHead> 
         [b' ', reason @ ..] => reason,
         _ => return Err(BadHead("a status that is not three digits")),
     };
-    Ok((status, reason.into(), version))
+    let usual = ResponseHead::reason(status).as_bytes();
+    let reason = match reason == usual {
+        true => Cow::Borrowed(usual),
+        false => Cow::Owned(reason.to_vec()),
+    };
+    Ok((status, reason, version))
 }
 
 /// The first line, without its end.
@@ -873,7 +881,8 @@ const fn fault(error: httparse::Error) -> &'static str {
     }
 }
 
-fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+/// Writes a field line (RFC 9112 5). The name must be a token and the value free of control bytes.
+pub fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -1199,12 +1208,12 @@ mod tests {
         accepted(&input, |head| {
             let mut out = Vec::new();
             let keep = |name: &str| !first.contains(name);
-            head.write(&first, head.framing, keep, &mut out);
+            head.write(|out| first.write(out), head.framing, keep, &mut out);
             out == b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nAccept: x\r\nB: \r\nContent-Length: 3\r\n\r\n"
         });
         accepted(&with("A: b\r\nTransfer-Encoding: chunked\r\n"), |head| {
             let mut out = Vec::new();
-            head.write(&Headers::new(), head.framing, |_| true, &mut out);
+            head.write(|_| {}, head.framing, |_| true, &mut out);
             request([&out, b""]).is_ok_and(|(again, _)| again == *head)
         });
     }

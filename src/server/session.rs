@@ -97,11 +97,10 @@ struct Collecting {
     deadline: Instant,
 }
 
-/// A request that is complete.
+/// A complete request that stands in line.
 struct Turn {
     errand: Errand,
-    /// Set while it stands in line.
-    wait: Option<Wait>,
+    wait: Wait,
 }
 
 /// What comes next.
@@ -205,7 +204,7 @@ impl Session {
             let step = match state {
                 State::Head(reading) => self.read_head(reading, worker),
                 State::Body(collecting) => self.collect(collecting, worker),
-                State::Turn(turn) => self.take_turn(turn, worker),
+                State::Turn(turn) => self.take_turn(turn.errand, Some(turn.wait), worker),
                 State::Linger { left, deadline } => self.linger(left, deadline, worker),
             };
             match step {
@@ -303,7 +302,7 @@ impl Session {
             watch: Watch::new(received),
         };
         if !unread {
-            return Step::Go(State::Turn(Box::new(Turn { errand, wait: None })));
+            return self.take_turn(errand, None, worker);
         }
         let settings = &errand.site().settings;
         let limits = &settings.limits;
@@ -372,37 +371,38 @@ impl Session {
         }
         errand.since = Instant::now();
         errand.watch = Watch::new(errand.since);
-        Step::Go(State::Turn(Box::new(Turn { errand, wait: None })))
+        self.take_turn(errand, None, worker)
     }
 
-    /// The request is complete: takes its place in line, or relays it and delivers the answer.
-    fn take_turn(&mut self, mut turn: Box<Turn>, worker: &mut Worker) -> Step {
-        let in_line = turn.wait.is_some();
-        if in_line && turn.errand.watch.is_gone(&self.stream) {
-            self.leave_line(&turn.errand);
-            return self.gone(&turn.errand);
+    /// The request is complete: takes its place in line, or relays it and delivers the answer. `wait`: it stands in line
+    /// already.
+    fn take_turn(&mut self, mut errand: Errand, wait: Option<Wait>, worker: &mut Worker) -> Step {
+        let in_line = wait.is_some();
+        if in_line && errand.watch.is_gone(&self.stream) {
+            self.leave_line(&errand);
+            return self.gone(&errand);
         }
         if in_line && self.expired {
-            self.leave_line(&turn.errand);
-            let response = unavailable(&turn.errand, Cause::NoBackend);
-            return self.answer(&turn.errand, response, worker);
+            self.leave_line(&errand);
+            let response = unavailable(&errand, Cause::NoBackend);
+            return self.answer(&errand, response, worker);
         }
-        let place = turn.errand.site().place;
+        let place = errand.site().place;
         if self.shared.admission.enter(place, self.token) == Entry::Queued {
-            if !in_line {
-                turn.wait = turn.errand.site().waiting.enter();
-                // The end came right behind the request, and of it the poller will not tell again.
-                turn.errand.watch.half_closed = self.unread == Unread::Unsure
-                    && self.stream.pending() == Pending::End;
+            if !in_line && self.unread == Unread::Unsure {
+                // The end may have come right behind the request, and the poller will not tell again.
+                errand.watch.half_closed = self.stream.pending() == Pending::End;
             }
-            if turn.wait.is_none() {
-                self.leave_line(&turn.errand);
-                let response = unavailable(&turn.errand, Cause::Full);
-                return self.answer(&turn.errand, response, worker);
-            }
-            let deadline = turn.errand.since + turn.errand.site().settings.timeout;
+            let Some(wait) = wait.or_else(|| errand.site().waiting.enter()) else {
+                self.leave_line(&errand);
+                let response = unavailable(&errand, Cause::Full);
+                return self.answer(&errand, response, worker);
+            };
+            let deadline = errand.since + errand.site().settings.timeout;
+            let turn = Box::new(Turn { errand, wait });
             return Step::Park(State::Turn(turn), Interest::Read, deadline);
         }
+        drop(wait);
         // From here on the site holds this worker, until the answer is delivered.
         let pass = Pass {
             shared: Arc::clone(&self.shared),
@@ -411,8 +411,6 @@ impl Session {
         };
         // This may take a while, and nobody else may have to wait for it.
         worker.let_next_go();
-        turn.wait = None;
-        let Turn { mut errand, .. } = *turn;
         let delivered = {
             let (reply, mut pen) = worker.tools();
             match respond(
@@ -532,7 +530,8 @@ impl Session {
         pen: &mut Pen<'_>,
     ) -> Delivered {
         let status = response.head.status;
-        let trace = response.trace.clone();
+        let log = about.log();
+        let trace = log.map(|_| response.trace.clone());
         let timeouts = about.site.map_or(&about.snapshot.config.timeouts, |site| {
             &site.settings.timeouts
         });
@@ -548,7 +547,7 @@ impl Session {
         }
         .deliver(response, pen.out);
         self.shared.stats.answered(status);
-        if let Some(log) = about.log() {
+        if let (Some(log), Some(trace)) = (log, trace) {
             let ended = match delivered.ended {
                 Close::Complete => about.ended.unwrap_or(Close::Complete),
                 broken => broken,
