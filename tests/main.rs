@@ -1,3 +1,9 @@
 //! The tests of the whole program: the real binary, real sockets.
 
+mod common;
+mod dial_in;
 mod layers;
+mod requests;
+mod responses;
+mod running;
+mod waiting;

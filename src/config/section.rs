@@ -203,7 +203,7 @@ impl<'a> Section<'a> {
     pub(super) fn logger(&self) -> Option<Logger> {
         raw::get(&self.map, "logger")?;
         let section = self.section("logger");
-        // `level` beats `log_level`, and a section without either means 1, as in the original.
+        // `level` beats `log_level`, and a section without either means what no section means.
         let key = if raw::get(&section.map, "level").is_some() {
             "level"
         } else {
@@ -217,7 +217,7 @@ impl<'a> Section<'a> {
                 &format!(" {shown}: taken as minimal; write disabled, minimal, normal or full"),
             );
         }
-        let level = level.map_or(Level::Minimal, |(level, _)| level);
+        let level = level.map_or(Level::Normal, |(level, _)| level);
         let kind = section.take("type", value::text);
         if let Some(kind) = &kind
             && FOREIGN_LOGGERS.contains(&kind.to_ascii_lowercase().as_str())

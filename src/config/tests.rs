@@ -457,7 +457,7 @@ fn values_of_a_site() {
         site.logger
             == Some(Logger {
                 file: None,
-                level: Level::Minimal,
+                level: Level::Normal,
             })
     });
 }

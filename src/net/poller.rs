@@ -420,11 +420,21 @@ mod tests {
         let token = poller.enter(|_| Box::new(one), far()).unwrap();
         poller.wake(token);
         let out = item(&poller);
-        assert!(poller.park(token, out, Interest::Write, far()).unwrap().is_none());
+        assert!(
+            poller
+                .park(token, out, Interest::Write, far())
+                .unwrap()
+                .is_none()
+        );
         let out = item(&poller);
         // And what came meanwhile, when it is to be read again.
         other.write_all(b"x").unwrap();
-        assert!(poller.park(token, out, Interest::Read, far()).unwrap().is_none());
+        assert!(
+            poller
+                .park(token, out, Interest::Read, far())
+                .unwrap()
+                .is_none()
+        );
         drop(item(&poller));
     }
 

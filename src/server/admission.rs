@@ -1,9 +1,9 @@
 //! How many workers a site may hold at once, and which requests wait for their turn without one.
 //!
-//! A worker that waits for a backend, or for its answer, can do nothing else. So a site may hold at most three
-//! quarters of the workers, and all sites together seven eighths: files, the health check and other sites always
-//! find one. A request above that is *parked*: it keeps its place in line, costs memory only, and is woken when
-//! another request of its site leaves. How many may wait, parked or holding a worker, is the site's
+//! A worker that waits for a backend, or for its answer, can do nothing else. So a site may hold at most two thirds of
+//! the workers that other sites leave: however many sites hang, there are workers for a few more, and always one for
+//! files and the health check. A request above that is *parked*: it keeps its place in line, costs memory only, and is
+//! woken when its turn has come. How many may wait, parked or holding a worker, is the site's
 //! `limits.waiting`.
 //!
 //! Called by workers, at the begin and the end of each exchange with a backend.
@@ -22,8 +22,7 @@ use crate::net::poller::Token;
 #[derive(Debug)]
 pub(crate) struct Admission {
     state: Mutex<State>,
-    most_per_site: usize,
-    most: usize,
+    workers: usize,
 }
 
 /// A site's place at the turnstile; stays the same when the configuration is reloaded.
@@ -63,8 +62,7 @@ impl Admission {
     pub(crate) fn new(workers: usize) -> Self {
         Self {
             state: Mutex::default(),
-            most_per_site: (workers - workers.div_ceil(4)).max(1),
-            most: (workers - workers.div_ceil(8)).max(1),
+            workers,
         }
     }
 
@@ -84,7 +82,7 @@ impl Admission {
     /// Asks for a worker, for the first time or after a wake-up.
     pub(crate) fn enter(&self, place: Place, token: Token) -> Entry {
         let mut state = self.state.lock();
-        let room = state.held < self.most;
+        let room = state.has_room(place.0, self.workers);
         let turn = &mut state.sites[place.0];
         if let Some(position) = turn.granted.iter().position(|granted| *granted == token) {
             turn.granted.swap_remove(position);
@@ -93,7 +91,7 @@ impl Admission {
         if turn.queue.contains(&token) {
             return Entry::Queued;
         }
-        if room && turn.held < self.most_per_site && turn.queue.is_empty() {
+        if room && turn.queue.is_empty() {
             turn.held += 1;
             state.held += 1;
             return Entry::Admitted;
@@ -103,44 +101,56 @@ impl Admission {
         Entry::Queued
     }
 
-    /// Gives a worker back. The token that is returned has its turn now and must be woken.
-    pub(crate) fn leave(&self, place: Place) -> Option<Token> {
+    /// Gives a worker back. The tokens that are returned, mostly none or one, have their turn now and must be woken.
+    pub(crate) fn leave(&self, place: Place) -> Vec<Token> {
         let mut state = self.state.lock();
         state.held -= 1;
         state.sites[place.0].held -= 1;
-        state.grant(self.most_per_site)
+        state.grant_all(self.workers)
     }
 
-    /// Takes a request out of the line, whether it still waits or was granted its turn. Returns who is next.
-    pub(crate) fn forget(&self, place: Place, token: Token) -> Option<Token> {
+    /// Takes a request out of the line, whether it still waits or was granted its turn. Returns who has the turn now, as
+    /// [`Admission::leave`] does.
+    pub(crate) fn forget(&self, place: Place, token: Token) -> Vec<Token> {
         let mut state = self.state.lock();
         let turn = &mut state.sites[place.0];
         if let Some(position) = turn.queue.iter().position(|queued| *queued == token) {
             turn.queue.remove(position);
             state.queued -= 1;
-            return None;
+        } else if let Some(position) = turn.granted.iter().position(|granted| *granted == token) {
+            turn.granted.swap_remove(position);
+            turn.held -= 1;
+            state.held -= 1;
         }
-        let position = turn.granted.iter().position(|granted| *granted == token)?;
-        turn.granted.swap_remove(position);
-        turn.held -= 1;
-        state.held -= 1;
-        state.grant(self.most_per_site)
+        state.grant_all(self.workers)
     }
 }
 
 impl State {
-    /// Gives the worker that has just become free to a request in line, sites in turn.
-    fn grant(&mut self, most_per_site: usize) -> Option<Token> {
-        if self.queued == 0 {
-            return None;
+    /// Whether a site may hold one worker more.
+    fn has_room(&self, site: usize, workers: usize) -> bool {
+        let held = self.sites[site].held;
+        let left = workers - (self.held - held);
+        held < left * 2 / 3 || self.held == 0
+    }
+
+    /// Lets in whoever may come in now; there may be several, since one site's share grows when another one leaves.
+    fn grant_all(&mut self, workers: usize) -> Vec<Token> {
+        let mut granted = Vec::new();
+        while self.queued > 0
+            && let Some(token) = self.grant(workers)
+        {
+            granted.push(token);
         }
+        granted
+    }
+
+    /// Lets a request in line in, sites in turn.
+    fn grant(&mut self, workers: usize) -> Option<Token> {
         let count = self.sites.len();
         let chosen = (0..count)
             .map(|step| (self.next + step) % count)
-            .find(|&site| {
-                let turn = &self.sites[site];
-                turn.held < most_per_site && !turn.queue.is_empty()
-            })?;
+            .find(|&site| !self.sites[site].queue.is_empty() && self.has_room(site, workers))?;
         self.next = chosen + 1;
         let turn = &mut self.sites[chosen];
         let token = turn.queue.pop_front()?;
@@ -162,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_site_holds_its_share_and_the_rest_stands_in_line() {
-        let admission = Admission::new(8);
+        let admission = Admission::new(9);
         let site = admission.place("a");
         assert_eq!(admission.place("a"), site);
         for number in 0..6 {
@@ -170,31 +180,55 @@ mod tests {
         }
         assert_eq!(admission.enter(site, token(6)), Entry::Queued);
         assert_eq!(admission.enter(site, token(7)), Entry::Queued);
-        assert_eq!(admission.leave(site), Some(token(6)));
+        assert_eq!(admission.leave(site), [token(6)]);
         // Neither a newcomer nor the next in line takes what was granted.
         assert_eq!(admission.enter(site, token(8)), Entry::Queued);
         assert_eq!(admission.enter(site, token(7)), Entry::Queued);
         assert_eq!(admission.enter(site, token(6)), Entry::Admitted);
-        assert_eq!(admission.leave(site), Some(token(7)));
+        assert_eq!(admission.leave(site), [token(7)]);
         // The one that was granted its turn has left meanwhile.
-        assert_eq!(admission.forget(site, token(7)), Some(token(8)));
+        assert_eq!(admission.forget(site, token(7)), [token(8)]);
         assert_eq!(admission.enter(site, token(8)), Entry::Admitted);
     }
 
     #[test]
-    fn sites_leave_room_for_each_other() {
-        let admission = Admission::new(8);
+    fn sites_that_hang_leave_room_for_others() {
+        for workers in [3, 4, 8, 16, 64] {
+            let admission = Admission::new(workers);
+            let mut number = 0;
+            let mut fill = |site| {
+                let mut admitted = 0;
+                loop {
+                    number += 1;
+                    match admission.enter(site, token(number)) {
+                        Entry::Admitted => admitted += 1,
+                        Entry::Queued => return admitted,
+                    }
+                }
+            };
+            let (one, two) = (admission.place("a"), admission.place("b"));
+            let first = fill(one);
+            let second = fill(two);
+            assert!(first > 0 && first < workers, "{workers}");
+            assert!(second > 0 || workers == 3, "{workers}");
+            assert!(first + second < workers, "{workers}");
+        }
+    }
+
+    #[test]
+    fn who_leaves_lets_in_whoever_has_room_then() {
+        let admission = Admission::new(6);
         let (one, two) = (admission.place("a"), admission.place("b"));
-        for number in 0..6 {
+        for number in 0..4 {
             assert_eq!(admission.enter(one, token(number)), Entry::Admitted);
         }
-        assert_eq!(admission.enter(two, token(6)), Entry::Admitted);
-        // Seven of eight are held: the last one stays free.
-        assert_eq!(admission.enter(two, token(7)), Entry::Queued);
-        assert_eq!(admission.enter(one, token(8)), Entry::Queued);
-        // Whoever leaves, a site that is below its share has its turn.
-        assert_eq!(admission.leave(one), Some(token(8)));
-        assert_eq!(admission.leave(one), Some(token(7)));
+        assert_eq!(admission.enter(two, token(4)), Entry::Admitted);
+        assert_eq!(admission.enter(two, token(5)), Entry::Queued);
+        // The first site has no more than two thirds of the five that the second one leaves.
+        assert_eq!(admission.enter(one, token(6)), Entry::Queued);
+        assert_eq!(admission.leave(one), [token(5)]);
+        assert_eq!(admission.leave(two), []);
+        assert_eq!(admission.leave(one), [token(6)]);
     }
 
     #[test]
@@ -203,6 +237,6 @@ mod tests {
         let site = admission.place("a");
         assert_eq!(admission.enter(site, token(0)), Entry::Admitted);
         assert_eq!(admission.enter(site, token(1)), Entry::Queued);
-        assert_eq!(admission.leave(site), Some(token(1)));
+        assert_eq!(admission.leave(site), [token(1)]);
     }
 }

@@ -610,11 +610,8 @@ impl Session {
     }
 
     fn leave_line(&self, errand: &Errand) {
-        let next = self
-            .shared
-            .admission
-            .forget(errand.site().place, self.token);
-        if let Some(token) = next {
+        let place = errand.site().place;
+        for token in self.shared.admission.forget(place, self.token) {
             self.shared.poller.wake(token);
         }
     }
@@ -663,16 +660,20 @@ struct Pass {
 }
 
 impl Pass {
-    /// Gives the worker back; returns the session whose turn it is now, for this worker to run: that is cheaper than
-    /// to wake another for it.
+    /// Gives the worker back; returns a session whose turn has come, for this worker to run: that is cheaper than to wake
+    /// another one for it.
     fn end(mut self) -> Option<Box<Session>> {
-        let token = self.leave()?;
-        self.shared.poller.take(token)
+        let mut tokens = self.leave().into_iter();
+        let next = tokens.next()?;
+        for token in tokens {
+            self.shared.poller.wake(token);
+        }
+        self.shared.poller.take(next)
     }
 
-    fn leave(&mut self) -> Option<Token> {
+    fn leave(&mut self) -> Vec<Token> {
         match std::mem::replace(&mut self.left, true) {
-            true => None,
+            true => Vec::new(),
             false => self.shared.admission.leave(self.place),
         }
     }
@@ -680,7 +681,7 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if let Some(token) = self.leave() {
+        for token in self.leave() {
             self.shared.poller.wake(token);
         }
     }

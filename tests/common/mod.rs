@@ -1,0 +1,64 @@
+//! The real program with real sockets: a proxy to test, visitors, and backends that a test plays itself.
+//!
+//! Every wait has the deadline [`PATIENCE`], so long that only a fault reaches it, however busy the machine is.
+
+pub(crate) mod backend;
+pub(crate) mod proxy;
+pub(crate) mod visitor;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use backend::{Backend, Echo};
+pub(crate) use proxy::Proxy;
+pub(crate) use visitor::{Answer, Visitor};
+
+/// No wait of a test is longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// If it does not within [`PATIENCE`].
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Reads from a socket until `enough` holds for what came. `false`: the peer ended the connection before that.
+pub(crate) fn read_until(
+    stream: &mut impl std::io::Read,
+    bytes: &mut Vec<u8>,
+    enough: impl Fn(&[u8]) -> bool,
+) -> bool {
+    let mut block = [0; 65536];
+    while !enough(bytes) {
+        match stream.read(&mut block) {
+            Ok(0) => return false,
+            Ok(count) => bytes.extend_from_slice(&block[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return false,
+            Err(error) => panic!(
+                "{error} after {:?}",
+                String::from_utf8_lossy(&bytes[..bytes.len().min(2000)])
+            ),
+        }
+    }
+    true
+}
+
+/// Where the head ends: behind the empty line.
+pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    Some(end + 4)
+}
+
+/// The value of a field of a head.
+pub(crate) fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    head.lines().skip(1).find_map(|line| {
+        let (key, value) = line.split_once(": ")?;
+        key.eq_ignore_ascii_case(name).then_some(value)
+    })
+}

@@ -1,0 +1,233 @@
+//! The program under test.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::{Visitor, wait_until};
+
+/// Everything at one address, logged in full, with deadlines that a busy machine does not reach.
+const COMMON: &str = "
+cluster_address: 127.0.0.1
+cluster_port: 0
+workers: 16
+logger: {type: stderr, level: full}
+";
+
+/// A running swiftiply.
+pub(crate) struct Proxy {
+    child: Child,
+    directory: TempDir,
+    visitors: Vec<SocketAddr>,
+    backends: Vec<SocketAddr>,
+    /// Open files at the start.
+    descriptors: usize,
+}
+
+/// The program's file.
+pub(crate) fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_swiftiply"))
+}
+
+impl Proxy {
+    /// Starts it with a configuration on top of the common one.
+    pub(crate) fn start(yaml: &str) -> Self {
+        Self::start_with(yaml, &[])
+    }
+
+    /// One site, which takes everything, and whose backends dial in at [`Proxy::dial_in`].
+    pub(crate) fn simple() -> Self {
+        Self::start("map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]")
+    }
+
+    /// Starts it with options.
+    pub(crate) fn start_with(yaml: &str, options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        write_config(directory.path(), yaml);
+        let log = fs::File::create(directory.path().join("log")).unwrap();
+        let mut child = program()
+            .args(["-c", "swiftiply.yml"])
+            .args(options)
+            .current_dir(&directory)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        let log = || fs::read_to_string(directory.path().join("log")).unwrap();
+        let ready = line.trim_end().strip_prefix("ready: visitors ");
+        let ready = ready.unwrap_or_else(|| panic!("{line:?} {}", log()));
+        let (visitors, backends) = ready.split_once("; backends ").unwrap_or((ready, ""));
+        let addresses = |text: &str| text.split_whitespace().flat_map(str::parse).collect();
+        let (visitors, backends) = (addresses(visitors), addresses(backends));
+        let mut proxy = Self {
+            child,
+            directory,
+            visitors,
+            backends,
+            descriptors: 0,
+        };
+        proxy.descriptors = proxy.count_descriptors();
+        proxy
+    }
+
+    /// The first address for visitors.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.visitors[0]
+    }
+
+    /// All addresses for visitors.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.visitors
+    }
+
+    /// The first address for backends.
+    pub(crate) fn dial_in(&self) -> SocketAddr {
+        self.backends[0]
+    }
+
+    /// All addresses for backends.
+    pub(crate) fn dial_ins(&self) -> &[SocketAddr] {
+        &self.backends
+    }
+
+    /// A new visitor.
+    pub(crate) fn visit(&self) -> Visitor {
+        Visitor::connect(self.address())
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its directory, where the configuration and the log are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A file in its directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What a file in its directory holds.
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.file(name)).unwrap_or_default()
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        self.read("log")
+    }
+
+    /// Waits until a text is in the log.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        self.wait_for_logs(text, 1);
+    }
+
+    /// Waits until a text is in the log so many times.
+    pub(crate) fn wait_for_logs(&self, text: &str, count: usize) {
+        wait_until(&format!("{count} times {text:?} in the log"), || {
+            self.log().matches(text).count() >= count
+        });
+    }
+
+    /// Writes another configuration, without loading it.
+    pub(crate) fn configure(&self, yaml: &str) {
+        write_config(self.directory(), yaml);
+    }
+
+    /// Loads another configuration and waits until it is in force.
+    pub(crate) fn reload(&self, yaml: &str) {
+        let before = self.log().matches("reloaded: ").count();
+        self.configure(yaml);
+        self.signal(Signal::SIGHUP);
+        self.wait_for_logs("reloaded: ", before + 1);
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap());
+        kill(pid, signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the end of the program", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Open files now.
+    fn count_descriptors(&self) -> usize {
+        let directory = format!("/proc/{}/fd", self.pid());
+        fs::read_dir(directory).unwrap().count()
+    }
+
+    /// Ends a test in which all visitors and backends have gone: nothing may be left of them, and a drain has nothing to
+    /// wait for.
+    pub(crate) fn finish(self) {
+        self.finish_and(|| ());
+    }
+
+    /// The same, with something to be looked at before the directory is removed.
+    pub(crate) fn finish_and(self, look: impl FnOnce()) {
+        wait_until("no more open files than at the start", || {
+            self.count_descriptors() <= self.descriptors
+        });
+        self.end(look);
+    }
+
+    /// Ends a test that has changed which files are open.
+    pub(crate) fn finish_without_leak_check(self) {
+        self.end(|| ());
+    }
+
+    fn end(mut self, look: impl FnOnce()) {
+        self.signal(Signal::SIGTERM);
+        let status = self.wait();
+        let log = self.log();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(!log.contains("panicked"), "{log}");
+        look();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let start = log.len().saturating_sub(4000);
+            eprintln!(
+                "the end of the log:\n{}",
+                &log[log.ceil_char_boundary(start)..]
+            );
+        }
+    }
+}
+
+fn write_config(directory: &Path, yaml: &str) {
+    let defaults = COMMON.lines().filter(|line| {
+        let key = line.split(':').next().unwrap_or_default();
+        let set = |other: &str| other.split(':').next() == Some(key);
+        !yaml.lines().any(set)
+    });
+    let text: Vec<_> = defaults.chain(yaml.lines()).collect();
+    fs::write(directory.join("swiftiply.yml"), text.join("\n")).unwrap();
+}

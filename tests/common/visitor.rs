@@ -1,0 +1,173 @@
+//! A visitor, which reads answers by rules of its own and not by those of the library under test.
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use super::{PATIENCE, field, head_end, read_until};
+
+/// A connection to the proxy.
+pub(crate) struct Visitor {
+    stream: TcpStream,
+    /// Read and not used yet.
+    bytes: Vec<u8>,
+}
+
+/// An answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Status line and fields.
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+    /// Its end did not come.
+    pub(crate) cut: bool,
+}
+
+impl Answer {
+    /// The value of a field.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        field(&self.head, name)
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl Visitor {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            stream,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Sends bytes; those of a connection that the proxy has closed are lost, as they are for any client.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        let _ = self.stream.write_all(bytes.as_ref());
+        self
+    }
+
+    /// Sends bytes in two pieces.
+    pub(crate) fn send_cut(&mut self, bytes: &[u8], at: usize) -> &mut Self {
+        self.send(&bytes[..at]);
+        std::thread::yield_now();
+        self.send(&bytes[at..])
+    }
+
+    /// Ends the sending side.
+    pub(crate) fn finish(&mut self) -> &mut Self {
+        let _ = self.stream.shutdown(Shutdown::Write);
+        self
+    }
+
+    /// Reads the answer to a request that was not HEAD.
+    pub(crate) fn answer(&mut self) -> Answer {
+        self.answer_to("GET")
+    }
+
+    /// Reads the answer to a request with this method.
+    pub(crate) fn answer_to(&mut self, method: &str) -> Answer {
+        let came = read_until(&mut self.stream, &mut self.bytes, |b| head_end(b).is_some());
+        assert!(
+            came,
+            "no head in {:?}",
+            String::from_utf8_lossy(&self.bytes)
+        );
+        let end = head_end(&self.bytes).unwrap();
+        let head = String::from_utf8(self.bytes.drain(..end).collect()).unwrap();
+        let status = head[9..12].parse().unwrap();
+        let mut answer = Answer {
+            status,
+            head,
+            body: Vec::new(),
+            cut: false,
+        };
+        if method == "HEAD" || matches!(status, 100..=199 | 204 | 304) {
+            return answer;
+        }
+        if answer.field("Transfer-Encoding") == Some("chunked") {
+            answer.cut = !self.read_chunks(&mut answer.body);
+        } else if let Some(length) = answer.field("Content-Length") {
+            let length = length.parse().unwrap();
+            answer.cut = !read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= length);
+            let length = length.min(self.bytes.len());
+            answer.body = self.bytes.drain(..length).collect();
+        } else {
+            read_until(&mut self.stream, &mut self.bytes, |_| false);
+            answer.body = std::mem::take(&mut self.bytes);
+        }
+        answer
+    }
+
+    /// Whether the beginning of an answer is there.
+    pub(crate) fn has_answer(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let there = matches!(self.stream.peek(&mut [0]), Ok(1));
+        self.stream.set_nonblocking(false).unwrap();
+        there
+    }
+
+    /// Sends a request and reads its answer.
+    pub(crate) fn ask(&mut self, request: impl AsRef<[u8]>) -> Answer {
+        self.send(request).answer()
+    }
+
+    /// GET, as simple as it can be.
+    pub(crate) fn get(&mut self, target: &str) -> Answer {
+        self.ask(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"))
+    }
+
+    /// Whether the proxy closes the connection now, without another byte.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        !read_until(&mut self.stream, &mut self.bytes, |bytes| !bytes.is_empty())
+    }
+
+    /// Everything that comes until the proxy closes.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        read_until(&mut self.stream, &mut self.bytes, |_| false);
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Bytes that have come so far, at least so many.
+    pub(crate) fn at_least(&mut self, count: usize) -> &[u8] {
+        assert!(read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= count));
+        &self.bytes
+    }
+
+    /// Makes the close that follows a reset.
+    pub(crate) fn reset(self) {
+        let linger = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        nix::sys::socket::setsockopt(&self.stream, nix::sys::socket::sockopt::Linger, &linger)
+            .unwrap();
+    }
+
+    fn read_chunks(&mut self, body: &mut Vec<u8>) -> bool {
+        loop {
+            let line = |bytes: &[u8]| bytes.windows(2).position(|two| two == b"\r\n");
+            if !read_until(&mut self.stream, &mut self.bytes, |b| line(b).is_some()) {
+                return false;
+            }
+            let end = line(&self.bytes).unwrap();
+            let digits = String::from_utf8(self.bytes.drain(..end + 2).collect()).unwrap();
+            let size = usize::from_str_radix(digits.trim(), 16).unwrap();
+            if !read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= size + 2) {
+                body.append(&mut self.bytes);
+                return false;
+            }
+            body.extend(self.bytes.drain(..size));
+            assert_eq!(self.bytes.drain(..2).collect::<Vec<_>>(), b"\r\n");
+            if size == 0 {
+                return true;
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! How backends join, and which of them gets a request.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use crate::common::backend::preamble;
+use crate::common::{Backend, Echo, PATIENCE, Proxy};
+
+#[test]
+fn a_preamble_may_come_in_any_pieces() {
+    let proxy = Proxy::start(
+        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]",
+    );
+    let bytes = preamble("7f0000011a2b", "secret");
+    for cut in 0..=bytes.len() {
+        let mut backend = Backend::connect(proxy.dial_in());
+        backend.send(&bytes[..cut]);
+        thread::yield_now();
+        backend.send(&bytes[cut..]);
+        let mut visitor = proxy.visit();
+        visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        backend.request();
+        backend.reply("ok");
+        assert_eq!(visitor.answer().text(), "ok", "cut at {cut}");
+    }
+    let mut backend = Backend::connect(proxy.dial_in());
+    for byte in &bytes {
+        backend.send([*byte]);
+        thread::yield_now();
+    }
+    let mut visitor = proxy.visit();
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    drop((backend, visitor));
+    proxy.finish();
+}
+
+#[test]
+fn who_is_not_a_backend_is_closed_with_a_reason() {
+    let proxy = Proxy::start(
+        "timeouts: {preamble: 300ms}\n\
+         map: [{incoming: test, outgoing: '127.0.0.1:0', key: secret}]",
+    );
+    let mut count = 0;
+    for (bytes, reason) in [
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "bad_preamble"),
+        (preamble("000000000001", ""), "bad_key"),
+        (preamble("000000000001", "secreT"), "bad_key"),
+        (preamble("000000000001", "secret2"), "bad_key"),
+        (preamble("000000000001", "secre"), "bad_key"),
+        (b"swiftclient000000000001zz".to_vec(), "bad_preamble"),
+        (
+            [preamble("000000000001", "secret"), b"x".to_vec()].concat(),
+            "junk",
+        ),
+        (b"swiftcl".to_vec(), "preamble_timeout"),
+        (b"".to_vec(), "preamble_timeout"),
+    ] {
+        let mut backend = Backend::connect(proxy.dial_in());
+        backend.send(&bytes);
+        assert!(backend.is_closed(), "{bytes:?}");
+        count += 1;
+        proxy.wait_for_logs("refused", count);
+        let last = proxy.log();
+        let last = last.lines().rfind(|line| line.contains("refused")).unwrap();
+        assert!(
+            last.ends_with(&format!("reason={reason}")),
+            "{bytes:?}: {last}"
+        );
+        assert!(!last.contains("secret"), "{last}");
+    }
+    // A probe that leaves again is not worth a line.
+    drop(Backend::connect(proxy.dial_in()));
+    assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
+    assert_eq!(proxy.log().matches("refused").count(), count);
+    proxy.finish();
+}
+
+#[test]
+fn a_key_where_there_is_none_is_refused() {
+    let proxy = Proxy::simple();
+    let mut backend = Backend::dial_as(proxy.dial_in(), "000000000001", "key");
+    assert!(backend.is_closed());
+    proxy.wait_for_log("reason=bad_key");
+    proxy.finish();
+}
+
+#[test]
+fn a_key_decides_between_sites_of_one_address() {
+    let proxy = Proxy::start(
+        "map:\n\
+         - {incoming: one, outgoing: '127.0.0.1:0', key: 1234, timeout: 60}\n\
+         - {incoming: two, outgoing: '127.0.0.1:0', key: [new, old], timeout: 60}\n\
+         - {incoming: three, outgoing: '127.0.0.1:0', key: new, timeout: 60}",
+    );
+    assert_eq!(proxy.dial_ins().len(), 1);
+    let mut one = Backend::dial_as(proxy.dial_in(), "000000000001", "1234");
+    let mut old = Backend::dial_as(proxy.dial_in(), "000000000002", "old");
+    let mut new = Backend::dial_as(proxy.dial_in(), "000000000003", "new");
+    let ask = |host: &str| {
+        let mut visitor = proxy.visit();
+        visitor.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        visitor
+    };
+    let mut visitor = ask("one");
+    assert_eq!(one.request().field("Host"), Some("one"));
+    one.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    // Only the new one will do for the third site; it and the old one for the second.
+    let mut third = ask("three");
+    assert_eq!(new.request().field("Host"), Some("three"));
+    let mut second = ask("two");
+    assert_eq!(old.request().field("Host"), Some("two"));
+    new.reply("new");
+    old.reply("old");
+    assert_eq!(third.answer().text(), "new");
+    assert_eq!(second.answer().text(), "old");
+    drop((visitor, second, third, one, old, new));
+    proxy.finish();
+}
+
+#[test]
+fn a_filter_picks_the_address_by_the_path() {
+    let proxy = Proxy::start(
+        "map:\n\
+         - incoming: test\n\
+         \x20 timeout: 60\n\
+         \x20 outgoing:\n\
+         \x20   - {to: '127.0.0.1:0', prefix: /api}\n\
+         \x20   - {to: '127.0.0.2:0', match: '\\.rb$'}\n\
+         \x20   - 127.0.0.3:0\n\
+         - {incoming: strict, outgoing: {to: '127.0.0.1:0', prefix: /api}}",
+    );
+    let backends: Vec<_> = (0..3)
+        .map(|n| {
+            let id = format!("00000000000{n}");
+            Echo::dial(proxy.dial_ins()[n], &id, "")
+        })
+        .collect();
+    let mut visitor = proxy.visit();
+    let mut counts = [0; 3];
+    for (target, which) in [
+        ("/api", 0),
+        ("/api/v1?x", 0),
+        ("/api.rb", 0),
+        ("/a.rb?b", 1),
+        ("/a%2erb", 1),
+        ("/a.rbx", 2),
+        ("/", 2),
+        ("/?/api", 2),
+    ] {
+        assert_eq!(visitor.get(target).text(), target);
+        counts[which] += 1;
+        let answered: Vec<_> = backends.iter().map(Echo::answered).collect();
+        assert_eq!(answered, counts, "{target}");
+    }
+    let answer = visitor.ask("GET /other HTTP/1.1\r\nHost: strict\r\n\r\n");
+    assert_eq!(answer.status, 503);
+    drop((visitor, backends));
+    proxy.finish();
+}
+
+#[test]
+fn an_id_in_the_path_asks_for_that_backend_and_waits_for_it() {
+    let proxy = Proxy::simple();
+    let mut one = Backend::dial_as(proxy.dial_in(), "abc000000one", "");
+    proxy.wait_for_logs("joined", 1);
+    let mut two = Backend::dial_as(proxy.dial_in(), "abc000000two", "");
+    proxy.wait_for_logs("joined", 2);
+    let mut visitor = proxy.visit();
+    visitor.send("GET /app/1-2-3.4.5-abc000000one?x HTTP/1.1\r\nHost: test\r\n\r\n");
+    one.request();
+    // It is busy now, and the other one will not do.
+    let mut waits = proxy.visit();
+    waits.send("GET /app/1-2-3.4.5-abc000000one HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut other = proxy.visit();
+    other.send("GET /other HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(two.request().target(), "/other");
+    two.reply("two");
+    assert_eq!(other.answer().text(), "two");
+    one.reply("first");
+    assert_eq!(visitor.answer().text(), "first");
+    assert!(one.request().target().ends_with("abc000000one"));
+    one.reply("second");
+    assert_eq!(waits.answer().text(), "second");
+    drop((visitor, waits, other, one, two));
+    proxy.finish();
+}
+
+#[test]
+fn a_process_id_of_five_digits_makes_a_longer_id() {
+    let proxy = Proxy::start(
+        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]",
+    );
+    let mut backend = Backend::dial_as(proxy.dial_in(), "7f00000112345", "secret");
+    let mut visitor = proxy.visit();
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    proxy.wait_for_log("backend 7f00000112345");
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn no_more_backends_join_than_the_limit_says() {
+    let proxy = Proxy::start(
+        "limits: {backends: 2}\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0'}]",
+    );
+    let one = Backend::dial(proxy.dial_in());
+    let two = Backend::dial(proxy.dial_in());
+    proxy.wait_for_logs("joined", 2);
+    let mut three = Backend::dial(proxy.dial_in());
+    assert!(three.is_closed());
+    proxy.wait_for_log("limits.backends): reason=overload");
+    drop(one);
+    proxy.wait_for_log("reason=peer_closed");
+    let four = Backend::dial(proxy.dial_in());
+    proxy.wait_for_logs("joined", 3);
+    drop((two, three, four));
+    proxy.finish();
+}
+
+#[test]
+fn a_hang_up_of_an_idle_backend_is_noticed_at_once() {
+    let proxy = Proxy::simple();
+    let stays = Echo::dial(proxy.dial_in(), "000000stays0", "");
+    proxy.wait_for_logs("joined", 1);
+    for n in 0..5 {
+        let mut leaves = Backend::dial_as(proxy.dial_in(), "00000leaves0", "");
+        proxy.wait_for_logs("joined", n + 2);
+        if n % 2 == 0 {
+            leaves.finish();
+        } else {
+            drop(leaves);
+        }
+        proxy.wait_for_logs("closed: reason=peer_closed", n + 1);
+    }
+    let mut visitor = proxy.visit();
+    assert_eq!(visitor.get("/a").text(), "/a");
+    drop((visitor, stays));
+    proxy.finish();
+}
+
+#[test]
+fn what_an_idle_backend_says_unasked_reaches_nobody() {
+    let proxy = Proxy::simple();
+    let good = Echo::dial(proxy.dial_in(), "00000000good", "");
+    proxy.wait_for_logs("joined", 1);
+    let mut bad = Backend::dial_as(proxy.dial_in(), "000000000bad", "");
+    proxy.wait_for_logs("joined", 2);
+    bad.reply("stolen");
+    // The newest is taken first, and found wanting.
+    let mut visitor = proxy.visit();
+    assert_eq!(visitor.get("/mine").text(), "/mine");
+    assert!(bad.is_closed());
+    proxy.wait_for_log("reason=junk");
+    drop((visitor, good, bad));
+    proxy.finish();
+}
+
+#[test]
+fn the_order_of_idle_backends_is_the_sites_choice() {
+    for (order, expected) in [("newest", "000000000003"), ("oldest", "000000000001")] {
+        let proxy = Proxy::start(&format!(
+            "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', order: {order}}}]\n\
+             access_log: {{file: access, format: json}}",
+        ));
+        let backends: Vec<_> = (1..4)
+            .map(|n| {
+                let backend = Echo::dial(proxy.dial_in(), &format!("00000000000{n}"), "");
+                proxy.wait_for_logs("joined", n);
+                backend
+            })
+            .collect();
+        assert_eq!(proxy.visit().get("/").text(), "/");
+        let id = format!("\"backend\":\"{expected}\"");
+        crate::common::wait_until("the access log", || proxy.read("access").contains(&id));
+        drop(backends);
+        proxy.finish();
+    }
+}
+
+#[test]
+fn unix_sockets_serve_both_sides() {
+    let proxy = Proxy::start(
+        "cluster_address: ['127.0.0.1', 'unix:front.sock']\n\
+         map: [{incoming: test, outgoing: 'unix:back.sock', timeout: 60}]",
+    );
+    let mut backend = UnixStream::connect(proxy.file("back.sock")).unwrap();
+    backend.write_all(&preamble("000000000001", "")).unwrap();
+    let mut visitor = UnixStream::connect(proxy.file("front.sock")).unwrap();
+    visitor.set_read_timeout(Some(PATIENCE)).unwrap();
+    visitor
+        .write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut request = Vec::new();
+    crate::common::read_until(&mut backend, &mut request, |bytes| {
+        bytes.ends_with(b"\r\n\r\n")
+    });
+    assert!(
+        String::from_utf8(request)
+            .unwrap()
+            .contains("X-Forwarded-For: unix:\r\n")
+    );
+    backend
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    drop((backend, visitor));
+    proxy.finish();
+}

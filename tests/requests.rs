@@ -1,0 +1,807 @@
+//! What is accepted of visitors, what is refused, and what reaches the backend: raw bytes, whole and cut at every offset.
+
+use std::sync::mpsc;
+use std::thread;
+
+use crate::common::{Backend, Proxy, Visitor};
+
+/// Name, bytes, status. Each is one request that must not reach a backend.
+const REFUSED: &[(&str, &str, u16)] = &[
+    // Two framings (RFC 9112 6.1, 6.3).
+    (
+        "length and chunks",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "chunks and length",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "chunks in 1.0",
+        "POST / HTTP/1.0\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "two codings",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "coding twice",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "coding with a parameter",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked;a\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "empty coding",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding:\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "coding behind a vertical tab",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "unknown coding",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
+        501,
+    ),
+    // Lengths (RFC 9112 6.3).
+    (
+        "length twice",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
+        400,
+    ),
+    (
+        "length list",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4, 4\r\n\r\nabcd",
+        400,
+    ),
+    (
+        "length with sign",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: +4\r\n\r\nabcd",
+        400,
+    ),
+    (
+        "negative length",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: -4\r\n\r\nabcd",
+        400,
+    ),
+    (
+        "length with a blank",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4 4\r\n\r\nabcd",
+        400,
+    ),
+    (
+        "empty length",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length:\r\n\r\nabcd",
+        400,
+    ),
+    (
+        "hexadecimal length",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0x4\r\n\r\nabcd",
+        400,
+    ),
+    (
+        "length of 20 digits",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10000000000000000000\r\n\r\n",
+        400,
+    ),
+    // Chunks (RFC 9112 7.1).
+    (
+        "chunk size with 0x",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "empty chunk size",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "blank before the chunk size",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n 1\r\na\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "blank behind the chunk size",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1 \r\na\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "sign before the chunk size",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\na\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "chunk size of 17 digits",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n00000000000000001\r\na\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "bare LF behind the chunk size",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "bare LF behind the chunk",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "no CRLF behind the chunk",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "bare LF at the end",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\n",
+        400,
+    ),
+    (
+        "control byte in an extension",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1;a\x01\r\na\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "bare CR in an extension",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1;a\rb\r\na\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "folded trailer",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n c\r\n\r\n",
+        400,
+    ),
+    // Lines and fields (RFC 9112 2.2, 5).
+    (
+        "bare LF in the request line",
+        "GET / HTTP/1.1\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "bare LF behind a field",
+        "GET / HTTP/1.1\r\nHost: test\n\r\n",
+        400,
+    ),
+    (
+        "bare LF at the end of the head",
+        "GET / HTTP/1.1\r\nHost: test\r\n\n",
+        400,
+    ),
+    (
+        "bare CR in a value",
+        "GET / HTTP/1.1\r\nHost: test\r\nA: b\rc\r\n\r\n",
+        400,
+    ),
+    (
+        "bare CR in the request line",
+        "GET /\r HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "NUL in a value",
+        "GET / HTTP/1.1\r\nHost: test\r\nA: b\0c\r\n\r\n",
+        400,
+    ),
+    (
+        "control byte in a value",
+        "GET / HTTP/1.1\r\nHost: test\r\nA: b\x01c\r\n\r\n",
+        400,
+    ),
+    (
+        "DEL in a value",
+        "GET / HTTP/1.1\r\nHost: test\r\nA: b\x7fc\r\n\r\n",
+        400,
+    ),
+    (
+        "folded field",
+        "GET / HTTP/1.1\r\nHost: test\r\nA: b\r\n c\r\n\r\n",
+        400,
+    ),
+    (
+        "field folded at once",
+        "GET / HTTP/1.1\r\n Host: test\r\n\r\n",
+        400,
+    ),
+    (
+        "blank before the colon",
+        "GET / HTTP/1.1\r\nHost: test\r\nA : b\r\n\r\n",
+        400,
+    ),
+    (
+        "blank before the colon of Host",
+        "GET / HTTP/1.1\r\nHost : test\r\n\r\n",
+        400,
+    ),
+    ("no colon", "GET / HTTP/1.1\r\nHost: test\r\nA\r\n\r\n", 400),
+    (
+        "no name",
+        "GET / HTTP/1.1\r\nHost: test\r\n: b\r\n\r\n",
+        400,
+    ),
+    (
+        "name with a quotation mark",
+        "GET / HTTP/1.1\r\nHost: test\r\n\"A\": b\r\n\r\n",
+        400,
+    ),
+    // The request line (RFC 9112 3).
+    (
+        "three empty lines",
+        "\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "blank in front",
+        " GET / HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    ("two blanks", "GET  / HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+    (
+        "tab for a blank",
+        "GET\t/ HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "blank at the end",
+        "GET / HTTP/1.1 \r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "blank in the target",
+        "GET /a b HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    ("fragment", "GET /a#b HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+    (
+        "byte above 0x7f in the target",
+        "GET /\u{e9} HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "control byte in the target",
+        "GET /\x01 HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "no target, as in 0.9",
+        "GET HTTP/1.1\r\nHost: test\r\n\r\n",
+        505,
+    ),
+    (
+        "relative target",
+        "GET a HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "asterisk without OPTIONS",
+        "GET * HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "CONNECT",
+        "CONNECT test:443 HTTP/1.1\r\nHost: test\r\n\r\n",
+        405,
+    ),
+    ("TRACE", "TRACE / HTTP/1.1\r\nHost: test\r\n\r\n", 405),
+    ("version 0.9", "GET /\r\n\r\n", 505),
+    ("version 2.0", "GET / HTTP/2.0\r\nHost: test\r\n\r\n", 505),
+    ("version 1.2", "GET / HTTP/1.2\r\nHost: test\r\n\r\n", 505),
+    (
+        "the preface of HTTP/2",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        505,
+    ),
+    (
+        "small letters in the version",
+        "GET / http/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "a TLS hello",
+        "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n",
+        400,
+    ),
+    // Host (RFC 9112 3.2).
+    ("no Host", "GET / HTTP/1.1\r\n\r\n", 400),
+    (
+        "two Hosts",
+        "GET / HTTP/1.1\r\nHost: test\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    ("empty Host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", 400),
+    (
+        "Host with a blank",
+        "GET / HTTP/1.1\r\nHost: te st\r\n\r\n",
+        400,
+    ),
+    (
+        "Host with a path",
+        "GET / HTTP/1.1\r\nHost: test/a\r\n\r\n",
+        400,
+    ),
+    (
+        "Host with a user",
+        "GET / HTTP/1.1\r\nHost: a@test\r\n\r\n",
+        400,
+    ),
+    (
+        "Host with a port that is none",
+        "GET / HTTP/1.1\r\nHost: test:8a\r\n\r\n",
+        400,
+    ),
+    (
+        "absolute target and another Host",
+        "GET http://one/ HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    // Expectations (RFC 9110 10.1.1).
+    (
+        "another expectation",
+        "POST / HTTP/1.1\r\nHost: test\r\nExpect: 200-ok\r\nContent-Length: 0\r\n\r\n",
+        417,
+    ),
+];
+
+/// Name, bytes, the head that the backend gets (without what is always there) and its body.
+const ACCEPTED: &[(&str, &str, &str, &str)] = &[
+    (
+        "the simplest",
+        "GET /a?b=c HTTP/1.1\r\nHost: test\r\n\r\n",
+        "GET /a?b=c HTTP/1.1|Host: test|",
+        "",
+    ),
+    (
+        "two empty lines in front",
+        "\r\n\r\nGET / HTTP/1.1\r\nHost: test\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|",
+        "",
+    ),
+    (
+        "order and spelling",
+        "GET / HTTP/1.1\r\nB: 1\r\nhOST: test\r\na: 2\r\nB: \t 3 \t\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|B: 1|a: 2|B: 3|",
+        "",
+    ),
+    (
+        "port in Host",
+        "GET / HTTP/1.1\r\nHost: test:8080\r\n\r\n",
+        "GET / HTTP/1.1|Host: test:8080|",
+        "",
+    ),
+    (
+        "absolute target",
+        "GET http://test:81/a?b HTTP/1.1\r\nHost: test:81\r\n\r\n",
+        "GET /a?b HTTP/1.1|Host: test:81|",
+        "",
+    ),
+    (
+        "absolute target without path",
+        "GET http://test?b HTTP/1.1\r\nHost: test\r\n\r\n",
+        "GET /?b HTTP/1.1|Host: test|",
+        "",
+    ),
+    (
+        "OPTIONS *",
+        "OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n",
+        "OPTIONS * HTTP/1.1|Host: test|",
+        "",
+    ),
+    (
+        "any method",
+        "PURGE-all / HTTP/1.1\r\nHost: test\r\n\r\n",
+        "PURGE-all / HTTP/1.1|Host: test|",
+        "",
+    ),
+    (
+        "bytes above 0x7f in a value",
+        "GET / HTTP/1.1\r\nHost: test\r\nA: \u{e9}\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|A: \u{e9}|",
+        "",
+    ),
+    (
+        "empty value",
+        "GET / HTTP/1.1\r\nHost: test\r\nA:\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|A: |",
+        "",
+    ),
+    (
+        "hop-by-hop fields",
+        "GET / HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, X-One\r\nKeep-Alive: 5\r\nTE: trailers\r\nTrailer: A\r\nProxy-Connection: close\r\nProxy-Authorization: a\r\nx-one: 1\r\nX-Two: 2\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|X-Two: 2|",
+        "",
+    ),
+    (
+        "what cannot be named away",
+        "GET / HTTP/1.1\r\nHost: test\r\nConnection: Host, Cookie, Authorization, Content-Length\r\nCookie: a=b\r\nAuthorization: c\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|Cookie: a=b|Authorization: c|",
+        "",
+    ),
+    (
+        "names with underscores",
+        "GET / HTTP/1.1\r\nHost: test\r\nX_Forwarded_For: 1\r\nA_B: 2\r\nA-B: 3\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|A-B: 3|",
+        "",
+    ),
+    (
+        "what a visitor may not say",
+        "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\nX-Real-IP: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nX-Sendfile: /etc/passwd\r\nX-Request-Start: 1\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|",
+        "",
+    ),
+    (
+        "an upgrade, which stays HTTP",
+        "GET / HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|Sec-WebSocket-Version: 13|",
+        "",
+    ),
+    (
+        "a body",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc",
+        "POST / HTTP/1.1|Host: test|Content-Length: 3|",
+        "abc",
+    ),
+    (
+        "an empty body",
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n",
+        "POST / HTTP/1.1|Host: test|Content-Length: 0|",
+        "",
+    ),
+    (
+        "chunks",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: Chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n00A\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n",
+        "POST / HTTP/1.1|Host: test|Content-Length: 13|",
+        "abc0123456789",
+    ),
+    (
+        "only the last chunk",
+        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1|Host: test|Content-Length: 0|",
+        "",
+    ),
+    (
+        "HTTP/1.0",
+        "GET / HTTP/1.0\r\nHost: test\r\nConnection: keep-alive\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|",
+        "",
+    ),
+    (
+        "an expectation in HTTP/1.0",
+        "POST / HTTP/1.0\r\nHost: test\r\nExpect: 100-continue\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na",
+        "POST / HTTP/1.1|Host: test|Content-Length: 1|",
+        "a",
+    ),
+];
+
+/// A proxy, and a backend that answers everything and tells what it got.
+fn recorded() -> (Proxy, thread::JoinHandle<()>, mpsc::Receiver<String>) {
+    let proxy = Proxy::start(
+        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    let mut backend = Backend::dial(proxy.dial_in());
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        while let Some(seen) = backend.next() {
+            let body = String::from_utf8(seen.body).unwrap();
+            sender.send(seen.head.replace("\r\n", "|") + &body).unwrap();
+            if sender.send(String::new()).is_ok() {
+                backend.reply("ok");
+            }
+            if body == "last" {
+                return;
+            }
+        }
+    });
+    (proxy, thread, receiver)
+}
+
+/// What the backend got, without the fields that the proxy adds; checks those.
+fn forwarded(receiver: &mpsc::Receiver<String>, host: &str, version: &str) -> String {
+    let whole = receiver.recv().unwrap();
+    assert_eq!(receiver.recv().unwrap(), "");
+    let added = format!(
+        "X-Forwarded-For: 127.0.0.1|X-Forwarded-Proto: http|X-Forwarded-Host: {host}|X-Real-IP: 127.0.0.1|\
+         Via: {version} swiftiply|"
+    );
+    let rest = whole.replacen(&added, "", 1);
+    assert_ne!(rest, whole, "{whole} lacks {added}");
+    rest
+}
+
+fn end(proxy: Proxy, thread: thread::JoinHandle<()>) {
+    let last = proxy
+        .visit()
+        .ask("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nlast");
+    assert_eq!(last.text(), "ok");
+    thread.join().unwrap();
+    proxy.finish();
+}
+
+#[test]
+fn what_is_refused_reaches_no_backend() {
+    let (proxy, thread, receiver) = recorded();
+    for &(name, bytes, status) in REFUSED {
+        for cut in 0..bytes.len() {
+            let mut visitor = proxy.visit();
+            // Bytes of the table above 0x7f are not UTF-8 on the wire, but that is no matter here.
+            visitor.send_cut(bytes.as_bytes(), cut);
+            let answer = visitor.answer();
+            assert_eq!(answer.status, status, "{name} cut at {cut}: {answer:?}");
+            assert_eq!(answer.field("Connection"), Some("close"), "{name}");
+            assert!(visitor.finish().is_closed(), "{name} cut at {cut}");
+        }
+        let target = format!("/after/{}", name.replace(' ', "-"));
+        let fresh = proxy.visit().get(&target);
+        assert_eq!(fresh.text(), "ok", "{name}");
+        // And nothing else has come there before.
+        let expected = format!("GET {target} HTTP/1.1|Host: test||");
+        assert_eq!(forwarded(&receiver, "test", "1.1"), expected, "{name}");
+    }
+    end(proxy, thread);
+}
+
+#[test]
+fn what_is_accepted_is_written_anew() {
+    let (proxy, thread, receiver) = recorded();
+    for &(name, bytes, head, body) in ACCEPTED {
+        let mut visitor = proxy.visit();
+        let host = head
+            .split("Host: ")
+            .nth(1)
+            .unwrap()
+            .split('|')
+            .next()
+            .unwrap();
+        let version = if bytes.contains("HTTP/1.0") {
+            "1.0"
+        } else {
+            "1.1"
+        };
+        for cut in 0..=bytes.len() {
+            visitor.send_cut(bytes.as_bytes(), cut);
+            let answer = visitor.answer();
+            assert_eq!(answer.text(), "ok", "{name} cut at {cut}: {answer:?}");
+            let expected = format!("{head}|{body}");
+            let seen = forwarded(&receiver, host, version);
+            assert_eq!(seen, expected, "{name} cut at {cut}");
+        }
+    }
+    end(proxy, thread);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let (proxy, thread, receiver) = recorded();
+    let mut all = String::new();
+    for &(_, bytes, ..) in ACCEPTED {
+        all.push_str(bytes);
+    }
+    for cut in (0..all.len()).step_by(7) {
+        let mut visitor = proxy.visit();
+        visitor.send_cut(all.as_bytes(), cut);
+        for &(name, _, head, body) in ACCEPTED {
+            assert_eq!(visitor.answer().text(), "ok", "{name} cut at {cut}");
+            let seen = receiver.recv().unwrap();
+            assert!(seen.starts_with(head.split('|').next().unwrap()), "{seen}");
+            assert!(seen.ends_with(body), "{seen}");
+            assert_eq!(receiver.recv().unwrap(), "");
+        }
+    }
+    end(proxy, thread);
+}
+
+#[test]
+fn heads_over_the_limits_are_refused() {
+    let (proxy, thread, _receiver) = recorded();
+    let check = |request: String, status: u16| {
+        let mut visitor = proxy.visit();
+        let answer = visitor.ask(request);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(visitor.finish().is_closed());
+    };
+    let long = |count: usize| "a".repeat(count);
+    check(
+        format!("GET /{} HTTP/1.1\r\nHost: test\r\n\r\n", long(16 * 1024)),
+        414,
+    );
+    check(format!("GET /{}", long(20_000)), 414);
+    check(
+        format!(
+            "GET / HTTP/1.1\r\nHost: test\r\nA: {}\r\n\r\n",
+            long(65_536)
+        ),
+        431,
+    );
+    check(
+        format!(
+            "GET / HTTP/1.1\r\nHost: test\r\n{}\r\n",
+            "A: b\r\n".repeat(100)
+        ),
+        431,
+    );
+    check(format!("{} / HTTP/1.1\r\n", long(70_000)), 400);
+    // What is just within them is not.
+    let fits = format!(
+        "GET /{} HTTP/1.1\r\nHost: test\r\n\r\n",
+        long(16 * 1024 - 1)
+    );
+    assert_eq!(proxy.visit().ask(fits).text(), "ok");
+    let fits = format!(
+        "GET / HTTP/1.1\r\nHost: test\r\n{}\r\n",
+        "A: b\r\n".repeat(99)
+    );
+    assert_eq!(proxy.visit().ask(fits).text(), "ok");
+    let fits = format!(
+        "GET / HTTP/1.1\r\nHost: test\r\nA: {}\r\n\r\n",
+        long(65_000)
+    );
+    assert_eq!(proxy.visit().ask(fits).text(), "ok");
+    end(proxy, thread);
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_before_a_backend_is_taken() {
+    let proxy = Proxy::start(
+        "limits: {body: 1000}\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1001\r\n\r\n");
+    assert_eq!(visitor.answer().status, 413);
+    let mut visitor = proxy.visit();
+    visitor.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n");
+    assert_eq!(visitor.send("a".repeat(1001)).answer().status, 413);
+    let mut visitor = proxy.visit();
+    visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\n");
+    visitor.send("a".repeat(1000));
+    assert_eq!(backend.request().body.len(), 1000);
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_large_body_goes_through_a_file_and_comes_out_whole() {
+    let proxy = Proxy::simple();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let body: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    let mut visitor = proxy.visit();
+    visitor.send(format!(
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    ));
+    let sent = body.clone();
+    let thread = thread::spawn(move || {
+        visitor.send(sent);
+        visitor
+    });
+    assert!(backend.request().body == body);
+    backend.reply("ok");
+    let mut visitor = thread.join().unwrap();
+    assert_eq!(visitor.answer().text(), "ok");
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_visitor_that_waits_for_100_gets_it() {
+    let proxy = Proxy::simple();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    visitor
+        .send("POST / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    assert_eq!(visitor.answer().status, 100);
+    visitor.send("abc");
+    let seen = backend.request();
+    assert_eq!(seen.body, b"abc");
+    assert_eq!(seen.field("Expect"), None);
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    // Whoever sends the body at once gets none.
+    visitor.send(
+        "POST / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
+    );
+    backend.request();
+    backend.reply("ok");
+    assert_eq!(visitor.answer().status, 200);
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn what_comes_slowly_is_refused_and_what_says_nothing_is_closed() {
+    let proxy = Proxy::start(
+        "timeouts: {head: 200ms, idle: 300ms, body: 250ms}\n\
+         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0'}]",
+    );
+    let mut silent = proxy.visit();
+    assert!(silent.is_closed());
+    proxy.wait_for_log("reason=idle");
+    let mut slow = proxy.visit();
+    assert_eq!(slow.send("GET / HTTP/1.1\r\nHos").answer().status, 408);
+    assert!(slow.finish().is_closed());
+    proxy.wait_for_log("reason=head_timeout");
+    let mut stuck = proxy.visit();
+    stuck.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nab");
+    assert_eq!(stuck.answer().status, 408);
+    assert!(stuck.finish().is_closed());
+    proxy.wait_for_log("reason=body_timeout");
+    drop((silent, slow, stuck));
+    proxy.finish();
+}
+
+#[test]
+fn forwarding_fields_of_trusted_proxies_are_believed_and_extended() {
+    let proxy = Proxy::start(
+        "trusted_proxies: 127.0.0.0/8\n\
+         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    visitor.send(
+        "GET / HTTP/1.1\r\nHost: inner\r\nX-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\n\
+         X-Forwarded-Host: outer\r\nX-Real-IP: 9.9.9.9\r\nVia: 1.1 edge\r\n\r\n",
+    );
+    let seen = backend.request();
+    for (name, value) in [
+        ("X-Forwarded-For", "9.9.9.9, 127.0.0.1"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "outer"),
+        ("X-Real-IP", "9.9.9.9"),
+        ("Via", "1.1 edge, 1.1 swiftiply"),
+    ] {
+        assert_eq!(seen.field(name), Some(value));
+        assert_eq!(
+            seen.head.matches(&format!("{name}: ")).count(),
+            1,
+            "{}",
+            seen.head
+        );
+    }
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_visitor_that_says_close_or_speaks_1_0_is_closed_after_its_answer() {
+    let (proxy, thread, _receiver) = recorded();
+    for (request, connection) in [
+        (
+            "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
+            Some("close"),
+        ),
+        ("GET / HTTP/1.0\r\n\r\n", Some("close")),
+    ] {
+        let mut visitor = proxy.visit();
+        let answer = visitor.ask(request);
+        assert_eq!(
+            (answer.text().as_str(), answer.field("Connection")),
+            ("ok", connection)
+        );
+        assert!(visitor.is_closed());
+    }
+    // HTTP/1.0 is kept when it asks for that, and told so.
+    let mut visitor = proxy.visit();
+    let request = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    assert_eq!(visitor.ask(request).field("Connection"), Some("keep-alive"));
+    assert_eq!(visitor.ask(request).text(), "ok");
+    drop(visitor);
+    // A program that ends its sending side right behind its request still wants the answer.
+    let mut visitor = Visitor::connect(proxy.address());
+    visitor
+        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        .finish();
+    assert_eq!(visitor.answer().text(), "ok");
+    assert!(visitor.is_closed());
+    end(proxy, thread);
+}

@@ -1,0 +1,543 @@
+//! What backends answer, and what visitors get of it: raw bytes, whole and cut at every offset.
+
+use std::io::Write;
+use std::thread;
+
+use crate::common::{Backend, Proxy, Visitor};
+
+/// What becomes of a backend's connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Closed,
+}
+use Fate::{Closed, Kept};
+
+struct Case {
+    name: &'static str,
+    method: &'static str,
+    /// What the backend sends.
+    bytes: &'static str,
+    /// Whether it closes then.
+    closes: bool,
+    /// What the visitor gets: status, fields (all but Date), body.
+    status: u16,
+    fields: &'static str,
+    body: &'static str,
+    /// The visitor can tell that the end is missing.
+    cut: bool,
+    fate: Fate,
+}
+
+const fn case(
+    name: &'static str,
+    bytes: &'static str,
+    fields: &'static str,
+    body: &'static str,
+    fate: Fate,
+) -> Case {
+    Case {
+        name,
+        method: "GET",
+        bytes,
+        closes: false,
+        status: 200,
+        fields,
+        body,
+        cut: false,
+        fate,
+    }
+}
+
+const fn bad(name: &'static str, bytes: &'static str) -> Case {
+    Case {
+        status: 502,
+        fate: Closed,
+        ..case(name, bytes, "", "", Closed)
+    }
+}
+
+const CASES: &[Case] = &[
+    case(
+        "a length",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+        "Content-Length: 3",
+        "abc",
+        Kept,
+    ),
+    case(
+        "no body",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "Content-Length: 0",
+        "",
+        Kept,
+    ),
+    case(
+        "HTTP/1.0 that says close and means keep",
+        "HTTP/1.0 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+        "Content-Length: 3",
+        "abc",
+        Kept,
+    ),
+    case(
+        "order and spelling, and cookies",
+        "HTTP/1.1 200 OK\r\nb: 1\r\nSet-Cookie: a=b\r\nContent-Length: 1\r\nA_b: 2\r\nset-cookie: c=d\r\n\r\nx",
+        "b: 1|Set-Cookie: a=b|A_b: 2|set-cookie: c=d|Content-Length: 1",
+        "x",
+        Kept,
+    ),
+    case(
+        "hop-by-hop fields",
+        "HTTP/1.1 200 OK\r\nConnection: X-One\r\nX-One: 1\r\nKeep-Alive: 5\r\nProxy-Authenticate: a\r\nTrailer: a\r\nUpgrade: h2c\r\nX-Two: 2\r\nContent-Length: 1\r\n\r\nx",
+        "X-Two: 2|Content-Length: 1",
+        "x",
+        Kept,
+    ),
+    case(
+        "lengths alike",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3, 3\r\n\r\nabc",
+        "Content-Length: 3",
+        "abc",
+        Kept,
+    ),
+    case(
+        "chunks",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0A\r\n0123456789\r\n0\r\nA: b\r\n\r\n",
+        "Transfer-Encoding: chunked",
+        "abc0123456789",
+        Kept,
+    ),
+    case(
+        "chunks and length",
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked",
+        "abc",
+        Closed,
+    ),
+    case(
+        "interim responses",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+        "Content-Length: 1",
+        "x",
+        Kept,
+    ),
+    case(
+        "a reason of its own",
+        "HTTP/1.1 200 Alright then\r\nContent-Length: 1\r\n\r\nx",
+        "Content-Length: 1",
+        "x",
+        Kept,
+    ),
+    case(
+        "no reason",
+        "HTTP/1.1 200\r\nContent-Length: 1\r\n\r\nx",
+        "Content-Length: 1",
+        "x",
+        Kept,
+    ),
+    Case {
+        status: 404,
+        ..case(
+            "another status",
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 1\r\n\r\nx",
+            "Content-Length: 1",
+            "x",
+            Kept,
+        )
+    },
+    Case {
+        status: 204,
+        ..case(
+            "204 with a length",
+            "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+            "",
+            "",
+            Kept,
+        )
+    },
+    Case {
+        status: 304,
+        ..case(
+            "304 with a length",
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\nETag: \"a\"\r\n\r\n",
+            "ETag: \"a\"|Content-Length: 3",
+            "",
+            Kept,
+        )
+    },
+    Case {
+        method: "HEAD",
+        ..case(
+            "HEAD with a length",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
+            "Content-Length: 3",
+            "",
+            Kept,
+        )
+    },
+    Case {
+        method: "HEAD",
+        ..case(
+            "HEAD with chunks",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "",
+            "",
+            Kept,
+        )
+    },
+    Case {
+        closes: true,
+        ..case(
+            "until it closes",
+            "HTTP/1.1 200 OK\r\nA: b\r\n\r\nabc",
+            "A: b|Transfer-Encoding: chunked",
+            "abc",
+            Closed,
+        )
+    },
+    case(
+        "neither length nor close",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc",
+        "Transfer-Encoding: chunked",
+        "abc",
+        Closed,
+    ),
+    case(
+        "bytes behind the end",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\n",
+        "Content-Length: 3",
+        "abc",
+        Closed,
+    ),
+    Case {
+        closes: true,
+        cut: true,
+        ..case(
+            "a body cut short",
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc",
+            "Content-Length: 4",
+            "abc",
+            Closed,
+        )
+    },
+    Case {
+        closes: true,
+        cut: true,
+        ..case(
+            "chunks cut short",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+            "Transfer-Encoding: chunked",
+            "abc",
+            Closed,
+        )
+    },
+    Case {
+        cut: true,
+        ..case(
+            "a bad chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nx\r\n",
+            "Transfer-Encoding: chunked",
+            "abc",
+            Closed,
+        )
+    },
+    Case {
+        cut: true,
+        ..case(
+            "a chunk with a bare LF",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\n0\r\n\r\n",
+            "Transfer-Encoding: chunked",
+            "abc",
+            Closed,
+        )
+    },
+    bad(
+        "lengths that differ",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+    ),
+    bad(
+        "a length that is none",
+        "HTTP/1.1 200 OK\r\nContent-Length: +3\r\n\r\nabc",
+    ),
+    bad(
+        "another coding",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+    ),
+    bad(
+        "two codings",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    ),
+    bad(
+        "a bare LF in the head",
+        "HTTP/1.1 200 OK\nContent-Length: 3\r\n\r\nabc",
+    ),
+    bad(
+        "a folded field",
+        "HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 3\r\n\r\nabc",
+    ),
+    bad(
+        "NUL in the head",
+        "HTTP/1.1 200 OK\r\nA: b\0\r\nContent-Length: 3\r\n\r\nabc",
+    ),
+    bad(
+        "no colon",
+        "HTTP/1.1 200 OK\r\nA\r\nContent-Length: 3\r\n\r\nabc",
+    ),
+    bad(
+        "another version",
+        "HTTP/2.0 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+    ),
+    bad(
+        "a status of two digits",
+        "HTTP/1.1 20 OK\r\nContent-Length: 3\r\n\r\nabc",
+    ),
+    bad(
+        "a status of four digits",
+        "HTTP/1.1 2000 OK\r\nContent-Length: 3\r\n\r\nabc",
+    ),
+    bad("rubbish", "hello\r\n\r\n"),
+    bad(
+        "a switch that nobody asked for",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    ),
+    Case {
+        closes: true,
+        ..bad("a head cut short", "HTTP/1.1 200 OK\r\nContent-Le")
+    },
+];
+
+#[test]
+fn answers_whole_and_cut_at_every_offset() {
+    let proxy = Proxy::simple();
+    for case in CASES {
+        let mut backend = Backend::dial(proxy.dial_in());
+        for cut in 0..=case.bytes.len() {
+            backend = check(&proxy, case, cut, backend);
+        }
+        drop(backend);
+    }
+    proxy.finish();
+}
+
+/// Plays one case. Returns the backend for the next one, a new one if this one is spent.
+fn check(proxy: &Proxy, case: &Case, cut: usize, mut backend: Backend) -> Backend {
+    let context = format!("{} cut at {cut}", case.name);
+    let mut visitor = proxy.visit();
+    // POST, so that nothing is tried twice.
+    let method = if case.method == "GET" {
+        "POST"
+    } else {
+        case.method
+    };
+    visitor.send(format!(
+        "{method} / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"
+    ));
+    backend.request();
+    backend.send(&case.bytes[..cut]);
+    thread::yield_now();
+    backend.send(&case.bytes[cut..]);
+    if case.closes {
+        backend.finish();
+    }
+    let answer = visitor.answer_to(case.method);
+    assert_eq!(answer.status, case.status, "{context}: {answer:?}");
+    assert_eq!(answer.cut, case.cut, "{context}: {answer:?}");
+    assert!(answer.field("Date").is_some(), "{context}");
+    if case.status != 502 {
+        let fields = answer
+            .head
+            .lines()
+            .skip(1)
+            .filter(|line| !line.is_empty() && !line.starts_with("Date: "));
+        assert_eq!(
+            fields.collect::<Vec<_>>().join("|"),
+            case.fields,
+            "{context}"
+        );
+        assert_eq!(answer.text(), case.body, "{context}");
+    }
+    if case.cut {
+        assert!(visitor.is_closed(), "{context}");
+    }
+    match case.fate {
+        Kept => {
+            // Both connections are good for another request.
+            visitor.send("GET /next HTTP/1.1\r\nHost: test\r\n\r\n");
+            assert_eq!(backend.request().target(), "/next", "{context}");
+            backend.reply("next");
+            assert_eq!(visitor.answer().text(), "next", "{context}");
+            backend
+        }
+        Closed => {
+            // Whatever is left in it reaches nobody: the next request waits for another one.
+            let mut next = proxy.visit();
+            next.send("GET /next HTTP/1.1\r\nHost: test\r\n\r\n");
+            assert!(backend.is_closed(), "{context}");
+            let mut fresh = Backend::dial(proxy.dial_in());
+            assert_eq!(fresh.request().target(), "/next", "{context}");
+            fresh.reply("next");
+            assert_eq!(next.answer().text(), "next", "{context}");
+            fresh
+        }
+    }
+}
+
+#[test]
+fn a_visitor_of_1_0_gets_no_chunks() {
+    let proxy = Proxy::simple();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    visitor.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    backend.request();
+    backend.send(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+    );
+    let answer = visitor.answer();
+    assert_eq!(answer.text(), "abcde");
+    assert_eq!(answer.field("Transfer-Encoding"), None);
+    assert_eq!(answer.field("Connection"), Some("close"));
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn early_hints_are_passed_on_and_100_is_not() {
+    let proxy = Proxy::simple();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    backend.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+    let hints = visitor.answer();
+    assert_eq!((hints.status, hints.field("Link")), (103, Some("</a>")));
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    // HTTP/1.0 knows no interim responses.
+    let mut old = Visitor::connect(proxy.address());
+    old.send("GET / HTTP/1.0\r\n\r\n");
+    backend.request();
+    backend
+        .send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        .reply("ok");
+    assert_eq!(old.answer().text(), "ok");
+    // And there is an end to them.
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    backend.send("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(11));
+    let last = (0..)
+        .map(|_| visitor.answer())
+        .find(|answer| answer.status != 103);
+    assert_eq!(last.unwrap().status, 502);
+    drop((visitor, old, backend));
+    proxy.finish();
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_body_is_relayed_and_both_are_closed() {
+    let proxy = Proxy::simple();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let length = 40_000_000;
+    let mut visitor = proxy.visit();
+    visitor.send(format!(
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
+    ));
+    let thread = thread::spawn(move || {
+        visitor.send(vec![b'a'; length]);
+        visitor
+    });
+    // It has read nothing of the request yet, and the request does not fit into the sockets' buffers.
+    proxy.wait_for_log("joined at");
+    backend.send_when_readable("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+    let mut visitor = thread.join().unwrap();
+    let answer = visitor.answer();
+    assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn large_answers_come_through_whole() {
+    let proxy = Proxy::simple();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let body: Vec<u8> = (0..10_000_000u32).map(|n| (n % 251) as u8).collect();
+    let mut visitor = proxy.visit();
+    for chunked in [false, true] {
+        visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        backend.request();
+        let mut bytes = Vec::new();
+        if chunked {
+            bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            for piece in body.chunks(77_777) {
+                write!(bytes, "{:x}\r\n", piece.len()).unwrap();
+                bytes.extend_from_slice(piece);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\n\r\n");
+        } else {
+            write!(
+                bytes,
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            )
+            .unwrap();
+            bytes.extend_from_slice(&body);
+        }
+        let sender = thread::spawn(move || {
+            backend.send(bytes);
+            backend
+        });
+        let answer = visitor.answer();
+        assert!(answer.body == body);
+        backend = sender.join().unwrap();
+    }
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn an_answer_goes_out_as_it_comes() {
+    let proxy = Proxy::simple();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut seen = 0;
+    for event in ["data: one\n\n", "data: two\n\n", "data: three\n\n"] {
+        backend.send(format!("{:x}\r\n{event}\r\n", event.len()));
+        // Nothing more comes from the backend before the visitor has this.
+        seen += event.len();
+        let text = String::from_utf8_lossy(visitor.at_least(seen)).into_owned();
+        assert!(text.contains("HTTP/1.1 200 OK"), "{text}");
+    }
+    backend.send("0\r\n\r\n");
+    assert_eq!(
+        visitor.answer().text(),
+        "data: one\n\ndata: two\n\ndata: three\n\n"
+    );
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_backend_that_is_too_slow_costs_504_and_its_connection() {
+    let proxy = Proxy::start(
+        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeouts: {first_byte: 100ms, backend: 100ms}}]",
+    );
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    let answer = visitor.get("/");
+    assert_eq!(answer.status, 504);
+    backend.request();
+    assert!(backend.is_closed());
+    // Within the answer it is too late for a status.
+    let mut backend = Backend::dial(proxy.dial_in());
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab");
+    let answer = visitor.answer();
+    assert!(answer.cut && answer.body == b"ab", "{answer:?}");
+    assert!(backend.is_closed());
+    drop((visitor, backend));
+    proxy.finish();
+}

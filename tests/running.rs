@@ -1,0 +1,668 @@
+//! Operating it: options, reloads, signals, logs.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, getuid};
+
+use crate::common::proxy::program;
+use crate::common::{Backend, Echo, Proxy, Visitor, wait_until};
+
+fn run(arguments: &[&str]) -> Output {
+    program().args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_owned()).unwrap()
+}
+
+#[test]
+fn what_only_prints() {
+    let help = run(&["-h"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(text(&help.stdout).starts_with("Usage: swiftiply "));
+    let version = run(&["--version"]);
+    let expected = format!("Swiftiply v. {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&version.stdout), expected);
+    for wrong in [&["--nonsense"][..], &["-t", "abc"], &["file.yml"], &["-c"]] {
+        let output = run(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(
+            text(&output.stderr).starts_with("swiftiply: "),
+            "{output:?}"
+        );
+    }
+}
+
+#[test]
+fn check_prints_every_problem_and_opens_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("swiftiply.yml");
+    let path = file.to_str().unwrap();
+    let yaml = "cluster_port: 80\npidfile: x.pid\nmap:\n- {incoming: a, outgoing: 127.0.0.1}\n- {incoming: a, outgoing: '127.0.0.1:30000', docrot: /srv}\n";
+    fs::write(&file, yaml).unwrap();
+    let output = run(&["--check", "-c", path]);
+    assert_eq!(output.status.code(), Some(2));
+    let expected = format!(
+        "{path}:4: map[1] (a): outgoing \"127.0.0.1\": no port; write 127.0.0.1:30000\n\
+         {path}:5: map[2] (a): unknown key \"docrot\"; did you mean \"docroot\"?\n"
+    );
+    let errors = text(&output.stderr);
+    assert!(errors.starts_with(&expected), "{errors}");
+    assert!(
+        errors.contains("incoming \"a\": also a name of map[1]"),
+        "{errors}"
+    );
+    assert!(
+        errors.ends_with("3 problems, nothing changed\n"),
+        "{errors}"
+    );
+    assert_eq!(run(&["-c", path]).status.code(), Some(2));
+    fs::write(
+        &file,
+        "cluster_port: 80\nmap: [{incoming: a, outgoing: '127.0.0.1:30000'}]",
+    )
+    .unwrap();
+    let output = run(&["--check", "-c", path]);
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).as_str()),
+        (Some(0), "ok: 1 site\n")
+    );
+    // What is printed is a configuration that means the same.
+    let printed = run(&["-p", "-c", path]).stdout;
+    fs::write(&file, &printed).unwrap();
+    assert_eq!(text(&run(&["-p", "-c", path]).stdout), text(&printed));
+    let missing = run(&["-c", "/none/such.yml"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(
+        text(&missing.stderr).contains("/none/such.yml"),
+        "{missing:?}"
+    );
+    assert!(!directory.path().join("x.pid").exists());
+}
+
+#[test]
+fn a_taken_address_is_told_and_leaves_nothing_behind() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let pidfile = directory.path().join("pid");
+    let output = run(&[
+        "--cluster-address",
+        "127.0.0.1",
+        "--cluster-port",
+        &port,
+        "--backend-address",
+        "127.0.0.1",
+        "--backend-port",
+        "0",
+        "-f",
+        pidfile.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains(&format!("listen 127.0.0.1:{port}: ")),
+        "{errors}"
+    );
+    assert!(!pidfile.exists());
+}
+
+#[test]
+fn the_command_line_alone_makes_a_site() {
+    let proxy = Proxy::start_with(
+        "map: []",
+        &[
+            "--backend-address=127.0.0.1",
+            "--backend-port",
+            "0",
+            "-t60",
+            "-f",
+            "a.pid",
+        ],
+    );
+    assert_eq!(proxy.read("a.pid"), format!("{}\n", proxy.pid()));
+    let backend = Echo::dial(proxy.dial_in(), "000000000001", "");
+    assert_eq!(proxy.visit().get("/a").text(), "/a");
+    // And stays in force.
+    proxy.reload("map: []");
+    assert_eq!(proxy.visit().get("/b").text(), "/b");
+    drop(backend);
+    let pidfile = proxy.file("a.pid");
+    proxy.finish_and(|| assert!(!pidfile.exists()));
+}
+
+#[test]
+fn a_daemon_is_ready_when_the_command_returns() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let yaml = format!(
+        "cluster_address: 127.0.0.1\ncluster_port: {port}\nlogger: {{type: file, file: log}}\nmap: []"
+    );
+    fs::write(directory.path().join("swiftiply.yml"), yaml).unwrap();
+    let daemon = |options: &[&str]| {
+        let output = program()
+            .args(["-c", "swiftiply.yml", "-d"])
+            .args(options)
+            .current_dir(&directory)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        text(&output.stdout)
+    };
+    let end = |pid: &str| {
+        let pid = Pid::from_raw(pid.trim().parse().unwrap());
+        assert_eq!(
+            Visitor::connect(([127, 0, 0, 1], port).into())
+                .get("/")
+                .status,
+            404
+        );
+        // It has left the directory and the terminal behind.
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+        assert_eq!(cwd.to_str(), Some("/"));
+        let stdin = fs::read_link(format!("/proc/{pid}/fd/0")).unwrap();
+        assert_eq!(stdin.to_str(), Some("/dev/null"));
+        // And finds its files again.
+        kill(pid, SIGHUP).unwrap();
+        let log = directory.path().join("log");
+        wait_until("a reload", || {
+            fs::read_to_string(&log).unwrap().contains("reloaded")
+        });
+        fs::write(&log, "").unwrap();
+        kill(pid, SIGTERM).unwrap();
+        wait_until("the end of the daemon", || kill(pid, None).is_err());
+    };
+    let output = daemon(&[]);
+    let pid = output
+        .lines()
+        .find_map(|line| line.strip_prefix("PID "))
+        .expect("a line PID n");
+    end(pid);
+    let output = daemon(&["-f", "daemon.pid"]);
+    assert!(!output.contains("PID"), "{output}");
+    end(&fs::read_to_string(directory.path().join("daemon.pid")).unwrap());
+    assert!(!directory.path().join("daemon.pid").exists());
+    // What goes wrong is told, with the code of the foreground.
+    let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let output = program()
+        .args(["-c", "swiftiply.yml", "-d"])
+        .current_dir(&directory)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("listen 127.0.0.1"),
+        "{output:?}"
+    );
+    drop(taken);
+}
+
+#[test]
+fn privileges_are_given_up_after_binding() {
+    if !getuid().is_root() {
+        eprintln!("not root: nothing to give up");
+        return;
+    }
+    let proxy = Proxy::start("user: nobody\nmap: []");
+    let owner = fs::metadata(format!("/proc/{}", proxy.pid()))
+        .unwrap()
+        .uid();
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
+    let ids = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace()
+            .skip(1)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_ne!(owner, 0);
+    assert_eq!(ids("Uid:"), vec![owner.to_string(); 4]);
+    assert!(ids("Gid:").iter().all(|id| id != "0"));
+    assert!(ids("Groups:").iter().all(|id| id != "0"));
+    proxy.finish();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.yml");
+    fs::write(&file, "cluster_port: 0\nuser: no-such-user\nmap: []").unwrap();
+    let output = run(&["-c", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no-such-user"), "{output:?}");
+}
+
+#[test]
+fn routing_and_the_answers_of_our_own() {
+    let proxy = Proxy::start(
+        "map:\n\
+         - {incoming: [one, www.one], outgoing: '127.0.0.1:0', timeout: 60}\n\
+         - {incoming: two, outgoing: '127.0.0.2:0', timeout: 60}",
+    );
+    let one = Echo::dial(proxy.dial_ins()[0], "000000000one", "");
+    let two = Echo::dial(proxy.dial_ins()[1], "000000000two", "");
+    let mut visitor = proxy.visit();
+    let mut ask = |host: &str| {
+        visitor.ask(format!(
+            "GET /x HTTP/1.1\r\nHost: {host}\r\nAccept: text/html\r\n\r\n"
+        ))
+    };
+    for host in ["one", "ONE", "www.One:8080", "one.:80"] {
+        assert_eq!(ask(host).text(), "/x");
+    }
+    assert_eq!(ask("two").text(), "/x");
+    assert_eq!((one.answered(), two.answered()), (4, 1));
+    for host in ["three", "one-", "a.one", "[::1]", "on"] {
+        let answer = ask(host);
+        assert_eq!(answer.status, 404);
+        assert_eq!(
+            answer.field("Content-Type"),
+            Some("text/html; charset=utf-8")
+        );
+        assert!(answer.text().contains("<h1>Not Found</h1>"));
+    }
+    let health = ask("one").status;
+    assert_eq!(health, 200);
+    let health = visitor.get("/swiftiply_health?a=b");
+    assert_eq!(health.status, 200);
+    assert!(
+        health
+            .text()
+            .starts_with("Health request from 127.0.0.1 at "),
+        "{health:?}"
+    );
+    assert!(health.text().contains("404: 5\n"), "{health:?}");
+    let head = visitor.send("HEAD /swiftiply_health HTTP/1.1\r\nHost: one\r\n\r\n");
+    assert_eq!(
+        head.answer_to("HEAD").field("Content-Length").unwrap(),
+        health.body.len().to_string()
+    );
+    // Another path, or none.
+    proxy.reload("health_check_uri: /up\nmap: []");
+    assert_eq!(
+        (
+            visitor.get("/up").status,
+            visitor.get("/swiftiply_health").status
+        ),
+        (200, 404)
+    );
+    proxy.reload("health_check_uri: false\nmap: []");
+    assert_eq!(
+        (visitor.get("/up").status, visitor.get("/false").status),
+        (404, 404)
+    );
+    drop((visitor, one, two));
+    proxy.finish();
+}
+
+#[test]
+fn a_reload_changes_what_is_new_and_leaves_what_is_not() {
+    let site = |name: &str, address: &str| {
+        format!("- {{incoming: {name}, outgoing: '{address}', timeout: 60}}\n")
+    };
+    let first = site("one", "127.0.0.1:0") + &site("two", "127.0.0.2:0");
+    let proxy = Proxy::start(&format!("map:\n{first}"));
+    let one = Echo::dial(proxy.dial_ins()[0], "000000000one", "");
+    let mut two = Backend::dial(proxy.dial_ins()[1]);
+    proxy.wait_for_logs("joined", 2);
+    let mut visitor = proxy.visit();
+    let ask = |host: &str| format!("GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    // A request is under way at a backend whose address goes.
+    let mut slow = proxy.visit();
+    slow.send(ask("two"));
+    two.request();
+    proxy.reload(&format!(
+        "map:\n{}{}",
+        site("new, uno", "127.0.0.3:0").replace("new, uno", "[new, uno]"),
+        site("one", "127.0.0.1:0")
+    ));
+    assert!(
+        TcpStream::connect(proxy.dial_ins()[1]).is_err(),
+        "the address is closed"
+    );
+    two.reply("late");
+    assert_eq!(slow.answer().text(), "late");
+    assert!(two.is_closed());
+    proxy.wait_for_log("reason=removed");
+    assert_eq!(visitor.ask(ask("two")).status, 404);
+    // The idle backend, the connections and the listener are the same as before.
+    assert_eq!(visitor.ask(ask("one")).text(), "/x");
+    // What is wrong changes nothing.
+    let good = fs::read_to_string(proxy.file("swiftiply.yml")).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    for (bad, message) in [
+        (
+            "map: [{incoming: one, outgoing: nowhere}]".to_owned(),
+            "outgoing \"nowhere\"",
+        ),
+        ("map: [".to_owned(), "swiftiply.yml:"),
+        (
+            format!("map: [{{incoming: one, outgoing: '{taken}'}}]"),
+            "listen ",
+        ),
+        (
+            "access_log: /none/such/file\nmap: []".to_owned(),
+            "/none/such/file",
+        ),
+        (
+            "logger: {type: file, file: /none/such/log}\nmap: []".to_owned(),
+            "/none/such/log",
+        ),
+    ] {
+        let before = proxy.log().matches("reload failed").count();
+        proxy.configure(&bad);
+        proxy.signal(SIGHUP);
+        proxy.wait_for_logs("reload failed", before + 1);
+        assert!(proxy.log().contains(message), "{message}");
+        assert_eq!(visitor.ask(ask("one")).text(), "/x", "{bad}");
+    }
+    fs::write(proxy.file("swiftiply.yml"), good).unwrap();
+    drop((visitor, slow, one, two));
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn a_changed_key_closes_who_sent_the_old_one() {
+    let map = |key: &str| {
+        format!(
+            "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', key: {key}, timeout: 60}}]"
+        )
+    };
+    let proxy = Proxy::start(&map("old"));
+    let mut backend = Backend::dial_as(proxy.dial_in(), "000000000001", "old");
+    proxy.wait_for_log("joined");
+    proxy.reload(&map("[old, new]"));
+    let stays = Backend::dial_as(proxy.dial_in(), "000000000002", "new");
+    proxy.wait_for_logs("joined", 2);
+    proxy.reload(&map("new"));
+    assert!(backend.is_closed());
+    let mut late = Backend::dial_as(proxy.dial_in(), "000000000003", "old");
+    assert!(late.is_closed());
+    drop((backend, stays, late));
+    proxy.finish();
+}
+
+/// Visitors that ask as fast as they can until they are stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Load {
+    /// `ends`: the proxy may close a connection between two requests, and refuse new ones.
+    fn start(proxy: &Proxy, ends: bool) -> Self {
+        let (stop, answered) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let threads = (0..8).map(|visitor| {
+            let (stop, answered, address) =
+                (Arc::clone(&stop), Arc::clone(&answered), proxy.address());
+            thread::spawn(move || {
+                let mut connection = Visitor::connect(address);
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let target = format!("/{visitor}/{n}");
+                    connection.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
+                    if ends && connection.is_closed() {
+                        // Not one byte of an answer: it was closed while it was idle.
+                        return;
+                    }
+                    let answer = connection.answer();
+                    assert_eq!((answer.text(), answer.cut), (target, false), "{answer:?}");
+                    answered.fetch_add(1, Ordering::SeqCst);
+                    if answer.field("Connection") == Some("close") {
+                        assert!(ends);
+                        return;
+                    }
+                }
+            })
+        });
+        Self {
+            threads: threads.collect(),
+            stop,
+            answered,
+        }
+    }
+
+    fn wait_for(&self, more: usize) {
+        let enough = self.answered.load(Ordering::SeqCst) + more;
+        wait_until("answers", || {
+            self.answered.load(Ordering::SeqCst) >= enough
+                || self.threads.iter().any(thread::JoinHandle::is_finished)
+        });
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn reloads_under_load_fail_no_request() {
+    let yaml = |n: usize| {
+        format!(
+            "map:\n- {{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}}\n\
+             - {{incoming: other{n}, outgoing: '127.0.0.2:0', timeout: {}}}",
+            n + 1
+        )
+    };
+    let proxy = Proxy::start(&yaml(0));
+    let backends: Vec<_> = (0..3)
+        .map(|_| Echo::dial(proxy.dial_in(), "000000000001", ""))
+        .collect();
+    let load = Load::start(&proxy, false);
+    for n in 1..40 {
+        proxy.reload(&yaml(n));
+        load.wait_for(100);
+    }
+    load.end();
+    drop(backends);
+    proxy.finish();
+}
+
+#[test]
+fn a_drain_under_load_cuts_no_exchange() {
+    for signal in [SIGTERM, SIGINT] {
+        let mut proxy = Proxy::simple();
+        let backends: Vec<_> = (0..3)
+            .map(|_| Echo::dial(proxy.dial_in(), "000000000001", ""))
+            .collect();
+        let load = Load::start(&proxy, true);
+        load.wait_for(500);
+        proxy.signal(signal);
+        assert_eq!(proxy.wait().code(), Some(0));
+        load.end();
+        drop(backends);
+    }
+}
+
+#[test]
+fn a_drain_waits_for_what_is_under_way_and_no_longer() {
+    // To the end of the exchange.
+    let mut proxy = Proxy::simple();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut idle = proxy.visit();
+    proxy.wait_for_log("joined");
+    let mut visitor = proxy.visit();
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    proxy.signal(SIGTERM);
+    assert!(idle.is_closed());
+    backend.reply("late");
+    let answer = visitor.answer();
+    assert_eq!(
+        (answer.text().as_str(), answer.field("Connection")),
+        ("late", Some("close"))
+    );
+    assert_eq!(proxy.wait().code(), Some(0));
+    // To the end of the grace period.
+    let mut proxy = Proxy::start(
+        "grace: 300ms\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    let mut visitor = proxy.visit();
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut backend = Backend::dial(proxy.dial_in());
+    backend.request();
+    proxy.signal(SIGTERM);
+    assert_eq!(proxy.wait().code(), Some(1));
+    // To the second signal.
+    let mut proxy = Proxy::simple();
+    let mut visitor = proxy.visit();
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut backend = Backend::dial(proxy.dial_in());
+    backend.request();
+    proxy.signal(SIGTERM);
+    proxy.wait_for_log("draining");
+    proxy.signal(SIGINT);
+    assert_eq!(proxy.wait().code(), Some(1));
+}
+
+#[test]
+fn access_logs_tell_every_exchange_and_can_be_moved_away() {
+    let proxy = Proxy::start(
+        "access_log: combined.log\n\
+         logger: {type: file, file: messages.log, level: full}\n\
+         map:\n\
+         - incoming: test\n\
+         \x20 outgoing: '127.0.0.1:0'\n\
+         \x20 timeout: 60\n\
+         \x20 access_log: {file: json.log, format: json}\n\
+         \x20 logger: {type: file, file: site.log}\n\
+         - {incoming: other, outgoing: '127.0.0.2:0', timeout: 10ms}",
+    );
+    let mut backend = Backend::dial_as(proxy.dial_in(), "7f0000011a2b", "");
+    let mut visitor = proxy.visit();
+    visitor.send(
+        "GET /a?b HTTP/1.1\r\nHost: test:80\r\nUser-Agent: a\"b\r\nReferer: http://r/\r\n\r\n",
+    );
+    backend.request();
+    backend.reply("12345");
+    visitor.answer();
+    visitor.ask("POST / HTTP/1.1\r\nHost: other\r\nContent-Length: 0\r\n\r\n");
+    visitor.ask("GET /none HTTP/1.1\r\nHost: none\r\n\r\n");
+    visitor.send("GET /dies HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n123");
+    drop(backend);
+    assert!(visitor.answer().cut);
+    let lines = |name: &str, count: usize| {
+        wait_until(name, || proxy.read(name).lines().count() >= count);
+        let text = proxy.read(name);
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let json = lines("json.log", 2);
+    for part in [
+        "\"client\":\"127.0.0.1\",\"method\":\"GET\",\"target\":\"/a?b\",\"host\":\"test:80\",\"version\":\"HTTP/1.1\",\
+         \"status\":200,\"bytes\":5,\"site\":\"test\",\"backend\":\"7f0000011a2b\",\"queue_ms\":",
+        "\"ended\":\"complete\",\"referer\":\"http://r/\",\"user_agent\":\"a\\\"b\"}",
+    ] {
+        assert!(json[0].contains(part), "{}", json[0]);
+    }
+    assert!(
+        json[1].contains("\"bytes\":3,") && json[1].contains("\"ended\":\"backend_failed\""),
+        "{}",
+        json[1]
+    );
+    let combined = lines("combined.log", 2);
+    assert!(
+        combined[0].starts_with("127.0.0.1 - - ["),
+        "{}",
+        combined[0]
+    );
+    assert!(
+        combined[0].contains("] \"POST / HTTP/1.1\" 503 "),
+        "{}",
+        combined[0]
+    );
+    assert!(combined[0].contains(" other other - "), "{}", combined[0]);
+    assert!(
+        combined[1].contains("\"GET /none HTTP/1.1\" 404 "),
+        "{}",
+        combined[1]
+    );
+    assert!(
+        proxy
+            .read("messages.log")
+            .contains("503 POST / from 127.0.0.1")
+    );
+    assert!(!proxy.read("messages.log").contains("site test"));
+    // Moved away, they are written to until they are opened anew.
+    for name in ["json.log", "combined.log", "messages.log", "site.log"] {
+        fs::rename(proxy.file(name), proxy.file(&format!("{name}.1"))).unwrap();
+    }
+    proxy.signal(SIGUSR1);
+    wait_until("new files", || {
+        proxy.read("messages.log").contains("logs reopened")
+    });
+    visitor = proxy.visit();
+    visitor.ask("GET /new HTTP/1.1\r\nHost: none\r\n\r\n");
+    assert!(lines("combined.log", 1)[0].contains("/new"));
+    assert!(proxy.file("json.log").exists() && proxy.file("site.log").exists());
+    drop(visitor);
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn a_visitor_that_goes_on_with_another_request_after_a_refusal_is_not_heard() {
+    let proxy = Proxy::simple();
+    let backend = Echo::dial(proxy.dial_in(), "000000000001", "");
+    let mut visitor = proxy.visit();
+    visitor.send("GET / HTTP/9.9\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(visitor.answer().status, 505);
+    visitor.finish();
+    assert_eq!(visitor.rest(), b"");
+    assert_eq!(backend.answered(), 0);
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn several_addresses_and_ports_are_all_served() {
+    let proxy = Proxy::start("cluster_address: [127.0.0.1, 127.0.0.2, '::1']\nmap: []");
+    assert_eq!(proxy.addresses().len(), 3);
+    for &address in proxy.addresses() {
+        assert_eq!(Visitor::connect(address).get("/").status, 404, "{address}");
+    }
+    proxy.finish();
+}
+
+#[test]
+fn connections_above_the_limit_are_closed_and_those_below_go_on() {
+    let proxy = Proxy::start("limits: {connections: 3}\nmap: []");
+    let mut kept: Vec<_> = (0..3)
+        .map(|_| {
+            let mut visitor = proxy.visit();
+            assert_eq!(visitor.get("/").status, 404);
+            visitor
+        })
+        .collect();
+    assert!(proxy.visit().is_closed());
+    proxy.wait_for_log("reason=overload");
+    assert_eq!(kept[0].get("/").status, 404);
+    kept.pop();
+    wait_until("a free place", || {
+        thread::sleep(Duration::from_millis(5));
+        !proxy
+            .visit()
+            .send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .is_closed()
+    });
+    drop(kept);
+    proxy.finish();
+}

@@ -1,0 +1,247 @@
+//! Requests that wait for a backend, and requests whose backend dies.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::{Backend, Echo, Proxy, Visitor, wait_until};
+
+fn ask(proxy: &Proxy, target: &str) -> Visitor {
+    let mut visitor = proxy.visit();
+    visitor.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
+    visitor
+}
+
+/// Sends three requests more than may wait; returns the visitors of those that wait, with their targets, when the three
+/// were refused.
+fn fill_line(proxy: &Proxy, may_wait: usize) -> Vec<(String, Visitor)> {
+    let targets = (0..may_wait + 3).map(|n| format!("/line/{n}"));
+    let mut waiting: Vec<_> = targets
+        .map(|target| (target.clone(), ask(proxy, &target)))
+        .collect();
+    wait_until("three requests too many", || {
+        waiting.retain_mut(|(_, visitor)| {
+            let refused = visitor.has_answer();
+            if refused {
+                let answer = visitor.answer();
+                assert_eq!(answer.status, 503);
+                assert!(answer.text().contains("Too many requests"), "{answer:?}");
+                assert!(answer.field("Retry-After").is_some());
+            }
+            !refused
+        });
+        waiting.len() == may_wait
+    });
+    waiting
+}
+
+#[test]
+fn without_a_backend_in_time_the_answer_is_503() {
+    let proxy = Proxy::start(
+        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 200ms}]",
+    );
+    let since = Instant::now();
+    let answer = proxy.visit().get("/");
+    assert_eq!(answer.status, 503);
+    assert!(answer.field("Retry-After").is_some());
+    assert!(since.elapsed() >= Duration::from_millis(200));
+    // Also while there is one, but busy.
+    let mut busy = Backend::dial(proxy.dial_in());
+    let mut first = ask(&proxy, "/first");
+    busy.request();
+    assert_eq!(proxy.visit().get("/").status, 503);
+    busy.reply("ok");
+    assert_eq!(first.answer().text(), "ok");
+    drop((first, busy));
+    proxy.finish();
+}
+
+#[test]
+fn who_came_first_is_served_first() {
+    let proxy = Proxy::start(
+        "workers: 4\n\
+         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]\n\
+         access_log: {file: access, format: json}",
+    );
+    // More than there are workers: some block on the pool, others stand in line without a worker.
+    let mut visitors = Vec::new();
+    for n in 0..12 {
+        visitors.push(ask(&proxy, &format!("/{n}")));
+        // The next one comes later.
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mut backend = Backend::dial(proxy.dial_in());
+    for (n, visitor) in visitors.iter_mut().enumerate() {
+        let target = format!("/{n}");
+        assert_eq!(backend.request().target(), target);
+        backend.reply(&target);
+        assert_eq!(visitor.answer().text(), target);
+    }
+    drop((visitors, backend));
+    proxy.finish();
+}
+
+#[test]
+fn no_more_wait_than_the_limit_says() {
+    let proxy = Proxy::start(
+        "workers: 4\nlimits: {waiting: 5}\n\
+         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    let mut waiting = fill_line(&proxy, 5);
+    let backend = Echo::dial(proxy.dial_in(), "000000000001", "");
+    for (target, visitor) in &mut waiting {
+        assert_eq!(visitor.answer().text(), *target);
+    }
+    assert_eq!(proxy.visit().get("/again").text(), "/again");
+    drop((waiting, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_visitor_that_leaves_is_not_served() {
+    let proxy = Proxy::start(
+        "workers: 4\nlimits: {waiting: 8}\n\
+         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    for (_, visitor) in fill_line(&proxy, 8) {
+        visitor.reset();
+    }
+    proxy.wait_for_logs("reason=client_gone", 8);
+    let mut stays = ask(&proxy, "/stays");
+    let mut backend = Backend::dial(proxy.dial_in());
+    assert_eq!(backend.request().target(), "/stays");
+    backend.reply("ok");
+    assert_eq!(stays.answer().text(), "ok");
+    drop((stays, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_visitor_that_has_said_all_waits_in_line_too() {
+    let proxy = Proxy::start(
+        "workers: 1\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    let mut visitors: Vec<_> = (0..4).map(|n| ask(&proxy, &format!("/{n}"))).collect();
+    for visitor in &mut visitors {
+        visitor.finish();
+    }
+    // Long enough for whoever would take the end for a departure.
+    thread::sleep(Duration::from_secs(1));
+    let backend = Echo::dial(proxy.dial_in(), "000000000001", "");
+    for (n, visitor) in visitors.iter_mut().enumerate() {
+        assert_eq!(visitor.answer().text(), format!("/{n}"));
+    }
+    drop((visitors, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_site_whose_backends_hang_leaves_the_others_alone() {
+    let proxy = Proxy::start(
+        "workers: 4\n\
+         map:\n\
+         - {incoming: hangs, outgoing: '127.0.0.1:0'}\n\
+         - {incoming: test, outgoing: '127.0.0.2:0', timeout: 60}",
+    );
+    let hang: Vec<_> = (0..8).map(|_| Backend::dial(proxy.dial_ins()[0])).collect();
+    let good = Echo::dial(proxy.dial_ins()[1], "000000000001", "");
+    let mut stuck: Vec<_> = (0..30).map(|_| proxy.visit()).collect();
+    for visitor in &mut stuck {
+        visitor.send("GET / HTTP/1.1\r\nHost: hangs\r\n\r\n");
+    }
+    let mut visitor = proxy.visit();
+    for n in 0..50 {
+        assert_eq!(visitor.get(&format!("/{n}")).text(), format!("/{n}"));
+        assert_eq!(visitor.get("/swiftiply_health").status, 200);
+        assert_eq!(
+            visitor.ask("GET / HTTP/1.1\r\nHost: none\r\n\r\n").status,
+            404
+        );
+    }
+    drop((stuck, visitor, hang, good));
+    proxy.finish();
+}
+
+#[test]
+fn a_request_whose_backend_dies_goes_to_another_if_it_may() {
+    let proxy = Proxy::start(
+        "map:\n\
+         - {incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}\n\
+         - {incoming: again, outgoing: '127.0.0.1:0', timeout: 60, redeployable: true, redeployment_sizelimit: 1000}",
+    );
+    let mut joined = 0;
+    let mut dies = || {
+        let backend = Backend::dial_as(proxy.dial_in(), "00000000dies", "");
+        joined += 1;
+        proxy.wait_for_logs("joined", joined);
+        backend
+    };
+    let get = "GET / HTTP/1.1\r\nHost: test\r\n\r\n".to_owned();
+    let put = "PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc".to_owned();
+    let post = |host: &str, length: usize| {
+        let body = "b".repeat(length);
+        format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    for (request, repeated) in [
+        (get, true),
+        (put, true),
+        (post("test", 3), false),
+        (post("again", 3), true),
+        (post("again", 1000), false),
+    ] {
+        let mut first = dies();
+        let mut visitor = proxy.visit();
+        visitor.send(&request);
+        let seen = first.request();
+        if repeated {
+            let mut second = dies();
+            drop(first);
+            assert_eq!(second.request(), seen);
+            second.reply("second");
+            assert_eq!(visitor.answer().text(), "second", "{request}");
+        } else {
+            drop(first);
+            assert_eq!(visitor.answer().status, 502, "{request}");
+        }
+        drop(visitor);
+    }
+    // Once a byte of the answer is there, nothing is repeated.
+    let mut first = dies();
+    let mut visitor = ask(&proxy, "/");
+    first.request();
+    first.send("HTTP/1.1 2");
+    let spare = dies();
+    drop(first);
+    assert_eq!(visitor.answer().status, 502);
+    drop((visitor, spare));
+    proxy.finish();
+}
+
+#[test]
+fn a_request_that_kills_its_backends_is_given_up() {
+    let proxy = Proxy::simple();
+    let address = proxy.dial_in();
+    let mut visitor = ask(&proxy, "/deadly");
+    for _ in 0..4 {
+        let mut backend = Backend::dial(address);
+        assert_eq!(backend.request().target(), "/deadly");
+    }
+    assert_eq!(visitor.answer().status, 502);
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
+fn backends_that_closed_just_before_cost_no_request() {
+    let proxy = Proxy::simple();
+    for _ in 0..200 {
+        // They leave while the request is on its way; POST may not be repeated once it was sent.
+        let leaves: Vec<_> = (0..3).map(|_| Backend::dial(proxy.dial_in())).collect();
+        drop(leaves);
+        let mut visitor = proxy.visit();
+        visitor.send("GET /a HTTP/1.1\r\nHost: test\r\n\r\n");
+        let stays = Echo::dial(proxy.dial_in(), "0000000stays", "");
+        assert_eq!(visitor.answer().text(), "/a");
+        drop((visitor, stays));
+    }
+    proxy.finish();
+}
