@@ -2,8 +2,10 @@
 
 mod common;
 mod dial_in;
+mod embedding;
 mod layers;
 mod requests;
 mod responses;
 mod running;
+mod thin;
 mod waiting;

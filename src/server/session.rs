@@ -530,6 +530,8 @@ impl Session {
         pen: &mut Pen<'_>,
     ) -> Delivered {
         let status = response.head.status;
+        // Before the visitor can know of it.
+        self.shared.stats.answered(status);
         let log = about.log();
         let trace = log.map(|_| response.trace.clone());
         let timeouts = about.site.map_or(&about.snapshot.config.timeouts, |site| {
@@ -546,7 +548,6 @@ impl Session {
             patience: timeouts.write,
         }
         .deliver(response, pen.out);
-        self.shared.stats.answered(status);
         if let (Some(log), Some(trace)) = (log, trace) {
             let ended = match delivered.ended {
                 Close::Complete => about.ended.unwrap_or(Close::Complete),

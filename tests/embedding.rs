@@ -1,0 +1,150 @@
+//! The library in a program of one's own, and the demonstration, which is one.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use swiftiply::Server;
+use swiftiply::client::{Client, Reply};
+use swiftiply::config::{Config, Overrides};
+use swiftiply::stats::Close;
+
+use crate::common::proxy::program;
+use crate::common::{Visitor, wait_until};
+
+fn config(map: &str) -> Config {
+    let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 4\nmap: {map}");
+    let (config, notes) =
+        Config::from_yaml(&yaml, "test.yml".as_ref(), &Overrides::default()).unwrap();
+    assert!(notes.is_empty());
+    config
+}
+
+#[test]
+fn a_server_and_its_clients_in_one_program() {
+    let map = "[{incoming: test, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]";
+    let server = Server::start(config(map)).unwrap();
+    let visitors: SocketAddr = server.visitors()[0].to_string().parse().unwrap();
+    let dial_in = server.backends()[0].to_string();
+    let client = Client::new(dial_in.parse().unwrap()).key("secret").unwrap();
+    let stopper = client.stopper();
+    let thread = thread::spawn(move || {
+        client.serve(|request| match request.head.target.path() {
+            "/panic" => panic!("on purpose"),
+            path => {
+                let body = String::from_utf8_lossy(&request.body);
+                Reply::text(
+                    201,
+                    &format!("{} {path} {body}", request.head.method.as_str()),
+                )
+            }
+        });
+    });
+    let mut visitor = Visitor::connect(visitors);
+    let request = "POST /a HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc";
+    let answer = visitor.ask(request);
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (201, "POST /a abc")
+    );
+    // The other side survives its closure.
+    assert_eq!(visitor.get("/panic").status, 500);
+    assert_eq!(visitor.get("/b").text(), "GET /b ");
+    assert_eq!(
+        visitor.ask("GET / HTTP/1.1\r\nHost: none\r\n\r\n").status,
+        404
+    );
+    let stats = server.stats();
+    assert_eq!(
+        (stats.status(201), stats.status(404), stats.status(500)),
+        (2, 1, 1)
+    );
+    assert_eq!((server.open(), server.queues()), (1, (1, 0)));
+    // What cannot be had changes nothing.
+    let taken = config(&format!("[{{incoming: test, outgoing: '{visitors}'}}]"));
+    let error = server.reload(taken).unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("listen {visitors}: ")),
+        "{error}"
+    );
+    assert_eq!(visitor.get("/c").text(), "GET /c ");
+    server
+        .reload(config(
+            &map.replace("incoming: test", "incoming: [test, none]"),
+        ))
+        .unwrap();
+    assert_eq!(
+        visitor.ask("GET / HTTP/1.1\r\nHost: none\r\n\r\n").status,
+        201
+    );
+    drop(visitor);
+    wait_until("the visitor's close", || {
+        server.stats().visitors_closed(Close::PeerClosed) == 1
+    });
+    stopper.stop();
+    thread.join().unwrap();
+    wait_until("the backend's close", || server.queues() == (0, 0));
+    assert!(server.drain(Duration::from_secs(60)));
+    assert!(std::net::TcpStream::connect(visitors).is_err());
+}
+
+#[test]
+fn a_client_dials_again_when_the_server_comes_back() {
+    let map = "[{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
+    let server = Server::start(config(map)).unwrap();
+    let dial_in = server.backends()[0].to_string();
+    let client = Client::new(dial_in.parse().unwrap());
+    let stopper = client.stopper();
+    let thread = thread::spawn(move || client.serve(|_| Reply::text(200, "ok")));
+    let ask = |server: &Server| {
+        let address = server.visitors()[0].to_string().parse().unwrap();
+        Visitor::connect(address).get("/").text()
+    };
+    assert_eq!(ask(&server), "ok");
+    drop(server);
+    let server = Server::start(config(&map.replace("127.0.0.1:0", &dial_in))).unwrap();
+    assert_eq!(ask(&server), "ok");
+    stopper.stop();
+    thread.join().unwrap();
+    assert!(server.drain(Duration::from_secs(60)));
+}
+
+#[test]
+fn the_demonstration_answers_at_once_and_in_turns() {
+    let since = Instant::now();
+    let mut child = program()
+        .args(["--demo", "--cluster-port", "0", "--backend-port", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = lines.next().unwrap().unwrap();
+    let rest = ready.strip_prefix("ready: visitors ").unwrap();
+    let address = rest.split(';').next().unwrap().parse().unwrap();
+    let mut visitor = Visitor::connect(address);
+    let texts: Vec<_> = (0..4).map(|_| visitor.get("/plain").text()).collect();
+    eprintln!("answered after {:?}", since.elapsed());
+    for name in ["application one, answer 1\n", "application two, answer 1\n"] {
+        assert!(texts.iter().any(|text| text == name), "{texts:?}");
+    }
+    let page = visitor.get("/");
+    assert_eq!(page.field("Content-Type"), Some("text/html; charset=utf-8"));
+    assert!(page.text().contains("X-Forwarded-For"), "{}", page.text());
+    let printed: Vec<_> = lines.by_ref().take(4).flatten().collect();
+    assert!(
+        printed
+            .iter()
+            .any(|line| line.contains("thin start --swiftiply")),
+        "{printed:?}"
+    );
+    kill(
+        Pid::from_raw(i32::try_from(child.id()).unwrap()),
+        Signal::SIGINT,
+    )
+    .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

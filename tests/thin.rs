@@ -1,0 +1,167 @@
+//! With an application server that others wrote: Debian's thin.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use crate::common::{Proxy, Visitor, wait_until};
+
+/// Answers with process id, path, and a checksum of what was sent.
+const CONFIG_RU: &str = r##"
+require "zlib"
+run lambda { |env|
+  body = env["rack.input"].read
+  text = "#{Process.pid} #{env["PATH_INFO"]} #{body.bytesize} #{Zlib.crc32(body)} #{env["HTTP_X_FORWARDED_FOR"]}\n"
+  fields = {"Content-Type" => "text/plain"}
+  fields["Content-Length"] = text.bytesize.to_s unless env["PATH_INFO"] == "/unframed"
+  [200, fields, [text]]
+}
+"##;
+
+/// A worker process.
+struct Thin(Child);
+
+impl Thin {
+    fn start(directory: &Path, address: SocketAddr) -> Self {
+        let child = Command::new("thin")
+            .arg("--swiftiply=secret")
+            .args([
+                "--address",
+                &address.ip().to_string(),
+                "--port",
+                &address.port().to_string(),
+            ])
+            .args(["-R", "config.ru", "start"])
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("thin is installed by tests/run");
+        Self(child)
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Thin {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The checksum of the application.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    })
+}
+
+/// What the application answers, without its process id.
+fn expected(path: &str, body: &[u8]) -> String {
+    format!("{path} {} {} 127.0.0.1\n", body.len(), crc32(body))
+}
+
+fn split(text: &str) -> (&str, &str) {
+    text.split_once(' ').unwrap_or_else(|| panic!("{text:?}"))
+}
+
+#[test]
+fn three_workers_of_thin_serve_a_site_and_one_is_killed_under_load() {
+    let proxy = Proxy::start(
+        "map: [{incoming: test, outgoing: '127.0.0.1:0', key: secret, timeout: 60, order: oldest}]",
+    );
+    fs::write(proxy.file("config.ru"), CONFIG_RU).unwrap();
+    let start = || Thin::start(proxy.directory(), proxy.dial_in());
+    let mut workers = vec![start(), start(), start()];
+    proxy.wait_for_logs(" joined ", 3);
+
+    // Each of them answers in turn.
+    let mut visitor = proxy.visit();
+    let mut pids: Vec<String> = Vec::new();
+    for n in 0..9 {
+        let path = format!("/turn/{n}");
+        let text = visitor.get(&path).text();
+        let (pid, rest) = split(&text);
+        assert_eq!(rest, expected(&path, b""));
+        pids.push(pid.to_owned());
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 3, "{pids:?}");
+
+    // A megabyte, with a length and in chunks.
+    let body: Vec<u8> = (0..1_048_576u32).map(|n| (n * 7 % 253) as u8).collect();
+    for _ in 0..10 {
+        visitor.send(format!(
+            "POST /big HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ));
+        let text = visitor.send(&body).answer().text();
+        assert_eq!(split(&text).1, expected("/big", &body));
+        visitor.send("POST /chunks HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for piece in body.chunks(100_003) {
+            visitor
+                .send(format!("{:x}\r\n", piece.len()))
+                .send(piece)
+                .send("\r\n");
+        }
+        let text = visitor.send("0\r\n\r\n").answer().text();
+        assert_eq!(split(&text).1, expected("/chunks", &body));
+    }
+    visitor.send("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(visitor.answer_to("HEAD").status, 200);
+
+    // Under load one is killed, another one comes, and no request that may be repeated is lost.
+    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let (stop, answered, address) = (&stop, &answered, proxy.address());
+            scope.spawn(move || {
+                let mut visitor = Visitor::connect(address);
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let path = format!("/{number}/{n}");
+                    let answer = visitor.get(&path);
+                    assert_eq!(split(&answer.text()).1, expected(&path, b""), "{answer:?}");
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let more = |count: usize| {
+            let enough = answered.load(Ordering::SeqCst) + count;
+            wait_until("answers of thin", || {
+                answered.load(Ordering::SeqCst) >= enough
+            });
+        };
+        for round in 0..3 {
+            more(200);
+            workers[round].kill();
+            more(200);
+            workers[round] = start();
+            proxy.wait_for_logs(" joined ", 4 + round);
+        }
+        more(200);
+        stop.store(true, Ordering::SeqCst);
+    });
+
+    // An answer without a length, while thin keeps its connection: it has an end all the same.
+    let text = visitor.get("/unframed").text();
+    assert_eq!(split(&text).1, expected("/unframed", b""));
+    proxy.wait_for_log("the application sends answers without Content-Length");
+    assert_eq!(visitor.get("/after").status, 200);
+
+    drop((visitor, workers));
+    proxy.finish();
+}
