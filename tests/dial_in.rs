@@ -231,7 +231,7 @@ fn a_hang_up_of_an_idle_backend_is_noticed_at_once() {
     let stays = Echo::dial(proxy.dial_in(), "000000stays0", "");
     proxy.wait_for_logs("joined", 1);
     for n in 0..5 {
-        let mut leaves = Backend::dial_as(proxy.dial_in(), "00000leaves0", "");
+        let leaves = Backend::dial_as(proxy.dial_in(), "00000leaves0", "");
         proxy.wait_for_logs("joined", n + 2);
         if n % 2 == 0 {
             leaves.finish();

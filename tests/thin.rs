@@ -145,11 +145,11 @@ fn three_workers_of_thin_serve_a_site_and_one_is_killed_under_load() {
                 answered.load(Ordering::SeqCst) >= enough
             });
         };
-        for round in 0..3 {
+        for (round, worker) in workers.iter_mut().enumerate() {
             more(200);
-            workers[round].kill();
+            worker.kill();
             more(200);
-            workers[round] = start();
+            *worker = start();
             proxy.wait_for_logs(" joined ", 4 + round);
         }
         more(200);

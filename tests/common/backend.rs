@@ -115,7 +115,7 @@ impl Backend {
     }
 
     /// Ends the sending side only.
-    pub(crate) fn finish(&mut self) {
+    pub(crate) fn finish(&self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use backend::{Backend, Echo};
 pub(crate) use proxy::Proxy;
-pub(crate) use visitor::{Answer, Visitor};
+pub(crate) use visitor::Visitor;
 
 /// No wait of a test is longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
