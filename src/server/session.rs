@@ -74,6 +74,8 @@ enum Unread {
 }
 
 enum State {
+    /// A worker is at it.
+    Running,
     Head(Reading),
     Body(Box<Collecting>),
     Turn(Box<Turn>),
@@ -200,8 +202,8 @@ impl Session {
         worker.input.clear();
         worker.input.append(&std::mem::take(&mut self.leftover));
         loop {
-            let state = std::mem::replace(&mut self.state, State::idle(Instant::now()));
-            let step = match state {
+            let step = match std::mem::replace(&mut self.state, State::Running) {
+                State::Running => Step::Close(Close::Internal),
                 State::Head(reading) => self.read_head(reading, worker),
                 State::Body(collecting) => self.collect(collecting, worker),
                 State::Turn(turn) => self.take_turn(turn.errand, Some(turn.wait), worker),
@@ -378,7 +380,8 @@ impl Session {
     /// already.
     fn take_turn(&mut self, mut errand: Errand, wait: Option<Wait>, worker: &mut Worker) -> Step {
         let in_line = wait.is_some();
-        if in_line && errand.watch.is_gone(&self.stream) {
+        // If nothing has been heard of the socket since it was parked, the visitor is still there.
+        if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.stream) {
             self.leave_line(&errand);
             return self.gone(&errand);
         }
