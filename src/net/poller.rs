@@ -9,8 +9,17 @@
 //! parked. Its [`Token`] stays the same from accept to close.
 //!
 //! Called by: acceptors ([`Poller::enter`]), workers ([`Poller::wait`], [`Poller::park`],
-//! [`Poller::leave`]), whoever frees what a parked session waits for ([`Poller::wake`]) and the tick
-//! ([`Poller::expire`], [`Poller::hand_over`]).
+//! [`Poller::leave`]), whoever frees what a parked session waits for ([`Poller::wake`]), the tick
+//! ([`Poller::expire`], [`Poller::hand_over`]) and the lookout ([`Poller::look_out`]).
+//!
+//! # The watch
+//!
+//! Every event wakes a worker if one sleeps in `epoll_wait(2)`, also where one that is busy would have come for it an
+//! instant later; and the more workers take turns, the colder are their stacks and buffers: with quick backends, sixteen
+//! workers on two cores serve a fifth more than sixty-four. So only a *watch* of the crew is up, and the others rest.
+//! The **lookout** sees to its size: when for a millisecond nobody waits for events and the workers come back more slowly
+//! than once a millisecond, they are held by slow backends, and it doubles the watch; when somebody waits or all come back
+//! quickly, it halves it. While somebody waits for events and the watch is at its smallest, the lookout sleeps.
 //!
 //! **Invariants**
 //! - *Nothing is lost while an item is out.* An event, or a wake-up, finds the slot empty then and leaves a mark
@@ -21,13 +30,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 /// Parked items of one server.
 #[derive(Debug)]
@@ -37,6 +47,30 @@ pub struct Poller<T> {
     bell: EventFd,
     stopping: AtomicBool,
     slots: Mutex<Slots<T>>,
+    crew: Crew,
+}
+
+/// The workers, of whom some are up and some rest.
+#[derive(Debug)]
+struct Crew {
+    /// How many there are.
+    size: usize,
+    /// The size of the smallest watch.
+    least: usize,
+    /// How many may be up.
+    watch: AtomicUsize,
+    /// How many rest.
+    resting: AtomicUsize,
+    /// How many are in `epoll_wait(2)`.
+    waiting: AtomicUsize,
+    /// How often somebody came for work.
+    rounds: AtomicUsize,
+    /// Whether the lookout is awake, or was told to be.
+    alert: AtomicBool,
+    /// Guards the changes of `resting`, and how many of these are called up and have not gone yet.
+    called: Mutex<usize>,
+    call: Condvar,
+    alarm: Condvar,
 }
 
 /// Where an item is kept while it is parked; unique for the life of the process.
@@ -93,11 +127,11 @@ struct Slot<T> {
 }
 
 impl<T: AsFd> Poller<T> {
-    /// An empty set.
+    /// An empty set, for so many workers.
     ///
     /// # Errors
     /// Whatever `epoll_create1(2)` and `eventfd(2)` say.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(workers: usize) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         // Edge-triggered: each ring wakes one worker, and nobody has to read the counter back.
@@ -112,6 +146,7 @@ impl<T: AsFd> Poller<T> {
                 free: Vec::new(),
                 handed_over: VecDeque::new(),
             }),
+            crew: Crew::new(workers),
         })
     }
 
@@ -178,9 +213,12 @@ impl<T: AsFd> Poller<T> {
 
     /// Blocks until an item has something to do. Called by workers only.
     pub fn wait(&self) -> Work<T> {
-        let mut events = [EpollEvent::empty()];
         loop {
-            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            let mut events = [EpollEvent::new(EpollFlags::empty(), NOTHING)];
+            self.crew.come(&self.stopping);
+            let result = self.epoll.wait(&mut events, EpollTimeout::NONE);
+            self.crew.go();
+            match result {
                 Ok(_) | Err(Errno::EINTR) => {}
                 // Nothing else can be wrong but the descriptor, without which there is no server.
                 Err(error) => panic!("epoll_wait: {error}"),
@@ -196,8 +234,12 @@ impl<T: AsFd> Poller<T> {
             } else if let Some(item) = self.take(Token::from(events[0].data())) {
                 return Work::Item(item, cause);
             }
-            events[0] = EpollEvent::new(EpollFlags::empty(), NOTHING);
         }
+    }
+
+    /// Sees to it that enough workers are up, until the poller is stopped. Needs a thread of its own.
+    pub fn look_out(&self) {
+        self.crew.look_out(&self.stopping);
     }
 
     /// Has a worker run the item with this token, whatever its socket does. An item that is out already
@@ -251,7 +293,8 @@ impl<T: AsFd> Poller<T> {
 
     /// Has every call of [`Poller::wait`] return [`Work::Stop`], now and from now on.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.store(true, Ordering::SeqCst);
+        self.crew.dismiss();
         self.ring();
     }
 
@@ -263,7 +306,7 @@ impl<T: AsFd> Poller<T> {
             (item, !slots.handed_over.is_empty())
         };
         // Rings that come close together may arrive as one, so each answer passes on what is left.
-        let stopping = self.stopping.load(Ordering::Acquire);
+        let stopping = self.stopping.load(Ordering::SeqCst);
         if more || stopping {
             self.ring();
         }
@@ -277,6 +320,104 @@ impl<T: AsFd> Poller<T> {
     fn ring(&self) {
         // Fails only when the counter is full, after 2^64 rings.
         let _ = self.bell.write(1);
+    }
+}
+
+impl Crew {
+    fn new(size: usize) -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let least = size.min(cores * LEAST_PER_CORE);
+        Self {
+            size,
+            least,
+            watch: AtomicUsize::new(least),
+            resting: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            rounds: AtomicUsize::new(0),
+            alert: AtomicBool::new(false),
+            called: Mutex::new(0),
+            call: Condvar::new(),
+            alarm: Condvar::new(),
+        }
+    }
+
+    /// A worker comes for work. It rests first if more are up than the watch has.
+    fn come(&self, stopping: &AtomicBool) {
+        while self.is_too_many() && !stopping.load(Ordering::SeqCst) {
+            self.rest(stopping);
+        }
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// It has got some.
+    fn go(&self) {
+        let last = self.waiting.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.least < self.size && !self.alert.swap(true, Ordering::SeqCst) {
+            let _called = self.called.lock();
+            self.alarm.notify_one();
+        }
+    }
+
+    fn is_too_many(&self) -> bool {
+        let up = self.size - self.resting.load(Ordering::SeqCst);
+        up > self.watch.load(Ordering::SeqCst)
+    }
+
+    fn rest(&self, stopping: &AtomicBool) {
+        let mut called = self.called.lock();
+        if !self.is_too_many() {
+            return;
+        }
+        self.resting.fetch_add(1, Ordering::SeqCst);
+        while *called == 0 && !stopping.load(Ordering::SeqCst) {
+            self.call.wait(&mut called);
+        }
+        *called = called.saturating_sub(1);
+        self.resting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn look_out(&self, stopping: &AtomicBool) {
+        let mut called = self.called.lock();
+        while !stopping.load(Ordering::SeqCst) {
+            let before = self.rounds.load(Ordering::Relaxed);
+            self.alarm.wait_for(&mut called, GLANCE);
+            let rounds = self.rounds.load(Ordering::Relaxed).wrapping_sub(before);
+            let watch = self.watch.load(Ordering::SeqCst);
+            let nobody = self.waiting.load(Ordering::SeqCst) == 0;
+            if nobody && rounds < watch {
+                let wider = (watch * 2).min(self.size);
+                self.watch.store(wider, Ordering::SeqCst);
+                let up = self.size - self.resting.load(Ordering::SeqCst) + *called;
+                for _ in up..wider {
+                    *called += 1;
+                    self.call.notify_one();
+                }
+            } else if !nobody || rounds > watch * 2 {
+                let narrower = (watch / 2).max(self.least);
+                self.watch.store(narrower, Ordering::SeqCst);
+            }
+            let can_sleep = match self.watch.load(Ordering::SeqCst) {
+                watch if watch == self.least => !nobody,
+                watch => watch == self.size && nobody,
+            };
+            if can_sleep {
+                self.alert.store(false, Ordering::SeqCst);
+                // Whoever was the last to go before that did not ring, so that must be looked at once more.
+                let gone = self.waiting.load(Ordering::SeqCst) == 0;
+                if (gone && !nobody) || stopping.load(Ordering::SeqCst) {
+                    continue;
+                }
+                self.alarm.wait(&mut called);
+            }
+        }
+    }
+
+    /// Nobody rests any more.
+    fn dismiss(&self) {
+        let _called = self.called.lock();
+        self.call.notify_all();
+        self.alarm.notify_all();
     }
 }
 
@@ -347,6 +488,10 @@ fn flags(interest: Interest) -> EpollFlags {
         }
 }
 
+/// Workers of the smallest watch for each core: enough for a few to be blocked while others run.
+const LEAST_PER_CORE: usize = 8;
+/// How long the lookout watches before it makes up its mind.
+const GLANCE: Duration = Duration::from_millis(1);
 /// Generations have 31 bits, so that no token is taken for [`BELL`] or [`NOTHING`].
 const GENERATIONS: u32 = 0x7fff_ffff;
 const BELL: u64 = u64::MAX;
@@ -373,7 +518,7 @@ mod tests {
 
     #[test]
     fn an_item_comes_back_when_it_can_be_read() {
-        let poller = Poller::new().unwrap();
+        let poller = Poller::new(8).unwrap();
         let (one, mut other) = UnixStream::pair().unwrap();
         let token = poller.enter(|_| Box::new(one), far()).unwrap();
         assert_eq!(poller.parked(), 1);
@@ -394,7 +539,7 @@ mod tests {
 
     #[test]
     fn what_happens_while_an_item_is_out_brings_it_back() {
-        let poller = Poller::new().unwrap();
+        let poller = Poller::new(8).unwrap();
         let (one, mut other) = UnixStream::pair().unwrap();
         let token = poller.enter(|_| Box::new(one), far()).unwrap();
         other.write_all(b"x").unwrap();
@@ -415,7 +560,7 @@ mod tests {
 
     #[test]
     fn room_to_write_is_told_when_it_is_there_already() {
-        let poller = Poller::new().unwrap();
+        let poller = Poller::new(8).unwrap();
         let (one, mut other) = UnixStream::pair().unwrap();
         let token = poller.enter(|_| Box::new(one), far()).unwrap();
         poller.wake(token);
@@ -440,7 +585,7 @@ mod tests {
 
     #[test]
     fn a_wake_is_not_lost_whether_the_item_is_parked_or_out() {
-        let poller = Poller::new().unwrap();
+        let poller = Poller::new(8).unwrap();
         let (one, _other) = UnixStream::pair().unwrap();
         let token = poller.enter(|_| Box::new(one), far()).unwrap();
         poller.wake(token);
@@ -459,7 +604,7 @@ mod tests {
 
     #[test]
     fn events_of_an_earlier_item_do_not_reach_its_successor() {
-        let poller = Poller::new().unwrap();
+        let poller = Poller::new(8).unwrap();
         let (one, _other) = UnixStream::pair().unwrap();
         let old = poller.enter(|_| Box::new(one), far()).unwrap();
         assert_eq!(poller.take_all(|_, _| true).len(), 1);
@@ -473,7 +618,7 @@ mod tests {
 
     #[test]
     fn deadlines_take_out_only_what_is_over() {
-        let poller = Poller::new().unwrap();
+        let poller = Poller::new(8).unwrap();
         let (one, two) = UnixStream::pair().unwrap();
         let now = Instant::now();
         poller.enter(|_| Box::new(one), now).unwrap();
@@ -484,7 +629,7 @@ mod tests {
 
     #[test]
     fn stopping_reaches_every_worker_after_what_was_handed_over() {
-        let poller: Poller<UnixStream> = Poller::new().unwrap();
+        let poller: Poller<UnixStream> = Poller::new(8).unwrap();
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..8)
                 .map(|_| {

@@ -70,6 +70,7 @@ pub struct Server {
     running: Mutex<Running>,
     workers: ThreadPool,
     tick: Option<(Arc<Tick>, JoinHandle<()>)>,
+    lookout: Option<JoinHandle<()>>,
 }
 
 /// A server that has bound its addresses and opened its logs, and runs no thread yet: the moment to give up
@@ -180,12 +181,13 @@ impl Server {
         for address in dial_addresses(&config) {
             dials.push(NewDial::bind(&address, &config, &stats)?);
         }
-        let admission = Admission::new(config.workers);
+        let workers = config.workers;
+        let admission = Admission::new(workers);
         let waiting = Arc::new(AtomicUsize::new(0));
         let pools: Vec<_> = dials.iter().map(NewDial::pool).collect();
         let snapshot = assemble(config, &admission, &waiting, None, &pools)?;
         let shared = Arc::new(Shared {
-            poller: Poller::new()?,
+            poller: Poller::new(workers)?,
             admission,
             stats,
             snapshot: RwLock::new(Arc::new(snapshot)),
@@ -381,6 +383,9 @@ impl Drop for Server {
             let _ = thread.join();
         }
         self.shared.poller.stop();
+        if let Some(thread) = self.lookout.take() {
+            let _ = thread.join();
+        }
         for session in self.shared.poller.take_all(|_, _| true) {
             session.close(Close::Draining);
         }
@@ -421,6 +426,10 @@ impl Bound {
             let (tick, shared) = (Arc::clone(&tick), Arc::clone(&shared));
             spawn("tick", move || tick.run(&shared))
         };
+        let lookout = {
+            let shared = Arc::clone(&shared);
+            spawn("lookout", move || shared.poller.look_out())
+        };
         let mut running = Running::default();
         for dial in dials {
             running.dials.push(dial.start(&shared.stats)?);
@@ -435,6 +444,7 @@ impl Bound {
             running: Mutex::new(running),
             workers,
             tick: Some((tick, thread)),
+            lookout: Some(lookout),
         })
     }
 }
