@@ -5,9 +5,9 @@
 //! by piece by whoever sends it.
 
 use std::fs::File;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::preamble::Id;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::stream::Peer;
 use crate::stats::Close;
@@ -70,7 +70,7 @@ pub struct Response<'w> {
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// Id of the backend that answered or failed last.
-    pub backend: Option<Arc<[u8]>>,
+    pub backend: Option<Id>,
     /// Time spent waiting for a backend.
     pub queued: Duration,
     /// Time from a backend's lease to the head of its answer.

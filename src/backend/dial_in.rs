@@ -296,12 +296,13 @@ impl DialIn {
         stats::add(&self.stats.joined);
         log::debug!(
             "backend {} from {peer} joined at {}",
-            preamble.id.escape_ascii(),
+            preamble.id,
             self.pool.name()
         );
         self.pool.offer(Backend {
+            pool: Arc::clone(&self.pool),
             stream,
-            id: preamble.id.into(),
+            id: preamble.id,
             key: preamble.key,
             peer,
             seat,

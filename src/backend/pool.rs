@@ -10,7 +10,8 @@
 //! Called by workers ([`lease`], [`Lease`]) and by the dial-in thread ([`Pool::offer`], [`Pool::sweep`]).
 //!
 //! **Invariants**
-//! - A [`Backend`] is owned by a pool, a slot or a [`Lease`], never shared. A lease gives it back when it is
+//! - A [`Backend`] is owned by a pool, a slot or a [`Lease`], never shared. It holds on to its pool, and an idle one is
+//!   held by it; [`Pool::shut`] undoes the knot. A lease gives it back when it is
 //!   finished and closes it when it is dropped.
 //! - *One fills, one empties.* A slot is filled at most once, and its waiter empties it or finds it empty when it
 //!   gives up, under the slot's own lock: a backend is never left in a slot.
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::dial_in::Seat;
+use super::preamble::Id;
 use crate::config::Order;
 use crate::net::stream::{Peer, Pending, Stream};
 use crate::stats::{Close, Stats};
@@ -44,10 +46,12 @@ pub struct Pool {
 /// An application's connection that has sent its preamble.
 #[derive(Debug)]
 pub struct Backend {
+    /// Where it belongs.
+    pub pool: Arc<Pool>,
     /// Its connection.
     pub stream: Stream,
     /// The id that it sent; not unique.
-    pub id: Arc<[u8]>,
+    pub id: Id,
     /// The key that it sent, empty for none.
     pub key: Box<[u8]>,
     /// Where it dialled in from.
@@ -100,7 +104,6 @@ pub enum Missed {
 /// A backend for the time of one exchange.
 #[derive(Debug)]
 pub struct Lease {
-    pool: Arc<Pool>,
     backend: Option<Backend>,
 }
 
@@ -214,12 +217,12 @@ impl Pool {
             strangers
         };
         for backend in strangers {
-            self.close(backend, Close::Removed);
+            backend.close(Close::Removed);
         }
     }
 
     /// Takes a backend in: gives it to the oldest request that it will do for, or keeps it idle.
-    pub fn offer(self: &Arc<Self>, mut backend: Backend) {
+    pub fn offer(&self, mut backend: Backend) {
         loop {
             let waiter = {
                 let mut state = self.state.lock();
@@ -232,7 +235,7 @@ impl Pool {
                 };
                 if let Some(reason) = reason {
                     drop(state);
-                    self.close(backend, reason);
+                    backend.close(reason);
                     return;
                 }
                 let served = state
@@ -248,7 +251,6 @@ impl Pool {
                 }
             };
             let lease = Lease {
-                pool: Arc::clone(self),
                 backend: Some(backend),
             };
             match waiter.slot.fill(lease).and_then(Lease::into_backend) {
@@ -264,7 +266,7 @@ impl Pool {
             backend.seat.is_gone()
         });
         for backend in gone {
-            self.close(backend, Close::PeerClosed);
+            backend.close(Close::PeerClosed);
         }
     }
 
@@ -276,49 +278,22 @@ impl Pool {
             mem::take(&mut state.idle)
         };
         for backend in idle {
-            self.close(backend, reason);
+            backend.close(reason);
         }
     }
 
-    /// Closes a connection that dialled in here, and says why.
-    pub fn close(&self, backend: Backend, reason: Close) {
-        self.stats.backend_closed(reason);
-        log::debug!(
-            "backend {} from {} at {} closed: reason={reason}",
-            backend.id.escape_ascii(),
-            backend.peer,
-            self.name
-        );
-    }
-
     /// An idle backend that will do and is alive. Dead ones on the way are closed.
-    fn take(self: &Arc<Self>, want: &Want<'_>) -> Option<Lease> {
+    fn take(&self, want: &Want<'_>) -> Option<Lease> {
         loop {
             let backend = self.state.lock().take(want)?;
-            if let Some(lease) = self.lend(backend) {
+            if let Some(lease) = backend.lend() {
                 return Some(lease);
             }
         }
     }
 
-    /// Makes a lease of a backend, unless it has closed or has sent what nobody asked for.
-    fn lend(self: &Arc<Self>, backend: Backend) -> Option<Lease> {
-        let reason = match backend.stream.pending() {
-            Pending::Nothing => {
-                return Some(Lease {
-                    pool: Arc::clone(self),
-                    backend: Some(backend),
-                });
-            }
-            Pending::Bytes => Close::Junk,
-            Pending::End | Pending::Broken => Close::PeerClosed,
-        };
-        self.close(backend, reason);
-        None
-    }
-
     /// Queues a waiter, unless a backend has become idle just before.
-    fn queue(self: &Arc<Self>, want: &Want<'_>, slot: &Arc<Slot>, first: bool) -> Option<Backend> {
+    fn queue(&self, want: &Want<'_>, slot: &Arc<Slot>, first: bool) -> Option<Backend> {
         let mut state = self.state.lock();
         if let Some(backend) = state.take(want) {
             return Some(backend);
@@ -341,6 +316,34 @@ impl Pool {
         state
             .waiting
             .retain(|waiter| !Arc::ptr_eq(&waiter.slot, slot));
+    }
+}
+
+impl Backend {
+    /// Closes the connection and says why.
+    fn close(self, reason: Close) {
+        self.pool.stats.backend_closed(reason);
+        log::debug!(
+            "backend {} from {} at {} closed: reason={reason}",
+            self.id,
+            self.peer,
+            self.pool.name
+        );
+    }
+
+    /// Makes a lease of it, unless it has closed or has sent what nobody asked for.
+    fn lend(self) -> Option<Lease> {
+        let reason = match self.stream.pending() {
+            Pending::Nothing => {
+                return Some(Lease {
+                    backend: Some(self),
+                });
+            }
+            Pending::Bytes => Close::Junk,
+            Pending::End | Pending::Broken => Close::PeerClosed,
+        };
+        self.close(reason);
+        None
     }
 }
 
@@ -416,14 +419,16 @@ impl Lease {
     /// The exchange is over and its response was read to its end: the next one may begin.
     pub fn finish(mut self) {
         if let Some(backend) = self.backend.take() {
-            self.pool.offer(backend);
+            // The backend takes its pool along, so the pool is held on to until it is in.
+            let pool = Arc::clone(&backend.pool);
+            pool.offer(backend);
         }
     }
 
     /// The connection cannot be used again.
     pub fn close(mut self, reason: Close) {
         if let Some(backend) = self.backend.take() {
-            self.pool.close(backend, reason);
+            backend.close(reason);
         }
     }
 
@@ -433,8 +438,7 @@ impl Lease {
 
     /// Looks at the connection before it is used; see [`Pool::lend`].
     fn check(self) -> Option<Self> {
-        let pool = Arc::clone(&self.pool);
-        pool.lend(self.into_backend()?)
+        self.into_backend()?.lend()
     }
 }
 
@@ -442,7 +446,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // Whoever ends a lease in good order takes the backend out; this is an error path or a panic.
         if let Some(backend) = self.backend.take() {
-            self.pool.close(backend, Close::BackendFailed);
+            backend.close(Close::BackendFailed);
         }
     }
 }
@@ -486,7 +490,6 @@ fn wait_in_queue(
     let found = want.pools.iter().find_map(|pool| {
         let backend = pool.queue(want, &slot, first)?;
         Some(Lease {
-            pool: Arc::clone(pool),
             backend: Some(backend),
         })
     });
@@ -517,7 +520,7 @@ fn wait_in_queue(
 }
 
 fn does(backend: &Backend, keys: &[Box<[u8]>], id: Option<&[u8]>) -> bool {
-    keys.contains(&backend.key) && id.is_none_or(|id| *backend.id == *id)
+    keys.contains(&backend.key) && id.is_none_or(|id| backend.id.as_bytes() == id)
 }
 
 fn take_where(idle: &mut Vec<Backend>, wanted: impl Fn(&Backend) -> bool) -> Vec<Backend> {

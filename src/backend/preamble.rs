@@ -24,12 +24,47 @@ pub enum Reading {
 /// A preamble whose key is known.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Preamble {
-    /// The id, 12 bytes or a few more.
-    pub id: Box<[u8]>,
+    /// The id.
+    pub id: Id,
     /// The key, empty for none.
     pub key: Box<[u8]>,
     /// Bytes that belong to the preamble. What is behind them was not asked for.
     pub length: usize,
+}
+
+/// The id of a backend: 12 bytes, or a few more. It is small, so that it can go along with each answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Id {
+    bytes: [u8; LONGEST_ID],
+    length: u8,
+}
+
+impl Id {
+    /// `None`: it is longer than any id can be.
+    pub fn new(id: &[u8]) -> Option<Self> {
+        let mut bytes = [0; LONGEST_ID];
+        bytes.get_mut(..id.len())?.copy_from_slice(id);
+        let length = u8::try_from(id.len()).ok()?;
+        Some(Self { bytes, length })
+    }
+
+    /// As it was sent.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// With what is not printable escaped, for logs.
+impl fmt::Display for Id {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_bytes().escape_ascii().fmt(out)
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "\"{self}\"")
+    }
 }
 
 /// What is wrong with a preamble.
@@ -122,11 +157,14 @@ fn try_id(bytes: &[u8], id: usize, keys: &[Box<[u8]>]) -> Attempt {
     if !known {
         return Attempt::Refused(Fault::Key);
     }
-    Attempt::Fits(Preamble {
-        id: bytes[PREFIX.len()..start].into(),
-        key: key.into(),
-        length: end,
-    })
+    match Id::new(&bytes[PREFIX.len()..start]) {
+        Some(id) => Attempt::Fits(Preamble {
+            id,
+            key: key.into(),
+            length: end,
+        }),
+        None => Attempt::Refused(Fault::Length),
+    }
 }
 
 /// Compares without stopping at the first difference.
@@ -163,7 +201,7 @@ mod tests {
 
     fn complete(id: &str, key: &str) -> Reading {
         Reading::Complete(Preamble {
-            id: id.as_bytes().into(),
+            id: Id::new(id.as_bytes()).unwrap(),
             key: key.as_bytes().into(),
             length: PREFIX.len() + id.len() + 2 + key.len(),
         })

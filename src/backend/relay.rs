@@ -18,7 +18,6 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pool::{self, Lease, Missed, Want};
@@ -122,7 +121,7 @@ pub fn relay<'w>(
             },
             trace: trace.clone(),
         })?;
-        trace.backend = Some(Arc::clone(&lease.backend().id));
+        trace.backend = Some(lease.backend().id);
         backends += 1;
         let head_length = render(ask.request, ask.site, out);
         let result = exchange_heads(&mut ask, &limits, &mut lease, out, reply);
@@ -548,7 +547,7 @@ impl Source for BackendBody<'_> {
 /// A backend's id for a log line.
 pub fn escaped(trace: &Trace) -> String {
     match &trace.backend {
-        Some(id) => id.escape_ascii().to_string(),
+        Some(id) => id.to_string(),
         None => "-".to_owned(),
     }
 }

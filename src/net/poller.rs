@@ -30,7 +30,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,10 +61,8 @@ struct Crew {
     watch: AtomicUsize,
     /// How many rest.
     resting: AtomicUsize,
-    /// How many are in `epoll_wait(2)`.
-    waiting: AtomicUsize,
-    /// How often somebody came for work.
-    rounds: AtomicUsize,
+    /// How many are in `epoll_wait(2)`, and in steps of [`ROUND`] how often somebody came for work.
+    waiting: AtomicU64,
     /// Whether the lookout is awake, or was told to be.
     alert: AtomicBool,
     /// Guards the changes of `resting`, and how many of these are called up and have not gone yet.
@@ -332,8 +330,7 @@ impl Crew {
             least,
             watch: AtomicUsize::new(least),
             resting: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
-            rounds: AtomicUsize::new(0),
+            waiting: AtomicU64::new(0),
             alert: AtomicBool::new(false),
             called: Mutex::new(0),
             call: Condvar::new(),
@@ -346,13 +343,12 @@ impl Crew {
         while self.is_too_many() && !stopping.load(Ordering::SeqCst) {
             self.rest(stopping);
         }
-        self.rounds.fetch_add(1, Ordering::Relaxed);
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiting.fetch_add(ROUND + 1, Ordering::SeqCst);
     }
 
     /// It has got some.
     fn go(&self) {
-        let last = self.waiting.fetch_sub(1, Ordering::SeqCst) == 1;
+        let last = self.waiting.fetch_sub(1, Ordering::SeqCst) % ROUND == 1;
         if last && self.least < self.size && !self.alert.swap(true, Ordering::SeqCst) {
             let _called = self.called.lock();
             self.alarm.notify_one();
@@ -380,11 +376,12 @@ impl Crew {
     fn look_out(&self, stopping: &AtomicBool) {
         let mut called = self.called.lock();
         while !stopping.load(Ordering::SeqCst) {
-            let before = self.rounds.load(Ordering::Relaxed);
+            let before = self.waiting.load(Ordering::SeqCst) / ROUND;
             self.alarm.wait_for(&mut called, GLANCE);
-            let rounds = self.rounds.load(Ordering::Relaxed).wrapping_sub(before);
+            let now = self.waiting.load(Ordering::SeqCst);
+            let nobody = now % ROUND == 0;
+            let rounds = usize::try_from(now / ROUND - before).unwrap_or(usize::MAX);
             let watch = self.watch.load(Ordering::SeqCst);
-            let nobody = self.waiting.load(Ordering::SeqCst) == 0;
             if nobody && rounds < watch {
                 let wider = (watch * 2).min(self.size);
                 self.watch.store(wider, Ordering::SeqCst);
@@ -404,7 +401,7 @@ impl Crew {
             if can_sleep {
                 self.alert.store(false, Ordering::SeqCst);
                 // Whoever was the last to go before that did not ring, so that must be looked at once more.
-                let gone = self.waiting.load(Ordering::SeqCst) == 0;
+                let gone = self.waiting.load(Ordering::SeqCst) % ROUND == 0;
                 if (gone && !nobody) || stopping.load(Ordering::SeqCst) {
                     continue;
                 }
@@ -490,6 +487,8 @@ fn flags(interest: Interest) -> EpollFlags {
 
 /// Workers of the smallest watch for each core: enough for a few to be blocked while others run.
 const LEAST_PER_CORE: usize = 8;
+/// More than there can be workers; what is above it counts for centuries.
+const ROUND: u64 = 1 << 16;
 /// How long the lookout watches before it makes up its mind.
 const GLANCE: Duration = Duration::from_millis(1);
 /// Generations have 31 bits, so that no token is taken for [`BELL`] or [`NOTHING`].

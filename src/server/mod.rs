@@ -41,7 +41,7 @@ use crate::net::poller::{Poller, Work};
 use crate::net::stream::{Peer, Stream};
 use crate::process;
 use crate::stats::{self, Close, Stats};
-use admission::Admission;
+use admission::{Admission, Place};
 use session::{Parked, Session};
 use snapshot::{Site, Snapshot, accepted_keys};
 
@@ -108,7 +108,7 @@ pub(crate) struct Shared {
 /// What a worker owns.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<Arc<Snapshot>>,
     generation: u64,
     /// What was read from the visitor.
     pub(crate) input: Buffer,
@@ -117,6 +117,8 @@ pub(crate) struct Worker {
     /// What will be written.
     out: Vec<u8>,
     clock: Clock,
+    /// The site that holds this worker for an exchange; see [`admission`].
+    held: Option<Place>,
     /// A session whose turn has come; run it next.
     next: Option<Box<Session>>,
 }
@@ -500,12 +502,13 @@ impl Worker {
     fn new(shared: Arc<Shared>) -> Self {
         Self {
             generation: shared.generation.load(Ordering::Acquire),
-            snapshot: shared.snapshot(),
+            snapshot: Arc::new(shared.snapshot()),
             shared,
             input: Buffer::new(),
             reply: Buffer::new(),
             out: Vec::new(),
             clock: Clock::default(),
+            held: None,
             next: None,
         }
     }
@@ -528,16 +531,35 @@ impl Worker {
                 if run.is_err() {
                     stats::add(&shared.stats.panics);
                     log::error!("a worker panicked; the connection it served is closed");
+                    self.let_go();
+                    current = self.next.take().or(current);
                     self = Self::new(Arc::clone(&shared));
                 }
             }
         }
     }
 
-    /// Has another worker run what this one was to run next.
-    pub(crate) fn let_next_go(&mut self) {
+    /// A site holds this worker from now on, until an exchange is over. That may take a while, so whatever was to be run
+    /// next is given to another worker.
+    pub(crate) fn hold(&mut self, place: Place) {
+        self.held = Some(place);
         if let Some(next) = self.next.take() {
             self.shared.poller.hand_over(next);
+        }
+    }
+
+    /// The exchange is over. A session whose turn has come is run next by this worker: that is cheaper than to wake
+    /// another one for it.
+    pub(crate) fn let_go(&mut self) {
+        let Some(place) = self.held.take() else {
+            return;
+        };
+        let mut tokens = self.shared.admission.leave(place).into_iter();
+        if let Some(token) = tokens.next() {
+            self.next = self.shared.poller.take(token);
+        }
+        for token in tokens {
+            self.shared.poller.wake(token);
         }
     }
 
@@ -567,12 +589,13 @@ impl Worker {
         }
     }
 
-    /// The configuration for the next request.
-    pub(crate) fn snapshot(&mut self) -> &Arc<Snapshot> {
+    /// The configuration for the next request. The outer count is the worker's own, so that workers do not pass one
+    /// cache line around for each request.
+    pub(crate) fn snapshot(&mut self) -> &Arc<Arc<Snapshot>> {
         let generation = self.shared.generation.load(Ordering::Acquire);
         if generation != self.generation {
             self.generation = generation;
-            self.snapshot = self.shared.snapshot();
+            self.snapshot = Arc::new(self.shared.snapshot());
         }
         &self.snapshot
     }

@@ -22,7 +22,7 @@ use crate::stats::{Close, Stats};
 #[derive(Debug)]
 pub(crate) struct Errand {
     pub(crate) request: Request,
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) snapshot: Arc<Arc<Snapshot>>,
     /// Index of its site.
     pub(crate) site: usize,
     /// Since when it waits for a backend.
@@ -84,12 +84,18 @@ pub(crate) fn respond<'w>(
     reply: &'w mut Buffer,
     out: &mut Vec<u8>,
 ) -> Outcome<'w> {
-    let snapshot = Arc::clone(&errand.snapshot);
-    let Errand { request, watch, .. } = errand;
-    let site = &snapshot.sites[errand.site];
+    let Errand {
+        request,
+        snapshot,
+        site,
+        since,
+        watch,
+    } = errand;
+    let site = &snapshot.sites[*site];
     let path = request.head.target.decoded_path();
     let pools = site.pools(&path);
     if pools.is_empty() {
+        drop(path);
         return Outcome::Answer(unavailable(errand, Cause::NoAddress));
     }
     let patience = site.settings.timeouts.write;
@@ -105,7 +111,7 @@ pub(crate) fn respond<'w>(
                 order: site.settings.order,
                 waiting: &site.waiting,
             },
-            since: errand.since,
+            since: *since,
             gone: &mut || watch.is_gone(stream),
             interim: &mut |head| {
                 // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
@@ -127,7 +133,7 @@ pub(crate) fn respond<'w>(
             Outcome::Answer(response)
         }
         Err(failure) if failure.cause == Cause::ClientGone => Outcome::Gone,
-        Err(failure) => Outcome::Answer(failed(errand, site, failure)),
+        Err(failure) => Outcome::Answer(failed(request, site, failure)),
     }
 }
 
@@ -140,12 +146,11 @@ pub(crate) fn unavailable(errand: &Errand, cause: Cause) -> Response<'static> {
             ..Default::default()
         },
     };
-    failed(errand, errand.site(), failure)
+    failed(&errand.request, errand.site(), failure)
 }
 
 /// The page for a failure, and the line in the log.
-fn failed(errand: &Errand, site: &Site, failure: Failure) -> Response<'static> {
-    let request = &errand.request;
+fn failed(request: &Request, site: &Site, failure: Failure) -> Response<'static> {
     let (status, detail) = match failure.cause {
         Cause::NoBackend => (
             503,

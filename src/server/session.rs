@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::admission::{Entry, Place};
+use super::admission::Entry;
 use super::collect::{Collector, Fault};
 use super::deliver::{Delivered, Delivery};
 use super::pages;
@@ -271,7 +271,7 @@ impl Session {
     }
 
     /// A head is complete: decides where the request goes, before anything of its body is read.
-    fn begin(&mut self, head: RequestHead, snapshot: Arc<Snapshot>, worker: &mut Worker) -> Step {
+    fn begin(&mut self, head: RequestHead, snapshot: Arc<Arc<Snapshot>>, worker: &mut Worker) -> Step {
         let received = Instant::now();
         let own = match route(&snapshot, &head) {
             Route::Site(site) => Ok(site),
@@ -407,13 +407,7 @@ impl Session {
         }
         drop(wait);
         // From here on the site holds this worker, until the answer is delivered.
-        let pass = Pass {
-            shared: Arc::clone(&self.shared),
-            place,
-            left: false,
-        };
-        // This may take a while, and nobody else may have to wait for it.
-        worker.let_next_go();
+        worker.hold(place);
         let delivered = {
             let (reply, mut pen) = worker.tools();
             match respond(
@@ -423,12 +417,17 @@ impl Session {
                 reply,
                 pen.out,
             ) {
-                Outcome::Answer(response) => self.deliver_errand(&errand, response, &mut pen),
-                Outcome::Gone => return self.gone(&errand),
+                Outcome::Answer(response) => {
+                    Some(self.deliver_errand(&errand, response, &mut pen))
+                }
+                Outcome::Gone => None,
             }
         };
-        worker.next = pass.end();
-        self.after_errand(&errand, delivered, worker)
+        worker.let_go();
+        match delivered {
+            Some(delivered) => self.after_errand(&errand, delivered, worker),
+            None => self.gone(&errand),
+        }
     }
 
     fn linger(&mut self, mut left: usize, deadline: Instant, worker: &mut Worker) -> Step {
@@ -653,41 +652,6 @@ impl Collecting {
     fn is_too_slow(&self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.began);
         elapsed > SLOW_AFTER && self.collector.length() < SLOWEST * elapsed.as_secs()
-    }
-}
-
-/// The share of the workers that a site holds for one exchange; see [`super::admission`].
-struct Pass {
-    shared: Arc<Shared>,
-    place: Place,
-    left: bool,
-}
-
-impl Pass {
-    /// Gives the worker back; returns a session whose turn has come, for this worker to run: that is cheaper than to wake
-    /// another one for it.
-    fn end(mut self) -> Option<Box<Session>> {
-        let mut tokens = self.leave().into_iter();
-        let next = tokens.next()?;
-        for token in tokens {
-            self.shared.poller.wake(token);
-        }
-        self.shared.poller.take(next)
-    }
-
-    fn leave(&mut self) -> Vec<Token> {
-        match std::mem::replace(&mut self.left, true) {
-            true => Vec::new(),
-            false => self.shared.admission.leave(self.place),
-        }
-    }
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        for token in self.leave() {
-            self.shared.poller.wake(token);
-        }
     }
 }
 
