@@ -110,9 +110,12 @@ pub fn relay<'w>(
     let mut backends = 0;
     loop {
         let deadline = since + ask.site.timeout;
-        let leased = pool::lease(&ask.want, deadline, ask.gone);
-        let now = Instant::now();
-        trace.queued += now.saturating_duration_since(since);
+        // Mostly there is a backend, and then no time has passed.
+        let (leased, got) = match pool::lease_now(&ask.want) {
+            Some(lease) => (Ok(lease), since),
+            None => (pool::lease(&ask.want, deadline, ask.gone), Instant::now()),
+        };
+        trace.queued += got.saturating_duration_since(since);
         let mut lease = leased.map_err(|missed| Failure {
             cause: match missed {
                 Missed::TimedOut => Cause::NoBackend,
@@ -125,7 +128,7 @@ pub fn relay<'w>(
         backends += 1;
         let head_length = render(ask.request, ask.site, out);
         let result = exchange_heads(&mut ask, &limits, &mut lease, out, reply);
-        trace.answering = now.elapsed();
+        trace.answering = got.elapsed();
         let cause = match result {
             Ok((head, sent)) => {
                 let method = &ask.request.head.method;

@@ -25,9 +25,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use std::{fmt, io, mem};
 
+use nix::time::{ClockId, clock_gettime};
 use parking_lot::{Condvar, Mutex, RwLock};
 use threadpool::ThreadPool;
 
@@ -620,13 +621,12 @@ impl Worker {
 impl Clock {
     /// The time as RFC 9110 5.6.7 has it.
     pub(crate) fn date(&mut self) -> &str {
-        let now = SystemTime::now();
-        let second = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        // Good to a few milliseconds, and half a dozen times cheaper than the precise one.
+        let second = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map_or(0, |time| time.tv_sec());
+        let second = u64::try_from(second).unwrap_or(0);
         if second != self.second || self.text.is_empty() {
             self.second = second;
-            self.text = httpdate::fmt_http_date(now);
+            self.text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
         }
         &self.text
     }

@@ -79,7 +79,10 @@ enum State {
     Head(Reading),
     Body(Box<Collecting>),
     Turn(Box<Turn>),
-    Linger { left: usize, deadline: Instant },
+    Linger {
+        left: usize,
+        deadline: Instant,
+    },
 }
 
 /// A head on its way in.
@@ -233,11 +236,7 @@ impl Session {
         let patience = snapshot.config.timeouts.head;
         let limits = head_limits(&snapshot.config.limits);
         loop {
-            let begun = match worker.input.is_empty() {
-                true => reading.begun,
-                false => Some(*reading.begun.get_or_insert_with(Instant::now)),
-            };
-            if begun.is_some() {
+            if !worker.input.is_empty() {
                 let refusal = match reading.scanner.scan(worker.input.data(), &limits) {
                     Ok(Some(end)) => {
                         let parsed = RequestHead::parse(&worker.input.data()[..end], &limits);
@@ -253,7 +252,10 @@ impl Session {
                 if let Some(refusal) = refusal {
                     return self.refuse(refusal.status, refusal.why, &snapshot, worker);
                 }
+                // Most heads come in one piece, and then nobody asks what time it is.
+                reading.begun.get_or_insert_with(Instant::now);
             }
+            let begun = reading.begun;
             if begun.is_some_and(|begun| self.expired || begun.elapsed() >= patience) {
                 let why = "the head of the request did not arrive in time";
                 return self.refuse(408, why, &snapshot, worker);
@@ -271,7 +273,12 @@ impl Session {
     }
 
     /// A head is complete: decides where the request goes, before anything of its body is read.
-    fn begin(&mut self, head: RequestHead, snapshot: Arc<Arc<Snapshot>>, worker: &mut Worker) -> Step {
+    fn begin(
+        &mut self,
+        head: RequestHead,
+        snapshot: Arc<Arc<Snapshot>>,
+        worker: &mut Worker,
+    ) -> Step {
         let received = Instant::now();
         let own = match route(&snapshot, &head) {
             Route::Site(site) => Ok(site),
@@ -417,9 +424,7 @@ impl Session {
                 reply,
                 pen.out,
             ) {
-                Outcome::Answer(response) => {
-                    Some(self.deliver_errand(&errand, response, &mut pen))
-                }
+                Outcome::Answer(response) => Some(self.deliver_errand(&errand, response, &mut pen)),
                 Outcome::Gone => None,
             }
         };
