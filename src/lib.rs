@@ -14,8 +14,8 @@
 //!
 //! ```text
 //!  visitors            accept ADDR        the poller: parked sessions      worker 1..N
-//!  ---------->  accepts, hands over  -->  one-shot epoll set on which  --> runs a session until its
-//!                                         the workers themselves block     exchange is over, parks it again
+//!  ---------->  accepts, hands over  -->  one epoll set on which the   --> runs a session until its
+//!                                         workers themselves block         exchange is over, parks it again
 //!                                                                            |            ^
 //!                                                                      leases a backend   | gives it back,
 //!                                                                            v            | into the oldest waiter's hand
@@ -47,6 +47,7 @@
 //! | `accept` | one per visitors' address | accepts, registers in the poller; rests when descriptors run out | read or write the socket |
 //! | `dial-in` | one per backends' address | accepts, reads preambles under a deadline, watches for hang-ups | wait for any one peer |
 //! | `worker` | `workers` | the life of a request, above | touch configuration files |
+//! | `lookout` | one | sees to how many workers are up, so that they do not get into each other's way | serve |
 //! | `tick` | one | closes or wakes sessions whose deadline is over, writes out access logs | serve |
 //!
 //! What frees a waiting worker never needs a worker: all of them may be waiting for a backend, so preambles are read by

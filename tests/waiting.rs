@@ -162,6 +162,29 @@ fn a_site_whose_backends_hang_leaves_the_others_alone() {
 }
 
 #[test]
+fn slow_backends_are_all_used_at_once() {
+    let proxy = Proxy::start(
+        "workers: 64\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    let mut backends: Vec<_> = (0..40).map(|_| Backend::dial(proxy.dial_in())).collect();
+    proxy.wait_for_logs("joined", 40);
+    let mut visitors: Vec<_> = (0..40).map(|n| ask(&proxy, &format!("/{n}"))).collect();
+    // Each has its request before any of them answers, though fewer workers are up while all goes quickly.
+    let targets: Vec<_> = backends
+        .iter_mut()
+        .map(|backend| backend.request().target().to_owned())
+        .collect();
+    for (backend, target) in backends.iter_mut().zip(&targets) {
+        backend.reply(target);
+    }
+    for (n, visitor) in visitors.iter_mut().enumerate() {
+        assert_eq!(visitor.answer().text(), format!("/{n}"));
+    }
+    drop((visitors, backends));
+    proxy.finish();
+}
+
+#[test]
 fn a_request_whose_backend_dies_goes_to_another_if_it_may() {
     let proxy = Proxy::start(
         "map:\n\

@@ -10,16 +10,8 @@
 //!
 //! Called by: acceptors ([`Poller::enter`]), workers ([`Poller::wait`], [`Poller::park`],
 //! [`Poller::leave`]), whoever frees what a parked session waits for ([`Poller::wake`]), the tick
-//! ([`Poller::expire`], [`Poller::hand_over`]) and the lookout ([`Poller::look_out`]).
-//!
-//! # The watch
-//!
-//! Every event wakes a worker if one sleeps in `epoll_wait(2)`, also where one that is busy would have come for it an
-//! instant later; and the more workers take turns, the colder are their stacks and buffers: with quick backends, sixteen
-//! workers on two cores serve a fifth more than sixty-four. So only a *watch* of the crew is up, and the others rest.
-//! The **lookout** sees to its size: when for a millisecond nobody waits for events and the workers come back more slowly
-//! than once a millisecond, they are held by slow backends, and it doubles the watch; when somebody waits or all come back
-//! quickly, it halves it. While somebody waits for events and the watch is at its smallest, the lookout sleeps.
+//! ([`Poller::expire`], [`Poller::hand_over`]) and the lookout ([`Poller::look_out`]). How many of the workers come here
+//! at a time is seen to by [`super::crew`].
 //!
 //! **Invariants**
 //! - *Nothing is lost while an item is out.* An event, or a wake-up, finds the slot empty then and leaves a mark
@@ -30,14 +22,15 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+
+use super::crew::Crew;
 
 /// Parked items of one server.
 #[derive(Debug)]
@@ -48,27 +41,6 @@ pub struct Poller<T> {
     stopping: AtomicBool,
     slots: Mutex<Slots<T>>,
     crew: Crew,
-}
-
-/// The workers, of whom some are up and some rest.
-#[derive(Debug)]
-struct Crew {
-    /// How many there are.
-    size: usize,
-    /// The size of the smallest watch.
-    least: usize,
-    /// How many may be up.
-    watch: AtomicUsize,
-    /// How many rest.
-    resting: AtomicUsize,
-    /// How many are in `epoll_wait(2)`, and in steps of [`ROUND`] how often somebody came for work.
-    waiting: AtomicU64,
-    /// Whether the lookout is awake, or was told to be.
-    alert: AtomicBool,
-    /// Guards the changes of `resting`, and how many of these are called up and have not gone yet.
-    called: Mutex<usize>,
-    call: Condvar,
-    alarm: Condvar,
 }
 
 /// Where an item is kept while it is parked; unique for the life of the process.
@@ -321,103 +293,6 @@ impl<T: AsFd> Poller<T> {
     }
 }
 
-impl Crew {
-    fn new(size: usize) -> Self {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let least = size.min(cores * LEAST_PER_CORE);
-        Self {
-            size,
-            least,
-            watch: AtomicUsize::new(least),
-            resting: AtomicUsize::new(0),
-            waiting: AtomicU64::new(0),
-            alert: AtomicBool::new(false),
-            called: Mutex::new(0),
-            call: Condvar::new(),
-            alarm: Condvar::new(),
-        }
-    }
-
-    /// A worker comes for work. It rests first if more are up than the watch has.
-    fn come(&self, stopping: &AtomicBool) {
-        while self.is_too_many() && !stopping.load(Ordering::SeqCst) {
-            self.rest(stopping);
-        }
-        self.waiting.fetch_add(ROUND + 1, Ordering::SeqCst);
-    }
-
-    /// It has got some.
-    fn go(&self) {
-        let last = self.waiting.fetch_sub(1, Ordering::SeqCst) % ROUND == 1;
-        if last && self.least < self.size && !self.alert.swap(true, Ordering::SeqCst) {
-            let _called = self.called.lock();
-            self.alarm.notify_one();
-        }
-    }
-
-    fn is_too_many(&self) -> bool {
-        let up = self.size - self.resting.load(Ordering::SeqCst);
-        up > self.watch.load(Ordering::SeqCst)
-    }
-
-    fn rest(&self, stopping: &AtomicBool) {
-        let mut called = self.called.lock();
-        if !self.is_too_many() {
-            return;
-        }
-        self.resting.fetch_add(1, Ordering::SeqCst);
-        while *called == 0 && !stopping.load(Ordering::SeqCst) {
-            self.call.wait(&mut called);
-        }
-        *called = called.saturating_sub(1);
-        self.resting.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn look_out(&self, stopping: &AtomicBool) {
-        let mut called = self.called.lock();
-        while !stopping.load(Ordering::SeqCst) {
-            let before = self.waiting.load(Ordering::SeqCst) / ROUND;
-            self.alarm.wait_for(&mut called, GLANCE);
-            let now = self.waiting.load(Ordering::SeqCst);
-            let nobody = now % ROUND == 0;
-            let rounds = usize::try_from(now / ROUND - before).unwrap_or(usize::MAX);
-            let watch = self.watch.load(Ordering::SeqCst);
-            if nobody && rounds < watch {
-                let wider = (watch * 2).min(self.size);
-                self.watch.store(wider, Ordering::SeqCst);
-                let up = self.size - self.resting.load(Ordering::SeqCst) + *called;
-                for _ in up..wider {
-                    *called += 1;
-                    self.call.notify_one();
-                }
-            } else if !nobody || rounds > watch * 2 {
-                let narrower = (watch / 2).max(self.least);
-                self.watch.store(narrower, Ordering::SeqCst);
-            }
-            let can_sleep = match self.watch.load(Ordering::SeqCst) {
-                watch if watch == self.least => !nobody,
-                watch => watch == self.size && nobody,
-            };
-            if can_sleep {
-                self.alert.store(false, Ordering::SeqCst);
-                // Whoever was the last to go before that did not ring, so that must be looked at once more.
-                let gone = self.waiting.load(Ordering::SeqCst) % ROUND == 0;
-                if (gone && !nobody) || stopping.load(Ordering::SeqCst) {
-                    continue;
-                }
-                self.alarm.wait(&mut called);
-            }
-        }
-    }
-
-    /// Nobody rests any more.
-    fn dismiss(&self) {
-        let _called = self.called.lock();
-        self.call.notify_all();
-        self.alarm.notify_all();
-    }
-}
-
 impl<T> Slots<T> {
     fn reserve(&mut self) -> Token {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -485,12 +360,6 @@ fn flags(interest: Interest) -> EpollFlags {
         }
 }
 
-/// Workers of the smallest watch for each core: enough for a few to be blocked while others run.
-const LEAST_PER_CORE: usize = 8;
-/// More than there can be workers; what is above it counts for centuries.
-const ROUND: u64 = 1 << 16;
-/// How long the lookout watches before it makes up its mind.
-const GLANCE: Duration = Duration::from_millis(1);
 /// Generations have 31 bits, so that no token is taken for [`BELL`] or [`NOTHING`].
 const GENERATIONS: u32 = 0x7fff_ffff;
 const BELL: u64 = u64::MAX;
