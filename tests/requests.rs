@@ -598,6 +598,32 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
+fn a_long_row_of_pipelined_requests_is_answered_and_leaves_others_their_turn() {
+    let proxy = Proxy::start("workers: 1\nmap: []");
+    let request = "GET /swiftiply_health HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut greedy = proxy.visit();
+    let mut modest = proxy.visit();
+    let reader = {
+        greedy.send(request.repeat(100));
+        thread::spawn(move || {
+            for n in 0..5000 {
+                // There is always more to do for it than it has got answers.
+                if n % 50 == 0 && n < 4900 {
+                    greedy.send(request.repeat(50));
+                }
+                assert_eq!(greedy.answer().status, 200, "{n}");
+            }
+            greedy
+        })
+    };
+    for _ in 0..20 {
+        assert_eq!(modest.get("/").status, 404);
+    }
+    drop((reader.join().unwrap(), modest));
+    proxy.finish();
+}
+
+#[test]
 fn heads_over_the_limits_are_refused() {
     let (proxy, thread, _receiver) = recorded();
     let check = |request: String, status: u16| {

@@ -43,7 +43,7 @@ use crate::net::stream::{Peer, Stream};
 use crate::process;
 use crate::stats::{self, Close, Stats};
 use admission::{Admission, Place};
-use session::{Parked, Session};
+use session::{Rest, Session};
 use snapshot::{Site, Snapshot, accepted_keys};
 
 /// A running server.
@@ -540,10 +540,13 @@ impl Worker {
         }
     }
 
-    /// A site holds this worker from now on, until an exchange is over. That may take a while, so whatever was to be run
-    /// next is given to another worker.
-    pub(crate) fn hold(&mut self, place: Place) {
+    /// A site holds this worker from now on, until an exchange is over.
+    pub(crate) const fn hold(&mut self, place: Place) {
         self.held = Some(place);
+    }
+
+    /// There is more to do here, so what was to be run next is given to another worker.
+    pub(crate) fn pass_on(&mut self) {
         if let Some(next) = self.next.take() {
             self.shared.poller.hand_over(next);
         }
@@ -567,14 +570,14 @@ impl Worker {
     fn run(&mut self, mut session: Box<Session>) {
         loop {
             let token = session.token();
-            let Some(parked) = session.run(self) else {
-                return;
+            let (parked, interest, deadline) = match session.run(self) {
+                Rest::Park(session, interest, deadline) => (session, interest, deadline),
+                Rest::Yield(session) => {
+                    self.shared.poller.hand_over(session);
+                    return;
+                }
+                Rest::Closed => return,
             };
-            let Parked {
-                session: parked,
-                interest,
-                deadline,
-            } = parked;
             match self.shared.poller.park(token, parked, interest, deadline) {
                 Ok(None) => return,
                 // What it waits for has happened meanwhile.

@@ -115,11 +115,14 @@ enum Step {
     Close(Close),
 }
 
-/// A parked session: what it waits for and how long.
-pub(crate) struct Parked {
-    pub(crate) session: Box<Session>,
-    pub(crate) interest: Interest,
-    pub(crate) deadline: Instant,
+/// What becomes of a session that has run.
+pub(crate) enum Rest {
+    /// It is to be parked: what it waits for and how long.
+    Park(Box<Session>, Interest, Instant),
+    /// There is more to do, but others have waited long enough for this worker.
+    Yield(Box<Session>),
+    /// The connection is closed.
+    Closed,
 }
 
 impl Session {
@@ -200,10 +203,11 @@ impl Session {
         Ok(read)
     }
 
-    /// Does what there is to do. `None`: the connection is closed.
-    pub(crate) fn run(mut self: Box<Self>, worker: &mut Worker) -> Option<Parked> {
+    /// Does what there is to do.
+    pub(crate) fn run(mut self: Box<Self>, worker: &mut Worker) -> Rest {
         worker.input.clear();
         worker.input.append(&std::mem::take(&mut self.leftover));
+        let enough = self.answered.saturating_add(MOST_IN_A_ROW);
         loop {
             let step = match std::mem::replace(&mut self.state, State::Running) {
                 State::Running => Step::Close(Close::Internal),
@@ -213,19 +217,22 @@ impl Session {
                 State::Linger { left, deadline } => self.linger(left, deadline, worker),
             };
             match step {
-                Step::Go(state) => self.state = state,
+                Step::Go(state) => {
+                    self.state = state;
+                    worker.pass_on();
+                    if self.answered >= enough {
+                        self.leftover.extend_from_slice(worker.input.data());
+                        return Rest::Yield(self);
+                    }
+                }
                 Step::Park(state, interest, deadline) => {
                     self.state = state;
                     self.leftover.extend_from_slice(worker.input.data());
-                    return Some(Parked {
-                        session: self,
-                        interest,
-                        deadline,
-                    });
+                    return Rest::Park(self, interest, deadline);
                 }
                 Step::Close(reason) => {
                     self.reason = reason;
-                    return None;
+                    return Rest::Closed;
                 }
             }
         }
@@ -759,6 +766,8 @@ const fn head_limits(limits: &Limits) -> HeadLimits {
     }
 }
 
+/// Pipelined requests that are answered before other visitors have their turn.
+const MOST_IN_A_ROW: u32 = 32;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// What nginx logs for an answer that nobody waited for.
 const CLIENT_GONE: u16 = 499;
