@@ -109,7 +109,7 @@ impl Crew {
             let before = self.waiting.load(Ordering::SeqCst) / ROUND;
             self.alarm.wait_for(&mut called, GLANCE);
             let now = self.waiting.load(Ordering::SeqCst);
-            let nobody = now % ROUND == 0;
+            let nobody = now.is_multiple_of(ROUND);
             let rounds = usize::try_from(now / ROUND - before).unwrap_or(usize::MAX);
             let watch = self.watch.load(Ordering::SeqCst);
             if nobody && rounds < watch {

@@ -44,7 +44,7 @@ use crate::process;
 use crate::stats::{self, Close, Stats};
 use admission::{Admission, Place};
 use session::{Rest, Session};
-use snapshot::{Site, Snapshot, accepted_keys};
+use snapshot::{Held, Site, Snapshot, accepted_keys};
 
 /// A running server.
 ///
@@ -109,7 +109,7 @@ pub(crate) struct Shared {
 /// What a worker owns.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    snapshot: Arc<Arc<Snapshot>>,
+    snapshot: Held,
     generation: u64,
     /// What was read from the visitor.
     pub(crate) input: Buffer,
@@ -593,9 +593,8 @@ impl Worker {
         }
     }
 
-    /// The configuration for the next request. The outer count is the worker's own, so that workers do not pass one
-    /// cache line around for each request.
-    pub(crate) fn snapshot(&mut self) -> &Arc<Arc<Snapshot>> {
+    /// The configuration for the next request.
+    pub(crate) fn snapshot(&mut self) -> &Held {
         let generation = self.shared.generation.load(Ordering::Acquire);
         if generation != self.generation {
             self.generation = generation;

@@ -2,13 +2,12 @@
 //!
 //! Runs on a worker.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::pages;
 use super::route;
-use super::snapshot::{Site, Snapshot};
+use super::snapshot::{Held, Site};
 use crate::backend::pool::Want;
 use crate::backend::relay::{self, Ask, Cause, Failure};
 use crate::exchange::{Body, Request, Response};
@@ -22,7 +21,7 @@ use crate::stats::{Close, Stats};
 #[derive(Debug)]
 pub(crate) struct Errand {
     pub(crate) request: Request,
-    pub(crate) snapshot: Arc<Arc<Snapshot>>,
+    pub(crate) snapshot: Held,
     /// Index of its site.
     pub(crate) site: usize,
     /// Since when it waits for a backend.

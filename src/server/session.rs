@@ -28,7 +28,7 @@ use super::deliver::{Delivered, Delivery};
 use super::pages;
 use super::respond::{Errand, Outcome, Watch, reason_for, respond, unavailable};
 use super::route::{Route, route};
-use super::snapshot::{Site, Snapshot};
+use super::snapshot::{Held, Site, Snapshot};
 use super::{Pen, Shared, Worker};
 use crate::backend::pool::Wait;
 use crate::backend::relay::{self, Cause};
@@ -280,12 +280,7 @@ impl Session {
     }
 
     /// A head is complete: decides where the request goes, before anything of its body is read.
-    fn begin(
-        &mut self,
-        head: RequestHead,
-        snapshot: Arc<Arc<Snapshot>>,
-        worker: &mut Worker,
-    ) -> Step {
+    fn begin(&mut self, head: RequestHead, snapshot: Held, worker: &mut Worker) -> Step {
         let received = Instant::now();
         let own = match route(&snapshot, &head) {
             Route::Site(site) => Ok(site),

@@ -34,6 +34,10 @@ pub(crate) struct Snapshot {
     names: HashMap<String, usize>,
 }
 
+/// A snapshot as a worker and its requests hold it. The outer count is the worker's own, so that workers do not pass one
+/// cache line around for each request.
+pub(crate) type Held = Arc<Arc<Snapshot>>;
+
 /// A site as it runs.
 #[derive(Debug)]
 pub(crate) struct Site {
