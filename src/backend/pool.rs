@@ -436,7 +436,7 @@ impl Lease {
         self.backend.take()
     }
 
-    /// Looks at the connection before it is used; see [`Pool::lend`].
+    /// Looks at the connection before it is used; see [`Backend::lend`].
     fn check(self) -> Option<Self> {
         self.into_backend()?.lend()
     }
