@@ -5,7 +5,6 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -195,13 +194,13 @@ impl Identity {
         Ok(())
     }
 
-    /// Gives a file that was opened before to the new user, so that it can be opened anew later.
+    /// Gives a file to the new user, so that it can be opened anew later.
     ///
     /// # Errors
-    /// Whatever `fchown(2)` says.
-    pub fn own(&self, file: impl AsFd) -> io::Result<()> {
+    /// Whatever `chown(2)` says.
+    pub fn own(&self, file: &Path) -> io::Result<()> {
         let user = self.user.as_ref().map(|user| user.uid);
-        unistd::fchown(file, user, self.group).map_err(io::Error::from)
+        unistd::chown(file, user, self.group).map_err(io::Error::from)
     }
 }
 

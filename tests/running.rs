@@ -215,7 +215,10 @@ fn privileges_are_given_up_after_binding() {
         eprintln!("not root: nothing to give up");
         return;
     }
-    let proxy = Proxy::start("user: nobody\nmap: []");
+    let proxy = Proxy::start(
+        "user: nobody\nlogger: {type: file, file: messages}\naccess_log: access\n\
+         map: [{incoming: a, outgoing: '127.0.0.1:0', logger: {type: file, file: site}}]",
+    );
     let owner = fs::metadata(format!("/proc/{}", proxy.pid()))
         .unwrap()
         .uid();
@@ -228,6 +231,13 @@ fn privileges_are_given_up_after_binding() {
             .collect::<Vec<_>>()
     };
     assert_ne!(owner, 0);
+    for file in ["messages", "access", "site"] {
+        assert_eq!(
+            fs::metadata(proxy.file(file)).unwrap().uid(),
+            owner,
+            "{file}"
+        );
+    }
     assert_eq!(ids("Uid:"), vec![owner.to_string(); 4]);
     assert!(ids("Gid:").iter().all(|id| id != "0"));
     assert!(ids("Groups:").iter().all(|id| id != "0"));

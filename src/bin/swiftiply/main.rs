@@ -13,6 +13,7 @@ mod options;
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,12 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
             Failure::running(format!("pidfile {}: {}", path.display(), reason(&error)))
         })?;
     }
+    for file in log_files(&config) {
+        // USR1 opens it anew, and then we are somebody else.
+        if let Err(error) = identity.own(file) {
+            log::warn!("{}: chown: {}", file.display(), reason(&error));
+        }
+    }
     identity.assume().map_err(Failure::running)?;
     let server = bound.start().map_err(Failure::running)?;
     announce(&server)?;
@@ -152,6 +159,19 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
     }
     log::logger().flush();
     Ok(code)
+}
+
+/// The files of all logs.
+fn log_files(config: &Config) -> impl Iterator<Item = &Path> {
+    let sites = || config.sites.iter();
+    let loggers = sites()
+        .filter_map(|site| site.logger.as_ref())
+        .chain([&config.logger]);
+    let access = sites()
+        .filter_map(|site| site.access_log.as_ref())
+        .chain(&config.access_log);
+    let messages = loggers.filter_map(|logger| logger.file.as_deref());
+    messages.chain(access.filter_map(|log| log.file.as_deref()))
 }
 
 /// The old process, when a new one goes to the background: ends as the new one does, or with 0 when that serves.
