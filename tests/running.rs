@@ -676,3 +676,26 @@ fn connections_above_the_limit_are_closed_and_those_below_go_on() {
     drop(kept);
     proxy.finish();
 }
+
+#[test]
+fn one_address_may_have_so_many_connections() {
+    let yaml = "limits: {connections_per_client: 2}\nmap: []";
+    let proxy = Proxy::start(yaml);
+    let greet = || {
+        let mut visitor = proxy.visit();
+        assert_eq!(visitor.get("/").status, 404);
+        visitor
+    };
+    let (first, mut second) = (greet(), greet());
+    assert!(proxy.visit().is_closed());
+    proxy.wait_for_log("limits.connections_per_client reached: reason=overload");
+    assert_eq!(second.get("/").status, 404);
+    drop(first);
+    proxy.wait_for_log("reason=peer_closed");
+    let third = greet();
+    // A proxy in front of us speaks for many.
+    proxy.reload(&format!("trusted_proxies: 127.0.0.1\n{yaml}"));
+    let more = (greet(), greet());
+    drop((second, third, more));
+    proxy.finish();
+}

@@ -237,7 +237,7 @@ const KEYS: &[Key] = &[
     key("limits.waiting_total", Level::Top, Stage::Now),
     key("limits.backends", Level::Top, Stage::Now),
     key("limits.connections", Level::Top, Stage::Now),
-    key("limits.connections_per_client", Level::Top, Stage::Later),
+    key("limits.connections_per_client", Level::Top, Stage::Now),
     key("limits.spool", Level::Top, Stage::Later),
     key("timeouts", Level::Both, Stage::Now),
     key("timeouts.head", Level::Top, Stage::Now),

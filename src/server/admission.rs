@@ -6,12 +6,14 @@
 //! woken when its turn has come. How many may wait, parked or holding a worker, is the site's
 //! `limits.waiting`.
 //!
-//! Called by workers, at the begin and the end of each exchange with a backend.
+//! Called by workers, at the begin and the end of each exchange with a backend. [`Clients`] stands at the door: it
+//! counts the connections of each visitor's address where that is limited, and is called by acceptors.
 //!
 //! **Invariants**: parked requests of a site are admitted in the order in which they came, and before any that
 //! comes later; a place that becomes free is *granted* to the one that is woken, so that nobody overtakes it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -162,9 +164,69 @@ impl State {
     }
 }
 
+/// How many connections each visitor's address has, while that is limited.
+#[derive(Debug, Default)]
+pub(crate) struct Clients(Mutex<HashMap<IpAddr, usize>>);
+
+/// A connection that is counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counted(IpAddr);
+
+impl Clients {
+    /// Counts one more connection of an address, unless it has as many as it may. The caller must call
+    /// [`Clients::leave`].
+    pub(crate) fn enter(&self, address: IpAddr, most: usize) -> Option<Counted> {
+        let address = network(address);
+        let mut counts = self.0.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Counted(address))
+    }
+
+    /// A connection that was counted is closed.
+    pub(crate) fn leave(&self, Counted(address): Counted) {
+        let mut counts = self.0.lock();
+        if let Some(count) = counts.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&address);
+            }
+        }
+    }
+}
+
+/// What one visitor has: an address, or with IPv6 a network of 64 bits (RFC 6177).
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_are_counted_by_address_and_by_network() {
+        let clients = Clients::default();
+        let enter = |address: &str| clients.enter(address.parse().unwrap(), 2);
+        let first = enter("192.0.2.1").unwrap();
+        assert!(enter("192.0.2.1").is_some());
+        assert!(enter("192.0.2.1").is_none());
+        assert!(enter("192.0.2.2").is_some());
+        clients.leave(first);
+        assert!(enter("192.0.2.1").is_some());
+        assert!(enter("2001:db8::1").is_some());
+        let second = enter("2001:db8::2:3").unwrap();
+        assert!(enter("2001:db8::4").is_none());
+        assert!(enter("2001:db8:0:1::4").is_some());
+        clients.leave(second);
+        assert!(enter("2001:db8::4").is_some());
+    }
 
     fn token(number: u64) -> Token {
         Token::from(number)

@@ -42,7 +42,7 @@ use crate::net::poller::{Poller, Work};
 use crate::net::stream::{Peer, Stream};
 use crate::process;
 use crate::stats::{self, Close, Stats};
-use admission::{Admission, Place};
+use admission::{Admission, Clients, Place};
 use session::{Rest, Session};
 use snapshot::{Held, Site, Snapshot, accepted_keys};
 
@@ -97,6 +97,7 @@ pub enum StartError {
 pub(crate) struct Shared {
     pub(crate) poller: Poller<Session>,
     pub(crate) admission: Admission,
+    pub(crate) clients: Clients,
     pub(crate) stats: Arc<Stats>,
     snapshot: RwLock<Arc<Snapshot>>,
     /// Changes with the snapshot, so that workers need not take the lock to see that it did not.
@@ -192,6 +193,7 @@ impl Server {
         let shared = Arc::new(Shared {
             poller: Poller::new(workers)?,
             admission,
+            clients: Clients::default(),
             stats,
             snapshot: RwLock::new(Arc::new(snapshot)),
             generation: AtomicU64::new(0),
@@ -472,17 +474,33 @@ impl Shared {
         let snapshot = self.snapshot();
         let limit = snapshot.most_connections;
         if stats::get(&self.stats.open) >= limit {
-            stats::add(&self.stats.open);
-            self.stats.visitor_closed(Close::Overload);
-            log::debug!("visitor {peer} closed: limits.connections reached: reason=overload");
+            self.turn_away(&peer, "limits.connections");
             return;
         }
+        let most = snapshot.config.limits.connections_per_client;
+        let counted = match peer.ip().filter(|_| most > 0 && !snapshot.trusts(&peer)) {
+            None => None,
+            Some(ip) => match self.clients.enter(ip, most) {
+                Some(counted) => Some(counted),
+                None => {
+                    self.turn_away(&peer, "limits.connections_per_client");
+                    return;
+                }
+            },
+        };
         stream.send_at_once();
         let deadline = Instant::now() + snapshot.config.timeouts.idle;
-        let make = |token| Box::new(Session::new(Arc::clone(self), token, stream, peer));
+        let make = |token| Box::new(Session::new(Arc::clone(self), token, stream, peer, counted));
         if let Err(error) = self.poller.enter(make, deadline) {
             log::warn!("visitor {peer}: {error}");
         }
+    }
+
+    /// Closes a connection that was just accepted, for a limit.
+    fn turn_away(&self, peer: &Peer, limit: &str) {
+        stats::add(&self.stats.open);
+        self.stats.visitor_closed(Close::Overload);
+        log::debug!("visitor {peer} closed: {limit} reached: reason=overload");
     }
 
     /// Closes sessions that have nothing to do, in a drain. `fresh`: also those that had no request yet.

@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::admission::Entry;
+use super::admission::{Counted, Entry};
 use super::collect::{Collector, Fault};
 use super::deliver::{Delivered, Delivery};
 use super::pages;
@@ -48,6 +48,8 @@ pub(crate) struct Session {
     token: Token,
     stream: Stream,
     peer: Peer,
+    /// It counts for the limit of its address.
+    counted: Option<Counted>,
     /// Bytes that were read and not used when the session was parked.
     leftover: Vec<u8>,
     /// What may be left in the socket.
@@ -127,7 +129,13 @@ pub(crate) enum Rest {
 
 impl Session {
     /// A connection that was just accepted.
-    pub(crate) fn new(shared: Arc<Shared>, token: Token, stream: Stream, peer: Peer) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        token: Token,
+        stream: Stream,
+        peer: Peer,
+        counted: Option<Counted>,
+    ) -> Self {
         stats::add(&shared.stats.accepted);
         stats::add(&shared.stats.open);
         let idle = shared.snapshot().config.timeouts.idle;
@@ -136,6 +144,7 @@ impl Session {
             token,
             stream,
             peer,
+            counted,
             leftover: Vec::new(),
             unread: Unread::Unsure,
             state: State::idle(Instant::now() + idle),
@@ -637,6 +646,9 @@ impl Drop for Session {
     fn drop(&mut self) {
         if let State::Turn(turn) = &self.state {
             self.leave_line(&turn.errand);
+        }
+        if let Some(counted) = self.counted.take() {
+            self.shared.clients.leave(counted);
         }
         self.shared.stats.visitor_closed(self.reason);
         log::debug!("visitor {} closed: reason={}", self.peer, self.reason);
