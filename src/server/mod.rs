@@ -576,6 +576,7 @@ impl Worker {
         let Some(place) = self.held.take() else {
             return;
         };
+        debug_assert!(self.next.is_none(), "it was passed on before");
         let mut tokens = self.shared.admission.leave(place).into_iter();
         if let Some(token) = tokens.next() {
             self.next = self.shared.poller.take(token);
@@ -600,6 +601,7 @@ impl Worker {
                 Ok(None) => return,
                 // What it waits for has happened meanwhile.
                 Ok(Some(back)) => {
+                    self.pass_on();
                     session = back;
                     session.notice(None);
                 }
