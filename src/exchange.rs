@@ -67,7 +67,7 @@ pub struct Response<'w> {
 }
 
 /// Who answered, and how long it took, for the access log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Trace {
     /// Id of the backend that answered or failed last.
     pub backend: Option<Id>,

@@ -3,7 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Backend, Echo, Proxy, Visitor, wait_until};
+use swiftiply::Server;
+use swiftiply::config::{Config, Overrides};
+use swiftiply::net::listener::Local;
+
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, wait_until};
 
 fn ask(proxy: &Proxy, target: &str) -> Visitor {
     let mut visitor = proxy.visit();
@@ -57,19 +61,20 @@ fn without_a_backend_in_time_the_answer_is_503() {
 
 #[test]
 fn who_came_first_is_served_first() {
-    let proxy = Proxy::start(
-        "workers: 4\n\
-         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]\n\
-         access_log: {file: access, format: json}",
-    );
+    let yaml = "cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 4\n\
+                map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
+    let (config, _) = Config::from_yaml(yaml, "test.yml".as_ref(), &Overrides::default()).unwrap();
+    let server = Server::start(config).unwrap();
+    let address = |local: &Local| local.to_string().parse().unwrap();
     // More than there are workers: some block on the pool, others stand in line without a worker.
     let mut visitors = Vec::new();
     for n in 0..12 {
-        visitors.push(ask(&proxy, &format!("/{n}")));
-        // The next one comes later.
-        thread::sleep(Duration::from_millis(20));
+        let mut visitor = Visitor::connect(address(&server.visitors()[0]));
+        visitor.send(format!("GET /{n} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        visitors.push(visitor);
+        wait_until("it waits", || server.queues().1 == n + 1);
     }
-    let mut backend = Backend::dial(proxy.dial_in());
+    let mut backend = Backend::dial(address(&server.backends()[0]));
     for (n, visitor) in visitors.iter_mut().enumerate() {
         let target = format!("/{n}");
         assert_eq!(backend.request().target(), target);
@@ -77,13 +82,51 @@ fn who_came_first_is_served_first() {
         assert_eq!(visitor.answer().text(), target);
     }
     drop((visitors, backend));
+    assert!(server.drain(PATIENCE));
+}
+
+#[test]
+fn who_stands_in_line_is_not_held_up_by_what_another_visitor_asks_next() {
+    let proxy = Proxy::start(
+        "workers: 4\n\
+         map:\n\
+         - {incoming: test, outgoing: '127.0.0.1:0', timeout: 60}\n\
+         - {incoming: slow, outgoing: '127.0.0.2:0', timeout: 60}",
+    );
+    let mut slow = Backend::dial(proxy.dial_ins()[1]);
+    proxy.wait_for_logs("joined", 1);
+    let mut backends = [2, 3].map(|joined| {
+        let backend = Backend::dial(proxy.dial_ins()[0]);
+        proxy.wait_for_logs("joined", joined);
+        backend
+    });
+    // Two hold all the workers that the site may have, and the third stands in line.
+    let mut first = ask(&proxy, "/first");
+    assert_eq!(backends[1].request().target(), "/first");
+    let mut second = ask(&proxy, "/second");
+    assert_eq!(backends[0].request().target(), "/second");
+    let mut third = ask(&proxy, "/third");
+    first.send("GET /next HTTP/1.1\r\nHost: slow\r\n\r\n");
+    assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
+    // The worker that ends the first exchange finds two things to do. The slow one keeps no other waiting.
+    backends[1].reply("first");
+    assert_eq!(first.answer().text(), "first");
+    assert_eq!(backends[1].request().target(), "/third");
+    assert_eq!(slow.request().target(), "/next");
+    backends[1].reply("third");
+    assert_eq!(third.answer().text(), "third");
+    slow.reply("next");
+    backends[0].reply("second");
+    assert_eq!(first.answer().text(), "next");
+    assert_eq!(second.answer().text(), "second");
+    drop((first, second, third, slow, backends));
     proxy.finish();
 }
 
 #[test]
 fn no_more_wait_than_the_limit_says() {
     let proxy = Proxy::start(
-        "workers: 4\nlimits: {waiting: 5}\n\
+        "workers: 4\nlimits: {waiting: 5}\naccess_log: {file: access, format: json}\n\
          map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
     );
     let mut waiting = fill_line(&proxy, 5);
@@ -92,6 +135,17 @@ fn no_more_wait_than_the_limit_says() {
         assert_eq!(visitor.answer().text(), *target);
     }
     assert_eq!(proxy.visit().get("/again").text(), "/again");
+    // With or without a worker, they have waited in the queue, and the log says so.
+    let log = || proxy.read("access");
+    wait_until("the access log", || log().contains("/again"));
+    for (target, _) in &waiting {
+        let text = log();
+        let line = text
+            .lines()
+            .find(|line| line.contains(&format!("\"{target}\"")));
+        let line = line.unwrap_or_else(|| panic!("{target}: {text}"));
+        assert!(!line.contains("\"queue_ms\":0.0,"), "{line}");
+    }
     drop((waiting, backend));
     proxy.finish();
 }
@@ -257,7 +311,7 @@ fn a_request_that_kills_its_backends_is_given_up() {
 fn backends_that_closed_just_before_cost_no_request() {
     let proxy = Proxy::simple();
     for _ in 0..200 {
-        // They leave while the request is on its way; POST may not be repeated once it was sent.
+        // They leave while the request is on its way.
         let leaves: Vec<_> = (0..3).map(|_| Backend::dial(proxy.dial_in())).collect();
         drop(leaves);
         let mut visitor = proxy.visit();

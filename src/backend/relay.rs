@@ -110,11 +110,9 @@ pub fn relay<'w>(
     let mut backends = 0;
     loop {
         let deadline = since + ask.site.timeout;
-        // Mostly there is a backend, and then no time has passed.
-        let (leased, got) = match pool::lease_now(&ask.want) {
-            Some(lease) => (Ok(lease), since),
-            None => (pool::lease(&ask.want, deadline, ask.gone), Instant::now()),
-        };
+        let leased = pool::lease(&ask.want, deadline, ask.gone);
+        // Also where there was a backend at once, the request may have stood in line before.
+        let got = Instant::now();
         trace.queued += got.saturating_duration_since(since);
         let mut lease = leased.map_err(|missed| Failure {
             cause: match missed {
@@ -122,7 +120,7 @@ pub fn relay<'w>(
                 Missed::ClientGone => Cause::ClientGone,
                 Missed::Full => Cause::Full,
             },
-            trace: trace.clone(),
+            trace,
         })?;
         trace.backend = Some(lease.backend().id);
         backends += 1;

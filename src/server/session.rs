@@ -550,8 +550,7 @@ impl Session {
         let status = response.head.status;
         // Before the visitor can know of it.
         self.shared.stats.answered(status);
-        let log = about.log();
-        let trace = log.map(|_| response.trace.clone());
+        let trace = response.trace;
         let timeouts = about.site.map_or(&about.snapshot.config.timeouts, |site| {
             &site.settings.timeouts
         });
@@ -566,7 +565,7 @@ impl Session {
             patience: timeouts.write,
         }
         .deliver(response, pen.out);
-        if let (Some(log), Some(trace)) = (log, trace) {
+        if let Some(log) = about.log() {
             let ended = match delivered.ended {
                 Close::Complete => about.ended.unwrap_or(Close::Complete),
                 broken => broken,
