@@ -194,11 +194,15 @@ impl Identity {
         Ok(())
     }
 
-    /// Gives a file to the new user, so that it can be opened anew later.
+    /// Gives a file to the new user, so that it can be opened anew later. What is no regular file, such as
+    /// `/dev/null`, belongs to others and stays as it is.
     ///
     /// # Errors
-    /// Whatever `chown(2)` says.
+    /// Whatever `stat(2)` and `chown(2)` say.
     pub fn own(&self, file: &Path) -> io::Result<()> {
+        if !file.metadata()?.is_file() {
+            return Ok(());
+        }
         let user = self.user.as_ref().map(|user| user.uid);
         unistd::chown(file, user, self.group).map_err(io::Error::from)
     }
