@@ -2,8 +2,8 @@
 //!
 //! Every event wakes a worker if one sleeps in `epoll_wait(2)`, also where one that is busy would have come for it an
 //! instant later; and the more workers take turns, the colder are their stacks and buffers: with quick backends, sixteen
-//! workers on two cores serve a tenth more than sixty-four, at three quarters of the latency. So only a *watch* of the crew
-//! is up, and the others rest.
+//! workers on two cores serve a tenth more than sixty-four, and a fifth of the time is enough for all but one request in a
+//! hundred. So only a *watch* of the crew is up, and the others rest.
 //!
 //! The **lookout** sees to its size. When for a millisecond nobody waits for events and the workers come back more slowly
 //! than once a millisecond, they are held by slow backends, and the lookout doubles the watch; when somebody waits or all

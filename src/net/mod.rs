@@ -2,7 +2,8 @@
 //!
 //! [`stream`] is a connected socket, [`buffer`] the bytes read from one and not used yet, [`listener`] a
 //! bound address and the loop that accepts on it, [`poller`] the set of parked sessions on which workers
-//! block, `crew` how many of them do so at a time. Nothing here knows HTTP, sites or configuration beyond [`Address`](crate::config::Address).
+//! block, `crew` how many of them do so at a time. Nothing here knows HTTP, sites or configuration beyond
+//! [`Address`](crate::config::Address).
 
 pub mod buffer;
 mod crew;
