@@ -217,7 +217,9 @@ fn privileges_are_given_up_after_binding() {
     }
     let proxy = Proxy::start(
         "user: nobody\nlogger: {type: file, file: messages}\naccess_log: access\n\
-         map: [{incoming: a, outgoing: '127.0.0.1:0', logger: {type: file, file: site}}]",
+         map:\n\
+         - {incoming: a, outgoing: '127.0.0.1:0', logger: {type: file, file: site}}\n\
+         - {incoming: b, outgoing: '127.0.0.1:0', access_log: /dev/null}",
     );
     let owner = fs::metadata(format!("/proc/{}", proxy.pid()))
         .unwrap()
@@ -238,6 +240,7 @@ fn privileges_are_given_up_after_binding() {
             "{file}"
         );
     }
+    assert_eq!(fs::metadata("/dev/null").unwrap().uid(), 0);
     assert_eq!(ids("Uid:"), vec![owner.to_string(); 4]);
     assert!(ids("Gid:").iter().all(|id| id != "0"));
     assert!(ids("Groups:").iter().all(|id| id != "0"));

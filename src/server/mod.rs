@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `Server::running` | listeners and their threads | start, reload, stop |
 //! | `Shared::snapshot` | the current snapshot | a clone |
-//! | poller slots, pool, waiter's slot, admission, dial-in connections | see there | a few instructions |
+//! | poller slots, crew, pool, waiter's slot, admission, clients, dial-in connections | see there | a few instructions |
 //!
 //! But for the first, which is never taken by a worker, all are leaves.
 
