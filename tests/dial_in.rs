@@ -19,7 +19,7 @@ fn a_preamble_may_come_in_any_pieces() {
         thread::yield_now();
         backend.send(&bytes[cut..]);
         let mut visitor = proxy.visit();
-        visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        visitor.send_get("/");
         backend.request();
         backend.reply("ok");
         assert_eq!(visitor.answer().text(), "ok", "cut at {cut}");
@@ -30,7 +30,7 @@ fn a_preamble_may_come_in_any_pieces() {
         thread::yield_now();
     }
     let mut visitor = proxy.visit();
-    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/");
     backend.request();
     backend.reply("ok");
     assert_eq!(visitor.answer().text(), "ok");
@@ -171,13 +171,13 @@ fn an_id_in_the_path_asks_for_that_backend_and_waits_for_it() {
     let mut two = Backend::dial_as(proxy.dial_in(), "abc000000two", "");
     proxy.wait_for_logs("joined", 2);
     let mut visitor = proxy.visit();
-    visitor.send("GET /app/1-2-3.4.5-abc000000one?x HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/app/1-2-3.4.5-abc000000one?x");
     one.request();
     // It is busy now, and the other one will not do.
     let mut waits = proxy.visit();
-    waits.send("GET /app/1-2-3.4.5-abc000000one HTTP/1.1\r\nHost: test\r\n\r\n");
+    waits.send_get("/app/1-2-3.4.5-abc000000one");
     let mut other = proxy.visit();
-    other.send("GET /other HTTP/1.1\r\nHost: test\r\n\r\n");
+    other.send_get("/other");
     assert_eq!(two.request().target(), "/other");
     two.reply("two");
     assert_eq!(other.answer().text(), "two");
@@ -197,7 +197,7 @@ fn a_process_id_of_five_digits_makes_a_longer_id() {
     );
     let mut backend = Backend::dial_as(proxy.dial_in(), "7f00000112345", "secret");
     let mut visitor = proxy.visit();
-    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/");
     backend.request();
     backend.reply("ok");
     assert_eq!(visitor.answer().text(), "ok");

@@ -824,9 +824,7 @@ fn a_visitor_that_says_close_or_speaks_1_0_is_closed_after_its_answer() {
     drop(visitor);
     // A program that ends its sending side right behind its request still wants the answer.
     let mut visitor = Visitor::connect(proxy.address());
-    visitor
-        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        .finish();
+    visitor.send_get("/").finish();
     assert_eq!(visitor.answer().text(), "ok");
     assert!(visitor.is_closed());
     end(proxy, thread);

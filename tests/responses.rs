@@ -362,7 +362,7 @@ fn check(proxy: &Proxy, case: &Case, cut: usize, mut backend: Backend) -> Backen
     match case.fate {
         Kept => {
             // Both connections are good for another request.
-            visitor.send("GET /next HTTP/1.1\r\nHost: test\r\n\r\n");
+            visitor.send_get("/next");
             assert_eq!(backend.request().target(), "/next", "{context}");
             backend.reply("next");
             assert_eq!(visitor.answer().text(), "next", "{context}");
@@ -371,7 +371,7 @@ fn check(proxy: &Proxy, case: &Case, cut: usize, mut backend: Backend) -> Backen
         Closed => {
             // Whatever is left in it reaches nobody: the next request waits for another one.
             let mut next = proxy.visit();
-            next.send("GET /next HTTP/1.1\r\nHost: test\r\n\r\n");
+            next.send_get("/next");
             assert!(backend.is_closed(), "{context}");
             let mut fresh = Backend::dial(proxy.dial_in());
             assert_eq!(fresh.request().target(), "/next", "{context}");
@@ -405,7 +405,7 @@ fn early_hints_are_passed_on_and_100_is_not() {
     let proxy = Proxy::simple();
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.visit();
-    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/");
     backend.request();
     backend.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
     let hints = visitor.answer();
@@ -421,7 +421,7 @@ fn early_hints_are_passed_on_and_100_is_not() {
         .reply("ok");
     assert_eq!(old.answer().text(), "ok");
     // And there is an end to them.
-    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/");
     backend.request();
     backend.send("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(11));
     let last = (0..)
@@ -462,7 +462,7 @@ fn large_answers_come_through_whole() {
     let body: Vec<u8> = (0..10_000_000u32).map(|n| (n % 251) as u8).collect();
     let mut visitor = proxy.visit();
     for chunked in [false, true] {
-        visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        visitor.send_get("/");
         backend.request();
         let mut bytes = Vec::new();
         if chunked {
@@ -499,7 +499,7 @@ fn an_answer_goes_out_as_it_comes() {
     let proxy = Proxy::simple();
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.visit();
-    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
     let mut seen = 0;
@@ -532,7 +532,7 @@ fn a_backend_that_is_too_slow_costs_504_and_its_connection() {
     assert!(backend.is_closed());
     // Within the answer it is too late for a status.
     let mut backend = Backend::dial(proxy.dial_in());
-    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab");
     let answer = visitor.answer();

@@ -428,7 +428,7 @@ impl Load {
                         return;
                     }
                     let target = format!("/{visitor}/{n}");
-                    connection.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
+                    connection.send_get(&target);
                     if ends && connection.is_closed() {
                         // Not one byte of an answer: it was closed while it was idle.
                         return;
@@ -513,7 +513,7 @@ fn a_drain_waits_for_what_is_under_way_and_no_longer() {
     let mut idle = proxy.visit();
     proxy.wait_for_log("joined");
     let mut visitor = proxy.visit();
-    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/");
     backend.request();
     proxy.signal(SIGTERM);
     assert!(idle.is_closed());
@@ -529,7 +529,7 @@ fn a_drain_waits_for_what_is_under_way_and_no_longer() {
         "grace: 300ms\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
     );
     let mut visitor = proxy.visit();
-    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/");
     let mut backend = Backend::dial(proxy.dial_in());
     backend.request();
     proxy.signal(SIGTERM);
@@ -537,7 +537,7 @@ fn a_drain_waits_for_what_is_under_way_and_no_longer() {
     // To the second signal.
     let mut proxy = Proxy::simple();
     let mut visitor = proxy.visit();
-    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/");
     let mut backend = Backend::dial(proxy.dial_in());
     backend.request();
     proxy.signal(SIGTERM);
@@ -569,7 +569,7 @@ fn access_logs_tell_every_exchange_and_can_be_moved_away() {
     visitor.answer();
     visitor.ask("POST / HTTP/1.1\r\nHost: other\r\nContent-Length: 0\r\n\r\n");
     visitor.ask("GET /none HTTP/1.1\r\nHost: none\r\n\r\n");
-    visitor.send("GET /dies HTTP/1.1\r\nHost: test\r\n\r\n");
+    visitor.send_get("/dies");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n123");
     drop(backend);

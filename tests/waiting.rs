@@ -11,7 +11,7 @@ use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, wait_until};
 
 fn ask(proxy: &Proxy, target: &str) -> Visitor {
     let mut visitor = proxy.visit();
-    visitor.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
+    visitor.send_get(target);
     visitor
 }
 
@@ -70,7 +70,7 @@ fn who_came_first_is_served_first() {
     let mut visitors = Vec::new();
     for n in 0..12 {
         let mut visitor = Visitor::connect(address(&server.visitors()[0]));
-        visitor.send(format!("GET /{n} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        visitor.send_get(&format!("/{n}"));
         visitors.push(visitor);
         wait_until("it waits", || server.queues().1 == n + 1);
     }
@@ -315,7 +315,7 @@ fn backends_that_closed_just_before_cost_no_request() {
         let leaves: Vec<_> = (0..3).map(|_| Backend::dial(proxy.dial_in())).collect();
         drop(leaves);
         let mut visitor = proxy.visit();
-        visitor.send("GET /a HTTP/1.1\r\nHost: test\r\n\r\n");
+        visitor.send_get("/a");
         let stays = Echo::dial(proxy.dial_in(), "0000000stays", "");
         assert_eq!(visitor.answer().text(), "/a");
         drop((visitor, stays));

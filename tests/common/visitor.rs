@@ -118,9 +118,14 @@ impl Visitor {
         self.send(request).answer()
     }
 
-    /// GET, as simple as it can be.
+    /// Sends GET, as simple as it can be.
+    pub(crate) fn send_get(&mut self, target: &str) -> &mut Self {
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"))
+    }
+
+    /// Sends GET and reads the answer.
     pub(crate) fn get(&mut self, target: &str) -> Answer {
-        self.ask(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"))
+        self.send_get(target).answer()
     }
 
     /// Whether the proxy closes the connection now, without another byte.
