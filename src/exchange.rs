@@ -5,6 +5,7 @@
 //! by piece by whoever sends it.
 
 use std::fs::File;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::backend::preamble::Id;
@@ -56,6 +57,15 @@ impl RequestBody {
     }
 }
 
+/// Who sent a request, as long as it has no answer.
+pub trait Visitor {
+    /// Whether it has left, so that an answer is not worth anybody's time.
+    fn is_gone(&mut self) -> bool;
+
+    /// Passes an interim response (1xx but 100 and 101) on.
+    fn interim(&mut self, head: &ResponseHead);
+}
+
 /// What a visitor gets.
 pub struct Response<'w> {
     /// Status and fields.
@@ -100,11 +110,14 @@ pub trait Source {
     /// What was wrong with the body; nothing more comes.
     fn next(&mut self) -> Result<Next<'_>, BodyError>;
 
-    /// Waits for more after [`Next::Wait`].
+    /// Waits for more after [`Next::Wait`], or until there is room to write in `visitor`, if that is given.
     ///
     /// # Errors
     /// What was wrong with the body; nothing more comes.
-    fn wait(&mut self) -> Result<(), BodyError>;
+    fn wait(&mut self, visitor: Option<BorrowedFd<'_>>) -> Result<(), BodyError>;
+
+    /// The same source without anything borrowed, so that it can be kept until the visitor takes more.
+    fn detach(self: Box<Self>) -> Box<dyn Source + Send>;
 
     /// Nobody wants the rest. A little of it may be read, so that a connection need not be closed for it.
     fn give_up(&mut self);

@@ -7,5 +7,6 @@ mod layers;
 mod requests;
 mod responses;
 mod running;
+mod slow;
 mod thin;
 mod waiting;

@@ -17,12 +17,16 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
+use std::ops::{Deref, DerefMut};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use super::pool::{self, Lease, Missed, Want};
 use crate::config;
-use crate::exchange::{Body, BodyError, Next, Request, RequestBody, Response, Source, Trace};
+use crate::exchange::{
+    Body, BodyError, Next, Request, RequestBody, Response, Source, Trace, Visitor,
+};
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::{HeadLimits, HeadScanner, Method, ResponseHead, Version, write_field};
 use crate::net::buffer::Buffer;
@@ -39,10 +43,8 @@ pub struct Ask<'a> {
     pub want: Want<'a>,
     /// Since when it waits for a backend; the site's `timeout` counts from then.
     pub since: Instant,
-    /// Says whether the visitor has left while the request waits.
-    pub gone: &'a mut dyn FnMut() -> bool,
-    /// Passes an interim response (1xx but 100 and 101) on to the visitor.
-    pub interim: &'a mut dyn FnMut(&ResponseHead),
+    /// Who sent it.
+    pub visitor: &'a mut dyn Visitor,
     /// Counters.
     pub stats: &'a Stats,
 }
@@ -110,7 +112,7 @@ pub fn relay<'w>(
     let mut backends = 0;
     loop {
         let deadline = since + ask.site.timeout;
-        let leased = pool::lease(&ask.want, deadline, ask.gone);
+        let leased = pool::lease(&ask.want, deadline, &mut || ask.visitor.is_gone());
         // Also where there was a backend at once, the request may have stood in line before.
         let got = Instant::now();
         trace.queued += got.saturating_duration_since(since);
@@ -371,7 +373,7 @@ fn read_head(
                     return Err(Cause::BadAnswer("too many interim responses"));
                 }
                 if head.status != 100 {
-                    (ask.interim)(&head);
+                    ask.visitor.interim(&head);
                 }
                 scanner = HeadScanner::response();
                 timeout = timeouts.first_byte;
@@ -401,8 +403,9 @@ fn response<'w>(
         decoder: Decoder::new(framing, limits),
         reusable: sent == Sent::All && !head.conflicting,
         lease: Some(lease),
-        reply,
+        reply: Reply::Lent(reply),
         taken: 0,
+        quiet: None,
         patience: match framing {
             Framing::UntilClose => site.unframed_gap,
             _ => site.timeouts.backend,
@@ -428,11 +431,41 @@ struct BackendBody<'w> {
     reusable: bool,
     /// `None` when the end was read, or when something went wrong.
     lease: Option<Lease>,
-    reply: &'w mut Buffer,
+    reply: Reply<'w>,
     /// Bytes of `reply` that the last piece has used.
     taken: usize,
+    /// Since when the backend has sent nothing, where others were waited for beside it.
+    quiet: Option<Instant>,
     patience: Duration,
     framing: Framing,
+}
+
+/// What was read from the backend and not used yet.
+enum Reply<'w> {
+    /// In the worker's buffer.
+    Lent(&'w mut Buffer),
+    /// In one of its own.
+    Own(Buffer),
+}
+
+impl Deref for Reply<'_> {
+    type Target = Buffer;
+
+    fn deref(&self) -> &Buffer {
+        match self {
+            Self::Lent(buffer) => buffer,
+            Self::Own(buffer) => buffer,
+        }
+    }
+}
+
+impl DerefMut for Reply<'_> {
+    fn deref_mut(&mut self) -> &mut Buffer {
+        match self {
+            Self::Lent(buffer) => buffer,
+            Self::Own(buffer) => buffer,
+        }
+    }
 }
 
 impl BackendBody<'_> {
@@ -496,15 +529,28 @@ impl Source for BackendBody<'_> {
         })
     }
 
-    fn wait(&mut self) -> Result<(), BodyError> {
+    fn wait(&mut self, visitor: Option<BorrowedFd<'_>>) -> Result<(), BodyError> {
         let Some(lease) = &mut self.lease else {
             return Ok(());
         };
         let stream = &mut lease.backend().stream;
         let unframed = self.framing == Framing::UntilClose;
-        let read = stream
-            .set_read_timeout(self.patience)
-            .and_then(|()| self.reply.fill(stream));
+        let readable = match visitor {
+            None => Ok(true),
+            Some(visitor) => {
+                // However often the visitor takes something: the backend's time goes on.
+                let quiet = *self.quiet.get_or_insert_with(Instant::now);
+                stream.wait_beside(visitor, quiet + self.patience)
+            }
+        };
+        let read = match readable {
+            Ok(false) => return Ok(()),
+            Ok(true) => stream
+                .set_read_timeout(self.patience)
+                .and_then(|()| self.reply.fill(stream)),
+            Err(error) => Err(error),
+        };
+        self.quiet = None;
         match read {
             Ok(1..) => Ok(()),
             Ok(0) if unframed => {
@@ -523,6 +569,21 @@ impl Source for BackendBody<'_> {
         }
     }
 
+    fn detach(self: Box<Self>) -> Box<dyn Source + Send> {
+        let mut reply = Buffer::new();
+        reply.append(&self.reply.data()[self.taken..]);
+        Box::new(BackendBody {
+            decoder: self.decoder,
+            lease: self.lease,
+            reusable: self.reusable,
+            reply: Reply::Own(reply),
+            taken: 0,
+            quiet: self.quiet,
+            patience: self.patience,
+            framing: self.framing,
+        })
+    }
+
     fn give_up(&mut self) {
         self.patience = Duration::from_secs(1);
         let mut left = MOST_DISCARDED;
@@ -535,7 +596,7 @@ impl Source for BackendBody<'_> {
                 Ok(Next::Wait) => true,
                 Ok(Next::End) | Err(_) => break,
             };
-            if waits && self.wait().is_err() {
+            if waits && self.wait(None).is_err() {
                 break;
             }
         }

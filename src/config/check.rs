@@ -90,7 +90,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
             .take_many("trusted_proxies", value::network)
             .unwrap_or_default(),
         temporary_directory: top
-            .take("temporary_directory", value::path(directory))
+            .take("temporary_directory", value::folder(directory))
             .unwrap_or(base.temporary_directory),
         sites: Vec::new(),
     };

@@ -238,7 +238,7 @@ const KEYS: &[Key] = &[
     key("limits.backends", Level::Top, Stage::Now),
     key("limits.connections", Level::Top, Stage::Now),
     key("limits.connections_per_client", Level::Top, Stage::Now),
-    key("limits.spool", Level::Top, Stage::Later),
+    key("limits.spool", Level::Top, Stage::Now),
     key("timeouts", Level::Both, Stage::Now),
     key("timeouts.head", Level::Top, Stage::Now),
     key("timeouts.idle", Level::Both, Stage::Now),

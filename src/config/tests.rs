@@ -151,10 +151,6 @@ fn notes() {
     check(&top("epoll: true"), &["s.yml:3: epoll: has no effect here"]);
     check(&top("ssl: 3"), &["s.yml:3: ssl: has no effect yet"]);
     check(
-        &top("limits: {spool: 1g}"),
-        &["s.yml:3: limits.spool: has no effect yet"],
-    );
-    check(
         &top("logger: {level: loud}"),
         &[
             "s.yml:3: logger.level \"loud\": taken as minimal; write disabled, minimal, normal or full",

@@ -164,6 +164,18 @@ pub(super) fn path(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf
     }
 }
 
+/// The path of a directory that exists; see [`path`].
+pub(super) fn folder(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, Wrong> {
+    move |node| {
+        let path = path(directory)(node)?;
+        match path.metadata() {
+            Ok(about) if about.is_dir() => Ok(path),
+            Ok(_) => Err("not a directory".into()),
+            Err(_) => Err("there is no such directory".into()),
+        }
+    }
+}
+
 /// The path from `directory`, or from the working directory. The file need not exist.
 pub(super) fn absolute(directory: Option<&Path>, path: &Path) -> PathBuf {
     let path = directory.map_or_else(|| path.to_path_buf(), |directory| directory.join(path));

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use super::conn::Conn;
 use super::stream::Stream;
 
 /// A reusable buffer of at least [`Buffer::SIZE`] bytes: filled behind, taken from in front.
@@ -68,12 +69,12 @@ impl Buffer {
         self.end += bytes.len();
     }
 
-    /// Reads once without waiting; see [`Stream::read_now`].
+    /// Reads once without waiting; see [`Conn::read_now`].
     ///
     /// # Errors
-    /// Those of [`Stream::read_now`].
-    pub fn fill_now(&mut self, stream: &Stream) -> io::Result<Option<usize>> {
-        let read = stream.read_now(self.room(1))?;
+    /// Those of [`Conn::read_now`].
+    pub fn fill_now(&mut self, conn: &mut Conn) -> io::Result<Option<usize>> {
+        let read = conn.read_now(self.room(1))?;
         self.end += read.unwrap_or(0);
         Ok(read)
     }

@@ -233,6 +233,34 @@ impl Stream {
         self.wait(PollFlags::POLLIN | PollFlags::POLLOUT, patience)
     }
 
+    /// Waits until the socket can be written to, at most `patience`.
+    ///
+    /// # Errors
+    /// Whatever `poll(2)` says.
+    pub fn wait_for_room(&self, patience: Duration) -> io::Result<bool> {
+        Ok(self.wait(PollFlags::POLLOUT, patience)?.writable)
+    }
+
+    /// Waits until there is something to read here, or room to write in `other`, at most until `deadline`. Returns
+    /// whether there is something to read; an error when neither came.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline, and whatever `poll(2)` says.
+    pub fn wait_beside(&self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+        loop {
+            let mut sockets = [
+                PollFd::new(self.as_fd(), PollFlags::POLLIN),
+                PollFd::new(other, PollFlags::POLLOUT),
+            ];
+            match poll(&mut sockets, poll_timeout(deadline)) {
+                Ok(0) => return Err(ErrorKind::TimedOut.into()),
+                Ok(_) => return Ok(sockets[0].any().unwrap_or(true)),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     fn wait(&self, events: PollFlags, patience: Duration) -> io::Result<Ready> {
         let deadline = Instant::now() + patience;
         loop {

@@ -19,6 +19,7 @@ pub(crate) mod respond;
 pub(crate) mod route;
 pub(crate) mod session;
 pub(crate) mod snapshot;
+pub(crate) mod spool;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,6 +38,7 @@ use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Address, Config, Scheduling};
 use crate::logging::{AccessLog, OpenError};
 use crate::net::buffer::Buffer;
+use crate::net::conn::Conn;
 use crate::net::listener::{BindError, Listener, Local, Stop};
 use crate::net::poller::{Poller, Work};
 use crate::net::stream::{Peer, Stream};
@@ -45,6 +47,7 @@ use crate::stats::{self, Close, Stats};
 use admission::{Admission, Clients, Place};
 use session::{Rest, Session};
 use snapshot::{Held, Site, Snapshot, accepted_keys};
+use spool::{Budget, Room};
 
 /// A running server.
 ///
@@ -103,6 +106,8 @@ pub(crate) struct Shared {
     /// Changes with the snapshot, so that workers need not take the lock to see that it did not.
     generation: AtomicU64,
     draining: AtomicBool,
+    /// Answers on disk.
+    spools: Arc<Budget>,
     /// Requests that wait for a backend, at all sites.
     waiting: Arc<AtomicUsize>,
 }
@@ -198,6 +203,7 @@ impl Server {
             snapshot: RwLock::new(Arc::new(snapshot)),
             generation: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            spools: Arc::default(),
             waiting,
         });
         Ok(Bound {
@@ -464,6 +470,18 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// Where to keep what the visitor of a site does not take.
+    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>) -> Room {
+        let config = &snapshot.config;
+        let limits = site.map_or(&config.limits, |site| &snapshot.sites[site].settings.limits);
+        self.spools.limit(config.limits.spool);
+        Room {
+            budget: Arc::clone(&self.spools),
+            directory: config.temporary_directory.clone(),
+            memory: limits.body_memory,
+        }
+    }
+
     fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
         *self.snapshot.write() = snapshot;
         self.generation.fetch_add(1, Ordering::Release);
@@ -490,7 +508,8 @@ impl Shared {
         };
         stream.send_at_once();
         let deadline = Instant::now() + snapshot.config.timeouts.idle;
-        let make = |token| Box::new(Session::new(Arc::clone(self), token, stream, peer, counted));
+        let conn = Conn::plain(stream);
+        let make = |token| Box::new(Session::new(Arc::clone(self), token, conn, peer, counted));
         if let Err(error) = self.poller.enter(make, deadline) {
             log::warn!("visitor {peer}: {error}");
         }

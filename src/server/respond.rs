@@ -10,11 +10,12 @@ use super::route;
 use super::snapshot::{Held, Site};
 use crate::backend::pool::Want;
 use crate::backend::relay::{self, Ask, Cause, Failure};
-use crate::exchange::{Body, Request, Response};
+use crate::exchange::{Body, Request, Response, Visitor};
 use crate::http::body::Framing;
-use crate::http::head::{Persistence, Version};
+use crate::http::head::{Persistence, ResponseHead, Version};
 use crate::net::buffer::Buffer;
-use crate::net::stream::{Pending, Stream};
+use crate::net::conn::Conn;
+use crate::net::stream::Pending;
 use crate::stats::{Close, Stats};
 
 /// A request on its way to a backend.
@@ -40,6 +41,40 @@ pub(crate) struct Watch {
     pub(crate) half_closed: bool,
 }
 
+/// A visitor whose request is at a backend.
+struct Waiting<'a> {
+    version: Version,
+    conn: &'a mut Conn,
+    watch: &'a mut Watch,
+    /// What it has not taken of interim responses; goes in front of the final one.
+    owed: &'a mut Vec<u8>,
+}
+
+impl Visitor for Waiting<'_> {
+    fn is_gone(&mut self) -> bool {
+        self.watch.is_gone(self.conn)
+    }
+
+    fn interim(&mut self, head: &ResponseHead) {
+        // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
+        if self.version == Version::Http11 {
+            let mut bytes = Vec::new();
+            head.write(Framing::Empty, Persistence::Implied, None, &mut bytes);
+            tell(self.conn, self.owed, &bytes);
+        }
+    }
+}
+
+/// Writes something before the final response; what the visitor does not take now is owed.
+pub(crate) fn tell(conn: &mut Conn, owed: &mut Vec<u8>, bytes: &[u8]) {
+    // An error shows again when the final response is written.
+    let taken = match owed.is_empty() {
+        true => conn.write_now(bytes).unwrap_or(0),
+        false => 0,
+    };
+    owed.extend_from_slice(&bytes[taken..]);
+}
+
 /// What came of a request.
 pub(crate) enum Outcome<'w> {
     /// It is answered.
@@ -63,8 +98,8 @@ impl Watch {
     }
 
     /// Whether the visitor has left.
-    pub(crate) fn is_gone(&mut self, stream: &Stream) -> bool {
-        match stream.pending() {
+    pub(crate) fn is_gone(&mut self, conn: &Conn) -> bool {
+        match conn.pending() {
             Pending::Nothing | Pending::Bytes => false,
             Pending::Broken => true,
             Pending::End => {
@@ -78,7 +113,8 @@ impl Watch {
 /// Answers a request of a site.
 pub(crate) fn respond<'w>(
     errand: &mut Errand,
-    stream: &Stream,
+    conn: &mut Conn,
+    owed: &mut Vec<u8>,
     stats: &Stats,
     reply: &'w mut Buffer,
     out: &mut Vec<u8>,
@@ -97,8 +133,12 @@ pub(crate) fn respond<'w>(
         drop(path);
         return Outcome::Answer(unavailable(errand, Cause::NoAddress));
     }
-    let patience = site.settings.timeouts.write;
-    let version = request.head.version;
+    let mut visitor = Waiting {
+        version: request.head.version,
+        conn,
+        watch,
+        owed,
+    };
     let result = relay::relay(
         Ask {
             request,
@@ -111,16 +151,7 @@ pub(crate) fn respond<'w>(
                 waiting: &site.waiting,
             },
             since: *since,
-            gone: &mut || watch.is_gone(stream),
-            interim: &mut |head| {
-                // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
-                if version == Version::Http11 {
-                    let mut bytes = Vec::new();
-                    head.write(Framing::Empty, Persistence::Implied, None, &mut bytes);
-                    // An error shows again when the final response is written.
-                    let _ = stream.write_all(&bytes, patience);
-                }
-            },
+            visitor: &mut visitor,
             stats,
         },
         reply,

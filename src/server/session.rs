@@ -8,7 +8,8 @@
 //! 2. [`State::Body`]: collecting the request's body.
 //! 3. [`State::Turn`]: waiting for a worker that the site may hold, then [`respond`](super::respond) and
 //!    [`deliver`](super::deliver), and back to 1.
-//! 4. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
+//! 4. [`State::Stalled`]: the visitor has not taken all of its answer yet; then back to 1.
+//! 5. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
 //!    the system does not reset the connection before the answer was read.
 //!
 //! **Invariants**
@@ -22,13 +23,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::admission::{Counted, Entry};
+use super::admission::{Counted, Entry, Place};
 use super::collect::{Collector, Fault};
-use super::deliver::{Delivered, Delivery};
+use super::deliver::{Delivered, Delivery, Progress, Stalled};
 use super::pages;
-use super::respond::{Errand, Outcome, Watch, reason_for, respond, unavailable};
+use super::respond::{Errand, Outcome, Watch, reason_for, respond, tell, unavailable};
 use super::route::{Route, route};
-use super::snapshot::{Held, Site, Snapshot};
+use super::snapshot::{Held, Site};
 use super::{Pen, Shared, Worker};
 use crate::backend::pool::Wait;
 use crate::backend::relay::{self, Cause};
@@ -37,21 +38,24 @@ use crate::exchange::{Request, RequestBody, Response, Trace};
 use crate::http::body::Framing;
 use crate::http::head::{HeadLimits, HeadScanner, RequestHead, Version};
 use crate::logging::{AccessLog, Entry as Line};
+use crate::net::conn::Conn;
 use crate::net::listener;
 use crate::net::poller::{self, Interest, Token};
-use crate::net::stream::{Peer, Pending, Stream};
+use crate::net::stream::{Peer, Pending};
 use crate::stats::{self, Close};
 
 /// A visitor's connection.
 pub(crate) struct Session {
     shared: Arc<Shared>,
     token: Token,
-    stream: Stream,
+    conn: Conn,
     peer: Peer,
     /// It counts for the limit of its address.
     counted: Option<Counted>,
     /// Bytes that were read and not used when the session was parked.
     leftover: Vec<u8>,
+    /// Bytes that the visitor did not take and that go in front of its next answer.
+    owed: Vec<u8>,
     /// What may be left in the socket.
     unread: Unread,
     state: State,
@@ -81,6 +85,7 @@ enum State {
     Head(Reading),
     Body(Box<Collecting>),
     Turn(Box<Turn>),
+    Stalled(Box<Answering>),
     Linger {
         left: usize,
         deadline: Instant,
@@ -110,6 +115,44 @@ struct Turn {
     wait: Wait,
 }
 
+/// An answer that the visitor takes slowly.
+struct Answering {
+    stalled: Stalled,
+    subject: Subject,
+    then: Then,
+    /// It stands in line for a worker, to go on with its backend, until then at the longest.
+    in_line: Option<Instant>,
+}
+
+/// An answer that was begun.
+struct Sent {
+    progress: Progress,
+    status: u16,
+    trace: Trace,
+}
+
+/// What an answer is about, for the access log.
+struct Subject {
+    head: Option<RequestHead>,
+    received: Instant,
+    site: Option<usize>,
+    snapshot: Held,
+    ended: Option<Close>,
+    status: u16,
+    trace: Trace,
+}
+
+/// What to do once an answer is delivered.
+#[derive(Clone, Copy)]
+struct Then {
+    /// Why the connection is closed, if it is not kept.
+    reason: Close,
+    /// How long it may be idle, if it is.
+    idle: Duration,
+    /// The visitor may still be sending.
+    unread: bool,
+}
+
 /// What comes next.
 enum Step {
     Go(State),
@@ -132,7 +175,7 @@ impl Session {
     pub(crate) fn new(
         shared: Arc<Shared>,
         token: Token,
-        stream: Stream,
+        conn: Conn,
         peer: Peer,
         counted: Option<Counted>,
     ) -> Self {
@@ -142,10 +185,11 @@ impl Session {
         Self {
             shared,
             token,
-            stream,
+            conn,
             peer,
             counted,
             leftover: Vec::new(),
+            owed: Vec::new(),
             unread: Unread::Unsure,
             state: State::idle(Instant::now() + idle),
             reason: Close::Internal,
@@ -171,7 +215,7 @@ impl Session {
 
     /// Whether its visitor has sent something that nobody has read yet.
     pub(crate) fn has_input(&self) -> bool {
-        self.stream.pending() == Pending::Bytes
+        self.conn.pending() == Pending::Bytes
     }
 
     /// Says why the session, which the caller owns, is closed.
@@ -195,6 +239,11 @@ impl Session {
 
     /// The poller says what it knows about the socket; `None` where something has happened in the meantime.
     pub(crate) const fn notice(&mut self, cause: Option<poller::Cause>) {
+        if matches!(self.state, State::Stalled(_)) {
+            // Nothing was told of what there is to read.
+            self.unread = Unread::Unsure;
+            return;
+        }
         self.unread = match cause {
             Some(poller::Cause::Ready) => Unread::Bytes,
             Some(poller::Cause::Woken) => self.unread,
@@ -204,7 +253,7 @@ impl Session {
 
     /// Reads what is there, without waiting.
     fn fill(&mut self, worker: &mut Worker) -> io::Result<Option<usize>> {
-        let read = worker.input.fill_now(&self.stream)?;
+        let read = worker.input.fill_now(&mut self.conn)?;
         let emptied = self.unread == Unread::Bytes && !worker.input.is_full();
         if read.is_none() || emptied {
             self.unread = Unread::Nothing;
@@ -223,6 +272,7 @@ impl Session {
                 State::Head(reading) => self.read_head(reading, worker),
                 State::Body(collecting) => self.collect(collecting, worker),
                 State::Turn(turn) => self.take_turn(turn.errand, Some(turn.wait), worker),
+                State::Stalled(answering) => self.go_on(*answering, worker),
                 State::Linger { left, deadline } => self.linger(left, deadline, worker),
             };
             match step {
@@ -302,9 +352,13 @@ impl Session {
             Ok(site) => site,
             Err(response) => {
                 let about = About::request(&head, received, None, &snapshot);
-                let delivered = self.deliver(&about, response, !unread, &mut worker.pen());
-                let idle = snapshot.config.timeouts.idle;
-                return self.after(delivered, Close::Complete, idle, unread, worker);
+                let sent = self.deliver(&about, response, !unread, &mut worker.pen());
+                let then = Then {
+                    reason: Close::Complete,
+                    idle: snapshot.config.timeouts.idle,
+                    unread,
+                };
+                return self.after(sent, &about, then, worker);
             }
         };
         let errand = Errand {
@@ -337,8 +391,8 @@ impl Session {
             Err(fault) => return self.refuse_body(&errand, &fault, worker),
         };
         if errand.request.head.expect_continue && worker.input.is_empty() {
-            // RFC 9110 10.1.1. An error shows again at the next read.
-            let _ = self.stream.write_all(CONTINUE, settings.timeouts.write);
+            // RFC 9110 10.1.1.
+            tell(&mut self.conn, &mut self.owed, CONTINUE);
         }
         let deadline = received + settings.timeouts.body;
         Step::Go(State::Body(Box::new(Collecting {
@@ -399,7 +453,7 @@ impl Session {
     fn take_turn(&mut self, mut errand: Errand, wait: Option<Wait>, worker: &mut Worker) -> Step {
         let in_line = wait.is_some();
         // If nothing has been heard of the socket since it was parked, the visitor is still there.
-        if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.stream) {
+        if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.conn) {
             self.leave_line(&errand);
             return self.gone(&errand);
         }
@@ -412,7 +466,7 @@ impl Session {
         if self.shared.admission.enter(place, self.token) == Entry::Queued {
             if !in_line && self.unread == Unread::Unsure {
                 // The end may have come right behind the request, and the poller will not tell again.
-                errand.watch.half_closed = self.stream.pending() == Pending::End;
+                errand.watch.half_closed = self.conn.pending() == Pending::End;
             }
             let Some(wait) = wait.or_else(|| errand.site().waiting.enter()) else {
                 self.leave_line(&errand);
@@ -426,12 +480,14 @@ impl Session {
         drop(wait);
         // From here on the site holds this worker, until the answer is delivered.
         worker.hold(place);
-        let delivered = {
+        let sent = {
             let (reply, mut pen) = worker.tools();
+            let stats = &self.shared.stats;
             match respond(
                 &mut errand,
-                &self.stream,
-                &self.shared.stats,
+                &mut self.conn,
+                &mut self.owed,
+                stats,
                 reply,
                 pen.out,
             ) {
@@ -440,10 +496,74 @@ impl Session {
             }
         };
         worker.let_go();
-        match delivered {
-            Some(delivered) => self.after_errand(&errand, delivered, worker),
+        match sent {
+            Some(sent) => self.after_errand(&errand, sent, worker),
             None => self.gone(&errand),
         }
+    }
+
+    /// There may be room for more of an answer.
+    fn go_on(&mut self, mut answering: Answering, worker: &mut Worker) -> Step {
+        let subject = &answering.subject;
+        let place = subject.site.map(|site| subject.snapshot.sites[site].place);
+        if answering.in_line.is_some() && self.expired {
+            self.leave(place);
+            let delivered = answering.stalled.cut(&self.conn, Close::Overload);
+            return self.delivered(&answering.subject, delivered, answering.then, worker);
+        }
+        self.expired = false;
+        // In line it has nothing more to write.
+        if answering.in_line.is_none() {
+            match answering.stalled.flush(&mut self.conn) {
+                Ok(true) => {}
+                Ok(false) => return Step::stall(answering),
+                Err(cut) => return self.delivered(&answering.subject, cut, answering.then, worker),
+            }
+        }
+        let place = place.filter(|_| answering.stalled.has_source());
+        if let Some(place) = place {
+            // The backend may keep a worker waiting, so this counts like the beginning of an exchange.
+            if self.shared.admission.enter(place, self.token) == Entry::Queued {
+                let longest = || Instant::now() + LONGEST_LINE;
+                let deadline = *answering.in_line.get_or_insert_with(longest);
+                return Step::Park(
+                    State::Stalled(Box::new(answering)),
+                    Interest::Read,
+                    deadline,
+                );
+            }
+            worker.hold(place);
+        }
+        let Answering {
+            stalled,
+            subject,
+            then,
+            ..
+        } = answering;
+        let room = || self.shared.room(&subject.snapshot, subject.site);
+        let progress = stalled.resume(&mut self.conn, &room, worker.pen().out);
+        worker.let_go();
+        match progress {
+            Progress::Done(delivered) => self.delivered(&subject, delivered, then, worker),
+            Progress::Stalled(stalled) => Step::stall(Answering {
+                stalled: *stalled,
+                subject,
+                then,
+                in_line: None,
+            }),
+        }
+    }
+
+    /// An answer that has stalled is over.
+    fn delivered(
+        &mut self,
+        subject: &Subject,
+        delivered: Delivered,
+        then: Then,
+        worker: &Worker,
+    ) -> Step {
+        About::of(subject).log_end(&self.peer, subject.status, &delivered, &subject.trace);
+        self.next(delivered, then, worker)
     }
 
     fn linger(&mut self, mut left: usize, deadline: Instant, worker: &mut Worker) -> Step {
@@ -464,14 +584,14 @@ impl Session {
     }
 
     /// Refuses what could not be read as a request.
-    fn refuse(&mut self, status: u16, why: &str, snapshot: &Snapshot, worker: &mut Worker) -> Step {
+    fn refuse(&mut self, status: u16, why: &str, snapshot: &Held, worker: &mut Worker) -> Step {
         log::info!("{status} for {}: {why}", self.peer);
         let reason = reason_for(status);
         let about = About::unreadable(snapshot, reason);
         let detail = format!("The request was refused: {why}.");
         let page = pages::page(status, &detail, None);
-        let delivered = self.deliver(&about, page, false, &mut worker.pen());
-        self.after(delivered, reason, Duration::ZERO, true, worker)
+        let sent = self.deliver(&about, page, false, &mut worker.pen());
+        self.after(sent, &about, Then::close(reason), worker)
     }
 
     /// Refuses a request for the sake of its body.
@@ -514,82 +634,99 @@ impl Session {
             ended: Some(reason),
             ..About::errand(errand)
         };
-        let delivered = self.deliver(&about, page, false, &mut worker.pen());
-        self.after(delivered, reason, Duration::ZERO, true, worker)
+        let sent = self.deliver(&about, page, false, &mut worker.pen());
+        self.after(sent, &about, Then::close(reason), worker)
     }
 
     /// Answers a request of a site.
     fn answer(&mut self, errand: &Errand, response: Response<'_>, worker: &mut Worker) -> Step {
-        let delivered = self.deliver_errand(errand, response, &mut worker.pen());
-        self.after_errand(errand, delivered, worker)
+        let sent = self.deliver_errand(errand, response, &mut worker.pen());
+        self.after_errand(errand, sent, worker)
     }
 
     fn deliver_errand(
-        &self,
+        &mut self,
         errand: &Errand,
         response: Response<'_>,
         pen: &mut Pen<'_>,
-    ) -> Delivered {
+    ) -> Sent {
         let keep = errand.site().settings.keepalive.is_some();
         self.deliver(&About::errand(errand), response, keep, pen)
     }
 
-    fn after_errand(&mut self, errand: &Errand, delivered: Delivered, worker: &Worker) -> Step {
-        let idle = errand.site().settings.keepalive.unwrap_or_default();
-        self.after(delivered, Close::Complete, idle, false, worker)
+    fn after_errand(&mut self, errand: &Errand, sent: Sent, worker: &Worker) -> Step {
+        let then = Then {
+            reason: Close::Complete,
+            idle: errand.site().settings.keepalive.unwrap_or_default(),
+            unread: false,
+        };
+        self.after(sent, &About::errand(errand), then, worker)
     }
 
-    /// Writes a response, counts it and logs it. `keep`: the connection may be kept for our part.
+    /// Writes a response and counts it. `keep`: the connection may be kept for our part.
     fn deliver(
-        &self,
+        &mut self,
         about: &About<'_>,
         response: Response<'_>,
         keep: bool,
         pen: &mut Pen<'_>,
-    ) -> Delivered {
+    ) -> Sent {
         let status = response.head.status;
         // Before the visitor can know of it.
         self.shared.stats.answered(status);
         let trace = response.trace;
-        let timeouts = about.site.map_or(&about.snapshot.config.timeouts, |site| {
-            &site.settings.timeouts
-        });
-        let delivered = Delivery {
-            stream: &self.stream,
+        let timeouts = about
+            .site()
+            .map_or(&about.snapshot.config.timeouts, |site| {
+                &site.settings.timeouts
+            });
+        let shared = &self.shared;
+        let progress = Delivery {
+            conn: &mut self.conn,
+            owed: std::mem::take(&mut self.owed),
             method: about.head.map(|head| &head.method),
             version: about.head.map(|head| head.version),
-            keep: keep
-                && about.head.is_some_and(|head| head.persistent)
-                && !self.shared.is_draining(),
+            keep: keep && about.head.is_some_and(|head| head.persistent) && !shared.is_draining(),
             date: pen.clock.date(),
             patience: timeouts.write,
+            room: &|| shared.room(about.snapshot, about.site),
         }
         .deliver(response, pen.out);
-        if let Some(log) = about.log() {
-            let ended = match delivered.ended {
-                Close::Complete => about.ended.unwrap_or(Close::Complete),
-                broken => broken,
-            };
-            about.write(log, &self.peer, status, delivered.bytes, &trace, ended);
+        Sent {
+            progress,
+            status,
+            trace,
         }
-        delivered
     }
 
-    /// What to do after a delivery: the next request, or the close that is told by `reason`. `unread`: the visitor may
-    /// still be sending.
-    fn after(
-        &mut self,
-        delivered: Delivered,
-        reason: Close,
-        idle: Duration,
-        unread: bool,
-        worker: &Worker,
-    ) -> Step {
+    /// What to do after a delivery, or in the middle of one that the visitor does not take.
+    fn after(&mut self, sent: Sent, about: &About<'_>, then: Then, worker: &Worker) -> Step {
+        let Sent {
+            progress,
+            status,
+            trace,
+        } = sent;
+        match progress {
+            Progress::Done(delivered) => {
+                about.log_end(&self.peer, status, &delivered, &trace);
+                self.next(delivered, then, worker)
+            }
+            Progress::Stalled(stalled) => Step::stall(Answering {
+                stalled: *stalled,
+                subject: about.keep(status, trace),
+                then,
+                in_line: None,
+            }),
+        }
+    }
+
+    /// The next request, or the close.
+    fn next(&mut self, delivered: Delivered, then: Then, worker: &Worker) -> Step {
         self.answered = self.answered.saturating_add(1);
         self.expired = false;
         let now = Instant::now();
         if delivered.keep {
-            let deadline = now + idle;
+            let deadline = now + then.idle;
             let state = State::idle(deadline);
             // Looking for a next request that is rarely there would cost a system call each time.
             return match worker.input.is_empty() && self.unread == Unread::Nothing {
@@ -600,14 +737,14 @@ impl Session {
         if delivered.ended != Close::Complete {
             return Step::Close(delivered.ended);
         }
-        self.reason = match self.shared.is_draining() && reason == Close::Complete {
+        self.reason = match self.shared.is_draining() && then.reason == Close::Complete {
             true => Close::Draining,
-            false => reason,
+            false => then.reason,
         };
-        if !unread && worker.input.is_empty() {
+        if !then.unread && worker.input.is_empty() {
             return Step::Close(self.reason);
         }
-        self.stream.finish_writing();
+        self.conn.finish_writing();
         Step::Go(State::Linger {
             left: MOST_LINGERED,
             deadline: now + LINGER,
@@ -628,7 +765,11 @@ impl Session {
     }
 
     fn leave_line(&self, errand: &Errand) {
-        let place = errand.site().place;
+        self.leave(Some(errand.site().place));
+    }
+
+    fn leave(&self, place: Option<Place>) {
+        let Some(place) = place else { return };
         for token in self.shared.admission.forget(place, self.token) {
             self.shared.poller.wake(token);
         }
@@ -637,14 +778,18 @@ impl Session {
 
 impl AsFd for Session {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.conn.as_fd()
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let State::Turn(turn) = &self.state {
-            self.leave_line(&turn.errand);
+        match &self.state {
+            State::Turn(turn) => self.leave_line(&turn.errand),
+            State::Stalled(answering) if answering.in_line.is_some() => {
+                self.leave(answering.subject.place())
+            }
+            _ => {}
         }
         if let Some(counted) = self.counted.take() {
             self.shared.clients.leave(counted);
@@ -665,6 +810,35 @@ impl State {
     }
 }
 
+impl Step {
+    /// Waits for the visitor to take more.
+    fn stall(answering: Answering) -> Self {
+        let deadline = answering.stalled.deadline();
+        Self::Park(
+            State::Stalled(Box::new(answering)),
+            Interest::Write,
+            deadline,
+        )
+    }
+}
+
+impl Then {
+    /// A refusal: what the visitor still sends is nothing for us.
+    const fn close(reason: Close) -> Self {
+        Self {
+            reason,
+            idle: Duration::ZERO,
+            unread: true,
+        }
+    }
+}
+
+impl Subject {
+    fn place(&self) -> Option<Place> {
+        self.site.map(|site| self.snapshot.sites[site].place)
+    }
+}
+
 impl Collecting {
     /// Progress must be enough on average, once the visitor has had time to begin.
     fn is_too_slow(&self, now: Instant) -> bool {
@@ -677,8 +851,8 @@ impl Collecting {
 struct About<'a> {
     head: Option<&'a RequestHead>,
     received: Instant,
-    site: Option<&'a Site>,
-    snapshot: &'a Snapshot,
+    site: Option<usize>,
+    snapshot: &'a Held,
     /// What to log if the answer itself was complete.
     ended: Option<Close>,
 }
@@ -687,8 +861,8 @@ impl<'a> About<'a> {
     const fn request(
         head: &'a RequestHead,
         received: Instant,
-        site: Option<&'a Site>,
-        snapshot: &'a Snapshot,
+        site: Option<usize>,
+        snapshot: &'a Held,
     ) -> Self {
         Self {
             head: Some(head),
@@ -701,10 +875,10 @@ impl<'a> About<'a> {
 
     fn errand(errand: &'a Errand) -> Self {
         let Request { head, received, .. } = &errand.request;
-        Self::request(head, *received, Some(errand.site()), &errand.snapshot)
+        Self::request(head, *received, Some(errand.site), &errand.snapshot)
     }
 
-    fn unreadable(snapshot: &'a Snapshot, reason: Close) -> Self {
+    fn unreadable(snapshot: &'a Held, reason: Close) -> Self {
         Self {
             head: None,
             received: Instant::now(),
@@ -714,11 +888,47 @@ impl<'a> About<'a> {
         }
     }
 
+    fn of(subject: &'a Subject) -> Self {
+        Self {
+            head: subject.head.as_ref(),
+            received: subject.received,
+            site: subject.site,
+            snapshot: &subject.snapshot,
+            ended: subject.ended,
+        }
+    }
+
+    /// The same, to be kept while the visitor takes its time.
+    fn keep(&self, status: u16, trace: Trace) -> Subject {
+        Subject {
+            head: self.head.cloned(),
+            received: self.received,
+            site: self.site,
+            snapshot: Arc::clone(self.snapshot),
+            ended: self.ended,
+            status,
+            trace,
+        }
+    }
+
+    fn site(&self) -> Option<&'a Site> {
+        self.site.map(|site| &self.snapshot.sites[site])
+    }
+
     fn log(&self) -> Option<&AccessLog> {
-        match self.site {
+        match self.site() {
             Some(site) => site.access_log.as_deref(),
             None => self.snapshot.access_log.as_deref(),
         }
+    }
+
+    fn log_end(&self, peer: &Peer, status: u16, delivered: &Delivered, trace: &Trace) {
+        let Some(log) = self.log() else { return };
+        let ended = match delivered.ended {
+            Close::Complete => self.ended.unwrap_or(Close::Complete),
+            broken => broken,
+        };
+        self.write(log, peer, status, delivered.bytes, trace, ended);
     }
 
     fn write(
@@ -752,7 +962,7 @@ impl<'a> About<'a> {
             },
             status,
             bytes,
-            site: self.site.map_or("-", |site| &site.settings.name),
+            site: self.site().map_or("-", |site| &site.settings.name),
             backend: &relay::escaped(trace),
             queue_ms: trace.queued,
             backend_ms: trace.answering,
@@ -772,6 +982,8 @@ const fn head_limits(limits: &Limits) -> HeadLimits {
     }
 }
 
+/// How long an answer in the middle may wait for a worker.
+const LONGEST_LINE: Duration = Duration::from_secs(60);
 /// Pipelined requests that are answered before other visitors have their turn.
 const MOST_IN_A_ROW: u32 = 32;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

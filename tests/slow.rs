@@ -1,0 +1,215 @@
+//! Visitors that do not take their answers: they hold no worker, and no backend while there is room for a spool.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{Backend, Echo, Proxy, Visitor};
+
+/// More than the buffers of the system take on both sides.
+const LARGE: usize = 24 << 20;
+
+/// A body in which nothing repeats soon.
+fn large() -> Vec<u8> {
+    let words = (0..LARGE as u64 / 8).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    words.flatten().collect()
+}
+
+/// One site with these lines on top.
+fn site(lines: &str) -> Proxy {
+    Proxy::start(&format!(
+        "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}}]\n{lines}"
+    ))
+}
+
+/// Answers the next request with a large body in a thread of its own, which ends when all was taken.
+fn send_large(mut backend: Backend, head: &'static str) -> thread::JoinHandle<Backend> {
+    thread::spawn(move || {
+        backend.request();
+        backend.send(head);
+        if head.contains("chunked") {
+            for piece in large().chunks(100_000) {
+                backend.send(format!("{:x}\r\n", piece.len()));
+                backend.send(piece).send("\r\n");
+            }
+            backend.send("0\r\n\r\n");
+        } else {
+            backend.send(large());
+        }
+        backend
+    })
+}
+
+const LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 25165824\r\n\r\n";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+#[test]
+fn an_answer_that_nobody_reads_leaves_the_backend_free() {
+    let proxy = site("");
+    for head in [LENGTH, CHUNKED] {
+        let sending = send_large(Backend::dial(proxy.dial_in()), head);
+        let mut slow = proxy.visit();
+        slow.send_get("/large");
+        // The backend gets rid of all of it, and of another answer.
+        let mut backend = sending.join().unwrap();
+        let mut other = proxy.visit();
+        other.send_get("/other");
+        assert_eq!(backend.request().target(), "/other");
+        backend.reply("other");
+        assert_eq!(other.answer().text(), "other");
+        // And the visitor gets all of it, whenever it likes, and can go on.
+        let answer = slow.answer();
+        assert!(!answer.cut);
+        assert!(answer.body == large(), "{head}");
+        slow.send_get("/next");
+        backend.request();
+        backend.reply("next");
+        assert_eq!(slow.answer().text(), "next");
+    }
+    proxy.finish();
+}
+
+#[test]
+fn without_room_on_disk_the_backend_waits_and_no_worker() {
+    let gone = tempfile::tempdir().unwrap();
+    let no_disk = format!("temporary_directory: {}", gone.path().display());
+    let mut gone = Some(gone);
+    for lines in ["limits: {spool: 0}", &no_disk] {
+        let proxy = site(&format!("workers: 3\n{lines}"));
+        if lines == no_disk {
+            drop(gone.take());
+        }
+        // More of them than workers.
+        let slow: Vec<_> = (0..6)
+            .map(|_| {
+                let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
+                let mut visitor = proxy.visit();
+                visitor.send_get("/large");
+                visitor.at_least(1000);
+                (sending, visitor)
+            })
+            .collect();
+        let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+        assert_eq!(proxy.visit().get("/other").text(), "/other");
+        for (sending, mut visitor) in slow {
+            assert!(!sending.is_finished());
+            let answer = visitor.answer();
+            assert!(answer.body == large() && !answer.cut);
+            drop(sending.join().unwrap());
+        }
+        drop(echo);
+        proxy.finish();
+    }
+}
+
+#[test]
+fn what_is_at_hand_goes_out_while_the_backend_is_silent() {
+    let proxy = site("");
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut slow = proxy.visit();
+    slow.send_get("/");
+    backend.request();
+    backend.send(CHUNKED);
+    backend
+        .send(format!("{LARGE:x}\r\n"))
+        .send(large())
+        .send("\r\n");
+    // The backend says nothing more until the visitor has all that it has sent.
+    slow.at_least(LARGE);
+    backend.send("3\r\nend\r\n0\r\n\r\n");
+    let answer = slow.answer();
+    assert!(answer.body.starts_with(&large()) && answer.body.ends_with(b"end"));
+    drop((slow, backend));
+    proxy.finish();
+}
+
+#[test]
+fn an_answer_that_breaks_off_behind_a_slow_visitor_is_cut() {
+    let proxy = site("");
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut slow = proxy.visit();
+    slow.send_get("/");
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n");
+    backend.send(large());
+    drop(backend);
+    proxy.wait_for_log("backend_failed");
+    let answer = slow.answer();
+    assert!(answer.cut);
+    assert!(answer.body == large());
+    proxy.finish();
+}
+
+#[test]
+fn a_visitor_that_takes_nothing_is_closed_in_the_end() {
+    let proxy = site("timeouts: {write: 300ms}\naccess_log: access");
+    let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
+    let mut slow = proxy.visit();
+    slow.send_get("/");
+    proxy.wait_for_log("reason=write_timeout");
+    let answer = slow.answer();
+    assert!(answer.cut && answer.body.len() < LARGE);
+    assert!(large().starts_with(&answer.body));
+    drop((slow, sending.join().unwrap()));
+    proxy.finish();
+}
+
+#[test]
+fn visitors_that_leave_a_spooled_answer_leave_nothing_behind() {
+    let proxy = site("");
+    let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
+    let mut slow = proxy.visit();
+    slow.send_get("/");
+    drop(sending.join().unwrap());
+    slow.reset();
+    proxy.wait_for_log("reason=write_failed");
+    proxy.finish();
+}
+
+#[test]
+fn answers_to_a_flood_of_requests_that_nobody_reads_wait_without_a_worker() {
+    let proxy = site("workers: 3");
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let target = format!("/{}", "x".repeat(8000));
+    let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut floods: Vec<_> = (0..4)
+        .map(|_| TcpStream::connect(proxy.address()).unwrap())
+        .collect();
+    for flood in &mut floods {
+        // Until nobody takes any more of it.
+        flood
+            .set_write_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        while flood.write_all(request.as_bytes()).is_ok() {}
+    }
+    for _ in 0..20 {
+        assert_eq!(proxy.visit().get("/other").text(), "/other");
+    }
+    drop(floods);
+    let mut ordered = proxy.visit();
+    for number in 0..50 {
+        ordered.send_get(&format!("/{number}"));
+    }
+    for number in 0..50 {
+        assert_eq!(ordered.answer().text(), format!("/{number}"));
+    }
+    drop((ordered, echo));
+    proxy.finish();
+}
+
+#[test]
+fn a_reader_of_small_pieces_gets_everything() {
+    let proxy = site("limits: {spool: 8m, body_memory: 0}");
+    let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
+    let mut visitor: Visitor = proxy.visit();
+    visitor.send_get("/");
+    // More and more of it, so that the spool is filled and emptied by turns.
+    for part in 1..=8 {
+        visitor.at_least(LARGE / 8 * part);
+    }
+    assert!(visitor.answer().body == large());
+    let backend = sending.join().unwrap();
+    drop((visitor, backend));
+    proxy.finish();
+}
