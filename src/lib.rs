@@ -76,7 +76,7 @@
 //! | 5 | [`backend`], [`client`] | the dial-in protocol, from both sides |
 //! | 6 | [`server`] | everything |
 //!
-//! Names of `httparse` stand only in `http::head`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
+//! Names of `httparse` stand only in `http::head`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
 
 pub mod backend;
 pub mod client;

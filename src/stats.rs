@@ -32,6 +32,8 @@ close_reasons! {
     PeerClosed "peer_closed" "The peer closed an idle connection.",
     Idle "idle" "A kept connection was idle for too long, or sent nothing at all.",
     HeadTimeout "head_timeout" "A request head did not arrive in time.",
+    TlsTimeout "tls_timeout" "A TLS handshake did not end in time.",
+    TlsFailed "tls_failed" "What came was not TLS, or broke its rules.",
     BodyTimeout "body_timeout" "A request body made no progress, or came too slowly.",
     BadRequest "bad_request" "The request broke a rule of HTTP and was refused.",
     TooLarge "too_large" "A head, a target or a body was over its limit.",

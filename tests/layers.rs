@@ -14,8 +14,10 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// Crates that one module hides from the others.
-const CONFINED: [(&str, &[&str]); 6] = [
+const CONFINED: [(&str, &[&str]); 8] = [
     ("httparse", &["http::head"]),
+    ("rustls", &["net::tls"]),
+    ("webpki", &["net::tls"]),
     ("threadpool", &["server"]),
     ("serde_yaml", &["config::raw", "config::print"]),
     ("serde", &["config::raw", "config::print", "logging"]),

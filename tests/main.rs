@@ -7,6 +7,7 @@ mod layers;
 mod requests;
 mod responses;
 mod running;
+mod secure;
 mod slow;
 mod thin;
 mod waiting;

@@ -482,9 +482,7 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
 
 /// A proxy, and a backend that answers everything and tells what it got.
 fn recorded() -> (Proxy, thread::JoinHandle<()>, mpsc::Receiver<String>) {
-    let proxy = Proxy::start(
-        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
-    );
+    let proxy = Proxy::both();
     let mut backend = Backend::dial(proxy.dial_in());
     let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -503,11 +501,12 @@ fn recorded() -> (Proxy, thread::JoinHandle<()>, mpsc::Receiver<String>) {
 }
 
 /// What the backend got, without the fields that the proxy adds; checks those.
-fn forwarded(receiver: &mpsc::Receiver<String>, host: &str, version: &str) -> String {
+fn forwarded(receiver: &mpsc::Receiver<String>, host: &str, version: &str, secure: bool) -> String {
     let whole = receiver.recv().unwrap();
     assert_eq!(receiver.recv().unwrap(), "");
+    let proto = if secure { "https" } else { "http" };
     let added = format!(
-        "X-Forwarded-For: 127.0.0.1|X-Forwarded-Proto: http|X-Forwarded-Host: {host}|X-Real-IP: 127.0.0.1|\
+        "X-Forwarded-For: 127.0.0.1|X-Forwarded-Proto: {proto}|X-Forwarded-Host: {host}|X-Real-IP: 127.0.0.1|\
          Via: {version} swiftiply|"
     );
     let rest = whole.replacen(&added, "", 1);
@@ -526,10 +525,19 @@ fn end(proxy: Proxy, thread: thread::JoinHandle<()>) {
 
 #[test]
 fn what_is_refused_reaches_no_backend() {
+    refused(false);
+}
+
+#[test]
+fn what_is_refused_reaches_no_backend_with_tls() {
+    refused(true);
+}
+
+fn refused(secure: bool) {
     let (proxy, thread, receiver) = recorded();
     for &(name, bytes, status) in REFUSED {
         for cut in 0..bytes.len() {
-            let mut visitor = proxy.visit();
+            let mut visitor = proxy.visit_as(secure);
             // Bytes of the table above 0x7f are not UTF-8 on the wire, but that is no matter here.
             visitor.send_cut(bytes.as_bytes(), cut);
             let answer = visitor.answer();
@@ -538,20 +546,33 @@ fn what_is_refused_reaches_no_backend() {
             assert!(visitor.finish().is_closed(), "{name} cut at {cut}");
         }
         let target = format!("/after/{}", name.replace(' ', "-"));
-        let fresh = proxy.visit().get(&target);
+        let fresh = proxy.visit_as(secure).get(&target);
         assert_eq!(fresh.text(), "ok", "{name}");
         // And nothing else has come there before.
         let expected = format!("GET {target} HTTP/1.1|Host: test||");
-        assert_eq!(forwarded(&receiver, "test", "1.1"), expected, "{name}");
+        assert_eq!(
+            forwarded(&receiver, "test", "1.1", secure),
+            expected,
+            "{name}"
+        );
     }
     end(proxy, thread);
 }
 
 #[test]
 fn what_is_accepted_is_written_anew() {
+    accepted(false);
+}
+
+#[test]
+fn what_is_accepted_is_written_anew_with_tls() {
+    accepted(true);
+}
+
+fn accepted(secure: bool) {
     let (proxy, thread, receiver) = recorded();
     for &(name, bytes, head, body) in ACCEPTED {
-        let mut visitor = proxy.visit();
+        let mut visitor = proxy.visit_as(secure);
         let host = head
             .split("Host: ")
             .nth(1)
@@ -569,7 +590,7 @@ fn what_is_accepted_is_written_anew() {
             let answer = visitor.answer();
             assert_eq!(answer.text(), "ok", "{name} cut at {cut}: {answer:?}");
             let expected = format!("{head}|{body}");
-            let seen = forwarded(&receiver, host, version);
+            let seen = forwarded(&receiver, host, version, secure);
             assert_eq!(seen, expected, "{name} cut at {cut}");
         }
     }
@@ -584,7 +605,7 @@ fn pipelined_requests_are_answered_in_order() {
         all.push_str(bytes);
     }
     for cut in (0..all.len()).step_by(7) {
-        let mut visitor = proxy.visit();
+        let mut visitor = proxy.visit_as(cut % 2 == 1);
         visitor.send_cut(all.as_bytes(), cut);
         for &(name, _, head, body) in ACCEPTED {
             assert_eq!(visitor.answer().text(), "ok", "{name} cut at {cut}");

@@ -1,7 +1,7 @@
 //! From what was typed to what is meant: the top level.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::keys::{self, Level};
 use super::problem::{COMMAND_LINE, Findings, Note, Place, Problems};
@@ -9,7 +9,7 @@ use super::raw::{self, Map, Node, Step};
 use super::section::Section;
 use super::site::{self, Server};
 use super::value::{self, Front};
-use super::{Address, Config, Overrides, Scheduling, Site};
+use super::{Address, Config, Overrides, Scheduling, Site, Tls};
 
 /// Checks the text of a file.
 pub(super) fn text(
@@ -62,8 +62,11 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         _ => value::url_path(node).map(Some),
     });
     let descriptors = value::count(64..=1 << 30);
+    let mut listen = listen(&top, overrides);
+    let ssl = ssl(&top, &mut listen);
     let config = Config {
-        listen: listen(&top, overrides),
+        listen,
+        ssl,
         daemonize: overrides.daemonize.or(daemonize).unwrap_or(false),
         pidfile: pidfile_typed
             .map(|path| value::absolute(directory, path))
@@ -134,7 +137,9 @@ fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
     let ports = overrides.cluster_port.map(|port| vec![port]).or(typed);
     let only_sockets =
         !fronts.is_empty() && fronts.iter().all(|front| matches!(front, Front::Unix(_)));
+    let only_tls = ports.is_none() && raw::get(&top.map, "ssl").is_some();
     if !only_sockets
+        && !only_tls
         && ports
             .as_ref()
             .is_none_or(|ports| ports.is_empty() && nothing(top, "cluster_port"))
@@ -162,6 +167,91 @@ fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
     listen
 }
 
+/// `ssl`: one `{at, certfile, keyfile}` or a list of them. An address that is not among those for visitors yet is added.
+fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
+    let mut result: Vec<Tls> = Vec::new();
+    for (item, node) in top.many("ssl").unwrap_or_default() {
+        let read = |node: &Node| certificate(top, node);
+        let Some((ats, certfile, keyfile)) = top.read("ssl", item, node, read) else {
+            continue;
+        };
+        for at in ats {
+            let known = listen.iter().find(|address| same_address(address, &at));
+            let at = known.cloned().unwrap_or(at);
+            let known = known.is_some();
+            let other = |address: &&Address| value::conflict(address, &at);
+            if !known && let Some(address) = listen.iter().find(other) {
+                let message =
+                    format!("{at} would get the visitors of {address}; write at: {address}");
+                top.wrong("ssl", item, node, &message);
+            } else if !known {
+                listen.push(at.clone());
+            }
+            // All addresses are meant where none was written.
+            let implied = match &at {
+                Address::Tcp { host, port, .. } if host == "0.0.0.0" => listen
+                    .iter()
+                    .find(|address| **address == tcp("::", *port, true)),
+                _ => None,
+            };
+            for at in [&at].into_iter().chain(implied) {
+                let tls = Tls {
+                    at: at.clone(),
+                    certfile: certfile.clone(),
+                    keyfile: keyfile.clone(),
+                };
+                if !result.contains(&tls) {
+                    result.push(tls);
+                }
+            }
+        }
+    }
+    result
+}
+
+/// One entry of `ssl`.
+fn certificate(
+    top: &Section,
+    node: &Node,
+) -> Result<(Vec<Address>, PathBuf, PathBuf), value::Wrong> {
+    let Node::Map(map) = node else {
+        return Err("write {at: 0.0.0.0:443, certfile: cert.pem, keyfile: key.pem}".into());
+    };
+    let file = |key: &str| {
+        raw::get(map, key)
+            .map(|node| value::path(top.directory)(node).map_err(|wrong| format!("{key}: {wrong}")))
+            .transpose()
+    };
+    let at = raw::get(map, "at").ok_or("no at; write the address and port, at: 0.0.0.0:443")?;
+    let text = value::text(at).map_err(|wrong| format!("at: {wrong}"))?;
+    let any = text.strip_prefix("*:");
+    let literal = any.map_or(text.clone(), |port| format!("0.0.0.0:{port}"));
+    let at = value::address(top.directory, &literal).map_err(|wrong| format!("at: {wrong}"))?;
+    let ats = match (any, &at) {
+        (Some(_), Address::Tcp { port, .. }) => vec![at.clone(), tcp("::", *port, true)],
+        _ => vec![at],
+    };
+    let certfile = file("certfile")?
+        .ok_or("no certfile; write the file of the certificate, certfile: cert.pem")?;
+    let keyfile = file("keyfile")?.unwrap_or_else(|| certfile.clone());
+    Ok((ats, certfile, keyfile))
+}
+
+/// Whether two addresses are the same one, written or implied.
+fn same_address(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (
+            Address::Tcp { host, port, .. },
+            Address::Tcp {
+                host: other,
+                port: typed,
+                ..
+            },
+        ) => host == other && port == typed,
+        _ => one == other,
+    }
+}
+
 /// Whether a list is empty as typed, rather than because of what is wrong with its values.
 fn nothing(top: &Section, key: &str) -> bool {
     top.many(key).is_none_or(|values| values.is_empty())
@@ -178,17 +268,7 @@ fn tcp(host: &str, port: u16, implied: bool) -> Address {
 /// Adds an address unless it is there. One that is written beats one that is implied; port 0 is another one
 /// each time it is written, yet for one host once is enough.
 fn add(listen: &mut Vec<Address>, address: Address) {
-    let same = |known: &&mut Address| match (&**known, &address) {
-        (
-            Address::Tcp { host, port, .. },
-            Address::Tcp {
-                host: other,
-                port: typed,
-                ..
-            },
-        ) => host == other && port == typed,
-        (known, address) => known == address,
-    };
+    let same = |known: &&mut Address| same_address(known, &address);
     match (listen.iter_mut().find(same), &address) {
         (None, _) => listen.push(address),
         (Some(known), Address::Tcp { implied: false, .. }) => *known = address,

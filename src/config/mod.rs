@@ -41,8 +41,10 @@ pub use problem::{Note, Problem, Problems};
 /// Everything a running server needs to know, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Addresses for visitors, at least one (`cluster_address` x `cluster_port`).
+    /// Addresses for visitors, at least one (`cluster_address` x `cluster_port`, and those of `ssl`).
     pub listen: Vec<Address>,
+    /// Which of [`Config::listen`] speak TLS, and with which certificates (`ssl`).
+    pub ssl: Vec<Tls>,
     /// Go to the background (`daemonize`).
     pub daemonize: bool,
     /// Where the process id is written (`pidfile`), absolute.
@@ -114,6 +116,17 @@ pub struct Site {
     pub limits: Limits,
     /// The site's own deadlines, or the server's.
     pub timeouts: Timeouts,
+}
+
+/// A certificate for an address (an entry of `ssl`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// One of [`Config::listen`].
+    pub at: Address,
+    /// The certificate with its chain, PEM, absolute.
+    pub certfile: PathBuf,
+    /// Its key, PEM, absolute; may be the same file.
+    pub keyfile: PathBuf,
 }
 
 /// Where backends of a site dial in, and which requests they get.
@@ -340,6 +353,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            ssl: Vec::new(),
             daemonize: false,
             pidfile: None,
             user: None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::raw::{self, Map, Node};
 use super::{
     AccessFormat, AccessLog, Address, Config, Filter, Level, Logger, Order, Outgoing, Scheduling,
-    Site,
+    Site, Tls,
 };
 
 impl Config {
@@ -22,11 +22,20 @@ impl Config {
 fn top(config: &Config) -> Node {
     let mut map = Map::new();
     let mut put = |key: &str, node: Option<Node>| map.extend(node.map(|node| (key.into(), node)));
-    let (addresses, ports) = fronts(&config.listen);
-    put("cluster_address", Some(Node::List(addresses)));
+    let (addresses, ports) = fronts(config);
+    let list =
+        |nodes: Vec<Node>| Some(Node::List(nodes)).filter(|list| *list != Node::List(vec![]));
+    put("cluster_address", list(addresses));
+    put("cluster_port", list(ports));
     put(
-        "cluster_port",
-        Some(Node::List(ports)).filter(|ports| *ports != Node::List(Vec::new())),
+        "ssl",
+        list(
+            config
+                .ssl
+                .iter()
+                .filter_map(|tls| certificate(config, tls))
+                .collect(),
+        ),
     );
     put("daemonize", Some(Node::Bool(config.daemonize)));
     put("pidfile", config.pidfile.as_deref().map(path));
@@ -157,14 +166,41 @@ fn site(site: &Site) -> Node {
     Node::Map(map)
 }
 
-/// The addresses and ports whose product the listeners are.
-fn fronts(listen: &[Address]) -> (Vec<Node>, Vec<Node>) {
-    let any = listen
+/// An entry of `ssl`; none for an address that is implied by another one.
+fn certificate(config: &Config, tls: &Tls) -> Option<Node> {
+    let implied = |port: &u16| {
+        let any = Address::Tcp {
+            host: "::".into(),
+            port: *port,
+            implied: true,
+        };
+        config.ssl.iter().any(|other| other.at == any)
+    };
+    let at = match &tls.at {
+        Address::Tcp { implied: true, .. } => return None,
+        Address::Tcp { host, port, .. } if host == "0.0.0.0" && implied(port) => {
+            format!("*:{port}")
+        }
+        at => at.to_string(),
+    };
+    Some(section([
+        ("at", text(&at)),
+        ("certfile", path(&tls.certfile)),
+        ("keyfile", path(&tls.keyfile)),
+    ]))
+}
+
+/// The addresses and ports whose product the listeners without TLS are.
+fn fronts(config: &Config) -> (Vec<Node>, Vec<Node>) {
+    let is_plain = |address: &&Address| !config.ssl.iter().any(|tls| tls.at == **address);
+    let any = config
+        .listen
         .iter()
+        .filter(is_plain)
         .any(|address| matches!(address, Address::Tcp { implied: true, .. }));
     let mut addresses = Vec::new();
     let mut ports = Vec::new();
-    for address in listen {
+    for address in config.listen.iter().filter(is_plain) {
         let front = match address {
             Address::Unix(path) => text(&format!("unix:{}", path.display())),
             Address::Tcp { implied: true, .. } => text("*"),

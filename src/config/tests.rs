@@ -149,7 +149,10 @@ fn notes() {
     let site =
         |line: &str| format!("cluster_port: 80\nmap:\n  - incoming: a.example\n    {line}\n");
     check(&top("epoll: true"), &["s.yml:3: epoll: has no effect here"]);
-    check(&top("ssl: 3"), &["s.yml:3: ssl: has no effect yet"]);
+    check(
+        &top("outgoing_ssl: 3"),
+        &["s.yml:3: outgoing_ssl: has no effect yet"],
+    );
     check(
         &top("logger: {level: loud}"),
         &[
@@ -477,6 +480,64 @@ map:
     assert!(matches!(&two.filter, Filter::Prefix(prefix) if prefix == "/y"));
     assert!(matches!(three.filter, Filter::Any));
     assert_eq!(two.to, Address::Unix("/s".into()));
+}
+
+#[test]
+fn certificates() {
+    let check = |lines: &str, listen: &[&str], ssl: &[&str]| {
+        let text = format!("{lines}\nmap: []\n");
+        let (config, _) = load(&text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+        let shown = |address: &Address| match address {
+            Address::Tcp { implied: true, .. } => format!("({address})"),
+            _ => address.to_string(),
+        };
+        let listens: Vec<_> = config.listen.iter().map(shown).collect();
+        assert_eq!(listens, listen, "{text}");
+        let certificates = config.ssl.iter().map(|tls| {
+            let file = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+            format!(
+                "{} {} {}",
+                shown(&tls.at),
+                file(&tls.certfile),
+                file(&tls.keyfile)
+            )
+        });
+        assert_eq!(certificates.collect::<Vec<_>>(), ssl, "{text}");
+        let printed = config.to_yaml();
+        let (again, _) = load(&printed).unwrap_or_else(|problems| panic!("{printed}\n{problems}"));
+        assert_eq!(again.to_yaml(), printed, "{text}");
+        assert_eq!(again.ssl, config.ssl, "{printed}");
+    };
+    check(
+        "ssl: {at: 'a:443', certfile: c, keyfile: k}",
+        &["a:443"],
+        &["a:443 c k"],
+    );
+    check(
+        "ssl: [{at: '[::1]:443', certfile: c}]",
+        &["[::1]:443"],
+        &["[::1]:443 c c"],
+    );
+    check(
+        "cluster_port: [80, 443]\nssl: {at: '0.0.0.0:443', certfile: c}",
+        &["0.0.0.0:80", "([::]:80)", "0.0.0.0:443", "([::]:443)"],
+        &["0.0.0.0:443 c c", "([::]:443) c c"],
+    );
+    check(
+        "cluster_port: 80\nssl:\n  - {at: '*:443', certfile: c}\n  - {at: '*:443', certfile: d}",
+        &["0.0.0.0:80", "([::]:80)", "0.0.0.0:443", "([::]:443)"],
+        &[
+            "0.0.0.0:443 c c",
+            "([::]:443) c c",
+            "0.0.0.0:443 d d",
+            "([::]:443) d d",
+        ],
+    );
+    check(
+        "cluster_address: [127.0.0.1, 127.0.0.2]\ncluster_port: 80\nssl: {at: '127.0.0.2:80', certfile: c}",
+        &["127.0.0.1:80", "127.0.0.2:80"],
+        &["127.0.0.2:80 c c"],
+    );
 }
 
 #[test]

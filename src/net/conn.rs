@@ -1,4 +1,4 @@
-//! A visitor's connection.
+//! A visitor's connection, plain or with TLS.
 //!
 //! None of its calls waits but [`Conn::wait_for_room`], which is for a moment only: whoever has nothing to read or no
 //! room to write parks the session.
@@ -8,25 +8,59 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::stream::{Pending, Stream};
+use super::tls::{Acceptor, Session};
 
 /// A visitor's connection.
 #[derive(Debug)]
 pub struct Conn {
     stream: Stream,
+    tls: Option<Box<Session>>,
 }
 
 impl Conn {
     /// A connection without TLS.
     pub const fn plain(stream: Stream) -> Self {
-        Self { stream }
+        Self { stream, tls: None }
+    }
+
+    /// A connection that begins with a handshake.
+    ///
+    /// # Errors
+    /// Those of [`Acceptor::accept`].
+    pub fn secure(stream: Stream, acceptor: &Acceptor) -> io::Result<Self> {
+        let tls = Some(Box::new(acceptor.accept()?));
+        Ok(Self { stream, tls })
+    }
+
+    /// Whether nobody in between can read along.
+    pub const fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether a handshake is still under way.
+    pub fn is_handshaking(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    }
+
+    /// The peer does not speak TLS: goes on without, so that it can be told.
+    pub fn give_up_tls(&mut self) {
+        self.tls = None;
+    }
+
+    /// Whether there may be more to read of which the poller will not tell, though the last read was not cut short.
+    pub fn may_have_more(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.may_have_more())
     }
 
     /// Reads what is there. `None`: nothing yet. 0 is the end.
     ///
     /// # Errors
-    /// Whatever `recv(2)` says.
+    /// `InvalidData` for broken TLS, `Unsupported` for HTTP where there should be TLS, and whatever `recv(2)` says.
     pub fn read_now(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
-        self.stream.read_now(into)
+        match &mut self.tls {
+            None => self.stream.read_now(into),
+            Some(tls) => tls.read_now(&self.stream, into),
+        }
     }
 
     /// Writes; returns how many bytes were taken, 0 if there is no room.
@@ -34,7 +68,10 @@ impl Conn {
     /// # Errors
     /// Whatever `send(2)` says.
     pub fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.write_now(bytes)
+        match &mut self.tls {
+            None => self.stream.write_now(bytes),
+            Some(tls) => tls.write_now(&self.stream, bytes, &[]),
+        }
     }
 
     /// Writes two pieces, in one system call where that can be; see [`Conn::write_now`].
@@ -42,9 +79,10 @@ impl Conn {
     /// # Errors
     /// Whatever `sendmsg(2)` says.
     pub fn write_both_now(&mut self, first: &[u8], second: &[u8]) -> io::Result<usize> {
-        match (first, second) {
-            (bytes, []) | ([], bytes) => self.write_now(bytes),
-            _ => self.stream.write_both_now(first, second),
+        match (&mut self.tls, first, second) {
+            (None, bytes, []) | (None, [], bytes) => self.stream.write_now(bytes),
+            (None, ..) => self.stream.write_both_now(first, second),
+            (Some(tls), ..) => tls.write_now(&self.stream, first, second),
         }
     }
 
@@ -53,7 +91,10 @@ impl Conn {
     /// # Errors
     /// Whatever `send(2)` says.
     pub fn flush_now(&mut self) -> io::Result<bool> {
-        Ok(true)
+        match &mut self.tls {
+            None => Ok(true),
+            Some(tls) => tls.flush_now(&self.stream),
+        }
     }
 
     /// Waits until there is room to write, for a moment.
@@ -66,17 +107,35 @@ impl Conn {
 
     /// Looks at the socket without taking anything out of it.
     pub fn pending(&self) -> Pending {
-        self.stream.pending()
+        match self.stream.pending() {
+            // Who leaves says so first; what lies behind that can be seen no other way.
+            Pending::Bytes if self.is_secure() && self.stream.is_ended() => Pending::End,
+            pending => pending,
+        }
     }
 
     /// Says that nothing more will be written, so that the peer sees the end.
     pub fn finish_writing(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.finish_writing(&self.stream);
+        }
         self.stream.finish_writing();
     }
 
     /// Makes the close that follows a reset, so that the peer can tell that an answer was cut short.
-    pub fn reset_on_close(&self) {
+    pub fn reset_on_close(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.cut();
+        }
         self.stream.reset_on_close();
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.finish_writing(&self.stream);
+        }
     }
 }
 

@@ -135,13 +135,31 @@ impl Stream {
 
     /// Looks at the receive buffer without waiting and without taking anything out of it.
     pub fn pending(&self) -> Pending {
-        let mut byte = [0];
-        match self.receive(&mut byte, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK) {
-            Ok(0) => Pending::End,
-            Ok(_) => Pending::Bytes,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Pending::Nothing,
+        match self.peek_now(&mut [0]) {
+            Ok(Some(0)) => Pending::End,
+            Ok(Some(_)) => Pending::Bytes,
+            Ok(None) => Pending::Nothing,
             Err(_) => Pending::Broken,
         }
+    }
+
+    /// Looks at what is there without waiting and without taking it out. `None`: nothing yet. 0 is the end.
+    ///
+    /// # Errors
+    /// Whatever `recv(2)` says.
+    pub fn peek_now(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.receive(into, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK) {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the peer has ended its sending side, whatever can still be read.
+    pub fn is_ended(&self) -> bool {
+        let hung_up = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+        let mut sockets = [PollFd::new(self.as_fd(), hung_up)];
+        poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
     /// Sets how long [`Stream::read`] waits. Costs a system call only when it changes.
@@ -183,10 +201,17 @@ impl Stream {
     /// # Errors
     /// Whatever `sendmsg(2)` says.
     pub fn write_both_now(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        self.write_pieces_now(&[IoSlice::new(first), IoSlice::new(second)])
+    }
+
+    /// Writes pieces in one system call without waiting; see [`Stream::write_now`].
+    ///
+    /// # Errors
+    /// Whatever `sendmsg(2)` says.
+    pub fn write_pieces_now(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let pieces = [IoSlice::new(first), IoSlice::new(second)];
         loop {
-            match socket::sendmsg::<()>(self.socket.as_raw_fd(), &pieces, &[], flags, None) {
+            match socket::sendmsg::<()>(self.socket.as_raw_fd(), pieces, &[], flags, None) {
                 Ok(count) => return Ok(count),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(0),

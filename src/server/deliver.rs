@@ -228,7 +228,7 @@ impl Stalled {
     }
 
     /// Ends it, for a reason of the caller's.
-    pub(crate) fn cut(self, conn: &Conn, reason: Close) -> Delivered {
+    pub(crate) fn cut(self, conn: &mut Conn, reason: Close) -> Delivered {
         cut(self.transfer.framing, conn, self.transfer.bytes, reason)
     }
 
@@ -419,7 +419,7 @@ impl Delivered {
 }
 
 /// Ends an answer that lacks its end so that the visitor can tell.
-fn cut(framing: Framing, conn: &Conn, bytes: u64, reason: Close) -> Delivered {
+fn cut(framing: Framing, conn: &mut Conn, bytes: u64, reason: Close) -> Delivered {
     if framing == Framing::UntilClose {
         conn.reset_on_close();
     }

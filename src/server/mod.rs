@@ -6,7 +6,7 @@
 //! | lock | guards | held for |
 //! |---|---|---|
 //! | `Server::running` | listeners and their threads | start, reload, stop |
-//! | `Shared::snapshot` | the current snapshot | a clone |
+//! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
 //! | poller slots, crew, pool, waiter's slot, admission, clients, dial-in connections | see there | a few instructions |
 //!
 //! But for the first, which is never taken by a worker, all are leaves.
@@ -17,6 +17,7 @@ pub(crate) mod deliver;
 pub(crate) mod pages;
 pub(crate) mod respond;
 pub(crate) mod route;
+pub(crate) mod secure;
 pub(crate) mod session;
 pub(crate) mod snapshot;
 pub(crate) mod spool;
@@ -42,9 +43,11 @@ use crate::net::conn::Conn;
 use crate::net::listener::{BindError, Listener, Local, Stop};
 use crate::net::poller::{Poller, Work};
 use crate::net::stream::{Peer, Stream};
+use crate::net::tls::{Acceptor, LoadError};
 use crate::process;
 use crate::stats::{self, Close, Stats};
 use admission::{Admission, Clients, Place};
+use secure::{Secure, Slot};
 use session::{Rest, Session};
 use snapshot::{Held, Site, Snapshot, accepted_keys};
 use spool::{Budget, Room};
@@ -83,6 +86,7 @@ pub struct Bound {
     shared: Arc<Shared>,
     fronts: Vec<(Address, Vec<Listener>)>,
     dials: Vec<NewDial>,
+    secure: Secure,
 }
 
 /// Why a server did not start, or did not take a new configuration.
@@ -92,6 +96,8 @@ pub enum StartError {
     Bind(BindError),
     /// An access log could not be opened.
     Log(OpenError),
+    /// A certificate or its key could not be had.
+    Certificate(LoadError),
     /// The system refused something else.
     System(io::Error),
 }
@@ -147,6 +153,7 @@ pub(crate) struct Clock {
 struct Running {
     fronts: Vec<Front>,
     dials: Vec<Dial>,
+    secure: Secure,
 }
 
 /// An address for visitors.
@@ -154,6 +161,7 @@ struct Front {
     address: Address,
     locals: Vec<Local>,
     stop: Stop,
+    tls: Slot,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -181,6 +189,8 @@ impl Server {
     /// The first thing that could not be had; what was bound before is closed again.
     pub fn bind(config: Config) -> Result<Bound, StartError> {
         let stats = Arc::new(Stats::new());
+        let mut secure = Secure::default();
+        secure.load(&config.ssl)?;
         let fronts = config
             .listen
             .iter()
@@ -210,7 +220,16 @@ impl Server {
             shared,
             fronts,
             dials,
+            secure,
         })
+    }
+
+    /// Finds what is wrong with a configuration that cannot be seen in its file, without binding anything: certificates.
+    ///
+    /// # Errors
+    /// The first one.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        Ok(Secure::default().load(&config.ssl)?)
     }
 
     /// Starts a server: [`Server::bind`] and [`Bound::start`].
@@ -267,6 +286,8 @@ impl Server {
         let mut running = self.running.lock();
         let shared = &self.shared;
         // First open what is new; any failure up to the swap leaves everything as it was.
+        let mut secure = running.secure.clone();
+        secure.load(&config.ssl)?;
         let mut new_fronts = Vec::new();
         let kept = |addresses: &[Address], address: &Address| addresses.contains(address);
         let old: Vec<_> = running
@@ -310,11 +331,14 @@ impl Server {
         // Now nothing can fail any more.
         let snapshot = Arc::new(snapshot);
         shared.set_snapshot(Arc::clone(&snapshot));
-        for (address, listeners) in new_fronts {
-            running
-                .fronts
-                .push(Front::start(address, listeners, shared));
+        for front in &running.fronts {
+            *front.tls.write() = secure.acceptor(&front.address);
         }
+        for (address, listeners) in new_fronts {
+            let front = Front::start(address, listeners, &secure, shared);
+            running.fronts.push(front);
+        }
+        running.secure = secure;
         running.dials.append(&mut dials);
         let (mut fronts, gone) = partition(mem::take(&mut running.fronts), |front| {
             listen.contains(&front.address)
@@ -383,7 +407,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.draining.store(true, Ordering::SeqCst);
-        let Running { fronts, dials } = mem::take(&mut *self.running.lock());
+        let Running { fronts, dials, .. } = mem::take(&mut *self.running.lock());
         fronts.into_iter().for_each(Front::stop);
         dials
             .into_iter()
@@ -420,6 +444,7 @@ impl Bound {
             shared,
             fronts,
             dials,
+            secure,
         } = self;
         let config = shared.snapshot().config.clone();
         let workers = threadpool::Builder::new()
@@ -446,10 +471,10 @@ impl Bound {
             running.dials.push(dial.start(&shared.stats)?);
         }
         for (address, listeners) in fronts {
-            running
-                .fronts
-                .push(Front::start(address, listeners, &shared));
+            let front = Front::start(address, listeners, &secure, &shared);
+            running.fronts.push(front);
         }
+        running.secure = secure;
         Ok(Server {
             shared,
             running: Mutex::new(running),
@@ -488,7 +513,7 @@ impl Shared {
     }
 
     /// Takes in a connection that was just accepted. Runs on an acceptor.
-    fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer) {
+    fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
         let snapshot = self.snapshot();
         let limit = snapshot.most_connections;
         if stats::get(&self.stats.open) >= limit {
@@ -507,8 +532,19 @@ impl Shared {
             },
         };
         stream.send_at_once();
-        let deadline = Instant::now() + snapshot.config.timeouts.idle;
-        let conn = Conn::plain(stream);
+        let timeouts = &snapshot.config.timeouts;
+        let (conn, patience) = match tls {
+            None => (Ok(Conn::plain(stream)), timeouts.idle),
+            Some(tls) => (Conn::secure(stream, tls), timeouts.head),
+        };
+        let conn = match conn {
+            Ok(conn) => conn,
+            Err(error) => {
+                log::error!("visitor {peer}: {error}");
+                return;
+            }
+        };
+        let deadline = Instant::now() + patience;
         let make = |token| Box::new(Session::new(Arc::clone(self), token, conn, peer, counted));
         if let Err(error) = self.poller.enter(make, deadline) {
             log::warn!("visitor {peer}: {error}");
@@ -762,21 +798,31 @@ impl NewDial {
 }
 
 impl Front {
-    fn start(address: Address, listeners: Vec<Listener>, shared: &Arc<Shared>) -> Self {
+    fn start(
+        address: Address,
+        listeners: Vec<Listener>,
+        secure: &Secure,
+        shared: &Arc<Shared>,
+    ) -> Self {
         let locals = listeners
             .iter()
             .map(|listener| listener.local().clone())
             .collect();
         let stop = Stop::new().expect("a descriptor for the stop of a listener");
+        let tls: Slot = Arc::new(RwLock::new(secure.acceptor(&address)));
         let threads = listeners.into_iter().map(|listener| {
-            let (stop, shared) = (stop.clone(), Arc::clone(shared));
+            let (stop, shared, tls) = (stop.clone(), Arc::clone(shared), Arc::clone(&tls));
             spawn("accept", move || {
-                listener.accept_loop(&stop, |stream, peer| shared.accepted(stream, peer));
+                listener.accept_loop(&stop, |stream, peer| {
+                    let acceptor = tls.read().clone();
+                    shared.accepted(stream, peer, acceptor.as_ref());
+                });
             })
         });
         Self {
             address,
             locals,
+            tls: Arc::clone(&tls),
             threads: threads.collect(),
             stop,
         }
@@ -905,6 +951,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Bind(error) => error.fmt(out),
             Self::Log(error) => error.fmt(out),
+            Self::Certificate(error) => write!(out, "ssl: {error}"),
             Self::System(error) => error.fmt(out),
         }
     }
@@ -921,6 +968,12 @@ impl From<BindError> for StartError {
 impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         Self::Log(error)
+    }
+}
+
+impl From<LoadError> for StartError {
+    fn from(error: LoadError) -> Self {
+        Self::Certificate(error)
     }
 }
 

@@ -18,7 +18,7 @@
 //! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -97,8 +97,10 @@ struct Reading {
     scanner: HeadScanner,
     /// When its first byte was seen; `None` while the connection is idle.
     begun: Option<Instant>,
-    /// Until when it may be idle.
+    /// Until when it may be idle, or until when its TLS handshake has to be over.
     idle_until: Instant,
+    /// The handshake is still to come.
+    handshake: bool,
 }
 
 /// A body on its way in.
@@ -181,7 +183,12 @@ impl Session {
     ) -> Self {
         stats::add(&shared.stats.accepted);
         stats::add(&shared.stats.open);
-        let idle = shared.snapshot().config.timeouts.idle;
+        let handshake = conn.is_handshaking();
+        let timeouts = &shared.snapshot().config.timeouts;
+        let patience = match handshake {
+            true => timeouts.head,
+            false => timeouts.idle,
+        };
         Self {
             shared,
             token,
@@ -191,7 +198,10 @@ impl Session {
             leftover: Vec::new(),
             owed: Vec::new(),
             unread: Unread::Unsure,
-            state: State::idle(Instant::now() + idle),
+            state: State::Head(Reading {
+                handshake,
+                ..Reading::idle(Instant::now() + patience)
+            }),
             reason: Close::Internal,
             expired: false,
             answered: 0,
@@ -226,6 +236,7 @@ impl Session {
     /// Its deadline is over: closes it if nobody is owed an answer, else gives it back to be run by a worker.
     pub(crate) fn expire(mut self: Box<Self>) -> Option<Box<Self>> {
         let reason = match &self.state {
+            State::Head(reading) if reading.handshake => Close::TlsTimeout,
             State::Head(reading) if reading.begun.is_none() => Close::Idle,
             State::Linger { .. } => self.reason,
             _ => {
@@ -254,7 +265,8 @@ impl Session {
     /// Reads what is there, without waiting.
     fn fill(&mut self, worker: &mut Worker) -> io::Result<Option<usize>> {
         let read = worker.input.fill_now(&mut self.conn)?;
-        let emptied = self.unread == Unread::Bytes && !worker.input.is_full();
+        let emptied =
+            self.unread == Unread::Bytes && !worker.input.is_full() && !self.conn.may_have_more();
         if read.is_none() || emptied {
             self.unread = Unread::Nothing;
         }
@@ -326,11 +338,25 @@ impl Session {
                 let why = "the head of the request did not arrive in time";
                 return self.refuse(408, why, &snapshot, worker);
             }
-            match (self.fill(worker), begun) {
+            let filled = self.fill(worker);
+            if reading.handshake && !self.conn.is_handshaking() {
+                reading.handshake = false;
+                reading.idle_until = Instant::now() + snapshot.config.timeouts.idle;
+            }
+            match (filled, begun) {
                 (Ok(Some(1..)), _) => {}
                 (Ok(None), _) => {
                     let deadline = begun.map_or(reading.idle_until, |begun| begun + patience);
                     return Step::Park(State::Head(reading), Interest::Read, deadline);
+                }
+                (Err(error), _) if error.kind() == ErrorKind::Unsupported => {
+                    self.conn.give_up_tls();
+                    let why = "this port speaks TLS; ask with https://";
+                    return self.refuse(400, why, &snapshot, worker);
+                }
+                (Err(error), _) if error.kind() == ErrorKind::InvalidData => {
+                    log::debug!("visitor {}: {error}", self.peer);
+                    return Step::Close(Close::TlsFailed);
                 }
                 (_, Some(_)) => return Step::Close(Close::ClientGone),
                 (_, None) => return Step::Close(Close::PeerClosed),
@@ -367,7 +393,7 @@ impl Session {
                 head,
                 body: RequestBody::Empty,
                 peer: self.peer,
-                secure: false,
+                secure: self.conn.is_secure(),
                 received,
             },
             snapshot,
@@ -508,7 +534,7 @@ impl Session {
         let place = subject.site.map(|site| subject.snapshot.sites[site].place);
         if answering.in_line.is_some() && self.expired {
             self.leave(place);
-            let delivered = answering.stalled.cut(&self.conn, Close::Overload);
+            let delivered = answering.stalled.cut(&mut self.conn, Close::Overload);
             return self.delivered(&answering.subject, delivered, answering.then, worker);
         }
         self.expired = false;
@@ -802,11 +828,18 @@ impl Drop for Session {
 
 impl State {
     const fn idle(idle_until: Instant) -> Self {
-        Self::Head(Reading {
+        Self::Head(Reading::idle(idle_until))
+    }
+}
+
+impl Reading {
+    const fn idle(idle_until: Instant) -> Self {
+        Self {
             scanner: HeadScanner::new(),
             begun: None,
             idle_until,
-        })
+            handshake: false,
+        }
     }
 }
 

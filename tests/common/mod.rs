@@ -4,6 +4,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod proxy;
+pub(crate) mod secure;
 pub(crate) mod visitor;
 
 use std::time::{Duration, Instant};

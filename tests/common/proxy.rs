@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Visitor, wait_until};
+use super::{Visitor, secure, wait_until};
 
 /// Everything at one address, logged in full, with deadlines that a busy machine does not reach.
 const COMMON: &str = "
@@ -44,6 +44,24 @@ impl Proxy {
     /// One site, which takes everything, and whose backends dial in at [`Proxy::dial_in`].
     pub(crate) fn simple() -> Self {
         Self::start("map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]")
+    }
+
+    /// One site that takes everything, at two addresses: the second one speaks TLS.
+    pub(crate) fn both() -> Self {
+        Self::both_with("")
+    }
+
+    /// The same with more lines.
+    pub(crate) fn both_with(lines: &str) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let (certfile, keyfile) = secure::certificate(files.path(), "test", &["test"]);
+        // They are read at the start only.
+        Self::start(&format!(
+            "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}}]\n\
+             ssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}\n{lines}",
+            certfile.display(),
+            keyfile.display()
+        ))
     }
 
     /// Starts it with options.
@@ -102,6 +120,19 @@ impl Proxy {
     /// A new visitor.
     pub(crate) fn visit(&self) -> Visitor {
         Visitor::connect(self.address())
+    }
+
+    /// A new visitor with TLS, at the second address.
+    pub(crate) fn visit_secure(&self) -> Visitor {
+        Visitor::connect_secure(self.visitors[1], "test")
+    }
+
+    /// A new visitor, with TLS or without.
+    pub(crate) fn visit_as(&self, secure: bool) -> Visitor {
+        match secure {
+            true => self.visit_secure(),
+            false => self.visit(),
+        }
     }
 
     /// Its process id.

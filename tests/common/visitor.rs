@@ -1,13 +1,52 @@
 //! A visitor, which reads answers by rules of its own and not by those of the library under test.
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use super::{PATIENCE, field, head_end, read_until};
+use super::{PATIENCE, field, head_end, read_until, secure};
+
+/// What a visitor reads and writes.
+enum Wire {
+    Plain(TcpStream),
+    Secure(Box<secure::Stream>),
+}
+
+impl Read for Wire {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(into),
+            Self::Secure(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Secure(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Secure(stream) => stream.flush(),
+        }
+    }
+}
+
+fn tcp(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
 
 /// A connection to the proxy.
 pub(crate) struct Visitor {
-    stream: TcpStream,
+    stream: Wire,
     /// Read and not used yet.
     bytes: Vec<u8>,
 }
@@ -37,13 +76,40 @@ impl Answer {
 
 impl Visitor {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self {
-            stream,
+            stream: Wire::Plain(tcp(address)),
             bytes: Vec::new(),
+        }
+    }
+
+    /// Connects with TLS and asks for a name.
+    pub(crate) fn connect_secure(address: SocketAddr, name: &str) -> Self {
+        Self {
+            stream: Wire::Secure(Box::new(secure::connect(tcp(address), name))),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// A visitor on a connection that was made already.
+    pub(crate) fn with(stream: secure::Stream) -> Self {
+        Self {
+            stream: Wire::Secure(Box::new(stream)),
+            bytes: Vec::new(),
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.stream {
+            Wire::Plain(stream) => stream,
+            Wire::Secure(stream) => &stream.sock,
+        }
+    }
+
+    /// What was agreed on, with TLS.
+    pub(crate) fn tls(&self) -> &rustls::ClientConnection {
+        match &self.stream {
+            Wire::Plain(_) => panic!("no TLS"),
+            Wire::Secure(stream) => &stream.conn,
         }
     }
 
@@ -62,7 +128,11 @@ impl Visitor {
 
     /// Ends the sending side.
     pub(crate) fn finish(&mut self) -> &mut Self {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        if let Wire::Secure(stream) = &mut self.stream {
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+        let _ = self.socket().shutdown(Shutdown::Write);
         self
     }
 
@@ -107,9 +177,9 @@ impl Visitor {
 
     /// Whether the beginning of an answer is there.
     pub(crate) fn has_answer(&self) -> bool {
-        self.stream.set_nonblocking(true).unwrap();
-        let there = matches!(self.stream.peek(&mut [0]), Ok(1));
-        self.stream.set_nonblocking(false).unwrap();
+        self.socket().set_nonblocking(true).unwrap();
+        let there = matches!(self.socket().peek(&mut [0]), Ok(1));
+        self.socket().set_nonblocking(false).unwrap();
         there
     }
 
@@ -151,7 +221,7 @@ impl Visitor {
             l_onoff: 1,
             l_linger: 0,
         };
-        nix::sys::socket::setsockopt(&self.stream, nix::sys::socket::sockopt::Linger, &linger)
+        nix::sys::socket::setsockopt(self.socket(), nix::sys::socket::sockopt::Linger, &linger)
             .unwrap();
     }
 

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use control::{Control, Message};
 use options::{Invocation, Order};
-use swiftiply::Server;
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
 use swiftiply::net::listener::reason;
 use swiftiply::process::{self, Side};
+use swiftiply::server::{Server, StartError};
 
 fn main() -> ExitCode {
     match run() {
@@ -91,6 +91,8 @@ fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
     for note in &notes {
         eprintln!("{note}");
     }
+    // The file was right; what it names may not be.
+    Server::check(&config).map_err(|error| Failure::usage(format!("swiftiply: {error}")))?;
     let sites = config.sites.len();
     let noun = if sites == 1 { "site" } else { "sites" };
     print(&format!("ok: {sites} {noun}\n"))
@@ -134,7 +136,10 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::running(format!("descriptors: {}", reason(&error))))?;
     log::debug!("{limit} descriptors");
     let control = Control::new().map_err(Failure::running)?;
-    let bound = Server::bind(config.clone()).map_err(Failure::running)?;
+    let bound = Server::bind(config.clone()).map_err(|error| match error {
+        StartError::Certificate(_) => Failure::usage(format!("swiftiply: {error}")),
+        _ => Failure::running(error),
+    })?;
     if let Some(path) = &config.pidfile {
         process::write_pid(path).map_err(|error| {
             Failure::running(format!("pidfile {}: {}", path.display(), reason(&error)))

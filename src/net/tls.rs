@@ -1,0 +1,356 @@
+//! TLS for visitors, with rustls: which certificate a visitor gets, and the records of one connection.
+//!
+//! Nothing here waits. A handshake goes on whenever something can be read, like the head of a request, so the session
+//! parks in between.
+//!
+//! Names of `rustls` stand only in this file. Without the cargo feature `tls` its place is taken by `no_tls`, in which
+//! nothing can be made.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, ServerConnection};
+
+use super::listener;
+use super::stream::Stream;
+
+/// A certificate with its key, read from files and checked against each other.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    key: Arc<CertifiedKey>,
+    /// Its DNS names, lower case; `*.example.com` is one.
+    names: Vec<String>,
+}
+
+/// Why a certificate could not be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadError {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What lets visitors resume sessions; made once, so that they can do so after a reload.
+#[derive(Clone, Debug)]
+pub struct Tickets(Arc<dyn ProducesTickets>);
+
+/// What it takes to accept TLS at an address.
+#[derive(Clone, Debug)]
+pub struct Acceptor(Arc<ServerConfig>);
+
+/// The records of one connection.
+#[derive(Debug)]
+pub struct Session {
+    connection: ServerConnection,
+    /// Nothing was received yet.
+    fresh: bool,
+    /// The last read from the socket brought all that there was room for, so there may be more.
+    more: bool,
+    /// What was written so far lacks its end, so the end of the connection must not look like one (RFC 8446 6.1).
+    cut: bool,
+}
+
+/// Picks a certificate by the name that the visitor wants (RFC 6066 3).
+#[derive(Debug)]
+struct ByName {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows the star.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    /// For visitors that name none, or one that nobody has.
+    first: Arc<CertifiedKey>,
+}
+
+impl Certificate {
+    /// Reads a certificate with its chain, and its key, in PEM. Both may stand in one file.
+    ///
+    /// # Errors
+    /// The file that is at fault, and why.
+    pub fn load(certfile: &Path, keyfile: &Path) -> Result<Self, LoadError> {
+        let fault = |file: &Path, why: String| LoadError {
+            file: file.to_path_buf(),
+            why,
+        };
+        let chain = CertificateDer::pem_file_iter(certfile).and_then(Iterator::collect);
+        let chain: Vec<_> = chain.map_err(|error| fault(certfile, pem_reason(error)))?;
+        let Some(own) = chain.first() else {
+            return Err(fault(certfile, "no certificate in it".to_owned()));
+        };
+        let names = webpki::EndEntityCert::try_from(own)
+            .map_err(|error| fault(certfile, format!("not a certificate: {error}")))?
+            .valid_dns_names()
+            .map(str::to_ascii_lowercase)
+            .collect();
+        let key = PrivateKeyDer::from_pem_file(keyfile).map_err(|error| {
+            fault(
+                keyfile,
+                match error {
+                    pem::Error::NoItemsFound => "no private key in it".to_owned(),
+                    other => pem_reason(other),
+                },
+            )
+        })?;
+        let key =
+            CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
+                let why = match error {
+                    rustls::Error::InconsistentKeys(_) => {
+                        format!("not the key of the certificate in {}", certfile.display())
+                    }
+                    other => other.to_string(),
+                };
+                fault(keyfile, why)
+            })?;
+        Ok(Self {
+            key: Arc::new(key),
+            names,
+        })
+    }
+}
+
+impl Tickets {
+    /// With keys of its own, which change every few hours.
+    ///
+    /// # Errors
+    /// The system gave no random numbers.
+    pub fn new() -> io::Result<Self> {
+        let tickets = ring::Ticketer::new().map_err(io::Error::other)?;
+        Ok(Self(tickets))
+    }
+}
+
+impl Acceptor {
+    /// For an address with these certificates, of which the first is for visitors that name no host or an unknown one.
+    ///
+    /// # Panics
+    /// Without a certificate.
+    pub fn new(certificates: &[Certificate], tickets: &Tickets) -> Self {
+        let mut names = ByName {
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+            first: Arc::clone(&certificates[0].key),
+        };
+        for certificate in certificates {
+            for name in &certificate.names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(parent) => (&mut names.wildcard, parent),
+                    None => (&mut names.exact, name.as_str()),
+                };
+                // The first one in the file wins.
+                map.entry(name.to_owned())
+                    .or_insert_with(|| Arc::clone(&certificate.key));
+            }
+        }
+        let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows TLS 1.2 and 1.3")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(names));
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+        config.ticketer = Arc::clone(&tickets.0);
+        // One is enough for visitors that open one connection after the other; each costs a write and a key.
+        config.send_tls13_tickets = 1;
+        Self(Arc::new(config))
+    }
+
+    /// Begins a handshake.
+    ///
+    /// # Errors
+    /// Those of the library; none is known that a visitor could cause.
+    pub fn accept(&self) -> io::Result<Session> {
+        let mut connection =
+            ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
+        connection.set_buffer_limit(Some(MOST_BUFFERED));
+        Ok(Session {
+            connection,
+            fresh: true,
+            more: false,
+            cut: false,
+        })
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = hello.server_name().and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            let parent = || self.wildcard.get(name.split_once('.')?.1);
+            self.exact.get(&name).or_else(parent)
+        });
+        Some(Arc::clone(found.unwrap_or(&self.first)))
+    }
+}
+
+impl Session {
+    /// Whether the handshake is still under way.
+    pub fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    /// Whether there may be more to read of which the poller will not tell.
+    pub fn may_have_more(&self) -> bool {
+        self.more
+    }
+
+    /// Reads what is there, going on with the handshake. `None`: nothing yet. 0 is the end.
+    ///
+    /// # Errors
+    /// `InvalidData` for what is not TLS, [`ErrorKind::Unsupported`] if it is HTTP without TLS, and whatever `recv(2)`
+    /// and `send(2)` say.
+    pub fn read_now(&mut self, stream: &Stream, into: &mut [u8]) -> io::Result<Option<usize>> {
+        if self.fresh {
+            let mut first = [0];
+            match stream.peek_now(&mut first)? {
+                None => return Ok(None),
+                Some(1) if first[0].is_ascii_uppercase() => {
+                    return Err(ErrorKind::Unsupported.into());
+                }
+                Some(_) => self.fresh = false,
+            }
+        }
+        loop {
+            match self.connection.reader().read(into) {
+                Ok(count) => {
+                    self.more |= count == into.len();
+                    return Ok(Some(count));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // Nobody said that this is the end. What HTTP makes of it is HTTP's business: it knows lengths.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Some(0)),
+                Err(error) => return Err(error),
+            }
+            let mut socket = Socket {
+                stream,
+                full: false,
+            };
+            match self.connection.read_tls(&mut socket) {
+                Ok(_) => self.more = socket.full,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.more = false;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+            let state = self.connection.process_new_packets();
+            // Answers of the handshake, and alerts.
+            let flushed = self.flush_now(stream);
+            if let Err(error) = state {
+                return Err(io::Error::new(ErrorKind::InvalidData, error));
+            }
+            flushed?;
+        }
+    }
+
+    /// Writes two pieces; returns how many bytes were taken, 0 if there is no room.
+    ///
+    /// # Errors
+    /// Whatever `send(2)` says.
+    pub fn write_now(&mut self, stream: &Stream, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        if !self.flush_now(stream)? {
+            return Ok(0);
+        }
+        let pieces = [IoSlice::new(first), IoSlice::new(second)];
+        let count = self.connection.writer().write_vectored(&pieces)?;
+        self.flush_now(stream)?;
+        Ok(count)
+    }
+
+    /// Whether everything that was taken has reached the socket, now.
+    ///
+    /// # Errors
+    /// Whatever `send(2)` says.
+    pub fn flush_now(&mut self, stream: &Stream) -> io::Result<bool> {
+        while self.connection.wants_write() {
+            let mut socket = Socket {
+                stream,
+                full: false,
+            };
+            match self.connection.write_tls(&mut socket) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The end that will come is to look like a broken connection.
+    pub const fn cut(&mut self) {
+        self.cut = true;
+    }
+
+    /// Says that nothing more will be written.
+    pub fn finish_writing(&mut self, stream: &Stream) {
+        if self.cut || self.connection.is_handshaking() {
+            return;
+        }
+        self.cut = true;
+        self.connection.send_close_notify();
+        // Whoever does not take it has nothing to lose.
+        let _ = self.flush_now(stream);
+    }
+}
+
+/// A socket as the library wants it.
+struct Socket<'a> {
+    stream: &'a Stream,
+    /// A read has brought all that there was room for.
+    full: bool,
+}
+
+impl Read for Socket<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read_now(into)?;
+        let count = count.ok_or(ErrorKind::WouldBlock)?;
+        // The end is told of once only, so it is to be looked for.
+        self.full = count == into.len() || count == 0;
+        Ok(count)
+    }
+}
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.stream.write_now(bytes)? {
+            0 => Err(ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.stream.write_pieces_now(pieces)? {
+            0 => Err(ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.file.display(), self.why)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+fn pem_reason(error: pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => listener::reason(&error),
+        pem::Error::NoItemsFound => "no certificate in it".to_owned(),
+        other => format!("not PEM: {other}"),
+    }
+}
+
+/// Bytes that the library may hold for a visitor that does not read; a few records.
+const MOST_BUFFERED: usize = 64 * 1024;

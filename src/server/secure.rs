@@ -1,0 +1,74 @@
+//! The certificates of the addresses that speak TLS, and how they are read again.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::config::{Address, Tls};
+use crate::net::tls::{Acceptor, Certificate, LoadError, Tickets};
+
+/// What an acceptor thread looks at for each connection; `None`: no TLS.
+pub(crate) type Slot = Arc<RwLock<Option<Acceptor>>>;
+
+/// The certificates of a server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Secure {
+    /// Made when the first certificate is there; the same from then on.
+    tickets: Option<Tickets>,
+    /// By certificate file and key file.
+    loaded: HashMap<(PathBuf, PathBuf), Certificate>,
+    acceptors: HashMap<Address, Acceptor>,
+}
+
+impl Secure {
+    /// Reads all certificates, anew if they were read before. One that was good before and is not now stays as it was,
+    /// which the log says: a site must not vanish because its renewal went wrong, or because the server has given up
+    /// the right to read the key.
+    ///
+    /// # Errors
+    /// The first new one that could not be had; nothing has changed then.
+    pub(crate) fn load(&mut self, ssl: &[Tls]) -> Result<(), LoadError> {
+        let mut loaded = HashMap::new();
+        let mut by_address: HashMap<Address, Vec<Certificate>> = HashMap::new();
+        for tls in ssl {
+            let files = (tls.certfile.clone(), tls.keyfile.clone());
+            let known = loaded.get(&files).cloned();
+            let certificate = match known.map_or_else(|| Certificate::load(&files.0, &files.1), Ok)
+            {
+                Ok(certificate) => certificate,
+                Err(error) => {
+                    let before = self.loaded.get(&files).ok_or_else(|| error.clone())?;
+                    log::error!("ssl: {error}; the certificate stays the one that was read before");
+                    before.clone()
+                }
+            };
+            by_address
+                .entry(tls.at.clone())
+                .or_default()
+                .push(certificate.clone());
+            loaded.insert(files, certificate);
+        }
+        if self.tickets.is_none() && !loaded.is_empty() {
+            self.tickets = Some(Tickets::new().map_err(|error| LoadError {
+                file: ssl[0].certfile.clone(),
+                why: format!("tickets: {error}"),
+            })?);
+        }
+        self.loaded = loaded;
+        self.acceptors = match &self.tickets {
+            None => HashMap::new(),
+            Some(tickets) => by_address
+                .into_iter()
+                .map(|(at, certificates)| (at, Acceptor::new(&certificates, tickets)))
+                .collect(),
+        };
+        Ok(())
+    }
+
+    /// What it takes to accept TLS at an address, if it speaks that.
+    pub(crate) fn acceptor(&self, address: &Address) -> Option<Acceptor> {
+        self.acceptors.get(address).cloned()
+    }
+}

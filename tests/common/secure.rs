@@ -1,0 +1,109 @@
+//! TLS as a visitor speaks it, and certificates made by openssl.
+
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{self, CryptoProvider};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
+    SupportedProtocolVersion,
+};
+
+/// A connection with TLS.
+pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// One configuration for all, so that sessions are resumed as a browser does.
+static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(config()));
+
+/// Shakes hands and asks for a name.
+pub(crate) fn connect(socket: TcpStream, name: &str) -> Stream {
+    connect_with(Arc::clone(&CONFIG), socket, name)
+}
+
+/// The same with other settings.
+pub(crate) fn connect_with(config: Arc<ClientConfig>, socket: TcpStream, name: &str) -> Stream {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let connection = ClientConnection::new(config, name).unwrap();
+    StreamOwned::new(connection, socket)
+}
+
+/// A client that takes any certificate; curl looks at those in tests of their own.
+pub(crate) fn config() -> ClientConfig {
+    config_of(rustls::DEFAULT_VERSIONS)
+}
+
+/// The same for these versions only.
+pub(crate) fn config_of(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    let provider = Arc::new(crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Any(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
+}
+
+/// Makes a certificate that signs itself, for these names, and its key. Returns both files.
+pub(crate) fn certificate(directory: &Path, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
+    let certfile = directory.join(format!("{file}.pem"));
+    let keyfile = directory.join(format!("{file}.key"));
+    let names: Vec<_> = names.iter().map(|name| format!("DNS:{name}")).collect();
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=test"])
+        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-addext", &format!("subjectAltName={}", names.join(","))])
+        .arg("-keyout")
+        .arg(&keyfile)
+        .arg("-out")
+        .arg(&certfile)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    (certfile, keyfile)
+}
+
+#[derive(Debug)]
+struct Any(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Any {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

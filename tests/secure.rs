@@ -1,0 +1,349 @@
+//! TLS for visitors: certificates, handshakes, resumption, and everything that is not TLS.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rustls::HandshakeKind;
+
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, proxy, secure};
+
+const SITE: &str = "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
+
+/// What curl, which trusts this certificate, says to the answer for a host.
+fn curl(address: SocketAddr, host: &str, trusted: &Path, options: &[&str]) -> (bool, String) {
+    let run = Command::new("curl")
+        .args(["-sS", "--max-time", "60", "--cacert"])
+        .arg(trusted)
+        .args(["--connect-to", &format!("{host}:443:{address}")])
+        .args(options)
+        .arg(format!("https://{host}/curl"))
+        .output()
+        .unwrap();
+    let text = [run.stdout, run.stderr].concat();
+    (run.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn the_certificate_is_chosen_by_name_and_curl_believes_it() {
+    let files = tempfile::tempdir().unwrap();
+    let make = |file: &str, names: &[&str]| secure::certificate(files.path(), file, names);
+    let pairs = [
+        make("one", &["one.test"]),
+        make("two", &["two.test", "zwei.test"]),
+        make("wild", &["*.wild.test"]),
+    ];
+    let list = pairs.iter().map(|(certfile, keyfile)| {
+        let (certfile, keyfile) = (certfile.display(), keyfile.display());
+        format!("  - {{at: '127.0.0.2:0', certfile: {certfile}, keyfile: {keyfile}}}\n")
+    });
+    let proxy = Proxy::start(&format!("{SITE}\nssl:\n{}", list.collect::<String>()));
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let address = proxy.addresses()[1];
+    let check = |host: &str, pair: usize, expected: bool| {
+        for options in [&["--tlsv1.3"][..], &["--tls-max", "1.2"], &["-0"]] {
+            let (trusted, text) = curl(address, host, &pairs[pair].0, options);
+            assert_eq!(trusted, expected, "{host} {options:?}: {text}");
+            assert!(!trusted || text == "/curl", "{host} {options:?}: {text}");
+        }
+    };
+    check("one.test", 0, true);
+    check("two.test", 1, true);
+    check("ZWEI.test", 1, true);
+    check("a.wild.test", 2, true);
+    check("two.test", 0, false);
+    check("a.b.wild.test", 2, false);
+    // For a name that nobody has there is the first one, which is not for that name.
+    check("other.test", 0, false);
+    drop(echo);
+    proxy.finish();
+}
+
+#[test]
+fn http_1_1_is_agreed_on_and_sessions_are_resumed_also_after_a_reload() {
+    let files = tempfile::tempdir().unwrap();
+    let (certfile, keyfile) = secure::certificate(files.path(), "test", &["test"]);
+    let yaml = format!(
+        "{SITE}\nssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}",
+        certfile.display(),
+        keyfile.display()
+    );
+    let proxy = Proxy::start(&yaml);
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let old = secure::config_of(&[&rustls::version::TLS12]);
+    for config in [secure::config(), old] {
+        let config = Arc::new(config);
+        let visit = || {
+            let socket = TcpStream::connect(proxy.addresses()[1]).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let stream = secure::connect_with(Arc::clone(&config), socket, "test");
+            let mut visitor = Visitor::with(stream);
+            assert_eq!(visitor.get("/x").text(), "/x");
+            assert_eq!(visitor.tls().alpn_protocol(), Some(&b"http/1.1"[..]));
+            visitor.tls().handshake_kind().unwrap()
+        };
+        assert_eq!(visit(), HandshakeKind::Full);
+        assert_eq!(visit(), HandshakeKind::Resumed);
+        proxy.reload(&yaml);
+        assert_eq!(visit(), HandshakeKind::Resumed);
+    }
+    drop(echo);
+    proxy.finish();
+}
+
+#[test]
+fn certificates_are_read_again_and_a_bad_pair_keeps_the_old_one() {
+    let files = tempfile::tempdir().unwrap();
+    let (certfile, keyfile) = secure::certificate(files.path(), "test", &["old.test"]);
+    let ssl = format!(
+        "ssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}",
+        certfile.display(),
+        keyfile.display()
+    );
+    let yaml = format!("{SITE}\n{ssl}");
+    let proxy = Proxy::start(&yaml);
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let address = proxy.addresses()[1];
+    let mut kept = proxy.visit_secure();
+    assert_eq!(kept.get("/before").text(), "/before");
+    let trusts = |host: &str, certfile: &Path| curl(address, host, certfile, &[]).0;
+    assert!(trusts("old.test", &certfile));
+    let old = files.path().join("old.pem");
+    fs::copy(&certfile, &old).unwrap();
+    // Another pair under the same names.
+    secure::certificate(files.path(), "test", &["new.test"]);
+    proxy.reload(&yaml);
+    assert!(trusts("new.test", &certfile));
+    assert!(!trusts("old.test", &old));
+    // A key that does not fit, and one that is not there.
+    let new = files.path().join("new.pem");
+    fs::copy(&certfile, &new).unwrap();
+    fs::copy(&old, &certfile).unwrap();
+    proxy.reload(&yaml);
+    proxy.wait_for_log("test.key: not the key of the certificate");
+    assert!(trusts("new.test", &new));
+    fs::remove_file(&keyfile).unwrap();
+    proxy.reload(&yaml);
+    proxy.wait_for_log("test.key: no such file");
+    assert!(trusts("new.test", &new));
+    // A new pair that is bad is not taken, nor is anything else of that configuration.
+    proxy.configure(&yaml.replace("test.pem", "none.pem"));
+    proxy.signal(nix::sys::signal::Signal::SIGHUP);
+    proxy.wait_for_log("none.pem: no such file");
+    assert!(trusts("new.test", &new));
+    // What was open all the time goes on.
+    assert_eq!(kept.get("/after").text(), "/after");
+    // And an address can become plain, and secure again.
+    proxy.reload(SITE);
+    drop((kept, echo));
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn what_is_not_tls_is_told_so_or_closed() {
+    let proxy = Proxy::both();
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let address = proxy.addresses()[1];
+    let mut plain = Visitor::connect(address);
+    let answer = plain.get("/");
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("https://"), "{answer:?}");
+    assert!(plain.finish().is_closed());
+    for rubbish in [
+        &b"\x16\x03\x01\x00\x05rubbish"[..],
+        b"\0\0\0\0",
+        b"\x16\x03\x01\xff\xff",
+    ] {
+        let mut visitor = TcpStream::connect(address).unwrap();
+        visitor.set_read_timeout(Some(PATIENCE)).unwrap();
+        visitor.write_all(rubbish).unwrap();
+        let mut answer = Vec::new();
+        let _ = visitor.read_to_end(&mut answer);
+        // At most an alert.
+        assert!(answer.len() < 100, "{answer:?}");
+        assert_eq!(proxy.visit_secure().get("/x").text(), "/x");
+    }
+    proxy.wait_for_logs("reason=tls_failed", 3);
+    assert_eq!(echo.answered(), 3);
+    drop((plain, echo));
+    proxy.finish();
+}
+
+#[test]
+fn a_handshake_that_does_not_end_is_closed() {
+    let proxy = Proxy::both_with("timeouts: {head: 200ms}");
+    let address = proxy.addresses()[1];
+    let silent = TcpStream::connect(address).unwrap();
+    let mut half = TcpStream::connect(address).unwrap();
+    half.write_all(b"\x16\x03\x01\x00\xf0\x01").unwrap();
+    proxy.wait_for_logs("reason=tls_timeout", 2);
+    drop((silent, half));
+    proxy.finish();
+}
+
+#[test]
+fn what_was_decrypted_is_not_forgotten_when_a_session_parks() {
+    let proxy = Proxy::both();
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let mut visitor = proxy.visit_secure();
+    let request = |target: usize| format!("GET /{target} HTTP/1.1\r\nHost: test\r\n\r\n");
+    // Many records, cut anywhere, before any answer is read.
+    let all: String = (0..300).map(request).collect();
+    for piece in all.as_bytes().chunks(333) {
+        visitor.send(piece);
+    }
+    for number in 0..300 {
+        assert_eq!(visitor.answer().text(), format!("/{number}"));
+    }
+    // One and a half, and the rest when the first is answered.
+    let two = [request(1), request(2)].concat();
+    for cut in 40..two.len() {
+        visitor.send(&two.as_bytes()[..cut]);
+        assert_eq!(visitor.answer().text(), "/1");
+        visitor.send(&two.as_bytes()[cut..]);
+        assert_eq!(visitor.answer().text(), "/2", "cut at {cut}");
+    }
+    drop((visitor, echo));
+    proxy.finish();
+}
+
+#[test]
+fn large_bodies_and_answers_go_through() {
+    let proxy = Proxy::both();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let body: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let expected = body.clone();
+    let application = thread::spawn(move || {
+        for _ in 0..2 {
+            let seen = backend.request();
+            backend.send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+                seen.body.len()
+            ));
+            backend.send(&seen.body);
+        }
+        backend
+    });
+    for secure in [true, false] {
+        let mut visitor = proxy.visit_as(secure);
+        visitor.send(format!(
+            "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ));
+        visitor.send(&body);
+        assert!(visitor.answer().body == expected);
+    }
+    drop(application.join().unwrap());
+    proxy.finish();
+}
+
+#[test]
+fn the_end_of_an_answer_cannot_be_forged() {
+    let proxy = Proxy::both();
+    // The end of the connection is the end of the body: a whole one ends with a close_notify, one that broke off does not.
+    for whole in [true, false] {
+        let mut backend = Backend::dial(proxy.dial_in());
+        let socket = TcpStream::connect(proxy.addresses()[1]).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut visitor = secure::connect_with(Arc::new(secure::config()), socket, "test");
+        visitor
+            .write_all(b"GET / HTTP/1.0\r\nHost: test\r\n\r\n")
+            .unwrap();
+        backend.request();
+        backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        let mut bytes = Vec::new();
+        let mut block = [0; 1000];
+        while !bytes.ends_with(b"abc") {
+            let count = visitor.read(&mut block).unwrap();
+            bytes.extend_from_slice(&block[..count]);
+        }
+        if whole {
+            backend.send("0\r\n\r\n");
+        }
+        drop(backend);
+        match visitor.read(&mut block) {
+            Ok(0) => assert!(whole),
+            Err(error) => {
+                let kinds = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
+                assert!(!whole && kinds.contains(&error.kind()), "{error}");
+            }
+            Ok(_) => panic!("more than there was"),
+        }
+    }
+    proxy.finish();
+}
+
+#[test]
+fn certificates_that_cannot_be_had_are_told_of_by_file() {
+    let files = tempfile::tempdir().unwrap();
+    let (certfile, keyfile) = secure::certificate(files.path(), "good", &["a.test"]);
+    let (_, other) = secure::certificate(files.path(), "other", &["a.test"]);
+    let rubbish = files.path().join("rubbish");
+    fs::write(&rubbish, "rubbish").unwrap();
+    let broken = files.path().join("broken");
+    fs::write(
+        &broken,
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
+    let none = files.path().join("none");
+    let check = |certfile: &Path, keyfile: &Path, expected: &str| {
+        let (certfile, keyfile) = (certfile.display(), keyfile.display());
+        let yaml = format!(
+            "cluster_address: 127.0.0.1\ncluster_port: 0\n{SITE}\n\
+             ssl: {{at: '127.0.0.2:0', certfile: {certfile}, keyfile: {keyfile}}}\n"
+        );
+        let file = files.path().join("s.yml");
+        fs::write(&file, yaml).unwrap();
+        for option in ["--check", "-p"] {
+            let run = proxy::program()
+                .arg(option)
+                .arg("-c")
+                .arg(&file)
+                .output()
+                .unwrap();
+            let text = String::from_utf8(run.stderr).unwrap();
+            match option {
+                "-p" => assert!(run.status.success(), "{text}"),
+                _ if expected.is_empty() => assert!(run.status.success(), "{text}"),
+                _ => {
+                    assert_eq!(run.status.code(), Some(2), "{text}");
+                    assert!(text.contains(expected), "{text} lacks {expected}");
+                }
+            }
+        }
+        if !expected.is_empty() {
+            let run = proxy::program().arg("-c").arg(&file).output().unwrap();
+            assert_eq!(run.status.code(), Some(2));
+        }
+    };
+    check(&certfile, &keyfile, "");
+    check(&none, &keyfile, "none: no such file or directory");
+    check(&certfile, &none, "none: no such file or directory");
+    check(&rubbish, &keyfile, "rubbish: no certificate in it");
+    check(&broken, &keyfile, "broken: not a certificate");
+    check(&certfile, &rubbish, "rubbish: no private key in it");
+    check(&certfile, &certfile, "good.pem: no private key in it");
+    check(
+        &certfile,
+        &other,
+        "other.key: not the key of the certificate in",
+    );
+}
+
+#[test]
+fn a_visitor_that_leaves_while_it_waits_is_noticed() {
+    let proxy = Proxy::both();
+    let mut visitor = proxy.visit_secure();
+    visitor.send_get("/waits");
+    // Who closes right behind its request still wants the answer.
+    thread::sleep(Duration::from_millis(500));
+    drop(visitor);
+    proxy.wait_for_log("reason=client_gone");
+    proxy.finish();
+}
