@@ -558,8 +558,12 @@ fn preamble(input: &[u8]) {
         &[""][..],
         &["key"],
         &["", "0", "secret"],
-        // Lengths whose digits are easily taken for others.
-        &["0123456789abcdef", "00000000000000000", "k"],
+        // Lengths whose digits are taken for others: 2110 is 21, 11 and 10.
+        &[
+            "aaaaaaaaaaaaaaaa",
+            "0aaaaaaaaaaaaaaaa",
+            "10aaaaaaaaaaaaaaaabbbbbbbbbbbbbbb",
+        ],
     ] {
         let keys: Vec<Box<[u8]>> = keys.iter().map(|key| key.as_bytes().into()).collect();
         judge_preamble(bytes, &keys);
@@ -588,11 +592,16 @@ fn preamble(input: &[u8]) {
 fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
     const START: usize = preamble::PREFIX.len() + preamble::ID;
     let mut complete: Option<Preamble> = None;
+    // Where something was first told.
+    let mut told_at = None;
     for end in 0..=bytes.len() {
         let seen = &bytes[..end];
         let reading = preamble::read(seen, keys);
         let begins = preamble::PREFIX.starts_with(&seen[..end.min(preamble::PREFIX.len())]);
         assert_eq!(reading == Reading::Refused(Fault::Prefix), !begins);
+        if reading != Reading::Partial {
+            told_at = told_at.or(Some(end));
+        }
         match reading {
             Reading::Partial => assert!(complete.is_none(), "complete, and then not"),
             Reading::Complete(found) => {
@@ -610,6 +619,10 @@ fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
                     if let Some(first) = &complete {
                         assert_eq!(found, *first);
                     }
+                    assert!(
+                        told_at.is_some_and(|at| at >= found.length),
+                        "told too soon"
+                    );
                     complete = Some(found);
                 }
             }
