@@ -1,8 +1,10 @@
 //! The tests of the whole program: the real binary, real sockets.
 
 mod common;
+mod corpus;
 mod dial_in;
 mod embedding;
+mod laws;
 mod layers;
 mod requests;
 mod responses;

@@ -104,12 +104,13 @@ pub fn read(bytes: &[u8], keys: &[Box<[u8]>]) -> Reading {
         _ => None,
     });
     match (standard, longer.next(), longer.next()) {
+        // Whatever longer ids explain: the key that was announced may still come.
+        (Attempt::Partial { possible: true }, ..) | (Attempt::Partial { .. }, None, _) => {
+            Reading::Partial
+        }
         (Attempt::Fits(preamble), None, _) => Reading::Complete(preamble),
         (Attempt::Fits(_), Some(_), _) | (_, Some(_), Some(_)) => {
             Reading::Refused(Fault::Ambiguous)
-        }
-        (Attempt::Partial { possible: true }, _, _) | (Attempt::Partial { .. }, None, _) => {
-            Reading::Partial
         }
         (_, Some(preamble), None) => Reading::Complete(preamble),
         (Attempt::Refused(fault), None, _) => Reading::Refused(fault),
@@ -276,6 +277,15 @@ mod tests {
             assert_eq!(read(&whole[..end], &known), Reading::Partial, "{end}");
         }
         assert_eq!(read(&whole, &known), complete("7f0000011234", "secret"));
+        // A key that begins as two others do behind longer ids.
+        let short = "a".repeat(16);
+        let (middle, long) = (format!("0{short}"), format!("10{short}{}", "b".repeat(15)));
+        let known = keys(&[&short, &middle, &long]);
+        let whole = write(b"7f0000011234", long.as_bytes()).unwrap();
+        for end in 0..whole.len() {
+            assert_eq!(read(&whole[..end], &known), Reading::Partial, "{end}");
+        }
+        assert_eq!(read(&whole, &known), complete("7f0000011234", &long));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::raw::{self, Node, Step};
@@ -96,7 +96,12 @@ fn located(
     if !path.is_empty() {
         write!(formatter, " {path}:")?;
     }
-    write!(formatter, " {message}")
+    // One line, whatever stands in a value that it quotes.
+    formatter.write_char(' ')?;
+    message.chars().try_for_each(|letter| match letter {
+        letter if letter.is_control() => write!(formatter, "{}", letter.escape_default()),
+        letter => formatter.write_char(letter),
+    })
 }
 
 /// The text under examination, and what has been found in it so far.

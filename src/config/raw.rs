@@ -172,7 +172,9 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
         let lines = text.lines().enumerate().skip(1);
         let second = lines.filter(|(_, line)| line.starts_with("---")).last();
         let message = "more than one document; write one only".into();
-        let line = second.map(|(index, _)| index + 1);
+        let line = second
+            .map(|(index, _)| index + 1)
+            .or_else(|| locate::second(text));
         return Fault { line, message };
     }
     // The line is in front already, and the library's path of keys is in front of our own messages.
@@ -474,6 +476,9 @@ mod tests {
             Some(2),
             "more than one document; write one only",
         );
+        for text in ["a: 1\n...\nb: 2\n", "{a: 1}\n\nb: 2\n", "[a]\n\n]"] {
+            check(text, Some(3), "more than one document; write one only");
+        }
         check("a: *x\n", Some(1), "not YAML: unknown anchor");
         check(
             "x: 1\na: &a [*a]\n",

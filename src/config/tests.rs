@@ -130,6 +130,16 @@ fn files_that_cannot_be_read() {
 }
 
 #[test]
+fn a_problem_is_one_line_whatever_the_value() {
+    let text = "cluster_port: 80\nmap: [{incoming: a, outgoing: \"b\\nc\\e\"}]\n";
+    let problems = load(text).expect_err("a problem");
+    assert_eq!(
+        problems.to_string(),
+        r#"s.yml:2: map[1] (a): outgoing "b\nc\u{1b}": no port; write b\nc\u{1b}:30000"#
+    );
+}
+
+#[test]
 fn reports_end_with_their_count() {
     let check = |text: &str, expected: &str| {
         assert_eq!(load(text).expect_err("a problem").closing(), expected);

@@ -307,7 +307,7 @@ impl HeadScanner {
             let target =
                 memchr(b' ', &line[..MOST_METHOD.min(line.len())]).map(|space| &line[space + 1..]);
             let Some(target) = target else {
-                return Err(Refusal::bad("a method without end"));
+                return Err(METHOD_TOO_LONG);
             };
             if target.len() > limits.target && memchr(b' ', target).is_none() {
                 return Err(TARGET_TOO_LONG);
@@ -775,6 +775,10 @@ fn parse_request_line(
     let method = method
         .and_then(Method::parse)
         .ok_or(Refusal::bad("a method that is not a token"))?;
+    // While a head comes in, no end of the method is looked for behind that.
+    if method.as_str().len() >= MOST_METHOD {
+        return Err(METHOD_TOO_LONG);
+    }
     let target = target.filter(|target| !target.is_empty());
     let target = target.ok_or(Refusal::bad("a request line without a target"))?;
     if target.len() > limits.target {
@@ -921,6 +925,7 @@ fn write_number(number: u64, out: &mut Vec<u8>) {
 }
 
 const BARE_LF: &str = "a line feed without a carriage return";
+const METHOD_TOO_LONG: Refusal = Refusal::bad("a method over the limit");
 const TARGET_TOO_LONG: Refusal = Refusal {
     status: 414,
     why: "the target is over the limit",
@@ -935,6 +940,7 @@ const NOT_ALLOWED: Refusal = Refusal {
 };
 /// Slots for fields on the stack.
 const MOST_FIELDS: usize = 256;
+/// Bytes of a method and the blank behind it.
 const MOST_METHOD: usize = 64;
 const MOST_EMPTY_LINES: u8 = 2;
 
@@ -1027,6 +1033,9 @@ mod tests {
             refused(status, &format!("{line}\r\nHost: a\r\n\r\n"));
         }
         assert_eq!(request([b"\x16", b""]).unwrap_err().status, 400);
+        let method = |length: usize| format!("{} / HTTP/1.0\r\n\r\n", "A".repeat(length));
+        accepted(&method(63), |head| head.method.as_str().len() == 63);
+        refused(400, &method(64));
     }
 
     #[test]

@@ -26,6 +26,19 @@ pub(in crate::config) fn line(text: &str, steps: &[Step]) -> Option<usize> {
         .or_else(|| line(text, &steps[..steps.len() - 1]))
 }
 
+/// The line on which a second document begins, or what the library takes for one: whatever is behind the end of the first.
+pub(in crate::config) fn second(text: &str) -> Option<usize> {
+    let document = serde_yaml::Deserializer::from_str(text).nth(1)?;
+    let walk = Walk {
+        steps: &[],
+        target: Target::Value,
+        merges: false,
+        found: &Cell::new(false),
+    };
+    let error = walk.deserialize(document).err()?;
+    error.location().map(|location| location.line())
+}
+
 /// What is looked for at the end of the steps.
 #[derive(Clone, Copy, PartialEq)]
 enum Target {
