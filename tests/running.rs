@@ -656,27 +656,44 @@ fn several_addresses_and_ports_are_all_served() {
 }
 
 #[test]
-fn connections_above_the_limit_are_closed_and_those_below_go_on() {
-    let proxy = Proxy::start("limits: {connections: 3}\nmap: []");
-    let mut kept: Vec<_> = (0..3)
-        .map(|_| {
-            let mut visitor = proxy.visit();
-            assert_eq!(visitor.get("/").status, 404);
-            visitor
-        })
-        .collect();
-    assert!(proxy.visit().is_closed());
-    proxy.wait_for_log("reason=overload");
-    assert_eq!(kept[0].get("/").status, 404);
-    kept.pop();
-    wait_until("a free place", || {
-        thread::sleep(Duration::from_millis(5));
-        !proxy
-            .visit()
-            .send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            .is_closed()
-    });
-    drop(kept);
+fn above_the_limit_of_connections_the_longest_idle_one_makes_room() {
+    let proxy = Proxy::start(
+        "limits: {connections: 3}\n\
+         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    // All have asked for something and wait for it: a fourth one finds no room.
+    let mut busy: Vec<_> = (0..3).map(|_| proxy.visit()).collect();
+    for (number, visitor) in busy.iter_mut().enumerate() {
+        visitor.send_get(&format!("/{number}"));
+    }
+    wait_until("no room", || proxy.visit().is_closed());
+    proxy.wait_for_log("limits.connections reached: reason=overload");
+    let mut backend = Backend::dial(proxy.dial_in());
+    for _ in 0..3 {
+        backend.request();
+        backend.reply("ok");
+    }
+    // Now they are kept, the first one for the longest time.
+    for visitor in &mut busy {
+        assert_eq!(visitor.answer().text(), "ok");
+    }
+    for visitor in &mut busy {
+        visitor.send_get("/again");
+        backend.request();
+        backend.reply("ok");
+        assert_eq!(visitor.answer().text(), "ok");
+    }
+    let mut new = proxy.visit();
+    new.send_get("/new");
+    assert_eq!(backend.request().target(), "/new");
+    backend.reply("new");
+    assert_eq!(new.answer().text(), "new");
+    assert!(busy[0].is_closed());
+    busy[2].send_get("/still");
+    backend.request();
+    backend.reply("still");
+    assert_eq!(busy[2].answer().text(), "still");
+    drop((busy, new, backend));
     proxy.finish();
 }
 

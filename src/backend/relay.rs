@@ -20,6 +20,7 @@ use std::io::{ErrorKind, Write};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::pool::{self, Lease, Missed, Want};
@@ -148,6 +149,10 @@ pub fn relay<'w>(
             return Err(Failure { cause, trace });
         }
         stats::add(&ask.stats.retries);
+        if backends > 1 {
+            // A process that dies closes its connections one after the other; the next one may be another of them.
+            thread::sleep(LAST_BREATH);
+        }
         since = Instant::now();
     }
 }
@@ -636,5 +641,7 @@ const FORWARDING: [&str; 8] = [
 const MOST_DISCARDED: usize = 1 << 20;
 /// A request is sent to so many backends at the most.
 const MOST_BACKENDS: u32 = 4;
+/// How long a process may take to die.
+const LAST_BREATH: Duration = Duration::from_millis(10);
 /// Interim responses before the final one.
 const MOST_INTERIM: u32 = 10;

@@ -255,6 +255,25 @@ impl<T: AsFd> Poller<T> {
         taken
     }
 
+    /// Takes out those of the parked items that the caller wants whose deadlines come first, at most so many.
+    pub fn take_earliest(&self, count: usize, wanted: impl Fn(&T) -> bool) -> Vec<Box<T>> {
+        let mut slots = self.slots.lock();
+        let mut found: Vec<(Instant, usize)> = Vec::new();
+        for (index, slot) in slots.entries.iter().enumerate() {
+            if let Some((item, deadline)) = &slot.parked
+                && wanted(item)
+            {
+                found.push((*deadline, index));
+            }
+        }
+        found.sort_unstable();
+        let first = found.into_iter().take(count);
+        first
+            .filter_map(|(_, index)| slots.entries[index].parked.take())
+            .map(|(item, _)| item)
+            .collect()
+    }
+
     /// How many items are parked now.
     pub fn parked(&self) -> usize {
         let slots = self.slots.lock();

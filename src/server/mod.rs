@@ -516,7 +516,7 @@ impl Shared {
     fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
         let snapshot = self.snapshot();
         let limit = snapshot.most_connections;
-        if stats::get(&self.stats.open) >= limit {
+        if stats::get(&self.stats.open) >= limit && !self.shed(limit) {
             self.turn_away(&peer, "limits.connections");
             return;
         }
@@ -549,6 +549,24 @@ impl Shared {
         if let Err(error) = self.poller.enter(make, deadline) {
             log::warn!("visitor {peer}: {error}");
         }
+    }
+
+    /// Closes idle connections, those that would be closed next anyhow, to make room. Returns whether there were any.
+    fn shed(&self, limit: u64) -> bool {
+        // Some at a time, since looking for them takes a look at all.
+        let some = usize::try_from(limit / 64 + 1).unwrap_or(usize::MAX);
+        let idle = self.poller.take_earliest(some, Session::is_idle);
+        let mut any = false;
+        for session in idle {
+            match session.has_input() {
+                true => self.poller.hand_over(session),
+                false => {
+                    any = true;
+                    session.close(Close::Overload);
+                }
+            }
+        }
+        any
     }
 
     /// Closes a connection that was just accepted, for a limit.
