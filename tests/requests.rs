@@ -850,3 +850,22 @@ fn a_visitor_that_says_close_or_speaks_1_0_is_closed_after_its_answer() {
     assert!(visitor.is_closed());
     end(proxy, thread);
 }
+
+#[test]
+fn a_backend_always_gets_a_host() {
+    let proxy = Proxy::simple();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    for (request, target) in [
+        ("GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "/x"),
+        ("OPTIONS http://test HTTP/1.1\r\nHost: test\r\n\r\n", "*"),
+    ] {
+        visitor.send(request);
+        let seen = backend.request();
+        assert_eq!((seen.target(), seen.field("Host")), (target, Some("test")));
+        backend.reply("ok");
+        assert_eq!(visitor.answer().text(), "ok");
+    }
+    drop((visitor, backend));
+    proxy.finish();
+}

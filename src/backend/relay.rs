@@ -178,6 +178,11 @@ fn render(request: &Request, site: &config::Site, out: &mut Vec<u8>) -> usize {
 
 /// Writes the fields that tell the application about the visitor. They stand in front of the visitor's own fields.
 fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
+    if request.head.host.is_none() {
+        // HTTP/1.0 may leave it out, HTTP/1.1, in which this is sent on, may not (RFC 9112 3.2).
+        let name = site.incoming.first().map_or("", String::as_str);
+        write_field("Host", name.as_bytes(), out);
+    }
     let sent = &request.head.headers;
     // What a trusted proxy says about the visitor is passed on; the address it connected from is added.
     let told = |name| sent.get(name).filter(|_| request.trusted);

@@ -66,6 +66,8 @@ impl Target {
         };
         let text = match path.starts_with('/') {
             true => path.into(),
+            // RFC 9112 3.2.4: without a path it is about the whole server.
+            false if path.is_empty() && *method == Method::Options => "*".into(),
             // RFC 9112 3.2.1: an empty path is sent as `/`.
             false => format!("/{path}").into(),
         };
