@@ -44,15 +44,45 @@ pub enum RequestBody {
         /// Its length in bytes.
         length: u64,
     },
+    /// Still on its way; pulled by [`Visitor::body`], once.
+    Stream {
+        /// Its length in bytes, if it is known.
+        length: Option<u64>,
+    },
+}
+
+/// What there is of a body that is still on its way.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Upload<'v> {
+    /// At least one byte of it.
+    Piece(&'v [u8]),
+    /// It is over.
+    End,
+    /// The backend has something to say before that.
+    Answered,
+}
+
+/// Why a body on its way cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadError {
+    /// It is longer than `limits.body`.
+    TooLarge,
+    /// Its chunks break a rule.
+    Bad(&'static str),
+    /// It makes no progress, or too little.
+    TooSlow,
+    /// The visitor left.
+    Gone,
 }
 
 impl RequestBody {
-    /// Its length in bytes.
+    /// Its length in bytes; 0 if it is not known.
     pub fn length(&self) -> u64 {
         match self {
             Self::Empty => 0,
             Self::Memory(bytes) => bytes.len() as u64,
             Self::File { length, .. } => *length,
+            Self::Stream { length } => length.unwrap_or(0),
         }
     }
 }
@@ -64,6 +94,12 @@ pub trait Visitor {
 
     /// Passes an interim response (1xx but 100 and 101) on.
     fn interim(&mut self, head: &ResponseHead);
+
+    /// The next piece of a body that is [`RequestBody::Stream`], waiting for it unless `backend` can be read.
+    ///
+    /// # Errors
+    /// Why there will be none.
+    fn body(&mut self, backend: BorrowedFd<'_>) -> Result<Upload<'_>, UploadError>;
 }
 
 /// What a visitor gets.

@@ -869,3 +869,121 @@ fn a_backend_always_gets_a_host() {
     drop((visitor, backend));
     proxy.finish();
 }
+
+/// A site that passes bodies on as they come.
+fn streaming(lines: &str) -> Proxy {
+    Proxy::both_with(&format!("{lines}\ndefaults: {{request_buffering: false}}"))
+}
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: test\r\n";
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\n\r\n";
+
+#[test]
+fn a_body_is_passed_on_as_it_comes_where_that_is_wanted() {
+    let proxy = streaming("");
+    let mut backend = Backend::dial(proxy.dial_in());
+    for secure in [false, true] {
+        let mut visitor = proxy.visit_as(secure);
+        for round in 0..3 {
+            visitor.send(format!("{POST}{CHUNKED}5\r\nfirst\r\n"));
+            assert!(
+                backend
+                    .read_to("\r\n\r\n")
+                    .contains("Transfer-Encoding: chunked\r\n")
+            );
+            backend.read_to("first\r\n");
+            visitor.send(format!("8;x=y\r\nsecond {round}\r\n"));
+            backend.read_to(&format!("8\r\nsecond {round}\r\n"));
+            // The next request may be behind the end already.
+            visitor.send(format!(
+                "0\r\nTrailer: x\r\n\r\n{POST}Content-Length: 4\r\n\r\nab"
+            ));
+            assert_eq!(backend.read_to("\r\n\r\n"), "0\r\n\r\n");
+            backend.reply("one");
+            assert_eq!(visitor.answer().text(), "one");
+            assert!(backend.read_to("ab").contains("Content-Length: 4\r\n"));
+            visitor.send("cd");
+            backend.read_to("cd");
+            backend.reply("two");
+            assert_eq!(visitor.answer().text(), "two");
+        }
+        // Without a body it is as ever.
+        visitor.send_get("/x");
+        backend.request();
+        backend.reply("x");
+        assert_eq!(visitor.answer().text(), "x");
+    }
+    drop(backend);
+    proxy.finish();
+}
+
+#[test]
+fn a_body_that_goes_wrong_on_its_way_costs_the_backend_and_gets_a_status() {
+    let proxy = streaming("limits: {body: 8}\ntimeouts: {body: 300ms}");
+    for (rest, status) in [
+        ("Content-Length: 9\r\n\r\n", 413),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n5\r\nefghi\r\n",
+            413,
+        ),
+        ("Transfer-Encoding: chunked\r\n\r\n4\r\nabcdX\r\n", 400),
+        ("Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n", 408),
+        ("Content-Length: 8\r\n\r\nabcd", 408),
+    ] {
+        let mut backend = Backend::dial(proxy.dial_in());
+        let mut visitor = proxy.visit();
+        let answer = visitor.ask(format!("{POST}{rest}"));
+        assert_eq!(answer.status, status, "{rest}");
+        assert!(visitor.finish().is_closed());
+        if status == 413 && rest.starts_with("Content") {
+            // It was not even taken.
+            visitor = proxy.visit();
+            visitor.send_get("/next");
+            assert_eq!(backend.request().target(), "/next");
+            backend.reply("next");
+            assert_eq!(visitor.answer().text(), "next");
+        } else {
+            backend.read_to(if rest.contains("chunked") {
+                "abcd\r\n"
+            } else {
+                "abcd"
+            });
+            assert!(backend.is_closed(), "{rest}");
+        }
+    }
+    // Who leaves in the middle is gone.
+    let mut backend = Backend::dial(proxy.dial_in());
+    proxy
+        .visit()
+        .send(format!("{POST}Content-Length: 8\r\n\r\nabcd"));
+    backend.read_to("abcd");
+    assert!(backend.is_closed());
+    proxy.wait_for_log("reason=client_gone");
+    drop(backend);
+    proxy.finish();
+}
+
+#[test]
+fn an_answer_before_the_end_of_a_body_on_its_way_ends_both_connections() {
+    let proxy = streaming("");
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    visitor.send(format!(
+        "{POST}Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n"
+    ));
+    assert_eq!(visitor.answer().status, 100);
+    visitor.send("abcd");
+    backend.read_to("abcd");
+    backend.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+    let answer = visitor.answer();
+    assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
+    assert_eq!(answer.field("Connection"), Some("close"));
+    assert!(backend.is_closed());
+    assert!(
+        visitor
+            .send("GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n")
+            .is_closed()
+    );
+    drop((visitor, backend));
+    proxy.finish();
+}

@@ -18,7 +18,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::ops::{Deref, DerefMut};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,9 +26,10 @@ use std::time::{Duration, Instant};
 use super::pool::{self, Lease, Missed, Want};
 use crate::config;
 use crate::exchange::{
-    Body, BodyError, Next, Request, RequestBody, Response, Source, Trace, Visitor,
+    Body, BodyError, Next, Request, RequestBody, Response, Source, Trace, Upload, UploadError,
+    Visitor,
 };
-use crate::http::body::{Decoder, Framing};
+use crate::http::body::{Decoder, Framing, LAST_CHUNK, write_chunk};
 use crate::http::head::{HeadLimits, HeadScanner, Method, ResponseHead, Version, write_field};
 use crate::net::buffer::Buffer;
 use crate::net::stream::{Peer, Stream};
@@ -78,6 +79,8 @@ pub enum Cause {
     TooSlow,
     /// The collected body could not be read back.
     LostBody,
+    /// A body that was passed on as it came did not come.
+    Upload(UploadError),
 }
 
 impl Ask<'_> {
@@ -87,7 +90,9 @@ impl Ask<'_> {
     /// after [`MOST_BACKENDS`].
     fn may_retry(&self, head: usize, backends: u32) -> bool {
         let size = head as u64 + self.request.body.length();
-        backends < MOST_BACKENDS
+        // What was passed on as it came is gone.
+        !matches!(self.request.body, RequestBody::Stream { .. })
+            && backends < MOST_BACKENDS
             && (self.request.head.method.is_idempotent()
                 || self.site.redeployable && size <= self.site.redeployment_sizelimit)
     }
@@ -144,7 +149,10 @@ pub fn relay<'w>(
             ask.site.name,
             escaped(&trace)
         );
-        lease.close(Close::BackendFailed);
+        lease.close(match cause {
+            Cause::Upload(_) => Close::ClientGone,
+            _ => Close::BackendFailed,
+        });
         if cause != Cause::Died || !ask.may_retry(head_length, backends) {
             return Err(Failure { cause, trace });
         }
@@ -160,7 +168,7 @@ pub fn relay<'w>(
 /// Renders the head. Returns its length.
 fn render(request: &Request, site: &config::Site, out: &mut Vec<u8>) -> usize {
     let framing = match &request.body {
-        RequestBody::Empty => request.head.framing,
+        RequestBody::Empty | RequestBody::Stream { .. } => request.head.framing,
         body => Framing::Length(body.length()),
     };
     // A visitor must not be able to speak for a proxy, nor anybody say the same twice.
@@ -269,7 +277,13 @@ fn exchange_heads(
 ) -> Result<(ResponseHead, Sent), Cause> {
     reply.clear();
     let stream = &mut lease.backend().stream;
-    let sent = send(stream, &ask.request.body, out, ask.site.timeouts.backend)?;
+    let patience = ask.site.timeouts.backend;
+    let sent = match &ask.request.body {
+        RequestBody::Stream { length } => {
+            send_stream(stream, ask.visitor, length.is_none(), out, patience)?
+        }
+        body => send(stream, body, out, patience)?,
+    };
     read_head(ask, limits, stream, reply).map(|head| (head, sent))
 }
 
@@ -290,8 +304,33 @@ fn send(
         return Ok(Sent::Part);
     }
     match body {
-        RequestBody::Empty | RequestBody::Memory(_) => write(stream, rest, patience),
+        RequestBody::Empty | RequestBody::Stream { .. } | RequestBody::Memory(_) => {
+            write(stream, rest, patience)
+        }
         RequestBody::File { file, length } => send_file(stream, file, *length, out, patience),
+    }
+}
+
+/// Passes a body on as it comes, behind the head in `out`.
+fn send_stream(
+    stream: &Stream,
+    visitor: &mut dyn Visitor,
+    chunked: bool,
+    out: &mut Vec<u8>,
+    patience: Duration,
+) -> Result<Sent, Cause> {
+    loop {
+        if write(stream, out, patience)? == Sent::Part {
+            return Ok(Sent::Part);
+        }
+        out.clear();
+        match visitor.body(stream.as_fd()).map_err(Cause::Upload)? {
+            Upload::Piece(piece) if chunked => write_chunk(piece, out),
+            Upload::Piece(piece) => out.extend_from_slice(piece),
+            Upload::Answered => return Ok(Sent::Part),
+            Upload::End if chunked => return write(stream, LAST_CHUNK, patience),
+            Upload::End => return Ok(Sent::All),
+        }
     }
 }
 

@@ -280,7 +280,7 @@ const KEYS: &[Key] = &[
     key("allow", Level::Top, Stage::Later),
     key("deny", Level::Top, Stage::Later),
     key("health", Level::Site, Stage::Later),
-    key("request_buffering", Level::Site, Stage::Later),
+    key("request_buffering", Level::Site, Stage::Now),
     key("docroot", Level::Site, Stage::Later),
     key("index", Level::Site, Stage::Later),
     key("staticmask", Level::Site, Stage::Later),

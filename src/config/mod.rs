@@ -98,6 +98,8 @@ pub struct Site {
     pub order: Order,
     /// Any request whose backend dies may go to another.
     pub redeployable: bool,
+    /// Collect a request's body before a backend is taken.
+    pub request_buffering: bool,
     /// Largest such request, head and body, in bytes.
     pub redeployment_sizelimit: u64,
     /// Add X-Forwarded-For, -Proto, -Host and X-Real-IP.
@@ -386,6 +388,7 @@ impl Default for Site {
             keepalive: Some(Timeouts::default().idle),
             order: Order::Newest,
             redeployable: false,
+            request_buffering: true,
             redeployment_sizelimit: 16384,
             xforwardedfor: true,
             via: true,

@@ -136,6 +136,10 @@ fn site(site: &Site) -> Node {
     );
     put("redeployable", Some(Node::Bool(site.redeployable)));
     put(
+        "request_buffering",
+        Some(Node::Bool(site.request_buffering)),
+    );
+    put(
         "redeployment_sizelimit",
         Some(number(site.redeployment_sizelimit)),
     );

@@ -72,6 +72,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         keepalive: keepalive(section, timeouts.idle),
         order: section.take("order", order).unwrap_or(base.order),
         redeployable: truth("redeployable", base.redeployable),
+        request_buffering: truth("request_buffering", base.request_buffering),
         redeployment_sizelimit: section
             .take("redeployment_sizelimit", value::size(0..=64 << 20))
             .unwrap_or(base.redeployment_sizelimit),

@@ -1,11 +1,11 @@
 //! A visitor's connection, plain or with TLS.
 //!
-//! None of its calls waits but [`Conn::wait_for_room`], which is for a moment only: whoever has nothing to read or no
-//! room to write parks the session.
+//! None of its calls waits but [`Conn::wait_for_room`], which is for a moment only, and [`Conn::wait_for_bytes`], for
+//! sites that want it so: whoever else has nothing to read or no room to write parks the session.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::stream::{Pending, Stream};
 use super::tls::{Acceptor, Session};
@@ -103,6 +103,15 @@ impl Conn {
     /// Whatever `poll(2)` says.
     pub fn wait_for_room(&self, moment: Duration) -> io::Result<bool> {
         self.stream.wait_for_room(moment)
+    }
+
+    /// Waits until there is something to read here, or in `other`, at most until `deadline`. Returns whether it is
+    /// `other`.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline, and whatever `poll(2)` says.
+    pub fn wait_for_bytes(&self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+        self.stream.wait_for_bytes(other, deadline)
     }
 
     /// Looks at the socket without taking anything out of it.

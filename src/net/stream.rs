@@ -272,14 +272,35 @@ impl Stream {
     /// # Errors
     /// `TimedOut` at the deadline, and whatever `poll(2)` says.
     pub fn wait_beside(&self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+        let [own, _] = self.wait_both(other, PollFlags::POLLOUT, deadline)?;
+        Ok(own)
+    }
+
+    /// Waits until there is something to read here or in `other`, at most until `deadline`. Returns whether it is
+    /// `other`.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline, and whatever `poll(2)` says.
+    pub fn wait_for_bytes(&self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+        let [_, other] = self.wait_both(other, PollFlags::POLLIN, deadline)?;
+        Ok(other)
+    }
+
+    /// Waits for something to read here, or for an event of `other`. Returns which of them it was, at least one.
+    fn wait_both(
+        &self,
+        other: BorrowedFd<'_>,
+        event: PollFlags,
+        deadline: Instant,
+    ) -> io::Result<[bool; 2]> {
         loop {
             let mut sockets = [
                 PollFd::new(self.as_fd(), PollFlags::POLLIN),
-                PollFd::new(other, PollFlags::POLLOUT),
+                PollFd::new(other, event),
             ];
             match poll(&mut sockets, poll_timeout(deadline)) {
                 Ok(0) => return Err(ErrorKind::TimedOut.into()),
-                Ok(_) => return Ok(sockets[0].any().unwrap_or(true)),
+                Ok(_) => return Ok(sockets.map(|socket| socket.any().unwrap_or(true))),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }

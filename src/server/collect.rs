@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::exchange::RequestBody;
 use crate::http::body::{Decoder, Framing};
@@ -110,6 +111,15 @@ impl Collector {
         Ok(())
     }
 }
+
+/// Progress must be enough on average, once the visitor has had time to begin.
+pub(crate) const fn is_too_slow(elapsed: Duration, length: u64) -> bool {
+    elapsed.as_secs() >= SLOW_AFTER.as_secs() && length < SLOWEST * elapsed.as_secs()
+}
+
+/// A body must come at so many bytes a second, after so long.
+const SLOWEST: u64 = 500;
+const SLOW_AFTER: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -703,13 +703,13 @@ impl Worker {
         }
     }
 
-    /// What an exchange needs: a buffer for what comes from the backend, and the rest.
-    pub(crate) const fn tools(&mut self) -> (&mut Buffer, Pen<'_>) {
+    /// What an exchange needs: the buffers for what comes from the visitor and from the backend, and the rest.
+    pub(crate) const fn tools(&mut self) -> (&mut Buffer, &mut Buffer, Pen<'_>) {
         let pen = Pen {
             out: &mut self.out,
             clock: &mut self.clock,
         };
-        (&mut self.reply, pen)
+        (&mut self.input, &mut self.reply, pen)
     }
 }
 

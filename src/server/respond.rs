@@ -2,17 +2,21 @@
 //!
 //! Runs on a worker.
 
+use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::collect;
 use super::pages;
 use super::route;
 use super::snapshot::{Held, Site};
 use crate::backend::pool::Want;
 use crate::backend::relay::{self, Ask, Cause, Failure};
-use crate::exchange::{Body, Request, Response, Visitor};
-use crate::http::body::Framing;
-use crate::http::head::{Persistence, ResponseHead, Version};
+use crate::config;
+use crate::exchange::{Body, Request, Response, Upload, UploadError, Visitor};
+use crate::http::body::{Decoder, Framing};
+use crate::http::head::{HeadLimits, Persistence, ResponseHead, Version};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::stream::Pending;
@@ -29,6 +33,8 @@ pub(crate) struct Errand {
     pub(crate) since: Instant,
     /// Whether the visitor is still there.
     pub(crate) watch: Watch,
+    /// The body, where it is passed on as it comes.
+    pub(crate) passage: Option<Box<Passage>>,
 }
 
 /// Tells a visitor that left from one that has only closed its sending side.
@@ -41,6 +47,54 @@ pub(crate) struct Watch {
     pub(crate) half_closed: bool,
 }
 
+/// A body that is passed on as it comes (`request_buffering: false`).
+#[derive(Debug)]
+pub(crate) struct Passage {
+    decoder: Decoder,
+    /// Bytes of it so far, and at most.
+    length: u64,
+    most: u64,
+    /// Bytes of the input that the last piece has used.
+    taken: usize,
+    /// The visitor waits for 100 (RFC 9110 10.1.1).
+    expects: bool,
+    /// When it was first asked for, and when some of it came last.
+    began: Option<Instant>,
+    progress: Instant,
+    patience: Duration,
+}
+
+impl Passage {
+    /// For a body with this framing. `None`: it is over the limit.
+    pub(crate) fn new(request: &Request, limits: &HeadLimits, site: &config::Site) -> Option<Self> {
+        let framing = request.head.framing;
+        let most = site.limits.body;
+        if matches!(framing, Framing::Length(length) if length > most) {
+            return None;
+        }
+        Some(Self {
+            decoder: Decoder::new(framing, limits),
+            length: 0,
+            most,
+            taken: 0,
+            expects: request.head.expect_continue,
+            began: None,
+            progress: request.received,
+            patience: site.timeouts.body,
+        })
+    }
+
+    /// Whether all of it was read, so that what comes next is another request.
+    pub(crate) fn is_over(&self) -> bool {
+        self.decoder.is_done() && self.taken == 0
+    }
+
+    fn is_too_slow(&self) -> bool {
+        let elapsed = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        collect::is_too_slow(elapsed, self.length)
+    }
+}
+
 /// A visitor whose request is at a backend.
 struct Waiting<'a> {
     version: Version,
@@ -48,6 +102,9 @@ struct Waiting<'a> {
     watch: &'a mut Watch,
     /// What it has not taken of interim responses; goes in front of the final one.
     owed: &'a mut Vec<u8>,
+    /// What was read from it and not used yet.
+    input: &'a mut Buffer,
+    passage: Option<&'a mut Passage>,
 }
 
 impl Visitor for Waiting<'_> {
@@ -61,6 +118,56 @@ impl Visitor for Waiting<'_> {
             let mut bytes = Vec::new();
             head.write(Framing::Empty, Persistence::Implied, None, &mut bytes);
             tell(self.conn, self.owed, &bytes);
+        }
+    }
+
+    fn body(&mut self, backend: BorrowedFd<'_>) -> Result<Upload<'_>, UploadError> {
+        let Some(passage) = &mut self.passage else {
+            return Ok(Upload::End);
+        };
+        self.input.consume(std::mem::take(&mut passage.taken));
+        if passage.began.is_none() {
+            // The time in which the request stood in line is not the visitor's.
+            passage.progress = Instant::now();
+            passage.began = Some(passage.progress);
+        }
+        loop {
+            let piece = match passage.decoder.is_done() {
+                true => return Ok(Upload::End),
+                false => passage.decoder.next(self.input.data()),
+            };
+            let piece = piece.map_err(|bad| UploadError::Bad(bad.0))?;
+            passage.length += piece.data.len() as u64;
+            if passage.length > passage.most {
+                return Err(UploadError::TooLarge);
+            }
+            if !piece.data.is_empty() {
+                passage.taken = piece.consumed;
+                return Ok(Upload::Piece(&self.input.data()[piece.data]));
+            }
+            self.input.consume(piece.consumed);
+            if piece.consumed > 0 || passage.decoder.is_done() {
+                continue;
+            }
+            if std::mem::take(&mut passage.expects) && self.input.is_empty() {
+                tell(self.conn, self.owed, CONTINUE);
+            }
+            match self.input.fill_now(self.conn) {
+                Ok(Some(1..)) => passage.progress = Instant::now(),
+                Ok(None) => {
+                    let deadline = passage.progress + passage.patience;
+                    match self.conn.wait_for_bytes(backend, deadline) {
+                        Ok(true) => return Ok(Upload::Answered),
+                        Ok(false) if passage.is_too_slow() => return Err(UploadError::TooSlow),
+                        Ok(false) => {}
+                        Err(error) if error.kind() == ErrorKind::TimedOut => {
+                            return Err(UploadError::TooSlow);
+                        }
+                        Err(_) => return Err(UploadError::Gone),
+                    }
+                }
+                Ok(Some(0)) | Err(_) => return Err(UploadError::Gone),
+            }
         }
     }
 }
@@ -81,9 +188,18 @@ pub(crate) enum Outcome<'w> {
     Answer(Response<'w>),
     /// The visitor left; there is nobody to answer.
     Gone,
+    /// Its body, which is passed on as it comes, must be refused.
+    Refuse(UploadError),
 }
 
 impl Errand {
+    /// Whether nothing of the request is left to be read.
+    pub(crate) fn is_read(&self) -> bool {
+        self.passage
+            .as_ref()
+            .is_none_or(|passage| passage.is_over())
+    }
+
     pub(crate) fn site(&self) -> &Site {
         &self.snapshot.sites[self.site]
     }
@@ -114,6 +230,7 @@ impl Watch {
 pub(crate) fn respond<'w>(
     errand: &mut Errand,
     conn: &mut Conn,
+    input: &mut Buffer,
     owed: &mut Vec<u8>,
     stats: &Stats,
     reply: &'w mut Buffer,
@@ -125,6 +242,7 @@ pub(crate) fn respond<'w>(
         site,
         since,
         watch,
+        passage,
     } = errand;
     let site = &snapshot.sites[*site];
     let path = request.head.target.decoded_path();
@@ -138,6 +256,8 @@ pub(crate) fn respond<'w>(
         conn,
         watch,
         owed,
+        input,
+        passage: passage.as_deref_mut(),
     };
     let result = relay::relay(
         Ask {
@@ -162,8 +282,11 @@ pub(crate) fn respond<'w>(
             tell_unframed(site, &response);
             Outcome::Answer(response)
         }
-        Err(failure) if failure.cause == Cause::ClientGone => Outcome::Gone,
-        Err(failure) => Outcome::Answer(failed(request, site, failure)),
+        Err(failure) => match failure.cause {
+            Cause::ClientGone | Cause::Upload(UploadError::Gone) => Outcome::Gone,
+            Cause::Upload(error) => Outcome::Refuse(error),
+            _ => Outcome::Answer(failed(request, site, failure)),
+        },
     }
 }
 
@@ -197,7 +320,9 @@ fn failed(request: &Request, site: &Site, failure: Failure) -> Response<'static>
             "The application closed the connection without an answer.",
         ),
         Cause::BadAnswer(_) => (502, "The application's answer was not valid HTTP."),
-        Cause::LostBody | Cause::ClientGone => (500, "The request could not be passed on."),
+        Cause::LostBody | Cause::ClientGone | Cause::Upload(_) => {
+            (500, "The request could not be passed on.")
+        }
     };
     let why = match failure.cause {
         Cause::NoBackend => format!("no backend in {:?}", site.settings.timeout),
@@ -206,7 +331,9 @@ fn failed(request: &Request, site: &Site, failure: Failure) -> Response<'static>
         Cause::BadAnswer(what) => format!("bad answer: {what}"),
         Cause::Died => "no answer, connection closed".to_owned(),
         Cause::TooSlow => format!("no answer in {:?}", site.settings.timeouts.first_byte),
-        Cause::LostBody | Cause::ClientGone => "the collected body is lost".to_owned(),
+        Cause::LostBody | Cause::ClientGone | Cause::Upload(_) => {
+            "the collected body is lost".to_owned()
+        }
     };
     log::warn!(
         target: &site.log,
@@ -236,6 +363,7 @@ fn tell_unframed(site: &Site, response: &Response<'_>) {
     }
 }
 
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// A visitor that closes its sending side within this time of its request still wants the answer.
 const HALF_CLOSE: Duration = Duration::from_millis(400);
 

@@ -24,17 +24,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::admission::{Counted, Entry, Place};
-use super::collect::{Collector, Fault};
+use super::collect::{self, Collector, Fault};
 use super::deliver::{Delivered, Delivery, Progress, Stalled};
 use super::pages;
-use super::respond::{Errand, Outcome, Watch, reason_for, respond, tell, unavailable};
+use super::respond::{
+    CONTINUE, Errand, Outcome, Passage, Watch, reason_for, respond, tell, unavailable,
+};
 use super::route::{Route, route};
 use super::snapshot::{Held, Site};
 use super::{Pen, Shared, Worker};
 use crate::backend::pool::Wait;
 use crate::backend::relay::{self, Cause};
 use crate::config::Limits;
-use crate::exchange::{Request, RequestBody, Response, Trace};
+use crate::exchange::{Request, RequestBody, Response, Trace, UploadError};
 use crate::http::body::Framing;
 use crate::http::head::{HeadLimits, HeadScanner, RequestHead, Version};
 use crate::logging::{AccessLog, Entry as Line};
@@ -387,7 +389,7 @@ impl Session {
                 return self.after(sent, &about, then, worker);
             }
         };
-        let errand = Errand {
+        let mut errand = Errand {
             request: Request {
                 trusted: snapshot.trusts(&self.peer),
                 head,
@@ -400,12 +402,27 @@ impl Session {
             site,
             since: received,
             watch: Watch::new(received),
+            passage: None,
         };
         if !unread {
             return self.take_turn(errand, None, worker);
         }
         let settings = &errand.site().settings;
         let limits = &settings.limits;
+        if !settings.request_buffering {
+            let Some(passage) = Passage::new(&errand.request, &head_limits(limits), settings)
+            else {
+                return self.refuse_body(&errand, &Fault::TooLarge, worker);
+            };
+            errand.request.body = RequestBody::Stream {
+                length: match framing {
+                    Framing::Length(length) => Some(length),
+                    _ => None,
+                },
+            };
+            errand.passage = Some(Box::new(passage));
+            return self.take_turn(errand, None, worker);
+        }
         let collector = Collector::new(
             framing,
             &head_limits(limits),
@@ -440,10 +457,7 @@ impl Session {
             }
             let now = Instant::now();
             if self.expired || now >= collecting.deadline || collecting.is_too_slow(now) {
-                let errand = &collecting.errand;
-                let why = "The body of the request did not arrive in time.";
-                let page = pages::page(408, why, Some(&errand.request.head));
-                return self.refuse_with(errand, page, Close::BodyTimeout, worker);
+                return self.refuse_slow(&collecting.errand, worker);
             }
             match self.fill(worker) {
                 Ok(Some(1..)) => {
@@ -507,24 +521,30 @@ impl Session {
         // From here on the site holds this worker, until the answer is delivered.
         worker.hold(place);
         let sent = {
-            let (reply, mut pen) = worker.tools();
+            let (input, reply, mut pen) = worker.tools();
             let stats = &self.shared.stats;
+            if errand.passage.is_some() {
+                // It is read past our own notes.
+                self.unread = Unread::Unsure;
+            }
             match respond(
                 &mut errand,
                 &mut self.conn,
+                input,
                 &mut self.owed,
                 stats,
                 reply,
                 pen.out,
             ) {
-                Outcome::Answer(response) => Some(self.deliver_errand(&errand, response, &mut pen)),
-                Outcome::Gone => None,
+                Outcome::Answer(response) => Ok(self.deliver_errand(&errand, response, &mut pen)),
+                Outcome::Gone => Err(UploadError::Gone),
+                Outcome::Refuse(error) => Err(error),
             }
         };
         worker.let_go();
         match sent {
-            Some(sent) => self.after_errand(&errand, sent, worker),
-            None => self.gone(&errand),
+            Ok(sent) => self.after_errand(&errand, sent, worker),
+            Err(error) => self.refuse_upload(&errand, error, worker),
         }
     }
 
@@ -648,6 +668,22 @@ impl Session {
         self.refuse_with(errand, page, reason_for(status), worker)
     }
 
+    /// Refuses a request in the middle of a body that is passed on as it comes.
+    fn refuse_upload(&mut self, errand: &Errand, error: UploadError, worker: &mut Worker) -> Step {
+        match error {
+            UploadError::TooLarge => self.refuse_body(errand, &Fault::TooLarge, worker),
+            UploadError::Bad(what) => self.refuse_body(errand, &Fault::Bad(what), worker),
+            UploadError::TooSlow => self.refuse_slow(errand, worker),
+            UploadError::Gone => self.gone(errand),
+        }
+    }
+
+    fn refuse_slow(&mut self, errand: &Errand, worker: &mut Worker) -> Step {
+        let why = "The body of the request did not arrive in time.";
+        let page = pages::page(408, why, Some(&errand.request.head));
+        self.refuse_with(errand, page, Close::BodyTimeout, worker)
+    }
+
     /// Answers a request of which not everything was read, and closes.
     fn refuse_with(
         &mut self,
@@ -676,7 +712,7 @@ impl Session {
         response: Response<'_>,
         pen: &mut Pen<'_>,
     ) -> Sent {
-        let keep = errand.site().settings.keepalive.is_some();
+        let keep = errand.site().settings.keepalive.is_some() && errand.is_read();
         self.deliver(&About::errand(errand), response, keep, pen)
     }
 
@@ -684,7 +720,7 @@ impl Session {
         let then = Then {
             reason: Close::Complete,
             idle: errand.site().settings.keepalive.unwrap_or_default(),
-            unread: false,
+            unread: !errand.is_read(),
         };
         self.after(sent, &About::errand(errand), then, worker)
     }
@@ -873,10 +909,9 @@ impl Subject {
 }
 
 impl Collecting {
-    /// Progress must be enough on average, once the visitor has had time to begin.
     fn is_too_slow(&self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.began);
-        elapsed > SLOW_AFTER && self.collector.length() < SLOWEST * elapsed.as_secs()
+        collect::is_too_slow(elapsed, self.collector.length())
     }
 }
 
@@ -1019,12 +1054,8 @@ const fn head_limits(limits: &Limits) -> HeadLimits {
 const LONGEST_LINE: Duration = Duration::from_secs(60);
 /// Pipelined requests that are answered before other visitors have their turn.
 const MOST_IN_A_ROW: u32 = 32;
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// What nginx logs for an answer that nobody waited for.
 const CLIENT_GONE: u16 = 499;
 /// How long a visitor may go on sending after its last answer, and how much.
 const LINGER: Duration = Duration::from_secs(1);
 const MOST_LINGERED: usize = 64 * 1024;
-/// A body must come at so many bytes a second, after so long.
-const SLOWEST: u64 = 500;
-const SLOW_AFTER: Duration = Duration::from_secs(10);

@@ -96,6 +96,19 @@ impl Backend {
         Some(Seen { head, body })
     }
 
+    /// Reads until this has come; gives everything up to its end.
+    pub(crate) fn read_to(&mut self, end: &str) -> String {
+        let find = |bytes: &[u8]| {
+            bytes
+                .windows(end.len())
+                .position(|part| part == end.as_bytes())
+        };
+        let came = read_until(&mut self.stream, &mut self.bytes, |b| find(b).is_some());
+        assert!(came, "{end:?} did not come");
+        let length = find(&self.bytes).unwrap() + end.len();
+        String::from_utf8(self.bytes.drain(..length).collect()).unwrap()
+    }
+
     /// Reads one request, which has to come.
     pub(crate) fn request(&mut self) -> Seen {
         self.next().expect("a request")
