@@ -27,16 +27,18 @@
 //! # The life of a request
 //!
 //! 1. [`net::listener`]: an acceptor takes the connection and puts a session into [`net::poller`].
-//! 2. A worker gets it when there are bytes, and runs it: `server::session`, the front door. Not a whole head yet:
-//!    parked, with what was read so far and the same deadline.
+//! 2. A worker gets it when there are bytes, and runs it: `server::session`, the front door. Not a whole head yet, or
+//!    not the end of a TLS handshake ([`net::conn`]): parked, with what was read so far and the same deadline.
 //! 3. [`http::head`] takes the head apart, strictly, or refuses it with a status.
 //! 4. `server::route` picks the site, in the one immutable snapshot of the configuration that this request will see.
-//! 5. `server::collect` gathers the body, in memory or in a file, while the session may be parked again.
+//! 5. `server::collect` gathers the body, in memory or in a file, while the session may be parked again. (A site may have
+//!    it passed on as it comes instead.)
 //! 6. `server::admission` sees to it that no site holds all workers; a request above its share is parked in line.
 //! 7. `server::respond` has [`backend::relay`] lease a backend from [`backend::pool`], write the request anew, and read
 //!    the head of the answer.
 //! 8. `server::deliver` writes the answer while it is read. The backend goes back to its pool when the last byte was
-//!    read, before that byte is written.
+//!    read, before that byte is written. What the visitor does not take goes to a `server::spool`, and the session is
+//!    parked until there is room to write more.
 //! 9. The access log gets its line; the session reads the next request, is parked, or is closed, with a reason out of
 //!    one table: [`stats::Close`].
 //!
