@@ -4,6 +4,8 @@
 //! at a time, on the thread that calls [`Client::serve`]. More threads, each with a client of its own, are
 //! more requests at once. The connection is dialled again when it is lost.
 //!
+//! [`Greeting`] and [`Backoff`] are what it is made of, for programs that answer in another way.
+//!
 //! ```no_run
 //! use swiftiply::client::{Client, Reply};
 //!
@@ -12,10 +14,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{error, fmt, io};
 
 use parking_lot::{Condvar, Mutex};
@@ -25,16 +29,33 @@ use crate::config::Address;
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::{HeadLimits, HeadScanner, Method, Persistence, RequestHead, ResponseHead};
 use crate::net::buffer::Buffer;
+use crate::net::conn::Conn;
 use crate::net::listener::reason;
 use crate::net::stream::Stream;
+use crate::net::tls::Connector;
 
 /// An application's connection to a server.
 #[derive(Debug)]
 pub struct Client {
     address: Address,
+    greeting: Greeting,
+    line: Arc<Line>,
+}
+
+/// What a server is told when it is dialled, and how.
+#[derive(Clone, Debug)]
+pub struct Greeting {
     id: [u8; preamble::ID],
     key: Vec<u8>,
-    line: Arc<Line>,
+    tls: Option<Connector>,
+}
+
+/// How long to wait before what failed is tried again: three times soon, then twice as long each time, up to a
+/// limit, and never exactly that long, so that many that failed together do not come back together.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    failures: u32,
+    longest: Duration,
 }
 
 /// A request as the application sees it.
@@ -67,6 +88,7 @@ pub struct KeyTooLong;
 #[derive(Debug, Default)]
 struct Line {
     stopped: AtomicBool,
+    /// Another handle of its socket.
     stream: Mutex<Option<Arc<Stream>>>,
     changed: Condvar,
 }
@@ -74,18 +96,121 @@ struct Line {
 impl Client {
     /// A client for the dial-in address of a site. Its id is made of the process id.
     pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            greeting: Greeting::default(),
+            line: Arc::default(),
+        }
+    }
+
+    /// With the key that the site wants.
+    ///
+    /// # Errors
+    /// If it has more than 255 bytes.
+    pub fn key(mut self, key: &str) -> Result<Self, KeyTooLong> {
+        self.greeting = self.greeting.key(key)?;
+        Ok(self)
+    }
+
+    /// With an id of one's own, which shows in logs and need not be unique.
+    #[must_use]
+    pub const fn id(mut self, id: [u8; preamble::ID]) -> Self {
+        self.greeting.id = id;
+        self
+    }
+
+    /// With TLS.
+    #[must_use]
+    pub fn tls(mut self, connector: Connector) -> Self {
+        self.greeting = self.greeting.tls(connector);
+        self
+    }
+
+    /// Something by which another thread can end [`Client::serve`].
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.line))
+    }
+
+    /// Dials in and answers requests until it is stopped. A connection that is lost or refused is dialled again, at
+    /// first after a tenth of a second, at last every five or so; a panic of the closure is answered with 500.
+    pub fn serve(&self, mut answer: impl FnMut(&Request) -> Reply) {
+        let mut backoff = Backoff::new(LONGEST_PAUSE);
+        while !self.line.stopped.load(Ordering::SeqCst) {
+            match self.connect() {
+                Ok(mut conn) => {
+                    let answered = self.answer_all(&mut conn, &mut answer);
+                    drop(conn);
+                    self.line.stream.lock().take();
+                    if answered > 0 {
+                        backoff.reset();
+                    }
+                }
+                Err(error) => log::debug!("dial {}: {}", self.address, reason(&error)),
+            }
+            let pause = backoff.pause();
+            let mut stream = self.line.stream.lock();
+            if !self.line.stopped.load(Ordering::SeqCst) {
+                self.line.changed.wait_for(&mut stream, pause);
+            }
+        }
+    }
+
+    fn connect(&self) -> io::Result<Conn> {
+        let stream = Stream::connect(&self.address, PATIENCE)?;
+        *self.line.stream.lock() = Some(Arc::new(stream.try_clone()?));
+        // Whoever stops us from now on finds the stream; whoever did before is seen here.
+        if self.line.stopped.load(Ordering::SeqCst) {
+            stream.hang_up();
+        }
+        let name = match &self.address {
+            Address::Tcp { host, .. } => host.as_str(),
+            Address::Unix(_) => "localhost",
+        };
+        self.greeting.send(stream, name)
+    }
+
+    /// Answers requests until the connection is lost. Returns how many.
+    fn answer_all(&self, conn: &mut Conn, answer: &mut dyn FnMut(&Request) -> Reply) -> u64 {
+        let mut answered = 0;
+        let mut input = Buffer::new();
+        let mut out = Vec::new();
+        while let Some(request) = read_request(conn, &mut input) {
+            let reply = catch_unwind(AssertUnwindSafe(|| answer(&request)))
+                .unwrap_or_else(|_| Reply::text(500, "The application failed.\n"));
+            let framing = Framing::Length(reply.body.len() as u64);
+            out.clear();
+            reply
+                .head
+                .write(framing, Persistence::Implied, None, &mut out);
+            let body: &[u8] = match request.head.method {
+                Method::Head => &[],
+                _ => &reply.body,
+            };
+            if conn.write_both(&out, body, PATIENCE).is_err() {
+                break;
+            }
+            answered += 1;
+        }
+        answered
+    }
+}
+
+/// An id made of the process id, no key, no TLS.
+impl Default for Greeting {
+    fn default() -> Self {
         let mut id = [b'0'; preamble::ID];
         // The reference client's id: eight digits of its address, four of its process id.
         let digits = format!("7f000001{:04x}", std::process::id() & 0xffff);
         id.copy_from_slice(digits.as_bytes());
         Self {
-            address,
             id,
             key: Vec::new(),
-            line: Arc::default(),
+            tls: None,
         }
     }
+}
 
+impl Greeting {
     /// With the key that the site wants.
     ///
     /// # Errors
@@ -98,79 +223,54 @@ impl Client {
         Ok(self)
     }
 
-    /// With an id of one's own, which shows in logs and need not be unique.
+    /// With TLS.
     #[must_use]
-    pub const fn id(mut self, id: [u8; preamble::ID]) -> Self {
-        self.id = id;
+    pub fn tls(mut self, connector: Connector) -> Self {
+        self.tls = Some(connector);
         self
     }
 
-    /// Something by which another thread can end [`Client::serve`].
-    pub fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.line))
-    }
-
-    /// Dials in and answers requests until it is stopped. A connection that is lost or refused is dialled again, at
-    /// first after a tenth of a second, at last every five; a panic of the closure is answered with 500.
-    pub fn serve(&self, mut answer: impl FnMut(&Request) -> Reply) {
-        let mut pause = FIRST_PAUSE;
-        while !self.line.stopped.load(Ordering::SeqCst) {
-            match self.connect() {
-                Ok(stream) => {
-                    let answered = self.answer_all(&stream, &mut answer);
-                    self.line.stream.lock().take();
-                    if answered > 0 {
-                        pause = FIRST_PAUSE;
-                    }
-                }
-                Err(error) => log::debug!("dial {}: {}", self.address, reason(&error)),
-            }
-            let mut stream = self.line.stream.lock();
-            if !self.line.stopped.load(Ordering::SeqCst) {
-                self.line.changed.wait_for(&mut stream, pause);
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    fn connect(&self) -> io::Result<Arc<Stream>> {
-        let stream = Arc::new(Stream::connect(&self.address, PATIENCE)?);
+    /// Shakes hands, if there is TLS, with a server of this name, and sends the preamble.
+    ///
+    /// # Errors
+    /// Those of [`Conn::shake_hands`], and whatever the system says.
+    pub fn send(&self, stream: Stream, name: &str) -> io::Result<Conn> {
         stream.send_at_once();
         stream.watch_peer();
-        *self.line.stream.lock() = Some(Arc::clone(&stream));
-        // Whoever stops us from now on finds the stream; whoever did before is seen here.
-        if self.line.stopped.load(Ordering::SeqCst) {
-            stream.hang_up();
-        }
+        let mut conn = match &self.tls {
+            None => Conn::plain(stream),
+            Some(connector) => Conn::dialled(stream, connector, name)?,
+        };
+        conn.shake_hands(Instant::now() + HANDSHAKE)?;
         let preamble = preamble::write(&self.id, &self.key)
             .map_err(|_| io::Error::other("the key has more than 255 bytes"))?;
-        stream.write_all(&preamble, PATIENCE)?;
-        Ok(stream)
+        conn.write_both(&preamble, &[], PATIENCE)?;
+        Ok(conn)
+    }
+}
+
+impl Backoff {
+    /// Nothing has failed yet. No pause is longer than this.
+    pub const fn new(longest: Duration) -> Self {
+        Self {
+            failures: 0,
+            longest,
+        }
     }
 
-    /// Answers requests until the connection is lost. Returns how many.
-    fn answer_all(&self, stream: &Stream, answer: &mut dyn FnMut(&Request) -> Reply) -> u64 {
-        let mut answered = 0;
-        let mut input = Buffer::new();
-        let mut out = Vec::new();
-        while let Some(request) = read_request(stream, &mut input) {
-            let reply = catch_unwind(AssertUnwindSafe(|| answer(&request)))
-                .unwrap_or_else(|_| Reply::text(500, "The application failed.\n"));
-            let framing = Framing::Length(reply.body.len() as u64);
-            out.clear();
-            reply
-                .head
-                .write(framing, Persistence::Implied, None, &mut out);
-            let body: &[u8] = match request.head.method {
-                Method::Head => &[],
-                _ => &reply.body,
-            };
-            if stream.write_both(&out, body, PATIENCE).is_err() {
-                break;
-            }
-            answered += 1;
-        }
-        answered
+    /// It has worked.
+    pub const fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// It has failed once more: how long to wait now.
+    pub fn pause(&mut self) -> Duration {
+        let doublings = self.failures.saturating_sub(QUICK - 1).min(16);
+        self.failures = self.failures.saturating_add(1);
+        let pause = (FIRST_PAUSE * (1 << doublings)).min(self.longest);
+        // From three quarters of it to all of it. The keys of a new hasher are random enough for that.
+        let random = RandomState::new().build_hasher().finish() % 256;
+        pause * 3 / 4 + pause * u32::try_from(random).unwrap_or(0) / 1024
     }
 }
 
@@ -216,7 +316,7 @@ impl fmt::Display for KeyTooLong {
 impl error::Error for KeyTooLong {}
 
 /// Reads one request, however long it takes to come. `None`: the connection is over, or what came is no request.
-fn read_request(stream: &Stream, input: &mut Buffer) -> Option<Request> {
+fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
     let limits = HeadLimits::default();
     let mut scanner = HeadScanner::default();
     let end = loop {
@@ -228,7 +328,7 @@ fn read_request(stream: &Stream, input: &mut Buffer) -> Option<Request> {
                 return None;
             }
         }
-        if input.fill(stream).ok()? == 0 {
+        if input.fill(conn).ok()? == 0 {
             return None;
         }
     };
@@ -240,7 +340,7 @@ fn read_request(stream: &Stream, input: &mut Buffer) -> Option<Request> {
         let piece = decoder.next(input.data()).ok()?;
         body.extend_from_slice(&input.data()[piece.data]);
         input.consume(piece.consumed);
-        if piece.consumed == 0 && input.fill(stream).ok()? == 0 {
+        if piece.consumed == 0 && input.fill(conn).ok()? == 0 {
             return None;
         }
     }
@@ -248,5 +348,35 @@ fn read_request(stream: &Stream, input: &mut Buffer) -> Option<Request> {
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// So many times it is tried again soon.
+const QUICK: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_limit_and_differ() {
+        let mut backoff = Backoff::new(Duration::from_secs(20));
+        let mut check = |milliseconds: u64| {
+            let whole = Duration::from_millis(milliseconds);
+            let pause = backoff.pause();
+            assert!(pause >= whole * 3 / 4 && pause <= whole, "{pause:?}");
+        };
+        for milliseconds in [100, 100, 100, 200, 400, 800, 1600, 3200, 6400, 12800] {
+            check(milliseconds);
+        }
+        for _ in 0..100 {
+            check(20_000);
+        }
+        backoff.reset();
+        assert!(backoff.pause() <= FIRST_PAUSE);
+        let pauses: Vec<_> = (0..9)
+            .map(|_| Backoff::new(LONGEST_PAUSE).pause())
+            .collect();
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]), "{pauses:?}");
+    }
+}

@@ -4,6 +4,8 @@
 //! those whose key is known into the address's [`Pool`], and notices when one hangs up. Since workers may all
 //! be waiting for a backend, nothing here ever needs a worker.
 //!
+//! Where the address speaks TLS, handshakes go on here in the same way: a little at a time, under the same deadline.
+//!
 //! A connection is in this thread's epoll set from accept to close: first for reading, under a deadline, then,
 //! edge-triggered, only for the hang-up, which costs no system call per request.
 //!
@@ -11,7 +13,7 @@
 //! or a lease; its [`Seat`] leaves the list of connections when the connection is closed, whoever closes it.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,8 +25,10 @@ use parking_lot::Mutex;
 use super::pool::{Backend, Pool};
 use super::preamble::{self, Fault, Reading};
 use crate::config::Config;
+use crate::net::conn::Conn;
 use crate::net::listener::{Listener, Stop, reason};
 use crate::net::stream::{Peer, Stream};
+use crate::net::tls::Acceptor;
 use crate::stats::{self, Close, Stats};
 
 /// What a dial-in address needs while it runs.
@@ -53,6 +57,8 @@ pub struct Settings {
     most: AtomicUsize,
     /// Time for a preamble.
     patience: Mutex<Duration>,
+    /// `None`: no TLS.
+    tls: Mutex<Option<Acceptor>>,
 }
 
 /// A connection's place on the list of those that dialled in.
@@ -69,7 +75,7 @@ struct Connections(Mutex<HashMap<u64, Arc<AtomicBool>>>);
 
 #[derive(Debug)]
 struct Newcomer {
-    stream: Stream,
+    conn: Conn,
     peer: Peer,
     bytes: Vec<u8>,
     deadline: Instant,
@@ -77,18 +83,20 @@ struct Newcomer {
 }
 
 impl Settings {
-    /// The settings of a configuration.
-    pub fn new(config: &Config) -> Self {
+    /// The settings of a configuration, and what it takes to accept TLS.
+    pub fn new(config: &Config, tls: Option<Acceptor>) -> Self {
         Self {
             most: AtomicUsize::new(config.limits.backends),
             patience: Mutex::new(config.timeouts.preamble),
+            tls: Mutex::new(tls),
         }
     }
 
     /// Changes to those of another one, for connections that come from now on.
-    pub fn set(&self, config: &Config) {
+    pub fn set(&self, config: &Config, tls: Option<Acceptor>) {
         self.most.store(config.limits.backends, Ordering::Relaxed);
         *self.patience.lock() = config.timeouts.preamble;
+        *self.tls.lock() = tls;
     }
 }
 
@@ -227,11 +235,23 @@ impl DialIn {
             self.refuse(&peer, Close::Internal, error.desc());
             return;
         }
+        let tls = self.settings.tls.lock().clone();
+        let conn = match &tls {
+            None => Ok(Conn::plain(stream)),
+            Some(tls) => Conn::secure(stream, tls),
+        };
+        let conn = match conn {
+            Ok(conn) => conn,
+            Err(error) => {
+                self.refuse(&peer, Close::Internal, &error.to_string());
+                return;
+            }
+        };
         let deadline = Instant::now() + *self.settings.patience.lock();
         self.newcomers.insert(
             number,
             Newcomer {
-                stream,
+                conn,
                 peer,
                 bytes: Vec::new(),
                 deadline,
@@ -250,12 +270,20 @@ impl DialIn {
         };
         let mut bytes = [0; preamble::LONGEST];
         let room = preamble::LONGEST - newcomer.bytes.len();
-        match newcomer.stream.read_now(&mut bytes[..room]) {
+        match newcomer.conn.read_now(&mut bytes[..room]) {
             Ok(None) => {
                 self.newcomers.insert(number, newcomer);
                 return;
             }
             Ok(Some(count @ 1..)) => newcomer.bytes.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                self.refuse(&newcomer.peer, Close::TlsFailed, &error.to_string());
+                return;
+            }
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                self.refuse(&newcomer.peer, Close::TlsFailed, "HTTP instead of TLS");
+                return;
+            }
             // A probe that connects and leaves is not worth a line.
             Ok(Some(0)) | Err(_) => {
                 self.stats.backend_closed(Close::PeerClosed);
@@ -273,7 +301,9 @@ impl DialIn {
                 };
                 self.refuse(&newcomer.peer, close, &fault.to_string());
             }
-            Reading::Complete(preamble) if preamble.length < newcomer.bytes.len() => {
+            Reading::Complete(preamble)
+                if preamble.length < newcomer.bytes.len() || newcomer.conn.has_unread() =>
+            {
                 self.refuse(&newcomer.peer, Close::Junk, "bytes behind the preamble");
             }
             Reading::Complete(preamble) => self.join(newcomer, preamble),
@@ -282,14 +312,14 @@ impl DialIn {
 
     fn join(&self, newcomer: Newcomer, preamble: preamble::Preamble) {
         let Newcomer {
-            stream, peer, seat, ..
+            conn, peer, seat, ..
         } = newcomer;
-        stream.send_at_once();
-        stream.watch_peer();
+        conn.stream().send_at_once();
+        conn.stream().watch_peer();
         // From now on only the hang-up is of interest, and only once.
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         let mut event = EpollEvent::new(flags, seat.number);
-        if let Err(error) = self.epoll.modify(&stream, &mut event) {
+        if let Err(error) = self.epoll.modify(&conn, &mut event) {
             self.refuse(&peer, Close::Internal, error.desc());
             return;
         }
@@ -301,7 +331,7 @@ impl DialIn {
         );
         self.pool.offer(Backend {
             pool: Arc::clone(&self.pool),
-            stream,
+            conn,
             id: preamble.id,
             key: preamble.key,
             peer,
@@ -336,6 +366,10 @@ impl DialIn {
             .extract_if(|_, newcomer| newcomer.deadline <= now)
             .collect();
         for (_, newcomer) in late {
+            if newcomer.conn.is_handshaking() {
+                self.refuse(&newcomer.peer, Close::TlsTimeout, "no end of the handshake");
+                continue;
+            }
             let received = newcomer.bytes.len();
             let why = format!("no preamble in time, {received} bytes came");
             self.refuse(&newcomer.peer, Close::PreambleTimeout, &why);

@@ -31,7 +31,8 @@ use parking_lot::{Condvar, Mutex};
 use super::dial_in::Seat;
 use super::preamble::Id;
 use crate::config::Order;
-use crate::net::stream::{Peer, Pending, Stream};
+use crate::net::conn::Conn;
+use crate::net::stream::{Peer, Pending};
 use crate::stats::{Close, Stats};
 
 /// The backends of one dial-in address and the requests that wait for them.
@@ -49,7 +50,7 @@ pub struct Backend {
     /// Where it belongs.
     pub pool: Arc<Pool>,
     /// Its connection.
-    pub stream: Stream,
+    pub conn: Conn,
     /// The id that it sent; not unique.
     pub id: Id,
     /// The key that it sent, empty for none.
@@ -333,7 +334,7 @@ impl Backend {
 
     /// Makes a lease of it, unless it has closed or has sent what nobody asked for.
     fn lend(self) -> Option<Lease> {
-        let reason = match self.stream.pending() {
+        let reason = match self.conn.pending() {
             Pending::Nothing => {
                 return Some(Lease {
                     backend: Some(self),

@@ -32,7 +32,8 @@ use crate::exchange::{
 use crate::http::body::{Decoder, Framing, LAST_CHUNK, write_chunk};
 use crate::http::head::{HeadLimits, HeadScanner, Method, ResponseHead, Version, write_field};
 use crate::net::buffer::Buffer;
-use crate::net::stream::{Peer, Stream};
+use crate::net::conn::Conn;
+use crate::net::stream::Peer;
 use crate::stats::{self, Close, Stats};
 
 /// A request and what must be known to relay it.
@@ -276,19 +277,19 @@ fn exchange_heads(
     reply: &mut Buffer,
 ) -> Result<(ResponseHead, Sent), Cause> {
     reply.clear();
-    let stream = &mut lease.backend().stream;
+    let conn = &mut lease.backend().conn;
     let patience = ask.site.timeouts.backend;
     let sent = match &ask.request.body {
         RequestBody::Stream { length } => {
-            send_stream(stream, ask.visitor, length.is_none(), out, patience)?
+            send_stream(conn, ask.visitor, length.is_none(), out, patience)?
         }
-        body => send(stream, body, out, patience)?,
+        body => send(conn, body, out, patience)?,
     };
-    read_head(ask, limits, stream, reply).map(|head| (head, sent))
+    read_head(ask, limits, conn, reply).map(|head| (head, sent))
 }
 
 fn send(
-    stream: &Stream,
+    conn: &mut Conn,
     body: &RequestBody,
     out: &mut Vec<u8>,
     patience: Duration,
@@ -300,42 +301,42 @@ fn send(
         out.extend_from_slice(&bytes[..joined]);
         rest = &bytes[joined..];
     }
-    if write(stream, out, patience)? == Sent::Part {
+    if write(conn, out, patience)? == Sent::Part {
         return Ok(Sent::Part);
     }
     match body {
         RequestBody::Empty | RequestBody::Stream { .. } | RequestBody::Memory(_) => {
-            write(stream, rest, patience)
+            write(conn, rest, patience)
         }
-        RequestBody::File { file, length } => send_file(stream, file, *length, out, patience),
+        RequestBody::File { file, length } => send_file(conn, file, *length, out, patience),
     }
 }
 
 /// Passes a body on as it comes, behind the head in `out`.
 fn send_stream(
-    stream: &Stream,
+    conn: &mut Conn,
     visitor: &mut dyn Visitor,
     chunked: bool,
     out: &mut Vec<u8>,
     patience: Duration,
 ) -> Result<Sent, Cause> {
     loop {
-        if write(stream, out, patience)? == Sent::Part {
+        if write(conn, out, patience)? == Sent::Part {
             return Ok(Sent::Part);
         }
         out.clear();
-        match visitor.body(stream.as_fd()).map_err(Cause::Upload)? {
+        match visitor.body(conn.as_fd()).map_err(Cause::Upload)? {
             Upload::Piece(piece) if chunked => write_chunk(piece, out),
             Upload::Piece(piece) => out.extend_from_slice(piece),
             Upload::Answered => return Ok(Sent::Part),
-            Upload::End if chunked => return write(stream, LAST_CHUNK, patience),
+            Upload::End if chunked => return write(conn, LAST_CHUNK, patience),
             Upload::End => return Ok(Sent::All),
         }
     }
 }
 
 fn send_file(
-    stream: &Stream,
+    conn: &mut Conn,
     file: &File,
     length: u64,
     block: &mut Vec<u8>,
@@ -350,7 +351,7 @@ fn send_file(
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(_) => return Err(Cause::LostBody),
         };
-        if write(stream, &block[..count], patience)? == Sent::Part {
+        if write(conn, &block[..count], patience)? == Sent::Part {
             return Ok(Sent::Part);
         }
         position += count as u64;
@@ -360,9 +361,9 @@ fn send_file(
 
 /// Writes all of it, unless the backend begins to answer or closes while it takes nothing more. An error of
 /// the connection is left to the read that follows, for there may be an answer before it.
-fn write(stream: &Stream, mut bytes: &[u8], patience: Duration) -> Result<Sent, Cause> {
+fn write(conn: &mut Conn, mut bytes: &[u8], patience: Duration) -> Result<Sent, Cause> {
     while !bytes.is_empty() {
-        match stream.write_now(bytes) {
+        match conn.write_now(bytes) {
             Ok(0) => {}
             Ok(count) => {
                 bytes = &bytes[count..];
@@ -370,7 +371,15 @@ fn write(stream: &Stream, mut bytes: &[u8], patience: Duration) -> Result<Sent, 
             }
             Err(_) => return Ok(Sent::Part),
         }
-        match stream.wait_for_either(patience) {
+        match conn.wait_for_either(patience) {
+            Ok(ready) if ready.readable => return Ok(Sent::Part),
+            Ok(ready) if ready.writable => {}
+            _ => return Err(Cause::TooSlow),
+        }
+    }
+    // What TLS has taken is not on its way yet.
+    while !matches!(conn.flush_now(), Ok(true) | Err(_)) {
+        match conn.wait_for_either(patience) {
             Ok(ready) if ready.readable => return Ok(Sent::Part),
             Ok(ready) if ready.writable => {}
             _ => return Err(Cause::TooSlow),
@@ -383,7 +392,7 @@ fn write(stream: &Stream, mut bytes: &[u8], patience: Duration) -> Result<Sent, 
 fn read_head(
     ask: &mut Ask<'_>,
     limits: &HeadLimits,
-    stream: &mut Stream,
+    conn: &mut Conn,
     reply: &mut Buffer,
 ) -> Result<ResponseHead, Cause> {
     let timeouts = &ask.site.timeouts;
@@ -400,8 +409,8 @@ fn read_head(
                 .map_err(|refusal| Cause::BadAnswer(refusal.why))?,
         };
         let Some(end) = scanned else {
-            stream.set_read_timeout(timeout).map_err(|_| Cause::Died)?;
-            match reply.fill(stream) {
+            conn.set_read_timeout(timeout).map_err(|_| Cause::Died)?;
+            match reply.fill(conn) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => return Err(Cause::TooSlow),
                 Ok(0) | Err(_) if begun => return Err(Cause::BadAnswer("the head is cut short")),
@@ -520,10 +529,10 @@ impl DerefMut for Reply<'_> {
 impl BackendBody<'_> {
     /// The last byte of the body was read.
     fn end(&mut self) {
-        let Some(lease) = self.lease.take() else {
+        let Some(mut lease) = self.lease.take() else {
             return;
         };
-        if self.reply.data().len() > self.taken {
+        if self.reply.data().len() > self.taken || lease.backend().conn.has_unread() {
             lease.close(Close::Junk);
         } else if self.reusable && self.framing != Framing::UntilClose {
             lease.finish();
@@ -582,21 +591,21 @@ impl Source for BackendBody<'_> {
         let Some(lease) = &mut self.lease else {
             return Ok(());
         };
-        let stream = &mut lease.backend().stream;
+        let conn = &mut lease.backend().conn;
         let unframed = self.framing == Framing::UntilClose;
         let readable = match visitor {
             None => Ok(true),
             Some(visitor) => {
                 // However often the visitor takes something: the backend's time goes on.
                 let quiet = *self.quiet.get_or_insert_with(Instant::now);
-                stream.wait_beside(visitor, quiet + self.patience)
+                conn.wait_beside(visitor, quiet + self.patience)
             }
         };
         let read = match readable {
             Ok(false) => return Ok(()),
-            Ok(true) => stream
+            Ok(true) => conn
                 .set_read_timeout(self.patience)
-                .and_then(|()| self.reply.fill(stream)),
+                .and_then(|()| self.reply.fill(conn)),
             Err(error) => Err(error),
         };
         self.quiet = None;

@@ -6,7 +6,6 @@
 use std::io;
 
 use super::conn::Conn;
-use super::stream::Stream;
 
 /// A reusable buffer of at least [`Buffer::SIZE`] bytes: filled behind, taken from in front.
 #[derive(Debug)]
@@ -79,12 +78,12 @@ impl Buffer {
         Ok(read)
     }
 
-    /// Reads once, waiting up to the stream's read timeout; see [`Stream::read`].
+    /// Reads once, waiting up to the connection's read timeout; see [`Conn::read`].
     ///
     /// # Errors
-    /// Those of [`Stream::read`].
-    pub fn fill(&mut self, stream: &Stream) -> io::Result<usize> {
-        let read = stream.read(self.room(1))?;
+    /// Those of [`Conn::read`].
+    pub fn fill(&mut self, conn: &mut Conn) -> io::Result<usize> {
+        let read = conn.read(self.room(1))?;
         self.end += read;
         Ok(read)
     }

@@ -1,16 +1,18 @@
-//! A visitor's connection, plain or with TLS.
+//! A connection, plain or with TLS: of a visitor, of a backend, or to a server that was dialled.
 //!
-//! None of its calls waits but [`Conn::wait_for_room`], which is for a moment only, and [`Conn::wait_for_bytes`], for
-//! sites that want it so: whoever else has nothing to read or no room to write parks the session.
+//! With a visitor nothing waits but [`Conn::wait_for_room`], which is for a moment only, and [`Conn::wait_for_bytes`],
+//! for sites that want it so: whoever else has nothing to read or no room to write parks the session. The calls for the
+//! other two kinds of connection wait, each under a deadline. Without TLS each call is that of the [`Stream`] and nothing
+//! more.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::stream::{Pending, Stream};
-use super::tls::{Acceptor, Session};
+use super::stream::{Pending, Ready, Stream};
+use super::tls::{Acceptor, Connector, Session};
 
-/// A visitor's connection.
+/// A connection.
 #[derive(Debug)]
 pub struct Conn {
     stream: Stream,
@@ -29,6 +31,15 @@ impl Conn {
     /// Those of [`Acceptor::accept`].
     pub fn secure(stream: Stream, acceptor: &Acceptor) -> io::Result<Self> {
         let tls = Some(Box::new(acceptor.accept()?));
+        Ok(Self { stream, tls })
+    }
+
+    /// A connection on which we begin a handshake, with a server of this name; see [`Conn::shake_hands`].
+    ///
+    /// # Errors
+    /// Those of [`Connector::connect`].
+    pub fn dialled(stream: Stream, connector: &Connector, name: &str) -> io::Result<Self> {
+        let tls = Some(Box::new(connector.connect(name)?));
         Ok(Self { stream, tls })
     }
 
@@ -114,6 +125,107 @@ impl Conn {
         self.stream.wait_for_bytes(other, deadline)
     }
 
+    /// Waits for the end of the handshake, at most until `deadline`.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline, `InvalidData` for what the peer did wrong or is not trusted for, `UnexpectedEof` if it
+    /// left, and whatever the system says.
+    pub fn shake_hands(&mut self, deadline: Instant) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        while !tls.shake_now(&self.stream)? {
+            self.stream.wait_for_input(deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Sets how long [`Conn::read`] waits. Costs a system call only when it changes.
+    ///
+    /// # Errors
+    /// Whatever `setsockopt(2)` says.
+    pub fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+
+    /// Reads what is there, waiting for at least one byte up to the read timeout. 0 is the end.
+    ///
+    /// # Errors
+    /// `TimedOut` when the read timeout is over, and those of [`Conn::read_now`].
+    pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else {
+            return self.stream.read(into);
+        };
+        let deadline = Instant::now()
+            + match self.stream.read_timeout() {
+                // None was set.
+                Duration::ZERO => FOR_EVER,
+                timeout => timeout,
+            };
+        loop {
+            if let Some(count) = tls.read_now(&self.stream, into)? {
+                return Ok(count);
+            }
+            self.stream.wait_for_input(deadline)?;
+        }
+    }
+
+    /// Writes all of two pieces, waiting at most `patience` each time that the peer takes nothing.
+    ///
+    /// # Errors
+    /// `TimedOut` when the peer took nothing for so long, and whatever the system says.
+    pub fn write_both(
+        &mut self,
+        mut first: &[u8],
+        mut second: &[u8],
+        patience: Duration,
+    ) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else {
+            return self.stream.write_both(first, second, patience);
+        };
+        loop {
+            let count = match (first, second) {
+                ([], []) if tls.flush_now(&self.stream)? => return Ok(()),
+                ([], []) => 0,
+                _ => tls.write_now(&self.stream, first, second)?,
+            };
+            let of_first = count.min(first.len());
+            (first, second) = (&first[of_first..], &second[count - of_first..]);
+            if count == 0 && !self.stream.wait_for_room(patience)? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
+    /// Waits until the socket can be written to or has something to read, at most `patience`.
+    ///
+    /// # Errors
+    /// Whatever `poll(2)` says.
+    pub fn wait_for_either(&self, patience: Duration) -> io::Result<Ready> {
+        self.stream.wait_for_either(patience)
+    }
+
+    /// Waits until there is something to read here, or room to write in `other`; see [`Stream::wait_beside`].
+    ///
+    /// # Errors
+    /// Those of [`Stream::wait_beside`].
+    pub fn wait_beside(&mut self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+        match self.has_unread() {
+            true => Ok(true),
+            false => self.stream.wait_beside(other, deadline),
+        }
+    }
+
+    /// Whether there is something to read of which the socket knows nothing any more.
+    pub fn has_unread(&mut self) -> bool {
+        self.tls.as_mut().is_some_and(|tls| tls.has_unread())
+    }
+
+    /// The socket.
+    pub const fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
     /// Looks at the socket without taking anything out of it.
     pub fn pending(&self) -> Pending {
         match self.stream.pending() {
@@ -153,3 +265,6 @@ impl AsFd for Conn {
         self.stream.as_fd()
     }
 }
+
+/// Longer than anything waits.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);

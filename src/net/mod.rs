@@ -1,6 +1,6 @@
 //! Sockets: the calls that the rest of the program makes on them, and who waits for which.
 //!
-//! [`stream`] is a connected socket, [`conn`] one of a visitor, [`tls`] the records of one that is encrypted, [`buffer`] the bytes read from one and not used yet, [`listener`] a
+//! [`stream`] is a connected socket, [`conn`] one that may be encrypted, [`tls`] the records of one that is encrypted, [`buffer`] the bytes read from one and not used yet, [`listener`] a
 //! bound address and the loop that accepts on it, [`poller`] the set of parked sessions on which workers
 //! block, `crew` how many of them do so at a time. Nothing here knows HTTP, sites or configuration beyond
 //! [`Address`](crate::config::Address).

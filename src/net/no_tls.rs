@@ -23,9 +23,26 @@ pub struct LoadError {
 #[derive(Clone, Debug)]
 pub struct Tickets;
 
+/// There are none.
+#[derive(Clone, Debug)]
+pub struct Authorities(Infallible);
+
 /// There is none.
 #[derive(Clone, Debug)]
 pub struct Acceptor(Infallible);
+
+/// There is none.
+#[derive(Clone, Debug)]
+pub struct Connector(Infallible);
+
+/// By what a server would be known.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// There are none.
+    Authorities(Authorities),
+    /// The SHA-256 of its certificate.
+    Fingerprint([u8; 32]),
+}
 
 /// There is none.
 #[derive(Debug)]
@@ -37,10 +54,17 @@ impl Certificate {
     /// # Errors
     /// Always.
     pub fn load(certfile: &Path, _keyfile: &Path) -> Result<Self, LoadError> {
-        Err(LoadError {
-            file: certfile.to_path_buf(),
-            why: "this swiftiply was built without TLS".to_owned(),
-        })
+        Err(without(certfile))
+    }
+}
+
+impl Authorities {
+    /// Never succeeds.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn load(file: &Path) -> Result<Self, LoadError> {
+        Err(without(file))
     }
 }
 
@@ -59,7 +83,11 @@ impl Acceptor {
     ///
     /// # Panics
     /// Without a certificate.
-    pub fn new(certificates: &[Certificate], _tickets: &Tickets) -> Self {
+    pub fn new(
+        certificates: &[Certificate],
+        _tickets: &Tickets,
+        _authorities: Option<&Authorities>,
+    ) -> Self {
         match certificates[0].0 {}
     }
 
@@ -68,6 +96,24 @@ impl Acceptor {
     /// # Errors
     /// Never.
     pub fn accept(&self) -> io::Result<Session> {
+        match self.0 {}
+    }
+}
+
+impl Connector {
+    /// Makes one that says that it cannot do it.
+    ///
+    /// # Panics
+    /// Always: the configuration lets nobody come here.
+    pub fn new(_trust: Trust, _own: Option<&Certificate>) -> Self {
+        panic!("this swiftiply was built without TLS")
+    }
+
+    /// Cannot be called.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn connect(&self, _name: &str) -> io::Result<Session> {
         match self.0 {}
     }
 }
@@ -88,6 +134,19 @@ impl Session {
     /// # Errors
     /// Never.
     pub fn read_now(&mut self, _stream: &Stream, _into: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn has_unread(&mut self) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn shake_now(&mut self, _stream: &Stream) -> io::Result<bool> {
         match self.0 {}
     }
 
@@ -125,3 +184,10 @@ impl fmt::Display for LoadError {
 }
 
 impl std::error::Error for LoadError {}
+
+fn without(file: &Path) -> LoadError {
+    LoadError {
+        file: file.to_path_buf(),
+        why: "this swiftiply was built without TLS".to_owned(),
+    }
+}

@@ -12,12 +12,14 @@ use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{self, MsgFlags, Shutdown, setsockopt, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::config::Address;
@@ -95,19 +97,54 @@ impl Stream {
     /// What the system says about the last one tried.
     pub fn connect(address: &Address, patience: Duration) -> io::Result<Self> {
         let (host, port) = match address {
-            Address::Unix(path) => {
-                return Ok(Self::from(OwnedFd::from(UnixStream::connect(path)?)));
-            }
+            Address::Unix(path) => return Self::connect_unix(path, patience),
             Address::Tcp { host, port, .. } => (host.as_str(), *port),
         };
         let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
         for address in (host, port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, patience) {
-                Ok(stream) => return Ok(Self::from(OwnedFd::from(stream))),
+            match Self::connect_to(address, patience) {
+                Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    /// Connects to a literal TCP address.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn connect_to(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
+        Ok(Self::from(OwnedFd::from(stream)))
+    }
+
+    /// Connects to a Unix socket.
+    ///
+    /// # Errors
+    /// `TimedOut` when its queue is full for so long, and what the system says.
+    pub fn connect_unix(path: &Path, patience: Duration) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let patience = TimeVal::microseconds(i64::try_from(patience.as_micros()).unwrap_or(0));
+        // It also bounds writes that wait, of which there are none.
+        setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+        match socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+            Ok(()) => Ok(Self::from(socket)),
+            Err(Errno::EAGAIN) => Err(ErrorKind::TimedOut.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Another handle of the same socket, which stays open until both are dropped.
+    ///
+    /// # Errors
+    /// Whatever `fcntl(2)` says.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+            read_timeout: self.read_timeout,
+        })
     }
 
     /// Reads what is there, waiting for at least one byte up to the read timeout. 0 is the end.
@@ -178,6 +215,11 @@ impl Stream {
         setsockopt(&self.socket, sockopt::ReceiveTimeout, &value)?;
         self.read_timeout = timeout;
         Ok(())
+    }
+
+    /// How long [`Stream::read`] waits.
+    pub const fn read_timeout(&self) -> Duration {
+        self.read_timeout
     }
 
     /// Writes without waiting; returns how many bytes the system took, 0 if it has no room.
@@ -256,6 +298,18 @@ impl Stream {
     /// Whatever `poll(2)` says.
     pub fn wait_for_either(&self, patience: Duration) -> io::Result<Ready> {
         self.wait(PollFlags::POLLIN | PollFlags::POLLOUT, patience)
+    }
+
+    /// Waits until there is something to read, at most until `deadline`.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline, and whatever `poll(2)` says.
+    pub fn wait_for_input(&self, deadline: Instant) -> io::Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.wait(PollFlags::POLLIN, left)?.readable {
+            true => Ok(()),
+            false => Err(ErrorKind::TimedOut.into()),
+        }
     }
 
     /// Waits until the socket can be written to, at most `patience`.
@@ -396,7 +450,7 @@ const _: () = assert!(size_of::<Stream>() <= 24);
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use nix::sys::socket::socketpair;
 
     use super::*;
 

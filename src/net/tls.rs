@@ -1,4 +1,4 @@
-//! TLS for visitors, with rustls: which certificate a visitor gets, and the records of one connection.
+//! TLS, with rustls: which certificate a visitor gets, whom a backend trusts, and the records of one connection.
 //!
 //! Nothing here waits. A handshake goes on whenever something can be read, like the head of a request, so the session
 //! parks in between.
@@ -12,12 +12,17 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{self, CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore, ServerConfig,
+    ServerConnection, SignatureScheme, SupportedCipherSuite,
+};
 
 use super::listener;
 use super::stream::Stream;
@@ -43,14 +48,31 @@ pub struct LoadError {
 #[derive(Clone, Debug)]
 pub struct Tickets(Arc<dyn ProducesTickets>);
 
+/// Authorities whose word is taken for who the other side is.
+#[derive(Clone, Debug)]
+pub struct Authorities(Arc<RootCertStore>);
+
 /// What it takes to accept TLS at an address.
 #[derive(Clone, Debug)]
 pub struct Acceptor(Arc<ServerConfig>);
 
+/// What it takes to connect with TLS.
+#[derive(Clone, Debug)]
+pub struct Connector(Arc<ClientConfig>);
+
+/// By what a server is known.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// One of these says that it has the name that was dialled.
+    Authorities(Authorities),
+    /// Its certificate has this SHA-256, whatever else it says.
+    Fingerprint([u8; 32]),
+}
+
 /// The records of one connection.
 #[derive(Debug)]
 pub struct Session {
-    connection: ServerConnection,
+    connection: Connection,
     /// Nothing was received yet.
     fresh: bool,
     /// The last read from the socket brought all that there was room for, so there may be more.
@@ -126,12 +148,42 @@ impl Tickets {
     }
 }
 
+impl Authorities {
+    /// Reads the certificates of authorities, in PEM.
+    ///
+    /// # Errors
+    /// The file, and what is wrong with it.
+    pub fn load(file: &Path) -> Result<Self, LoadError> {
+        let fault = |why: String| LoadError {
+            file: file.to_path_buf(),
+            why,
+        };
+        let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+        let certificates: Vec<_> = read.map_err(|error| fault(pem_reason(error)))?;
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates {
+            roots
+                .add(certificate)
+                .map_err(|error| fault(format!("not a certificate: {error}")))?;
+        }
+        match roots.is_empty() {
+            true => Err(fault("no certificate in it".to_owned())),
+            false => Ok(Self(Arc::new(roots))),
+        }
+    }
+}
+
 impl Acceptor {
     /// For an address with these certificates, of which the first is for visitors that name no host or an unknown one.
+    /// With authorities: only for those who show a certificate of theirs.
     ///
     /// # Panics
     /// Without a certificate.
-    pub fn new(certificates: &[Certificate], tickets: &Tickets) -> Self {
+    pub fn new(
+        certificates: &[Certificate],
+        tickets: &Tickets,
+        authorities: Option<&Authorities>,
+    ) -> Self {
         let mut names = ByName {
             exact: HashMap::new(),
             wildcard: HashMap::new(),
@@ -149,10 +201,19 @@ impl Acceptor {
             }
         }
         let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+        let verifier = match authorities {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(Authorities(roots)) => {
+                let (roots, provider) = (Arc::clone(roots), Arc::clone(&provider));
+                WebPkiClientVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .expect("authorities are not an empty set")
+            }
+        };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider knows TLS 1.2 and 1.3")
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(names));
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         config.ticketer = Arc::clone(&tickets.0);
@@ -170,8 +231,56 @@ impl Acceptor {
             ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
         connection.set_buffer_limit(Some(MOST_BUFFERED));
         Ok(Session {
-            connection,
+            connection: connection.into(),
             fresh: true,
+            more: false,
+            cut: false,
+        })
+    }
+}
+
+impl Connector {
+    /// For servers that are known by this, and, if there is a certificate, want to see one.
+    pub fn new(trust: Trust, own: Option<&Certificate>) -> Self {
+        let provider = Arc::new(ring::default_provider());
+        let verifier: Arc<dyn ServerCertVerifier> = match trust {
+            Trust::Authorities(Authorities(roots)) => {
+                WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+                    .build()
+                    .expect("authorities are not an empty set")
+            }
+            Trust::Fingerprint(expected) => Arc::new(Pinned {
+                expected,
+                provider: Arc::clone(&provider),
+            }),
+        };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows TLS 1.2 and 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        Self(Arc::new(match own {
+            None => builder.with_no_client_auth(),
+            Some(own) => {
+                let key = SingleCertAndKey::from(Arc::clone(&own.key));
+                builder.with_client_cert_resolver(Arc::new(key))
+            }
+        }))
+    }
+
+    /// Begins a handshake with a server of this name, which may be an address.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what cannot be a name.
+    pub fn connect(&self, name: &str) -> io::Result<Session> {
+        let wrong = |_| io::Error::new(ErrorKind::InvalidInput, "not a name for a certificate");
+        let name = ServerName::try_from(name.to_owned()).map_err(wrong)?;
+        let mut connection =
+            ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
+        connection.set_buffer_limit(Some(MOST_BUFFERED));
+        Ok(Session {
+            connection: connection.into(),
+            fresh: false,
             more: false,
             cut: false,
         })
@@ -186,6 +295,60 @@ impl ResolvesServerCert for ByName {
             self.exact.get(&name).or_else(parent)
         });
         Some(Arc::clone(found.unwrap_or(&self.first)))
+    }
+}
+
+/// Believes in one certificate.
+#[derive(Debug)]
+struct Pinned {
+    expected: [u8; 32],
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let SupportedCipherSuite::Tls13(suite) = ring::cipher_suite::TLS13_AES_128_GCM_SHA256
+        else {
+            unreachable!("a suite of TLS 1.3");
+        };
+        match suite.common.hash_provider.hash(own).as_ref() == self.expected {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(rustls::Error::General(
+                "its certificate has another fingerprint".to_owned(),
+            )),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
     }
 }
 
@@ -227,26 +390,57 @@ impl Session {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Some(0)),
                 Err(error) => return Err(error),
             }
-            let mut socket = Socket {
-                stream,
-                full: false,
-            };
-            match self.connection.read_tls(&mut socket) {
-                Ok(_) => self.more = socket.full,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.more = false;
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
+            if self.receive(stream)?.is_none() {
+                return Ok(None);
             }
-            let state = self.connection.process_new_packets();
-            // Answers of the handshake, and alerts.
-            let flushed = self.flush_now(stream);
-            if let Err(error) = state {
-                return Err(io::Error::new(ErrorKind::InvalidData, error));
-            }
-            flushed?;
         }
+    }
+
+    /// Whether there is something that was decrypted and not read.
+    pub fn has_unread(&mut self) -> bool {
+        let state = self.connection.process_new_packets();
+        state.is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
+    }
+
+    /// Goes on with a handshake as far as it goes without waiting. Returns whether it is over.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the peer ends it, and those of [`Session::read_now`].
+    pub fn shake_now(&mut self, stream: &Stream) -> io::Result<bool> {
+        self.flush_now(stream)?;
+        while self.connection.is_handshaking() {
+            match self.receive(stream)? {
+                None => return Ok(false),
+                Some(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Some(_) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes records out of the socket, and answers those of the handshake. `None`: there are none. 0 is the end.
+    fn receive(&mut self, stream: &Stream) -> io::Result<Option<usize>> {
+        let mut socket = Socket {
+            stream,
+            full: false,
+        };
+        let count = match self.connection.read_tls(&mut socket) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.more = false;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        self.more = socket.full;
+        let state = self.connection.process_new_packets();
+        // Answers of the handshake, and alerts.
+        let flushed = self.flush_now(stream);
+        if let Err(error) = state {
+            return Err(io::Error::new(ErrorKind::InvalidData, error));
+        }
+        flushed?;
+        Ok(Some(count))
     }
 
     /// Writes two pieces; returns how many bytes were taken, 0 if there is no room.

@@ -352,7 +352,7 @@ impl Server {
         dials.sort_by_key(|dial| position(&wanted, &dial.address));
         for dial in &dials {
             dial.pool.set_keys(keys_of(&snapshot.config, &dial.address));
-            dial.settings.set(&snapshot.config);
+            dial.settings.set(&snapshot.config, None);
         }
         running.dials = dials;
         gone.into_iter().for_each(|dial| dial.stop(Close::Removed));
@@ -776,7 +776,7 @@ impl NewDial {
             address: address.clone(),
             listeners: Listener::bind(address)?,
             pool,
-            settings: Arc::new(Settings::new(config)),
+            settings: Arc::new(Settings::new(config, None)),
         })
     }
 

@@ -61,7 +61,7 @@ impl Secure {
             None => HashMap::new(),
             Some(tickets) => by_address
                 .into_iter()
-                .map(|(at, certificates)| (at, Acceptor::new(&certificates, tickets)))
+                .map(|(at, certificates)| (at, Acceptor::new(&certificates, tickets, None)))
                 .collect(),
         };
         Ok(())
