@@ -28,6 +28,8 @@ pub struct Request {
     pub secure: bool,
     /// When its head was complete.
     pub received: Instant,
+    /// Who the visitor is, where it had to prove that (`basic_auth`).
+    pub user: Option<Box<str>>,
 }
 
 /// The body of a request, without its framing.

@@ -31,6 +31,7 @@
 //!    not the end of a TLS handshake ([`net::conn`]): parked, with what was read so far and the same deadline.
 //! 3. [`http::head`] takes the head apart, strictly, or refuses it with a status.
 //! 4. `server::route` picks the site, in the one immutable snapshot of the configuration that this request will see.
+//!    `server::guard` asks for a password where the site wants one.
 //! 5. `server::collect` gathers the body, in memory or in a file, while the session may be parked again. (A site may have
 //!    it passed on as it comes instead.)
 //! 6. `server::admission` sees to it that no site holds all workers; a request above its share is parked in line.
@@ -71,18 +72,20 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | 1 | [`http`], [`backend::preamble`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
+//! | 1 | [`http`], [`backend::preamble`], [`content::passwords`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
 //! | 2 | [`config`] | files, once, at the start and at reloads |
 //! | 3 | [`net`], [`process`] | the operating system |
 //! | 4 | [`logging`], [`exchange`] | one exchange |
 //! | 5 | [`backend`], [`client`] | the dial-in protocol, from both sides |
+//! | 5 | [`content`] | files that are read again when they change |
 //! | 6 | [`server`] | everything |
 //!
-//! Names of `httparse` stand only in `http::head`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
+//! Names of `httparse` stand only in `http::head`, of `bcrypt` and `sha_crypt` in `content::passwords`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
 
 pub mod backend;
 pub mod client;
 pub mod config;
+pub mod content;
 pub mod exchange;
 pub mod http;
 pub mod logging;

@@ -47,6 +47,8 @@ pub struct Entry<'a> {
     pub time: SystemTime,
     /// The visitor's address.
     pub client: &'a str,
+    /// Who the visitor is, if it had to prove that, else `-`.
+    pub user: &'a str,
     /// The method, `-` if the request could not be read.
     pub method: &'a str,
     /// The target as it was forwarded.
@@ -356,8 +358,9 @@ fn combined(entry: &Entry<'_>, line: &mut Vec<u8>) {
     let (day, month, year, time) = (&date[5..7], &date[8..11], &date[12..16], &date[17..25]);
     let _ = write!(
         line,
-        "{} - - [{day}/{month}/{year}:{time} +0000] \"{} {} {}\" {} {} \"{}\" \"{}\" {} {} {} {} {} {} {}",
+        "{} - {} [{day}/{month}/{year}:{time} +0000] \"{} {} {}\" {} {} \"{}\" \"{}\" {} {} {} {} {} {} {}",
         entry.client,
+        bare(entry.user),
         quoted(entry.method),
         quoted(entry.target),
         entry.version,
@@ -426,6 +429,7 @@ mod tests {
         Entry {
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_250),
             client: "192.0.2.1",
+            user: "J. Doe",
             method: "GET",
             target: "/a\"b\n",
             host: "example.com",
@@ -452,12 +456,13 @@ mod tests {
         };
         check(
             combined,
-            "192.0.2.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /a\\\"b\\n HTTP/1.1\" 200 1024 \"-\" \"curl/8\" \
+            "192.0.2.1 - J.\\u{20}Doe [06/Nov/1994:08:49:37 +0000] \"GET /a\\\"b\\n HTTP/1.1\" 200 1024 \"-\" \"curl/8\" \
              example.com example.com 7f0000010016 0 1.5 1.723 complete",
         );
         check(
             json,
-            "{\"time\":\"1994-11-06T08:49:37.250Z\",\"client\":\"192.0.2.1\",\"method\":\"GET\",\
+            "{\"time\":\"1994-11-06T08:49:37.250Z\",\"client\":\"192.0.2.1\",\
+             \"user\":\"J. Doe\",\"method\":\"GET\",\
              \"target\":\"/a\\\"b\\n\",\"host\":\"example.com\",\"version\":\"HTTP/1.1\",\"status\":200,\
              \"bytes\":1024,\"site\":\"example.com\",\"backend\":\"7f0000010016\",\"queue_ms\":0.0,\
              \"backend_ms\":1.5,\"total_ms\":1.723,\"ended\":\"complete\",\"referer\":\"-\",\"user_agent\":\"curl/8\"}",

@@ -5,17 +5,20 @@ use std::path::{Path, PathBuf};
 
 /// Modules, lowest layer first. The first entry that a path begins with counts.
 const LAYERS: [&[&str]; 6] = [
-    &["http", "backend::preamble", "stats"],
+    &["http", "backend::preamble", "content::passwords", "stats"],
     &["config"],
     &["net", "process"],
     &["logging", "exchange"],
-    &["backend", "client"],
+    &["backend", "client", "content"],
     &["server"],
 ];
 
 /// Crates that one module hides from the others.
-const CONFINED: [(&str, &[&str]); 8] = [
+const CONFINED: [(&str, &[&str]); 11] = [
     ("httparse", &["http::head"]),
+    ("base64", &["http::auth"]),
+    ("bcrypt", &["content::passwords"]),
+    ("sha_crypt", &["content::passwords"]),
     ("rustls", &["net::tls"]),
     ("webpki", &["net::tls"]),
     ("threadpool", &["server"]),

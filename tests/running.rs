@@ -580,7 +580,7 @@ fn access_logs_tell_every_exchange_and_can_be_moved_away() {
     };
     let json = lines("json.log", 2);
     for part in [
-        "\"client\":\"127.0.0.1\",\"method\":\"GET\",\"target\":\"/a?b\",\"host\":\"test:80\",\"version\":\"HTTP/1.1\",\
+        "\"client\":\"127.0.0.1\",\"user\":\"-\",\"method\":\"GET\",\"target\":\"/a?b\",\"host\":\"test:80\",\"version\":\"HTTP/1.1\",\
          \"status\":200,\"bytes\":5,\"site\":\"test\",\"backend\":\"7f0000011a2b\",\"queue_ms\":",
         "\"ended\":\"complete\",\"referer\":\"http://r/\",\"user_agent\":\"a\\\"b\"}",
     ] {

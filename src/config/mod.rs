@@ -5,7 +5,7 @@
 //! [`Note`]s about keys that have no effect, or *all* [`Problems`] at once, each with its line and key.
 //!
 //! Called on the main thread, at the start and at every reload. Nothing here opens a socket, or a file other
-//! than the one that is read and the `key_file`s it names.
+//! than the one that is read, and the `key_file`s, `users_file`s and pages that it names.
 //!
 //! **Invariants** of a [`Config`] that was loaded: at least one address to listen on, none of which is a
 //! dial-in address too; at most one default site; no host name twice; every path absolute; every
@@ -15,6 +15,7 @@
 //! `section` (key by key), `check` and `site` (the top level, an entry of `map`), `problem` (messages),
 //! `print` (back to YAML).
 
+pub(crate) mod auth;
 mod check;
 mod keys;
 mod print;
@@ -37,6 +38,7 @@ use regex::Regex;
 
 pub use keys::keys;
 pub use problem::{Note, Problem, Problems};
+pub(crate) use value::read_file;
 
 /// Everything a running server needs to know, checked.
 #[derive(Clone, Debug)]
@@ -118,6 +120,21 @@ pub struct Site {
     pub limits: Limits,
     /// The site's own deadlines, or the server's.
     pub timeouts: Timeouts,
+    /// Which paths ask for a password (`basic_auth`).
+    pub basic_auth: Vec<BasicAuth>,
+}
+
+/// Paths that only known visitors may see (an entry of `basic_auth`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BasicAuth {
+    /// What the visitor is told that the password is for, without control characters.
+    pub realm: String,
+    /// Names and hashes, as htpasswd(1) writes them; absolute.
+    pub users_file: PathBuf,
+    /// Decoded paths; these, and all below them, ask. `/` is all of the site.
+    pub paths: Vec<String>,
+    /// The application gets the visitor's password too.
+    pub forward: bool,
 }
 
 /// A certificate for an address (an entry of `ssl`).
@@ -398,6 +415,7 @@ impl Default for Site {
             timeout: Duration::from_secs(3),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            basic_auth: Vec::new(),
         }
     }
 }

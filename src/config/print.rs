@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::raw::{self, Map, Node};
 use super::{
-    AccessFormat, AccessLog, Address, Config, Filter, Level, Logger, Order, Outgoing, Scheduling,
-    Site, Tls,
+    AccessFormat, AccessLog, Address, BasicAuth, Config, Filter, Level, Logger, Order, Outgoing,
+    Scheduling, Site, Tls,
 };
 
 impl Config {
@@ -167,7 +167,23 @@ fn site(site: &Site) -> Node {
             ("backend", time(site.timeouts.backend)),
         ])),
     );
+    put(
+        "basic_auth",
+        Some(match site.basic_auth.as_slice() {
+            [] => Node::Bool(false),
+            entries => Node::List(entries.iter().map(basic_auth).collect()),
+        }),
+    );
     Node::Map(map)
+}
+
+fn basic_auth(entry: &BasicAuth) -> Node {
+    section([
+        ("realm", text(&entry.realm)),
+        ("users_file", path(&entry.users_file)),
+        ("paths", texts(&entry.paths)),
+        ("forward", Node::Bool(entry.forward)),
+    ])
 }
 
 /// An entry of `ssl`; none for an address that is implied by another one.

@@ -1,10 +1,9 @@
 //! From what was typed to what is meant: an entry of `map`.
 
-use std::fs::{self, File};
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use super::auth;
 use super::raw::{self, Node};
 use super::section::Section;
 use super::value::{self, Wrong};
@@ -88,6 +87,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
             .unwrap_or(server.timeout),
         limits: section.limits(&config.limits, false),
         timeouts,
+        basic_auth: auth::basic(section),
     }
 }
 
@@ -234,20 +234,8 @@ fn key(node: &Node) -> Result<String, Wrong> {
 
 /// The keys of a file, one a line.
 fn key_file(path: &Path) -> Result<Vec<String>, Wrong> {
-    // Opening a named pipe would wait for its writer.
-    if !fs::metadata(path)
-        .map_err(|error| value::cause(&error))?
-        .is_file()
-    {
-        return Err("not a file".into());
-    }
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| value::cause(&error))?;
-    let read = file.take(KEY_FILE_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|error| value::cause(&error))?;
-    if text.len() as u64 > KEY_FILE_BYTES {
-        return Err("larger than 1m".into());
-    }
+    let bytes = value::read_file(path, KEY_FILE_BYTES)?;
+    let text = String::from_utf8(bytes).map_err(|_| "not UTF-8")?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let keys: Vec<String> = lines.map(String::from).collect();
     if keys.is_empty() {

@@ -413,6 +413,91 @@ fn keys_come_from_a_file() {
 }
 
 #[test]
+fn paths_that_ask_for_a_password() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("users");
+    fs::write(&file, "").expect("a file");
+    let file = file.display();
+    type Entry<'a> = (&'a str, &'a [&'a str], bool);
+    let check = |text: &str, expected: Result<&[Entry<'_>], &str>| {
+        let text = format!(
+            "cluster_port: 80\nmap:\n  - incoming: a\n    outgoing: b:1\n    basic_auth: {}\n",
+            text.replace("FILE", &file.to_string())
+        );
+        match (load(&text), expected) {
+            (Ok((config, _)), Ok(expected)) => {
+                let printed = config.to_yaml();
+                for config in [&config, &self::config(&printed)] {
+                    let found = config.sites[0].basic_auth.iter();
+                    let found = found
+                        .map(|entry| (entry.realm.clone(), entry.paths.clone(), entry.forward));
+                    let expected = expected.iter().map(|(realm, paths, forward)| {
+                        let paths = paths.iter().map(ToString::to_string).collect();
+                        (realm.to_string(), paths, *forward)
+                    });
+                    assert!(found.eq(expected), "{text}");
+                }
+            }
+            (Err(problems), Err(wrong)) => {
+                let expected = format!("s.yml:5: map[1] (a): basic_auth{wrong}");
+                assert_eq!(problems.to_string(), expected);
+            }
+            (result, _) => panic!("{text}: {result:?}"),
+        }
+    };
+    check("false", Ok(&[]));
+    check("{users_file: FILE}", Ok(&[("Restricted", &["/"], false)]));
+    check(
+        "[{users_file: FILE, paths: [/a/, //a, /b], realm: r}, {users_file: FILE, paths: /c, forward: yes}]",
+        Ok(&[("r", &["/a", "/b"], false), ("Restricted", &["/c"], true)]),
+    );
+    check("", Err(" ~: no value; write false for none"));
+    check("[]", Err(" [...]: an empty list; write false for none"));
+    check(
+        "true",
+        Err(" true: write {users_file: /etc/swiftiply/users}, or false"),
+    );
+    check(
+        "{realm: a}",
+        Err(
+            " {...}: no users_file; write the file that htpasswd made, users_file: /etc/swiftiply/users",
+        ),
+    );
+    check(
+        "{users_file: /nowhere}",
+        Err(" {...}: users_file \"/nowhere\": no such file or directory"),
+    );
+    check(
+        "{users_file: FILE, paths: []}",
+        Err(" {...}: paths: an empty list; leave it out for all of the site"),
+    );
+    check(
+        "{users_file: FILE, paths: admin}",
+        Err(" {...}: paths \"admin\": a path begins with /; write \"/admin\""),
+    );
+    check(
+        "{users_file: FILE, paths: /a/../b}",
+        Err(" {...}: paths \"/a/../b\": a . or .. in it; write the path itself"),
+    );
+    check(
+        "{users_file: FILE, realm: \"a\\nb\"}",
+        Err(" {...}: realm \"a\\nb\": a control character; write a few words"),
+    );
+    check(
+        "{users_file: FILE, forward: maybe}",
+        Err(" {...}: forward \"maybe\": write true or false"),
+    );
+    check(
+        "[{users_file: FILE, paths: /a}, {users_file: FILE, paths: [/b, /a/]}]",
+        Err(" {...}: \"/a\" is there twice; write it in one entry"),
+    );
+    check(
+        "{users_file: FILE, path: /a}",
+        Err(": unknown key \"path\"; did you mean \"paths\"?"),
+    );
+}
+
+#[test]
 fn values_of_a_site() {
     let check = |keys: &str, right: fn(&Site) -> bool| assert!(right(&site(keys)), "{keys}");
     check("via: true", |site| {

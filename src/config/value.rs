@@ -1,9 +1,10 @@
 //! One value of the file, read: times, sizes, addresses, host names.
 //!
-//! Pure. Every function takes a [`Node`] or its text and answers with the value or with what is wrong and what would be
+//! Pure, but for files. Every function takes a [`Node`] or its text and answers with the value or with what is wrong and what would be
 //! right; the caller puts the key and the value as typed in front.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -180,6 +181,24 @@ pub(super) fn folder(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathB
 pub(super) fn absolute(directory: Option<&Path>, path: &Path) -> PathBuf {
     let path = directory.map_or_else(|| path.to_path_buf(), |directory| directory.join(path));
     std::path::absolute(&path).unwrap_or(path)
+}
+
+/// The bytes of a file that is not larger than `most`.
+pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
+    let reason = |error: io::Error| cause(&error);
+    // Opening a named pipe would wait for its writer.
+    if !fs::metadata(path).map_err(reason)?.is_file() {
+        return Err("not a file".into());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(reason)?;
+    file.take(most + 1)
+        .read_to_end(&mut bytes)
+        .map_err(reason)?;
+    if bytes.len() as u64 > most {
+        return Err(format!("larger than {}", bytes_text(most)));
+    }
+    Ok(bytes)
 }
 
 /// A path of a URL.

@@ -412,6 +412,11 @@ impl RequestHead {
         })
     }
 
+    /// Whether a body follows.
+    pub const fn has_body(&self) -> bool {
+        !matches!(self.framing, Framing::Empty | Framing::Length(0))
+    }
+
     /// Writes a new head: request line (in origin-form, HTTP/1.1), Host, the fields that `first` writes, those of the
     /// request for which `keep` is true, and the framing. An upgrade is not passed on.
     pub fn write(

@@ -7,6 +7,7 @@
 //! [`headers`] holds fields, [`target`] is what a request asks for, [`head`] reads and writes both kinds of head,
 //! [`body`] the three kinds of framing.
 
+pub mod auth;
 pub mod body;
 pub mod head;
 pub mod headers;

@@ -54,6 +54,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Turn {
     name: Arc<str>,
+    most: usize,
     held: usize,
     queue: VecDeque<Token>,
     granted: Vec<Token>,
@@ -70,11 +71,17 @@ impl Admission {
 
     /// The place of the site with this name.
     pub(crate) fn place(&self, name: &str) -> Place {
+        self.place_for(name, usize::MAX)
+    }
+
+    /// A place where so many may hold a worker at once, whatever the share.
+    pub(crate) fn place_for(&self, name: &str, most: usize) -> Place {
         let mut state = self.state.lock();
         let known = state.sites.iter().position(|turn| *turn.name == *name);
         Place(known.unwrap_or_else(|| {
             state.sites.push(Turn {
                 name: name.into(),
+                most,
                 ..Turn::default()
             });
             state.sites.len() - 1
@@ -131,9 +138,9 @@ impl Admission {
 impl State {
     /// Whether a site may hold one worker more.
     fn has_room(&self, site: usize, workers: usize) -> bool {
-        let held = self.sites[site].held;
+        let Turn { held, most, .. } = self.sites[site];
         let left = workers - (self.held - held);
-        held < left * 2 / 3 || self.held == 0
+        held < most && (held < left * 2 / 3 || self.held == 0)
     }
 
     /// Lets in whoever may come in now; there may be several, since one site's share grows when another one leaves.
@@ -291,6 +298,18 @@ mod tests {
         assert_eq!(admission.leave(one), [token(5)]);
         assert_eq!(admission.leave(two), []);
         assert_eq!(admission.leave(one), [token(6)]);
+    }
+
+    #[test]
+    fn a_place_may_have_a_limit_of_its_own() {
+        let admission = Admission::new(64);
+        let place = admission.place_for("a", 2);
+        for number in 0..2 {
+            assert_eq!(admission.enter(place, token(number)), Entry::Admitted);
+        }
+        assert_eq!(admission.enter(place, token(2)), Entry::Queued);
+        assert_eq!(admission.leave(place), [token(2)]);
+        assert_eq!(admission.enter(place, token(3)), Entry::Queued);
     }
 
     #[test]

@@ -1,19 +1,21 @@
 //! The server: its threads, what they share, and how it starts, reloads and stops.
 //!
 //! In reading order: [`session`] is the front door and goes through the life of a connection; on the way it calls
-//! [`route`], [`admission`], [`respond`] and [`deliver`]. [`snapshot`] is the configuration as it runs.
+//! [`route`], [`guard`], [`admission`], [`respond`] and [`deliver`]. [`snapshot`] is the configuration as it runs.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
 //! | `Server::running` | listeners and their threads | start, reload, stop |
 //! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
 //! | poller slots, crew, pool, waiter's slot, admission, clients, dial-in connections | see there | a few instructions |
+//! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //!
 //! But for the first, which is never taken by a worker, all are leaves.
 
 pub(crate) mod admission;
 pub(crate) mod collect;
 pub(crate) mod deliver;
+pub(crate) mod guard;
 pub(crate) mod pages;
 pub(crate) mod respond;
 pub(crate) mod route;
@@ -37,6 +39,7 @@ use threadpool::ThreadPool;
 use crate::backend::dial_in::{DialIn, Settings};
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Address, Config, Scheduling};
+use crate::content::watched::FileError;
 use crate::logging::{AccessLog, OpenError};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
@@ -47,6 +50,7 @@ use crate::net::tls::{Acceptor, LoadError};
 use crate::process;
 use crate::stats::{self, Close, Stats};
 use admission::{Admission, Clients, Place};
+use guard::{Checks, Guard};
 use secure::{Secure, Slot};
 use session::{Rest, Session};
 use snapshot::{Held, Site, Snapshot, accepted_keys};
@@ -96,6 +100,8 @@ pub enum StartError {
     Bind(BindError),
     /// An access log could not be opened.
     Log(OpenError),
+    /// A file with passwords or a page could not be read.
+    File(FileError),
     /// A certificate or its key could not be had.
     Certificate(LoadError),
     /// The system refused something else.
@@ -116,6 +122,8 @@ pub(crate) struct Shared {
     spools: Arc<Budget>,
     /// Requests that wait for a backend, at all sites.
     waiting: Arc<AtomicUsize>,
+    /// Passwords that are checked.
+    checks: Arc<Checks>,
 }
 
 /// What a worker owns.
@@ -202,6 +210,7 @@ impl Server {
         }
         let workers = config.workers;
         let admission = Admission::new(workers);
+        let checks = Arc::new(Checks::new(&admission));
         let waiting = Arc::new(AtomicUsize::new(0));
         let pools: Vec<_> = dials.iter().map(NewDial::pool).collect();
         let snapshot = assemble(config, &admission, &waiting, None, &pools)?;
@@ -215,6 +224,7 @@ impl Server {
             draining: AtomicBool::new(false),
             spools: Arc::default(),
             waiting,
+            checks,
         });
         Ok(Bound {
             shared,
@@ -905,7 +915,15 @@ fn assemble(
         };
         let place = admission.place(&settings.name);
         let access_log = log(&settings.access_log)?;
-        sites.push(Site::new(settings.clone(), place, line, access_log, find));
+        let guards = Guard::all(settings, before)?;
+        sites.push(Site::new(
+            settings.clone(),
+            place,
+            line,
+            access_log,
+            guards,
+            find,
+        ));
     }
     let access_log = log(&config.access_log)?;
     Ok(Snapshot::new(config, sites, access_log))
@@ -969,6 +987,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Bind(error) => error.fmt(out),
             Self::Log(error) => error.fmt(out),
+            Self::File(error) => error.fmt(out),
             Self::Certificate(error) => write!(out, "ssl: {error}"),
             Self::System(error) => error.fmt(out),
         }
@@ -986,6 +1005,12 @@ impl From<BindError> for StartError {
 impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         Self::Log(error)
+    }
+}
+
+impl From<FileError> for StartError {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
     }
 }
 

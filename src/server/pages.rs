@@ -27,7 +27,7 @@ pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> 
     // A page about a moment must not be shown later.
     head.headers.push("Cache-Control", b"no-store");
     match status {
-        503 => head.headers.push("Retry-After", RETRY_AFTER),
+        429 | 503 => head.headers.push("Retry-After", RETRY_AFTER),
         405 => head
             .headers
             .push("Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),

@@ -5,6 +5,7 @@
 //! until the connection is closed:
 //!
 //! 1. [`State::Head`]: reading a request head. An idle connection is one that has read nothing of it yet.
+//!    Where the site asks for a password, [`State::Door`]: waiting until it can be checked; then [`State::Open`].
 //! 2. [`State::Body`]: collecting the request's body.
 //! 3. [`State::Turn`]: waiting for a worker that the site may hold, then [`respond`](super::respond) and
 //!    [`deliver`](super::deliver), and back to 1.
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::admission::{Counted, Entry, Place};
 use super::collect::{self, Collector, Fault};
 use super::deliver::{Delivered, Delivery, Progress, Stalled};
+use super::guard::{self, Crowd, Guard, Ticket, Verdict};
 use super::pages;
 use super::respond::{
     CONTINUE, Errand, Outcome, Passage, Watch, reason_for, respond, tell, unavailable,
@@ -85,6 +87,8 @@ enum State {
     /// A worker is at it.
     Running,
     Head(Reading),
+    Door(Box<Door>),
+    Open(Box<Errand>),
     Body(Box<Collecting>),
     Turn(Box<Turn>),
     Stalled(Box<Answering>),
@@ -103,6 +107,12 @@ struct Reading {
     idle_until: Instant,
     /// The handshake is still to come.
     handshake: bool,
+}
+
+/// A request whose password stands in line to be checked.
+struct Door {
+    errand: Errand,
+    ticket: Ticket,
 }
 
 /// A body on its way in.
@@ -138,6 +148,7 @@ struct Sent {
 /// What an answer is about, for the access log.
 struct Subject {
     head: Option<RequestHead>,
+    user: Option<Box<str>>,
     received: Instant,
     site: Option<usize>,
     snapshot: Held,
@@ -284,6 +295,8 @@ impl Session {
             let step = match std::mem::replace(&mut self.state, State::Running) {
                 State::Running => Step::Close(Close::Internal),
                 State::Head(reading) => self.read_head(reading, worker),
+                State::Door(door) => self.admit(door.errand, Some(door.ticket), worker),
+                State::Open(errand) => self.open(*errand, worker),
                 State::Body(collecting) => self.collect(collecting, worker),
                 State::Turn(turn) => self.take_turn(turn.errand, Some(turn.wait), worker),
                 State::Stalled(answering) => self.go_on(*answering, worker),
@@ -374,8 +387,7 @@ impl Session {
             Route::Health => Err(pages::health(&self.shared.stats, self.peer.ip())),
             Route::NotFound => Err(pages::page(404, "There is no such site here.", Some(&head))),
         };
-        let framing = head.framing;
-        let unread = !matches!(framing, Framing::Empty | Framing::Length(0));
+        let unread = head.has_body();
         let site = match own {
             Ok(site) => site,
             Err(response) => {
@@ -389,7 +401,7 @@ impl Session {
                 return self.after(sent, &about, then, worker);
             }
         };
-        let mut errand = Errand {
+        let errand = Errand {
             request: Request {
                 trusted: snapshot.trusts(&self.peer),
                 head,
@@ -397,6 +409,7 @@ impl Session {
                 peer: self.peer,
                 secure: self.conn.is_secure(),
                 received,
+                user: None,
             },
             snapshot,
             site,
@@ -404,9 +417,131 @@ impl Session {
             watch: Watch::new(received),
             passage: None,
         };
-        if !unread {
+        match errand.site().guards.is_empty() {
+            true => self.open(errand, worker),
+            false => self.admit(errand, None, worker),
+        }
+    }
+
+    /// Lets a request in if its visitor may see what it asks for. `ticket`: it stands in line already, for its password
+    /// to be checked.
+    fn admit(&mut self, mut errand: Errand, ticket: Option<Ticket>, worker: &mut Worker) -> Step {
+        let shared = Arc::clone(&self.shared);
+        let place = shared.checks.place;
+        let in_line = ticket.is_some();
+        if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.conn) {
+            self.leave(Some(place));
+            return self.gone(&errand);
+        }
+        // Also where its turn comes too late.
+        let deadline = errand.since + errand.site().settings.timeout;
+        if in_line && (self.expired || Instant::now() >= deadline) {
+            self.leave(Some(place));
+            return self.turn_away(&errand, Crowd::All, worker);
+        }
+        let snapshot = Arc::clone(&errand.snapshot);
+        let guards = &snapshot.sites[errand.site].guards;
+        let verdict = guard::look(guards, &mut errand.request, errand.since);
+        let (guard, users, credentials) = match verdict {
+            Verdict::Check(guard, users, credentials) => (guard, users, credentials),
+            verdict => {
+                if in_line {
+                    // Another request of the same visitor was first.
+                    self.leave(Some(place));
+                }
+                return match verdict {
+                    Verdict::Ask(guard) => self.ask(&errand, guard, worker),
+                    Verdict::Unclear => {
+                        let why = "The request was refused: a .. in its path.";
+                        let page = pages::page(400, why, Some(&errand.request.head));
+                        self.decline(&errand, page, worker)
+                    }
+                    _ => self.open(errand, worker),
+                };
+            }
+        };
+        let ticket = match ticket.map_or_else(|| shared.checks.enter(&errand.request), Ok) {
+            Ok(ticket) => ticket,
+            Err(crowd) => return self.turn_away(&errand, crowd, worker),
+        };
+        if shared.admission.enter(place, self.token) == Entry::Queued {
+            if !in_line && self.unread == Unread::Unsure {
+                // As in `take_turn`.
+                errand.watch.half_closed = self.conn.pending() == Pending::End;
+            }
+            let door = Box::new(Door { errand, ticket });
+            return Step::Park(State::Door(door), Interest::Read, deadline);
+        }
+        worker.hold(place);
+        let is_right = users.verify(credentials.name(), credentials.password());
+        worker.let_go();
+        drop(ticket);
+        if !is_right {
+            let name = String::from_utf8_lossy(credentials.name());
+            let head = &errand.request.head;
+            log::info!(
+                target: &errand.site().log,
+                "401 for {}: {} {}: wrong name or password, name {name:?}",
+                self.peer, head.method.as_str(), head.target.as_str()
+            );
+            return self.ask(&errand, guard, worker);
+        }
+        users.remember(credentials.bytes());
+        guard.welcome(&credentials, &mut errand.request);
+        errand.since = Instant::now();
+        Step::Go(State::Open(Box::new(errand)))
+    }
+
+    /// Asks for a name and a password (RFC 9110 11.6.1).
+    fn ask(&mut self, errand: &Errand, guard: &Guard, worker: &mut Worker) -> Step {
+        let why = "A name and a password are needed here.";
+        let mut page = pages::page(401, why, Some(&errand.request.head));
+        let challenge = guard.challenge.as_bytes();
+        page.head.headers.push("WWW-Authenticate", challenge);
+        self.decline(errand, page, worker)
+    }
+
+    /// There is no time to check a password.
+    fn turn_away(&mut self, errand: &Errand, crowd: Crowd, worker: &mut Worker) -> Step {
+        let (status, why) = match crowd {
+            Crowd::Client => (
+                429,
+                "Too many passwords from this address are being checked.",
+            ),
+            Crowd::All => (503, "Too many passwords are being checked."),
+        };
+        let head = &errand.request.head;
+        log::warn!(
+            target: &errand.site().log,
+            "{status} for {}: {} {}: too many passwords to check",
+            self.peer, head.method.as_str(), head.target.as_str()
+        );
+        let page = pages::page(status, &format!("{why} Please try again."), Some(head));
+        self.decline(errand, page, worker)
+    }
+
+    /// Answers a request of a site of whose body nothing was read.
+    fn decline(&mut self, errand: &Errand, page: Response<'_>, worker: &mut Worker) -> Step {
+        let settings = &errand.site().settings;
+        let unread = errand.request.head.has_body();
+        let about = About::errand(errand);
+        let keep = settings.keepalive.is_some() && !unread;
+        let sent = self.deliver(&about, page, keep, &mut worker.pen());
+        let then = Then {
+            reason: Close::Complete,
+            idle: settings.keepalive.unwrap_or_default(),
+            unread,
+        };
+        self.after(sent, &about, then, worker)
+    }
+
+    /// A request may go on: decides what becomes of its body.
+    fn open(&mut self, mut errand: Errand, worker: &mut Worker) -> Step {
+        let framing = errand.request.head.framing;
+        if !errand.request.head.has_body() {
             return self.take_turn(errand, None, worker);
         }
+        let received = errand.since;
         let settings = &errand.site().settings;
         let limits = &settings.limits;
         if !settings.request_buffering {
@@ -848,6 +983,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         match &self.state {
             State::Turn(turn) => self.leave_line(&turn.errand),
+            State::Door(_) => self.leave(Some(self.shared.checks.place)),
             State::Stalled(answering) if answering.in_line.is_some() => {
                 self.leave(answering.subject.place())
             }
@@ -918,6 +1054,7 @@ impl Collecting {
 /// What an answer is about, for its delivery and for the access log.
 struct About<'a> {
     head: Option<&'a RequestHead>,
+    user: Option<&'a str>,
     received: Instant,
     site: Option<usize>,
     snapshot: &'a Held,
@@ -934,6 +1071,7 @@ impl<'a> About<'a> {
     ) -> Self {
         Self {
             head: Some(head),
+            user: None,
             received,
             site,
             snapshot,
@@ -942,13 +1080,22 @@ impl<'a> About<'a> {
     }
 
     fn errand(errand: &'a Errand) -> Self {
-        let Request { head, received, .. } = &errand.request;
-        Self::request(head, *received, Some(errand.site), &errand.snapshot)
+        let Request {
+            head,
+            received,
+            user,
+            ..
+        } = &errand.request;
+        Self {
+            user: user.as_deref(),
+            ..Self::request(head, *received, Some(errand.site), &errand.snapshot)
+        }
     }
 
     fn unreadable(snapshot: &'a Held, reason: Close) -> Self {
         Self {
             head: None,
+            user: None,
             received: Instant::now(),
             site: None,
             snapshot,
@@ -959,6 +1106,7 @@ impl<'a> About<'a> {
     fn of(subject: &'a Subject) -> Self {
         Self {
             head: subject.head.as_ref(),
+            user: subject.user.as_deref(),
             received: subject.received,
             site: subject.site,
             snapshot: &subject.snapshot,
@@ -970,6 +1118,7 @@ impl<'a> About<'a> {
     fn keep(&self, status: u16, trace: Trace) -> Subject {
         Subject {
             head: self.head.cloned(),
+            user: self.user.map(Box::from),
             received: self.received,
             site: self.site,
             snapshot: Arc::clone(self.snapshot),
@@ -1020,6 +1169,7 @@ impl<'a> About<'a> {
         log.write(&Line {
             time: SystemTime::now(),
             client: &client,
+            user: self.user.filter(|name| !name.is_empty()).unwrap_or("-"),
             method: self.head.map_or("-", |head| head.method.as_str()),
             target: self.head.map_or("-", |head| head.target.as_str()),
             host: host.map_or("-", |host| host.as_str()),

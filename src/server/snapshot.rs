@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use regex::bytes::Regex;
 
 use super::admission::Place;
+use super::guard::Guard;
 use super::route;
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Config, Filter, Limits, Network};
@@ -46,6 +47,8 @@ pub(crate) struct Site {
     pub(crate) place: Place,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    /// Who may see what.
+    pub(crate) guards: Vec<Guard>,
     /// Target of its log lines, by which they find the site's own logger.
     pub(crate) log: String,
     /// The log has said that answers of this site lack a length.
@@ -98,6 +101,7 @@ impl Site {
         place: Place,
         waiting: Arc<Waiting>,
         access_log: Option<Arc<AccessLog>>,
+        guards: Vec<Guard>,
         pool: impl Fn(&config::Address) -> Option<Arc<Pool>>,
     ) -> Self {
         let mut filtered = Vec::new();
@@ -119,6 +123,7 @@ impl Site {
             place,
             waiting,
             access_log,
+            guards,
             filtered,
             plain,
         }

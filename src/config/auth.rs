@@ -1,0 +1,115 @@
+//! From what was typed to what is meant: who may see what (`basic_auth`).
+
+use super::BasicAuth;
+use super::raw::{self, Map, Node};
+use super::section::Section;
+use super::value::{self, Wrong};
+use crate::content::passwords::Users;
+
+/// `basic_auth`: one `{realm, users_file, paths, forward}` or a list of them.
+pub(super) fn basic(section: &Section) -> Vec<BasicAuth> {
+    const KEY: &str = "basic_auth";
+    // Null is no value elsewhere. Here it would open the site to everybody by an empty line.
+    let typed = section.map.iter().find(|(key, _)| key == KEY);
+    match typed.map(|(_, node)| node) {
+        None => return Vec::new(),
+        Some(node) if value::truth(node) == Ok(false) => return Vec::new(),
+        Some(node @ Node::Null) => {
+            section.wrong(KEY, None, node, "no value; write false for none");
+            return Vec::new();
+        }
+        Some(Node::List(list)) if list.is_empty() => {
+            section.wrong(
+                KEY,
+                None,
+                &Node::List(Vec::new()),
+                "an empty list; write false for none",
+            );
+            return Vec::new();
+        }
+        Some(_) => {}
+    }
+    let mut result: Vec<BasicAuth> = Vec::new();
+    for (item, node) in section.many(KEY).unwrap_or_default() {
+        let Some(entry) = section.read(KEY, item, node, |node| one(section, node)) else {
+            continue;
+        };
+        let mut taken = result.iter().flat_map(|known| &known.paths);
+        if let Some(path) = taken.find(|path| entry.paths.contains(path)) {
+            let message = format!("{path:?} is there twice; write it in one entry");
+            section.wrong(KEY, item, node, &message);
+        }
+        result.push(entry);
+    }
+    result
+}
+
+fn one(section: &Section, node: &Node) -> Result<BasicAuth, Wrong> {
+    let Node::Map(map) = node else {
+        return Err("write {users_file: /etc/swiftiply/users}, or false".into());
+    };
+    let users_file = raw::get(map, "users_file").ok_or(
+        "no users_file; write the file that htpasswd made, users_file: /etc/swiftiply/users",
+    )?;
+    let users_file = within("users_file", users_file, |node| {
+        let path = value::path(section.directory)(node)?;
+        users(&value::read_file(&path, USERS_BYTES)?)?;
+        Ok(path)
+    })?;
+    let truth = |key| raw::get(map, key).map_or(Ok(false), |node| within(key, node, value::truth));
+    Ok(BasicAuth {
+        realm: raw::get(map, "realm")
+            .map_or(Ok("Restricted".into()), |node| within("realm", node, realm))?,
+        users_file,
+        paths: paths(map)?,
+        forward: truth("forward")?,
+    })
+}
+
+/// Reads what is in a `users_file`.
+pub(crate) fn users(bytes: &[u8]) -> Result<Users, String> {
+    Users::parse(bytes).map_err(|bad| bad.to_string())
+}
+
+fn realm(node: &Node) -> Result<String, Wrong> {
+    let text = value::text(node)?;
+    match text.chars().any(char::is_control) {
+        true => Err("a control character; write a few words".into()),
+        false => Ok(text),
+    }
+}
+
+/// `paths`: one or many; all of the site where there are none.
+fn paths(map: &Map) -> Result<Vec<String>, Wrong> {
+    let nodes = match raw::get(map, "paths") {
+        None => return Ok(vec!["/".into()]),
+        Some(Node::List(list)) if list.is_empty() => {
+            return Err("paths: an empty list; leave it out for all of the site".into());
+        }
+        Some(Node::List(list)) => list.as_slice(),
+        Some(node) => std::slice::from_ref(node),
+    };
+    let mut paths = Vec::new();
+    for node in nodes {
+        let path = within("paths", node, |node| {
+            let path = value::prefix(node)?;
+            let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+            match parts.iter().any(|part| matches!(*part, "." | "..")) {
+                true => Err("a . or .. in it; write the path itself".into()),
+                false => Ok(format!("/{}", parts.join("/"))),
+            }
+        })?;
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// A key of an entry, for what is wrong with its value.
+fn within<T>(key: &str, node: &Node, read: impl Fn(&Node) -> Result<T, Wrong>) -> Result<T, Wrong> {
+    read(node).map_err(|wrong| format!("{key} {}: {wrong}", value::shown(node)))
+}
+
+/// Bounds what is read of a users file: some ten thousand of them.
+pub(crate) const USERS_BYTES: u64 = 1 << 20;

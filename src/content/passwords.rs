@@ -1,0 +1,328 @@
+//! Names and passwords of visitors, as htpasswd(1) writes them. Pure.
+//!
+//! Hashes are bcrypt (`$2a$`, `$2b$`, `$2y$`) and SHA-crypt (`$5$`, `$6$`). All others are refused when the text is
+//! read: those of MD5, of SHA-1 without salt and of DES crypt are guessed within hours once the file is lost.
+//!
+//! A check takes tens of milliseconds of CPU by design; [`Users::remembers`] is for the requests that follow.
+//!
+//! **Invariants**: an unknown name costs as much as a wrong password; hashes are compared in constant time, by the
+//! libraries; what is remembered is no password but a keyed hash, and dies with its [`Users`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use parking_lot::RwLock;
+use sha_crypt::{PasswordVerifier, ShaCrypt};
+
+/// Who may come in.
+pub struct Users {
+    /// Where in `hashes` a name has its own.
+    names: HashMap<Box<[u8]>, usize>,
+    /// In the order of the file.
+    hashes: Vec<Hash>,
+    verified: RwLock<Verified>,
+    keys: [RandomState; 2],
+}
+
+/// What is wrong with a line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadLine {
+    /// From 1.
+    pub line: usize,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+enum Hash {
+    Bcrypt(Box<str>),
+    Sha(Box<str>),
+}
+
+/// Credentials that were right, as keyed hashes.
+#[derive(Default)]
+struct Verified {
+    seen: Vec<[u64; 2]>,
+    /// The oldest one, once there is no more room.
+    next: usize,
+}
+
+impl Users {
+    /// Reads a file's text: `name:hash`, one a line. Empty lines and those that begin with `#` are skipped, and what
+    /// stands behind a second colon.
+    ///
+    /// # Errors
+    /// The first line that is not understood.
+    pub fn parse(text: &[u8]) -> Result<Self, BadLine> {
+        let mut names = HashMap::new();
+        let mut hashes = Vec::new();
+        for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+            let line = line.trim_ascii();
+            if line.is_empty() || line.starts_with(b"#") {
+                continue;
+            }
+            let bad = |what: String| BadLine {
+                line: index + 1,
+                what,
+            };
+            let mut parts = line.split(|byte| *byte == b':');
+            let (Some(name), Some(hash)) = (parts.next(), parts.next()) else {
+                return Err(bad("no colon; write name:hash, as htpasswd -B does".into()));
+            };
+            let shown = String::from_utf8_lossy(name);
+            let hash = Hash::parse(hash).map_err(|what| bad(format!("user {shown:?}: {what}")))?;
+            if names.insert(name.into(), hashes.len()).is_some() {
+                return Err(bad(format!("user {shown:?} is there twice")));
+            }
+            hashes.push(hash);
+        }
+        Ok(Self {
+            names,
+            hashes,
+            verified: RwLock::default(),
+            keys: [RandomState::new(), RandomState::new()],
+        })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Whether nobody may come in.
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// Whether these were verified before. Costs next to nothing.
+    pub fn remembers(&self, credentials: &[u8]) -> bool {
+        let key = self.key(credentials);
+        self.verified.read().seen.contains(&key)
+    }
+
+    /// Keeps in mind that these are right.
+    pub fn remember(&self, credentials: &[u8]) {
+        let key = self.key(credentials);
+        let Verified { seen, next } = &mut *self.verified.write();
+        if seen.contains(&key) {
+            return;
+        }
+        if seen.len() < MOST_REMEMBERED {
+            seen.push(key);
+            return;
+        }
+        seen[*next] = key;
+        *next = (*next + 1) % MOST_REMEMBERED;
+    }
+
+    /// Whether the password is that of this name. Costs tens of milliseconds, whatever the answer.
+    pub fn verify(&self, name: &[u8], password: &[u8]) -> bool {
+        let known = self.names.get(name);
+        // A stranger is measured with somebody else's hash: the same one for this name each time, so that not even many
+        // tries tell it from a name that is there.
+        let other = || (self.keys[0].hash_one(name) % self.hashes.len().max(1) as u64) as usize;
+        let hash = self.hashes.get(known.copied().unwrap_or_else(other));
+        let right = hash.is_some_and(|hash| hash.verify(password));
+        known.is_some() && right
+    }
+
+    /// 128 bits that nobody can choose credentials for.
+    fn key(&self, credentials: &[u8]) -> [u64; 2] {
+        self.keys.each_ref().map(|key| key.hash_one(credentials))
+    }
+}
+
+impl Hash {
+    fn parse(hash: &[u8]) -> Result<Self, String> {
+        let text = str::from_utf8(hash).unwrap_or_default();
+        match text.split('$').collect::<Vec<_>>().as_slice() {
+            ["", "2a" | "2b" | "2y", ..] => {
+                let parts: bcrypt::HashParts = text
+                    .parse()
+                    .map_err(|_| "not a whole bcrypt hash; write it with htpasswd -B")?;
+                let cost = parts.get_cost();
+                if !(4..=MOST_COST).contains(&cost) {
+                    return Err(format!(
+                        "a bcrypt cost of {cost}; write one from 4 to {MOST_COST}"
+                    ));
+                }
+                Ok(Self::Bcrypt(text.into()))
+            }
+            ["", kind @ ("5" | "6"), rest @ ..] => {
+                let (rounds, rest) = match rest {
+                    [first, rest @ ..] if first.starts_with("rounds=") => {
+                        (first["rounds=".len()..].parse().unwrap_or(0), rest)
+                    }
+                    rest => (DEFAULT_ROUNDS, rest),
+                };
+                if !(1000..=MOST_ROUNDS).contains(&rounds) {
+                    return Err(format!(
+                        "SHA-crypt rounds; write from 1000 to {MOST_ROUNDS}"
+                    ));
+                }
+                let length = if *kind == "5" { 43 } else { 86 };
+                let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"./".contains(&byte);
+                match rest {
+                    [salt, hash] if !salt.is_empty() && hash.len() == length && hash.bytes().all(fine) => {
+                        Ok(Self::Sha(text.into()))
+                    }
+                    _ => Err("not a whole SHA-crypt hash; write it with htpasswd -B, or openssl passwd -6".into()),
+                }
+            }
+            ["", "apr1" | "1", ..] => Err(
+                "MD5 (apr1) is not taken, it is guessed too fast; write it anew with htpasswd -B"
+                    .into(),
+            ),
+            _ if text.starts_with("{SHA}") => Err(
+                "SHA-1 is not taken, it is guessed too fast; write it anew with htpasswd -B".into(),
+            ),
+            _ => Err("not a hash of bcrypt or SHA-crypt; write it with htpasswd -B".into()),
+        }
+    }
+
+    fn verify(&self, password: &[u8]) -> bool {
+        match self {
+            Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
+            Self::Sha(hash) => ShaCrypt::default()
+                .verify_password(password, &**hash)
+                .is_ok(),
+        }
+    }
+}
+
+impl fmt::Display for BadLine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "line {}: {}", self.line, self.what)
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nothing of it belongs into a log.
+        out.debug_struct("Users").field("len", &self.len()).finish()
+    }
+}
+
+/// Beyond these a check takes seconds.
+const MOST_COST: u32 = 14;
+const MOST_ROUNDS: u32 = 500_000;
+/// Where a SHA-crypt hash does not say it.
+const DEFAULT_ROUNDS: u32 = 5000;
+/// Visitors whose passwords are not checked again with each request.
+const MOST_REMEMBERED: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By htpasswd -nbB -C 4, openssl passwd -5, and crypt(3).
+    const FILE: &str = "\
+# a comment
+
+bcrypt:$2y$04$HloM8qYtFJ6wd.JdejxvNOU5uXdHt7bas4gMCyiQsXMM0duYJ20Qu
+sha256:$5$saltstring$C3o4O1TC6aRHF4FI.QSZMXtHbaj2gSXr4sUc/3NcUi.:a comment
+sha512:$6$rounds=1400$anothersalt$5E9OuLIWAfPdRXsbPUrAANVOiSc0GoVy251fzAT7yJRsAlcwOUqs6wVztIo4EaydnCTLdCEJC6f1ucV0ObGJf1
+umlauts:$5$saltstring$NSEY/G5yPE2VSoJm0XzkVaaqfQbv42P.1FFf6Ph3HgB\r
+";
+
+    #[test]
+    fn passwords_are_told_from_others() {
+        let users = Users::parse(FILE.as_bytes()).unwrap();
+        assert_eq!(users.len(), 4);
+        let check = |name: &str, password: &str, expected| {
+            let right = users.verify(name.as_bytes(), password.as_bytes());
+            assert_eq!(right, expected, "{name} {password}");
+        };
+        for name in ["bcrypt", "sha256", "sha512"] {
+            check(name, "secret", true);
+            for wrong in ["", "Secret", "secre", "secret ", "secretsecret"] {
+                check(name, wrong, false);
+            }
+        }
+        check("umlauts", "p\u{e4}ss w\u{f6}rd", true);
+        check("umlauts", "secret", false);
+        for stranger in ["", "Bcrypt", "nobody", "#"] {
+            check(stranger, "secret", false);
+        }
+        assert!(!Users::parse(b"").unwrap().verify(b"bcrypt", b"secret"));
+        // The variants of bcrypt differ in nothing that matters here.
+        for variant in ["2a", "2b"] {
+            let users = Users::parse(FILE.replace("2y", variant).as_bytes()).unwrap();
+            assert!(users.verify(b"bcrypt", b"secret"));
+        }
+    }
+
+    #[test]
+    fn files_that_are_not_understood() {
+        let check = |text: &str, line, what: &str| {
+            let what = what.into();
+            assert_eq!(
+                Users::parse(text.as_bytes()).unwrap_err(),
+                BadLine { line, what }
+            );
+        };
+        check("\na", 2, "no colon; write name:hash, as htpasswd -B does");
+        check(
+            "#\n#\nbob:$apr1$dB1$aNhpk5M6v4JKK1.1/mT15.\n",
+            3,
+            "user \"bob\": MD5 (apr1) is not taken, it is guessed too fast; write it anew with htpasswd -B",
+        );
+        check(
+            "bob:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=",
+            1,
+            "user \"bob\": SHA-1 is not taken, it is guessed too fast; write it anew with htpasswd -B",
+        );
+        let none = "user \"bob\": not a hash of bcrypt or SHA-crypt; write it with htpasswd -B";
+        check("bob:secret", 1, none);
+        check("bob:", 1, none);
+        check(
+            "bob:$2x$04$HloM8qYtFJ6wd.JdejxvNOU5uXdHt7bas4gMCyiQsXMM0duYJ20Qu",
+            1,
+            none,
+        );
+        check(
+            "bob:$2y$04$short",
+            1,
+            "user \"bob\": not a whole bcrypt hash; write it with htpasswd -B",
+        );
+        check(
+            "bob:$2y$17$HloM8qYtFJ6wd.JdejxvNOU5uXdHt7bas4gMCyiQsXMM0duYJ20Qu",
+            1,
+            "user \"bob\": a bcrypt cost of 17; write one from 4 to 14",
+        );
+        let sha = "user \"bob\": not a whole SHA-crypt hash; write it with htpasswd -B, or openssl passwd -6";
+        check("bob:$5$salt$short", 1, sha);
+        check(
+            "bob:$5$$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc8",
+            1,
+            sha,
+        );
+        check(
+            "bob:$6$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc8",
+            1,
+            sha,
+        );
+        check(
+            "bob:$5$rounds=999999999$salt$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc8",
+            1,
+            "user \"bob\": SHA-crypt rounds; write from 1000 to 500000",
+        );
+        let twice = format!("{FILE}{FILE}");
+        check(&twice, 9, "user \"bcrypt\" is there twice");
+    }
+
+    #[test]
+    fn remembered_are_the_last_ones() {
+        let users = Users::parse(b"").unwrap();
+        let name = |number: usize| format!("{number}:password").into_bytes();
+        for number in 0..MOST_REMEMBERED + 10 {
+            users.remember(&name(number));
+            users.remember(&name(number));
+        }
+        let remembered = |number| users.remembers(&name(number));
+        assert!((0..10).all(|number| !remembered(number)));
+        assert!((10..MOST_REMEMBERED + 10).all(remembered));
+        let others = Users::parse(b"").unwrap();
+        assert!(!others.remembers(&name(20)));
+    }
+}

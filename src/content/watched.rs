@@ -1,0 +1,304 @@
+//! Files that are kept in memory and read again when they have changed.
+//!
+//! Called by workers, with the time that they know anyhow. Of all that ask, one a second looks at the file; the others
+//! are told what is known, without a system call and without waiting for it.
+//!
+//! **Invariants**: nothing that is told was out of date for longer than [`PAUSE`] when the question came, but for one
+//! that comes while another one looks; a file that cannot be read or understood changes nothing, and the log says so
+//! once.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+
+use crate::config;
+
+/// A file, and what was read of it.
+pub struct Watched<T> {
+    path: PathBuf,
+    most: u64,
+    read: fn(&[u8]) -> Result<T, String>,
+    watch: Watch,
+    state: RwLock<State<T>>,
+}
+
+/// A file that could not be read or understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileError {
+    path: PathBuf,
+    why: String,
+}
+
+/// A file that may be there or not.
+#[derive(Debug)]
+pub struct Flag {
+    path: PathBuf,
+    watch: Watch,
+    is_up: AtomicBool,
+}
+
+struct State<T> {
+    value: Arc<T>,
+    /// Of the file when it was looked at last; `None`: there was none.
+    stamp: Option<Stamp>,
+    /// Whoever changes it from now on changes its stamp.
+    settled: bool,
+}
+
+/// What tells one content of a file from the next: where it is, its size, and when it and its rights were changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// When to look next.
+#[derive(Debug)]
+struct Watch {
+    since: Instant,
+    /// Milliseconds after `since`.
+    due: AtomicU64,
+}
+
+impl<T> Watched<T> {
+    /// Reads a file of at most so many bytes for the first time.
+    ///
+    /// # Errors
+    /// What keeps it from being read or understood.
+    pub fn open(
+        path: &Path,
+        most: u64,
+        read: fn(&[u8]) -> Result<T, String>,
+    ) -> Result<Self, FileError> {
+        let (stamp, settled) = Stamp::of(path);
+        let value = config::read_file(path, most).and_then(|bytes| read(&bytes));
+        let value = value.map_err(|why| FileError {
+            path: path.to_owned(),
+            why,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            most,
+            read,
+            watch: Watch::new(),
+            state: RwLock::new(State {
+                value: Arc::new(value),
+                stamp,
+                settled,
+            }),
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is in it now.
+    pub fn get(&self, now: Instant) -> Arc<T> {
+        if self.watch.is_due(now) {
+            self.look();
+        }
+        Arc::clone(&self.state.read().value)
+    }
+
+    /// Looks at the file now, whenever that was done last.
+    pub fn look(&self) {
+        // Before it is read: what changes meanwhile changes its stamp.
+        let (stamp, settled) = Stamp::of(&self.path);
+        let known = {
+            let state = self.state.read();
+            if stamp == state.stamp && state.settled {
+                return;
+            }
+            stamp == state.stamp
+        };
+        let read = config::read_file(&self.path, self.most).and_then(|bytes| (self.read)(&bytes));
+        let mut state = self.state.write();
+        (state.stamp, state.settled) = (stamp, settled);
+        let result = read.map(|value| state.value = Arc::new(value));
+        drop(state);
+        let path = self.path.display();
+        match result {
+            _ if known => {}
+            Ok(()) => log::info!("{path}: read again"),
+            Err(why) => log::error!("{path}: {why}; what was read before stays"),
+        }
+    }
+}
+
+impl Flag {
+    /// A file that need not be there.
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            watch: Watch::new(),
+            is_up: AtomicBool::new(path.exists()),
+        }
+    }
+
+    /// Whether it is there.
+    pub fn is_up(&self, now: Instant) -> bool {
+        if self.watch.is_due(now) {
+            self.is_up.store(self.path.exists(), Ordering::Relaxed);
+        }
+        self.is_up.load(Ordering::Relaxed)
+    }
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            due: AtomicU64::new(millis(PAUSE)),
+        }
+    }
+
+    /// Whether it is time to look; says so to one caller only.
+    fn is_due(&self, now: Instant) -> bool {
+        let now = millis(now.saturating_duration_since(self.since));
+        let due = self.due.load(Ordering::Relaxed);
+        now >= due
+            && self
+                .due
+                .compare_exchange(
+                    due,
+                    now + millis(PAUSE),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+    }
+}
+
+impl Stamp {
+    /// The stamp of a file, if it is there, and whether it has settled: within one tick of the clock a file may change
+    /// twice.
+    fn of(path: &Path) -> (Option<Self>, bool) {
+        let Ok(about) = fs::metadata(path) else {
+            return (None, true);
+        };
+        let settled = about
+            .modified()
+            .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age >= TICK));
+        let stamp = Self {
+            inode: (about.dev(), about.ino()),
+            size: about.size(),
+            modified: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
+        };
+        (Some(stamp), settled)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.path.display(), self.why)
+    }
+}
+
+impl std::error::Error for FileError {}
+
+impl<T> fmt::Debug for Watched<T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Watched").field(&self.path).finish()
+    }
+}
+
+/// How often a file is looked at.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Times of files are at least as fine as this.
+const TICK: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn text(bytes: &[u8]) -> Result<String, String> {
+        match bytes {
+            b"bad" => Err("bad".into()),
+            bytes => Ok(String::from_utf8_lossy(bytes).into_owned()),
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_again_when_it_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let open = || Watched::open(&path, 5, text);
+        assert_eq!(open().unwrap_err().why, "no such file or directory");
+        fs::write(&path, "larger").unwrap();
+        assert_eq!(open().unwrap_err().why, "larger than 5");
+        fs::write(&path, "one").unwrap();
+        let watched = open().unwrap();
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        fs::write(&path, "two").unwrap();
+        assert_eq!(*watched.get(start), "one");
+        assert_eq!(*watched.get(later(2)), "two");
+        // Nobody looks twice within a second.
+        fs::write(&path, "three").unwrap();
+        assert_eq!(*watched.get(later(2)), "two");
+        assert_eq!(*watched.get(later(4)), "three");
+        for broken in ["bad", "larger"] {
+            fs::write(&path, broken).unwrap();
+            watched.look();
+            assert_eq!(*watched.get(start), "three");
+        }
+        fs::remove_file(&path).unwrap();
+        watched.look();
+        assert_eq!(*watched.get(start), "three");
+        fs::write(&path, "four").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        watched.look();
+        assert_eq!(*watched.get(start), "four");
+    }
+
+    #[test]
+    fn what_has_not_changed_stays_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "one").unwrap();
+        let old = std::time::SystemTime::now() - Duration::from_secs(10);
+        fs::File::options()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+        let watched = Watched::open(&path, 5, text).unwrap();
+        let first = watched.get(Instant::now());
+        watched.look();
+        assert!(Arc::ptr_eq(&first, &watched.get(Instant::now())));
+    }
+
+    #[test]
+    fn flags_go_up_and_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("flag");
+        let flag = Flag::new(&path);
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        assert!(!flag.is_up(later(2)));
+        fs::write(&path, "").unwrap();
+        assert!(!flag.is_up(later(2)));
+        assert!(flag.is_up(later(4)));
+        fs::remove_file(&path).unwrap();
+        assert!(flag.is_up(later(4)));
+        assert!(!flag.is_up(later(6)));
+    }
+}

@@ -1,0 +1,336 @@
+//! Paths that ask for a password (`basic_auth`), with the files of htpasswd(1) and openssl(1).
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::common::{Backend, Echo, Proxy, Visitor, proxy, wait_until};
+
+/// What a program prints.
+fn output(program: &str, arguments: &[&str]) -> String {
+    let run = Command::new(program).args(arguments).output();
+    let run = run.unwrap_or_else(|error| panic!("{program}, which tests/run installs: {error}"));
+    assert!(run.status.success(), "{run:?}");
+    String::from_utf8(run.stdout).unwrap().trim().to_owned()
+}
+
+/// A line by htpasswd, with bcrypt of this cost.
+fn bcrypt(name: &str, password: &str, cost: &str) -> String {
+    output("htpasswd", &["-nbBC", cost, name, password])
+}
+
+/// A file with these users, all of whom have the password `secret`.
+fn users(directory: &Path, names: &[&str]) -> String {
+    let file = directory.join("users");
+    let lines = names.iter().map(|name| bcrypt(name, "secret", "4") + "\n");
+    fs::write(&file, lines.collect::<String>()).unwrap();
+    file.display().to_string()
+}
+
+/// One site with this `basic_auth`.
+fn site(basic_auth: &str) -> String {
+    format!(
+        "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60, basic_auth: {basic_auth}}}]\n\
+         access_log: {{file: access, format: json}}"
+    )
+}
+
+/// A request in the name of somebody.
+fn request(target: &str, credentials: &str) -> String {
+    // By another program than the one under test.
+    let encoded = output(
+        "sh",
+        &["-c", "printf %s \"$0\" | openssl base64 -A", credentials],
+    );
+    format!("GET {target} HTTP/1.1\r\nHost: test\r\nAuthorization: Basic {encoded}\r\n\r\n")
+}
+
+fn status(visitor: &mut Visitor, target: &str, credentials: &str) -> u16 {
+    visitor.ask(request(target, credentials)).status
+}
+
+#[test]
+fn who_knows_the_password_comes_in_and_the_application_does_not_see_it() {
+    let files = tempfile::tempdir().unwrap();
+    let path = users(files.path(), &["bob"]);
+    let sha = format!("ann:{}", output("openssl", &["passwd", "-6", "secret"]));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("# users\n{text}{sha}\n")).unwrap();
+    let proxy = Proxy::start(&site(&format!(
+        "[{{users_file: {path}, realm: 'The \"staff\"', paths: /admin}}, {{users_file: {path}, paths: /api, forward: true}}]"
+    )));
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    let refused = visitor.get("/admin/x");
+    assert_eq!(refused.status, 401);
+    assert_eq!(
+        refused.field("WWW-Authenticate"),
+        Some(r#"Basic realm="The \"staff\"", charset="UTF-8""#)
+    );
+    // On the same connection, for the answer was complete.
+    for wrong in ["bob:Secret", "bob:", "ann:", "nobody:secret", ":", "bob"] {
+        assert_eq!(status(&mut visitor, "/admin", wrong), 401, "{wrong}");
+    }
+    for (number, name) in ["bob", "ann", "bob", "ann"].into_iter().enumerate() {
+        visitor.send(request(
+            &format!("/admin/{number}"),
+            &format!("{name}:secret"),
+        ));
+        let seen = backend.request();
+        assert_eq!(seen.target(), format!("/admin/{number}"));
+        assert_eq!(seen.field("Authorization"), None);
+        backend.reply(name);
+        assert_eq!(visitor.answer().text(), name);
+    }
+    // Where it is asked for, and where nobody asks, it is passed on.
+    for target in ["/api", "/other"] {
+        visitor.send(request(target, "bob:secret"));
+        assert_eq!(
+            backend.request().field("Authorization"),
+            Some("Basic Ym9iOnNlY3JldA==")
+        );
+        backend.reply("");
+        assert_eq!(visitor.answer().status, 200);
+    }
+    // The health check is nobody's.
+    assert_eq!(visitor.get("/swiftiply_health").status, 200);
+    proxy.signal(Signal::SIGUSR1);
+    wait_until("the access log", || {
+        let log = proxy.read("access");
+        log.contains(r#""user":"ann","method":"GET","target":"/admin/3""#)
+            && log.contains(r#""user":"-","method":"GET","target":"/other""#)
+            && log.contains(r#""user":"-","method":"GET","target":"/admin/x""#)
+    });
+    proxy.wait_for_log("wrong name or password, name \"nobody\"");
+    assert!(!proxy.log().contains("Secret"));
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn there_is_no_way_around_by_another_spelling() {
+    let files = tempfile::tempdir().unwrap();
+    let path = users(files.path(), &["bob"]);
+    let proxy = Proxy::start(&site(&format!(
+        "{{users_file: {path}, paths: [/admin, /a b]}}"
+    )));
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let mut visitor = proxy.visit();
+    for target in [
+        "/admin",
+        "/admin?x",
+        "//admin",
+        "/./admin",
+        "/%61dmin",
+        "/admin%2fx",
+        "/%2Fadmin",
+        "/%2e/admin",
+        "/admin;x",
+        "/admin;/x",
+        "/a%20b",
+        "http://test/admin",
+    ] {
+        assert_eq!(visitor.get(target).status, 401, "{target}");
+    }
+    for target in ["/x/../admin", "/x/%2e%2E/admin", "/admin/..", "/x%2f..%2fy"] {
+        assert_eq!(visitor.get(target).status, 400, "{target}");
+    }
+    for (method, expected) in [("HEAD", 401), ("OPTIONS", 401), ("DELETE", 401)] {
+        visitor.send(format!("{method} /admin HTTP/1.1\r\nHost: test\r\n\r\n"));
+        assert_eq!(visitor.answer_to(method).status, expected, "{method}");
+    }
+    assert_eq!(echo.answered(), 0);
+    for target in ["/", "/administrator", "/x/admin", "/Admin"] {
+        assert_eq!(visitor.get(target).text(), target);
+    }
+    // Two fields: which one counts is not for us to guess.
+    let twice = request("/admin", "bob:secret")
+        .replace("\r\n\r\n", "\r\nAuthorization: Basic eDp5\r\n\r\n");
+    assert_eq!(visitor.ask(twice).status, 401);
+    drop((visitor, echo));
+    proxy.finish();
+}
+
+#[test]
+fn a_body_is_not_read_before_the_password_was_right() {
+    let files = tempfile::tempdir().unwrap();
+    let path = users(files.path(), &["bob"]);
+    let proxy = Proxy::start(&site(&format!("{{users_file: {path}}}")));
+    let mut backend = Backend::dial(proxy.dial_in());
+    let post = |credentials: &str| {
+        let head = request("/", credentials).replace("GET", "POST");
+        head.replace(
+            "\r\n\r\n",
+            "\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+        )
+    };
+    let mut visitor = proxy.visit();
+    let refused = visitor.ask(post("bob:wrong"));
+    assert_eq!(
+        (refused.status, refused.field("Connection")),
+        (401, Some("close"))
+    );
+    assert!(visitor.is_closed());
+    let mut visitor = proxy.visit();
+    assert_eq!(visitor.ask(post("bob:secret")).status, 100);
+    visitor.send("body");
+    assert_eq!(backend.request().body, b"body");
+    backend.reply("thanks");
+    assert_eq!(visitor.answer().text(), "thanks");
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
+    let files = tempfile::tempdir().unwrap();
+    let path = users(files.path(), &["bob"]);
+    let yaml = site(&format!("{{users_file: {path}}}"));
+    let proxy = Proxy::start(&yaml);
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let mut visitor = proxy.visit();
+    let mut is_in = |name: &str| match status(&mut visitor, "/", &format!("{name}:secret")) {
+        200 => true,
+        401 => false,
+        other => panic!("{other}"),
+    };
+    assert!(is_in("bob") && !is_in("ann"));
+    // Who was remembered is forgotten.
+    users(files.path(), &["ann"]);
+    wait_until("the new file", || is_in("ann"));
+    assert!(!is_in("bob"));
+    fs::write(&path, "bob\n").unwrap();
+    let told =
+        "users: line 1: no colon; write name:hash, as htpasswd -B does; what was read before stays";
+    wait_until("the broken file", || {
+        assert!(is_in("ann"));
+        proxy.log().contains(told)
+    });
+    // A reload has nothing better to offer.
+    proxy.signal(Signal::SIGHUP);
+    proxy.wait_for_log("line 1: no colon; write name:hash, as htpasswd -B does\n");
+    assert!(is_in("ann") && !is_in("bob"));
+    fs::remove_file(&path).unwrap();
+    proxy.wait_for_log("no colon");
+    assert!(is_in("ann"));
+    users(files.path(), &["bob"]);
+    proxy.reload(&yaml.replace("basic_auth: {", "basic_auth: {realm: other, "));
+    assert!(is_in("bob") && !is_in("ann"));
+    let challenge = proxy.visit().get("/").head;
+    assert!(challenge.contains("realm=\"other\""), "{challenge}");
+    proxy.reload(&yaml.replace(&format!("{{users_file: {path}}}"), "false"));
+    assert_eq!(proxy.visit().get("/").status, 200);
+    drop((visitor, echo));
+    proxy.finish();
+}
+
+#[test]
+fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("users");
+    fs::write(&path, bcrypt("bob", "secret", "8")).unwrap();
+    let yaml = site(&format!(
+        "{{users_file: {}, paths: /admin}}",
+        path.display()
+    ));
+    let proxy = Proxy::start(&format!("{yaml}\nworkers: 3"));
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let mut known = proxy.visit();
+    assert_eq!(status(&mut known, "/admin", "bob:secret"), 200);
+    let wrong = request("/admin", "bob:wrong");
+    let mut flood: Vec<_> = (0..60).map(|_| proxy.visit()).collect();
+    for visitor in &mut flood {
+        visitor.send(&wrong);
+    }
+    // Some leave while they stand in line.
+    for visitor in flood.split_off(50) {
+        visitor.reset();
+    }
+    let right = request("/admin", "bob:secret");
+    for _ in 0..10 {
+        assert_eq!(known.ask(&right).status, 200);
+        assert_eq!(proxy.visit().get("/open").status, 200);
+    }
+    let statuses: Vec<u16> = flood
+        .iter_mut()
+        .map(|visitor| visitor.answer().status)
+        .collect();
+    let count = |status| statuses.iter().filter(|known| **known == status).count();
+    assert!(count(401) >= 1 && count(429) >= 1, "{statuses:?}");
+    assert_eq!(count(401) + count(429), 50, "{statuses:?}");
+    // And then there is room again.
+    assert_eq!(flood[0].ask(&wrong).status, 401);
+    drop((flood, known, echo));
+    proxy.finish();
+}
+
+#[test]
+fn a_check_that_does_not_come_in_time_is_given_up() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("users");
+    fs::write(&path, bcrypt("bob", "secret", "9")).unwrap();
+    let yaml = site(&format!("{{users_file: {}}}", path.display()))
+        .replace("timeout: 60", "timeout: 0.001");
+    let proxy = Proxy::start(&yaml);
+    let mut visitors: Vec<_> = (0..8).map(|_| proxy.visit()).collect();
+    let wrong = request("/", "bob:wrong");
+    for visitor in &mut visitors {
+        visitor.send(&wrong);
+    }
+    let statuses: Vec<u16> = visitors
+        .iter_mut()
+        .map(|visitor| visitor.answer().status)
+        .collect();
+    assert!(
+        statuses.contains(&401) && statuses.contains(&503),
+        "{statuses:?}"
+    );
+    drop(visitors);
+    proxy.finish();
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told_with_its_line() {
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("users");
+    let check = |text: &str, expected: &str| {
+        fs::write(&file, text).unwrap();
+        let yaml = "cluster_port: 0\nmap:\n  - incoming: a\n    outgoing: b:1\n    basic_auth: {users_file: users}\n";
+        fs::write(files.path().join("swiftiply.yml"), yaml).unwrap();
+        let run = proxy::program()
+            .args(["--check", "-c", "swiftiply.yml"])
+            .current_dir(&files)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(run.stderr).unwrap();
+        let expected = format!(
+            "swiftiply.yml:5: map[1] (a): basic_auth {{...}}: users_file \"users\": {expected}\n"
+        );
+        assert!(told.starts_with(&expected), "{told}");
+        assert_eq!(run.status.code(), Some(2));
+    };
+    let md5 = output("htpasswd", &["-nbm", "bob", "secret"]);
+    check(
+        &format!("# all\n{md5}\n"),
+        "line 2: user \"bob\": MD5 (apr1) is not taken, it is guessed too fast; write it anew with htpasswd -B",
+    );
+    let des = output("htpasswd", &["-nbd", "bob", "secret"]);
+    check(
+        &des,
+        "line 1: user \"bob\": not a hash of bcrypt or SHA-crypt; write it with htpasswd -B",
+    );
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let run = proxy::program()
+        .args(["--check", "-c", "swiftiply.yml"])
+        .current_dir(&files)
+        .output()
+        .unwrap();
+    let told = String::from_utf8(run.stderr).unwrap();
+    assert!(
+        told.contains("users_file \"users\": not a file\n"),
+        "{told}"
+    );
+}
