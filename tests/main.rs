@@ -7,6 +7,7 @@ mod dial_in;
 mod embedding;
 mod laws;
 mod layers;
+mod pages;
 mod requests;
 mod responses;
 mod running;

@@ -18,6 +18,7 @@
 pub(crate) mod auth;
 mod check;
 mod keys;
+mod pages;
 mod print;
 mod problem;
 mod raw;
@@ -25,6 +26,7 @@ mod section;
 mod site;
 mod value;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt;
 use std::fs::File;
@@ -37,6 +39,7 @@ use std::time::Duration;
 use regex::Regex;
 
 pub use keys::keys;
+pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub(crate) use value::read_file;
 
@@ -122,6 +125,12 @@ pub struct Site {
     pub timeouts: Timeouts,
     /// Which paths ask for a password (`basic_auth`).
     pub basic_auth: Vec<BasicAuth>,
+    /// What is shown in maintenance, and whenever there is no service; absolute (`maintenance_page`).
+    pub maintenance_page: Option<PathBuf>,
+    /// The site is in maintenance while this file is there; absolute (`maintenance_flag`).
+    pub maintenance_flag: Option<PathBuf>,
+    /// What is shown with these statuses of our own; absolute (`error_pages`).
+    pub error_pages: BTreeMap<u16, PathBuf>,
 }
 
 /// Paths that only known visitors may see (an entry of `basic_auth`).
@@ -416,6 +425,9 @@ impl Default for Site {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             basic_auth: Vec::new(),
+            maintenance_page: None,
+            maintenance_flag: None,
+            error_pages: BTreeMap::new(),
         }
     }
 }

@@ -174,6 +174,22 @@ fn site(site: &Site) -> Node {
             entries => Node::List(entries.iter().map(basic_auth).collect()),
         }),
     );
+    put(
+        "maintenance_page",
+        site.maintenance_page.as_deref().map(path),
+    );
+    put(
+        "maintenance_flag",
+        site.maintenance_flag.as_deref().map(path),
+    );
+    let pages = site.error_pages.iter();
+    let pages: Map = pages
+        .map(|(status, file)| (status.to_string(), path(file)))
+        .collect();
+    put(
+        "error_pages",
+        Some(Node::Map(pages)).filter(|_| !site.error_pages.is_empty()),
+    );
     Node::Map(map)
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::auth;
+use super::pages;
 use super::raw::{self, Node};
 use super::section::Section;
 use super::value::{self, Wrong};
@@ -88,6 +89,9 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         limits: section.limits(&config.limits, false),
         timeouts,
         basic_auth: auth::basic(section),
+        maintenance_page: section.take("maintenance_page", pages::page(section.directory)),
+        maintenance_flag: section.take("maintenance_flag", value::path(section.directory)),
+        error_pages: pages::by_status(section),
     }
 }
 

@@ -413,6 +413,36 @@ fn keys_come_from_a_file() {
 }
 
 #[test]
+fn pages_of_a_site() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let overrides = Overrides {
+        directory: Some(directory.path().into()),
+        ..Overrides::default()
+    };
+    fs::write(directory.path().join("page"), "").expect("a file");
+    let text = "
+cluster_port: 80
+defaults: {error_pages: {404: page, 502: page}, maintenance_flag: down}
+map: [{incoming: a, outgoing: b:1, maintenance_page: page, error_pages: {404: ~, 503: page}}]
+";
+    let (config, _) = from(text, &overrides).expect("no problem");
+    let page = directory.path().join("page");
+    for config in [&config, &self::config(&config.to_yaml())] {
+        let site = &config.sites[0];
+        let pages = BTreeMap::from([(502, page.clone()), (503, page.clone())]);
+        assert_eq!(site.error_pages, pages);
+        assert_eq!(site.maintenance_page.as_ref(), Some(&page));
+        assert_eq!(site.maintenance_flag, Some(directory.path().join("down")));
+    }
+    fs::write(&page, "x".repeat((1 << 20) + 1)).expect("a file");
+    let problems = from(text, &overrides).expect_err("too large").to_string();
+    assert!(
+        problems.contains("s.yml:4: map[1] (a): maintenance_page \"page\": larger than 1m\n"),
+        "{problems}"
+    );
+}
+
+#[test]
 fn paths_that_ask_for_a_password() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("users");

@@ -50,7 +50,7 @@ use crate::net::tls::{Acceptor, LoadError};
 use crate::process;
 use crate::stats::{self, Close, Stats};
 use admission::{Admission, Clients, Place};
-use guard::{Checks, Guard};
+use guard::Checks;
 use secure::{Secure, Slot};
 use session::{Rest, Session};
 use snapshot::{Held, Site, Snapshot, accepted_keys};
@@ -915,15 +915,8 @@ fn assemble(
         };
         let place = admission.place(&settings.name);
         let access_log = log(&settings.access_log)?;
-        let guards = Guard::all(settings, before)?;
-        sites.push(Site::new(
-            settings.clone(),
-            place,
-            line,
-            access_log,
-            guards,
-            find,
-        ));
+        let settings = settings.clone();
+        sites.push(Site::new(settings, place, line, access_log, before, find)?);
     }
     let access_log = log(&config.access_log)?;
     Ok(Snapshot::new(config, sites, access_log))

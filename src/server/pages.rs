@@ -1,11 +1,130 @@
-//! Answers of our own: one small body each, HTML or text as the visitor likes.
+//! Answers of our own: one small body each, HTML or text as the visitor likes, or a page of the site's.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
+use super::snapshot::{Site, Snapshot};
+use crate::config::{self, PAGE_BYTES};
+use crate::content::watched::{FileError, Flag, Watched};
 use crate::exchange::{Body, Response, Trace};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::stats::Stats;
+
+/// The pages of a site (`maintenance_page`, `error_pages`), and whether it is in maintenance (`maintenance_flag`).
+#[derive(Debug)]
+pub(crate) struct SitePages {
+    flag: Option<Flag>,
+    maintenance: Option<Page>,
+    by_status: Vec<(u16, Page)>,
+}
+
+/// A file that is shown in the place of our own words.
+#[derive(Debug)]
+struct Page {
+    file: Arc<Watched<Vec<u8>>>,
+    content_type: &'static str,
+}
+
+impl SitePages {
+    /// Those of a site. A file that was known before is the same one, and is looked at now.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(crate) fn new(site: &config::Site, before: Option<&Snapshot>) -> Result<Self, FileError> {
+        let open = |path: &Path| {
+            let sites = before.iter().flat_map(|before| &before.sites);
+            let mut known = sites.flat_map(|site| site.pages.all());
+            let file = match known.find(|page| page.file.path() == path) {
+                Some(page) => {
+                    page.file.look();
+                    Arc::clone(&page.file)
+                }
+                None => Arc::new(Watched::open(path, PAGE_BYTES, |bytes| Ok(bytes.to_vec()))?),
+            };
+            Ok(Page {
+                file,
+                content_type: content_type(path),
+            })
+        };
+        let by_status = site.error_pages.iter();
+        let by_status = by_status.map(|(status, path)| Ok((*status, open(path)?)));
+        Ok(Self {
+            flag: site.maintenance_flag.as_deref().map(Flag::new),
+            maintenance: site.maintenance_page.as_deref().map(open).transpose()?,
+            by_status: by_status.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Whether the site is in maintenance.
+    pub(crate) fn are_closed(&self, now: Instant) -> bool {
+        self.flag.as_ref().is_some_and(|flag| flag.is_up(now))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Page> {
+        let by_status = self.by_status.iter().map(|(_, page)| page);
+        by_status.chain(&self.maintenance)
+    }
+
+    /// The one for a status. That of maintenance is also for other times in which there is no service.
+    fn of(&self, status: u16) -> Option<&Page> {
+        let own = self.by_status.iter().find(|(own, _)| *own == status);
+        let own = own.map(|(_, page)| page);
+        own.or(self.maintenance.as_ref().filter(|_| status == 503))
+    }
+}
+
+impl Site {
+    /// A page with this status: the site's own if it has one, or one that says `detail`.
+    pub(crate) fn page(
+        &self,
+        status: u16,
+        detail: &str,
+        request: Option<&RequestHead>,
+    ) -> Response<'static> {
+        let page = page(status, detail, request);
+        match self.pages.of(status) {
+            Some(own) => own.in_place_of(page),
+            None => page,
+        }
+    }
+
+    /// What everybody sees while the site is in maintenance.
+    pub(crate) fn closed(&self, request: &RequestHead) -> Response<'static> {
+        let why = "The site is down for maintenance. Please come back later.";
+        let mut page = page(503, why, Some(request));
+        page.head
+            .headers
+            .set("Retry-After", RETRY_AFTER_MAINTENANCE);
+        match self.pages.maintenance.as_ref().or(self.pages.of(503)) {
+            Some(own) => own.in_place_of(page),
+            None => page,
+        }
+    }
+}
+
+impl Page {
+    /// The same answer with these words.
+    fn in_place_of(&self, mut page: Response<'static>) -> Response<'static> {
+        let fields = &mut page.head.headers;
+        fields.set("Content-Type", self.content_type.as_bytes());
+        page.body = Body::Bytes(self.file.get(Instant::now()).to_vec());
+        page
+    }
+}
+
+/// The type of a page, by the name of its file.
+fn content_type(path: &Path) -> &'static str {
+    let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+    match extension.to_str().unwrap_or_default() {
+        "txt" => "text/plain; charset=utf-8",
+        "json" => "application/json",
+        "xml" => "application/xml",
+        "svg" => "image/svg+xml",
+        _ => "text/html; charset=utf-8",
+    }
+}
 
 /// A status page. `detail` says what the visitor could know or do about it.
 pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> Response<'static> {
@@ -80,6 +199,8 @@ fn escape(text: &str) -> String {
 
 /// Seconds after which a visitor may try again: long enough for a process to be restarted.
 const RETRY_AFTER: &[u8] = b"5";
+/// The same for a site that is in maintenance.
+const RETRY_AFTER_MAINTENANCE: &[u8] = b"60";
 
 #[cfg(test)]
 mod tests {

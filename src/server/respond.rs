@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::collect;
-use super::pages;
 use super::route;
 use super::snapshot::{Held, Site};
 use crate::backend::pool::Want;
@@ -346,7 +345,7 @@ fn failed(request: &Request, site: &Site, failure: Failure) -> Response<'static>
     );
     Response {
         trace: failure.trace,
-        ..pages::page(status, detail, Some(&request.head))
+        ..site.page(status, detail, Some(&request.head))
     }
 }
 

@@ -417,7 +417,12 @@ impl Session {
             watch: Watch::new(received),
             passage: None,
         };
-        match errand.site().guards.is_empty() {
+        let site = errand.site();
+        if site.pages.are_closed(received) {
+            let page = site.closed(&errand.request.head);
+            return self.decline(&errand, page, worker);
+        }
+        match site.guards.is_empty() {
             true => self.open(errand, worker),
             false => self.admit(errand, None, worker),
         }
@@ -453,7 +458,7 @@ impl Session {
                     Verdict::Ask(guard) => self.ask(&errand, guard, worker),
                     Verdict::Unclear => {
                         let why = "The request was refused: a .. in its path.";
-                        let page = pages::page(400, why, Some(&errand.request.head));
+                        let page = errand.site().page(400, why, Some(&errand.request.head));
                         self.decline(&errand, page, worker)
                     }
                     _ => self.open(errand, worker),
@@ -495,7 +500,7 @@ impl Session {
     /// Asks for a name and a password (RFC 9110 11.6.1).
     fn ask(&mut self, errand: &Errand, guard: &Guard, worker: &mut Worker) -> Step {
         let why = "A name and a password are needed here.";
-        let mut page = pages::page(401, why, Some(&errand.request.head));
+        let mut page = errand.site().page(401, why, Some(&errand.request.head));
         let challenge = guard.challenge.as_bytes();
         page.head.headers.push("WWW-Authenticate", challenge);
         self.decline(errand, page, worker)
@@ -516,7 +521,8 @@ impl Session {
             "{status} for {}: {} {}: too many passwords to check",
             self.peer, head.method.as_str(), head.target.as_str()
         );
-        let page = pages::page(status, &format!("{why} Please try again."), Some(head));
+        let why = format!("{why} Please try again.");
+        let page = errand.site().page(status, &why, Some(head));
         self.decline(errand, page, worker)
     }
 
@@ -799,7 +805,7 @@ impl Session {
             "{status} for {}: {} {}: {why}", self.peer, head.method.as_str(), head.target.as_str()
         );
         let detail = format!("The request was refused: {why}.");
-        let page = pages::page(status, &detail, Some(head));
+        let page = errand.site().page(status, &detail, Some(head));
         self.refuse_with(errand, page, reason_for(status), worker)
     }
 
@@ -815,7 +821,7 @@ impl Session {
 
     fn refuse_slow(&mut self, errand: &Errand, worker: &mut Worker) -> Step {
         let why = "The body of the request did not arrive in time.";
-        let page = pages::page(408, why, Some(&errand.request.head));
+        let page = errand.site().page(408, why, Some(&errand.request.head));
         self.refuse_with(errand, page, Close::BodyTimeout, worker)
     }
 

@@ -12,9 +12,11 @@ use regex::bytes::Regex;
 
 use super::admission::Place;
 use super::guard::Guard;
+use super::pages::SitePages;
 use super::route;
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Config, Filter, Limits, Network};
+use crate::content::watched::FileError;
 use crate::logging::AccessLog;
 use crate::net::stream::Peer;
 use crate::process;
@@ -49,6 +51,8 @@ pub(crate) struct Site {
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Who may see what.
     pub(crate) guards: Vec<Guard>,
+    /// What it says in the place of our own words.
+    pub(crate) pages: SitePages,
     /// Target of its log lines, by which they find the site's own logger.
     pub(crate) log: String,
     /// The log has said that answers of this site lack a length.
@@ -96,14 +100,18 @@ impl Snapshot {
 }
 
 impl Site {
+    /// A site with these settings. What `before` has read of its files is not read again.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
     pub(crate) fn new(
         settings: config::Site,
         place: Place,
         waiting: Arc<Waiting>,
         access_log: Option<Arc<AccessLog>>,
-        guards: Vec<Guard>,
+        before: Option<&Snapshot>,
         pool: impl Fn(&config::Address) -> Option<Arc<Pool>>,
-    ) -> Self {
+    ) -> Result<Self, FileError> {
         let mut filtered = Vec::new();
         let mut plain = Vec::new();
         for outgoing in &settings.outgoing {
@@ -115,7 +123,9 @@ impl Site {
                 filter => filtered.push((filter.clone(), [pool])),
             }
         }
-        Self {
+        Ok(Self {
+            guards: Guard::all(&settings, before)?,
+            pages: SitePages::new(&settings, before)?,
             keys: accepted_keys(&settings),
             log: format!("site:{}", settings.name),
             unframed_told: AtomicBool::new(false),
@@ -123,10 +133,9 @@ impl Site {
             place,
             waiting,
             access_log,
-            guards,
             filtered,
             plain,
-        }
+        })
     }
 
     /// The pools for a decoded path: that of the first filter that matches, or those without filter.
