@@ -8,3 +8,4 @@ pub mod dial_in;
 pub mod pool;
 pub mod preamble;
 pub mod relay;
+mod slot;
