@@ -14,4 +14,5 @@ mod running;
 mod secure;
 mod slow;
 mod thin;
+mod traditional;
 mod waiting;

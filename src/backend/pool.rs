@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::dial_in::Seat;
+use super::lease::Missed;
 use super::preamble::Id;
 use super::slot::Slot;
 use crate::config::Order;
@@ -90,17 +91,6 @@ pub struct Waiting {
 /// One of those that wait, as long as this lives.
 #[derive(Debug)]
 pub struct Wait(Arc<Waiting>);
-
-/// Why there was no backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missed {
-    /// None came before the deadline.
-    TimedOut,
-    /// The visitor left.
-    ClientGone,
-    /// As many as may wait are waiting already.
-    Full,
-}
 
 /// A backend for the time of one exchange.
 #[derive(Debug)]
@@ -474,4 +464,4 @@ fn take_where(idle: &mut Vec<Backend>, wanted: impl Fn(&Backend) -> bool) -> Vec
 }
 
 /// How often a waiting worker looks whether its visitor is still there.
-const LOOK_AT_CLIENT: Duration = Duration::from_millis(250);
+pub(super) const LOOK_AT_CLIENT: Duration = Duration::from_millis(250);

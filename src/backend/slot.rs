@@ -1,4 +1,5 @@
-//! Where a waiting worker is given what it waits for: the hand-over of [`pool`](super::pool).
+//! Where a waiting worker is given what it waits for: the hand-over of [`pool`](super::pool) and
+//! [`directory`](super::directory).
 //!
 //! **Invariant**: *one fills, one empties.* A slot is filled at most once, and its waiter empties it or finds it empty when
 //! it gives up, under the slot's own lock: nothing is ever left in a slot.
