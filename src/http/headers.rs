@@ -85,6 +85,11 @@ impl Headers {
         })
     }
 
+    /// Names as bytes, in order.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.fields.iter().map(|field| &self.bytes[field.name()])
+    }
+
     /// How many fields there are.
     pub const fn len(&self) -> usize {
         self.fields.len()

@@ -1,0 +1,460 @@
+//! Conditions and ranges of requests (RFC 9110 13 and 14). Pure.
+//!
+//! What is asked for is a file, of which an entity tag, a time and a length are known. [`Conditions`] are found in one
+//! pass over the fields, since most requests have none; then [`Conditions::check`] says whether there is an answer
+//! without the file, and [`Conditions::ranges`] which bytes of it are wanted.
+
+use std::ops::Range;
+use std::time::{Duration, UNIX_EPOCH};
+
+use httpdate::{fmt_http_date, parse_http_date};
+
+use super::headers::Headers;
+
+/// What tells one version of a file from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Validators {
+    /// The entity tag as a field's value, quoted.
+    pub etag: Box<str>,
+    /// Seconds since 1970 of the last change; `None` where nothing can be said of it.
+    pub modified: Option<u64>,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// The conditions of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions<'h> {
+    headers: &'h Headers,
+    /// Which of the fields there are.
+    present: [bool; FIELDS.len()],
+}
+
+/// What the preconditions of a request come to (RFC 9110 13.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The request is to be answered.
+    Go,
+    /// 304: the visitor has what it asks for.
+    NotModified,
+    /// 412: the visitor wants nothing under these circumstances.
+    Failed,
+}
+
+/// Which bytes are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// All of them, with a 200.
+    Whole,
+    /// These, each within the length and none empty, with a 206; at least one.
+    Parts(Vec<Range<u64>>),
+    /// None that there are: 416.
+    Unsatisfiable,
+}
+
+impl Validators {
+    /// For a file with this time, in seconds since 1970, and length, as seen at the time `now`.
+    ///
+    /// The tag is that of the original, in quotes: both numbers in hexadecimal.
+    pub fn new(modified: i64, length: u64, now: i64) -> Self {
+        Self {
+            etag: format!("\"{modified:x}-{length:x}\"").into(),
+            // RFC 9110 8.8.2.1: not later than the answer.
+            modified: u64::try_from(modified).ok().filter(|_| modified <= now),
+            length,
+        }
+    }
+
+    /// The value of Last-Modified.
+    pub fn last_modified(&self) -> Option<String> {
+        self.modified
+            .map(|seconds| fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)))
+    }
+
+    /// Whether a tag of a list is this one. Comparison is weak (RFC 9110 8.8.3.2) or strong; the original knew no
+    /// quotes, and what it has given to visitors is still good.
+    fn is(&self, tag: Tag<'_>, weak: bool) -> bool {
+        let own = self.etag.trim_matches('"').as_bytes();
+        tag.text == own && (weak || !tag.weak)
+    }
+}
+
+impl<'h> Conditions<'h> {
+    /// Looks for conditions among the fields of a request.
+    pub fn of(headers: &'h Headers) -> Self {
+        let mut present = [false; FIELDS.len()];
+        for name in headers.names() {
+            // By length first, so that nearly all fields are done with after one comparison.
+            if !matches!(name.len(), 5 | 8 | 13 | 17 | 19) {
+                continue;
+            }
+            for (field, present) in FIELDS.iter().zip(&mut present) {
+                *present |= name.eq_ignore_ascii_case(field.as_bytes());
+            }
+        }
+        Self { headers, present }
+    }
+
+    /// Whether there are none, so that the answer is the whole file.
+    pub fn is_empty(&self) -> bool {
+        self.present == [false; FIELDS.len()]
+    }
+
+    /// Whether the answer may be 304.
+    pub fn is_about_cache(&self) -> bool {
+        self.has(IF_NONE_MATCH) || self.has(IF_MODIFIED_SINCE)
+    }
+
+    /// Looks at the preconditions of a GET or HEAD, in the order of RFC 9110 13.2.2.
+    pub fn check(&self, file: &Validators) -> Verdict {
+        if self.has(IF_MATCH) {
+            if !self.names(IF_MATCH, file, false) {
+                return Verdict::Failed;
+            }
+        } else if let Some((date, modified)) = self.date(IF_UNMODIFIED_SINCE).zip(file.modified)
+            && modified > date
+        {
+            return Verdict::Failed;
+        }
+        if self.has(IF_NONE_MATCH) {
+            if self.names(IF_NONE_MATCH, file, true) {
+                return Verdict::NotModified;
+            }
+        } else if let Some((date, modified)) = self.date(IF_MODIFIED_SINCE).zip(file.modified)
+            && modified <= date
+        {
+            return Verdict::NotModified;
+        }
+        Verdict::Go
+    }
+
+    /// Which bytes a GET wants (RFC 9110 14). What is no range, or an unreasonable lot of ranges, means the whole, which
+    /// is always a right answer.
+    pub fn ranges(&self, file: &Validators) -> Wanted {
+        if !self.has(RANGE) || self.has(IF_RANGE) && !self.if_range(file) {
+            return Wanted::Whole;
+        }
+        let mut values = self.headers.get_all(FIELDS[RANGE]);
+        match (values.next(), values.next()) {
+            (Some(value), None) => parse_ranges(value, file.length),
+            _ => Wanted::Whole,
+        }
+    }
+
+    /// Whether the ranges are of this version (RFC 9110 13.1.5): the tag must be strong, the time the very same.
+    fn if_range(&self, file: &Validators) -> bool {
+        let Some(value) = self.headers.get(FIELDS[IF_RANGE]) else {
+            return false;
+        };
+        match self.date(IF_RANGE) {
+            Some(date) => file.modified == Some(date),
+            None => {
+                let mut tags = tags(value);
+                tags.next().is_some_and(|tag| file.is(tag, false)) && tags.next().is_none()
+            }
+        }
+    }
+
+    fn has(&self, field: usize) -> bool {
+        self.present[field]
+    }
+
+    /// Whether a list of tags has that of the file, or is `*`.
+    fn names(&self, field: usize, file: &Validators, weak: bool) -> bool {
+        self.headers
+            .get_all(FIELDS[field])
+            .any(|list| list == b"*" || tags(list).any(|tag| file.is(tag, weak)))
+    }
+
+    /// The seconds of a date. `None`: there is none, or it is not valid, and then it is ignored.
+    fn date(&self, field: usize) -> Option<u64> {
+        if !self.has(field) {
+            return None;
+        }
+        let mut values = self.headers.get_all(FIELDS[field]);
+        let (value, None) = (values.next()?, values.next()) else {
+            return None;
+        };
+        let date = parse_http_date(str::from_utf8(value).ok()?).ok()?;
+        date.duration_since(UNIX_EPOCH)
+            .ok()
+            .map(|time| time.as_secs())
+    }
+}
+
+/// An entity tag of a list, without its quotes.
+#[derive(Clone, Copy)]
+struct Tag<'v> {
+    weak: bool,
+    text: &'v [u8],
+}
+
+/// The tags of a list (RFC 9110 8.8.3). A comma may stand in a tag.
+fn tags(mut list: &[u8]) -> impl Iterator<Item = Tag<'_>> {
+    std::iter::from_fn(move || {
+        while let [b' ' | b'\t' | b',', rest @ ..] = list {
+            list = rest;
+        }
+        let weak = list.starts_with(b"W/\"");
+        if weak {
+            list = &list[2..];
+        }
+        let (text, rest) = match list {
+            [] => return None,
+            [b'"', quoted @ ..] => {
+                let end = memchr::memchr(b'"', quoted).unwrap_or(quoted.len());
+                (&quoted[..end], quoted.get(end + 1..).unwrap_or_default())
+            }
+            bare => {
+                let end = memchr::memchr(b',', bare).unwrap_or(bare.len());
+                (bare[..end].trim_ascii(), &bare[end..])
+            }
+        };
+        list = rest;
+        Some(Tag { weak, text })
+    })
+}
+
+/// Reads `bytes=0-499, -500` for a file of this length.
+fn parse_ranges(value: &[u8], length: u64) -> Wanted {
+    let Some((unit, set)) = value.split_at_checked(BYTES.len()) else {
+        return Wanted::Whole;
+    };
+    // No range can say where it is in nothing at all.
+    if !unit.eq_ignore_ascii_case(BYTES) || length == 0 {
+        return Wanted::Whole;
+    }
+    let mut parts = Vec::new();
+    let mut any = false;
+    for spec in set.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        if spec.is_empty() {
+            continue;
+        }
+        let Some(part) = parse_range(spec, length) else {
+            return Wanted::Whole;
+        };
+        any = true;
+        if part.is_empty() {
+            continue;
+        }
+        if parts.len() == MOST_RANGES {
+            return Wanted::Whole;
+        }
+        parts.push(part);
+    }
+    // Ranges that overlap that much are a way to have much sent for little.
+    let total = parts.iter().try_fold(0_u64, |sum, part| {
+        sum.checked_add(part.end - part.start)
+            .filter(|sum| *sum <= length)
+    });
+    match (any, parts.is_empty(), total) {
+        (false, ..) | (_, _, None) => Wanted::Whole,
+        (true, true, _) => Wanted::Unsatisfiable,
+        (true, false, Some(_)) => Wanted::Parts(parts),
+    }
+}
+
+/// One of `0-499`, `500-`, `-500`; empty if it is outside. `None`: it is none of these.
+fn parse_range(spec: &[u8], length: u64) -> Option<Range<u64>> {
+    let dash = memchr::memchr(b'-', spec)?;
+    let (first, last) = (&spec[..dash], &spec[dash + 1..]);
+    match (number(first)?, number(last)?) {
+        (None, None) => None,
+        (None, Some(suffix)) => Some(length.saturating_sub(suffix)..length),
+        (Some(first), None) => Some(first.min(length)..length),
+        (Some(first), Some(last)) if first <= last => {
+            Some(first.min(length)..last.saturating_add(1).min(length))
+        }
+        _ => None,
+    }
+}
+
+/// A number of digits only, however many. `Some(None)`: nothing is there.
+fn number(digits: &[u8]) -> Option<Option<u64>> {
+    if digits.is_empty() {
+        return Some(None);
+    }
+    digits
+        .iter()
+        .try_fold(0_u64, |number, digit| {
+            let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+            Some(number.saturating_mul(10).saturating_add(digit))
+        })
+        .map(Some)
+}
+
+const FIELDS: [&str; 6] = [
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "If-Range",
+    "Range",
+];
+const IF_MATCH: usize = 0;
+const IF_NONE_MATCH: usize = 1;
+const IF_MODIFIED_SINCE: usize = 2;
+const IF_UNMODIFIED_SINCE: usize = 3;
+const IF_RANGE: usize = 4;
+const RANGE: usize = 5;
+const BYTES: &[u8] = b"bytes=";
+/// More ranges than that are answered with the whole.
+const MOST_RANGES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of 1000 bytes, changed on 6 November 1994 at 08:49:37.
+    fn file() -> Validators {
+        Validators::new(784_111_777, 1000, 800_000_000)
+    }
+
+    fn headers(lines: &str) -> Headers {
+        let mut headers = Headers::new();
+        for line in lines.lines() {
+            let (name, value) = line.split_once(": ").unwrap();
+            headers.push(name, value.as_bytes());
+        }
+        headers
+    }
+
+    #[test]
+    fn the_tag_is_that_of_the_original_in_quotes() {
+        assert_eq!(&*file().etag, "\"2ebc98a1-3e8\"");
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(file().last_modified().as_deref(), Some(date));
+        assert_eq!(Validators::new(5, 1, 4).last_modified(), None);
+    }
+
+    #[test]
+    fn preconditions() {
+        let check = |lines: &str, expected| {
+            let headers = headers(lines);
+            assert_eq!(
+                Conditions::of(&headers).check(&file()),
+                expected,
+                "{lines:?}"
+            );
+        };
+        let (go, same, failed) = (Verdict::Go, Verdict::NotModified, Verdict::Failed);
+        check("", go);
+        check("Accept: */*\nRange: bytes=0-1", go);
+        check("If-None-Match: \"2ebc98a1-3e8\"", same);
+        check("if-none-match: W/\"2ebc98a1-3e8\"", same);
+        check("If-None-Match: 2ebc98a1-3e8", same);
+        check("If-None-Match: \"a,b\", c, \"2ebc98a1-3e8\"", same);
+        check(
+            "If-None-Match: \"a\"\nIf-None-Match: \"2ebc98a1-3e8\"",
+            same,
+        );
+        check("If-None-Match: *", same);
+        check("If-None-Match: \"*\"", go);
+        check("If-None-Match: \"2ebc98a1-3e9\"", go);
+        check("If-None-Match: \"a,2ebc98a1-3e8,b\"", go);
+        check("If-None-Match: ", go);
+        check("If-None-Match: \"2ebc98a1-3e8", same);
+        check("If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT", same);
+        check("If-Modified-Since: Sunday, 06-Nov-94 08:49:37 GMT", same);
+        check("If-Modified-Since: Sun Nov  6 08:49:38 1994", same);
+        check("If-Modified-Since: Sun, 06 Nov 1994 08:49:36 GMT", go);
+        check("If-Modified-Since: yesterday", go);
+        check(
+            "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT\nIf-None-Match: \"x\"",
+            go,
+        );
+        check("If-Match: \"2ebc98a1-3e8\"", go);
+        check("If-Match: *", go);
+        check("If-Match: W/\"2ebc98a1-3e8\"", failed);
+        check("If-Match: \"x\"\nIf-None-Match: *", failed);
+        check("If-Match: \"2ebc98a1-3e8\"\nIf-None-Match: *", same);
+        check("If-Unmodified-Since: Sun, 06 Nov 1994 08:49:36 GMT", failed);
+        check("If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT", go);
+        check("If-Unmodified-Since: never", go);
+        check(
+            "If-Unmodified-Since: Sun, 06 Nov 1994 08:49:36 GMT\nIf-Match: *",
+            go,
+        );
+    }
+
+    #[test]
+    fn ranges() {
+        let check = |value: &str, expected: &[(u64, u64)]| {
+            let headers = headers(&format!("Range: {value}"));
+            let found = Conditions::of(&headers).ranges(&file());
+            let parts = expected.iter().map(|(start, end)| *start..*end).collect();
+            assert_eq!(found, Wanted::Parts(parts), "{value}");
+        };
+        check("bytes=0-0", &[(0, 1)]);
+        check("bytes=0-", &[(0, 1000)]);
+        check("Bytes=999-5000", &[(999, 1000)]);
+        check("bytes=-1", &[(999, 1000)]);
+        check("bytes=-5000", &[(0, 1000)]);
+        check("bytes=5-99999999999999999999999999", &[(5, 1000)]);
+        check("bytes=0-9, 20-29,,-5 ", &[(0, 10), (20, 30), (995, 1000)]);
+        check("bytes=2000-, 7-7", &[(7, 8)]);
+        let others = |value: &str, expected: Wanted| {
+            let headers = headers(&format!("Range: {value}"));
+            assert_eq!(
+                Conditions::of(&headers).ranges(&file()),
+                expected,
+                "{value}"
+            );
+        };
+        for value in [
+            "bytes=1000-",
+            "bytes=-0",
+            "bytes=1000-1001, -0",
+            "bytes=99999999999999999999999-",
+        ] {
+            others(value, Wanted::Unsatisfiable);
+        }
+        let many = vec!["1-1"; 17].join(",");
+        for value in [
+            "bytes=",
+            "bytes=,",
+            "bytes=-",
+            "bytes=a-",
+            "bytes=1",
+            "bytes=2-1",
+            "bytes=1-2-3",
+            "bytes=+1-2",
+            "bytes =0-1",
+            "lines=0-1",
+            "0-1",
+            "bytes=0-9, x",
+            "bytes=0-999, 0-0",
+            "bytes=0-600, 300-999",
+            &format!("bytes={many}"),
+        ] {
+            others(value, Wanted::Whole);
+        }
+        others("bytes=0-1\nRange: bytes=3-4", Wanted::Whole);
+    }
+
+    #[test]
+    fn nothing_has_no_ranges() {
+        let empty = Validators::new(1, 0, 2);
+        for value in ["bytes=0-", "bytes=-1"] {
+            let headers = headers(&format!("Range: {value}"));
+            let wanted = Conditions::of(&headers).ranges(&empty);
+            assert_eq!(wanted, Wanted::Whole, "{value}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_another_version() {
+        let check = |if_range: &str, expected| {
+            let headers = headers(&format!("Range: bytes=0-0\nIf-Range: {if_range}"));
+            let wanted = Conditions::of(&headers).ranges(&file());
+            assert_eq!(matches!(wanted, Wanted::Parts(_)), expected, "{if_range}");
+        };
+        check("\"2ebc98a1-3e8\"", true);
+        check("W/\"2ebc98a1-3e8\"", false);
+        check("\"x\"", false);
+        check("\"2ebc98a1-3e8\", \"2ebc98a1-3e8\"", false);
+        check("Sun, 06 Nov 1994 08:49:37 GMT", true);
+        check("Sun, 06 Nov 1994 08:49:38 GMT", false);
+        check("", false);
+    }
+}
