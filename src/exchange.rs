@@ -4,13 +4,16 @@
 //! anybody sees it. A [`Response`] has a head, which may still be changed, and a [`Body`] that is pulled piece
 //! by piece by whoever sends it.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::preamble::Id;
+use crate::http::conditional::Validators;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::stream::Peer;
 use crate::stats::Close;
@@ -117,32 +120,14 @@ pub struct Response<'w> {
 }
 
 /// Who answered, and how long it took, for the access log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Trace {
-    /// The backend that answered or failed last.
-    pub backend: Option<Origin>,
+    /// Id of the backend that answered or failed last.
+    pub backend: Option<Id>,
     /// Time spent waiting for a backend.
     pub queued: Duration,
     /// Time from a backend's lease to the head of its answer.
     pub answering: Duration,
-}
-
-/// A backend, for logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// One that dialled in, by its id.
-    Dialled(Id),
-    /// A server that was connected to, by its address.
-    Server(Arc<str>),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dialled(id) => id.fmt(out),
-            Self::Server(address) => address.fmt(out),
-        }
-    }
 }
 
 /// The body of a response.
@@ -151,6 +136,17 @@ pub enum Body<'w> {
     Empty,
     /// All of it.
     Bytes(Vec<u8>),
+    /// A part of a file in memory.
+    Stored {
+        /// The file.
+        stored: Arc<Stored>,
+        /// Which bytes.
+        range: Range<usize>,
+        /// The head is [`Stored::head`]; that of the response has the status only.
+        ready: bool,
+    },
+    /// Parts of a file on disk.
+    File(FileBody),
     /// As it comes.
     Stream {
         /// Its length in bytes, if it is known.
@@ -158,6 +154,48 @@ pub enum Body<'w> {
         /// Where it comes from.
         source: Box<dyn Source + 'w>,
     },
+}
+
+/// A file in memory, as many answers share it.
+#[derive(Debug)]
+pub struct Stored {
+    /// Status line and fields of the 200 with all of it, up to Date.
+    pub head: Vec<u8>,
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// What it is compared with.
+    pub validators: Validators,
+    /// Its Content-Type.
+    pub content_type: Cow<'static, str>,
+}
+
+/// Parts of an open file, with text around them.
+#[derive(Debug)]
+pub struct FileBody {
+    /// The file; where it stands does not matter.
+    pub file: File,
+    /// What is left to be sent, in order.
+    pub pieces: VecDeque<Piece>,
+}
+
+/// A part of a [`FileBody`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes of ours.
+    Text(Vec<u8>),
+    /// Bytes of the file.
+    Range(Range<u64>),
+}
+
+impl FileBody {
+    /// Bytes that are left.
+    pub fn length(&self) -> u64 {
+        let lengths = self.pieces.iter().map(|piece| match piece {
+            Piece::Text(text) => text.len() as u64,
+            Piece::Range(range) => range.end - range.start,
+        });
+        lengths.sum()
+    }
 }
 
 /// A body that comes piece by piece.

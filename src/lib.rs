@@ -31,7 +31,8 @@
 //!    not the end of a TLS handshake ([`net::conn`]): parked, with what was read so far and the same deadline.
 //! 3. [`http::head`] takes the head apart, strictly, or refuses it with a status.
 //! 4. `server::route` picks the site, in the one immutable snapshot of the configuration that this request will see.
-//!    `server::guard` asks for a password where the site wants one.
+//!    `server::guard` asks for a password where the site wants one. If it is a file that is asked for, [`content::files`]
+//!    has the answer, mostly out of memory, and it goes on at 8.
 //! 5. `server::collect` gathers the body, in memory or in a file, while the session may be parked again. (A site may have
 //!    it passed on as it comes instead.)
 //! 6. `server::admission` sees to it that no site holds all workers; a request above its share is parked in line.
@@ -39,7 +40,7 @@
 //!    the head of the answer.
 //! 8. `server::deliver` writes the answer while it is read. The backend goes back to its pool when the last byte was
 //!    read, before that byte is written. What the visitor does not take goes to a `server::spool`, and the session is
-//!    parked until there is room to write more.
+//!    parked until there is room to write more. A file needs no spool: it stays where it is.
 //! 9. The access log gets its line; the session reads the next request, is parked, or is closed, with a reason out of
 //!    one table: [`stats::Close`].
 //!
@@ -77,10 +78,10 @@
 //! | 3 | [`net`], [`process`] | the operating system |
 //! | 4 | [`logging`], [`exchange`] | one exchange |
 //! | 5 | [`backend`], [`client`] | the dial-in protocol, from both sides |
-//! | 5 | [`content`] | files that are read again when they change |
+//! | 5 | [`content`] | files: those that are served, and those that are read again when they change |
 //! | 6 | [`server`] | everything |
 //!
-//! Names of `httparse` stand only in `http::head`, of `bcrypt` and `sha_crypt` in `content::passwords`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
+//! Names of `httparse` stand only in `http::head`, of `bcrypt` and `sha_crypt` in `content::passwords`, of `mime_guess` in `content::files`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
 
 pub mod backend;
 pub mod client;

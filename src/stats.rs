@@ -41,6 +41,7 @@ close_reasons! {
     WriteFailed "write_failed" "The connection broke while something was written to it.",
     WriteTimeout "write_timeout" "The visitor took nothing of an answer for too long, or took it too slowly.",
     BackendFailed "backend_failed" "The backend died, was too slow, or broke a rule of HTTP within an answer.",
+    FileFailed "file_failed" "A file became shorter while it was sent, or could not be read any further.",
     Junk "junk" "A backend sent bytes that nobody asked for.",
     Unframed "unframed" "A backend's answer had no length, so that its end could only be guessed.",
     BadPreamble "bad_preamble" "What dialled in did not send a preamble.",

@@ -14,11 +14,12 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// Crates that one module hides from the others.
-const CONFINED: [(&str, &[&str]); 11] = [
+const CONFINED: [(&str, &[&str]); 12] = [
     ("httparse", &["http::head"]),
     ("base64", &["http::auth"]),
     ("bcrypt", &["content::passwords"]),
     ("sha_crypt", &["content::passwords"]),
+    ("mime_guess", &["content::files"]),
     ("rustls", &["net::tls"]),
     ("webpki", &["net::tls"]),
     ("threadpool", &["server"]),

@@ -5,7 +5,7 @@
 //! The backend goes back to its pool as soon as the last byte of the body has been *read*, which is before it
 //! is written to the visitor.
 //!
-//! Runs on a worker. Waits are bounded: by `timeout` for a backend, by `timeouts.first_byte` for
+//! Runs on a worker. Waits are bounded: by the site's `timeout` for a backend, by `timeouts.first_byte` for
 //! the first byte of the answer, by `timeouts.backend` for each further read or write, and by
 //! `unframed_gap` within an answer without length.
 //!
@@ -21,9 +21,9 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use super::lease::{self, Lease, Missed, Want};
+use super::pool::{self, Lease, Missed, Want};
 use crate::config;
 use crate::exchange::{
     Body, BodyError, Next, Request, RequestBody, Response, Source, Trace, Upload, UploadError,
@@ -44,12 +44,8 @@ pub struct Ask<'a> {
     pub site: &'a config::Site,
     /// Which backends will do.
     pub want: Want<'a>,
-    /// Since when it waits for a backend, and how long it may.
+    /// Since when it waits for a backend; the site's `timeout` counts from then.
     pub since: Instant,
-    /// See [`Ask::since`].
-    pub timeout: Duration,
-    /// How long it had waited elsewhere before that.
-    pub queued: Duration,
     /// Who sent it.
     pub visitor: &'a mut dyn Visitor,
     /// Counters.
@@ -113,10 +109,7 @@ pub fn relay<'w>(
     reply: &'w mut Buffer,
     out: &mut Vec<u8>,
 ) -> Result<Response<'w>, Failure> {
-    let mut trace = Trace {
-        queued: ask.queued,
-        ..Trace::default()
-    };
+    let mut trace = Trace::default();
     let mut since = ask.since;
     let limits = HeadLimits {
         head: ask.site.limits.head,
@@ -125,30 +118,22 @@ pub fn relay<'w>(
     };
     let mut backends = 0;
     loop {
-        let once = !ask.may_retry(0, 0);
-        let deadline = since + ask.timeout;
-        let leased = lease::lease(&ask.want, once, deadline, &mut || ask.visitor.is_gone());
+        let deadline = since + ask.site.timeout;
+        let leased = pool::lease(&ask.want, deadline, &mut || ask.visitor.is_gone());
         // Also where there was a backend at once, the request may have stood in line before.
         let got = Instant::now();
         trace.queued += got.saturating_duration_since(since);
-        let mut lease = match leased {
-            Ok(lease) => lease,
-            Err(missed) => {
-                let cause = match missed {
-                    Missed::TimedOut => Cause::NoBackend,
-                    Missed::ClientGone => Cause::ClientGone,
-                    Missed::Full => Cause::Full,
-                };
-                return Err(Failure { cause, trace });
-            }
-        };
-        trace.backend = Some(lease.origin());
+        let mut lease = leased.map_err(|missed| Failure {
+            cause: match missed {
+                Missed::TimedOut => Cause::NoBackend,
+                Missed::ClientGone => Cause::ClientGone,
+                Missed::Full => Cause::Full,
+            },
+            trace,
+        })?;
+        trace.backend = Some(lease.backend().id);
         backends += 1;
-        let queue = Queue {
-            at: got,
-            waited: trace.queued,
-        };
-        let head_length = render(ask.request, ask.site, &queue, out);
+        let head_length = render(ask.request, ask.site, out);
         let result = exchange_heads(&mut ask, &limits, &mut lease, out, reply);
         trace.answering = got.elapsed();
         let cause = match result {
@@ -165,12 +150,10 @@ pub fn relay<'w>(
             ask.site.name,
             escaped(&trace)
         );
-        let reason = match cause {
+        lease.close(match cause {
             Cause::Upload(_) => Close::ClientGone,
-            Cause::Died => lease.death(),
             _ => Close::BackendFailed,
-        };
-        lease.close(reason);
+        });
         if cause != Cause::Died || !ask.may_retry(head_length, backends) {
             return Err(Failure { cause, trace });
         }
@@ -183,16 +166,8 @@ pub fn relay<'w>(
     }
 }
 
-/// What is told of the time in the queue.
-struct Queue {
-    /// When a backend was there.
-    at: Instant,
-    /// How long it was waited for.
-    waited: Duration,
-}
-
 /// Renders the head. Returns its length.
-fn render(request: &Request, site: &config::Site, queue: &Queue, out: &mut Vec<u8>) -> usize {
+fn render(request: &Request, site: &config::Site, out: &mut Vec<u8>) -> usize {
     let framing = match &request.body {
         RequestBody::Empty | RequestBody::Stream { .. } => request.head.framing,
         body => Framing::Length(body.length()),
@@ -202,16 +177,10 @@ fn render(request: &Request, site: &config::Site, queue: &Queue, out: &mut Vec<u
         let among = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known));
         !(site.xforwardedfor && among(&FORWARDED)
             || site.via && name.eq_ignore_ascii_case("Via")
-            || site.queue_time && among(&QUEUE)
             || !request.trusted && among(&FORWARDING))
     };
     out.clear();
-    let first = |out: &mut Vec<u8>| {
-        write_forwarding(request, site, out);
-        if site.queue_time {
-            write_queue_time(request, queue, out);
-        }
-    };
+    let first = |out: &mut Vec<u8>| write_forwarding(request, site, out);
     request.head.write(first, framing, keep, out);
     out.len()
 }
@@ -246,24 +215,6 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
         // RFC 9110 7.6.3: each hop adds itself behind the earlier ones.
         write_list("Via", sent.get_all("Via"), received, out);
     }
-}
-
-/// Writes the fields from which the application can tell how long its visitors waited: when the request was complete, in
-/// microseconds as most monitors want it, and how many milliseconds no backend was free.
-fn write_queue_time(request: &Request, queue: &Queue, out: &mut Vec<u8>) {
-    let [start, waited] = QUEUE;
-    // A proxy in front of us has seen it before.
-    let told = request.head.headers.get(start).filter(|_| request.trusted);
-    if let Some(told) = told {
-        write_field(start, told, out);
-    } else {
-        let ago = queue.at.saturating_duration_since(request.received);
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-        let since = epoch.unwrap_or_default().saturating_sub(ago);
-        // Writing to a vector does not fail.
-        let _ = write!(out, "{start}: t={}\r\n", since.as_micros());
-    }
-    let _ = write!(out, "{waited}: {}\r\n", queue.waited.as_millis());
 }
 
 /// Writes a list as one field: what came in, and one more element.
@@ -326,7 +277,7 @@ fn exchange_heads(
     reply: &mut Buffer,
 ) -> Result<(ResponseHead, Sent), Cause> {
     reply.clear();
-    let conn = lease.conn();
+    let conn = &mut lease.backend().conn;
     let patience = ask.site.timeouts.backend;
     let sent = match &ask.request.body {
         RequestBody::Stream { length } => {
@@ -506,21 +457,17 @@ fn response<'w>(
     trace: Trace,
 ) -> Response<'w> {
     let framing = head.framing(method);
-    let guessed = framing == Framing::UntilClose && lease.is_dialled();
     let mut stream = BackendBody {
         decoder: Decoder::new(framing, limits),
         reusable: sent == Sent::All && !head.conflicting,
-        closes: framing == Framing::UntilClose
-            || !lease.is_dialled() && (!head.persistent || sent == Sent::Part),
         lease: Some(lease),
         reply: Reply::Lent(reply),
         taken: 0,
         quiet: None,
-        patience: match guessed {
-            true => site.unframed_gap,
-            false => site.timeouts.backend,
+        patience: match framing {
+            Framing::UntilClose => site.unframed_gap,
+            _ => site.timeouts.backend,
         },
-        guessed,
         framing,
     };
     let body = if stream.decoder.is_done() {
@@ -540,10 +487,6 @@ struct BackendBody<'w> {
     decoder: Decoder,
     /// Nothing that happened so far forbids to use the connection again.
     reusable: bool,
-    /// The backend ends the connection behind this answer.
-    closes: bool,
-    /// A silence is taken for the end.
-    guessed: bool,
     /// `None` when the end was read, or when something went wrong.
     lease: Option<Lease>,
     reply: Reply<'w>,
@@ -589,15 +532,14 @@ impl BackendBody<'_> {
         let Some(mut lease) = self.lease.take() else {
             return;
         };
-        if self.reply.data().len() > self.taken || lease.conn().has_unread() {
+        if self.reply.data().len() > self.taken || lease.backend().conn.has_unread() {
             lease.close(Close::Junk);
-        } else if self.reusable && !self.closes {
+        } else if self.reusable && self.framing != Framing::UntilClose {
             lease.finish();
         } else {
-            lease.close(match self.guessed {
-                true => Close::Unframed,
-                false if self.closes => Close::Complete,
-                false => Close::BackendFailed,
+            lease.close(match self.framing {
+                Framing::UntilClose => Close::Unframed,
+                _ => Close::BackendFailed,
             });
         }
     }
@@ -649,7 +591,7 @@ impl Source for BackendBody<'_> {
         let Some(lease) = &mut self.lease else {
             return Ok(());
         };
-        let conn = lease.conn();
+        let conn = &mut lease.backend().conn;
         let unframed = self.framing == Framing::UntilClose;
         let readable = match visitor {
             None => Ok(true),
@@ -673,7 +615,7 @@ impl Source for BackendBody<'_> {
                 self.end();
                 Ok(())
             }
-            Err(error) if self.guessed && error.kind() == ErrorKind::TimedOut => {
+            Err(error) if unframed && error.kind() == ErrorKind::TimedOut => {
                 self.end();
                 Ok(())
             }
@@ -692,8 +634,6 @@ impl Source for BackendBody<'_> {
             decoder: self.decoder,
             lease: self.lease,
             reusable: self.reusable,
-            closes: self.closes,
-            guessed: self.guessed,
             reply: Reply::Own(reply),
             taken: 0,
             quiet: self.quiet,
@@ -727,7 +667,7 @@ impl Source for BackendBody<'_> {
 /// A backend's id for a log line.
 pub fn escaped(trace: &Trace) -> String {
     match &trace.backend {
-        Some(origin) => origin.to_string(),
+        Some(id) => id.to_string(),
         None => "-".to_owned(),
     }
 }
@@ -739,10 +679,8 @@ const FORWARDED: [&str; 4] = [
     "X-Forwarded-Host",
     "X-Real-IP",
 ];
-/// The same, of the time in the queue.
-const QUEUE: [&str; 2] = ["X-Request-Start", "X-Queue-Time"];
 /// Fields by which one proxy speaks to the next, or an application to its proxy.
-const FORWARDING: [&str; 9] = [
+const FORWARDING: [&str; 11] = [
     "X-Forwarded-For",
     "X-Forwarded-Proto",
     "X-Forwarded-Host",
@@ -750,8 +688,10 @@ const FORWARDING: [&str; 9] = [
     "Forwarded",
     "X-Real-IP",
     "X-Request-Start",
-    "X-Queue-Time",
     "X-Sendfile",
+    "X-Sendfile-Type",
+    "X-Accel-Mapping",
+    "X-Accel-Redirect",
 ];
 /// Bytes of an answer that are read to keep a connection whose visitor has left.
 const MOST_DISCARDED: usize = 1 << 20;

@@ -12,11 +12,12 @@
 //! deadline at least a millisecond.
 //!
 //! In reading order: `raw` (YAML as a tree with lines), `keys` (every key there is), `value` (one value read),
-//! `section` (key by key), `check` and `site` (the top level, an entry of `map`), `problem` (messages),
+//! `section` (key by key), `check`, `site` and `files` (the top level, an entry of `map`), `problem` (messages),
 //! `print` (back to YAML).
 
 pub(crate) mod auth;
 mod check;
+mod files;
 mod keys;
 mod pages;
 mod print;
@@ -80,6 +81,8 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// Where collected request bodies go that do not fit into memory (`temporary_directory`).
     pub temporary_directory: PathBuf,
+    /// Largest file that is kept in memory, in bytes (`cache_threshold`).
+    pub cache_threshold: u64,
     /// The sites in the order of the file (`map`).
     pub sites: Vec<Site>,
 }
@@ -95,14 +98,6 @@ pub struct Site {
     pub default: bool,
     /// Where backends dial in, in the order of the file.
     pub outgoing: Vec<Outgoing>,
-    /// The servers that are connected to (`proxy: traditional`); `None`: backends dial in.
-    pub directory: Option<Directory>,
-    /// Requests that each of them may have at once.
-    pub server_connections: usize,
-    /// Whether they are asked now and then if they are well.
-    pub check: Option<Check>,
-    /// The site, by its first name, whose backends are used when none came in time.
-    pub backup: Option<String>,
     /// Keys of which a backend must send one; empty: it must send none.
     pub keys: Vec<String>,
     /// How long an idle visitor's connection is kept; `None`: closed after each answer.
@@ -119,12 +114,32 @@ pub struct Site {
     pub xforwardedfor: bool,
     /// Add `Via: 1.1 swiftiply`.
     pub via: bool,
-    /// Add X-Request-Start and X-Queue-Time.
-    pub queue_time: bool,
     /// The site's own logger, if it is not the server's.
     pub logger: Option<Logger>,
     /// The site's access log, its own or the server's.
     pub access_log: Option<AccessLog>,
+    /// Files that are served without asking a backend.
+    pub docroot: Option<PathBuf>,
+    /// Names that stand for a directory, in the order in which they are looked for.
+    pub index: Vec<String>,
+    /// Files that are not served, by their whole path.
+    pub staticmask: Option<Regex>,
+    /// Which symbolic links are followed.
+    pub follow_symlinks: Symlinks,
+    /// Serve what has a dot in front.
+    pub hidden_files: bool,
+    /// Look for pages that the application has written into a directory below the docroot.
+    pub page_cache: Option<PageCache>,
+    /// What a backend may name in X-Sendfile stands below this.
+    pub sendfileroot: Option<PathBuf>,
+    /// Answer 404 where a backend names a file that is not there.
+    pub enable_sendfile_404: bool,
+    /// Files in memory.
+    pub file_cache: FileCache,
+    /// Tags of files that are not in memory.
+    pub etag_cache: Cache,
+    /// Paths that are not those of files.
+    pub dynamic_request_cache: Cache,
     /// How long a silence ends an answer without length.
     pub unframed_gap: Duration,
     /// How long a request may wait for a backend.
@@ -156,39 +171,6 @@ pub struct BasicAuth {
     pub forward: bool,
 }
 
-/// Where the servers of a site are found (`directory`, `servers`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Directory {
-    /// They are listed.
-    Static(Vec<Address>),
-    /// Redis has the list.
-    Redis(Redis),
-}
-
-/// A Redis server and a database in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redis {
-    /// Host name or literal address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Number of the database.
-    pub db: u32,
-    /// Password.
-    pub password: Option<String>,
-    /// After what time what a proxy has in use comes back if the proxy is gone.
-    pub lease: Duration,
-}
-
-/// Asking servers whether they are well (`check`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// Path and query.
-    pub uri: String,
-    /// How often.
-    pub interval: Duration,
-}
-
 /// A certificate for an address (an entry of `ssl`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
@@ -198,6 +180,46 @@ pub struct Tls {
     pub certfile: PathBuf,
     /// Its key, PEM, absolute; may be the same file.
     pub keyfile: PathBuf,
+}
+
+/// Which symbolic links below a root are followed (`follow_symlinks`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Symlinks {
+    /// Those that are relative and stay below it.
+    Inside,
+    /// All.
+    All,
+    /// None.
+    None,
+}
+
+/// Pages that the application has written (`cache_directory`, `cache_extensions`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageCache {
+    /// Below the docroot: `public`, `tmp/pages`.
+    pub directory: String,
+    /// Without dot, in the order in which they are tried.
+    pub extensions: Vec<String>,
+}
+
+/// How much is remembered of files, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// How many.
+    pub size: usize,
+    /// After this time it is looked at the file again.
+    pub window: Duration,
+}
+
+/// The same for files in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileCache {
+    /// How many, and for how long.
+    pub cache: Cache,
+    /// Bytes of all of them.
+    pub memory: u64,
+    /// Bytes of the largest one, the server's `cache_threshold`.
+    pub largest: u64,
 }
 
 /// Where backends of a site dial in, and which requests they get.
@@ -299,8 +321,6 @@ pub struct Timeouts {
     pub backend: Duration,
     /// A backend's preamble.
     pub preamble: Duration,
-    /// A connection to a server (`proxy: traditional`).
-    pub connect: Duration,
 }
 
 /// A destination for messages (`logger`).
@@ -442,6 +462,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             trusted_proxies: Vec::new(),
             temporary_directory: env::temp_dir(),
+            cache_threshold: 102_400,
             sites: Vec::new(),
         }
     }
@@ -455,10 +476,6 @@ impl Default for Site {
             incoming: Vec::new(),
             default: false,
             outgoing: Vec::new(),
-            directory: None,
-            server_connections: 64,
-            check: None,
-            backup: None,
             keys: Vec::new(),
             keepalive: Some(Timeouts::default().idle),
             order: Order::Newest,
@@ -467,9 +484,32 @@ impl Default for Site {
             redeployment_sizelimit: 16384,
             xforwardedfor: true,
             via: true,
-            queue_time: true,
             logger: None,
             access_log: None,
+            docroot: None,
+            index: vec!["index.html".into()],
+            staticmask: None,
+            follow_symlinks: Symlinks::Inside,
+            hidden_files: false,
+            page_cache: None,
+            sendfileroot: None,
+            enable_sendfile_404: false,
+            file_cache: FileCache {
+                cache: Cache {
+                    size: 100,
+                    window: Duration::from_secs(300),
+                },
+                memory: 64 << 20,
+                largest: 102_400,
+            },
+            etag_cache: Cache {
+                size: 10_000,
+                window: Duration::from_secs(300),
+            },
+            dynamic_request_cache: Cache {
+                size: 100,
+                window: Duration::from_secs(900),
+            },
             unframed_gap: Duration::from_millis(100),
             timeout: Duration::from_secs(3),
             limits: Limits::default(),
@@ -478,19 +518,6 @@ impl Default for Site {
             maintenance_page: None,
             maintenance_flag: None,
             error_pages: BTreeMap::new(),
-        }
-    }
-}
-
-/// The values of an empty section.
-impl Default for Redis {
-    fn default() -> Self {
-        Self {
-            host: "127.0.0.1".into(),
-            port: 6379,
-            db: 0,
-            password: None,
-            lease: Duration::from_secs(30),
         }
     }
 }
@@ -523,7 +550,6 @@ impl Default for Timeouts {
             first_byte: Duration::from_secs(60),
             backend: Duration::from_secs(60),
             preamble: Duration::from_secs(5),
-            connect: Duration::from_secs(2),
         }
     }
 }

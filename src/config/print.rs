@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::raw::{self, Map, Node};
 use super::{
-    AccessFormat, AccessLog, Address, BasicAuth, Config, Directory, Filter, Level, Logger, Order,
-    Outgoing, Scheduling, Site, Tls,
+    AccessFormat, AccessLog, Address, BasicAuth, Cache, Config, Filter, Level, Logger, Order,
+    Outgoing, Scheduling, Site, Symlinks, Tls,
 };
 
 impl Config {
@@ -93,7 +93,6 @@ fn top(config: &Config) -> Node {
             ("first_byte", time(timeouts.first_byte)),
             ("backend", time(timeouts.backend)),
             ("preamble", time(timeouts.preamble)),
-            ("connect", time(timeouts.connect)),
         ])),
     );
     let networks = config.trusted_proxies.iter();
@@ -103,6 +102,7 @@ fn top(config: &Config) -> Node {
         "temporary_directory",
         Some(path(&config.temporary_directory)),
     );
+    put("cache_threshold", Some(number(config.cache_threshold)));
     put(
         "map",
         Some(Node::List(config.sites.iter().map(site).collect())),
@@ -116,25 +116,10 @@ fn site(site: &Site) -> Node {
     let incoming = Some(texts(&site.incoming)).filter(|_| !site.incoming.is_empty());
     put("incoming", incoming);
     put("default", Some(Node::Bool(site.default)));
-    match &site.directory {
-        None => {
-            let list = site.outgoing.iter().map(outgoing).collect();
-            put("outgoing", Some(Node::List(list)));
-        }
-        Some(directory) => {
-            let (kind, servers) = servers(directory);
-            put("proxy", Some(text("traditional")));
-            put("directory", Some(text(kind)));
-            put("servers", Some(servers));
-            put("server_connections", Some(number(site.server_connections)));
-            let check = site.check.as_ref().map(|check| {
-                let interval = ("interval", time(check.interval));
-                section([("uri", text(&check.uri)), interval])
-            });
-            put("check", check);
-        }
-    }
-    put("backup", site.backup.as_deref().map(text));
+    put(
+        "outgoing",
+        Some(Node::List(site.outgoing.iter().map(outgoing).collect())),
+    );
     put(
         "key",
         Some(texts(&site.keys)).filter(|_| !site.keys.is_empty()),
@@ -161,9 +146,46 @@ fn site(site: &Site) -> Node {
     );
     put("xforwardedfor", Some(Node::Bool(site.xforwardedfor)));
     put("via", Some(Node::Bool(site.via)));
-    put("queue_time", Some(Node::Bool(site.queue_time)));
     put("logger", site.logger.as_ref().map(logger));
     put("access_log", Some(access_log(site.access_log.as_ref())));
+    put("docroot", site.docroot.as_deref().map(path));
+    put("index", Some(texts(&site.index)));
+    let mask = site.staticmask.as_ref();
+    put("staticmask", mask.map(|mask| text(mask.as_str())));
+    put(
+        "follow_symlinks",
+        Some(match site.follow_symlinks {
+            Symlinks::Inside => text("inside"),
+            Symlinks::All => Node::Bool(true),
+            Symlinks::None => Node::Bool(false),
+        }),
+    );
+    put("hidden_files", Some(Node::Bool(site.hidden_files)));
+    let pages = site.page_cache.as_ref();
+    put("cache_directory", pages.map(|pages| text(&pages.directory)));
+    put(
+        "cache_extensions",
+        pages.map(|pages| texts(&pages.extensions)),
+    );
+    put("sendfileroot", site.sendfileroot.as_deref().map(path));
+    put(
+        "enable_sendfile_404",
+        Some(Node::Bool(site.enable_sendfile_404)),
+    );
+    let Cache { size, window } = site.file_cache.cache;
+    put(
+        "file_cache",
+        Some(section([
+            ("size", number(size)),
+            ("window", time(window)),
+            ("memory", number(site.file_cache.memory)),
+        ])),
+    );
+    put("etag_cache", Some(cache(site.etag_cache)));
+    put(
+        "dynamic_request_cache",
+        Some(cache(site.dynamic_request_cache)),
+    );
     put("unframed_gap", Some(time(site.unframed_gap)));
     put("timeout", Some(time(site.timeout)));
     put(
@@ -182,7 +204,6 @@ fn site(site: &Site) -> Node {
             ("write", time(site.timeouts.write)),
             ("first_byte", time(site.timeouts.first_byte)),
             ("backend", time(site.timeouts.backend)),
-            ("connect", time(site.timeouts.connect)),
         ])),
     );
     put(
@@ -282,26 +303,6 @@ fn outgoing(outgoing: &Outgoing) -> Node {
     }
 }
 
-/// `directory` and `servers`.
-fn servers(directory: &Directory) -> (&'static str, Node) {
-    match directory {
-        Directory::Static(servers) => {
-            let servers = servers.iter().map(|server| text(&server.to_string()));
-            ("static", Node::List(servers.collect()))
-        }
-        Directory::Redis(redis) => {
-            let mut map = Map::new();
-            map.push(("host".into(), text(&redis.host)));
-            map.push(("port".into(), number(redis.port)));
-            map.push(("db".into(), number(redis.db)));
-            let password = redis.password.as_deref();
-            map.extend(password.map(|password| ("password".into(), text(password))));
-            map.push(("lease".into(), time(redis.lease)));
-            ("redis", Node::Map(map))
-        }
-    }
-}
-
 fn logger(logger: &Logger) -> Node {
     let level = match logger.level {
         Level::Disabled => "disabled",
@@ -317,6 +318,10 @@ fn logger(logger: &Logger) -> Node {
             ("level", text(level)),
         ]),
     }
+}
+
+fn cache(cache: Cache) -> Node {
+    section([("size", number(cache.size)), ("window", time(cache.window))])
 }
 
 fn access_log(log: Option<&AccessLog>) -> Node {

@@ -1,6 +1,10 @@
 //! What is answered without an application, and who may see it.
 //!
-//! [`passwords`] are those of visitors, [`watched`] are files that are read again when they have changed.
+//! [`files`] are those below a directory: [`root`] finds them safely, [`cache`] remembers what was found. [`passwords`]
+//! are those of visitors, [`watched`] are files that are read again when they have changed.
 
+pub mod cache;
+pub mod files;
 pub mod passwords;
+pub mod root;
 pub mod watched;

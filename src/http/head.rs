@@ -516,12 +516,7 @@ impl ResponseHead {
         date: Option<&str>,
         out: &mut Vec<u8>,
     ) {
-        out.extend_from_slice(b"HTTP/1.1 ");
-        write_number(self.status.into(), out);
-        out.push(b' ');
-        out.extend_from_slice(&self.reason);
-        out.extend_from_slice(b"\r\n");
-        self.headers.write(out);
+        self.write_fields(out);
         if let Some(date) = date.filter(|_| !self.headers.contains("Date")) {
             write_field("Date", date.as_bytes(), out);
         }
@@ -536,6 +531,22 @@ impl ResponseHead {
             }
         }
         out.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes what is the same each time that this is sent: status line, fields and framing. [`write_rest`] has what is
+    /// to follow.
+    pub fn write_first(&self, framing: Framing, out: &mut Vec<u8>) {
+        self.write_fields(out);
+        write_framing(framing, out);
+    }
+
+    fn write_fields(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        write_number(self.status.into(), out);
+        out.push(b' ');
+        out.extend_from_slice(&self.reason);
+        out.extend_from_slice(b"\r\n");
+        self.headers.write(out);
     }
 
     /// The usual reason phrase of a status that we send (RFC 9110 15).
@@ -892,6 +903,17 @@ const fn fault(error: httparse::Error) -> &'static str {
         httparse::Error::Status => "an invalid status line",
         httparse::Error::Token | httparse::Error::Version => "an invalid first line",
     }
+}
+
+/// Writes what ends the head of a response of our own, behind [`ResponseHead::write_first`].
+pub fn write_rest(persistence: Persistence, date: &str, out: &mut Vec<u8>) {
+    write_field("Date", date.as_bytes(), out);
+    match persistence {
+        Persistence::Close => write_field("Connection", b"close", out),
+        Persistence::KeepAlive => write_field("Connection", b"keep-alive", out),
+        Persistence::Implied | Persistence::Upgrade => {}
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes a field line (RFC 9112 5). The name must be a token and the value free of control bytes.

@@ -99,7 +99,7 @@ impl Target {
 
     /// The path with `%XX` decoded, once. What is not two hexadecimal digits stays as it is.
     pub fn decoded_path(&self) -> Cow<'_, [u8]> {
-        percent_decode(self.path().as_bytes()).into()
+        decoded(self.path().as_bytes())
     }
 
     /// The host of a target in absolute-form.
@@ -111,6 +111,11 @@ impl Target {
     pub fn is_asterisk(&self) -> bool {
         &*self.text == "*"
     }
+}
+
+/// Bytes with `%XX` decoded, once. What is not two hexadecimal digits stays as it is.
+pub fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
+    percent_decode(bytes).into()
 }
 
 impl Host {

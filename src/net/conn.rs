@@ -5,6 +5,7 @@
 //! other two kinds of connection wait, each under a deadline. Without TLS each call is that of the [`Stream`] and nothing
 //! more.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -95,6 +96,40 @@ impl Conn {
             (None, ..) => self.stream.write_both_now(first, second),
             (Some(tls), ..) => tls.write_now(&self.stream, first, second),
         }
+    }
+
+    /// Writes, and says that more follows at once; see [`Conn::write_now`].
+    ///
+    /// # Errors
+    /// Whatever `send(2)` says.
+    pub fn write_more_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.tls {
+            None => self.stream.write_more_now(bytes),
+            Some(_) => self.write_now(bytes),
+        }
+    }
+
+    /// Has the system write so many bytes of a file from `offset` on, past our memory; see [`Stream::send_file_now`]. Not
+    /// for TLS.
+    ///
+    /// # Errors
+    /// Whatever `sendfile(2)` says.
+    pub fn send_file_now(
+        &mut self,
+        file: &File,
+        offset: u64,
+        count: usize,
+    ) -> io::Result<Option<usize>> {
+        debug_assert!(!self.is_secure(), "nobody would encrypt it");
+        self.stream.send_file_now(file, offset, count)
+    }
+
+    /// Has no call wait any more, so that [`Conn::send_file_now`] does not.
+    ///
+    /// # Errors
+    /// Whatever `fcntl(2)` says.
+    pub fn never_wait(&self) -> io::Result<()> {
+        self.stream.never_wait()
     }
 
     /// Whether everything that was taken by [`Conn::write_now`] has reached the socket, now.

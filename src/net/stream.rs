@@ -9,6 +9,7 @@
 //! call is left half done by a signal: `EINTR` is retried here and nowhere else.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,7 +17,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::sendfile::sendfile64;
 use nix::sys::socket::{
     self, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
@@ -227,7 +230,11 @@ impl Stream {
     /// # Errors
     /// Whatever `send(2)` says.
     pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        self.send(bytes, MsgFlags::empty())
+    }
+
+    fn send(&self, bytes: &[u8], more: MsgFlags) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL | more;
         loop {
             match socket::send(self.socket.as_raw_fd(), bytes, flags) {
                 Ok(count) => return Ok(count),
@@ -236,6 +243,47 @@ impl Stream {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Writes without waiting, and says that more follows at once, so that it need not go out by itself; see
+    /// [`Stream::write_now`].
+    ///
+    /// # Errors
+    /// Whatever `send(2)` says.
+    pub fn write_more_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(bytes, MsgFlags::from_bits_retain(nix::libc::MSG_MORE))
+    }
+
+    /// Writes so many bytes of a file from `offset` on, without waiting for the peer; returns how many the system took, 0
+    /// at the end of the file. `None`: it has no room.
+    ///
+    /// # Errors
+    /// Whatever `sendfile(2)` says.
+    pub fn send_file_now(
+        &self,
+        file: &File,
+        offset: u64,
+        count: usize,
+    ) -> io::Result<Option<usize>> {
+        let mut offset = i64::try_from(offset).map_err(|_| ErrorKind::InvalidInput)?;
+        loop {
+            match sendfile64(&self.socket, file, Some(&mut offset), count) {
+                Ok(count) => return Ok(Some(count)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Has no call wait any more: there are some to which that cannot be said each time.
+    ///
+    /// # Errors
+    /// Whatever `fcntl(2)` says.
+    pub fn never_wait(&self) -> io::Result<()> {
+        // A socket has no other flags that could be set so.
+        fcntl(&self.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(())
     }
 
     /// Writes two pieces in one system call without waiting; see [`Stream::write_now`].

@@ -8,18 +8,25 @@
 //! with it, and [`Stalled::resume`] goes on when there is room. Where the spool may not grow, the backend waits too,
 //! without a worker.
 //!
+//! A file needs no spool: what the visitor does not take stays where it is, in memory or on disk, and the session parks
+//! with its place in it. Nothing waits for the visitor then, not even a moment.
+//!
 //! **Invariants**: the framing that the head announces is what is written, or the connection is closed in a way
 //! that the visitor can tell from a whole answer: before the announced length, without the last chunk, or by a
 //! reset where the end of the connection is the end of the body.
 
+use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::spool::{Room, Spool};
-use crate::exchange::{Body, Next, Response, Source};
+use crate::exchange::{Body, FileBody, Next, Piece, Response, Source, Stored};
 use crate::http::body::{Framing, LAST_CHUNK, write_chunk};
-use crate::http::head::{Method, Persistence, ResponseHead, Version};
+use crate::http::head::{Method, Persistence, ResponseHead, Version, write_rest};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::stats::Close;
@@ -66,8 +73,32 @@ pub(crate) enum Progress {
 pub(crate) struct Stalled {
     transfer: Transfer,
     backlog: Backlog,
-    /// What comes behind the backlog: the backend, if the spool could not take all it had.
-    source: Option<Box<dyn Source + Send>>,
+    behind: Behind,
+}
+
+/// What comes behind the backlog.
+enum Behind {
+    Nothing,
+    /// The backend, if the spool could not take all it had.
+    Backend(Box<dyn Source + Send>),
+    File(Content),
+}
+
+/// What is left to be sent of a file.
+enum Content {
+    Stored(Arc<Stored>, Range<usize>),
+    OnDisk(FileBody),
+}
+
+/// How far a visitor has taken what is at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// All of it.
+    All,
+    /// There is no room for more; the poller tells when there is.
+    Full,
+    /// So much that others should have their turn.
+    Turn,
 }
 
 /// A response on its way.
@@ -128,6 +159,26 @@ impl Delivery<'_> {
                 let wanted = self.method != Some(&Method::Head);
                 (framing, wanted.then_some(bytes), None)
             }
+            Body::Stored {
+                stored,
+                range,
+                ready,
+            } => {
+                let framing = Framing::Length(range.len() as u64);
+                match ready {
+                    true => {
+                        out.extend_from_slice(&stored.head);
+                        write_rest(self.persistence(), self.date, out);
+                    }
+                    false => self.write_head(&head, framing, out),
+                }
+                return self.deliver_file(framing, Content::Stored(stored, range), out);
+            }
+            Body::File(body) => {
+                let framing = Framing::Length(body.length());
+                self.write_head(&head, framing, out);
+                return self.deliver_file(framing, Content::OnDisk(body), out);
+            }
             Body::Stream { length, source } => {
                 let framing = match (length, self.version) {
                     (Some(length), _) => Framing::Length(length),
@@ -139,13 +190,7 @@ impl Delivery<'_> {
             }
         };
         self.write_head(&head, framing, out);
-        let mut transfer = Transfer {
-            framing,
-            keep: self.keep,
-            bytes: 0,
-            ended: Close::Complete,
-            patience: self.patience,
-        };
+        let mut transfer = self.transfer(framing);
         let mut wire = Wire {
             conn: self.conn,
             room: self.room,
@@ -158,22 +203,87 @@ impl Delivery<'_> {
                 return failed(0, Close::WriteFailed);
             }
             transfer.bytes = bytes.len() as u64;
-            return transfer.rest(wire, None);
+            return transfer.rest(wire, Behind::Nothing);
         };
         match transfer.pull(&mut wire, &mut *source, out) {
-            Pulled::All => transfer.rest(wire, None),
-            Pulled::Full => transfer.rest(wire, Some(source.detach())),
+            Pulled::All => transfer.rest(wire, Behind::Nothing),
+            Pulled::Full => transfer.rest(wire, Behind::Backend(source.detach())),
             Pulled::Gone => failed(transfer.bytes, Close::WriteFailed),
         }
     }
 
-    fn write_head(&self, head: &ResponseHead, framing: Framing, out: &mut Vec<u8>) {
-        let persistence = match (self.keep, self.version) {
+    /// Writes a head, which is in `out`, and a file behind it.
+    fn deliver_file(self, framing: Framing, mut file: Content, out: &mut Vec<u8>) -> Progress {
+        let mut transfer = self.transfer(framing);
+        let mut wire = Wire {
+            conn: self.conn,
+            room: self.room,
+            backlog: None,
+            moment: Duration::ZERO,
+        };
+        // What is small goes with the head in one write.
+        let is_wanted = self.method != Some(&Method::Head);
+        match is_wanted.then(|| file.join(out)) {
+            None => file.clear(),
+            Some(Ok(joined)) => transfer.bytes = joined,
+            Some(Err(reason)) => transfer.ended = reason,
+        }
+        if file.is_empty() || transfer.ended != Close::Complete {
+            return match wire.write(out, &[]) {
+                Ok(()) => transfer.rest(wire, Behind::Nothing),
+                Err(_) => failed(0, Close::WriteFailed),
+            };
+        }
+        let written = match &file {
+            Content::Stored(stored, range) => {
+                wire.conn.write_both_now(out, &stored.bytes[range.clone()])
+            }
+            Content::OnDisk(_) => wire.conn.write_more_now(out),
+        };
+        let Ok(written) = written else {
+            return failed(0, Close::WriteFailed);
+        };
+        if let Some(count) = written.checked_sub(out.len()) {
+            file.took(count);
+            transfer.bytes = count as u64;
+            if file.is_empty() && wire.conn.flush_now().is_ok_and(|flushed| flushed) {
+                return transfer.rest(wire, Behind::Nothing);
+            }
+        }
+        let mut backlog = Backlog::new((self.room)());
+        backlog.spool.put(out.get(written..).unwrap_or_default());
+        let mut stalled = Stalled {
+            transfer,
+            backlog,
+            behind: Behind::File(file),
+        };
+        match stalled.flush(wire.conn, out) {
+            Ok(Flushed::All) => stalled.transfer.rest(wire, Behind::Nothing),
+            Ok(_) => Progress::Stalled(Box::new(stalled)),
+            Err(delivered) => Progress::Done(delivered),
+        }
+    }
+
+    const fn transfer(&self, framing: Framing) -> Transfer {
+        Transfer {
+            framing,
+            keep: self.keep,
+            bytes: 0,
+            ended: Close::Complete,
+            patience: self.patience,
+        }
+    }
+
+    const fn persistence(&self) -> Persistence {
+        match (self.keep, self.version) {
             (false, _) => Persistence::Close,
             (true, Some(Version::Http10)) => Persistence::KeepAlive,
             (true, _) => Persistence::Implied,
-        };
-        head.write(framing, persistence, Some(self.date), out);
+        }
+    }
+
+    fn write_head(&self, head: &ResponseHead, framing: Framing, out: &mut Vec<u8>) {
+        head.write(framing, self.persistence(), Some(self.date), out);
     }
 }
 
@@ -184,21 +294,45 @@ impl Stalled {
     }
 
     /// Whether a backend waits behind the backlog, so that going on may take a worker's time.
-    pub(crate) fn has_source(&self) -> bool {
-        self.source.is_some()
+    pub(crate) const fn has_source(&self) -> bool {
+        matches!(self.behind, Behind::Backend(_))
     }
 
-    /// Whether the visitor has taken everything that is at hand. An answer that is taken too slowly, or by nobody any
-    /// more, ends here.
-    pub(crate) fn flush(&mut self, conn: &mut Conn) -> Result<bool, Delivered> {
+    /// Gives the visitor what is at hand and what it has room for, a file too. An answer that is taken too slowly, or by
+    /// nobody any more, ends here.
+    pub(crate) fn flush(
+        &mut self,
+        conn: &mut Conn,
+        out: &mut Vec<u8>,
+    ) -> Result<Flushed, Delivered> {
+        let flushed = match self.backlog.flush(conn) {
+            Ok(true) => self.flush_file(conn, out),
+            Ok(false) => Ok(Flushed::Full),
+            Err(_) => Err(Close::WriteFailed),
+        };
         let bytes = self.transfer.bytes;
-        match self.backlog.flush(conn) {
-            Ok(true) => Ok(true),
-            Ok(false) if self.is_too_slow(Instant::now()) => {
+        match flushed {
+            Ok(Flushed::Full) if self.is_too_slow(Instant::now()) => {
                 Err(cut(self.transfer.framing, conn, bytes, Close::WriteTimeout))
             }
-            Ok(false) => Ok(false),
-            Err(_) => Err(Delivered::failed(bytes, Close::WriteFailed)),
+            Ok(flushed) => Ok(flushed),
+            Err(reason) => Err(cut(self.transfer.framing, conn, bytes, reason)),
+        }
+    }
+
+    fn flush_file(&mut self, conn: &mut Conn, out: &mut Vec<u8>) -> Result<Flushed, Close> {
+        let Behind::File(file) = &mut self.behind else {
+            return Ok(Flushed::All);
+        };
+        let mut taken = 0;
+        let sent = file.send(conn, out, &mut taken);
+        if taken > 0 {
+            self.backlog.took(taken);
+            self.transfer.bytes += taken;
+        }
+        match sent? {
+            Flushed::All if !conn.flush_now().map_err(|_| Close::WriteFailed)? => Ok(Flushed::Full),
+            flushed => Ok(flushed),
         }
     }
 
@@ -216,13 +350,13 @@ impl Stalled {
             backlog: None,
             moment: Duration::ZERO,
         };
-        let Some(mut source) = self.source else {
-            return transfer.rest(wire, None);
+        let Behind::Backend(mut source) = self.behind else {
+            return transfer.rest(wire, Behind::Nothing);
         };
         out.clear();
         match transfer.pull(&mut wire, &mut *source, out) {
-            Pulled::All => transfer.rest(wire, None),
-            Pulled::Full => transfer.rest(wire, Some(source)),
+            Pulled::All => transfer.rest(wire, Behind::Nothing),
+            Pulled::Full => transfer.rest(wire, Behind::Backend(source)),
             Pulled::Gone => failed(transfer.bytes, Close::WriteFailed),
         }
     }
@@ -314,12 +448,12 @@ impl Transfer {
     }
 
     /// All that could be written is: the end, or a pause.
-    fn rest(self, wire: Wire<'_>, source: Option<Box<dyn Source + Send>>) -> Progress {
+    fn rest(self, wire: Wire<'_>, behind: Behind) -> Progress {
         if let Some(backlog) = wire.backlog {
             return Progress::Stalled(Box::new(Stalled {
                 transfer: self,
                 backlog,
-                source,
+                behind,
             }));
         }
         Progress::Done(match self.ended {
@@ -401,11 +535,158 @@ impl Backlog {
                 return Ok(false);
             }
             self.spool.took(count);
-            self.taken += count as u64;
-            self.progress = Instant::now();
+            self.took(count as u64);
         }
         conn.flush_now()
     }
+
+    /// The visitor has taken something.
+    fn took(&mut self, count: u64) {
+        self.taken += count;
+        self.progress = Instant::now();
+    }
+}
+
+impl Content {
+    /// Nothing of it is to be sent.
+    fn clear(&mut self) {
+        match self {
+            Self::Stored(_, range) => *range = 0..0,
+            Self::OnDisk(body) => body.pieces.clear(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Stored(_, range) => range.is_empty(),
+            Self::OnDisk(body) => body.pieces.is_empty(),
+        }
+    }
+
+    /// Puts all of it behind the head, if it is small, so that one write will do. Returns how much that is.
+    fn join(&mut self, out: &mut Vec<u8>) -> Result<u64, Close> {
+        match self {
+            Self::Stored(stored, range) if range.len() <= JOINED => {
+                out.extend_from_slice(&stored.bytes[range.clone()]);
+                let count = range.len();
+                *range = 0..0;
+                Ok(count as u64)
+            }
+            Self::OnDisk(body) if body.length() <= Buffer::SIZE as u64 => {
+                let head = out.len();
+                for piece in std::mem::take(&mut body.pieces) {
+                    match piece {
+                        Piece::Text(text) => out.extend_from_slice(&text),
+                        Piece::Range(range) => read_behind(&body.file, range, out)?,
+                    }
+                }
+                Ok((out.len() - head) as u64)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// So many bytes of a file in memory were written.
+    const fn took(&mut self, count: usize) {
+        if let Self::Stored(_, range) = self {
+            range.start += count;
+        }
+    }
+
+    /// Writes as much as the visitor takes and as is due before others have their turn; adds that to `taken`.
+    fn send(
+        &mut self,
+        conn: &mut Conn,
+        block: &mut Vec<u8>,
+        taken: &mut u64,
+    ) -> Result<Flushed, Close> {
+        let gone = |_| Close::WriteFailed;
+        if matches!(self, Self::OnDisk(_)) && !conn.is_secure() {
+            conn.never_wait().map_err(gone)?;
+        }
+        while *taken < TURN && !self.is_empty() {
+            let count = match self {
+                Self::Stored(stored, range) => {
+                    let count = conn.write_now(&stored.bytes[range.clone()]).map_err(gone)?;
+                    range.start += count;
+                    count
+                }
+                Self::OnDisk(body) => send_piece(body, conn, block)?,
+            };
+            if count == 0 {
+                return Ok(Flushed::Full);
+            }
+            *taken += count as u64;
+        }
+        Ok(match self.is_empty() {
+            true => Flushed::All,
+            false => Flushed::Turn,
+        })
+    }
+}
+
+/// Writes what the visitor takes of the next piece. 0: there is no room.
+fn send_piece(body: &mut FileBody, conn: &mut Conn, block: &mut Vec<u8>) -> Result<usize, Close> {
+    let FileBody { file, pieces } = body;
+    let is_last = pieces.len() == 1;
+    let Some(piece) = pieces.front_mut() else {
+        return Ok(0);
+    };
+    let (count, done) = match piece {
+        Piece::Text(text) => {
+            let count = match is_last {
+                true => conn.write_now(text),
+                false => conn.write_more_now(text),
+            };
+            let count = count.map_err(|_| Close::WriteFailed)?;
+            text.drain(..count);
+            (count, text.is_empty())
+        }
+        Piece::Range(range) => {
+            let most = (range.end - range.start).min(TURN);
+            let sent = match conn.is_secure() {
+                true => None,
+                // Bounded by the line above.
+                false => match conn.send_file_now(file, range.start, most as usize) {
+                    Ok(Some(0)) => return Err(Close::FileFailed),
+                    // Some file systems cannot do that.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
+                    Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => {
+                        return Err(Close::FileFailed);
+                    }
+                    Err(_) => return Err(Close::WriteFailed),
+                    Ok(sent) => Some(sent.unwrap_or(0)),
+                },
+            };
+            let count = match sent {
+                Some(count) => count,
+                None => {
+                    block.clear();
+                    let end = range.start + most.min(Buffer::SIZE as u64);
+                    read_behind(file, range.start..end, block)?;
+                    conn.write_now(block).map_err(|_| Close::WriteFailed)?
+                }
+            };
+            range.start += count as u64;
+            (count, range.is_empty())
+        }
+    };
+    if done {
+        pieces.pop_front();
+    }
+    Ok(count)
+}
+
+/// Reads a small part of a file, behind what there is.
+fn read_behind(file: &File, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), Close> {
+    let start = out.len();
+    // A block at the most.
+    out.resize(start + (range.end - range.start) as usize, 0);
+    file.read_exact_at(&mut out[start..], range.start)
+        .map_err(|_| {
+            out.truncate(start);
+            Close::FileFailed
+        })
 }
 
 impl Delivered {
@@ -440,3 +721,7 @@ const fn has_length(status: u16) -> bool {
 const MOMENT: Duration = Duration::from_millis(5);
 /// An answer must be taken at so many bytes a second.
 const SLOWEST: u64 = 500;
+/// So much of a file in memory is rather copied than written in two pieces.
+const JOINED: usize = 4 * 1024;
+/// So much of a file is written before others have their turn.
+const TURN: u64 = 2 << 20;

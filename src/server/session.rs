@@ -26,7 +26,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::admission::{Counted, Entry, Place};
 use super::collect::{self, Collector, Fault};
-use super::deliver::{Delivered, Delivery, Progress, Stalled};
+use super::deliver::{Delivered, Delivery, Flushed, Progress, Stalled};
+use super::files;
 use super::guard::{self, Crowd, Guard, Ticket, Verdict};
 use super::pages;
 use super::respond::{
@@ -306,7 +307,7 @@ impl Session {
                 Step::Go(state) => {
                     self.state = state;
                     worker.pass_on();
-                    if self.answered >= enough {
+                    if self.answered >= enough || matches!(self.state, State::Stalled(_)) {
                         self.leftover.extend_from_slice(worker.input.data());
                         return Rest::Yield(self);
                     }
@@ -413,9 +414,7 @@ impl Session {
             },
             snapshot,
             site,
-            from: site,
             since: received,
-            queued: Duration::ZERO,
             watch: Watch::new(received),
             passage: None,
         };
@@ -543,8 +542,11 @@ impl Session {
         self.after(sent, &about, then, worker)
     }
 
-    /// A request may go on: decides what becomes of its body.
+    /// A request may go on: answers it with a file, or decides what becomes of its body.
     fn open(&mut self, mut errand: Errand, worker: &mut Worker) -> Step {
+        if let Some(response) = files::answer(errand.site(), &errand.request.head, errand.since) {
+            return self.decline(&errand, response, worker);
+        }
         let framing = errand.request.head.framing;
         if !errand.request.head.has_body() {
             return self.take_turn(errand, None, worker);
@@ -642,28 +644,21 @@ impl Session {
         }
         if in_line && self.expired {
             self.leave_line(&errand);
-            if errand.fall_back() {
-                self.expired = false;
-                return self.take_turn(errand, None, worker);
-            }
             let response = unavailable(&errand, Cause::NoBackend);
             return self.answer(&errand, response, worker);
         }
-        let place = errand.supplier().place;
+        let place = errand.site().place;
         if self.shared.admission.enter(place, self.token) == Entry::Queued {
             if !in_line && self.unread == Unread::Unsure {
                 // The end may have come right behind the request, and the poller will not tell again.
                 errand.watch.half_closed = self.conn.pending() == Pending::End;
             }
-            let Some(wait) = wait.or_else(|| errand.supplier().waiting.enter()) else {
+            let Some(wait) = wait.or_else(|| errand.site().waiting.enter()) else {
                 self.leave_line(&errand);
-                if errand.fall_back() {
-                    return self.take_turn(errand, None, worker);
-                }
                 let response = unavailable(&errand, Cause::Full);
                 return self.answer(&errand, response, worker);
             };
-            let deadline = errand.since + errand.supplier().settings.timeout;
+            let deadline = errand.since + errand.site().settings.timeout;
             let turn = Box::new(Turn { errand, wait });
             return Step::Park(State::Turn(turn), Interest::Read, deadline);
         }
@@ -686,23 +681,14 @@ impl Session {
                 reply,
                 pen.out,
             ) {
-                Outcome::Answer(response) => {
-                    Ok(Some(self.deliver_errand(&errand, response, &mut pen)))
-                }
-                Outcome::Elsewhere => Ok(None),
+                Outcome::Answer(response) => Ok(self.deliver_errand(&errand, response, &mut pen)),
                 Outcome::Gone => Err(UploadError::Gone),
                 Outcome::Refuse(error) => Err(error),
             }
         };
         worker.let_go();
         match sent {
-            Ok(None) => {
-                errand.fall_back();
-                // Whoever was let in by that is not kept waiting for it.
-                worker.pass_on();
-                self.take_turn(errand, None, worker)
-            }
-            Ok(Some(sent)) => self.after_errand(&errand, sent, worker),
+            Ok(sent) => self.after_errand(&errand, sent, worker),
             Err(error) => self.refuse_upload(&errand, error, worker),
         }
     }
@@ -719,9 +705,10 @@ impl Session {
         self.expired = false;
         // In line it has nothing more to write.
         if answering.in_line.is_none() {
-            match answering.stalled.flush(&mut self.conn) {
-                Ok(true) => {}
-                Ok(false) => return Step::stall(answering),
+            match answering.stalled.flush(&mut self.conn, worker.pen().out) {
+                Ok(Flushed::All) => {}
+                Ok(Flushed::Full) => return Step::stall(answering),
+                Ok(Flushed::Turn) => return Step::Go(State::Stalled(Box::new(answering))),
                 Err(cut) => return self.delivered(&answering.subject, cut, answering.then, worker),
             }
         }
@@ -888,14 +875,14 @@ impl Session {
     fn deliver(
         &mut self,
         about: &About<'_>,
-        mut response: Response<'_>,
+        response: Response<'_>,
         keep: bool,
         pen: &mut Pen<'_>,
     ) -> Sent {
         let status = response.head.status;
         // Before the visitor can know of it.
         self.shared.stats.answered(status);
-        let trace = std::mem::take(&mut response.trace);
+        let trace = response.trace;
         let timeouts = about
             .site()
             .map_or(&about.snapshot.config.timeouts, |site| {
@@ -977,7 +964,7 @@ impl Session {
         let about = About::errand(errand);
         if let Some(log) = about.log() {
             let trace = Trace {
-                queued: errand.queued + errand.since.elapsed(),
+                queued: errand.since.elapsed(),
                 ..Trace::default()
             };
             about.write(log, &self.peer, CLIENT_GONE, 0, &trace, Close::ClientGone);
@@ -986,7 +973,7 @@ impl Session {
     }
 
     fn leave_line(&self, errand: &Errand) {
-        self.leave(Some(errand.supplier().place));
+        self.leave(Some(errand.site().place));
     }
 
     fn leave(&self, place: Option<Place>) {

@@ -11,10 +11,10 @@ use std::sync::atomic::AtomicBool;
 use regex::bytes::Regex;
 
 use super::admission::Place;
+use super::files::SiteFiles;
 use super::guard::Guard;
 use super::pages::SitePages;
 use super::route;
-use crate::backend::directory::Servers;
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Config, Filter, Limits, Network};
 use crate::content::watched::FileError;
@@ -54,14 +54,12 @@ pub(crate) struct Site {
     pub(crate) guards: Vec<Guard>,
     /// What it says in the place of our own words.
     pub(crate) pages: SitePages,
+    /// Those below its docroot, and those that its backends may name.
+    pub(crate) files: SiteFiles,
     /// Target of its log lines, by which they find the site's own logger.
     pub(crate) log: String,
     /// The log has said that answers of this site lack a length.
     pub(crate) unframed_told: AtomicBool,
-    /// Servers in place of pools.
-    pub(crate) servers: Option<Arc<Servers>>,
-    /// The site whose backends are used when none came in time.
-    pub(crate) backup: Option<usize>,
     /// Pools for some paths only, in the order of the file.
     filtered: Vec<(Filter, [Arc<Pool>; 1])>,
     /// Pools for the rest.
@@ -71,13 +69,9 @@ pub(crate) struct Site {
 impl Snapshot {
     pub(crate) fn new(
         config: Config,
-        mut sites: Vec<Site>,
+        sites: Vec<Site>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Self {
-        for (site, settings) in sites.iter_mut().zip(&config.sites) {
-            let is_named = |name: &String| config.sites.iter().position(|site| site.name == *name);
-            site.backup = settings.backup.as_ref().and_then(is_named);
-        }
         let names =
             config.sites.iter().enumerate().flat_map(|(index, site)| {
                 site.incoming.iter().map(move |name| (name.clone(), index))
@@ -98,9 +92,17 @@ impl Snapshot {
         self.names.get(name).copied()
     }
 
-    /// The servers of all sites that have some.
-    pub(crate) fn servers(&self) -> impl Iterator<Item = &Arc<Servers>> {
-        self.sites.iter().filter_map(|site| site.servers.as_ref())
+    /// The files of the site with this name.
+    pub(crate) fn files_of(&self, name: &str) -> Option<&SiteFiles> {
+        let site = self.sites.iter().find(|site| site.settings.name == name)?;
+        Some(&site.files)
+    }
+
+    /// Tells the log which files cannot be served now.
+    pub(crate) fn check_files(&self) {
+        for site in &self.sites {
+            site.files.check(&site.settings);
+        }
     }
 
     /// Whether a peer is a proxy whose forwarding fields are to be believed.
@@ -114,7 +116,7 @@ impl Snapshot {
 }
 
 impl Site {
-    /// A site with these settings, without servers and backup. What `before` has read of its files is not read again.
+    /// A site with these settings. What `before` has read of its files is not read again.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -140,15 +142,14 @@ impl Site {
         Ok(Self {
             guards: Guard::all(&settings, before)?,
             pages: SitePages::new(&settings, before)?,
+            files: SiteFiles::new(&settings, before),
             keys: accepted_keys(&settings),
-            log: log_target(&settings),
+            log: format!("site:{}", settings.name),
             unframed_told: AtomicBool::new(false),
             settings,
             place,
             waiting,
             access_log,
-            servers: None,
-            backup: None,
             filtered,
             plain,
         })
@@ -173,11 +174,6 @@ fn most_connections(limits: &Limits) -> u64 {
     let all = process::descriptors();
     let others = (limits.backends as u64 + SPARE).min(all / 2);
     (limits.connections as u64).min(all - others)
-}
-
-/// The target of a site's log lines, by which they find its own logger.
-pub(crate) fn log_target(site: &config::Site) -> String {
-    format!("site:{}", site.name)
 }
 
 /// The keys that a site's backends may send: its own, or none.

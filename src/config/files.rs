@@ -1,0 +1,135 @@
+//! From what was typed to what is meant: the keys of a site that are about files.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::raw::{self, Node};
+use super::section::Section;
+use super::value::{self, Wrong};
+use super::{Cache, Config, FileCache, PageCache, Site, Symlinks};
+
+/// A site with what its section says about files.
+pub(super) fn check(section: &Section, site: Site, server: &Config) -> Site {
+    let truth = |key: &str, default| section.take(key, value::truth).unwrap_or(default);
+    let docroot = root(section, "docroot");
+    if docroot.is_none() {
+        for key in ["cache_directory", "cache_extensions"] {
+            if raw::get(&section.map, key).is_some() {
+                section.note(key, ": has no effect without docroot");
+            }
+        }
+    }
+    Site {
+        docroot,
+        index: index(section).unwrap_or(site.index),
+        staticmask: section.take("staticmask", value::expression),
+        follow_symlinks: section
+            .take("follow_symlinks", symlinks)
+            .unwrap_or(site.follow_symlinks),
+        hidden_files: truth("hidden_files", site.hidden_files),
+        page_cache: page_cache(section),
+        sendfileroot: root(section, "sendfileroot"),
+        enable_sendfile_404: truth("enable_sendfile_404", site.enable_sendfile_404),
+        file_cache: FileCache {
+            cache: cache(section, "file_cache", site.file_cache.cache),
+            memory: section
+                .section("file_cache")
+                .take("memory", value::size(0..=1 << 40))
+                .unwrap_or(site.file_cache.memory),
+            largest: server.cache_threshold,
+        },
+        etag_cache: cache(section, "etag_cache", site.etag_cache),
+        dynamic_request_cache: cache(section, "dynamic_request_cache", site.dynamic_request_cache),
+        ..site
+    }
+}
+
+/// A directory, which may come later: a deployment makes it, a disk is mounted there.
+fn root(section: &Section, key: &str) -> Option<PathBuf> {
+    let path = section.take(key, value::path(section.directory))?;
+    if let (Some(node), false) = (raw::get(&section.map, key), path.is_dir()) {
+        let shown = value::shown(node);
+        section.note(key, &format!(" {shown}: there is no such directory now"));
+    }
+    Some(path)
+}
+
+/// `index`: names of files, or none.
+fn index(section: &Section) -> Option<Vec<String>> {
+    if let Some(Ok(false)) = raw::get(&section.map, "index").map(value::truth) {
+        return Some(Vec::new());
+    }
+    section.take_many("index", name)
+}
+
+/// `follow_symlinks`.
+fn symlinks(node: &Node) -> Result<Symlinks, Wrong> {
+    match value::truth(node) {
+        Ok(true) => return Ok(Symlinks::All),
+        Ok(false) => return Ok(Symlinks::None),
+        Err(_) => {}
+    }
+    match value::text(node).as_deref() {
+        Ok("inside") => Ok(Symlinks::Inside),
+        _ => Err("write inside, true or false".into()),
+    }
+}
+
+/// `cache_directory` and `cache_extensions`; one of them is enough to have both.
+fn page_cache(section: &Section) -> Option<PageCache> {
+    let directory = section.take("cache_directory", below);
+    let extensions = section.take_many("cache_extensions", |node| {
+        let name = name(node)?;
+        let bare = name.strip_prefix('.').unwrap_or(&name);
+        match bare.is_empty() {
+            true => Err("write an extension, html".into()),
+            false => Ok(bare.to_owned()),
+        }
+    });
+    let given = |key| raw::get(&section.map, key).is_some();
+    let any = given("cache_directory") || given("cache_extensions");
+    any.then(|| PageCache {
+        directory: directory.unwrap_or_else(|| "public".into()),
+        extensions: extensions.unwrap_or_else(|| vec!["html".into()]),
+    })
+}
+
+/// A relative path that cannot lead out of where it begins.
+fn below(node: &Node) -> Result<String, Wrong> {
+    let text = value::text(node)?;
+    let plain = |part: Component| match part {
+        Component::Normal(part) => part.to_str().map(str::to_owned),
+        _ => None,
+    };
+    let parts = Path::new(&text).components();
+    let parts = parts.filter(|part| *part != Component::CurDir);
+    let parts: Option<Vec<_>> = parts.map(plain).collect();
+    match parts {
+        Some(parts) if !parts.is_empty() && !text.contains('\0') => Ok(parts.join("/")),
+        _ => Err("not the name of a directory below docroot; write for example public".into()),
+    }
+}
+
+/// The name of a file, without its directory.
+fn name(node: &Node) -> Result<String, Wrong> {
+    let text = value::text(node)?;
+    match text.contains(['/', '\0']) || matches!(text.as_str(), "." | "..") {
+        true => Err("not the name of a file; write it without a directory".into()),
+        false => Ok(text),
+    }
+}
+
+/// `file_cache`, `etag_cache` or `dynamic_request_cache`.
+fn cache(section: &Section, key: &str, default: Cache) -> Cache {
+    let section = section.section(key);
+    Cache {
+        size: section
+            .take("size", value::count(0..=MOST_ENTRIES))
+            .map_or(default.size, |size| size as usize),
+        window: section
+            .take("window", value::time)
+            .unwrap_or(default.window),
+    }
+}
+
+/// More than one server has files.
+const MOST_ENTRIES: u64 = 10_000_000;

@@ -1,0 +1,484 @@
+//! What is remembered of the paths of a site, so that most requests need not look at the file system.
+//!
+//! Three shelves share one index, so that a request costs one look-up: files in memory, tags of files that are too large
+//! for that, and paths that are no files. Each is bounded in entries, and in bytes where entries differ in size; what
+//! was not asked for since the hand came by the last time makes room (the clock algorithm).
+//!
+//! Pure: the time is given. Whoever finds an entry that is older than its shelf's window looks at the file again and
+//! says what came of it.
+//!
+//! **Invariants**: a key of the index has its item on the shelf that the index says, and each item its key in the
+//! index; the counts of a shelf are those of its items.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::exchange::Stored;
+use crate::http::conditional::Validators;
+
+/// What is remembered of a site's paths.
+#[derive(Debug)]
+pub struct Cache {
+    index: HashMap<Arc<[u8]>, Place>,
+    files: Shelf,
+    tags: Shelf,
+    nothing: Shelf,
+    /// What was found out before that is to be looked at again.
+    trusted: Instant,
+}
+
+/// How much one shelf may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Entries.
+    pub size: usize,
+    /// Bytes of what is kept, with its keys.
+    pub memory: u64,
+    /// After this time an entry is looked at again.
+    pub window: Duration,
+}
+
+/// What is known of a path.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// It is that of a file, which is in memory.
+    File(Arc<Stored>),
+    /// It is that of a file, of which this is known.
+    Tag(Arc<Tag>),
+    /// It is not that of a file.
+    Nothing,
+}
+
+/// What is known of a file that is not in memory.
+#[derive(Clone, Debug)]
+pub struct Tag {
+    /// What it is compared with.
+    pub validators: Validators,
+    /// Its Content-Type.
+    pub content_type: Cow<'static, str>,
+}
+
+/// What tells a file from another, and from itself after a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Device and inode.
+    pub file: (u64, u64),
+    /// Bytes.
+    pub size: u64,
+    /// When its bytes were changed, in seconds and nanoseconds.
+    pub modified: (i64, i64),
+    /// When anything of it was changed. Nobody can set this one.
+    pub changed: (i64, i64),
+}
+
+/// What a look-up has found.
+#[derive(Clone, Debug)]
+pub enum Look {
+    /// This, and it is good.
+    Fresh(Known),
+    /// This; it has to be looked at again.
+    Stale(Known, Identity),
+    /// No entry.
+    Unknown,
+}
+
+/// Where an entry is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    kind: Kind,
+    slot: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    File,
+    Tag,
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    bounds: Bounds,
+    items: Vec<Option<Item>>,
+    free: Vec<u32>,
+    hand: usize,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Item {
+    key: Arc<[u8]>,
+    known: Known,
+    identity: Identity,
+    checked: Instant,
+    /// It was asked for since the hand came by.
+    used: bool,
+    /// It was found so more than once.
+    again: bool,
+    cost: u64,
+}
+
+impl Known {
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::File(_) => Kind::File,
+            Self::Tag(_) => Kind::Tag,
+            Self::Nothing => Kind::Nothing,
+        }
+    }
+
+    fn cost(&self) -> u64 {
+        match self {
+            Self::File(stored) => (stored.bytes.len() + stored.head.len()) as u64,
+            Self::Tag(_) | Self::Nothing => 0,
+        }
+    }
+}
+
+impl Cache {
+    /// An empty one.
+    pub fn new(files: Bounds, tags: Bounds, nothing: Bounds, now: Instant) -> Self {
+        Self {
+            index: HashMap::new(),
+            files: Shelf::new(files),
+            tags: Shelf::new(tags),
+            nothing: Shelf::new(nothing),
+            trusted: now,
+        }
+    }
+
+    /// Whether files are kept at all.
+    pub const fn keeps_files(&self) -> bool {
+        self.files.bounds.size > 0
+    }
+
+    /// What is known of a path. That it is no file must have been found twice: so it was in the original, and a path that
+    /// is asked for once takes nobody's place.
+    pub fn look(&mut self, key: &[u8], now: Instant) -> Look {
+        let Some(place) = self.index.get(key).copied() else {
+            return Look::Unknown;
+        };
+        let trusted = self.trusted;
+        let shelf = self.shelf(place.kind);
+        let window = shelf.bounds.window;
+        let Some(item) = &mut shelf.items[place.slot as usize] else {
+            return Look::Unknown;
+        };
+        item.used = true;
+        let young = now.saturating_duration_since(item.checked) < window;
+        if young && item.checked >= trusted && (item.again || place.kind != Kind::Nothing) {
+            return Look::Fresh(item.known.clone());
+        }
+        Look::Stale(item.known.clone(), item.identity)
+    }
+
+    /// Remembers what was found at a path, in place of what was known of it.
+    pub fn keep(&mut self, key: &[u8], known: Known, identity: Identity, now: Instant) {
+        let kind = known.kind();
+        if kind == Kind::Nothing && self.found_again(key, now) {
+            return;
+        }
+        self.forget(key);
+        let key: Arc<[u8]> = key.into();
+        let cost = known.cost() + 2 * key.len() as u64 + OVERHEAD;
+        if !self.make_room(kind, cost) {
+            return;
+        }
+        let slot = self.shelf(kind).put(Item {
+            key: Arc::clone(&key),
+            known,
+            identity,
+            checked: now,
+            used: false,
+            again: false,
+            cost,
+        });
+        self.index.insert(key, Place { kind, slot });
+    }
+
+    /// What is known of a path is still so.
+    pub fn confirm(&mut self, key: &[u8], now: Instant) {
+        if let Some(place) = self.index.get(key).copied()
+            && let Some(item) = &mut self.shelf(place.kind).items[place.slot as usize]
+        {
+            item.checked = now;
+        }
+    }
+
+    /// What is known of a path is no longer so.
+    pub fn forget(&mut self, key: &[u8]) {
+        if let Some(place) = self.index.remove(key) {
+            self.shelf(place.kind).take(place.slot);
+        }
+    }
+
+    /// Has everything looked at again that was found out before.
+    pub const fn distrust(&mut self, now: Instant) {
+        self.trusted = now;
+    }
+
+    /// Entries of files, tags and paths that are no files, and bytes of all.
+    pub fn sizes(&self) -> ([usize; 3], u64) {
+        let shelves = [&self.files, &self.tags, &self.nothing];
+        let bytes = shelves.iter().map(|shelf| shelf.bytes).sum();
+        (shelves.map(Shelf::count), bytes)
+    }
+
+    /// It was known that there is no file, and there still is none.
+    fn found_again(&mut self, key: &[u8], now: Instant) -> bool {
+        let Some(place) = self.index.get(key).copied() else {
+            return false;
+        };
+        if place.kind != Kind::Nothing {
+            return false;
+        }
+        if let Some(item) = &mut self.nothing.items[place.slot as usize] {
+            item.again = true;
+            item.checked = now;
+        }
+        true
+    }
+
+    /// Takes out what was not asked for lately until there is room. `false`: there never is for so much.
+    fn make_room(&mut self, kind: Kind, cost: u64) -> bool {
+        let shelf = self.shelf(kind);
+        if shelf.bounds.size == 0 || cost > shelf.bounds.memory {
+            return false;
+        }
+        loop {
+            let shelf = self.shelf(kind);
+            if shelf.has_room(cost) {
+                return true;
+            }
+            let Some(item) = shelf.turn() else {
+                return true;
+            };
+            self.index.remove(&item.key);
+        }
+    }
+
+    const fn shelf(&mut self, kind: Kind) -> &mut Shelf {
+        match kind {
+            Kind::File => &mut self.files,
+            Kind::Tag => &mut self.tags,
+            Kind::Nothing => &mut self.nothing,
+        }
+    }
+}
+
+impl Shelf {
+    const fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            items: Vec::new(),
+            free: Vec::new(),
+            hand: 0,
+            bytes: 0,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.items.len() - self.free.len()
+    }
+
+    fn has_room(&self, cost: u64) -> bool {
+        self.count() < self.bounds.size && self.bytes + cost <= self.bounds.memory
+    }
+
+    fn put(&mut self, item: Item) -> u32 {
+        self.bytes += item.cost;
+        match self.free.pop() {
+            Some(slot) => {
+                self.items[slot as usize] = Some(item);
+                slot
+            }
+            None => {
+                self.items.push(Some(item));
+                // The size is bounded far below that.
+                u32::try_from(self.items.len() - 1).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
+    fn take(&mut self, slot: u32) -> Option<Item> {
+        let item = self.items[slot as usize].take()?;
+        self.free.push(slot);
+        self.bytes -= item.cost;
+        Some(item)
+    }
+
+    /// Turns the hand until it comes to an item that was not used since the last turn, and takes that. `None`: there is
+    /// none at all.
+    fn turn(&mut self) -> Option<Item> {
+        if self.count() == 0 {
+            return None;
+        }
+        loop {
+            let slot = self.hand % self.items.len();
+            self.hand = slot + 1;
+            match &mut self.items[slot] {
+                Some(item) if item.used => item.used = false,
+                Some(_) => return self.take(u32::try_from(slot).ok()?),
+                None => {}
+            }
+        }
+    }
+}
+
+/// What an entry takes besides its bytes and keys, roughly.
+const OVERHEAD: u64 = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(size: usize, memory: u64) -> Bounds {
+        Bounds {
+            size,
+            memory,
+            window: Duration::from_secs(10),
+        }
+    }
+
+    fn cache(size: usize, memory: u64, now: Instant) -> Cache {
+        let small = bounds(size, u64::MAX);
+        Cache::new(bounds(size, memory), small, small, now)
+    }
+
+    fn file(text: &str) -> Known {
+        Known::File(Arc::new(Stored {
+            head: Vec::new(),
+            bytes: text.into(),
+            validators: Validators::new(0, text.len() as u64, 0),
+            content_type: "text/plain".into(),
+        }))
+    }
+
+    /// What is known, as text: `=` in front where it is fresh.
+    fn seen(cache: &mut Cache, key: &str, now: Instant) -> String {
+        let text = |known: Known| match known {
+            Known::File(stored) => String::from_utf8_lossy(&stored.bytes).into_owned(),
+            Known::Tag(_) => "tag".into(),
+            Known::Nothing => "nothing".into(),
+        };
+        match cache.look(key.as_bytes(), now) {
+            Look::Fresh(known) => format!("={}", text(known)),
+            Look::Stale(known, _) => text(known),
+            Look::Unknown => String::new(),
+        }
+    }
+
+    fn keep(cache: &mut Cache, key: &str, known: Known, now: Instant) {
+        cache.keep(key.as_bytes(), known, Identity::default(), now);
+        check(cache);
+    }
+
+    /// Holds the invariants.
+    fn check(cache: &Cache) {
+        let mut entries = 0;
+        for (kind, shelf) in [
+            (Kind::File, &cache.files),
+            (Kind::Tag, &cache.tags),
+            (Kind::Nothing, &cache.nothing),
+        ] {
+            let items = shelf.items.iter().enumerate();
+            let mut bytes = 0;
+            for (slot, item) in items {
+                let Some(item) = item else { continue };
+                let place = cache.index[&item.key];
+                assert_eq!((place.kind, place.slot as usize), (kind, slot));
+                bytes += item.cost;
+                entries += 1;
+            }
+            assert_eq!(bytes, shelf.bytes);
+            assert!(shelf.count() <= shelf.bounds.size && bytes <= shelf.bounds.memory);
+        }
+        assert_eq!(entries, cache.index.len());
+    }
+
+    #[test]
+    fn an_entry_is_good_for_its_window() {
+        let now = Instant::now();
+        let mut cache = cache(4, u64::MAX, now);
+        let after = |seconds| now + Duration::from_secs(seconds);
+        keep(&mut cache, "/a", file("A"), now);
+        assert_eq!(seen(&mut cache, "/a", after(9)), "=A");
+        assert_eq!(seen(&mut cache, "/a", after(10)), "A");
+        cache.confirm(b"/a", after(10));
+        assert_eq!(seen(&mut cache, "/a", after(19)), "=A");
+        keep(&mut cache, "/a", file("B"), after(12));
+        assert_eq!(seen(&mut cache, "/a", after(20)), "=B");
+        cache.distrust(after(20));
+        assert_eq!(seen(&mut cache, "/a", after(20)), "B");
+        cache.confirm(b"/a", after(20));
+        assert_eq!(seen(&mut cache, "/a", after(21)), "=B");
+        cache.forget(b"/a");
+        check(&cache);
+        assert_eq!(seen(&mut cache, "/a", after(20)), "");
+    }
+
+    #[test]
+    fn that_there_is_no_file_must_be_found_twice() {
+        let now = Instant::now();
+        let mut cache = cache(4, u64::MAX, now);
+        keep(&mut cache, "/x", Known::Nothing, now);
+        assert_eq!(seen(&mut cache, "/x", now), "nothing");
+        keep(&mut cache, "/x", Known::Nothing, now);
+        assert_eq!(seen(&mut cache, "/x", now), "=nothing");
+        let later = now + Duration::from_secs(10);
+        assert_eq!(seen(&mut cache, "/x", later), "nothing");
+        keep(&mut cache, "/x", file("X"), later);
+        assert_eq!(seen(&mut cache, "/x", later), "=X");
+        assert_eq!(cache.sizes().0, [1, 0, 0]);
+    }
+
+    #[test]
+    fn what_was_asked_for_stays_and_the_rest_makes_room() {
+        let now = Instant::now();
+        let mut cache = cache(3, u64::MAX, now);
+        for name in ["/a", "/b", "/c"] {
+            keep(&mut cache, name, file(name), now);
+        }
+        assert_eq!(seen(&mut cache, "/a", now), "=/a");
+        keep(&mut cache, "/d", file("/d"), now);
+        let left: Vec<_> = ["/a", "/b", "/c", "/d"]
+            .into_iter()
+            .filter(|name| !seen(&mut cache, name, now).is_empty())
+            .collect();
+        assert_eq!(left, ["/a", "/c", "/d"]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_one_shelf_does_not_empty_another() {
+        let now = Instant::now();
+        let mut cache = cache(1000, 10_000, now);
+        keep(&mut cache, "/n", Known::Nothing, now);
+        keep(&mut cache, "/n", Known::Nothing, now);
+        for number in 0..500 {
+            keep(
+                &mut cache,
+                &format!("/{number}"),
+                file(&"x".repeat(number * 7 % 1000)),
+                now,
+            );
+        }
+        assert!(cache.sizes().1 <= 10_000 + OVERHEAD + 4);
+        assert!(cache.sizes().0[0] > 5);
+        keep(&mut cache, "/huge", file(&"x".repeat(20_000)), now);
+        assert_eq!(seen(&mut cache, "/huge", now), "");
+        assert!(cache.sizes().0[0] > 5, "nothing makes room in vain");
+        assert_eq!(seen(&mut cache, "/n", now), "=nothing");
+    }
+
+    #[test]
+    fn a_cache_without_size_keeps_nothing() {
+        let now = Instant::now();
+        let mut cache = cache(0, u64::MAX, now);
+        keep(&mut cache, "/a", file("A"), now);
+        keep(&mut cache, "/b", Known::Nothing, now);
+        assert_eq!(seen(&mut cache, "/a", now), "");
+        assert!(!cache.keeps_files());
+    }
+}

@@ -1,0 +1,365 @@
+//! From the path of a request to an open file below a root, safely.
+//!
+//! Two things keep a visitor inside: [`normal`] refuses every path that could mean something else to the system than to
+//! us, and the system itself resolves the rest with `openat2(2)`, component by component from an open directory, so that
+//! a link that somebody puts there in the middle of it leads nowhere.
+//!
+//! **Invariants**: what [`Root::open`] gives is a regular file; opening one never waits, whatever stands there.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{self, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::libc;
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use parking_lot::RwLock;
+
+use super::cache::Identity;
+use crate::config::Symlinks;
+
+/// A directory below which files are served.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    how: OpenHow,
+    handle: RwLock<Option<Handle>>,
+    /// The log has said that nothing can be opened here.
+    told: AtomicBool,
+}
+
+/// The directory as it is now: a deployment may put another one in its place.
+#[derive(Clone, Debug)]
+struct Handle {
+    directory: Option<Arc<OwnedFd>>,
+    opened: Instant,
+}
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// A decoded path in its normal form, with the slash in front and without doubled ones. `None`: no file has it.
+///
+/// Refused are `.` and `..`, NUL, backslashes, what does not begin with a slash and, unless they are wanted, names with a
+/// dot in front.
+pub fn normal(decoded: &[u8], hidden: bool) -> Option<Cow<'_, [u8]>> {
+    let inner = decoded.strip_prefix(b"/")?;
+    if memchr::memchr2(0, b'\\', inner).is_some() {
+        return None;
+    }
+    for part in inner.split(|byte| *byte == b'/') {
+        match part {
+            b"." | b".." => return None,
+            [b'.', ..] if !hidden => return None,
+            _ => {}
+        }
+    }
+    if !decoded.windows(2).any(|two| two == b"//") {
+        return Some(Cow::Borrowed(decoded));
+    }
+    let mut path = Vec::with_capacity(decoded.len());
+    for byte in decoded {
+        if *byte != b'/' || path.last() != Some(&b'/') {
+            path.push(*byte);
+        }
+    }
+    Some(Cow::Owned(path))
+}
+
+impl Root {
+    /// For a directory that need not be there yet.
+    pub fn new(path: &Path, links: Symlinks) -> Self {
+        let resolve = match links {
+            Symlinks::Inside => ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+            Symlinks::None => ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS,
+            Symlinks::All => ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        };
+        // Without O_NONBLOCK a pipe would hold us until somebody writes into it.
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+        Self {
+            path: path.to_owned(),
+            how: OpenHow::new().flags(flags).resolve(resolve),
+            handle: RwLock::new(None),
+            told: AtomicBool::new(false),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the directory, so that it is known at the start whether that can be done.
+    ///
+    /// # Errors
+    /// Whatever `open(2)` says.
+    pub fn reopen(&self, now: Instant) -> Result<(), Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = fcntl::open(&self.path, flags, Mode::empty());
+        let (directory, result) = match opened {
+            Ok(directory) => (Some(Arc::new(directory)), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let old = self.handle.write().replace(Handle {
+            directory,
+            opened: now,
+        });
+        // Closed here, not under the lock.
+        drop(old);
+        result
+    }
+
+    /// What stands at a relative path, as far as can be seen without opening it: a quick way to find out that there is
+    /// nothing. `None`: nothing that could be served.
+    ///
+    /// # Errors
+    /// Whatever `fstatat(2)` says, but that there is nothing.
+    pub fn kind(&self, path: &[u8], now: Instant) -> Result<Option<Kind>, Errno> {
+        let Some(directory) = self.directory(now) else {
+            return Ok(None);
+        };
+        let kind = match fstatat(&*directory, path, AtFlags::empty()) {
+            Ok(about) => match about.st_mode & libc::S_IFMT {
+                libc::S_IFREG => Some(Kind::File),
+                libc::S_IFDIR => Some(Kind::Directory),
+                _ => None,
+            },
+            Err(error) => self.absent(error)?,
+        };
+        Ok(kind)
+    }
+
+    /// Opens the regular file at a relative path that is a part of what [`normal`] gives. `None`: there is none, or it may
+    /// not be served.
+    ///
+    /// # Errors
+    /// Whatever `openat2(2)` says, but that there is nothing.
+    pub fn open(&self, path: &[u8], now: Instant) -> Result<Option<(File, Identity)>, Errno> {
+        let Some(directory) = self.directory(now) else {
+            return Ok(None);
+        };
+        let mut tries = 0;
+        let file = loop {
+            match openat2(&*directory, path, self.how) {
+                Ok(file) => break file,
+                // Something was renamed meanwhile, so that the system is not sure.
+                Err(Errno::EAGAIN | Errno::EINTR) if tries < MOST_TRIES => tries += 1,
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(error) => return self.absent(error),
+            }
+        };
+        let about = fstat(&file)?;
+        if about.st_mode & libc::S_IFMT != libc::S_IFREG {
+            return Ok(None);
+        }
+        Ok(Some((File::from(file), identity(&about))))
+    }
+
+    /// The directory, opened anew every now and then.
+    fn directory(&self, now: Instant) -> Option<Arc<OwnedFd>> {
+        if let Some(handle) = &*self.handle.read()
+            && now.saturating_duration_since(handle.opened) < REOPEN
+        {
+            return handle.directory.clone();
+        }
+        // If it fails, there are no files.
+        let _ = self.reopen(now);
+        self.handle.read().as_ref()?.directory.clone()
+    }
+
+    /// Whether an error only says that there is no file that may be served.
+    fn absent<T>(&self, error: Errno) -> Result<Option<T>, Errno> {
+        match error {
+            Errno::ENOENT
+            | Errno::ENOTDIR
+            | Errno::ELOOP
+            | Errno::EXDEV
+            | Errno::EACCES
+            | Errno::ENAMETOOLONG
+            | Errno::EINVAL
+            | Errno::ENXIO
+            | Errno::ENODEV => Ok(None),
+            Errno::ENOSYS | Errno::EPERM => {
+                if !self.told.swap(true, Ordering::Relaxed) {
+                    let path = self.path.display();
+                    log::error!(
+                        "{path}: {error}: files need openat2(2), Linux 5.6; none is served"
+                    );
+                }
+                Ok(None)
+            }
+            error => Err(error),
+        }
+    }
+}
+
+/// What tells an open file from others.
+///
+/// # Errors
+/// Whatever `fstat(2)` says.
+pub fn identify(file: &impl AsFd) -> Result<Identity, Errno> {
+    fstat(file).map(|about| identity(&about))
+}
+
+fn identity(about: &FileStat) -> Identity {
+    Identity {
+        file: (about.st_dev, about.st_ino),
+        size: u64::try_from(about.st_size).unwrap_or(0),
+        modified: (about.st_mtime, about.st_mtime_nsec),
+        changed: (about.st_ctime, about.st_ctime_nsec),
+    }
+}
+
+/// How long a directory is taken for what stands at its path.
+const REOPEN: Duration = Duration::from_secs(1);
+/// How often a path is resolved anew while others rename what is on the way.
+const MOST_TRIES: u32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn paths() {
+        let check = |decoded: &str, hidden: bool, expected: Option<&str>| {
+            let found = normal(decoded.as_bytes(), hidden);
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{decoded:?}");
+        };
+        for path in [
+            "/", "/a", "/a/", "/a/b.c", "/a...", "/a..b/c", "/ä", "/a b", "/\u{1}", "/%2e%2e",
+        ] {
+            check(path, false, Some(path));
+        }
+        check("//", false, Some("/"));
+        check("//a", false, Some("/a"));
+        check("/a//b///", false, Some("/a/b/"));
+        for path in [
+            "",
+            "a",
+            "*",
+            "/..",
+            "/../a",
+            "/a/..",
+            "/a/../b",
+            "/.",
+            "/./a",
+            "/a/./b",
+            "/a/.",
+            "//..",
+            "/\\",
+            "/a\\..\\b",
+            "/\0",
+            "/a\0.html",
+        ] {
+            check(path, false, None);
+            check(path, true, None);
+        }
+        for path in ["/.git/config", "/a/.b", "/.htpasswd", "/...", "/..a"] {
+            check(path, false, None);
+            check(path, true, Some(path));
+        }
+    }
+
+    /// What stands at a path below `www`, beside which there are secrets.
+    fn read(root: &Root, path: &str) -> Option<String> {
+        let now = Instant::now();
+        let found = root.open(path.as_bytes(), now).unwrap();
+        let mut text = String::new();
+        found.map(|(mut file, identity)| {
+            file.read_to_string(&mut text).unwrap();
+            assert_eq!(identity.size, text.len() as u64);
+            text
+        })
+    }
+
+    #[test]
+    fn links_and_what_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let www = folder.path().join("www");
+        fs::create_dir_all(www.join("sub")).unwrap();
+        fs::create_dir(folder.path().join("www-secret")).unwrap();
+        fs::write(www.join("a"), "A").unwrap();
+        fs::write(www.join("sub/b"), "B").unwrap();
+        fs::write(folder.path().join("secret"), "S").unwrap();
+        fs::write(folder.path().join("www-secret/s"), "S").unwrap();
+        symlink("sub/b", www.join("in")).unwrap();
+        symlink("../a", www.join("sub/up")).unwrap();
+        symlink("../secret", www.join("out")).unwrap();
+        symlink("../www-secret", www.join("away")).unwrap();
+        symlink(www.join("a"), www.join("absolute")).unwrap();
+        symlink("loop", www.join("loop")).unwrap();
+        mkfifo(&www.join("pipe"), Mode::S_IRWXU).unwrap();
+        let check = |links, expected: [Option<&str>; 6]| {
+            let root = Root::new(&www, links);
+            let paths = ["in", "sub/up", "out", "away/s", "absolute", "loop"];
+            let found = paths.map(|path| read(&root, path));
+            assert_eq!(
+                found.each_ref().map(|text| text.as_deref()),
+                expected,
+                "{links:?}"
+            );
+            assert_eq!(read(&root, "a").as_deref(), Some("A"));
+            for path in [
+                "",
+                "sub",
+                "sub/",
+                "pipe",
+                "a/",
+                "a/b",
+                "nothing",
+                "/etc/passwd",
+            ] {
+                if links != Symlinks::All || !path.starts_with('/') {
+                    assert_eq!(read(&root, path), None, "{path}");
+                }
+            }
+            assert_eq!(read(&root, &"x".repeat(300)), None);
+            assert_eq!(read(&root, &"x/".repeat(3000)), None);
+        };
+        let (a, b, s) = (Some("A"), Some("B"), Some("S"));
+        check(Symlinks::Inside, [b, a, None, None, None, None]);
+        check(Symlinks::None, [None; 6]);
+        check(Symlinks::All, [b, a, s, s, a, None]);
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("one", "1"), ("two", "2")] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("a"), text).unwrap();
+        }
+        let current = folder.path().join("current");
+        let root = Root::new(&current, Symlinks::Inside);
+        let now = Instant::now();
+        assert!(root.open(b"a", now).unwrap().is_none());
+        let text = |name: &str, later: Instant| {
+            let _ = fs::remove_file(&current);
+            symlink(name, &current).unwrap();
+            let mut text = String::new();
+            let (mut file, _) = root.open(b"a", later).unwrap().unwrap();
+            file.read_to_string(&mut text).unwrap();
+            text
+        };
+        assert_eq!(text("one", now + REOPEN), "1");
+        assert_eq!(text("two", now + REOPEN), "1");
+        assert_eq!(text("two", now + 2 * REOPEN), "2");
+    }
+}

@@ -1,0 +1,175 @@
+//! Answers from files: those of a site's docroot, and those that its backends name.
+//!
+//! Runs on a worker. A file holds no place in [`admission`](super::admission), for it waits for nobody.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::snapshot::{Site, Snapshot};
+use crate::config;
+use crate::content::files::{Answer, Files};
+use crate::exchange::{Body, Request, Response};
+use crate::http::head::{Method, RequestHead};
+use crate::http::target;
+use crate::net::listener;
+
+/// The files of a site.
+#[derive(Debug, Default)]
+pub(crate) struct SiteFiles {
+    /// Below `docroot`.
+    docroot: Option<Arc<Files>>,
+    /// Below `sendfileroot`. They are files of their own: what a backend has once shown to one visitor is nobody else's
+    /// (B33).
+    sendfileroot: Option<Arc<Files>>,
+}
+
+impl SiteFiles {
+    /// Those of a site as configured, with all that is known of them already.
+    pub(crate) fn new(site: &config::Site, before: Option<&Snapshot>) -> Self {
+        let carry = |new: Files, old: Option<&Arc<Files>>| match old {
+            Some(old) if old.are_like(&new) => {
+                old.distrust();
+                Arc::clone(old)
+            }
+            _ => Arc::new(new),
+        };
+        let before = before.and_then(|before| before.files_of(&site.name));
+        let docroot = Files::of_docroot(site);
+        let sendfileroot = Files::of_backends(site);
+        let old =
+            |which: fn(&Self) -> &Option<Arc<Files>>| before.and_then(|old| which(old).as_ref());
+        Self {
+            docroot: docroot.map(|new| carry(new, old(|old| &old.docroot))),
+            sendfileroot: sendfileroot.map(|new| carry(new, old(|old| &old.sendfileroot))),
+        }
+    }
+
+    /// Tells the log what keeps files from being served now. Called when the server has become the user that it is to be.
+    pub(crate) fn check(&self, site: &config::Site) {
+        for (key, files, path) in [
+            ("docroot", &self.docroot, &site.docroot),
+            ("sendfileroot", &self.sendfileroot, &site.sendfileroot),
+        ] {
+            let (Some(files), Some(path)) = (files, path) else {
+                continue;
+            };
+            if let Err(error) = files.check() {
+                log::warn!(
+                    "site {}: {key} {}: {}",
+                    site.name,
+                    path.display(),
+                    listener::reason(&error)
+                );
+            }
+        }
+    }
+}
+
+/// The answer to a request that needs no backend: a file, or that there is none and nobody else to ask.
+pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Response<'static>> {
+    let files = site.files.docroot.as_ref()?;
+    let reads = is_read(&head.method);
+    if reads && let Some(answer) = files.answer(head, now) {
+        return Some(present(answer, head, site));
+    }
+    if !site.settings.outgoing.is_empty() {
+        return None;
+    }
+    if reads {
+        return Some(site.page(404, "There is no such file here.", Some(head)));
+    }
+    let mut page = site.page(405, "There are only files here.", Some(head));
+    page.head.headers.set("Allow", b"GET, HEAD");
+    Some(page)
+}
+
+/// Puts the file that a backend names in the place of its answer. The fields that name one are for us: they never reach a
+/// visitor, but for one that is a proxy itself where this one does not send files.
+pub(crate) fn named<'w>(
+    request: &Request,
+    site: &Site,
+    mut response: Response<'w>,
+) -> Response<'w> {
+    let files = site.files.sendfileroot.as_ref();
+    if files.is_none() && request.trusted {
+        return response;
+    }
+    let headers = &mut response.head.headers;
+    let name = headers.get(SENDFILE).map(<[u8]>::to_vec).or_else(|| {
+        let uri = headers.get(ACCEL_REDIRECT)?;
+        let path = uri.split(|byte| *byte == b'?').next()?;
+        Some(target::decoded(path).into_owned())
+    });
+    let Some(name) = name else {
+        return response;
+    };
+    headers.remove(SENDFILE);
+    headers.remove(ACCEL_REDIRECT);
+    let Some(files) = files.filter(|_| is_read(&request.head.method)) else {
+        return response;
+    };
+    let head = &request.head;
+    let own = match files.answer_for(&name, head, &response.head, Instant::now()) {
+        Some(answer) => present(answer, head, site),
+        None => {
+            let name = String::from_utf8_lossy(&name);
+            let root = site.settings.sendfileroot.as_deref();
+            let root = root.map_or(Cow::Borrowed(""), |root| root.to_string_lossy());
+            log::warn!(
+                target: &site.log,
+                "site {}: the application names {name:?}, which is no file below {root}",
+                site.settings.name,
+            );
+            if !site.settings.enable_sendfile_404 {
+                return response;
+            }
+            site.page(404, "There is no such file here.", Some(head))
+        }
+    };
+    // The backend is free before the file goes out.
+    if let Body::Stream { mut source, .. } = response.body {
+        source.give_up();
+    }
+    Response {
+        trace: response.trace,
+        ..own
+    }
+}
+
+fn present(answer: Answer, head: &RequestHead, site: &Site) -> Response<'static> {
+    match answer {
+        Answer::File(response) => response,
+        Answer::Moved(location) => {
+            let mut page = site.page(301, "This is a directory.", Some(head));
+            page.head.headers.push("Location", location.as_bytes());
+            page
+        }
+        Answer::Failed => {
+            let detail = "The file is not the one that the request is about.";
+            site.page(412, detail, Some(head))
+        }
+        Answer::Unsatisfiable(length) => {
+            let mut page = site.page(416, "The file has no such bytes.", Some(head));
+            let range = format!("bytes */{length}");
+            page.head.headers.push("Content-Range", range.as_bytes());
+            page
+        }
+        Answer::Unreadable(error) => {
+            log::error!(
+                target: &site.log,
+                "site {}: {}: {error}", site.settings.name, head.target.as_str()
+            );
+            site.page(503, "The file cannot be read now.", Some(head))
+        }
+    }
+}
+
+const fn is_read(method: &Method) -> bool {
+    matches!(method, Method::Get | Method::Head)
+}
+
+/// Names a file as the original has it: below `sendfileroot`, not encoded.
+const SENDFILE: &str = "X-Sendfile";
+/// Names a file as nginx has it: a URI.
+const ACCEL_REDIRECT: &str = "X-Accel-Redirect";
