@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -120,14 +121,32 @@ pub struct Response<'w> {
 }
 
 /// Who answered, and how long it took, for the access log.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Trace {
-    /// Id of the backend that answered or failed last.
-    pub backend: Option<Id>,
+    /// The backend that answered or failed last.
+    pub backend: Option<Origin>,
     /// Time spent waiting for a backend.
     pub queued: Duration,
     /// Time from a backend's lease to the head of its answer.
     pub answering: Duration,
+}
+
+/// A backend, for logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// One that dialled in, by its id.
+    Dialled(Id),
+    /// A server that was connected to, by its address.
+    Server(Arc<str>),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dialled(id) => id.fmt(out),
+            Self::Server(address) => address.fmt(out),
+        }
+    }
 }
 
 /// The body of a response.

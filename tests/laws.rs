@@ -827,6 +827,7 @@ fn judge_config(config: &Config) {
             times.first_byte,
             times.backend,
             times.preamble,
+            times.connect,
             site.unframed_gap,
         ];
         assert!(all.iter().all(|time| time.as_millis() >= 1));

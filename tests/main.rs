@@ -15,4 +15,5 @@ mod running;
 mod secure;
 mod slow;
 mod thin;
+mod traditional;
 mod waiting;

@@ -241,7 +241,8 @@ fn slow_backends_are_all_used_at_once() {
 #[test]
 fn a_request_whose_backend_dies_goes_to_another_if_it_may() {
     let proxy = Proxy::start(
-        "map:\n\
+        "defaults: {queue_time: false}\n\
+         map:\n\
          - {incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}\n\
          - {incoming: again, outgoing: '127.0.0.1:0', timeout: 60, redeployable: true, redeployment_sizelimit: 1000}",
     );

@@ -1,10 +1,14 @@
 //! Backends: how they join, where they wait, and how a request is relayed to one.
 //!
 //! In reading order: [`preamble`] is what a backend sends first, [`dial_in`] the thread that takes it in,
-//! [`pool`] the queue in which it waits, and [`relay`] one exchange with it. Nothing here knows the visitor's
+//! [`pool`] the queue in which it waits; [`directory`] is the same for servers that do not dial in but are connected to.
+//! [`lease`] is a backend of either kind for a while, and [`relay`] one exchange with it. Nothing here knows the visitor's
 //! connection, or which site a request belongs to beyond the site's settings.
 
 pub mod dial_in;
+pub mod directory;
+pub mod lease;
 pub mod pool;
 pub mod preamble;
 pub mod relay;
+mod slot;

@@ -13,8 +13,7 @@
 //! - A [`Backend`] is owned by a pool, a slot or a [`Lease`], never shared. It holds on to its pool, and an idle one is
 //!   held by it; [`Pool::shut`] undoes the knot. A lease gives it back when it is
 //!   finished and closes it when it is dropped.
-//! - *One fills, one empties.* A slot is filled at most once, and its waiter empties it or finds it empty when it
-//!   gives up, under the slot's own lock: a backend is never left in a slot.
+//! - A backend is never left in a slot: see [`slot`](super::slot).
 //! - A backend that hung up is never in a pool for long: the dial-in thread marks it gone and then sweeps, and
 //!   [`Pool::offer`] looks at the mark under the pool's lock, so one of the two sees the other.
 //! - Pool and slot locks are leaves; nothing is closed, logged or waited for under them but the waiter's
@@ -26,10 +25,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::dial_in::Seat;
+use super::lease::Missed;
 use super::preamble::Id;
+use super::slot::Slot;
 use crate::config::Order;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Pending};
@@ -91,17 +92,6 @@ pub struct Waiting {
 #[derive(Debug)]
 pub struct Wait(Arc<Waiting>);
 
-/// Why there was no backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missed {
-    /// None came before the deadline.
-    TimedOut,
-    /// The visitor left.
-    ClientGone,
-    /// As many as may wait are waiting already.
-    Full,
-}
-
 /// A backend for the time of one exchange.
 #[derive(Debug)]
 pub struct Lease {
@@ -122,25 +112,9 @@ struct State {
 
 #[derive(Debug)]
 struct Waiter {
-    slot: Arc<Slot>,
+    slot: Arc<Slot<Lease>>,
     keys: Arc<[Box<[u8]>]>,
     id: Option<Box<[u8]>>,
-}
-
-/// Where a waiter gets its backend.
-#[derive(Debug, Default)]
-struct Slot {
-    content: Mutex<Content>,
-    filled: Condvar,
-}
-
-#[derive(Debug, Default)]
-enum Content {
-    #[default]
-    Empty,
-    Filled(Lease),
-    /// The waiter has its backend or has given up.
-    Closed,
 }
 
 impl Waiting {
@@ -294,7 +268,7 @@ impl Pool {
     }
 
     /// Queues a waiter, unless a backend has become idle just before.
-    fn queue(&self, want: &Want<'_>, slot: &Arc<Slot>, first: bool) -> Option<Backend> {
+    fn queue(&self, want: &Want<'_>, slot: &Arc<Slot<Lease>>, first: bool) -> Option<Backend> {
         let mut state = self.state.lock();
         if let Some(backend) = state.take(want) {
             return Some(backend);
@@ -312,7 +286,7 @@ impl Pool {
         None
     }
 
-    fn unqueue(&self, slot: &Arc<Slot>) {
+    fn unqueue(&self, slot: &Arc<Slot<Lease>>) {
         let mut state = self.state.lock();
         state
             .waiting
@@ -367,45 +341,6 @@ impl State {
 impl Waiter {
     fn takes(&self, backend: &Backend) -> bool {
         does(backend, &self.keys, self.id.as_deref())
-    }
-}
-
-impl Slot {
-    /// Gives the lease back if nobody waits here any more.
-    fn fill(&self, lease: Lease) -> Option<Lease> {
-        let mut content = self.content.lock();
-        if !matches!(*content, Content::Empty) {
-            return Some(lease);
-        }
-        *content = Content::Filled(lease);
-        drop(content);
-        self.filled.notify_one();
-        None
-    }
-
-    /// Waits until it is filled, or `until` is over.
-    fn wait(&self, until: Instant) -> Option<Lease> {
-        let mut content = self.content.lock();
-        while matches!(*content, Content::Empty) {
-            if self.filled.wait_until(&mut content, until).timed_out() {
-                break;
-            }
-        }
-        match mem::take(&mut *content) {
-            Content::Filled(lease) => {
-                *content = Content::Closed;
-                Some(lease)
-            }
-            _ => None,
-        }
-    }
-
-    /// Ends the waiting; what was put in at the last moment is given back.
-    fn close(&self) -> Option<Lease> {
-        match mem::replace(&mut *self.content.lock(), Content::Closed) {
-            Content::Filled(lease) => Some(lease),
-            _ => None,
-        }
     }
 }
 
@@ -487,7 +422,7 @@ fn wait_in_queue(
     gone: &mut dyn FnMut() -> bool,
     first: bool,
 ) -> Result<Lease, Missed> {
-    let slot = Arc::new(Slot::default());
+    let slot = Arc::new(Slot::new());
     let found = want.pools.iter().find_map(|pool| {
         let backend = pool.queue(want, &slot, first)?;
         Some(Lease {
@@ -529,4 +464,4 @@ fn take_where(idle: &mut Vec<Backend>, wanted: impl Fn(&Backend) -> bool) -> Vec
 }
 
 /// How often a waiting worker looks whether its visitor is still there.
-const LOOK_AT_CLIENT: Duration = Duration::from_millis(250);
+pub(super) const LOOK_AT_CLIENT: Duration = Duration::from_millis(250);

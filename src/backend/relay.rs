@@ -5,7 +5,7 @@
 //! The backend goes back to its pool as soon as the last byte of the body has been *read*, which is before it
 //! is written to the visitor.
 //!
-//! Runs on a worker. Waits are bounded: by the site's `timeout` for a backend, by `timeouts.first_byte` for
+//! Runs on a worker. Waits are bounded: by `timeout` for a backend, by `timeouts.first_byte` for
 //! the first byte of the answer, by `timeouts.backend` for each further read or write, and by
 //! `unframed_gap` within an answer without length.
 //!
@@ -21,9 +21,9 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::pool::{self, Lease, Missed, Want};
+use super::lease::{self, Lease, Missed, Want};
 use crate::config;
 use crate::exchange::{
     Body, BodyError, Next, Request, RequestBody, Response, Source, Trace, Upload, UploadError,
@@ -44,8 +44,12 @@ pub struct Ask<'a> {
     pub site: &'a config::Site,
     /// Which backends will do.
     pub want: Want<'a>,
-    /// Since when it waits for a backend; the site's `timeout` counts from then.
+    /// Since when it waits for a backend, and how long it may.
     pub since: Instant,
+    /// See [`Ask::since`].
+    pub timeout: Duration,
+    /// How long it had waited elsewhere before that.
+    pub queued: Duration,
     /// Who sent it.
     pub visitor: &'a mut dyn Visitor,
     /// Counters.
@@ -109,7 +113,10 @@ pub fn relay<'w>(
     reply: &'w mut Buffer,
     out: &mut Vec<u8>,
 ) -> Result<Response<'w>, Failure> {
-    let mut trace = Trace::default();
+    let mut trace = Trace {
+        queued: ask.queued,
+        ..Trace::default()
+    };
     let mut since = ask.since;
     let limits = HeadLimits {
         head: ask.site.limits.head,
@@ -118,22 +125,30 @@ pub fn relay<'w>(
     };
     let mut backends = 0;
     loop {
-        let deadline = since + ask.site.timeout;
-        let leased = pool::lease(&ask.want, deadline, &mut || ask.visitor.is_gone());
+        let once = !ask.may_retry(0, 0);
+        let deadline = since + ask.timeout;
+        let leased = lease::lease(&ask.want, once, deadline, &mut || ask.visitor.is_gone());
         // Also where there was a backend at once, the request may have stood in line before.
         let got = Instant::now();
         trace.queued += got.saturating_duration_since(since);
-        let mut lease = leased.map_err(|missed| Failure {
-            cause: match missed {
-                Missed::TimedOut => Cause::NoBackend,
-                Missed::ClientGone => Cause::ClientGone,
-                Missed::Full => Cause::Full,
-            },
-            trace,
-        })?;
-        trace.backend = Some(lease.backend().id);
+        let mut lease = match leased {
+            Ok(lease) => lease,
+            Err(missed) => {
+                let cause = match missed {
+                    Missed::TimedOut => Cause::NoBackend,
+                    Missed::ClientGone => Cause::ClientGone,
+                    Missed::Full => Cause::Full,
+                };
+                return Err(Failure { cause, trace });
+            }
+        };
+        trace.backend = Some(lease.origin());
         backends += 1;
-        let head_length = render(ask.request, ask.site, out);
+        let queue = Queue {
+            at: got,
+            waited: trace.queued,
+        };
+        let head_length = render(ask.request, ask.site, &queue, out);
         let result = exchange_heads(&mut ask, &limits, &mut lease, out, reply);
         trace.answering = got.elapsed();
         let cause = match result {
@@ -150,10 +165,12 @@ pub fn relay<'w>(
             ask.site.name,
             escaped(&trace)
         );
-        lease.close(match cause {
+        let reason = match cause {
             Cause::Upload(_) => Close::ClientGone,
+            Cause::Died => lease.death(),
             _ => Close::BackendFailed,
-        });
+        };
+        lease.close(reason);
         if cause != Cause::Died || !ask.may_retry(head_length, backends) {
             return Err(Failure { cause, trace });
         }
@@ -166,8 +183,16 @@ pub fn relay<'w>(
     }
 }
 
+/// What is told of the time in the queue.
+struct Queue {
+    /// When a backend was there.
+    at: Instant,
+    /// How long it was waited for.
+    waited: Duration,
+}
+
 /// Renders the head. Returns its length.
-fn render(request: &Request, site: &config::Site, out: &mut Vec<u8>) -> usize {
+fn render(request: &Request, site: &config::Site, queue: &Queue, out: &mut Vec<u8>) -> usize {
     let framing = match &request.body {
         RequestBody::Empty | RequestBody::Stream { .. } => request.head.framing,
         body => Framing::Length(body.length()),
@@ -177,10 +202,16 @@ fn render(request: &Request, site: &config::Site, out: &mut Vec<u8>) -> usize {
         let among = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known));
         !(site.xforwardedfor && among(&FORWARDED)
             || site.via && name.eq_ignore_ascii_case("Via")
+            || site.queue_time && among(&QUEUE)
             || !request.trusted && among(&FORWARDING))
     };
     out.clear();
-    let first = |out: &mut Vec<u8>| write_forwarding(request, site, out);
+    let first = |out: &mut Vec<u8>| {
+        write_forwarding(request, site, out);
+        if site.queue_time {
+            write_queue_time(request, queue, out);
+        }
+    };
     request.head.write(first, framing, keep, out);
     out.len()
 }
@@ -215,6 +246,24 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
         // RFC 9110 7.6.3: each hop adds itself behind the earlier ones.
         write_list("Via", sent.get_all("Via"), received, out);
     }
+}
+
+/// Writes the fields from which the application can tell how long its visitors waited: when the request was complete, in
+/// microseconds as most monitors want it, and how many milliseconds no backend was free.
+fn write_queue_time(request: &Request, queue: &Queue, out: &mut Vec<u8>) {
+    let [start, waited] = QUEUE;
+    // A proxy in front of us has seen it before.
+    let told = request.head.headers.get(start).filter(|_| request.trusted);
+    if let Some(told) = told {
+        write_field(start, told, out);
+    } else {
+        let ago = queue.at.saturating_duration_since(request.received);
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        let since = epoch.unwrap_or_default().saturating_sub(ago);
+        // Writing to a vector does not fail.
+        let _ = write!(out, "{start}: t={}\r\n", since.as_micros());
+    }
+    let _ = write!(out, "{waited}: {}\r\n", queue.waited.as_millis());
 }
 
 /// Writes a list as one field: what came in, and one more element.
@@ -277,7 +326,7 @@ fn exchange_heads(
     reply: &mut Buffer,
 ) -> Result<(ResponseHead, Sent), Cause> {
     reply.clear();
-    let conn = &mut lease.backend().conn;
+    let conn = lease.conn();
     let patience = ask.site.timeouts.backend;
     let sent = match &ask.request.body {
         RequestBody::Stream { length } => {
@@ -457,17 +506,21 @@ fn response<'w>(
     trace: Trace,
 ) -> Response<'w> {
     let framing = head.framing(method);
+    let guessed = framing == Framing::UntilClose && lease.is_dialled();
     let mut stream = BackendBody {
         decoder: Decoder::new(framing, limits),
         reusable: sent == Sent::All && !head.conflicting,
+        closes: framing == Framing::UntilClose
+            || !lease.is_dialled() && (!head.persistent || sent == Sent::Part),
         lease: Some(lease),
         reply: Reply::Lent(reply),
         taken: 0,
         quiet: None,
-        patience: match framing {
-            Framing::UntilClose => site.unframed_gap,
-            _ => site.timeouts.backend,
+        patience: match guessed {
+            true => site.unframed_gap,
+            false => site.timeouts.backend,
         },
+        guessed,
         framing,
     };
     let body = if stream.decoder.is_done() {
@@ -487,6 +540,10 @@ struct BackendBody<'w> {
     decoder: Decoder,
     /// Nothing that happened so far forbids to use the connection again.
     reusable: bool,
+    /// The backend ends the connection behind this answer.
+    closes: bool,
+    /// A silence is taken for the end.
+    guessed: bool,
     /// `None` when the end was read, or when something went wrong.
     lease: Option<Lease>,
     reply: Reply<'w>,
@@ -532,14 +589,15 @@ impl BackendBody<'_> {
         let Some(mut lease) = self.lease.take() else {
             return;
         };
-        if self.reply.data().len() > self.taken || lease.backend().conn.has_unread() {
+        if self.reply.data().len() > self.taken || lease.conn().has_unread() {
             lease.close(Close::Junk);
-        } else if self.reusable && self.framing != Framing::UntilClose {
+        } else if self.reusable && !self.closes {
             lease.finish();
         } else {
-            lease.close(match self.framing {
-                Framing::UntilClose => Close::Unframed,
-                _ => Close::BackendFailed,
+            lease.close(match self.guessed {
+                true => Close::Unframed,
+                false if self.closes => Close::Complete,
+                false => Close::BackendFailed,
             });
         }
     }
@@ -591,7 +649,7 @@ impl Source for BackendBody<'_> {
         let Some(lease) = &mut self.lease else {
             return Ok(());
         };
-        let conn = &mut lease.backend().conn;
+        let conn = lease.conn();
         let unframed = self.framing == Framing::UntilClose;
         let readable = match visitor {
             None => Ok(true),
@@ -615,7 +673,7 @@ impl Source for BackendBody<'_> {
                 self.end();
                 Ok(())
             }
-            Err(error) if unframed && error.kind() == ErrorKind::TimedOut => {
+            Err(error) if self.guessed && error.kind() == ErrorKind::TimedOut => {
                 self.end();
                 Ok(())
             }
@@ -634,6 +692,8 @@ impl Source for BackendBody<'_> {
             decoder: self.decoder,
             lease: self.lease,
             reusable: self.reusable,
+            closes: self.closes,
+            guessed: self.guessed,
             reply: Reply::Own(reply),
             taken: 0,
             quiet: self.quiet,
@@ -667,7 +727,7 @@ impl Source for BackendBody<'_> {
 /// A backend's id for a log line.
 pub fn escaped(trace: &Trace) -> String {
     match &trace.backend {
-        Some(id) => id.to_string(),
+        Some(origin) => origin.to_string(),
         None => "-".to_owned(),
     }
 }
@@ -679,8 +739,10 @@ const FORWARDED: [&str; 4] = [
     "X-Forwarded-Host",
     "X-Real-IP",
 ];
+/// The same, of the time in the queue.
+const QUEUE: [&str; 2] = ["X-Request-Start", "X-Queue-Time"];
 /// Fields by which one proxy speaks to the next, or an application to its proxy.
-const FORWARDING: [&str; 11] = [
+const FORWARDING: [&str; 12] = [
     "X-Forwarded-For",
     "X-Forwarded-Proto",
     "X-Forwarded-Host",
@@ -688,6 +750,7 @@ const FORWARDING: [&str; 11] = [
     "Forwarded",
     "X-Real-IP",
     "X-Request-Start",
+    "X-Queue-Time",
     "X-Sendfile",
     "X-Sendfile-Type",
     "X-Accel-Mapping",

@@ -310,13 +310,16 @@ fn sites(top: &Section, server: &Server, overrides: &Overrides) -> Vec<Site> {
     };
     let mut sites = Vec::with_capacity(entries.len() + 1);
     let mut names = Names::default();
+    let mut sections = Vec::new();
     for (index, node) in entries.iter().enumerate() {
         let section = entry(top, &defaults.map, index, node);
         let Some(section) = section else { continue };
         let site = site::check(&section, server);
         names.check(&section, &site);
         sites.push(site);
+        sections.push(section);
     }
+    backups(&sections, &mut sites);
     if entries.is_empty() {
         // Nothing reads them otherwise, and what is wrong with them shall not wait for the first entry.
         site::values(&defaulted(top, &defaults.map, Map::new()), server);
@@ -336,6 +339,42 @@ fn sites(top: &Section, server: &Server, overrides: &Overrides) -> Vec<Site> {
         sites.push(site::check(&section, server));
     }
     sites
+}
+
+/// `backup` names another site of the file, by any of its names, and nothing goes in a circle.
+fn backups(sections: &[Section], sites: &mut [Site]) {
+    let named = |sites: &[Site], name: &str| {
+        let is_named = |site: &Site| site.incoming.iter().any(|known| known == name);
+        sites.iter().position(is_named)
+    };
+    for (index, section) in sections.iter().enumerate() {
+        let Some(name) = sites[index].backup.take() else {
+            continue;
+        };
+        let wrong = |why: &str| {
+            let node = Node::Text(name.clone());
+            section.wrong("backup", None, &node, why);
+        };
+        let Some(other) = named(sites, &name) else {
+            wrong("no site has this name");
+            continue;
+        };
+        // Those that come later in the file still have theirs as typed.
+        let next = |site: usize| {
+            let backup = sites[site].backup.as_deref()?;
+            named(sites, backup)
+        };
+        let mut chain = std::iter::successors(Some(other), |site| next(*site));
+        // A circle without this site is told of at one that is in it.
+        if chain.by_ref().take(sites.len()).any(|site| site == index) {
+            wrong(match other == index {
+                true => "the site itself; write another one",
+                false => "its backup comes back here; leave one out",
+            });
+            continue;
+        }
+        sites[index].backup = sites[other].incoming.first().cloned();
+    }
 }
 
 /// A section that has nothing of its own in the file.

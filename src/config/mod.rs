@@ -98,6 +98,14 @@ pub struct Site {
     pub default: bool,
     /// Where backends dial in, in the order of the file.
     pub outgoing: Vec<Outgoing>,
+    /// The servers that are connected to (`proxy: traditional`); `None`: backends dial in.
+    pub directory: Option<Directory>,
+    /// Requests that each of them may have at once.
+    pub server_connections: usize,
+    /// Whether they are asked now and then if they are well.
+    pub check: Option<Check>,
+    /// The site, by its first name, whose backends are used when none came in time.
+    pub backup: Option<String>,
     /// Keys of which a backend must send one; empty: it must send none.
     pub keys: Vec<String>,
     /// How long an idle visitor's connection is kept; `None`: closed after each answer.
@@ -114,6 +122,8 @@ pub struct Site {
     pub xforwardedfor: bool,
     /// Add `Via: 1.1 swiftiply`.
     pub via: bool,
+    /// Add X-Request-Start and X-Queue-Time.
+    pub queue_time: bool,
     /// The site's own logger, if it is not the server's.
     pub logger: Option<Logger>,
     /// The site's access log, its own or the server's.
@@ -169,6 +179,39 @@ pub struct BasicAuth {
     pub paths: Vec<String>,
     /// The application gets the visitor's password too.
     pub forward: bool,
+}
+
+/// Where the servers of a site are found (`directory`, `servers`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directory {
+    /// They are listed.
+    Static(Vec<Address>),
+    /// Redis has the list.
+    Redis(Redis),
+}
+
+/// A Redis server and a database in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redis {
+    /// Host name or literal address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Number of the database.
+    pub db: u32,
+    /// Password.
+    pub password: Option<String>,
+    /// After what time what a proxy has in use comes back if the proxy is gone.
+    pub lease: Duration,
+}
+
+/// Asking servers whether they are well (`check`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Path and query.
+    pub uri: String,
+    /// How often.
+    pub interval: Duration,
 }
 
 /// A certificate for an address (an entry of `ssl`).
@@ -321,6 +364,8 @@ pub struct Timeouts {
     pub backend: Duration,
     /// A backend's preamble.
     pub preamble: Duration,
+    /// A connection to a server (`proxy: traditional`).
+    pub connect: Duration,
 }
 
 /// A destination for messages (`logger`).
@@ -476,6 +521,10 @@ impl Default for Site {
             incoming: Vec::new(),
             default: false,
             outgoing: Vec::new(),
+            directory: None,
+            server_connections: 64,
+            check: None,
+            backup: None,
             keys: Vec::new(),
             keepalive: Some(Timeouts::default().idle),
             order: Order::Newest,
@@ -484,6 +533,7 @@ impl Default for Site {
             redeployment_sizelimit: 16384,
             xforwardedfor: true,
             via: true,
+            queue_time: true,
             logger: None,
             access_log: None,
             docroot: None,
@@ -522,6 +572,19 @@ impl Default for Site {
     }
 }
 
+/// The values of an empty section.
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 6379,
+            db: 0,
+            password: None,
+            lease: Duration::from_secs(30),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -550,6 +613,7 @@ impl Default for Timeouts {
             first_byte: Duration::from_secs(60),
             backend: Duration::from_secs(60),
             preamble: Duration::from_secs(5),
+            connect: Duration::from_secs(2),
         }
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::raw::{self, Map, Node};
 use super::{
-    AccessFormat, AccessLog, Address, BasicAuth, Cache, Config, Filter, Level, Logger, Order,
-    Outgoing, Scheduling, Site, Symlinks, Tls,
+    AccessFormat, AccessLog, Address, BasicAuth, Cache, Config, Directory, Filter, Level, Logger,
+    Order, Outgoing, Scheduling, Site, Symlinks, Tls,
 };
 
 impl Config {
@@ -93,6 +93,7 @@ fn top(config: &Config) -> Node {
             ("first_byte", time(timeouts.first_byte)),
             ("backend", time(timeouts.backend)),
             ("preamble", time(timeouts.preamble)),
+            ("connect", time(timeouts.connect)),
         ])),
     );
     let networks = config.trusted_proxies.iter();
@@ -116,10 +117,25 @@ fn site(site: &Site) -> Node {
     let incoming = Some(texts(&site.incoming)).filter(|_| !site.incoming.is_empty());
     put("incoming", incoming);
     put("default", Some(Node::Bool(site.default)));
-    put(
-        "outgoing",
-        Some(Node::List(site.outgoing.iter().map(outgoing).collect())),
-    );
+    match &site.directory {
+        None => {
+            let list = site.outgoing.iter().map(outgoing).collect();
+            put("outgoing", Some(Node::List(list)));
+        }
+        Some(directory) => {
+            let (kind, servers) = servers(directory);
+            put("proxy", Some(text("traditional")));
+            put("directory", Some(text(kind)));
+            put("servers", Some(servers));
+            put("server_connections", Some(number(site.server_connections)));
+            let check = site.check.as_ref().map(|check| {
+                let interval = ("interval", time(check.interval));
+                section([("uri", text(&check.uri)), interval])
+            });
+            put("check", check);
+        }
+    }
+    put("backup", site.backup.as_deref().map(text));
     put(
         "key",
         Some(texts(&site.keys)).filter(|_| !site.keys.is_empty()),
@@ -146,6 +162,7 @@ fn site(site: &Site) -> Node {
     );
     put("xforwardedfor", Some(Node::Bool(site.xforwardedfor)));
     put("via", Some(Node::Bool(site.via)));
+    put("queue_time", Some(Node::Bool(site.queue_time)));
     put("logger", site.logger.as_ref().map(logger));
     put("access_log", Some(access_log(site.access_log.as_ref())));
     put("docroot", site.docroot.as_deref().map(path));
@@ -204,6 +221,7 @@ fn site(site: &Site) -> Node {
             ("write", time(site.timeouts.write)),
             ("first_byte", time(site.timeouts.first_byte)),
             ("backend", time(site.timeouts.backend)),
+            ("connect", time(site.timeouts.connect)),
         ])),
     );
     put(
@@ -300,6 +318,26 @@ fn outgoing(outgoing: &Outgoing) -> Node {
         Filter::Any => to,
         Filter::Prefix(prefix) => section([("to", to), ("prefix", text(prefix))]),
         Filter::Match(expression) => section([("to", to), ("match", text(expression.as_str()))]),
+    }
+}
+
+/// `directory` and `servers`.
+fn servers(directory: &Directory) -> (&'static str, Node) {
+    match directory {
+        Directory::Static(servers) => {
+            let servers = servers.iter().map(|server| text(&server.to_string()));
+            ("static", Node::List(servers.collect()))
+        }
+        Directory::Redis(redis) => {
+            let mut map = Map::new();
+            map.push(("host".into(), text(&redis.host)));
+            map.push(("port".into(), number(redis.port)));
+            map.push(("db".into(), number(redis.db)));
+            let password = redis.password.as_deref();
+            map.extend(password.map(|password| ("password".into(), text(password))));
+            map.push(("lease".into(), time(redis.lease)));
+            ("redis", Node::Map(map))
+        }
     }
 }
 

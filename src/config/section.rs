@@ -50,9 +50,9 @@ impl<'a> Section<'a> {
 
     /// Reports a value: the key, the value as typed and what is wrong with it.
     pub(super) fn wrong(&self, key: &str, item: Option<usize>, node: &Node, wrong: &str) {
-        // A key is a secret, and messages go to logs.
+        // These are secrets, and messages go to logs.
         let shown = match key {
-            "key" => String::new(),
+            "key" | "password" => String::new(),
             _ => format!(" {}", value::shown(node)),
         };
         let message = format!("{}{key}{shown}: {wrong}", self.prefix);
@@ -190,6 +190,7 @@ impl<'a> Section<'a> {
             write: time("write", server.write),
             first_byte: time("first_byte", server.first_byte),
             backend: time("backend", server.backend),
+            connect: time("connect", server.connect),
             ..server.clone()
         };
         if whole {

@@ -9,7 +9,7 @@ use super::pages;
 use super::raw::{self, Node};
 use super::section::Section;
 use super::value::{self, Wrong};
-use super::{Config, Filter, Order, Outgoing, Site};
+use super::{Check, Config, Directory, Filter, Order, Outgoing, Redis, Site};
 
 /// What sites have from the top level.
 pub(super) struct Server<'a> {
@@ -29,9 +29,10 @@ pub(super) fn check(section: &Section, server: &Server) -> Site {
     {
         section.problem("no incoming; write its host names, or default: true");
     }
-    let dials_in = dials_in(section);
+    if site.directory.is_some() {
+        return site;
+    }
     match raw::get(&section.map, "outgoing") {
-        None if !dials_in => {}
         None if raw::get(&section.map, "docroot").is_some() => {}
         None => {
             section.problem("no outgoing; write where backends dial in, outgoing: 127.0.0.1:30000")
@@ -40,6 +41,11 @@ pub(super) fn check(section: &Section, server: &Server) -> Site {
             section.note("outgoing", ": an empty list, so all requests get 503");
         }
         Some(_) => {}
+    }
+    for key in ["servers", "directory", "check"] {
+        if raw::get(&section.map, key).is_some() {
+            section.note(key, ": has no effect without proxy: traditional");
+        }
     }
     site
 }
@@ -59,6 +65,13 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         }
     }
     let timeouts = section.timeouts(&config.timeouts, false);
+    let directory = (!dials_in(section)).then(|| directory(section));
+    let outgoing = outgoing(section, config);
+    let connections = section.take("server_connections", value::count(1..=100_000));
+    let check = check_of(section);
+    if directory.is_some() && !outgoing.is_empty() {
+        section.note("outgoing", ": has no effect with proxy: traditional");
+    }
     let site = Site {
         name: incoming
             .first()
@@ -66,7 +79,16 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
             .unwrap_or_else(|| base.name.clone()),
         incoming,
         default: truth("default", base.default),
-        outgoing: outgoing(section, config),
+        outgoing: match directory {
+            None => outgoing,
+            Some(_) => Vec::new(),
+        },
+        server_connections: connections
+            .filter(|_| directory.is_some())
+            .map_or(base.server_connections, |count| count as usize),
+        check: check.filter(|_| directory.is_some()),
+        directory,
+        backup: section.take("backup", value::host_name),
         keys: keys(section),
         keepalive: keepalive(section, timeouts.idle),
         order: section.take("order", order).unwrap_or(base.order),
@@ -77,6 +99,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
             .unwrap_or(base.redeployment_sizelimit),
         xforwardedfor: truth("xforwardedfor", base.xforwardedfor),
         via: truth("via", base.via),
+        queue_time: truth("queue_time", base.queue_time),
         logger: section.logger(),
         access_log: section.access_log(config.access_log.as_ref()),
         unframed_gap: section
@@ -103,13 +126,95 @@ fn dials_in(section: &Section) -> bool {
         Ok("traditional") => Ok(false),
         _ => Err("write keepalive or traditional".into()),
     });
-    if proxy == Some(false) {
-        section.note(
-            "proxy",
-            " traditional: not available yet, all requests get 503",
-        );
-    }
     proxy != Some(false)
+}
+
+/// Where the servers are (`directory`, `servers`).
+fn directory(section: &Section) -> Directory {
+    let redis = section.take("directory", |node| match value::text(node).as_deref() {
+        Ok("static") => Ok(false),
+        Ok("redis") if !cfg!(feature = "redis") => {
+            Err("this program was built without it (feature redis)".into())
+        }
+        Ok("redis") => Ok(true),
+        _ => Err("write static or redis".into()),
+    });
+    if redis == Some(true) {
+        return Directory::Redis(redis_server(section));
+    }
+    let example = "servers: 127.0.0.1:3000";
+    let mut servers = Vec::new();
+    for (item, node) in section.many("servers").unwrap_or_default() {
+        let read = |node: &Node| match node {
+            Node::Map(_) => Err("write host:port; a section is for directory: redis".to_string()),
+            node => value::server(section.directory, &value::text(node)?),
+        };
+        if let Some(server) = section.read("servers", item, node, read)
+            && !servers.contains(&server)
+        {
+            servers.push(server);
+        }
+    }
+    match raw::get(&section.map, "servers") {
+        None => section.problem(&format!("no servers; write where they are, {example}")),
+        Some(Node::List(list)) if list.is_empty() => {
+            section.note("servers", ": an empty list, so all requests get 503");
+        }
+        Some(_) => {}
+    }
+    Directory::Static(servers)
+}
+
+/// `servers` of `directory: redis`.
+fn redis_server(section: &Section) -> Redis {
+    let base = Redis::default();
+    let section = match raw::get(&section.map, "servers") {
+        Some(node @ (Node::List(_) | Node::Text(_) | Node::Number(_))) => {
+            let wrong = "with directory: redis, write {host: 127.0.0.1, port: 6379}";
+            section.wrong("servers", None, node, wrong);
+            return base;
+        }
+        _ => section.section("servers"),
+    };
+    let lease = |node: &Node| match value::time(node)? {
+        lease if (SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) => Ok(lease),
+        _ => Err("write a time from 1s to 1h".into()),
+    };
+    Redis {
+        host: section.take("host", value::host).unwrap_or(base.host),
+        port: section.take("port", value::port).unwrap_or(base.port),
+        db: section
+            .take("db", value::count(0..=u64::from(u16::MAX)))
+            .map_or(base.db, |number| number as u32),
+        password: section.take("password", value::text),
+        lease: section.take("lease", lease).unwrap_or(base.lease),
+    }
+}
+
+/// `check`: `{uri, interval}`, or false.
+fn check_of(section: &Section) -> Option<Check> {
+    match raw::get(&section.map, "check")? {
+        node if value::truth(node) == Ok(false) => return None,
+        Node::Map(_) => {}
+        node => {
+            section.wrong(
+                "check",
+                None,
+                node,
+                "write {uri: /up, interval: 5}, or false",
+            );
+            return None;
+        }
+    }
+    let section = section.section("check");
+    if raw::get(&section.map, "uri").is_none() {
+        section.problem("no uri; write {uri: /up}");
+    }
+    let interval = section.take("interval", value::deadline);
+    Some(Check {
+        uri: section.take("uri", value::target)?,
+        interval: interval.unwrap_or(Duration::from_secs(5)),
+    })
 }
 
 /// How long idle visitors are kept: true means as long as others, a number its seconds.
@@ -251,6 +356,10 @@ fn key_file(path: &Path) -> Result<Vec<String>, Wrong> {
     }
     Ok(keys)
 }
+
+/// Bounds of a lease: a proxy that is alive must come round to renew it.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
 /// The preamble has two hex digits for a key's length.
 const KEY_BYTES: usize = 255;

@@ -194,9 +194,17 @@ fn notes() {
         &["s.yml:4: map[1] (a.example): outgoing: an empty list, so all requests get 503"],
     );
     check(
-        &site("proxy: traditional"),
+        &site("proxy: traditional\n    outgoing: b:1\n    servers: []"),
         &[
-            "s.yml:4: map[1] (a.example): proxy traditional: not available yet, all requests get 503",
+            "s.yml:5: map[1] (a.example): outgoing: has no effect with proxy: traditional",
+            "s.yml:6: map[1] (a.example): servers: an empty list, so all requests get 503",
+        ],
+    );
+    check(
+        &site("outgoing: b:1\n    servers: c\n    check: {uri: /up}"),
+        &[
+            "s.yml:5: map[1] (a.example): servers: has no effect without proxy: traditional",
+            "s.yml:6: map[1] (a.example): check: has no effect without proxy: traditional",
         ],
     );
     check(
@@ -723,10 +731,49 @@ fn printing_and_loading_is_stable() {
     check(
         "cluster_port: 80\naccess_log: /a\nmap: [{incoming: [a, '::1'], outgoing: [{to: b:1, match: 'a: \"#'}, {to: b:2, prefix: /é}], access_log: off}]\n",
     );
+    check(
+        "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, backup: d, queue_time: false}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, timeouts: {connect: 1}}]\n",
+    );
+    #[cfg(feature = "redis")]
+    check(
+        "cluster_port: 80\nmap: [{incoming: a, proxy: traditional, directory: redis, servers: {host: '::1', db: 3, password: '1', lease: 500s}}, {incoming: b, proxy: traditional, directory: redis}]\n",
+    );
     check("cluster_port: 80\nmap: [{incoming: a, outgoing: [], key: [0123, yes, '~', '', ' x', \"a\\nb\"]}]\n".replace("'', ", "").as_str());
     check(
         "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
     );
+}
+
+#[test]
+fn servers_that_are_connected_to() {
+    let servers = |keys: &str| {
+        let text = format!(
+            "cluster_port: 80\nmap: [{{incoming: a, proxy: traditional, servers: {keys}}}]\n"
+        );
+        match config(&text).sites.remove(0).directory {
+            Some(Directory::Static(servers)) => {
+                let shown: Vec<_> = servers.iter().map(Address::to_string).collect();
+                shown.join(" ")
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let check = |typed: &str, expected: &str| assert_eq!(servers(typed), expected, "{typed}");
+    check("127.0.0.1:3000", "127.0.0.1:3000");
+    check("'http://127.0.0.1:3000'", "127.0.0.1:3000");
+    check("'http://App.example/'", "app.example:80");
+    check("[app, 'app:80', '10.0.0.1']", "app:80 10.0.0.1:80");
+    check("['[::1]', '[0::1]:81']", "[::1]:80 [::1]:81");
+    check("unix:/run/app.sock", "unix:/run/app.sock");
+    check("[]", "");
+}
+
+#[test]
+fn backups() {
+    let text = "cluster_port: 80\nmap: [{incoming: [a, b], outgoing: x:1, backup: D}, {incoming: [c, d], outgoing: x:2}]\n";
+    let sites = config(text).sites;
+    assert_eq!(sites[0].backup.as_deref(), Some("c"));
+    assert_eq!(sites[1].backup, None);
 }
 
 #[test]

@@ -327,6 +327,61 @@ pub(super) fn address(directory: Option<&Path>, text: &str) -> Result<Address, W
     })
 }
 
+/// A server that is connected to: `host:port`, port 80 if none is written, `http://host:port`, `unix:/path`.
+pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<Address, Wrong> {
+    if text.starts_with("https://") {
+        return Err("no TLS to servers; write http://".into());
+    }
+    let url = text.strip_prefix("http://");
+    if text.starts_with("unix:") {
+        return address(directory, text);
+    }
+    let place = match url {
+        Some(rest) => rest.strip_suffix('/').unwrap_or(rest),
+        None => text,
+    };
+    if place.contains('/') {
+        return Err(match url {
+            Some(_) => "no path; requests keep theirs".into(),
+            None => {
+                "not a server; write 127.0.0.1:3000, unix:/path or http://127.0.0.1:3000".into()
+            }
+        });
+    }
+    if place.parse::<Ipv6Addr>().is_ok() {
+        return Err(format!(
+            "an IPv6 address needs brackets; write [{place}]:3000"
+        ));
+    }
+    if let Some(host) = literal_or_name(place).filter(|_| digits(place).is_none()) {
+        return Ok(Address::Tcp {
+            host,
+            port: 80,
+            implied: false,
+        });
+    }
+    match address(directory, place)? {
+        Address::Tcp { port: 0, .. } => Err("no port 0; write the server's port".into()),
+        address => Ok(address),
+    }
+}
+
+/// The host of a server whose port is written elsewhere.
+pub(super) fn host(node: &Node) -> Result<String, Wrong> {
+    let text = text(node)?;
+    literal_or_name(&text).ok_or_else(|| "write a host name or an address".into())
+}
+
+/// A path with or without query.
+pub(super) fn target(node: &Node) -> Result<String, Wrong> {
+    let text = text(node)?;
+    let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    if !text.starts_with('/') || !text.bytes().all(fine) {
+        return Err("not a path; write for example /up".into());
+    }
+    Ok(text)
+}
+
 /// One of `cluster_address`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Front {

@@ -73,7 +73,7 @@ pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Re
     if reads && let Some(answer) = files.answer(head, now) {
         return Some(present(answer, head, site));
     }
-    if !site.settings.outgoing.is_empty() {
+    if !site.settings.outgoing.is_empty() || site.servers.is_some() {
         return None;
     }
     if reads {

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `Server::running` | listeners and their threads | start, reload, stop |
 //! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
-//! | poller slots, crew, pool, waiter's slot, admission, clients, dial-in connections | see there | a few instructions |
+//! | poller slots, crew, pool, directory, waiter's slot, admission, clients, dial-in connections | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //!
@@ -39,6 +39,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use threadpool::ThreadPool;
 
 use crate::backend::dial_in::{DialIn, Settings};
+use crate::backend::directory::Servers;
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Address, Config, Scheduling};
 use crate::content::watched::FileError;
@@ -55,7 +56,7 @@ use admission::{Admission, Clients, Place};
 use guard::Checks;
 use secure::{Secure, Slot};
 use session::{Rest, Session};
-use snapshot::{Held, Site, Snapshot, accepted_keys};
+use snapshot::{Held, Site, Snapshot, accepted_keys, log_target};
 use spool::{Budget, Room};
 
 /// A running server.
@@ -215,7 +216,12 @@ impl Server {
         let checks = Arc::new(Checks::new(&admission));
         let waiting = Arc::new(AtomicUsize::new(0));
         let pools: Vec<_> = dials.iter().map(NewDial::pool).collect();
-        let snapshot = assemble(config, &admission, &waiting, None, &pools)?;
+        let shares = Shares {
+            admission: &admission,
+            waiting: &waiting,
+            stats: &stats,
+        };
+        let snapshot = assemble(config, &shares, None, &pools)?;
         let shared = Arc::new(Shared {
             poller: Poller::new(workers)?,
             admission,
@@ -282,11 +288,15 @@ impl Server {
         &self.shared.stats
     }
 
-    /// Idle backends now, and requests that wait for one, over all dial-in addresses.
+    /// Idle backends and idle connections to servers now, and requests that wait for one.
     pub fn queues(&self) -> (usize, usize) {
-        let running = self.running.lock();
-        let idle = running.dials.iter().map(|dial| dial.pool.idle()).sum();
-        (idle, self.shared.waiting.load(Ordering::Relaxed))
+        let dialled: usize = {
+            let running = self.running.lock();
+            running.dials.iter().map(|dial| dial.pool.idle()).sum()
+        };
+        let snapshot = self.shared.snapshot();
+        let kept: usize = snapshot.servers().map(|servers| servers.idle()).sum();
+        (dialled + kept, self.shared.waiting.load(Ordering::Relaxed))
     }
 
     /// Goes over to a new configuration, whole or not at all. Connections, idle backends and exchanges are not touched but
@@ -329,13 +339,12 @@ impl Server {
             .collect();
         let before = shared.snapshot();
         let listen = config.listen.clone();
-        let snapshot = assemble(
-            config,
-            &shared.admission,
-            &shared.waiting,
-            Some(&before),
-            &pools,
-        )?;
+        let shares = Shares {
+            admission: &shared.admission,
+            waiting: &shared.waiting,
+            stats: &shared.stats,
+        };
+        let snapshot = assemble(config, &shares, Some(&before), &pools)?;
         let mut dials = Vec::new();
         for dial in new_dials {
             dials.push(dial.start(&shared.stats)?);
@@ -344,6 +353,17 @@ impl Server {
         let snapshot = Arc::new(snapshot);
         snapshot.check_files();
         shared.set_snapshot(Arc::clone(&snapshot));
+        for site in &snapshot.sites {
+            if let Some(servers) = &site.servers {
+                servers.change(&site.settings);
+                servers.tick(Instant::now());
+            }
+        }
+        for servers in before.servers() {
+            if !snapshot.servers().any(|kept| Arc::ptr_eq(kept, servers)) {
+                servers.shut(Close::Removed);
+            }
+        }
         for front in &running.fronts {
             *front.tls.write() = secure.acceptor(&front.address);
         }
@@ -462,6 +482,9 @@ impl Bound {
         let snapshot = shared.snapshot();
         snapshot.check_files();
         let config = snapshot.config.clone();
+        for servers in snapshot.servers() {
+            servers.tick(Instant::now());
+        }
         let workers = threadpool::Builder::new()
             .num_threads(config.workers)
             .thread_name("worker".to_owned())
@@ -763,6 +786,9 @@ impl Tick {
                     shared.poller.hand_over(session);
                 }
             }
+            for servers in shared.snapshot().servers() {
+                servers.tick(now);
+            }
             let left = next.map_or(LONGEST_PAUSE, |next| next.saturating_duration_since(now));
             pause = left.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
             if flushed.elapsed() >= LONGEST_PAUSE {
@@ -880,11 +906,17 @@ impl Dial {
     }
 }
 
-/// Makes a snapshot, with the lines and logs of the one before where they are the same.
+/// What the sites of all generations share.
+struct Shares<'a> {
+    admission: &'a Admission,
+    waiting: &'a Arc<AtomicUsize>,
+    stats: &'a Arc<Stats>,
+}
+
+/// Makes a snapshot, with the lines, servers and logs of the one before where they are the same.
 fn assemble(
     config: Config,
-    admission: &Admission,
-    waiting: &Arc<AtomicUsize>,
+    shares: &Shares<'_>,
     before: Option<&Snapshot>,
     pools: &[(Address, Arc<Pool>)],
 ) -> Result<Snapshot, StartError> {
@@ -906,22 +938,27 @@ fn assemble(
     let mut sites = Vec::new();
     for settings in &config.sites {
         let known = before.and_then(|before| {
-            let same = before
-                .sites
-                .iter()
-                .find(|site| site.settings.name == settings.name)?;
-            Some(Arc::clone(&same.waiting))
+            let mut sites = before.sites.iter();
+            sites.find(|site| site.settings.name == settings.name)
         });
-        let line = known.unwrap_or_else(|| Arc::new(Waiting::new(Arc::clone(waiting))));
+        let line = known.map(|site| Arc::clone(&site.waiting));
+        let line = line.unwrap_or_else(|| Arc::new(Waiting::new(Arc::clone(shares.waiting))));
+        let servers = known.and_then(|site| site.servers.clone());
+        let servers = match servers.filter(|servers| servers.fit(settings)) {
+            Some(servers) => Some(servers),
+            None => Servers::new(settings, &log_target(settings), shares.stats).map(Arc::new),
+        };
         line.limit(settings.limits.waiting, config.limits.waiting_total);
         let find = |address: &Address| {
             let found = pools.iter().find(|(known, _)| known == address)?;
             Some(Arc::clone(&found.1))
         };
-        let place = admission.place(&settings.name);
+        let place = shares.admission.place(&settings.name);
         let access_log = log(&settings.access_log)?;
         let settings = settings.clone();
-        sites.push(Site::new(settings, place, line, access_log, before, find)?);
+        let mut site = Site::new(settings, place, line, access_log, before, find)?;
+        site.servers = servers;
+        sites.push(site);
     }
     let access_log = log(&config.access_log)?;
     Ok(Snapshot::new(config, sites, access_log))

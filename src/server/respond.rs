@@ -11,10 +11,11 @@ use super::collect;
 use super::files;
 use super::route;
 use super::snapshot::{Held, Site};
-use crate::backend::pool::Want;
+use crate::backend::lease::Want;
 use crate::backend::relay::{self, Ask, Cause, Failure};
+use crate::backend::{directory, pool};
 use crate::config;
-use crate::exchange::{Body, Request, Response, Upload, UploadError, Visitor};
+use crate::exchange::{Body, Origin, Request, Response, Upload, UploadError, Visitor};
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::{HeadLimits, Persistence, ResponseHead, Version};
 use crate::net::buffer::Buffer;
@@ -29,8 +30,12 @@ pub(crate) struct Errand {
     pub(crate) snapshot: Held,
     /// Index of its site.
     pub(crate) site: usize,
-    /// Since when it waits for a backend.
+    /// Index of the site whose backends are to answer: the same, or its backup.
+    pub(crate) from: usize,
+    /// Since when it waits for a backend of that.
     pub(crate) since: Instant,
+    /// How long it had waited in vain before.
+    pub(crate) queued: Duration,
     /// Whether the visitor is still there.
     pub(crate) watch: Watch,
     /// The body, where it is passed on as it comes.
@@ -190,6 +195,8 @@ pub(crate) enum Outcome<'w> {
     Gone,
     /// Its body, which is passed on as it comes, must be refused.
     Refuse(UploadError),
+    /// There was no backend, but there is a backup; see [`Errand::fall_back`].
+    Elsewhere,
 }
 
 impl Errand {
@@ -202,6 +209,23 @@ impl Errand {
 
     pub(crate) fn site(&self) -> &Site {
         &self.snapshot.sites[self.site]
+    }
+
+    /// The site whose backends are to answer.
+    pub(crate) fn supplier(&self) -> &Site {
+        &self.snapshot.sites[self.from]
+    }
+
+    /// Goes over to the backup, if there is one.
+    pub(crate) fn fall_back(&mut self) -> bool {
+        let Some(backup) = self.supplier().backup else {
+            return false;
+        };
+        let now = Instant::now();
+        self.queued += now.saturating_duration_since(self.since);
+        self.since = now;
+        self.from = backup;
+        true
     }
 }
 
@@ -240,17 +264,39 @@ pub(crate) fn respond<'w>(
         request,
         snapshot,
         site,
+        from,
         since,
+        queued,
         watch,
         passage,
     } = errand;
     let site = &snapshot.sites[*site];
+    let supplier = &snapshot.sites[*from];
     let path = request.head.target.decoded_path();
-    let pools = site.pools(&path);
-    if pools.is_empty() {
-        drop(path);
-        return Outcome::Answer(unavailable(errand, Cause::NoAddress));
-    }
+    let pools = supplier.pools(&path);
+    let want = match &supplier.servers {
+        Some(servers) => {
+            let host = request.head.host.as_ref();
+            Want::Server(directory::Want {
+                directory: servers.of(host.map(|host| host.name())),
+                waiting: &supplier.waiting,
+            })
+        }
+        None if pools.is_empty() => {
+            drop(path);
+            return match supplier.backup {
+                Some(_) => Outcome::Elsewhere,
+                None => Outcome::Answer(unavailable(errand, Cause::NoAddress)),
+            };
+        }
+        None => Want::Dialled(pool::Want {
+            pools,
+            keys: &supplier.keys,
+            id: route::sticky_id(&snapshot.sticky, &path),
+            order: supplier.settings.order,
+            waiting: &supplier.waiting,
+        }),
+    };
     let mut visitor = Waiting {
         version: request.head.version,
         conn,
@@ -263,14 +309,10 @@ pub(crate) fn respond<'w>(
         Ask {
             request,
             site: &site.settings,
-            want: Want {
-                pools,
-                keys: &site.keys,
-                id: route::sticky_id(&snapshot.sticky, &path),
-                order: site.settings.order,
-                waiting: &site.waiting,
-            },
+            want,
             since: *since,
+            timeout: supplier.settings.timeout,
+            queued: *queued,
             visitor: &mut visitor,
             stats,
         },
@@ -285,6 +327,7 @@ pub(crate) fn respond<'w>(
         Err(failure) => match failure.cause {
             Cause::ClientGone | Cause::Upload(UploadError::Gone) => Outcome::Gone,
             Cause::Upload(error) => Outcome::Refuse(error),
+            Cause::NoBackend | Cause::Full if supplier.backup.is_some() => Outcome::Elsewhere,
             _ => Outcome::Answer(failed(request, site, failure)),
         },
     }
@@ -295,7 +338,7 @@ pub(crate) fn unavailable(errand: &Errand, cause: Cause) -> Response<'static> {
     let failure = Failure {
         cause,
         trace: crate::exchange::Trace {
-            queued: errand.since.elapsed(),
+            queued: errand.queued + errand.since.elapsed(),
             ..Default::default()
         },
     };
@@ -352,7 +395,8 @@ fn failed(request: &Request, site: &Site, failure: Failure) -> Response<'static>
 
 /// Says once per site that its answers lack a length, which costs time and connections.
 fn tell_unframed(site: &Site, response: &Response<'_>) {
-    let unframed = matches!(response.body, Body::Stream { length: None, .. });
+    let unframed = matches!(response.body, Body::Stream { length: None, .. })
+        && matches!(response.trace.backend, Some(Origin::Dialled(_)));
     if unframed && !response.head.chunked && !site.unframed_told.swap(true, Ordering::Relaxed) {
         log::warn!(
             target: &site.log,

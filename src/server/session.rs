@@ -414,7 +414,9 @@ impl Session {
             },
             snapshot,
             site,
+            from: site,
             since: received,
+            queued: Duration::ZERO,
             watch: Watch::new(received),
             passage: None,
         };
@@ -644,21 +646,28 @@ impl Session {
         }
         if in_line && self.expired {
             self.leave_line(&errand);
+            if errand.fall_back() {
+                self.expired = false;
+                return self.take_turn(errand, None, worker);
+            }
             let response = unavailable(&errand, Cause::NoBackend);
             return self.answer(&errand, response, worker);
         }
-        let place = errand.site().place;
+        let place = errand.supplier().place;
         if self.shared.admission.enter(place, self.token) == Entry::Queued {
             if !in_line && self.unread == Unread::Unsure {
                 // The end may have come right behind the request, and the poller will not tell again.
                 errand.watch.half_closed = self.conn.pending() == Pending::End;
             }
-            let Some(wait) = wait.or_else(|| errand.site().waiting.enter()) else {
+            let Some(wait) = wait.or_else(|| errand.supplier().waiting.enter()) else {
                 self.leave_line(&errand);
+                if errand.fall_back() {
+                    return self.take_turn(errand, None, worker);
+                }
                 let response = unavailable(&errand, Cause::Full);
                 return self.answer(&errand, response, worker);
             };
-            let deadline = errand.since + errand.site().settings.timeout;
+            let deadline = errand.since + errand.supplier().settings.timeout;
             let turn = Box::new(Turn { errand, wait });
             return Step::Park(State::Turn(turn), Interest::Read, deadline);
         }
@@ -681,14 +690,23 @@ impl Session {
                 reply,
                 pen.out,
             ) {
-                Outcome::Answer(response) => Ok(self.deliver_errand(&errand, response, &mut pen)),
+                Outcome::Answer(response) => {
+                    Ok(Some(self.deliver_errand(&errand, response, &mut pen)))
+                }
+                Outcome::Elsewhere => Ok(None),
                 Outcome::Gone => Err(UploadError::Gone),
                 Outcome::Refuse(error) => Err(error),
             }
         };
         worker.let_go();
         match sent {
-            Ok(sent) => self.after_errand(&errand, sent, worker),
+            Ok(None) => {
+                errand.fall_back();
+                // Whoever was let in by that is not kept waiting for it.
+                worker.pass_on();
+                self.take_turn(errand, None, worker)
+            }
+            Ok(Some(sent)) => self.after_errand(&errand, sent, worker),
             Err(error) => self.refuse_upload(&errand, error, worker),
         }
     }
@@ -875,14 +893,14 @@ impl Session {
     fn deliver(
         &mut self,
         about: &About<'_>,
-        response: Response<'_>,
+        mut response: Response<'_>,
         keep: bool,
         pen: &mut Pen<'_>,
     ) -> Sent {
         let status = response.head.status;
         // Before the visitor can know of it.
         self.shared.stats.answered(status);
-        let trace = response.trace;
+        let trace = std::mem::take(&mut response.trace);
         let timeouts = about
             .site()
             .map_or(&about.snapshot.config.timeouts, |site| {
@@ -964,7 +982,7 @@ impl Session {
         let about = About::errand(errand);
         if let Some(log) = about.log() {
             let trace = Trace {
-                queued: errand.since.elapsed(),
+                queued: errand.queued + errand.since.elapsed(),
                 ..Trace::default()
             };
             about.write(log, &self.peer, CLIENT_GONE, 0, &trace, Close::ClientGone);
@@ -973,7 +991,7 @@ impl Session {
     }
 
     fn leave_line(&self, errand: &Errand) {
-        self.leave(Some(errand.site().place));
+        self.leave(Some(errand.supplier().place));
     }
 
     fn leave(&self, place: Option<Place>) {

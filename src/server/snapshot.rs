@@ -15,6 +15,7 @@ use super::files::SiteFiles;
 use super::guard::Guard;
 use super::pages::SitePages;
 use super::route;
+use crate::backend::directory::Servers;
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Config, Filter, Limits, Network};
 use crate::content::watched::FileError;
@@ -60,6 +61,10 @@ pub(crate) struct Site {
     pub(crate) log: String,
     /// The log has said that answers of this site lack a length.
     pub(crate) unframed_told: AtomicBool,
+    /// Servers in place of pools.
+    pub(crate) servers: Option<Arc<Servers>>,
+    /// The site whose backends are used when none came in time.
+    pub(crate) backup: Option<usize>,
     /// Pools for some paths only, in the order of the file.
     filtered: Vec<(Filter, [Arc<Pool>; 1])>,
     /// Pools for the rest.
@@ -69,9 +74,13 @@ pub(crate) struct Site {
 impl Snapshot {
     pub(crate) fn new(
         config: Config,
-        sites: Vec<Site>,
+        mut sites: Vec<Site>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Self {
+        for (site, settings) in sites.iter_mut().zip(&config.sites) {
+            let is_named = |name: &String| config.sites.iter().position(|site| site.name == *name);
+            site.backup = settings.backup.as_ref().and_then(is_named);
+        }
         let names =
             config.sites.iter().enumerate().flat_map(|(index, site)| {
                 site.incoming.iter().map(move |name| (name.clone(), index))
@@ -90,6 +99,11 @@ impl Snapshot {
     /// The site with this name, lower case and without port.
     pub(crate) fn site(&self, name: &str) -> Option<usize> {
         self.names.get(name).copied()
+    }
+
+    /// The servers of all sites that have some.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Arc<Servers>> {
+        self.sites.iter().filter_map(|site| site.servers.as_ref())
     }
 
     /// The files of the site with this name.
@@ -116,7 +130,7 @@ impl Snapshot {
 }
 
 impl Site {
-    /// A site with these settings. What `before` has read of its files is not read again.
+    /// A site with these settings, without servers and backup. What `before` has read of its files is not read again.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -144,12 +158,14 @@ impl Site {
             pages: SitePages::new(&settings, before)?,
             files: SiteFiles::new(&settings, before),
             keys: accepted_keys(&settings),
-            log: format!("site:{}", settings.name),
+            log: log_target(&settings),
             unframed_told: AtomicBool::new(false),
             settings,
             place,
             waiting,
             access_log,
+            servers: None,
+            backup: None,
             filtered,
             plain,
         })
@@ -174,6 +190,11 @@ fn most_connections(limits: &Limits) -> u64 {
     let all = process::descriptors();
     let others = (limits.backends as u64 + SPARE).min(all / 2);
     (limits.connections as u64).min(all - others)
+}
+
+/// The target of a site's log lines, by which they find its own logger.
+pub(crate) fn log_target(site: &config::Site) -> String {
+    format!("site:{}", site.name)
 }
 
 /// The keys that a site's backends may send: its own, or none.

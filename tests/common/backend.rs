@@ -1,12 +1,13 @@
-//! Applications that dial in: one that a test plays by hand, and one that answers by itself.
+//! Applications, those that dial in and ordinary servers: played by a test by hand, or answering by themselves.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use super::{PATIENCE, field, head_end, read_until};
+use super::{PATIENCE, field, head_end, read_until, wait_until};
 
 /// A connection that a test plays by hand.
 pub(crate) struct Backend {
@@ -130,6 +131,150 @@ impl Backend {
     /// Ends the sending side only.
     pub(crate) fn finish(&self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// An ordinary server, which does not dial in, that a test plays by hand.
+pub(crate) struct Server(TcpListener);
+
+impl Server {
+    /// Listens on a port of its own.
+    pub(crate) fn start() -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap())
+    }
+
+    /// Listens there.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self(listener)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// The next connection, if there is one.
+    pub(crate) fn accept_now(&self) -> Option<Backend> {
+        let (stream, _) = self.0.accept().ok()?;
+        stream.set_nonblocking(false).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Some(Backend {
+            stream,
+            bytes: Vec::new(),
+        })
+    }
+
+    /// The next connection, which has to come.
+    pub(crate) fn accept(&self) -> Backend {
+        let mut accepted = None;
+        wait_until("a connection to a server", || {
+            accepted = self.accept_now();
+            accepted.is_some()
+        });
+        accepted.unwrap()
+    }
+}
+
+/// An ordinary server that answers each request with its target, as [`Echo`] does.
+pub(crate) struct EchoServer {
+    address: SocketAddr,
+    seen: Arc<Counts>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What an [`EchoServer`] has seen.
+#[derive(Default)]
+struct Counts {
+    stopped: AtomicBool,
+    connections: AtomicUsize,
+    answered: AtomicUsize,
+    /// Requests at the same time, now and at the most.
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl EchoServer {
+    /// Listens on a port of its own.
+    pub(crate) fn start() -> Self {
+        Self::run(Server::start(), Duration::ZERO)
+    }
+
+    /// Answers on a listener, each time after a pause.
+    pub(crate) fn run(server: Server, pause: Duration) -> Self {
+        let address = server.address();
+        let seen = Arc::new(Counts::default());
+        let counts = Arc::clone(&seen);
+        let thread = std::thread::spawn(move || {
+            let mut open = Vec::new();
+            while !counts.stopped.load(Ordering::SeqCst) {
+                let Some(backend) = server.accept_now() else {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
+                counts.connections.fetch_add(1, Ordering::SeqCst);
+                let stream = backend.stream.try_clone().unwrap();
+                let counts = Arc::clone(&counts);
+                let thread = std::thread::spawn(move || counts.serve(backend, pause));
+                open.push((stream, thread));
+            }
+            for (stream, thread) in open {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+                let _ = thread.join();
+            }
+        });
+        Self {
+            address,
+            seen,
+            thread: Some(thread),
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections it has had.
+    pub(crate) fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many requests it has answered.
+    pub(crate) fn answered(&self) -> usize {
+        self.seen.answered.load(Ordering::SeqCst)
+    }
+
+    /// How many requests it has had at the same time.
+    pub(crate) fn most(&self) -> usize {
+        self.seen.most.load(Ordering::SeqCst)
+    }
+}
+
+impl Counts {
+    fn serve(&self, mut backend: Backend, pause: Duration) {
+        backend.stream.set_read_timeout(None).unwrap();
+        while let Some(seen) = backend.next() {
+            let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
+            self.answered.fetch_add(1, Ordering::SeqCst);
+            self.now.fetch_sub(1, Ordering::SeqCst);
+            backend.reply(seen.target());
+        }
+    }
+}
+
+impl Drop for EchoServer {
+    fn drop(&mut self) {
+        self.seen.stopped.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -9,7 +9,7 @@ pub(crate) mod visitor;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use backend::{Backend, Echo};
+pub(crate) use backend::{Backend, Echo, EchoServer, Server};
 pub(crate) use proxy::Proxy;
 pub(crate) use visitor::Visitor;
 

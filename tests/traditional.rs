@@ -1,0 +1,799 @@
+//! Servers that do not dial in but are connected to.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+};
+
+use swiftiply::config::{Config, Overrides};
+
+use crate::common::{Backend, Echo, EchoServer, PATIENCE, Proxy, Server, Visitor, wait_until};
+
+/// A site that takes everything and has these servers.
+fn site(servers: &[&str], more: &str) -> String {
+    let servers: Vec<_> = servers.iter().map(|server| format!("'{server}'")).collect();
+    let servers = servers.join(", ");
+    format!(
+        "map: [{{incoming: test, default: true, proxy: traditional, servers: [{servers}], timeout: 60{more}}}]"
+    )
+}
+
+fn one(server: &Server, more: &str) -> Proxy {
+    Proxy::start(&site(&[&server.address().to_string()], more))
+}
+
+fn ask(proxy: &Proxy, target: &str) -> Visitor {
+    let mut visitor = proxy.visit();
+    visitor.send_get(target);
+    visitor
+}
+
+fn post(target: &str) -> String {
+    format!("POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody")
+}
+
+#[test]
+fn connections_are_kept_for_whoever_comes_next() {
+    let server = Server::start();
+    let proxy = Proxy::start(&format!(
+        "access_log: {{file: access, format: json}}\n{}",
+        site(&[&server.address().to_string()], "")
+    ));
+    let mut first = proxy.visit();
+    first.send(post("/1"));
+    let mut backend = server.accept();
+    let seen = backend.request();
+    assert_eq!(
+        (seen.target(), seen.body.as_slice()),
+        ("/1", b"body".as_slice())
+    );
+    assert_eq!(seen.field("Host"), Some("test"));
+    assert_eq!(seen.field("X-Forwarded-For"), Some("127.0.0.1"));
+    assert_eq!(seen.field("Via"), Some("1.1 swiftiply"));
+    assert_eq!(seen.field("Connection"), None);
+    backend.reply("one");
+    assert_eq!(first.answer().text(), "one");
+    // Another visitor, most likely another worker.
+    for n in 2..20 {
+        let mut visitor = ask(&proxy, &format!("/{n}"));
+        assert_eq!(backend.request().target(), format!("/{n}"));
+        // Also with chunks, and without a body.
+        match n % 3 {
+            0 => backend
+                .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+            1 => backend.send("HTTP/1.1 204 No Content\r\n\r\n"),
+            _ => backend.reply("ok"),
+        };
+        assert!(matches!(visitor.answer().status, 200 | 204));
+    }
+    assert!(server.accept_now().is_none());
+    let address = server.address().to_string();
+    wait_until("the access log", || {
+        proxy.read("access").contains("\"/19\"")
+    });
+    assert!(proxy.read("access").contains(&format!("\"{address}\"")));
+    drop((first, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_server_that_closes_means_it() {
+    let server = Server::start();
+    let proxy = one(&server, "");
+    let mut visitor = proxy.visit();
+    for answer in [
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ] {
+        visitor.send_get("/");
+        let mut backend = server.accept();
+        backend.request();
+        backend.send(answer);
+        assert_eq!(visitor.answer().text(), "ok", "{answer}");
+        assert!(backend.is_closed(), "{answer}");
+    }
+    // HTTP/1.0 may keep it.
+    visitor.send_get("/");
+    let mut backend = server.accept();
+    backend.request();
+    backend.send("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(visitor.answer().text(), "ok");
+    visitor.send_get("/");
+    backend.request();
+    // No length: the end is where the server closes, however long that takes.
+    backend.send("HTTP/1.1 200 OK\r\n\r\nfirst");
+    thread::sleep(Duration::from_millis(300));
+    backend.send(" and second");
+    backend.finish();
+    assert_eq!(visitor.answer().text(), "first and second");
+    assert!(!proxy.log().contains("without Content-Length"));
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn the_server_with_the_fewest_requests_is_next_and_equal_ones_in_turn() {
+    let servers = [(); 3].map(|()| Server::start());
+    let addresses: Vec<_> = servers.iter().map(|s| s.address().to_string()).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let proxy = Proxy::start(&site(&addresses, ""));
+    let mut busy = Vec::new();
+    for (n, server) in servers.iter().enumerate() {
+        let visitor = ask(&proxy, &format!("/{n}"));
+        let mut backend = server.accept();
+        assert_eq!(backend.request().target(), format!("/{n}"));
+        busy.push((visitor, backend));
+    }
+    // Only the second one has nothing to do.
+    busy[1].1.reply("done");
+    assert_eq!(busy[1].0.answer().text(), "done");
+    let mut visitor = ask(&proxy, "/next");
+    assert_eq!(busy[1].1.request().target(), "/next");
+    busy[1].1.reply("next");
+    assert_eq!(visitor.answer().text(), "next");
+    for n in [0, 2] {
+        busy[n].1.reply("done");
+        assert_eq!(busy[n].0.answer().text(), "done");
+    }
+    // One after the other, they take turns.
+    for n in [2, 0, 1, 2, 0, 1] {
+        visitor.send_get("/turn");
+        busy[n].1.request();
+        busy[n].1.reply("turn");
+        assert_eq!(visitor.answer().text(), "turn");
+    }
+    drop((visitor, busy));
+    proxy.finish();
+}
+
+#[test]
+fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
+    let server = Server::start();
+    let yaml = format!(
+        "cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 8\n{}",
+        site(
+            &[&server.address().to_string()],
+            ", server_connections: 2, limits: {waiting: 9}"
+        )
+    );
+    let (config, _) = Config::from_yaml(&yaml, "test.yml".as_ref(), &Overrides::default()).unwrap();
+    let proxy = swiftiply::Server::start(config).unwrap();
+    let visit = || Visitor::connect(proxy.visitors()[0].to_string().parse().unwrap());
+    let ask = |target: &str| {
+        let mut visitor = visit();
+        visitor.send_get(target);
+        visitor
+    };
+    let mut first = ask("/first");
+    let mut one = server.accept();
+    one.request();
+    let mut second = ask("/second");
+    let mut two = server.accept();
+    two.request();
+    // More than there are workers: some of them wait without one.
+    let mut waiting = Vec::new();
+    for n in 0..9 {
+        waiting.push(ask(&format!("/{n}")));
+        wait_until("it waits", || proxy.queues().1 == n + 1);
+    }
+    let answer = ask("/late").answer();
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("Too many requests"), "{answer:?}");
+    // They are served in their order, each by the connection that becomes free.
+    one.reply("first");
+    assert_eq!(first.answer().text(), "first");
+    for (n, visitor) in waiting.iter_mut().enumerate() {
+        let target = format!("/{n}");
+        assert_eq!(one.request().target(), target);
+        one.reply(&target);
+        assert_eq!(visitor.answer().text(), target);
+    }
+    two.reply("second");
+    assert_eq!(second.answer().text(), "second");
+    assert!(server.accept_now().is_none());
+    assert_eq!(proxy.queues(), (2, 0));
+    drop((first, second, waiting, one, two));
+    assert!(proxy.drain(PATIENCE));
+}
+
+#[test]
+fn a_connection_that_ends_frees_its_place_for_the_next_in_line() {
+    let server = Server::start();
+    let proxy = one(&server, ", server_connections: 1");
+    let mut first = ask(&proxy, "/first");
+    let mut backend = server.accept();
+    backend.request();
+    let mut second = ask(&proxy, "/second");
+    assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
+    backend.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(first.answer().status, 200);
+    let mut backend = server.accept();
+    assert_eq!(backend.request().target(), "/second");
+    backend.reply("ok");
+    assert_eq!(second.answer().text(), "ok");
+    drop((first, second, backend));
+    proxy.finish();
+}
+
+#[test]
+fn without_a_server_in_time_the_answer_is_503() {
+    let server = Server::start();
+    let address = server.address().to_string();
+    let proxy = Proxy::start(&format!(
+        "map: [{{incoming: test, default: true, proxy: traditional, servers: '{address}', \
+         server_connections: 1, timeout: 300ms}}]"
+    ));
+    let mut first = ask(&proxy, "/first");
+    let mut backend = server.accept();
+    backend.request();
+    let since = Instant::now();
+    let answer = proxy.visit().get("/second");
+    assert_eq!(answer.status, 503);
+    assert!(since.elapsed() >= Duration::from_millis(300));
+    backend.reply("ok");
+    assert_eq!(first.answer().text(), "ok");
+    drop((backend, server, first));
+    // Nobody listens any more: they wait for that to change, and are told the same.
+    let answer = proxy.visit().get("/third");
+    assert_eq!(answer.status, 503);
+    proxy.wait_for_log("set aside: connection refused");
+    assert_eq!(proxy.log().matches("set aside").count(), 1);
+    proxy.finish();
+}
+
+#[test]
+fn who_waits_is_dropped_when_its_visitor_leaves() {
+    let server = Server::start();
+    let proxy = one(&server, ", server_connections: 1");
+    let mut first = ask(&proxy, "/first");
+    let mut backend = server.accept();
+    backend.request();
+    ask(&proxy, "/gone").reset();
+    proxy.wait_for_log("reason=client_gone");
+    backend.reply("ok");
+    assert_eq!(first.answer().text(), "ok");
+    first.send_get("/next");
+    assert_eq!(backend.request().target(), "/next");
+    backend.reply("next");
+    assert_eq!(first.answer().text(), "next");
+    drop((first, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_request_that_cannot_be_sent_goes_to_another_server() {
+    let gone = Server::start().address();
+    let server = EchoServer::start();
+    let proxy = Proxy::start(&site(
+        &[&gone.to_string(), &server.address().to_string()],
+        "",
+    ));
+    let mut visitor = proxy.visit();
+    // Whatever the method: nothing of it was sent.
+    for n in 0..6 {
+        let target = format!("/{n}");
+        assert_eq!(visitor.ask(post(&target)).text(), target);
+    }
+    assert_eq!(server.answered(), 6);
+    proxy.wait_for_log(&format!("server {gone} is set aside: connection refused"));
+    // It comes up, and gets requests again.
+    let back = EchoServer::run(Server::at(gone), Duration::ZERO);
+    wait_until("the server is back", || {
+        visitor.get("/again");
+        back.answered() > 1
+    });
+    assert_eq!(proxy.log().matches("is back").count(), 1);
+    drop((visitor, server, back));
+    proxy.finish();
+}
+
+#[test]
+fn requests_wait_for_a_server_that_is_restarted() {
+    let address = Server::start().address();
+    let proxy = Proxy::start(&site(&[&address.to_string()], ""));
+    let waiting: Vec<_> = (0..8).map(|n| ask(&proxy, &format!("/{n}"))).collect();
+    proxy.wait_for_log("set aside");
+    let server = EchoServer::run(Server::at(address), Duration::ZERO);
+    for (n, mut visitor) in waiting.into_iter().enumerate() {
+        assert_eq!(visitor.answer().text(), format!("/{n}"));
+    }
+    drop(server);
+    proxy.finish();
+}
+
+#[test]
+fn a_kept_connection_that_ended_costs_no_request() {
+    let server = Server::start();
+    let proxy = one(&server, "");
+    let mut visitor = proxy.visit();
+    for round in 0..5 {
+        visitor.send(post("/"));
+        let mut backend = server.accept();
+        backend.request();
+        backend.reply("ok");
+        assert_eq!(visitor.answer().text(), "ok", "{round}");
+        // Ended, or with something that nobody asked for.
+        if round % 2 == 1 {
+            backend.send("HTTP/1.1 408 Request Timeout\r\n\r\n");
+        }
+        drop(backend);
+        wait_until("the end arrived", || !is_established(server.address()));
+    }
+    assert!(!proxy.log().contains("set aside"), "{}", proxy.log());
+    drop(visitor);
+    proxy.finish();
+}
+
+/// Whether a connection to this address has not heard of its end.
+fn is_established(address: SocketAddr) -> bool {
+    let port = format!("0100007F:{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().skip(1).any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, remote) = (words.next().unwrap(), words.next().unwrap());
+        let state = words.next().unwrap();
+        // 01 is ESTABLISHED.
+        remote == port && local != port && state == "01"
+    })
+}
+
+#[test]
+fn what_must_not_be_sent_twice_does_not_go_over_a_doubtful_connection() {
+    let server = Server::start();
+    let proxy = one(&server, "");
+    let mut visitor = proxy.visit();
+    visitor.send_get("/1");
+    let mut first = server.accept();
+    first.request();
+    first.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    thread::sleep(Duration::from_millis(1100));
+    visitor.send(post("/2"));
+    let mut second = server.accept();
+    assert_eq!(second.request().target(), "/2");
+    second.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    // GET may use it, and goes to another one when it ends at that moment.
+    visitor.send_get("/3");
+    assert_eq!(second.request().target(), "/3");
+    drop(second);
+    assert_eq!(first.request().target(), "/3");
+    first.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    drop((visitor, first));
+    proxy.finish();
+}
+
+#[test]
+fn a_server_that_dies_within_a_request() {
+    let servers = [(); 2].map(|()| Server::start());
+    let [a, b] = [0, 1].map(|n: usize| servers[n].address().to_string());
+    let proxy = Proxy::start(&site(&[&a, &b], ""));
+    let mut visitor = proxy.visit();
+    visitor.send_get("/get");
+    servers[0].accept().request();
+    let mut backend = servers[1].accept();
+    assert_eq!(backend.request().target(), "/get");
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    visitor.send(post("/post"));
+    servers[0].accept().request();
+    assert_eq!(visitor.answer().status, 502);
+    // Within an answer the visitor can tell.
+    visitor.send_get("/cut");
+    assert_eq!(backend.request().target(), "/cut");
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+    drop(backend);
+    let answer = visitor.answer();
+    assert!(answer.cut && answer.body == b"half", "{answer:?}");
+    proxy.finish();
+}
+
+#[test]
+fn a_server_that_fails_again_and_again_is_set_aside_if_there_is_another() {
+    let bad = Server::start();
+    let good = EchoServer::start();
+    let proxy = Proxy::start(&site(
+        &[&bad.address().to_string(), &good.address().to_string()],
+        "",
+    ));
+    let mut visitor = proxy.visit();
+    for n in 0..3 {
+        visitor.send_get(&format!("/bad/{n}"));
+        let mut backend = bad.accept();
+        backend.request();
+        backend.send("nonsense\r\n\r\n");
+        assert_eq!(visitor.answer().status, 502);
+        if n < 2 {
+            assert_eq!(visitor.get("/good").text(), "/good");
+        }
+    }
+    proxy.wait_for_log("set aside: 3 exchanges in a row failed");
+    // The only one goes on.
+    let lonely = Server::start();
+    proxy.reload(&site(&[&lonely.address().to_string()], ""));
+    for _ in 0..5 {
+        visitor.send_get("/");
+        let mut backend = lonely.accept();
+        backend.request();
+        backend.send("nonsense\r\n\r\n");
+        assert_eq!(visitor.answer().status, 502);
+    }
+    assert_eq!(proxy.log().matches("set aside").count(), 1);
+    drop((visitor, good));
+    proxy.finish();
+}
+
+#[test]
+fn a_connection_is_not_waited_for_longer_than_the_deadline() {
+    // A listener whose queue is full: the system does not answer whoever connects.
+    let full = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .unwrap();
+    bind(full.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    listen(&full, Backlog::new(0).unwrap()).unwrap();
+    let port = getsockname::<SockaddrIn>(full.as_raw_fd()).unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let mut queue = Vec::new();
+    let to = address.parse().unwrap();
+    while let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_millis(100)) {
+        queue.push(stream);
+    }
+    let good = EchoServer::start();
+    let proxy = Proxy::start(&site(
+        &[&address, &good.address().to_string()],
+        ", timeouts: {connect: 200ms}",
+    ));
+    let mut visitor = proxy.visit();
+    let since = Instant::now();
+    assert_eq!(visitor.ask(post("/1")).text(), "/1");
+    assert!(since.elapsed() >= Duration::from_millis(200));
+    proxy.wait_for_log("set aside: connection timed out");
+    drop((visitor, good, queue));
+    proxy.finish();
+}
+
+#[test]
+fn servers_of_every_kind() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("app.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let unix = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut bytes = Vec::new();
+        let whole = |b: &[u8]| b.ends_with(b"\r\n\r\n");
+        assert!(crate::common::read_until(&mut stream, &mut bytes, whole));
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nunix")
+            .unwrap();
+    });
+    let url = EchoServer::start();
+    let named = EchoServer::start();
+    let proxy = Proxy::start(&site(
+        &[
+            &format!("unix:{}", path.display()),
+            &format!("http://{}/", url.address()),
+            &format!("localhost:{}", named.address().port()),
+            "nowhere.invalid:3000",
+        ],
+        "",
+    ));
+    // A name that is not found is no reason not to start.
+    proxy.wait_for_log("server nowhere.invalid:3000: the name is not found");
+    proxy.wait_for_log("server localhost:");
+    let mut visitor = proxy.visit();
+    let texts: Vec<_> = (0..3).map(|_| visitor.get("/x").text()).collect();
+    assert_eq!(texts, ["unix", "/x", "/x"]);
+    assert_eq!((url.answered(), named.answered()), (1, 1));
+    drop((visitor, url, named));
+    proxy.finish();
+    unix.join().unwrap();
+}
+
+#[test]
+fn a_server_is_checked_and_left_alone_while_it_is_not_well() {
+    let server = Server::start();
+    let address = server.address().to_string();
+    let good = EchoServer::start();
+    let proxy = Proxy::start(&site(
+        &[&address, &good.address().to_string()],
+        ", check: {uri: '/up?x', interval: 50ms}",
+    ));
+    let answer_check = |status: &str| {
+        let mut backend = server.accept();
+        let seen = backend.request();
+        if seen.target() != "/up?x" {
+            return Some(backend);
+        }
+        assert_eq!(seen.field("Host"), Some("test"));
+        backend.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+        None
+    };
+    assert!(answer_check("200 OK").is_none());
+    assert!(answer_check("503 Service Unavailable").is_none());
+    assert!(answer_check("503 Service Unavailable").is_none());
+    proxy.wait_for_log(&format!(
+        "server {address} is down: a check is answered with 503"
+    ));
+    let mut visitor = proxy.visit();
+    for _ in 0..5 {
+        assert_eq!(visitor.get("/a").text(), "/a");
+    }
+    assert!(answer_check("200 OK").is_none());
+    proxy.wait_for_log(&format!("server {address} is back"));
+    // Now a request finds it among the checks.
+    visitor.send_get("/b");
+    let mut other = ask(&proxy, "/c");
+    let mut backend = loop {
+        if let Some(backend) = answer_check("200 OK") {
+            break backend;
+        }
+    };
+    backend.reply("hello");
+    let texts = [visitor.answer().text(), other.answer().text()];
+    assert!(texts.contains(&"hello".to_owned()), "{texts:?}");
+    // Checks that are not answered hold nobody up.
+    drop((visitor, other, backend, good));
+    drop(server);
+    proxy.finish();
+}
+
+#[test]
+fn a_reload_keeps_what_stays() {
+    let [stays, goes, comes] = [(); 3].map(|()| Server::start());
+    let [a, b, c] = [&stays, &goes, &comes].map(|server| server.address().to_string());
+    let proxy = Proxy::start(&site(&[&a, &b], ""));
+    let mut first = ask(&proxy, "/stays");
+    let mut one = stays.accept();
+    one.request();
+    let mut second = ask(&proxy, "/goes");
+    let mut two = goes.accept();
+    two.request();
+    let mut third = ask(&proxy, "/idle");
+    let mut three = stays.accept();
+    three.request();
+    let mut fourth = ask(&proxy, "/idle");
+    let mut four = goes.accept();
+    four.request();
+    three.reply("ok");
+    four.reply("ok");
+    assert_eq!(third.answer().text(), "ok");
+    assert_eq!(fourth.answer().text(), "ok");
+    proxy.reload(&site(&[&c, &a], ", server_connections: 3"));
+    // What was idle there is closed, what was under way ends in order.
+    assert!(four.is_closed());
+    two.reply("gone");
+    assert_eq!(second.answer().text(), "gone");
+    assert!(two.is_closed());
+    // The new one has the fewest; the old one has kept its connection.
+    third.send_get("/new");
+    let mut new = comes.accept();
+    assert_eq!(new.request().target(), "/new");
+    fourth.send_get("/old");
+    let mut fifth = ask(&proxy, "/old");
+    let mut other = comes.accept();
+    for backend in [&mut three, &mut other] {
+        assert_eq!(backend.request().target(), "/old");
+        backend.reply("old");
+    }
+    new.reply("new");
+    one.reply("stays");
+    assert_eq!(first.answer().text(), "stays");
+    assert_eq!(third.answer().text(), "new");
+    assert_eq!(fourth.answer().text(), "old");
+    assert_eq!(fifth.answer().text(), "old");
+    // From there to backends that dial in, and back.
+    proxy.reload("map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]");
+    for backend in [&mut one, &mut three, &mut new, &mut other] {
+        assert!(backend.is_closed());
+    }
+    proxy.reload(&site(&[&a], ""));
+    first.send_get("/back");
+    let mut back = stays.accept();
+    back.request();
+    back.reply("back");
+    assert_eq!(first.answer().text(), "back");
+    drop((first, second, third, fourth, fifth, back));
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn a_drain_ends_what_is_under_way() {
+    let server = Server::start();
+    let mut proxy = one(&server, ", server_connections: 1");
+    let mut first = ask(&proxy, "/first");
+    let mut backend = server.accept();
+    backend.request();
+    let mut second = ask(&proxy, "/second");
+    assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
+    proxy.signal(Signal::SIGTERM);
+    proxy.wait_for_log("draining");
+    backend.reply("first");
+    assert_eq!(first.answer().text(), "first");
+    assert_eq!(backend.request().target(), "/second");
+    backend.reply("second");
+    let answer = second.answer();
+    assert_eq!(answer.text(), "second");
+    assert_eq!(answer.field("Connection"), Some("close"));
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert!(backend.is_closed());
+}
+
+#[test]
+fn idle_connections_end_at_their_time() {
+    let server = Server::start();
+    let proxy = one(&server, ", timeouts: {idle: 1500ms}");
+    let mut visitor = ask(&proxy, "/");
+    let mut backend = server.accept();
+    backend.request();
+    let since = Instant::now();
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    assert!(backend.is_closed());
+    assert!(since.elapsed() >= Duration::from_millis(1500));
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
+fn bytes_that_nobody_asked_for_reach_nobody() {
+    let server = Server::start();
+    let proxy = one(&server, "");
+    let mut visitor = ask(&proxy, "/1");
+    let mut backend = server.accept();
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\nstolen");
+    assert_eq!(visitor.answer().text(), "ok");
+    assert!(backend.is_closed());
+    proxy.wait_for_log("closed: reason=junk");
+    visitor.send_get("/2");
+    let mut backend = server.accept();
+    backend.request();
+    backend.reply("two");
+    assert_eq!(visitor.answer().text(), "two");
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn many_visitors_and_few_connections() {
+    let servers = [(); 2].map(|()| EchoServer::run(Server::start(), Duration::from_millis(1)));
+    let [a, b] = [0, 1].map(|n: usize| servers[n].address().to_string());
+    let proxy = Proxy::start(&format!(
+        "limits: {{waiting: 1000}}\n{}",
+        site(&[&a, &b], ", server_connections: 3")
+    ));
+    thread::scope(|scope| {
+        for visitor in 0..24 {
+            let proxy = &proxy;
+            scope.spawn(move || {
+                let mut connection = proxy.visit();
+                for n in 0..25 {
+                    let target = format!("/{visitor}/{n}");
+                    assert_eq!(connection.get(&target).text(), target);
+                }
+            });
+        }
+    });
+    for server in &servers {
+        assert!(server.most() <= 3, "{}", server.most());
+        assert!(server.connections() <= 3, "{}", server.connections());
+        assert!(server.answered() > 100, "{}", server.answered());
+    }
+    drop(servers);
+    proxy.finish();
+}
+
+#[test]
+fn the_backup_serves_what_found_no_backend_in_time() {
+    let server = Server::start();
+    let proxy = Proxy::start(&format!(
+        "workers: 4\n\
+         access_log: {{file: access, format: json}}\n\
+         map:\n\
+         - {{incoming: test, outgoing: '127.0.0.1:0', timeout: 100ms, backup: second}}\n\
+         - {{incoming: second, outgoing: '127.0.0.2:0', timeout: 100ms, limits: {{waiting: 0}}, backup: third}}\n\
+         - {{incoming: third, proxy: traditional, servers: '{}', timeout: 60}}\n\
+         - {{incoming: empty, outgoing: [], backup: third}}",
+        server.address()
+    ));
+    // The second one may have nobody waiting, so that it is passed over at once.
+    let since = Instant::now();
+    let mut visitor = ask(&proxy, "/1");
+    let mut backend = server.accept();
+    let seen = backend.request();
+    assert!(since.elapsed() >= Duration::from_millis(100));
+    assert_eq!(seen.field("Host"), Some("test"));
+    let waited: u64 = seen.field("X-Queue-Time").unwrap().parse().unwrap();
+    assert!(waited >= 100, "{waited}");
+    backend.reply("backup");
+    assert_eq!(visitor.answer().text(), "backup");
+    wait_until("the access log", || proxy.read("access").contains("\"/1\""));
+    let log = proxy.read("access");
+    assert!(log.contains("\"site\":\"test\""), "{log}");
+    // A site without any backends goes there at once.
+    visitor.send("GET /empty HTTP/1.1\r\nHost: empty\r\n\r\n");
+    assert_eq!(backend.request().target(), "/empty");
+    backend.reply("empty");
+    assert_eq!(visitor.answer().text(), "empty");
+    drop(backend);
+    // More than there are workers: those in line without a worker come there, too, with a body as well.
+    let backups = EchoServer::run(server, Duration::ZERO);
+    let mut visitors: Vec<_> = (0..12)
+        .map(|n| {
+            let mut visitor = proxy.visit();
+            visitor.send(post(&format!("/many/{n}")));
+            visitor
+        })
+        .collect();
+    for (n, visitor) in visitors.iter_mut().enumerate() {
+        assert_eq!(visitor.answer().text(), format!("/many/{n}"));
+    }
+    // A backend of its own is preferred.
+    let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
+    proxy.wait_for_log("joined");
+    assert_eq!(visitor.get("/own").text(), "/own");
+    assert_eq!(echo.answered(), 1);
+    drop((visitor, visitors, echo, backups));
+    proxy.finish();
+}
+
+#[test]
+fn the_time_in_the_queue_is_told() {
+    let now = || {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.unwrap().as_micros()
+    };
+    let yaml = "map:\n\
+                - {incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}\n\
+                - {incoming: off, outgoing: '127.0.0.1:0', timeout: 60, queue_time: false}";
+    let proxy = Proxy::start(yaml);
+    let before = now();
+    let mut visitor = proxy.visit();
+    // A visitor cannot tell it for us.
+    let request = "GET / HTTP/1.1\r\nHost: test\r\nX-Request-Start: t=1\r\nX-Queue-Time: 7\r\n\r\n";
+    visitor.send(request);
+    thread::sleep(Duration::from_millis(150));
+    let mut backend = Backend::dial(proxy.dial_in());
+    let seen = backend.request();
+    let start = seen.field("X-Request-Start").unwrap();
+    let start: u128 = start.strip_prefix("t=").unwrap().parse().unwrap();
+    let waited: u128 = seen.field("X-Queue-Time").unwrap().parse().unwrap();
+    assert!((before..=now() - waited * 1000).contains(&start), "{start}");
+    assert!(waited >= 100, "{waited}");
+    assert_eq!(seen.head.matches("X-Request-Start").count(), 1);
+    assert_eq!(seen.head.matches("X-Queue-Time").count(), 1);
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    // Where it is off, nobody tells it.
+    visitor.send(request.replace("test", "off"));
+    let seen = backend.request();
+    assert_eq!(seen.field("X-Request-Start"), None);
+    assert_eq!(seen.field("X-Queue-Time"), None);
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    // A proxy in front of us is believed.
+    proxy.reload(&format!("trusted_proxies: 127.0.0.1\n{yaml}"));
+    visitor.send(request);
+    let seen = backend.request();
+    assert_eq!(seen.field("X-Request-Start"), Some("t=1"));
+    assert_ne!(seen.field("X-Queue-Time"), Some("7"));
+    assert_eq!(seen.head.matches("X-Queue-Time").count(), 1);
+    backend.reply("ok");
+    assert_eq!(visitor.answer().text(), "ok");
+    drop((visitor, backend));
+    proxy.finish();
+}
