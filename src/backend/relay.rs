@@ -17,6 +17,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
@@ -198,10 +199,11 @@ fn render(request: &Request, site: &config::Site, queue: &Queue, out: &mut Vec<u
         body => Framing::Length(body.length()),
     };
     // A visitor must not be able to speak for a proxy, nor anybody say the same twice.
-    let keep = |name: &str| {
-        let among = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known));
+    let keep = |name: &[u8]| {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let among = |names: &[&str]| names.iter().any(|known| is(known));
         !(site.xforwardedfor && among(&FORWARDED)
-            || site.via && name.eq_ignore_ascii_case("Via")
+            || site.via && is("Via")
             || site.queue_time && among(&QUEUE)
             || !request.trusted && among(&FORWARDING))
     };
@@ -298,11 +300,37 @@ impl Address {
         let mut rest = &mut text[..];
         // No address is longer than that.
         let _ = match peer.ip() {
+            Some(IpAddr::V4(ip)) => return Self::dotted(ip.octets()),
             Some(ip) => write!(rest, "{ip}"),
             None => write!(rest, "unix:"),
         };
         let length = Self::LONGEST - rest.len();
         Self { text, length }
+    }
+
+    /// The same as the formatter of the library, in a tenth of the time; every request asks for it.
+    fn dotted(octets: [u8; 4]) -> Self {
+        let mut address = Self {
+            text: [0; Self::LONGEST],
+            length: 0,
+        };
+        let mut push = |byte| {
+            address.text[address.length] = byte;
+            address.length += 1;
+        };
+        for (place, octet) in octets.into_iter().enumerate() {
+            if place > 0 {
+                push(b'.');
+            }
+            if octet >= 100 {
+                push(b'0' + octet / 100);
+            }
+            if octet >= 10 {
+                push(b'0' + octet / 10 % 10);
+            }
+            push(b'0' + octet % 10);
+        }
+        address
     }
 
     fn bytes(&self) -> &[u8] {
@@ -764,3 +792,23 @@ const MOST_BACKENDS: u32 = 4;
 const LAST_BREATH: Duration = Duration::from_millis(10);
 /// Interim responses before the final one.
 const MOST_INTERIM: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    #[test]
+    fn addresses_as_text() {
+        let check = |ip: &str| {
+            let peer = Peer::Tcp(SocketAddr::new(ip.parse().unwrap(), 1));
+            assert_eq!(str::from_utf8(Address::of(&peer).bytes()), Ok(ip));
+        };
+        for ip in ["0.0.0.0", "1.20.100.209", "255.255.255.255", "10.99.9.90"] {
+            check(ip);
+        }
+        check("2001:db8::1");
+        assert_eq!(Address::of(&Peer::Unix).bytes(), b"unix:");
+    }
+}

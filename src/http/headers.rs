@@ -5,19 +5,23 @@ use std::ops::Range;
 
 /// Fields in their order and spelling. Names are compared without regard to case (RFC 9110 5.1).
 ///
-/// All bytes are in one buffer, so that a head costs two allocations however many fields it has.
+/// All bytes are in one buffer, so that a head costs two allocations however many fields it has; they stand there as
+/// they will be written, so that writing them is one copy.
 #[derive(Clone, Default)]
 pub struct Headers {
     bytes: Vec<u8>,
     fields: Vec<Field>,
+    /// There are bytes that belong to no field any more, or fields in another order than their bytes.
+    mixed: bool,
 }
 
-/// Where a field is in the buffer: the name, and right behind it the value.
+/// Where the line of a field is in the buffer: `Name: value` and CRLF.
 #[derive(Clone, Copy)]
 struct Field {
     start: u32,
-    name: u32,
-    value: u32,
+    /// The end of the name.
+    colon: u32,
+    end: u32,
 }
 
 impl Headers {
@@ -26,6 +30,7 @@ impl Headers {
         Self {
             bytes: Vec::new(),
             fields: Vec::new(),
+            mixed: false,
         }
     }
 
@@ -34,6 +39,7 @@ impl Headers {
         Self {
             bytes: Vec::with_capacity(bytes),
             fields: Vec::with_capacity(fields),
+            mixed: false,
         }
     }
 
@@ -41,6 +47,14 @@ impl Headers {
     pub fn push(&mut self, name: &str, value: &[u8]) {
         let field = self.store(name, value);
         self.fields.push(field);
+    }
+
+    /// Adds a field that is a line already: `Name: value` and CRLF. `name` is the length of the name. Under the same
+    /// conditions as [`Headers::push`].
+    pub(super) fn push_line(&mut self, line: &[u8], name: usize) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(line);
+        self.fields.push(Field::new(start, name, self.bytes.len()));
     }
 
     /// The value of the first field with this name.
@@ -62,9 +76,11 @@ impl Headers {
     /// Removes all fields with this name; tells whether there were any.
     pub fn remove(&mut self, name: &str) -> bool {
         let before = self.fields.len();
-        let Self { bytes, fields } = self;
+        let Self { bytes, fields, .. } = self;
         fields.retain(|field| !bytes[field.name()].eq_ignore_ascii_case(name.as_bytes()));
-        fields.len() < before
+        let any = fields.len() < before;
+        self.mixed |= any;
+        any
     }
 
     /// Makes this the only field with its name: in the place of the first one, or behind all others.
@@ -74,6 +90,7 @@ impl Headers {
         let field = self.store(name, value);
         self.fields
             .insert(first.unwrap_or(self.fields.len()), field);
+        self.mixed |= first.is_some();
     }
 
     /// Names and values, in order.
@@ -104,15 +121,23 @@ impl Headers {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.fields.clear();
+        self.mixed = false;
     }
 
     /// Writes `Name: value` and CRLF for each (RFC 9112 5).
     pub fn write(&self, out: &mut Vec<u8>) {
+        if !self.mixed {
+            return out.extend_from_slice(&self.bytes);
+        }
+        self.write_some(|_| true, out);
+    }
+
+    /// The same for those whose names are wanted.
+    pub fn write_some(&self, wanted: impl Fn(&[u8]) -> bool, out: &mut Vec<u8>) {
         for field in &self.fields {
-            out.extend_from_slice(&self.bytes[field.name()]);
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(&self.bytes[field.value()]);
-            out.extend_from_slice(b"\r\n");
+            if wanted(&self.bytes[field.name()]) {
+                out.extend_from_slice(&self.bytes[field.line()]);
+            }
         }
     }
 
@@ -123,24 +148,35 @@ impl Headers {
     fn store(&mut self, name: &str, value: &[u8]) -> Field {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(b": ");
         self.bytes.extend_from_slice(value);
-        // Heads are limited far below 4 GiB.
-        let position = |at: usize| u32::try_from(at).expect("a head of less than 4 GiB");
-        Field {
-            start: position(start),
-            name: position(start + name.len()),
-            value: position(self.bytes.len()),
-        }
+        self.bytes.extend_from_slice(b"\r\n");
+        Field::new(start, name.len(), self.bytes.len())
     }
 }
 
 impl Field {
-    const fn name(&self) -> Range<usize> {
-        self.start as usize..self.name as usize
+    fn new(start: usize, name: usize, end: usize) -> Self {
+        // Heads are limited far below 4 GiB.
+        let position = |at: usize| u32::try_from(at).expect("a head of less than 4 GiB");
+        Self {
+            start: position(start),
+            colon: position(start + name),
+            end: position(end),
+        }
     }
 
+    const fn name(&self) -> Range<usize> {
+        self.start as usize..self.colon as usize
+    }
+
+    /// Between `: ` and CRLF.
     const fn value(&self) -> Range<usize> {
-        self.name as usize..self.value as usize
+        self.colon as usize + 2..self.end as usize - 2
+    }
+
+    const fn line(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
     }
 }
 

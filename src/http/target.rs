@@ -129,14 +129,11 @@ impl Host {
                 let valid = rest[..end].contains(':') && rest[..end].bytes().all(literal);
                 valid.then_some(end + 2)?
             }
-            None => text.find(':').unwrap_or(text.len()),
+            None => {
+                let name = bytes.iter().take_while(|byte| is_of_name(**byte)).count();
+                (name > 0).then_some(name)?
+            }
         };
-        // RFC 3986 3.2.2, without percent-encoding, which no host of the Web has.
-        let unreserved =
-            |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte);
-        if name == 0 || !text.starts_with('[') && !text[..name].bytes().all(unreserved) {
-            return None;
-        }
         let port = match text[name..].strip_prefix(':') {
             None if name < text.len() => return None,
             None | Some("") => None,
@@ -178,6 +175,12 @@ impl Host {
     pub fn is_same(&self, other: &Self) -> bool {
         self.name() == other.name() && self.port == other.port
     }
+}
+
+/// RFC 3986 3.2.2, without percent-encoding, which no host of the Web has.
+const fn is_of_name(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
+        | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
 }
 
 #[cfg(test)]

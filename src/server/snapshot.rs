@@ -3,7 +3,7 @@
 //! A snapshot is immutable. A reload builds a new one, in which the pools, lines and logs of whatever did not
 //! change are the same as before, and swaps it in; requests that have begun keep the one they began with.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -36,7 +36,8 @@ pub(crate) struct Snapshot {
     pub(crate) sticky: Regex,
     /// `limits.connections`, or what the descriptors allow.
     pub(crate) most_connections: u64,
-    names: HashMap<String, usize>,
+    /// Every request looks here. Nobody from outside can add names, so no hash has to withstand anybody.
+    names: BTreeMap<String, usize>,
 }
 
 /// A snapshot as a worker and its requests hold it. The outer count is the worker's own, so that workers do not pass one
