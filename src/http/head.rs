@@ -927,27 +927,36 @@ fn check_text(bytes: &[u8]) -> Result<(), Refusal> {
 
 /// Whether there is a control byte other than a tab, or half a line end. The bytes end with a line feed.
 fn breaks_text(bytes: &[u8]) -> bool {
-    const STEP: usize = 16;
-    // A line feed right behind a carriage return and nowhere else: each pair of neighbours tells.
-    let breaks = |one: &[u8], next: &[u8]| {
-        let pairs = one.iter().zip(next);
-        // Without a way out in the middle, the compiler looks at many bytes at a time.
-        pairs.fold(false, |bad, (one, next)| {
-            let control = *next < b' ' && !matches!(next, b'\t' | b'\r' | b'\n') || *next == 0x7f;
-            bad | control | ((*one == b'\r') != (*next == b'\n'))
-        })
-    };
+    // Each byte and the one behind it: a line feed stands right behind a carriage return and nowhere else.
     let (one, next) = (&bytes[..bytes.len() - 1], &bytes[1..]);
-    let mut at = 0;
-    while let (Some(one), Some(next)) = (one.get(at..at + STEP), next.get(at..at + STEP)) {
-        if breaks(one, next) {
-            return true;
-        }
-        at += STEP;
+    let (ones, one_rest) = one.as_chunks();
+    let (nexts, next_rest) = next.as_chunks();
+    let mut bad = 0;
+    for (one, next) in ones.iter().zip(nexts) {
+        bad |= break_text(one, next);
     }
-    // The last step looks once more at some bytes, if there are enough of them.
-    let rest = one.len().saturating_sub(STEP).min(at);
-    breaks(&one[rest..], &next[rest..])
+    if let (Some(one), Some(next)) = (one.last_chunk(), next.last_chunk()) {
+        // The rest, and once more some of what was seen already.
+        return bad | break_text(one, next) != 0;
+    }
+    let rest = one_rest.iter().zip(next_rest);
+    rest.fold(bad, |bad, (one, next)| bad | break_pair(*one, *next)) != 0
+}
+
+/// Not 0 if some of these pairs break the rules. Of a fixed size and without a way out in the middle, so that the
+/// compiler looks at all of them at once.
+fn break_text(one: &[u8; 16], next: &[u8; 16]) -> u8 {
+    let mut bad = [0; 16];
+    for (bad, (one, next)) in bad.iter_mut().zip(one.iter().zip(next)) {
+        *bad = break_pair(*one, *next);
+    }
+    bad.iter().fold(0, |all, bad| all | bad)
+}
+
+const fn break_pair(one: u8, next: u8) -> u8 {
+    let (tab, cr, lf) = (next == b'\t', next == b'\r', next == b'\n');
+    let control = (next < b' ') & !tab & !cr & !lf | (next == 0x7f);
+    (control | ((one == b'\r') != lf)) as u8
 }
 
 /// What the library found wrong, in our words.
