@@ -77,7 +77,9 @@ pub enum UploadError {
     TooLarge,
     /// Its chunks break a rule.
     Bad(&'static str),
-    /// It makes no progress, or too little.
+    /// Nothing of it came for too long.
+    TimedOut,
+    /// Too little of it came on average.
     TooSlow,
     /// The visitor left.
     Gone,

@@ -731,19 +731,19 @@ impl Source for BackendBody<'_> {
     }
 
     fn give_up(&mut self) {
-        self.patience = Duration::from_secs(1);
+        // One clock for all of it: a backend that sends a byte now and then must not hold a worker.
+        let deadline = Instant::now() + LONGEST_DISCARD;
         let mut left = MOST_DISCARDED;
         while left > 0 {
-            let waits = match self.next() {
-                Ok(Next::Piece(piece)) => {
-                    left = left.saturating_sub(piece.len());
-                    false
+            match self.next() {
+                Ok(Next::Piece(piece)) => left = left.saturating_sub(piece.len()),
+                Ok(Next::Wait) => {
+                    self.patience = deadline.saturating_duration_since(Instant::now());
+                    if self.patience.is_zero() || self.wait(None).is_err() {
+                        break;
+                    }
                 }
-                Ok(Next::Wait) => true,
                 Ok(Next::End) | Err(_) => break,
-            };
-            if waits && self.wait(None).is_err() {
-                break;
             }
         }
         if let Some(lease) = self.lease.take() {
@@ -784,8 +784,9 @@ const FORWARDING: [&str; 12] = [
     "X-Accel-Mapping",
     "X-Accel-Redirect",
 ];
-/// Bytes of an answer that are read to keep a connection whose visitor has left.
+/// Bytes of an answer that are read to keep a connection whose visitor has left, and for how long.
 const MOST_DISCARDED: usize = 1 << 20;
+const LONGEST_DISCARD: Duration = Duration::from_secs(1);
 /// A request is sent to so many backends at the most.
 const MOST_BACKENDS: u32 = 4;
 /// How long a process may take to die.

@@ -158,6 +158,25 @@ mod tests {
     }
 
     #[test]
+    fn a_body_has_ten_seconds_and_must_come_at_500_bytes_a_second_then() {
+        let check = |milliseconds, length, expected| {
+            let elapsed = Duration::from_millis(milliseconds);
+            assert_eq!(
+                is_too_slow(elapsed, length),
+                expected,
+                "{elapsed:?} {length}"
+            );
+        };
+        check(0, 0, false);
+        check(9_999, 0, false);
+        check(10_000, 4_999, true);
+        check(10_000, 5_000, false);
+        check(10_999, 5_000, false);
+        check(11_000, 5_000, true);
+        check(3_600_000, 3600 * 500, false);
+    }
+
+    #[test]
     fn limits_hold_for_lengths_and_for_chunks() {
         let limit = |framing, input: &[u8]| collect(framing, input, 4);
         assert!(matches!(

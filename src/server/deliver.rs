@@ -312,8 +312,12 @@ impl Stalled {
         };
         let bytes = self.transfer.bytes;
         match flushed {
-            Ok(Flushed::Full) if self.is_too_slow(Instant::now()) => {
-                Err(cut(self.transfer.framing, conn, bytes, Close::WriteTimeout))
+            Ok(Flushed::Full) => {
+                let patience = self.transfer.patience;
+                match self.backlog.complaint(patience, Instant::now()) {
+                    Some(reason) => Err(cut(self.transfer.framing, conn, bytes, reason)),
+                    None => Ok(Flushed::Full),
+                }
             }
             Ok(flushed) => Ok(flushed),
             Err(reason) => Err(cut(self.transfer.framing, conn, bytes, reason)),
@@ -364,19 +368,6 @@ impl Stalled {
     /// Ends it, for a reason of the caller's.
     pub(crate) fn cut(self, conn: &mut Conn, reason: Close) -> Delivered {
         cut(self.transfer.framing, conn, self.transfer.bytes, reason)
-    }
-
-    /// Nothing for too long, or too little on average once it had as long.
-    fn is_too_slow(&self, now: Instant) -> bool {
-        let Backlog {
-            since,
-            progress,
-            taken,
-            ..
-        } = self.backlog;
-        let elapsed = now.saturating_duration_since(since);
-        let patience = self.transfer.patience;
-        now >= progress + patience || elapsed > patience && taken < SLOWEST * elapsed.as_secs()
     }
 }
 
@@ -524,6 +515,19 @@ impl Backlog {
             since: now,
             progress: now,
             taken: 0,
+        }
+    }
+
+    /// Why the visitor is not waited for any longer: it took nothing for too long, or, once it had as long, too little
+    /// on average.
+    fn complaint(&self, patience: Duration, now: Instant) -> Option<Close> {
+        let elapsed = now.saturating_duration_since(self.since);
+        if now >= self.progress + patience {
+            Some(Close::WriteTimeout)
+        } else if elapsed > patience && self.taken < SLOWEST * elapsed.as_secs() {
+            Some(Close::WriteSlow)
+        } else {
+            None
         }
     }
 
@@ -725,3 +729,33 @@ const SLOWEST: u64 = 500;
 const JOINED: usize = 4 * 1024;
 /// So much of a file is written before others have their turn.
 const TURN: u64 = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_nothing_and_who_takes_too_little_are_told_apart() {
+        // Seconds since the beginning and since the last progress, bytes taken; a patience of 60 seconds.
+        let check = |since: u64, progress: u64, taken: u64, expected: Option<Close>| {
+            let now = Instant::now() + Duration::from_secs(1000);
+            let backlog = Backlog {
+                since: now - Duration::from_secs(since),
+                progress: now - Duration::from_secs(progress),
+                taken,
+                ..Backlog::new(Room::default())
+            };
+            let complaint = backlog.complaint(Duration::from_secs(60), now);
+            assert_eq!(complaint, expected, "{since} {progress} {taken}");
+        };
+        check(0, 0, 0, None);
+        check(59, 59, 0, None);
+        check(60, 60, 0, Some(Close::WriteTimeout));
+        check(90, 60, 1_000_000, Some(Close::WriteTimeout));
+        check(60, 1, 1, None);
+        check(61, 1, 61 * 500 - 1, Some(Close::WriteSlow));
+        check(61, 1, 61 * 500, None);
+        check(900, 59, 900 * 500, None);
+        check(900, 59, 899 * 500, Some(Close::WriteSlow));
+    }
+}

@@ -166,7 +166,7 @@ impl Visitor for Waiting<'_> {
                         Ok(false) if passage.is_too_slow() => return Err(UploadError::TooSlow),
                         Ok(false) => {}
                         Err(error) if error.kind() == ErrorKind::TimedOut => {
-                            return Err(UploadError::TooSlow);
+                            return Err(UploadError::TimedOut);
                         }
                         Err(_) => return Err(UploadError::Gone),
                     }

@@ -22,6 +22,7 @@ use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::admission::{Counted, Entry, Place};
@@ -70,6 +71,9 @@ pub(crate) struct Session {
     expired: bool,
     /// Exchanges so far.
     answered: u32,
+    /// The site in whose line it stands, or whose turn it was granted and has not taken yet. It is here and not in the
+    /// state, so that the place is given up whatever happens to the session.
+    line: Option<Place>,
 }
 
 /// What a socket may hold of which the poller will not tell again, so that it has to be read before the session is
@@ -219,6 +223,7 @@ impl Session {
             reason: Close::Internal,
             expired: false,
             answered: 0,
+            line: None,
         }
     }
 
@@ -438,13 +443,13 @@ impl Session {
         let place = shared.checks.place;
         let in_line = ticket.is_some();
         if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.conn) {
-            self.leave(Some(place));
+            self.leave_line();
             return self.gone(&errand);
         }
         // Also where its turn comes too late.
         let deadline = errand.since + errand.site().settings.timeout;
         if in_line && (self.expired || Instant::now() >= deadline) {
-            self.leave(Some(place));
+            self.leave_line();
             return self.turn_away(&errand, Crowd::All, worker);
         }
         let snapshot = Arc::clone(&errand.snapshot);
@@ -455,7 +460,7 @@ impl Session {
             verdict => {
                 if in_line {
                     // Another request of the same visitor was first.
-                    self.leave(Some(place));
+                    self.leave_line();
                 }
                 return match verdict {
                     Verdict::Ask(guard) => self.ask(&errand, guard, worker),
@@ -472,7 +477,7 @@ impl Session {
             Ok(ticket) => ticket,
             Err(crowd) => return self.turn_away(&errand, crowd, worker),
         };
-        if shared.admission.enter(place, self.token) == Entry::Queued {
+        if !self.enter(place, worker) {
             if !in_line && self.unread == Unread::Unsure {
                 // As in `take_turn`.
                 errand.watch.half_closed = self.conn.pending() == Pending::End;
@@ -480,7 +485,6 @@ impl Session {
             let door = Box::new(Door { errand, ticket });
             return Step::Park(State::Door(door), Interest::Read, deadline);
         }
-        worker.hold(place);
         let is_right = users.verify(credentials.name(), credentials.password());
         worker.let_go();
         drop(ticket);
@@ -603,8 +607,11 @@ impl Session {
                 Err(fault) => return self.refuse_body(&collecting.errand, &fault, worker),
             }
             let now = Instant::now();
-            if self.expired || now >= collecting.deadline || collecting.is_too_slow(now) {
-                return self.refuse_slow(&collecting.errand, worker);
+            if self.expired || now >= collecting.deadline {
+                return self.refuse_slow(&collecting.errand, Close::BodyTimeout, worker);
+            }
+            if collecting.is_too_slow(now) {
+                return self.refuse_slow(&collecting.errand, Close::BodySlow, worker);
             }
             match self.fill(worker) {
                 Ok(Some(1..)) => {
@@ -641,11 +648,11 @@ impl Session {
         let in_line = wait.is_some();
         // If nothing has been heard of the socket since it was parked, the visitor is still there.
         if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.conn) {
-            self.leave_line(&errand);
+            self.leave_line();
             return self.gone(&errand);
         }
         if in_line && self.expired {
-            self.leave_line(&errand);
+            self.leave_line();
             if errand.fall_back() {
                 self.expired = false;
                 return self.take_turn(errand, None, worker);
@@ -654,13 +661,13 @@ impl Session {
             return self.answer(&errand, response, worker);
         }
         let place = errand.supplier().place;
-        if self.shared.admission.enter(place, self.token) == Entry::Queued {
+        if !self.enter(place, worker) {
             if !in_line && self.unread == Unread::Unsure {
                 // The end may have come right behind the request, and the poller will not tell again.
                 errand.watch.half_closed = self.conn.pending() == Pending::End;
             }
             let Some(wait) = wait.or_else(|| errand.supplier().waiting.enter()) else {
-                self.leave_line(&errand);
+                self.leave_line();
                 if errand.fall_back() {
                     return self.take_turn(errand, None, worker);
                 }
@@ -671,9 +678,8 @@ impl Session {
             let turn = Box::new(Turn { errand, wait });
             return Step::Park(State::Turn(turn), Interest::Read, deadline);
         }
-        drop(wait);
         // From here on the site holds this worker, until the answer is delivered.
-        worker.hold(place);
+        drop(wait);
         let sent = {
             let (input, reply, mut pen) = worker.tools();
             let stats = &self.shared.stats;
@@ -713,10 +719,9 @@ impl Session {
 
     /// There may be room for more of an answer.
     fn go_on(&mut self, mut answering: Answering, worker: &mut Worker) -> Step {
-        let subject = &answering.subject;
-        let place = subject.site.map(|site| subject.snapshot.sites[site].place);
+        let place = answering.subject.place();
         if answering.in_line.is_some() && self.expired {
-            self.leave(place);
+            self.leave_line();
             let delivered = answering.stalled.cut(&mut self.conn, Close::Overload);
             return self.delivered(&answering.subject, delivered, answering.then, worker);
         }
@@ -733,7 +738,7 @@ impl Session {
         let place = place.filter(|_| answering.stalled.has_source());
         if let Some(place) = place {
             // The backend may keep a worker waiting, so this counts like the beginning of an exchange.
-            if self.shared.admission.enter(place, self.token) == Entry::Queued {
+            if !self.enter(place, worker) {
                 let longest = || Instant::now() + LONGEST_LINE;
                 let deadline = *answering.in_line.get_or_insert_with(longest);
                 return Step::Park(
@@ -742,7 +747,6 @@ impl Session {
                     deadline,
                 );
             }
-            worker.hold(place);
         }
         let Answering {
             stalled,
@@ -837,15 +841,16 @@ impl Session {
         match error {
             UploadError::TooLarge => self.refuse_body(errand, &Fault::TooLarge, worker),
             UploadError::Bad(what) => self.refuse_body(errand, &Fault::Bad(what), worker),
-            UploadError::TooSlow => self.refuse_slow(errand, worker),
+            UploadError::TimedOut => self.refuse_slow(errand, Close::BodyTimeout, worker),
+            UploadError::TooSlow => self.refuse_slow(errand, Close::BodySlow, worker),
             UploadError::Gone => self.gone(errand),
         }
     }
 
-    fn refuse_slow(&mut self, errand: &Errand, worker: &mut Worker) -> Step {
+    fn refuse_slow(&mut self, errand: &Errand, reason: Close, worker: &mut Worker) -> Step {
         let why = "The body of the request did not arrive in time.";
         let page = errand.site().page(408, why, Some(&errand.request.head));
-        self.refuse_with(errand, page, Close::BodyTimeout, worker)
+        self.refuse_with(errand, page, reason, worker)
     }
 
     /// Answers a request of which not everything was read, and closes.
@@ -990,12 +995,25 @@ impl Session {
         Step::Close(Close::ClientGone)
     }
 
-    fn leave_line(&self, errand: &Errand) {
-        self.leave(Some(errand.supplier().place));
+    /// Asks for a worker for an exchange with a site, and has the site hold this one. `false`: there is none, and the
+    /// session stands in line.
+    fn enter(&mut self, place: Place, worker: &mut Worker) -> bool {
+        let admitted = self.shared.admission.enter(place, self.token) == Entry::Admitted;
+        self.line = match admitted {
+            true => {
+                worker.hold(place);
+                None
+            }
+            false => Some(place),
+        };
+        admitted
     }
 
-    fn leave(&self, place: Option<Place>) {
-        let Some(place) = place else { return };
+    /// Gives up its place in line, or its turn, if it has one.
+    fn leave_line(&mut self) {
+        let Some(place) = self.line.take() else {
+            return;
+        };
         for token in self.shared.admission.forget(place, self.token) {
             self.shared.poller.wake(token);
         }
@@ -1010,14 +1028,11 @@ impl AsFd for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        match &self.state {
-            State::Turn(turn) => self.leave_line(&turn.errand),
-            State::Door(_) => self.leave(Some(self.shared.checks.place)),
-            State::Stalled(answering) if answering.in_line.is_some() => {
-                self.leave(answering.subject.place())
-            }
-            _ => {}
+        if thread::panicking() {
+            // What was sent of an answer must not pass for a whole one.
+            self.conn.reset_on_close();
         }
+        self.leave_line();
         if let Some(counted) = self.counted.take() {
             self.shared.clients.leave(counted);
         }

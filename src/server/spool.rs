@@ -23,8 +23,8 @@ pub(crate) struct Budget {
     most: AtomicU64,
 }
 
-/// Where a spool may keep its bytes.
-#[derive(Clone, Debug)]
+/// Where a spool may keep its bytes; nowhere, if nothing is said.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Room {
     pub(crate) budget: Arc<Budget>,
     /// For the temporary file.
