@@ -30,6 +30,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 use std::{fmt, io, mem};
@@ -83,8 +84,8 @@ pub struct Server {
     shared: Arc<Shared>,
     running: Mutex<Running>,
     workers: ThreadPool,
-    tick: Option<(Arc<Tick>, JoinHandle<()>)>,
-    lookout: Option<JoinHandle<()>>,
+    tick: Option<(Arc<Tick>, Thread)>,
+    lookout: Option<Thread>,
 }
 
 /// A server that has bound its addresses and opened its logs, and runs no thread yet: the moment to give up
@@ -173,7 +174,7 @@ struct Front {
     locals: Vec<Local>,
     stop: Stop,
     tls: Slot,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Thread>,
 }
 
 /// An address for backends.
@@ -183,7 +184,16 @@ struct Dial {
     stop: Stop,
     pool: Arc<Pool>,
     settings: Arc<Settings>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Thread>,
+}
+
+/// A thread that was made, and begins when nothing can fail any more. One that never begins ends when this is dropped.
+enum Thread {
+    Made {
+        go: mpsc::Sender<()>,
+        handle: JoinHandle<()>,
+    },
+    Begun(JoinHandle<()>),
 }
 
 /// Has the tick thread stop.
@@ -345,10 +355,13 @@ impl Server {
             stats: &shared.stats,
         };
         let snapshot = assemble(config, &shares, Some(&before), &pools)?;
-        let mut dials = Vec::new();
-        for dial in new_dials {
-            dials.push(dial.start(&shared.stats)?);
-        }
+        let new_dials = new_dials.into_iter();
+        let new_dials = new_dials.map(|dial| dial.prepare(&shared.stats));
+        let new_dials = new_dials.collect::<Result<Vec<_>, StartError>>()?;
+        let new_fronts = new_fronts.into_iter();
+        let new_fronts =
+            new_fronts.map(|(address, listeners)| Front::prepare(address, listeners, shared));
+        let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
         // Now nothing can fail any more.
         let snapshot = Arc::new(snapshot);
         snapshot.check_files();
@@ -364,15 +377,13 @@ impl Server {
                 servers.shut(Close::Removed);
             }
         }
-        for front in &running.fronts {
+        for front in new_fronts.iter().chain(&running.fronts) {
             *front.tls.write() = secure.acceptor(&front.address);
         }
-        for (address, listeners) in new_fronts {
-            let front = Front::start(address, listeners, &secure, shared);
-            running.fronts.push(front);
-        }
+        running.fronts.extend(new_fronts);
         running.secure = secure;
-        running.dials.append(&mut dials);
+        running.dials.extend(new_dials);
+        running.begin();
         let (mut fronts, gone) = partition(mem::take(&mut running.fronts), |front| {
             listen.contains(&front.address)
         });
@@ -448,11 +459,11 @@ impl Drop for Server {
         if let Some((tick, thread)) = self.tick.take() {
             *tick.stopped.lock() = true;
             tick.changed.notify_one();
-            let _ = thread.join();
+            thread.join();
         }
         self.shared.poller.stop();
         if let Some(thread) = self.lookout.take() {
-            let _ = thread.join();
+            thread.join();
         }
         for session in self.shared.poller.take_all(|_, _| true) {
             session.close(Close::Draining);
@@ -495,31 +506,38 @@ impl Bound {
             // One job for the life of the server: the library's queue has no bound, ours have.
             workers.execute(move || Worker::new(shared).work(scheduling));
         }
+        let mut server = Server {
+            running: Mutex::default(),
+            workers,
+            tick: None,
+            lookout: None,
+            shared: Arc::clone(&shared),
+        };
+        // From here on, what has begun is stopped again if something else cannot be had.
         let tick = Arc::new(Tick::default());
         let thread = {
             let (tick, shared) = (Arc::clone(&tick), Arc::clone(&shared));
-            spawn("tick", move || tick.run(&shared))
+            Thread::new("tick", move || tick.run(&shared))?
         };
-        let lookout = {
+        server.tick = Some((tick, thread.begin()));
+        let thread = {
             let shared = Arc::clone(&shared);
-            spawn("lookout", move || shared.poller.look_out())
+            Thread::new("lookout", move || shared.poller.look_out())?
         };
+        server.lookout = Some(thread.begin());
         let mut running = Running::default();
         for dial in dials {
-            running.dials.push(dial.start(&shared.stats)?);
+            running.dials.push(dial.prepare(&shared.stats)?);
         }
         for (address, listeners) in fronts {
-            let front = Front::start(address, listeners, &secure, &shared);
+            let front = Front::prepare(address, listeners, &shared)?;
+            *front.tls.write() = secure.acceptor(&front.address);
             running.fronts.push(front);
         }
         running.secure = secure;
-        Ok(Server {
-            shared,
-            running: Mutex::new(running),
-            workers,
-            tick: Some((tick, thread)),
-            lookout: Some(lookout),
-        })
+        running.begin();
+        *server.running.lock() = running;
+        Ok(server)
     }
 }
 
@@ -579,6 +597,9 @@ impl Shared {
             Ok(conn) => conn,
             Err(error) => {
                 log::error!("visitor {peer}: {error}");
+                if let Some(counted) = counted {
+                    self.clients.leave(counted);
+                }
                 return;
             }
         };
@@ -825,31 +846,30 @@ impl NewDial {
         (self.address.clone(), Arc::clone(&self.pool))
     }
 
-    fn start(self, stats: &Arc<Stats>) -> Result<Dial, StartError> {
+    /// Makes its threads, which do not begin yet.
+    fn prepare(self, stats: &Arc<Stats>) -> Result<Dial, StartError> {
         let locals = self
             .listeners
             .iter()
             .map(|listener| listener.local().clone())
             .collect();
         let stop = Stop::new()?;
-        let mut prepared = Vec::new();
+        let mut threads = Vec::new();
         for listener in self.listeners {
-            prepared.push(DialIn::new(
+            let dial_in = DialIn::new(
                 listener,
                 Arc::clone(&self.pool),
                 stop.clone(),
                 Arc::clone(&self.settings),
                 Arc::clone(stats),
-            )?);
+            )?;
+            threads.push(Thread::new("dial-in", move || dial_in.run())?);
         }
-        let threads = prepared
-            .into_iter()
-            .map(|dial_in| spawn("dial-in", move || dial_in.run()));
         Ok(Dial {
             address: self.address,
             locals,
             stop,
-            threads: threads.collect(),
+            threads,
             pool: self.pool,
             settings: self.settings,
         })
@@ -857,42 +877,40 @@ impl NewDial {
 }
 
 impl Front {
-    fn start(
+    /// Makes its threads, which do not begin yet, and speak no TLS if nothing else is said until then.
+    fn prepare(
         address: Address,
         listeners: Vec<Listener>,
-        secure: &Secure,
         shared: &Arc<Shared>,
-    ) -> Self {
+    ) -> Result<Self, StartError> {
         let locals = listeners
             .iter()
             .map(|listener| listener.local().clone())
             .collect();
-        let stop = Stop::new().expect("a descriptor for the stop of a listener");
-        let tls: Slot = Arc::new(RwLock::new(secure.acceptor(&address)));
+        let stop = Stop::new()?;
+        let tls = Slot::default();
         let threads = listeners.into_iter().map(|listener| {
             let (stop, shared, tls) = (stop.clone(), Arc::clone(shared), Arc::clone(&tls));
-            spawn("accept", move || {
+            Thread::new("accept", move || {
                 listener.accept_loop(&stop, |stream, peer| {
                     let acceptor = tls.read().clone();
                     shared.accepted(stream, peer, acceptor.as_ref());
                 });
             })
         });
-        Self {
+        Ok(Self {
+            threads: threads.collect::<io::Result<_>>()?,
             address,
             locals,
-            tls: Arc::clone(&tls),
-            threads: threads.collect(),
+            tls,
             stop,
-        }
+        })
     }
 
     /// Stops accepting; connections that are open stay so.
     fn stop(self) {
         self.stop.stop();
-        for thread in self.threads {
-            let _ = thread.join();
-        }
+        self.threads.into_iter().for_each(Thread::join);
     }
 }
 
@@ -900,9 +918,56 @@ impl Dial {
     fn stop(self, reason: Close) {
         self.stop.stop();
         self.pool.shut(reason);
-        for thread in self.threads {
-            let _ = thread.join();
+        self.threads.into_iter().for_each(Thread::join);
+    }
+}
+
+impl Running {
+    /// Has every thread begin that has not yet.
+    fn begin(&mut self) {
+        let fronts = self.fronts.iter_mut().map(|front| &mut front.threads);
+        let dials = self.dials.iter_mut().map(|dial| &mut dial.threads);
+        for threads in fronts.chain(dials) {
+            *threads = mem::take(threads).into_iter().map(Thread::begin).collect();
         }
+    }
+}
+
+impl Thread {
+    /// Makes a thread that waits until it may begin.
+    fn new(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (go, wait) = mpsc::channel();
+        let begin = move || {
+            if wait.recv().is_ok() {
+                run();
+            }
+        };
+        let thread = thread::Builder::new().name(name.to_owned());
+        let handle = thread.spawn(begin)?;
+        Ok(Self::Made { go, handle })
+    }
+
+    fn begin(self) -> Self {
+        match self {
+            Self::Made { go, handle } => {
+                // It waits for this and for nothing else.
+                let _ = go.send(());
+                Self::Begun(handle)
+            }
+            begun @ Self::Begun(_) => begun,
+        }
+    }
+
+    /// Waits for its end; at once, if it has never begun.
+    fn join(self) {
+        let handle = match self {
+            Self::Made { go, handle } => {
+                drop(go);
+                handle
+            }
+            Self::Begun(handle) => handle,
+        };
+        let _ = handle.join();
     }
 }
 
@@ -1009,12 +1074,6 @@ fn position(order: &[Address], address: &Address) -> usize {
         .iter()
         .position(|other| other == address)
         .unwrap_or(usize::MAX)
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    let thread = thread::Builder::new().name(name.to_owned());
-    // Without its threads there is no server; the system says why.
-    thread.spawn(run).expect("a thread")
 }
 
 impl fmt::Display for StartError {

@@ -1,10 +1,12 @@
 //! Signals as messages.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1, SIGXFSZ};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 /// What a signal asks for.
@@ -32,6 +34,8 @@ impl Control {
         // `ctrlc` knows INT alone; the others must be told apart.
         ctrlc::set_handler(move || send(&interrupts, Message::Stop))
             .map_err(|error| format!("signals: {error}"))?;
+        // What does not fit into a file any more (`ulimit -f`) is then an error like that of a full disk, and not the end.
+        flag::register(SIGXFSZ, Arc::default()).map_err(|error| format!("signals: {error}"))?;
         let mut signals = Signals::new([SIGHUP, SIGTERM, SIGUSR1])
             .map_err(|error| format!("signals: {error}"))?;
         let thread = thread::Builder::new().name("signals".to_owned());
