@@ -1,7 +1,7 @@
 //! The library in a program of one's own, and the demonstration, which is one.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use nix::unistd::Pid;
 use swiftiply::Server;
 use swiftiply::client::{Client, Reply};
 use swiftiply::config::{Config, Overrides};
-use swiftiply::stats::Close;
+use swiftiply::stats::{self, Close};
 
 use crate::common::proxy::program;
-use crate::common::{Visitor, wait_until};
+use crate::common::{Backend, PATIENCE, Visitor, wait_until};
 
 fn config(map: &str) -> Config {
     let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 4\nmap: {map}");
@@ -90,6 +90,66 @@ fn a_server_and_its_clients_in_one_program() {
     wait_until("the backend's close", || server.queues() == (0, 0));
     assert!(server.drain(Duration::from_secs(60)));
     assert!(std::net::TcpStream::connect(visitors).is_err());
+}
+
+#[test]
+fn a_panic_costs_one_connection_and_no_place_in_line() {
+    let map = "[{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
+    // No file can say this: a deadline that is beyond the end of time.
+    let broken = || {
+        let mut config = config(map);
+        config.sites[0].timeout = Duration::MAX;
+        config
+    };
+    let server = Server::start(broken()).unwrap();
+    let address: SocketAddr = server.visitors()[0].to_string().parse().unwrap();
+    let mut panics = 0;
+    let mut must_panic = || {
+        let mut visitor = TcpStream::connect(address).unwrap();
+        visitor.set_read_timeout(Some(PATIENCE)).unwrap();
+        visitor
+            .write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            .unwrap();
+        let end = visitor.read(&mut [0]).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+        panics += 1;
+        wait_until("it is counted", || {
+            stats::get(&server.stats().panics) == panics
+        });
+    };
+    let ask = |target: &str| {
+        let mut visitor = Visitor::connect(address);
+        visitor.send_get(target);
+        visitor
+    };
+    // While they hold a worker for the site, more often than there are workers.
+    (0..6).for_each(|_| must_panic());
+    server.reload(config(map)).unwrap();
+    let mut visitors = vec![ask("/one"), ask("/two")];
+    wait_until("both hold a worker", || server.queues().1 == 2);
+    // And while they stand in line, which is as long as the site's share of the workers is in use.
+    server.reload(broken()).unwrap();
+    (0..6).for_each(|_| must_panic());
+    server.reload(config(map)).unwrap();
+    visitors.extend([ask("/three"), ask("/four")]);
+    wait_until("two more stand in line", || server.queues().1 == 4);
+    let dial_in: SocketAddr = server.backends()[0].to_string().parse().unwrap();
+    let mut backends = [Backend::dial(dial_in), Backend::dial(dial_in)];
+    for _ in 0..2 {
+        // Each has a request before any of them answers: the site has its whole share of the workers.
+        let targets = backends
+            .each_mut()
+            .map(|backend| backend.request().target().to_owned());
+        for (backend, target) in backends.iter_mut().zip(targets) {
+            backend.reply(&target);
+        }
+    }
+    for (visitor, target) in visitors.iter_mut().zip(["/one", "/two", "/three", "/four"]) {
+        assert_eq!(visitor.answer().text(), target);
+    }
+    assert_eq!(server.stats().visitors_closed(Close::Internal), 12);
+    drop((visitors, backends));
+    assert!(server.drain(PATIENCE));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod corpus;
 mod dial_in;
 mod embedding;
 mod files;
+mod faults;
 mod laws;
 mod layers;
 mod pages;

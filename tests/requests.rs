@@ -482,7 +482,11 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
 
 /// A proxy, and a backend that answers everything and tells what it got.
 fn recorded() -> (Proxy, thread::JoinHandle<()>, mpsc::Receiver<String>) {
-    let proxy = Proxy::both();
+    recorded_with("")
+}
+
+fn recorded_with(lines: &str) -> (Proxy, thread::JoinHandle<()>, mpsc::Receiver<String>) {
+    let proxy = Proxy::both_with(lines);
     let mut backend = Backend::dial(proxy.dial_in());
     let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -532,17 +536,108 @@ fn end(proxy: Proxy, thread: thread::JoinHandle<()>) {
 
 #[test]
 fn what_is_refused_reaches_no_backend() {
-    refused(false);
+    refused(false, "", REFUSED);
 }
 
 #[test]
 fn what_is_refused_reaches_no_backend_with_tls() {
-    refused(true);
+    refused(true, "", REFUSED);
 }
 
-fn refused(secure: bool) {
+#[test]
+fn what_is_over_a_limit_reaches_no_backend() {
+    over_a_limit(false);
+}
+
+#[test]
+fn what_is_over_a_limit_reaches_no_backend_with_tls() {
+    over_a_limit(true);
+}
+
+/// The limits are as small as they can be, so that each message can be cut anywhere.
+fn over_a_limit(secure: bool) {
+    let long = |count: usize| "a".repeat(count);
+    let get = |rest: &str| format!("GET / HTTP/1.1\r\nHost: test\r\n{rest}\r\n");
+    let chunks = |rest: &str| format!("{POST}{CHUNKED}{rest}");
+    let cases = [
+        (
+            "target",
+            format!("GET /{} HTTP/1.1\r\nHost: test\r\n\r\n", long(64)),
+            414,
+        ),
+        ("target without end", format!("GET /{}", long(100)), 414),
+        ("method without end", long(100), 400),
+        ("field", get(&format!("A: {}\r\n", long(1024))), 431),
+        ("fields", get(&"A: b\r\n".repeat(8)), 431),
+        ("length", format!("{POST}Content-Length: 17\r\n\r\n"), 413),
+        (
+            "length with its body",
+            format!("{POST}Content-Length: 17\r\n\r\n{}", long(17)),
+            413,
+        ),
+        (
+            "chunk",
+            chunks(&format!("11\r\n{}\r\n0\r\n\r\n", long(17))),
+            413,
+        ),
+        (
+            "chunks",
+            chunks(&format!("9\r\n{0}\r\n8\r\n{0}", long(9))),
+            413,
+        ),
+        (
+            "largest chunk",
+            chunks(&format!("ffffffffffffffff\r\n{}", long(17))),
+            413,
+        ),
+        (
+            "extension",
+            chunks(&format!("1;{}\r\na\r\n0\r\n\r\n", long(256))),
+            400,
+        ),
+        (
+            "trailers",
+            chunks(&format!("0\r\n{}\r\n", "A: b\r\n".repeat(9))),
+            400,
+        ),
+        (
+            "trailer",
+            chunks(&format!("0\r\nA: {}\r\n\r\n", long(1024))),
+            400,
+        ),
+    ];
+    let cases: Vec<_> = cases
+        .iter()
+        .map(|(name, bytes, status)| (*name, bytes.as_str(), *status))
+        .collect();
+    let limits = "limits: {head: 1k, target: 64, fields: 8, body: 16}";
+    refused(secure, limits, &cases);
+}
+
+#[test]
+fn the_extensions_of_a_body_have_a_limit_in_all() {
     let (proxy, thread, receiver) = recorded();
-    for &(name, bytes, status) in REFUSED {
+    let extension = "e".repeat(255);
+    let chunks = |count: usize| format!("1;{extension}\r\na\r\n").repeat(count);
+    for secure in [false, true] {
+        // 64 times 256 bytes is what it may have, with the semicolons.
+        let within = format!("{POST}{CHUNKED}{}0\r\n\r\n", chunks(64));
+        assert_eq!(proxy.visit_as(secure).ask(within).text(), "ok");
+        assert!(forwarded(&receiver, "test", "1.1", secure).ends_with(&"a".repeat(64)));
+        let over = format!("{POST}{CHUNKED}{}", chunks(65));
+        for cut in (0..over.len()).step_by(997) {
+            let mut visitor = proxy.visit_as(secure);
+            visitor.send_cut(over.as_bytes(), cut);
+            assert_eq!(visitor.answer().status, 400, "cut at {cut}");
+            assert!(visitor.finish().is_closed());
+        }
+    }
+    end(proxy, thread);
+}
+
+fn refused(secure: bool, lines: &str, cases: &[(&str, &str, u16)]) {
+    let (proxy, thread, receiver) = recorded_with(lines);
+    for &(name, bytes, status) in cases {
         for cut in 0..bytes.len() {
             let mut visitor = proxy.visit_as(secure);
             // Bytes of the table above 0x7f are not UTF-8 on the wire, but that is no matter here.
@@ -747,26 +842,28 @@ fn a_large_body_goes_through_a_file_and_comes_out_whole() {
 
 #[test]
 fn a_visitor_that_waits_for_100_gets_it() {
-    let proxy = Proxy::simple();
+    let proxy = Proxy::both();
     let mut backend = Backend::dial(proxy.dial_in());
-    let mut visitor = proxy.visit();
-    visitor
-        .send("POST / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
-    assert_eq!(visitor.answer().status, 100);
-    visitor.send("abc");
-    let seen = backend.request();
-    assert_eq!(seen.body, b"abc");
-    assert_eq!(seen.field("Expect"), None);
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
-    // Whoever sends the body at once gets none.
-    visitor.send(
-        "POST / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
-    );
-    backend.request();
-    backend.reply("ok");
-    assert_eq!(visitor.answer().status, 200);
-    drop((visitor, backend));
+    let head = format!("{POST}Expect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    for secure in [false, true] {
+        let mut visitor = proxy.visit_as(secure);
+        for cut in 0..head.len() {
+            visitor.send_cut(head.as_bytes(), cut);
+            assert_eq!(visitor.answer().status, 100);
+            visitor.send("abc");
+            let seen = backend.request();
+            assert_eq!(seen.body, b"abc");
+            assert_eq!(seen.field("Expect"), None);
+            backend.reply("ok");
+            assert_eq!(visitor.answer().text(), "ok");
+        }
+        // Whoever sends the body at once gets none.
+        visitor.send(format!("{head}abc"));
+        backend.request();
+        backend.reply("ok");
+        assert_eq!(visitor.answer().status, 200);
+    }
+    drop(backend);
     proxy.finish();
 }
 

@@ -151,6 +151,42 @@ fn no_more_wait_than_the_limit_says() {
 }
 
 #[test]
+fn all_sites_together_have_a_limit_of_waiting_requests() {
+    let proxy = Proxy::start(
+        "workers: 8\nlimits: {waiting: 5, waiting_total: 7}\n\
+         map:\n\
+         - {incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}\n\
+         - {incoming: other, outgoing: '127.0.0.2:0', timeout: 60}",
+    );
+    let mut here = fill_line(&proxy, 5);
+    // Two more of another site may wait, though that has room for five.
+    let mut there: Vec<_> = (0..5)
+        .map(|_| {
+            let mut visitor = proxy.visit();
+            visitor.send("GET /there HTTP/1.1\r\nHost: other\r\n\r\n");
+            visitor
+        })
+        .collect();
+    wait_until("three requests too many", || {
+        there.retain_mut(|visitor| {
+            let refused = visitor.has_answer();
+            assert!(!refused || visitor.answer().status == 503);
+            !refused
+        });
+        there.len() == 2
+    });
+    let backends = [0, 1].map(|site| Echo::dial(proxy.dial_ins()[site], "000000000001", ""));
+    for (target, visitor) in &mut here {
+        assert_eq!(visitor.answer().text(), *target);
+    }
+    for visitor in &mut there {
+        assert_eq!(visitor.answer().text(), "/there");
+    }
+    drop((here, there, backends));
+    proxy.finish();
+}
+
+#[test]
 fn a_visitor_that_leaves_is_not_served() {
     let proxy = Proxy::start(
         "workers: 4\nlimits: {waiting: 8}\n\

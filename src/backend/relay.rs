@@ -550,6 +550,7 @@ fn response<'w>(
         },
         guessed,
         framing,
+        fault: Close::BackendFailed,
     };
     let body = if stream.decoder.is_done() {
         stream.end();
@@ -581,6 +582,8 @@ struct BackendBody<'w> {
     quiet: Option<Instant>,
     patience: Duration,
     framing: Framing,
+    /// Why the backend is closed if nothing more can be had of it.
+    fault: Close,
 }
 
 /// What was read from the backend and not used yet.
@@ -632,10 +635,10 @@ impl BackendBody<'_> {
 
     fn fail(&mut self, what: &'static str) -> BodyError {
         if let Some(lease) = self.lease.take() {
-            lease.close(Close::BackendFailed);
+            lease.close(self.fault);
         }
         BodyError {
-            reason: Close::BackendFailed,
+            reason: self.fault,
             what,
         }
     }
@@ -727,12 +730,14 @@ impl Source for BackendBody<'_> {
             quiet: self.quiet,
             patience: self.patience,
             framing: self.framing,
+            fault: self.fault,
         })
     }
 
     fn give_up(&mut self) {
         // One clock for all of it: a backend that sends a byte now and then must not hold a worker.
         let deadline = Instant::now() + LONGEST_DISCARD;
+        self.fault = Close::ClientGone;
         let mut left = MOST_DISCARDED;
         while left > 0 {
             match self.next() {
@@ -747,7 +752,7 @@ impl Source for BackendBody<'_> {
             }
         }
         if let Some(lease) = self.lease.take() {
-            lease.close(Close::ClientGone);
+            lease.close(self.fault);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{PATIENCE, field, head_end, read_until, wait_until};
+use super::{PATIENCE, field, head_end, read_until, reset_on_close, wait_until};
 
 /// A connection that a test plays by hand.
 pub(crate) struct Backend {
@@ -121,6 +121,16 @@ impl Backend {
         self.send(format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
         ))
+    }
+
+    /// Reads until at least so many bytes are there.
+    pub(crate) fn at_least(&mut self, count: usize) {
+        assert!(read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= count));
+    }
+
+    /// Makes the close that follows a reset.
+    pub(crate) fn reset(self) {
+        reset_on_close(&self.stream);
     }
 
     /// Whether the proxy closes the connection now.

@@ -63,3 +63,12 @@ pub(crate) fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
         key.eq_ignore_ascii_case(name).then_some(value)
     })
 }
+
+/// Makes the close that follows a reset.
+pub(crate) fn reset_on_close(stream: &std::net::TcpStream) {
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+}

@@ -66,12 +66,18 @@ impl Proxy {
 
     /// Starts it with options.
     pub(crate) fn start_with(yaml: &str, options: &[&str]) -> Self {
+        let mut program = program();
+        program.args(options);
+        Self::start_program(program, yaml)
+    }
+
+    /// Starts a program that was prepared in some way.
+    pub(crate) fn start_program(mut program: Command, yaml: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         write_config(directory.path(), yaml);
         let log = fs::File::create(directory.path().join("log")).unwrap();
-        let mut child = program()
+        let mut child = program
             .args(["-c", "swiftiply.yml"])
-            .args(options)
             .current_dir(&directory)
             .stdout(Stdio::piped())
             .stderr(log)

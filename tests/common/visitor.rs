@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use super::{PATIENCE, field, head_end, read_until, secure};
+use super::{PATIENCE, field, head_end, read_until, reset_on_close, secure};
 
 /// What a visitor reads and writes.
 enum Wire {
@@ -217,12 +217,7 @@ impl Visitor {
 
     /// Makes the close that follows a reset.
     pub(crate) fn reset(self) {
-        let linger = nix::libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
-        nix::sys::socket::setsockopt(self.socket(), nix::sys::socket::sockopt::Linger, &linger)
-            .unwrap();
+        reset_on_close(self.socket());
     }
 
     fn read_chunks(&mut self, body: &mut Vec<u8>) -> bool {
