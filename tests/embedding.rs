@@ -89,7 +89,7 @@ fn a_server_and_its_clients_in_one_program() {
     thread.join().unwrap();
     wait_until("the backend's close", || server.queues() == (0, 0));
     assert!(server.drain(Duration::from_secs(60)));
-    assert!(std::net::TcpStream::connect(visitors).is_err());
+    assert!(TcpStream::connect(visitors).is_err());
 }
 
 #[test]
