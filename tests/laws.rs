@@ -148,6 +148,11 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
     let sent = simple.line.split(' ').nth(1).unwrap_or_default();
     match head.target.authority() {
         None => assert_eq!(head.target.as_str(), sent),
+        // RFC 9112 3.2.4: without a path, OPTIONS is about the whole server.
+        Some(_) if head.target.is_asterisk() => {
+            let (_, rest) = sent.split_once("//").expect("a scheme");
+            assert!(head.method == Method::Options && !rest.contains(['/', '?']));
+        }
         Some(_) => assert!(sent.ends_with(head.target.as_str().trim_start_matches('/'))),
     }
     simple.assert_fields(&head.headers, true);
