@@ -230,7 +230,7 @@ fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
 fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("users");
-    fs::write(&path, bcrypt("bob", "secret", "8")).unwrap();
+    fs::write(&path, bcrypt("bob", "secret", "10")).unwrap();
     let yaml = site(&format!(
         "{{users_file: {}, paths: /admin}}",
         path.display()

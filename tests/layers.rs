@@ -14,10 +14,11 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// Crates that one module hides from the others.
-const CONFINED: [(&str, &[&str]); 12] = [
+const CONFINED: [(&str, &[&str]); 13] = [
     ("httparse", &["http::head"]),
     ("base64", &["http::auth"]),
     ("bcrypt", &["content::passwords"]),
+    ("flate2", &["content::gzip"]),
     ("sha_crypt", &["content::passwords"]),
     ("mime_guess", &["content::files"]),
     ("rustls", &["net::tls"]),

@@ -7,6 +7,7 @@ mod dial_in;
 mod embedding;
 mod faults;
 mod files;
+mod gzip;
 mod laws;
 mod layers;
 mod pages;

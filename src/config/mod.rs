@@ -18,6 +18,7 @@
 pub(crate) mod auth;
 mod check;
 mod files;
+mod gzip;
 mod keys;
 mod pages;
 mod print;
@@ -166,6 +167,19 @@ pub struct Site {
     pub maintenance_flag: Option<PathBuf>,
     /// What is shown with these statuses of our own; absolute (`error_pages`).
     pub error_pages: BTreeMap<u16, PathBuf>,
+    /// Which answers are compressed on their way (`gzip`); `None`: none.
+    pub gzip: Option<Gzip>,
+}
+
+/// Which answers are compressed on their way (`gzip`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gzip {
+    /// Media types, lower case; `text/*` is all that begin so.
+    pub types: Vec<String>,
+    /// Answers with fewer bytes go out as they are.
+    pub minimum: u64,
+    /// 1, which takes the least time, to 9, which makes the least of them.
+    pub level: u32,
 }
 
 /// Paths that only known visitors may see (an entry of `basic_auth`).
@@ -568,6 +582,18 @@ impl Default for Site {
             maintenance_page: None,
             maintenance_flag: None,
             error_pages: BTreeMap::new(),
+            gzip: None,
+        }
+    }
+}
+
+/// What `gzip: true` means.
+impl Default for Gzip {
+    fn default() -> Self {
+        Self {
+            types: GZIP_TYPES.map(String::from).to_vec(),
+            minimum: 1024,
+            level: 5,
         }
     }
 }
@@ -654,3 +680,24 @@ const FILE_BYTES: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests;
+
+/// What becomes much smaller and is not compressed already.
+const GZIP_TYPES: [&str; 17] = [
+    "text/html",
+    "text/css",
+    "text/csv",
+    "text/javascript",
+    "text/markdown",
+    "text/plain",
+    "text/xml",
+    "application/atom+xml",
+    "application/javascript",
+    "application/json",
+    "application/ld+json",
+    "application/manifest+json",
+    "application/rss+xml",
+    "application/wasm",
+    "application/xhtml+xml",
+    "application/xml",
+    "image/svg+xml",
+];

@@ -239,6 +239,16 @@ fn site(site: &Site) -> Node {
         "maintenance_flag",
         site.maintenance_flag.as_deref().map(path),
     );
+    put(
+        "gzip",
+        Some(site.gzip.as_ref().map_or(Node::Bool(false), |gzip| {
+            section([
+                ("types", texts(&gzip.types)),
+                ("minimum", number(gzip.minimum)),
+                ("level", number(gzip.level)),
+            ])
+        })),
+    );
     let pages = site.error_pages.iter();
     let pages: Map = pages
         .map(|(status, file)| (status.to_string(), path(file)))

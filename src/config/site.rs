@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::auth;
 use super::files;
+use super::gzip;
 use super::pages;
 use super::raw::{self, Node};
 use super::section::Section;
@@ -114,6 +115,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         maintenance_page: section.take("maintenance_page", pages::page(section.directory)),
         maintenance_flag: section.take("maintenance_flag", value::path(section.directory)),
         error_pages: pages::by_status(section),
+        gzip: gzip::gzip(section),
         ..base
     };
     files::check(section, site, config)

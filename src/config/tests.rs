@@ -208,9 +208,9 @@ fn notes() {
         ],
     );
     check(
-        "cluster_port: 80\ndefaults: {gzip: true}\nmap:\n  - {incoming: a, outgoing: b:1, url: c}\n",
+        "cluster_port: 80\ndefaults: {sticky: true}\nmap:\n  - {incoming: a, outgoing: b:1, url: c}\n",
         &[
-            "s.yml:2: defaults: gzip: has no effect yet",
+            "s.yml:2: defaults: sticky: has no effect yet",
             "s.yml:4: map[1] (a): url: has no effect here",
         ],
     );
@@ -423,6 +423,33 @@ fn keys_come_from_a_file() {
     check("\n", Err("no key in it"));
     check(&"k".repeat(256), Err("a line is longer than 255 bytes"));
     check(&"k\n".repeat(1 << 20), Err("larger than 1m"));
+}
+
+#[cfg(feature = "gzip")]
+#[test]
+fn compression() {
+    let check = |text: &str, expected: Option<(&[&str], u64, u32)>| {
+        let text = format!("cluster_port: 80\nmap: [{{incoming: a, outgoing: b:1, {text}}}]");
+        let config = config(&text);
+        for config in [&config, &self::config(&config.to_yaml())] {
+            let expected = expected.map(|(types, minimum, level)| Gzip {
+                types: types.iter().map(ToString::to_string).collect(),
+                minimum,
+                level,
+            });
+            assert_eq!(config.sites[0].gzip, expected, "{text}");
+        }
+    };
+    check("gzip: ~", None);
+    check("gzip: off", None);
+    let all = Gzip::default().types;
+    let all: Vec<_> = all.iter().map(String::as_str).collect();
+    check("gzip: true", Some((&all, 1024, 5)));
+    check("gzip: {}", Some((&all, 1024, 5)));
+    check(
+        "gzip: {types: Text/*, minimum: 2k, level: 9}",
+        Some((&["text/*"], 2048, 9)),
+    );
 }
 
 #[test]

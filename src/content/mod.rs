@@ -1,10 +1,17 @@
 //! What is answered without an application, and who may see it.
 //!
 //! [`files`] are those below a directory: [`root`] finds them safely, [`cache`] remembers what was found. [`passwords`]
-//! are those of visitors, [`watched`] are files that are read again when they have changed.
+//! are those of visitors, [`watched`] are files that are read again when they have changed, and `gzip` compresses what
+//! passes through.
 
 pub mod cache;
 pub mod files;
+#[cfg(feature = "gzip")]
+pub mod gzip;
 pub mod passwords;
 pub mod root;
 pub mod watched;
+
+/// To compress one answer; how many are held says how many there are.
+#[derive(Debug, Default)]
+pub struct Permit;

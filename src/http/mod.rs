@@ -5,11 +5,13 @@
 //! nearly every way to smuggle a request begins where two readers understand the same bytes differently.
 //!
 //! [`headers`] holds fields, [`target`] is what a request asks for, [`head`] reads and writes both kinds of head,
-//! [`body`] the three kinds of framing, [`conditional`] when an answer needs no body, or a part of it.
+//! [`body`] the three kinds of framing, [`conditional`] when an answer needs no body, or a part of it, [`encoding`] which
+//! answers are compressed for whom, [`auth`] how a visitor says who it is.
 
 pub mod auth;
 pub mod body;
 pub mod conditional;
+pub mod encoding;
 pub mod head;
 pub mod headers;
 pub mod target;

@@ -15,6 +15,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod collect;
+pub(crate) mod compress;
 pub(crate) mod deliver;
 pub(crate) mod files;
 pub(crate) mod guard;

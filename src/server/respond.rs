@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::collect;
+use super::compress::compress;
 use super::files;
 use super::route;
 use super::snapshot::{Held, Site};
@@ -322,7 +323,9 @@ pub(crate) fn respond<'w>(
     match result {
         Ok(response) => {
             tell_unframed(site, &response);
-            Outcome::Answer(files::named(request, site, response))
+            let response = files::named(request, site, response);
+            let gzip = site.settings.gzip.as_ref();
+            Outcome::Answer(compress(snapshot, gzip, &request.head, response))
         }
         Err(failure) => match failure.cause {
             Cause::ClientGone | Cause::Upload(UploadError::Gone) => Outcome::Gone,

@@ -18,6 +18,7 @@ use super::route;
 use crate::backend::directory::Servers;
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Config, Filter, Limits, Network};
+use crate::content::Permit;
 use crate::content::watched::FileError;
 use crate::logging::AccessLog;
 use crate::net::stream::Peer;
@@ -34,6 +35,8 @@ pub(crate) struct Snapshot {
     /// The log of exchanges that reach no site.
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) sticky: Regex,
+    /// Held once for each answer that is compressed.
+    pub(crate) permit: Arc<Permit>,
     /// `limits.connections`, or what the descriptors allow.
     pub(crate) most_connections: u64,
     /// Every request looks here. Nobody from outside can add names, so no hash has to withstand anybody.
@@ -90,6 +93,7 @@ impl Snapshot {
             names: names.collect(),
             default: config.sites.iter().position(|site| site.default),
             sticky: route::sticky(),
+            permit: Arc::default(),
             most_connections: most_connections(&config.limits),
             access_log,
             sites,
