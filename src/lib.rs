@@ -79,10 +79,11 @@
 //! | 4 | [`logging`], [`exchange`] | one exchange |
 //! | 5 | [`backend`], [`client`] | the dial-in protocol, from both sides |
 //! | 5 | [`content`] | files: those that are served, and those that are read again when they change |
-//! | 6 | [`server`] | everything |
+//! | 6 | [`server`], [`access`] | everything |
 //!
 //! Names of `httparse` stand only in `http::head`, of `bcrypt` and `sha_crypt` in `content::passwords`, of `mime_guess` in `content::files`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
 
+pub mod access;
 pub mod backend;
 pub mod client;
 pub mod config;

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 6] = [
     &["net", "process"],
     &["logging", "exchange"],
     &["backend", "client", "content"],
-    &["server"],
+    &["server", "access"],
 ];
 
 /// Crates that one module hides from the others.

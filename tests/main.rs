@@ -1,5 +1,6 @@
 //! The tests of the whole program: the real binary, real sockets.
 
+mod access;
 mod auth;
 mod common;
 mod corpus;

@@ -436,33 +436,13 @@ fn send_file(
     Ok(Sent::All)
 }
 
-/// Writes all of it, unless the backend begins to answer or closes while it takes nothing more. An error of
-/// the connection is left to the read that follows, for there may be an answer before it.
-fn write(conn: &mut Conn, mut bytes: &[u8], patience: Duration) -> Result<Sent, Cause> {
-    while !bytes.is_empty() {
-        match conn.write_now(bytes) {
-            Ok(0) => {}
-            Ok(count) => {
-                bytes = &bytes[count..];
-                continue;
-            }
-            Err(_) => return Ok(Sent::Part),
-        }
-        match conn.wait_for_either(patience) {
-            Ok(ready) if ready.readable => return Ok(Sent::Part),
-            Ok(ready) if ready.writable => {}
-            _ => return Err(Cause::TooSlow),
-        }
+/// Writes all of it, unless the backend answers or closes before.
+fn write(conn: &mut Conn, bytes: &[u8], patience: Duration) -> Result<Sent, Cause> {
+    match conn.write_unless_answered(bytes, patience) {
+        Ok(true) => Ok(Sent::All),
+        Ok(false) => Ok(Sent::Part),
+        Err(_) => Err(Cause::TooSlow),
     }
-    // What TLS has taken is not on its way yet.
-    while !matches!(conn.flush_now(), Ok(true) | Err(_)) {
-        match conn.wait_for_either(patience) {
-            Ok(ready) if ready.readable => return Ok(Sent::Part),
-            Ok(ready) if ready.writable => {}
-            _ => return Err(Cause::TooSlow),
-        }
-    }
-    Ok(Sent::All)
 }
 
 /// Reads up to the head of the final response.

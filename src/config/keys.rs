@@ -25,6 +25,8 @@ pub(super) enum Level {
     Site,
     /// In either.
     Both,
+    /// In the file of `swiftiply-access`.
+    Access,
 }
 
 /// Whether a key does something.
@@ -44,6 +46,11 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
     KEYS.iter()
         .map(|key| key.name)
         .filter(move |name| seen.insert(*name))
+}
+
+/// Those of `swiftiply-access`.
+pub fn access_keys() -> impl Iterator<Item = &'static str> {
+    ACCESS.iter().map(|key| key.name)
 }
 
 /// Checks the keys of a section as typed, and of the sections in it.
@@ -77,7 +84,7 @@ fn section(
             continue;
         }
         let inner = format!("{dotted}.");
-        if !KEYS.iter().any(|key| key.name.starts_with(&inner)) {
+        if !table(level).iter().any(|key| key.name.starts_with(&inner)) {
             continue;
         }
         match node {
@@ -100,8 +107,17 @@ fn is_own_logger(node: &Node) -> bool {
     kind.is_none_or(|kind| !FOREIGN_LOGGERS.contains(&kind.to_ascii_lowercase().as_str()))
 }
 
+/// The keys of the file in which this is.
+const fn table(level: Level) -> &'static [Key] {
+    match level {
+        Level::Access => ACCESS,
+        _ => KEYS,
+    }
+}
+
 fn find(dotted: &str, level: Level) -> Option<&'static Key> {
-    KEYS.iter()
+    table(level)
+        .iter()
         .find(|key| key.name == dotted && stands(key, level))
 }
 
@@ -122,14 +138,15 @@ fn unknown(dotted: &str, level: Level) -> String {
         "{inside}unknown key {}",
         value::shown(&Node::Text(name.into()))
     );
-    if let Some(key) = KEYS.iter().find(|key| key.name == dotted) {
+    let all = table(level);
+    if let Some(key) = all.iter().find(|key| key.name == dotted) {
         return format!("{message} here; it belongs {}", home(key));
     }
     let same = |key: &&Key| split(key.name).1 == name;
-    if let Some(key) = KEYS
+    if let Some(key) = all
         .iter()
         .filter(|key| stands(key, level))
-        .chain(KEYS)
+        .chain(all)
         .find(same)
     {
         return format!("{message} here; did you mean {:?} {}?", key.name, home(key));
@@ -145,10 +162,10 @@ fn unknown(dotted: &str, level: Level) -> String {
             .map(|(_, key)| key)
     };
     let here = |key: &&Key| stands(key, level) && split(key.name).0 == section;
-    if let Some(key) = nearest(&mut KEYS.iter().filter(here)) {
+    if let Some(key) = nearest(&mut all.iter().filter(here)) {
         return format!("{message}; did you mean {:?}?", split(key.name).1);
     }
-    if let Some(key) = nearest(&mut KEYS.iter()) {
+    if let Some(key) = nearest(&mut all.iter()) {
         return format!("{message}; did you mean {:?} {}?", key.name, home(key));
     }
     message
@@ -157,7 +174,7 @@ fn unknown(dotted: &str, level: Level) -> String {
 /// Where a key stands, in words.
 fn home(key: &Key) -> &'static str {
     match key.level {
-        Level::Top => "at the top level",
+        Level::Top | Level::Access => "at the top level",
         Level::Site => "in a map entry",
         Level::Both => "at the top level or in a map entry",
     }
@@ -343,6 +360,35 @@ const KEYS: &[Key] = &[
     key("timeslice", Level::Both, Stage::Never),
 ];
 
+/// All keys of `swiftiply-access`.
+const ACCESS: &[Key] = &[
+    key("connect", Level::Access, Stage::Now),
+    key("key", Level::Access, Stage::Now),
+    key("key_file", Level::Access, Stage::Now),
+    key("ssl", Level::Access, Stage::Now),
+    key("ssl.ca", Level::Access, Stage::Now),
+    key("ssl.fingerprint", Level::Access, Stage::Now),
+    key("ssl.certfile", Level::Access, Stage::Now),
+    key("ssl.keyfile", Level::Access, Stage::Now),
+    key("to", Level::Access, Stage::Now),
+    key("connections", Level::Access, Stage::Now),
+    key("check", Level::Access, Stage::Now),
+    key("check.uri", Level::Access, Stage::Now),
+    key("check.interval", Level::Access, Stage::Now),
+    key("command", Level::Access, Stage::Now),
+    key("signals", Level::Access, Stage::Now),
+    key("timeouts", Level::Access, Stage::Now),
+    key("timeouts.connect", Level::Access, Stage::Now),
+    key("timeouts.first_byte", Level::Access, Stage::Now),
+    key("timeouts.backend", Level::Access, Stage::Now),
+    key("grace", Level::Access, Stage::Now),
+    key("logger", Level::Access, Stage::Now),
+    key("logger.type", Level::Access, Stage::Now),
+    key("logger.file", Level::Access, Stage::Now),
+    key("logger.level", Level::Access, Stage::Now),
+    key("logger.log_level", Level::Access, Stage::Now),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -414,7 +460,15 @@ mod tests {
 
     #[test]
     fn every_key_is_in_the_manual() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/man/swiftiply.yml.5");
+        let check = |page: &str, keys: &[&str]| {
+            let file = format!("{}/man/{page}", env!("CARGO_MANIFEST_DIR"));
+            in_the_manual(&file, keys);
+        };
+        check("swiftiply.yml.5", &keys().collect::<Vec<_>>());
+        check("swiftiply-access.8", &access_keys().collect::<Vec<_>>());
+    }
+
+    fn in_the_manual(file: &str, keys: &[&str]) {
         let manual = std::fs::read_to_string(file).expect("the manual page");
         let items = manual.lines().filter(|line| line.starts_with(".It "));
         let described: BTreeSet<&str> = items
@@ -424,11 +478,12 @@ mod tests {
                 pairs.map(|pair| pair[1]).collect::<Vec<_>>()
             })
             .collect();
-        let missing: Vec<_> = keys().filter(|name| !described.contains(name)).collect();
+        let missing = keys.iter().filter(|name| !described.contains(*name));
+        let missing: Vec<_> = missing.collect();
         assert!(missing.is_empty(), "not in {file}: {missing:?}");
         let invented: Vec<_> = described
             .iter()
-            .filter(|name| !keys().any(|key| key == **name))
+            .filter(|name| !keys.contains(name))
             .collect();
         assert!(invented.is_empty(), "only in {file}: {invented:?}");
     }

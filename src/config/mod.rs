@@ -12,9 +12,10 @@
 //! deadline at least a millisecond.
 //!
 //! In reading order: `raw` (YAML as a tree with lines), `keys` (every key there is), `value` (one value read),
-//! `section` (key by key), `check`, `site` and `files` (the top level, an entry of `map`), `problem` (messages),
-//! `print` (back to YAML).
+//! `section` (key by key), `check`, `site` and `files` (the top level, an entry of `map`), [`access`] (the file of
+//! `swiftiply-access`), `problem` (messages), `print` (back to YAML).
 
+pub mod access;
 pub(crate) mod auth;
 mod check;
 mod files;
@@ -40,7 +41,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-pub use keys::keys;
+pub use keys::{access_keys, keys};
 pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub(crate) use value::read_file;
@@ -460,20 +461,7 @@ impl Config {
     ///
     /// What keeps the file from being read, or all that is wrong in it.
     pub fn load(path: &Path, overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
-        let one = |line, message: String| Problems::one(path, line, message);
-        let absolute = value::absolute(overrides.directory.as_deref(), path);
-        let file = File::open(absolute).map_err(|error| one(None, value::cause(&error)))?;
-        let mut bytes = Vec::new();
-        let read = file.take(FILE_BYTES + 1).read_to_end(&mut bytes);
-        read.map_err(|error| one(None, value::cause(&error)))?;
-        if bytes.len() as u64 > FILE_BYTES {
-            return Err(one(None, "larger than 16m".into()));
-        }
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
-            one(Some(line), "not UTF-8".into())
-        })?;
+        let text = read(path, overrides.directory.as_deref())?;
         Self::from_yaml(&text, path, overrides)
     }
 
@@ -498,6 +486,24 @@ impl Config {
     pub fn from_overrides(overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
         check::overrides(overrides)
     }
+}
+
+/// The text of a file.
+fn read(path: &Path, directory: Option<&Path>) -> Result<String, Problems> {
+    let one = |line, message: String| Problems::one(path, line, message);
+    let absolute = value::absolute(directory, path);
+    let file = File::open(absolute).map_err(|error| one(None, value::cause(&error)))?;
+    let mut bytes = Vec::new();
+    let read = file.take(FILE_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| one(None, value::cause(&error)))?;
+    if bytes.len() as u64 > FILE_BYTES {
+        return Err(one(None, "larger than 16m".into()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+        one(Some(line), "not UTF-8".into())
+    })
 }
 
 /// The values of an empty file; nothing to listen on, no sites.

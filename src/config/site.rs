@@ -303,7 +303,7 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
 }
 
 /// `key` and the lines of `key_file`.
-fn keys(section: &Section) -> Vec<String> {
+pub(super) fn keys(section: &Section) -> Vec<String> {
     let mut keys = Vec::new();
     // Null is no key elsewhere. Here it would open the site to everybody by an empty line.
     for name in ["key", "key_file"] {
@@ -345,7 +345,7 @@ fn key(node: &Node) -> Result<String, Wrong> {
 }
 
 /// The keys of a file, one a line.
-fn key_file(path: &Path) -> Result<Vec<String>, Wrong> {
+pub(super) fn key_file(path: &Path) -> Result<Vec<String>, Wrong> {
     let bytes = value::read_file(path, KEY_FILE_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| "not UTF-8")?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -211,6 +211,16 @@ pub(super) fn url_path(node: &Node) -> Result<String, Wrong> {
     Ok(text)
 }
 
+/// The target of a request: a path, maybe with a query.
+pub(super) fn request_target(node: &Node) -> Result<String, Wrong> {
+    let text = text(node)?;
+    let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    if !text.starts_with('/') || !text.bytes().all(fine) {
+        return Err("not the path of a URL; write for example /up".into());
+    }
+    Ok(text)
+}
+
 /// What requests' decoded paths are to begin with.
 pub(super) fn prefix(node: &Node) -> Result<String, Wrong> {
     let text = text(node)?;

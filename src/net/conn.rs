@@ -232,6 +232,41 @@ impl Conn {
         }
     }
 
+    /// Writes all of it, unless the peer begins to say something, or closes, while it takes nothing more. Returns whether
+    /// all was written. An error of the connection is left to the read that follows, for there may be something before it.
+    ///
+    /// # Errors
+    /// `TimedOut` when the peer took nothing for so long.
+    pub fn write_unless_answered(
+        &mut self,
+        mut bytes: &[u8],
+        patience: Duration,
+    ) -> io::Result<bool> {
+        loop {
+            let moved = match bytes {
+                // What TLS has taken is not on its way yet.
+                [] => match self.flush_now() {
+                    Ok(true) => return Ok(true),
+                    other => other,
+                },
+                _ => self.write_now(bytes).map(|count| {
+                    bytes = &bytes[count..];
+                    count > 0
+                }),
+            };
+            match moved {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(_) => return Ok(false),
+            }
+            match self.stream.wait_for_either(patience) {
+                Ok(ready) if ready.readable => return Ok(false),
+                Ok(ready) if ready.writable => {}
+                _ => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+
     /// Waits until the socket can be written to or has something to read, at most `patience`.
     ///
     /// # Errors

@@ -241,13 +241,16 @@ impl Acceptor {
 
 impl Connector {
     /// For servers that are known by this, and, if there is a certificate, want to see one.
-    pub fn new(trust: Trust, own: Option<&Certificate>) -> Self {
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn new(trust: Trust, own: Option<&Certificate>) -> io::Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match trust {
             Trust::Authorities(Authorities(roots)) => {
                 WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
                     .build()
-                    .expect("authorities are not an empty set")
+                    .map_err(io::Error::other)?
             }
             Trust::Fingerprint(expected) => Arc::new(Pinned {
                 expected,
@@ -256,16 +259,16 @@ impl Connector {
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .expect("the provider knows TLS 1.2 and 1.3")
+            .map_err(io::Error::other)?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        Self(Arc::new(match own {
+        Ok(Self(Arc::new(match own {
             None => builder.with_no_client_auth(),
             Some(own) => {
                 let key = SingleCertAndKey::from(Arc::clone(&own.key));
                 builder.with_client_cert_resolver(Arc::new(key))
             }
-        }))
+        })))
     }
 
     /// Begins a handshake with a server of this name, which may be an address.

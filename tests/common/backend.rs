@@ -42,7 +42,11 @@ pub(crate) fn preamble(id: &str, key: &str) -> Vec<u8> {
 impl Backend {
     /// Connects and sends nothing.
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::accepted(TcpStream::connect(address).unwrap())
+    }
+
+    /// A connection that is there: that of an ordinary application, too.
+    pub(crate) fn accepted(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
@@ -61,6 +65,11 @@ impl Backend {
         let mut backend = Self::connect(address);
         backend.send(preamble(id, key));
         backend
+    }
+
+    /// Requests may come as late as they like.
+    pub(crate) fn wait_for_ever(&self) {
+        self.stream.set_read_timeout(None).unwrap();
     }
 
     /// Sends bytes.
@@ -304,7 +313,7 @@ impl Echo {
         let count = Arc::clone(&answered);
         let thread = std::thread::spawn(move || {
             // Idle for as long as the test likes.
-            backend.stream.set_read_timeout(None).unwrap();
+            backend.wait_for_ever();
             while let Some(seen) = backend.next() {
                 count.fetch_add(1, Ordering::SeqCst);
                 backend.reply(seen.target());

@@ -2,6 +2,7 @@
 //!
 //! Every wait has the deadline [`PATIENCE`], so long that only a fault reaches it, however busy the machine is.
 
+pub(crate) mod access;
 pub(crate) mod backend;
 pub(crate) mod proxy;
 pub(crate) mod secure;
@@ -9,6 +10,7 @@ pub(crate) mod visitor;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use access::{Access, EchoApp, HandApp};
 pub(crate) use backend::{Backend, Echo, EchoServer, Server};
 pub(crate) use proxy::Proxy;
 pub(crate) use visitor::Visitor;

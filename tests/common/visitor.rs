@@ -82,6 +82,21 @@ impl Visitor {
         }
     }
 
+    /// A server's side of a connection that was dialled; reads the preamble.
+    pub(crate) fn dialled(stream: TcpStream, preamble: &str) -> Self {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut server = Self {
+            stream: Wire::Plain(stream),
+            bytes: Vec::new(),
+        };
+        assert!(server.at_least(preamble.len()).starts_with(b"swiftclient"));
+        let sent: Vec<u8> = server.bytes.drain(..preamble.len()).collect();
+        let sent = String::from_utf8(sent).unwrap();
+        assert_eq!(sent[23..], preamble[23..]);
+        server
+    }
+
     /// Connects with TLS and asks for a name.
     pub(crate) fn connect_secure(address: SocketAddr, name: &str) -> Self {
         Self {

@@ -1,0 +1,233 @@
+//! The application's process, where it is ours.
+//!
+//! A thread starts it, waits for its end, and starts it again, at once the first times and then more and more seldom.
+//! The process is the head of a process group of its own, so that an interrupt at a terminal does not reach it before
+//! we have drained; what is left of the group when it has ended is killed.
+//!
+//! **Invariant**: a signal is sent under the lock and only while the process is not reaped, so its number cannot have
+//! become another's.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{self, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use parking_lot::{Condvar, Mutex};
+
+use super::spawn;
+use crate::client::Backoff;
+use crate::net::listener::reason;
+
+/// A process that is kept running.
+#[derive(Debug)]
+pub(super) struct Command {
+    desk: Arc<Desk>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    words: Vec<String>,
+    /// The process, while it is not reaped.
+    running: Option<Pid>,
+    /// It is to end, and to be started again at once.
+    renewed: bool,
+    stopping: bool,
+    /// The thread has ended.
+    done: bool,
+}
+
+impl Command {
+    /// Starts it. `ended` is called whenever it has ended.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(super) fn start(words: Vec<String>, ended: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let desk = Arc::new(Desk {
+            state: Mutex::new(State {
+                words,
+                running: None,
+                renewed: false,
+                stopping: false,
+                done: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let own = Arc::clone(&desk);
+        let thread = spawn("command", move || {
+            own.run(&ended);
+            own.state.lock().done = true;
+            own.changed.notify_all();
+        })?;
+        Ok(Self { desk, thread })
+    }
+
+    /// Sends it a signal, by its name without SIG.
+    pub(super) fn signal(&self, name: &str) {
+        match format!("SIG{name}").parse() {
+            Ok(signal) => self.desk.signal(signal),
+            Err(_) => log::error!("command: no signal {name}"),
+        }
+    }
+
+    /// Ends it and starts another one.
+    pub(super) fn change(&self, words: Vec<String>) {
+        let mut state = self.desk.state.lock();
+        state.words = words;
+        state.renewed = true;
+        drop(state);
+        self.desk.changed.notify_all();
+        self.desk.signal(Signal::SIGTERM);
+    }
+
+    /// Ends it: TERM, and after so long KILL. Returns whether that was not needed.
+    pub(super) fn stop(self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        self.desk.state.lock().stopping = true;
+        self.desk.changed.notify_all();
+        self.desk.signal(Signal::SIGTERM);
+        let in_time = self.desk.is_done_by(deadline);
+        if !in_time {
+            log::warn!("command: it does not end; killed");
+            self.desk.signal(Signal::SIGKILL);
+            // Also one that was just being started.
+            while !self.desk.is_done_by(Instant::now() + AGAIN) {
+                self.desk.signal(Signal::SIGKILL);
+            }
+        }
+        let _ = self.thread.join();
+        in_time
+    }
+}
+
+impl Desk {
+    fn run(&self, ended: &dyn Fn()) {
+        let mut backoff = Backoff::new(LONGEST);
+        loop {
+            let since = Instant::now();
+            let Some(started) = self.spawn() else {
+                return;
+            };
+            let what = match started {
+                Ok(mut child) => {
+                    self.wait(child.id());
+                    // It is a zombie still, so nobody else has its number.
+                    self.state.lock().running = None;
+                    let status = child.wait();
+                    ended();
+                    status.map_or_else(|error| reason(&error), tell)
+                }
+                Err(error) => reason(&error),
+            };
+            if since.elapsed() >= SETTLED {
+                backoff.reset();
+            }
+            let mut state = self.state.lock();
+            if state.stopping {
+                return;
+            }
+            if std::mem::take(&mut state.renewed) {
+                backoff.reset();
+                continue;
+            }
+            let pause = backoff.pause();
+            let name = state.words[0].clone();
+            parking_lot::MutexGuard::unlocked(&mut state, || {
+                log::error!("command {name}: {what}; starting it again in {pause:.1?}");
+            });
+            let until = Instant::now() + pause;
+            while !(state.stopping || state.renewed) {
+                if self.changed.wait_until(&mut state, until).timed_out() {
+                    break;
+                }
+            }
+            if state.stopping {
+                return;
+            }
+            state.renewed = false;
+        }
+    }
+
+    fn is_done_by(&self, deadline: Instant) -> bool {
+        let mut state = self.state.lock();
+        while !state.done {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.done
+    }
+
+    /// Starts it; `None`: it is not wanted any more.
+    fn spawn(&self) -> Option<io::Result<process::Child>> {
+        let words = {
+            let state = self.state.lock();
+            (!state.stopping).then(|| state.words.clone())
+        }?;
+        let started = process::Command::new(&words[0])
+            .args(&words[1..])
+            .stdin(Stdio::null())
+            .process_group(0)
+            .spawn();
+        if let Ok(child) = &started {
+            let pid = pid(child.id());
+            log::info!("command {}: started, process {pid}", words[0]);
+            let late = {
+                let mut state = self.state.lock();
+                state.running = Some(pid);
+                state.stopping || state.words != words
+            };
+            if late {
+                // Whoever wanted it to end did not find it.
+                self.signal(Signal::SIGTERM);
+            }
+        }
+        Some(started)
+    }
+
+    /// Waits for its end without reaping it, and ends what is left of its group.
+    fn wait(&self, id: u32) {
+        let pid = pid(id);
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        while waitid(Id::Pid(pid), flags) == Err(Errno::EINTR) {}
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let state = self.state.lock();
+        if let Some(pid) = state.running {
+            // It may have ended just now.
+            let _ = kill(pid, signal);
+        }
+    }
+}
+
+fn pid(id: u32) -> Pid {
+    // The system's own type is signed.
+    Pid::from_raw(i32::try_from(id).unwrap_or(i32::MAX))
+}
+
+fn tell(status: ExitStatus) -> String {
+    status
+        .to_string()
+        .replace("exit status: ", "ended with status ")
+}
+
+/// The longest pause before it is started again.
+const LONGEST: Duration = Duration::from_secs(20);
+/// After so long it counts as running.
+const SETTLED: Duration = Duration::from_secs(10);
+/// How often it is killed again.
+const AGAIN: Duration = Duration::from_millis(100);

@@ -1,0 +1,354 @@
+//! Which servers are dialled, and when.
+//!
+//! Each address that a `connect` stands for is a [`Server`] with as many lines as the application may get requests. Host
+//! names are looked up again every [`LOOK_UP`]; addresses that are gone lose their lines, new ones get theirs.
+//!
+//! While a server cannot be dialled, one line of it tries for all of them, as its [`Backoff`] says: three times soon, then
+//! more and more seldom. A machine that says that nobody listens there is asked again after a second at most, since
+//! its server may be starting anew; one that does not answer, or does not let us in, after 20 s at most.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use super::line::{self, Tie};
+use super::{Shared, spawn};
+use crate::client::Backoff;
+use crate::config::Address;
+use crate::net::listener::reason;
+use crate::net::stream::Stream;
+
+/// The servers that are dialled.
+#[derive(Debug, Default)]
+pub(super) struct Fleet {
+    servers: Vec<Arc<Server>>,
+    /// What host names stood for the last time.
+    names: HashMap<Address, Vec<SocketAddr>>,
+    next: u64,
+}
+
+/// One address of a server.
+#[derive(Debug)]
+pub(super) struct Server {
+    number: u64,
+    at: At,
+    /// The name under which it is known to TLS.
+    name: String,
+    /// The [`generation`](super::Settings::generation) of the greeting with which it is dialled.
+    greeting: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum At {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// What is known of dialling a server.
+#[derive(Debug)]
+pub(super) struct Dialling {
+    backoff: Backoff,
+    failing: bool,
+    /// A line tries for all.
+    scouting: bool,
+    next: Instant,
+    /// Lines that are in.
+    lines: usize,
+    /// What the log has said: nothing yet, that it is dialled (empty), or why not.
+    told: Option<String>,
+}
+
+/// The permission to dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// As one of many.
+    Plain,
+    /// As the one that tries for all.
+    Scout,
+}
+
+impl Server {
+    pub(super) fn connect(&self, patience: Duration) -> io::Result<Stream> {
+        match &self.at {
+            At::Tcp(address) => Stream::connect_to(*address, patience),
+            At::Unix(path) => Stream::connect_unix(path, patience),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.at, &self.name, self.greeting) == (&other.at, &other.name, other.greeting)
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.at {
+            At::Tcp(address) if address.ip().to_string() == self.name => address.fmt(out),
+            At::Tcp(address) => write!(out, "{} ({address})", self.name),
+            At::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Default for Dialling {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::new(LONGEST),
+            failing: false,
+            scouting: false,
+            next: Instant::now(),
+            lines: 0,
+            told: None,
+        }
+    }
+}
+
+/// Sees to it that the servers of the configuration are dialled, until there is a drain.
+pub(super) fn run(shared: &Arc<Shared>) {
+    loop {
+        shared.state.lock().changed = false;
+        apply(shared);
+        let until = Instant::now() + LOOK_UP;
+        let mut state = shared.state.lock();
+        while !state.draining && !state.changed {
+            if shared.changed.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        if state.draining {
+            return;
+        }
+    }
+}
+
+/// Looks up all names, and gives each server as many lines as the configuration says.
+fn apply(shared: &Arc<Shared>) {
+    let settings = shared.settings();
+    let mut fleet = shared.fleet.lock();
+    fleet
+        .names
+        .retain(|name, _| settings.config.connect.contains(name));
+    let mut wanted: Vec<Server> = Vec::new();
+    for address in &settings.config.connect {
+        let found = look_up(address);
+        for at in fleet.remember(address, found) {
+            if !wanted.iter().any(|other| other.at == at) {
+                wanted.push(Server {
+                    number: fleet.next,
+                    at,
+                    name: name(address),
+                    greeting: settings.generation,
+                });
+                fleet.next += 1;
+            }
+        }
+    }
+    let (stay, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut fleet.servers)
+        .into_iter()
+        .partition(|server| wanted.iter().any(|other| other.is_same(server)));
+    for server in &gone {
+        shared.retire(server);
+    }
+    fleet.servers = stay;
+    for server in wanted {
+        if !fleet.servers.iter().any(|known| known.is_same(&server)) {
+            fleet.servers.push(Arc::new(server));
+        }
+    }
+    for server in &fleet.servers {
+        shared.set_lines(server, settings.config.connections);
+    }
+}
+
+impl Fleet {
+    /// The addresses that a name stands for; those of before if it could not be looked up.
+    fn remember(&mut self, address: &Address, found: io::Result<Vec<SocketAddr>>) -> Vec<At> {
+        if let Address::Unix(path) = address {
+            return vec![At::Unix(path.clone())];
+        }
+        let known = self.names.get(address);
+        match found {
+            Ok(found) => {
+                if known.is_some_and(|known| *known != found) {
+                    log::info!("{address}: now {}", list(&found));
+                }
+                self.names.insert(address.clone(), found);
+            }
+            Err(error) if known.is_none() => {
+                log::warn!("{address}: {}; trying again", reason(&error));
+                // Told once.
+                self.names.insert(address.clone(), Vec::new());
+            }
+            Err(_) => {}
+        }
+        let known = self.names.get(address);
+        known.into_iter().flatten().copied().map(At::Tcp).collect()
+    }
+}
+
+impl Shared {
+    /// Starts lines to a server, or ends some, until there are so many.
+    fn set_lines(self: &Arc<Self>, server: &Arc<Server>, count: usize) {
+        let ties = self.ties();
+        let own = ties
+            .iter()
+            .filter(|tie| Arc::ptr_eq(&tie.server, server) && tie.is_wanted());
+        let mut own: Vec<_> = own.collect();
+        // Those that have something to do last.
+        own.sort_by_key(|tie| (tie.is_busy(), tie.is_idle()));
+        for tie in own.iter().take(own.len().saturating_sub(count)) {
+            tie.retire();
+        }
+        for _ in own.len()..count {
+            let tie = Arc::new(Tie::new(Arc::clone(server)));
+            self.ties.lock().push(Arc::clone(&tie));
+            let shared = Arc::clone(self);
+            let line = Arc::clone(&tie);
+            let started = spawn("line", move || line::run(&shared, &line));
+            if let Err(error) = started {
+                self.ties.lock().retain(|other| !Arc::ptr_eq(other, &tie));
+                log::error!("a thread for {server}: {}", reason(&error));
+                return;
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    fn retire(&self, server: &Arc<Server>) {
+        for tie in self.ties() {
+            if Arc::ptr_eq(&tie.server, server) {
+                tie.retire();
+            }
+        }
+        self.changed.notify_all();
+        log::info!("server {server}: leaving");
+    }
+
+    /// Waits until a line may dial. `None`: it is not wanted any more.
+    pub(super) fn turn(&self, tie: &Tie) -> Option<Turn> {
+        let mut state = self.state.lock();
+        loop {
+            if state.draining || !tie.is_wanted() {
+                return None;
+            }
+            let mut until = None;
+            if state.up {
+                let dialling = state.dialling.entry(tie.server.number).or_default();
+                let now = Instant::now();
+                if !dialling.failing {
+                    return Some(Turn::Plain);
+                }
+                if !dialling.scouting {
+                    if dialling.next <= now {
+                        dialling.scouting = true;
+                        return Some(Turn::Scout);
+                    }
+                    until = Some(dialling.next);
+                }
+            }
+            match until {
+                Some(until) => drop(self.changed.wait_until(&mut state, until)),
+                None => self.changed.wait(&mut state),
+            }
+        }
+    }
+
+    /// A server could not be dialled, or did not let a line in. `cheap`: it may be asked again soon.
+    pub(super) fn failed(&self, server: &Server, turn: Turn, why: &str, cheap: bool) {
+        let news = {
+            let mut state = self.state.lock();
+            let Some(dialling) = state.dialling.get_mut(&server.number) else {
+                return;
+            };
+            // One failure of many at once counts.
+            if turn == Turn::Scout || !dialling.failing {
+                let pause = dialling.backoff.pause();
+                let pause = if cheap { pause.min(SOON) } else { pause };
+                dialling.next = Instant::now() + pause;
+            }
+            dialling.failing = true;
+            dialling.scouting &= turn != Turn::Scout;
+            dialling.lines == 0 && dialling.told.as_deref() != Some(why) && {
+                dialling.told = Some(why.to_owned());
+                true
+            }
+        };
+        self.changed.notify_all();
+        match news {
+            true => log::warn!("server {server}: {why}; trying again"),
+            false => log::debug!("server {server}: {why}"),
+        }
+    }
+
+    /// A server has let a line in, so the others may come.
+    pub(super) fn proven(&self, server: &Server, turn: Turn) {
+        let news = {
+            let mut state = self.state.lock();
+            let Some(dialling) = state.dialling.get_mut(&server.number) else {
+                return;
+            };
+            dialling.lines += 1;
+            if turn == Turn::Scout {
+                dialling.failing = false;
+                dialling.scouting = false;
+                dialling.backoff.reset();
+            }
+            dialling.told.replace(String::new()).as_deref() != Some("")
+        };
+        self.changed.notify_all();
+        if news {
+            log::info!("server {server}: dialled in");
+        }
+    }
+
+    /// A line of a server that had let it in is over.
+    pub(super) fn lost(&self, server: &Server) {
+        if let Some(dialling) = self.state.lock().dialling.get_mut(&server.number) {
+            dialling.lines -= 1;
+        }
+    }
+
+    /// A line was closed by us before it is known whether the server lets it in.
+    pub(super) fn given_up(&self, server: &Server, turn: Turn) {
+        if let Some(dialling) = self.state.lock().dialling.get_mut(&server.number) {
+            dialling.scouting &= turn != Turn::Scout;
+        }
+        self.changed.notify_all();
+    }
+}
+
+fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    let Address::Tcp { host, port, .. } = address else {
+        return Ok(Vec::new());
+    };
+    let mut found: Vec<_> = (host.as_str(), *port).to_socket_addrs()?.collect();
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+fn name(address: &Address) -> String {
+    match address {
+        Address::Tcp { host, .. } => host.clone(),
+        Address::Unix(_) => "localhost".to_owned(),
+    }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+/// How often host names are looked up.
+const LOOK_UP: Duration = Duration::from_secs(30);
+/// The longest pause between two tries.
+const LONGEST: Duration = Duration::from_secs(20);
+/// The same where a try costs nothing.
+const SOON: Duration = Duration::from_secs(1);

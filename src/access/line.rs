@@ -1,0 +1,208 @@
+//! One dialled connection, from the dialling to its end, and again.
+//!
+//! A line's thread owns the connection. Whoever wants it to end (the application is down, a drain, a new configuration)
+//! has a [`Tie`]: it can close the connection while it is idle, and otherwise finds the line leaving by itself after
+//! the exchange under way.
+//!
+//! **Invariants**
+//! - *One of two sees the other.* The line says that it is idle and then looks whether it is wanted; who does not want it
+//!   says so and then looks whether it is idle. So no line stays that nobody wants.
+//! - A request is begun only if the line was not closed before: what a server sends to a line that leaves is not done
+//!   at all, and the server may ask another one.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Shared;
+use super::fleet::{Server, Turn};
+use super::forward::{After, Desk};
+use crate::net::conn::Conn;
+use crate::net::listener::reason;
+use crate::net::stream::{Pending, Stream};
+
+/// What others know of a line.
+#[derive(Debug)]
+pub(super) struct Tie {
+    pub(super) server: Arc<Server>,
+    wanted: AtomicBool,
+    /// One of the constants below.
+    place: AtomicU8,
+    /// Another handle of its socket while it is connected.
+    handle: Mutex<Option<Arc<Stream>>>,
+}
+
+/// It is not connected.
+const AWAY: u8 = 0;
+/// It waits for a request.
+const IDLE: u8 = 1;
+/// A request has come.
+const BUSY: u8 = 2;
+/// It was closed while it was idle.
+const CLOSED: u8 = 3;
+
+impl Tie {
+    pub(super) fn new(server: Arc<Server>) -> Self {
+        Self {
+            server,
+            wanted: AtomicBool::new(true),
+            place: AtomicU8::new(AWAY),
+            handle: Mutex::default(),
+        }
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.place.load(Ordering::SeqCst) == IDLE
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.place.load(Ordering::SeqCst) == BUSY
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.is_idle() || self.is_busy()
+    }
+
+    /// The line is to end, and not to be dialled again.
+    pub(super) fn retire(&self) {
+        self.wanted.store(false, Ordering::SeqCst);
+        self.leave();
+    }
+
+    /// Closes the connection if it is idle. Whoever calls this has said before why the line may not stay.
+    pub(super) fn leave(&self) {
+        let Some(stream) = self.handle.lock().clone() else {
+            return;
+        };
+        // A request that is there already is answered first.
+        if stream.pending() != Pending::Bytes && self.turn(IDLE, CLOSED) {
+            stream.hang_up();
+        }
+    }
+
+    /// Closes the connection, whatever is under way.
+    pub(super) fn cut(&self) {
+        let stream = self.handle.lock().clone();
+        if let Some(stream) = stream {
+            stream.hang_up();
+        }
+    }
+
+    fn turn(&self, from: u8, to: u8) -> bool {
+        self.place
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+}
+
+/// Runs a line until nobody wants it any more.
+pub(super) fn run(shared: &Arc<Shared>, tie: &Arc<Tie>) {
+    let _leaves = Leaves { shared, tie };
+    let mut desk = Desk::new();
+    while let Some(turn) = shared.turn(tie) {
+        let dialled =
+            dial(shared, tie).map(|mut conn| serve(shared, tie, turn, &mut conn, &mut desk));
+        tie.place.store(AWAY, Ordering::SeqCst);
+        tie.handle.lock().take();
+        match dialled {
+            Ok(Served::Something) => shared.lost(&tie.server),
+            // If it is we who closed, it says nothing.
+            Ok(Served::Nothing) if !shared.is_open() || !tie.is_wanted() => {
+                shared.given_up(&tie.server, turn);
+            }
+            Ok(Served::Nothing) => {
+                let why = "it closes the connection at once; is the key right?";
+                shared.failed(&tie.server, turn, why, false);
+            }
+            Err(error) => {
+                // Somebody is there who says that nobody listens: asking again soon costs nothing.
+                let cheap = matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused | ErrorKind::NotFound
+                );
+                shared.failed(&tie.server, turn, &reason(&error), cheap);
+            }
+        }
+    }
+}
+
+/// Strikes a line off the list when it ends, be it by a panic.
+struct Leaves<'a> {
+    shared: &'a Shared,
+    tie: &'a Arc<Tie>,
+}
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        let Self { shared, tie } = self;
+        shared.ties.lock().retain(|other| !Arc::ptr_eq(other, tie));
+        if std::thread::panicking() {
+            log::error!("server {}: a line panicked", tie.server);
+            shared.given_up(&tie.server, Turn::Scout);
+        }
+        shared.changed.notify_all();
+    }
+}
+
+/// What came of a connection.
+enum Served {
+    /// It was closed before the server can be said to have let it in.
+    Nothing,
+    /// Requests, or the prospect of them.
+    Something,
+}
+
+fn dial(shared: &Shared, tie: &Tie) -> io::Result<Conn> {
+    let stream = tie.server.connect(DIAL)?;
+    // A drain that has no more patience finds it in the middle of a handshake, too.
+    *tie.handle.lock() = Some(Arc::new(stream.try_clone()?));
+    let mut conn = shared.settings().greeting.send(stream, tie.server.name())?;
+    conn.set_read_timeout(PROVEN)?;
+    Ok(conn)
+}
+
+/// Serves requests until the connection ends.
+fn serve(shared: &Shared, tie: &Tie, turn: Turn, conn: &mut Conn, desk: &mut Desk) -> Served {
+    desk.input.clear();
+    let mut served = Served::Nothing;
+    loop {
+        tie.place.store(IDLE, Ordering::SeqCst);
+        if !(shared.is_open() && tie.is_wanted()) && tie.turn(IDLE, CLOSED) {
+            return served;
+        }
+        while desk.input.is_empty() {
+            match desk.input.fill(conn) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => {}
+                Ok(0) | Err(_) => return served,
+            }
+            if matches!(served, Served::Nothing) {
+                served = Served::Something;
+                shared.proven(&tie.server, turn);
+                if conn.set_read_timeout(LONG).is_err() {
+                    return served;
+                }
+            }
+        }
+        if !tie.turn(IDLE, BUSY) {
+            return served;
+        }
+        if desk.serve(shared, conn) == After::Close {
+            return served;
+        }
+    }
+}
+
+/// How long dialling may take.
+const DIAL: Duration = Duration::from_secs(10);
+/// Who has not closed a connection after so long has let it in.
+const PROVEN: Duration = Duration::from_millis(200);
+/// Reading waits for ever; the system does so in pieces.
+const LONG: Duration = Duration::from_secs(3600);

@@ -1,0 +1,398 @@
+//! The access proxy: lets an ordinary application dial in.
+//!
+//! It keeps connections dialled to one or more servers, as an application that speaks the protocol would, forwards each
+//! request that comes to an ordinary HTTP application over TCP or a Unix socket, and relays its answer. It is dialled in
+//! only while the application answers. `swiftiply-access(8)` is a small program around [`Access`].
+//!
+//! In reading order: [`mod@line`] is one dialled connection and what becomes of it, [`forward`] one exchange on it,
+//! [`gate`] the count of requests at the application, [`fleet`] which servers are dialled, [`watch`] whether the
+//! application answers, [`command`] the application's process, if it is ours.
+//!
+//! | thread | how many | does | never does |
+//! |---|---|---|---|
+//! | `line` | `connections` per server's address | dials, forwards requests, one at a time | decide whether the application is up, but that it cannot be reached |
+//! | `fleet` | one | looks up host names again | wait for a server |
+//! | `watch` | one | looks whether the application answers | carry requests |
+//! | `command` | one, if there is a command | starts it, waits for its end, starts it again | |
+//!
+//! One thread per dialled connection is the shape of the thing: there are as many as requests that the application may
+//! get at once, which is a few; each blocks where it has to.
+//!
+//! | lock | guards | held for |
+//! |---|---|---|
+//! | [`Shared`]'s `fleet` | which servers are dialled | starting and retiring lines |
+//! | `state`, `settings`, `ties`, the gate, a tie's handle, the command | see there | a few instructions; all leaves |
+
+mod command;
+mod fleet;
+mod forward;
+mod gate;
+mod line;
+mod watch;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{fmt, io, mem};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::client::Greeting;
+use crate::config;
+use crate::config::access::Trust;
+use crate::net::tls::{self, Authorities, Certificate, Connector, LoadError};
+use crate::stats::{add, get};
+use command::Command;
+use fleet::{Dialling, Fleet};
+use gate::Gate;
+use line::Tie;
+
+/// A running access proxy. Dropping it stops it at once, and its command.
+#[derive(Debug)]
+pub struct Access {
+    shared: Arc<Shared>,
+    command: Option<Command>,
+}
+
+/// Why an access proxy did not start, or did not take a new configuration.
+#[derive(Debug)]
+pub enum StartError {
+    /// A certificate, a key or authorities could not be had.
+    Certificate(LoadError),
+    /// The system refused something.
+    System(io::Error),
+}
+
+/// What the threads share.
+#[derive(Debug)]
+struct Shared {
+    settings: RwLock<Arc<Settings>>,
+    gate: Gate,
+    state: Mutex<State>,
+    /// With `state`, for whoever waits for a change of it.
+    changed: Condvar,
+    /// The application answers and there is no drain: what `state` says, for a look without the lock.
+    open: AtomicBool,
+    /// Answers of the application so far.
+    answers: AtomicU64,
+    fleet: Mutex<Fleet>,
+    /// The lines that are there.
+    ties: Mutex<Vec<Arc<Tie>>>,
+}
+
+/// A configuration as it runs.
+#[derive(Debug)]
+struct Settings {
+    config: config::access::Access,
+    greeting: Greeting,
+    /// Changes with what a server is greeted with.
+    generation: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The application answers.
+    up: bool,
+    /// The log has said so, or what is wrong.
+    told: Option<String>,
+    draining: bool,
+    /// The watch is to look at once.
+    look: bool,
+    /// The fleet is to look at the configuration at once.
+    changed: bool,
+    /// By the number of a server's address.
+    dialling: HashMap<u64, Dialling>,
+}
+
+impl Access {
+    /// Finds what is wrong with a configuration that cannot be seen in its file: certificates.
+    ///
+    /// # Errors
+    /// The first one.
+    pub fn check(config: &config::access::Access) -> Result<(), StartError> {
+        Settings::new(config.clone()).map(drop)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// What could not be had. Nothing runs then.
+    pub fn start(config: config::access::Access) -> Result<Self, StartError> {
+        let settings = Settings::new(config)?;
+        let shared = Arc::new(Shared {
+            gate: Gate::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            open: AtomicBool::new(false),
+            answers: AtomicU64::new(0),
+            fleet: Mutex::default(),
+            ties: Mutex::default(),
+            settings: RwLock::new(Arc::new(settings)),
+        });
+        let settings = shared.settings();
+        shared.gate.limit(settings.config.connections);
+        let mut access = Self {
+            shared: Arc::clone(&shared),
+            command: None,
+        };
+        access.set_command(&settings)?;
+        let own = Arc::clone(&shared);
+        // They end by themselves, soon after a drain has begun.
+        spawn("watch", move || watch::run(&own))?;
+        spawn("fleet", move || fleet::run(&shared))?;
+        Ok(access)
+    }
+
+    /// Goes over to a new configuration, whole or not at all. Exchanges under way are not touched; what has no place
+    /// in it any more ends after them.
+    ///
+    /// # Errors
+    /// What could not be had. Everything goes on as before then.
+    pub fn reload(&mut self, config: config::access::Access) -> Result<(), StartError> {
+        let mut settings = Settings::new(config)?;
+        let before = self.shared.settings();
+        let (old, new) = (&before.config, &settings.config);
+        let greeting = old.key != new.key || old.ssl != new.ssl;
+        settings.generation = before.generation + u64::from(greeting);
+        let settings = Arc::new(settings);
+        let new = &settings.config;
+        *self.shared.settings.write() = Arc::clone(&settings);
+        if old.to != new.to || old.command != new.command {
+            self.shared.leave("the configuration has another one");
+        }
+        self.shared.gate.limit(new.connections);
+        if old.command != new.command {
+            self.set_command(&settings)?;
+        }
+        let mut state = self.shared.state.lock();
+        state.look = true;
+        state.changed = true;
+        drop(state);
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+
+    /// Sends the command a signal, by its name; see [`config::access::SIGNALS`].
+    pub fn pass_on(&self, signal: &str) {
+        let settings = self.shared.settings();
+        if let Some(command) = &self.command
+            && settings.config.signals.contains(&signal)
+        {
+            command.signal(signal);
+        }
+    }
+
+    /// Closes idle connections to servers and has the others closed after the exchange that is under way.
+    pub fn begin_drain(&self) {
+        self.shared.state.lock().draining = true;
+        self.shared.close();
+    }
+
+    /// Whether a drain is over.
+    pub fn is_drained(&self) -> bool {
+        self.shared.ties.lock().is_empty()
+    }
+
+    /// Ends the command, if there is one: TERM, and after so long KILL. Returns whether it ended by itself.
+    pub fn stop_command(&mut self, patience: Duration) -> bool {
+        self.command
+            .take()
+            .is_none_or(|command| command.stop(patience))
+    }
+
+    /// Connections to servers now, and how many of them are in an exchange.
+    pub fn lines(&self) -> (usize, usize) {
+        let ties = self.shared.ties.lock();
+        let connected = ties.iter().filter(|tie| tie.is_connected()).count();
+        let busy = ties.iter().filter(|tie| tie.is_busy()).count();
+        (connected, busy)
+    }
+
+    fn set_command(&mut self, settings: &Settings) -> io::Result<()> {
+        let words = &settings.config.command;
+        match (&mut self.command, words.is_empty()) {
+            (None, true) => {}
+            (None, false) => {
+                let shared = Arc::clone(&self.shared);
+                let ended = move || shared.leave("its process has ended");
+                self.command = Some(Command::start(words.clone(), ended)?);
+            }
+            (Some(command), false) => command.change(words.clone()),
+            (Some(_), true) => {
+                self.stop_command(settings.config.grace);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        self.begin_drain();
+        for tie in self.shared.ties() {
+            tie.cut();
+        }
+        self.stop_command(Duration::ZERO);
+    }
+}
+
+impl Settings {
+    fn new(config: config::access::Access) -> Result<Self, StartError> {
+        let mut greeting = Greeting::default();
+        if let Ok(with_key) = greeting.clone().key(&config.key) {
+            // The configuration has seen to its length.
+            greeting = with_key;
+        }
+        if let Some(ssl) = &config.ssl {
+            let trust = match &ssl.trust {
+                Trust::Authorities(file) => tls::Trust::Authorities(Authorities::load(file)?),
+                Trust::Fingerprint(hash) => tls::Trust::Fingerprint(*hash),
+            };
+            let own = ssl
+                .own
+                .as_ref()
+                .map(|(certfile, keyfile)| Certificate::load(certfile, keyfile))
+                .transpose()?;
+            greeting = greeting.tls(Connector::new(trust, own.as_ref())?);
+        }
+        Ok(Self {
+            config,
+            greeting,
+            generation: 0,
+        })
+    }
+}
+
+impl Shared {
+    /// The configuration as it is now. For one exchange, take it once.
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read())
+    }
+
+    fn ties(&self) -> Vec<Arc<Tie>> {
+        self.ties.lock().clone()
+    }
+
+    /// Whether lines are wanted now.
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    fn answered(&self) {
+        add(&self.answers);
+    }
+
+    fn answers(&self) -> u64 {
+        get(&self.answers)
+    }
+
+    /// The application answers.
+    fn up(&self) {
+        let settings = self.settings();
+        let told = {
+            let mut state = self.state.lock();
+            if state.draining {
+                return;
+            }
+            let told = state.told.replace(String::new());
+            state.up = true;
+            self.open.store(true, Ordering::SeqCst);
+            told
+        };
+        self.changed.notify_all();
+        if told.as_deref() != Some("") {
+            log::info!("application {}: answers", settings.config.to);
+        }
+    }
+
+    /// It cannot be reached.
+    fn down(&self, error: &io::Error) {
+        match forward::fault(error) {
+            Some(why) => self.leave(&why),
+            // That is not its fault, and who dials in may find it well.
+            None => log::error!("connect {}: {}", self.settings().config.to, error),
+        }
+    }
+
+    /// The application does not answer: idle connections to servers are closed before this returns, the others after
+    /// their exchange, and none is dialled until it answers.
+    fn leave(&self, why: &str) {
+        let settings = self.settings();
+        let (was_up, told) = {
+            let mut state = self.state.lock();
+            let told = state.told.replace(why.to_owned());
+            let was_up = mem::replace(&mut state.up, false);
+            state.look |= was_up;
+            if state.draining {
+                // It may well be our doing.
+                return;
+            }
+            (was_up, told)
+        };
+        self.close();
+        if was_up || told.is_none() {
+            let verb = if was_up { "leaving" } else { "waiting for it" };
+            log::warn!("application {}: {why}; {verb}", settings.config.to);
+        }
+    }
+
+    /// Closes what is idle, and has the rest closed.
+    fn close(&self) {
+        self.open.store(false, Ordering::SeqCst);
+        self.changed.notify_all();
+        self.gate.forget();
+        for tie in self.ties() {
+            tie.leave();
+        }
+    }
+
+    /// Waits until the application answers. `false`: it does not by then, or it is for nothing.
+    fn wait_until_up(&self, deadline: Instant, gone: impl Fn() -> bool) -> bool {
+        let mut state = self.state.lock();
+        while !state.up {
+            let now = Instant::now();
+            if now >= deadline || state.draining {
+                return false;
+            }
+            self.changed
+                .wait_until(&mut state, deadline.min(now + LOOK));
+            let seen = parking_lot::MutexGuard::unlocked(&mut state, &gone);
+            if seen {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate(error) => write!(out, "ssl: {error}"),
+            Self::System(error) => error.fmt(out),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<LoadError> for StartError {
+    fn from(error: LoadError) -> Self {
+        Self::Certificate(error)
+    }
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+/// How often somebody who waits looks whether it is for nothing.
+const LOOK: Duration = Duration::from_millis(250);

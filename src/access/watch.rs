@@ -1,0 +1,119 @@
+//! Whether the application answers.
+//!
+//! A thread looks every `check.interval` while it does, and sooner while it does not. Where answers have come since the
+//! last look there is no need to. A request of a check goes through the [`gate`](super::gate) like any other, so
+//! that there are never too many; where no place is free a connection has to be enough.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::forward;
+use super::{Settings, Shared};
+use crate::http::head::{HeadLimits, HeadScanner, ResponseHead};
+use crate::net::buffer::Buffer;
+use crate::net::conn::Conn;
+use crate::net::listener::reason;
+
+/// Looks until there is a drain.
+pub(super) fn run(shared: &Shared) {
+    let mut answers = shared.answers();
+    let mut pause = SHORTEST;
+    loop {
+        let settings = shared.settings();
+        let before = std::mem::replace(&mut answers, shared.answers());
+        // Answers of the old application say nothing about a new one, but then it is down.
+        let busy = answers != before && shared.is_open();
+        let interval = settings.config.check.interval;
+        let seen = match busy {
+            true => Ok(()),
+            false => look(shared, &settings),
+        };
+        let wait = match seen {
+            Ok(()) => {
+                shared.up();
+                pause = SHORTEST;
+                interval
+            }
+            Err(why) => {
+                shared.leave(&why);
+                pause = (pause * 2).min(LONGEST);
+                (pause / 2).min(interval)
+            }
+        };
+        if !shared.rest(wait) {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    /// Waits for the next look. `false`: there is none.
+    fn rest(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut state = self.state.lock();
+        // Somebody has found it down while we looked: not at once again, for it would be found down again.
+        if !state.up {
+            state.look = false;
+        }
+        while !state.draining && !state.look {
+            if self.changed.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        state.look = false;
+        !state.draining
+    }
+}
+
+/// One look at the application.
+fn look(shared: &Shared, settings: &Settings) -> Result<(), String> {
+    let mut app = match forward::connect(settings) {
+        Ok(app) => app,
+        Err(error) => return forward::fault(&error).map_or(Ok(()), Err),
+    };
+    let Some(uri) = &settings.config.check.uri else {
+        return Ok(());
+    };
+    let Some(_place) = shared.gate.try_take() else {
+        return Ok(());
+    };
+    let status = ask(&mut app, uri, settings.config.timeouts.connect)
+        .map_err(|error| format!("check {uri}: {}", reason(&error)))?;
+    match status {
+        200..=399 => Ok(()),
+        status => Err(format!("check {uri}: {status}")),
+    }
+}
+
+/// The status of its answer to the check.
+fn ask(app: &mut Conn, uri: &str, patience: Duration) -> io::Result<u16> {
+    let deadline = Instant::now() + patience;
+    let request = format!(
+        "GET {uri} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: swiftiply-access\r\nConnection: close\r\n\r\n"
+    );
+    app.write_both(request.as_bytes(), &[], patience)?;
+    let limits = HeadLimits::default();
+    let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    let mut reply = Buffer::new();
+    loop {
+        let mut scanner = HeadScanner::response();
+        let end = scanner.scan(reply.data(), &limits);
+        if let Some(end) = end.map_err(|refusal| bad(refusal.why))? {
+            let head = ResponseHead::parse(&reply.data()[..end], &limits);
+            let status = head.map_err(|error| bad(error.0))?.status;
+            if status >= 200 {
+                return Ok(status);
+            }
+            reply.consume(end);
+            continue;
+        }
+        app.stream().wait_for_input(deadline)?;
+        if reply.fill(app)? == 0 {
+            return Err(bad("no answer"));
+        }
+    }
+}
+
+/// How soon it is looked again while it does not answer: more and more seldom.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(1);

@@ -1,0 +1,213 @@
+//! The access proxy's program: options, configuration, start, and then whatever the signals say.
+//!
+//! | thread | does |
+//! |---|---|
+//! | main | starts the access proxy; waits for signals: reload, reopen, pass on, drain |
+//! | `signals` | turns signals into messages |
+//!
+//! All others belong to [`swiftiply::access::Access`].
+
+mod control;
+mod options;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use control::{Control, Message};
+use options::{Invocation, Order};
+use swiftiply::access::Access;
+use swiftiply::config::access::Access as Settings;
+use swiftiply::config::{Config, Note, Problems};
+use swiftiply::logging::Logging;
+use swiftiply::net::listener::reason;
+use swiftiply::process;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(Failure { code, message }) => {
+            eprintln!("{message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why the program ends early, and with which code.
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// The command line or the configuration is wrong.
+    fn usage(message: impl Display) -> Self {
+        Self {
+            code: 2,
+            message: message.to_string(),
+        }
+    }
+
+    /// Something failed while running.
+    fn running(message: impl Display) -> Self {
+        Self {
+            code: 1,
+            message: format!("swiftiply-access: {message}"),
+        }
+    }
+}
+
+fn run() -> Result<ExitCode, Failure> {
+    let order = options::parse(std::env::args_os().skip(1))
+        .map_err(|error| Failure::usage(format!("swiftiply-access: {error}")))?;
+    match order {
+        Order::Help => print(&options::usage()),
+        Order::Version => print(&format!("swiftiply-access {}\n", env!("CARGO_PKG_VERSION"))),
+        Order::Check(invocation) => {
+            let (settings, notes) = load(&invocation)?;
+            notes.iter().for_each(|note| eprintln!("{note}"));
+            Access::check(&settings).map_err(wrong)?;
+            print("ok\n")
+        }
+        Order::Serve(invocation) => serve(&invocation),
+    }
+}
+
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::running(format!(
+            "standard output: {}",
+            reason(&error)
+        ))),
+    }
+}
+
+fn load(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Failure> {
+    read(invocation).map_err(|problems| Failure::usage(report(&problems)))
+}
+
+/// Reads the configuration anew: the file, and the command line on top.
+fn read(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Problems> {
+    Settings::load(invocation.file.as_deref(), &invocation.overrides)
+}
+
+/// All problems, and how many.
+fn report(problems: &Problems) -> String {
+    format!("{problems}\n{}", problems.closing())
+}
+
+fn wrong(error: swiftiply::access::StartError) -> Failure {
+    Failure::usage(format!("swiftiply-access: {error}"))
+}
+
+/// What the logging of the library wants to know.
+fn logger(settings: &Settings) -> Config {
+    Config {
+        logger: settings.logger.clone(),
+        ..Config::default()
+    }
+}
+
+fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let (settings, notes) = load(invocation)?;
+    let logging = Logging::install().map_err(Failure::running)?;
+    let prepared = logging.prepare(&logger(&settings));
+    prepared.map_err(Failure::running)?.commit();
+    notes.iter().for_each(|note| log::warn!("{note}"));
+    if let Err(error) = process::raise_descriptors(None) {
+        log::warn!("descriptors: {}", reason(&error));
+    }
+    let control = Control::new().map_err(Failure::running)?;
+    announce(&settings);
+    let mut grace = settings.grace;
+    let mut access = Access::start(settings).map_err(|error| match error {
+        swiftiply::access::StartError::Certificate(_) => wrong(error),
+        error => Failure::running(error),
+    })?;
+    loop {
+        match control.wait() {
+            Message::Reload => {
+                match reload(&mut access, invocation, logging) {
+                    Ok(settings) => grace = settings.grace,
+                    Err(message) => log::error!("reload failed: {message}"),
+                }
+                access.pass_on("HUP");
+            }
+            Message::Reopen => {
+                logging.reopen();
+                log::info!("logs reopened");
+                access.pass_on("USR1");
+            }
+            Message::PassOn(signal) => access.pass_on(signal),
+            Message::Stop => return Ok(drain(&control, access, grace)),
+        }
+    }
+}
+
+fn announce(settings: &Settings) {
+    let servers: Vec<_> = settings.connect.iter().map(ToString::to_string).collect();
+    log::info!(
+        "{} connections to each of {} for {}",
+        settings.connections,
+        servers.join(", "),
+        settings.to
+    );
+}
+
+/// Goes over to the configuration as it is in the file now, whole or not at all.
+fn reload(
+    access: &mut Access,
+    invocation: &Invocation,
+    logging: &'static Logging,
+) -> Result<Settings, String> {
+    let (settings, notes) = read(invocation).map_err(|problems| report(&problems))?;
+    let logs = logging
+        .prepare(&logger(&settings))
+        .map_err(|error| error.to_string())?;
+    access
+        .reload(settings.clone())
+        .map_err(|error| error.to_string())?;
+    logs.commit();
+    notes.iter().for_each(|note| log::warn!("{note}"));
+    log::info!("reloaded");
+    announce(&settings);
+    Ok(settings)
+}
+
+/// Leaves the servers, idle connections first, and then ends the command. A second signal, or the end of the grace
+/// period, cuts what is under way.
+fn drain(control: &Control, mut access: Access, grace: Duration) -> ExitCode {
+    log::info!("draining, for {grace:?} at most");
+    let since = Instant::now();
+    access.begin_drain();
+    let mut forced = false;
+    while !access.is_drained() && !forced {
+        let again = control.wait_for(Duration::from_millis(10)) == Some(Message::Stop);
+        forced = again || since.elapsed() >= grace;
+    }
+    let patience = match forced {
+        true => Duration::ZERO,
+        false => grace.saturating_sub(since.elapsed()).max(LEAST),
+    };
+    let (_, busy) = access.lines();
+    let ended = access.stop_command(patience);
+    let code = match (forced, ended) {
+        (false, true) => {
+            log::info!("drained");
+            ExitCode::SUCCESS
+        }
+        (true, _) => {
+            log::warn!("stopped with {busy} requests under way");
+            ExitCode::FAILURE
+        }
+        (false, false) => ExitCode::FAILURE,
+    };
+    log::logger().flush();
+    code
+}
+
+/// What a command has at least to end.
+const LEAST: Duration = Duration::from_secs(1);

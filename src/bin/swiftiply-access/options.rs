@@ -1,0 +1,199 @@
+//! The command line. One table drives parsing, the help text and the test of the manual.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use getopts::{HasArg, Occur, ParsingStyle};
+use swiftiply::config::access::Overrides;
+
+/// What the program is asked to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Say how it is used.
+    Help,
+    /// Say which version it is.
+    Version,
+    /// Read the configuration and say what is wrong with it.
+    Check(Invocation),
+    /// Dial in.
+    Serve(Invocation),
+}
+
+/// Where the configuration comes from, at the start and at every reload.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// The file.
+    pub(crate) file: Option<PathBuf>,
+    /// What the command line says on top of it.
+    pub(crate) overrides: Overrides,
+}
+
+/// An option: short name, long name, its argument's name, what it does.
+struct Choice(&'static str, &'static str, &'static str, &'static str);
+
+const CHOICES: &[Choice] = &[
+    Choice(
+        "c",
+        "config",
+        "FILE",
+        "read the configuration from FILE (YAML)",
+    ),
+    Choice(
+        "k",
+        "key-file",
+        "FILE",
+        "the first line of FILE is the key that servers want",
+    ),
+    Choice(
+        "n",
+        "connections",
+        "N",
+        "connections to each server, and requests at once (8)",
+    ),
+    Choice(
+        "t",
+        "to",
+        "ADDRESS",
+        "the application: 127.0.0.1:3000 or unix:/path",
+    ),
+    Choice(
+        "",
+        "check",
+        "",
+        "check the configuration, print every problem and exit",
+    ),
+    Choice("v", "version", "", "print the version and exit"),
+    Choice("h", "help", "", "print this and exit"),
+];
+
+/// Reads the command line, without the name of the program.
+///
+/// # Errors
+/// What is wrong with it, naming the option.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, String> {
+    let mut own = Vec::new();
+    let mut command = Vec::new();
+    let mut behind = false;
+    for argument in arguments {
+        let argument = argument
+            .into_string()
+            .map_err(|argument| format!("{}: not UTF-8", argument.display()))?;
+        match behind {
+            false if argument == "--" => behind = true,
+            false => own.push(argument),
+            true => command.push(argument),
+        }
+    }
+    let matches = options()
+        .parse(&own)
+        .map_err(|error| lower(&error.to_string()))?;
+    if matches.opt_present("help") {
+        return Ok(Order::Help);
+    }
+    if matches.opt_present("version") {
+        return Ok(Order::Version);
+    }
+    if behind && command.is_empty() {
+        return Err("--: no command behind it".to_owned());
+    }
+    let check = matches.opt_present("check");
+    let invocation = Invocation {
+        file: matches.opt_str("config").map(PathBuf::from),
+        overrides: Overrides {
+            key_file: matches.opt_str("key-file"),
+            to: matches.opt_str("to"),
+            connections: matches.opt_str("connections"),
+            connect: matches.free,
+            command,
+            directory: None,
+        },
+    };
+    Ok(match check {
+        true => Order::Check(invocation),
+        false => Order::Serve(invocation),
+    })
+}
+
+/// The text for `--help`.
+pub(crate) fn usage() -> String {
+    options().usage(
+        "Usage: swiftiply-access [options] [server-address ...] [-- command [argument ...]]\n\n\
+         Dials in at swiftiply servers for an ordinary web application.",
+    )
+}
+
+fn options() -> getopts::Options {
+    let mut options = getopts::Options::new();
+    options.parsing_style(ParsingStyle::FloatingFrees);
+    for Choice(short, long, argument, help) in CHOICES {
+        let has = match argument.is_empty() {
+            true => HasArg::No,
+            false => HasArg::Yes,
+        };
+        options.opt(short, long, help, argument, has, Occur::Optional);
+    }
+    options
+}
+
+/// The library's messages begin with a capital; ours do not.
+fn lower(message: &str) -> String {
+    let mut letters = message.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(line: &str) -> Result<Order, String> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn a_command_stands_behind_two_dashes() {
+        let line = "-n 4 a:1 -t b:2 -kc c:3 -cd -- puma -b unix:x -- -n 5";
+        let Ok(Order::Serve(invocation)) = order(line) else {
+            panic!("{line}");
+        };
+        assert_eq!(invocation.file, Some("d".into()));
+        let overrides = invocation.overrides;
+        assert_eq!(overrides.connect, ["a:1", "c:3"]);
+        assert_eq!(overrides.connections.as_deref(), Some("4"));
+        assert_eq!(overrides.to.as_deref(), Some("b:2"));
+        assert_eq!(overrides.key_file.as_deref(), Some("c"));
+        assert_eq!(overrides.command, ["puma", "-b", "unix:x", "--", "-n", "5"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |line: &str, message: &str| assert_eq!(order(line).unwrap_err(), message);
+        check("-x", "unrecognized option: 'x'");
+        check("-c", "argument to option 'c' missing");
+        check("a:1 --", "--: no command behind it");
+        assert!(matches!(order("-h"), Ok(Order::Help)));
+        assert!(matches!(order("--version"), Ok(Order::Version)));
+        assert!(matches!(order("--check a:1"), Ok(Order::Check(_))));
+    }
+
+    #[test]
+    fn every_option_stands_in_the_manual() {
+        let page = include_str!("../../../man/swiftiply-access.8");
+        for Choice(short, long, ..) in CHOICES {
+            let line = match short.is_empty() {
+                true => format!(".It Fl -{long}"),
+                false => format!(".It Fl {short} "),
+            };
+            assert!(
+                page.contains(&line),
+                "man/swiftiply-access.8 lacks {line:?}"
+            );
+            assert!(
+                page.contains(&format!("Fl -{long}")),
+                "man/swiftiply-access.8 lacks --{long}"
+            );
+        }
+    }
+}

@@ -1,0 +1,536 @@
+//! The checked configuration of `swiftiply-access`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::keys::{self, Level};
+use super::problem::{COMMAND_LINE, Findings, Place};
+use super::raw::{self, Map, Node};
+use super::section::Section;
+use super::value::{self, Wrong};
+use super::{Address, Logger, Note, Problems, site};
+
+/// Everything the access proxy needs to know, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Where servers are dialled, at least one (`connect`).
+    pub connect: Vec<Address>,
+    /// What they are sent as key (`key`, `key_file`); empty: none.
+    pub key: String,
+    /// TLS to them (`ssl`).
+    pub ssl: Option<Ssl>,
+    /// The application (`to`).
+    pub to: Address,
+    /// Connections to each server, and requests at once at the application (`connections`).
+    pub connections: usize,
+    /// How it is found out whether the application answers (`check`).
+    pub check: Check,
+    /// The application's program and its arguments (`command`); empty: it is started by somebody else.
+    pub command: Vec<String>,
+    /// Signals that the application is sent when they come (`signals`), in the spelling of [`SIGNALS`].
+    pub signals: Vec<&'static str>,
+    /// Deadlines (`timeouts`).
+    pub timeouts: Timeouts,
+    /// The longest drain (`grace`).
+    pub grace: Duration,
+    /// Where messages go (`logger`).
+    pub logger: Logger,
+}
+
+/// How a server is known, and what it is shown (`ssl`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ssl {
+    /// By what it is known.
+    pub trust: Trust,
+    /// Our certificate and its key, PEM, absolute.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
+/// By what a server is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Authorities in a PEM file, absolute, vouch for the name that was dialled.
+    Authorities(PathBuf),
+    /// Its certificate has this SHA-256.
+    Fingerprint([u8; 32]),
+}
+
+/// How it is found out whether the application answers (`check`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The path that must be answered with 200 to 399; `None`: a connection is enough.
+    pub uri: Option<String>,
+    /// How often.
+    pub interval: Duration,
+}
+
+/// Deadlines (`timeouts`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Of a connection to the application, and of a check.
+    pub connect: Duration,
+    /// The first byte of an answer.
+    pub first_byte: Duration,
+    /// An answer without progress after that.
+    pub backend: Duration,
+}
+
+/// What the command line says. It goes above the file, at every reload too.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Addresses of servers; empty: those of the file.
+    pub connect: Vec<String>,
+    /// `--key-file`
+    pub key_file: Option<String>,
+    /// `--to`
+    pub to: Option<String>,
+    /// `--connections`
+    pub connections: Option<String>,
+    /// What stands behind `--`; empty: that of the file.
+    pub command: Vec<String>,
+    /// Where relative paths begin. `None` is the working directory.
+    pub directory: Option<PathBuf>,
+}
+
+/// Signals that may be passed on.
+pub const SIGNALS: [&str; 5] = ["HUP", "USR1", "USR2", "TTIN", "TTOU"];
+
+impl Access {
+    /// Reads a file, with the command line on top. Its name in messages is `path` as given.
+    ///
+    /// # Errors
+    /// What keeps the file from being read, or all that is wrong.
+    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
+        match path {
+            None => checked(
+                Node::Map(Map::new()),
+                "",
+                Path::new(COMMAND_LINE),
+                overrides,
+            ),
+            Some(path) => {
+                let text = super::read(path, overrides.directory.as_deref())?;
+                Self::from_yaml(&text, path, overrides)
+            }
+        }
+    }
+
+    /// Reads the text of a file. `file` is its name in messages.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn from_yaml(
+        text: &str,
+        file: &Path,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<Note>), Problems> {
+        let root =
+            raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
+        // The command line may say all that there is to say.
+        let root = match root {
+            Node::Null => Node::Map(Map::new()),
+            root => root,
+        };
+        checked(root, text, file, overrides)
+    }
+}
+
+fn checked(
+    root: Node,
+    text: &str,
+    file: &Path,
+    overrides: &Overrides,
+) -> Result<(Access, Vec<Note>), Problems> {
+    let Node::Map(map) = &root else {
+        let message = "not a configuration; write keys and values, connect: 127.0.0.1:30000";
+        return Err(Problems::one(file, None, message));
+    };
+    let findings = Findings::new(file, text, &root);
+    keys::check(&findings, Level::Access, map, &(Vec::new(), String::new()));
+    let top = Section {
+        map: map.clone(),
+        steps: Vec::new(),
+        inherited: None,
+        label: String::new(),
+        prefix: String::new(),
+        findings: &findings,
+        directory: overrides.directory.as_deref(),
+    };
+    let access = access(&top, overrides);
+    Ok((access, findings.finish()?))
+}
+
+/// The configuration, with defaults where something is wrong.
+fn access(top: &Section, overrides: &Overrides) -> Access {
+    let section = top.section("timeouts");
+    let time = |key: &str, default| {
+        let seconds = section.take(key, value::deadline);
+        seconds.unwrap_or(Duration::from_secs(default))
+    };
+    let timeouts = Timeouts {
+        connect: time("connect", 5),
+        first_byte: time("first_byte", 300),
+        backend: time("backend", 300),
+    };
+    let connections = value::count(1..=MOST_CONNECTIONS);
+    Access {
+        connect: connect(top, overrides),
+        key: key(top, overrides),
+        ssl: ssl(top),
+        to: to(top, overrides),
+        connections: match &overrides.connections {
+            None => top.take("connections", connections),
+            Some(text) => commanded(top, "connections", text, connections),
+        }
+        .map_or(8, |count| count as usize),
+        check: check(top),
+        command: match overrides.command.is_empty() {
+            true => command(top),
+            false => overrides.command.clone(),
+        },
+        signals: signals(top),
+        timeouts,
+        grace: top
+            .take("grace", value::time)
+            .unwrap_or(Duration::from_secs(30)),
+        logger: top.logger().unwrap_or_default(),
+    }
+}
+
+/// A value of the command line.
+fn commanded<T>(
+    top: &Section,
+    key: &str,
+    text: &str,
+    read: impl Fn(&Node) -> Result<T, Wrong>,
+) -> Option<T> {
+    let node = Node::Text(text.to_owned());
+    let wrong = |wrong| {
+        let message = format!("{key} {}: {wrong}", value::shown(&node));
+        top.findings.problem(Place::CommandLine, message);
+    };
+    read(&node).map_err(wrong).ok()
+}
+
+fn connect(top: &Section, overrides: &Overrides) -> Vec<Address> {
+    let read = |node: &Node| match address(top, node)? {
+        Address::Tcp { port: 0, .. } => Err("port 0; write the port of the server".into()),
+        address => Ok(address),
+    };
+    let typed = top.take_many("connect", read);
+    let addresses: Vec<Address> = match &*overrides.connect {
+        [] => typed.unwrap_or_default(),
+        list => {
+            let read = |text: &String| commanded(top, "connect", text, read);
+            list.iter().filter_map(read).collect()
+        }
+    };
+    let none = top.many("connect").is_none_or(|list| list.is_empty());
+    if none && overrides.connect.is_empty() {
+        top.problem("connect: missing; write where the server is, connect: 127.0.0.1:30000");
+    }
+    let mut once: Vec<Address> = Vec::new();
+    for address in addresses {
+        if !once.contains(&address) {
+            once.push(address);
+        }
+    }
+    once
+}
+
+fn address(top: &Section, node: &Node) -> Result<Address, Wrong> {
+    let text = value::text(node).map_err(|_| "write an address, 127.0.0.1:30000".to_string())?;
+    value::address(top.directory, &text)
+}
+
+fn to(top: &Section, overrides: &Overrides) -> Address {
+    let read = |node: &Node| address(top, node);
+    let typed = top.take("to", read);
+    let address = match &overrides.to {
+        None => typed,
+        Some(text) => commanded(top, "to", text, read),
+    };
+    if overrides.to.is_none() && raw::get(&top.map, "to").is_none() {
+        top.problem("to: missing; write where the application is, to: 127.0.0.1:3000");
+    }
+    address.unwrap_or(Address::Unix(PathBuf::new()))
+}
+
+fn key(top: &Section, overrides: &Overrides) -> String {
+    if let Some(file) = &overrides.key_file {
+        let read = |node: &Node| {
+            let path = value::path(top.directory)(node)?;
+            site::key_file(&path)
+        };
+        let keys = commanded(top, "key file", file, read);
+        return keys
+            .and_then(|keys| keys.into_iter().next())
+            .unwrap_or_default();
+    }
+    let keys = site::keys(top);
+    if raw::get(&top.map, "key").is_some()
+        && (raw::get(&top.map, "key_file").is_some() || keys.len() > 1)
+    {
+        top.wrong(
+            "key",
+            None,
+            &Node::Null,
+            "more than one key; a server is sent one only",
+        );
+    }
+    // The first line of a file is the newest key.
+    keys.into_iter().next().unwrap_or_default()
+}
+
+fn ssl(top: &Section) -> Option<Ssl> {
+    raw::get(&top.map, "ssl")?;
+    let section = top.section("ssl");
+    let problem = |message: &str| {
+        let message = format!("ssl: {message}");
+        top.findings.problem(top.place("ssl", None), message);
+    };
+    let path = |key: &str| section.take(key, value::path(top.directory));
+    let fingerprint = section.take("fingerprint", fingerprint);
+    let ca = path("ca");
+    let has = |key: &str| raw::get(&section.map, key).is_some();
+    let trust = match (ca, fingerprint) {
+        _ if has("ca") && has("fingerprint") => {
+            problem("ca and fingerprint; write one of them");
+            return None;
+        }
+        (Some(ca), _) => Trust::Authorities(ca),
+        (_, Some(fingerprint)) => Trust::Fingerprint(fingerprint),
+        _ if has("ca") || has("fingerprint") => return None,
+        _ => {
+            problem("neither ca nor fingerprint; write by what the server is known, ca: ca.pem");
+            return None;
+        }
+    };
+    let certfile = path("certfile");
+    let keyfile = path("keyfile");
+    if has("keyfile") && !has("certfile") {
+        problem("keyfile without certfile; write both");
+    }
+    let own = certfile.map(|certfile| {
+        let keyfile = keyfile.unwrap_or_else(|| certfile.clone());
+        (certfile, keyfile)
+    });
+    Some(Ssl { trust, own })
+}
+
+/// 64 hexadecimal digits, with colons or without.
+fn fingerprint(node: &Node) -> Result<[u8; 32], Wrong> {
+    let wrong = || "write the SHA-256 of the certificate, 64 hexadecimal digits".to_string();
+    let text = value::text(node)?.replace(':', "");
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = str::from_utf8(digits).map_err(|_| wrong())?;
+        *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+    }
+    Ok(bytes)
+}
+
+fn check(top: &Section) -> Check {
+    let section = top.section("check");
+    Check {
+        uri: section.take("uri", value::request_target),
+        interval: section
+            .take("interval", value::deadline)
+            .unwrap_or(Duration::from_secs(5)),
+    }
+}
+
+fn command(top: &Section) -> Vec<String> {
+    let words = top.take_many("command", |node| match value::text(node) {
+        Ok(word) if word.contains('\0') => Err("a NUL in it".into()),
+        Err(_) if *node == Node::Text(String::new()) => Ok(String::new()),
+        other => other,
+    });
+    let words = words.unwrap_or_default();
+    if let [word] = &*words
+        && word.contains(' ')
+    {
+        let node = Node::Text(word.clone());
+        let wrong =
+            "a command with blanks; write its words as a list, [puma, -b, \"unix:app.sock\"]";
+        top.wrong("command", None, &node, wrong);
+    }
+    words
+}
+
+fn signals(top: &Section) -> Vec<&'static str> {
+    let signal = |node: &Node| {
+        let text = value::text(node)?.to_ascii_uppercase();
+        let name = text.strip_prefix("SIG").unwrap_or(&text);
+        let known = SIGNALS.into_iter().find(|known| *known == name);
+        known.ok_or_else(|| format!("write some of {}", SIGNALS.join(", ")))
+    };
+    let all = || SIGNALS.into_iter().filter(|name| *name != "HUP").collect();
+    top.take_many("signals", signal).unwrap_or_else(all)
+}
+
+/// More than any one application takes.
+const MOST_CONNECTIONS: u64 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, overrides: &Overrides) -> Result<Access, String> {
+        let read = Access::from_yaml(text, Path::new("a.yml"), overrides);
+        read.map(|(access, _)| access)
+            .map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn a_file_is_read() {
+        let access = read(
+            "connect: [proxy.example.com:30000, 'unix:/run/in.sock']\n\
+             key: 0123\n\
+             to: 127.0.0.1:3000\n\
+             connections: 3\n\
+             command: [puma, -b, 'tcp://127.0.0.1:3000']\n\
+             signals: [hup, SIGUSR2]\n\
+             check: {uri: '/up?quick', interval: 500ms}\n\
+             timeouts: {first_byte: 1m}\n\
+             ssl: {ca: /etc/ca.pem, certfile: /etc/own.pem}",
+            &Overrides::default(),
+        )
+        .unwrap();
+        let tcp = |host: &str, port| Address::Tcp {
+            host: host.into(),
+            port,
+            implied: false,
+        };
+        let expected = Access {
+            connect: vec![
+                tcp("proxy.example.com", 30000),
+                Address::Unix("/run/in.sock".into()),
+            ],
+            key: "0123".into(),
+            ssl: Some(Ssl {
+                trust: Trust::Authorities("/etc/ca.pem".into()),
+                own: Some(("/etc/own.pem".into(), "/etc/own.pem".into())),
+            }),
+            to: tcp("127.0.0.1", 3000),
+            connections: 3,
+            check: Check {
+                uri: Some("/up?quick".into()),
+                interval: Duration::from_millis(500),
+            },
+            command: ["puma", "-b", "tcp://127.0.0.1:3000"]
+                .map(String::from)
+                .into(),
+            signals: vec!["HUP", "USR2"],
+            timeouts: Timeouts {
+                connect: Duration::from_secs(5),
+                first_byte: Duration::from_secs(60),
+                backend: Duration::from_secs(300),
+            },
+            grace: Duration::from_secs(30),
+            logger: Logger::default(),
+        };
+        assert_eq!(access, expected);
+    }
+
+    #[test]
+    fn the_command_line_goes_above_the_file() {
+        let overrides = Overrides {
+            connect: vec!["[::1]:30001".into()],
+            to: Some("unix:/app.sock".into()),
+            connections: Some("2".into()),
+            command: vec!["./app".into()],
+            ..Overrides::default()
+        };
+        for file in [
+            "",
+            "{connect: 'a:1', to: 'b:2', connections: 9, command: x}",
+        ] {
+            let access = read(file, &overrides).unwrap();
+            assert_eq!(access.connect[0].to_string(), "[::1]:30001");
+            assert_eq!(access.to.to_string(), "unix:/app.sock");
+            assert_eq!(
+                (access.connections, access.command),
+                (2, vec!["./app".to_string()])
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_has_its_line() {
+        let check = |text: &str, expected: &str| {
+            let problems = read(text, &Overrides::default()).unwrap_err();
+            let found = problems.lines().any(|line| line == expected);
+            assert!(found, "{text}\n{problems}");
+        };
+        check(
+            "to: 'a:1'",
+            "a.yml: connect: missing; write where the server is, connect: 127.0.0.1:30000",
+        );
+        check(
+            "connect: 'a:1'",
+            "a.yml: to: missing; write where the application is, to: 127.0.0.1:3000",
+        );
+        check(
+            "\nconnect: a",
+            "a.yml:2: connect \"a\": no port; write a:30000",
+        );
+        check(
+            "connect: 'a:0'",
+            "a.yml:1: connect \"a:0\": port 0; write the port of the server",
+        );
+        check(
+            "conect: 'a:1'",
+            "a.yml:1: unknown key \"conect\"; did you mean \"connect\"?",
+        );
+        check("docroot: /", "a.yml:1: unknown key \"docroot\"");
+        check(
+            "to: 'a:1'\nconnections: 0",
+            "a.yml:2: connections 0: write a number from 1 to 1000",
+        );
+        check(
+            "check: {intervall: 5}",
+            "a.yml:1: check: unknown key \"intervall\"; did you mean \"interval\"?",
+        );
+        check(
+            "check: {uri: up}",
+            "a.yml:1: check.uri \"up\": not the path of a URL; write for example /up",
+        );
+        check(
+            "ssl: {certfile: a}",
+            "a.yml:1: ssl: neither ca nor fingerprint; write by what the server is known, ca: ca.pem",
+        );
+        check(
+            "ssl: {fingerprint: 12ab}",
+            "a.yml:1: ssl.fingerprint \"12ab\": write the SHA-256 of the certificate, 64 hexadecimal digits",
+        );
+        check(
+            "signals: TERM",
+            "a.yml:1: signals \"TERM\": write some of HUP, USR1, USR2, TTIN, TTOU",
+        );
+        check(
+            "command: puma -p 3000",
+            "a.yml:1: command \"puma -p 3000\": a command with blanks; write its words as a list, [puma, -b, \"unix:app.sock\"]",
+        );
+        check(
+            "key: [a, b]",
+            "a.yml:1: key: more than one key; a server is sent one only",
+        );
+        check(
+            "[]",
+            "a.yml: not a configuration; write keys and values, connect: 127.0.0.1:30000",
+        );
+        let overrides = Overrides {
+            connections: Some("many".into()),
+            ..Overrides::default()
+        };
+        let problems = read("{connect: 'a:1', to: 'b:1'}", &overrides).unwrap_err();
+        assert_eq!(
+            problems,
+            "command line: connections \"many\": write a number from 1 to 1000"
+        );
+    }
+}

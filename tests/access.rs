@@ -1,0 +1,996 @@
+//! The access proxy: between a server, real or played by the test, and an ordinary application.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Output;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+use crate::common::access::{accept, program};
+use crate::common::backend::preamble;
+use crate::common::{Access, Backend, EchoApp, HandApp, Proxy, Visitor, wait_until};
+
+const NO_KEY: &str = "swiftclient00000000000000";
+
+/// A server that the test plays, the line that was dialled first, and the application.
+fn by_hand() -> (TcpListener, HandApp, Access) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let app = HandApp::listen();
+    let yaml = format!(
+        "{{connect: '{}', to: '{}', connections: 1}}",
+        server.local_addr().unwrap(),
+        app.address()
+    );
+    let access = Access::start(&yaml, &[]);
+    (server, app, access)
+}
+
+fn dialled(server: &TcpListener) -> Visitor {
+    Visitor::dialled(accept(server).0, NO_KEY)
+}
+
+fn run(arguments: &[&str]) -> Output {
+    program().args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_owned()).unwrap()
+}
+
+#[test]
+fn what_only_prints() {
+    let help = run(&["-h"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(text(&help.stdout).starts_with("Usage: swiftiply-access "));
+    let version = run(&["--version"]);
+    let expected = format!("swiftiply-access {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&version.stdout), expected);
+    let good = run(&["--check", "-t", "127.0.0.1:3000", "127.0.0.1:30000"]);
+    assert_eq!(
+        (good.status.code(), text(&good.stdout).as_str()),
+        (Some(0), "ok\n")
+    );
+}
+
+#[test]
+fn what_is_wrong_is_told_with_file_line_and_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("access.yml");
+    let path = file.to_str().unwrap();
+    let certificate = directory.path().join("ca.pem");
+    fs::write(&certificate, "no certificate").unwrap();
+    for (yaml, options, expected) in [
+        ("", &[][..], "connect: missing; write where the server is"),
+        (
+            "\nconect: 'a:1'",
+            &[],
+            ":2: unknown key \"conect\"; did you mean \"connect\"?",
+        ),
+        (
+            "connect: 'a:1'\nto: b",
+            &[],
+            ":2: to \"b\": no port; write b:30000",
+        ),
+        (
+            "connect: 'a:1'",
+            &["-n", "x"],
+            "command line: connections \"x\": write a number",
+        ),
+        (
+            "connect: 'a:1'",
+            &["-t", "b:1", "-k", "/none"],
+            "command line: key file \"/none\": ",
+        ),
+        (
+            "connect: 'a:1'",
+            &["--nonsense"],
+            "swiftiply-access: unrecognized option: 'nonsense'",
+        ),
+        (
+            "connect: 'a:1'",
+            &["-t", "b:1", "--"],
+            "swiftiply-access: --: no command behind it",
+        ),
+        (
+            &format!(
+                "{{connect: 'a:1', to: 'b:1', ssl: {{ca: {}}}}}",
+                certificate.display()
+            ),
+            &[],
+            "ca.pem: no certificate in it",
+        ),
+    ] {
+        fs::write(&file, yaml).unwrap();
+        for check in [&["--check"][..], &[]] {
+            let arguments = [&["-c", path], check, options].concat();
+            let output = run(&arguments);
+            let errors = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+            assert!(errors.contains(expected), "{arguments:?}: {errors}");
+        }
+    }
+    assert_eq!(run(&["-c", "/none/such.yml"]).status.code(), Some(2));
+}
+
+#[test]
+fn requests_and_answers_of_all_shapes_go_through() {
+    let proxy = Proxy::simple();
+    let app = HandApp::listen();
+    let access = Access::between(proxy.dial_in(), app.address(), 1);
+    let mut visitor = proxy.visit();
+    visitor.send_get("/first?q=1");
+    let mut backend = app.accept();
+    let seen = backend.request();
+    assert_eq!(seen.target(), "/first?q=1");
+    assert_eq!(seen.field("Host"), Some("test"));
+    assert_eq!(seen.field("X-Forwarded-For"), Some("127.0.0.1"));
+    assert_eq!(seen.field("Via"), Some("1.1 swiftiply"));
+    assert_eq!(seen.field("Connection"), None);
+    backend.reply("one");
+    assert_eq!(visitor.answer().text(), "one");
+    // From here on all on the same connection to the application. Bodies small and large.
+    for length in [0, 1, 5_000, 65_536, 65_537, 3_000_000] {
+        let body: Vec<u8> = (0..length).map(|n| (n * 7 % 251) as u8).collect();
+        visitor.send(format!(
+            "POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
+        ));
+        visitor.send(&body);
+        assert_eq!(backend.request().body, body);
+        backend.reply("thanks");
+        assert_eq!(visitor.answer().text(), "thanks", "{length}");
+    }
+    // An answer in one piece and byte by byte.
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2;x=y\r\nbc\r\n0\r\nT: v\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+    ] {
+        for whole in [true, false] {
+            visitor.send_get("/shape");
+            backend.request();
+            match whole {
+                true => {
+                    backend.send(answer);
+                }
+                false => {
+                    for byte in answer.bytes() {
+                        backend.send([byte]);
+                    }
+                }
+            }
+            let mut got = visitor.answer();
+            if answer.contains("103") {
+                assert_eq!((got.status, got.field("Link")), (103, Some("x")));
+                got = visitor.answer();
+            }
+            assert_eq!(
+                (got.status, got.text().as_str()),
+                (200, "abc"),
+                "{answer:?}"
+            );
+            assert!(!got.cut, "{answer:?}");
+        }
+    }
+    // No body, whatever the head says.
+    for (request, answer, status) in [
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", 200),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n", 204),
+        (
+            "GET",
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n",
+            304,
+        ),
+    ] {
+        visitor.send(format!("{request} / HTTP/1.1\r\nHost: test\r\n\r\n"));
+        backend.request();
+        backend.send(answer);
+        let got = visitor.answer_to(request);
+        assert_eq!(got.status, status);
+        let length = (status != 204).then_some("12");
+        assert_eq!(got.field("Content-Length"), length);
+    }
+    // The end of the connection is the end of the answer.
+    visitor.send_get("/close");
+    backend.request();
+    backend.send("HTTP/1.0 200 OK\r\n\r\nuntil ");
+    backend.send("the end");
+    backend.finish();
+    let answer = visitor.answer();
+    assert_eq!(
+        (answer.text().as_str(), answer.cut),
+        ("until the end", false)
+    );
+    assert_eq!(answer.field("Transfer-Encoding"), Some("chunked"));
+    // And one that says that it closes is not asked again.
+    visitor.send_get("/again");
+    let mut backend = app.accept();
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    assert_eq!(visitor.answer().text(), "ok");
+    assert!(backend.is_closed());
+    drop((visitor, backend));
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
+fn the_server_sees_framing_as_the_application_chose_it() {
+    let (server, app, access) = by_hand();
+    let mut line = dialled(&server);
+    let mut ask = |backend: &mut Option<Backend>, answer: &str| {
+        line.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        let backend = backend.get_or_insert_with(|| app.accept());
+        backend.request();
+        backend.send(answer);
+        let got = line.answer();
+        (got.head, text(&got.body))
+    };
+    let mut backend = None;
+    let answer = "HTTP/1.1 404 Nowhere\r\nX-One: 1\r\nx-two: 2\r\nContent-Length: 2\r\n\r\nno";
+    let (head, body) = ask(&mut backend, answer);
+    assert_eq!((head + &body).as_str(), answer);
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+    let (head, body) = ask(&mut backend, answer);
+    assert_eq!(
+        head,
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    assert_eq!(body, "ab");
+    let (head, body) = ask(&mut backend, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(head, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(body, "");
+    drop(line);
+    access.finish();
+}
+
+#[test]
+fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
+    let (server, app, access) = by_hand();
+    let mut line = dialled(&server);
+    line.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    let mut backend = app.accept();
+    let head = backend.read_to("\r\n\r\n");
+    assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
+    assert_eq!(backend.read_to("hello\r\n"), "5\r\nhello\r\n");
+    line.send("1\r\n!\r\n");
+    assert_eq!(backend.read_to("!\r\n"), "1\r\n!\r\n");
+    line.send("0\r\n\r\n");
+    assert_eq!(backend.read_to("0\r\n\r\n"), "0\r\n\r\n");
+    backend.reply("done");
+    assert_eq!(line.answer().text(), "done");
+    // An answer before the end of the body, as 413 is; what is left is read, and the line is good for more.
+    line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\nbegun");
+    assert!(backend.read_to("begun").ends_with("begun"));
+    backend
+        .send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    assert_eq!(line.answer().status, 413);
+    assert!(backend.is_closed());
+    line.send(vec![b'x'; 199_995]);
+    line.send_get("/next");
+    let mut backend = app.accept();
+    assert_eq!(backend.request().target(), "/next");
+    backend.reply("ok");
+    assert_eq!(line.answer().text(), "ok");
+    // A server that leaves in the middle leaves nothing behind.
+    line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\nbegun");
+    assert!(backend.read_to("begun").ends_with("begun"));
+    drop(line);
+    assert!(backend.is_closed());
+    // It is dialled again.
+    let mut line = dialled(&server);
+    line.send_get("/");
+    // So does one that has asked and does not wait for the answer.
+    let mut backend = app.accept();
+    backend.request();
+    drop(line);
+    assert!(backend.is_closed());
+    drop(dialled(&server));
+    access.finish();
+}
+
+#[test]
+fn a_broken_answer_is_seen_as_one() {
+    let proxy = Proxy::simple();
+    let app = HandApp::listen();
+    let access = Access::between(proxy.dial_in(), app.address(), 2);
+    for (answer, status) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", 200),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+            200,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\nxyz\r\n",
+            200,
+        ),
+        ("HTTP/1.1 200 OK\r\nContent-", 502),
+        ("rubbish\r\n\r\n", 502),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nabc",
+            502,
+        ),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+            502,
+        ),
+    ] {
+        let mut visitor = proxy.visit();
+        visitor.send_get("/broken");
+        let mut backend = app.accept();
+        backend.request();
+        backend.send(answer);
+        backend.finish();
+        let got = visitor.answer();
+        assert_eq!(got.status, status, "{answer:?}");
+        assert_eq!(got.cut, status == 200, "{answer:?}");
+    }
+    // Without any answer the server says so for a POST, and asks again for a GET.
+    let mut visitor = proxy.visit();
+    visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\nx");
+    app.accept().request();
+    assert_eq!(visitor.answer().status, 502);
+    visitor.send_get("/again");
+    app.accept().request();
+    let mut backend = app.accept();
+    assert_eq!(backend.request().target(), "/again");
+    // What comes behind an answer reaches nobody.
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n");
+    assert_eq!(visitor.answer().text(), "ok");
+    assert!(backend.is_closed());
+    visitor.send_get("/clean");
+    let mut backend = app.accept();
+    backend.request();
+    backend.reply("clean");
+    assert_eq!(visitor.answer().text(), "clean");
+    drop((visitor, backend));
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
+fn a_kept_connection_that_has_closed_costs_no_request() {
+    let (server, app, access) = by_hand();
+    let mut line = dialled(&server);
+    line.send_get("/");
+    let mut backend = app.accept();
+    backend.request();
+    backend.reply("ok");
+    line.answer();
+    // It closes while it is idle: also a POST goes to a new one.
+    drop(backend);
+    line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\nx");
+    let mut backend = app.accept();
+    assert_eq!(backend.request().body, b"x");
+    backend.reply("ok");
+    assert_eq!(line.answer().text(), "ok");
+    // It closes when it has the request: one that may be repeated is, once, with its body.
+    line.send("PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nput");
+    assert_eq!(backend.request().body, b"put");
+    drop(backend);
+    let mut backend = app.accept();
+    assert_eq!(backend.request().body, b"put");
+    backend.reply("ok");
+    assert_eq!(line.answer().text(), "ok");
+    line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\nx");
+    backend.request();
+    drop(backend);
+    assert!(
+        line.is_closed(),
+        "the server decides what becomes of a POST"
+    );
+    // A new one that does so is the server's to repeat.
+    let mut line = dialled(&server);
+    line.send_get("/");
+    app.accept().request();
+    assert!(line.is_closed());
+    drop(dialled(&server));
+    access.finish();
+}
+
+#[test]
+fn it_dials_in_only_while_the_application_answers() {
+    let proxy = Proxy::simple();
+    let app = EchoApp::start();
+    let address = app.address();
+    drop(app);
+    let access = Access::start(
+        &format!(
+            "{{connect: '{}', to: '{address}', connections: 3, check: {{interval: 10ms}}}}",
+            proxy.dial_in()
+        ),
+        &[],
+    );
+    access.wait_for_log(&format!(
+        "application {address}: connection refused; waiting for it"
+    ));
+    assert!(!proxy.log().contains("joined"));
+    let app = EchoApp::restart(address);
+    access.wait_for_log(&format!("application {address}: answers"));
+    proxy.wait_for_logs(" joined ", 3);
+    let mut visitor = proxy.visit();
+    assert_eq!(visitor.get("/a").text(), "/a 0");
+    drop(app);
+    access.wait_for_log("connection refused; leaving");
+    proxy.wait_for_logs("closed: reason=peer_closed", 3);
+    // Requests wait at the server meanwhile.
+    visitor.send_get("/b");
+    let app = EchoApp::restart(address);
+    assert_eq!(visitor.answer().text(), "/b 0");
+    drop(visitor);
+    access.finish();
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn a_check_may_ask_for_a_page() {
+    let proxy = Proxy::simple();
+    let app = HandApp::listen();
+    let access = Access::start(
+        &format!(
+            "{{connect: '{}', to: '{}', connections: 1, check: {{uri: '/up?x', interval: 10ms}}}}",
+            proxy.dial_in(),
+            app.address()
+        ),
+        &[],
+    );
+    let check = |answer: &str| {
+        let mut backend = app.accept();
+        let seen = backend.request();
+        assert_eq!(seen.target(), "/up?x");
+        assert_eq!(seen.field("User-Agent"), Some("swiftiply-access"));
+        backend.send(answer);
+    };
+    let good = "HTTP/1.1 204 No Content\r\n\r\n";
+    check("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+    access.wait_for_log("check /up?x: 503; waiting for it");
+    check("rubbish\r\n\r\n");
+    check(good);
+    proxy.wait_for_logs(" joined ", 1);
+    check(good);
+    check("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
+    access.wait_for_log("check /up?x: 500; leaving");
+    proxy.wait_for_log("closed: reason=peer_closed");
+    check(good);
+    proxy.wait_for_logs(" joined ", 2);
+    // While its only place is taken there is no other request.
+    let mut visitor = proxy.visit();
+    visitor.send_get("/busy");
+    let mut backend = loop {
+        let mut backend = app.accept();
+        if backend.request().target() == "/busy" {
+            break backend;
+        }
+        backend.send(good);
+    };
+    for _ in 0..3 {
+        let (stream, _) = app.accept_any();
+        let mut probe = Backend::accepted(stream);
+        assert!(probe.next().is_none());
+    }
+    backend.reply("done");
+    assert_eq!(visitor.answer().text(), "done");
+    drop((visitor, backend));
+    access.signal(SIGTERM);
+    let mut access = access;
+    assert_eq!(access.wait().code(), Some(0));
+    proxy.finish();
+}
+
+#[test]
+fn a_request_that_may_not_be_repeated_waits_for_the_application() {
+    let proxy = Proxy::simple();
+    let app = EchoApp::start();
+    let address = app.address();
+    let access = Access::start(
+        // So seldom that nobody but the request finds out.
+        &format!(
+            "{{connect: '{}', to: '{address}', connections: 2, check: {{interval: 1m}}}}",
+            proxy.dial_in()
+        ),
+        &[],
+    );
+    proxy.wait_for_logs(" joined ", 2);
+    drop(app);
+    let mut visitor = proxy.visit();
+    visitor.send("POST /once HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody");
+    access.wait_for_log("connection refused; leaving");
+    let app = EchoApp::restart(address);
+    assert_eq!(visitor.answer().text(), "/once 4");
+    assert_eq!(app.counts.answered.load(Ordering::SeqCst), 1);
+    drop(visitor);
+    access.finish();
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn never_more_requests_at_the_application_than_it_may_get() {
+    let proxies = [Proxy::simple(), Proxy::simple()];
+    let app = EchoApp::start();
+    let access = Access::start(
+        &format!(
+            "{{connect: ['{}', '{}'], to: '{}', connections: 4}}",
+            proxies[0].dial_in(),
+            proxies[1].dial_in(),
+            app.address()
+        ),
+        &[],
+    );
+    // All four to each, and one proxy may use them all.
+    for proxy in &proxies {
+        proxy.wait_for_logs(" joined ", 4);
+    }
+    let quiet = access.descriptors();
+    app.counts.holding.store(true, Ordering::SeqCst);
+    thread::scope(|scope| {
+        for number in 0..200 {
+            let address = proxies[number % 2].address();
+            scope.spawn(move || {
+                let mut visitor = Visitor::connect(address);
+                for n in 0..5 {
+                    let path = format!("/hold/{number}/{n}");
+                    assert_eq!(visitor.get(&path).text(), format!("{path} 0"));
+                }
+            });
+        }
+        let held = &app.counts.held;
+        wait_until("four requests", || held.load(Ordering::SeqCst) == 4);
+        app.counts.holding.store(false, Ordering::SeqCst);
+    });
+    let counts = &app.counts;
+    assert_eq!(counts.answered.load(Ordering::SeqCst), 1000);
+    assert_eq!(counts.most.load(Ordering::SeqCst), 4);
+    // Four connections carry all of them, but for those that only look.
+    wait_until("no more open files than before", || {
+        access.descriptors() <= quiet + 4
+    });
+    access.finish();
+    drop(app);
+    proxies.into_iter().for_each(Proxy::finish);
+}
+
+/// Visitors that ask until they are told to stop; each answer is the right one.
+fn under_load(address: SocketAddr, during: impl FnOnce(&dyn Fn(usize))) {
+    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let (stop, answered) = (&stop, &answered);
+            scope.spawn(move || {
+                let mut visitor = Visitor::connect(address);
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let path = format!("/{number}/{n}");
+                    let answer = visitor.get(&path);
+                    assert_eq!(answer.text(), format!("{path} 0"), "{answer:?}");
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let more = |count: usize| {
+            let enough = answered.load(Ordering::SeqCst) + count;
+            wait_until("answers", || answered.load(Ordering::SeqCst) >= enough);
+        };
+        struct Stops<'a>(&'a AtomicBool);
+        impl Drop for Stops<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let _stops = Stops(&stop);
+        more(50);
+        during(&more);
+        more(50);
+    });
+}
+
+#[test]
+fn no_request_that_may_be_repeated_is_lost_when_the_application_is_killed() {
+    let proxy = Proxy::simple();
+    let mut app = Some(EchoApp::start());
+    let address = app.as_ref().unwrap().address();
+    let access = Access::between(proxy.dial_in(), address, 4);
+    under_load(proxy.address(), |more| {
+        for round in 1..6 {
+            drop(app.take());
+            access.wait_for_logs("; leaving", round);
+            app = Some(EchoApp::restart(address));
+            more(100);
+        }
+    });
+    access.finish();
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn it_dials_in_again_when_a_server_is_killed_and_comes_back() {
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let yaml = format!(
+        "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:{port}', timeout: 60}}]"
+    );
+    let app = EchoApp::start();
+    let mut proxy = Proxy::start(&yaml);
+    let access = Access::between(proxy.dial_in(), app.address(), 3);
+    for _ in 0..2 {
+        proxy.signal(Signal::SIGKILL);
+        proxy.wait();
+        access.wait_for_log("connection refused; trying again");
+        proxy = Proxy::start(&yaml);
+        let since = Instant::now();
+        proxy.wait_for_logs(" joined ", 3);
+        // 1.2 s at the most, had nobody else anything to do; 20 s, if it had forgotten that nobody listened.
+        assert!(since.elapsed() < Duration::from_secs(15));
+        assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    }
+    access.finish();
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn a_server_that_does_not_let_it_in_is_asked_more_and_more_seldom() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let app = EchoApp::start();
+    let at = server.local_addr().unwrap();
+    let yaml = |connections: usize| {
+        let to = app.address();
+        format!("{{connect: '{at}', to: '{to}', key: secret, connections: {connections}}}")
+    };
+    let access = Access::start(&yaml(1), &[]);
+    let preamble = text(&preamble("000000000000", "secret"));
+    let close = || drop(Visitor::dialled(accept(&server).0, &preamble));
+    close();
+    access.wait_for_log("it closes the connection at once; is the key right?; trying again");
+    let since = Instant::now();
+    (0..6).for_each(|_| close());
+    // 0.1, 0.1, 0.1, 0.2, 0.4, 0.8, less a quarter.
+    assert!(
+        since.elapsed() >= Duration::from_millis(1200),
+        "{:?}",
+        since.elapsed()
+    );
+    assert_eq!(access.log().matches("trying again").count(), 1);
+    // One that is let in brings the others.
+    access.reload(&yaml(8));
+    let lines: Vec<_> = (0..8).map(|_| accept(&server).0).collect();
+    access.wait_for_log(&format!("server {at}: dialled in"));
+    drop(access);
+    drop(lines);
+}
+
+#[test]
+fn unix_sockets_and_host_names_on_both_sides() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let app = UnixListener::bind(path("app.sock")).unwrap();
+    let proxy = Proxy::start(&format!(
+        "map: [{{incoming: test, default: true, outgoing: 'unix:{}', timeout: 60}}]",
+        path("in.sock").display()
+    ));
+    let access = Access::start(
+        &format!(
+            "{{connect: 'unix:{}', to: 'unix:{}', connections: 1, check: {{interval: 1m}}}}",
+            path("in.sock").display(),
+            path("app.sock").display()
+        ),
+        &[],
+    );
+    let served = thread::spawn(move || {
+        loop {
+            let (mut stream, _) = app.accept().unwrap();
+            let mut head = Vec::new();
+            // One that only looks sends nothing.
+            if crate::common::read_until(&mut stream, &mut head, |b| b.ends_with(b"\r\n\r\n")) {
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
+                return;
+            }
+        }
+    });
+    assert_eq!(proxy.visit().get("/").text(), "ok");
+    served.join().unwrap();
+    access.finish();
+    proxy.finish();
+
+    let app = EchoApp::start();
+    let proxy = Proxy::simple();
+    let port = |address: SocketAddr| format!("localhost:{}", address.port());
+    let access = Access::start(
+        "",
+        &[
+            "-n",
+            "2",
+            "-t",
+            &port(app.address()),
+            &port(proxy.dial_in()),
+        ],
+    );
+    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    access.wait_for_log(&format!(
+        "server localhost ({}): dialled in",
+        proxy.dial_in()
+    ));
+    access.finish();
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn a_reload_changes_everything_and_cuts_nothing() {
+    let proxy = Proxy::start(
+        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: [one, two], timeout: 60}]",
+    );
+    let other = Proxy::simple();
+    let (app, second) = (EchoApp::start(), EchoApp::start());
+    let yaml = |connect: SocketAddr, app: &EchoApp, rest: &str| {
+        format!("{{connect: '{connect}', to: '{}', {rest}}}", app.address())
+    };
+    let (dial_in, elsewhere) = (proxy.dial_in(), other.dial_in());
+    let access = Access::start(&yaml(dial_in, &app, "connections: 2, key: one"), &[]);
+    proxy.wait_for_logs(" joined ", 2);
+    under_load(proxy.address(), |more| {
+        // More, and fewer.
+        access.reload(&yaml(dial_in, &app, "connections: 6, key: one"));
+        proxy.wait_for_logs(" joined ", 6);
+        more(100);
+        access.reload(&yaml(dial_in, &app, "connections: 1, key: one"));
+        proxy.wait_for_logs("closed: reason=peer_closed", 5);
+        app.counts.most.store(0, Ordering::SeqCst);
+        more(100);
+        assert_eq!(app.counts.most.load(Ordering::SeqCst), 1);
+        // Another key, another application.
+        access.reload(&yaml(dial_in, &app, "connections: 3, key: two"));
+        proxy.wait_for_logs(" joined ", 9);
+        more(100);
+        access.reload(&yaml(dial_in, &second, "connections: 3, key: two"));
+        let answered = || second.counts.answered.load(Ordering::SeqCst);
+        wait_until("answers of the second application", || answered() > 0);
+        more(100);
+        // What is wrong changes nothing.
+        access.reload(&yaml(dial_in, &second, "connections: 0"));
+        assert!(
+            access
+                .log()
+                .contains("access.yml:2: connections 0: write a number from 1 to 1000")
+        );
+        access.reload(&yaml(dial_in, &second, "connections: 3, ssl: {ca: /none}"));
+        assert!(access.log().contains("reload failed: ssl: /none: "));
+        more(100);
+    });
+    // Another server.
+    access.reload(&yaml(elsewhere, &second, "connections: 3"));
+    assert_eq!(other.visit().get("/a").text(), "/a 0");
+    access.wait_for_log(&format!("server {dial_in}: leaving"));
+    access.finish();
+    drop((app, second));
+    proxy.finish();
+    other.finish();
+}
+
+#[test]
+fn a_drain_closes_idle_connections_first_and_finishes_exchanges() {
+    let proxy = Proxy::simple();
+    let app = HandApp::listen();
+    let mut access = Access::between(proxy.dial_in(), app.address(), 3);
+    let mut visitor = proxy.visit();
+    visitor.send_get("/slow");
+    let mut backend = app.accept();
+    backend.request();
+    access.signal(SIGTERM);
+    proxy.wait_for_logs("closed: reason=peer_closed", 2);
+    assert!(!access.log().contains("drained"));
+    backend.reply("in time");
+    assert_eq!(visitor.answer().text(), "in time");
+    assert_eq!(access.wait().code(), Some(0));
+    // The second signal cuts.
+    let mut access = Access::between(proxy.dial_in(), app.address(), 1);
+    visitor.send("POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
+    let mut backend = app.accept();
+    backend.request();
+    access.signal(SIGINT);
+    access.wait_for_log("draining");
+    access.signal(SIGINT);
+    assert_eq!(access.wait().code(), Some(1));
+    access.wait_for_log("stopped with 1 requests under way");
+    assert_eq!(visitor.answer().status, 502);
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+/// A program that serves HTTP, and writes down the signals that come.
+const PROGRAM: &str = r#"
+import http.server, os, signal, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = f"{os.getpid()} {self.path}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *words):
+        pass
+def note(number, frame):
+    with open("signals", "a") as file:
+        file.write(signal.Signals(number).name + "\n")
+    if number == signal.SIGTERM and "stubborn" not in sys.argv:
+        os._exit(0)
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, note)
+if os.fork() == 0:
+    time.sleep(1000)
+http.server.ThreadingHTTPServer.allow_reuse_address = True
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"#;
+
+/// Starts an access proxy with that program as its command.
+fn with_command(proxy: &Proxy, lines: &str, more: &str) -> Access {
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    fs::write(proxy.file("app.py"), PROGRAM).unwrap();
+    let program = proxy.file("app.py");
+    Access::start(
+        &format!(
+            "connect: '{}'\nto: '127.0.0.1:{port}'\nconnections: 3\n{lines}\n\
+             command: [python3, '{}', {port}{more}]\n",
+            proxy.dial_in(),
+            program.display()
+        ),
+        &[],
+    )
+}
+
+fn pid_of(answer: &str) -> Pid {
+    let pid = answer.split(' ').next().unwrap();
+    Pid::from_raw(pid.parse().unwrap())
+}
+
+/// Processes of the group of this one, zombies included.
+fn group(pid: Pid) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let stats = processes.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    let of = |stat: &String| {
+        let fields = stat.rsplit(") ").next()?;
+        fields.split(' ').nth(2)?.parse::<i32>().ok()
+    };
+    stats.filter(|stat| of(stat) == Some(pid.as_raw())).count()
+}
+
+#[test]
+fn a_command_is_started_again_and_ended_last() {
+    let proxy = Proxy::simple();
+    let access = with_command(&proxy, "", "");
+    let mut visitor = proxy.visit();
+    let mut pid = pid_of(&visitor.get("/").text());
+    for _ in 0..3 {
+        kill(pid, Signal::SIGKILL).unwrap();
+        // Nothing is left of it, neither a zombie nor a child.
+        wait_until("the end of its group", || group(pid) == 0);
+        let next = pid_of(&visitor.get("/").text());
+        assert_ne!(next, pid);
+        pid = next;
+    }
+    access.wait_for_log("(SIGKILL); starting it again in ");
+    assert_eq!(group(pid), 2);
+    drop(visitor);
+    let signals = access.file("signals");
+    let mut access = access;
+    access.signal(SIGTERM);
+    assert_eq!(access.wait().code(), Some(0));
+    wait_until("the end of its group", || group(pid) == 0);
+    assert_eq!(fs::read_to_string(&signals).unwrap(), "SIGTERM\n");
+    let log = access.log();
+    assert!(log.find("draining") < log.find("drained"), "{log}");
+    proxy.finish();
+}
+
+#[test]
+fn a_command_that_does_not_end_is_killed() {
+    let proxy = Proxy::simple();
+    let mut access = with_command(&proxy, "grace: 300ms", ", stubborn");
+    let pid = pid_of(&proxy.visit().get("/").text());
+    access.signal(SIGTERM);
+    assert_eq!(access.wait().code(), Some(1));
+    access.wait_for_log("command: it does not end; killed");
+    wait_until("the end of its group", || group(pid) == 0);
+    proxy.finish();
+}
+
+#[test]
+fn signals_are_passed_on_as_the_configuration_says() {
+    let proxy = Proxy::simple();
+    let wait = |access: &Access, expected: &str| {
+        wait_until(expected, || {
+            fs::read_to_string(access.file("signals")).unwrap_or_default() == expected
+        });
+    };
+    let access = with_command(&proxy, "", "");
+    proxy.visit().get("/");
+    // HUP is ours unless it is asked for.
+    access.signal(SIGHUP);
+    access.wait_for_log("reloaded");
+    access.signal(SIGUSR1);
+    access.wait_for_log("logs reopened");
+    wait(&access, "SIGUSR1\n");
+    access.signal(SIGUSR2);
+    wait(&access, "SIGUSR1\nSIGUSR2\n");
+    access.finish();
+    let access = with_command(&proxy, "signals: HUP", "");
+    proxy.visit().get("/");
+    access.signal(SIGUSR2);
+    access.signal(SIGHUP);
+    wait(&access, "SIGHUP\n");
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
+fn a_reload_may_change_the_command() {
+    let proxy = Proxy::simple();
+    let access = with_command(&proxy, "", "");
+    let mut visitor = proxy.visit();
+    let pid = pid_of(&visitor.get("/").text());
+    let yaml = fs::read_to_string(access.file("access.yml")).unwrap();
+    let (_, yaml) = yaml.split_once('\n').unwrap();
+    access.reload(&yaml.replace("command: [", "command: [env, X=1, "));
+    wait_until("another process", || {
+        pid_of(&visitor.get("/").text()) != pid
+    });
+    assert_eq!(
+        fs::read_to_string(access.file("signals")).unwrap(),
+        "SIGTERM\n"
+    );
+    access.reload(&yaml.replace("command: [", "command: [/none/such, "));
+    access.wait_for_log("command /none/such: no such file or directory; starting it again");
+    access.reload(yaml);
+    assert_eq!(visitor.get("/").status, 200);
+    drop(visitor);
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
+fn a_command_on_the_command_line() {
+    let proxy = Proxy::simple();
+    let directory = tempfile::tempdir().unwrap();
+    let program_file = directory.path().join("app.py");
+    fs::write(&program_file, PROGRAM).unwrap();
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port().to_string()
+    };
+    let to = format!("127.0.0.1:{port}");
+    let server = proxy.dial_in().to_string();
+    let words = [
+        "-t",
+        &to,
+        &server,
+        "--",
+        "python3",
+        path(&program_file),
+        &port,
+    ];
+    let access = Access::start("", &words);
+    assert_eq!(proxy.visit().get("/").status, 200);
+    access.finish();
+    proxy.finish();
+}
+
+fn path(file: &Path) -> &str {
+    file.to_str().unwrap()
+}
