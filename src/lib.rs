@@ -41,6 +41,8 @@
 //! 8. `server::deliver` writes the answer while it is read. The backend goes back to its pool when the last byte was
 //!    read, before that byte is written. What the visitor does not take goes to a `server::spool`, and the session is
 //!    parked until there is room to write more. A file needs no spool: it stays where it is.
+//!    If the answer is a switch to another protocol that was asked for (a WebSocket), HTTP is over: both connections go to
+//!    the [tunnels](net::tunnel), whose thread carries the bytes until both sides have ended, and no worker is held.
 //! 9. The access log gets its line; the session reads the next request, is parked, or is closed, with a reason out of
 //!    one table: [`stats::Close`].
 //!
@@ -51,6 +53,7 @@
 //! | `accept` | one per visitors' address | accepts, registers in the poller; rests when descriptors run out | read or write the socket |
 //! | `dial-in` | one per backends' address | accepts, reads preambles under a deadline, watches for hang-ups | wait for any one peer |
 //! | `worker` | `workers` | the life of a request, above | touch configuration files |
+//! | `tunnels` | one | carries the bytes of all upgraded connections, in turn | wait for any one of them |
 //! | `lookout` | one | sees to how many workers are up, so that they do not get into each other's way | serve |
 //! | `tick` | one | closes or wakes sessions whose deadline is over, writes out access logs | serve |
 //!
@@ -59,7 +62,7 @@
 //!
 //! # Rules that hold everywhere
 //!
-//! - **Ownership is the protocol.** A socket has one owner, poller, worker or pool, and moves by value. A
+//! - **Ownership is the protocol.** A socket has one owner, poller, worker, pool or tunnels, and moves by value. A
 //!   [`Lease`](backend::pool::Lease) gives its backend back when it is finished and closes it when it is dropped.
 //! - **Every close has a reason** and every wait a deadline.
 //! - **Locks are leaves**: no system call but a wake-up, no logging and no second lock under one. The table of locks is in

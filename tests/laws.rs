@@ -178,8 +178,26 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
         (None, told) => assert_eq!(head.host, *told),
     }
     assert!(head.host.is_some() || head.version == Version::Http10);
-    if head.upgrade.is_some() {
-        assert!(head.framing == Framing::Empty && head.version == Version::Http11);
+    if let Some(protocols) = &head.upgrade {
+        let bodiless = matches!(head.framing, Framing::Empty | Framing::Length(0));
+        assert!(bodiless && head.version == Version::Http11);
+        let said = |name, value: &[u8]| {
+            let fields = simple.all(name);
+            let mut elements = fields.iter().flat_map(|list| list.split(|b| *b == b','));
+            elements.any(|element| trimmed(element).eq_ignore_ascii_case(value))
+        };
+        assert!(said("connection", b"upgrade"));
+        for protocol in protocols.split(|byte| *byte == b',').map(trimmed) {
+            assert!(said("upgrade", protocol));
+            let name = protocol.split(|byte| *byte == b'/').next().expect("a name");
+            let name = name.to_ascii_lowercase();
+            assert!(
+                !name.is_empty()
+                    && !["http", "h2", "h2c", "tls"]
+                        .map(str::as_bytes)
+                        .contains(&&*name)
+            );
+        }
     }
 }
 
@@ -208,7 +226,6 @@ fn rewrite_request(head: &RequestHead) {
         host: head.host.clone().or(Host::parse(b"none")),
         persistent: true,
         expect_continue: false,
-        upgrade: None,
         ..head.clone()
     };
     assert_eq!(again, expected, "{shown}");

@@ -19,4 +19,5 @@ mod secure;
 mod slow;
 mod thin;
 mod traditional;
+mod tunnels;
 mod waiting;

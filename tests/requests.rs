@@ -437,9 +437,9 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
         "",
     ),
     (
-        "an upgrade, which stays HTTP",
+        "an upgrade, which stays HTTP until the answer",
         "GET / HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        "GET / HTTP/1.1|Host: test|Sec-WebSocket-Version: 13|",
+        "GET / HTTP/1.1|Host: test|Sec-WebSocket-Version: 13|Connection: upgrade|Upgrade: websocket|",
         "",
     ),
     (

@@ -54,6 +54,12 @@ pub fn lease(
     }
 }
 
+impl AsMut<Conn> for Lease {
+    fn as_mut(&mut self) -> &mut Conn {
+        self.conn()
+    }
+}
+
 impl Lease {
     /// The backend's connection.
     pub fn conn(&mut self) -> &mut Conn {

@@ -1,7 +1,8 @@
 //! One exchange with a backend.
 //!
 //! [`relay`] leases a backend, writes the request anew (head bytes of the visitor are never copied), reads the
-//! head of the answer, and returns a [`Response`] whose body is pulled from the backend by whoever sends it.
+//! head of the answer, and returns a [`Response`] whose body is pulled from the backend by whoever sends it. If the answer
+//! is the 101 that was asked for, it returns the connection, [`Switched`]: HTTP is over there.
 //! The backend goes back to its pool as soon as the last byte of the body has been *read*, which is before it
 //! is written to the visitor.
 //!
@@ -57,6 +58,26 @@ pub struct Ask<'a> {
     pub stats: &'a Stats,
 }
 
+/// What a backend said.
+pub enum Answer<'w> {
+    /// This.
+    Response(Response<'w>),
+    /// That it speaks another protocol from now on.
+    Switched(Switched),
+}
+
+/// A backend's connection that was switched to another protocol (RFC 9110 7.8).
+pub struct Switched {
+    /// The head of its 101.
+    pub head: ResponseHead,
+    /// The connection.
+    pub lease: Lease,
+    /// What it sent behind the head.
+    pub behind: Vec<u8>,
+    /// Where the time went.
+    pub trace: Trace,
+}
+
 /// Why there is no response.
 #[derive(Debug)]
 pub struct Failure {
@@ -75,6 +96,8 @@ pub enum Cause {
     NoAddress,
     /// No backend was free, and as many requests as may wait did so already.
     Full,
+    /// As many upgraded connections as may be are open already.
+    NoTunnel,
     /// The visitor left while the request waited.
     ClientGone,
     /// The backend closed its connection without an answer.
@@ -113,7 +136,7 @@ pub fn relay<'w>(
     mut ask: Ask<'_>,
     reply: &'w mut Buffer,
     out: &mut Vec<u8>,
-) -> Result<Response<'w>, Failure> {
+) -> Result<Answer<'w>, Failure> {
     let mut trace = Trace {
         queued: ask.queued,
         ..Trace::default()
@@ -155,9 +178,17 @@ pub fn relay<'w>(
         let cause = match result {
             Ok((head, sent)) => {
                 let method = &ask.request.head.method;
-                return Ok(response(
-                    head, sent, method, &limits, ask.site, lease, reply, trace,
-                ));
+                return Ok(match head.status {
+                    101 => Answer::Switched(Switched {
+                        head,
+                        lease,
+                        behind: reply.data().to_vec(),
+                        trace,
+                    }),
+                    _ => Answer::Response(response(
+                        head, sent, method, &limits, ask.site, lease, reply, trace,
+                    )),
+                });
             }
             Err(cause) => cause,
         };
@@ -362,7 +393,11 @@ fn exchange_heads(
         }
         body => send(conn, body, out, patience)?,
     };
-    read_head(ask, limits, conn, reply).map(|head| (head, sent))
+    let head = read_head(ask, limits, conn, reply)?;
+    match (head.status, sent) {
+        (101, Sent::Part) => Err(Cause::BadAnswer("101 before the end of the request")),
+        _ => Ok((head, sent)),
+    }
 }
 
 fn send(
@@ -445,7 +480,7 @@ fn write(conn: &mut Conn, bytes: &[u8], patience: Duration) -> Result<Sent, Caus
     }
 }
 
-/// Reads up to the head of the final response.
+/// Reads up to the head of the final response, or of the 101 behind which there is none.
 fn read_head(
     ask: &mut Ask<'_>,
     limits: &HeadLimits,
@@ -481,6 +516,8 @@ fn read_head(
             .map_err(|bad| Cause::BadAnswer(bad.0))?;
         reply.consume(end);
         match head.status {
+            // Whoever asks for nothing is switched by nothing.
+            101 if ask.request.head.is_switched_by(&head) => return Ok(head),
             101 => return Err(Cause::BadAnswer("101 that nobody asked for")),
             100..=199 => {
                 interim += 1;

@@ -152,6 +152,8 @@ pub struct Site {
     pub etag_cache: Cache,
     /// Paths that are not those of files.
     pub dynamic_request_cache: Cache,
+    /// Upgraded connections at once; 0: upgrades are not passed on.
+    pub max_tunnels: usize,
     /// How long a silence ends an answer without length.
     pub unframed_gap: Duration,
     /// How long a request may wait for a backend.
@@ -381,6 +383,8 @@ pub struct Timeouts {
     pub preamble: Duration,
     /// A connection to a server (`proxy: traditional`).
     pub connect: Duration,
+    /// A tunnel through which nothing goes.
+    pub tunnel: Duration,
 }
 
 /// A destination for messages (`logger`).
@@ -580,6 +584,7 @@ impl Default for Site {
                 size: 100,
                 window: Duration::from_secs(900),
             },
+            max_tunnels: 256,
             unframed_gap: Duration::from_millis(100),
             timeout: Duration::from_secs(3),
             limits: Limits::default(),
@@ -646,6 +651,7 @@ impl Default for Timeouts {
             backend: Duration::from_secs(60),
             preamble: Duration::from_secs(5),
             connect: Duration::from_secs(2),
+            tunnel: Duration::from_secs(3600),
         }
     }
 }

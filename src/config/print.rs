@@ -94,6 +94,7 @@ fn top(config: &Config) -> Node {
             ("backend", time(timeouts.backend)),
             ("preamble", time(timeouts.preamble)),
             ("connect", time(timeouts.connect)),
+            ("tunnel", time(timeouts.tunnel)),
         ])),
     );
     let networks = config.trusted_proxies.iter();
@@ -203,6 +204,7 @@ fn site(site: &Site) -> Node {
         "dynamic_request_cache",
         Some(cache(site.dynamic_request_cache)),
     );
+    put("max_tunnels", Some(number(site.max_tunnels)));
     put("unframed_gap", Some(time(site.unframed_gap)));
     put("timeout", Some(time(site.timeout)));
     put(
@@ -222,6 +224,7 @@ fn site(site: &Site) -> Node {
             ("first_byte", time(site.timeouts.first_byte)),
             ("backend", time(site.timeouts.backend)),
             ("connect", time(site.timeouts.connect)),
+            ("tunnel", time(site.timeouts.tunnel)),
         ])),
     );
     put(

@@ -191,6 +191,7 @@ impl<'a> Section<'a> {
             first_byte: time("first_byte", server.first_byte),
             backend: time("backend", server.backend),
             connect: time("connect", server.connect),
+            tunnel: time("tunnel", server.tunnel),
             ..server.clone()
         };
         if whole {
@@ -299,4 +300,4 @@ impl<'a> Section<'a> {
 }
 
 /// More of anything than one server has.
-const MANY: u64 = 1_000_000;
+pub(super) const MANY: u64 = 1_000_000;

@@ -8,7 +8,7 @@ use super::files;
 use super::gzip;
 use super::pages;
 use super::raw::{self, Node};
-use super::section::Section;
+use super::section::{MANY, Section};
 use super::value::{self, Wrong};
 use super::{Check, Config, Directory, Filter, Order, Outgoing, Redis, Site};
 
@@ -103,6 +103,9 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         queue_time: truth("queue_time", base.queue_time),
         logger: section.logger(),
         access_log: section.access_log(config.access_log.as_ref()),
+        max_tunnels: section
+            .take("max_tunnels", value::count(0..=MANY))
+            .map_or(base.max_tunnels, |count| count as usize),
         unframed_gap: section
             .take("unframed_gap", value::deadline)
             .unwrap_or(base.unframed_gap),

@@ -313,14 +313,14 @@ fn defaults_are_copied_into_every_entry() {
         "
 cluster_port: 80
 logger: {type: stderr, level: full}
-timeouts: {idle: 10, write: 20}
+timeouts: {idle: 10, write: 20, tunnel: 2m}
 defaults:
   outgoing: 127.0.0.1:1
   keepalive: false
   logger: {type: file, file: /default.log}
   limits: {body: 1k, waiting: 1}
 map:
-  - {incoming: a, logger: {level: 2}, limits: {body: 2k}, timeouts: {idle: 11}, keepalive: true}
+  - {incoming: a, logger: {level: 2}, limits: {body: 2k}, timeouts: {idle: 11, tunnel: 7}, keepalive: true, max_tunnels: 9}
   - {incoming: b, outgoing: '[::1]:2', logger: ~}
 ",
     );
@@ -341,6 +341,11 @@ map:
     assert_eq!(
         (a.timeouts.idle.as_secs(), a.timeouts.write.as_secs()),
         (11, 20)
+    );
+    assert_eq!((a.max_tunnels, b.max_tunnels), (9, 256));
+    assert_eq!(
+        (a.timeouts.tunnel.as_secs(), b.timeouts.tunnel.as_secs()),
+        (7, 120)
     );
     assert_eq!(
         (a.keepalive, b.keepalive),

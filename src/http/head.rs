@@ -114,7 +114,7 @@ pub struct RequestHead {
     pub persistent: bool,
     /// Whether the visitor waits for 100 (Continue) before it sends the body (RFC 9110 10.1.1).
     pub expect_continue: bool,
-    /// The protocols to which the connection may be switched (RFC 9110 7.8).
+    /// The protocols to which the connection may be switched (RFC 9110 7.8), of those that do not carry HTTP themselves.
     pub upgrade: Option<Box<[u8]>>,
 }
 
@@ -400,10 +400,11 @@ impl RequestHead {
                 });
             }
         };
-        let upgrades =
-            fields.upgrade_option && version == Version::Http11 && framing == Framing::Empty;
+        let bodiless = matches!(framing, Framing::Empty | Framing::Length(0));
+        let upgrades = fields.upgrade_option && version == Version::Http11 && bodiless;
+        let offered = fields.upgrade.as_deref().filter(|_| upgrades);
         Ok(Self {
-            upgrade: fields.upgrade.filter(|_| upgrades).map(Box::from),
+            upgrade: offered.and_then(switchable),
             persistent: fields.is_persistent(version),
             method,
             target,
@@ -420,8 +421,20 @@ impl RequestHead {
         !matches!(self.framing, Framing::Empty | Framing::Length(0))
     }
 
+    /// Whether a 101 switches to what was asked for: to one protocol of the offered ones, or several on top of each other
+    /// (RFC 9110 7.8).
+    pub fn is_switched_by(&self, response: &ResponseHead) -> bool {
+        let (Some(offered), Some(chosen)) = (&self.upgrade, &response.upgrade) else {
+            return false;
+        };
+        let mut chosen = list(chosen).peekable();
+        let is_offered = |protocol| list(offered).any(|one| one.eq_ignore_ascii_case(protocol));
+        let switches = response.status == 101 && response.version == Version::Http11;
+        switches && chosen.peek().is_some() && chosen.all(is_offered)
+    }
+
     /// Writes a new head: request line (in origin-form, HTTP/1.1), Host, the fields that `first` writes, those of the
-    /// request for which `keep` is true, and the framing. An upgrade is not passed on.
+    /// request for which `keep` is true, the framing, and the upgrade.
     pub fn write(
         &self,
         first: impl FnOnce(&mut Vec<u8>),
@@ -439,6 +452,10 @@ impl RequestHead {
         first(out);
         self.headers.write_some(keep, out);
         write_framing(framing, out);
+        if let Some(protocols) = &self.upgrade {
+            write_field("Connection", b"upgrade", out);
+            write_field("Upgrade", protocols, out);
+        }
         out.extend_from_slice(b"\r\n");
     }
 }
@@ -478,7 +495,10 @@ impl ResponseHead {
             reason,
             version,
             persistent: fields.is_persistent(version),
-            upgrade: fields.upgrade.filter(|_| status == 101).map(Box::from),
+            upgrade: fields
+                .upgrade
+                .filter(|_| status == 101)
+                .map(|protocols| Box::from(&*protocols)),
             headers: fields.headers,
             // RFC 9112 6.3: the chunks count, and what else was said must not be passed on. HTTP/1.0 knows no chunks (6.1).
             conflicting: chunked && (length.is_some() || version == Version::Http10),
@@ -592,7 +612,8 @@ struct Fields<'h> {
     length: Option<&'h [u8]>,
     more_lengths: Vec<&'h [u8]>,
     expect: Option<&'h [u8]>,
-    upgrade: Option<&'h [u8]>,
+    /// A list, which may come in several fields.
+    upgrade: Option<Cow<'h, [u8]>>,
     close: bool,
     keep_alive: bool,
     upgrade_option: bool,
@@ -657,9 +678,14 @@ impl<'h> Fields<'h> {
                     None => fields.length = Some(value),
                     Some(_) => fields.more_lengths.push(value),
                 },
-                Kind::Upgrade => fields.upgrade = Some(value),
+                Kind::Upgrade => {
+                    fields.upgrade = Some(match fields.upgrade.take() {
+                        None => Cow::Borrowed(value),
+                        Some(first) => Cow::Owned([&*first, value].join(&b", "[..])),
+                    });
+                }
                 Kind::Connection => {
-                    for option in value.split(|byte| *byte == b',').map(trim) {
+                    for option in list(value) {
                         fields.option(option, &mut nominated);
                     }
                 }
@@ -684,7 +710,7 @@ impl<'h> Fields<'h> {
             self.keep_alive = true;
         } else if option.eq_ignore_ascii_case(b"upgrade") {
             self.upgrade_option = true;
-        } else if !option.is_empty() && !is_protected(option) {
+        } else if !is_protected(option) {
             nominated.push(option);
         }
     }
@@ -803,6 +829,27 @@ fn is_protected(name: &[u8]) -> bool {
             .is_some_and(|start| start.eq_ignore_ascii_case(forwarding))
 }
 
+/// The protocols of an Upgrade field to which a connection may be switched; `None` if there are none, or if it is no
+/// list of protocols.
+fn switchable(value: &[u8]) -> Option<Box<[u8]>> {
+    let token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
+    let mut protocols: Vec<&[u8]> = Vec::new();
+    for protocol in list(value) {
+        let mut parts = protocol.splitn(2, |byte| *byte == b'/');
+        let name = parts.next().unwrap_or_default();
+        if !token(name) || !parts.next().is_none_or(token) {
+            return None;
+        }
+        if !CARRIERS
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
+        {
+            protocols.push(protocol);
+        }
+    }
+    (!protocols.is_empty()).then(|| protocols.join(&b", "[..]).into())
+}
+
 fn parse_request_line(
     line: &[u8],
     limits: &HeadLimits,
@@ -902,6 +949,12 @@ const fn trim(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
+}
+
+/// The elements of a list (RFC 9110 5.6.1), those that are empty left out.
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let elements = value.split(|byte| *byte == b',').map(trim);
+    elements.filter(|element| !element.is_empty())
 }
 
 fn keep_two<'h>(pair: &mut [Option<&'h [u8]>; 2], value: &'h [u8]) {
@@ -1031,6 +1084,9 @@ const NOT_ALLOWED: Refusal = Refusal {
     status: 405,
     why: "a method that is not served",
 };
+/// Protocols that carry HTTP themselves: requests within them would get past everything that is decided here. Nobody
+/// needs them; RFC 9113 has taken back the upgrade to HTTP/2.
+const CARRIERS: [&[u8]; 4] = [b"h2c", b"h2", b"http", b"tls"];
 /// Slots for fields on the stack.
 const MOST_FIELDS: usize = 256;
 const USUAL_FIELDS: usize = 32;
@@ -1227,16 +1283,94 @@ mod tests {
             let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
             names == ["Cookie", "Authorization", "X-Three"] && !head.persistent
         });
-        accepted(
-            &with("Connection: upgrade\r\nUpgrade: websocket\r\n"),
-            |head| head.upgrade.as_deref() == Some(b"websocket") && head.headers.is_empty(),
+    }
+
+    #[test]
+    fn an_upgrade_is_offered_without_what_carries_http() {
+        let check = |lines: &str, expected: Option<&str>| {
+            accepted(&with(lines), |head| {
+                let mut out = Vec::new();
+                head.write(|_| (), head.framing, |_| true, &mut out);
+                let out = String::from_utf8(out).unwrap();
+                let written = expected.is_none_or(|protocols| {
+                    out.contains(&format!("Connection: upgrade\r\nUpgrade: {protocols}\r\n"))
+                });
+                head.upgrade.as_deref() == expected.map(str::as_bytes)
+                    && head.headers.is_empty()
+                    && written
+                    && out.contains("Upgrade: ") == expected.is_some()
+            });
+        };
+        check(
+            "Connection: upgrade\r\nUpgrade: websocket\r\n",
+            Some("websocket"),
         );
-        for lines in [
-            "Upgrade: websocket\r\n",
-            "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n",
-        ] {
-            accepted(&with(lines), |head| head.upgrade.is_none());
-        }
+        check(
+            "connection: keep-alive,UPGRADE\r\nupgrade: WebSocket\r\n",
+            Some("WebSocket"),
+        );
+        check(
+            "Connection: upgrade\r\nUpgrade: a/1,\tb/2.0 ,, c\r\n",
+            Some("a/1, b/2.0, c"),
+        );
+        check(
+            "Connection: upgrade\r\nUpgrade: a\r\nUpgrade: b\r\n",
+            Some("a, b"),
+        );
+        check(
+            "Connection: upgrade\r\nUpgrade: a\r\nContent-Length: 0\r\n",
+            Some("a"),
+        );
+        check(
+            "Connection: upgrade\r\nUpgrade: H2C, a, h2, HTTP/2.0, tls/1.0\r\n",
+            Some("a"),
+        );
+        check(
+            "Connection: upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n",
+            None,
+        );
+        check("Connection: upgrade\r\n", None);
+        check("Connection: upgrade\r\nUpgrade: ,\r\n", None);
+        check("Connection: upgrade\r\nUpgrade: a b\r\n", None);
+        check("Connection: upgrade\r\nUpgrade: a, /1\r\n", None);
+        check("Connection: upgrade\r\nUpgrade: a/1/2\r\n", None);
+        check("Upgrade: websocket\r\n", None);
+        check("Connection: close\r\nUpgrade: websocket\r\n", None);
+        check(
+            "Connection: upgrade\r\nUpgrade: a\r\nContent-Length: 1\r\n",
+            None,
+        );
+        check(
+            "Connection: upgrade\r\nUpgrade: a\r\nTransfer-Encoding: chunked\r\n",
+            None,
+        );
+        let old = "GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: a\r\n\r\n";
+        accepted(old, |head| head.upgrade.is_none());
+    }
+
+    #[test]
+    fn a_switch_is_to_what_was_offered() {
+        let check = |offered: &str, answer: &str, expected: bool| {
+            let lines = format!("Connection: upgrade\r\nUpgrade: {offered}\r\n");
+            accepted(&with(&lines), |head| {
+                let answer = format!("HTTP/{answer}\r\n\r\n");
+                let limits = HeadLimits::default();
+                let answer = ResponseHead::parse(answer.as_bytes(), &limits).unwrap();
+                head.is_switched_by(&answer) == expected
+            });
+        };
+        check("websocket", "1.1 101 \r\nUpgrade: WebSocket", true);
+        check("a, b", "1.1 101 \r\nUpgrade: b", true);
+        check("a, b", "1.1 101 \r\nUpgrade: a\r\nUpgrade: b", true);
+        check("a, h2c", "1.1 101 \r\nUpgrade: h2c", false);
+        check("a", "1.1 101 \r\nUpgrade: b", false);
+        check("a", "1.1 101 \r\nUpgrade: a, b", false);
+        check("a", "1.1 101 \r\nUpgrade: ,", false);
+        check("a", "1.1 101 ", false);
+        check("a/1", "1.1 101 \r\nUpgrade: a", false);
+        check("a", "1.1 200 \r\nUpgrade: a", false);
+        check("a", "1.0 101 \r\nUpgrade: a", false);
+        check("h2c", "1.1 101 \r\nUpgrade: h2c", false);
     }
 
     #[test]

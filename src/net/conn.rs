@@ -313,6 +313,22 @@ impl Conn {
         self.stream.finish_writing();
     }
 
+    /// Says that nothing more will be written, unless there is no room for that now. Returns whether the peer will see
+    /// the end.
+    ///
+    /// # Errors
+    /// Whatever `send(2)` says.
+    pub fn finish_writing_now(&mut self) -> io::Result<bool> {
+        if let Some(tls) = &mut self.tls {
+            tls.say_end();
+            if !tls.flush_now(&self.stream)? {
+                return Ok(false);
+            }
+        }
+        self.stream.finish_writing();
+        Ok(true)
+    }
+
     /// Makes the close that follows a reset, so that the peer can tell that an answer was cut short.
     pub fn reset_on_close(&mut self) {
         if let Some(tls) = &mut self.tls {

@@ -2,7 +2,8 @@
 //!
 //! [`stream`] is a connected socket, [`conn`] one that may be encrypted, [`tls`] the records of one that is encrypted, [`buffer`] the bytes read from one and not used yet, [`listener`] a
 //! bound address and the loop that accepts on it, [`poller`] the set of parked sessions on which workers
-//! block, `crew` how many of them do so at a time. Nothing here knows HTTP, sites or configuration beyond
+//! block, `crew` how many of them do so at a time, [`tunnel`] the pairs of
+//! connections for which HTTP is over. Nothing here knows HTTP, sites or configuration beyond
 //! [`Address`](crate::config::Address).
 
 pub mod buffer;
@@ -16,3 +17,4 @@ pub mod tls;
 #[cfg(not(feature = "tls"))]
 #[path = "no_tls.rs"]
 pub mod tls;
+pub mod tunnel;

@@ -172,6 +172,11 @@ impl Session {
     }
 
     /// Cannot be called.
+    pub fn say_end(&mut self) {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
     pub fn finish_writing(&mut self, _stream: &Stream) {
         match self.0 {}
     }

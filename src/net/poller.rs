@@ -181,6 +181,12 @@ impl<T: AsFd> Poller<T> {
         self.slots.lock().release(token);
     }
 
+    /// Stops watching the socket of an item that is out and will not be parked again. Its token stays its own.
+    pub fn let_go(&self, item: &T) {
+        // What may fail is only that it is not watched.
+        let _ = self.epoll.delete(item.as_fd());
+    }
+
     /// Blocks until an item has something to do. Called by workers only.
     pub fn wait(&self) -> Work<T> {
         loop {

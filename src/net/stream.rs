@@ -466,6 +466,21 @@ impl Stream {
         let _ = setsockopt(&self.socket, sockopt::TcpUserTimeout, &20_000);
     }
 
+    /// The same for a peer that is far away and may be asleep: a probe a minute while nothing comes, and four that stay
+    /// unanswered are enough.
+    pub fn watch_peer_at_leisure(&self) {
+        let _ = setsockopt(&self.socket, sockopt::KeepAlive, &true);
+        let _ = setsockopt(&self.socket, sockopt::TcpKeepIdle, &60);
+        let _ = setsockopt(&self.socket, sockopt::TcpKeepInterval, &15);
+        let _ = setsockopt(&self.socket, sockopt::TcpKeepCount, &4);
+    }
+
+    /// Changes how long what was sent to a peer may stay where it is, also if the peer is there and just takes nothing.
+    pub fn give_up_after(&self, patience: Duration) {
+        let milliseconds = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        let _ = setsockopt(&self.socket, sockopt::TcpUserTimeout, &milliseconds);
+    }
+
     fn receive(&self, into: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
         loop {
             match socket::recv(self.socket.as_raw_fd(), into, flags) {

@@ -484,13 +484,20 @@ impl Session {
         self.cut = true;
     }
 
+    /// Puts behind everything else that nothing more will be written.
+    pub fn say_end(&mut self) {
+        if !self.cut && !self.connection.is_handshaking() {
+            self.cut = true;
+            self.connection.send_close_notify();
+        }
+    }
+
     /// Says that nothing more will be written.
     pub fn finish_writing(&mut self, stream: &Stream) {
         if self.cut || self.connection.is_handshaking() {
             return;
         }
-        self.cut = true;
-        self.connection.send_close_notify();
+        self.say_end();
         // Whoever does not take it has nothing to lose.
         let _ = self.flush_now(stream);
     }

@@ -7,7 +7,8 @@
 //! `limits.waiting`.
 //!
 //! Called by workers, at the begin and the end of each exchange with a backend. [`Clients`] stands at the door: it
-//! counts the connections of each visitor's address where that is limited, and is called by acceptors.
+//! counts the connections of each visitor's address where that is limited, and is called by acceptors. [`Allowance`] counts
+//! the upgraded connections of a site.
 //!
 //! **Invariants**: parked requests of a site are admitted in the order in which they came, and before any that
 //! comes later; a place that becomes free is *granted* to the one that is woken, so that nobody overtakes it.
@@ -15,10 +16,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::net::poller::Token;
+use crate::stats::{self, Stats};
 
 /// The turnstile of a server.
 #[derive(Debug)]
@@ -171,6 +174,57 @@ impl State {
     }
 }
 
+/// How many upgraded connections a site may have.
+#[derive(Debug, Default)]
+pub(crate) struct Allowance {
+    used: AtomicUsize,
+    /// The limit, which a reload may change.
+    most: AtomicUsize,
+}
+
+/// One upgraded connection, or one that may become so, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    allowance: Arc<Allowance>,
+    /// It has become one.
+    used: Option<Arc<Stats>>,
+}
+
+impl Allowance {
+    /// Changes how many there may be.
+    pub(crate) fn limit(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// One more, unless there are too many already.
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Permit> {
+        // The guard takes back what was added, also where the limit says no.
+        let permit = Permit {
+            allowance: Arc::clone(self),
+            used: None,
+        };
+        let used = self.used.fetch_add(1, Ordering::Relaxed);
+        (used < self.most.load(Ordering::Relaxed)).then_some(permit)
+    }
+}
+
+impl Permit {
+    /// The connection is upgraded now.
+    pub(crate) fn make_use(&mut self, stats: &Arc<Stats>) {
+        stats::add(&stats.tunnels);
+        self.used = Some(Arc::clone(stats));
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.allowance.used.fetch_sub(1, Ordering::Relaxed);
+        if let Some(stats) = &self.used {
+            stats.tunnels.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// How many connections each visitor's address has, while that is limited.
 #[derive(Debug, Default)]
 pub(crate) struct Clients(Mutex<HashMap<IpAddr, usize>>);
@@ -233,6 +287,24 @@ mod tests {
         assert!(enter("2001:db8:0:1::4").is_some());
         clients.leave(second);
         assert!(enter("2001:db8::4").is_some());
+    }
+
+    #[test]
+    fn upgraded_connections_are_counted_also_where_the_limit_changes() {
+        let (allowance, stats) = (Arc::new(Allowance::default()), Arc::new(Stats::new()));
+        assert!(allowance.enter().is_none());
+        allowance.limit(2);
+        let mut first = allowance.enter().unwrap();
+        let second = allowance.enter().unwrap();
+        assert!(allowance.enter().is_none());
+        first.make_use(&stats);
+        assert_eq!(stats::get(&stats.tunnels), 1);
+        allowance.limit(1);
+        drop(second);
+        assert!(allowance.enter().is_none());
+        drop(first);
+        assert_eq!(stats::get(&stats.tunnels), 0);
+        assert!(allowance.enter().is_some());
     }
 
     fn token(number: u64) -> Token {

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `Server::running` | listeners and their threads | start, reload, stop |
 //! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
-//! | poller slots, crew, pool, directory, waiter's slot, admission, clients, dial-in connections | see there | a few instructions |
+//! | poller slots, crew, tunnels' inbox, pool, directory, waiter's slot, admission, clients, dial-in connections | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //!
@@ -42,6 +42,7 @@ use threadpool::ThreadPool;
 
 use crate::backend::dial_in::{DialIn, Settings};
 use crate::backend::directory::Servers;
+use crate::backend::lease::Lease;
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Address, Config, Scheduling};
 use crate::content::watched::FileError;
@@ -52,6 +53,7 @@ use crate::net::listener::{BindError, Listener, Local, Stop};
 use crate::net::poller::{Poller, Work};
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::{Acceptor, LoadError};
+use crate::net::tunnel::Tunnels;
 use crate::process;
 use crate::stats::{self, Close, Stats};
 use admission::{Admission, Clients, Place};
@@ -87,6 +89,7 @@ pub struct Server {
     workers: ThreadPool,
     tick: Option<(Arc<Tick>, Thread)>,
     lookout: Option<Thread>,
+    tunnels: Option<Thread>,
 }
 
 /// A server that has bound its addresses and opened its logs, and runs no thread yet: the moment to give up
@@ -116,6 +119,7 @@ pub enum StartError {
 /// What the threads of a server share.
 pub(crate) struct Shared {
     pub(crate) poller: Poller<Session>,
+    pub(crate) tunnels: Tunnels<Session, Lease>,
     pub(crate) admission: Admission,
     pub(crate) clients: Clients,
     pub(crate) stats: Arc<Stats>,
@@ -235,6 +239,7 @@ impl Server {
         let snapshot = assemble(config, &shares, None, &pools)?;
         let shared = Arc::new(Shared {
             poller: Poller::new(workers)?,
+            tunnels: Tunnels::new()?,
             admission,
             clients: Clients::default(),
             stats,
@@ -433,7 +438,13 @@ impl Server {
         self.open() == 0
     }
 
-    /// Drains, at most for `grace`, and stops. Returns whether nothing was cut.
+    /// Closes all upgraded connections. They end when their users want, so a drain leaves them as they are and does this
+    /// when its time is over.
+    pub fn close_tunnels(&self) {
+        self.shared.tunnels.close_all(Close::Draining);
+    }
+
+    /// Drains, at most for `grace`, and stops. Returns whether nothing was cut but upgraded connections.
     pub fn drain(self, grace: Duration) -> bool {
         let since = Instant::now();
         self.begin_drain();
@@ -442,7 +453,8 @@ impl Server {
                 return true;
             }
             if since.elapsed() >= grace {
-                return false;
+                self.close_tunnels();
+                return self.open() == 0;
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -464,6 +476,10 @@ impl Drop for Server {
         }
         self.shared.poller.stop();
         if let Some(thread) = self.lookout.take() {
+            thread.join();
+        }
+        self.shared.tunnels.stop();
+        if let Some(thread) = self.tunnels.take() {
             thread.join();
         }
         for session in self.shared.poller.take_all(|_, _| true) {
@@ -512,6 +528,7 @@ impl Bound {
             workers,
             tick: None,
             lookout: None,
+            tunnels: None,
             shared: Arc::clone(&shared),
         };
         // From here on, what has begun is stopped again if something else cannot be had.
@@ -526,6 +543,15 @@ impl Bound {
             Thread::new("lookout", move || shared.poller.look_out())?
         };
         server.lookout = Some(thread.begin());
+        let thread = {
+            let shared = Arc::clone(&shared);
+            Thread::new("tunnels", move || {
+                be_scheduled(config.scheduling);
+                let tunnels = &shared.tunnels;
+                tunnels.run(|session, backend, ended| session.end_tunnel(backend, &ended));
+            })?
+        };
+        server.tunnels = Some(thread.begin());
         let mut running = Running::default();
         for dial in dials {
             running.dials.push(dial.prepare(&shared.stats)?);
@@ -667,11 +693,7 @@ impl Worker {
 
     /// Runs one session after the other until the server stops.
     fn work(mut self, scheduling: Scheduling) {
-        if scheduling == Scheduling::Batch
-            && let Err(error) = process::schedule_as_batch()
-        {
-            log::debug!("worker: SCHED_BATCH: {error}");
-        }
+        be_scheduled(scheduling);
         let shared = Arc::clone(&self.shared);
         while let Work::Item(mut session, cause) = shared.poller.wait() {
             session.notice(Some(cause));
@@ -726,6 +748,14 @@ impl Worker {
                 Rest::Park(session, interest, deadline) => (session, interest, deadline),
                 Rest::Yield(session) => {
                     self.shared.poller.hand_over(session);
+                    return;
+                }
+                Rest::Tunnel(session, start) => {
+                    self.shared.poller.let_go(&session);
+                    if let Err((session, start)) = self.shared.tunnels.enter(session, *start) {
+                        start.backend.close(Close::Draining);
+                        session.close(Close::Draining);
+                    }
                     return;
                 }
                 Rest::Closed => return,
@@ -1014,6 +1044,9 @@ fn assemble(
             Some(servers) => Some(servers),
             None => Servers::new(settings, &log_target(settings), shares.stats).map(Arc::new),
         };
+        let tunnels = known.map(|site| Arc::clone(&site.tunnels));
+        let tunnels = tunnels.unwrap_or_default();
+        tunnels.limit(settings.max_tunnels);
         line.limit(settings.limits.waiting, config.limits.waiting_total);
         let find = |address: &Address| {
             let found = pools.iter().find(|(known, _)| known == address)?;
@@ -1022,7 +1055,7 @@ fn assemble(
         let place = shares.admission.place(&settings.name);
         let access_log = log(&settings.access_log)?;
         let settings = settings.clone();
-        let mut site = Site::new(settings, place, line, access_log, before, find)?;
+        let mut site = Site::new(settings, place, line, tunnels, access_log, before, find)?;
         site.servers = servers;
         sites.push(site);
     }
@@ -1075,6 +1108,15 @@ fn position(order: &[Address], address: &Address) -> usize {
         .iter()
         .position(|other| other == address)
         .unwrap_or(usize::MAX)
+}
+
+/// The scheduling class of this thread, one of those that do the work.
+fn be_scheduled(scheduling: Scheduling) {
+    if scheduling == Scheduling::Batch
+        && let Err(error) = process::schedule_as_batch()
+    {
+        log::debug!("SCHED_BATCH: {error}");
+    }
 }
 
 impl fmt::Display for StartError {

@@ -7,13 +7,14 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::admission::Permit;
 use super::collect;
 use super::compress::compress;
 use super::files;
 use super::route;
 use super::snapshot::{Held, Site};
 use crate::backend::lease::Want;
-use crate::backend::relay::{self, Ask, Cause, Failure};
+use crate::backend::relay::{self, Answer, Ask, Cause, Failure, Switched};
 use crate::backend::{directory, pool};
 use crate::config;
 use crate::exchange::{Body, Origin, Request, Response, Upload, UploadError, Visitor};
@@ -41,6 +42,8 @@ pub(crate) struct Errand {
     pub(crate) watch: Watch,
     /// The body, where it is passed on as it comes.
     pub(crate) passage: Option<Box<Passage>>,
+    /// To become an upgraded connection, where that is asked for.
+    pub(crate) permit: Option<Permit>,
 }
 
 /// Tells a visitor that left from one that has only closed its sending side.
@@ -192,6 +195,8 @@ pub(crate) fn tell(conn: &mut Conn, owed: &mut Vec<u8>, bytes: &[u8]) {
 pub(crate) enum Outcome<'w> {
     /// It is answered.
     Answer(Response<'w>),
+    /// The backend speaks the other protocol that was asked for from now on.
+    Switched(Switched),
     /// The visitor left; there is nobody to answer.
     Gone,
     /// Its body, which is passed on as it comes, must be refused.
@@ -270,6 +275,7 @@ pub(crate) fn respond<'w>(
         queued,
         watch,
         passage,
+        permit,
     } = errand;
     let site = &snapshot.sites[*site];
     let supplier = &snapshot.sites[*from];
@@ -298,6 +304,19 @@ pub(crate) fn respond<'w>(
             waiting: &supplier.waiting,
         }),
     };
+    if request.head.upgrade.is_some() {
+        match site.settings.max_tunnels {
+            0 => request.head.upgrade = None,
+            // It may have one already, from the site that had no backend.
+            _ if permit.is_some() => {}
+            _ => *permit = site.tunnels.enter(),
+        }
+        if request.head.upgrade.is_some() && permit.is_none() {
+            // Without the upgrade the request would be another one, which the application has to refuse.
+            drop(path);
+            return Outcome::Answer(unavailable(errand, Cause::NoTunnel));
+        }
+    }
     let mut visitor = Waiting {
         version: request.head.version,
         conn,
@@ -321,12 +340,14 @@ pub(crate) fn respond<'w>(
         out,
     );
     match result {
-        Ok(response) => {
+        Ok(Answer::Response(response)) => {
+            *permit = None;
             tell_unframed(site, &response);
             let response = files::named(request, site, response);
             let gzip = site.settings.gzip.as_ref();
             Outcome::Answer(compress(snapshot, gzip, &request.head, response))
         }
+        Ok(Answer::Switched(switched)) => Outcome::Switched(switched),
         Err(failure) => match failure.cause {
             Cause::ClientGone | Cause::Upload(UploadError::Gone) => Outcome::Gone,
             Cause::Upload(error) => Outcome::Refuse(error),
@@ -359,6 +380,10 @@ fn failed(request: &Request, site: &Site, failure: Failure) -> Response<'static>
             503,
             "Too many requests are waiting already. Please try again.",
         ),
+        Cause::NoTunnel => (
+            503,
+            "Too many connections are open already. Please try again.",
+        ),
         Cause::NoAddress => (503, "No application takes requests for this path."),
         Cause::TooSlow => (504, "The application did not answer in time."),
         Cause::Died => (
@@ -373,6 +398,7 @@ fn failed(request: &Request, site: &Site, failure: Failure) -> Response<'static>
     let why = match failure.cause {
         Cause::NoBackend => format!("no backend in {:?}", site.settings.timeout),
         Cause::Full => "limits.waiting reached".to_owned(),
+        Cause::NoTunnel => "max_tunnels reached".to_owned(),
         Cause::NoAddress => "no outgoing address for this path".to_owned(),
         Cause::BadAnswer(what) => format!("bad answer: {what}"),
         Cause::Died => "no answer, connection closed".to_owned(),

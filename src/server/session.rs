@@ -10,11 +10,13 @@
 //! 3. [`State::Turn`]: waiting for a worker that the site may hold, then [`respond`](super::respond) and
 //!    [`deliver`](super::deliver), and back to 1.
 //! 4. [`State::Stalled`]: the visitor has not taken all of its answer yet; then back to 1.
-//! 5. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
+//! 5. [`State::Tunnel`]: the backend has switched to another protocol. No worker runs the session any more, the thread
+//!    of the [`tunnel`]s has it.
+//! 6. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
 //!    the system does not reset the connection before the answer was read.
 //!
 //! **Invariants**
-//! - The box owns the socket. Who holds the box, a worker or the poller, owns the connection.
+//! - The box owns the socket. Who holds the box, a worker, the poller or the tunnels, owns the connection.
 //! - A deadline is set when a state is entered and stays the same however often the session is parked in it.
 //! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
 
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::admission::{Counted, Entry, Place};
+use super::admission::{Counted, Entry, Permit, Place};
 use super::collect::{self, Collector, Fault};
 use super::deliver::{Delivered, Delivery, Flushed, Progress, Stalled};
 use super::files;
@@ -37,17 +39,19 @@ use super::respond::{
 use super::route::{Route, route};
 use super::snapshot::{Held, Site};
 use super::{Pen, Shared, Worker};
+use crate::backend::lease::Lease;
 use crate::backend::pool::Wait;
-use crate::backend::relay::{self, Cause};
+use crate::backend::relay::{self, Cause, Switched};
 use crate::config::Limits;
 use crate::exchange::{Request, RequestBody, Response, Trace, UploadError};
 use crate::http::body::Framing;
-use crate::http::head::{HeadLimits, HeadScanner, RequestHead, Version};
+use crate::http::head::{HeadLimits, HeadScanner, Persistence, RequestHead, Version};
 use crate::logging::{AccessLog, Entry as Line};
 use crate::net::conn::Conn;
 use crate::net::listener;
 use crate::net::poller::{self, Interest, Token};
 use crate::net::stream::{Peer, Pending};
+use crate::net::tunnel::{self, Ended, Patience};
 use crate::stats::{self, Close};
 
 /// A visitor's connection.
@@ -97,6 +101,7 @@ enum State {
     Body(Box<Collecting>),
     Turn(Box<Turn>),
     Stalled(Box<Answering>),
+    Tunnel(Box<Carried>),
     Linger {
         left: usize,
         deadline: Instant,
@@ -143,6 +148,23 @@ struct Answering {
     in_line: Option<Instant>,
 }
 
+/// An upgraded connection.
+struct Carried {
+    subject: Subject,
+    permit: Permit,
+    /// Bytes of what went to the visitor that are not the backend's.
+    head: u64,
+}
+
+/// How the turn of a request ended.
+enum Turned {
+    Sent(Sent),
+    Switched(Box<Switched>),
+    /// No backend here, but there is another site for that.
+    Elsewhere,
+    Refused(UploadError),
+}
+
 /// An answer that was begun.
 struct Sent {
     progress: Progress,
@@ -177,6 +199,7 @@ struct Then {
 enum Step {
     Go(State),
     Park(State, Interest, Instant),
+    Tunnel(State, Box<tunnel::Start<Lease>>),
     Close(Close),
 }
 
@@ -184,6 +207,8 @@ enum Step {
 pub(crate) enum Rest {
     /// It is to be parked: what it waits for and how long.
     Park(Box<Session>, Interest, Instant),
+    /// It is to be carried by the tunnels.
+    Tunnel(Box<Session>, Box<tunnel::Start<Lease>>),
     /// There is more to do, but others have waited long enough for this worker.
     Yield(Box<Session>),
     /// The connection is closed.
@@ -299,7 +324,7 @@ impl Session {
         let enough = self.answered.saturating_add(MOST_IN_A_ROW);
         loop {
             let step = match std::mem::replace(&mut self.state, State::Running) {
-                State::Running => Step::Close(Close::Internal),
+                State::Running | State::Tunnel(_) => Step::Close(Close::Internal),
                 State::Head(reading) => self.read_head(reading, worker),
                 State::Door(door) => self.admit(door.errand, Some(door.ticket), worker),
                 State::Open(errand) => self.open(*errand, worker),
@@ -321,6 +346,10 @@ impl Session {
                     self.state = state;
                     self.leftover.extend_from_slice(worker.input.data());
                     return Rest::Park(self, interest, deadline);
+                }
+                Step::Tunnel(state, start) => {
+                    self.state = state;
+                    return Rest::Tunnel(self, start);
                 }
                 Step::Close(reason) => {
                     self.reason = reason;
@@ -424,6 +453,7 @@ impl Session {
             queued: Duration::ZERO,
             watch: Watch::new(received),
             passage: None,
+            permit: None,
         };
         let site = errand.site();
         if site.pages.are_closed(received) {
@@ -680,7 +710,7 @@ impl Session {
         }
         // From here on the site holds this worker, until the answer is delivered.
         drop(wait);
-        let sent = {
+        let turned = {
             let (input, reply, mut pen) = worker.tools();
             let stats = &self.shared.stats;
             if errand.passage.is_some() {
@@ -697,24 +727,100 @@ impl Session {
                 pen.out,
             ) {
                 Outcome::Answer(response) => {
-                    Ok(Some(self.deliver_errand(&errand, response, &mut pen)))
+                    Turned::Sent(self.deliver_errand(&errand, response, &mut pen))
                 }
-                Outcome::Elsewhere => Ok(None),
-                Outcome::Gone => Err(UploadError::Gone),
-                Outcome::Refuse(error) => Err(error),
+                Outcome::Switched(switched) => Turned::Switched(Box::new(switched)),
+                Outcome::Elsewhere => Turned::Elsewhere,
+                Outcome::Gone => Turned::Refused(UploadError::Gone),
+                Outcome::Refuse(error) => Turned::Refused(error),
             }
         };
         worker.let_go();
-        match sent {
-            Ok(None) => {
+        match turned {
+            Turned::Sent(sent) => self.after_errand(&errand, sent, worker),
+            Turned::Switched(switched) => self.switch(errand, *switched, worker),
+            Turned::Elsewhere => {
                 errand.fall_back();
                 // Whoever was let in by that is not kept waiting for it.
                 worker.pass_on();
                 self.take_turn(errand, None, worker)
             }
-            Ok(Some(sent)) => self.after_errand(&errand, sent, worker),
-            Err(error) => self.refuse_upload(&errand, error, worker),
+            Turned::Refused(error) => self.refuse_upload(&errand, error, worker),
         }
+    }
+
+    /// The backend has switched to another protocol, so the visitor does now, and HTTP is over.
+    fn switch(&mut self, mut errand: Errand, switched: Switched, worker: &mut Worker) -> Step {
+        let Switched {
+            head,
+            mut lease,
+            behind,
+            trace,
+        } = switched;
+        let Some(mut permit) = errand.permit.take() else {
+            return Step::Close(Close::Internal);
+        };
+        let stats = &self.shared.stats;
+        stats.answered(head.status);
+        permit.make_use(stats);
+        let mut to_visitor = std::mem::take(&mut self.owed);
+        let date = Some(worker.pen().clock.date());
+        head.write(Framing::Empty, Persistence::Upgrade, date, &mut to_visitor);
+        let length = to_visitor.len() as u64;
+        to_visitor.extend_from_slice(&behind);
+        // What the visitor has sent behind its request was nobody's until now (RFC 9110 7.8).
+        let to_backend = worker.input.data().to_vec();
+        worker.input.clear();
+        let timeouts = &errand.site().settings.timeouts;
+        let patience = Patience {
+            idle: timeouts.tunnel,
+            write: timeouts.write,
+            backend: timeouts.backend,
+            visitor: timeouts.body,
+        };
+        // It may be silent for a long time.
+        self.conn.stream().watch_peer_at_leisure();
+        // And the backend may have other things to do for a while.
+        lease.as_mut().stream().give_up_after(timeouts.backend);
+        let start = Box::new(tunnel::Start {
+            backend: lease,
+            to_visitor,
+            to_backend,
+            patience,
+        });
+        let carried = Box::new(Carried {
+            subject: About::errand(&errand).keep(head.status, trace),
+            permit,
+            head: length,
+        });
+        Step::Tunnel(State::Tunnel(carried), start)
+    }
+
+    /// Its upgraded connection is over.
+    pub(crate) fn end_tunnel(mut self, backend: Lease, ended: &Ended) {
+        backend.close(ended.reason);
+        if let State::Tunnel(carried) = std::mem::replace(&mut self.state, State::Running) {
+            let Carried {
+                subject,
+                permit,
+                head,
+            } = *carried;
+            drop(permit);
+            let delivered = Delivered {
+                bytes: ended.to_visitor.saturating_sub(head),
+                ended: ended.reason,
+                keep: false,
+            };
+            About::of(&subject).log_end(&self.peer, subject.status, &delivered, &subject.trace);
+            log::debug!(
+                "visitor {}: {} bytes there and {} back through a tunnel: reason={}",
+                self.peer,
+                ended.to_backend,
+                delivered.bytes,
+                ended.reason
+            );
+        }
+        self.close(ended.reason);
     }
 
     /// There may be room for more of an answer.
@@ -1017,6 +1123,12 @@ impl Session {
         for token in self.shared.admission.forget(place, self.token) {
             self.shared.poller.wake(token);
         }
+    }
+}
+
+impl AsMut<Conn> for Session {
+    fn as_mut(&mut self) -> &mut Conn {
+        &mut self.conn
     }
 }
 

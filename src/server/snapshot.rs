@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use regex::bytes::Regex;
 
-use super::admission::Place;
+use super::admission::{Allowance, Place};
 use super::files::SiteFiles;
 use super::guard::Guard;
 use super::pages::SitePages;
@@ -54,6 +54,7 @@ pub(crate) struct Site {
     pub(crate) keys: Arc<[Box<[u8]>]>,
     pub(crate) place: Place,
     pub(crate) waiting: Arc<Waiting>,
+    pub(crate) tunnels: Arc<Allowance>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Who may see what.
     pub(crate) guards: Vec<Guard>,
@@ -143,6 +144,7 @@ impl Site {
         settings: config::Site,
         place: Place,
         waiting: Arc<Waiting>,
+        tunnels: Arc<Allowance>,
         access_log: Option<Arc<AccessLog>>,
         before: Option<&Snapshot>,
         pool: impl Fn(&config::Address) -> Option<Arc<Pool>>,
@@ -168,6 +170,7 @@ impl Site {
             settings,
             place,
             waiting,
+            tunnels,
             access_log,
             servers: None,
             backup: None,

@@ -147,6 +147,29 @@ impl Backend {
         !read_until(&mut self.stream, &mut self.bytes, |bytes| !bytes.is_empty())
     }
 
+    /// The next bytes, so many.
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+        let came = read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= count);
+        assert!(came, "{:?}", String::from_utf8_lossy(&self.bytes));
+        self.bytes.drain(..count).collect()
+    }
+
+    /// Everything that comes until the proxy ends its side.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        read_until(&mut self.stream, &mut self.bytes, |_| false);
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Sends bytes as long as the proxy takes them.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// Ends the sending side only.
     pub(crate) fn finish(&self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);

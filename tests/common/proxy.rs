@@ -207,6 +207,13 @@ impl Proxy {
         status.unwrap()
     }
 
+    /// Bytes of memory it has now.
+    pub(crate) fn resident(&self) -> usize {
+        let pages = fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
+        let pages = pages.split(' ').nth(1).map(str::parse::<usize>);
+        pages.unwrap().unwrap() * 4096
+    }
+
     /// Open files now.
     fn count_descriptors(&self) -> usize {
         let directory = format!("/proc/{}/fd", self.pid());

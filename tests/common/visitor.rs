@@ -230,6 +230,23 @@ impl Visitor {
         &self.bytes
     }
 
+    /// The next bytes, so many.
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+        self.at_least(count);
+        self.bytes.drain(..count).collect()
+    }
+
+    /// Whether the connection breaks now, in place of an end.
+    pub(crate) fn is_broken(&mut self) -> bool {
+        let late = io::ErrorKind::WouldBlock;
+        matches!(self.stream.read(&mut [0]), Err(error) if error.kind() != late)
+    }
+
+    /// Sends bytes as long as the proxy takes them.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
     /// Makes the close that follows a reset.
     pub(crate) fn reset(self) {
         reset_on_close(self.socket());

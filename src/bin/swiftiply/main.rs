@@ -266,7 +266,12 @@ fn drain(control: &Control, server: Server, grace: Duration) -> ExitCode {
         }
         let forced = control.wait_for(Duration::from_millis(10)) == Some(Message::Stop);
         if forced || since.elapsed() >= grace {
+            server.close_tunnels();
             let open = server.open();
+            if open == 0 {
+                log::info!("drained; upgraded connections were closed");
+                return ExitCode::SUCCESS;
+            }
             log::warn!("stopped with {open} connections open");
             return ExitCode::FAILURE;
         }

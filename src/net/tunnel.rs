@@ -1,0 +1,636 @@
+//! Tunnels: pairs of connections for which HTTP is over, so that bytes only go from one to the other.
+//!
+//! One thread carries them all ([`Tunnels::run`]); it never waits for any one of them, and no worker is held. Whoever has
+//! switched a connection to another protocol gives both ends away ([`Tunnels::enter`]), each within its owner;
+//! these come back when the tunnel is over.
+//!
+//! Sockets are registered once, edge-triggered, for everything, and what the system told of each is kept in [`Ready`]. A
+//! tunnel with something to do stands in line, has its turn of at most [`PIECES`] blocks each way, and goes to the end of
+//! the line if there is more: however much goes through one, the others have their turns.
+//!
+//! **Invariants**
+//! - *Back-pressure*: nothing is read for an end that has not taken what was read before. So what waits in a direction is
+//!   no more than a block, and what was given to [`Tunnels::enter`]; while nothing waits it has no memory.
+//! - An end of one side is passed on behind all that came before it, and the other direction goes on.
+//! - Whoever has not got everything is told so by a reset.
+//! - The lock is a leaf, and only for what comes in; the tunnels are the thread's own.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::{Condvar, Mutex};
+
+use super::buffer::Buffer;
+use super::conn::Conn;
+use crate::stats::Close;
+
+/// The tunnels of one server. `V` owns a visitor's connection, `B` a backend's.
+#[derive(Debug)]
+pub struct Tunnels<V, B> {
+    epoll: Epoll,
+    /// Rings when something was put into the inbox.
+    bell: EventFd,
+    inbox: Mutex<Inbox<V, B>>,
+    /// All that were to be closed are closed.
+    closed: Condvar,
+}
+
+/// How a tunnel begins.
+#[derive(Debug)]
+pub struct Start<B> {
+    /// The other end.
+    pub backend: B,
+    /// What the visitor gets first.
+    pub to_visitor: Vec<u8>,
+    /// What was read from the visitor already.
+    pub to_backend: Vec<u8>,
+    /// How long to wait for what.
+    pub patience: Patience,
+}
+
+/// How long a tunnel may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Nothing moves.
+    pub idle: Duration,
+    /// The visitor takes nothing while there is something for it.
+    pub write: Duration,
+    /// The backend takes nothing; or it sends nothing to a visitor that has ended its side.
+    pub backend: Duration,
+    /// The visitor sends nothing to a backend that has ended its side.
+    pub visitor: Duration,
+}
+
+/// How a tunnel ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// Why.
+    pub reason: Close,
+    /// Bytes that were handed to the system for the visitor.
+    pub to_visitor: u64,
+    /// Bytes that were handed to the system for the backend.
+    pub to_backend: u64,
+}
+
+#[derive(Debug)]
+struct Inbox<V, B> {
+    new: Vec<(Box<V>, Start<B>)>,
+    /// All are to be closed.
+    close: Option<Close>,
+    stopped: bool,
+}
+
+impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
+    /// None yet.
+    ///
+    /// # Errors
+    /// Whatever `epoll_create1(2)` and `eventfd(2)` say.
+    pub fn new() -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        // Edge-triggered: nobody has to read the counter back.
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        epoll.add(&bell, EpollEvent::new(flags, BELL))?;
+        Ok(Self {
+            epoll,
+            bell,
+            inbox: Mutex::new(Inbox {
+                new: Vec::new(),
+                close: None,
+                stopped: false,
+            }),
+            closed: Condvar::new(),
+        })
+    }
+
+    /// Opens a tunnel.
+    ///
+    /// # Errors
+    /// The tunnels were stopped: all comes back.
+    pub fn enter(&self, visitor: Box<V>, start: Start<B>) -> Result<(), (Box<V>, Start<B>)> {
+        let mut inbox = self.inbox.lock();
+        if inbox.stopped {
+            drop(inbox);
+            return Err((visitor, start));
+        }
+        inbox.new.push((visitor, start));
+        drop(inbox);
+        self.ring();
+        Ok(())
+    }
+
+    /// Closes all that are open, and waits until they are. Needs [`Tunnels::run`].
+    pub fn close_all(&self, reason: Close) {
+        self.inbox.lock().close = Some(reason);
+        self.ring();
+        let deadline = Instant::now() + LONGEST_CLOSE;
+        let mut inbox = self.inbox.lock();
+        while inbox.close.is_some() && !inbox.stopped {
+            if self.closed.wait_until(&mut inbox, deadline).timed_out() {
+                break;
+            }
+        }
+    }
+
+    /// Closes all and has [`Tunnels::run`] return.
+    pub fn stop(&self) {
+        self.inbox.lock().stopped = true;
+        self.ring();
+    }
+
+    /// Carries the tunnels until they are stopped. `done` gets what a tunnel has left, to be closed. Needs a
+    /// thread of its own.
+    pub fn run(&self, mut done: impl FnMut(Box<V>, B, Ended)) {
+        let mut carrier = Carrier {
+            epoll: &self.epoll,
+            open: HashMap::new(),
+            line: VecDeque::new(),
+            next: 0,
+            deadline: None,
+            block: vec![0; Buffer::SIZE],
+        };
+        let mut events = [EpollEvent::empty(); 256];
+        loop {
+            let count = match self.epoll.wait(&mut events, carrier.timeout()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                // Nothing else can be wrong but the descriptor, without which there are no tunnels.
+                Err(error) => panic!("epoll_wait: {error}"),
+            };
+            let now = Instant::now();
+            let mut rang = false;
+            for event in &events[..count] {
+                match event.data() {
+                    BELL => rang = true,
+                    data => carrier.heed(data, event.events(), now),
+                }
+            }
+            if rang && self.empty_inbox(&mut carrier, now, &mut done) {
+                return;
+            }
+            carrier.round(now, &mut done);
+            carrier.expire(now, &mut done);
+        }
+    }
+
+    /// Returns whether the tunnels were stopped.
+    fn empty_inbox(
+        &self,
+        carrier: &mut Carrier<'_, V, B>,
+        now: Instant,
+        done: &mut impl FnMut(Box<V>, B, Ended),
+    ) -> bool {
+        let (new, close, stopped) = {
+            let mut inbox = self.inbox.lock();
+            (std::mem::take(&mut inbox.new), inbox.close, inbox.stopped)
+        };
+        for (visitor, start) in new {
+            carrier.admit(visitor, start, now, done);
+        }
+        if close.is_some() || stopped {
+            carrier.close_all(close.unwrap_or(Close::Draining), done);
+            self.inbox.lock().close = None;
+            self.closed.notify_all();
+        }
+        stopped
+    }
+
+    fn ring(&self) {
+        // Fails only when the counter is full, after 2^64 rings.
+        let _ = self.bell.write(1);
+    }
+}
+
+/// What the thread has.
+struct Carrier<'a, V, B> {
+    epoll: &'a Epoll,
+    /// By number. Numbers are not used again, so that late events find nobody.
+    open: HashMap<u64, Box<Open<V, B>>>,
+    /// Those that have something to do.
+    line: VecDeque<u64>,
+    next: u64,
+    /// When to look at deadlines: no later than at the earliest one.
+    deadline: Option<Instant>,
+    block: Vec<u8>,
+}
+
+struct Open<V, B> {
+    visitor: Box<V>,
+    backend: B,
+    at_visitor: Ready,
+    at_backend: Ready,
+    to_visitor: Flow,
+    to_backend: Flow,
+    patience: Patience,
+    in_line: bool,
+}
+
+/// What a socket can do, as far as is known.
+#[derive(Clone, Copy)]
+struct Ready {
+    readable: bool,
+    writable: bool,
+    /// The peer has ended its side: behind what can be read is the end, and no further event.
+    ended: bool,
+}
+
+/// One direction.
+struct Flow {
+    /// What was read and not written yet, and how much of it was written.
+    waiting: Vec<u8>,
+    taken: usize,
+    /// Bytes that were written.
+    bytes: u64,
+    stage: Stage,
+    /// When something moved last.
+    moved: Instant,
+    /// Since when nothing is taken of what waits.
+    stuck: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// Its source has ended.
+    Ending,
+    /// And that was passed on.
+    Over,
+}
+
+/// One end of a tunnel.
+struct End<'a> {
+    conn: &'a mut Conn,
+    ready: &'a mut Ready,
+}
+
+/// Which end of a flow broke.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    Source,
+    Sink,
+}
+
+impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
+    /// How long to wait for events.
+    fn timeout(&self) -> EpollTimeout {
+        if !self.line.is_empty() {
+            return EpollTimeout::ZERO;
+        }
+        let Some(deadline) = self.deadline else {
+            return EpollTimeout::NONE;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        EpollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn admit(
+        &mut self,
+        mut visitor: Box<V>,
+        mut start: Start<B>,
+        now: Instant,
+        done: &mut impl FnMut(Box<V>, B, Ended),
+    ) {
+        let number = self.next;
+        self.next += 1;
+        let add = |conn: &Conn, side| {
+            let flags = EpollFlags::EPOLLIN
+                | EpollFlags::EPOLLOUT
+                | EpollFlags::EPOLLRDHUP
+                | EpollFlags::EPOLLET;
+            self.epoll
+                .add(conn.as_fd(), EpollEvent::new(flags, number << 1 | side))
+        };
+        let added =
+            add((*visitor).as_mut(), VISITOR).and_then(|()| add(start.backend.as_mut(), BACKEND));
+        if let Err(error) = added {
+            log::error!("epoll_ctl: {error}; a tunnel is closed");
+            let ended = Ended {
+                reason: Close::Internal,
+                to_visitor: 0,
+                to_backend: 0,
+            };
+            done(visitor, start.backend, ended);
+            return;
+        }
+        let open = Box::new(Open {
+            visitor,
+            backend: start.backend,
+            at_visitor: Ready::UNKNOWN,
+            at_backend: Ready::UNKNOWN,
+            to_visitor: Flow::new(start.to_visitor, now),
+            to_backend: Flow::new(start.to_backend, now),
+            patience: start.patience,
+            in_line: true,
+        });
+        self.open.insert(number, open);
+        self.line.push_back(number);
+    }
+
+    /// An event of one end.
+    fn heed(&mut self, data: u64, events: EpollFlags, now: Instant) {
+        let number = data >> 1;
+        let Some(open) = self.open.get_mut(&number) else {
+            return;
+        };
+        let (ready, to_it) = match data & 1 {
+            VISITOR => (&mut open.at_visitor, &mut open.to_visitor),
+            _ => (&mut open.at_backend, &mut open.to_backend),
+        };
+        // What is wrong shows at the next read or write.
+        let broken = events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+        ready.ended |= broken || events.contains(EpollFlags::EPOLLRDHUP);
+        ready.readable |= ready.ended || events.contains(EpollFlags::EPOLLIN);
+        if broken || events.contains(EpollFlags::EPOLLOUT) {
+            ready.writable = true;
+            // It took something, though maybe not all that lies with the library.
+            to_it.stuck = to_it.stuck.map(|_| now);
+        }
+        if !open.in_line {
+            open.in_line = true;
+            self.line.push_back(number);
+        }
+    }
+
+    /// A turn for each of those in line.
+    fn round(&mut self, now: Instant, done: &mut impl FnMut(Box<V>, B, Ended)) {
+        for _ in 0..self.line.len() {
+            let Some(number) = self.line.pop_front() else {
+                return;
+            };
+            let Some(open) = self.open.get_mut(&number) else {
+                continue;
+            };
+            open.in_line = false;
+            // A panic is a fault of ours; it costs this one tunnel.
+            let turn = catch_unwind(AssertUnwindSafe(|| open.turn(&mut self.block, now)));
+            match turn {
+                Ok(Ok(more)) => {
+                    if more {
+                        open.in_line = true;
+                        self.line.push_back(number);
+                    }
+                    let (deadline, _) = open.deadline();
+                    self.deadline = Some(self.deadline.map_or(deadline, |old| old.min(deadline)));
+                }
+                Ok(Err(reason)) => self.close(number, reason, done),
+                Err(_) => {
+                    log::error!("the thread of the tunnels panicked; a tunnel is closed");
+                    self.close(number, Close::Internal, done);
+                }
+            }
+        }
+    }
+
+    /// Closes those whose deadlines are over.
+    fn expire(&mut self, now: Instant, done: &mut impl FnMut(Box<V>, B, Ended)) {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        self.deadline = None;
+        let mut late = Vec::new();
+        for (number, open) in &self.open {
+            let (deadline, reason) = open.deadline();
+            match deadline <= now {
+                true => late.push((*number, reason)),
+                false => {
+                    let earliest = self.deadline.map_or(deadline, |old| old.min(deadline));
+                    self.deadline = Some(earliest);
+                }
+            }
+        }
+        for (number, reason) in late {
+            self.close(number, reason, done);
+        }
+    }
+
+    fn close_all(&mut self, reason: Close, done: &mut impl FnMut(Box<V>, B, Ended)) {
+        let numbers: Vec<_> = self.open.keys().copied().collect();
+        for number in numbers {
+            self.close(number, reason, done);
+        }
+    }
+
+    fn close(&mut self, number: u64, reason: Close, done: &mut impl FnMut(Box<V>, B, Ended)) {
+        let Some(open) = self.open.remove(&number) else {
+            return;
+        };
+        let Open {
+            mut visitor,
+            mut backend,
+            to_visitor,
+            to_backend,
+            ..
+        } = *open;
+        if !to_visitor.waiting.is_empty() {
+            (*visitor).as_mut().reset_on_close();
+        }
+        if !to_backend.waiting.is_empty() {
+            backend.as_mut().reset_on_close();
+        }
+        let ended = Ended {
+            reason,
+            to_visitor: to_visitor.bytes,
+            to_backend: to_backend.bytes,
+        };
+        done(visitor, backend, ended);
+    }
+}
+
+impl<V: AsMut<Conn>, B: AsMut<Conn>> Open<V, B> {
+    /// Carries what is at hand, both ways, but no more than is fair. Returns whether there may be more.
+    fn turn(&mut self, block: &mut [u8], now: Instant) -> Result<bool, Close> {
+        let mut visitor = End {
+            conn: (*self.visitor).as_mut(),
+            ready: &mut self.at_visitor,
+        };
+        let mut backend = End {
+            conn: self.backend.as_mut(),
+            ready: &mut self.at_backend,
+        };
+        let to_backend = &mut self.to_backend;
+        let there = to_backend.carry(&mut visitor, &mut backend, block, now);
+        // An error is told of once, and behind it there is what looks like a good end.
+        let there = match there {
+            Ok(more) => more,
+            Err(Broken::Source) => return Err(backend.cut(Close::ClientGone)),
+            Err(Broken::Sink) => return Err(visitor.cut(Close::BackendFailed)),
+        };
+        let to_visitor = &mut self.to_visitor;
+        let back = to_visitor.carry(&mut backend, &mut visitor, block, now);
+        match back {
+            Ok(_) if [to_visitor.stage, self.to_backend.stage] == [Stage::Over; 2] => {
+                Err(Close::TunnelDone)
+            }
+            Ok(back) => Ok(there || back),
+            Err(Broken::Source) => Err(visitor.cut(Close::BackendFailed)),
+            Err(Broken::Sink) => Err(backend.cut(Close::ClientGone)),
+        }
+    }
+
+    /// Until when something has to move, and what it means if nothing does.
+    fn deadline(&self) -> (Instant, Close) {
+        let Patience {
+            idle,
+            write,
+            backend,
+            visitor,
+        } = self.patience;
+        let moved = self.to_visitor.moved.max(self.to_backend.moved);
+        let mut first = (moved + idle, Close::TunnelIdle);
+        let mut or = |since: Option<Instant>, patience, reason| {
+            if let Some(since) = since
+                && since + patience < first.0
+            {
+                first = (since + patience, reason);
+            }
+        };
+        let after = |flow: &Flow| (flow.stage != Stage::Open).then_some(moved);
+        or(after(&self.to_backend), backend, Close::TunnelIdle);
+        or(after(&self.to_visitor), visitor, Close::TunnelIdle);
+        or(self.to_visitor.stuck, write, Close::WriteTimeout);
+        or(self.to_backend.stuck, backend, Close::BackendFailed);
+        first
+    }
+}
+
+impl Flow {
+    const fn new(waiting: Vec<u8>, now: Instant) -> Self {
+        Self {
+            waiting,
+            taken: 0,
+            bytes: 0,
+            stage: Stage::Open,
+            moved: now,
+            stuck: None,
+        }
+    }
+
+    /// Carries up to so many blocks. Returns whether there may be more at hand.
+    fn carry(
+        &mut self,
+        from: &mut End<'_>,
+        to: &mut End<'_>,
+        block: &mut [u8],
+        now: Instant,
+    ) -> Result<bool, Broken> {
+        for _ in 0..PIECES {
+            if !self.drain(to, now)? {
+                return Ok(false);
+            }
+            match self.stage {
+                Stage::Over => return Ok(false),
+                Stage::Ending => return self.pass_end(to, now).map(|()| false),
+                Stage::Open if !from.ready.readable => return Ok(false),
+                Stage::Open => {}
+            }
+            match from.conn.read_now(block).map_err(|_| Broken::Source)? {
+                None => from.ready.readable = false,
+                Some(0) => {
+                    from.ready.readable = false;
+                    self.stage = Stage::Ending;
+                    self.moved = now;
+                }
+                Some(count) => {
+                    // A read that brings less than there was room for has emptied the socket (epoll(7)).
+                    let emptied = count < block.len() && !from.conn.may_have_more();
+                    from.ready.readable = !emptied || from.ready.ended;
+                    self.moved = now;
+                    self.put(&block[..count], to, now)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes what waits. Returns whether nothing waits any more and more may come.
+    fn drain(&mut self, to: &mut End<'_>, now: Instant) -> Result<bool, Broken> {
+        if !self.waiting.is_empty() {
+            let waiting = std::mem::take(&mut self.waiting);
+            self.taken += self.write(&waiting[self.taken..], to, now)?;
+            if self.taken < waiting.len() {
+                self.waiting = waiting;
+            } else {
+                self.taken = 0;
+            }
+        }
+        // The library may have taken what the socket does not.
+        if to.ready.writable && !to.conn.flush_now().map_err(|_| Broken::Sink)? {
+            to.ready.writable = false;
+        }
+        self.note(to, now);
+        Ok(self.waiting.is_empty() && to.ready.writable)
+    }
+
+    /// Writes bytes while none wait, and keeps those that are not taken.
+    fn put(&mut self, bytes: &[u8], to: &mut End<'_>, now: Instant) -> Result<(), Broken> {
+        debug_assert!(self.waiting.is_empty() && self.taken == 0);
+        let written = self.write(bytes, to, now)?;
+        // Without memory if that is nothing.
+        self.waiting = bytes[written..].to_vec();
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8], to: &mut End<'_>, now: Instant) -> Result<usize, Broken> {
+        let mut written = 0;
+        while to.ready.writable && written < bytes.len() {
+            let count = to.conn.write_now(&bytes[written..]);
+            let count = count.map_err(|_| Broken::Sink)?;
+            to.ready.writable = count > 0;
+            written += count;
+        }
+        if written > 0 {
+            self.bytes += written as u64;
+            (self.moved, self.stuck) = (now, None);
+        }
+        Ok(written)
+    }
+
+    /// Tells the sink that nothing more comes.
+    fn pass_end(&mut self, to: &mut End<'_>, now: Instant) -> Result<(), Broken> {
+        match to.conn.finish_writing_now().map_err(|_| Broken::Sink)? {
+            true => self.stage = Stage::Over,
+            false => to.ready.writable = false,
+        }
+        self.note(to, now);
+        Ok(())
+    }
+
+    /// Whether the sink takes what there is for it.
+    fn note(&mut self, to: &End<'_>, now: Instant) {
+        self.stuck = match to.ready.writable {
+            true => None,
+            false => Some(self.stuck.unwrap_or(now)),
+        };
+    }
+}
+
+impl End<'_> {
+    /// Lets it know that the other one did not end well.
+    fn cut(self, reason: Close) -> Close {
+        self.conn.reset_on_close();
+        reason
+    }
+}
+
+impl Ready {
+    /// Nothing is known; trying tells.
+    const UNKNOWN: Self = Self {
+        readable: true,
+        writable: true,
+        ended: false,
+    };
+}
+
+/// Blocks of [`Buffer::SIZE`] that go one way through a tunnel in one turn.
+const PIECES: usize = 8;
+/// How long closing all of them may take.
+const LONGEST_CLOSE: Duration = Duration::from_secs(5);
+const VISITOR: u64 = 0;
+const BACKEND: u64 = 1;
+const BELL: u64 = u64::MAX;
