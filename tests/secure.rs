@@ -175,6 +175,23 @@ fn what_is_not_tls_is_told_so_or_closed() {
 }
 
 #[test]
+fn who_wants_to_speak_nothing_but_http_2_is_told_so_in_the_handshake() {
+    let proxy = Proxy::both();
+    let mut config = secure::config();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = TcpStream::connect(proxy.addresses()[1]).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut visitor = secure::connect_with(Arc::new(config), socket, "test");
+    // RFC 7301 3.2.
+    let error = visitor.read(&mut [0]).unwrap_err().to_string();
+    assert!(error.contains("NoApplicationProtocol"), "{error}");
+    proxy.wait_for_log("reason=tls_failed");
+    assert_eq!(proxy.visit_secure().get("/swiftiply_health").status, 200);
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
 fn a_handshake_that_does_not_end_is_closed() {
     let proxy = Proxy::both_with("timeouts: {head: 200ms}");
     let address = proxy.addresses()[1];
