@@ -2,7 +2,8 @@
 //!
 //! An application process connects to the proxy over TCP, sends 25 bytes and maybe a key, and from then on answers
 //! plain HTTP/1.1 requests on that connection, one at a time. Start a process and it serves; stop it and nothing breaks.
-//! Visitors are routed by host name to the idle backends of a site.
+//! Visitors are routed by host name to the idle backends of a site. (Ordinary servers, which do not dial in, are connected
+//! to: [`backend::directory`].)
 //!
 //! This library is the whole of it: `swiftiply(8)` is a small program around [`Server`], and [`client`] is the other
 //! side, for applications written in Rust. Start one of each with the examples there.
@@ -36,8 +37,8 @@
 //! 5. `server::collect` gathers the body, in memory or in a file, while the session may be parked again. (A site may have
 //!    it passed on as it comes instead.)
 //! 6. `server::admission` sees to it that no site holds all workers; a request above its share is parked in line.
-//! 7. `server::respond` has [`backend::relay`] lease a backend from [`backend::pool`], write the request anew, and read
-//!    the head of the answer.
+//! 7. `server::respond` has [`backend::relay`] lease a backend from [`backend::pool`] (or a server's connection from
+//!    [`backend::directory`]), write the request anew, and read the head of the answer.
 //! 8. `server::deliver` writes the answer while it is read. The backend goes back to its pool when the last byte was
 //!    read, before that byte is written. What the visitor does not take goes to a `server::spool`, and the session is
 //!    parked until there is room to write more. A file needs no spool: it stays where it is.
@@ -55,7 +56,9 @@
 //! | `worker` | `workers` | the life of a request, above | touch configuration files |
 //! | `tunnels` | one | carries the bytes of all upgraded connections, in turn | wait for any one of them |
 //! | `lookout` | one | sees to how many workers are up, so that they do not get into each other's way | serve |
-//! | `tick` | one | closes or wakes sessions whose deadline is over, writes out access logs | serve |
+//! | `redis` | one per site with `directory: redis` | takes servers from Redis for those that wait, and gives them back | serve |
+//! | `lookup`, `check` | one per server at a time, for a moment | looks a name up, asks a server whether it is well | anything else |
+//! | `tick` | one | closes or wakes sessions whose deadline is over, looks after idle connections to servers, writes out access logs | serve |
 //!
 //! What frees a waiting worker never needs a worker: all of them may be waiting for a backend, so preambles are read by
 //! the dial-in thread.
@@ -84,7 +87,7 @@
 //! | 5 | [`content`] | files: those that are served, and those that are read again when they change |
 //! | 6 | [`server`], [`access`] | everything |
 //!
-//! Names of `httparse` stand only in `http::head`, of `bcrypt` and `sha_crypt` in `content::passwords`, of `mime_guess` in `content::files`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
+//! Names of `redis` stand only in `backend::directory`, of `httparse` only in `http::head`, of `bcrypt` and `sha_crypt` in `content::passwords`, of `mime_guess` in `content::files`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
 
 pub mod access;
 pub mod backend;

@@ -74,7 +74,7 @@ pub struct Stats {
     pub retries: AtomicU64,
     /// Panics survived by workers.
     pub panics: AtomicU64,
-    /// Backends that joined a pool.
+    /// Backends that joined a pool, and connections that were made to servers.
     pub joined: AtomicU64,
     /// Upgraded connections open now. Those so far are the answers with status 101.
     pub tunnels: AtomicU64,

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// Crates that one module hides from the others.
-const CONFINED: [(&str, &[&str]); 13] = [
+const CONFINED: [(&str, &[&str]); 14] = [
     ("httparse", &["http::head"]),
     ("base64", &["http::auth"]),
     ("bcrypt", &["content::passwords"]),
@@ -23,6 +23,7 @@ const CONFINED: [(&str, &[&str]); 13] = [
     ("mime_guess", &["content::files"]),
     ("rustls", &["net::tls"]),
     ("webpki", &["net::tls"]),
+    ("redis", &["backend::directory"]),
     ("threadpool", &["server"]),
     ("serde_yaml", &["config::raw", "config::print"]),
     ("serde", &["config::raw", "config::print", "logging"]),

@@ -12,6 +12,8 @@ mod gzip;
 mod laws;
 mod layers;
 mod pages;
+#[cfg(feature = "redis")]
+mod redis;
 mod requests;
 mod responses;
 mod running;

@@ -797,3 +797,29 @@ fn the_time_in_the_queue_is_told() {
     drop((visitor, backend));
     proxy.finish();
 }
+
+#[test]
+fn the_sample_serves() {
+    let servers = [(); 2].map(|()| EchoServer::start());
+    let [a, b] = [0, 1].map(|n: usize| servers[n].address().to_string());
+    let sample = include_str!("../conf/traditional.yml");
+    let yaml = sample
+        .replace("cluster_port: 8080", "cluster_port: 0")
+        .replace("127.0.0.1:3000, 127.0.0.1:3001", &format!("'{a}', '{b}'"))
+        .replace("127.0.0.1:30000", "127.0.0.1:0");
+    let proxy = Proxy::start(&yaml);
+    let mut visitor = proxy.visit();
+    for n in 0..10 {
+        let target = format!("/{n}");
+        assert_eq!(visitor.get(&target).text(), target);
+    }
+    // Checks come in addition.
+    assert!(servers.iter().all(|server| server.answered() >= 5));
+    // It steps in where it is wanted.
+    let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
+    let request = "GET /sorry HTTP/1.1\r\nHost: sorry.example.com\r\n\r\n";
+    assert_eq!(visitor.ask(request).text(), "/sorry");
+    assert_eq!(echo.answered(), 1);
+    drop((visitor, servers, echo));
+    proxy.finish();
+}

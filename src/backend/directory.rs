@@ -18,6 +18,9 @@
 //!   themselves.
 //! - The state's lock is a leaf; connections are looked at, made and closed without it.
 
+#[cfg(feature = "redis")]
+mod shared;
+
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -41,7 +44,12 @@ use crate::stats::{self, Close, Stats};
 /// What a site has in place of backends that dial in.
 #[derive(Debug)]
 pub struct Servers {
-    directory: Arc<Directory>,
+    /// One; where Redis has the lists, one for each name of the site.
+    directories: Vec<(String, Arc<Directory>)>,
+    /// What else [`Servers::fit`] depends on.
+    kind: config::Directory,
+    #[cfg(feature = "redis")]
+    link: Option<shared::Link>,
 }
 
 /// The servers of a site, and the requests that wait for them.
@@ -53,6 +61,9 @@ pub struct Directory {
     log: String,
     stats: Arc<Stats>,
     state: Mutex<State>,
+    /// Where Redis has the list.
+    #[cfg(feature = "redis")]
+    bell: Option<Arc<shared::Bell>>,
 }
 
 /// What a directory has of its site's configuration.
@@ -127,6 +138,8 @@ struct State {
     turn: usize,
     /// Nothing may be kept any more.
     closed: bool,
+    #[cfg(feature = "redis")]
+    shelf: Option<shared::Shelf>,
 }
 
 #[derive(Debug)]
@@ -145,6 +158,10 @@ struct Server {
     /// When its name is looked up again, and when it is checked again; `None`: that is under way, or never done.
     lookup: Option<Instant>,
     check: Option<Instant>,
+    /// The configuration has no place for it any more.
+    gone: bool,
+    #[cfg(feature = "redis")]
+    stock: shared::Stock,
 }
 
 /// Whether requests are sent to a server.
@@ -191,55 +208,139 @@ enum Change {
 
 impl Servers {
     /// Those of a site, if it has any. `log`: the target of its log lines.
-    pub fn new(site: &config::Site, log: &str, stats: &Arc<Stats>) -> Option<Self> {
-        let settings = Settings::of(site)?;
-        Some(Self {
-            directory: Arc::new(Directory::new(&site.name, log, settings, stats)),
+    ///
+    /// # Errors
+    /// What is wrong with the address of a Redis server.
+    pub fn new(site: &config::Site, log: &str, stats: &Arc<Stats>) -> io::Result<Option<Self>> {
+        let Some(settings) = Settings::of(site) else {
+            return Ok(None);
+        };
+        match &site.directory {
+            #[cfg(feature = "redis")]
+            Some(config::Directory::Redis(redis)) => {
+                Self::shared(site, redis, log, &settings, stats).map(Some)
+            }
+            Some(kind) => Ok(Some(Self {
+                directories: vec![(
+                    site.name.clone(),
+                    Arc::new(Directory::new(&site.name, log, settings, stats)),
+                )],
+                kind: kind.clone(),
+                #[cfg(feature = "redis")]
+                link: None,
+            })),
+            None => Ok(None),
+        }
+    }
+
+    /// Those of lists in Redis, one for each name of the site.
+    #[cfg(feature = "redis")]
+    fn shared(
+        site: &config::Site,
+        redis: &config::Redis,
+        log: &str,
+        settings: &Settings,
+        stats: &Arc<Stats>,
+    ) -> io::Result<Self> {
+        let bell = Arc::new(shared::Bell::default());
+        let directories: Vec<_> = names(site)
+            .map(|name| {
+                let mut directory = Directory::new(&site.name, log, settings.clone(), stats);
+                directory.bell = Some(Arc::clone(&bell));
+                directory.state.get_mut().shelf = Some(shared::Shelf::new());
+                (name.to_owned(), Arc::new(directory))
+            })
+            .collect();
+        let link = shared::Link::new(site, log, redis, &directories, bell);
+        Ok(Self {
+            directories,
+            kind: config::Directory::Redis(redis.clone()),
+            link: Some(link.map_err(io::Error::other)?),
         })
     }
 
     /// Whether [`Servers::change`] can go over to the settings of this site.
     pub fn fit(&self, site: &config::Site) -> bool {
-        Settings::of(site).is_some()
+        use config::Directory::{Redis, Static};
+        let known = self.directories.iter().map(|(name, _)| name.as_str());
+        match (&self.kind, &site.directory) {
+            (Static(_), Some(Static(servers))) => !servers.is_empty(),
+            (Redis(one), Some(Redis(other))) => one == other && known.eq(names(site)),
+            _ => false,
+        }
     }
 
     /// Goes over to other settings of the same site.
     pub fn change(&self, site: &config::Site) {
         if let Some(settings) = Settings::of(site) {
-            self.directory.change(settings);
+            for (_, directory) in &self.directories {
+                directory.change(settings.clone());
+            }
         }
     }
 
     /// Those for requests with this host name.
-    pub const fn of(&self, _host: Option<&str>) -> &Arc<Directory> {
-        &self.directory
+    pub fn of(&self, host: Option<&str>) -> &Arc<Directory> {
+        let named = |(name, _): &&(String, _)| host == Some(name.as_str());
+        // A site has a name, and its first one stands for those that are not its own.
+        match self.directories.len() {
+            1 => &self.directories[0].1,
+            _ => {
+                let found = self.directories.iter().find(named);
+                &found.unwrap_or(&self.directories[0]).1
+            }
+        }
     }
 
-    /// Does what is due: see [`Directory::tick`].
+    /// Does what is due: closes connections that have ended or were idle for too long, and has names looked up, servers
+    /// checked and Redis asked. Never waits.
     pub fn tick(&self, now: Instant) {
-        self.directory.tick(now);
+        #[cfg(feature = "redis")]
+        if let Some(link) = &self.link {
+            link.start();
+        }
+        for (_, directory) in &self.directories {
+            directory.tick(now);
+        }
     }
 
     /// Closes what is idle and keeps nothing that comes later.
     pub fn shut(&self, reason: Close) {
-        self.directory.shut(reason);
+        for (_, directory) in &self.directories {
+            directory.shut(reason);
+        }
+        #[cfg(feature = "redis")]
+        if let Some(link) = &self.link {
+            link.leave();
+        }
     }
 
     /// How many connections are idle now.
     pub fn idle(&self) -> usize {
-        self.directory.idle()
+        let each = self.directories.iter();
+        each.map(|(_, directory)| directory.idle()).sum()
     }
+}
+
+/// The names of a site's lists: its own, or what stands for it in logs.
+fn names(site: &config::Site) -> impl Iterator<Item = &str> {
+    let own = site.incoming.iter().map(String::as_str);
+    let none = site.incoming.is_empty().then_some(site.name.as_str());
+    own.chain(none)
 }
 
 impl Settings {
     fn of(site: &config::Site) -> Option<Self> {
-        let servers = match &site.directory {
-            Some(config::Directory::Static(servers)) if !servers.is_empty() => servers,
+        let (servers, seats) = match &site.directory {
+            Some(config::Directory::Static(servers)) if !servers.is_empty() => {
+                (servers.clone(), site.server_connections)
+            }
+            Some(config::Directory::Redis(_)) => (Vec::new(), 0),
             _ => return None,
         };
         Some(Self {
-            servers: servers.clone(),
-            seats: site.server_connections,
+            servers,
+            seats,
             connect: site.timeouts.connect,
             idle: site.timeouts.idle,
             check: site.check.clone(),
@@ -263,7 +364,11 @@ impl Directory {
                 waiting: VecDeque::new(),
                 turn: 0,
                 closed: false,
+                #[cfg(feature = "redis")]
+                shelf: None,
             }),
+            #[cfg(feature = "redis")]
+            bell: None,
         }
     }
 
@@ -277,7 +382,12 @@ impl Directory {
             if state.settings == settings {
                 return;
             }
-            let mut old = mem::take(&mut state.servers);
+            let listed = !settings.servers.is_empty();
+            let mut old = match listed {
+                true => mem::take(&mut state.servers),
+                // Those of Redis stay.
+                false => Vec::new(),
+            };
             for address in &settings.servers {
                 let known = old
                     .iter()
@@ -287,15 +397,18 @@ impl Directory {
                     None => Server::new(address, settings.seats, now),
                 };
                 server.seats = settings.seats;
+                state.servers.push(server);
+            }
+            for server in &mut state.servers {
                 server.check = Some(now);
                 if settings.check.is_none() && server.health == Health::Down {
                     server.health = Health::Up;
                 }
-                state.servers.push(server);
             }
             for mut server in old {
                 gone.append(&mut server.kept);
                 server.seats = 0;
+                server.gone = true;
                 if server.taken > 0 {
                     state.servers.push(server);
                 }
@@ -551,21 +664,24 @@ impl Directory {
                 _ => true,
             };
             let waits = !state.waiting.is_empty();
-            let Some(server) = state.server(place) else {
+            let Some(index) = state.position(place) else {
                 return waits;
             };
+            let server = &mut state.servers[index];
             server.taken -= 1;
             let change = server.judge(outcome, enough);
             let over = match kept {
-                Some(kept) if !closed && server.seats > 0 => {
+                Some(kept) if !closed && !server.gone => {
                     server.kept.push(kept);
                     None
                 }
                 kept => kept,
             };
-            if server.seats == 0 && server.taken == 0 {
-                let gone = |server: &Server| Arc::ptr_eq(&server.place, place);
-                state.servers.retain(|server| !gone(server));
+            if server.gone && server.taken == 0 {
+                state.servers.remove(index);
+            } else {
+                #[cfg(feature = "redis")]
+                state.share(index);
             }
             (change, over, waits)
         };
@@ -610,6 +726,8 @@ impl Directory {
                 false => state.waiting.push_back(waiter),
             }
         }
+        #[cfg(feature = "redis")]
+        self.ring();
         let mut missed = Missed::TimedOut;
         let got = loop {
             let now = Instant::now();
@@ -652,11 +770,15 @@ impl Directory {
 }
 
 impl State {
+    fn position(&self, place: &Arc<Place>) -> Option<usize> {
+        let mut servers = self.servers.iter();
+        servers.position(|server| Arc::ptr_eq(&server.place, place))
+    }
+
     /// A server that is still there.
     fn server(&mut self, place: &Arc<Place>) -> Option<&mut Server> {
-        self.servers
-            .iter_mut()
-            .find(|server| Arc::ptr_eq(&server.place, place))
+        let index = self.position(place)?;
+        Some(&mut self.servers[index])
     }
 
     /// Whether requests can go to another server than this one.
@@ -664,7 +786,7 @@ impl State {
         let other = |server: &Server| !Arc::ptr_eq(&server.place, place);
         self.servers
             .iter()
-            .any(|server| other(server) && server.seats > 0 && server.health == Health::Up)
+            .any(|server| other(server) && !server.gone && server.health == Health::Up)
     }
 
     /// Takes a seat at the server with the fewest requests, and the connection that became idle last.
@@ -720,6 +842,9 @@ impl Server {
             failures: 0,
             bad_checks: 0,
             check: Some(now),
+            gone: false,
+            #[cfg(feature = "redis")]
+            stock: shared::Stock::default(),
         }
     }
 
@@ -950,6 +1075,8 @@ impl Drop for Seat {
         if self.free() {
             self.directory.deal();
         }
+        #[cfg(feature = "redis")]
+        self.directory.settle();
     }
 }
 
@@ -1146,3 +1273,120 @@ const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
 const LOOK_UP_SOON: Duration = Duration::from_secs(1);
 /// Who waits does not look more often.
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    fn directory(servers: &[Address], seats: usize) -> Arc<Directory> {
+        let settings = Settings {
+            servers: servers.to_vec(),
+            seats,
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(10),
+            check: None,
+            host: "test".into(),
+        };
+        let stats = Arc::new(Stats::new());
+        Arc::new(Directory::new("test", "site:test", settings, &stats))
+    }
+
+    fn take(directory: &Arc<Directory>, patience: Duration) -> Result<Lease, Missed> {
+        let waiting = Arc::new(Waiting::new(Arc::new(AtomicUsize::new(0))));
+        waiting.limit(10, 10);
+        let want = Want {
+            directory,
+            waiting: &waiting,
+        };
+        lease(&want, false, Instant::now() + patience, &mut || false)
+    }
+
+    #[test]
+    fn a_name_that_moves_takes_its_requests_along() {
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [old, new] = [0, 1].map(|n: usize| listeners[n].local_addr().unwrap());
+        let directory = directory(&["moves.invalid:80".parse().unwrap()], 2);
+        let missed = take(&directory, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(missed, Missed::TimedOut);
+        let place = Arc::clone(&directory.state.lock().servers[0].place);
+        directory.looked_up(&place, Ok(vec![old]));
+        // Who waits for the name gets a connection as soon as there is an address.
+        let lease = take(&directory, Duration::from_secs(10)).unwrap();
+        let busy = take(&directory, Duration::from_secs(10)).unwrap();
+        let here = listeners[0].accept().unwrap();
+        let also_here = listeners[0].accept().unwrap();
+        lease.finish();
+        assert_eq!(directory.idle(), 1);
+        // A lookup that fails changes nothing, and one that finds the same neither.
+        directory.looked_up(&place, Err(io::Error::other("no such name")));
+        directory.looked_up(&place, Ok(vec![old]));
+        assert_eq!(directory.idle(), 1);
+        directory.looked_up(&place, Ok(vec![new]));
+        assert_eq!(directory.idle(), 0);
+        let lease = take(&directory, Duration::from_secs(10)).unwrap();
+        let there = listeners[1].accept().unwrap();
+        drop((lease, busy, here, also_here, there));
+        let state = directory.state.lock();
+        assert_eq!(state.servers[0].taken, 0);
+        assert!(state.waiting.is_empty());
+    }
+
+    #[test]
+    fn an_address_that_is_not_reached_leaves_it_to_the_next() {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = [&gone, &there].map(|listener| listener.local_addr().unwrap());
+        drop(gone);
+        let place = Place::new(&"two.invalid:80".parse().unwrap());
+        assert!(place.set(&addresses).is_empty());
+        place.connect(Duration::from_secs(10)).unwrap();
+        // The one that was reached comes first the next time.
+        assert_eq!(*place.found.lock(), [addresses[1], addresses[0]]);
+        // In another order they are the same.
+        assert!(place.set(&addresses).is_empty());
+    }
+
+    #[test]
+    fn pauses_grow_and_end_with_success() {
+        let mut server = Server::new(&"127.0.0.1:80".parse().unwrap(), 1, Instant::now());
+        let pause = |server: &Server| match server.health {
+            Health::Aside { pause, .. } => Some(pause.as_millis()),
+            _ => None,
+        };
+        let unreachable = || Outcome::Unreachable(io::Error::other("no"));
+        assert!(matches!(server.judge(&unreachable(), true), Change::Aside));
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            pauses.extend(pause(&server));
+            // Those that were under way before do not count again.
+            assert!(matches!(server.judge(&unreachable(), true), Change::None));
+            let Health::Aside { trial, .. } = &mut server.health else {
+                panic!("{:?}", server.health);
+            };
+            *trial = true;
+            assert!(!server.is_open(&mut Some(Instant::now() + LONGEST_PAUSE * 2)));
+            server.judge(&unreachable(), true);
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert!(!server.is_open(&mut None));
+        assert!(server.is_open(&mut Some(Instant::now() + LONGEST_PAUSE * 2)));
+        assert!(matches!(server.judge(&Outcome::Good, true), Change::Back));
+        assert_eq!(server.health, Health::Up);
+        // What may be the request's fault counts if it comes again and again, and others can do it.
+        for enough in [false, false, true] {
+            assert!(matches!(
+                server.judge(&Outcome::Failed, false),
+                Change::None
+            ));
+            assert!(matches!(
+                server.judge(&Outcome::Failed, false),
+                Change::None
+            ));
+            let third = server.judge(&Outcome::Failed, enough);
+            assert_eq!(matches!(third, Change::Aside), enough);
+        }
+    }
+}

@@ -489,6 +489,9 @@ impl Drop for Server {
         if self.open() == 0 {
             self.workers.join();
         }
+        for servers in self.shared.snapshot().servers() {
+            servers.shut(Close::Draining);
+        }
         for (_, log) in access_logs(&self.shared.snapshot()) {
             log.flush();
         }
@@ -1042,7 +1045,7 @@ fn assemble(
         let servers = known.and_then(|site| site.servers.clone());
         let servers = match servers.filter(|servers| servers.fit(settings)) {
             Some(servers) => Some(servers),
-            None => Servers::new(settings, &log_target(settings), shares.stats).map(Arc::new),
+            None => Servers::new(settings, &log_target(settings), shares.stats)?.map(Arc::new),
         };
         let tunnels = known.map(|site| Arc::clone(&site.tunnels));
         let tunnels = tunnels.unwrap_or_default();

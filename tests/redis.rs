@@ -1,0 +1,410 @@
+//! Servers that are listed in Redis, with a real one.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::common::{EchoServer, Proxy, Server, Visitor, wait_until};
+
+/// A Redis server of a test's own, which writes down what it is told.
+struct Redis {
+    port: u16,
+    directory: TempDir,
+    child: Option<Child>,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut redis = Self {
+            port: probe.local_addr().unwrap().port(),
+            directory: tempfile::tempdir().unwrap(),
+            child: None,
+        };
+        drop(probe);
+        redis.run(&[]);
+        redis
+    }
+
+    fn run(&mut self, options: &[&str]) {
+        let port = self.port.to_string();
+        let child = Command::new("redis-server")
+            .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "yes", "--appendfsync", "no"])
+            .args(options)
+            .arg("--dir")
+            .arg(self.directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server; tests/run installs it");
+        self.child = Some(child);
+        wait_until("Redis answers", || {
+            let answer = self.ask("PING");
+            answer == "PONG" || answer.starts_with("NOAUTH")
+        });
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().unwrap();
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Sends a command; gives the answer, a line for each element.
+    fn ask(&self, command: &str) -> String {
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(command.split(' '))
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        let answer = self.ask(&format!("LRANGE {name} 0 -1"));
+        answer.lines().map(str::to_owned).collect()
+    }
+
+    fn push(&self, name: &str, server: SocketAddr) {
+        self.ask(&format!("LPUSH {name} {server}"));
+    }
+
+    fn wait_for(&self, name: &str, expected: &[SocketAddr]) {
+        let expected: Vec<_> = expected.iter().map(SocketAddr::to_string).collect();
+        wait_until(&format!("{name} is {expected:?}"), || {
+            self.list(name) == expected
+        });
+    }
+
+    fn proxy(&self) -> Proxy {
+        let mut proxy = Proxy::start(&self.yaml(""));
+        proxy.wait_for_log("servers are listed in Redis");
+        proxy.count_again();
+        proxy
+    }
+
+    fn yaml(&self, more: &str) -> String {
+        format!(
+            "limits: {{waiting: 1000}}\n\
+             map:\n\
+             - {{incoming: [test, other], default: true, proxy: traditional, directory: redis, timeout: 60, \
+             servers: {{host: 127.0.0.1, port: {}, lease: 2{more}}}}}",
+            self.port
+        )
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn ask(proxy: &Proxy, target: &str) -> Visitor {
+    let mut visitor = proxy.visit();
+    visitor.send_get(target);
+    visitor
+}
+
+#[test]
+fn an_element_is_in_use_for_one_request() {
+    let redis = Redis::start();
+    let servers = [(); 3].map(|()| Server::start());
+    let [a, b, c] = [0, 1, 2].map(|n: usize| servers[n].address());
+    redis.push("test", a);
+    redis.push("test", b);
+    let proxy = redis.proxy();
+    // The tail of the list is next.
+    let mut first = ask(&proxy, "/first");
+    let mut one = servers[0].accept();
+    assert_eq!(one.request().target(), "/first");
+    assert_eq!(redis.list("test"), [b.to_string()]);
+    assert_eq!(redis.list("test.inuse"), [a.to_string()]);
+    let mut second = ask(&proxy, "/second");
+    let mut two = servers[1].accept();
+    assert_eq!(two.request().target(), "/second");
+    assert_eq!(redis.list("test.inuse"), [b.to_string(), a.to_string()]);
+    assert_eq!(redis.ask("ZCARD test.leases"), "2");
+    // There is no third one, so that this waits for the next that is free.
+    let mut third = ask(&proxy, "/third");
+    assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
+    two.reply("second");
+    assert_eq!(second.answer().text(), "second");
+    assert_eq!(two.request().target(), "/third");
+    // Or for one that is added.
+    second.send_get("/fourth");
+    assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
+    redis.push("test", c);
+    let mut three = servers[2].accept();
+    assert_eq!(three.request().target(), "/fourth");
+    three.reply("fourth");
+    assert_eq!(second.answer().text(), "fourth");
+    redis.wait_for("test", &[c]);
+    two.reply("third");
+    assert_eq!(third.answer().text(), "third");
+    redis.wait_for("test", &[b, c]);
+    one.reply("first");
+    assert_eq!(first.answer().text(), "first");
+    redis.wait_for("test", &[a, b, c]);
+    redis.wait_for("test.inuse", &[]);
+    assert_eq!(redis.ask("ZCARD test.leases"), "0");
+    // Another name has another list.
+    let other = Server::start();
+    redis.push("other", other.address());
+    first.send("GET /other HTTP/1.1\r\nHost: Other:80\r\n\r\n");
+    let mut four = other.accept();
+    assert_eq!(four.request().target(), "/other");
+    four.reply("other");
+    assert_eq!(first.answer().text(), "other");
+    // The default's first name is that of all others.
+    first.send("GET /unknown HTTP/1.1\r\nHost: unknown\r\n\r\n");
+    assert_eq!(three.request().target(), "/unknown");
+    three.reply("unknown");
+    assert_eq!(first.answer().text(), "unknown");
+    // One that is taken away gets nothing more, and its connection is closed.
+    redis.wait_for("test", &[c, a, b]);
+    redis.ask(&format!("LREM test 0 {b}"));
+    assert!(two.is_closed());
+    drop((first, second, third, one, three, four));
+    proxy.finish();
+    redis.wait_for("test", &[c, a]);
+    redis.wait_for("other", &[other.address()]);
+    assert_eq!(redis.ask("ZCARD test.proxies"), "0");
+}
+
+#[test]
+fn a_server_as_often_as_it_stands_there() {
+    let redis = Redis::start();
+    let server = EchoServer::run(Server::start(), Duration::from_millis(1));
+    for _ in 0..3 {
+        redis.push("test", server.address());
+    }
+    redis.ask("LPUSH test nonsense");
+    redis.ask("LPUSH test 127.0.0.1:1");
+    let proxy = redis.proxy();
+    thread::scope(|scope| {
+        for visitor in 0..16 {
+            let proxy = &proxy;
+            scope.spawn(move || {
+                let mut connection = proxy.visit();
+                for n in 0..25 {
+                    let target = format!("/{visitor}/{n}");
+                    assert_eq!(connection.get(&target).text(), target);
+                }
+            });
+        }
+    });
+    assert_eq!(server.answered(), 400);
+    assert!(server.most() <= 3, "{}", server.most());
+    assert!(server.connections() <= 3, "{}", server.connections());
+    wait_until("all are back", || redis.list("test").len() == 5);
+    assert_eq!(redis.list("test.inuse").len(), 0);
+    drop(server);
+    proxy.finish();
+}
+
+#[test]
+fn redis_killed_and_restarted_under_load_costs_no_request() {
+    let mut redis = Redis::start();
+    let servers = [(); 2].map(|()| EchoServer::start());
+    for server in &servers {
+        for _ in 0..2 {
+            redis.push("test", server.address());
+        }
+    }
+    let proxy = redis.proxy();
+    let stop = AtomicBool::new(false);
+    let answered = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for visitor in 0..8 {
+            let (proxy, stop, answered) = (&proxy, &stop, &answered);
+            scope.spawn(move || {
+                let mut connection = proxy.visit();
+                let mut n = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    let target = format!("/{visitor}/{n}");
+                    let answer = connection.get(&target);
+                    assert_eq!((answer.status, answer.text()), (200, target));
+                    answered.fetch_add(1, Ordering::SeqCst);
+                    n += 1;
+                }
+            });
+        }
+        let more = || {
+            let until = answered.load(Ordering::SeqCst) + 100;
+            wait_until("a hundred requests", || {
+                answered.load(Ordering::SeqCst) >= until
+            });
+        };
+        for round in 1..=3 {
+            more();
+            redis.kill();
+            proxy.wait_for_logs("the servers known last go on", round);
+            more();
+            redis.run(&[]);
+            proxy.wait_for_logs("servers are listed in Redis", round + 1);
+        }
+        // One that is alive and says nothing is no better.
+        more();
+        redis.signal(Signal::SIGSTOP);
+        proxy.wait_for_logs("the servers known last go on", 4);
+        more();
+        redis.signal(Signal::SIGCONT);
+        proxy.wait_for_logs("servers are listed in Redis", 5);
+        more();
+        stop.store(true, Ordering::SeqCst);
+    });
+    wait_until("all are back", || {
+        redis.list("test").len() == 4 && redis.list("test.inuse").is_empty()
+    });
+    assert_eq!(redis.ask("ZCARD test.leases"), "0");
+    drop(servers);
+    proxy.finish();
+}
+
+#[test]
+fn two_proxies_share_one_list() {
+    let redis = Redis::start();
+    let server = EchoServer::run(Server::start(), Duration::from_millis(1));
+    redis.push("test", server.address());
+    let proxies = [redis.proxy(), redis.proxy()];
+    wait_until("they know of each other", || {
+        redis.ask("ZCARD test.proxies") == "2"
+    });
+    // However busy the one is, the other one has its turn.
+    thread::scope(|scope| {
+        for proxy in &proxies {
+            for visitor in 0..4 {
+                scope.spawn(move || {
+                    let mut connection = proxy.visit();
+                    for n in 0..50 {
+                        let target = format!("/{visitor}/{n}");
+                        assert_eq!(connection.get(&target).text(), target);
+                    }
+                });
+            }
+        }
+    });
+    assert_eq!(server.answered(), 400);
+    assert_eq!(server.most(), 1);
+    redis.wait_for("test", &[server.address()]);
+    drop(server);
+    for proxy in proxies {
+        proxy.finish();
+    }
+}
+
+#[test]
+fn what_a_proxy_had_in_use_comes_back_when_it_is_killed() {
+    let redis = Redis::start();
+    let server = Server::start();
+    let address = server.address();
+    redis.push("test", address);
+    // What the original has in use is nobody else's.
+    redis.ask("LPUSH test.inuse 127.0.0.1:1");
+    let [killed, stays] = [(); 2].map(|()| redis.proxy());
+    let mut first = ask(&killed, "/first");
+    let mut backend = server.accept();
+    backend.request();
+    let mut second = ask(&stays, "/second");
+    // As long as the proxy lives, however long the request takes, it stays in use.
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(redis.list("test.inuse").len(), 2);
+    let since = Instant::now();
+    killed.signal(Signal::SIGKILL);
+    assert!(first.is_closed());
+    let mut other = server.accept();
+    // Two seconds, and what it takes to notice.
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(other.request().target(), "/second");
+    other.reply("second");
+    assert_eq!(second.answer().text(), "second");
+    stays.wait_for_log("of a proxy that is gone are back");
+    redis.wait_for("test", &[address]);
+    assert_eq!(redis.list("test.inuse"), ["127.0.0.1:1"]);
+    drop((second, other, backend));
+    stays.finish();
+    drop(killed);
+}
+
+#[test]
+fn without_redis_at_the_start_requests_wait_for_it() {
+    let mut redis = Redis::start();
+    let server = EchoServer::start();
+    redis.push("test", server.address());
+    redis.kill();
+    let mut proxy = Proxy::start(&redis.yaml(""));
+    proxy.wait_for_log("the servers known last go on");
+    let mut visitor = ask(&proxy, "/waits");
+    assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
+    redis.run(&[]);
+    proxy.wait_for_log("servers are listed in Redis");
+    proxy.count_again();
+    assert_eq!(visitor.answer().text(), "/waits");
+    assert_eq!(proxy.log().matches("the servers known last").count(), 1);
+    drop((visitor, server));
+    proxy.finish();
+}
+
+#[test]
+fn a_reload_leaves_one_redis_for_another() {
+    let redis = Redis::start();
+    let server = Server::start();
+    let address = server.address();
+    redis.push("test", address);
+    redis.ask(&format!("-n 3 LPUSH test {address}"));
+    let proxy = redis.proxy();
+    let mut first = ask(&proxy, "/first");
+    let mut backend = server.accept();
+    backend.request();
+    proxy.reload(&redis.yaml(", db: 3"));
+    proxy.wait_for_logs("servers are listed in Redis", 2);
+    let mut second = ask(&proxy, "/second");
+    let mut other = server.accept();
+    assert_eq!(other.request().target(), "/second");
+    assert_eq!(redis.list("test.inuse"), [address.to_string()]);
+    assert_eq!(redis.ask("-n 3 LLEN test.inuse"), "1");
+    // What was under way ends in order, there as well.
+    backend.reply("first");
+    assert_eq!(first.answer().text(), "first");
+    redis.wait_for("test", &[address]);
+    redis.wait_for("test.inuse", &[]);
+    other.reply("second");
+    assert_eq!(second.answer().text(), "second");
+    drop((first, second, backend, other));
+    proxy.finish();
+    assert_eq!(redis.ask("-n 3 LLEN test.inuse"), "0");
+}
+
+#[test]
+fn a_password_is_wanted() {
+    let mut redis = Redis::start();
+    let server = EchoServer::start();
+    redis.push("test", server.address());
+    redis.kill();
+    redis.run(&["--requirepass", "s3cret"]);
+    let mut proxy = Proxy::start(&redis.yaml(", password: wrong"));
+    proxy.wait_for_log("the servers known last go on");
+    proxy.reload(&redis.yaml(", password: s3cret"));
+    proxy.wait_for_log("servers are listed in Redis");
+    proxy.count_again();
+    assert_eq!(proxy.visit().get("/known").text(), "/known");
+    assert!(!proxy.log().contains("s3cret") && !proxy.log().contains("wrong\""));
+    drop(server);
+    proxy.finish();
+}
