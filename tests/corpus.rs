@@ -8,9 +8,10 @@ use std::path::Path;
 
 use swiftiply::backend::preamble::{self, Reading};
 use swiftiply::config::{Config, Overrides};
+use swiftiply::content::root;
 use swiftiply::http::body::Framing;
 use swiftiply::http::head::Method;
-use swiftiply::http::target::{Host, Target};
+use swiftiply::http::target::{Host, Target, decoded};
 
 use crate::laws::{self, LIMITS, Law};
 
@@ -88,6 +89,10 @@ fn verdict(name: &str, input: &[u8]) -> String {
                 Err(())
             })
         }
+        "path" => {
+            let path = root::normal(&decoded(input), false).is_some();
+            told(if path { Ok(true) } else { Err(()) })
+        }
         "config" => {
             let text = String::from_utf8_lossy(input);
             let read = Config::from_yaml(&text, Path::new("s.yml"), &Overrides::default());
@@ -120,6 +125,11 @@ fn preambles() {
 #[test]
 fn targets() {
     replay("target");
+}
+
+#[test]
+fn paths() {
+    replay("path");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Files: those of a docroot, the page cache, and those that a backend names.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -10,7 +11,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use crate::common::{Echo, Proxy};
+use crate::common::{Backend, Echo, Proxy, Visitor, secure, wait_until};
+
+/// More than the buffers of the system take on both sides.
+const LARGE: usize = 24 << 20;
 
 /// Bytes in which nothing repeats soon.
 fn bytes(count: usize) -> Vec<u8> {
@@ -396,6 +400,461 @@ fn conditions_and_ranges() {
         let head = "HEAD /small.txt HTTP/1.1\r\nHost: test\r\nRange: bytes=0-0\r\n\r\n";
         let answer = proxy.visit().send(head).answer_to("HEAD");
         assert_eq!(answer.status, 200, "ranges are for GET");
+    }
+    drop(visitor);
+    proxy.finish();
+}
+
+/// A large file beside a small one, served at two addresses, the second one with TLS, by two workers.
+fn large(lines: &str) -> (TempDir, Proxy, Vec<u8>) {
+    let content = bytes(LARGE);
+    let folder = folder(&[("large.bin", &content), ("small.txt", b"small")]);
+    let (certfile, keyfile) = secure::certificate(folder.path(), "test", &["test"]);
+    let proxy = Proxy::start(&format!(
+        "workers: 2\nssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}\n{lines}\n{}",
+        certfile.display(),
+        keyfile.display(),
+        site(&folder, "")
+    ));
+    (folder, proxy, content)
+}
+
+#[test]
+fn visitors_that_do_not_take_a_large_file_hold_no_worker() {
+    for secure in [false, true] {
+        let (_folder, proxy, content) = large("limits: {spool: 0, body_memory: 0}");
+        let mut slow: Vec<_> = (0..6).map(|_| proxy.visit_as(secure)).collect();
+        for visitor in &mut slow {
+            visitor.send_get("/large.bin");
+            visitor.at_least(1000);
+        }
+        for _ in 0..20 {
+            assert_eq!(proxy.visit().get("/small.txt").text(), "small");
+        }
+        // Each takes a part by turns, so that they are parked in the middle more than once.
+        for part in 1..=4 {
+            for visitor in &mut slow {
+                visitor.at_least(LARGE / 4 * part);
+            }
+        }
+        for mut visitor in slow {
+            let answer = visitor.answer();
+            assert!(answer.body == content && !answer.cut, "{secure}");
+            assert_eq!(visitor.get("/small.txt").text(), "small");
+        }
+        proxy.finish();
+    }
+}
+
+#[test]
+fn parts_of_a_large_file_come_together() {
+    for secure in [false, true] {
+        let (_folder, proxy, content) = large("");
+        let mut visitor = proxy.visit_as(secure);
+        let most = LARGE / 2;
+        let answer = visitor.ask(format!(
+            "GET /large.bin HTTP/1.1\r\nHost: test\r\nRange: bytes=1-{most}, -70000\r\n\r\n"
+        ));
+        assert_eq!(answer.status, 206);
+        let find = |bytes: &[u8], from: usize| {
+            let end = bytes[from..]
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n");
+            from + end.unwrap() + 4
+        };
+        let first = find(&answer.body, 0);
+        assert!(answer.body[first..first + most] == content[1..=most]);
+        let second = find(&answer.body, first + most);
+        assert!(answer.body[second..second + 70_000] == content[LARGE - 70_000..]);
+        assert_eq!(visitor.get("/small.txt").text(), "small");
+        drop(visitor);
+        proxy.finish();
+    }
+}
+
+/// Has a visitor get the beginning of the large file, and then something done to that.
+fn while_it_is_sent(what: fn(&Path), check: fn(&Proxy, &mut Visitor, &[u8])) {
+    for secure in [false, true] {
+        let (folder, proxy, content) = large("");
+        let mut visitor = proxy.visit_as(secure);
+        visitor.send_get("/large.bin");
+        visitor.at_least(1000);
+        what(&folder.path().join("www/large.bin"));
+        check(&proxy, &mut visitor, &content);
+        assert_eq!(proxy.visit().get("/small.txt").text(), "small");
+        drop(visitor);
+        proxy.finish();
+    }
+}
+
+#[test]
+fn a_file_that_becomes_shorter_while_it_is_sent_is_cut() {
+    while_it_is_sent(
+        |path| {
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(LARGE as u64 / 2 + 7).unwrap();
+        },
+        |proxy, visitor, content| {
+            let answer = visitor.answer();
+            assert!(answer.cut);
+            assert!(content.starts_with(&answer.body));
+            proxy.wait_for_log("reason=file_failed");
+        },
+    );
+}
+
+#[test]
+fn of_a_file_that_grows_as_much_is_sent_as_was_announced() {
+    while_it_is_sent(
+        |path| {
+            let mut file = OpenOptions::new().append(true).open(path).unwrap();
+            file.write_all(&bytes(100_000)).unwrap();
+        },
+        |_, visitor, content| {
+            let answer = visitor.answer();
+            assert!(answer.body == content && !answer.cut);
+            assert_eq!(visitor.get("/small.txt").text(), "small");
+        },
+    );
+}
+
+#[test]
+fn a_file_that_is_replaced_or_removed_is_sent_to_its_end() {
+    let checks: [fn(&Path); 2] = [
+        |path| {
+            fs::write(path.with_extension("new"), "new").unwrap();
+            fs::rename(path.with_extension("new"), path).unwrap();
+        },
+        |path| fs::remove_file(path).unwrap(),
+    ];
+    for what in checks {
+        while_it_is_sent(what, |_, visitor, content| {
+            let answer = visitor.answer();
+            assert!(answer.body == content && !answer.cut);
+            assert_eq!(visitor.get("/small.txt").text(), "small");
+        });
+    }
+}
+
+#[test]
+fn visitors_that_leave_or_never_read_a_large_file_leave_nothing_behind() {
+    let (_folder, proxy, _) = large("timeouts: {write: 300ms}");
+    let mut gone = proxy.visit();
+    gone.send_get("/large.bin").at_least(1000);
+    gone.reset();
+    proxy.wait_for_log("reason=write_failed");
+    for secure in [false, true] {
+        let mut slow = proxy.visit_as(secure);
+        slow.send_get("/large.bin").at_least(1000);
+        proxy.wait_for_logs("reason=write_timeout", 1 + usize::from(secure));
+        assert!(slow.answer().cut);
+    }
+    proxy.finish();
+}
+
+#[test]
+fn what_is_known_of_a_file_is_good_for_its_window_or_until_a_reload() {
+    let folder = folder(&[("sub/a.txt", b"one"), ("sub/b.bin", &bytes(300_000))]);
+    let base = folder.path();
+    let yaml = site(&folder, ", dynamic_request_cache: {size: 0}");
+    let proxy = Proxy::start(&yaml);
+    let mut visitor = proxy.visit();
+    let aside = || fs::rename(base.join("www/sub"), base.join("aside")).unwrap();
+    let back = || fs::rename(base.join("aside"), base.join("www/sub")).unwrap();
+    // As soon as its last change is some time ago, the file is known.
+    wait_until("a file in memory", || {
+        assert_eq!(visitor.get("/sub/a.txt").text(), "one");
+        aside();
+        let known = visitor.get("/sub/a.txt").status == 200;
+        back();
+        known
+    });
+    // Of a large one, its tag is.
+    let tag = visitor.get("/sub/b.bin").field("ETag").unwrap().to_owned();
+    let ask = format!("GET /sub/b.bin HTTP/1.1\r\nHost: test\r\nIf-None-Match: {tag}\r\n\r\n");
+    aside();
+    assert_eq!(visitor.ask(&ask).status, 304);
+    assert_eq!(visitor.get("/sub/b.bin").status, 404);
+    back();
+    fs::write(base.join("www/sub/a.txt"), "two").unwrap();
+    assert_eq!(visitor.get("/sub/a.txt").text(), "one");
+    proxy.reload(&yaml);
+    assert_eq!(visitor.get("/sub/a.txt").text(), "two");
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
+fn that_there_is_no_file_is_known_when_it_was_found_twice() {
+    let folder = folder(&[("a.txt", b"one")]);
+    let yaml = with_backends(&folder, "");
+    let proxy = Proxy::start(&yaml);
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let mut visitor = proxy.visit();
+    let path = |name: &str| folder.path().join("www").join(name);
+    assert_eq!(visitor.get("/once").text(), "/once");
+    for _ in 0..2 {
+        assert_eq!(visitor.get("/twice").text(), "/twice");
+    }
+    // Another method says nothing about files (B32).
+    for _ in 0..5 {
+        visitor.ask("POST /posted HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    for name in ["once", "twice", "posted"] {
+        fs::write(path(name), "file").unwrap();
+    }
+    assert_eq!(visitor.get("/once").text(), "file");
+    assert_eq!(visitor.get("/twice").text(), "/twice");
+    assert_eq!(visitor.get("/posted").text(), "file");
+    proxy.reload(&yaml);
+    assert_eq!(visitor.get("/twice").text(), "file");
+    drop((visitor, echo));
+    proxy.finish();
+}
+
+#[test]
+fn without_a_window_each_change_is_seen() {
+    let folder = folder(&[("a.txt", b"one")]);
+    let none = "{window: 0}";
+    let proxy = Proxy::start(&site(
+        &folder,
+        &format!(", file_cache: {none}, etag_cache: {none}, dynamic_request_cache: {none}"),
+    ));
+    let mut visitor = proxy.visit();
+    for number in 0..50 {
+        fs::write(folder.path().join("www/a.txt"), format!("{number}")).unwrap();
+        assert_eq!(visitor.get("/a.txt").text(), format!("{number}"));
+        fs::remove_file(folder.path().join("www/a.txt")).unwrap();
+        assert_eq!(visitor.get("/a.txt").status, 404);
+    }
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
+fn a_reload_may_change_the_root_of_a_site() {
+    let (one, two) = (folder(&[("a.txt", b"one")]), folder(&[("a.txt", b"two")]));
+    let proxy = Proxy::start(&site(&one, ""));
+    let mut visitor = proxy.visit();
+    for _ in 0..5 {
+        assert_eq!(visitor.get("/a.txt").text(), "one");
+        proxy.reload(&site(&two, ""));
+        assert_eq!(visitor.get("/a.txt").text(), "two");
+        proxy.reload(&site(&one, ", staticmask: txt"));
+        assert_eq!(visitor.get("/a.txt").status, 404);
+        proxy.reload(&site(&one, ""));
+    }
+    fs::remove_dir_all(two.path()).unwrap();
+    proxy.reload(&site(&two, ""));
+    assert_eq!(visitor.get("/a.txt").status, 404);
+    let www = two.path().join("www");
+    proxy.wait_for_log(&format!(
+        "docroot {}: no such file or directory",
+        www.display()
+    ));
+    fs::create_dir_all(&www).unwrap();
+    fs::write(www.join("a.txt"), "three").unwrap();
+    proxy.reload(&site(&two, ""));
+    assert_eq!(visitor.get("/a.txt").text(), "three");
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
+fn pages_that_the_application_has_written() {
+    let folder = folder(&[
+        ("both", b"root"),
+        ("public/both", b"cached"),
+        ("public/both.html", b"html"),
+        ("public/posts/7.html", b"seven"),
+        ("public/posts/7.xml", b"<xml/>"),
+        ("public/only.xml", b"<only/>"),
+        ("public/index.html", b"home"),
+        ("other.html", b"other"),
+    ]);
+    let proxy = Proxy::start(&with_backends(&folder, ", cache_extensions: [html, xml]"));
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let mut visitor = proxy.visit();
+    for (target, expected, kind) in [
+        ("/both", "root", "application/octet-stream"),
+        ("/posts/7", "seven", "text/html; charset=utf-8"),
+        ("/posts/7?page=1", "seven", "text/html; charset=utf-8"),
+        ("/posts/7.xml", "<xml/>", "text/xml; charset=utf-8"),
+        ("/only", "<only/>", "text/xml; charset=utf-8"),
+        ("/", "home", "text/html; charset=utf-8"),
+    ] {
+        let answer = visitor.get(target);
+        assert_eq!(answer.text(), expected, "{target}");
+        assert_eq!(answer.field("Content-Type"), Some(kind), "{target}");
+    }
+    // Extensions are not tried in the root, nor without a name; what is a directory is still the application's.
+    for target in ["/other", "/posts", "/posts/", "/posts/8"] {
+        assert_eq!(visitor.get(target).text(), target);
+    }
+    fs::write(folder.path().join("www/public/posts/8.html"), "eight").unwrap();
+    assert_eq!(visitor.get("/posts/8").text(), "eight");
+    drop((visitor, echo));
+    proxy.finish();
+}
+
+/// A site whose backends may name files in `private`, beside its docroot.
+fn naming(keys: &str) -> (TempDir, Proxy) {
+    let folder = folder(&[("public.txt", b"public")]);
+    let private = folder.path().join("private");
+    fs::create_dir_all(private.join("sub")).unwrap();
+    fs::write(private.join("a b.txt"), "private").unwrap();
+    fs::write(private.join("sub/large.bin"), bytes(LARGE)).unwrap();
+    fs::write(folder.path().join("secret"), "secret").unwrap();
+    let keys = format!(", sendfileroot: {}{keys}", private.display());
+    let proxy = Proxy::start(&with_backends(&folder, &keys));
+    (folder, proxy)
+}
+
+#[test]
+fn a_backend_names_a_file_and_is_free() {
+    let (folder, proxy) = naming("");
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    let whole = folder.path().join("private/a b.txt");
+    for field in [
+        "X-Sendfile: /a b.txt".to_owned(),
+        "x-sendfile: a b.txt".to_owned(),
+        "X-Accel-Redirect: /a%20b.txt?x=y".to_owned(),
+        format!("X-Sendfile: {}", whole.display()),
+    ] {
+        visitor.send_get("/download");
+        assert_eq!(backend.request().target(), "/download");
+        backend.send(format!(
+            "HTTP/1.1 203 Fine\r\nContent-Type: text/x-own\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
+             Content-Disposition: attachment\r\nX-Other: x\r\nLast-Modified: never\r\nContent-Length: 5\r\n{field}\r\n\r\nhello"
+        ));
+        let answer = visitor.answer();
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (200, "private"),
+            "{field}"
+        );
+        assert_eq!(answer.field("Content-Type"), Some("text/x-own"));
+        assert_eq!(answer.field("Content-Disposition"), Some("attachment"));
+        assert_eq!(answer.head.matches("Set-Cookie").count(), 2);
+        for gone in ["X-Sendfile", "X-Accel-Redirect", "X-Other"] {
+            assert_eq!(answer.field(gone), None);
+        }
+        assert_ne!(answer.field("Last-Modified"), Some("never"));
+        // It is nobody else's, however often it was sent (B33).
+        visitor.send_get("/a%20b.txt");
+        backend.request();
+        backend.reply("asked");
+        assert_eq!(visitor.answer().text(), "asked");
+    }
+    // HEAD, ranges and conditions are the file's.
+    let named = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Sendfile: a b.txt\r\n\r\n";
+    visitor.send("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nX-Sendfile: a b.txt\r\n\r\n");
+    assert_eq!(visitor.answer_to("HEAD").field("Content-Length"), Some("7"));
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\nRange: bytes=1-2\r\n\r\n");
+    backend.request();
+    backend.send(named);
+    let part = visitor.answer();
+    assert_eq!((part.status, part.text().as_str()), (206, "ri"));
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\nIf-None-Match: *\r\n\r\n");
+    backend.request();
+    backend.send(named);
+    assert_eq!(visitor.answer().status, 304);
+    // The backend does something else while a slow visitor takes the file.
+    visitor.send_get("/large");
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Sendfile: sub/large.bin\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let mut other = proxy.visit();
+    other.send_get("/other");
+    assert_eq!(backend.request().target(), "/other");
+    backend.reply("other");
+    assert_eq!(other.answer().text(), "other");
+    assert!(visitor.answer().body == bytes(LARGE));
+    drop((visitor, other, backend));
+    proxy.finish();
+}
+
+#[test]
+fn what_a_backend_may_not_name_is_not_sent() {
+    for (keys, status, text) in [
+        ("", 200, "hello"),
+        (
+            ", enable_sendfile_404: true",
+            404,
+            "404 Not Found\nThere is no such file here.\n",
+        ),
+    ] {
+        let (folder, proxy) = naming(keys);
+        symlink("../secret", folder.path().join("private/link")).unwrap();
+        let mut backend = Backend::dial(proxy.dial_in());
+        let mut visitor = proxy.visit();
+        for name in [
+            "../secret",
+            "/../secret",
+            "sub/../../secret",
+            "link",
+            "/etc/passwd",
+            "sub",
+            "",
+            "nothing",
+            "public.txt",
+            "a%20b.txt",
+        ] {
+            visitor.send_get("/");
+            backend.request();
+            backend.send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Sendfile: {name}\r\n\r\nhello"
+            ));
+            let answer = visitor.answer();
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (status, text),
+                "{name}"
+            );
+            assert_eq!(answer.field("X-Sendfile"), None);
+        }
+        // To another method it means nothing, and is still nobody's business.
+        visitor.send("POST / HTTP/1.1\r\nHost: test\r\nX-Sendfile: x\r\nX-Accel-Mapping: /=/\r\nX-Sendfile-Type: X\r\n\r\n");
+        let seen = backend.request();
+        for field in ["X-Sendfile", "X-Accel-Mapping", "X-Sendfile-Type"] {
+            assert_eq!(seen.field(field), None);
+        }
+        backend.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Sendfile: a b.txt\r\n\r\nhello");
+        let answer = visitor.answer();
+        assert_eq!(
+            (answer.text().as_str(), answer.field("X-Sendfile")),
+            ("hello", None)
+        );
+        drop((visitor, backend));
+        proxy.finish();
+    }
+}
+
+#[test]
+fn passwords_are_asked_for_before_files() {
+    let folder = folder(&[("private/a.txt", b"private"), ("b.txt", b"public")]);
+    let users = folder.path().join("users");
+    fs::write(&users, "").unwrap();
+    let proxy = Proxy::start(&site(
+        &folder,
+        &format!(
+            ", basic_auth: {{realm: x, users_file: {}, paths: /private}}",
+            users.display()
+        ),
+    ));
+    let mut visitor = proxy.visit();
+    assert_eq!(visitor.get("/b.txt").text(), "public");
+    for target in [
+        "/private/a.txt",
+        "//private/a.txt",
+        "/private//a.txt",
+        "/%70rivate/a.txt",
+        "/private%2fa.txt",
+        "/%2f/private/a.txt",
+    ] {
+        assert_eq!(visitor.get(target).status, 401, "{target}");
     }
     drop(visitor);
     proxy.finish();

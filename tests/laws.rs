@@ -5,17 +5,22 @@
 //! without states.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+use std::time::Instant;
 
 use swiftiply::backend::preamble::{self, Fault, Preamble, Reading};
-use swiftiply::config::{Address, Config, Filter, Overrides};
+use swiftiply::config::{Address, Config, Filter, Overrides, Symlinks};
+use swiftiply::content::root::{self, Root};
 use swiftiply::http::body::{BadBody, Decoder, Framing, LAST_CHUNK, write_chunk};
 use swiftiply::http::head::{
     BadHead, HeadLimits, HeadScanner, Method, Persistence, Refusal, RequestHead, ResponseHead,
     Version, write_field,
 };
 use swiftiply::http::headers::Headers;
-use swiftiply::http::target::{Host, Target};
+use swiftiply::http::target::{Host, Target, decoded};
 
 /// A law, by what it is about.
 #[derive(Clone, Copy)]
@@ -34,6 +39,7 @@ pub(crate) fn named(name: &str) -> Law {
         "chunked" => Law::Pieces(chunked),
         "preamble" => Law::Whole(preamble),
         "target" => Law::Whole(target),
+        "path" => Law::Whole(path),
         "config" => Law::Whole(config),
         _ => panic!("no law {name}"),
     }
@@ -662,6 +668,49 @@ fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
             }
             // What came behind a preamble may make it ambiguous.
             Reading::Refused(Fault::Prefix | Fault::Ambiguous) => {}
+        }
+    }
+}
+
+/// Paths of files: what is accepted is what a simple reader takes for harmless, in one spelling, and it leads to nothing
+/// but files below the root.
+fn path(input: &[u8]) {
+    let decoded = decoded(input);
+    let parts = || decoded.split(|byte| *byte == b'/');
+    for hidden in [false, true] {
+        let harmless = decoded.starts_with(b"/")
+            && !decoded.contains(&0)
+            && !decoded.contains(&b'\\')
+            && !parts().any(|part| part == b"." || part == b"..")
+            && (hidden || !parts().any(|part| part.starts_with(b".")));
+        let normal = root::normal(&decoded, hidden);
+        assert_eq!(normal.is_some(), harmless, "{}", decoded.escape_ascii());
+        let Some(normal) = normal else { continue };
+        let mut expected = vec![b'/'];
+        expected.extend(
+            parts()
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>()
+                .join(&b'/'),
+        );
+        if decoded.ends_with(b"/") && expected.len() > 1 {
+            expected.push(b'/');
+        }
+        assert_eq!(*normal, *expected);
+        assert_eq!(root::normal(&normal, hidden).as_deref(), Some(&*normal));
+        let inside = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let whole = inside.join(OsStr::from_bytes(&normal[1..]));
+        let below = whole.strip_prefix(inside).expect("a path below the root");
+        assert!(
+            below
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)))
+        );
+        let root = Root::new(inside, Symlinks::Inside);
+        if let Ok(Some((file, _))) = root.open(&normal[1..], Instant::now()) {
+            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let place = std::fs::read_link(link).expect("where the file is");
+            assert!(place.starts_with(inside), "{}", place.display());
         }
     }
 }

@@ -12,6 +12,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub struct Cache {
     files: Shelf,
     tags: Shelf,
     nothing: Shelf,
+    /// Hashes of paths that were found to be no files once, each in a place of its own or not at all.
+    marks: Box<[u64]>,
     /// What was found out before that is to be looked at again.
     trusted: Instant,
 }
@@ -115,8 +118,6 @@ struct Item {
     checked: Instant,
     /// It was asked for since the hand came by.
     used: bool,
-    /// It was found so more than once.
-    again: bool,
     cost: u64,
 }
 
@@ -145,6 +146,7 @@ impl Cache {
             files: Shelf::new(files),
             tags: Shelf::new(tags),
             nothing: Shelf::new(nothing),
+            marks: vec![0; (2 * nothing.size).next_power_of_two()].into(),
             trusted: now,
         }
     }
@@ -154,8 +156,7 @@ impl Cache {
         self.files.bounds.size > 0
     }
 
-    /// What is known of a path. That it is no file must have been found twice: so it was in the original, and a path that
-    /// is asked for once takes nobody's place.
+    /// What is known of a path.
     pub fn look(&mut self, key: &[u8], now: Instant) -> Look {
         let Some(place) = self.index.get(key).copied() else {
             return Look::Unknown;
@@ -168,19 +169,20 @@ impl Cache {
         };
         item.used = true;
         let young = now.saturating_duration_since(item.checked) < window;
-        if young && item.checked >= trusted && (item.again || place.kind != Kind::Nothing) {
+        if young && item.checked >= trusted {
             return Look::Fresh(item.known.clone());
         }
         Look::Stale(item.known.clone(), item.identity)
     }
 
-    /// Remembers what was found at a path, in place of what was known of it.
+    /// Remembers what was found at a path, in place of what was known of it. That it is no file must be found twice: so it
+    /// was in the original, and a path that is asked for once takes nobody's place, nor much time.
     pub fn keep(&mut self, key: &[u8], known: Known, identity: Identity, now: Instant) {
         let kind = known.kind();
-        if kind == Kind::Nothing && self.found_again(key, now) {
+        self.forget(key);
+        if kind == Kind::Nothing && !self.is_marked(key) {
             return;
         }
-        self.forget(key);
         let key: Arc<[u8]> = key.into();
         let cost = known.cost() + 2 * key.len() as u64 + OVERHEAD;
         if !self.make_room(kind, cost) {
@@ -192,7 +194,6 @@ impl Cache {
             identity,
             checked: now,
             used: false,
-            again: false,
             cost,
         });
         self.index.insert(key, Place { kind, slot });
@@ -226,19 +227,12 @@ impl Cache {
         (shelves.map(Shelf::count), bytes)
     }
 
-    /// It was known that there is no file, and there still is none.
-    fn found_again(&mut self, key: &[u8], now: Instant) -> bool {
-        let Some(place) = self.index.get(key).copied() else {
-            return false;
-        };
-        if place.kind != Kind::Nothing {
-            return false;
-        }
-        if let Some(item) = &mut self.nothing.items[place.slot as usize] {
-            item.again = true;
-            item.checked = now;
-        }
-        true
+    /// Whether a path has a mark; it has one from now on.
+    fn is_marked(&mut self, key: &[u8]) -> bool {
+        // Zero stands for none.
+        let hash = self.index.hasher().hash_one(key) | 1;
+        let place = (hash >> 32) as usize & (self.marks.len() - 1);
+        std::mem::replace(&mut self.marks[place], hash) == hash
     }
 
     /// Takes out what was not asked for lately until there is room. `false`: there never is for so much.
@@ -424,11 +418,13 @@ mod tests {
         let now = Instant::now();
         let mut cache = cache(4, u64::MAX, now);
         keep(&mut cache, "/x", Known::Nothing, now);
-        assert_eq!(seen(&mut cache, "/x", now), "nothing");
+        assert_eq!(seen(&mut cache, "/x", now), "");
         keep(&mut cache, "/x", Known::Nothing, now);
         assert_eq!(seen(&mut cache, "/x", now), "=nothing");
         let later = now + Duration::from_secs(10);
         assert_eq!(seen(&mut cache, "/x", later), "nothing");
+        keep(&mut cache, "/x", Known::Nothing, later);
+        assert_eq!(seen(&mut cache, "/x", later), "=nothing");
         keep(&mut cache, "/x", file("X"), later);
         assert_eq!(seen(&mut cache, "/x", later), "=X");
         assert_eq!(cache.sizes().0, [1, 0, 0]);

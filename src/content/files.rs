@@ -149,6 +149,11 @@ impl Files {
         Ok(self.root.reopen(Instant::now())?)
     }
 
+    /// Lets go of the directory: it may be that nobody asks here any more.
+    pub fn rest(&self) {
+        self.root.close();
+    }
+
     /// Has everything looked at again, with the next request for it: somebody has said that something has changed.
     pub fn distrust(&self) {
         self.cache.lock().distrust(Instant::now());
@@ -209,6 +214,11 @@ impl Files {
                 }
             }
         }
+        // What was a file is one that is just being replaced, rather than the application's.
+        let was_file = matches!(
+            look,
+            Look::Fresh(Known::Tag(_)) | Look::Stale(Known::File(_) | Known::Tag(_), _)
+        );
         let known = match look {
             Look::Fresh(Known::File(stored)) => return Ok(Found::File(Source::Stored(stored))),
             Look::Fresh(Known::Nothing) => return Ok(Found::Nothing),
@@ -240,6 +250,7 @@ impl Files {
                 self.cache.lock().forget(&key);
                 Ok(Found::Directory)
             }
+            Located::Nothing if was_file => Ok(Found::Nothing),
             Located::Nothing => {
                 let nothing = Known::Nothing;
                 let identity = Identity::default();
@@ -252,12 +263,12 @@ impl Files {
     /// Looks for a file at a relative path, and at those where the application may have written one.
     fn locate(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
         let Settings { pages, .. } = &self.settings;
-        let first = self.locate_at(path.to_vec(), now)?;
+        let first = self.locate_at(path, now)?;
         let (Located::Nothing, Some(pages)) = (&first, pages) else {
             return Ok(first);
         };
         let below = [pages.directory.as_bytes(), b"/", path].concat();
-        let second = self.locate_at(below.clone(), now)?;
+        let second = self.locate_at(&below, now)?;
         if !matches!(second, Located::Nothing) || path.is_empty() || path.ends_with(b"/") {
             return Ok(second);
         }
@@ -273,11 +284,11 @@ impl Files {
     }
 
     /// Looks for a file at a relative path, or for one that stands for the directory there.
-    fn locate_at(&self, path: Vec<u8>, now: Instant) -> Result<Located, Errno> {
+    fn locate_at(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
         let asks_for_index = path.is_empty() || path.ends_with(b"/");
         if asks_for_index {
             for index in &self.settings.index {
-                let name = [&path, index.as_bytes()].concat();
+                let name = [path, index.as_bytes()].concat();
                 if self.root.kind(&name, now)? == Some(Kind::File)
                     && let Some(found) = self.open(name, now)?
                 {
@@ -286,10 +297,10 @@ impl Files {
             }
             return Ok(Located::Nothing);
         }
-        match self.root.kind(&path, now)? {
-            Some(Kind::File) => Ok(self.open(path, now)?.unwrap_or(Located::Nothing)),
+        match self.root.kind(path, now)? {
+            Some(Kind::File) => Ok(self.open(path.to_vec(), now)?.unwrap_or(Located::Nothing)),
             Some(Kind::Directory) => {
-                let inside = self.locate_at([&path, b"/".as_slice()].concat(), now)?;
+                let inside = self.locate_at(&[path, b"/"].concat(), now)?;
                 Ok(match inside {
                     Located::Nothing => Located::Nothing,
                     _ => Located::Directory,

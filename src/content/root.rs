@@ -120,6 +120,12 @@ impl Root {
         result
     }
 
+    /// Closes the directory until it is needed again.
+    pub fn close(&self) {
+        let old = self.handle.write().take();
+        drop(old);
+    }
+
     /// What stands at a relative path, as far as can be seen without opening it: a quick way to find out that there is
     /// nothing. `None`: nothing that could be served.
     ///

@@ -45,6 +45,13 @@ impl SiteFiles {
         }
     }
 
+    /// Lets go of the directories.
+    pub(crate) fn rest(&self) {
+        for files in [&self.docroot, &self.sendfileroot].into_iter().flatten() {
+            files.rest();
+        }
+    }
+
     /// Tells the log what keeps files from being served now. Called when the server has become the user that it is to be.
     pub(crate) fn check(&self, site: &config::Site) {
         for (key, files, path) in [

@@ -370,8 +370,10 @@ impl Server {
         let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
         // Now nothing can fail any more.
         let snapshot = Arc::new(snapshot);
-        snapshot.check_files();
         shared.set_snapshot(Arc::clone(&snapshot));
+        // Workers that have nothing to do hold the old one for a while yet.
+        before.sites.iter().for_each(|site| site.files.rest());
+        snapshot.check_files();
         for site in &snapshot.sites {
             if let Some(servers) = &site.servers {
                 servers.change(&site.settings);

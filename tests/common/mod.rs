@@ -8,6 +8,7 @@ pub(crate) mod proxy;
 pub(crate) mod secure;
 pub(crate) mod visitor;
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 pub(crate) use access::{Access, EchoApp, HandApp};
@@ -41,8 +42,16 @@ pub(crate) fn read_until(
         match stream.read(&mut block) {
             Ok(0) => return false,
             Ok(count) => bytes.extend_from_slice(&block[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // TLS calls it so if nobody said goodbye.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof
+                ) =>
+            {
+                return false;
+            }
             Err(error) => panic!(
                 "{error} after {:?}",
                 String::from_utf8_lossy(&bytes[..bytes.len().min(2000)])
