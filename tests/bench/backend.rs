@@ -2,7 +2,7 @@
 //!
 //! `bench-backend listen PORT` is an ordinary HTTP/1.1 server on 127.0.0.1; `bench-backend dial PORT COUNT` dials in at
 //! that port with so many connections, and dials again what is closed. `GET /N` is answered with N bytes, `/1k` and
-//! `/1m` with what they say.
+//! `/1m` with what they say, whatever follows behind another slash.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -183,7 +183,8 @@ impl Connection {
             };
             let head = String::from_utf8_lossy(&self.input[..end]).into_owned();
             let path = head.split(' ').nth(1).unwrap_or("/");
-            self.output.push(match path.trim_start_matches('/') {
+            let size = path.trim_start_matches('/').split('/').next();
+            self.output.push(match size.unwrap_or_default() {
                 "1k" => 1024,
                 "1m" => 1024 * 1024,
                 number => number.parse().unwrap_or(0),
