@@ -169,6 +169,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The numbers of user and group, where they were asked for.
+    pub fn ids(&self) -> (Option<u32>, Option<u32>) {
+        let user = self.user.as_ref().map(|user| user.uid.as_raw());
+        (user, self.group.map(Gid::as_raw))
+    }
+
     /// Gives up the present user and group for these, for good: supplementary groups first, the user last.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod auth;
 mod common;
 mod corpus;
 mod dial_in;
+mod dial_in_tls;
 mod embedding;
 mod faults;
 mod files;

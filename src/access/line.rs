@@ -180,13 +180,19 @@ fn serve(shared: &Shared, tie: &Tie, turn: Turn, conn: &mut Conn, desk: &mut Des
         while desk.input.is_empty() {
             match desk.input.fill(conn) {
                 Ok(1..) => {}
-                Err(error) if error.kind() == ErrorKind::TimedOut => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    // What was taken for a request may have been TLS's own.
+                    if !(shared.is_open() && tie.is_wanted()) && tie.turn(IDLE, CLOSED) {
+                        return served;
+                    }
+                }
                 Ok(0) | Err(_) => return served,
             }
             if matches!(served, Served::Nothing) {
                 served = Served::Something;
                 shared.proven(&tie.server, turn);
-                if conn.set_read_timeout(LONG).is_err() {
+                let patience = if conn.is_secure() { LOOK } else { LONG };
+                if conn.set_read_timeout(patience).is_err() {
                     return served;
                 }
             }
@@ -206,3 +212,5 @@ const DIAL: Duration = Duration::from_secs(10);
 const PROVEN: Duration = Duration::from_millis(200);
 /// Reading waits for ever; the system does so in pieces.
 const LONG: Duration = Duration::from_secs(3600);
+/// With TLS, how often a line looks whether it is wanted still.
+const LOOK: Duration = Duration::from_secs(1);

@@ -336,7 +336,7 @@ fn fingerprint(node: &Node) -> Result<[u8; 32], Wrong> {
 fn check(top: &Section) -> Check {
     let section = top.section("check");
     Check {
-        uri: section.take("uri", value::request_target),
+        uri: section.take("uri", value::target),
         interval: section
             .take("interval", value::deadline)
             .unwrap_or(Duration::from_secs(5)),
@@ -497,7 +497,7 @@ mod tests {
         );
         check(
             "check: {uri: up}",
-            "a.yml:1: check.uri \"up\": not the path of a URL; write for example /up",
+            "a.yml:1: check.uri \"up\": not a path; write for example /up",
         );
         check(
             "ssl: {certfile: a}",

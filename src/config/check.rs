@@ -64,9 +64,11 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     let descriptors = value::count(64..=1 << 30);
     let mut listen = listen(&top, overrides);
     let ssl = ssl(&top, &mut listen);
+    let outgoing_ssl = outgoing_ssl(&top);
     let config = Config {
         listen,
         ssl,
+        outgoing_ssl: outgoing_ssl.iter().map(|(_, tls)| tls.clone()).collect(),
         daemonize: overrides.daemonize.or(daemonize).unwrap_or(false),
         pidfile: pidfile_typed
             .map(|path| value::absolute(directory, path))
@@ -107,6 +109,17 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         timeout: commanded.or(timeout).unwrap_or(Site::default().timeout),
     };
     let sites = sites(&top, &server, overrides);
+    for (item, tls) in outgoing_ssl {
+        let mut all = sites.iter().flat_map(|site| &site.outgoing);
+        if !all.any(|outgoing| outgoing.to == tls.at) {
+            let message = format!(
+                "outgoing_ssl.at {}: no site has this outgoing address",
+                tls.at
+            );
+            top.findings
+                .problem(top.place("outgoing_ssl", item), message);
+        }
+    }
     Config { sites, ..config }
 }
 
@@ -202,6 +215,7 @@ fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
                     at: at.clone(),
                     certfile: certfile.clone(),
                     keyfile: keyfile.clone(),
+                    client_ca: None,
                 };
                 if !result.contains(&tls) {
                     result.push(tls);
@@ -212,7 +226,46 @@ fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
     result
 }
 
-/// One entry of `ssl`.
+/// `outgoing_ssl`: one `{at, certfile, keyfile, client_ca}` or a list of them, each with its place in it.
+fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
+    let mut result: Vec<(Option<usize>, Tls)> = Vec::new();
+    for (item, node) in top.many("outgoing_ssl").unwrap_or_default() {
+        let read = |node: &Node| {
+            let (ats, certfile, keyfile) = certificate(top, node)?;
+            let client_ca = match node {
+                Node::Map(map) => raw::get(map, "client_ca"),
+                _ => None,
+            };
+            let client_ca = client_ca
+                .map(value::path(top.directory))
+                .transpose()
+                .map_err(|wrong| format!("client_ca: {wrong}"))?;
+            let [at] = ats.as_slice() else {
+                return Err("at: write the outgoing address of a site, at: 0.0.0.0:30000".into());
+            };
+            Ok(Tls {
+                at: at.clone(),
+                certfile,
+                keyfile,
+                client_ca,
+            })
+        };
+        let Some(tls) = top.read("outgoing_ssl", item, node, read) else {
+            continue;
+        };
+        let differs = |(_, known): &(Option<usize>, Tls)| {
+            known.at == tls.at && known.client_ca != tls.client_ca
+        };
+        if result.iter().any(differs) {
+            let wrong = "another client_ca than the entry above has for this address";
+            top.wrong("outgoing_ssl", item, node, wrong);
+        }
+        result.push((item, tls));
+    }
+    result
+}
+
+/// One entry of `ssl` or `outgoing_ssl`.
 fn certificate(
     top: &Section,
     node: &Node,

@@ -53,6 +53,8 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// Which of [`Config::listen`] speak TLS, and with which certificates (`ssl`).
     pub ssl: Vec<Tls>,
+    /// Which of the sites' dial-in addresses speak TLS (`outgoing_ssl`).
+    pub outgoing_ssl: Vec<Tls>,
     /// Go to the background (`daemonize`).
     pub daemonize: bool,
     /// Where the process id is written (`pidfile`), absolute.
@@ -231,15 +233,17 @@ pub struct Check {
     pub interval: Duration,
 }
 
-/// A certificate for an address (an entry of `ssl`).
+/// A certificate for an address (an entry of `ssl` or `outgoing_ssl`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// One of [`Config::listen`].
+    /// One of [`Config::listen`], or of the sites' [`Site::outgoing`].
     pub at: Address,
     /// The certificate with its chain, PEM, absolute.
     pub certfile: PathBuf,
     /// Its key, PEM, absolute; may be the same file.
     pub keyfile: PathBuf,
+    /// Authorities, PEM, absolute, one of which has to vouch for who connects; only with `outgoing_ssl`.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Which symbolic links below a root are followed (`follow_symlinks`).
@@ -289,6 +293,19 @@ pub struct Outgoing {
     pub to: Address,
     /// Requests that go to this address. The first match of a site wins; [`Filter::Any`] takes the rest.
     pub filter: Filter,
+    /// The file of a Unix socket.
+    pub file: SocketFile,
+}
+
+/// What the file of a Unix socket is to be like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketFile {
+    /// Its permissions; `None`: everybody may connect.
+    pub mode: Option<u32>,
+    /// Its user; `None`: whoever starts the server.
+    pub owner: Option<String>,
+    /// Its group.
+    pub group: Option<String>,
 }
 
 /// Which requests an [`Outgoing`] gets, by the percent-decoded path without query.
@@ -516,6 +533,7 @@ impl Default for Config {
         Self {
             listen: Vec::new(),
             ssl: Vec::new(),
+            outgoing_ssl: Vec::new(),
             daemonize: false,
             pidfile: None,
             user: None,

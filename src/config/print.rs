@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::raw::{self, Map, Node};
 use super::{
     AccessFormat, AccessLog, Address, BasicAuth, Cache, Config, Directory, Filter, Level, Logger,
-    Order, Outgoing, Scheduling, Site, Symlinks, Tls,
+    Order, Outgoing, Scheduling, Site, SocketFile, Symlinks, Tls,
 };
 
 impl Config {
@@ -37,6 +37,8 @@ fn top(config: &Config) -> Node {
                 .collect(),
         ),
     );
+    let dialled = config.outgoing_ssl.iter().map(dial_in_certificate);
+    put("outgoing_ssl", list(dialled.collect()));
     put("daemonize", Some(Node::Bool(config.daemonize)));
     put("pidfile", config.pidfile.as_deref().map(path));
     put("user", config.user.as_deref().map(text));
@@ -296,6 +298,21 @@ fn certificate(config: &Config, tls: &Tls) -> Option<Node> {
     ]))
 }
 
+/// An entry of `outgoing_ssl`.
+fn dial_in_certificate(tls: &Tls) -> Node {
+    let mut map: Map = vec![
+        ("at".into(), text(&tls.at.to_string())),
+        ("certfile".into(), path(&tls.certfile)),
+        ("keyfile".into(), path(&tls.keyfile)),
+    ];
+    map.extend(
+        tls.client_ca
+            .as_deref()
+            .map(|file| ("client_ca".into(), path(file))),
+    );
+    Node::Map(map)
+}
+
 /// The addresses and ports whose product the listeners without TLS are.
 fn fronts(config: &Config) -> (Vec<Node>, Vec<Node>) {
     let is_plain = |address: &&Address| !config.ssl.iter().any(|tls| tls.at == **address);
@@ -327,11 +344,19 @@ fn fronts(config: &Config) -> (Vec<Node>, Vec<Node>) {
 
 fn outgoing(outgoing: &Outgoing) -> Node {
     let to = text(&outgoing.to.to_string());
+    let file = &outgoing.file;
+    let mut map: Map = vec![("to".into(), to.clone())];
+    let mut put = |key: &str, value: Option<Node>| map.extend(value.map(|node| (key.into(), node)));
     match &outgoing.filter {
-        Filter::Any => to,
-        Filter::Prefix(prefix) => section([("to", to), ("prefix", text(prefix))]),
-        Filter::Match(expression) => section([("to", to), ("match", text(expression.as_str()))]),
+        Filter::Any if *file == SocketFile::default() => return to,
+        Filter::Any => {}
+        Filter::Prefix(prefix) => put("prefix", Some(text(prefix))),
+        Filter::Match(expression) => put("match", Some(text(expression.as_str()))),
     }
+    put("mode", file.mode.map(|mode| text(&format!("{mode:04o}"))));
+    put("owner", file.owner.as_deref().map(text));
+    put("group", file.group.as_deref().map(text));
+    Node::Map(map)
 }
 
 /// `directory` and `servers`.

@@ -1,5 +1,6 @@
 //! From what was typed to what is meant: an entry of `map`.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use super::pages;
 use super::raw::{self, Node};
 use super::section::{MANY, Section};
 use super::value::{self, Wrong};
-use super::{Check, Config, Directory, Filter, Order, Outgoing, Redis, Site};
+use super::{
+    Address, Check, Config, Directory, Filter, Order, Outgoing, Redis, Site, SocketFile, Tls,
+};
 
 /// What sites have from the top level.
 pub(super) struct Server<'a> {
@@ -67,7 +70,8 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
     }
     let timeouts = section.timeouts(&config.timeouts, false);
     let directory = (!dials_in(section)).then(|| directory(section));
-    let outgoing = outgoing(section, config);
+    let keys = keys(section);
+    let outgoing = outgoing(section, config, directory.is_none() && keys.is_empty());
     let connections = section.take("server_connections", value::count(1..=100_000));
     let check = check_of(section);
     if directory.is_some() && !outgoing.is_empty() {
@@ -90,7 +94,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         check: check.filter(|_| directory.is_some()),
         directory,
         backup: section.take("backup", value::host_name),
-        keys: keys(section),
+        keys,
         keepalive: keepalive(section, timeouts.idle),
         order: section.take("order", order).unwrap_or(base.order),
         redeployable: truth("redeployable", base.redeployable),
@@ -240,8 +244,8 @@ fn order(node: &Node) -> Result<Order, Wrong> {
     }
 }
 
-/// `outgoing`: an address, or `{to, match}`, `{to, prefix}`; one or many.
-fn outgoing(section: &Section, config: &Config) -> Vec<Outgoing> {
+/// `outgoing`: an address, or `{to, match}`, `{to, prefix}`; one or many. `keyless`: whoever dials in needs no key.
+fn outgoing(section: &Section, config: &Config, keyless: bool) -> Vec<Outgoing> {
     let mut result: Vec<Outgoing> = Vec::new();
     for (item, node) in section.many("outgoing").unwrap_or_default() {
         let Some(outgoing) = section.read("outgoing", item, node, |node| one(section, node)) else {
@@ -259,6 +263,16 @@ fn outgoing(section: &Section, config: &Config) -> Vec<Outgoing> {
                 "visitors come in there; write another address",
             );
         }
+        if keyless && is_open(&outgoing.to, config) {
+            let message = format!(
+                "outgoing {}: WARNING: whoever reaches this address can dial in and answer the site's visitors; \
+                 write a key, outgoing_ssl with client_ca, or a loopback address",
+                outgoing.to
+            );
+            section
+                .findings
+                .note(section.place("outgoing", item), message);
+        }
         let twice = |known: &Outgoing| {
             let plain = matches!(
                 (&known.filter, &outgoing.filter),
@@ -273,6 +287,19 @@ fn outgoing(section: &Section, config: &Config) -> Vec<Outgoing> {
     result
 }
 
+/// Whether others than this machine, and than those with a certificate, can connect.
+fn is_open(address: &Address, config: &Config) -> bool {
+    let Address::Tcp { host, .. } = address else {
+        return false;
+    };
+    let local = match host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => host == "localhost",
+    };
+    let asked = |tls: &Tls| tls.at == *address && tls.client_ca.is_some();
+    !local && !config.outgoing_ssl.iter().any(asked)
+}
+
 fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
     let address = |node: &Node| {
         let text =
@@ -283,6 +310,7 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
         return Ok(Outgoing {
             to: address(node)?,
             filter: Filter::Any,
+            file: SocketFile::default(),
         });
     };
     let within =
@@ -299,9 +327,23 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
         }
         _ => return Err("match and prefix; write one of them".into()),
     };
+    let name = |key: &str| {
+        let read = |node: &Node| value::text(node).map_err(|wrong| within(key, wrong, node));
+        raw::get(map, key).map(read).transpose()
+    };
+    let mode = |node: &Node| value::mode(node).map_err(|wrong| within("mode", wrong, node));
+    let file = SocketFile {
+        mode: raw::get(map, "mode").map(mode).transpose()?,
+        owner: name("owner")?,
+        group: name("group")?,
+    };
+    if file != SocketFile::default() && !matches!(address, Address::Unix(_)) {
+        return Err("mode, owner and group are for a Unix socket; leave them out".into());
+    }
     Ok(Outgoing {
         to: address,
         filter,
+        file,
     })
 }
 

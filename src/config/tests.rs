@@ -159,10 +159,35 @@ fn notes() {
     let site =
         |line: &str| format!("cluster_port: 80\nmap:\n  - incoming: a.example\n    {line}\n");
     check(&top("epoll: true"), &["s.yml:3: epoll: has no effect here"]);
-    check(
-        &top("outgoing_ssl: 3"),
-        &["s.yml:3: outgoing_ssl: has no effect yet"],
-    );
+    check(&top("updates: 3"), &["s.yml:3: updates: has no effect yet"]);
+    // Who may dial in from elsewhere should have to prove something.
+    let open = |address: &str| {
+        format!(
+            "s.yml:4: map[1] (a.example): outgoing {address}: WARNING: whoever reaches this address can dial in and \
+             answer the site's visitors; write a key, outgoing_ssl with client_ca, or a loopback address"
+        )
+    };
+    for address in [
+        "0.0.0.0:30000",
+        "10.0.0.1:30000",
+        "[::]:30000",
+        "db.example:30000",
+    ] {
+        check(&site(&format!("outgoing: '{address}'")), &[&open(address)]);
+        let tls = format!("outgoing: '{address}'\noutgoing_ssl: {{at: '{address}', certfile: c}}");
+        check(&site(&tls), &[&open(address)]);
+        let proven = format!("{tls}\n").replace("certfile: c", "certfile: c, client_ca: d");
+        check(&site(&proven), &[]);
+        check(&site(&format!("outgoing: '{address}'\n    key: x")), &[]);
+    }
+    for address in [
+        "127.0.0.9:30000",
+        "[::1]:30000",
+        "localhost:30000",
+        "unix:/s",
+    ] {
+        check(&site(&format!("outgoing: '{address}'")), &[]);
+    }
     check(
         &top("logger: {level: loud}"),
         &[
@@ -183,7 +208,7 @@ fn notes() {
     );
     check(&site("docroot: /\n    outgoing: []"), &[]);
     check(
-        &site("outgoing: a:1\n    cache_extensions: html\n    etag_cache: {timeslice: 1}"),
+        &site("outgoing: 127.0.0.1:1\n    cache_extensions: html\n    etag_cache: {timeslice: 1}"),
         &[
             "s.yml:5: map[1] (a.example): cache_extensions: has no effect without docroot",
             "s.yml:6: map[1] (a.example): etag_cache.timeslice: has no effect here",
@@ -194,21 +219,21 @@ fn notes() {
         &["s.yml:4: map[1] (a.example): outgoing: an empty list, so all requests get 503"],
     );
     check(
-        &site("proxy: traditional\n    outgoing: b:1\n    servers: []"),
+        &site("proxy: traditional\n    outgoing: 127.0.0.1:1\n    servers: []"),
         &[
             "s.yml:5: map[1] (a.example): outgoing: has no effect with proxy: traditional",
             "s.yml:6: map[1] (a.example): servers: an empty list, so all requests get 503",
         ],
     );
     check(
-        &site("outgoing: b:1\n    servers: c\n    check: {uri: /up}"),
+        &site("outgoing: 127.0.0.1:1\n    servers: c\n    check: {uri: /up}"),
         &[
             "s.yml:5: map[1] (a.example): servers: has no effect without proxy: traditional",
             "s.yml:6: map[1] (a.example): check: has no effect without proxy: traditional",
         ],
     );
     check(
-        "cluster_port: 80\ndefaults: {sticky: true}\nmap:\n  - {incoming: a, outgoing: b:1, url: c}\n",
+        "cluster_port: 80\ndefaults: {sticky: true}\nmap:\n  - {incoming: a, outgoing: 127.0.0.1:1, url: c}\n",
         &[
             "s.yml:2: defaults: sticky: has no effect yet",
             "s.yml:4: map[1] (a): url: has no effect here",
@@ -943,3 +968,49 @@ const VALUES: [&str; 24] = [
     "'é: [\\'",
     "|",
 ];
+
+#[test]
+fn dial_in_addresses_with_tls_and_files() {
+    let text = "cluster_port: 80\n\
+        outgoing_ssl:\n\
+        - {at: '0.0.0.0:30000', certfile: /c, keyfile: /k, client_ca: /a}\n\
+        - {at: '[::1]:30000', certfile: /c}\n\
+        map:\n\
+        - incoming: a.example\n\
+        \x20 outgoing: ['0.0.0.0:30000', '[::1]:30000']\n\
+        - incoming: b.example\n\
+        \x20 outgoing: [{to: 'unix:/s', mode: 0660, owner: u, group: 33}, {to: 'unix:/t', prefix: /t, mode: '600'}]\n";
+    let (config, notes) = load(text).expect("a configuration");
+    assert_eq!(notes, []);
+    let seen: Vec<_> = config
+        .outgoing_ssl
+        .iter()
+        .map(|tls| {
+            let ca = tls.client_ca.as_deref().and_then(Path::to_str);
+            (tls.at.to_string(), tls.keyfile.to_str().expect("text"), ca)
+        })
+        .collect();
+    let expected = [
+        ("0.0.0.0:30000".to_string(), "/k", Some("/a")),
+        ("[::1]:30000".to_string(), "/c", None),
+    ];
+    assert_eq!(seen, expected);
+    let files: Vec<_> = config.sites[1]
+        .outgoing
+        .iter()
+        .map(|o| o.file.clone())
+        .collect();
+    let file = |mode, owner: Option<&str>, group: Option<&str>| SocketFile {
+        mode: Some(mode),
+        owner: owner.map(String::from),
+        group: group.map(String::from),
+    };
+    let expected = [file(0o660, Some("u"), Some("33")), file(0o600, None, None)];
+    assert_eq!(files, expected);
+    // What is printed means the same.
+    let printed = config.to_yaml();
+    let (again, _) = load(&printed).unwrap_or_else(|problems| panic!("{problems}\n{printed}"));
+    assert_eq!(again.to_yaml(), printed);
+    assert_eq!(again.outgoing_ssl, config.outgoing_ssl);
+    assert_eq!(again.sites[1].outgoing[0].file, files[0]);
+}

@@ -211,16 +211,6 @@ pub(super) fn url_path(node: &Node) -> Result<String, Wrong> {
     Ok(text)
 }
 
-/// The target of a request: a path, maybe with a query.
-pub(super) fn request_target(node: &Node) -> Result<String, Wrong> {
-    let text = text(node)?;
-    let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
-    if !text.starts_with('/') || !text.bytes().all(fine) {
-        return Err("not the path of a URL; write for example /up".into());
-    }
-    Ok(text)
-}
-
 /// What requests' decoded paths are to begin with.
 pub(super) fn prefix(node: &Node) -> Result<String, Wrong> {
     let text = text(node)?;
@@ -231,6 +221,16 @@ pub(super) fn prefix(node: &Node) -> Result<String, Wrong> {
         ));
     }
     Ok(text)
+}
+
+/// Permissions of a file in octal digits: `0660`, `660`, `0o660`.
+pub(super) fn mode(node: &Node) -> Result<u32, Wrong> {
+    let text = text(node)?;
+    let digits = text.trim_start_matches("0o");
+    let octal = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|_| octal);
+    mode.filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "write permissions in octal, 0660".into())
 }
 
 /// A regular expression, bounded in size.

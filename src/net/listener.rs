@@ -20,7 +20,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, setsockopt,
+    sockopt,
 };
 
 use super::stream::{Peer, Stream};
@@ -40,6 +41,17 @@ pub enum Local {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+/// What the file of a Unix socket is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketFile {
+    /// Its permissions. Connecting takes that of writing.
+    pub mode: u32,
+    /// The number of its user; `None`: ours.
+    pub owner: Option<u32>,
+    /// The number of its group; `None`: ours.
+    pub group: Option<u32>,
 }
 
 /// Why an address could not be bound.
@@ -89,6 +101,30 @@ impl std::error::Error for BindError {
     }
 }
 
+/// As open as a TCP port; the directory is where access is restricted.
+impl Default for SocketFile {
+    fn default() -> Self {
+        Self {
+            mode: 0o666,
+            owner: None,
+            group: None,
+        }
+    }
+}
+
+impl SocketFile {
+    /// Makes the file so.
+    ///
+    /// # Errors
+    /// Whatever `chown(2)` and `chmod(2)` say.
+    pub fn dress(&self, path: &Path) -> io::Result<()> {
+        if self.owner.is_some() || self.group.is_some() {
+            std::os::unix::fs::chown(path, self.owner, self.group)?;
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(self.mode))
+    }
+}
+
 impl Listener {
     /// Binds an address: one listener for each address that a host name stands for, none for an implied
     /// address on a system that does not know its kind.
@@ -96,12 +132,20 @@ impl Listener {
     /// # Errors
     /// The address and what the system says about it.
     pub fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
+        Self::bind_with(address, &SocketFile::default())
+    }
+
+    /// The same, with what the file of a Unix socket is to be like.
+    ///
+    /// # Errors
+    /// Those of [`Listener::bind`].
+    pub fn bind_with(address: &Address, file: &SocketFile) -> Result<Vec<Self>, BindError> {
         let fail = |cause| BindError {
             address: address.clone(),
             cause,
         };
         match address {
-            Address::Unix(path) => Ok(vec![Self::bind_unix(path).map_err(fail)?]),
+            Address::Unix(path) => Ok(vec![Self::bind_unix(path, file).map_err(fail)?]),
             Address::Tcp {
                 host,
                 port,
@@ -147,18 +191,19 @@ impl Listener {
         })
     }
 
-    fn bind_unix(path: &Path) -> io::Result<Self> {
+    fn bind_unix(path: &Path, file: &SocketFile) -> io::Result<Self> {
         remove_stale(path)?;
-        let listener = UnixListener::bind(path)?;
-        // The standard library asks for a short queue; asking again makes it longer.
-        socket::listen(&listener, BACKLOG)?;
-        listener.set_nonblocking(true)?;
-        // As open as a TCP port; the directory is where access is restricted.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
-        Ok(Self {
-            socket: Socket::Unix(listener),
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        let listener = Self {
+            socket: Socket::Unix(UnixListener::from(socket)),
             local: Local::Unix(path.to_owned()),
-        })
+        };
+        // Nobody can connect before the file is as it is to be.
+        file.dress(path)?;
+        socket::listen(&listener, BACKLOG)?;
+        Ok(listener)
     }
 
     /// Where it listens.

@@ -49,7 +49,7 @@ use crate::content::watched::FileError;
 use crate::logging::{AccessLog, OpenError};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
-use crate::net::listener::{BindError, Listener, Local, Stop};
+use crate::net::listener::{BindError, Listener, Local, SocketFile, Stop, reason};
 use crate::net::poller::{Poller, Work};
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::{Acceptor, LoadError};
@@ -99,6 +99,7 @@ pub struct Bound {
     fronts: Vec<(Address, Vec<Listener>)>,
     dials: Vec<NewDial>,
     secure: Secure,
+    outgoing: Secure,
 }
 
 /// Why a server did not start, or did not take a new configuration.
@@ -112,6 +113,10 @@ pub enum StartError {
     File(FileError),
     /// A certificate or its key could not be had.
     Certificate(LoadError),
+    /// One of a dial-in address could not, or the authorities for who dials in.
+    DialInCertificate(LoadError),
+    /// A Unix socket is to have a user or a group that does not exist.
+    SocketFile(String),
     /// The system refused something else.
     System(io::Error),
 }
@@ -171,6 +176,8 @@ struct Running {
     fronts: Vec<Front>,
     dials: Vec<Dial>,
     secure: Secure,
+    /// The certificates of dial-in addresses.
+    outgoing: Secure,
 }
 
 /// An address for visitors.
@@ -189,6 +196,7 @@ struct Dial {
     stop: Stop,
     pool: Arc<Pool>,
     settings: Arc<Settings>,
+    file: SocketFile,
     threads: Vec<Thread>,
 }
 
@@ -217,6 +225,8 @@ impl Server {
         let stats = Arc::new(Stats::new());
         let mut secure = Secure::default();
         secure.load(&config.ssl)?;
+        let mut outgoing = Secure::default();
+        load_outgoing(&mut outgoing, &config)?;
         let fronts = config
             .listen
             .iter()
@@ -224,7 +234,7 @@ impl Server {
         let fronts = fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut dials = Vec::new();
         for address in dial_addresses(&config) {
-            dials.push(NewDial::bind(&address, &config, &stats)?);
+            dials.push(NewDial::bind(&address, &config, &outgoing, &stats)?);
         }
         let workers = config.workers;
         let admission = Admission::new(workers);
@@ -255,6 +265,7 @@ impl Server {
             fronts,
             dials,
             secure,
+            outgoing,
         })
     }
 
@@ -263,7 +274,12 @@ impl Server {
     /// # Errors
     /// The first one.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        Ok(Secure::default().load(&config.ssl)?)
+        Secure::default().load(&config.ssl)?;
+        load_outgoing(&mut Secure::default(), config)?;
+        for address in dial_addresses(config) {
+            socket_file(config, &address)?;
+        }
+        Ok(())
     }
 
     /// Starts a server: [`Server::bind`] and [`Bound::start`].
@@ -326,6 +342,8 @@ impl Server {
         // First open what is new; any failure up to the swap leaves everything as it was.
         let mut secure = running.secure.clone();
         secure.load(&config.ssl)?;
+        let mut outgoing = running.outgoing.clone();
+        load_outgoing(&mut outgoing, &config)?;
         let mut new_fronts = Vec::new();
         let kept = |addresses: &[Address], address: &Address| addresses.contains(address);
         let old: Vec<_> = running
@@ -344,7 +362,7 @@ impl Server {
             .collect();
         let mut new_dials = Vec::new();
         for address in wanted.iter().filter(|address| !kept(&old, address)) {
-            new_dials.push(NewDial::bind(address, &config, &shared.stats)?);
+            new_dials.push(NewDial::bind(address, &config, &outgoing, &shared.stats)?);
         }
         let old_pools = running
             .dials
@@ -353,6 +371,8 @@ impl Server {
         let pools: Vec<_> = old_pools
             .chain(new_dials.iter().map(NewDial::pool))
             .collect();
+        let files = wanted.iter().map(|address| socket_file(&config, address));
+        let files = files.collect::<Result<Vec<_>, _>>()?;
         let before = shared.snapshot();
         let listen = config.listen.clone();
         let shares = Shares {
@@ -404,9 +424,14 @@ impl Server {
         dials.sort_by_key(|dial| position(&wanted, &dial.address));
         for dial in &dials {
             dial.pool.set_keys(keys_of(&snapshot.config, &dial.address));
-            dial.settings.set(&snapshot.config, None);
+            let acceptor = outgoing.acceptor(&dial.address);
+            dial.settings.set(&snapshot.config, acceptor);
+        }
+        for (dial, file) in dials.iter_mut().zip(files) {
+            dial.dress(file);
         }
         running.dials = dials;
+        running.outgoing = outgoing;
         gone.into_iter().for_each(|dial| dial.stop(Close::Removed));
         Ok(())
     }
@@ -511,6 +536,7 @@ impl Bound {
             fronts,
             dials,
             secure,
+            outgoing,
         } = self;
         let snapshot = shared.snapshot();
         snapshot.check_files();
@@ -567,6 +593,7 @@ impl Bound {
             running.fronts.push(front);
         }
         running.secure = secure;
+        running.outgoing = outgoing;
         running.begin();
         *server.running.lock() = running;
         Ok(server)
@@ -864,17 +891,25 @@ struct NewDial {
     listeners: Vec<Listener>,
     pool: Arc<Pool>,
     settings: Arc<Settings>,
+    file: SocketFile,
 }
 
 impl NewDial {
-    fn bind(address: &Address, config: &Config, stats: &Arc<Stats>) -> Result<Self, StartError> {
+    fn bind(
+        address: &Address,
+        config: &Config,
+        outgoing: &Secure,
+        stats: &Arc<Stats>,
+    ) -> Result<Self, StartError> {
+        let file = socket_file(config, address)?;
         let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(stats)));
         pool.set_keys(keys_of(config, address));
         Ok(Self {
             address: address.clone(),
-            listeners: Listener::bind(address)?,
+            listeners: Listener::bind_with(address, &file)?,
             pool,
-            settings: Arc::new(Settings::new(config, None)),
+            settings: Arc::new(Settings::new(config, outgoing.acceptor(address))),
+            file,
         })
     }
 
@@ -908,6 +943,7 @@ impl NewDial {
             threads,
             pool: self.pool,
             settings: self.settings,
+            file: self.file,
         })
     }
 }
@@ -950,7 +986,38 @@ impl Front {
     }
 }
 
+/// Reads the certificates of dial-in addresses.
+fn load_outgoing(outgoing: &mut Secure, config: &Config) -> Result<(), StartError> {
+    outgoing
+        .load(&config.outgoing_ssl)
+        .map_err(StartError::DialInCertificate)
+}
+
+/// What the file of a dial-in address is to be like: as the first entry that says something has it.
+fn socket_file(config: &Config, address: &Address) -> Result<SocketFile, StartError> {
+    let mut all = config.sites.iter().flat_map(|site| &site.outgoing);
+    let none = config::SocketFile::default();
+    let said = all.find(|outgoing| outgoing.to == *address && outgoing.file != none);
+    let said = said.map_or(&none, |outgoing| &outgoing.file);
+    let identity = process::look_up(said.owner.as_deref(), said.group.as_deref())
+        .map_err(|error| StartError::SocketFile(format!("{address}: {error}")))?;
+    let (owner, group) = identity.ids();
+    let mode = said.mode.unwrap_or(SocketFile::default().mode);
+    Ok(SocketFile { mode, owner, group })
+}
+
 impl Dial {
+    /// Changes what its file is like, if that has changed.
+    fn dress(&mut self, file: SocketFile) {
+        let before = mem::replace(&mut self.file, file);
+        if let Address::Unix(path) = &self.address
+            && before != file
+            && let Err(error) = file.dress(path)
+        {
+            log::error!("{}: {}", self.address, reason(&error));
+        }
+    }
+
     fn stop(self, reason: Close) {
         self.stop.stop();
         self.pool.shut(reason);
@@ -1131,6 +1198,8 @@ impl fmt::Display for StartError {
             Self::Log(error) => error.fmt(out),
             Self::File(error) => error.fmt(out),
             Self::Certificate(error) => write!(out, "ssl: {error}"),
+            Self::DialInCertificate(error) => write!(out, "outgoing_ssl: {error}"),
+            Self::SocketFile(error) => write!(out, "outgoing: {error}"),
             Self::System(error) => error.fmt(out),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use crate::config::{Address, Tls};
-use crate::net::tls::{Acceptor, Certificate, LoadError, Tickets};
+use crate::net::tls::{Acceptor, Authorities, Certificate, LoadError, Tickets};
 
 /// What an acceptor thread looks at for each connection; `None`: no TLS.
 pub(crate) type Slot = Arc<RwLock<Option<Acceptor>>>;
@@ -19,6 +19,8 @@ pub(crate) struct Secure {
     tickets: Option<Tickets>,
     /// By certificate file and key file.
     loaded: HashMap<(PathBuf, PathBuf), Certificate>,
+    /// By file.
+    authorities: HashMap<PathBuf, Authorities>,
     acceptors: HashMap<Address, Acceptor>,
 }
 
@@ -31,6 +33,8 @@ impl Secure {
     /// The first new one that could not be had; nothing has changed then.
     pub(crate) fn load(&mut self, ssl: &[Tls]) -> Result<(), LoadError> {
         let mut loaded = HashMap::new();
+        let mut authorities = HashMap::new();
+        let mut by_client: HashMap<Address, Authorities> = HashMap::new();
         let mut by_address: HashMap<Address, Vec<Certificate>> = HashMap::new();
         for tls in ssl {
             let files = (tls.certfile.clone(), tls.keyfile.clone());
@@ -49,6 +53,15 @@ impl Secure {
                 .or_default()
                 .push(certificate.clone());
             loaded.insert(files, certificate);
+            if let Some(file) = &tls.client_ca {
+                let read = Authorities::load(file).or_else(|error| {
+                    let before = self.authorities.get(file).ok_or_else(|| error.clone())?;
+                    log::error!("ssl: {error}; the authorities stay those that were read before");
+                    Ok(before.clone())
+                })?;
+                by_client.insert(tls.at.clone(), read.clone());
+                authorities.insert(file.clone(), read);
+            }
         }
         if self.tickets.is_none() && !loaded.is_empty() {
             self.tickets = Some(Tickets::new().map_err(|error| LoadError {
@@ -57,11 +70,15 @@ impl Secure {
             })?);
         }
         self.loaded = loaded;
+        self.authorities = authorities;
         self.acceptors = match &self.tickets {
             None => HashMap::new(),
             Some(tickets) => by_address
                 .into_iter()
-                .map(|(at, certificates)| (at, Acceptor::new(&certificates, tickets, None)))
+                .map(|(at, certificates)| {
+                    let acceptor = Acceptor::new(&certificates, tickets, by_client.get(&at));
+                    (at, acceptor)
+                })
                 .collect(),
         };
         Ok(())

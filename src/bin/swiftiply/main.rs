@@ -137,7 +137,9 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
     log::debug!("{limit} descriptors");
     let control = Control::new().map_err(Failure::running)?;
     let bound = Server::bind(config.clone()).map_err(|error| match error {
-        StartError::Certificate(_) => Failure::usage(format!("swiftiply: {error}")),
+        StartError::Certificate(_)
+        | StartError::DialInCertificate(_)
+        | StartError::SocketFile(_) => Failure::usage(format!("swiftiply: {error}")),
         _ => Failure::running(error),
     })?;
     if let Some(path) = &config.pidfile {

@@ -1,0 +1,446 @@
+//! TLS on the dial-in link, and Unix sockets with a file of a certain kind.
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal::SIGHUP;
+
+use crate::common::backend::preamble;
+use crate::common::{Access, Backend, EchoApp, HandApp, Proxy, secure, wait_until};
+
+/// Makes an authority, and a certificate of it for a name; returns the files of the authority and of the pair.
+fn authority(directory: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
+    let file = |kind: &str| directory.join(format!("{name}.{kind}"));
+    let openssl = |arguments: &[&str]| {
+        let made = Command::new("openssl")
+            .args(arguments)
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    let curve = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
+    openssl(
+        &[
+            &[
+                "req",
+                "-x509",
+                "-days",
+                "30",
+                "-subj",
+                &format!("/CN=authority of {name}"),
+            ][..],
+            &curve,
+            &[
+                "-addext",
+                "basicConstraints=critical,CA:TRUE",
+                "-keyout",
+                &format!("{name}.ca.key"),
+                "-out",
+                &format!("{name}.ca"),
+            ],
+        ]
+        .concat(),
+    );
+    openssl(
+        &[
+            &["req", "-subj", "/CN=leaf"][..],
+            &curve,
+            &[
+                "-keyout",
+                &format!("{name}.key"),
+                "-out",
+                &format!("{name}.csr"),
+            ],
+        ]
+        .concat(),
+    );
+    fs::write(
+        file("ext"),
+        format!("subjectAltName=DNS:{name},IP:127.0.0.1\nbasicConstraints=CA:FALSE\n"),
+    )
+    .unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        "30",
+        "-CAcreateserial",
+        "-in",
+        &format!("{name}.csr"),
+        "-CA",
+        &format!("{name}.ca"),
+        "-CAkey",
+        &format!("{name}.ca.key"),
+        "-extfile",
+        &format!("{name}.ext"),
+        "-out",
+        &format!("{name}.pem"),
+    ]);
+    (file("ca"), file("pem"), file("key"))
+}
+
+/// The SHA-256 of a certificate as openssl prints it.
+fn fingerprint(certfile: &Path) -> String {
+    let run = Command::new("openssl")
+        .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+        .arg(certfile)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(run.stdout).unwrap();
+    text.trim().rsplit('=').next().unwrap().to_owned()
+}
+
+/// A server with TLS where backends dial in.
+fn server(certfile: &Path, keyfile: &Path, more: &str, lines: &str) -> Proxy {
+    Proxy::start(&format!(
+        "outgoing_ssl: {{at: '127.0.0.1:0', certfile: {}, keyfile: {}{more}}}\n\
+         map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}}]\n{lines}",
+        certfile.display(),
+        keyfile.display()
+    ))
+}
+
+fn access(server: &str, app: SocketAddr, ssl: &str) -> Access {
+    let yaml = format!(
+        "{{connect: '{server}', to: '{app}', key: secret, connections: 2, ssl: {{{ssl}}}}}"
+    );
+    Access::start(&yaml, &[])
+}
+
+/// Every shape of request and answer over one line.
+fn exchange(proxy: &Proxy, app: &HandApp) {
+    let mut visitor = proxy.visit();
+    visitor.send_get("/one");
+    let mut backend = app.accept();
+    assert_eq!(backend.request().target(), "/one");
+    backend.reply("one");
+    assert_eq!(visitor.answer().text(), "one");
+    let body: Vec<u8> = (0..3_000_000).map(|n| (n * 7 % 251) as u8).collect();
+    visitor.send(format!(
+        "POST /big HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    ));
+    visitor.send(&body);
+    assert_eq!(backend.request().body, body);
+    backend.send(format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    ));
+    backend.send(&body);
+    assert_eq!(visitor.answer().body, body);
+    visitor.send_get("/chunks");
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for piece in body.chunks(100_003) {
+        backend
+            .send(format!("{:x}\r\n", piece.len()))
+            .send(piece)
+            .send("\r\n");
+    }
+    backend.send("0\r\n\r\n");
+    assert_eq!(visitor.answer().body, body);
+    // Cut by the application, and seen as cut by the visitor.
+    visitor.send_get("/cut");
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
+    backend.finish();
+    assert!(visitor.answer().cut);
+}
+
+#[test]
+fn the_access_proxy_knows_the_server_by_authority_or_fingerprint() {
+    let files = tempfile::tempdir().unwrap();
+    let (ca, certfile, keyfile) = authority(files.path(), "localhost");
+    let (other, ..) = authority(files.path(), "elsewhere.test");
+    let proxy = server(&certfile, &keyfile, "", "");
+    let app = HandApp::listen();
+    let (by_address, port) = (proxy.dial_in().to_string(), proxy.dial_in().port());
+    let by_name = format!("localhost:{port}");
+    let own = fingerprint(&certfile);
+    for (at, ssl) in [
+        (&by_address, format!("ca: {}", ca.display())),
+        (&by_name, format!("ca: {}", ca.display())),
+        (&by_address, format!("fingerprint: '{own}'")),
+        (
+            &by_address,
+            format!("fingerprint: '{}'", own.replace(':', "").to_lowercase()),
+        ),
+    ] {
+        let access = access(at, app.address(), &ssl);
+        access.wait_for_log(": dialled in");
+        exchange(&proxy, &app);
+        access.finish();
+    }
+    // Somebody else's.
+    let wrong = own.replace(&own[..2], if &own[..2] == "00" { "11" } else { "00" });
+    for (ssl, why) in [
+        (
+            format!("ca: {}", other.display()),
+            "invalid peer certificate: UnknownIssuer",
+        ),
+        (
+            format!("fingerprint: '{wrong}'"),
+            "its certificate has another fingerprint",
+        ),
+    ] {
+        let access = access(&by_address, app.address(), &ssl);
+        access.wait_for_log(&format!("server {by_address}: "));
+        assert!(access.log().contains(why), "{}", access.log());
+        assert!(!access.log().contains("dialled in"));
+        access.finish();
+    }
+    proxy.wait_for_log("reason=tls_failed");
+    proxy.finish();
+}
+
+#[test]
+fn a_certificate_of_another_name_is_not_believed() {
+    let files = tempfile::tempdir().unwrap();
+    let (certfile, keyfile) = secure::certificate(files.path(), "self", &["other.test"]);
+    let proxy = server(&certfile, &keyfile, "", "");
+    let app = EchoApp::start();
+    let at = format!("localhost:{}", proxy.dial_in().port());
+    let access = access(&at, app.address(), &format!("ca: {}", certfile.display()));
+    access.wait_for_log("invalid peer certificate: ");
+    assert!(!proxy.log().contains("joined"));
+    access.finish();
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn only_those_with_a_certificate_dial_in_where_it_is_wanted() {
+    let files = tempfile::tempdir().unwrap();
+    let (ca, certfile, keyfile) = authority(files.path(), "localhost");
+    let (client_ca, client, client_key) = authority(files.path(), "client.test");
+    let (_, stranger, stranger_key) = authority(files.path(), "stranger.test");
+    let more = format!(", client_ca: {}", client_ca.display());
+    let proxy = server(&certfile, &keyfile, &more, "");
+    let app = EchoApp::start();
+    let at = proxy.dial_in().to_string();
+    let with = |certfile: &Path, keyfile: &Path| {
+        let (certfile, keyfile) = (certfile.display(), keyfile.display());
+        format!(
+            "ca: {}, certfile: {certfile}, keyfile: {keyfile}",
+            ca.display()
+        )
+    };
+    let good = access(&at, app.address(), &with(&client, &client_key));
+    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    let bad = access(&at, app.address(), &with(&stranger, &stranger_key));
+    bad.wait_for_log("trying again");
+    bad.finish();
+    let none = access(&at, app.address(), &format!("ca: {}", ca.display()));
+    none.wait_for_log("trying again");
+    none.finish();
+    proxy.wait_for_log("invalid peer certificate: ");
+    proxy.wait_for_log("peer sent no certificates");
+    good.finish();
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn a_handshake_holds_up_nobody_and_has_a_deadline() {
+    let files = tempfile::tempdir().unwrap();
+    let (ca, certfile, keyfile) = authority(files.path(), "localhost");
+    let proxy = server(&certfile, &keyfile, "", "timeouts: {preamble: 300ms}");
+    let app = EchoApp::start();
+    // One that says nothing, one that says half of a hello, one that does not speak TLS at all, and HTTP.
+    let mut silent = Backend::connect(proxy.dial_in());
+    let mut half = Backend::connect(proxy.dial_in());
+    half.send([22, 3, 1, 2, 0]);
+    let mut plain = Backend::connect(proxy.dial_in());
+    plain.send(preamble("000000000001", "secret"));
+    let mut http = Backend::connect(proxy.dial_in());
+    http.send("GET / HTTP/1.1\r\n\r\n");
+    let access = access(
+        &proxy.dial_in().to_string(),
+        app.address(),
+        &format!("ca: {}", ca.display()),
+    );
+    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    for backend in [&mut silent, &mut half] {
+        assert!(backend.is_closed());
+    }
+    // An alert comes before the end.
+    let _ = plain.is_closed();
+    let _ = http.is_closed();
+    proxy.wait_for_logs("reason=tls_timeout", 2);
+    proxy.wait_for_logs("reason=tls_failed", 2);
+    proxy.wait_for_log("HTTP instead of TLS");
+    // The wrong key is refused as without TLS, and bytes behind the preamble are junk.
+    let dial = |bytes: &[u8]| {
+        let stream = TcpStream::connect(proxy.dial_in()).unwrap();
+        let mut stream = secure::connect(stream, "localhost");
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let wrong = dial(&preamble("000000000001", "guess"));
+    proxy.wait_for_log("reason=bad_key");
+    let junk = dial(&[preamble("000000000001", "secret"), vec![b'x'; 9]].concat());
+    proxy.wait_for_log("reason=junk");
+    drop((silent, half, plain, http, wrong, junk));
+    access.finish();
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn certificates_are_read_again_and_lines_stay() {
+    let files = tempfile::tempdir().unwrap();
+    let (ca, certfile, keyfile) = authority(files.path(), "localhost");
+    let proxy = server(&certfile, &keyfile, "", "");
+    let app = EchoApp::start();
+    let ssl = format!("ca: {}", ca.display());
+    let access_proxy = access(&proxy.dial_in().to_string(), app.address(), &ssl);
+    proxy.wait_for_logs(" joined ", 2);
+    let reload = || {
+        let before = proxy.log().matches("reloaded: ").count();
+        proxy.signal(SIGHUP);
+        proxy.wait_for_logs("reloaded: ", before + 1);
+    };
+    // One that cannot be read stays what it was.
+    fs::write(&keyfile, "rubbish").unwrap();
+    reload();
+    assert!(
+        proxy
+            .log()
+            .contains("the certificate stays the one that was read before")
+    );
+    // A new one is shown to those who come now.
+    let again = tempfile::tempdir().unwrap();
+    let (new_ca, new_cert, new_key) = authority(again.path(), "localhost");
+    fs::copy(new_cert, &certfile).unwrap();
+    fs::copy(new_key, &keyfile).unwrap();
+    reload();
+    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    let late = access(
+        &proxy.dial_in().to_string(),
+        app.address(),
+        &format!("ca: {}", new_ca.display()),
+    );
+    proxy.wait_for_logs(" joined ", 4);
+    assert!(!proxy.log().contains("reason=removed"));
+    // The access proxy reads its authorities again, too.
+    fs::copy(new_ca, &ca).unwrap();
+    let yaml = format!(
+        "{{connect: '{}', to: '{}', key: secret, connections: 3, ssl: {{{ssl}}}}}",
+        proxy.dial_in(),
+        app.address()
+    );
+    access_proxy.reload(&yaml);
+    proxy.wait_for_logs(" joined ", 5);
+    late.finish();
+    access_proxy.finish();
+    drop(app);
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn no_request_is_lost_over_tls_when_the_server_drains() {
+    let files = tempfile::tempdir().unwrap();
+    let (ca, certfile, keyfile) = authority(files.path(), "localhost");
+    let mut proxy = server(&certfile, &keyfile, "", "");
+    let app = HandApp::listen();
+    let access = access(
+        &proxy.dial_in().to_string(),
+        app.address(),
+        &format!("ca: {}", ca.display()),
+    );
+    let mut visitor = proxy.visit();
+    visitor.send_get("/slow");
+    let mut backend = app.accept();
+    backend.request();
+    proxy.signal(nix::sys::signal::Signal::SIGTERM);
+    proxy.wait_for_log("draining");
+    backend.reply("in time");
+    assert_eq!(visitor.answer().text(), "in time");
+    assert_eq!(proxy.wait().code(), Some(0));
+    access.finish();
+}
+
+#[test]
+fn a_loud_warning_where_anybody_may_dial_in() {
+    let free = || {
+        TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port()
+    };
+    let proxy = Proxy::start(&format!(
+        "map: [{{incoming: test, outgoing: '0.0.0.0:{}'}}]",
+        free()
+    ));
+    proxy.wait_for_log("WARNING: whoever reaches this address can dial in");
+    let check = crate::common::proxy::program()
+        .args(["--check", "-c", "swiftiply.yml"])
+        .current_dir(proxy.directory())
+        .output()
+        .unwrap();
+    assert_eq!(check.status.code(), Some(0));
+    let errors = String::from_utf8(check.stderr).unwrap();
+    assert!(
+        errors.contains("WARNING: whoever reaches this address can dial in"),
+        "{errors}"
+    );
+    proxy.finish();
+}
+
+#[test]
+fn the_file_of_a_unix_socket_is_as_it_is_asked_for() {
+    let yaml = |mode: &str| {
+        format!(
+            "map: [{{incoming: test, outgoing: {{to: 'unix:in.sock', mode: {mode}}}, timeout: 60}}]"
+        )
+    };
+    let proxy = Proxy::start(&yaml("0600"));
+    let mode = || {
+        fs::metadata(proxy.file("in.sock"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!(mode(), 0o600);
+    let mut backend = UnixStream::connect(proxy.file("in.sock")).unwrap();
+    backend.write_all(&preamble("000000000001", "")).unwrap();
+    proxy.wait_for_log("joined");
+    // A reload changes the file and nothing else.
+    proxy.reload(&yaml("660"));
+    wait_until("the new mode", || mode() == 0o660);
+    assert!(!proxy.log().contains("reason=removed"));
+    proxy.configure(
+        "map: [{incoming: test, outgoing: {to: 'unix:in.sock', owner: no-such-user-here}}]",
+    );
+    proxy.signal(SIGHUP);
+    proxy.wait_for_log("reload failed: outgoing: unix:");
+    assert_eq!(mode(), 0o660);
+    drop(backend);
+    proxy.finish_without_leak_check();
+
+    if nix::unistd::getuid().is_root() {
+        let proxy = Proxy::start(
+            "map: [{incoming: test, outgoing: {to: 'unix:in.sock', mode: 0640, owner: 1, group: 2}}]",
+        );
+        let about = fs::metadata(proxy.file("in.sock")).unwrap();
+        assert_eq!(
+            (about.uid(), about.gid(), about.mode() & 0o777),
+            (1, 2, 0o640)
+        );
+        proxy.finish();
+    }
+}
