@@ -154,7 +154,7 @@ fn exchange(proxy: &Proxy, app: &HandApp) {
     // Cut by the application, and seen as cut by the visitor.
     visitor.send_get("/cut");
     backend.request();
-    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 17000\r\n\r\nabc");
     backend.finish();
     assert!(visitor.answer().cut);
 }

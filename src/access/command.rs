@@ -50,11 +50,14 @@ struct State {
 }
 
 impl Command {
-    /// Starts it. `ended` is called whenever it has ended.
+    /// Starts it. `told` is called with true whenever it was started and with false when it has ended.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub(super) fn start(words: Vec<String>, ended: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(
+        words: Vec<String>,
+        told: impl Fn(bool) + Send + 'static,
+    ) -> io::Result<Self> {
         let desk = Arc::new(Desk {
             state: Mutex::new(State {
                 words,
@@ -67,7 +70,7 @@ impl Command {
         });
         let own = Arc::clone(&desk);
         let thread = spawn("command", move || {
-            own.run(&ended);
+            own.run(&told);
             own.state.lock().done = true;
             own.changed.notify_all();
         })?;
@@ -113,7 +116,7 @@ impl Command {
 }
 
 impl Desk {
-    fn run(&self, ended: &dyn Fn()) {
+    fn run(&self, told: &dyn Fn(bool)) {
         let mut backoff = Backoff::new(LONGEST);
         loop {
             let since = Instant::now();
@@ -122,11 +125,12 @@ impl Desk {
             };
             let what = match started {
                 Ok(mut child) => {
+                    told(true);
                     self.wait(child.id());
                     // It is a zombie still, so nobody else has its number.
                     self.state.lock().running = None;
                     let status = child.wait();
-                    ended();
+                    told(false);
                     status.map_or_else(|error| reason(&error), tell)
                 }
                 Err(error) => reason(&error),

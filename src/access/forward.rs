@@ -8,7 +8,7 @@
 //!
 //! | what happened | what the server sees |
 //! |---|---|
-//! | the application closed before any byte of an answer, or cannot be reached and the request may be repeated | the connection closes: it asks another backend, or says 502 |
+//! | the application closed before any byte of an answer, or within a small one, or cannot be reached and the request may be repeated | the connection closes: it asks another backend, or says 502 |
 //! | it cannot be reached for a request that may not be repeated | it is waited for, [`HELD`] at most; then 502 |
 //! | its answer breaks a rule, before the end of its head | 502 |
 //! | no answer in time | 504 |
@@ -17,7 +17,7 @@
 //!
 //! **Invariants**: nothing of one exchange can show in another, neither here nor there: a connection is used again only
 //! when its last message was read and written to its very end. A request is sent to the application a second time only
-//! if its connection was a kept one, no byte of an answer came, and its method is idempotent (RFC 9110 9.2.2).
+//! if its connection was a kept one, nothing of an answer was passed on, and its method is idempotent (RFC 9110 9.2.2).
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -274,6 +274,7 @@ impl Errand<'_> {
             None => self.send_as_it_comes(app)?,
         };
         let answer = self.read_answer(app, deadline)?;
+        self.gather_answer(app, &answer)?;
         if let Some(length) = self.whole.take() {
             // It will not be sent again.
             self.desk.input.consume(length);
@@ -381,6 +382,23 @@ impl Errand<'_> {
                 }
             }
         }
+    }
+
+    /// Waits for a small body, for a moment: many applications write head and body apart, and an answer of which nothing
+    /// was passed on can still be had from somebody else.
+    fn gather_answer(&mut self, app: &mut Conn, head: &ResponseHead) -> Result<(), Fault> {
+        let Framing::Length(length) = head.framing(&self.head.method) else {
+            return Ok(());
+        };
+        let reply = &mut self.desk.reply;
+        while length <= GATHERED && (reply.data().len() as u64) < length {
+            match reply.fill(app) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => break,
+                Ok(0) | Err(_) => return Err(Fault::Died),
+            }
+        }
+        Ok(())
     }
 
     fn interim(&mut self, head: &ResponseHead) -> bool {
@@ -631,6 +649,8 @@ const LIMITS: HeadLimits = HeadLimits {
 };
 /// A body of so many bytes is complete before the application hears of it.
 const SMALL: usize = 64 * 1024;
+/// The body of an answer of so many bytes is waited for before anything is passed on.
+const GATHERED: u64 = Buffer::SIZE as u64;
 /// How long a head may take that was begun.
 const PROMPT: Duration = Duration::from_secs(10);
 /// How long the server or the application may take or send nothing in the middle of a request.

@@ -98,6 +98,8 @@ struct State {
     /// The log has said so, or what is wrong.
     told: Option<String>,
     draining: bool,
+    /// Its process is ours and does not run: whoever answers there is not it, or is about to go.
+    away: bool,
     /// The watch is to look at once.
     look: bool,
     /// The fleet is to look at the configuration at once.
@@ -216,12 +218,14 @@ impl Access {
             (None, true) => {}
             (None, false) => {
                 let shared = Arc::clone(&self.shared);
-                let ended = move || shared.leave("its process has ended");
-                self.command = Some(Command::start(words.clone(), ended)?);
+                shared.state.lock().away = true;
+                let told = move |runs| shared.told(runs);
+                self.command = Some(Command::start(words.clone(), told)?);
             }
             (Some(command), false) => command.change(words.clone()),
             (Some(_), true) => {
                 self.stop_command(settings.config.grace);
+                self.shared.state.lock().away = false;
             }
         }
         Ok(())
@@ -293,7 +297,7 @@ impl Shared {
         let settings = self.settings();
         let told = {
             let mut state = self.state.lock();
-            if state.draining {
+            if state.draining || state.away {
                 return;
             }
             let told = state.told.replace(String::new());
@@ -304,6 +308,14 @@ impl Shared {
         self.changed.notify_all();
         if told.as_deref() != Some("") {
             log::info!("application {}: answers", settings.config.to);
+        }
+    }
+
+    /// Its process was started, or has ended.
+    fn told(&self, runs: bool) {
+        self.state.lock().away = !runs;
+        if !runs {
+            self.leave("its process has ended");
         }
     }
 

@@ -67,6 +67,9 @@ impl Shared {
 
 /// One look at the application.
 fn look(shared: &Shared, settings: &Settings) -> Result<(), String> {
+    if shared.state.lock().away {
+        return Err("its process does not run".to_owned());
+    }
     let mut app = match forward::connect(settings) {
         Ok(app) => app,
         Err(error) => return forward::fault(&error).map_or(Ok(()), Err),
