@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::common::access::{accept, program};
 use crate::common::backend::preamble;
-use crate::common::{Access, Backend, EchoApp, HandApp, Proxy, Visitor, wait_until};
+use crate::common::{Access, Backend, EchoApp, HandApp, Proxy, Visitor, secure, wait_until};
 
 const NO_KEY: &str = "swiftclient00000000000000";
 
@@ -998,4 +998,53 @@ fn a_command_on_the_command_line() {
 
 fn path(file: &Path) -> &str {
     file.to_str().unwrap()
+}
+
+#[test]
+fn the_sample_is_a_configuration_with_its_comments_too() {
+    let sample = include_str!("../conf/swiftiply-access.yml");
+    let proxy = Proxy::simple();
+    let app = EchoApp::start();
+    let yaml = sample
+        .replace("127.0.0.1:30000", &proxy.dial_in().to_string())
+        .replace("to: 127.0.0.1:3000\n", &format!("to: {}\n", app.address()));
+    let access = Access::start(&yaml, &[]);
+    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    access.finish();
+    drop(app);
+    proxy.finish();
+
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, _) = secure::certificate(directory.path(), "ca", &["a.test"]);
+    fs::write(directory.path().join("key"), "secret\n").unwrap();
+    // Every line that shows a key, in the place of the one that it stands for.
+    let shown = sample.lines().filter(|line| !line.starts_with("connect:"));
+    let yaml: String = shown
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if key.starts_with(|letter: char| letter.is_alphabetic()) => key,
+            _ => line,
+        })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let yaml = yaml.replace("/etc/swiftiply", path(directory.path()));
+    assert!(certificate.exists());
+    let file = directory.path().join("all.yml");
+    fs::write(&file, &yaml).unwrap();
+    let output = run(&["--check", "-c", path(&file)]);
+    assert_eq!(output.status.code(), Some(0), "{yaml}\n{output:?}");
+    // All keys but those for logs, deadlines and signals are shown.
+    for key in swiftiply::config::access_keys() {
+        let inner = ["ssl.", "logger", "timeouts", "grace", "signals", "check."];
+        let told = inner.iter().any(|start| key.starts_with(start)) || key == "key";
+        assert!(told || yaml.contains(&format!("\n{key}: ")), "{key}");
+    }
+    // The unit starts it with a configuration, and reloads and ends it by signals that it knows.
+    let unit = include_str!("../conf/swiftiply-access.service");
+    for line in [
+        "ExecStart=/usr/bin/swiftiply-access -c ",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "KillMode=mixed",
+    ] {
+        assert!(unit.contains(line), "{line}");
+    }
 }
