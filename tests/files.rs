@@ -447,6 +447,21 @@ fn visitors_that_do_not_take_a_large_file_hold_no_worker() {
 }
 
 #[test]
+fn large_files_that_are_asked_for_at_once_come_one_after_the_other() {
+    for secure in [false, true] {
+        let (_folder, proxy, content) = large("");
+        let mut visitor = proxy.visit_as(secure);
+        visitor.send("GET /large.bin HTTP/1.1\r\nHost: test\r\n\r\n".repeat(4));
+        for number in 0..4 {
+            let answer = visitor.answer();
+            assert!(answer.body == content && !answer.cut, "{number}");
+        }
+        drop(visitor);
+        proxy.finish();
+    }
+}
+
+#[test]
 fn parts_of_a_large_file_come_together() {
     for secure in [false, true] {
         let (_folder, proxy, content) = large("");

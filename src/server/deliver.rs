@@ -74,6 +74,8 @@ pub(crate) struct Stalled {
     transfer: Transfer,
     backlog: Backlog,
     behind: Behind,
+    /// There is room for more, but others should have their turn first.
+    due: bool,
 }
 
 /// What comes behind the backlog.
@@ -92,7 +94,7 @@ enum Content {
 
 /// How far a visitor has taken what is at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flushed {
+enum Flushed {
     /// All of it.
     All,
     /// There is no room for more; the poller tells when there is.
@@ -256,10 +258,11 @@ impl Delivery<'_> {
             transfer,
             backlog,
             behind: Behind::File(file),
+            due: false,
         };
         match stalled.flush(wire.conn, out) {
-            Ok(Flushed::All) => stalled.transfer.rest(wire, Behind::Nothing),
-            Ok(_) => Progress::Stalled(Box::new(stalled)),
+            Ok(true) => stalled.transfer.rest(wire, Behind::Nothing),
+            Ok(false) => Progress::Stalled(Box::new(stalled)),
             Err(delivered) => Progress::Done(delivered),
         }
     }
@@ -298,28 +301,30 @@ impl Stalled {
         matches!(self.behind, Behind::Backend(_))
     }
 
-    /// Gives the visitor what is at hand and what it has room for, a file too. An answer that is taken too slowly, or by
-    /// nobody any more, ends here.
-    pub(crate) fn flush(
-        &mut self,
-        conn: &mut Conn,
-        out: &mut Vec<u8>,
-    ) -> Result<Flushed, Delivered> {
+    /// Whether it need not wait for room to go on: the poller, which tells of new room only, would not tell of it.
+    pub(crate) const fn is_due(&self) -> bool {
+        self.due
+    }
+
+    /// Gives the visitor what is at hand and what it has room for, a file too. Returns whether it has taken everything. An
+    /// answer that is taken too slowly, or by nobody any more, ends here.
+    pub(crate) fn flush(&mut self, conn: &mut Conn, out: &mut Vec<u8>) -> Result<bool, Delivered> {
         let flushed = match self.backlog.flush(conn) {
             Ok(true) => self.flush_file(conn, out),
             Ok(false) => Ok(Flushed::Full),
             Err(_) => Err(Close::WriteFailed),
         };
+        self.due = flushed == Ok(Flushed::Turn);
         let bytes = self.transfer.bytes;
         match flushed {
             Ok(Flushed::Full) => {
                 let patience = self.transfer.patience;
                 match self.backlog.complaint(patience, Instant::now()) {
                     Some(reason) => Err(cut(self.transfer.framing, conn, bytes, reason)),
-                    None => Ok(Flushed::Full),
+                    None => Ok(false),
                 }
             }
-            Ok(flushed) => Ok(flushed),
+            Ok(flushed) => Ok(flushed == Flushed::All),
             Err(reason) => Err(cut(self.transfer.framing, conn, bytes, reason)),
         }
     }
@@ -445,6 +450,7 @@ impl Transfer {
                 transfer: self,
                 backlog,
                 behind,
+                due: false,
             }));
         }
         Progress::Done(match self.ended {

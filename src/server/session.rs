@@ -29,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::admission::{Counted, Entry, Permit, Place};
 use super::collect::{self, Collector, Fault};
-use super::deliver::{Delivered, Delivery, Flushed, Progress, Stalled};
+use super::deliver::{Delivered, Delivery, Progress, Stalled};
 use super::files;
 use super::guard::{self, Crowd, Guard, Ticket, Verdict};
 use super::pages;
@@ -835,9 +835,8 @@ impl Session {
         // In line it has nothing more to write.
         if answering.in_line.is_none() {
             match answering.stalled.flush(&mut self.conn, worker.pen().out) {
-                Ok(Flushed::All) => {}
-                Ok(Flushed::Full) => return Step::stall(answering),
-                Ok(Flushed::Turn) => return Step::Go(State::Stalled(Box::new(answering))),
+                Ok(true) => {}
+                Ok(false) => return Step::stall(answering),
                 Err(cut) => return self.delivered(&answering.subject, cut, answering.then, worker),
             }
         }
@@ -1172,14 +1171,15 @@ impl Reading {
 }
 
 impl Step {
-    /// Waits for the visitor to take more.
+    /// Waits for the visitor to take more, or for its turn to be given more.
     fn stall(answering: Answering) -> Self {
+        let is_due = answering.stalled.is_due();
         let deadline = answering.stalled.deadline();
-        Self::Park(
-            State::Stalled(Box::new(answering)),
-            Interest::Write,
-            deadline,
-        )
+        let state = State::Stalled(Box::new(answering));
+        match is_due {
+            true => Self::Go(state),
+            false => Self::Park(state, Interest::Write, deadline),
+        }
     }
 }
 
