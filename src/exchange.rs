@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::preamble::Id;
 use crate::http::conditional::Validators;
+use crate::http::encoding::Coding;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::stream::Peer;
 use crate::stats::Close;
@@ -184,10 +185,23 @@ pub struct Stored {
     pub head: Vec<u8>,
     /// The file.
     pub bytes: Vec<u8>,
+    /// What is said of it.
+    pub entity: Entity,
+}
+
+/// What the head of an answer says of a file.
+#[derive(Clone, Debug)]
+pub struct Entity {
     /// What it is compared with.
     pub validators: Validators,
-    /// Its Content-Type.
+    /// Its Content-Type: of what is in it, however that is encoded.
     pub content_type: Cow<'static, str>,
+    /// How it is encoded.
+    pub coding: Option<Coding>,
+    /// Others may get it in another encoding.
+    pub varies: bool,
+    /// Parts of it can be had.
+    pub divides: bool,
 }
 
 /// Parts of an open file, with text around them.

@@ -154,6 +154,46 @@ fn there_is_no_way_around_by_another_spelling() {
 }
 
 #[test]
+fn files_are_guarded_too() {
+    let files = tempfile::tempdir().unwrap();
+    let path = users(files.path(), &["bob"]);
+    let www = files.path().join("www/admin");
+    fs::create_dir_all(&www).unwrap();
+    for name in ["a.css", "a.css.gz", "index.html"] {
+        fs::write(www.join(name), name).unwrap();
+    }
+    let root = files.path().join("www");
+    let yaml = site(&format!(
+        "{{users_file: {path}, paths: /admin}}, docroot: {}",
+        root.display()
+    ));
+    let proxy = Proxy::start(&yaml);
+    let mut visitor = proxy.visit();
+    let mut statuses = |credentials: &str| {
+        [
+            "/admin",
+            "/admin/",
+            "/admin/a.css",
+            "/admin//a.css",
+            "/%61dmin/a.css.gz",
+            "/admin/none",
+        ]
+        .map(|target| {
+            // Without a backend, what is no file waits for one.
+            match (target, credentials) {
+                ("/admin/none", "bob:secret") => 404,
+                _ => status(&mut visitor, target, credentials),
+            }
+        })
+    };
+    assert_eq!(statuses("bob:wrong"), [401; 6]);
+    assert_eq!(statuses("bob:secret"), [301, 200, 200, 200, 200, 404]);
+    assert_eq!(statuses("bob:wrong"), [401; 6]);
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
 fn a_body_is_not_read_before_the_password_was_right() {
     let files = tempfile::tempdir().unwrap();
     let path = users(files.path(), &["bob"]);

@@ -13,6 +13,7 @@ mod gzip;
 mod laws;
 mod layers;
 mod pages;
+mod precompressed;
 #[cfg(feature = "redis")]
 mod redis;
 mod requests;

@@ -27,6 +27,7 @@ pub(super) fn check(section: &Section, site: Site, server: &Config) -> Site {
             .unwrap_or(site.follow_symlinks),
         hidden_files: truth("hidden_files", site.hidden_files),
         page_cache: page_cache(section),
+        precompressed: truth("precompressed", site.precompressed),
         sendfileroot: root(section, "sendfileroot"),
         enable_sendfile_404: truth("enable_sendfile_404", site.enable_sendfile_404),
         file_cache: FileCache {

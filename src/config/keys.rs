@@ -347,7 +347,7 @@ const KEYS: &[Key] = &[
     key("gzip.types", Level::Site, Stage::Now),
     key("gzip.minimum", Level::Site, Stage::Now),
     key("gzip.level", Level::Site, Stage::Now),
-    key("precompressed", Level::Site, Stage::Later),
+    key("precompressed", Level::Site, Stage::Now),
     key("maintenance_page", Level::Site, Stage::Now),
     key("maintenance_flag", Level::Site, Stage::Now),
     key("error_pages", Level::Site, Stage::Now),

@@ -174,6 +174,8 @@ pub struct Site {
     pub error_pages: BTreeMap<u16, PathBuf>,
     /// Which answers are compressed on their way (`gzip`); `None`: none.
     pub gzip: Option<Gzip>,
+    /// Files beside others with their content, compressed, are sent in their place (`precompressed`).
+    pub precompressed: bool,
 }
 
 /// Which answers are compressed on their way (`gzip`).
@@ -612,6 +614,7 @@ impl Default for Site {
             maintenance_flag: None,
             error_pages: BTreeMap::new(),
             gzip: None,
+            precompressed: true,
         }
     }
 }

@@ -244,6 +244,7 @@ fn site(site: &Site) -> Node {
         "maintenance_flag",
         site.maintenance_flag.as_deref().map(path),
     );
+    put("precompressed", Some(Node::Bool(site.precompressed)));
     put(
         "gzip",
         Some(site.gzip.as_ref().map_or(Node::Bool(false), |gzip| {

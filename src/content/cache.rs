@@ -10,14 +10,13 @@
 //! **Invariants**: a key of the index has its item on the shelf that the index says, and each item its key in the
 //! index; the counts of a shelf are those of its items.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::exchange::Stored;
-use crate::http::conditional::Validators;
+use crate::exchange::{Entity, Stored};
+use crate::http::encoding::Coding;
 
 /// What is remembered of a site's paths.
 #[derive(Debug)]
@@ -47,20 +46,41 @@ pub struct Bounds {
 #[derive(Clone, Debug)]
 pub enum Known {
     /// It is that of a file, which is in memory.
-    File(Arc<Stored>),
+    File(Arc<Stored>, Variants),
     /// It is that of a file, of which this is known.
-    Tag(Arc<Tag>),
+    Tag(Arc<Entity>, Variants),
     /// It is not that of a file.
     Nothing,
 }
 
-/// What is known of a file that is not in memory.
-#[derive(Clone, Debug)]
-pub struct Tag {
-    /// What it is compared with.
-    pub validators: Validators,
-    /// Its Content-Type.
-    pub content_type: Cow<'static, str>,
+/// A file's content in other encodings; most have none.
+pub type Variants = Option<Arc<[Variant]>>;
+
+/// A file's content in another encoding.
+#[derive(Debug)]
+pub struct Variant {
+    /// Which one.
+    pub coding: Coding,
+    /// Where it is.
+    pub form: Form,
+}
+
+/// Where the content of a file is in another encoding.
+#[derive(Debug)]
+pub enum Form {
+    /// It was made of the file and is kept with it.
+    Made(Arc<Stored>),
+    /// In a file beside it.
+    Beside {
+        /// The name of that, relative to the root.
+        name: Vec<u8>,
+        /// What tells whether it is still the same.
+        identity: Identity,
+        /// What is said of it.
+        entity: Entity,
+        /// The file, if it is in memory.
+        stored: Option<Arc<Stored>>,
+    },
 }
 
 /// What tells a file from another, and from itself after a change.
@@ -80,7 +100,7 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub enum Look {
     /// This, and it is good.
-    Fresh(Known),
+    Fresh(Known, Identity),
     /// This; it has to be looked at again.
     Stale(Known, Identity),
     /// No entry.
@@ -124,17 +144,27 @@ struct Item {
 impl Known {
     const fn kind(&self) -> Kind {
         match self {
-            Self::File(_) => Kind::File,
-            Self::Tag(_) => Kind::Tag,
+            Self::File(..) => Kind::File,
+            Self::Tag(..) => Kind::Tag,
             Self::Nothing => Kind::Nothing,
         }
     }
 
     fn cost(&self) -> u64 {
-        match self {
-            Self::File(stored) => (stored.bytes.len() + stored.head.len()) as u64,
-            Self::Tag(_) | Self::Nothing => 0,
-        }
+        let size = |stored: &Arc<Stored>| (stored.bytes.len() + stored.head.len()) as u64;
+        let (own, variants) = match self {
+            Self::File(stored, variants) => (size(stored), variants),
+            Self::Tag(_, variants) => (0, variants),
+            Self::Nothing => return 0,
+        };
+        let variants = variants.iter().flat_map(|variants| variants.iter());
+        let others = variants.map(|variant| match &variant.form {
+            Form::Made(stored) => size(stored) + OVERHEAD,
+            Form::Beside { name, stored, .. } => {
+                name.len() as u64 + stored.as_ref().map_or(0, size) + OVERHEAD
+            }
+        });
+        own + others.sum::<u64>()
     }
 }
 
@@ -170,7 +200,7 @@ impl Cache {
         item.used = true;
         let young = now.saturating_duration_since(item.checked) < window;
         if young && item.checked >= trusted {
-            return Look::Fresh(item.known.clone());
+            return Look::Fresh(item.known.clone(), item.identity);
         }
         Look::Stale(item.known.clone(), item.identity)
     }
@@ -327,6 +357,7 @@ const OVERHEAD: u64 = 300;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::conditional::Validators;
 
     fn bounds(size: usize, memory: u64) -> Bounds {
         Bounds {
@@ -342,23 +373,30 @@ mod tests {
     }
 
     fn file(text: &str) -> Known {
-        Known::File(Arc::new(Stored {
-            head: Vec::new(),
-            bytes: text.into(),
+        let entity = Entity {
             validators: Validators::new(0, text.len() as u64, 0),
             content_type: "text/plain".into(),
-        }))
+            coding: None,
+            varies: false,
+            divides: true,
+        };
+        let stored = Stored {
+            head: Vec::new(),
+            bytes: text.into(),
+            entity,
+        };
+        Known::File(Arc::new(stored), None)
     }
 
     /// What is known, as text: `=` in front where it is fresh.
     fn seen(cache: &mut Cache, key: &str, now: Instant) -> String {
         let text = |known: Known| match known {
-            Known::File(stored) => String::from_utf8_lossy(&stored.bytes).into_owned(),
-            Known::Tag(_) => "tag".into(),
+            Known::File(stored, _) => String::from_utf8_lossy(&stored.bytes).into_owned(),
+            Known::Tag(..) => "tag".into(),
             Known::Nothing => "nothing".into(),
         };
         match cache.look(key.as_bytes(), now) {
-            Look::Fresh(known) => format!("={}", text(known)),
+            Look::Fresh(known, _) => format!("={}", text(known)),
             Look::Stale(known, _) => text(known),
             Look::Unknown => String::new(),
         }

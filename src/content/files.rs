@@ -30,12 +30,13 @@ use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 use regex::Regex;
 
-use super::cache::{Bounds, Cache, Identity, Known, Look, Tag};
+use super::cache::{Bounds, Cache, Form, Identity, Known, Look, Variant, Variants};
 use super::root::{self, Kind, Root, normal};
 use crate::config::{self, Symlinks};
-use crate::exchange::{Body, FileBody, Piece, Response, Stored, Trace};
+use crate::exchange::{Body, Entity, FileBody, Piece, Response, Stored, Trace};
 use crate::http::body::Framing;
 use crate::http::conditional::{Conditions, Validators, Verdict, Wanted};
+use crate::http::encoding::{self, Accepted, Coding};
 use crate::http::head::{Method, RequestHead, ResponseHead};
 use crate::http::headers::Headers;
 
@@ -55,6 +56,8 @@ struct Settings {
     mask: Option<Regex>,
     index: Vec<String>,
     pages: Option<config::PageCache>,
+    precompressed: bool,
+    gzip: Option<config::Gzip>,
     file_cache: config::FileCache,
     etag_cache: config::Cache,
     dynamic_request_cache: config::Cache,
@@ -86,8 +89,8 @@ enum Found {
 enum Source {
     Stored(Arc<Stored>),
     /// Only enough to say that it has not changed.
-    Tag(Arc<Tag>),
-    Open(File, Tag),
+    Tag(Entity),
+    Open(File, Entity),
 }
 
 /// What the file system has at a path.
@@ -105,6 +108,8 @@ impl Files {
         let settings = Settings {
             index: site.index.clone(),
             pages: site.page_cache.clone(),
+            precompressed: site.precompressed,
+            gzip: site.gzip.clone().filter(|_| cfg!(feature = "gzip")),
             ..Settings::new(site)
         };
         Some(Self::new(root, settings))
@@ -217,47 +222,65 @@ impl Files {
         // What was a file is one that is just being replaced, rather than the application's.
         let was_file = matches!(
             look,
-            Look::Fresh(Known::Tag(_)) | Look::Stale(Known::File(_) | Known::Tag(_), _)
+            Look::Fresh(Known::Tag(..), _) | Look::Stale(Known::File(..) | Known::Tag(..), _)
         );
+        // What is known, of which file, and whether that need not be asked again.
         let known = match look {
-            Look::Fresh(Known::File(stored)) => return Ok(Found::File(Source::Stored(stored))),
-            Look::Fresh(Known::Nothing) => return Ok(Found::Nothing),
-            Look::Fresh(Known::Tag(tag)) => {
-                let conditions = Conditions::of(request);
-                if conditions.is_about_cache()
-                    && conditions.check(&tag.validators) == Verdict::NotModified
-                {
-                    return Ok(Found::File(Source::Tag(tag)));
-                }
-                None
+            Look::Fresh(Known::Nothing, _) => return Ok(Found::Nothing),
+            Look::Fresh(Known::File(stored, variants), _) => {
+                let variant = self.chosen(&variants, request, now)?;
+                return Ok(Found::File(variant.unwrap_or(Source::Stored(stored))));
             }
-            Look::Stale(Known::File(stored), identity) => Some((stored, identity)),
-            Look::Stale(..) | Look::Unknown => None,
+            Look::Fresh(Known::Tag(entity, variants), identity) => {
+                if let Some(variant) = self.chosen(&variants, request, now)? {
+                    return Ok(Found::File(variant));
+                }
+                if has_not_changed(&entity, request) {
+                    return Ok(Found::File(Source::Tag((*entity).clone())));
+                }
+                Some((Known::Tag(entity, variants), identity, true))
+            }
+            Look::Stale(known, identity) => Some((known, identity, false)),
+            Look::Unknown => None,
         };
         let located = self.locate(&key[1..], now).inspect_err(|_| {
             // It is not known any more, so that it is not taken for what it was when the trouble is over.
             self.cache.lock().forget(&key);
         })?;
-        match located {
-            Located::File(file, identity, name) => match known {
-                Some((stored, known)) if known == identity => {
-                    self.cache.lock().confirm(&key, now);
-                    Ok(Found::File(Source::Stored(stored)))
-                }
-                _ => Ok(Found::File(self.take_in(&key, file, identity, &name, now)?)),
-            },
+        let (file, identity, name) = match located {
+            Located::File(file, identity, name) => (file, identity, name),
             Located::Directory => {
                 self.cache.lock().forget(&key);
-                Ok(Found::Directory)
+                return Ok(Found::Directory);
             }
-            Located::Nothing if was_file => Ok(Found::Nothing),
+            Located::Nothing if was_file => return Ok(Found::Nothing),
             Located::Nothing => {
                 let nothing = Known::Nothing;
                 let identity = Identity::default();
                 self.cache.lock().keep(&key, nothing, identity, now);
-                Ok(Found::Nothing)
+                return Ok(Found::Nothing);
             }
-        }
+        };
+        let (source, variants) = match known {
+            Some((known, before, fresh))
+                if before == identity && (fresh || self.is_current(&known, &name, now)?) =>
+            {
+                if !fresh {
+                    self.cache.lock().confirm(&key, now);
+                }
+                match known {
+                    Known::File(stored, variants) => (Source::Stored(stored), variants),
+                    Known::Tag(entity, variants) => {
+                        (Source::Open(file, (*entity).clone()), variants)
+                    }
+                    // No file has the identity of nothing.
+                    Known::Nothing => return Ok(Found::Nothing),
+                }
+            }
+            _ => self.take_in(&key, file, identity, &name, now)?,
+        };
+        let variant = self.chosen(&variants, request, now)?;
+        Ok(Found::File(variant.unwrap_or(source)))
     }
 
     /// Looks for a file at a relative path, and at those where the application may have written one.
@@ -330,33 +353,214 @@ impl Files {
         mut identity: Identity,
         name: &[u8],
         now: Instant,
-    ) -> Result<Source, Errno> {
+    ) -> Result<(Source, Variants), Errno> {
+        let bytes = self.read(&file, &mut identity)?;
         let content_type = content_type(name);
-        let small = identity.size <= self.settings.file_cache.largest;
-        if small && self.cache.lock().keeps_files() {
-            for _ in 0..MOST_READS {
-                let bytes = read(&file, identity.size).map_err(errno)?;
-                let after = root::identify(&file)?;
-                if after == identity && bytes.len() as u64 == identity.size {
-                    let stored = Arc::new(store(bytes, validators(&identity), content_type));
-                    if !is_recent(&identity) {
-                        let known = Known::File(Arc::clone(&stored));
-                        self.cache.lock().keep(key, known, identity, now);
-                    }
-                    return Ok(Source::Stored(stored));
-                }
-                identity = after;
-            }
-        }
-        let tag = Tag {
+        let mut variants = self.beside(name, &identity, &content_type, now)?;
+        let settled = !is_recent(&identity) && variants.iter().all(Variant::is_settled);
+        let compresses = self.settings.compresses(&content_type, &identity);
+        let mut entity = Entity {
             validators: validators(&identity),
             content_type,
+            coding: None,
+            varies: compresses || !variants.is_empty(),
+            divides: true,
         };
-        if !is_recent(&identity) {
-            let known = Known::Tag(Arc::new(tag.clone()));
+        if let (true, true, Some(bytes)) = (compresses, settled, &bytes) {
+            variants.extend(self.make(bytes, &entity, &variants));
+        }
+        let variants: Variants = Some(variants.into()).filter(|all: &Arc<[_]>| !all.is_empty());
+        let (known, source) = match bytes {
+            Some(bytes) => {
+                let stored = Arc::new(store(bytes, entity));
+                let known = Known::File(Arc::clone(&stored), variants.clone());
+                (known, Source::Stored(stored))
+            }
+            None => {
+                // Only what is in memory is compressed.
+                entity.varies = variants.is_some();
+                let known = Known::Tag(Arc::new(entity.clone()), variants.clone());
+                (known, Source::Open(file, entity))
+            }
+        };
+        if settled {
             self.cache.lock().keep(key, known, identity, now);
         }
-        Ok(Source::Open(file, tag))
+        Ok((source, variants))
+    }
+
+    /// All of a small file, if it does not change all the time. `None`: it is to be sent from the disk.
+    fn read(&self, file: &File, identity: &mut Identity) -> Result<Option<Vec<u8>>, Errno> {
+        let small = identity.size <= self.settings.file_cache.largest;
+        if !small || !self.cache.lock().keeps_files() {
+            return Ok(None);
+        }
+        for _ in 0..MOST_READS {
+            let bytes = read(file, identity.size).map_err(errno)?;
+            let after = root::identify(file)?;
+            if after == *identity && bytes.len() as u64 == identity.size {
+                return Ok(Some(bytes));
+            }
+            *identity = after;
+        }
+        Ok(None)
+    }
+
+    /// What is beside a file with the same content, encoded (`precompressed`). What is older than the file was made of
+    /// another one.
+    fn beside(
+        &self,
+        name: &[u8],
+        original: &Identity,
+        content_type: &Cow<'static, str>,
+        now: Instant,
+    ) -> Result<Vec<Variant>, Errno> {
+        let mut variants = Vec::new();
+        for coding in Coding::ALL {
+            let Some((file, mut identity, name)) = self.open_beside(name, coding, now)? else {
+                continue;
+            };
+            let bytes = self.read(&file, &mut identity)?;
+            if identity.modified.0 < original.modified.0 {
+                continue;
+            }
+            let entity = Entity {
+                validators: validators(&identity).in_coding(coding),
+                content_type: content_type.clone(),
+                coding: Some(coding),
+                varies: true,
+                divides: true,
+            };
+            let stored = bytes.map(|bytes| Arc::new(store(bytes, entity.clone())));
+            let form = Form::Beside {
+                name,
+                identity,
+                entity,
+                stored,
+            };
+            variants.push(Variant { coding, form });
+        }
+        Ok(variants)
+    }
+
+    /// The file in this coding beside the one with this name.
+    fn open_beside(
+        &self,
+        name: &[u8],
+        coding: Coding,
+        now: Instant,
+    ) -> Result<Option<(File, Identity, Vec<u8>)>, Errno> {
+        let name = [name, coding.extension().as_bytes()].concat();
+        if !self.settings.precompressed || self.root.kind(&name, now)? != Some(Kind::File) {
+            return Ok(None);
+        }
+        Ok(match self.open(name, now)? {
+            Some(Located::File(file, identity, name)) => Some((file, identity, name)),
+            _ => None,
+        })
+    }
+
+    /// Whether beside a file, which has not changed, there is still what is known to be there.
+    fn is_current(&self, known: &Known, name: &[u8], now: Instant) -> Result<bool, Errno> {
+        let (Known::File(_, variants) | Known::Tag(_, variants)) = known else {
+            return Ok(false);
+        };
+        for coding in Coding::ALL {
+            let there = self.open_beside(name, coding, now)?;
+            let variants = variants.iter().flat_map(|variants| variants.iter());
+            let mut variants = variants.filter(|variant| variant.coding == coding);
+            let before = variants.find_map(|variant| match &variant.form {
+                Form::Beside { identity, .. } => Some(*identity),
+                Form::Made(_) => None,
+            });
+            if there.map(|(_, identity, _)| identity) != before {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Compresses a file (`gzip`), unless that is there already or is not worth it.
+    #[cfg(feature = "gzip")]
+    fn make(&self, bytes: &[u8], entity: &Entity, variants: &[Variant]) -> Option<Variant> {
+        let gzip = self.settings.gzip.as_ref()?;
+        let coding = Coding::Gzip;
+        if variants.iter().any(|variant| variant.coding == coding) {
+            return None;
+        }
+        let made = super::gzip::compressed(bytes, gzip.level);
+        let entity = Entity {
+            validators: entity.validators.clone().made(made.len() as u64),
+            coding: Some(coding),
+            divides: false,
+            ..entity.clone()
+        };
+        let form = Form::Made(Arc::new(store(made, entity)));
+        Some(Variant { coding, form }).filter(|made| made.size() < bytes.len())
+    }
+
+    #[cfg(not(feature = "gzip"))]
+    fn make(&self, _: &[u8], _: &Entity, _: &[Variant]) -> Option<Variant> {
+        None
+    }
+
+    /// The content in the encoding that the visitor likes best. `None`: as it is.
+    fn chosen(
+        &self,
+        variants: &Variants,
+        request: &Headers,
+        now: Instant,
+    ) -> Result<Option<Source>, Errno> {
+        let Some(variants) = variants else {
+            return Ok(None);
+        };
+        let has = |coding| variants.iter().find(|variant| variant.coding == coding);
+        let best = Accepted::of(request).best(|coding| has(coding).is_some());
+        Ok(match best.and_then(has).map(|variant| &variant.form) {
+            None => None,
+            // There are no parts of this, and of the file there are.
+            Some(Form::Made(_)) if Conditions::of(request).want_part() => None,
+            Some(
+                Form::Made(stored)
+                | Form::Beside {
+                    stored: Some(stored),
+                    ..
+                },
+            ) => Some(Source::Stored(Arc::clone(stored))),
+            Some(Form::Beside { entity, .. }) if has_not_changed(entity, request) => {
+                Some(Source::Tag(entity.clone()))
+            }
+            Some(Form::Beside {
+                name,
+                identity,
+                entity,
+                ..
+            }) => match self.open(name.clone(), now)? {
+                // If it has changed meanwhile, the file itself is always right.
+                Some(Located::File(file, there, _)) if there == *identity => {
+                    Some(Source::Open(file, entity.clone()))
+                }
+                _ => None,
+            },
+        })
+    }
+}
+
+impl Variant {
+    /// Whether it may be kept.
+    fn is_settled(&self) -> bool {
+        match &self.form {
+            Form::Made(_) => true,
+            Form::Beside { identity, .. } => !is_recent(identity),
+        }
+    }
+
+    #[cfg(feature = "gzip")]
+    fn size(&self) -> usize {
+        match &self.form {
+            Form::Made(stored) => stored.bytes.len(),
+            Form::Beside { identity, .. } => usize::try_from(identity.size).unwrap_or(usize::MAX),
+        }
     }
 }
 
@@ -369,10 +573,20 @@ impl Settings {
             mask: site.staticmask.clone(),
             index: Vec::new(),
             pages: None,
+            precompressed: false,
+            gzip: None,
             file_cache: site.file_cache,
             etag_cache: site.etag_cache,
             dynamic_request_cache: site.dynamic_request_cache,
         }
+    }
+
+    /// Whether files of this type and size are compressed.
+    fn compresses(&self, content_type: &str, identity: &Identity) -> bool {
+        self.gzip.as_ref().is_some_and(|gzip| {
+            identity.size >= gzip.minimum
+                && encoding::has_type(content_type.as_bytes(), &gzip.types)
+        })
     }
 
     fn is_like(&self, other: &Self) -> bool {
@@ -382,6 +596,8 @@ impl Settings {
             && self.hidden == other.hidden
             && self.index == other.index
             && self.pages == other.pages
+            && self.precompressed == other.precompressed
+            && self.gzip == other.gzip
             && self.file_cache == other.file_cache
             && self.etag_cache == other.etag_cache
             && self.dynamic_request_cache == other.dynamic_request_cache
@@ -394,27 +610,27 @@ fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> An
     if let (Source::Stored(stored), true, None) = (&source, conditions.is_empty(), backend) {
         return whole(Arc::clone(stored));
     }
-    let (validators, content_type) = match &source {
-        Source::Stored(stored) => (stored.validators.clone(), stored.content_type.clone()),
-        Source::Open(_, tag) => (tag.validators.clone(), tag.content_type.clone()),
-        Source::Tag(tag) => (tag.validators.clone(), tag.content_type.clone()),
+    let entity = match &source {
+        Source::Stored(stored) => stored.entity.clone(),
+        Source::Open(_, entity) | Source::Tag(entity) => entity.clone(),
     };
-    match conditions.check(&validators) {
+    let validators = &entity.validators;
+    match conditions.check(validators) {
         Verdict::Go => {}
         Verdict::Failed => return Answer::Failed,
         Verdict::NotModified => {
             let mut head = ResponseHead::new(304);
-            push_validators(&mut head.headers, &validators);
+            push_entity(&mut head.headers, &entity);
             push_kept(&mut head.headers, backend);
             return file(head, Body::Empty);
         }
     }
     let own_type = backend.and_then(|fields| fields.get("Content-Type"));
-    let content_type = own_type.unwrap_or(content_type.as_bytes());
+    let content_type = own_type.unwrap_or(entity.content_type.as_bytes());
     let refuses = |fields: &Headers| fields.get("Accept-Ranges") == Some(b"none");
-    let accepts = !backend.is_some_and(refuses);
+    let accepts = entity.divides && !backend.is_some_and(refuses);
     let wanted = match request.method == Method::Get && accepts {
-        true => conditions.ranges(&validators),
+        true => conditions.ranges(validators),
         false => Wanted::Whole,
     };
     let all = 0..validators.length;
@@ -424,7 +640,8 @@ fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> An
         Wanted::Unsatisfiable => return Answer::Unsatisfiable(validators.length),
     };
     let mut head = ResponseHead::new(status);
-    push_validators(&mut head.headers, &validators);
+    push_entity(&mut head.headers, &entity);
+    push_coding(&mut head.headers, &entity);
     let accepts: &[u8] = if accepts { b"bytes" } else { b"none" };
     head.headers.push("Accept-Ranges", accepts);
     push_kept(&mut head.headers, backend);
@@ -477,26 +694,45 @@ fn file(head: ResponseHead, body: Body<'static>) -> Answer {
     })
 }
 
-fn store(bytes: Vec<u8>, validators: Validators, content_type: Cow<'static, str>) -> Stored {
+fn store(bytes: Vec<u8>, entity: Entity) -> Stored {
     let mut head = ResponseHead::new(200);
-    push_validators(&mut head.headers, &validators);
-    head.headers.push("Accept-Ranges", b"bytes");
-    head.headers.push("Content-Type", content_type.as_bytes());
+    push_entity(&mut head.headers, &entity);
+    push_coding(&mut head.headers, &entity);
+    let accepts: &[u8] = if entity.divides { b"bytes" } else { b"none" };
+    head.headers.push("Accept-Ranges", accepts);
+    head.headers
+        .push("Content-Type", entity.content_type.as_bytes());
     let mut written = Vec::new();
     head.write_first(Framing::Length(bytes.len() as u64), &mut written);
     written.shrink_to_fit();
     Stored {
         head: written,
         bytes,
-        validators,
-        content_type,
+        entity,
     }
 }
 
-fn push_validators(headers: &mut Headers, validators: &Validators) {
+/// Whether the visitor has this already.
+fn has_not_changed(entity: &Entity, request: &Headers) -> bool {
+    let conditions = Conditions::of(request);
+    conditions.is_about_cache() && conditions.check(&entity.validators) == Verdict::NotModified
+}
+
+/// What a 304 says too.
+fn push_entity(headers: &mut Headers, entity: &Entity) {
+    let validators = &entity.validators;
     headers.push("ETag", validators.etag.as_bytes());
     if let Some(date) = validators.last_modified() {
         headers.push("Last-Modified", date.as_bytes());
+    }
+    if entity.varies {
+        encoding::varies(headers);
+    }
+}
+
+fn push_coding(headers: &mut Headers, entity: &Entity) {
+    if let Some(coding) = entity.coding {
+        headers.push("Content-Encoding", coding.name().as_bytes());
     }
 }
 

@@ -119,6 +119,14 @@ impl<S: Source + ?Sized> Source for Gzip<S> {
     }
 }
 
+/// All of some bytes, compressed.
+pub fn compressed(bytes: &[u8], level: u32) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
+    // Writing to memory does not fail.
+    let _ = encoder.write_all(bytes);
+    encoder.finish().unwrap_or_default()
+}
+
 /// Bytes that are worth a piece of their own.
 const ENOUGH: usize = 8 << 10;
 

@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use httpdate::{fmt_http_date, parse_http_date};
 
+use super::encoding::Coding;
 use super::headers::Headers;
 
 /// What tells one version of a file from another.
@@ -65,6 +66,23 @@ impl Validators {
         }
     }
 
+    /// The same of a file that has the content of the one that is asked for, encoded: another representation, whose tag is
+    /// another one even if time and length are the same.
+    #[must_use]
+    pub fn in_coding(mut self, coding: Coding) -> Self {
+        let tag = self.etag.trim_matches('"');
+        self.etag = format!("\"{tag}-{}\"", coding.name()).into();
+        self
+    }
+
+    /// The same of `length` bytes with this content that were made for the occasion: the tag is weak.
+    #[must_use]
+    pub fn made(mut self, length: u64) -> Self {
+        self.etag = format!("W/{}", self.etag).into();
+        self.length = length;
+        self
+    }
+
     /// The value of Last-Modified.
     pub fn last_modified(&self) -> Option<String> {
         self.modified
@@ -74,8 +92,11 @@ impl Validators {
     /// Whether a tag of a list is this one. Comparison is weak (RFC 9110 8.8.3.2) or strong; the original knew no
     /// quotes, and what it has given to visitors is still good.
     fn is(&self, tag: Tag<'_>, weak: bool) -> bool {
-        let own = self.etag.trim_matches('"').as_bytes();
-        tag.text == own && (weak || !tag.weak)
+        let (own, is_strong) = match self.etag.strip_prefix("W/") {
+            Some(own) => (own, false),
+            None => (&*self.etag, true),
+        };
+        tag.text == own.trim_matches('"').as_bytes() && (weak || is_strong && !tag.weak)
     }
 }
 
@@ -98,6 +119,11 @@ impl<'h> Conditions<'h> {
     /// Whether there are none, so that the answer is the whole file.
     pub fn is_empty(&self) -> bool {
         self.present == [false; FIELDS.len()]
+    }
+
+    /// Whether a part is asked for.
+    pub fn want_part(&self) -> bool {
+        self.has(RANGE)
     }
 
     /// Whether the answer may be 304.

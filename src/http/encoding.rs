@@ -36,6 +36,15 @@ impl Coding {
         }
     }
 
+    /// What the name of a file has at its end whose content is in this coding.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Brotli => ".br",
+            Self::Zstd => ".zst",
+            Self::Gzip => ".gz",
+        }
+    }
+
     fn parse(name: &[u8]) -> Option<Self> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name {
@@ -184,7 +193,7 @@ fn weaken(headers: &mut Headers) {
 }
 
 /// Whether the value of Content-Type, without its parameters, is in a list.
-fn has_type<T: AsRef<str>>(value: &[u8], types: &[T]) -> bool {
+pub fn has_type<T: AsRef<str>>(value: &[u8], types: &[T]) -> bool {
     let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
     let essence = essence.trim_ascii();
     types.iter().any(|known| {

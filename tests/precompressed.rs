@@ -1,0 +1,327 @@
+//! Files in other encodings: those beside others (`precompressed`), and those that are made (`gzip`).
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::common::{Proxy, visitor::Answer, wait_until};
+
+/// A folder with these files, all of the same time.
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        put(&folder, name, content);
+    }
+    folder
+}
+
+fn put(folder: &TempDir, name: &str, content: &str) {
+    let path = folder.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, content).unwrap();
+    date(&path, 100);
+}
+
+/// Makes a file so many seconds old, by its date.
+fn date(path: &Path, age: u64) {
+    // The same for all, whenever they are made.
+    let base = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let file = File::options().append(true).open(path).unwrap();
+    file.set_modified(base - Duration::from_secs(age)).unwrap();
+}
+
+/// Waits until the files of a folder have not been touched for so long that they are remembered.
+fn settle(folder: &TempDir) {
+    wait_until("files at rest", || {
+        let mut files = fs::read_dir(folder).unwrap();
+        files.all(|file| {
+            let about = file.unwrap().metadata().unwrap();
+            let changed = std::os::unix::fs::MetadataExt::ctime(&about).unsigned_abs();
+            let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(changed);
+            changed
+                .elapsed()
+                .is_ok_and(|age| age > Duration::from_secs(3))
+        })
+    });
+}
+
+fn site(folder: &TempDir, keys: &str) -> String {
+    let www = folder.path().display();
+    format!("map: [{{incoming: test, default: true, docroot: {www}{keys}}}]")
+}
+
+/// Asks for a path with this Accept-Encoding and more fields.
+fn get(proxy: &Proxy, target: &str, codings: &str, fields: &str) -> Answer {
+    proxy.visit().ask(format!(
+        "GET {target} HTTP/1.1\r\nHost: test\r\nAccept-Encoding: {codings}\r\n{fields}\r\n"
+    ))
+}
+
+/// The coding and the text of an answer.
+fn seen(answer: &Answer) -> (String, String) {
+    let coding = answer.field("Content-Encoding").unwrap_or("-");
+    (coding.to_owned(), answer.text())
+}
+
+const ALL: [(&str, &str); 5] = [
+    ("a.css", "original"),
+    ("a.css.br", "Br"),
+    ("a.css.zst", "Zst"),
+    ("a.css.gz", "Gz"),
+    ("b.css", "alone"),
+];
+
+#[test]
+fn a_visitor_gets_the_neighbour_that_it_likes_best() {
+    // In memory and from the disk.
+    for threshold in ["1k", "0"] {
+        let folder = folder(&ALL);
+        let yaml = format!("{}\ncache_threshold: {threshold}", site(&folder, ""));
+        let proxy = Proxy::start(&yaml);
+        let check = |codings: &str, coding: &str, text: &str| {
+            let answer = get(&proxy, "/a.css", codings, "");
+            assert_eq!(seen(&answer), (coding.into(), text.into()), "{codings}");
+            assert_eq!(
+                answer.field("Content-Type"),
+                Some("text/css; charset=utf-8")
+            );
+            assert_eq!(answer.field("Vary"), Some("Accept-Encoding"));
+            assert_eq!(answer.field("Accept-Ranges"), Some("bytes"));
+            answer.field("ETag").unwrap().to_owned()
+        };
+        let tags = [
+            check("gzip, deflate, br, zstd", "br", "Br"),
+            check("br;q=0.5, ZSTD", "zstd", "Zst"),
+            check("x-gzip", "gzip", "Gz"),
+            check("deflate", "-", "original"),
+        ];
+        check("br;q=0", "-", "original");
+        check("*", "br", "Br");
+        check("identity, br;q=0.9", "-", "original");
+        for (number, tag) in tags.iter().enumerate() {
+            assert!(
+                tag.starts_with('"') && !tags[..number].contains(tag),
+                "{tags:?}"
+            );
+        }
+        // Each is a representation of its own, for conditions and ranges too.
+        let own = format!("If-None-Match: {}\r\n", tags[0]);
+        let unchanged = get(&proxy, "/a.css", "br", &own);
+        assert_eq!(
+            (unchanged.status, unchanged.field("ETag")),
+            (304, Some(&*tags[0]))
+        );
+        assert_eq!(unchanged.field("Vary"), Some("Accept-Encoding"));
+        assert_eq!(get(&proxy, "/a.css", "gzip", &own).status, 200);
+        assert_eq!(get(&proxy, "/a.css", "", &own).status, 200);
+        let part = get(&proxy, "/a.css", "zstd", "Range: bytes=1-9\r\n");
+        assert_eq!(
+            (part.status, seen(&part)),
+            (206, ("zstd".into(), "st".into()))
+        );
+        assert_eq!(part.field("Content-Range"), Some("bytes 1-2/3"));
+        let if_range = format!("Range: bytes=1-\r\nIf-Range: {}\r\n", tags[0]);
+        assert_eq!(get(&proxy, "/a.css", "br", &if_range).text(), "r");
+        assert_eq!(get(&proxy, "/a.css", "zstd", &if_range).text(), "Zst");
+        let head = proxy
+            .visit()
+            .send("HEAD /a.css HTTP/1.0\r\nAccept-Encoding: br\r\n\r\n")
+            .answer_to("HEAD");
+        assert_eq!(
+            (head.field("Content-Encoding"), head.field("Content-Length")),
+            (Some("br"), Some("2"))
+        );
+        // What has no neighbours does not vary, and a neighbour by itself is a file like others.
+        assert_eq!(get(&proxy, "/b.css", "br, gzip", "").field("Vary"), None);
+        let itself = get(&proxy, "/a.css.br", "br, gzip", "");
+        assert_eq!(seen(&itself), ("-".into(), "Br".into()));
+        proxy.finish();
+    }
+}
+
+#[test]
+fn neighbours_of_indexes_and_pages_are_found_and_old_ones_are_not() {
+    let folder = folder(&[
+        ("index.html", "home"),
+        ("index.html.gz", "HOME"),
+        ("public/posts/7.html", "seven"),
+        ("public/posts/7.html.br", "SEVEN"),
+        ("old.css", "new"),
+        ("old.css.gz", "OLD"),
+        ("gone.css.gz", "GONE"),
+        (".hidden.css", "h"),
+        (".hidden.css.gz", "H"),
+    ]);
+    date(&folder.path().join("old.css.gz"), 101);
+    fs::create_dir(folder.path().join("index.html.br")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", folder.path().join("index.html.zst")).unwrap();
+    let proxy = Proxy::start(&site(&folder, ", cache_directory: public"));
+    let check = |target: &str, coding: &str, text: &str| {
+        let answer = get(&proxy, target, "gzip, br, zstd", "");
+        assert_eq!(seen(&answer), (coding.into(), text.into()), "{target}");
+    };
+    check("/", "gzip", "HOME");
+    check("/posts/7", "br", "SEVEN");
+    check("/old.css", "-", "new");
+    for target in ["/gone.css", "/.hidden.css"] {
+        assert_eq!(get(&proxy, target, "gzip", "").status, 404, "{target}");
+    }
+    proxy.finish();
+    let proxy = Proxy::start(&site(&folder, ", precompressed: false"));
+    let answer = get(&proxy, "/", "gzip", "");
+    assert_eq!(seen(&answer), ("-".into(), "home".into()));
+    assert_eq!(answer.field("Vary"), None);
+    proxy.finish();
+}
+
+#[test]
+fn what_is_beside_a_file_is_remembered_with_it() {
+    let folder = folder(&ALL);
+    let yaml = site(&folder, "");
+    let proxy = Proxy::start(&yaml);
+    settle(&folder);
+    let check = |codings: &str, coding: &str, text: &str| {
+        let answer = get(&proxy, "/a.css", codings, "");
+        assert_eq!(seen(&answer), (coding.into(), text.into()), "{codings}");
+    };
+    let all = [("br", "Br"), ("zstd", "Zst"), ("gzip", "Gz")];
+    for (coding, text) in all {
+        check(coding, coding, text);
+    }
+    // Nobody looks at the disk as long as the window is open.
+    for (name, _) in ALL {
+        fs::remove_file(folder.path().join(name)).unwrap();
+    }
+    check("", "-", "original");
+    for (coding, text) in all {
+        check(coding, coding, text);
+    }
+    // A reload has it looked at: first only one neighbour has changed.
+    for (name, text) in ALL {
+        put(&folder, name, text);
+    }
+    put(&folder, "a.css.br", "New");
+    fs::remove_file(folder.path().join("a.css.gz")).unwrap();
+    proxy.reload(&yaml);
+    check("br", "br", "New");
+    check("gzip", "-", "original");
+    // Then the file itself.
+    put(&folder, "a.css", "changed");
+    date(&folder.path().join("a.css"), 1);
+    proxy.reload(&yaml);
+    check("br", "-", "changed");
+    proxy.finish();
+}
+
+#[test]
+fn a_neighbour_on_disk_that_changes_is_not_taken_for_the_old_one() {
+    let folder = folder(&ALL);
+    let yaml = format!("{}\ncache_threshold: 0", site(&folder, ""));
+    let proxy = Proxy::start(&yaml);
+    settle(&folder);
+    let answer = get(&proxy, "/a.css", "br", "");
+    assert_eq!(seen(&answer), ("br".into(), "Br".into()));
+    // Within the window, so that nothing else says so: what goes out is the file itself.
+    put(&folder, "a.css.br", "Bx");
+    let answer = get(&proxy, "/a.css", "br", "");
+    assert_eq!(seen(&answer), ("-".into(), "original".into()));
+    fs::remove_file(folder.path().join("a.css.br")).unwrap();
+    assert_eq!(get(&proxy, "/a.css", "br", "").text(), "original");
+    put(&folder, "a.css.br", "New");
+    proxy.reload(&yaml);
+    assert_eq!(get(&proxy, "/a.css", "br", "").text(), "New");
+    proxy.finish();
+}
+
+#[test]
+fn a_visitor_that_leaves_a_large_neighbour_leaves_nothing_behind() {
+    let folder = folder(&[("a.css", "original"), ("a.css.gz", &"x".repeat(24 << 20))]);
+    let proxy = Proxy::start(&site(&folder, ""));
+    let mut visitor = proxy.visit();
+    visitor.send("GET /a.css HTTP/1.1\r\nHost: test\r\nAccept-Encoding: gzip\r\n\r\n");
+    visitor.at_least(100_000);
+    visitor.reset();
+    proxy.wait_for_log("reason=write_failed");
+    proxy.finish();
+}
+
+#[cfg(feature = "gzip")]
+#[test]
+fn files_are_compressed_once_and_kept() {
+    let text: String = (0..500)
+        .map(|line| format!(".line-{line} {{ color: red }}\n"))
+        .collect();
+    let folder = folder(&[
+        ("a.css", &text),
+        ("small.css", ".a {}"),
+        ("a.png", &text),
+        ("large.css", &text.repeat(20)),
+        ("b.css", &text),
+        ("b.css.gz", "Gz"),
+    ]);
+    let yaml = site(&folder, ", gzip: true");
+    let proxy = Proxy::start(&yaml);
+    settle(&folder);
+    let curl = |options: &[&str]| {
+        let url = format!("http://{}/a.css", proxy.address());
+        let run = Command::new("curl")
+            .args(["-sS", "--max-time", "60", &url])
+            .args(options)
+            .output();
+        String::from_utf8_lossy(&run.unwrap().stdout).into_owned()
+    };
+    assert_eq!(curl(&["--compressed"]), text);
+    assert_eq!(curl(&[]), text);
+    let plain = get(&proxy, "/a.css", "", "");
+    let packed = get(&proxy, "/a.css", "br, gzip", "");
+    assert_eq!(packed.field("Content-Encoding"), Some("gzip"));
+    assert_eq!(
+        packed.field("Content-Type"),
+        Some("text/css; charset=utf-8")
+    );
+    assert!(packed.body.len() < text.len() / 3, "{}", packed.body.len());
+    let weak = format!("W/{}", plain.field("ETag").unwrap());
+    assert_eq!(packed.field("ETag"), Some(&*weak));
+    for answer in [&plain, &packed] {
+        assert_eq!(answer.field("Vary"), Some("Accept-Encoding"));
+    }
+    let unchanged = get(
+        &proxy,
+        "/a.css",
+        "gzip",
+        &format!("If-None-Match: {weak}\r\n"),
+    );
+    assert_eq!(
+        (unchanged.status, unchanged.field("ETag")),
+        (304, Some(&*weak))
+    );
+    // Parts are those of the file itself, which has a strong tag.
+    let part = get(&proxy, "/a.css", "gzip", "Range: bytes=0-4\r\n");
+    assert_eq!(
+        (part.status, seen(&part)),
+        (206, ("-".into(), ".line".into()))
+    );
+    for target in ["/small.css", "/a.png", "/large.css"] {
+        let answer = get(&proxy, target, "gzip", "");
+        assert_eq!(
+            (answer.field("Content-Encoding"), answer.field("Vary")),
+            (None, None),
+            "{target}"
+        );
+    }
+    assert_eq!(
+        seen(&get(&proxy, "/b.css", "gzip", "")),
+        ("gzip".into(), "Gz".into())
+    );
+    fs::remove_file(folder.path().join("a.css")).unwrap();
+    let kept = get(&proxy, "/a.css", "gzip", "");
+    assert_eq!((kept.status, &kept.body), (200, &packed.body));
+    proxy.signal(Signal::SIGHUP);
+    proxy.wait_for_log("reloaded: ");
+    assert_eq!(get(&proxy, "/a.css", "gzip", "").status, 404);
+    proxy.finish();
+}
