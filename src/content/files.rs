@@ -355,17 +355,19 @@ impl Files {
         now: Instant,
     ) -> Result<(Source, Variants), Errno> {
         let bytes = self.read(&file, &mut identity)?;
-        let content_type = content_type(name);
-        let mut variants = self.beside(name, &identity, &content_type, now)?;
-        let settled = !is_recent(&identity) && variants.iter().all(Variant::is_settled);
-        let compresses = self.settings.compresses(&content_type, &identity);
         let mut entity = Entity {
             validators: validators(&identity),
-            content_type,
+            content_type: content_type(name),
             coding: None,
-            varies: compresses || !variants.is_empty(),
+            varies: false,
             divides: true,
         };
+        let mut variants = self.beside(name, &identity, &entity, now)?;
+        let settled = !is_recent(&identity) && variants.iter().all(Variant::is_settled);
+        // Only what is in memory is compressed.
+        let compresses =
+            bytes.is_some() && self.settings.compresses(&entity.content_type, &identity);
+        entity.varies = compresses || !variants.is_empty();
         if let (true, true, Some(bytes)) = (compresses, settled, &bytes) {
             variants.extend(self.make(bytes, &entity, &variants));
         }
@@ -377,8 +379,6 @@ impl Files {
                 (known, Source::Stored(stored))
             }
             None => {
-                // Only what is in memory is compressed.
-                entity.varies = variants.is_some();
                 let known = Known::Tag(Arc::new(entity.clone()), variants.clone());
                 (known, Source::Open(file, entity))
             }
@@ -412,7 +412,7 @@ impl Files {
         &self,
         name: &[u8],
         original: &Identity,
-        content_type: &Cow<'static, str>,
+        entity: &Entity,
         now: Instant,
     ) -> Result<Vec<Variant>, Errno> {
         let mut variants = Vec::new();
@@ -426,10 +426,9 @@ impl Files {
             }
             let entity = Entity {
                 validators: validators(&identity).in_coding(coding),
-                content_type: content_type.clone(),
                 coding: Some(coding),
                 varies: true,
-                divides: true,
+                ..entity.clone()
             };
             let stored = bytes.map(|bytes| Arc::new(store(bytes, entity.clone())));
             let form = Form::Beside {
