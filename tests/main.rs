@@ -25,3 +25,4 @@ mod thin;
 mod traditional;
 mod tunnels;
 mod waiting;
+mod websockets;

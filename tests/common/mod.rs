@@ -5,6 +5,7 @@
 pub(crate) mod access;
 pub(crate) mod backend;
 pub(crate) mod proxy;
+pub(crate) mod python;
 pub(crate) mod secure;
 pub(crate) mod visitor;
 

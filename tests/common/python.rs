@@ -1,0 +1,65 @@
+//! Python programs with packages of others.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::{fs, io};
+
+/// One installation at a time.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
+/// A program of the folder of tests, which may import a package: `name==version`. That is installed once, for tests only.
+pub(crate) fn python(package: &str, program: &str) -> Command {
+    let folder = installed(package);
+    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(program);
+    let mut command = Command::new("python3");
+    command.arg(program).env("PYTHONPATH", folder);
+    command
+}
+
+fn installed(package: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = root.join(package);
+    let _one = INSTALLING
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    if folder.exists() {
+        return folder;
+    }
+    fs::create_dir_all(root).unwrap();
+    let fresh = tempfile::tempdir_in(root).unwrap();
+    let done = Command::new("python3")
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ])
+        .arg("--target")
+        .arg(fresh.path())
+        .arg(package)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "pip install {package}: {said}");
+    match fs::rename(fresh.keep(), &folder) {
+        // Another run of the tests was faster.
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+        other => other.unwrap(),
+    }
+    folder
+}
+
+/// A program that runs until the test is over.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,87 @@
+//! With a WebSocket client and a server that others wrote: Python's `websockets`.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::common::python::{Running, python};
+use crate::common::{Proxy, secure};
+
+const PACKAGE: &str = "websockets==15.0.1";
+
+/// An application that dials in.
+fn dialling(proxy: &Proxy, connections: usize) -> Running {
+    let mut app = python(PACKAGE, "websockets/app.py");
+    let address = proxy.dial_in().to_string();
+    app.args(["dial", &address, &connections.to_string()]);
+    Running(app.spawn().unwrap())
+}
+
+/// An ordinary server, and where it listens.
+fn serving() -> (Running, SocketAddr) {
+    let mut app = python(PACKAGE, "websockets/app.py");
+    let mut app = Running(app.arg("serve").stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    let output = app.0.stdout.take().unwrap();
+    BufReader::new(output).read_line(&mut line).unwrap();
+    let port: u16 = line.trim().parse().unwrap();
+    (app, SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+/// Has the client visit, with TLS if there is a certificate.
+fn visit(address: SocketAddr, certificate: Option<&Path>) {
+    let mut client = python(PACKAGE, "websockets/client.py");
+    client
+        .args([&address.to_string(), "test"])
+        .args(certificate);
+    let run = client.output().unwrap();
+    let said = [run.stdout, run.stderr].concat();
+    assert_eq!(String::from_utf8_lossy(&said), "ok\n");
+    assert!(run.status.success());
+}
+
+/// Visits with TLS and without, and asks for something ordinary in between.
+fn visit_both(proxy: &Proxy, certificate: &Path) {
+    for (address, certificate) in proxy.addresses().iter().zip([None, Some(certificate)]) {
+        visit(*address, certificate);
+        assert_eq!(proxy.visit().get("/plain").text(), "/plain");
+    }
+    assert!(!proxy.log().contains("[WARN]"), "{}", proxy.log());
+}
+
+/// One site with these keys, at an address without and one with TLS.
+fn proxy(files: &Path, keys: &str) -> (Proxy, std::path::PathBuf) {
+    let (certfile, keyfile) = secure::certificate(files, "test", &["test"]);
+    let yaml = format!(
+        "map: [{{incoming: test, {keys}, timeout: 60}}]\n\
+         ssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}",
+        certfile.display(),
+        keyfile.display()
+    );
+    (Proxy::start(&yaml), certfile)
+}
+
+#[test]
+fn of_an_application_that_dials_in() {
+    let files = tempfile::tempdir().unwrap();
+    let (proxy, certificate) = proxy(files.path(), "outgoing: '127.0.0.1:0'");
+    let app = dialling(&proxy, 30);
+    visit_both(&proxy, &certificate);
+    // 41 connections each time, of which one end or the other said goodbye.
+    proxy.wait_for_logs("bytes there and", 82);
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn of_a_server_that_is_connected_to() {
+    let files = tempfile::tempdir().unwrap();
+    let (app, address) = serving();
+    let keys = format!("proxy: traditional, servers: '{address}'");
+    let (proxy, certificate) = proxy(files.path(), &keys);
+    visit_both(&proxy, &certificate);
+    proxy.wait_for_logs("bytes there and", 82);
+    drop(app);
+    proxy.finish();
+}
