@@ -11,7 +11,7 @@ use swiftiply::Server;
 use swiftiply::config::{Config, Overrides};
 use swiftiply::stats::{self, Close};
 
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, wait_until};
+use crate::common::{Access, Backend, Echo, HandApp, PATIENCE, Proxy, Visitor, wait_until};
 
 const SITE: &str = "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
 
@@ -692,5 +692,123 @@ fn two_hundred_idle_tunnels_leave_four_workers_to_the_others() {
         assert_open(visitor, backend);
     }
     drop((tunnels, echo));
+    proxy.finish();
+}
+
+#[test]
+fn an_ordinary_server_is_upgraded_too() {
+    let app = HandApp::listen();
+    let keys = format!(
+        "incoming: test, default: true, proxy: traditional, servers: '{}', timeout: 60",
+        app.address()
+    );
+    let proxy = Proxy::start(&format!("map: [{{{keys}, server_connections: 1}}]"));
+    let mut visitor = proxy.visit();
+    visitor.send(format!("{ASK}early"));
+    let mut server = app.accept();
+    let seen = server.request();
+    assert_eq!(seen.field("Upgrade"), Some("websocket"), "{}", seen.head);
+    server.send(format!("{SWITCH}soon"));
+    assert_eq!(visitor.answer().status, 101);
+    assert_eq!(visitor.take(4), b"soon");
+    assert_eq!(server.take(5), b"early");
+    assert_open(&mut visitor, &mut server);
+    // The connection is spent, and its seat is taken until the end.
+    let mut other = proxy.visit();
+    other.send_get("/plain");
+    visitor.send("bye").finish();
+    assert_eq!(server.rest(), b"bye");
+    server.finish();
+    assert!(visitor.is_closed());
+    let mut fresh = app.accept();
+    assert_eq!(fresh.request().target(), "/plain");
+    fresh.reply("plain");
+    assert_eq!(other.answer().text(), "plain");
+    proxy.wait_for_logs("reason=tunnel_done", 2);
+    drop((visitor, server, other, fresh));
+    proxy.finish();
+}
+
+/// A visitor, through the server and the access proxy, and its application, after the switch.
+fn through_access(proxy: &Proxy, app: &HandApp) -> (Visitor, Backend) {
+    let mut visitor = proxy.visit();
+    visitor.send(format!("{ASK}early"));
+    let mut server = app.accept();
+    let seen = server.request();
+    assert_eq!(seen.field("Upgrade"), Some("websocket"), "{}", seen.head);
+    assert_eq!(seen.field("Connection"), Some("upgrade"));
+    server.send(format!("{SWITCH}soon"));
+    assert_eq!(visitor.answer().status, 101);
+    assert_eq!(visitor.take(4), b"soon");
+    assert_eq!(server.take(5), b"early");
+    (visitor, server)
+}
+
+#[test]
+fn an_application_behind_the_access_proxy_is_upgraded_too() {
+    let proxy = Proxy::simple();
+    let app = HandApp::listen();
+    let access = Access::between(proxy.dial_in(), app.address(), 1);
+    // One place at the application, and yet there is room for a second one and for something ordinary.
+    let mut tunnels = [through_access(&proxy, &app), through_access(&proxy, &app)];
+    let mut other = proxy.visit();
+    other.send_get("/plain");
+    let mut plain = app.accept();
+    assert_eq!(plain.request().target(), "/plain");
+    plain.reply("plain");
+    assert_eq!(other.answer().text(), "plain");
+    for (visitor, server) in &mut tunnels {
+        assert_open(visitor, server);
+    }
+    let [(mut visitor, mut server), (visitor_too, mut server_too)] = tunnels;
+    visitor.send("bye").finish();
+    assert_eq!(server.rest(), b"bye");
+    server.send("good bye").finish();
+    assert_eq!(visitor.rest(), b"good bye");
+    // Who breaks off is felt at the other end.
+    visitor_too.reset();
+    assert!(server_too.is_closed());
+    access.wait_for_log("reason=tunnel_done");
+    access.wait_for_log("reason=client_gone");
+    // A switch that nobody asked for, on the connection that is kept.
+    other.send_get("/unasked");
+    plain.request();
+    plain.send(SWITCH);
+    assert_eq!(other.answer().status, 502);
+    assert!(plain.is_closed());
+    drop((visitor, server, server_too, other, plain));
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
+fn the_access_proxy_drains_and_leaves_tunnels_until_the_end() {
+    let proxy = Proxy::simple();
+    let app = HandApp::listen();
+    let yaml = |grace: &str| {
+        format!(
+            "{{connect: '{}', to: '{}', connections: 1, grace: {grace}}}",
+            proxy.dial_in(),
+            app.address()
+        )
+    };
+    // They end by themselves.
+    let mut access = Access::start(&yaml("60"), &[]);
+    let (mut visitor, mut server) = through_access(&proxy, &app);
+    access.signal(Signal::SIGTERM);
+    access.wait_for_log("draining, for");
+    assert_open(&mut visitor, &mut server);
+    visitor.finish();
+    assert!(server.is_closed());
+    server.finish();
+    assert_eq!(access.wait().code(), Some(0), "{}", access.log());
+    // They are ended: that is no cut.
+    let mut access = Access::start(&yaml("0.3"), &[]);
+    let (mut visitor, mut server) = through_access(&proxy, &app);
+    access.signal(Signal::SIGTERM);
+    assert!(visitor.is_closed() && server.is_closed());
+    assert_eq!(access.wait().code(), Some(0), "{}", access.log());
+    assert!(access.log().contains("reason=draining"), "{}", access.log());
+    drop((visitor, server));
     proxy.finish();
 }

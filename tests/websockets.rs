@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::common::python::{Running, python};
-use crate::common::{Proxy, secure};
+use crate::common::{Access, Proxy, secure};
 
 const PACKAGE: &str = "websockets==15.0.1";
 
@@ -82,6 +82,19 @@ fn of_a_server_that_is_connected_to() {
     let (proxy, certificate) = proxy(files.path(), &keys);
     visit_both(&proxy, &certificate);
     proxy.wait_for_logs("bytes there and", 82);
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn of_a_server_behind_the_access_proxy() {
+    let files = tempfile::tempdir().unwrap();
+    let (proxy, certificate) = proxy(files.path(), "outgoing: '127.0.0.1:0'");
+    let (app, address) = serving();
+    let access = Access::between(proxy.dial_in(), address, 4);
+    visit_both(&proxy, &certificate);
+    proxy.wait_for_logs("bytes there and", 82);
+    access.finish();
     drop(app);
     proxy.finish();
 }

@@ -33,6 +33,7 @@ use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::listener::{is_shortage, reason};
 use crate::net::stream::{Pending, Stream};
+use crate::net::tunnel::{Patience, Start};
 
 /// What a dialled connection's thread owns, for one exchange after the other.
 #[derive(Debug)]
@@ -45,11 +46,14 @@ pub(super) struct Desk {
     out: Vec<u8>,
 }
 
-/// Whether the dialled connection can be used for the next exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What becomes of the dialled connection after an exchange.
+#[derive(Debug)]
 pub(super) enum After {
+    /// It can be used for the next one.
     Keep,
     Close,
+    /// The application has switched to another protocol: the two connections are joined.
+    Join(Box<Start<Conn>>),
 }
 
 /// A request on its way.
@@ -214,6 +218,12 @@ impl Errand<'_> {
                 None => self.connect(deadline)?,
             };
             match self.ask(&mut app, deadline) {
+                Ok((answer, Sent::All)) if answer.status == 101 => {
+                    return Ok(self.join(&answer, app));
+                }
+                Ok((answer, _)) if answer.status == 101 => {
+                    return Err(Fault::Bad("101 before the end of the request"));
+                }
                 Ok((answer, sent)) => return self.relay(answer, sent, app, place),
                 Err(Fault::Died)
                     if reused && self.whole.is_some() && self.head.method.is_idempotent() => {}
@@ -365,6 +375,10 @@ impl Errand<'_> {
                 .map_err(|bad| Fault::Bad(bad.0))?;
             reply.consume(end);
             match head.status {
+                101 if self.head.is_switched_by(&head) => {
+                    self.shared.answered();
+                    return Ok(head);
+                }
                 101 => return Err(Fault::Bad("101 that nobody asked for")),
                 100..=199 => {
                     interim += 1;
@@ -406,6 +420,31 @@ impl Errand<'_> {
         out.clear();
         head.write(Framing::Empty, Persistence::Implied, None, out);
         self.link.write_both(out, &[], PATIENCE).is_ok()
+    }
+
+    /// HTTP is over: what goes each way first, the head of the 101 among it. The exchange is, too, so the place at the
+    /// application is free again.
+    fn join(&mut self, answer: &ResponseHead, app: Conn) -> After {
+        let Desk { input, reply, .. } = &mut *self.desk;
+        let mut to_server = Vec::new();
+        answer.write(Framing::Empty, Persistence::Upgrade, None, &mut to_server);
+        to_server.extend_from_slice(reply.data());
+        let to_app = input.data().to_vec();
+        input.clear();
+        let patience = self.settings.config.timeouts.backend;
+        // A visitor may be slow, and the server with it.
+        self.link.stream().give_up_after(patience);
+        After::Join(Box::new(Start {
+            backend: app,
+            to_visitor: to_server,
+            to_backend: to_app,
+            patience: Patience {
+                idle: SILENCE,
+                write: patience,
+                backend: patience,
+                visitor: patience,
+            },
+        }))
     }
 
     /// Sends the answer to the server while it is read. From here on a failure can only be shown by a reset.
@@ -647,6 +686,9 @@ const LIMITS: HeadLimits = HeadLimits {
     fields: 256,
     target: 1 << 20,
 };
+/// How long nothing may go through an upgraded connection: the server knows better, and whether it is still there is seen
+/// to by the system.
+const SILENCE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A body of so many bytes is complete before the application hears of it.
 const SMALL: usize = 64 * 1024;
 /// The body of an answer of so many bytes is waited for before anything is passed on.

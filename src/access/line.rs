@@ -107,8 +107,7 @@ pub(super) fn run(shared: &Arc<Shared>, tie: &Arc<Tie>) {
     let _leaves = Leaves { shared, tie };
     let mut desk = Desk::new();
     while let Some(turn) = shared.turn(tie) {
-        let dialled =
-            dial(shared, tie).map(|mut conn| serve(shared, tie, turn, &mut conn, &mut desk));
+        let dialled = dial(shared, tie).map(|conn| serve(shared, tie, turn, conn, &mut desk));
         tie.place.store(AWAY, Ordering::SeqCst);
         tie.handle.lock().take();
         match dialled {
@@ -169,7 +168,7 @@ fn dial(shared: &Shared, tie: &Tie) -> io::Result<Conn> {
 }
 
 /// Serves requests until the connection ends.
-fn serve(shared: &Shared, tie: &Tie, turn: Turn, conn: &mut Conn, desk: &mut Desk) -> Served {
+fn serve(shared: &Shared, tie: &Tie, turn: Turn, mut conn: Conn, desk: &mut Desk) -> Served {
     desk.input.clear();
     let mut served = Served::Nothing;
     loop {
@@ -178,7 +177,7 @@ fn serve(shared: &Shared, tie: &Tie, turn: Turn, conn: &mut Conn, desk: &mut Des
             return served;
         }
         while desk.input.is_empty() {
-            match desk.input.fill(conn) {
+            match desk.input.fill(&mut conn) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
                     // What was taken for a request may have been TLS's own.
@@ -200,8 +199,14 @@ fn serve(shared: &Shared, tie: &Tie, turn: Turn, conn: &mut Conn, desk: &mut Des
         if !tie.turn(IDLE, BUSY) {
             return served;
         }
-        if desk.serve(shared, conn) == After::Close {
-            return served;
+        match desk.serve(shared, &mut conn) {
+            After::Keep => {}
+            After::Close => return served,
+            After::Join(start) => {
+                // If they are stopped already, both are closed here.
+                let _ = shared.tunnels.enter(Box::new(conn), *start);
+                return served;
+            }
         }
     }
 }

@@ -12,6 +12,7 @@
 //! |---|---|---|---|
 //! | `line` | `connections` per server's address | dials, forwards requests, one at a time | decide whether the application is up, but that it cannot be reached |
 //! | `fleet` | one | looks up host names again | wait for a server |
+//! | `tunnels` | one | carries the bytes of upgraded connections, which are no line's any more | wait for any one of them |
 //! | `watch` | one | looks whether the application answers | carry requests |
 //! | `command` | one, if there is a command | starts it, waits for its end, starts it again | |
 //!
@@ -42,7 +43,9 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::client::Greeting;
 use crate::config;
 use crate::config::access::Trust;
+use crate::net::conn::Conn;
 use crate::net::tls::{self, Authorities, Certificate, Connector, LoadError};
+use crate::net::tunnel::{Ended, Tunnels};
 use crate::stats::{add, get};
 use command::Command;
 use fleet::{Dialling, Fleet};
@@ -54,6 +57,7 @@ use line::Tie;
 pub struct Access {
     shared: Arc<Shared>,
     command: Option<Command>,
+    tunnels: Option<JoinHandle<()>>,
 }
 
 /// Why an access proxy did not start, or did not take a new configuration.
@@ -77,6 +81,7 @@ struct Shared {
     open: AtomicBool,
     /// Answers of the application so far.
     answers: AtomicU64,
+    tunnels: Tunnels<Conn, Conn>,
     fleet: Mutex<Fleet>,
     /// The lines that are there.
     ties: Mutex<Vec<Arc<Tie>>>,
@@ -129,6 +134,7 @@ impl Access {
             changed: Condvar::new(),
             open: AtomicBool::new(false),
             answers: AtomicU64::new(0),
+            tunnels: Tunnels::new()?,
             fleet: Mutex::default(),
             ties: Mutex::default(),
             settings: RwLock::new(Arc::new(settings)),
@@ -138,7 +144,10 @@ impl Access {
         let mut access = Self {
             shared: Arc::clone(&shared),
             command: None,
+            tunnels: None,
         };
+        let own = Arc::clone(&shared);
+        access.tunnels = Some(spawn("tunnels", move || own.tunnels.run(over))?);
         access.set_command(&settings)?;
         let own = Arc::clone(&shared);
         // They end by themselves, soon after a drain has begun.
@@ -197,6 +206,16 @@ impl Access {
         self.shared.ties.lock().is_empty()
     }
 
+    /// Whether there is a command.
+    pub const fn has_command(&self) -> bool {
+        self.command.is_some()
+    }
+
+    /// Upgraded connections now.
+    pub fn tunnels(&self) -> usize {
+        self.shared.tunnels.count()
+    }
+
     /// Ends the command, if there is one: TERM, and after so long KILL. Returns whether it ended by itself.
     pub fn stop_command(&mut self, patience: Duration) -> bool {
         self.command
@@ -239,6 +258,10 @@ impl Drop for Access {
             tie.cut();
         }
         self.stop_command(Duration::ZERO);
+        self.shared.tunnels.stop();
+        if let Some(thread) = self.tunnels.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -377,6 +400,17 @@ impl Shared {
         }
         true
     }
+}
+
+/// An upgraded connection has ended.
+fn over(server: Box<Conn>, app: Conn, ended: Ended) {
+    drop((server, app));
+    log::debug!(
+        "{} bytes there and {} back through a tunnel: reason={}",
+        ended.to_backend,
+        ended.to_visitor,
+        ended.reason
+    );
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

@@ -338,6 +338,12 @@ impl Conn {
     }
 }
 
+impl AsMut<Self> for Conn {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
 impl Drop for Conn {
     fn drop(&mut self) {
         if let Some(tls) = &mut self.tls {

@@ -19,6 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -39,6 +40,8 @@ pub struct Tunnels<V, B> {
     inbox: Mutex<Inbox<V, B>>,
     /// All that were to be closed are closed.
     closed: Condvar,
+    /// How many there are.
+    count: AtomicUsize,
 }
 
 /// How a tunnel begins.
@@ -106,6 +109,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
                 stopped: false,
             }),
             closed: Condvar::new(),
+            count: AtomicUsize::new(0),
         })
     }
 
@@ -120,9 +124,15 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
             return Err((visitor, start));
         }
         inbox.new.push((visitor, start));
+        self.count.fetch_add(1, Ordering::SeqCst);
         drop(inbox);
         self.ring();
         Ok(())
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
     }
 
     /// Closes all that are open, and waits until they are. Needs [`Tunnels::run`].
@@ -147,6 +157,10 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
     /// Carries the tunnels until they are stopped. `done` gets what a tunnel has left, to be closed. Needs a
     /// thread of its own.
     pub fn run(&self, mut done: impl FnMut(Box<V>, B, Ended)) {
+        let mut done = |visitor, backend, ended| {
+            done(visitor, backend, ended);
+            self.count.fetch_sub(1, Ordering::SeqCst);
+        };
         let mut carrier = Carrier {
             epoll: &self.epoll,
             open: HashMap::new(),
@@ -238,6 +252,8 @@ struct Ready {
     writable: bool,
     /// The peer has ended its side: behind what can be read is the end, and no further event.
     ended: bool,
+    /// That end was read.
+    silent: bool,
 }
 
 /// One direction.
@@ -533,6 +549,7 @@ impl Flow {
                 None => from.ready.readable = false,
                 Some(0) => {
                     from.ready.readable = false;
+                    from.ready.silent = true;
                     self.stage = Stage::Ending;
                     self.moved = now;
                 }
@@ -593,9 +610,12 @@ impl Flow {
 
     /// Tells the sink that nothing more comes.
     fn pass_end(&mut self, to: &mut End<'_>, now: Instant) -> Result<(), Broken> {
-        match to.conn.finish_writing_now().map_err(|_| Broken::Sink)? {
-            true => self.stage = Stage::Over,
-            false => to.ready.writable = false,
+        match to.conn.finish_writing_now() {
+            Ok(true) => self.stage = Stage::Over,
+            Ok(false) => to.ready.writable = false,
+            // Who has said good-bye may have gone without waiting for ours.
+            Err(_) if to.ready.silent => self.stage = Stage::Over,
+            Err(_) => return Err(Broken::Sink),
         }
         self.note(to, now);
         Ok(())
@@ -624,6 +644,7 @@ impl Ready {
         readable: true,
         writable: true,
         ended: false,
+        silent: false,
     };
 }
 

@@ -5,24 +5,26 @@
     app.py serve                    listens on a port of its own, which it prints
 """
 
+import asyncio
 import http
+import logging
 import socket
 import sys
 import threading
 
+from websockets.asyncio.server import serve
 from websockets.frames import Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
-from websockets.sync.server import serve
 
 
-def echo(connection):
+async def echo(connection):
     """Runs on a connection of the library's own."""
-    for message in connection:
+    async for message in connection:
         if isinstance(message, str) and message.startswith("close "):
-            connection.close(int(message[6:]), "as you wish")
+            await connection.close(int(message[6:]), "as you wish")
             return
-        connection.send(message)
+        await connection.send(message)
 
 
 def answer(connection, request):
@@ -111,6 +113,14 @@ def dial(address):
             pass
 
 
+async def listen():
+    # Who only looks whether somebody listens is not worth a page.
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+    async with serve(echo, "127.0.0.1", 0, process_request=answer, max_size=None) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await server.serve_forever()
+
+
 def main():
     match sys.argv[1:]:
         case ["dial", address, count]:
@@ -118,9 +128,7 @@ def main():
             for thread in threads:
                 thread.start()
         case ["serve"]:
-            with serve(echo, "127.0.0.1", 0, process_request=answer, max_size=None) as server:
-                print(server.socket.getsockname()[1], flush=True)
-                server.serve_forever()
+            asyncio.run(listen())
         case _:
             sys.exit(__doc__)
 

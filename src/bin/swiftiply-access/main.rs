@@ -178,15 +178,19 @@ fn reload(
 }
 
 /// Leaves the servers, idle connections first, and then ends the command. A second signal, or the end of the grace
-/// period, cuts what is under way.
+/// period, cuts what is under way. Upgraded connections are left to the command, or to those who have them; closing them
+/// is no cut.
 fn drain(control: &Control, mut access: Access, grace: Duration) -> ExitCode {
     log::info!("draining, for {grace:?} at most");
     let since = Instant::now();
     access.begin_drain();
     let mut forced = false;
-    while !access.is_drained() && !forced {
+    while !access.is_drained() || !access.has_command() && access.tunnels() > 0 {
         let again = control.wait_for(Duration::from_millis(10)) == Some(Message::Stop);
-        forced = again || since.elapsed() >= grace;
+        if again || since.elapsed() >= grace {
+            forced = !access.is_drained();
+            break;
+        }
     }
     let patience = match forced {
         true => Duration::ZERO,
