@@ -823,3 +823,58 @@ fn the_sample_serves() {
     drop((visitor, servers, echo));
     proxy.finish();
 }
+
+#[test]
+fn an_upgraded_connection_is_no_request_any_more() {
+    let server = Server::start();
+    let proxy = one(&server, ", server_connections: 1");
+    let mut visitor = proxy.visit();
+    visitor.send(
+        "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
+    let mut tunnel = server.accept();
+    assert_eq!(tunnel.request().field("Upgrade"), Some("websocket"));
+    // While it is one, another one has to wait.
+    let mut other = ask(&proxy, "/other");
+    assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
+    assert!(server.accept_now().is_none());
+    tunnel.send(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
+    assert_eq!(visitor.answer().status, 101);
+    let mut backend = server.accept();
+    assert_eq!(backend.request().target(), "/other");
+    backend.reply("other");
+    assert_eq!(other.answer().text(), "other");
+    visitor.send("to the server");
+    assert_eq!(tunnel.read_to("server"), "to the server");
+    tunnel.send("and back");
+    assert_eq!(visitor.at_least(8), b"and back");
+    // Its end is nothing to the others.
+    drop(visitor);
+    assert!(tunnel.is_closed());
+    drop(tunnel);
+    proxy.wait_for_log("through a tunnel");
+    other.send_get("/again");
+    assert_eq!(backend.request().target(), "/again");
+    backend.reply("again");
+    assert_eq!(other.answer().text(), "again");
+    drop((other, backend));
+    proxy.finish();
+}
+
+#[test]
+fn files_need_no_server() {
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("file.txt"), "a file").unwrap();
+    let server = EchoServer::start();
+    let docroot = format!(", docroot: {}", files.path().display());
+    let proxy = Proxy::start(&site(&[&server.address().to_string()], &docroot));
+    let mut visitor = proxy.visit();
+    assert_eq!(visitor.get("/file.txt").text(), "a file");
+    assert_eq!(server.answered(), 0);
+    assert_eq!(visitor.get("/other.txt").text(), "/other.txt");
+    assert_eq!(server.answered(), 1);
+    drop((visitor, server));
+    proxy.finish();
+}

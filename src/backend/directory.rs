@@ -1063,6 +1063,15 @@ impl Seat {
         self.free();
     }
 
+    /// Frees the seat, and sees to it that somebody uses it.
+    fn give_up(&mut self) {
+        if self.free() {
+            self.directory.deal();
+        }
+        #[cfg(feature = "redis")]
+        self.directory.settle();
+    }
+
     fn free(&mut self) -> bool {
         let is_first = !mem::replace(&mut self.is_free, true);
         let kept = self.kept.take();
@@ -1072,11 +1081,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if self.free() {
-            self.directory.deal();
-        }
-        #[cfg(feature = "redis")]
-        self.directory.settle();
+        self.give_up();
     }
 }
 
@@ -1111,6 +1116,12 @@ impl Lease {
             conn,
             since: Instant::now(),
         });
+    }
+
+    /// The connection goes on with another protocol: that is no request any more, so it takes no seat.
+    pub fn switch(&mut self) {
+        self.seat.outcome = Outcome::Good;
+        self.seat.give_up();
     }
 
     /// The connection cannot be used again.

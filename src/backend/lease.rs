@@ -92,6 +92,14 @@ impl Lease {
         }
     }
 
+    /// The connection goes on with another protocol. A backend that dialled in has no other; a server has as many requests
+    /// as before.
+    pub fn switch(&mut self) {
+        if let Self::Server(lease) = self {
+            lease.switch();
+        }
+    }
+
     /// The exchange is over and its response was read to its end: the next one may begin.
     pub fn finish(self) {
         match self {

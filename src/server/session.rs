@@ -760,6 +760,7 @@ impl Session {
         let Some(mut permit) = errand.permit.take() else {
             return Step::Close(Close::Internal);
         };
+        lease.switch();
         let stats = &self.shared.stats;
         stats.answered(head.status);
         permit.make_use(stats);
