@@ -7,7 +7,7 @@
 //! Called by the worker that delivers the answer, on whose time the work is done.
 //!
 //! **Invariants**: what was read before a fault goes out before the fault is told; memory is that of the compressor, some
-//! 300 KiB, and two buffers, whatever the length of the body; how many there are at a time is seen to by whoever makes
+//! 400 KiB with its buffers, whatever the length of the body; how many there are at a time is seen to by whoever makes
 //! them, by the [`Permit`] that each one holds.
 
 use std::io::Write;
