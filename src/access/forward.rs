@@ -196,9 +196,8 @@ impl Errand<'_> {
         let Some(length) = self.whole else {
             return true;
         };
-        let mut deadline = None;
         while self.desk.input.data().len() < length {
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+            let deadline = Instant::now() + PATIENCE;
             if !more(&mut self.desk.input, self.link, deadline) {
                 return false;
             }
@@ -675,9 +674,9 @@ fn more(input: &mut Buffer, link: &mut Conn, deadline: Instant) -> bool {
     }
 }
 
-/// Whether the server has closed the connection.
+/// Whether the server has closed the connection, whatever it sent before. It never closes one side only.
 fn is_gone(link: &Conn) -> bool {
-    matches!(link.pending(), Pending::End | Pending::Broken)
+    link.stream().is_ended()
 }
 
 /// More than any server lets through: it has its own limits, and adds fields.

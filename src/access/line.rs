@@ -23,6 +23,7 @@ use super::forward::{After, Desk};
 use crate::net::conn::Conn;
 use crate::net::listener::reason;
 use crate::net::stream::{Pending, Stream};
+use crate::process;
 
 /// What others know of a line.
 #[derive(Debug)]
@@ -105,6 +106,10 @@ impl Tie {
 /// Runs a line until nobody wants it any more.
 pub(super) fn run(shared: &Arc<Shared>, tie: &Arc<Tie>) {
     let _leaves = Leaves { shared, tie };
+    // As the server's workers: who wakes another one goes on.
+    if let Err(error) = process::schedule_as_batch() {
+        log::debug!("line: SCHED_BATCH: {error}");
+    }
     let mut desk = Desk::new();
     while let Some(turn) = shared.turn(tie) {
         let dialled = dial(shared, tie).map(|conn| serve(shared, tie, turn, conn, &mut desk));
