@@ -589,7 +589,8 @@ fn much_goes_both_ways_at_once_and_others_have_their_turns() {
                 let mut from: &TcpStream = from;
                 let mut block = vec![0; BLOCK];
                 for number in 0u64.. {
-                    if enough.load(Ordering::SeqCst) {
+                    // One block at least, however quick the others were.
+                    if number > 0 && enough.load(Ordering::SeqCst) {
                         from.shutdown(Shutdown::Write).unwrap();
                         return;
                     }

@@ -210,10 +210,14 @@ fn a_visitor_that_has_said_all_waits_in_line_too() {
     let proxy = Proxy::start(
         "workers: 1\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
     );
-    let mut visitors: Vec<_> = (0..4).map(|n| ask(&proxy, &format!("/{n}"))).collect();
-    for visitor in &mut visitors {
-        visitor.finish();
-    }
+    let mut visitors: Vec<_> = (0..4)
+        .map(|n| {
+            let mut visitor = ask(&proxy, &format!("/{n}"));
+            // Right behind the request, also on a busy machine: later it would be a departure.
+            visitor.finish();
+            visitor
+        })
+        .collect();
     // Long enough for whoever would take the end for a departure.
     thread::sleep(Duration::from_secs(1));
     let backend = Echo::dial(proxy.dial_in(), "000000000001", "");
