@@ -11,8 +11,9 @@
 //! index; the counts of a shelf are those of its items.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::exchange::{Entity, Stored};
@@ -25,10 +26,25 @@ pub struct Cache {
     files: Shelf,
     tags: Shelf,
     nothing: Shelf,
-    /// Hashes of paths that were found to be no files once, each in a place of its own or not at all.
-    marks: Box<[u64]>,
     /// What was found out before that is to be looked at again.
     trusted: Instant,
+}
+
+/// Paths that were met before: hashes, each in a place of its own or not at all. So a path that is asked for once takes
+/// nobody's place in the cache, and no time. No lock is taken, and nothing depends on a mark that is lost.
+#[derive(Debug)]
+pub struct Marks {
+    hasher: RandomState,
+    places: Box<[AtomicU64]>,
+}
+
+/// Which directories are there, as it was seen in this second. Most paths of an application are below a few that are not,
+/// and need not be looked for one by one. No lock is taken here either.
+#[derive(Debug)]
+pub struct Folders {
+    hasher: RandomState,
+    born: Instant,
+    places: Box<[AtomicU64]>,
 }
 
 /// How much one shelf may hold.
@@ -176,7 +192,6 @@ impl Cache {
             files: Shelf::new(files),
             tags: Shelf::new(tags),
             nothing: Shelf::new(nothing),
-            marks: vec![0; (2 * nothing.size).next_power_of_two()].into(),
             trusted: now,
         }
     }
@@ -205,14 +220,10 @@ impl Cache {
         Look::Stale(item.known.clone(), item.identity)
     }
 
-    /// Remembers what was found at a path, in place of what was known of it. That it is no file must be found twice: so it
-    /// was in the original, and a path that is asked for once takes nobody's place, nor much time.
+    /// Remembers what was found at a path, in place of what was known of it.
     pub fn keep(&mut self, key: &[u8], known: Known, identity: Identity, now: Instant) {
         let kind = known.kind();
         self.forget(key);
-        if kind == Kind::Nothing && !self.is_marked(key) {
-            return;
-        }
         let key: Arc<[u8]> = key.into();
         let cost = known.cost() + 2 * key.len() as u64 + OVERHEAD;
         if !self.make_room(kind, cost) {
@@ -257,14 +268,6 @@ impl Cache {
         (shelves.map(Shelf::count), bytes)
     }
 
-    /// Whether a path has a mark; it has one from now on.
-    fn is_marked(&mut self, key: &[u8]) -> bool {
-        // Zero stands for none.
-        let hash = self.index.hasher().hash_one(key) | 1;
-        let place = (hash >> 32) as usize & (self.marks.len() - 1);
-        std::mem::replace(&mut self.marks[place], hash) == hash
-    }
-
     /// Takes out what was not asked for lately until there is room. `false`: there never is for so much.
     fn make_room(&mut self, kind: Kind, cost: u64) -> bool {
         let shelf = self.shelf(kind);
@@ -290,6 +293,77 @@ impl Cache {
             Kind::Nothing => &mut self.nothing,
         }
     }
+}
+
+impl Marks {
+    /// For about so many paths, at least a few dozen.
+    pub fn new(size: usize) -> Self {
+        let places = (2 * size).clamp(64, 1 << 20).next_power_of_two();
+        Self {
+            hasher: RandomState::new(),
+            places: (0..places).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// Whether a path has a mark.
+    pub fn has(&self, path: &[u8]) -> bool {
+        let (place, hash) = self.find(path);
+        place.load(Ordering::Relaxed) == hash
+    }
+
+    /// The same; it has one from now on.
+    pub fn see(&self, path: &[u8]) -> bool {
+        let (place, hash) = self.find(path);
+        let had = place.load(Ordering::Relaxed) == hash;
+        if !had {
+            place.store(hash, Ordering::Relaxed);
+        }
+        had
+    }
+
+    fn find(&self, path: &[u8]) -> (&AtomicU64, u64) {
+        // Zero is none.
+        let hash = self.hasher.hash_one(path) | 1;
+        (&self.places[at(hash, self.places.len())], hash)
+    }
+}
+
+impl Folders {
+    /// Nothing is known.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            born: now,
+            places: (0..FOLDERS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// Whether it is there, if that was looked for a moment ago.
+    pub fn is_there(&self, name: &[u8], now: Instant) -> Option<bool> {
+        let (place, known) = self.find(name, now);
+        let found = place.load(Ordering::Relaxed);
+        (found | 1 == known | 1).then_some(found & 1 == 1)
+    }
+
+    /// It was looked for now.
+    pub fn learn(&self, name: &[u8], is_there: bool, now: Instant) {
+        let (place, known) = self.find(name, now);
+        place.store(known & !1 | u64::from(is_there), Ordering::Relaxed);
+    }
+
+    /// Where it is noted, and what is noted there if it was looked for within this second: the upper half of a hash, the
+    /// second, and one bit.
+    fn find(&self, name: &[u8], now: Instant) -> (&AtomicU64, u64) {
+        let hash = self.hasher.hash_one(name);
+        let second = now.saturating_duration_since(self.born).as_secs() + 1;
+        let known = hash >> 32 << 32 | (second << 1 & 0xffff_ffff);
+        (&self.places[at(hash, self.places.len())], known)
+    }
+}
+
+/// A place out of so many, a power of two.
+const fn at(hash: u64, places: usize) -> usize {
+    hash as usize >> 1 & (places - 1)
 }
 
 impl Shelf {
@@ -353,6 +427,8 @@ impl Shelf {
 
 /// What an entry takes besides its bytes and keys, roughly.
 const OVERHEAD: u64 = 300;
+/// Directories of which something is noted.
+const FOLDERS: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -452,20 +528,32 @@ mod tests {
     }
 
     #[test]
-    fn that_there_is_no_file_must_be_found_twice() {
+    fn marks_are_seen_again() {
+        let marks = Marks::new(0);
+        assert!(!marks.has(b"/x") && !marks.see(b"/x"));
+        assert!(marks.has(b"/x") && marks.see(b"/x"));
+        for number in 0..100_000 {
+            assert!(!marks.see(format!("/{number}").as_bytes()), "{number}");
+        }
+    }
+
+    #[test]
+    fn directories_are_known_for_a_second() {
         let now = Instant::now();
-        let mut cache = cache(4, u64::MAX, now);
-        keep(&mut cache, "/x", Known::Nothing, now);
-        assert_eq!(seen(&mut cache, "/x", now), "");
-        keep(&mut cache, "/x", Known::Nothing, now);
-        assert_eq!(seen(&mut cache, "/x", now), "=nothing");
-        let later = now + Duration::from_secs(10);
-        assert_eq!(seen(&mut cache, "/x", later), "nothing");
-        keep(&mut cache, "/x", Known::Nothing, later);
-        assert_eq!(seen(&mut cache, "/x", later), "=nothing");
-        keep(&mut cache, "/x", file("X"), later);
-        assert_eq!(seen(&mut cache, "/x", later), "=X");
-        assert_eq!(cache.sizes().0, [1, 0, 0]);
+        let folders = Folders::new(now);
+        let after = |milliseconds| now + Duration::from_millis(milliseconds);
+        assert_eq!(folders.is_there(b"/a/", now), None);
+        folders.learn(b"/a/", false, now);
+        assert_eq!(folders.is_there(b"/a/", after(999)), Some(false));
+        assert_eq!(folders.is_there(b"/b/", after(999)), None);
+        assert_eq!(folders.is_there(b"/a/", after(1000)), None);
+        folders.learn(b"/a/", true, after(1000));
+        assert_eq!(folders.is_there(b"/a/", after(1001)), Some(true));
+        assert_eq!(folders.is_there(b"/a/", after(2001)), None);
+        for number in 0..100_000 {
+            let name = format!("/{number}/");
+            assert_eq!(folders.is_there(name.as_bytes(), after(1001)), None);
+        }
     }
 
     #[test]
@@ -488,7 +576,6 @@ mod tests {
     fn memory_is_bounded_and_one_shelf_does_not_empty_another() {
         let now = Instant::now();
         let mut cache = cache(1000, 10_000, now);
-        keep(&mut cache, "/n", Known::Nothing, now);
         keep(&mut cache, "/n", Known::Nothing, now);
         for number in 0..500 {
             keep(

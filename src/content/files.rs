@@ -30,7 +30,7 @@ use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 use regex::Regex;
 
-use super::cache::{Bounds, Cache, Form, Identity, Known, Look, Variant, Variants};
+use super::cache::{Bounds, Cache, Folders, Form, Identity, Known, Look, Marks, Variant, Variants};
 use super::root::{self, Kind, Root, normal};
 use crate::config::{self, Symlinks};
 use crate::exchange::{Body, Entity, FileBody, Piece, Response, Stored, Trace};
@@ -46,6 +46,11 @@ pub struct Files {
     root: Root,
     settings: Settings,
     cache: Mutex<Cache>,
+    /// Of paths that are not those of files.
+    marks: Marks,
+    folders: Folders,
+    /// Of directories in which a file was found: if they are gone, they are about to come back.
+    served: Marks,
 }
 
 /// What decides over the answers; files with the same settings are the same files.
@@ -128,16 +133,21 @@ impl Files {
             window: cache.window,
         };
         let files = settings.file_cache;
+        let now = Instant::now();
         let cache = Cache::new(
             bounds(files.cache, files.memory),
             bounds(settings.etag_cache, u64::MAX),
             bounds(settings.dynamic_request_cache, u64::MAX),
-            Instant::now(),
+            now,
         );
+        let size = settings.dynamic_request_cache.size;
         Self {
             root: Root::new(root, settings.links),
             settings,
             cache: Mutex::new(cache),
+            marks: Marks::new(size),
+            folders: Folders::new(now),
+            served: Marks::new(FOLDERS),
         }
     }
 
@@ -219,6 +229,12 @@ impl Files {
                 }
             }
         }
+        if matches!(look, Look::Unknown)
+            && let Some(folder) = folder(&key)
+            && self.folders.is_there(folder, now) == Some(false)
+        {
+            return Ok(Found::Nothing);
+        }
         // What was a file is one that is just being replaced, rather than the application's.
         let was_file = matches!(
             look,
@@ -247,6 +263,9 @@ impl Files {
             // It is not known any more, so that it is not taken for what it was when the trouble is over.
             self.cache.lock().forget(&key);
         })?;
+        if let (Located::File(..), Some(folder)) = (&located, folder(&key)) {
+            self.served.see(folder);
+        }
         let (file, identity, name) = match located {
             Located::File(file, identity, name) => (file, identity, name),
             Located::Directory => {
@@ -255,9 +274,12 @@ impl Files {
             }
             Located::Nothing if was_file => return Ok(Found::Nothing),
             Located::Nothing => {
-                let nothing = Known::Nothing;
-                let identity = Identity::default();
-                self.cache.lock().keep(&key, nothing, identity, now);
+                // Not before it was found twice: so it was in the original.
+                if self.marks.see(&key) {
+                    let identity = Identity::default();
+                    self.cache.lock().keep(&key, Known::Nothing, identity, now);
+                }
+                self.look_for_folder(&key, now)?;
                 return Ok(Found::Nothing);
             }
         };
@@ -281,6 +303,25 @@ impl Files {
         };
         let variant = self.chosen(&variants, request, now)?;
         Ok(Found::File(variant.unwrap_or(source)))
+    }
+
+    /// There is no file at a path. If that is not the first one below its first part, it may be for the lack of that one.
+    fn look_for_folder(&self, path: &[u8], now: Instant) -> Result<(), Errno> {
+        let Some(folder) = folder(path) else {
+            return Ok(());
+        };
+        let known = self.folders.is_there(folder, now).is_some();
+        if known || self.served.has(folder) || !self.marks.see(folder) {
+            return Ok(());
+        }
+        let name = &folder[1..folder.len() - 1];
+        let mut is_there = self.root.kind(name, now)?.is_some();
+        if let Some(pages) = &self.settings.pages {
+            let name = [pages.directory.as_bytes(), b"/", name].concat();
+            is_there |= self.root.kind(&name, now)?.is_some();
+        }
+        self.folders.learn(folder, is_there, now);
+        Ok(())
     }
 
     /// Looks for a file at a relative path, and at those where the application may have written one.
@@ -801,6 +842,12 @@ fn with_slash(request: &RequestHead) -> String {
     }
 }
 
+/// The first part of a path with the slashes around it, if there is more behind.
+fn folder(path: &[u8]) -> Option<&[u8]> {
+    let end = memchr::memchr(b'/', path.get(1..)?)? + 2;
+    (end < path.len()).then(|| &path[..end])
+}
+
 fn content_type(name: &[u8]) -> Cow<'static, str> {
     let name = String::from_utf8_lossy(name);
     let guessed = mime_guess::from_path(&*name).first_raw();
@@ -855,6 +902,8 @@ const KEPT: [&str; 4] = [
     "Cache-Control",
     "Expires",
 ];
+/// Directories that are told from others.
+const FOLDERS: usize = 1000;
 /// How long after its last change a file is taken to be at rest.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How often a file is read that is changed meanwhile; then it is sent as it comes.
