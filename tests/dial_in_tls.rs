@@ -91,17 +91,6 @@ fn authority(directory: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
     (file("ca"), file("pem"), file("key"))
 }
 
-/// The SHA-256 of a certificate as openssl prints it.
-fn fingerprint(certfile: &Path) -> String {
-    let run = Command::new("openssl")
-        .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
-        .arg(certfile)
-        .output()
-        .unwrap();
-    let text = String::from_utf8(run.stdout).unwrap();
-    text.trim().rsplit('=').next().unwrap().to_owned()
-}
-
 /// A server with TLS where backends dial in.
 fn server(certfile: &Path, keyfile: &Path, more: &str, lines: &str) -> Proxy {
     Proxy::start(&format!(
@@ -168,7 +157,7 @@ fn the_access_proxy_knows_the_server_by_authority_or_fingerprint() {
     let app = HandApp::listen();
     let (by_address, port) = (proxy.dial_in().to_string(), proxy.dial_in().port());
     let by_name = format!("localhost:{port}");
-    let own = fingerprint(&certfile);
+    let own = secure::fingerprint(&certfile);
     for (at, ssl) in [
         (&by_address, format!("ca: {}", ca.display())),
         (&by_name, format!("ca: {}", ca.display())),

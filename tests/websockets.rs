@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::common::python::{Running, python};
@@ -51,11 +51,16 @@ fn visit_both(proxy: &Proxy, certificate: &Path) {
 }
 
 /// One site with these keys, at an address without and one with TLS.
-fn proxy(files: &Path, keys: &str) -> (Proxy, std::path::PathBuf) {
+fn proxy(files: &Path, keys: &str) -> (Proxy, PathBuf) {
+    proxy_with(files, keys, "")
+}
+
+/// The same with more lines.
+fn proxy_with(files: &Path, keys: &str, lines: &str) -> (Proxy, PathBuf) {
     let (certfile, keyfile) = secure::certificate(files, "test", &["test"]);
     let yaml = format!(
         "map: [{{incoming: test, {keys}, timeout: 60}}]\n\
-         ssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}",
+         ssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}\n{lines}",
         certfile.display(),
         keyfile.display()
     );
@@ -94,6 +99,40 @@ fn of_a_server_behind_the_access_proxy() {
     let access = Access::between(proxy.dial_in(), address, 4);
     visit_both(&proxy, &certificate);
     proxy.wait_for_logs("bytes there and", 82);
+    access.finish();
+    drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn over_a_dial_in_link_with_tls() {
+    let files = tempfile::tempdir().unwrap();
+    let (certfile, keyfile) = secure::certificate(files.path(), "link", &["link"]);
+    let (certfile, keyfile) = (certfile.display(), keyfile.display());
+    let lines =
+        format!("outgoing_ssl: {{at: '127.0.0.1:0', certfile: {certfile}, keyfile: {keyfile}}}");
+    let (proxy, certificate) = proxy_with(files.path(), "outgoing: '127.0.0.1:0'", &lines);
+    let (app, address) = serving();
+    let hash = secure::fingerprint(&files.path().join("link.pem"));
+    let server = proxy.dial_in();
+    let access = Access::start(
+        &format!(
+            "{{connect: '{server}', to: '{address}', connections: 4, ssl: {{fingerprint: '{hash}'}}}}"
+        ),
+        &[],
+    );
+    visit_both(&proxy, &certificate);
+    proxy.wait_for_logs("bytes there and", 82);
+    // An end is told of with TLS as without.
+    for log in [proxy.log(), access.log()] {
+        let ends = log.lines().filter(|line| line.contains("bytes there and"));
+        assert_eq!(ends.clone().count(), 82, "{log}");
+        assert!(
+            ends.into_iter()
+                .all(|line| line.ends_with("reason=tunnel_done")),
+            "{log}"
+        );
+    }
     access.finish();
     drop(app);
     proxy.finish();

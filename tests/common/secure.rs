@@ -68,6 +68,17 @@ pub(crate) fn certificate(directory: &Path, file: &str, names: &[&str]) -> (Path
     (certfile, keyfile)
 }
 
+/// The SHA-256 of a certificate as openssl prints it.
+pub(crate) fn fingerprint(certfile: &Path) -> String {
+    let run = Command::new("openssl")
+        .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+        .arg(certfile)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(run.stdout).unwrap();
+    text.trim().rsplit('=').next().unwrap().to_owned()
+}
+
 #[derive(Debug)]
 struct Any(Arc<CryptoProvider>);
 
