@@ -1,0 +1,226 @@
+//! Finds the end of a head while it comes in.
+
+use memchr::{memchr, memchr_iter};
+
+use super::{HeadLimits, METHOD_TOO_LONG, MOST_METHOD, Refusal, TARGET_TOO_LONG, is_token};
+
+/// Finds the end of a head as its bytes come in. No byte is looked at twice, so that a head that is sent byte by
+/// byte costs no more than another; faults are found as early as they can be.
+#[derive(Clone, Debug)]
+pub struct HeadScanner {
+    /// Where to go on.
+    at: u32,
+    /// Where the present line begins.
+    line: u32,
+    place: Place,
+    empty_lines: u8,
+    response: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In front of the first line.
+    Before,
+    /// In the first line.
+    First,
+    /// In the fields.
+    Fields,
+}
+
+impl HeadScanner {
+    /// For the head of a request.
+    pub const fn new() -> Self {
+        Self {
+            at: 0,
+            line: 0,
+            place: Place::Before,
+            empty_lines: 0,
+            response: false,
+        }
+    }
+
+    /// For the head of a response. Of its refusals only the reason is of use.
+    pub const fn response() -> Self {
+        Self {
+            response: true,
+            ..Self::new()
+        }
+    }
+
+    /// Looks at all that has come of a message so far. Returns the length of the head, with empty lines in front and the
+    /// empty line at its end, as soon as all of it is there.
+    ///
+    /// # Errors
+    /// 400 for bare CR or LF, control bytes and more than two empty lines in front (none before a response); 414 and 431
+    /// for what is over the limits.
+    pub fn scan(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refusal> {
+        let within = &bytes[..bytes.len().min(limits.head)];
+        if let Some(end) = self.whole(within) {
+            return Ok(Some(end));
+        }
+        let (mut at, mut line) = (self.at as usize, self.line as usize);
+        let end = loop {
+            if self.place == Place::Before && at == line {
+                match within.get(line) {
+                    None => break None,
+                    Some(b'\r') => {}
+                    Some(first) if self.response || is_token(*first) => self.place = Place::First,
+                    Some(b'\n') => return Err(Refusal::bad(BARE_LF)),
+                    Some(_) => return Err(Refusal::bad("a first byte that no method has")),
+                }
+            }
+            let Some(length) = memchr(b'\n', &within[at..]) else {
+                // A final CR is looked at again when it is known what follows it.
+                let end = within.len() - usize::from(within[at..].ends_with(b"\r"));
+                check_text(&within[at..end])?;
+                at = end;
+                break None;
+            };
+            let feed = at + length;
+            if feed == line || within[feed - 1] != b'\r' {
+                return Err(Refusal::bad(BARE_LF));
+            }
+            if feed > at {
+                check_text(&within[at..feed - 1])?;
+            }
+            let empty = feed - 1 == line;
+            (at, line) = (feed + 1, feed + 1);
+            match (empty, self.place) {
+                (true, Place::Before) => {
+                    self.empty_lines += 1;
+                    if self.response || self.empty_lines > MOST_EMPTY_LINES {
+                        return Err(Refusal::bad("too many empty lines in front"));
+                    }
+                }
+                (true, _) => break Some(at),
+                (false, _) => self.place = Place::Fields,
+            }
+        };
+        if end.is_none() {
+            self.check_sizes(&within[line..], bytes.len(), limits)?;
+        }
+        // Both are within the limit of a head.
+        (self.at, self.line) = (at as u32, line as u32);
+        Ok(end)
+    }
+
+    /// The length of a head that came in one piece and breaks none of the rules, as nearly all do: found with a few
+    /// instructions for many bytes at a time. Everything else takes the long way, which knows what is wrong.
+    fn whole(&self, bytes: &[u8]) -> Option<usize> {
+        let first = bytes.first()?;
+        let fresh = self.at == 0 && self.place == Place::Before;
+        if !fresh || !(self.response && *first > b' ' || is_token(*first)) {
+            return None;
+        }
+        let mut feeds = memchr_iter(b'\n', bytes);
+        let end = feeds.find(|feed| bytes[feed + 1..].starts_with(b"\r\n"))? + 3;
+        (!breaks_text(&bytes[..end])).then_some(end)
+    }
+
+    /// A head that is not complete may already be too large.
+    fn check_sizes(
+        &self,
+        line: &[u8],
+        received: usize,
+        limits: &HeadLimits,
+    ) -> Result<(), Refusal> {
+        if self.place == Place::First && !self.response && line.len() > limits.target {
+            let target =
+                memchr(b' ', &line[..MOST_METHOD.min(line.len())]).map(|space| &line[space + 1..]);
+            let Some(target) = target else {
+                return Err(METHOD_TOO_LONG);
+            };
+            if target.len() > limits.target && memchr(b' ', target).is_none() {
+                return Err(TARGET_TOO_LONG);
+            }
+        }
+        match received >= limits.head {
+            true => Err(Refusal {
+                status: 431,
+                why: "the head is over the limit",
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Default for HeadScanner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// No control bytes but tabs; CR is one of them here, where it does not end a line.
+fn check_text(bytes: &[u8]) -> Result<(), Refusal> {
+    let is_bad = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
+    // Without a way out in the middle, the compiler checks many bytes at a time.
+    if !bytes.iter().fold(false, |bad, byte| bad | is_bad(*byte)) {
+        return Ok(());
+    }
+    match bytes.iter().find(|byte| is_bad(**byte)) {
+        None => Ok(()),
+        Some(b'\r') => Err(Refusal::bad("a carriage return without a line feed")),
+        Some(_) => Err(Refusal::bad("a control byte in the head")),
+    }
+}
+
+/// Whether there is a control byte other than a tab, or half a line end. The bytes end with a line feed.
+fn breaks_text(bytes: &[u8]) -> bool {
+    // Each byte and the one behind it: a line feed stands right behind a carriage return and nowhere else.
+    let (one, next) = (&bytes[..bytes.len() - 1], &bytes[1..]);
+    let (ones, one_rest) = one.as_chunks();
+    let (nexts, next_rest) = next.as_chunks();
+    let mut bad = 0;
+    for (one, next) in ones.iter().zip(nexts) {
+        bad |= break_text(one, next);
+    }
+    if let (Some(one), Some(next)) = (one.last_chunk(), next.last_chunk()) {
+        // The rest, and once more some of what was seen already.
+        return bad | break_text(one, next) != 0;
+    }
+    let rest = one_rest.iter().zip(next_rest);
+    rest.fold(bad, |bad, (one, next)| bad | break_pair(*one, *next)) != 0
+}
+
+/// Not 0 if some of these pairs break the rules. Of a fixed size and without a way out in the middle, so that the
+/// compiler looks at all of them at once.
+fn break_text(one: &[u8; 16], next: &[u8; 16]) -> u8 {
+    let mut bad = [0; 16];
+    for (bad, (one, next)) in bad.iter_mut().zip(one.iter().zip(next)) {
+        *bad = break_pair(*one, *next);
+    }
+    bad.iter().fold(0, |all, bad| all | bad)
+}
+
+const fn break_pair(one: u8, next: u8) -> u8 {
+    let (tab, cr, lf) = (next == b'\t', next == b'\r', next == b'\n');
+    let control = (next < b' ') & !tab & !cr & !lf | (next == 0x7f);
+    (control | ((one == b'\r') != lf)) as u8
+}
+
+pub(super) const BARE_LF: &str = "a line feed without a carriage return";
+const MOST_EMPTY_LINES: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_byte_by_byte_is_looked_at_once() {
+        let input = format!("GET / HTTP/1.1\r\n{}\r\n", "Name: value\r\n".repeat(90));
+        let limits = HeadLimits::default();
+        let mut scanner = HeadScanner::new();
+        for end in 0..input.len() {
+            assert_eq!(
+                scanner.scan(&input.as_bytes()[..end], &limits),
+                Ok(None),
+                "{end}"
+            );
+            assert!(scanner.at as usize + 1 >= end);
+        }
+        assert_eq!(
+            scanner.scan(input.as_bytes(), &limits),
+            Ok(Some(input.len()))
+        );
+    }
+}
