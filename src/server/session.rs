@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::Shared;
 use super::admission::{Counted, Entry, Permit, Place};
 use super::collect::{self, Collector, Fault};
 use super::deliver::{Delivered, Delivery, Progress, Stalled};
@@ -38,7 +39,7 @@ use super::respond::{
 };
 use super::route::{Route, route};
 use super::snapshot::{Held, Site};
-use super::{Pen, Shared, Worker};
+use super::worker::{Pen, Worker};
 use crate::backend::lease::Lease;
 use crate::backend::pool::Wait;
 use crate::backend::relay::{self, Cause, Switched};
