@@ -32,7 +32,7 @@ pub(crate) struct Worker {
     /// What will be written.
     out: Vec<u8>,
     clock: Clock,
-    /// The site that holds this worker for an exchange; see [`admission`].
+    /// The site that holds this worker for an exchange; see [`admission`](super::admission).
     held: Option<Place>,
     /// A session whose turn has come; run it next.
     next: Option<Box<Session>>,
