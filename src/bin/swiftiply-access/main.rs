@@ -3,21 +3,23 @@
 //! | thread | does |
 //! |---|---|
 //! | main | starts the access proxy; waits for signals: reload, reopen, pass on, drain |
-//! | `signals` | turns signals into messages |
+//! | `signals` | turns signals into messages (`ctrlc` does so for INT) |
 //!
 //! All others belong to [`swiftiply::access::Access`].
 
-mod control;
 mod options;
+#[path = "../program/mod.rs"]
+mod program;
 
-use std::fmt::Display;
-use std::io::{self, Write};
+use std::ffi::c_int;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use control::{Control, Message};
 use options::{Invocation, Order};
-use swiftiply::access::Access;
+use program::control::{Control, Message};
+use program::{Failure, NAME, print, report};
+use signal_hook::consts::{SIGTTIN, SIGTTOU, SIGUSR2};
+use swiftiply::access::{Access, StartError};
 use swiftiply::config::access::Access as Settings;
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
@@ -25,82 +27,26 @@ use swiftiply::net::listener::reason;
 use swiftiply::process;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(Failure { code, message }) => {
-            eprintln!("{message}");
-            ExitCode::from(code)
-        }
-    }
-}
-
-/// Why the program ends early, and with which code.
-struct Failure {
-    code: u8,
-    message: String,
-}
-
-impl Failure {
-    /// The command line or the configuration is wrong.
-    fn usage(message: impl Display) -> Self {
-        Self {
-            code: 2,
-            message: message.to_string(),
-        }
-    }
-
-    /// Something failed while running.
-    fn running(message: impl Display) -> Self {
-        Self {
-            code: 1,
-            message: format!("swiftiply-access: {message}"),
-        }
-    }
+    program::end(run())
 }
 
 fn run() -> Result<ExitCode, Failure> {
-    let order = options::parse(std::env::args_os().skip(1))
-        .map_err(|error| Failure::usage(format!("swiftiply-access: {error}")))?;
-    match order {
+    match options::parse(std::env::args_os().skip(1)).map_err(Failure::usage)? {
         Order::Help => print(&options::usage()),
-        Order::Version => print(&format!("swiftiply-access {}\n", env!("CARGO_PKG_VERSION"))),
+        Order::Version => print(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION"))),
         Order::Check(invocation) => {
-            let (settings, notes) = load(&invocation)?;
+            let (settings, notes) = read(&invocation)?;
             notes.iter().for_each(|note| eprintln!("{note}"));
-            Access::check(&settings).map_err(wrong)?;
+            Access::check(&settings).map_err(Failure::usage)?;
             print("ok\n")
         }
         Order::Serve(invocation) => serve(&invocation),
     }
 }
 
-fn print(text: &str) -> Result<ExitCode, Failure> {
-    let mut out = io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Failure::running(format!(
-            "standard output: {}",
-            reason(&error)
-        ))),
-    }
-}
-
-fn load(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Failure> {
-    read(invocation).map_err(|problems| Failure::usage(report(&problems)))
-}
-
 /// Reads the configuration anew: the file, and the command line on top.
 fn read(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Problems> {
     Settings::load(invocation.file.as_deref(), &invocation.overrides)
-}
-
-/// All problems, and how many.
-fn report(problems: &Problems) -> String {
-    format!("{problems}\n{}", problems.closing())
-}
-
-fn wrong(error: swiftiply::access::StartError) -> Failure {
-    Failure::usage(format!("swiftiply-access: {error}"))
 }
 
 /// What the logging of the library wants to know.
@@ -112,7 +58,7 @@ fn logger(settings: &Settings) -> Config {
 }
 
 fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
-    let (settings, notes) = load(invocation)?;
+    let (settings, notes) = read(invocation)?;
     let logging = Logging::install().map_err(Failure::running)?;
     let prepared = logging.prepare(&logger(&settings));
     prepared.map_err(Failure::running)?.commit();
@@ -120,11 +66,11 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
     if let Err(error) = process::raise_descriptors(None) {
         log::warn!("descriptors: {}", reason(&error));
     }
-    let control = Control::new().map_err(Failure::running)?;
+    let control = Control::new(PASSED_ON).map_err(Failure::running)?;
     announce(&settings);
     let mut grace = settings.grace;
     let mut access = Access::start(settings).map_err(|error| match error {
-        swiftiply::access::StartError::Certificate(_) => wrong(error),
+        StartError::Certificate(_) => Failure::usage(error),
         error => Failure::running(error),
     })?;
     loop {
@@ -141,7 +87,7 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
                 log::info!("logs reopened");
                 access.pass_on("USR1");
             }
-            Message::PassOn(signal) => access.pass_on(signal),
+            Message::Other(signal) => access.pass_on(signal),
             Message::Stop => return Ok(drain(&control, access, grace)),
         }
     }
@@ -212,6 +158,9 @@ fn drain(control: &Control, mut access: Access, grace: Duration) -> ExitCode {
     log::logger().flush();
     code
 }
+
+/// Signals of which only the command may know what they mean.
+const PASSED_ON: &[(c_int, &str)] = &[(SIGUSR2, "USR2"), (SIGTTIN, "TTIN"), (SIGTTOU, "TTOU")];
 
 /// What a command has at least to end.
 const LEAST: Duration = Duration::from_secs(1);

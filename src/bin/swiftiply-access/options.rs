@@ -1,9 +1,10 @@
-//! The command line. One table drives parsing, the help text and the test of the manual.
+//! The command line.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use getopts::{HasArg, Occur, ParsingStyle};
+use super::program::NAME;
+use super::program::choice::{self, Choice};
 use swiftiply::config::access::Overrides;
 
 /// What the program is asked to do.
@@ -27,9 +28,6 @@ pub(crate) struct Invocation {
     /// What the command line says on top of it.
     pub(crate) overrides: Overrides,
 }
-
-/// An option: short name, long name, its argument's name, what it does.
-struct Choice(&'static str, &'static str, &'static str, &'static str);
 
 const CHOICES: &[Choice] = &[
     Choice(
@@ -75,18 +73,14 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ord
     let mut command = Vec::new();
     let mut behind = false;
     for argument in arguments {
-        let argument = argument
-            .into_string()
-            .map_err(|argument| format!("{}: not UTF-8", argument.display()))?;
+        let argument = choice::text(argument)?;
         match behind {
             false if argument == "--" => behind = true,
             false => own.push(argument),
             true => command.push(argument),
         }
     }
-    let matches = options()
-        .parse(&own)
-        .map_err(|error| lower(&error.to_string()))?;
+    let matches = choice::parse(CHOICES, &own)?;
     if matches.opt_present("help") {
         return Ok(Order::Help);
     }
@@ -116,32 +110,10 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ord
 
 /// The text for `--help`.
 pub(crate) fn usage() -> String {
-    options().usage(
-        "Usage: swiftiply-access [options] [server-address ...] [-- command [argument ...]]\n\n\
+    choice::options(CHOICES).usage(&format!(
+        "Usage: {NAME} [options] [server-address ...] [-- command [argument ...]]\n\n\
          Dials in at swiftiply servers for an ordinary web application.",
-    )
-}
-
-fn options() -> getopts::Options {
-    let mut options = getopts::Options::new();
-    options.parsing_style(ParsingStyle::FloatingFrees);
-    for Choice(short, long, argument, help) in CHOICES {
-        let has = match argument.is_empty() {
-            true => HasArg::No,
-            false => HasArg::Yes,
-        };
-        options.opt(short, long, help, argument, has, Occur::Optional);
-    }
-    options
-}
-
-/// The library's messages begin with a capital; ours do not.
-fn lower(message: &str) -> String {
-    let mut letters = message.chars();
-    match letters.next() {
-        Some(first) => first.to_lowercase().chain(letters).collect(),
-        None => String::new(),
-    }
+    ))
 }
 
 #[cfg(test)]
@@ -180,20 +152,6 @@ mod tests {
 
     #[test]
     fn every_option_stands_in_the_manual() {
-        let page = include_str!("../../../man/swiftiply-access.8");
-        for Choice(short, long, ..) in CHOICES {
-            let line = match short.is_empty() {
-                true => format!(".It Fl -{long}"),
-                false => format!(".It Fl {short} "),
-            };
-            assert!(
-                page.contains(&line),
-                "man/swiftiply-access.8 lacks {line:?}"
-            );
-            assert!(
-                page.contains(&format!("Fl -{long}")),
-                "man/swiftiply-access.8 lacks --{long}"
-            );
-        }
+        choice::check_manual(CHOICES, include_str!("../../../man/swiftiply-access.8"));
     }
 }

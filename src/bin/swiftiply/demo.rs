@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use super::control::{Control, Message};
+use super::program::control::{Control, Message};
 use swiftiply::Server;
 use swiftiply::client::{Client, Reply, Request};
 use swiftiply::config::{Config, Overrides};
@@ -18,7 +18,7 @@ pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
     let visitors = overrides.cluster_port.unwrap_or(8080);
     let dial_in = overrides.backend_port.unwrap_or(30000);
     let config = configuration(visitors, dial_in, overrides)?;
-    let control = Control::new()?;
+    let control = Control::new(&[])?;
     // Best effort: a demonstration does with what there is.
     let _ = process::raise_descriptors(None);
     let server = Server::start(config).map_err(|error| {

@@ -7,18 +7,19 @@
 //!
 //! All others belong to [`swiftiply::Server`].
 
-mod control;
 mod demo;
 mod options;
+#[path = "../program/mod.rs"]
+mod program;
 
-use std::fmt::Display;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use control::{Control, Message};
 use options::{Invocation, Order};
+use program::control::{Control, Message};
+use program::{Failure, print, report};
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
 use swiftiply::net::listener::reason;
@@ -26,47 +27,15 @@ use swiftiply::process::{self, Side};
 use swiftiply::server::{Server, StartError};
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(Failure { code, message }) => {
-            eprintln!("{message}");
-            ExitCode::from(code)
-        }
-    }
-}
-
-/// Why the program ends early, and with which code.
-struct Failure {
-    code: u8,
-    message: String,
-}
-
-impl Failure {
-    /// The command line or the configuration is wrong.
-    fn usage(message: impl Display) -> Self {
-        Self {
-            code: 2,
-            message: message.to_string(),
-        }
-    }
-
-    /// Something failed while running.
-    fn running(message: impl Display) -> Self {
-        Self {
-            code: 1,
-            message: format!("swiftiply: {message}"),
-        }
-    }
+    program::end(run())
 }
 
 fn run() -> Result<ExitCode, Failure> {
-    let order = options::parse(std::env::args_os().skip(1))
-        .map_err(|error| Failure::usage(format!("swiftiply: {error}")))?;
-    match order {
+    match options::parse(std::env::args_os().skip(1)).map_err(Failure::usage)? {
         Order::Help => print(&options::usage()),
         Order::Version => print(&format!("Swiftiply v. {}\n", env!("CARGO_PKG_VERSION"))),
         Order::Check(invocation) => check(&invocation),
-        Order::Print(invocation) => print(&load(&invocation)?.0.to_yaml()),
+        Order::Print(invocation) => print(&read(&invocation)?.0.to_yaml()),
         Order::Demo(overrides) => {
             demo::run(&overrides).map_err(Failure::running)?;
             Ok(ExitCode::SUCCESS)
@@ -75,34 +44,19 @@ fn run() -> Result<ExitCode, Failure> {
     }
 }
 
-fn print(text: &str) -> Result<ExitCode, Failure> {
-    let mut out = io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Failure::running(format!(
-            "standard output: {}",
-            reason(&error)
-        ))),
-    }
-}
-
 fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
-    let (config, notes) = load(invocation)?;
+    let (config, notes) = read(invocation)?;
     for note in &notes {
         eprintln!("{note}");
     }
     // The file was right; what it names may not be.
-    Server::check(&config).map_err(|error| Failure::usage(format!("swiftiply: {error}")))?;
+    Server::check(&config).map_err(Failure::usage)?;
     let sites = config.sites.len();
     let noun = if sites == 1 { "site" } else { "sites" };
     print(&format!("ok: {sites} {noun}\n"))
 }
 
 /// Reads the configuration anew: the file, and the command line on top.
-fn load(invocation: &Invocation) -> Result<(Config, Vec<Note>), Failure> {
-    read(invocation).map_err(|problems| Failure::usage(report(&problems)))
-}
-
 fn read(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     match &invocation.file {
         Some(file) => Config::load(file, &invocation.overrides),
@@ -110,13 +64,8 @@ fn read(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     }
 }
 
-/// All problems, and how many.
-fn report(problems: &Problems) -> String {
-    format!("{problems}\n{}", problems.closing())
-}
-
 fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
-    let (config, notes) = load(invocation)?;
+    let (config, notes) = read(invocation)?;
     let identity = process::look_up(config.user.as_deref(), config.group.as_deref())
         .map_err(Failure::usage)?;
     let mut ready = None;
@@ -135,11 +84,11 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let limit = process::raise_descriptors(config.descriptors)
         .map_err(|error| Failure::running(format!("descriptors: {}", reason(&error))))?;
     log::debug!("{limit} descriptors");
-    let control = Control::new().map_err(Failure::running)?;
+    let control = Control::new(&[]).map_err(Failure::running)?;
     let bound = Server::bind(config.clone()).map_err(|error| match error {
         StartError::Certificate(_)
         | StartError::DialInCertificate(_)
-        | StartError::SocketFile(_) => Failure::usage(format!("swiftiply: {error}")),
+        | StartError::SocketFile(_) => Failure::usage(error),
         _ => Failure::running(error),
     })?;
     if let Some(path) = &config.pidfile {
@@ -231,6 +180,7 @@ fn obey(
                 log::info!("logs reopened");
             }
             Message::Stop => return drain(control, server, grace),
+            Message::Other(_) => {}
         }
     }
 }

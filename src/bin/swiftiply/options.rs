@@ -1,10 +1,12 @@
-//! The command line. One table drives parsing, the help text and the test of the manual.
+//! The command line.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use getopts::{HasArg, Matches, Occur};
+use super::program::NAME;
+use super::program::choice::{self, Choice};
+use getopts::Matches;
 use swiftiply::config::Overrides;
 
 /// What the program is asked to do.
@@ -33,99 +35,60 @@ pub(crate) struct Invocation {
     pub(crate) overrides: Overrides,
 }
 
-/// An option: short name, long name, its argument's name, whether the argument may be left out, what it does.
-struct Choice {
-    short: &'static str,
-    long: &'static str,
-    argument: &'static str,
-    optional: bool,
-    help: &'static str,
-}
-
-const fn choice(
-    short: &'static str,
-    long: &'static str,
-    argument: &'static str,
-    optional: bool,
-    help: &'static str,
-) -> Choice {
-    Choice {
-        short,
-        long,
-        argument,
-        optional,
-        help,
-    }
-}
-
 const CHOICES: &[Choice] = &[
-    choice(
+    Choice(
         "c",
         "config",
         "FILE",
-        false,
         "read the configuration from FILE (YAML)",
     ),
-    choice(
+    Choice(
         "",
         "cluster-address",
         "ADDRESS",
-        false,
         "listen for visitors on ADDRESS",
     ),
-    choice(
-        "",
-        "cluster-port",
-        "PORT",
-        false,
-        "listen for visitors on PORT",
-    ),
-    choice(
+    Choice("", "cluster-port", "PORT", "listen for visitors on PORT"),
+    Choice(
         "",
         "backend-address",
         "ADDRESS",
-        false,
         "with --backend-port: one more site, for everything, whose applications dial in at ADDRESS",
     ),
-    choice("", "backend-port", "PORT", false, "the port of that site"),
-    choice(
+    Choice("", "backend-port", "PORT", "the port of that site"),
+    Choice(
         "d",
         "daemonize",
-        "yes|no",
-        true,
+        "[yes|no]",
         "go to the background (yes, if nothing else is said)",
     ),
-    choice(
+    Choice(
         "t",
         "timeout",
         "SECONDS",
-        false,
         "how long a request may wait for an application (3)",
     ),
-    choice("f", "pid", "FILE", false, "write the process id to FILE"),
-    choice(
+    Choice("f", "pid", "FILE", "write the process id to FILE"),
+    Choice(
         "p",
         "print-config",
         "",
-        false,
         "print the merged configuration and exit",
     ),
-    choice(
+    Choice(
         "",
         "check",
         "",
-        false,
         "check the configuration, print every problem and exit",
     ),
-    choice(
+    Choice(
         "",
         "demo",
         "",
-        false,
         "serve a page on http://127.0.0.1:8080/ with two applications built in",
     ),
-    choice("v", "version", "", false, "print the version and exit"),
-    choice("h", "help", "", false, "print this and exit"),
+    Choice("v", "version", "", "print the version and exit"),
+    Choice("h", "help", "", "print this and exit"),
 ];
 
 /// Reads the command line, without the name of the program.
@@ -134,9 +97,7 @@ const CHOICES: &[Choice] = &[
 /// What is wrong with it, naming the option.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, String> {
     let arguments = expand(arguments)?;
-    let matches = options()
-        .parse(&arguments)
-        .map_err(|error| lower(&error.to_string()))?;
+    let matches = choice::parse(CHOICES, &arguments)?;
     if matches.opt_present("help") {
         return Ok(Order::Help);
     }
@@ -176,29 +137,9 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ord
 
 /// The text for `--help`.
 pub(crate) fn usage() -> String {
-    options().usage(
-        "Usage: swiftiply [options]\n\nA clustering HTTP proxy: applications dial in, visitors are routed to them.",
-    )
-}
-
-fn options() -> getopts::Options {
-    let mut options = getopts::Options::new();
-    for choice in CHOICES {
-        let argument = match (choice.argument, choice.optional) {
-            ("", _) => HasArg::No,
-            (_, true) => HasArg::Maybe,
-            (_, false) => HasArg::Yes,
-        };
-        let Choice {
-            short,
-            long,
-            argument: name,
-            help,
-            ..
-        } = choice;
-        options.opt(short, long, help, name, argument, Occur::Optional);
-    }
-    options
+    choice::options(CHOICES).usage(&format!(
+        "Usage: {NAME} [options]\n\nA clustering HTTP proxy: applications dial in, visitors are routed to them.",
+    ))
 }
 
 /// Writes long options out that were abbreviated, as the original's users may be used to, and joins an optional
@@ -207,9 +148,7 @@ fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, 
     let mut expanded: Vec<String> = Vec::new();
     let mut wants_argument = false;
     for argument in arguments {
-        let argument = argument
-            .into_string()
-            .map_err(|argument| format!("{}: not UTF-8", argument.display()))?;
+        let argument = choice::text(argument)?;
         if std::mem::take(&mut wants_argument) && !argument.starts_with('-') {
             if let Some(last) = expanded.last_mut() {
                 last.push('=');
@@ -225,24 +164,21 @@ fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, 
             Some((name, value)) => (name, Some(value)),
             None => (long, None),
         };
-        let exact = CHOICES.iter().find(|choice| choice.long == name);
+        let exact = CHOICES.iter().find(|Choice(_, long, ..)| *long == name);
         let mut candidates = CHOICES
             .iter()
-            .filter(|choice| choice.long.starts_with(name));
-        let choice = match (exact, candidates.next(), candidates.next()) {
+            .filter(|Choice(_, long, ..)| long.starts_with(name));
+        let Choice(_, long, takes, _) = match (exact, candidates.next(), candidates.next()) {
             (Some(choice), _, _) | (None, Some(choice), None) => choice,
-            (None, Some(one), Some(other)) => {
-                return Err(format!(
-                    "--{name}: is it --{} or --{}?",
-                    one.long, other.long
-                ));
+            (None, Some(Choice(_, one, ..)), Some(Choice(_, other, ..))) => {
+                return Err(format!("--{name}: is it --{one} or --{other}?"));
             }
             (None, None, _) => return Err(format!("--{name}: no such option; see --help")),
         };
-        wants_argument = choice.optional && value.is_none();
+        wants_argument = takes.starts_with('[') && value.is_none();
         expanded.push(match value {
-            Some(value) => format!("--{}={value}", choice.long),
-            None => format!("--{}", choice.long),
+            Some(value) => format!("--{long}={value}"),
+            None => format!("--{long}"),
         });
     }
     Ok(expanded)
@@ -277,15 +213,6 @@ fn daemonize(matches: &Matches) -> Result<Option<bool>, String> {
         _ if "yes".starts_with(&word) => Ok(Some(true)),
         _ if "no".starts_with(&word) => Ok(Some(false)),
         _ => Err(format!("--daemonize {text}: yes or no is wanted")),
-    }
-}
-
-/// The library's messages begin with a capital; ours do not.
-fn lower(message: &str) -> String {
-    let mut letters = message.chars();
-    match letters.next() {
-        Some(first) => first.to_lowercase().chain(letters).collect(),
-        None => String::new(),
     }
 }
 
@@ -368,17 +295,6 @@ mod tests {
 
     #[test]
     fn every_option_stands_in_the_manual() {
-        let page = include_str!("../../../man/swiftiply.8");
-        for Choice { short, long, .. } in CHOICES {
-            let line = match short.is_empty() {
-                true => format!(".It Fl -{long}"),
-                false => format!(".It Fl {short} "),
-            };
-            assert!(page.contains(&line), "man/swiftiply.8 lacks {line:?}");
-            assert!(
-                page.contains(&format!("Fl -{long}")),
-                "man/swiftiply.8 lacks --{long}"
-            );
-        }
+        choice::check_manual(CHOICES, include_str!("../../../man/swiftiply.8"));
     }
 }

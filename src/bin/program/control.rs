@@ -1,5 +1,6 @@
 //! Signals as messages.
 
+use std::ffi::c_int;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -18,17 +19,19 @@ pub(crate) enum Message {
     Reopen,
     /// TERM or INT: drain, and the second time stop.
     Stop,
+    /// One of the others that were asked for.
+    Other(&'static str),
 }
 
 /// Where the messages arrive.
 pub(crate) struct Control(Receiver<Message>);
 
 impl Control {
-    /// Begins to listen to signals.
+    /// Begins to listen to signals, these others among them: number and name.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn new() -> Result<Self, String> {
+    pub(crate) fn new(others: &'static [(c_int, &'static str)]) -> Result<Self, String> {
         let (sender, receiver) = channel();
         let interrupts = sender.clone();
         // `ctrlc` knows INT alone; the others must be told apart.
@@ -36,19 +39,21 @@ impl Control {
             .map_err(|error| format!("signals: {error}"))?;
         // What does not fit into a file any more (`ulimit -f`) is then an error like that of a full disk, and not the end.
         flag::register(SIGXFSZ, Arc::default()).map_err(|error| format!("signals: {error}"))?;
-        let mut signals = Signals::new([SIGHUP, SIGTERM, SIGUSR1])
+        let numbers = others.iter().map(|(number, _)| *number);
+        let mut signals = Signals::new([SIGHUP, SIGTERM, SIGUSR1].into_iter().chain(numbers))
             .map_err(|error| format!("signals: {error}"))?;
         let thread = thread::Builder::new().name("signals".to_owned());
         let listen = move || {
             for signal in signals.forever() {
-                send(
-                    &sender,
-                    match signal {
-                        SIGHUP => Message::Reload,
-                        SIGUSR1 => Message::Reopen,
-                        _ => Message::Stop,
+                let message = match signal {
+                    SIGHUP => Message::Reload,
+                    SIGUSR1 => Message::Reopen,
+                    _ => match others.iter().find(|(number, _)| *number == signal) {
+                        Some((_, name)) => Message::Other(name),
+                        None => Message::Stop,
                     },
-                );
+                };
+                send(&sender, message);
             }
         };
         thread

@@ -1,0 +1,71 @@
+//! A command line as a table, which drives parsing, the help text and the test of the manual.
+
+use std::ffi::OsString;
+
+use getopts::{HasArg, Matches, Occur, Options};
+
+/// An option: short name, long name, its argument's name (in brackets if it may be left out), what it does.
+pub(crate) struct Choice(
+    pub(crate) &'static str,
+    pub(crate) &'static str,
+    pub(crate) &'static str,
+    pub(crate) &'static str,
+);
+
+/// The options of a table.
+pub(crate) fn options(choices: &[Choice]) -> Options {
+    let mut options = Options::new();
+    for Choice(short, long, argument, help) in choices {
+        let has = match argument.chars().next() {
+            None => HasArg::No,
+            Some('[') => HasArg::Maybe,
+            Some(_) => HasArg::Yes,
+        };
+        // The help text has brackets of its own.
+        let argument = argument.trim_matches(['[', ']']);
+        options.opt(short, long, help, argument, has, Occur::Optional);
+    }
+    options
+}
+
+/// Takes a command line apart.
+///
+/// # Errors
+/// What is wrong with it, naming the option.
+pub(crate) fn parse(choices: &[Choice], arguments: &[String]) -> Result<Matches, String> {
+    let wrong = |fail: getopts::Fail| lower(&fail.to_string());
+    options(choices).parse(arguments).map_err(wrong)
+}
+
+/// An argument as text.
+///
+/// # Errors
+/// It is not UTF-8.
+pub(crate) fn text(argument: OsString) -> Result<String, String> {
+    let wrong = |argument: OsString| format!("{}: not UTF-8", argument.display());
+    argument.into_string().map_err(wrong)
+}
+
+/// The library's messages begin with a capital; ours do not.
+fn lower(message: &str) -> String {
+    let mut letters = message.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => String::new(),
+    }
+}
+
+/// Looks for every option in the manual.
+#[cfg(test)]
+pub(crate) fn check_manual(choices: &[Choice], page: &str) {
+    let name = super::NAME;
+    for Choice(short, long, ..) in choices {
+        let line = match short.is_empty() {
+            true => format!(".It Fl -{long}"),
+            false => format!(".It Fl {short} "),
+        };
+        assert!(page.contains(&line), "man/{name}.8 lacks {line:?}");
+        let long = format!("Fl -{long}");
+        assert!(page.contains(&long), "man/{name}.8 lacks {long:?}");
+    }
+}

@@ -1,0 +1,73 @@
+//! What both programs do in the same way. Each has it as a module of its own.
+
+pub(crate) mod choice;
+pub(crate) mod control;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use swiftiply::config::Problems;
+use swiftiply::net::listener::reason;
+
+/// The program's name, which begins its messages.
+pub(crate) const NAME: &str = env!("CARGO_BIN_NAME");
+
+/// Why the program ends early, and with which code.
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// The command line is wrong, or what the configuration names.
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self {
+            code: 2,
+            message: format!("{NAME}: {message}"),
+        }
+    }
+
+    /// Something failed while running.
+    pub(crate) fn running(message: impl Display) -> Self {
+        Self {
+            code: 1,
+            message: format!("{NAME}: {message}"),
+        }
+    }
+}
+
+/// The configuration is wrong. Each problem begins with the name of the file.
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self {
+            code: 2,
+            message: report(&problems),
+        }
+    }
+}
+
+/// All problems, and how many.
+pub(crate) fn report(problems: &Problems) -> String {
+    format!("{problems}\n{}", problems.closing())
+}
+
+/// How the program ends. What has failed is told on standard error.
+pub(crate) fn end(result: Result<ExitCode, Failure>) -> ExitCode {
+    result.unwrap_or_else(|Failure { code, message }| {
+        eprintln!("{message}");
+        ExitCode::from(code)
+    })
+}
+
+/// Writes to standard output.
+pub(crate) fn print(text: &str) -> Result<ExitCode, Failure> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::running(format!(
+            "standard output: {}",
+            reason(&error)
+        ))),
+    }
+}
