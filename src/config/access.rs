@@ -147,15 +147,7 @@ fn checked(
     };
     let findings = Findings::new(file, text, &root);
     keys::check(&findings, Level::Access, map, &(Vec::new(), String::new()));
-    let top = Section {
-        map: map.clone(),
-        steps: Vec::new(),
-        inherited: None,
-        label: String::new(),
-        prefix: String::new(),
-        findings: &findings,
-        directory: overrides.directory.as_deref(),
-    };
+    let top = Section::top(map, &findings, overrides.directory.as_deref());
     let access = access(&top, overrides);
     Ok((access, findings.finish()?))
 }

@@ -42,15 +42,7 @@ pub(super) fn overrides(overrides: &Overrides) -> Result<(Config, Vec<Note>), Pr
 /// The configuration, with defaults where something is wrong.
 fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     let directory = overrides.directory.as_deref();
-    let top = Section {
-        map: map.clone(),
-        steps: Vec::new(),
-        inherited: None,
-        label: String::new(),
-        prefix: String::new(),
-        findings,
-        directory,
-    };
+    let top = Section::top(map, findings, directory);
     let base = Config::default();
     let limits = top.limits(&base.limits, true);
     let timeouts = top.timeouts(&base.timeouts, true);

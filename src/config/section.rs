@@ -30,6 +30,19 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
+    /// The top level of a file.
+    pub(super) fn top(map: &Map, findings: &'a Findings<'a>, directory: Option<&'a Path>) -> Self {
+        Self {
+            map: map.clone(),
+            steps: Vec::new(),
+            inherited: None,
+            label: String::new(),
+            prefix: String::new(),
+            findings,
+            directory,
+        }
+    }
+
     /// The place of a key or, in its list, of an item.
     pub(super) fn place(&self, key: &str, item: Option<usize>) -> Place {
         let step = Step::Key(key.into());
