@@ -1,11 +1,9 @@
 //! The access proxy: between a server, real or played by the test, and an ordinary application.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Output;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,50 +11,39 @@ use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use crate::common::access::{accept, program};
+use crate::common::access::run;
 use crate::common::backend::preamble;
-use crate::common::{Access, Backend, EchoApp, HandApp, Proxy, Visitor, secure, wait_until};
+use crate::common::{
+    Access, Backend, EchoServer, Load, Proxy, Server, Visitor, free_port, secure, wait_until,
+};
 
 const NO_KEY: &str = "swiftclient00000000000000";
 
 /// A server that the test plays, the line that was dialled first, and the application.
-fn by_hand() -> (TcpListener, HandApp, Access) {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let app = HandApp::listen();
+fn by_hand() -> (Server, Server, Access) {
+    let (server, app) = (Server::start(), Server::start());
     let yaml = format!(
         "{{connect: '{}', to: '{}', connections: 1}}",
-        server.local_addr().unwrap(),
+        server.address(),
         app.address()
     );
     let access = Access::start(&yaml, &[]);
     (server, app, access)
 }
 
-fn dialled(server: &TcpListener) -> Visitor {
-    Visitor::dialled(accept(server).0, NO_KEY)
-}
-
-fn run(arguments: &[&str]) -> Output {
-    program().args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_owned()).unwrap()
+fn dialled(server: &Server) -> Visitor {
+    Visitor::dialled(server.accept(), NO_KEY)
 }
 
 #[test]
 fn what_only_prints() {
     let help = run(&["-h"]);
-    assert_eq!(help.status.code(), Some(0));
-    assert!(text(&help.stdout).starts_with("Usage: swiftiply-access "));
-    let version = run(&["--version"]);
-    let expected = format!("swiftiply-access {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(text(&version.stdout), expected);
+    assert_eq!(help.code, Some(0));
+    assert!(help.out.starts_with("Usage: swiftiply-access "));
+    let version = format!("swiftiply-access {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run(&["--version"]).out, version);
     let good = run(&["--check", "-t", "127.0.0.1:3000", "127.0.0.1:30000"]);
-    assert_eq!(
-        (good.status.code(), text(&good.stdout).as_str()),
-        (Some(0), "ok\n")
-    );
+    assert_eq!((good.code, good.out.as_str()), (Some(0), "ok\n"));
 }
 
 #[test]
@@ -110,38 +97,32 @@ fn what_is_wrong_is_told_with_file_line_and_key() {
         fs::write(&file, yaml).unwrap();
         for check in [&["--check"][..], &[]] {
             let arguments = [&["-c", path], check, options].concat();
-            let output = run(&arguments);
-            let errors = text(&output.stderr);
-            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
-            assert!(errors.contains(expected), "{arguments:?}: {errors}");
+            let ended = run(&arguments);
+            assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
+            assert!(ended.err.contains(expected), "{arguments:?}: {ended:?}");
         }
     }
-    assert_eq!(run(&["-c", "/none/such.yml"]).status.code(), Some(2));
+    assert_eq!(run(&["-c", "/none/such.yml"]).code, Some(2));
 }
 
 #[test]
 fn requests_and_answers_of_all_shapes_go_through() {
     let proxy = Proxy::simple();
-    let app = HandApp::listen();
+    let app = Server::start();
     let access = Access::between(proxy.dial_in(), app.address(), 1);
-    let mut visitor = proxy.visit();
-    visitor.send_get("/first?q=1");
-    let mut backend = app.accept();
+    let mut visitor = proxy.ask("/first?q=1");
+    let mut backend = app.accept_asking();
     let seen = backend.request();
     assert_eq!(seen.target(), "/first?q=1");
     assert_eq!(seen.field("Host"), Some("test"));
     assert_eq!(seen.field("X-Forwarded-For"), Some("127.0.0.1"));
     assert_eq!(seen.field("Via"), Some("1.1 swiftiply"));
     assert_eq!(seen.field("Connection"), None);
-    backend.reply("one");
-    assert_eq!(visitor.answer().text(), "one");
+    backend.reply_to(&mut visitor, "one");
     // From here on all on the same connection to the application. Bodies small and large.
     for length in [0, 1, 5_000, 65_536, 65_537, 3_000_000] {
         let body: Vec<u8> = (0..length).map(|n| (n * 7 % 251) as u8).collect();
-        visitor.send(format!(
-            "POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
-        ));
-        visitor.send(&body);
+        visitor.send_post("/body", &body);
         assert_eq!(backend.request().body, body);
         backend.reply("thanks");
         assert_eq!(visitor.answer().text(), "thanks", "{length}");
@@ -210,7 +191,7 @@ fn requests_and_answers_of_all_shapes_go_through() {
     assert_eq!(answer.field("Transfer-Encoding"), Some("chunked"));
     // And one that says that it closes is not asked again.
     visitor.send_get("/again");
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
     assert_eq!(visitor.answer().text(), "ok");
@@ -226,11 +207,11 @@ fn the_server_sees_framing_as_the_application_chose_it() {
     let mut line = dialled(&server);
     let mut ask = |backend: &mut Option<Backend>, answer: &str| {
         line.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-        let backend = backend.get_or_insert_with(|| app.accept());
+        let backend = backend.get_or_insert_with(|| app.accept_asking());
         backend.request();
         backend.send(answer);
         let got = line.answer();
-        (got.head, text(&got.body))
+        (got.head.clone(), got.text())
     };
     let mut backend = None;
     let answer = "HTTP/1.1 404 Nowhere\r\nX-One: 1\r\nx-two: 2\r\nContent-Length: 2\r\n\r\nno";
@@ -255,7 +236,7 @@ fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
     let (server, app, access) = by_hand();
     let mut line = dialled(&server);
     line.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     let head = backend.read_to("\r\n\r\n");
     assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
     assert_eq!(backend.read_to("hello\r\n"), "5\r\nhello\r\n");
@@ -263,8 +244,7 @@ fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
     assert_eq!(backend.read_to("!\r\n"), "1\r\n!\r\n");
     line.send("0\r\n\r\n");
     assert_eq!(backend.read_to("0\r\n\r\n"), "0\r\n\r\n");
-    backend.reply("done");
-    assert_eq!(line.answer().text(), "done");
+    backend.reply_to(&mut line, "done");
     // An answer before the end of the body, as 413 is; what is left is read, and the line is good for more.
     line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\nbegun");
     assert!(backend.read_to("begun").ends_with("begun"));
@@ -274,10 +254,9 @@ fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
     assert!(backend.is_closed());
     line.send(vec![b'x'; 199_995]);
     line.send_get("/next");
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     assert_eq!(backend.request().target(), "/next");
-    backend.reply("ok");
-    assert_eq!(line.answer().text(), "ok");
+    backend.reply_to(&mut line, "ok");
     // A server that leaves in the middle leaves nothing behind.
     line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\nbegun");
     assert!(backend.read_to("begun").ends_with("begun"));
@@ -287,7 +266,7 @@ fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
     let mut line = dialled(&server);
     line.send_get("/");
     // So does one that has asked and does not wait for the answer.
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     backend.request();
     drop(line);
     assert!(backend.is_closed());
@@ -298,7 +277,7 @@ fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
 #[test]
 fn a_broken_answer_is_seen_as_one() {
     let proxy = Proxy::simple();
-    let app = HandApp::listen();
+    let app = Server::start();
     let access = Access::between(proxy.dial_in(), app.address(), 2);
     for (answer, status) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 17000\r\n\r\nabc", 200),
@@ -321,9 +300,8 @@ fn a_broken_answer_is_seen_as_one() {
             502,
         ),
     ] {
-        let mut visitor = proxy.visit();
-        visitor.send_get("/broken");
-        let mut backend = app.accept();
+        let mut visitor = proxy.ask("/broken");
+        let mut backend = app.accept_asking();
         backend.request();
         backend.send(answer);
         backend.finish();
@@ -334,26 +312,25 @@ fn a_broken_answer_is_seen_as_one() {
     // Without any answer the server says so for a POST, and asks again for a GET.
     let mut visitor = proxy.visit();
     visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\nx");
-    app.accept().request();
+    app.accept_asking().request();
     assert_eq!(visitor.answer().status, 502);
     visitor.send_get("/again");
-    app.accept().request();
-    let mut backend = app.accept();
+    app.accept_asking().request();
+    let mut backend = app.accept_asking();
     assert_eq!(backend.request().target(), "/again");
     // A small answer that breaks off was not passed on, so it is had from somebody else.
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
     drop(backend);
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     assert_eq!(backend.request().target(), "/again");
     // What comes behind an answer reaches nobody.
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n");
     assert_eq!(visitor.answer().text(), "ok");
     assert!(backend.is_closed());
     visitor.send_get("/clean");
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     backend.request();
-    backend.reply("clean");
-    assert_eq!(visitor.answer().text(), "clean");
+    backend.reply_to(&mut visitor, "clean");
     drop((visitor, backend));
     access.finish();
     proxy.finish();
@@ -364,25 +341,23 @@ fn a_kept_connection_that_has_closed_costs_no_request() {
     let (server, app, access) = by_hand();
     let mut line = dialled(&server);
     line.send_get("/");
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     backend.request();
     backend.reply("ok");
     line.answer();
     // It closes while it is idle: also a POST goes to a new one.
     drop(backend);
     line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\nx");
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     assert_eq!(backend.request().body, b"x");
-    backend.reply("ok");
-    assert_eq!(line.answer().text(), "ok");
+    backend.reply_to(&mut line, "ok");
     // It closes when it has the request: one that may be repeated is, once, with its body.
     line.send("PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nput");
     assert_eq!(backend.request().body, b"put");
     drop(backend);
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     assert_eq!(backend.request().body, b"put");
-    backend.reply("ok");
-    assert_eq!(line.answer().text(), "ok");
+    backend.reply_to(&mut line, "ok");
     line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\nx");
     backend.request();
     drop(backend);
@@ -393,7 +368,7 @@ fn a_kept_connection_that_has_closed_costs_no_request() {
     // A new one that does so is the server's to repeat.
     let mut line = dialled(&server);
     line.send_get("/");
-    app.accept().request();
+    app.accept_asking().request();
     assert!(line.is_closed());
     drop(dialled(&server));
     access.finish();
@@ -402,7 +377,7 @@ fn a_kept_connection_that_has_closed_costs_no_request() {
 #[test]
 fn it_dials_in_only_while_the_application_answers() {
     let proxy = Proxy::simple();
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     let address = app.address();
     drop(app);
     let access = Access::start(
@@ -416,18 +391,18 @@ fn it_dials_in_only_while_the_application_answers() {
         "application {address}: connection refused; waiting for it"
     ));
     assert!(!proxy.log().contains("joined"));
-    let app = EchoApp::restart(address);
+    let app = EchoServer::at(address);
     access.wait_for_log(&format!("application {address}: answers"));
     proxy.wait_for_logs(" joined ", 3);
     let mut visitor = proxy.visit();
-    assert_eq!(visitor.get("/a").text(), "/a 0");
+    assert_eq!(visitor.get("/a").text(), "/a");
     drop(app);
     access.wait_for_log("connection refused; leaving");
     proxy.wait_for_logs("closed: reason=peer_closed", 3);
     // Requests wait at the server meanwhile.
     visitor.send_get("/b");
-    let app = EchoApp::restart(address);
-    assert_eq!(visitor.answer().text(), "/b 0");
+    let app = EchoServer::at(address);
+    assert_eq!(visitor.answer().text(), "/b");
     drop(visitor);
     access.finish();
     drop(app);
@@ -437,7 +412,7 @@ fn it_dials_in_only_while_the_application_answers() {
 #[test]
 fn a_check_may_ask_for_a_page() {
     let proxy = Proxy::simple();
-    let app = HandApp::listen();
+    let app = Server::start();
     let access = Access::start(
         &format!(
             "{{connect: '{}', to: '{}', connections: 1, check: {{uri: '/up?x', interval: 10ms}}}}",
@@ -447,7 +422,7 @@ fn a_check_may_ask_for_a_page() {
         &[],
     );
     let check = |answer: &str| {
-        let mut backend = app.accept();
+        let mut backend = app.accept_asking();
         let seen = backend.request();
         assert_eq!(seen.target(), "/up?x");
         assert_eq!(seen.field("User-Agent"), Some("swiftiply-access"));
@@ -466,22 +441,18 @@ fn a_check_may_ask_for_a_page() {
     check(good);
     proxy.wait_for_logs(" joined ", 2);
     // While its only place is taken there is no other request.
-    let mut visitor = proxy.visit();
-    visitor.send_get("/busy");
+    let mut visitor = proxy.ask("/busy");
     let mut backend = loop {
-        let mut backend = app.accept();
+        let mut backend = app.accept_asking();
         if backend.request().target() == "/busy" {
             break backend;
         }
         backend.send(good);
     };
     for _ in 0..3 {
-        let (stream, _) = app.accept_any();
-        let mut probe = Backend::accepted(stream);
-        assert!(probe.next().is_none());
+        assert!(app.accept().next().is_none());
     }
-    backend.reply("done");
-    assert_eq!(visitor.answer().text(), "done");
+    backend.reply_to(&mut visitor, "done");
     drop((visitor, backend));
     access.signal(SIGTERM);
     let mut access = access;
@@ -492,7 +463,7 @@ fn a_check_may_ask_for_a_page() {
 #[test]
 fn a_request_that_may_not_be_repeated_waits_for_the_application() {
     let proxy = Proxy::simple();
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     let address = app.address();
     let access = Access::start(
         // So seldom that nobody but the request finds out.
@@ -507,9 +478,9 @@ fn a_request_that_may_not_be_repeated_waits_for_the_application() {
     let mut visitor = proxy.visit();
     visitor.send("POST /once HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody");
     access.wait_for_log("connection refused; leaving");
-    let app = EchoApp::restart(address);
+    let app = EchoServer::at(address);
     assert_eq!(visitor.answer().text(), "/once 4");
-    assert_eq!(app.counts.answered.load(Ordering::SeqCst), 1);
+    assert_eq!(app.answered(), 1);
     drop(visitor);
     access.finish();
     drop(app);
@@ -519,7 +490,7 @@ fn a_request_that_may_not_be_repeated_waits_for_the_application() {
 #[test]
 fn never_more_requests_at_the_application_than_it_may_get() {
     let proxies = [Proxy::simple(), Proxy::simple()];
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     let access = Access::start(
         &format!(
             "{{connect: ['{}', '{}'], to: '{}', connections: 4}}",
@@ -534,7 +505,7 @@ fn never_more_requests_at_the_application_than_it_may_get() {
         proxy.wait_for_logs(" joined ", 4);
     }
     let quiet = access.descriptors();
-    app.counts.holding.store(true, Ordering::SeqCst);
+    app.hold(true);
     thread::scope(|scope| {
         for number in 0..200 {
             let address = proxies[number % 2].address();
@@ -542,17 +513,14 @@ fn never_more_requests_at_the_application_than_it_may_get() {
                 let mut visitor = Visitor::connect(address);
                 for n in 0..5 {
                     let path = format!("/hold/{number}/{n}");
-                    assert_eq!(visitor.get(&path).text(), format!("{path} 0"));
+                    assert_eq!(visitor.get(&path).text(), path);
                 }
             });
         }
-        let held = &app.counts.held;
-        wait_until("four requests", || held.load(Ordering::SeqCst) == 4);
-        app.counts.holding.store(false, Ordering::SeqCst);
+        wait_until("four requests", || app.held() == 4);
+        app.hold(false);
     });
-    let counts = &app.counts;
-    assert_eq!(counts.answered.load(Ordering::SeqCst), 1000);
-    assert_eq!(counts.most.load(Ordering::SeqCst), 4);
+    assert_eq!((app.answered(), app.most()), (1000, 4));
     // Four connections carry all of them, but for those that only look.
     wait_until("no more open files than before", || {
         access.descriptors() <= quiet + 4
@@ -562,56 +530,22 @@ fn never_more_requests_at_the_application_than_it_may_get() {
     proxies.into_iter().for_each(Proxy::finish);
 }
 
-/// Visitors that ask until they are told to stop; each answer is the right one.
-fn under_load(address: SocketAddr, during: impl FnOnce(&dyn Fn(usize))) {
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        for number in 0..8 {
-            let (stop, answered) = (&stop, &answered);
-            scope.spawn(move || {
-                let mut visitor = Visitor::connect(address);
-                for n in 0.. {
-                    if stop.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    let path = format!("/{number}/{n}");
-                    let answer = visitor.get(&path);
-                    assert_eq!(answer.text(), format!("{path} 0"), "{answer:?}");
-                    answered.fetch_add(1, Ordering::SeqCst);
-                }
-            });
-        }
-        let more = |count: usize| {
-            let enough = answered.load(Ordering::SeqCst) + count;
-            wait_until("answers", || answered.load(Ordering::SeqCst) >= enough);
-        };
-        struct Stops<'a>(&'a AtomicBool);
-        impl Drop for Stops<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::SeqCst);
-            }
-        }
-        let _stops = Stops(&stop);
-        more(50);
-        during(&more);
-        more(50);
-    });
-}
-
 #[test]
 fn no_request_that_may_be_repeated_is_lost_when_the_application_is_killed() {
     let proxy = Proxy::simple();
-    let mut app = Some(EchoApp::start());
+    let mut app = Some(EchoServer::start());
     let address = app.as_ref().unwrap().address();
     let access = Access::between(proxy.dial_in(), address, 4);
-    under_load(proxy.address(), |more| {
-        for round in 1..6 {
-            drop(app.take());
-            access.wait_for_logs("; leaving", round);
-            app = Some(EchoApp::restart(address));
-            more(100);
-        }
-    });
+    let load = Load::start(proxy.address(), false);
+    load.wait_for(50);
+    for round in 1..6 {
+        drop(app.take());
+        access.wait_for_logs("; leaving", round);
+        app = Some(EchoServer::at(address));
+        load.wait_for(100);
+    }
+    load.wait_for(50);
+    load.end();
     access.finish();
     drop(app);
     proxy.finish();
@@ -619,14 +553,11 @@ fn no_request_that_may_be_repeated_is_lost_when_the_application_is_killed() {
 
 #[test]
 fn it_dials_in_again_when_a_server_is_killed_and_comes_back() {
-    let port = {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().port()
-    };
+    let port = free_port();
     let yaml = format!(
         "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:{port}', timeout: 60}}]"
     );
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     let mut proxy = Proxy::start(&yaml);
     let access = Access::between(proxy.dial_in(), app.address(), 3);
     for _ in 0..2 {
@@ -638,7 +569,7 @@ fn it_dials_in_again_when_a_server_is_killed_and_comes_back() {
         proxy.wait_for_logs(" joined ", 3);
         // 1.2 s at the most, had nobody else anything to do; 20 s, if it had forgotten that nobody listened.
         assert!(since.elapsed() < Duration::from_secs(15));
-        assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+        assert_eq!(proxy.visit().get("/a").text(), "/a");
     }
     access.finish();
     drop(app);
@@ -647,16 +578,16 @@ fn it_dials_in_again_when_a_server_is_killed_and_comes_back() {
 
 #[test]
 fn a_server_that_does_not_let_it_in_is_asked_more_and_more_seldom() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let app = EchoApp::start();
-    let at = server.local_addr().unwrap();
+    let server = Server::start();
+    let app = EchoServer::start();
+    let at = server.address();
     let yaml = |connections: usize| {
         let to = app.address();
         format!("{{connect: '{at}', to: '{to}', key: secret, connections: {connections}}}")
     };
     let access = Access::start(&yaml(1), &[]);
-    let preamble = text(&preamble("000000000000", "secret"));
-    let close = || drop(Visitor::dialled(accept(&server).0, &preamble));
+    let preamble = String::from_utf8(preamble("000000000000", "secret")).unwrap();
+    let close = || drop(Visitor::dialled(server.accept(), &preamble));
     close();
     access.wait_for_log("it closes the connection at once; is the key right?; trying again");
     let since = Instant::now();
@@ -670,7 +601,7 @@ fn a_server_that_does_not_let_it_in_is_asked_more_and_more_seldom() {
     assert_eq!(access.log().matches("trying again").count(), 1);
     // One that is let in brings the others.
     access.reload(&yaml(8));
-    let lines: Vec<_> = (0..8).map(|_| accept(&server).0).collect();
+    let lines: Vec<_> = (0..8).map(|_| server.accept()).collect();
     access.wait_for_log(&format!("server {at}: dialled in"));
     drop(access);
     drop(lines);
@@ -710,7 +641,7 @@ fn unix_sockets_and_host_names_on_both_sides() {
     access.finish();
     proxy.finish();
 
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     let proxy = Proxy::simple();
     let port = |address: SocketAddr| format!("localhost:{}", address.port());
     let access = Access::start(
@@ -723,7 +654,7 @@ fn unix_sockets_and_host_names_on_both_sides() {
             &port(proxy.dial_in()),
         ],
     );
-    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    assert_eq!(proxy.visit().get("/a").text(), "/a");
     access.wait_for_log(&format!(
         "server localhost ({}): dialled in",
         proxy.dial_in()
@@ -739,46 +670,48 @@ fn a_reload_changes_everything_and_cuts_nothing() {
         "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: [one, two], timeout: 60}]",
     );
     let other = Proxy::simple();
-    let (app, second) = (EchoApp::start(), EchoApp::start());
-    let yaml = |connect: SocketAddr, app: &EchoApp, rest: &str| {
+    let (app, second) = (EchoServer::start(), EchoServer::start());
+    let yaml = |connect: SocketAddr, app: &EchoServer, rest: &str| {
         format!("{{connect: '{connect}', to: '{}', {rest}}}", app.address())
     };
     let (dial_in, elsewhere) = (proxy.dial_in(), other.dial_in());
     let access = Access::start(&yaml(dial_in, &app, "connections: 2, key: one"), &[]);
     proxy.wait_for_logs(" joined ", 2);
-    under_load(proxy.address(), |more| {
-        // More, and fewer.
-        access.reload(&yaml(dial_in, &app, "connections: 6, key: one"));
-        proxy.wait_for_logs(" joined ", 6);
-        more(100);
-        access.reload(&yaml(dial_in, &app, "connections: 1, key: one"));
-        // Idle, or with a request that was just sent and goes to another one.
-        proxy.wait_for_logs(" at 127.0.0.1:0 closed: reason=", 5);
-        app.counts.most.store(0, Ordering::SeqCst);
-        more(100);
-        assert_eq!(app.counts.most.load(Ordering::SeqCst), 1);
-        // Another key, another application.
-        access.reload(&yaml(dial_in, &app, "connections: 3, key: two"));
-        proxy.wait_for_logs(" joined ", 9);
-        more(100);
-        access.reload(&yaml(dial_in, &second, "connections: 3, key: two"));
-        let answered = || second.counts.answered.load(Ordering::SeqCst);
-        wait_until("answers of the second application", || answered() > 0);
-        more(100);
-        // What is wrong changes nothing.
-        access.reload(&yaml(dial_in, &second, "connections: 0"));
-        assert!(
-            access
-                .log()
-                .contains("access.yml:2: connections 0: write a number from 1 to 1000")
-        );
-        access.reload(&yaml(dial_in, &second, "connections: 3, ssl: {ca: /none}"));
-        assert!(access.log().contains("reload failed: ssl: /none: "));
-        more(100);
+    let load = Load::start(proxy.address(), false);
+    load.wait_for(50);
+    // More, and fewer.
+    access.reload(&yaml(dial_in, &app, "connections: 6, key: one"));
+    proxy.wait_for_logs(" joined ", 6);
+    load.wait_for(100);
+    access.reload(&yaml(dial_in, &app, "connections: 1, key: one"));
+    // Idle, or with a request that was just sent and goes to another one.
+    proxy.wait_for_logs(" at 127.0.0.1:0 closed: reason=", 5);
+    app.forget_most();
+    load.wait_for(100);
+    assert_eq!(app.most(), 1);
+    // Another key, another application.
+    access.reload(&yaml(dial_in, &app, "connections: 3, key: two"));
+    proxy.wait_for_logs(" joined ", 9);
+    load.wait_for(100);
+    access.reload(&yaml(dial_in, &second, "connections: 3, key: two"));
+    wait_until("answers of the second application", || {
+        second.answered() > 0
     });
+    load.wait_for(100);
+    // What is wrong changes nothing.
+    access.reload(&yaml(dial_in, &second, "connections: 0"));
+    assert!(
+        access
+            .log()
+            .contains("access.yml:2: connections 0: write a number from 1 to 1000")
+    );
+    access.reload(&yaml(dial_in, &second, "connections: 3, ssl: {ca: /none}"));
+    assert!(access.log().contains("reload failed: ssl: /none: "));
+    load.wait_for(150);
+    load.end();
     // Another server.
     access.reload(&yaml(elsewhere, &second, "connections: 3"));
-    assert_eq!(other.visit().get("/a").text(), "/a 0");
+    assert_eq!(other.visit().get("/a").text(), "/a");
     access.wait_for_log(&format!("server {dial_in}: leaving"));
     access.finish();
     drop((app, second));
@@ -789,22 +722,20 @@ fn a_reload_changes_everything_and_cuts_nothing() {
 #[test]
 fn a_drain_closes_idle_connections_first_and_finishes_exchanges() {
     let proxy = Proxy::simple();
-    let app = HandApp::listen();
+    let app = Server::start();
     let mut access = Access::between(proxy.dial_in(), app.address(), 3);
-    let mut visitor = proxy.visit();
-    visitor.send_get("/slow");
-    let mut backend = app.accept();
+    let mut visitor = proxy.ask("/slow");
+    let mut backend = app.accept_asking();
     backend.request();
     access.signal(SIGTERM);
     proxy.wait_for_logs("closed: reason=peer_closed", 2);
     assert!(!access.log().contains("drained"));
-    backend.reply("in time");
-    assert_eq!(visitor.answer().text(), "in time");
+    backend.reply_to(&mut visitor, "in time");
     assert_eq!(access.wait().code(), Some(0));
     // The second signal cuts.
     let mut access = Access::between(proxy.dial_in(), app.address(), 1);
     visitor.send("POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
-    let mut backend = app.accept();
+    let mut backend = app.accept_asking();
     backend.request();
     access.signal(SIGINT);
     access.wait_for_log("draining");
@@ -844,10 +775,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 
 /// Starts an access proxy with that program as its command.
 fn with_command(proxy: &Proxy, lines: &str, more: &str) -> Access {
-    let port = {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().port()
-    };
+    let port = free_port();
     fs::write(proxy.file("app.py"), PROGRAM).unwrap();
     let program = proxy.file("app.py");
     Access::start(
@@ -976,10 +904,7 @@ fn a_command_on_the_command_line() {
     let directory = tempfile::tempdir().unwrap();
     let program_file = directory.path().join("app.py");
     fs::write(&program_file, PROGRAM).unwrap();
-    let port = {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().port().to_string()
-    };
+    let port = free_port().to_string();
     let to = format!("127.0.0.1:{port}");
     let server = proxy.dial_in().to_string();
     let words = [
@@ -1005,12 +930,12 @@ fn path(file: &Path) -> &str {
 fn the_sample_is_a_configuration_with_its_comments_too() {
     let sample = include_str!("../conf/swiftiply-access.yml");
     let proxy = Proxy::simple();
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     let yaml = sample
         .replace("127.0.0.1:30000", &proxy.dial_in().to_string())
         .replace("to: 127.0.0.1:3000\n", &format!("to: {}\n", app.address()));
     let access = Access::start(&yaml, &[]);
-    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    assert_eq!(proxy.visit().get("/a").text(), "/a");
     access.finish();
     drop(app);
     proxy.finish();
@@ -1031,8 +956,8 @@ fn the_sample_is_a_configuration_with_its_comments_too() {
     assert!(certificate.exists());
     let file = directory.path().join("all.yml");
     fs::write(&file, &yaml).unwrap();
-    let output = run(&["--check", "-c", path(&file)]);
-    assert_eq!(output.status.code(), Some(0), "{yaml}\n{output:?}");
+    let ended = run(&["--check", "-c", path(&file)]);
+    assert_eq!(ended.code, Some(0), "{yaml}\n{ended:?}");
     // All keys but those for logs, deadlines and signals are shown.
     for key in swiftiply::config::access_keys() {
         let inner = ["ssl.", "logger", "timeouts", "grace", "signals", "check."];

@@ -81,8 +81,7 @@ fn who_knows_the_password_comes_in_and_the_application_does_not_see_it() {
         let seen = backend.request();
         assert_eq!(seen.target(), format!("/admin/{number}"));
         assert_eq!(seen.field("Authorization"), None);
-        backend.reply(name);
-        assert_eq!(visitor.answer().text(), name);
+        backend.reply_to(&mut visitor, name);
     }
     // Where it is asked for, and where nobody asks, it is passed on.
     for target in ["/api", "/other"] {
@@ -217,8 +216,7 @@ fn a_body_is_not_read_before_the_password_was_right() {
     assert_eq!(visitor.ask(post("bob:secret")).status, 100);
     visitor.send("body");
     assert_eq!(backend.request().body, b"body");
-    backend.reply("thanks");
-    assert_eq!(visitor.answer().text(), "thanks");
+    backend.reply_to(&mut visitor, "thanks");
     drop((visitor, backend));
     proxy.finish();
 }
@@ -339,17 +337,12 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
         fs::write(&file, text).unwrap();
         let yaml = "cluster_port: 0\nmap:\n  - incoming: a\n    outgoing: b:1\n    basic_auth: {users_file: users}\n";
         fs::write(files.path().join("swiftiply.yml"), yaml).unwrap();
-        let run = proxy::program()
-            .args(["--check", "-c", "swiftiply.yml"])
-            .current_dir(&files)
-            .output()
-            .unwrap();
-        let told = String::from_utf8(run.stderr).unwrap();
+        let ended = proxy::check(files.path());
         let expected = format!(
             "swiftiply.yml:5: map[1] (a): basic_auth {{...}}: users_file \"users\": {expected}\n"
         );
-        assert!(told.starts_with(&expected), "{told}");
-        assert_eq!(run.status.code(), Some(2));
+        assert!(ended.err.starts_with(&expected), "{ended:?}");
+        assert_eq!(ended.code, Some(2));
     };
     let md5 = output("htpasswd", &["-nbm", "bob", "secret"]);
     check(
@@ -363,14 +356,7 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
     );
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
-    let run = proxy::program()
-        .args(["--check", "-c", "swiftiply.yml"])
-        .current_dir(&files)
-        .output()
-        .unwrap();
-    let told = String::from_utf8(run.stderr).unwrap();
-    assert!(
-        told.contains("users_file \"users\": not a file\n"),
-        "{told}"
-    );
+    let ended = proxy::check(files.path());
+    let told = "users_file \"users\": not a file\n";
+    assert!(ended.err.contains(told), "{ended:?}");
 }

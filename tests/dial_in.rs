@@ -18,8 +18,7 @@ fn a_preamble_may_come_in_any_pieces() {
         backend.send(&bytes[..cut]);
         thread::yield_now();
         backend.send(&bytes[cut..]);
-        let mut visitor = proxy.visit();
-        visitor.send_get("/");
+        let mut visitor = proxy.ask("/");
         backend.request();
         backend.reply("ok");
         assert_eq!(visitor.answer().text(), "ok", "cut at {cut}");
@@ -29,11 +28,9 @@ fn a_preamble_may_come_in_any_pieces() {
         backend.send([*byte]);
         thread::yield_now();
     }
-    let mut visitor = proxy.visit();
-    visitor.send_get("/");
+    let mut visitor = proxy.ask("/");
     backend.request();
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     drop((backend, visitor));
     proxy.finish();
 }
@@ -107,17 +104,14 @@ fn a_key_decides_between_sites_of_one_address() {
     };
     let mut visitor = ask("one");
     assert_eq!(one.request().field("Host"), Some("one"));
-    one.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    one.reply_to(&mut visitor, "ok");
     // Only the new one will do for the third site; it and the old one for the second.
     let mut third = ask("three");
     assert_eq!(new.request().field("Host"), Some("three"));
     let mut second = ask("two");
     assert_eq!(old.request().field("Host"), Some("two"));
-    new.reply("new");
-    old.reply("old");
-    assert_eq!(third.answer().text(), "new");
-    assert_eq!(second.answer().text(), "old");
+    new.reply_to(&mut third, "new");
+    old.reply_to(&mut second, "old");
     drop((visitor, second, third, one, old, new));
     proxy.finish();
 }
@@ -170,22 +164,16 @@ fn an_id_in_the_path_asks_for_that_backend_and_waits_for_it() {
     proxy.wait_for_logs("joined", 1);
     let mut two = Backend::dial_as(proxy.dial_in(), "abc000000two", "");
     proxy.wait_for_logs("joined", 2);
-    let mut visitor = proxy.visit();
-    visitor.send_get("/app/1-2-3.4.5-abc000000one?x");
+    let mut visitor = proxy.ask("/app/1-2-3.4.5-abc000000one?x");
     one.request();
     // It is busy now, and the other one will not do.
-    let mut waits = proxy.visit();
-    waits.send_get("/app/1-2-3.4.5-abc000000one");
-    let mut other = proxy.visit();
-    other.send_get("/other");
+    let mut waits = proxy.ask("/app/1-2-3.4.5-abc000000one");
+    let mut other = proxy.ask("/other");
     assert_eq!(two.request().target(), "/other");
-    two.reply("two");
-    assert_eq!(other.answer().text(), "two");
-    one.reply("first");
-    assert_eq!(visitor.answer().text(), "first");
+    two.reply_to(&mut other, "two");
+    one.reply_to(&mut visitor, "first");
     assert!(one.request().target().ends_with("abc000000one"));
-    one.reply("second");
-    assert_eq!(waits.answer().text(), "second");
+    one.reply_to(&mut waits, "second");
     drop((visitor, waits, other, one, two));
     proxy.finish();
 }
@@ -196,11 +184,9 @@ fn a_process_id_of_five_digits_makes_a_longer_id() {
         "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]",
     );
     let mut backend = Backend::dial_as(proxy.dial_in(), "7f00000112345", "secret");
-    let mut visitor = proxy.visit();
-    visitor.send_get("/");
+    let mut visitor = proxy.ask("/");
     backend.request();
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     proxy.wait_for_log("backend 7f00000112345");
     drop((visitor, backend));
     proxy.finish();

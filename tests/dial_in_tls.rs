@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,9 @@ use std::process::Command;
 use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
-use crate::common::{Access, Backend, EchoApp, HandApp, Proxy, secure, wait_until};
+use crate::common::{
+    Access, Backend, EchoServer, Proxy, Server, free_port, proxy, secure, wait_until,
+};
 
 /// Makes an authority, and a certificate of it for a name; returns the files of the authority and of the pair.
 fn authority(directory: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
@@ -93,11 +95,10 @@ fn authority(directory: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
 
 /// A server with TLS where backends dial in.
 fn server(certfile: &Path, keyfile: &Path, more: &str, lines: &str) -> Proxy {
+    let pair = secure::pair(certfile, keyfile);
     Proxy::start(&format!(
-        "outgoing_ssl: {{at: '127.0.0.1:0', certfile: {}, keyfile: {}{more}}}\n\
-         map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}}]\n{lines}",
-        certfile.display(),
-        keyfile.display()
+        "outgoing_ssl: {{at: '127.0.0.1:0', {pair}{more}}}\n\
+         map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}}]\n{lines}"
     ))
 }
 
@@ -109,25 +110,15 @@ fn access(server: &str, app: SocketAddr, ssl: &str) -> Access {
 }
 
 /// Every shape of request and answer over one line.
-fn exchange(proxy: &Proxy, app: &HandApp) {
-    let mut visitor = proxy.visit();
-    visitor.send_get("/one");
-    let mut backend = app.accept();
+fn exchange(proxy: &Proxy, app: &Server) {
+    let mut visitor = proxy.ask("/one");
+    let mut backend = app.accept_asking();
     assert_eq!(backend.request().target(), "/one");
-    backend.reply("one");
-    assert_eq!(visitor.answer().text(), "one");
+    backend.reply_to(&mut visitor, "one");
     let body: Vec<u8> = (0..3_000_000).map(|n| (n * 7 % 251) as u8).collect();
-    visitor.send(format!(
-        "POST /big HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    ));
-    visitor.send(&body);
+    visitor.send_post("/big", &body);
     assert_eq!(backend.request().body, body);
-    backend.send(format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    ));
-    backend.send(&body);
+    backend.reply(&body);
     assert_eq!(visitor.answer().body, body);
     visitor.send_get("/chunks");
     backend.request();
@@ -154,7 +145,7 @@ fn the_access_proxy_knows_the_server_by_authority_or_fingerprint() {
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let (other, ..) = authority(files.path(), "elsewhere.test");
     let proxy = server(&certfile, &keyfile, "", "");
-    let app = HandApp::listen();
+    let app = Server::start();
     let (by_address, port) = (proxy.dial_in().to_string(), proxy.dial_in().port());
     let by_name = format!("localhost:{port}");
     let own = secure::fingerprint(&certfile);
@@ -199,7 +190,7 @@ fn a_certificate_of_another_name_is_not_believed() {
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "self", &["other.test"]);
     let proxy = server(&certfile, &keyfile, "", "");
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     let at = format!("localhost:{}", proxy.dial_in().port());
     let access = access(&at, app.address(), &format!("ca: {}", certfile.display()));
     access.wait_for_log("invalid peer certificate: ");
@@ -217,17 +208,14 @@ fn only_those_with_a_certificate_dial_in_where_it_is_wanted() {
     let (_, stranger, stranger_key) = authority(files.path(), "stranger.test");
     let more = format!(", client_ca: {}", client_ca.display());
     let proxy = server(&certfile, &keyfile, &more, "");
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     let at = proxy.dial_in().to_string();
     let with = |certfile: &Path, keyfile: &Path| {
-        let (certfile, keyfile) = (certfile.display(), keyfile.display());
-        format!(
-            "ca: {}, certfile: {certfile}, keyfile: {keyfile}",
-            ca.display()
-        )
+        let pair = secure::pair(certfile, keyfile);
+        format!("ca: {}, {pair}", ca.display())
     };
     let good = access(&at, app.address(), &with(&client, &client_key));
-    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    assert_eq!(proxy.visit().get("/a").text(), "/a");
     let bad = access(&at, app.address(), &with(&stranger, &stranger_key));
     bad.wait_for_log("trying again");
     bad.finish();
@@ -246,7 +234,7 @@ fn a_handshake_holds_up_nobody_and_has_a_deadline() {
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let proxy = server(&certfile, &keyfile, "", "timeouts: {preamble: 300ms}");
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     // One that says nothing, one that says half of a hello, one that does not speak TLS at all, and HTTP.
     let mut silent = Backend::connect(proxy.dial_in());
     let mut half = Backend::connect(proxy.dial_in());
@@ -260,7 +248,7 @@ fn a_handshake_holds_up_nobody_and_has_a_deadline() {
         app.address(),
         &format!("ca: {}", ca.display()),
     );
-    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    assert_eq!(proxy.visit().get("/a").text(), "/a");
     for backend in [&mut silent, &mut half] {
         assert!(backend.is_closed());
     }
@@ -292,7 +280,7 @@ fn certificates_are_read_again_and_lines_stay() {
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let proxy = server(&certfile, &keyfile, "", "");
-    let app = EchoApp::start();
+    let app = EchoServer::start();
     let ssl = format!("ca: {}", ca.display());
     let access_proxy = access(&proxy.dial_in().to_string(), app.address(), &ssl);
     proxy.wait_for_logs(" joined ", 2);
@@ -315,7 +303,7 @@ fn certificates_are_read_again_and_lines_stay() {
     fs::copy(new_cert, &certfile).unwrap();
     fs::copy(new_key, &keyfile).unwrap();
     reload();
-    assert_eq!(proxy.visit().get("/a").text(), "/a 0");
+    assert_eq!(proxy.visit().get("/a").text(), "/a");
     let late = access(
         &proxy.dial_in().to_string(),
         app.address(),
@@ -343,49 +331,33 @@ fn no_request_is_lost_over_tls_when_the_server_drains() {
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let mut proxy = server(&certfile, &keyfile, "", "");
-    let app = HandApp::listen();
+    let app = Server::start();
     let access = access(
         &proxy.dial_in().to_string(),
         app.address(),
         &format!("ca: {}", ca.display()),
     );
-    let mut visitor = proxy.visit();
-    visitor.send_get("/slow");
-    let mut backend = app.accept();
+    let mut visitor = proxy.ask("/slow");
+    let mut backend = app.accept_asking();
     backend.request();
     proxy.signal(nix::sys::signal::Signal::SIGTERM);
     proxy.wait_for_log("draining");
-    backend.reply("in time");
-    assert_eq!(visitor.answer().text(), "in time");
+    backend.reply_to(&mut visitor, "in time");
     assert_eq!(proxy.wait().code(), Some(0));
     access.finish();
 }
 
 #[test]
 fn a_loud_warning_where_anybody_may_dial_in() {
-    let free = || {
-        TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port()
-    };
+    let warning = "WARNING: whoever reaches this address can dial in";
     let proxy = Proxy::start(&format!(
         "map: [{{incoming: test, outgoing: '0.0.0.0:{}'}}]",
-        free()
+        free_port()
     ));
-    proxy.wait_for_log("WARNING: whoever reaches this address can dial in");
-    let check = crate::common::proxy::program()
-        .args(["--check", "-c", "swiftiply.yml"])
-        .current_dir(proxy.directory())
-        .output()
-        .unwrap();
-    assert_eq!(check.status.code(), Some(0));
-    let errors = String::from_utf8(check.stderr).unwrap();
-    assert!(
-        errors.contains("WARNING: whoever reaches this address can dial in"),
-        "{errors}"
-    );
+    proxy.wait_for_log(warning);
+    let check = proxy::check(proxy.directory());
+    assert_eq!(check.code, Some(0));
+    assert!(check.err.contains(warning), "{check:?}");
     proxy.finish();
 }
 

@@ -1,7 +1,7 @@
 //! The library in a program of one's own, and the demonstration, which is one.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use swiftiply::config::{Config, Overrides};
 use swiftiply::stats::{self, Close};
 
 use crate::common::proxy::program;
-use crate::common::{Backend, PATIENCE, Visitor, wait_until};
+use crate::common::{Backend, PATIENCE, Visitor, first, wait_until};
 
 fn config(map: &str) -> Config {
     let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 4\nmap: {map}");
@@ -28,7 +28,7 @@ fn config(map: &str) -> Config {
 fn a_server_and_its_clients_in_one_program() {
     let map = "[{incoming: test, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]";
     let server = Server::start(config(map)).unwrap();
-    let visitors: SocketAddr = server.visitors()[0].to_string().parse().unwrap();
+    let visitors = first(&server.visitors());
     let dial_in = server.backends()[0].to_string();
     let client = Client::new(dial_in.parse().unwrap()).key("secret").unwrap();
     let stopper = client.stopper();
@@ -102,7 +102,7 @@ fn a_panic_costs_one_connection_and_no_place_in_line() {
         config
     };
     let server = Server::start(broken()).unwrap();
-    let address: SocketAddr = server.visitors()[0].to_string().parse().unwrap();
+    let address = first(&server.visitors());
     let mut panics = 0;
     let mut must_panic = || {
         let mut visitor = TcpStream::connect(address).unwrap();
@@ -117,11 +117,7 @@ fn a_panic_costs_one_connection_and_no_place_in_line() {
             stats::get(&server.stats().panics) == panics
         });
     };
-    let ask = |target: &str| {
-        let mut visitor = Visitor::connect(address);
-        visitor.send_get(target);
-        visitor
-    };
+    let ask = |target: &str| Visitor::asking(address, target);
     // While they hold a worker for the site, more often than there are workers.
     (0..6).for_each(|_| must_panic());
     server.reload(config(map)).unwrap();
@@ -133,7 +129,7 @@ fn a_panic_costs_one_connection_and_no_place_in_line() {
     server.reload(config(map)).unwrap();
     visitors.extend([ask("/three"), ask("/four")]);
     wait_until("two more stand in line", || server.queues().1 == 4);
-    let dial_in: SocketAddr = server.backends()[0].to_string().parse().unwrap();
+    let dial_in = first(&server.backends());
     let mut backends = [Backend::dial(dial_in), Backend::dial(dial_in)];
     for _ in 0..2 {
         // Each has a request before any of them answers: the site has its whole share of the workers.

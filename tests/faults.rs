@@ -11,9 +11,8 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
+use crate::common::proxy::SITE;
 use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, proxy, wait_until};
-
-const SITE: &str = "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
 
 /// Sets a limit of the running program, as `prlimit(1)` takes it.
 fn limit(proxy: &Proxy, what: &str) {
@@ -41,13 +40,12 @@ const MANY: &str = "--nofile=1000:";
 
 #[test]
 fn without_descriptors_newcomers_wait_and_who_is_there_notices_nothing() {
-    let proxy = Proxy::start(SITE);
+    let proxy = Proxy::simple();
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
     let mut kept = proxy.visit();
     assert_eq!(kept.get("/before").text(), "/before");
     leave_descriptors(&proxy, 0);
-    let mut late = proxy.visit();
-    late.send_get("/late");
+    let mut late = proxy.ask("/late");
     let second = Echo::dial(proxy.dial_in(), "000000000002", "");
     proxy.wait_for_logs("too many open files; resting", 2);
     for number in 0..50 {
@@ -66,7 +64,7 @@ fn without_descriptors_newcomers_wait_and_who_is_there_notices_nothing() {
 
 #[test]
 fn a_reload_without_enough_descriptors_changes_nothing() {
-    let proxy = Proxy::start(SITE);
+    let proxy = Proxy::simple();
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
     let mut kept = proxy.visit();
     assert_eq!(kept.get("/before").text(), "/before");
@@ -107,7 +105,7 @@ fn a_reload_without_enough_descriptors_changes_nothing() {
 #[test]
 fn a_full_disk_costs_bodies_that_must_go_there_and_no_answers() {
     // A file over its limit is refused by the system just as one on a full disk.
-    let proxy = Proxy::start(&format!("{SITE}\nlimits: {{body_memory: 0}}"));
+    let proxy = Proxy::simple_with("limits: {body_memory: 0}");
     limit(&proxy, "--fsize=1000000:");
     let post = |length: usize| {
         format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n")
@@ -143,8 +141,7 @@ fn a_full_disk_costs_bodies_that_must_go_there_and_no_answers() {
     visitor = proxy.visit();
     visitor.send(post(3_000_000)).send(vec![b'x'; 3_000_000]);
     assert_eq!(backend.request().body.len(), 3_000_000);
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     drop((visitor, slow, backend));
     proxy.finish();
 }
@@ -242,13 +239,12 @@ fn a_backend_that_dies_in_the_middle_of_a_request_costs_502() {
 
 #[test]
 fn a_backend_that_drips_for_a_visitor_that_has_left_is_closed() {
-    let proxy = Proxy::start(&format!("workers: 1\n{SITE}"));
+    let proxy = Proxy::simple_with("workers: 1");
     let mut backend = TcpStream::connect(proxy.dial_in()).unwrap();
     backend.set_read_timeout(Some(PATIENCE)).unwrap();
     backend.set_nodelay(true).unwrap();
     backend.write_all(&preamble("000000000001", "")).unwrap();
-    let mut visitor = proxy.visit();
-    visitor.send_get("/");
+    let mut visitor = proxy.ask("/");
     assert!(backend.read(&mut [0; 1000]).unwrap() > 0);
     backend
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")

@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use crate::common::{Backend, Echo, Proxy, Visitor, secure, wait_until};
+use crate::common::{Backend, Echo, Proxy, Visitor, exchange, secure, wait_until};
 
 /// More than the buffers of the system take on both sides.
 const LARGE: usize = 24 << 20;
@@ -410,10 +410,9 @@ fn large(lines: &str) -> (TempDir, Proxy, Vec<u8>) {
     let content = bytes(LARGE);
     let folder = folder(&[("large.bin", &content), ("small.txt", b"small")]);
     let (certfile, keyfile) = secure::certificate(folder.path(), "test", &["test"]);
+    let pair = secure::pair(&certfile, &keyfile);
     let proxy = Proxy::start(&format!(
-        "workers: 2\nssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}\n{lines}\n{}",
-        certfile.display(),
-        keyfile.display(),
+        "workers: 2\nssl: {{at: '127.0.0.2:0', {pair}}}\n{lines}\n{}",
         site(&folder, "")
     ));
     (folder, proxy, content)
@@ -554,8 +553,8 @@ fn a_file_that_is_replaced_or_removed_is_sent_to_its_end() {
 #[test]
 fn visitors_that_leave_or_never_read_a_large_file_leave_nothing_behind() {
     let (_folder, proxy, _) = large("timeouts: {write: 300ms}");
-    let mut gone = proxy.visit();
-    gone.send_get("/large.bin").at_least(1000);
+    let mut gone = proxy.ask("/large.bin");
+    gone.at_least(1000);
     gone.reset();
     proxy.wait_for_log("reason=write_failed");
     for secure in [false, true] {
@@ -757,10 +756,7 @@ fn a_backend_names_a_file_and_is_free() {
         }
         assert_ne!(answer.field("Last-Modified"), Some("never"));
         // It is nobody else's, however often it was sent (B33).
-        visitor.send_get("/a%20b.txt");
-        backend.request();
-        backend.reply("asked");
-        assert_eq!(visitor.answer().text(), "asked");
+        exchange(&mut visitor, &mut backend, "/a%20b.txt");
     }
     // HEAD, ranges and conditions are the file's.
     let named = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Sendfile: a b.txt\r\n\r\n";
@@ -781,11 +777,9 @@ fn a_backend_names_a_file_and_is_free() {
     visitor.send_get("/large");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Sendfile: sub/large.bin\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
-    let mut other = proxy.visit();
-    other.send_get("/other");
+    let mut other = proxy.ask("/other");
     assert_eq!(backend.request().target(), "/other");
-    backend.reply("other");
-    assert_eq!(other.answer().text(), "other");
+    backend.reply_to(&mut other, "other");
     assert!(visitor.answer().body == bytes(LARGE));
     drop((visitor, other, backend));
     proxy.finish();

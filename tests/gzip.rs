@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::common::{Backend, Proxy, head_end, wait_until};
+use crate::common::{Backend, Proxy, exchange, head_end, wait_until};
 
 /// One site that compresses, with these lines on top.
 fn site(gzip: &str, lines: &str) -> String {
@@ -238,10 +238,7 @@ fn a_stream_comes_as_it_is_sent() {
         assert!(!answer.cut);
         assert_eq!(gunzip(&answer.body), (sent.into_bytes(), true));
         // The backend was given back.
-        visitor.send_get("/next");
-        backend.request();
-        backend.reply("next");
-        assert_eq!(visitor.answer().text(), "next");
+        exchange(&mut visitor, &mut backend, "/next");
     }
     proxy.finish();
 }
@@ -286,11 +283,9 @@ fn a_slow_visitor_leaves_the_backend_free_and_without_room_no_worker_waits() {
         if lines.contains("spool") {
             // The worker is free, the backend is not.
             let mut other = Backend::dial(proxy.dial_in());
-            let mut visitor = proxy.visit();
-            visitor.send_get("/other");
+            let mut visitor = proxy.ask("/other");
             other.request();
-            other.reply("other");
-            assert_eq!(visitor.answer().text(), "other");
+            other.reply_to(&mut visitor, "other");
             assert!(!sending.is_finished());
         } else {
             wait_until("all of it taken", || sending.is_finished());

@@ -1,8 +1,7 @@
 //! Servers that are listed in Redis, with a real one.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::common::{EchoServer, Proxy, Server, Visitor, wait_until};
+use crate::common::{EchoServer, Load, Proxy, Server, crowd, free_port, wait_until};
 
 /// A Redis server of a test's own, which writes down what it is told.
 struct Redis {
@@ -21,13 +20,11 @@ struct Redis {
 
 impl Redis {
     fn start() -> Self {
-        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut redis = Self {
-            port: probe.local_addr().unwrap().port(),
+            port: free_port(),
             directory: tempfile::tempdir().unwrap(),
             child: None,
         };
-        drop(probe);
         redis.run(&[]);
         redis
     }
@@ -114,12 +111,6 @@ impl Drop for Redis {
     }
 }
 
-fn ask(proxy: &Proxy, target: &str) -> Visitor {
-    let mut visitor = proxy.visit();
-    visitor.send_get(target);
-    visitor
-}
-
 #[test]
 fn an_element_is_in_use_for_one_request() {
     let redis = Redis::start();
@@ -129,21 +120,20 @@ fn an_element_is_in_use_for_one_request() {
     redis.push("test", b);
     let proxy = redis.proxy();
     // The tail of the list is next.
-    let mut first = ask(&proxy, "/first");
+    let mut first = proxy.ask("/first");
     let mut one = servers[0].accept();
     assert_eq!(one.request().target(), "/first");
     assert_eq!(redis.list("test"), [b.to_string()]);
     assert_eq!(redis.list("test.inuse"), [a.to_string()]);
-    let mut second = ask(&proxy, "/second");
+    let mut second = proxy.ask("/second");
     let mut two = servers[1].accept();
     assert_eq!(two.request().target(), "/second");
     assert_eq!(redis.list("test.inuse"), [b.to_string(), a.to_string()]);
     assert_eq!(redis.ask("ZCARD test.leases"), "2");
     // There is no third one, so that this waits for the next that is free.
-    let mut third = ask(&proxy, "/third");
+    let mut third = proxy.ask("/third");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
-    two.reply("second");
-    assert_eq!(second.answer().text(), "second");
+    two.reply_to(&mut second, "second");
     assert_eq!(two.request().target(), "/third");
     // Or for one that is added.
     second.send_get("/fourth");
@@ -151,14 +141,11 @@ fn an_element_is_in_use_for_one_request() {
     redis.push("test", c);
     let mut three = servers[2].accept();
     assert_eq!(three.request().target(), "/fourth");
-    three.reply("fourth");
-    assert_eq!(second.answer().text(), "fourth");
+    three.reply_to(&mut second, "fourth");
     redis.wait_for("test", &[c]);
-    two.reply("third");
-    assert_eq!(third.answer().text(), "third");
+    two.reply_to(&mut third, "third");
     redis.wait_for("test", &[b, c]);
-    one.reply("first");
-    assert_eq!(first.answer().text(), "first");
+    one.reply_to(&mut first, "first");
     redis.wait_for("test", &[a, b, c]);
     redis.wait_for("test.inuse", &[]);
     assert_eq!(redis.ask("ZCARD test.leases"), "0");
@@ -168,13 +155,11 @@ fn an_element_is_in_use_for_one_request() {
     first.send("GET /other HTTP/1.1\r\nHost: Other:80\r\n\r\n");
     let mut four = other.accept();
     assert_eq!(four.request().target(), "/other");
-    four.reply("other");
-    assert_eq!(first.answer().text(), "other");
+    four.reply_to(&mut first, "other");
     // The default's first name is that of all others.
     first.send("GET /unknown HTTP/1.1\r\nHost: unknown\r\n\r\n");
     assert_eq!(three.request().target(), "/unknown");
-    three.reply("unknown");
-    assert_eq!(first.answer().text(), "unknown");
+    three.reply_to(&mut first, "unknown");
     // One that is taken away gets nothing more, and its connection is closed.
     redis.wait_for("test", &[c, a, b]);
     redis.ask(&format!("LREM test 0 {b}"));
@@ -196,18 +181,7 @@ fn a_server_as_often_as_it_stands_there() {
     redis.ask("LPUSH test nonsense");
     redis.ask("LPUSH test 127.0.0.1:1");
     let proxy = redis.proxy();
-    thread::scope(|scope| {
-        for visitor in 0..16 {
-            let proxy = &proxy;
-            scope.spawn(move || {
-                let mut connection = proxy.visit();
-                for n in 0..25 {
-                    let target = format!("/{visitor}/{n}");
-                    assert_eq!(connection.get(&target).text(), target);
-                }
-            });
-        }
-    });
+    crowd(proxy.address(), 16, 25);
     assert_eq!(server.answered(), 400);
     assert!(server.most() <= 3, "{}", server.most());
     assert!(server.connections() <= 3, "{}", server.connections());
@@ -227,47 +201,24 @@ fn redis_killed_and_restarted_under_load_costs_no_request() {
         }
     }
     let proxy = redis.proxy();
-    let stop = AtomicBool::new(false);
-    let answered = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for visitor in 0..8 {
-            let (proxy, stop, answered) = (&proxy, &stop, &answered);
-            scope.spawn(move || {
-                let mut connection = proxy.visit();
-                let mut n = 0;
-                while !stop.load(Ordering::SeqCst) {
-                    let target = format!("/{visitor}/{n}");
-                    let answer = connection.get(&target);
-                    assert_eq!((answer.status, answer.text()), (200, target));
-                    answered.fetch_add(1, Ordering::SeqCst);
-                    n += 1;
-                }
-            });
-        }
-        let more = || {
-            let until = answered.load(Ordering::SeqCst) + 100;
-            wait_until("a hundred requests", || {
-                answered.load(Ordering::SeqCst) >= until
-            });
-        };
-        for round in 1..=3 {
-            more();
-            redis.kill();
-            proxy.wait_for_logs("the servers known last go on", round);
-            more();
-            redis.run(&[]);
-            proxy.wait_for_logs("servers are listed in Redis", round + 1);
-        }
-        // One that is alive and says nothing is no better.
-        more();
-        redis.signal(Signal::SIGSTOP);
-        proxy.wait_for_logs("the servers known last go on", 4);
-        more();
-        redis.signal(Signal::SIGCONT);
-        proxy.wait_for_logs("servers are listed in Redis", 5);
-        more();
-        stop.store(true, Ordering::SeqCst);
-    });
+    let load = Load::start(proxy.address(), false);
+    for round in 1..=3 {
+        load.wait_for(100);
+        redis.kill();
+        proxy.wait_for_logs("the servers known last go on", round);
+        load.wait_for(100);
+        redis.run(&[]);
+        proxy.wait_for_logs("servers are listed in Redis", round + 1);
+    }
+    // One that is alive and says nothing is no better.
+    load.wait_for(100);
+    redis.signal(Signal::SIGSTOP);
+    proxy.wait_for_logs("the servers known last go on", 4);
+    load.wait_for(100);
+    redis.signal(Signal::SIGCONT);
+    proxy.wait_for_logs("servers are listed in Redis", 5);
+    load.wait_for(100);
+    load.end();
     wait_until("all are back", || {
         redis.list("test").len() == 4 && redis.list("test.inuse").is_empty()
     });
@@ -288,15 +239,7 @@ fn two_proxies_share_one_list() {
     // However busy the one is, the other one has its turn.
     thread::scope(|scope| {
         for proxy in &proxies {
-            for visitor in 0..4 {
-                scope.spawn(move || {
-                    let mut connection = proxy.visit();
-                    for n in 0..50 {
-                        let target = format!("/{visitor}/{n}");
-                        assert_eq!(connection.get(&target).text(), target);
-                    }
-                });
-            }
+            scope.spawn(|| crowd(proxy.address(), 4, 50));
         }
     });
     assert_eq!(server.answered(), 400);
@@ -317,10 +260,10 @@ fn what_a_proxy_had_in_use_comes_back_when_it_is_killed() {
     // What the original has in use is nobody else's.
     redis.ask("LPUSH test.inuse 127.0.0.1:1");
     let [killed, stays] = [(); 2].map(|()| redis.proxy());
-    let mut first = ask(&killed, "/first");
+    let mut first = killed.ask("/first");
     let mut backend = server.accept();
     backend.request();
-    let mut second = ask(&stays, "/second");
+    let mut second = stays.ask("/second");
     // As long as the proxy lives, however long the request takes, it stays in use.
     thread::sleep(Duration::from_millis(2500));
     assert_eq!(redis.list("test.inuse").len(), 2);
@@ -332,8 +275,7 @@ fn what_a_proxy_had_in_use_comes_back_when_it_is_killed() {
     let took = since.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
     assert_eq!(other.request().target(), "/second");
-    other.reply("second");
-    assert_eq!(second.answer().text(), "second");
+    other.reply_to(&mut second, "second");
     stays.wait_for_log("of a proxy that is gone are back");
     redis.wait_for("test", &[address]);
     assert_eq!(redis.list("test.inuse"), ["127.0.0.1:1"]);
@@ -350,7 +292,7 @@ fn without_redis_at_the_start_requests_wait_for_it() {
     redis.kill();
     let mut proxy = Proxy::start(&redis.yaml(""));
     proxy.wait_for_log("the servers known last go on");
-    let mut visitor = ask(&proxy, "/waits");
+    let mut visitor = proxy.ask("/waits");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     redis.run(&[]);
     proxy.wait_for_log("servers are listed in Redis");
@@ -369,23 +311,21 @@ fn a_reload_leaves_one_redis_for_another() {
     redis.push("test", address);
     redis.ask(&format!("-n 3 LPUSH test {address}"));
     let proxy = redis.proxy();
-    let mut first = ask(&proxy, "/first");
+    let mut first = proxy.ask("/first");
     let mut backend = server.accept();
     backend.request();
     proxy.reload(&redis.yaml(", db: 3"));
     proxy.wait_for_logs("servers are listed in Redis", 2);
-    let mut second = ask(&proxy, "/second");
+    let mut second = proxy.ask("/second");
     let mut other = server.accept();
     assert_eq!(other.request().target(), "/second");
     assert_eq!(redis.list("test.inuse"), [address.to_string()]);
     assert_eq!(redis.ask("-n 3 LLEN test.inuse"), "1");
     // What was under way ends in order, there as well.
-    backend.reply("first");
-    assert_eq!(first.answer().text(), "first");
+    backend.reply_to(&mut first, "first");
     redis.wait_for("test", &[address]);
     redis.wait_for("test.inuse", &[]);
-    other.reply("second");
-    assert_eq!(second.answer().text(), "second");
+    other.reply_to(&mut second, "second");
     drop((first, second, backend, other));
     proxy.finish();
     assert_eq!(redis.ask("-n 3 LLEN test.inuse"), "0");

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::thread;
 
-use crate::common::{Backend, Proxy, Visitor};
+use crate::common::{Backend, Proxy, Visitor, exchange};
 
 /// Name, bytes, status. Each is one request that must not reach a backend.
 const REFUSED: &[(&str, &str, u16)] = &[
@@ -797,9 +797,7 @@ fn heads_over_the_limits_are_refused() {
 
 #[test]
 fn a_body_over_the_limit_is_refused_before_a_backend_is_taken() {
-    let proxy = Proxy::start(
-        "limits: {body: 1000}\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
-    );
+    let proxy = Proxy::simple_with("limits: {body: 1000}");
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.visit();
     visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1001\r\n\r\n");
@@ -811,8 +809,7 @@ fn a_body_over_the_limit_is_refused_before_a_backend_is_taken() {
     visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\n");
     visitor.send("a".repeat(1000));
     assert_eq!(backend.request().body.len(), 1000);
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     drop((visitor, backend));
     proxy.finish();
 }
@@ -854,8 +851,7 @@ fn a_visitor_that_waits_for_100_gets_it() {
             let seen = backend.request();
             assert_eq!(seen.body, b"abc");
             assert_eq!(seen.field("Expect"), None);
-            backend.reply("ok");
-            assert_eq!(visitor.answer().text(), "ok");
+            backend.reply_to(&mut visitor, "ok");
         }
         // Whoever sends the body at once gets none.
         visitor.send(format!("{head}abc"));
@@ -891,10 +887,7 @@ fn what_comes_slowly_is_refused_and_what_says_nothing_is_closed() {
 
 #[test]
 fn forwarding_fields_of_trusted_proxies_are_believed_and_extended() {
-    let proxy = Proxy::start(
-        "trusted_proxies: 127.0.0.0/8\n\
-         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
-    );
+    let proxy = Proxy::simple_with("trusted_proxies: 127.0.0.0/8");
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.visit();
     visitor.send(
@@ -917,8 +910,7 @@ fn forwarding_fields_of_trusted_proxies_are_believed_and_extended() {
             seen.head
         );
     }
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     drop((visitor, backend));
     proxy.finish();
 }
@@ -967,8 +959,7 @@ fn a_backend_always_gets_a_host() {
         visitor.send(request);
         let seen = backend.request();
         assert_eq!((seen.target(), seen.field("Host")), (target, Some("test")));
-        backend.reply("ok");
-        assert_eq!(visitor.answer().text(), "ok");
+        backend.reply_to(&mut visitor, "ok");
     }
     drop((visitor, backend));
     proxy.finish();
@@ -1003,19 +994,14 @@ fn a_body_is_passed_on_as_it_comes_where_that_is_wanted() {
                 "0\r\nTrailer: x\r\n\r\n{POST}Content-Length: 4\r\n\r\nab"
             ));
             assert_eq!(backend.read_to("\r\n\r\n"), "0\r\n\r\n");
-            backend.reply("one");
-            assert_eq!(visitor.answer().text(), "one");
+            backend.reply_to(&mut visitor, "one");
             assert!(backend.read_to("ab").contains("Content-Length: 4\r\n"));
             visitor.send("cd");
             backend.read_to("cd");
-            backend.reply("two");
-            assert_eq!(visitor.answer().text(), "two");
+            backend.reply_to(&mut visitor, "two");
         }
         // Without a body it is as ever.
-        visitor.send_get("/x");
-        backend.request();
-        backend.reply("x");
-        assert_eq!(visitor.answer().text(), "x");
+        exchange(&mut visitor, &mut backend, "/x");
     }
     drop(backend);
     proxy.finish();
@@ -1042,10 +1028,7 @@ fn a_body_that_goes_wrong_on_its_way_costs_the_backend_and_gets_a_status() {
         if status == 413 && rest.starts_with("Content") {
             // It was not even taken.
             visitor = proxy.visit();
-            visitor.send_get("/next");
-            assert_eq!(backend.request().target(), "/next");
-            backend.reply("next");
-            assert_eq!(visitor.answer().text(), "next");
+            exchange(&mut visitor, &mut backend, "/next");
         } else {
             backend.read_to(if rest.contains("chunked") {
                 "abcd\r\n"

@@ -441,14 +441,12 @@ fn a_visitor_of_1_0_gets_no_chunks() {
 fn early_hints_are_passed_on_and_100_is_not() {
     let proxy = Proxy::simple();
     let mut backend = Backend::dial(proxy.dial_in());
-    let mut visitor = proxy.visit();
-    visitor.send_get("/");
+    let mut visitor = proxy.ask("/");
     backend.request();
     backend.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
     let hints = visitor.answer();
     assert_eq!((hints.status, hints.field("Link")), (103, Some("</a>")));
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     // HTTP/1.0 knows no interim responses.
     let mut old = Visitor::connect(proxy.address());
     old.send("GET / HTTP/1.0\r\n\r\n");
@@ -535,8 +533,7 @@ fn large_answers_come_through_whole() {
 fn an_answer_goes_out_as_it_comes() {
     let proxy = Proxy::simple();
     let mut backend = Backend::dial(proxy.dial_in());
-    let mut visitor = proxy.visit();
-    visitor.send_get("/");
+    let mut visitor = proxy.ask("/");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
     let mut seen = 0;

@@ -3,41 +3,25 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
-use std::process::Output;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getuid};
 
-use crate::common::proxy::program;
-use crate::common::{Backend, Echo, Proxy, Visitor, wait_until};
-
-fn run(arguments: &[&str]) -> Output {
-    program().args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_owned()).unwrap()
-}
+use crate::common::proxy::{program, run};
+use crate::common::{Backend, Echo, Load, Proxy, Visitor, ended, exchange, free_port, wait_until};
 
 #[test]
 fn what_only_prints() {
     let help = run(&["-h"]);
-    assert_eq!(help.status.code(), Some(0));
-    assert!(text(&help.stdout).starts_with("Usage: swiftiply "));
-    let version = run(&["--version"]);
-    let expected = format!("Swiftiply v. {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(text(&version.stdout), expected);
+    assert_eq!(help.code, Some(0));
+    assert!(help.out.starts_with("Usage: swiftiply "));
+    let version = format!("Swiftiply v. {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run(&["--version"]).out, version);
     for wrong in [&["--nonsense"][..], &["-t", "abc"], &["file.yml"], &["-c"]] {
-        let output = run(wrong);
-        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
-        assert!(
-            text(&output.stderr).starts_with("swiftiply: "),
-            "{output:?}"
-        );
+        let ended = run(wrong);
+        assert_eq!(ended.code, Some(2), "{wrong:?}");
+        assert!(ended.err.starts_with("swiftiply: "), "{ended:?}");
     }
 }
 
@@ -48,13 +32,13 @@ fn check_prints_every_problem_and_opens_nothing() {
     let path = file.to_str().unwrap();
     let yaml = "cluster_port: 80\npidfile: x.pid\nmap:\n- {incoming: a, outgoing: 127.0.0.1}\n- {incoming: a, outgoing: '127.0.0.1:30000', docrot: /srv}\n";
     fs::write(&file, yaml).unwrap();
-    let output = run(&["--check", "-c", path]);
-    assert_eq!(output.status.code(), Some(2));
+    let check = run(&["--check", "-c", path]);
+    assert_eq!(check.code, Some(2));
     let expected = format!(
         "{path}:4: map[1] (a): outgoing \"127.0.0.1\": no port; write 127.0.0.1:30000\n\
          {path}:5: map[2] (a): unknown key \"docrot\"; did you mean \"docroot\"?\n"
     );
-    let errors = text(&output.stderr);
+    let errors = check.err;
     assert!(errors.starts_with(&expected), "{errors}");
     assert!(
         errors.contains("incoming \"a\": also a name of map[1]"),
@@ -64,27 +48,21 @@ fn check_prints_every_problem_and_opens_nothing() {
         errors.ends_with("3 problems, nothing changed\n"),
         "{errors}"
     );
-    assert_eq!(run(&["-c", path]).status.code(), Some(2));
+    assert_eq!(run(&["-c", path]).code, Some(2));
     fs::write(
         &file,
         "cluster_port: 80\nmap: [{incoming: a, outgoing: '127.0.0.1:30000'}]",
     )
     .unwrap();
-    let output = run(&["--check", "-c", path]);
-    assert_eq!(
-        (output.status.code(), text(&output.stdout).as_str()),
-        (Some(0), "ok: 1 site\n")
-    );
+    let check = run(&["--check", "-c", path]);
+    assert_eq!((check.code, check.out.as_str()), (Some(0), "ok: 1 site\n"));
     // What is printed is a configuration that means the same.
-    let printed = run(&["-p", "-c", path]).stdout;
+    let printed = run(&["-p", "-c", path]).out;
     fs::write(&file, &printed).unwrap();
-    assert_eq!(text(&run(&["-p", "-c", path]).stdout), text(&printed));
+    assert_eq!(run(&["-p", "-c", path]).out, printed);
     let missing = run(&["-c", "/none/such.yml"]);
-    assert_eq!(missing.status.code(), Some(2));
-    assert!(
-        text(&missing.stderr).contains("/none/such.yml"),
-        "{missing:?}"
-    );
+    assert_eq!(missing.code, Some(2));
+    assert!(missing.err.contains("/none/such.yml"), "{missing:?}");
     assert!(!directory.path().join("x.pid").exists());
 }
 
@@ -94,7 +72,7 @@ fn a_taken_address_is_told_and_leaves_nothing_behind() {
     let port = taken.local_addr().unwrap().port().to_string();
     let directory = tempfile::tempdir().unwrap();
     let pidfile = directory.path().join("pid");
-    let output = run(&[
+    let ended = run(&[
         "--cluster-address",
         "127.0.0.1",
         "--cluster-port",
@@ -106,12 +84,9 @@ fn a_taken_address_is_told_and_leaves_nothing_behind() {
         "-f",
         pidfile.to_str().unwrap(),
     ]);
-    assert_eq!(output.status.code(), Some(1));
-    let errors = text(&output.stderr);
-    assert!(
-        errors.contains(&format!("listen 127.0.0.1:{port}: ")),
-        "{errors}"
-    );
+    assert_eq!(ended.code, Some(1));
+    let told = format!("listen 127.0.0.1:{port}: ");
+    assert!(ended.err.contains(&told), "{ended:?}");
     assert!(!pidfile.exists());
 }
 
@@ -142,23 +117,15 @@ fn the_command_line_alone_makes_a_site() {
 #[test]
 fn a_daemon_is_ready_when_the_command_returns() {
     let directory = tempfile::tempdir().unwrap();
-    let port = {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().port()
-    };
+    let port = free_port();
     let yaml = format!(
         "cluster_address: 127.0.0.1\ncluster_port: {port}\nlogger: {{type: file, file: log}}\nmap: []"
     );
     fs::write(directory.path().join("swiftiply.yml"), yaml).unwrap();
     let daemon = |options: &[&str]| {
-        let output = program()
-            .args(["-c", "swiftiply.yml", "-d"])
-            .args(options)
-            .current_dir(&directory)
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-        text(&output.stdout)
+        let mut program = program();
+        program.args(["-c", "swiftiply.yml", "-d"]).args(options);
+        ended(program.current_dir(&directory))
     };
     let end = |pid: &str| {
         let pid = Pid::from_raw(pid.trim().parse().unwrap());
@@ -183,28 +150,24 @@ fn a_daemon_is_ready_when_the_command_returns() {
         kill(pid, SIGTERM).unwrap();
         wait_until("the end of the daemon", || kill(pid, None).is_err());
     };
-    let output = daemon(&[]);
-    let pid = output
+    let started = daemon(&[]);
+    assert_eq!(started.code, Some(0), "{started:?}");
+    let pid = started
+        .out
         .lines()
         .find_map(|line| line.strip_prefix("PID "))
         .expect("a line PID n");
     end(pid);
-    let output = daemon(&["-f", "daemon.pid"]);
-    assert!(!output.contains("PID"), "{output}");
+    let started = daemon(&["-f", "daemon.pid"]);
+    assert_eq!(started.code, Some(0), "{started:?}");
+    assert!(!started.out.contains("PID"), "{started:?}");
     end(&fs::read_to_string(directory.path().join("daemon.pid")).unwrap());
     assert!(!directory.path().join("daemon.pid").exists());
     // What goes wrong is told, with the code of the foreground.
     let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    let output = program()
-        .args(["-c", "swiftiply.yml", "-d"])
-        .current_dir(&directory)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(
-        text(&output.stderr).contains("listen 127.0.0.1"),
-        "{output:?}"
-    );
+    let failed = daemon(&[]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert!(failed.err.contains("listen 127.0.0.1"), "{failed:?}");
     drop(taken);
 }
 
@@ -247,9 +210,9 @@ fn privileges_are_given_up_after_binding() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yml");
     fs::write(&file, "cluster_port: 0\nuser: no-such-user\nmap: []").unwrap();
-    let output = run(&["-c", file.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("no-such-user"), "{output:?}");
+    let ended = run(&["-c", file.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.contains("no-such-user"), "{ended:?}");
 }
 
 #[test]
@@ -340,8 +303,7 @@ fn a_reload_changes_what_is_new_and_leaves_what_is_not() {
         TcpStream::connect(proxy.dial_ins()[1]).is_err(),
         "the address is closed"
     );
-    two.reply("late");
-    assert_eq!(slow.answer().text(), "late");
+    two.reply_to(&mut slow, "late");
     assert!(two.is_closed());
     proxy.wait_for_log("reason=removed");
     assert_eq!(visitor.ask(ask("two")).status, 404);
@@ -403,68 +365,6 @@ fn a_changed_key_closes_who_sent_the_old_one() {
     proxy.finish();
 }
 
-/// Visitors that ask as fast as they can until they are stopped.
-struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
-    threads: Vec<thread::JoinHandle<()>>,
-}
-
-impl Load {
-    /// `ends`: the proxy may close a connection between two requests, and refuse new ones.
-    fn start(proxy: &Proxy, ends: bool) -> Self {
-        let (stop, answered) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicUsize::new(0)),
-        );
-        let threads = (0..8).map(|visitor| {
-            let (stop, answered, address) =
-                (Arc::clone(&stop), Arc::clone(&answered), proxy.address());
-            thread::spawn(move || {
-                let mut connection = Visitor::connect(address);
-                for n in 0.. {
-                    if stop.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    let target = format!("/{visitor}/{n}");
-                    connection.send_get(&target);
-                    if ends && connection.is_closed() {
-                        // Not one byte of an answer: it was closed while it was idle.
-                        return;
-                    }
-                    let answer = connection.answer();
-                    assert_eq!((answer.text(), answer.cut), (target, false), "{answer:?}");
-                    answered.fetch_add(1, Ordering::SeqCst);
-                    if answer.field("Connection") == Some("close") {
-                        assert!(ends);
-                        return;
-                    }
-                }
-            })
-        });
-        Self {
-            threads: threads.collect(),
-            stop,
-            answered,
-        }
-    }
-
-    fn wait_for(&self, more: usize) {
-        let enough = self.answered.load(Ordering::SeqCst) + more;
-        wait_until("answers", || {
-            self.answered.load(Ordering::SeqCst) >= enough
-                || self.threads.iter().any(thread::JoinHandle::is_finished)
-        });
-    }
-
-    fn end(self) {
-        self.stop.store(true, Ordering::SeqCst);
-        for thread in self.threads {
-            thread.join().unwrap();
-        }
-    }
-}
-
 #[test]
 fn reloads_under_load_fail_no_request() {
     let yaml = |n: usize| {
@@ -478,7 +378,7 @@ fn reloads_under_load_fail_no_request() {
     let backends: Vec<_> = (0..3)
         .map(|_| Echo::dial(proxy.dial_in(), "000000000001", ""))
         .collect();
-    let load = Load::start(&proxy, false);
+    let load = Load::start(proxy.address(), false);
     for n in 1..40 {
         proxy.reload(&yaml(n));
         load.wait_for(100);
@@ -495,7 +395,7 @@ fn a_drain_under_load_cuts_no_exchange() {
         let backends: Vec<_> = (0..3)
             .map(|_| Echo::dial(proxy.dial_in(), "000000000001", ""))
             .collect();
-        let load = Load::start(&proxy, true);
+        let load = Load::start(proxy.address(), true);
         load.wait_for(500);
         proxy.signal(signal);
         assert_eq!(proxy.wait().code(), Some(0));
@@ -511,8 +411,7 @@ fn a_drain_waits_for_what_is_under_way_and_no_longer() {
     let mut backend = Backend::dial(proxy.dial_in());
     let mut idle = proxy.visit();
     proxy.wait_for_log("joined");
-    let mut visitor = proxy.visit();
-    visitor.send_get("/");
+    let mut visitor = proxy.ask("/");
     backend.request();
     proxy.signal(SIGTERM);
     assert!(idle.is_closed());
@@ -524,19 +423,15 @@ fn a_drain_waits_for_what_is_under_way_and_no_longer() {
     );
     assert_eq!(proxy.wait().code(), Some(0));
     // To the end of the grace period.
-    let mut proxy = Proxy::start(
-        "grace: 300ms\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
-    );
-    let mut visitor = proxy.visit();
-    visitor.send_get("/");
+    let mut proxy = Proxy::simple_with("grace: 300ms");
+    let _visitor = proxy.ask("/");
     let mut backend = Backend::dial(proxy.dial_in());
     backend.request();
     proxy.signal(SIGTERM);
     assert_eq!(proxy.wait().code(), Some(1));
     // To the second signal.
     let mut proxy = Proxy::simple();
-    let mut visitor = proxy.visit();
-    visitor.send_get("/");
+    let _visitor = proxy.ask("/");
     let mut backend = Backend::dial(proxy.dial_in());
     backend.request();
     proxy.signal(SIGTERM);
@@ -656,10 +551,7 @@ fn several_addresses_and_ports_are_all_served() {
 
 #[test]
 fn above_the_limit_of_connections_the_longest_idle_one_makes_room() {
-    let proxy = Proxy::start(
-        "limits: {connections: 3}\n\
-         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
-    );
+    let proxy = Proxy::simple_with("limits: {connections: 3}");
     // All have asked for something and wait for it: a fourth one finds no room.
     let mut busy: Vec<_> = (0..3).map(|_| proxy.visit()).collect();
     for (number, visitor) in busy.iter_mut().enumerate() {
@@ -677,10 +569,7 @@ fn above_the_limit_of_connections_the_longest_idle_one_makes_room() {
         assert_eq!(visitor.answer().text(), "ok");
     }
     for visitor in &mut busy {
-        visitor.send_get("/again");
-        backend.request();
-        backend.reply("ok");
-        assert_eq!(visitor.answer().text(), "ok");
+        exchange(visitor, &mut backend, "/again");
     }
     // A connection is kept a moment after its answer; the first one has had that surely when the others have had many.
     for _ in 0..200 {
@@ -689,15 +578,9 @@ fn above_the_limit_of_connections_the_longest_idle_one_makes_room() {
         }
     }
     let mut new = proxy.visit();
-    new.send_get("/new");
-    assert_eq!(backend.request().target(), "/new");
-    backend.reply("new");
-    assert_eq!(new.answer().text(), "new");
+    exchange(&mut new, &mut backend, "/new");
     assert!(busy[0].is_closed());
-    busy[2].send_get("/still");
-    backend.request();
-    backend.reply("still");
-    assert_eq!(busy[2].answer().text(), "still");
+    exchange(&mut busy[2], &mut backend, "/still");
     drop((busy, new, backend));
     proxy.finish();
 }

@@ -9,11 +9,23 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustls::HandshakeKind;
+use rustls::{ClientConfig, HandshakeKind};
 
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, proxy, secure};
+use crate::common::proxy::SITE;
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, ended, proxy, secure};
 
-const SITE: &str = "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
+/// The line by which visitors are served with TLS at a second address.
+fn ssl(certfile: &Path, keyfile: &Path) -> String {
+    let pair = secure::pair(certfile, keyfile);
+    format!("ssl: {{at: '127.0.0.2:0', {pair}}}")
+}
+
+/// Connects to that address with settings of its own.
+fn connect(proxy: &Proxy, config: &Arc<ClientConfig>) -> secure::Stream {
+    let socket = TcpStream::connect(proxy.addresses()[1]).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    secure::connect_with(Arc::clone(config), socket, "test")
+}
 
 /// What curl, which trusts this certificate, says to the answer for a host.
 fn curl(address: SocketAddr, host: &str, trusted: &Path, options: &[&str]) -> (bool, String) {
@@ -39,10 +51,10 @@ fn the_certificate_is_chosen_by_name_and_curl_believes_it() {
         make("wild", &["*.wild.test"]),
     ];
     let list = pairs.iter().map(|(certfile, keyfile)| {
-        let (certfile, keyfile) = (certfile.display(), keyfile.display());
-        format!("  - {{at: '127.0.0.2:0', certfile: {certfile}, keyfile: {keyfile}}}\n")
+        let pair = secure::pair(certfile, keyfile);
+        format!("  - {{at: '127.0.0.2:0', {pair}}}\n")
     });
-    let proxy = Proxy::start(&format!("{SITE}\nssl:\n{}", list.collect::<String>()));
+    let proxy = Proxy::simple_with(&format!("ssl:\n{}", list.collect::<String>()));
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let address = proxy.addresses()[1];
     let check = |host: &str, pair: usize, expected: bool| {
@@ -68,21 +80,14 @@ fn the_certificate_is_chosen_by_name_and_curl_believes_it() {
 fn http_1_1_is_agreed_on_and_sessions_are_resumed_also_after_a_reload() {
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "test", &["test"]);
-    let yaml = format!(
-        "{SITE}\nssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}",
-        certfile.display(),
-        keyfile.display()
-    );
+    let yaml = format!("{SITE}\n{}", ssl(&certfile, &keyfile));
     let proxy = Proxy::start(&yaml);
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let old = secure::config_of(&[&rustls::version::TLS12]);
     for config in [secure::config(), old] {
         let config = Arc::new(config);
         let visit = || {
-            let socket = TcpStream::connect(proxy.addresses()[1]).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            let stream = secure::connect_with(Arc::clone(&config), socket, "test");
-            let mut visitor = Visitor::with(stream);
+            let mut visitor = Visitor::with(connect(&proxy, &config));
             assert_eq!(visitor.get("/x").text(), "/x");
             assert_eq!(visitor.tls().alpn_protocol(), Some(&b"http/1.1"[..]));
             visitor.tls().handshake_kind().unwrap()
@@ -100,12 +105,7 @@ fn http_1_1_is_agreed_on_and_sessions_are_resumed_also_after_a_reload() {
 fn certificates_are_read_again_and_a_bad_pair_keeps_the_old_one() {
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "test", &["old.test"]);
-    let ssl = format!(
-        "ssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}",
-        certfile.display(),
-        keyfile.display()
-    );
-    let yaml = format!("{SITE}\n{ssl}");
+    let yaml = format!("{SITE}\n{}", ssl(&certfile, &keyfile));
     let proxy = Proxy::start(&yaml);
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let address = proxy.addresses()[1];
@@ -179,9 +179,7 @@ fn who_wants_to_speak_nothing_but_http_2_is_told_so_in_the_handshake() {
     let proxy = Proxy::both();
     let mut config = secure::config();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let socket = TcpStream::connect(proxy.addresses()[1]).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut visitor = secure::connect_with(Arc::new(config), socket, "test");
+    let mut visitor = connect(&proxy, &Arc::new(config));
     // RFC 7301 3.2.
     let error = visitor.read(&mut [0]).unwrap_err().to_string();
     assert!(error.contains("NoApplicationProtocol"), "{error}");
@@ -238,21 +236,13 @@ fn large_bodies_and_answers_go_through() {
     let application = thread::spawn(move || {
         for _ in 0..2 {
             let seen = backend.request();
-            backend.send(format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
-                seen.body.len()
-            ));
-            backend.send(&seen.body);
+            backend.reply(&seen.body);
         }
         backend
     });
     for secure in [true, false] {
         let mut visitor = proxy.visit_as(secure);
-        visitor.send(format!(
-            "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        ));
-        visitor.send(&body);
+        visitor.send_post("/", &body);
         assert!(visitor.answer().body == expected);
     }
     drop(application.join().unwrap());
@@ -265,9 +255,7 @@ fn the_end_of_an_answer_cannot_be_forged() {
     // The end of the connection is the end of the body: a whole one ends with a close_notify, one that broke off does not.
     for whole in [true, false] {
         let mut backend = Backend::dial(proxy.dial_in());
-        let socket = TcpStream::connect(proxy.addresses()[1]).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut visitor = secure::connect_with(Arc::new(secure::config()), socket, "test");
+        let mut visitor = connect(&proxy, &Arc::new(secure::config()));
         visitor
             .write_all(b"GET / HTTP/1.0\r\nHost: test\r\n\r\n")
             .unwrap();
@@ -310,33 +298,24 @@ fn certificates_that_cannot_be_had_are_told_of_by_file() {
     .unwrap();
     let none = files.path().join("none");
     let check = |certfile: &Path, keyfile: &Path, expected: &str| {
-        let (certfile, keyfile) = (certfile.display(), keyfile.display());
-        let yaml = format!(
-            "cluster_address: 127.0.0.1\ncluster_port: 0\n{SITE}\n\
-             ssl: {{at: '127.0.0.2:0', certfile: {certfile}, keyfile: {keyfile}}}\n"
-        );
+        let ssl = ssl(certfile, keyfile);
+        let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\n{SITE}\n{ssl}\n");
         let file = files.path().join("s.yml");
         fs::write(&file, yaml).unwrap();
         for option in ["--check", "-p"] {
-            let run = proxy::program()
-                .arg(option)
-                .arg("-c")
-                .arg(&file)
-                .output()
-                .unwrap();
-            let text = String::from_utf8(run.stderr).unwrap();
+            let run = ended(proxy::program().arg(option).arg("-c").arg(&file));
             match option {
-                "-p" => assert!(run.status.success(), "{text}"),
-                _ if expected.is_empty() => assert!(run.status.success(), "{text}"),
+                "-p" => assert_eq!(run.code, Some(0), "{run:?}"),
+                _ if expected.is_empty() => assert_eq!(run.code, Some(0), "{run:?}"),
                 _ => {
-                    assert_eq!(run.status.code(), Some(2), "{text}");
-                    assert!(text.contains(expected), "{text} lacks {expected}");
+                    assert_eq!(run.code, Some(2), "{run:?}");
+                    assert!(run.err.contains(expected), "{run:?} lacks {expected}");
                 }
             }
         }
         if !expected.is_empty() {
-            let run = proxy::program().arg("-c").arg(&file).output().unwrap();
-            assert_eq!(run.status.code(), Some(2));
+            let run = ended(proxy::program().arg("-c").arg(&file));
+            assert_eq!(run.code, Some(2));
         }
     };
     check(&certfile, &keyfile, "");

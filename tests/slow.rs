@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Backend, Echo, Proxy, Visitor};
+use crate::common::{Backend, Echo, Proxy, exchange};
 
 /// More than the buffers of the system take on both sides.
 const LARGE: usize = 24 << 20;
@@ -14,13 +14,6 @@ const LARGE: usize = 24 << 20;
 fn large() -> Vec<u8> {
     let words = (0..LARGE as u64 / 8).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     words.flatten().collect()
-}
-
-/// One site with these lines on top.
-fn site(lines: &str) -> Proxy {
-    Proxy::start(&format!(
-        "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}}]\n{lines}"
-    ))
 }
 
 /// Answers the next request with a large body in a thread of its own, which ends when all was taken.
@@ -46,26 +39,20 @@ const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 #[test]
 fn an_answer_that_nobody_reads_leaves_the_backend_free() {
-    let proxy = site("");
+    let proxy = Proxy::simple();
     for head in [LENGTH, CHUNKED] {
         let sending = send_large(Backend::dial(proxy.dial_in()), head);
-        let mut slow = proxy.visit();
-        slow.send_get("/large");
+        let mut slow = proxy.ask("/large");
         // The backend gets rid of all of it, and of another answer.
         let mut backend = sending.join().unwrap();
-        let mut other = proxy.visit();
-        other.send_get("/other");
+        let mut other = proxy.ask("/other");
         assert_eq!(backend.request().target(), "/other");
-        backend.reply("other");
-        assert_eq!(other.answer().text(), "other");
+        backend.reply_to(&mut other, "other");
         // And the visitor gets all of it, whenever it likes, and can go on.
         let answer = slow.answer();
         assert!(!answer.cut);
         assert!(answer.body == large(), "{head}");
-        slow.send_get("/next");
-        backend.request();
-        backend.reply("next");
-        assert_eq!(slow.answer().text(), "next");
+        exchange(&mut slow, &mut backend, "/next");
     }
     proxy.finish();
 }
@@ -76,7 +63,7 @@ fn without_room_on_disk_the_backend_waits_and_no_worker() {
     let no_disk = format!("temporary_directory: {}", gone.path().display());
     let mut gone = Some(gone);
     for lines in ["limits: {spool: 0}", &no_disk] {
-        let proxy = site(&format!("workers: 3\n{lines}"));
+        let proxy = Proxy::simple_with(&format!("workers: 3\n{lines}"));
         if lines == no_disk {
             drop(gone.take());
         }
@@ -84,8 +71,7 @@ fn without_room_on_disk_the_backend_waits_and_no_worker() {
         let slow: Vec<_> = (0..6)
             .map(|_| {
                 let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
-                let mut visitor = proxy.visit();
-                visitor.send_get("/large");
+                let mut visitor = proxy.ask("/large");
                 visitor.at_least(1000);
                 (sending, visitor)
             })
@@ -105,10 +91,9 @@ fn without_room_on_disk_the_backend_waits_and_no_worker() {
 
 #[test]
 fn what_is_at_hand_goes_out_while_the_backend_is_silent() {
-    let proxy = site("");
+    let proxy = Proxy::simple();
     let mut backend = Backend::dial(proxy.dial_in());
-    let mut slow = proxy.visit();
-    slow.send_get("/");
+    let mut slow = proxy.ask("/");
     backend.request();
     backend.send(CHUNKED);
     backend
@@ -126,10 +111,9 @@ fn what_is_at_hand_goes_out_while_the_backend_is_silent() {
 
 #[test]
 fn an_answer_that_breaks_off_behind_a_slow_visitor_is_cut() {
-    let proxy = site("");
+    let proxy = Proxy::simple();
     let mut backend = Backend::dial(proxy.dial_in());
-    let mut slow = proxy.visit();
-    slow.send_get("/");
+    let mut slow = proxy.ask("/");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n");
     backend.send(large());
@@ -143,10 +127,9 @@ fn an_answer_that_breaks_off_behind_a_slow_visitor_is_cut() {
 
 #[test]
 fn a_visitor_that_takes_nothing_is_closed_in_the_end() {
-    let proxy = site("timeouts: {write: 300ms}\naccess_log: access");
+    let proxy = Proxy::simple_with("timeouts: {write: 300ms}\naccess_log: access");
     let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
-    let mut slow = proxy.visit();
-    slow.send_get("/");
+    let mut slow = proxy.ask("/");
     proxy.wait_for_log("reason=write_timeout");
     let answer = slow.answer();
     assert!(answer.cut && answer.body.len() < LARGE);
@@ -157,10 +140,9 @@ fn a_visitor_that_takes_nothing_is_closed_in_the_end() {
 
 #[test]
 fn visitors_that_leave_a_spooled_answer_leave_nothing_behind() {
-    let proxy = site("");
+    let proxy = Proxy::simple();
     let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
-    let mut slow = proxy.visit();
-    slow.send_get("/");
+    let slow = proxy.ask("/");
     drop(sending.join().unwrap());
     slow.reset();
     proxy.wait_for_log("reason=write_failed");
@@ -169,7 +151,7 @@ fn visitors_that_leave_a_spooled_answer_leave_nothing_behind() {
 
 #[test]
 fn answers_to_a_flood_of_requests_that_nobody_reads_wait_without_a_worker() {
-    let proxy = site("workers: 3");
+    let proxy = Proxy::simple_with("workers: 3");
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let target = format!("/{}", "x".repeat(8000));
     let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -200,10 +182,9 @@ fn answers_to_a_flood_of_requests_that_nobody_reads_wait_without_a_worker() {
 
 #[test]
 fn a_reader_of_small_pieces_gets_everything() {
-    let proxy = site("limits: {spool: 8m, body_memory: 0}");
+    let proxy = Proxy::simple_with("limits: {spool: 8m, body_memory: 0}");
     let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
-    let mut visitor: Visitor = proxy.visit();
-    visitor.send_get("/");
+    let mut visitor = proxy.ask("/");
     // More and more of it, so that the spool is filled and emptied by turns.
     for part in 1..=8 {
         visitor.at_least(LARGE / 8 * part);

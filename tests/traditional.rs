@@ -12,9 +12,11 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
 };
 
-use swiftiply::config::{Config, Overrides};
-
-use crate::common::{Backend, Echo, EchoServer, PATIENCE, Proxy, Server, Visitor, wait_until};
+use crate::common::proxy::SITE;
+use crate::common::{
+    Backend, Echo, EchoServer, PATIENCE, Proxy, Server, Visitor, crowd, embedded, exchange,
+    wait_until,
+};
 
 /// A site that takes everything and has these servers.
 fn site(servers: &[&str], more: &str) -> String {
@@ -27,12 +29,6 @@ fn site(servers: &[&str], more: &str) -> String {
 
 fn one(server: &Server, more: &str) -> Proxy {
     Proxy::start(&site(&[&server.address().to_string()], more))
-}
-
-fn ask(proxy: &Proxy, target: &str) -> Visitor {
-    let mut visitor = proxy.visit();
-    visitor.send_get(target);
-    visitor
 }
 
 fn post(target: &str) -> String {
@@ -58,11 +54,10 @@ fn connections_are_kept_for_whoever_comes_next() {
     assert_eq!(seen.field("X-Forwarded-For"), Some("127.0.0.1"));
     assert_eq!(seen.field("Via"), Some("1.1 swiftiply"));
     assert_eq!(seen.field("Connection"), None);
-    backend.reply("one");
-    assert_eq!(first.answer().text(), "one");
+    backend.reply_to(&mut first, "one");
     // Another visitor, most likely another worker.
     for n in 2..20 {
-        let mut visitor = ask(&proxy, &format!("/{n}"));
+        let mut visitor = proxy.ask(&format!("/{n}"));
         assert_eq!(backend.request().target(), format!("/{n}"));
         // Also with chunks, and without a body.
         match n % 3 {
@@ -127,28 +122,21 @@ fn the_server_with_the_fewest_requests_is_next_and_equal_ones_in_turn() {
     let proxy = Proxy::start(&site(&addresses, ""));
     let mut busy = Vec::new();
     for (n, server) in servers.iter().enumerate() {
-        let visitor = ask(&proxy, &format!("/{n}"));
+        let visitor = proxy.ask(&format!("/{n}"));
         let mut backend = server.accept();
         assert_eq!(backend.request().target(), format!("/{n}"));
         busy.push((visitor, backend));
     }
     // Only the second one has nothing to do.
-    busy[1].1.reply("done");
-    assert_eq!(busy[1].0.answer().text(), "done");
-    let mut visitor = ask(&proxy, "/next");
-    assert_eq!(busy[1].1.request().target(), "/next");
-    busy[1].1.reply("next");
-    assert_eq!(visitor.answer().text(), "next");
-    for n in [0, 2] {
-        busy[n].1.reply("done");
-        assert_eq!(busy[n].0.answer().text(), "done");
-    }
+    let done = |(visitor, backend): &mut (Visitor, Backend)| backend.reply_to(visitor, "done");
+    done(&mut busy[1]);
+    let mut visitor = proxy.visit();
+    exchange(&mut visitor, &mut busy[1].1, "/next");
+    done(&mut busy[0]);
+    done(&mut busy[2]);
     // One after the other, they take turns.
     for n in [2, 0, 1, 2, 0, 1] {
-        visitor.send_get("/turn");
-        busy[n].1.request();
-        busy[n].1.reply("turn");
-        assert_eq!(visitor.answer().text(), "turn");
+        exchange(&mut visitor, &mut busy[n].1, "/turn");
     }
     drop((visitor, busy));
     proxy.finish();
@@ -157,21 +145,15 @@ fn the_server_with_the_fewest_requests_is_next_and_equal_ones_in_turn() {
 #[test]
 fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
     let server = Server::start();
-    let yaml = format!(
-        "cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 8\n{}",
+    let proxy = embedded(&format!(
+        "workers: 8\n{}",
         site(
             &[&server.address().to_string()],
             ", server_connections: 2, limits: {waiting: 9}"
         )
-    );
-    let (config, _) = Config::from_yaml(&yaml, "test.yml".as_ref(), &Overrides::default()).unwrap();
-    let proxy = swiftiply::Server::start(config).unwrap();
-    let visit = || Visitor::connect(proxy.visitors()[0].to_string().parse().unwrap());
-    let ask = |target: &str| {
-        let mut visitor = visit();
-        visitor.send_get(target);
-        visitor
-    };
+    ));
+    let address = crate::common::first(&proxy.visitors());
+    let ask = |target: &str| Visitor::asking(address, target);
     let mut first = ask("/first");
     let mut one = server.accept();
     one.request();
@@ -188,16 +170,13 @@ fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
     assert_eq!(answer.status, 503);
     assert!(answer.text().contains("Too many requests"), "{answer:?}");
     // They are served in their order, each by the connection that becomes free.
-    one.reply("first");
-    assert_eq!(first.answer().text(), "first");
+    one.reply_to(&mut first, "first");
     for (n, visitor) in waiting.iter_mut().enumerate() {
         let target = format!("/{n}");
         assert_eq!(one.request().target(), target);
-        one.reply(&target);
-        assert_eq!(visitor.answer().text(), target);
+        one.reply_to(visitor, &target);
     }
-    two.reply("second");
-    assert_eq!(second.answer().text(), "second");
+    two.reply_to(&mut second, "second");
     assert!(server.accept_now().is_none());
     assert_eq!(proxy.queues(), (2, 0));
     drop((first, second, waiting, one, two));
@@ -208,17 +187,16 @@ fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
 fn a_connection_that_ends_frees_its_place_for_the_next_in_line() {
     let server = Server::start();
     let proxy = one(&server, ", server_connections: 1");
-    let mut first = ask(&proxy, "/first");
+    let mut first = proxy.ask("/first");
     let mut backend = server.accept();
     backend.request();
-    let mut second = ask(&proxy, "/second");
+    let mut second = proxy.ask("/second");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     backend.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(first.answer().status, 200);
     let mut backend = server.accept();
     assert_eq!(backend.request().target(), "/second");
-    backend.reply("ok");
-    assert_eq!(second.answer().text(), "ok");
+    backend.reply_to(&mut second, "ok");
     drop((first, second, backend));
     proxy.finish();
 }
@@ -231,15 +209,14 @@ fn without_a_server_in_time_the_answer_is_503() {
         "map: [{{incoming: test, default: true, proxy: traditional, servers: '{address}', \
          server_connections: 1, timeout: 300ms}}]"
     ));
-    let mut first = ask(&proxy, "/first");
+    let mut first = proxy.ask("/first");
     let mut backend = server.accept();
     backend.request();
     let since = Instant::now();
     let answer = proxy.visit().get("/second");
     assert_eq!(answer.status, 503);
     assert!(since.elapsed() >= Duration::from_millis(300));
-    backend.reply("ok");
-    assert_eq!(first.answer().text(), "ok");
+    backend.reply_to(&mut first, "ok");
     drop((backend, server, first));
     // Nobody listens any more: they wait for that to change, and are told the same.
     let answer = proxy.visit().get("/third");
@@ -253,17 +230,13 @@ fn without_a_server_in_time_the_answer_is_503() {
 fn who_waits_is_dropped_when_its_visitor_leaves() {
     let server = Server::start();
     let proxy = one(&server, ", server_connections: 1");
-    let mut first = ask(&proxy, "/first");
+    let mut first = proxy.ask("/first");
     let mut backend = server.accept();
     backend.request();
-    ask(&proxy, "/gone").reset();
+    proxy.ask("/gone").reset();
     proxy.wait_for_log("reason=client_gone");
-    backend.reply("ok");
-    assert_eq!(first.answer().text(), "ok");
-    first.send_get("/next");
-    assert_eq!(backend.request().target(), "/next");
-    backend.reply("next");
-    assert_eq!(first.answer().text(), "next");
+    backend.reply_to(&mut first, "ok");
+    exchange(&mut first, &mut backend, "/next");
     drop((first, backend));
     proxy.finish();
 }
@@ -280,12 +253,12 @@ fn a_request_that_cannot_be_sent_goes_to_another_server() {
     // Whatever the method: nothing of it was sent.
     for n in 0..6 {
         let target = format!("/{n}");
-        assert_eq!(visitor.ask(post(&target)).text(), target);
+        assert_eq!(visitor.ask(post(&target)).text(), format!("{target} 4"));
     }
     assert_eq!(server.answered(), 6);
     proxy.wait_for_log(&format!("server {gone} is set aside: connection refused"));
     // It comes up, and gets requests again.
-    let back = EchoServer::run(Server::at(gone), Duration::ZERO);
+    let back = EchoServer::at(gone);
     wait_until("the server is back", || {
         visitor.get("/again");
         back.answered() > 1
@@ -299,9 +272,9 @@ fn a_request_that_cannot_be_sent_goes_to_another_server() {
 fn requests_wait_for_a_server_that_is_restarted() {
     let address = Server::start().address();
     let proxy = Proxy::start(&site(&[&address.to_string()], ""));
-    let waiting: Vec<_> = (0..8).map(|n| ask(&proxy, &format!("/{n}"))).collect();
+    let waiting: Vec<_> = (0..8).map(|n| proxy.ask(&format!("/{n}"))).collect();
     proxy.wait_for_log("set aside");
-    let server = EchoServer::run(Server::at(address), Duration::ZERO);
+    let server = EchoServer::at(address);
     for (n, mut visitor) in waiting.into_iter().enumerate() {
         assert_eq!(visitor.answer().text(), format!("/{n}"));
     }
@@ -349,25 +322,21 @@ fn is_established(address: SocketAddr) -> bool {
 fn what_must_not_be_sent_twice_does_not_go_over_a_doubtful_connection() {
     let server = Server::start();
     let proxy = one(&server, "");
-    let mut visitor = proxy.visit();
-    visitor.send_get("/1");
+    let mut visitor = proxy.ask("/1");
     let mut first = server.accept();
     first.request();
-    first.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    first.reply_to(&mut visitor, "ok");
     thread::sleep(Duration::from_millis(1100));
     visitor.send(post("/2"));
     let mut second = server.accept();
     assert_eq!(second.request().target(), "/2");
-    second.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    second.reply_to(&mut visitor, "ok");
     // GET may use it, and goes to another one when it ends at that moment.
     visitor.send_get("/3");
     assert_eq!(second.request().target(), "/3");
     drop(second);
     assert_eq!(first.request().target(), "/3");
-    first.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    first.reply_to(&mut visitor, "ok");
     drop((visitor, first));
     proxy.finish();
 }
@@ -377,13 +346,11 @@ fn a_server_that_dies_within_a_request() {
     let servers = [(); 2].map(|()| Server::start());
     let [a, b] = [0, 1].map(|n: usize| servers[n].address().to_string());
     let proxy = Proxy::start(&site(&[&a, &b], ""));
-    let mut visitor = proxy.visit();
-    visitor.send_get("/get");
+    let mut visitor = proxy.ask("/get");
     servers[0].accept().request();
     let mut backend = servers[1].accept();
     assert_eq!(backend.request().target(), "/get");
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     visitor.send(post("/post"));
     servers[0].accept().request();
     assert_eq!(visitor.answer().status, 502);
@@ -458,7 +425,7 @@ fn a_connection_is_not_waited_for_longer_than_the_deadline() {
     ));
     let mut visitor = proxy.visit();
     let since = Instant::now();
-    assert_eq!(visitor.ask(post("/1")).text(), "/1");
+    assert_eq!(visitor.ask(post("/1")).text(), "/1 4");
     assert!(since.elapsed() >= Duration::from_millis(200));
     proxy.wait_for_log("set aside: connection timed out");
     drop((visitor, good, queue));
@@ -536,7 +503,7 @@ fn a_server_is_checked_and_left_alone_while_it_is_not_well() {
     proxy.wait_for_log(&format!("server {address} is back"));
     // Now a request finds it among the checks.
     visitor.send_get("/b");
-    let mut other = ask(&proxy, "/c");
+    let mut other = proxy.ask("/c");
     let mut backend = loop {
         if let Some(backend) = answer_check("200 OK") {
             break backend;
@@ -556,47 +523,43 @@ fn a_reload_keeps_what_stays() {
     let [stays, goes, comes] = [(); 3].map(|()| Server::start());
     let [a, b, c] = [&stays, &goes, &comes].map(|server| server.address().to_string());
     let proxy = Proxy::start(&site(&[&a, &b], ""));
-    let mut first = ask(&proxy, "/stays");
+    let mut first = proxy.ask("/stays");
     let mut one = stays.accept();
     one.request();
-    let mut second = ask(&proxy, "/goes");
+    let mut second = proxy.ask("/goes");
     let mut two = goes.accept();
     two.request();
-    let mut third = ask(&proxy, "/idle");
+    let mut third = proxy.ask("/idle");
     let mut three = stays.accept();
     three.request();
-    let mut fourth = ask(&proxy, "/idle");
+    let mut fourth = proxy.ask("/idle");
     let mut four = goes.accept();
     four.request();
-    three.reply("ok");
-    four.reply("ok");
-    assert_eq!(third.answer().text(), "ok");
-    assert_eq!(fourth.answer().text(), "ok");
+    three.reply_to(&mut third, "ok");
+    four.reply_to(&mut fourth, "ok");
     proxy.reload(&site(&[&c, &a], ", server_connections: 3"));
     // What was idle there is closed, what was under way ends in order.
     assert!(four.is_closed());
-    two.reply("gone");
-    assert_eq!(second.answer().text(), "gone");
+    two.reply_to(&mut second, "gone");
     assert!(two.is_closed());
     // The new one has the fewest; the old one has kept its connection.
     third.send_get("/new");
     let mut new = comes.accept();
     assert_eq!(new.request().target(), "/new");
     fourth.send_get("/old");
-    let mut fifth = ask(&proxy, "/old");
+    let mut fifth = proxy.ask("/old");
     let mut other = comes.accept();
     for backend in [&mut three, &mut other] {
         assert_eq!(backend.request().target(), "/old");
         backend.reply("old");
     }
     new.reply("new");
-    one.reply("stays");
-    assert_eq!(first.answer().text(), "stays");
+    one.reply_to(&mut first, "stays");
     assert_eq!(third.answer().text(), "new");
     assert_eq!(fourth.answer().text(), "old");
     assert_eq!(fifth.answer().text(), "old");
     // From there to backends that dial in, and back.
-    proxy.reload("map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]");
+    proxy.reload(SITE);
     for backend in [&mut one, &mut three, &mut new, &mut other] {
         assert!(backend.is_closed());
     }
@@ -604,8 +567,7 @@ fn a_reload_keeps_what_stays() {
     first.send_get("/back");
     let mut back = stays.accept();
     back.request();
-    back.reply("back");
-    assert_eq!(first.answer().text(), "back");
+    back.reply_to(&mut first, "back");
     drop((first, second, third, fourth, fifth, back));
     proxy.finish_without_leak_check();
 }
@@ -614,15 +576,14 @@ fn a_reload_keeps_what_stays() {
 fn a_drain_ends_what_is_under_way() {
     let server = Server::start();
     let mut proxy = one(&server, ", server_connections: 1");
-    let mut first = ask(&proxy, "/first");
+    let mut first = proxy.ask("/first");
     let mut backend = server.accept();
     backend.request();
-    let mut second = ask(&proxy, "/second");
+    let mut second = proxy.ask("/second");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     proxy.signal(Signal::SIGTERM);
     proxy.wait_for_log("draining");
-    backend.reply("first");
-    assert_eq!(first.answer().text(), "first");
+    backend.reply_to(&mut first, "first");
     assert_eq!(backend.request().target(), "/second");
     backend.reply("second");
     let answer = second.answer();
@@ -636,12 +597,11 @@ fn a_drain_ends_what_is_under_way() {
 fn idle_connections_end_at_their_time() {
     let server = Server::start();
     let proxy = one(&server, ", timeouts: {idle: 1500ms}");
-    let mut visitor = ask(&proxy, "/");
+    let mut visitor = proxy.ask("/");
     let mut backend = server.accept();
     backend.request();
     let since = Instant::now();
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     assert!(backend.is_closed());
     assert!(since.elapsed() >= Duration::from_millis(1500));
     drop(visitor);
@@ -652,7 +612,7 @@ fn idle_connections_end_at_their_time() {
 fn bytes_that_nobody_asked_for_reach_nobody() {
     let server = Server::start();
     let proxy = one(&server, "");
-    let mut visitor = ask(&proxy, "/1");
+    let mut visitor = proxy.ask("/1");
     let mut backend = server.accept();
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\nstolen");
@@ -662,8 +622,7 @@ fn bytes_that_nobody_asked_for_reach_nobody() {
     visitor.send_get("/2");
     let mut backend = server.accept();
     backend.request();
-    backend.reply("two");
-    assert_eq!(visitor.answer().text(), "two");
+    backend.reply_to(&mut visitor, "two");
     drop((visitor, backend));
     proxy.finish();
 }
@@ -676,18 +635,7 @@ fn many_visitors_and_few_connections() {
         "limits: {{waiting: 1000}}\n{}",
         site(&[&a, &b], ", server_connections: 3")
     ));
-    thread::scope(|scope| {
-        for visitor in 0..24 {
-            let proxy = &proxy;
-            scope.spawn(move || {
-                let mut connection = proxy.visit();
-                for n in 0..25 {
-                    let target = format!("/{visitor}/{n}");
-                    assert_eq!(connection.get(&target).text(), target);
-                }
-            });
-        }
-    });
+    crowd(proxy.address(), 24, 25);
     for server in &servers {
         assert!(server.most() <= 3, "{}", server.most());
         assert!(server.connections() <= 3, "{}", server.connections());
@@ -712,23 +660,21 @@ fn the_backup_serves_what_found_no_backend_in_time() {
     ));
     // The second one may have nobody waiting, so that it is passed over at once.
     let since = Instant::now();
-    let mut visitor = ask(&proxy, "/1");
+    let mut visitor = proxy.ask("/1");
     let mut backend = server.accept();
     let seen = backend.request();
     assert!(since.elapsed() >= Duration::from_millis(100));
     assert_eq!(seen.field("Host"), Some("test"));
     let waited: u64 = seen.field("X-Queue-Time").unwrap().parse().unwrap();
     assert!(waited >= 100, "{waited}");
-    backend.reply("backup");
-    assert_eq!(visitor.answer().text(), "backup");
+    backend.reply_to(&mut visitor, "backup");
     wait_until("the access log", || proxy.read("access").contains("\"/1\""));
     let log = proxy.read("access");
     assert!(log.contains("\"site\":\"test\""), "{log}");
     // A site without any backends goes there at once.
     visitor.send("GET /empty HTTP/1.1\r\nHost: empty\r\n\r\n");
     assert_eq!(backend.request().target(), "/empty");
-    backend.reply("empty");
-    assert_eq!(visitor.answer().text(), "empty");
+    backend.reply_to(&mut visitor, "empty");
     drop(backend);
     // More than there are workers: those in line without a worker come there, too, with a body as well.
     let backups = EchoServer::run(server, Duration::ZERO);
@@ -740,7 +686,7 @@ fn the_backup_serves_what_found_no_backend_in_time() {
         })
         .collect();
     for (n, visitor) in visitors.iter_mut().enumerate() {
-        assert_eq!(visitor.answer().text(), format!("/many/{n}"));
+        assert_eq!(visitor.answer().text(), format!("/many/{n} 4"));
     }
     // A backend of its own is preferred.
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
@@ -776,15 +722,13 @@ fn the_time_in_the_queue_is_told() {
     assert!(waited >= 100, "{waited}");
     assert_eq!(seen.head.matches("X-Request-Start").count(), 1);
     assert_eq!(seen.head.matches("X-Queue-Time").count(), 1);
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     // Where it is off, nobody tells it.
     visitor.send(request.replace("test", "off"));
     let seen = backend.request();
     assert_eq!(seen.field("X-Request-Start"), None);
     assert_eq!(seen.field("X-Queue-Time"), None);
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     // A proxy in front of us is believed.
     proxy.reload(&format!("trusted_proxies: 127.0.0.1\n{yaml}"));
     visitor.send(request);
@@ -792,8 +736,7 @@ fn the_time_in_the_queue_is_told() {
     assert_eq!(seen.field("X-Request-Start"), Some("t=1"));
     assert_ne!(seen.field("X-Queue-Time"), Some("7"));
     assert_eq!(seen.head.matches("X-Queue-Time").count(), 1);
-    backend.reply("ok");
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     drop((visitor, backend));
     proxy.finish();
 }
@@ -835,7 +778,7 @@ fn an_upgraded_connection_is_no_request_any_more() {
     let mut tunnel = server.accept();
     assert_eq!(tunnel.request().field("Upgrade"), Some("websocket"));
     // While it is one, another one has to wait.
-    let mut other = ask(&proxy, "/other");
+    let mut other = proxy.ask("/other");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     assert!(server.accept_now().is_none());
     tunnel.send(
@@ -844,8 +787,7 @@ fn an_upgraded_connection_is_no_request_any_more() {
     assert_eq!(visitor.answer().status, 101);
     let mut backend = server.accept();
     assert_eq!(backend.request().target(), "/other");
-    backend.reply("other");
-    assert_eq!(other.answer().text(), "other");
+    backend.reply_to(&mut other, "other");
     visitor.send("to the server");
     assert_eq!(tunnel.read_to("server"), "to the server");
     tunnel.send("and back");
@@ -855,10 +797,7 @@ fn an_upgraded_connection_is_no_request_any_more() {
     assert!(tunnel.is_closed());
     drop(tunnel);
     proxy.wait_for_log("through a tunnel");
-    other.send_get("/again");
-    assert_eq!(backend.request().target(), "/again");
-    backend.reply("again");
-    assert_eq!(other.answer().text(), "again");
+    exchange(&mut other, &mut backend, "/again");
     drop((other, backend));
     proxy.finish();
 }

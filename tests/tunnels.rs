@@ -1,19 +1,19 @@
 //! Upgrades: how a connection becomes a tunnel, what goes through it, and how it ends.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use swiftiply::Server;
-use swiftiply::config::{Config, Overrides};
 use swiftiply::stats::{self, Close};
 
-use crate::common::{Access, Backend, Echo, HandApp, PATIENCE, Proxy, Visitor, wait_until};
-
-const SITE: &str = "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
+use crate::common::proxy::SITE;
+use crate::common::{
+    Access, Backend, Echo, PATIENCE, Proxy, Server, Visitor, crowd, embedded, exchange, first,
+    wait_until,
+};
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCH: &str =
@@ -195,13 +195,11 @@ fn nothing_behind_the_request_reaches_the_backend_before_its_101() {
     assert_eq!(peek.unwrap_err().kind(), ErrorKind::WouldBlock);
     backend.socket().set_nonblocking(false).unwrap();
     // The application does not know the protocol, so all of it was HTTP.
-    backend.reply("no");
-    assert_eq!(visitor.answer().text(), "no");
+    backend.reply_to(&mut visitor, "no");
     let second = backend.request();
     assert_eq!(second.target(), "/second");
     assert_eq!(second.field("X-Real-IP"), Some("127.0.0.1"));
-    backend.reply("second");
-    assert_eq!(visitor.answer().text(), "second");
+    backend.reply_to(&mut visitor, "second");
     // On the same two connections, this time it does, and the first one of these bytes is the tunnel's.
     visitor.send(format!("{ASK}GET /third HTTP/1.1\r\n\r\n"));
     backend.request();
@@ -278,8 +276,7 @@ fn what_is_offered_and_what_is_chosen() {
             (seen.field("Upgrade"), seen.field("Connection")),
             (None, None)
         );
-        backend.reply("http");
-        assert_eq!(visitor.answer().text(), "http");
+        backend.reply_to(&mut visitor, "http");
     }
     // What a 101 says of a body is nothing, and HTTP/1.0 has no 101.
     let mut backend = Backend::dial(proxy.dial_in());
@@ -314,10 +311,7 @@ fn no_more_tunnels_than_a_site_may_have() {
     assert_eq!(answer.status, 503);
     assert!(answer.field("Retry-After").is_some(), "{answer:?}");
     proxy.wait_for_log("max_tunnels reached");
-    other.send_get("/plain");
-    assert_eq!(idle.request().target(), "/plain");
-    idle.reply("plain");
-    assert_eq!(other.answer().text(), "plain");
+    exchange(&mut other, &mut idle, "/plain");
     // A reload changes the limit and leaves tunnels as they are.
     let with = |keys: &str| SITE.replace("timeout: 60", &format!("timeout: 60, {keys}"));
     let reload = |keys: &str| proxy.reload(&with(keys));
@@ -331,8 +325,7 @@ fn no_more_tunnels_than_a_site_may_have() {
     for _ in 0..3 {
         other.send(ASK);
         idle.request();
-        idle.reply("no");
-        assert_eq!(other.answer().text(), "no");
+        idle.reply_to(&mut other, "no");
     }
     reload("max_tunnels: 1");
     assert_eq!(other.ask(ASK).status, 503);
@@ -351,8 +344,7 @@ fn no_more_tunnels_than_a_site_may_have() {
         (seen.field("Upgrade"), seen.field("Connection")),
         (None, None)
     );
-    backend.reply("plain");
-    assert_eq!(last.answer().text(), "plain");
+    backend.reply_to(&mut last, "plain");
     assert_open(&mut other, &mut idle);
     drop((last, other, idle, backend));
     proxy.finish();
@@ -477,19 +469,9 @@ fn a_drain_leaves_tunnels_until_its_end() {
 
 #[test]
 fn a_tunnel_counts_as_long_as_it_lives() {
-    let yaml = format!(
-        "cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 2\n\
-         limits: {{connections_per_client: 1, backends: 1}}\n{SITE}"
-    );
-    let (config, _) = Config::from_yaml(&yaml, "test.yml".as_ref(), &Overrides::default()).unwrap();
-    let server = Server::start(config).unwrap();
-    let address = |local: &swiftiply::net::listener::Local| -> SocketAddr {
-        local.to_string().parse().unwrap()
-    };
-    let (visitors, dial_in) = (
-        address(&server.visitors()[0]),
-        address(&server.backends()[0]),
-    );
+    let lines = format!("workers: 2\nlimits: {{connections_per_client: 1, backends: 1}}\n{SITE}");
+    let server = embedded(&lines);
+    let (visitors, dial_in) = (first(&server.visitors()), first(&server.backends()));
     let stats = server.stats();
     let open = || (server.open(), stats::get(&stats.tunnels));
     for round in 1..=2 {
@@ -513,12 +495,8 @@ fn a_tunnel_counts_as_long_as_it_lives() {
     assert!(server.drain(Duration::from_millis(50)));
     assert!(closed.join().unwrap());
     // And a server that is dropped takes them along.
-    let (config, _) = Config::from_yaml(&yaml, "test.yml".as_ref(), &Overrides::default()).unwrap();
-    let server = Server::start(config).unwrap();
-    let (visitors, dial_in) = (
-        address(&server.visitors()[0]),
-        address(&server.backends()[0]),
-    );
+    let server = embedded(&lines);
+    let (visitors, dial_in) = (first(&server.visitors()), first(&server.backends()));
     let mut visitor = Visitor::connect(visitors);
     let mut backend = Backend::dial(dial_in);
     switch(&mut visitor, &mut backend);
@@ -676,18 +654,7 @@ fn two_hundred_idle_tunnels_leave_four_workers_to_the_others() {
         })
         .collect();
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
-    thread::scope(|scope| {
-        for number in 0..4 {
-            let proxy = &proxy;
-            scope.spawn(move || {
-                let mut visitor = proxy.visit();
-                for n in 0..250 {
-                    let path = format!("/{number}/{n}");
-                    assert_eq!(visitor.get(&path).text(), path);
-                }
-            });
-        }
-    });
+    crowd(proxy.address(), 4, 250);
     assert_eq!(echo.answered(), 1000);
     for (visitor, backend) in &mut tunnels {
         assert_open(visitor, backend);
@@ -698,7 +665,7 @@ fn two_hundred_idle_tunnels_leave_four_workers_to_the_others() {
 
 #[test]
 fn an_ordinary_server_is_upgraded_too() {
-    let app = HandApp::listen();
+    let app = Server::start();
     let keys = format!(
         "incoming: test, default: true, proxy: traditional, servers: '{}', timeout: 60",
         app.address()
@@ -706,7 +673,7 @@ fn an_ordinary_server_is_upgraded_too() {
     let proxy = Proxy::start(&format!("map: [{{{keys}, server_connections: 1}}]"));
     let mut visitor = proxy.visit();
     visitor.send(format!("{ASK}early"));
-    let mut server = app.accept();
+    let mut server = app.accept_asking();
     let seen = server.request();
     assert_eq!(seen.field("Upgrade"), Some("websocket"), "{}", seen.head);
     server.send(format!("{SWITCH}soon"));
@@ -715,26 +682,24 @@ fn an_ordinary_server_is_upgraded_too() {
     assert_eq!(server.take(5), b"early");
     assert_open(&mut visitor, &mut server);
     // The connection is spent, and its seat is taken until the end.
-    let mut other = proxy.visit();
-    other.send_get("/plain");
+    let mut other = proxy.ask("/plain");
     visitor.send("bye").finish();
     assert_eq!(server.rest(), b"bye");
     server.finish();
     assert!(visitor.is_closed());
-    let mut fresh = app.accept();
+    let mut fresh = app.accept_asking();
     assert_eq!(fresh.request().target(), "/plain");
-    fresh.reply("plain");
-    assert_eq!(other.answer().text(), "plain");
+    fresh.reply_to(&mut other, "plain");
     proxy.wait_for_logs("reason=tunnel_done", 2);
     drop((visitor, server, other, fresh));
     proxy.finish();
 }
 
 /// A visitor, through the server and the access proxy, and its application, after the switch.
-fn through_access(proxy: &Proxy, app: &HandApp) -> (Visitor, Backend) {
+fn through_access(proxy: &Proxy, app: &Server) -> (Visitor, Backend) {
     let mut visitor = proxy.visit();
     visitor.send(format!("{ASK}early"));
-    let mut server = app.accept();
+    let mut server = app.accept_asking();
     let seen = server.request();
     assert_eq!(seen.field("Upgrade"), Some("websocket"), "{}", seen.head);
     assert_eq!(seen.field("Connection"), Some("upgrade"));
@@ -748,16 +713,14 @@ fn through_access(proxy: &Proxy, app: &HandApp) -> (Visitor, Backend) {
 #[test]
 fn an_application_behind_the_access_proxy_is_upgraded_too() {
     let proxy = Proxy::simple();
-    let app = HandApp::listen();
+    let app = Server::start();
     let access = Access::between(proxy.dial_in(), app.address(), 1);
     // One place at the application, and yet there is room for a second one and for something ordinary.
     let mut tunnels = [through_access(&proxy, &app), through_access(&proxy, &app)];
-    let mut other = proxy.visit();
-    other.send_get("/plain");
-    let mut plain = app.accept();
+    let mut other = proxy.ask("/plain");
+    let mut plain = app.accept_asking();
     assert_eq!(plain.request().target(), "/plain");
-    plain.reply("plain");
-    assert_eq!(other.answer().text(), "plain");
+    plain.reply_to(&mut other, "plain");
     for (visitor, server) in &mut tunnels {
         assert_open(visitor, server);
     }
@@ -785,7 +748,7 @@ fn an_application_behind_the_access_proxy_is_upgraded_too() {
 #[test]
 fn the_access_proxy_drains_and_leaves_tunnels_until_the_end() {
     let proxy = Proxy::simple();
-    let app = HandApp::listen();
+    let app = Server::start();
     let yaml = |grace: &str| {
         format!(
             "{{connect: '{}', to: '{}', connections: 1, grace: {grace}}}",

@@ -3,24 +3,15 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use swiftiply::Server;
-use swiftiply::config::{Config, Overrides};
-use swiftiply::net::listener::Local;
-
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, wait_until};
-
-fn ask(proxy: &Proxy, target: &str) -> Visitor {
-    let mut visitor = proxy.visit();
-    visitor.send_get(target);
-    visitor
-}
+use crate::common::proxy::SITE;
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, embedded, first, wait_until};
 
 /// Sends three requests more than may wait; returns the visitors of those that wait, with their targets, when the three
 /// were refused.
 fn fill_line(proxy: &Proxy, may_wait: usize) -> Vec<(String, Visitor)> {
     let targets = (0..may_wait + 3).map(|n| format!("/line/{n}"));
     let mut waiting: Vec<_> = targets
-        .map(|target| (target.clone(), ask(proxy, &target)))
+        .map(|target| (target.clone(), proxy.ask(&target)))
         .collect();
     wait_until("three requests too many", || {
         waiting.retain_mut(|(_, visitor)| {
@@ -50,36 +41,29 @@ fn without_a_backend_in_time_the_answer_is_503() {
     assert!(since.elapsed() >= Duration::from_millis(200));
     // Also while there is one, but busy.
     let mut busy = Backend::dial(proxy.dial_in());
-    let mut first = ask(&proxy, "/first");
+    let mut first = proxy.ask("/first");
     busy.request();
     assert_eq!(proxy.visit().get("/").status, 503);
-    busy.reply("ok");
-    assert_eq!(first.answer().text(), "ok");
+    busy.reply_to(&mut first, "ok");
     drop((first, busy));
     proxy.finish();
 }
 
 #[test]
 fn who_came_first_is_served_first() {
-    let yaml = "cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 4\n\
-                map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
-    let (config, _) = Config::from_yaml(yaml, "test.yml".as_ref(), &Overrides::default()).unwrap();
-    let server = Server::start(config).unwrap();
-    let address = |local: &Local| local.to_string().parse().unwrap();
+    let server = embedded(&format!("workers: 4\n{SITE}"));
+    let address = first(&server.visitors());
     // More than there are workers: some block on the pool, others stand in line without a worker.
     let mut visitors = Vec::new();
     for n in 0..12 {
-        let mut visitor = Visitor::connect(address(&server.visitors()[0]));
-        visitor.send_get(&format!("/{n}"));
-        visitors.push(visitor);
+        visitors.push(Visitor::asking(address, &format!("/{n}")));
         wait_until("it waits", || server.queues().1 == n + 1);
     }
-    let mut backend = Backend::dial(address(&server.backends()[0]));
+    let mut backend = Backend::dial(first(&server.backends()));
     for (n, visitor) in visitors.iter_mut().enumerate() {
         let target = format!("/{n}");
         assert_eq!(backend.request().target(), target);
-        backend.reply(&target);
-        assert_eq!(visitor.answer().text(), target);
+        backend.reply_to(visitor, &target);
     }
     drop((visitors, backend));
     assert!(server.drain(PATIENCE));
@@ -101,33 +85,28 @@ fn who_stands_in_line_is_not_held_up_by_what_another_visitor_asks_next() {
         backend
     });
     // Two hold all the workers that the site may have, and the third stands in line.
-    let mut first = ask(&proxy, "/first");
+    let mut first = proxy.ask("/first");
     assert_eq!(backends[1].request().target(), "/first");
-    let mut second = ask(&proxy, "/second");
+    let mut second = proxy.ask("/second");
     assert_eq!(backends[0].request().target(), "/second");
-    let mut third = ask(&proxy, "/third");
+    let mut third = proxy.ask("/third");
     first.send("GET /next HTTP/1.1\r\nHost: slow\r\n\r\n");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     // The worker that ends the first exchange finds two things to do. The slow one keeps no other waiting.
-    backends[1].reply("first");
-    assert_eq!(first.answer().text(), "first");
+    backends[1].reply_to(&mut first, "first");
     assert_eq!(backends[1].request().target(), "/third");
     assert_eq!(slow.request().target(), "/next");
-    backends[1].reply("third");
-    assert_eq!(third.answer().text(), "third");
-    slow.reply("next");
-    backends[0].reply("second");
-    assert_eq!(first.answer().text(), "next");
-    assert_eq!(second.answer().text(), "second");
+    backends[1].reply_to(&mut third, "third");
+    slow.reply_to(&mut first, "next");
+    backends[0].reply_to(&mut second, "second");
     drop((first, second, third, slow, backends));
     proxy.finish();
 }
 
 #[test]
 fn no_more_wait_than_the_limit_says() {
-    let proxy = Proxy::start(
-        "workers: 4\nlimits: {waiting: 5}\naccess_log: {file: access, format: json}\n\
-         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    let proxy = Proxy::simple_with(
+        "workers: 4\nlimits: {waiting: 5}\naccess_log: {file: access, format: json}",
     );
     let mut waiting = fill_line(&proxy, 5);
     let backend = Echo::dial(proxy.dial_in(), "000000000001", "");
@@ -188,31 +167,25 @@ fn all_sites_together_have_a_limit_of_waiting_requests() {
 
 #[test]
 fn a_visitor_that_leaves_is_not_served() {
-    let proxy = Proxy::start(
-        "workers: 4\nlimits: {waiting: 8}\n\
-         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
-    );
+    let proxy = Proxy::simple_with("workers: 4\nlimits: {waiting: 8}");
     for (_, visitor) in fill_line(&proxy, 8) {
         visitor.reset();
     }
     proxy.wait_for_logs("reason=client_gone", 8);
-    let mut stays = ask(&proxy, "/stays");
+    let mut stays = proxy.ask("/stays");
     let mut backend = Backend::dial(proxy.dial_in());
     assert_eq!(backend.request().target(), "/stays");
-    backend.reply("ok");
-    assert_eq!(stays.answer().text(), "ok");
+    backend.reply_to(&mut stays, "ok");
     drop((stays, backend));
     proxy.finish();
 }
 
 #[test]
 fn a_visitor_that_has_said_all_waits_in_line_too() {
-    let proxy = Proxy::start(
-        "workers: 1\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
-    );
+    let proxy = Proxy::simple_with("workers: 1");
     let mut visitors: Vec<_> = (0..4)
         .map(|n| {
-            let mut visitor = ask(&proxy, &format!("/{n}"));
+            let mut visitor = proxy.ask(&format!("/{n}"));
             // Right behind the request, also on a busy machine: later it would be a departure.
             visitor.finish();
             visitor
@@ -257,12 +230,10 @@ fn a_site_whose_backends_hang_leaves_the_others_alone() {
 
 #[test]
 fn slow_backends_are_all_used_at_once() {
-    let proxy = Proxy::start(
-        "workers: 64\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
-    );
+    let proxy = Proxy::simple_with("workers: 64");
     let mut backends: Vec<_> = (0..40).map(|_| Backend::dial(proxy.dial_in())).collect();
     proxy.wait_for_logs("joined", 40);
-    let mut visitors: Vec<_> = (0..40).map(|n| ask(&proxy, &format!("/{n}"))).collect();
+    let mut visitors: Vec<_> = (0..40).map(|n| proxy.ask(&format!("/{n}"))).collect();
     // Each has its request before any of them answers, though fewer workers are up while all goes quickly.
     let targets: Vec<_> = backends
         .iter_mut()
@@ -324,7 +295,7 @@ fn a_request_whose_backend_dies_goes_to_another_if_it_may() {
     }
     // Once a byte of the answer is there, nothing is repeated.
     let mut first = dies();
-    let mut visitor = ask(&proxy, "/");
+    let mut visitor = proxy.ask("/");
     first.request();
     first.send("HTTP/1.1 2");
     let spare = dies();
@@ -338,7 +309,7 @@ fn a_request_whose_backend_dies_goes_to_another_if_it_may() {
 fn a_request_that_kills_its_backends_is_given_up() {
     let proxy = Proxy::simple();
     let address = proxy.dial_in();
-    let mut visitor = ask(&proxy, "/deadly");
+    let mut visitor = proxy.ask("/deadly");
     for _ in 0..4 {
         let mut backend = Backend::dial(address);
         assert_eq!(backend.request().target(), "/deadly");
@@ -355,8 +326,7 @@ fn backends_that_closed_just_before_cost_no_request() {
         // They leave while the request is on its way.
         let leaves: Vec<_> = (0..3).map(|_| Backend::dial(proxy.dial_in())).collect();
         drop(leaves);
-        let mut visitor = proxy.visit();
-        visitor.send_get("/a");
+        let mut visitor = proxy.ask("/a");
         let stays = Echo::dial(proxy.dial_in(), "0000000stays", "");
         assert_eq!(visitor.answer().text(), "/a");
         drop((visitor, stays));

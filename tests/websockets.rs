@@ -58,11 +58,9 @@ fn proxy(files: &Path, keys: &str) -> (Proxy, PathBuf) {
 /// The same with more lines.
 fn proxy_with(files: &Path, keys: &str, lines: &str) -> (Proxy, PathBuf) {
     let (certfile, keyfile) = secure::certificate(files, "test", &["test"]);
+    let pair = secure::pair(&certfile, &keyfile);
     let yaml = format!(
-        "map: [{{incoming: test, {keys}, timeout: 60}}]\n\
-         ssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}\n{lines}",
-        certfile.display(),
-        keyfile.display()
+        "map: [{{incoming: test, {keys}, timeout: 60}}]\nssl: {{at: '127.0.0.2:0', {pair}}}\n{lines}"
     );
     (Proxy::start(&yaml), certfile)
 }
@@ -108,9 +106,8 @@ fn of_a_server_behind_the_access_proxy() {
 fn over_a_dial_in_link_with_tls() {
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "link", &["link"]);
-    let (certfile, keyfile) = (certfile.display(), keyfile.display());
-    let lines =
-        format!("outgoing_ssl: {{at: '127.0.0.1:0', certfile: {certfile}, keyfile: {keyfile}}}");
+    let pair = secure::pair(&certfile, &keyfile);
+    let lines = format!("outgoing_ssl: {{at: '127.0.0.1:0', {pair}}}");
     let (proxy, certificate) = proxy_with(files.path(), "outgoing: '127.0.0.1:0'", &lines);
     let (app, address) = serving();
     let hash = secure::fingerprint(&files.path().join("link.pem"));

@@ -1,22 +1,25 @@
-//! The access proxy under test, and ordinary applications for it.
+//! The access proxy under test.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Backend, PATIENCE, wait_until};
+use super::{Ended, ended, wait_until};
 
 /// The program's file.
 pub(crate) fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_swiftiply-access"))
+}
+
+/// Runs it to its end.
+pub(crate) fn run(arguments: &[&str]) -> Ended {
+    ended(program().args(arguments))
 }
 
 /// A running swiftiply-access.
@@ -138,150 +141,4 @@ fn write_config(file: &Path, yaml: &str) {
         None => format!("{logger}\n{yaml}"),
     };
     fs::write(file, text).unwrap();
-}
-
-/// Accepts a connection, which has to come.
-pub(crate) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    listener.set_nonblocking(true).unwrap();
-    let mut accepted = None;
-    wait_until("a connection", || {
-        accepted = listener.accept().ok();
-        accepted.is_some()
-    });
-    let accepted = accepted.unwrap();
-    accepted.0.set_nonblocking(false).unwrap();
-    accepted.0.set_read_timeout(Some(PATIENCE)).unwrap();
-    accepted
-}
-
-/// An application that a test plays by hand: each connection is a [`Backend`] that was accepted.
-pub(crate) struct HandApp(TcpListener);
-
-impl HandApp {
-    pub(crate) fn listen() -> Self {
-        Self(TcpListener::bind("127.0.0.1:0").unwrap())
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.0.local_addr().unwrap()
-    }
-
-    /// The next connection, whatever it brings.
-    pub(crate) fn accept_any(&self) -> (TcpStream, SocketAddr) {
-        accept(&self.0)
-    }
-
-    /// The next connection that brings a request; those that only look whether somebody is there are passed over.
-    pub(crate) fn accept(&self) -> Backend {
-        loop {
-            let (stream, _) = accept(&self.0);
-            if matches!(stream.peek(&mut [0]), Ok(1)) {
-                return Backend::accepted(stream);
-            }
-        }
-    }
-}
-
-/// What an [`EchoApp`] counts.
-#[derive(Default)]
-pub(crate) struct Counts {
-    pub(crate) now: AtomicUsize,
-    pub(crate) most: AtomicUsize,
-    pub(crate) answered: AtomicUsize,
-    pub(crate) connections: AtomicUsize,
-    /// Requests whose path begins with /hold wait while this is true.
-    pub(crate) holding: AtomicBool,
-    pub(crate) held: AtomicUsize,
-}
-
-/// An ordinary application that answers each request with its target and the length of its body.
-pub(crate) struct EchoApp {
-    address: SocketAddr,
-    stop: Arc<AtomicBool>,
-    streams: Arc<Mutex<Vec<TcpStream>>>,
-    thread: Option<JoinHandle<()>>,
-    pub(crate) counts: Arc<Counts>,
-}
-
-impl EchoApp {
-    pub(crate) fn start() -> Self {
-        Self::start_at(TcpListener::bind("127.0.0.1:0").unwrap())
-    }
-
-    /// Starts again where another one was.
-    pub(crate) fn restart(address: SocketAddr) -> Self {
-        let mut listener = None;
-        wait_until("the address of the application", || {
-            listener = TcpListener::bind(address).ok();
-            listener.is_some()
-        });
-        Self::start_at(listener.unwrap())
-    }
-
-    fn start_at(listener: TcpListener) -> Self {
-        let address = listener.local_addr().unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let streams = Arc::new(Mutex::new(Vec::new()));
-        let counts = Arc::new(Counts::default());
-        let (stopped, open, counted) =
-            (Arc::clone(&stop), Arc::clone(&streams), Arc::clone(&counts));
-        let thread = thread::spawn(move || {
-            for stream in listener.incoming() {
-                if stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                let Ok(stream) = stream else { continue };
-                open.lock().unwrap().push(stream.try_clone().unwrap());
-                let counts = Arc::clone(&counted);
-                thread::spawn(move || answer(stream, &counts));
-            }
-        });
-        Self {
-            address,
-            stop,
-            streams,
-            thread: Some(thread),
-            counts,
-        }
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-/// It is gone at once, as if it had been killed: nobody listens any more, and every connection ends.
-impl Drop for EchoApp {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-        self.counts.holding.store(false, Ordering::SeqCst);
-        for stream in self.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-}
-
-fn answer(stream: TcpStream, counts: &Counts) {
-    counts.connections.fetch_add(1, Ordering::SeqCst);
-    let mut client = Backend::accepted(stream);
-    client.wait_for_ever();
-    while let Some(seen) = client.next() {
-        let now = counts.now.fetch_add(1, Ordering::SeqCst) + 1;
-        counts.most.fetch_max(now, Ordering::SeqCst);
-        if seen.target().starts_with("/hold") {
-            counts.held.fetch_add(1, Ordering::SeqCst);
-            while counts.holding.load(Ordering::SeqCst) {
-                thread::sleep(std::time::Duration::from_millis(1));
-            }
-        }
-        // So that requests meet each other.
-        thread::yield_now();
-        counts.now.fetch_sub(1, Ordering::SeqCst);
-        counts.answered.fetch_add(1, Ordering::SeqCst);
-        client.reply(&format!("{} {}", seen.target(), seen.body.len()));
-    }
 }

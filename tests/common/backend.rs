@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{PATIENCE, field, head_end, read_until, reset_on_close, wait_until};
+use super::{PATIENCE, Visitor, field, head_end, read_until, reset_on_close, wait_until};
 
 /// A connection that a test plays by hand.
 pub(crate) struct Backend {
@@ -125,11 +125,17 @@ impl Backend {
     }
 
     /// Answers with 200 and a body.
-    pub(crate) fn reply(&mut self, body: &str) -> &mut Self {
-        let length = body.len();
-        self.send(format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
-        ))
+    pub(crate) fn reply(&mut self, body: impl AsRef<[u8]>) -> &mut Self {
+        let body = body.as_ref();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        self.send([head.as_bytes(), body].concat())
+    }
+
+    /// Answers with 200 and a body, and the visitor gets it.
+    #[track_caller]
+    pub(crate) fn reply_to(&mut self, visitor: &mut Visitor, body: &str) {
+        self.reply(body);
+        assert_eq!(visitor.answer().text(), body);
     }
 
     /// Reads until at least so many bytes are there.
@@ -170,13 +176,18 @@ impl Backend {
         &self.stream
     }
 
+    /// Its socket, for something else.
+    pub(crate) fn into_socket(self) -> TcpStream {
+        self.stream
+    }
+
     /// Ends the sending side only.
     pub(crate) fn finish(&self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 }
 
-/// An ordinary server, which does not dial in, that a test plays by hand.
+/// Something that is connected to, an ordinary server or one where others dial in, and that a test plays by hand.
 pub(crate) struct Server(TcpListener);
 
 impl Server {
@@ -187,7 +198,12 @@ impl Server {
 
     /// Listens there.
     pub(crate) fn at(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        let mut listener = None;
+        wait_until("the address of a server", || {
+            listener = TcpListener::bind(address).ok();
+            listener.is_some()
+        });
+        let listener = listener.unwrap();
         listener.set_nonblocking(true).unwrap();
         Self(listener)
     }
@@ -201,12 +217,7 @@ impl Server {
     pub(crate) fn accept_now(&self) -> Option<Backend> {
         let (stream, _) = self.0.accept().ok()?;
         stream.set_nonblocking(false).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Some(Backend {
-            stream,
-            bytes: Vec::new(),
-        })
+        Some(Backend::accepted(stream))
     }
 
     /// The next connection, which has to come.
@@ -218,9 +229,19 @@ impl Server {
         });
         accepted.unwrap()
     }
+
+    /// The next connection that brings a request; those that only look whether somebody is there are passed over.
+    pub(crate) fn accept_asking(&self) -> Backend {
+        loop {
+            let backend = self.accept();
+            if matches!(backend.stream.peek(&mut [0]), Ok(1)) {
+                return backend;
+            }
+        }
+    }
 }
 
-/// An ordinary server that answers each request with its target, as [`Echo`] does.
+/// An ordinary server that answers each request with its target, as [`Echo`] does, and the length of a body.
 pub(crate) struct EchoServer {
     address: SocketAddr,
     seen: Arc<Counts>,
@@ -236,12 +257,20 @@ struct Counts {
     /// Requests at the same time, now and at the most.
     now: AtomicUsize,
     most: AtomicUsize,
+    /// Requests whose path begins with /hold wait while this is true.
+    holding: AtomicBool,
+    held: AtomicUsize,
 }
 
 impl EchoServer {
     /// Listens on a port of its own.
     pub(crate) fn start() -> Self {
         Self::run(Server::start(), Duration::ZERO)
+    }
+
+    /// Listens there, where another one may have been.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self::run(Server::at(address), Duration::ZERO)
     }
 
     /// Answers on a listener, each time after a pause.
@@ -262,6 +291,7 @@ impl EchoServer {
                 let thread = std::thread::spawn(move || counts.serve(backend, pause));
                 open.push((stream, thread));
             }
+            drop(server);
             for (stream, thread) in open {
                 let _ = stream.shutdown(std::net::Shutdown::Both);
                 let _ = thread.join();
@@ -293,26 +323,54 @@ impl EchoServer {
     pub(crate) fn most(&self) -> usize {
         self.seen.most.load(Ordering::SeqCst)
     }
+
+    /// Forgets how many requests it has had at the same time.
+    pub(crate) fn forget_most(&self) {
+        self.seen.most.store(0, Ordering::SeqCst);
+    }
+
+    /// Lets requests whose path begins with /hold wait, or lets them go on.
+    pub(crate) fn hold(&self, on: bool) {
+        self.seen.holding.store(on, Ordering::SeqCst);
+    }
+
+    /// How many requests were to wait.
+    pub(crate) fn held(&self) -> usize {
+        self.seen.held.load(Ordering::SeqCst)
+    }
 }
 
 impl Counts {
     fn serve(&self, mut backend: Backend, pause: Duration) {
-        backend.stream.set_read_timeout(None).unwrap();
+        backend.wait_for_ever();
         while let Some(seen) = backend.next() {
             let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(now, Ordering::SeqCst);
-            if !pause.is_zero() {
-                std::thread::sleep(pause);
+            if seen.target().starts_with("/hold") {
+                self.held.fetch_add(1, Ordering::SeqCst);
+                while self.holding.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            // So that requests meet each other.
+            match pause.is_zero() {
+                true => std::thread::yield_now(),
+                false => std::thread::sleep(pause),
             }
             self.answered.fetch_add(1, Ordering::SeqCst);
             self.now.fetch_sub(1, Ordering::SeqCst);
-            backend.reply(seen.target());
+            match seen.body.len() {
+                0 => backend.reply(seen.target()),
+                length => backend.reply(format!("{} {length}", seen.target())),
+            };
         }
     }
 }
 
+/// It is gone at once, as if it had been killed: nobody listens any more, and every connection ends.
 impl Drop for EchoServer {
     fn drop(&mut self) {
+        self.hold(false);
         self.seen.stopped.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -4,16 +4,23 @@
 
 pub(crate) mod access;
 pub(crate) mod backend;
+pub(crate) mod load;
 pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod secure;
 pub(crate) mod visitor;
 
 use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-pub(crate) use access::{Access, EchoApp, HandApp};
+use swiftiply::config::{Config, Overrides};
+use swiftiply::net::listener::Local;
+
+pub(crate) use access::Access;
 pub(crate) use backend::{Backend, Echo, EchoServer, Server};
+pub(crate) use load::{Load, crowd};
 pub(crate) use proxy::Proxy;
 pub(crate) use visitor::Visitor;
 
@@ -29,6 +36,51 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A request and its answer, from end to end.
+#[track_caller]
+pub(crate) fn exchange(visitor: &mut Visitor, backend: &mut Backend, target: &str) {
+    visitor.send_get(target);
+    assert_eq!(backend.request().target(), target);
+    backend.reply_to(visitor, target);
+}
+
+/// A server in this program, with these lines.
+pub(crate) fn embedded(lines: &str) -> swiftiply::Server {
+    let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\n{lines}");
+    let overrides = Overrides::default();
+    let (config, _) = Config::from_yaml(&yaml, "test.yml".as_ref(), &overrides).unwrap();
+    swiftiply::Server::start(config).unwrap()
+}
+
+/// The first of the addresses of such a server.
+pub(crate) fn first(locals: &[Local]) -> SocketAddr {
+    locals[0].to_string().parse().unwrap()
+}
+
+/// A port on which nobody listens.
+pub(crate) fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
+}
+
+/// How a program ended, and what it said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// Runs a program to its end.
+pub(crate) fn ended(program: &mut Command) -> Ended {
+    let run = program.output().unwrap();
+    Ended {
+        code: run.status.code(),
+        out: String::from_utf8(run.stdout).unwrap(),
+        err: String::from_utf8(run.stderr).unwrap(),
     }
 }
 

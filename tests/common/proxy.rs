@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Visitor, secure, wait_until};
+use super::{Ended, Visitor, ended, secure, wait_until};
 
 /// Everything at one address, logged in full, with deadlines that a busy machine does not reach.
 const COMMON: &str = "
@@ -19,6 +19,10 @@ cluster_port: 0
 workers: 16
 logger: {type: stderr, level: full}
 ";
+
+/// One site, which takes everything.
+pub(crate) const SITE: &str =
+    "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
 
 /// A running swiftiply.
 pub(crate) struct Proxy {
@@ -35,6 +39,17 @@ pub(crate) fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_swiftiply"))
 }
 
+/// Runs it to its end.
+pub(crate) fn run(arguments: &[&str]) -> Ended {
+    ended(program().args(arguments))
+}
+
+/// Has it check the swiftiply.yml of a directory.
+pub(crate) fn check(directory: &Path) -> Ended {
+    let arguments = ["--check", "-c", "swiftiply.yml"];
+    ended(program().args(arguments).current_dir(directory))
+}
+
 impl Proxy {
     /// Starts it with a configuration on top of the common one.
     pub(crate) fn start(yaml: &str) -> Self {
@@ -43,7 +58,12 @@ impl Proxy {
 
     /// One site, which takes everything, and whose backends dial in at [`Proxy::dial_in`].
     pub(crate) fn simple() -> Self {
-        Self::start("map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]")
+        Self::start(SITE)
+    }
+
+    /// The same with more lines.
+    pub(crate) fn simple_with(lines: &str) -> Self {
+        Self::start(&format!("{SITE}\n{lines}"))
     }
 
     /// One site that takes everything, at two addresses: the second one speaks TLS.
@@ -55,13 +75,9 @@ impl Proxy {
     pub(crate) fn both_with(lines: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let (certfile, keyfile) = secure::certificate(files.path(), "test", &["test"]);
+        let pair = secure::pair(&certfile, &keyfile);
         // They are read at the start only.
-        Self::start(&format!(
-            "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}}]\n\
-             ssl: {{at: '127.0.0.2:0', certfile: {}, keyfile: {}}}\n{lines}",
-            certfile.display(),
-            keyfile.display()
-        ))
+        Self::simple_with(&format!("ssl: {{at: '127.0.0.2:0', {pair}}}\n{lines}"))
     }
 
     /// Starts it with options.
@@ -126,6 +142,11 @@ impl Proxy {
     /// A new visitor.
     pub(crate) fn visit(&self) -> Visitor {
         Visitor::connect(self.address())
+    }
+
+    /// A new visitor that has asked for this.
+    pub(crate) fn ask(&self, target: &str) -> Visitor {
+        Visitor::asking(self.address(), target)
     }
 
     /// A new visitor with TLS, at the second address.

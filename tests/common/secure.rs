@@ -68,6 +68,12 @@ pub(crate) fn certificate(directory: &Path, file: &str, names: &[&str]) -> (Path
     (certfile, keyfile)
 }
 
+/// Both files as a configuration names them.
+pub(crate) fn pair(certfile: &Path, keyfile: &Path) -> String {
+    let (certfile, keyfile) = (certfile.display(), keyfile.display());
+    format!("certfile: {certfile}, keyfile: {keyfile}")
+}
+
 /// The SHA-256 of a certificate as openssl prints it.
 pub(crate) fn fingerprint(certfile: &Path) -> String {
     let run = Command::new("openssl")

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use super::{PATIENCE, field, head_end, read_until, reset_on_close, secure};
+use super::{Backend, PATIENCE, field, head_end, read_until, reset_on_close, secure};
 
 /// What a visitor reads and writes.
 enum Wire {
@@ -82,17 +82,21 @@ impl Visitor {
         }
     }
 
+    /// Connects and asks for something.
+    pub(crate) fn asking(address: SocketAddr, target: &str) -> Self {
+        let mut visitor = Self::connect(address);
+        visitor.send_get(target);
+        visitor
+    }
+
     /// A server's side of a connection that was dialled; reads the preamble.
-    pub(crate) fn dialled(stream: TcpStream, preamble: &str) -> Self {
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    pub(crate) fn dialled(line: Backend, preamble: &str) -> Self {
         let mut server = Self {
-            stream: Wire::Plain(stream),
+            stream: Wire::Plain(line.into_socket()),
             bytes: Vec::new(),
         };
-        assert!(server.at_least(preamble.len()).starts_with(b"swiftclient"));
-        let sent: Vec<u8> = server.bytes.drain(..preamble.len()).collect();
-        let sent = String::from_utf8(sent).unwrap();
+        let sent = String::from_utf8(server.take(preamble.len())).unwrap();
+        assert!(sent.starts_with("swiftclient"), "{sent}");
         assert_eq!(sent[23..], preamble[23..]);
         server
     }
@@ -211,6 +215,14 @@ impl Visitor {
     /// Sends GET and reads the answer.
     pub(crate) fn get(&mut self, target: &str) -> Answer {
         self.send_get(target).answer()
+    }
+
+    /// Sends POST, and then its body.
+    pub(crate) fn send_post(&mut self, target: &str, body: impl AsRef<[u8]>) -> &mut Self {
+        let length = body.as_ref().len();
+        let head =
+            format!("POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
+        self.send(head).send(body)
     }
 
     /// Whether the proxy closes the connection now, without another byte.
