@@ -5,7 +5,7 @@
 //! until the connection is closed:
 //!
 //! 1. [`State::Head`]: reading a request head. An idle connection is one that has read nothing of it yet.
-//!    Where the site asks for a password, [`State::Door`]: waiting until it can be checked; then [`State::Open`].
+//!    Where the site asks for a password, [`State::Door`]: waiting until it can be checked (`door`); then [`State::Open`].
 //! 2. [`State::Body`]: collecting the request's body.
 //! 3. [`State::Turn`]: waiting for a worker that the site may hold, then [`respond`](super::respond) and
 //!    [`deliver`](super::deliver), and back to 1.
@@ -15,41 +15,44 @@
 //! 6. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
 //!    the system does not reset the connection before the answer was read.
 //!
+//! What is refused on the way is in `refuse`, what the access log is told in `about`.
+//!
 //! **Invariants**
 //! - The box owns the socket. Who holds the box, a worker, the poller or the tunnels, owns the connection.
 //! - A deadline is set when a state is entered and stays the same however often the session is parked in it.
 //! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
 
-use std::borrow::Cow;
+mod about;
+mod door;
+mod refuse;
+
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
+
+use about::{About, Subject};
+use door::Door;
 
 use super::Shared;
 use super::admission::{Counted, Entry, Permit, Place};
 use super::collect::{self, Collector, Fault};
 use super::deliver::{Delivered, Delivery, Progress, Stalled};
 use super::files;
-use super::guard::{self, Crowd, Guard, Ticket, Verdict};
 use super::pages;
-use super::respond::{
-    CONTINUE, Errand, Outcome, Passage, Watch, reason_for, respond, tell, unavailable,
-};
+use super::respond::{CONTINUE, Errand, Outcome, Passage, Watch, respond, tell, unavailable};
 use super::route::{Route, route};
-use super::snapshot::{Held, Site};
+use super::snapshot::Held;
 use super::worker::{Pen, Worker};
 use crate::backend::lease::Lease;
 use crate::backend::pool::Wait;
-use crate::backend::relay::{self, Cause, Switched};
+use crate::backend::relay::{Cause, Switched};
 use crate::config::Limits;
 use crate::exchange::{Request, RequestBody, Response, Trace, UploadError};
 use crate::http::body::Framing;
-use crate::http::head::{HeadLimits, HeadScanner, Persistence, RequestHead, Version};
-use crate::logging::{AccessLog, Entry as Line};
+use crate::http::head::{HeadLimits, HeadScanner, Persistence, RequestHead};
 use crate::net::conn::Conn;
-use crate::net::listener;
 use crate::net::poller::{self, Interest, Token};
 use crate::net::stream::{Peer, Pending};
 use crate::net::tunnel::{self, Ended, Patience};
@@ -120,12 +123,6 @@ struct Reading {
     handshake: bool,
 }
 
-/// A request whose password stands in line to be checked.
-struct Door {
-    errand: Errand,
-    ticket: Ticket,
-}
-
 /// A body on its way in.
 struct Collecting {
     errand: Errand,
@@ -169,18 +166,6 @@ enum Turned {
 /// An answer that was begun.
 struct Sent {
     progress: Progress,
-    status: u16,
-    trace: Trace,
-}
-
-/// What an answer is about, for the access log.
-struct Subject {
-    head: Option<RequestHead>,
-    user: Option<Box<str>>,
-    received: Instant,
-    site: Option<usize>,
-    snapshot: Held,
-    ended: Option<Close>,
     status: u16,
     trace: Trace,
 }
@@ -465,103 +450,6 @@ impl Session {
             true => self.open(errand, worker),
             false => self.admit(errand, None, worker),
         }
-    }
-
-    /// Lets a request in if its visitor may see what it asks for. `ticket`: it stands in line already, for its password
-    /// to be checked.
-    fn admit(&mut self, mut errand: Errand, ticket: Option<Ticket>, worker: &mut Worker) -> Step {
-        let shared = Arc::clone(&self.shared);
-        let place = shared.checks.place;
-        let in_line = ticket.is_some();
-        if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.conn) {
-            self.leave_line();
-            return self.gone(&errand);
-        }
-        // Also where its turn comes too late.
-        let deadline = errand.since + errand.site().settings.timeout;
-        if in_line && (self.expired || Instant::now() >= deadline) {
-            self.leave_line();
-            return self.turn_away(&errand, Crowd::All, worker);
-        }
-        let snapshot = Arc::clone(&errand.snapshot);
-        let guards = &snapshot.sites[errand.site].guards;
-        let verdict = guard::look(guards, &mut errand.request, errand.since);
-        let (guard, users, credentials) = match verdict {
-            Verdict::Check(guard, users, credentials) => (guard, users, credentials),
-            verdict => {
-                if in_line {
-                    // Another request of the same visitor was first.
-                    self.leave_line();
-                }
-                return match verdict {
-                    Verdict::Ask(guard) => self.ask(&errand, guard, worker),
-                    Verdict::Unclear => {
-                        let why = "The request was refused: a .. in its path.";
-                        let page = errand.site().page(400, why, Some(&errand.request.head));
-                        self.decline(&errand, page, worker)
-                    }
-                    _ => self.open(errand, worker),
-                };
-            }
-        };
-        let ticket = match ticket.map_or_else(|| shared.checks.enter(&errand.request), Ok) {
-            Ok(ticket) => ticket,
-            Err(crowd) => return self.turn_away(&errand, crowd, worker),
-        };
-        if !self.enter(place, worker) {
-            if !in_line && self.unread == Unread::Unsure {
-                // As in `take_turn`.
-                errand.watch.half_closed = self.conn.pending() == Pending::End;
-            }
-            let door = Box::new(Door { errand, ticket });
-            return Step::Park(State::Door(door), Interest::Read, deadline);
-        }
-        let is_right = users.verify(credentials.name(), credentials.password());
-        worker.let_go();
-        drop(ticket);
-        if !is_right {
-            let name = String::from_utf8_lossy(credentials.name());
-            let head = &errand.request.head;
-            log::info!(
-                target: &errand.site().log,
-                "401 for {}: {} {}: wrong name or password, name {name:?}",
-                self.peer, head.method.as_str(), head.target.as_str()
-            );
-            return self.ask(&errand, guard, worker);
-        }
-        users.remember(credentials.bytes());
-        guard.welcome(&credentials, &mut errand.request);
-        errand.since = Instant::now();
-        Step::Go(State::Open(Box::new(errand)))
-    }
-
-    /// Asks for a name and a password (RFC 9110 11.6.1).
-    fn ask(&mut self, errand: &Errand, guard: &Guard, worker: &mut Worker) -> Step {
-        let why = "A name and a password are needed here.";
-        let mut page = errand.site().page(401, why, Some(&errand.request.head));
-        let challenge = guard.challenge.as_bytes();
-        page.head.headers.push("WWW-Authenticate", challenge);
-        self.decline(errand, page, worker)
-    }
-
-    /// There is no time to check a password.
-    fn turn_away(&mut self, errand: &Errand, crowd: Crowd, worker: &mut Worker) -> Step {
-        let (status, why) = match crowd {
-            Crowd::Client => (
-                429,
-                "Too many passwords from this address are being checked.",
-            ),
-            Crowd::All => (503, "Too many passwords are being checked."),
-        };
-        let head = &errand.request.head;
-        log::warn!(
-            target: &errand.site().log,
-            "{status} for {}: {} {}: too many passwords to check",
-            self.peer, head.method.as_str(), head.target.as_str()
-        );
-        let why = format!("{why} Please try again.");
-        let page = errand.site().page(status, &why, Some(head));
-        self.decline(errand, page, worker)
     }
 
     /// Answers a request of a site of whose body nothing was read.
@@ -904,78 +792,6 @@ impl Session {
         }
     }
 
-    /// Refuses what could not be read as a request.
-    fn refuse(&mut self, status: u16, why: &str, snapshot: &Held, worker: &mut Worker) -> Step {
-        log::info!("{status} for {}: {why}", self.peer);
-        let reason = reason_for(status);
-        let about = About::unreadable(snapshot, reason);
-        let detail = format!("The request was refused: {why}.");
-        let page = pages::page(status, &detail, None);
-        let sent = self.deliver(&about, page, false, &mut worker.pen());
-        self.after(sent, &about, Then::close(reason), worker)
-    }
-
-    /// Refuses a request for the sake of its body.
-    fn refuse_body(&mut self, errand: &Errand, fault: &Fault, worker: &mut Worker) -> Step {
-        let head = &errand.request.head;
-        let most = errand.site().settings.limits.body;
-        let (status, why) = match fault {
-            Fault::TooLarge => (
-                413,
-                Cow::Owned(format!("the body has more than {most} bytes")),
-            ),
-            Fault::Bad(what) => (400, Cow::Borrowed(*what)),
-            Fault::Disk(error) => {
-                let directory = errand.snapshot.config.temporary_directory.display();
-                log::error!(
-                    target: &errand.site().log,
-                    "temporary_directory {directory}: {}", listener::reason(error)
-                );
-                (500, Cow::Borrowed("the body could not be stored"))
-            }
-        };
-        log::info!(
-            target: &errand.site().log,
-            "{status} for {}: {} {}: {why}", self.peer, head.method.as_str(), head.target.as_str()
-        );
-        let detail = format!("The request was refused: {why}.");
-        let page = errand.site().page(status, &detail, Some(head));
-        self.refuse_with(errand, page, reason_for(status), worker)
-    }
-
-    /// Refuses a request in the middle of a body that is passed on as it comes.
-    fn refuse_upload(&mut self, errand: &Errand, error: UploadError, worker: &mut Worker) -> Step {
-        match error {
-            UploadError::TooLarge => self.refuse_body(errand, &Fault::TooLarge, worker),
-            UploadError::Bad(what) => self.refuse_body(errand, &Fault::Bad(what), worker),
-            UploadError::TimedOut => self.refuse_slow(errand, Close::BodyTimeout, worker),
-            UploadError::TooSlow => self.refuse_slow(errand, Close::BodySlow, worker),
-            UploadError::Gone => self.gone(errand),
-        }
-    }
-
-    fn refuse_slow(&mut self, errand: &Errand, reason: Close, worker: &mut Worker) -> Step {
-        let why = "The body of the request did not arrive in time.";
-        let page = errand.site().page(408, why, Some(&errand.request.head));
-        self.refuse_with(errand, page, reason, worker)
-    }
-
-    /// Answers a request of which not everything was read, and closes.
-    fn refuse_with(
-        &mut self,
-        errand: &Errand,
-        page: Response<'_>,
-        reason: Close,
-        worker: &mut Worker,
-    ) -> Step {
-        let about = About {
-            ended: Some(reason),
-            ..About::errand(errand)
-        };
-        let sent = self.deliver(&about, page, false, &mut worker.pen());
-        self.after(sent, &about, Then::close(reason), worker)
-    }
-
     /// Answers a request of a site.
     fn answer(&mut self, errand: &Errand, response: Response<'_>, worker: &mut Worker) -> Step {
         let sent = self.deliver_errand(errand, response, &mut worker.pen());
@@ -1089,19 +905,6 @@ impl Session {
         })
     }
 
-    /// The visitor left before its answer.
-    fn gone(&self, errand: &Errand) -> Step {
-        let about = About::errand(errand);
-        if let Some(log) = about.log() {
-            let trace = Trace {
-                queued: errand.queued + errand.since.elapsed(),
-                ..Trace::default()
-            };
-            about.write(log, &self.peer, CLIENT_GONE, 0, &trace, Close::ClientGone);
-        }
-        Step::Close(Close::ClientGone)
-    }
-
     /// Asks for a worker for an exchange with a site, and has the site hold this one. `false`: there is none, and the
     /// session stands in line.
     fn enter(&mut self, place: Place, worker: &mut Worker) -> bool {
@@ -1196,157 +999,10 @@ impl Then {
     }
 }
 
-impl Subject {
-    fn place(&self) -> Option<Place> {
-        self.site.map(|site| self.snapshot.sites[site].place)
-    }
-}
-
 impl Collecting {
     fn is_too_slow(&self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.began);
         collect::is_too_slow(elapsed, self.collector.length())
-    }
-}
-
-/// What an answer is about, for its delivery and for the access log.
-struct About<'a> {
-    head: Option<&'a RequestHead>,
-    user: Option<&'a str>,
-    received: Instant,
-    site: Option<usize>,
-    snapshot: &'a Held,
-    /// What to log if the answer itself was complete.
-    ended: Option<Close>,
-}
-
-impl<'a> About<'a> {
-    const fn request(
-        head: &'a RequestHead,
-        received: Instant,
-        site: Option<usize>,
-        snapshot: &'a Held,
-    ) -> Self {
-        Self {
-            head: Some(head),
-            user: None,
-            received,
-            site,
-            snapshot,
-            ended: None,
-        }
-    }
-
-    fn errand(errand: &'a Errand) -> Self {
-        let Request {
-            head,
-            received,
-            user,
-            ..
-        } = &errand.request;
-        Self {
-            user: user.as_deref(),
-            ..Self::request(head, *received, Some(errand.site), &errand.snapshot)
-        }
-    }
-
-    fn unreadable(snapshot: &'a Held, reason: Close) -> Self {
-        Self {
-            head: None,
-            user: None,
-            received: Instant::now(),
-            site: None,
-            snapshot,
-            ended: Some(reason),
-        }
-    }
-
-    fn of(subject: &'a Subject) -> Self {
-        Self {
-            head: subject.head.as_ref(),
-            user: subject.user.as_deref(),
-            received: subject.received,
-            site: subject.site,
-            snapshot: &subject.snapshot,
-            ended: subject.ended,
-        }
-    }
-
-    /// The same, to be kept while the visitor takes its time.
-    fn keep(&self, status: u16, trace: Trace) -> Subject {
-        Subject {
-            head: self.head.cloned(),
-            user: self.user.map(Box::from),
-            received: self.received,
-            site: self.site,
-            snapshot: Arc::clone(self.snapshot),
-            ended: self.ended,
-            status,
-            trace,
-        }
-    }
-
-    fn site(&self) -> Option<&'a Site> {
-        self.site.map(|site| &self.snapshot.sites[site])
-    }
-
-    fn log(&self) -> Option<&AccessLog> {
-        match self.site() {
-            Some(site) => site.access_log.as_deref(),
-            None => self.snapshot.access_log.as_deref(),
-        }
-    }
-
-    fn log_end(&self, peer: &Peer, status: u16, delivered: &Delivered, trace: &Trace) {
-        let Some(log) = self.log() else { return };
-        let ended = match delivered.ended {
-            Close::Complete => self.ended.unwrap_or(Close::Complete),
-            broken => broken,
-        };
-        self.write(log, peer, status, delivered.bytes, trace, ended);
-    }
-
-    fn write(
-        &self,
-        log: &AccessLog,
-        peer: &Peer,
-        status: u16,
-        bytes: u64,
-        trace: &Trace,
-        ended: Close,
-    ) {
-        let text = |bytes: Option<&'a [u8]>| match bytes {
-            Some(bytes) => String::from_utf8_lossy(bytes),
-            None => Cow::Borrowed("-"),
-        };
-        let field = |name| text(self.head.and_then(|head| head.headers.get(name)));
-        let host = self.head.and_then(|head| head.host.as_ref());
-        let client = peer
-            .ip()
-            .map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
-        log.write(&Line {
-            time: SystemTime::now(),
-            client: &client,
-            user: self.user.filter(|name| !name.is_empty()).unwrap_or("-"),
-            method: self.head.map_or("-", |head| head.method.as_str()),
-            target: self.head.map_or("-", |head| head.target.as_str()),
-            host: host.map_or("-", |host| host.as_str()),
-            version: match self.head.map(|head| head.version) {
-                Some(Version::Http10) => "HTTP/1.0",
-                Some(Version::Http11) => "HTTP/1.1",
-                None => "-",
-            },
-            status,
-            bytes,
-            site: self.site().map_or("-", |site| &site.settings.name),
-            backend: &relay::escaped(trace),
-            queue_ms: trace.queued,
-            backend_ms: trace.answering,
-            total_ms: self.received.elapsed(),
-            ended: ended.word(),
-            referer: &field("Referer"),
-            user_agent: &field("User-Agent"),
-        });
     }
 }
 
@@ -1362,8 +1018,6 @@ const fn head_limits(limits: &Limits) -> HeadLimits {
 const LONGEST_LINE: Duration = Duration::from_secs(60);
 /// Pipelined requests that are answered before other visitors have their turn.
 const MOST_IN_A_ROW: u32 = 32;
-/// What nginx logs for an answer that nobody waited for.
-const CLIENT_GONE: u16 = 499;
 /// How long a visitor may go on sending after its last answer, and how much.
 const LINGER: Duration = Duration::from_secs(1);
 const MOST_LINGERED: usize = 64 * 1024;

@@ -1,0 +1,175 @@
+//! What an answer is about: for its delivery, and for its line in the access log.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::backend::relay;
+use crate::exchange::{Request, Trace};
+use crate::http::head::{RequestHead, Version};
+use crate::logging::{AccessLog, Entry as Line};
+use crate::net::stream::Peer;
+use crate::server::admission::Place;
+use crate::server::deliver::Delivered;
+use crate::server::respond::Errand;
+use crate::server::snapshot::{Held, Site};
+use crate::stats::Close;
+
+/// What an answer is about, for its delivery and for the access log.
+pub(super) struct About<'a> {
+    pub(super) head: Option<&'a RequestHead>,
+    pub(super) user: Option<&'a str>,
+    pub(super) received: Instant,
+    pub(super) site: Option<usize>,
+    pub(super) snapshot: &'a Held,
+    /// What to log if the answer itself was complete.
+    pub(super) ended: Option<Close>,
+}
+
+/// The same as the answer itself keeps it, while the visitor takes its time.
+pub(super) struct Subject {
+    pub(super) head: Option<RequestHead>,
+    pub(super) user: Option<Box<str>>,
+    pub(super) received: Instant,
+    pub(super) site: Option<usize>,
+    pub(super) snapshot: Held,
+    pub(super) ended: Option<Close>,
+    pub(super) status: u16,
+    pub(super) trace: Trace,
+}
+
+impl<'a> About<'a> {
+    pub(super) const fn request(
+        head: &'a RequestHead,
+        received: Instant,
+        site: Option<usize>,
+        snapshot: &'a Held,
+    ) -> Self {
+        Self {
+            head: Some(head),
+            user: None,
+            received,
+            site,
+            snapshot,
+            ended: None,
+        }
+    }
+
+    pub(super) fn errand(errand: &'a Errand) -> Self {
+        let Request {
+            head,
+            received,
+            user,
+            ..
+        } = &errand.request;
+        Self {
+            user: user.as_deref(),
+            ..Self::request(head, *received, Some(errand.site), &errand.snapshot)
+        }
+    }
+
+    pub(super) fn unreadable(snapshot: &'a Held, reason: Close) -> Self {
+        Self {
+            head: None,
+            user: None,
+            received: Instant::now(),
+            site: None,
+            snapshot,
+            ended: Some(reason),
+        }
+    }
+
+    pub(super) fn of(subject: &'a Subject) -> Self {
+        Self {
+            head: subject.head.as_ref(),
+            user: subject.user.as_deref(),
+            received: subject.received,
+            site: subject.site,
+            snapshot: &subject.snapshot,
+            ended: subject.ended,
+        }
+    }
+
+    /// The same, to be kept while the visitor takes its time.
+    pub(super) fn keep(&self, status: u16, trace: Trace) -> Subject {
+        Subject {
+            head: self.head.cloned(),
+            user: self.user.map(Box::from),
+            received: self.received,
+            site: self.site,
+            snapshot: Arc::clone(self.snapshot),
+            ended: self.ended,
+            status,
+            trace,
+        }
+    }
+
+    pub(super) fn site(&self) -> Option<&'a Site> {
+        self.site.map(|site| &self.snapshot.sites[site])
+    }
+
+    pub(super) fn log(&self) -> Option<&AccessLog> {
+        match self.site() {
+            Some(site) => site.access_log.as_deref(),
+            None => self.snapshot.access_log.as_deref(),
+        }
+    }
+
+    pub(super) fn log_end(&self, peer: &Peer, status: u16, delivered: &Delivered, trace: &Trace) {
+        let Some(log) = self.log() else { return };
+        let ended = match delivered.ended {
+            Close::Complete => self.ended.unwrap_or(Close::Complete),
+            broken => broken,
+        };
+        self.write(log, peer, status, delivered.bytes, trace, ended);
+    }
+
+    pub(super) fn write(
+        &self,
+        log: &AccessLog,
+        peer: &Peer,
+        status: u16,
+        bytes: u64,
+        trace: &Trace,
+        ended: Close,
+    ) {
+        let text = |bytes: Option<&'a [u8]>| match bytes {
+            Some(bytes) => String::from_utf8_lossy(bytes),
+            None => Cow::Borrowed("-"),
+        };
+        let field = |name| text(self.head.and_then(|head| head.headers.get(name)));
+        let host = self.head.and_then(|head| head.host.as_ref());
+        let client = peer
+            .ip()
+            .map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
+        log.write(&Line {
+            time: SystemTime::now(),
+            client: &client,
+            user: self.user.filter(|name| !name.is_empty()).unwrap_or("-"),
+            method: self.head.map_or("-", |head| head.method.as_str()),
+            target: self.head.map_or("-", |head| head.target.as_str()),
+            host: host.map_or("-", |host| host.as_str()),
+            version: match self.head.map(|head| head.version) {
+                Some(Version::Http10) => "HTTP/1.0",
+                Some(Version::Http11) => "HTTP/1.1",
+                None => "-",
+            },
+            status,
+            bytes,
+            site: self.site().map_or("-", |site| &site.settings.name),
+            backend: &relay::escaped(trace),
+            queue_ms: trace.queued,
+            backend_ms: trace.answering,
+            total_ms: self.received.elapsed(),
+            ended: ended.word(),
+            referer: &field("Referer"),
+            user_agent: &field("User-Agent"),
+        });
+    }
+}
+
+impl Subject {
+    pub(super) fn place(&self) -> Option<Place> {
+        self.site.map(|site| self.snapshot.sites[site].place)
+    }
+}

@@ -1,0 +1,125 @@
+//! Requests that are refused, and visitors that leave before they are answered.
+
+use std::borrow::Cow;
+
+use super::about::About;
+use super::{Session, Step, Then};
+use crate::exchange::{Response, Trace, UploadError};
+use crate::net::listener;
+use crate::server::collect::Fault;
+use crate::server::pages;
+use crate::server::respond::{Errand, reason_for};
+use crate::server::snapshot::Held;
+use crate::server::worker::Worker;
+use crate::stats::Close;
+
+impl Session {
+    /// Refuses what could not be read as a request.
+    pub(super) fn refuse(
+        &mut self,
+        status: u16,
+        why: &str,
+        snapshot: &Held,
+        worker: &mut Worker,
+    ) -> Step {
+        log::info!("{status} for {}: {why}", self.peer);
+        let reason = reason_for(status);
+        let about = About::unreadable(snapshot, reason);
+        let detail = format!("The request was refused: {why}.");
+        let page = pages::page(status, &detail, None);
+        let sent = self.deliver(&about, page, false, &mut worker.pen());
+        self.after(sent, &about, Then::close(reason), worker)
+    }
+
+    /// Refuses a request for the sake of its body.
+    pub(super) fn refuse_body(
+        &mut self,
+        errand: &Errand,
+        fault: &Fault,
+        worker: &mut Worker,
+    ) -> Step {
+        let head = &errand.request.head;
+        let most = errand.site().settings.limits.body;
+        let (status, why) = match fault {
+            Fault::TooLarge => (
+                413,
+                Cow::Owned(format!("the body has more than {most} bytes")),
+            ),
+            Fault::Bad(what) => (400, Cow::Borrowed(*what)),
+            Fault::Disk(error) => {
+                let directory = errand.snapshot.config.temporary_directory.display();
+                log::error!(
+                    target: &errand.site().log,
+                    "temporary_directory {directory}: {}", listener::reason(error)
+                );
+                (500, Cow::Borrowed("the body could not be stored"))
+            }
+        };
+        log::info!(
+            target: &errand.site().log,
+            "{status} for {}: {} {}: {why}", self.peer, head.method.as_str(), head.target.as_str()
+        );
+        let detail = format!("The request was refused: {why}.");
+        let page = errand.site().page(status, &detail, Some(head));
+        self.refuse_with(errand, page, reason_for(status), worker)
+    }
+
+    /// Refuses a request in the middle of a body that is passed on as it comes.
+    pub(super) fn refuse_upload(
+        &mut self,
+        errand: &Errand,
+        error: UploadError,
+        worker: &mut Worker,
+    ) -> Step {
+        match error {
+            UploadError::TooLarge => self.refuse_body(errand, &Fault::TooLarge, worker),
+            UploadError::Bad(what) => self.refuse_body(errand, &Fault::Bad(what), worker),
+            UploadError::TimedOut => self.refuse_slow(errand, Close::BodyTimeout, worker),
+            UploadError::TooSlow => self.refuse_slow(errand, Close::BodySlow, worker),
+            UploadError::Gone => self.gone(errand),
+        }
+    }
+
+    pub(super) fn refuse_slow(
+        &mut self,
+        errand: &Errand,
+        reason: Close,
+        worker: &mut Worker,
+    ) -> Step {
+        let why = "The body of the request did not arrive in time.";
+        let page = errand.site().page(408, why, Some(&errand.request.head));
+        self.refuse_with(errand, page, reason, worker)
+    }
+
+    /// Answers a request of which not everything was read, and closes.
+    pub(super) fn refuse_with(
+        &mut self,
+        errand: &Errand,
+        page: Response<'_>,
+        reason: Close,
+        worker: &mut Worker,
+    ) -> Step {
+        let about = About {
+            ended: Some(reason),
+            ..About::errand(errand)
+        };
+        let sent = self.deliver(&about, page, false, &mut worker.pen());
+        self.after(sent, &about, Then::close(reason), worker)
+    }
+
+    /// The visitor left before its answer.
+    pub(super) fn gone(&self, errand: &Errand) -> Step {
+        let about = About::errand(errand);
+        if let Some(log) = about.log() {
+            let trace = Trace {
+                queued: errand.queued + errand.since.elapsed(),
+                ..Trace::default()
+            };
+            about.write(log, &self.peer, CLIENT_GONE, 0, &trace, Close::ClientGone);
+        }
+        Step::Close(Close::ClientGone)
+    }
+}
+
+/// What nginx logs for an answer that nobody waited for.
+const CLIENT_GONE: u16 = 499;
