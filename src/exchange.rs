@@ -1,8 +1,9 @@
 //! One exchange: the request as it was received and the response as it will be sent.
 //!
-//! These are what the layers hand to each other. A [`Request`] is whole: its body was collected before
-//! anybody sees it. A [`Response`] has a head, which may still be changed, and a [`Body`] that is pulled piece
-//! by piece by whoever sends it.
+//! These are what the layers hand to each other. A [`Request`] has a head and a body, which was collected before anybody
+//! sees it or, where the site wants that, is pulled from the [`Visitor`] as it comes. A [`Response`] has a head, which may
+//! still be changed, and a [`Body`]: at hand, a part of a file, or pulled piece by piece from a [`Source`] by whoever sends
+//! it.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
