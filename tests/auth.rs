@@ -278,28 +278,33 @@ fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
     let mut known = proxy.visit();
     assert_eq!(status(&mut known, "/admin", "bob:secret"), 200);
     let wrong = request("/admin", "bob:wrong");
-    let mut flood: Vec<_> = (0..60).map(|_| proxy.visit()).collect();
-    for visitor in &mut flood {
-        visitor.send(&wrong);
-    }
-    // Some leave while they stand in line.
-    for visitor in flood.split_off(50) {
-        visitor.reset();
-    }
     let right = request("/admin", "bob:secret");
-    for _ in 0..10 {
-        assert_eq!(known.ask(&right).status, 200);
-        assert_eq!(proxy.visit().get("/open").status, 200);
-    }
-    let statuses: Vec<u16> = flood
-        .iter_mut()
-        .map(|visitor| visitor.answer().status)
-        .collect();
-    let count = |status| statuses.iter().filter(|known| **known == status).count();
-    assert!(count(401) >= 1 && count(429) >= 1, "{statuses:?}");
-    assert_eq!(count(401) + count(429), 50, "{statuses:?}");
-    // And then there is room again.
-    assert_eq!(flood[0].ask(&wrong).status, 401);
+    let mut flood: Vec<_> = (0..50).map(|_| proxy.visit()).collect();
+    // A machine that is busy elsewhere may check one after the other, so that nobody is in the way.
+    wait_until("a flood that is too much", || {
+        for visitor in &mut flood {
+            visitor.send(&wrong);
+        }
+        for _ in 0..10 {
+            // Some leave, and may stand in line when they do.
+            let mut gone = proxy.visit();
+            gone.send(&wrong);
+            gone.reset();
+            assert_eq!(known.ask(&right).status, 200);
+            assert_eq!(proxy.visit().get("/open").status, 200);
+        }
+        let answers = flood.iter_mut().map(Visitor::answer);
+        let statuses: Vec<u16> = answers.map(|answer| answer.status).collect();
+        let count = |status| statuses.iter().filter(|known| **known == status).count();
+        assert_eq!(count(401) + count(429), 50, "{statuses:?}");
+        count(401) >= 1 && count(429) >= 1
+    });
+    // And then there is room again, as soon as it was seen of the others that they have left.
+    wait_until("room again", || {
+        let status = flood[0].ask(&wrong).status;
+        assert!(matches!(status, 401 | 429), "{status}");
+        status == 401
+    });
     drop((flood, known, echo));
     proxy.finish();
 }
@@ -314,17 +319,18 @@ fn a_check_that_does_not_come_in_time_is_given_up() {
     let proxy = Proxy::start(&yaml);
     let mut visitors: Vec<_> = (0..8).map(|_| proxy.visit()).collect();
     let wrong = request("/", "bob:wrong");
-    for visitor in &mut visitors {
-        visitor.send(&wrong);
-    }
-    let statuses: Vec<u16> = visitors
-        .iter_mut()
-        .map(|visitor| visitor.answer().status)
-        .collect();
-    assert!(
-        statuses.contains(&401) && statuses.contains(&503),
-        "{statuses:?}"
-    );
+    // As above: one after the other, none has to be given up.
+    wait_until("one that is given up", || {
+        for visitor in &mut visitors {
+            visitor.send(&wrong);
+        }
+        let answers = visitors.iter_mut().map(Visitor::answer);
+        let statuses: Vec<u16> = answers.map(|answer| answer.status).collect();
+        let count = |status| statuses.iter().filter(|known| **known == status).count();
+        assert!(count(401) >= 1, "{statuses:?}");
+        assert_eq!(count(401) + count(503), 8, "{statuses:?}");
+        count(503) >= 1
+    });
     drop(visitors);
     proxy.finish();
 }

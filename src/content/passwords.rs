@@ -6,7 +6,7 @@
 //! A check takes tens of milliseconds of CPU by design; [`Users::remembers`] is for the requests that follow.
 //!
 //! **Invariants**: an unknown name costs as much as a wrong password; hashes are compared in constant time, by the
-//! libraries; what is remembered is no password but a keyed hash, and dies with its [`Users`].
+//! libraries; what is remembered is no password but a keyed hash, one for each user, and dies with its [`Users`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,7 +21,8 @@ pub struct Users {
     names: HashMap<Box<[u8]>, usize>,
     /// In the order of the file.
     hashes: Vec<Hash>,
-    verified: RwLock<Verified>,
+    /// Credentials that were right the last time, as keyed hashes: one for each of `hashes`.
+    verified: RwLock<Box<[Option<Key>]>>,
     keys: [RandomState; 2],
 }
 
@@ -39,13 +40,8 @@ enum Hash {
     Sha(Box<str>),
 }
 
-/// Credentials that were right, as keyed hashes.
-#[derive(Default)]
-struct Verified {
-    seen: Vec<[u64; 2]>,
-    /// The oldest one, once there is no more room.
-    next: usize,
-}
+/// 128 bits that nobody can choose credentials for.
+type Key = [u64; 2];
 
 impl Users {
     /// Reads a file's text: `name:hash`, one a line. Empty lines and those that begin with `#` are skipped, and what
@@ -78,8 +74,8 @@ impl Users {
         }
         Ok(Self {
             names,
+            verified: RwLock::new(hashes.iter().map(|_| None).collect()),
             hashes,
-            verified: RwLock::default(),
             keys: [RandomState::new(), RandomState::new()],
         })
     }
@@ -94,25 +90,19 @@ impl Users {
         self.hashes.is_empty()
     }
 
-    /// Whether these were verified before. Costs next to nothing.
+    /// Whether these, `name:password`, were verified before. Costs next to nothing.
     pub fn remembers(&self, credentials: &[u8]) -> bool {
         let key = self.key(credentials);
-        self.verified.read().seen.contains(&key)
+        self.user(credentials)
+            .is_some_and(|user| self.verified.read()[user] == Some(key))
     }
 
-    /// Keeps in mind that these are right.
+    /// Keeps in mind that these are right, in place of what was right for this user before.
     pub fn remember(&self, credentials: &[u8]) {
         let key = self.key(credentials);
-        let Verified { seen, next } = &mut *self.verified.write();
-        if seen.contains(&key) {
-            return;
+        if let Some(user) = self.user(credentials) {
+            self.verified.write()[user] = Some(key);
         }
-        if seen.len() < MOST_REMEMBERED {
-            seen.push(key);
-            return;
-        }
-        seen[*next] = key;
-        *next = (*next + 1) % MOST_REMEMBERED;
     }
 
     /// Whether the password is that of this name. Costs tens of milliseconds, whatever the answer.
@@ -126,8 +116,13 @@ impl Users {
         known.is_some() && right
     }
 
-    /// 128 bits that nobody can choose credentials for.
-    fn key(&self, credentials: &[u8]) -> [u64; 2] {
+    /// The place of the user of whom these credentials are.
+    fn user(&self, credentials: &[u8]) -> Option<usize> {
+        let colon = memchr::memchr(b':', credentials)?;
+        self.names.get(&credentials[..colon]).copied()
+    }
+
+    fn key(&self, credentials: &[u8]) -> Key {
         self.keys.each_ref().map(|key| key.hash_one(credentials))
     }
 }
@@ -149,17 +144,15 @@ impl Hash {
                 Ok(Self::Bcrypt(text.into()))
             }
             ["", kind @ ("5" | "6"), rest @ ..] => {
-                let (rounds, rest) = match rest {
-                    [first, rest @ ..] if first.starts_with("rounds=") => {
-                        (first["rounds=".len()..].parse().unwrap_or(0), rest)
-                    }
-                    rest => (DEFAULT_ROUNDS, rest),
-                };
-                if !(1000..=MOST_ROUNDS).contains(&rounds) {
+                let typed = rest.first().and_then(|first| first.strip_prefix("rounds="));
+                let rounds = typed.map_or(Ok(DEFAULT_ROUNDS), str::parse);
+                if !rounds.is_ok_and(|rounds| (1000..=MOST_ROUNDS).contains(&rounds)) {
+                    let typed = typed.unwrap_or_default();
                     return Err(format!(
-                        "SHA-crypt rounds; write from 1000 to {MOST_ROUNDS}"
+                        "SHA-crypt with {typed} rounds; write from 1000 to {MOST_ROUNDS}"
                     ));
                 }
+                let rest = &rest[usize::from(typed.is_some())..];
                 let length = if *kind == "5" { 43 } else { 86 };
                 let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"./".contains(&byte);
                 match rest {
@@ -208,8 +201,6 @@ const MOST_COST: u32 = 14;
 const MOST_ROUNDS: u32 = 500_000;
 /// Where a SHA-crypt hash does not say it.
 const DEFAULT_ROUNDS: u32 = 5000;
-/// Visitors whose passwords are not checked again with each request.
-const MOST_REMEMBERED: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -305,24 +296,37 @@ umlauts:$5$saltstring$NSEY/G5yPE2VSoJm0XzkVaaqfQbv42P.1FFf6Ph3HgB\r
         check(
             "bob:$5$rounds=999999999$salt$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc8",
             1,
-            "user \"bob\": SHA-crypt rounds; write from 1000 to 500000",
+            "user \"bob\": SHA-crypt with 999999999 rounds; write from 1000 to 500000",
         );
         let twice = format!("{FILE}{FILE}");
         check(&twice, 9, "user \"bcrypt\" is there twice");
     }
 
     #[test]
-    fn remembered_are_the_last_ones() {
-        let users = Users::parse(b"").unwrap();
-        let name = |number: usize| format!("{number}:password").into_bytes();
-        for number in 0..MOST_REMEMBERED + 10 {
-            users.remember(&name(number));
-            users.remember(&name(number));
+    fn what_was_right_is_remembered_for_each_user() {
+        let users = Users::parse(FILE.as_bytes()).unwrap();
+        let all: [&[u8]; 3] = [b"bcrypt:secret", b"sha256:secret", b"sha512:a:b"];
+        for credentials in all {
+            assert!(!users.remembers(credentials));
+            users.remember(credentials);
         }
-        let remembered = |number| users.remembers(&name(number));
-        assert!((0..10).all(|number| !remembered(number)));
-        assert!((10..MOST_REMEMBERED + 10).all(remembered));
-        let others = Users::parse(b"").unwrap();
-        assert!(!others.remembers(&name(20)));
+        assert!(all.iter().all(|credentials| users.remembers(credentials)));
+        for other in [
+            "bcrypt:secre",
+            "bcrypt",
+            "bcrypt:",
+            "sha512:a",
+            "umlauts:secret",
+            ":",
+        ] {
+            assert!(!users.remembers(other.as_bytes()), "{other}");
+        }
+        // No more than one for each, so that nobody can fill the memory.
+        users.remember(b"bcrypt:another");
+        assert!(users.remembers(b"bcrypt:another") && !users.remembers(all[0]));
+        users.remember(b"nobody:secret");
+        assert!(!users.remembers(b"nobody:secret"));
+        let others = Users::parse(FILE.as_bytes()).unwrap();
+        assert!(!others.remembers(all[1]));
     }
 }

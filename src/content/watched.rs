@@ -4,16 +4,17 @@
 //! are told what is known, without a system call and without waiting for it.
 //!
 //! **Invariants**: nothing that is told was out of date for longer than [`PAUSE`] when the question came, but for one
-//! that comes while another one looks; a file that cannot be read or understood changes nothing, and the log says so
-//! once.
+//! that comes while another one looks; a file that is read again and has the same bytes, or cannot be read or
+//! understood, changes nothing, and of the latter the log says so once.
 
 use std::fmt;
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::RwLock;
 
@@ -22,8 +23,10 @@ use crate::config;
 /// A file, and what was read of it.
 pub struct Watched<T> {
     path: PathBuf,
+    /// Bytes that the file may have.
     most: u64,
     read: fn(&[u8]) -> Result<T, String>,
+    hasher: RandomState,
     watch: Watch,
     state: RwLock<State<T>>,
 }
@@ -45,6 +48,8 @@ pub struct Flag {
 
 struct State<T> {
     value: Arc<T>,
+    /// Keyed hash of the bytes of which the value was made.
+    content: u64,
     /// Of the file when it was looked at last; `None`: there was none.
     stamp: Option<Stamp>,
     /// Whoever changes it from now on changes its stamp.
@@ -69,7 +74,7 @@ struct Watch {
 }
 
 impl<T> Watched<T> {
-    /// Reads a file of at most so many bytes for the first time.
+    /// Reads a file of at most so many bytes for the first time. `read` makes a value of them, or says what is wrong.
     ///
     /// # Errors
     /// What keeps it from being read or understood.
@@ -78,12 +83,15 @@ impl<T> Watched<T> {
         most: u64,
         read: fn(&[u8]) -> Result<T, String>,
     ) -> Result<Self, FileError> {
+        // Before it is read: what changes meanwhile changes its stamp.
         let (stamp, settled) = Stamp::of(path);
-        let value = config::read_file(path, most).and_then(|bytes| read(&bytes));
-        let value = value.map_err(|why| FileError {
+        let wrong = |why| FileError {
             path: path.to_owned(),
             why,
-        })?;
+        };
+        let bytes = config::read_file(path, most).map_err(wrong)?;
+        let value = read(&bytes).map_err(wrong)?;
+        let hasher = RandomState::new();
         Ok(Self {
             path: path.to_owned(),
             most,
@@ -91,9 +99,11 @@ impl<T> Watched<T> {
             watch: Watch::new(),
             state: RwLock::new(State {
                 value: Arc::new(value),
+                content: hasher.hash_one(&bytes),
                 stamp,
                 settled,
             }),
+            hasher,
         })
     }
 
@@ -112,25 +122,39 @@ impl<T> Watched<T> {
 
     /// Looks at the file now, whenever that was done last.
     pub fn look(&self) {
-        // Before it is read: what changes meanwhile changes its stamp.
         let (stamp, settled) = Stamp::of(&self.path);
-        let known = {
+        let (known, content) = {
             let state = self.state.read();
             if stamp == state.stamp && state.settled {
                 return;
             }
-            stamp == state.stamp
+            (stamp == state.stamp, state.content)
         };
-        let read = config::read_file(&self.path, self.most).and_then(|bytes| (self.read)(&bytes));
+        let read = self.read_again(content);
         let mut state = self.state.write();
         (state.stamp, state.settled) = (stamp, settled);
-        let result = read.map(|value| state.value = Arc::new(value));
+        let result = read.map(|new| {
+            if let Some((value, content)) = new {
+                (state.value, state.content) = (Arc::new(value), content);
+            }
+        });
         drop(state);
         let path = self.path.display();
         match result {
             _ if known => {}
             Ok(()) => log::info!("{path}: read again"),
             Err(why) => log::error!("{path}: {why}; what was read before stays"),
+        }
+    }
+
+    /// The value of the file's present bytes, and their hash. `None`: they are the same as before, and so is whatever the
+    /// value has learnt since.
+    fn read_again(&self, before: u64) -> Result<Option<(T, u64)>, String> {
+        let bytes = config::read_file(&self.path, self.most)?;
+        let content = self.hasher.hash_one(&bytes);
+        match content == before {
+            true => Ok(None),
+            false => Ok(Some(((self.read)(&bytes)?, content))),
         }
     }
 }
@@ -186,9 +210,10 @@ impl Stamp {
         let Ok(about) = fs::metadata(path) else {
             return (None, true);
         };
-        let settled = about
-            .modified()
-            .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age >= TICK));
+        // Of its times the one that nobody can set.
+        let changed = UNIX_EPOCH + Duration::from_secs(u64::try_from(about.ctime()).unwrap_or(0));
+        let age = SystemTime::now().duration_since(changed);
+        let settled = age.is_ok_and(|age| age >= TICK);
         let stamp = Self {
             inode: (about.dev(), about.ino()),
             size: about.size(),
@@ -273,17 +298,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "one").unwrap();
-        let old = std::time::SystemTime::now() - Duration::from_secs(10);
-        fs::File::options()
-            .append(true)
-            .open(&path)
-            .unwrap()
-            .set_modified(old)
-            .unwrap();
         let watched = Watched::open(&path, 5, text).unwrap();
         let first = watched.get(Instant::now());
+        let is_first = || Arc::ptr_eq(&first, &watched.get(Instant::now()));
+        // It was changed just now, so it is read again, and is the same.
         watched.look();
-        assert!(Arc::ptr_eq(&first, &watched.get(Instant::now())));
+        assert!(is_first());
+        fs::write(&path, "one").unwrap();
+        watched.look();
+        assert!(is_first());
+        fs::write(&path, "bad").unwrap();
+        watched.look();
+        assert!(is_first());
+        fs::write(&path, "two").unwrap();
+        watched.look();
+        assert!(!is_first());
     }
 
     #[test]
