@@ -130,11 +130,9 @@ impl Guard {
 /// Decides about a request of a site. If its visitor is known, the request is made ready for the application.
 pub(crate) fn look<'g>(guards: &'g [Guard], request: &mut Request, now: Instant) -> Verdict<'g> {
     let path = request.head.target.decoded_path();
-    if parts(&path).any(|part| part == b"..")
-        && guards
-            .iter()
-            .any(|guard| !guard.paths.contains(&Vec::new()))
-    {
+    // Where all of the site asks, nothing leads around it.
+    let asks_everywhere = |guard: &Guard| guard.paths.iter().any(Vec::is_empty);
+    if leads_up(&path) && !guards.iter().all(asks_everywhere) {
         return Verdict::Unclear;
     }
     let covering = guards
@@ -156,17 +154,26 @@ pub(crate) fn look<'g>(guards: &'g [Guard], request: &mut Request, now: Instant)
     Verdict::Pass
 }
 
-/// The parts of a decoded path, as whoever takes it apart leniently sees them: doubled slashes and `.` are nothing.
+/// The parts of a decoded path, as whoever takes it apart leniently sees them: doubled slashes and `.` are nothing, and a
+/// backslash is a slash, as for browsers and all that reads URLs as they do (Node).
 fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/')
-        .filter(|part| !part.is_empty() && *part != b".")
+    path.split(|byte| matches!(byte, b'/' | b'\\'))
+        .filter(|part| !matches!(bare(part), b"" | b"."))
 }
 
-/// Some application servers do not count what stands behind a semicolon (RFC 3986 3.3): better one path too many is
-/// guarded.
+/// Whether a path has a `..`, so that nobody can say what it is below.
+fn leads_up(path: &[u8]) -> bool {
+    parts(path).any(|part| bare(part) == b"..")
+}
+
 fn is_same(own: &[u8], sent: &[u8]) -> bool {
-    let bare = sent.split(|byte| *byte == b';').next().unwrap_or_default();
-    own == sent || own == bare
+    own == sent || own == bare(sent)
+}
+
+/// A part without its parameters. Some application servers do not count what stands behind a semicolon (RFC 3986 3.3):
+/// better one path too many is guarded.
+fn bare(part: &[u8]) -> &[u8] {
+    part.split(|byte| *byte == b';').next().unwrap_or_default()
 }
 
 impl Checks {
@@ -183,6 +190,9 @@ impl Checks {
     }
 
     /// Counts a request whose password is to be checked, until the ticket is dropped.
+    ///
+    /// # Errors
+    /// Who has too many in line.
     pub(crate) fn enter(self: &Arc<Self>, request: &Request) -> Result<Ticket, Crowd> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         // Takes back what was added, whatever comes.
@@ -255,6 +265,9 @@ mod tests {
             "/admin//x",
             "/admin;x=1",
             "/admin;/x",
+            "/;/admin",
+            "/.;x/admin",
+            "/\\admin\\x",
             "admin",
         ] {
             check(&["/admin"], path, Some(1));
@@ -275,5 +288,22 @@ mod tests {
         check(&["/a/b"], "/a", None);
         check(&["/a;b"], "/a;b", Some(1));
         check(&["/a;b"], "/a", None);
+    }
+
+    #[test]
+    fn nobody_can_say_where_a_path_is_that_leads_up() {
+        for path in [
+            "/..",
+            "/x/../admin",
+            "/x/..;/admin",
+            "/..;a=b",
+            "/x\\..\\admin",
+            "..",
+        ] {
+            assert!(leads_up(path.as_bytes()), "{path}");
+        }
+        for path in ["/", "/...", "/..a", "/a..", "/;..", "/a;../b", "*"] {
+            assert!(!leads_up(path.as_bytes()), "{path}");
+        }
     }
 }
