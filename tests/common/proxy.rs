@@ -199,6 +199,30 @@ impl Proxy {
         });
     }
 
+    /// Waits until it has nothing more to do: also what comes behind an answer that was read already is done then.
+    pub(crate) fn wait_until_idle(&self) {
+        wait_until("all threads asleep", || {
+            let threads = self.threads();
+            // Who has not run since was asleep all the time, and all of them at once in the middle of it.
+            threads.iter().all(|(_, asleep, _)| *asleep) && threads == self.threads()
+        });
+    }
+
+    /// Its threads: which ones there are, whether they are asleep, and how often they have been so far.
+    fn threads(&self) -> Vec<(PathBuf, bool, String)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let paths = tasks.map(|task| task.unwrap().path());
+        let thread = |path: PathBuf| {
+            // One that has just ended is seen the next time.
+            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+            let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+            let asleep = field("State:").is_some_and(|state| state.trim().starts_with('S'));
+            let times = field("voluntary_ctxt_switches:").unwrap_or_default();
+            (path, asleep, times.to_owned())
+        };
+        paths.map(thread).collect()
+    }
+
     /// Writes another configuration, without loading it.
     pub(crate) fn configure(&self, yaml: &str) {
         write_config(self.directory(), yaml);
