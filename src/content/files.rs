@@ -215,26 +215,11 @@ impl Files {
         None
     }
 
+    /// What stands at a decoded path, and in which encoding a visitor with these fields wants it.
     fn find(&self, decoded: &[u8], request: &Headers, now: Instant) -> Result<Found, Errno> {
-        let mut look = self.cache.lock().look(decoded, now);
-        let mut key = Cow::Borrowed(decoded);
-        if matches!(look, Look::Unknown) {
-            // Other spellings of a path would only take the place of others.
-            match normal(decoded, self.settings.hidden) {
-                None => return Ok(Found::Nothing),
-                Some(Cow::Borrowed(_)) => {}
-                Some(Cow::Owned(path)) => {
-                    look = self.cache.lock().look(&path, now);
-                    key = Cow::Owned(path);
-                }
-            }
-        }
-        if matches!(look, Look::Unknown)
-            && let Some(folder) = folder(&key)
-            && self.folders.is_there(folder, now) == Some(false)
-        {
+        let Some((key, look)) = self.look(decoded, now) else {
             return Ok(Found::Nothing);
-        }
+        };
         // What was a file is one that is just being replaced, rather than the application's.
         let was_file = matches!(
             look,
@@ -263,26 +248,22 @@ impl Files {
             // It is not known any more, so that it is not taken for what it was when the trouble is over.
             self.cache.lock().forget(&key);
         })?;
-        if let (Located::File(..), Some(folder)) = (&located, folder(&key)) {
-            self.served.see(folder);
-        }
         let (file, identity, name) = match located {
             Located::File(file, identity, name) => (file, identity, name),
             Located::Directory => {
                 self.cache.lock().forget(&key);
                 return Ok(Found::Directory);
             }
-            Located::Nothing if was_file => return Ok(Found::Nothing),
             Located::Nothing => {
-                // Not before it was found twice: so it was in the original.
-                if self.marks.see(&key) {
-                    let identity = Identity::default();
-                    self.cache.lock().keep(&key, Known::Nothing, identity, now);
+                if !was_file {
+                    self.miss(&key, now)?;
                 }
-                self.look_for_folder(&key, now)?;
                 return Ok(Found::Nothing);
             }
         };
+        if let Some(folder) = folder(&key) {
+            self.served.see(folder);
+        }
         let (source, variants) = match known {
             Some((known, before, fresh))
                 if before == identity && (fresh || self.is_current(&known, &name, now)?) =>
@@ -303,6 +284,34 @@ impl Files {
         };
         let variant = self.chosen(&variants, request, now)?;
         Ok(Found::File(variant.unwrap_or(source)))
+    }
+
+    /// The path in the form under which it is remembered, and what is known of it. `None`: no file has it.
+    fn look<'p>(&self, decoded: &'p [u8], now: Instant) -> Option<(Cow<'p, [u8]>, Look)> {
+        let look = self.cache.lock().look(decoded, now);
+        if !matches!(look, Look::Unknown) {
+            return Some((Cow::Borrowed(decoded), look));
+        }
+        // Other spellings of a path would only take the place of others.
+        let key = normal(decoded, self.settings.hidden)?;
+        let look = match &key {
+            Cow::Borrowed(_) => look,
+            Cow::Owned(path) => self.cache.lock().look(path, now),
+        };
+        let is_there = folder(&key).and_then(|folder| self.folders.is_there(folder, now));
+        match look {
+            Look::Unknown if is_there == Some(false) => None,
+            look => Some((key, look)),
+        }
+    }
+
+    /// There is no file at a path. That is remembered if it was found before: so it was in the original.
+    fn miss(&self, key: &[u8], now: Instant) -> Result<(), Errno> {
+        if self.marks.see(key) {
+            let identity = Identity::default();
+            self.cache.lock().keep(key, Known::Nothing, identity, now);
+        }
+        self.look_for_folder(key, now)
     }
 
     /// There is no file at a path. If that is not the first one below its first part, it may be for the lack of that one.
@@ -648,7 +657,7 @@ impl Settings {
 fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> Answer {
     let conditions = Conditions::of(&request.headers);
     if let (Source::Stored(stored), true, None) = (&source, conditions.is_empty(), backend) {
-        return whole(Arc::clone(stored));
+        return ready(Arc::clone(stored));
     }
     let entity = match &source {
         Source::Stored(stored) => stored.entity.clone(),
@@ -665,17 +674,15 @@ fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> An
             return file(head, Body::Empty);
         }
     }
-    let own_type = backend.and_then(|fields| fields.get("Content-Type"));
-    let content_type = own_type.unwrap_or(entity.content_type.as_bytes());
     let refuses = |fields: &Headers| fields.get("Accept-Ranges") == Some(b"none");
     let accepts = entity.divides && !backend.is_some_and(refuses);
     let wanted = match request.method == Method::Get && accepts {
         true => conditions.ranges(validators),
         false => Wanted::Whole,
     };
-    let all = 0..validators.length;
+    let whole = 0..validators.length;
     let (status, parts) = match wanted {
-        Wanted::Whole => (200, Vec::from([all])),
+        Wanted::Whole => (200, Vec::from([whole])),
         Wanted::Parts(parts) => (206, parts),
         Wanted::Unsatisfiable => return Answer::Unsatisfiable(validators.length),
     };
@@ -685,23 +692,37 @@ fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> An
     let accepts: &[u8] = if accepts { b"bytes" } else { b"none" };
     head.headers.push("Accept-Ranges", accepts);
     push_kept(&mut head.headers, backend);
-    let length = validators.length;
-    let pieces = if let [part] = &*parts {
-        head.headers.push("Content-Type", content_type);
-        if status == 206 {
-            let text = content_range(part, length);
-            head.headers.push("Content-Range", text.as_bytes());
+    let own_type = backend.and_then(|fields| fields.get("Content-Type"));
+    let content_type = own_type.unwrap_or(entity.content_type.as_bytes());
+    let pieces = divide(parts, validators.length, content_type, &mut head);
+    file(head, body(source, pieces))
+}
+
+/// The pieces of the body that has these parts of a file with this length; says in the head what they are.
+fn divide(
+    parts: Vec<Range<u64>>,
+    length: u64,
+    content_type: &[u8],
+    head: &mut ResponseHead,
+) -> Vec<Piece> {
+    let headers = &mut head.headers;
+    if let [part] = &*parts {
+        headers.push("Content-Type", content_type);
+        if head.status == 206 {
+            headers.push("Content-Range", content_range(part, length).as_bytes());
         }
-        vec![Piece::Range(part.clone())]
-    } else {
-        let boundary = boundary();
-        let text = format!("multipart/byteranges; boundary={boundary}");
-        head.headers.push("Content-Type", text.as_bytes());
-        several(&parts, length, content_type, &boundary)
-    };
-    let body = match (source, &*pieces) {
-        (Source::Open(open, _), _) => Body::File(FileBody {
-            file: open,
+        return parts.into_iter().map(Piece::Range).collect();
+    }
+    let boundary = boundary();
+    let text = format!("multipart/byteranges; boundary={boundary}");
+    headers.push("Content-Type", text.as_bytes());
+    several(&parts, length, content_type, &boundary)
+}
+
+fn body(source: Source, pieces: Vec<Piece>) -> Body<'static> {
+    match (source, &*pieces) {
+        (Source::Open(file, _), _) => Body::File(FileBody {
+            file,
             pieces: pieces.into(),
         }),
         (Source::Stored(stored), [Piece::Range(range)]) => Body::Stored {
@@ -710,14 +731,13 @@ fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> An
             ready: false,
         },
         (Source::Stored(stored), pieces) => Body::Bytes(join(pieces, &stored)),
-        // Found only for what was answered above.
+        // Found only for what has not changed.
         (Source::Tag(_), _) => Body::Empty,
-    };
-    file(head, body)
+    }
 }
 
 /// A whole file in memory. Most answers are one of these, so its head is ready.
-fn whole(stored: Arc<Stored>) -> Answer {
+fn ready(stored: Arc<Stored>) -> Answer {
     let body = Body::Stored {
         range: 0..stored.bytes.len(),
         stored,
