@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::common::{Proxy, visitor::Answer, wait_until};
+use crate::common::{Proxy, settle, visitor::Answer};
 
 /// A folder with these files, all of the same time.
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -32,21 +32,6 @@ fn date(path: &Path, age: u64) {
     let base = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let file = File::options().append(true).open(path).unwrap();
     file.set_modified(base - Duration::from_secs(age)).unwrap();
-}
-
-/// Waits until the files of a folder have not been touched for so long that they are remembered.
-fn settle(folder: &TempDir) {
-    wait_until("files at rest", || {
-        let mut files = fs::read_dir(folder).unwrap();
-        files.all(|file| {
-            let about = file.unwrap().metadata().unwrap();
-            let changed = std::os::unix::fs::MetadataExt::ctime(&about).unsigned_abs();
-            let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(changed);
-            changed
-                .elapsed()
-                .is_ok_and(|age| age > Duration::from_secs(3))
-        })
-    });
 }
 
 fn site(folder: &TempDir, keys: &str) -> String {
@@ -77,9 +62,11 @@ const ALL: [(&str, &str); 5] = [
 
 #[test]
 fn a_visitor_gets_the_neighbour_that_it_likes_best() {
+    let folder = folder(&ALL);
+    // Their tags are strong then.
+    settle(folder.path());
     // In memory and from the disk.
     for threshold in ["1k", "0"] {
-        let folder = folder(&ALL);
         let yaml = format!("{}\ncache_threshold: {threshold}", site(&folder, ""));
         let proxy = Proxy::start(&yaml);
         let check = |codings: &str, coding: &str, text: &str| {
@@ -183,7 +170,7 @@ fn what_is_beside_a_file_is_remembered_with_it() {
     let folder = folder(&ALL);
     let yaml = site(&folder, "");
     let proxy = Proxy::start(&yaml);
-    settle(&folder);
+    settle(folder.path());
     let check = |codings: &str, coding: &str, text: &str| {
         let answer = get(&proxy, "/a.css", codings, "");
         assert_eq!(seen(&answer), (coding.into(), text.into()), "{codings}");
@@ -222,7 +209,7 @@ fn a_neighbour_on_disk_that_changes_is_not_taken_for_the_old_one() {
     let folder = folder(&ALL);
     let yaml = format!("{}\ncache_threshold: 0", site(&folder, ""));
     let proxy = Proxy::start(&yaml);
-    settle(&folder);
+    settle(folder.path());
     let answer = get(&proxy, "/a.css", "br", "");
     assert_eq!(seen(&answer), ("br".into(), "Br".into()));
     // Within the window, so that nothing else says so: what goes out is the file itself.
@@ -265,7 +252,7 @@ fn files_are_compressed_once_and_kept() {
     ]);
     let yaml = site(&folder, ", gzip: true");
     let proxy = Proxy::start(&yaml);
-    settle(&folder);
+    settle(folder.path());
     let curl = |options: &[&str]| {
         let url = format!("http://{}/a.css", proxy.address());
         let run = Command::new("curl")

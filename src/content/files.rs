@@ -10,9 +10,9 @@
 //!
 //! **Invariants**
 //! - An entry of the cache is what these files and these settings would give, found out no longer ago than its window.
-//! - A file that was changed a moment ago may be about to be changed again, and is not kept.
-//! - What goes out under a tag is one version of a file: a file in memory was read without a change in between, any
-//!   other is the one that was opened.
+//! - A file that was changed a moment ago may be about to be changed again: it is not kept, and its tag is weak.
+//! - What goes out under a strong tag is one version of a file: a file in memory was read without a change in between,
+//!   any other is the one that was opened.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -413,7 +413,7 @@ impl Files {
             divides: true,
         };
         let mut variants = self.beside(name, &identity, &entity, now)?;
-        let settled = !is_recent(&identity) && variants.iter().all(Variant::is_settled);
+        let settled = entity.validators.are_strong() && variants.iter().all(Variant::is_settled);
         // Only what is in memory is compressed.
         let compresses =
             bytes.is_some() && self.settings.compresses(&entity.content_type, &identity);
@@ -600,7 +600,7 @@ impl Variant {
     fn is_settled(&self) -> bool {
         match &self.form {
             Form::Made(_) => true,
-            Form::Beside { identity, .. } => !is_recent(identity),
+            Form::Beside { entity, .. } => entity.validators.are_strong(),
         }
     }
 
@@ -881,7 +881,11 @@ fn content_type(name: &[u8]) -> Cow<'static, str> {
 }
 
 fn validators(identity: &Identity) -> Validators {
-    Validators::new(identity.modified.0, identity.size, seconds())
+    let validators = Validators::new(identity.modified.0, identity.size, seconds());
+    match is_recent(identity) {
+        true => validators.weak(),
+        false => validators,
+    }
 }
 
 /// Whether a file was changed so lately that it may be about to change again without any of its times telling.

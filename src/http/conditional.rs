@@ -15,7 +15,7 @@ use super::headers::Headers;
 /// What tells one version of a file from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Validators {
-    /// The entity tag as a field's value, quoted.
+    /// The entity tag as a field's value, quoted; with `W/` in front where it is weak.
     pub etag: Box<str>,
     /// Seconds since 1970 of the last change; `None` where nothing can be said of it.
     pub modified: Option<u64>,
@@ -70,16 +70,25 @@ impl Validators {
     /// another one even if time and length are the same.
     #[must_use]
     pub fn in_coding(mut self, coding: Coding) -> Self {
-        let tag = self.etag.trim_matches('"');
-        self.etag = format!("\"{tag}-{}\"", coding.name()).into();
+        let mark = if self.are_strong() { "" } else { "W/" };
+        self.etag = format!("{mark}\"{}-{}\"", self.opaque(), coding.name()).into();
         self
     }
 
     /// The same of `length` bytes with this content that were made for the occasion: the tag is weak.
     #[must_use]
     pub fn made(mut self, length: u64) -> Self {
-        self.etag = format!("W/{}", self.etag).into();
         self.length = length;
+        self.weak()
+    }
+
+    /// The same of what may change again without time and length telling (RFC 9110 8.8.1): neither the tag nor the time
+    /// says that two versions are the same, byte for byte.
+    #[must_use]
+    pub fn weak(mut self) -> Self {
+        if self.are_strong() {
+            self.etag = format!("W/{}", self.etag).into();
+        }
         self
     }
 
@@ -89,14 +98,20 @@ impl Validators {
             .map(|seconds| fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)))
     }
 
+    /// Whether what has the same tag, or the same time, is the same, byte for byte.
+    pub fn are_strong(&self) -> bool {
+        !self.etag.starts_with("W/")
+    }
+
+    /// The tag without its quotes.
+    fn opaque(&self) -> &str {
+        self.etag.trim_start_matches("W/").trim_matches('"')
+    }
+
     /// Whether a tag of a list is this one. Comparison is weak (RFC 9110 8.8.3.2) or strong; the original knew no
     /// quotes, and what it has given to visitors is still good.
     fn is(&self, tag: Tag<'_>, weak: bool) -> bool {
-        let (own, is_strong) = match self.etag.strip_prefix("W/") {
-            Some(own) => (own, false),
-            None => (&*self.etag, true),
-        };
-        tag.text == own.trim_matches('"').as_bytes() && (weak || is_strong && !tag.weak)
+        tag.text == self.opaque().as_bytes() && (weak || self.are_strong() && !tag.weak)
     }
 }
 
@@ -167,13 +182,13 @@ impl<'h> Conditions<'h> {
         }
     }
 
-    /// Whether the ranges are of this version (RFC 9110 13.1.5): the tag must be strong, the time the very same.
+    /// Whether the ranges are of this version (RFC 9110 13.1.5): tag or time must be strong, and the very same.
     fn if_range(&self, file: &Validators) -> bool {
         let Some(value) = self.headers.get(FIELDS[IF_RANGE]) else {
             return false;
         };
         match self.date(IF_RANGE) {
-            Some(date) => file.modified == Some(date),
+            Some(date) => file.are_strong() && file.modified == Some(date),
             None => {
                 let mut tags = tags(value);
                 tags.next().is_some_and(|tag| file.is(tag, false)) && tags.next().is_none()
@@ -482,5 +497,36 @@ mod tests {
         check("Sun, 06 Nov 1994 08:49:37 GMT", true);
         check("Sun, 06 Nov 1994 08:49:38 GMT", false);
         check("", false);
+    }
+
+    #[test]
+    fn what_may_change_again_has_a_weak_tag_and_no_parts_to_go_on_with() {
+        let weak = file().weak();
+        assert_eq!(&*weak.etag, "W/\"2ebc98a1-3e8\"");
+        assert_eq!(weak.clone().weak(), weak);
+        let zstd = weak.clone().in_coding(Coding::Zstd);
+        assert_eq!(&*zstd.etag, "W/\"2ebc98a1-3e8-zstd\"");
+        let check = |lines: &str, expected, part| {
+            let headers = headers(&format!("Range: bytes=0-0\n{lines}"));
+            let conditions = Conditions::of(&headers);
+            assert_eq!(conditions.check(&weak), expected, "{lines}");
+            let wanted = conditions.ranges(&weak);
+            assert_eq!(matches!(wanted, Wanted::Parts(_)), part, "{lines}");
+        };
+        check("Accept: */*", Verdict::Go, true);
+        check(
+            "If-None-Match: \"2ebc98a1-3e8\"",
+            Verdict::NotModified,
+            true,
+        );
+        check("If-Match: \"2ebc98a1-3e8\"", Verdict::Failed, true);
+        check("If-Match: W/\"2ebc98a1-3e8\"", Verdict::Failed, true);
+        check("If-Range: \"2ebc98a1-3e8\"", Verdict::Go, false);
+        check("If-Range: W/\"2ebc98a1-3e8\"", Verdict::Go, false);
+        check(
+            "If-Range: Sun, 06 Nov 1994 08:49:37 GMT",
+            Verdict::Go,
+            false,
+        );
     }
 }

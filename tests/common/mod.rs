@@ -10,10 +10,13 @@ pub(crate) mod python;
 pub(crate) mod secure;
 pub(crate) mod visitor;
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use swiftiply::config::{Config, Overrides};
 use swiftiply::net::listener::Local;
@@ -82,6 +85,23 @@ pub(crate) fn ended(program: &mut Command) -> Ended {
         out: String::from_utf8(run.stdout).unwrap(),
         err: String::from_utf8(run.stderr).unwrap(),
     }
+}
+
+/// Waits until the files of a directory, and those in the directories below it, have not been touched for so long that a
+/// server may remember them.
+pub(crate) fn settle(directory: &Path) {
+    wait_until("files at rest", || {
+        let mut all = fs::read_dir(directory).unwrap();
+        all.all(|file| {
+            let file = file.unwrap();
+            if file.file_type().unwrap().is_dir() {
+                settle(&file.path());
+            }
+            let changed = Duration::from_secs(file.metadata().unwrap().ctime().unsigned_abs());
+            let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
+            age.is_ok_and(|age| age > Duration::from_secs(3))
+        })
+    });
 }
 
 /// Reads from a socket until `enough` holds for what came. `false`: the peer ended the connection before that.
