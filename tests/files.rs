@@ -769,7 +769,7 @@ fn a_backend_names_a_file_and_is_free() {
         assert_eq!(backend.request().target(), "/download");
         backend.send(format!(
             "HTTP/1.1 203 Fine\r\nContent-Type: text/x-own\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
-             Content-Disposition: attachment\r\nX-Other: x\r\nLast-Modified: never\r\nContent-Length: 5\r\n{field}\r\n\r\nhello"
+             Content-Disposition: attachment\r\nVary: Cookie\r\nX-Other: x\r\nLast-Modified: never\r\nContent-Length: 5\r\n{field}\r\n\r\nhello"
         ));
         let answer = visitor.answer();
         assert_eq!(
@@ -779,6 +779,7 @@ fn a_backend_names_a_file_and_is_free() {
         );
         assert_eq!(answer.field("Content-Type"), Some("text/x-own"));
         assert_eq!(answer.field("Content-Disposition"), Some("attachment"));
+        assert_eq!(answer.field("Vary"), Some("Cookie"));
         assert_eq!(answer.head.matches("Set-Cookie").count(), 2);
         for gone in ["X-Sendfile", "X-Accel-Redirect", "X-Other"] {
             assert_eq!(answer.field(gone), None);

@@ -919,12 +919,14 @@ fn errno(error: io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO))
 }
 
-/// What an application says about a file goes with it; everything else of its answer was about another body.
-const KEPT: [&str; 4] = [
+/// What an application says about a file goes with it, and what is about more than this body: to whom else it may be
+/// shown (Vary, RFC 9111 4.1). Everything else of its answer was about another body.
+const KEPT: [&str; 5] = [
     "Content-Disposition",
     "Set-Cookie",
     "Cache-Control",
     "Expires",
+    "Vary",
 ];
 /// Directories that are told from others.
 const FOLDERS: usize = 1000;
