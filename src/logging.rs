@@ -4,7 +4,10 @@
 //! sends each record to the logger of its site (by the record's target, `site:NAME`) or to the server's; a
 //! program that embeds the server installs what it likes. The lines are written by `simplelog`.
 //!
-//! [`AccessLog`] is apart from that: a line for each exchange, buffered, written out once a second.
+//! [`AccessLog`] is apart from that: a line for each exchange, buffered, written out once a second by the tick.
+//!
+//! **Invariants**: a line goes out whole, in one write unless it is longer than the buffer; what cannot be written is
+//! lost, and nobody waits for it.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -97,12 +100,12 @@ struct Sink {
 #[derive(Clone, Debug)]
 struct Output {
     path: Option<PathBuf>,
-    target: Arc<Mutex<Target>>,
+    writer: Arc<Mutex<BufWriter<Target>>>,
 }
 
 #[derive(Debug)]
 enum Target {
-    File(BufWriter<File>),
+    File(File),
     Stdout,
     Stderr,
 }
@@ -235,22 +238,15 @@ impl AccessLog {
             AccessFormat::Combined => combined(entry, &mut line),
         }
         line.push(b'\n');
-        // A full disk must not stop the site; the file is complete again when there is room.
-        let _ = self.output.target.lock().write_all(&line);
+        // A full disk must not stop the site; lines are written again when there is room.
+        let _ = self.output.writer.lock().write_all(&line);
     }
 
     /// Hands buffered lines to the system.
     pub fn flush(&self) {
-        let _ = self.output.target.lock().flush();
+        let _ = self.output.writer.lock().flush();
     }
 
-    /// Opens the file anew under its name.
-    ///
-    /// # Errors
-    /// The file that could not be opened and why; the old one is still written to.
-    pub fn reopen(&self) -> Result<(), OpenError> {
-        self.output.reopen()
-    }
 }
 
 impl Drop for AccessLog {
@@ -279,14 +275,14 @@ impl Output {
     fn stream(target: Target) -> Self {
         Self {
             path: None,
-            target: Arc::new(Mutex::new(target)),
+            writer: Arc::new(Mutex::new(BufWriter::with_capacity(BUFFER, target))),
         }
     }
 
     fn file(path: &Path) -> Result<Self, OpenError> {
         Ok(Self {
             path: Some(path.to_owned()),
-            target: Arc::new(Mutex::new(open(path)?)),
+            ..Self::stream(Target::open(path)?)
         })
     }
 
@@ -294,27 +290,38 @@ impl Output {
         let Some(path) = &self.path else {
             return Ok(());
         };
-        let fresh = open(path)?;
-        let mut target = self.target.lock();
-        let _ = target.flush();
-        *target = fresh;
+        let fresh = BufWriter::with_capacity(BUFFER, Target::open(path)?);
+        let mut writer = self.writer.lock();
+        let _ = writer.flush();
+        *writer = fresh;
         Ok(())
     }
 }
 
-// Simplelog's own writer: each message goes out at once.
+// Simplelog's own writer, which gets a message in many pieces: it goes out with its end.
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut target = self.target.lock();
-        target.write_all(bytes)?;
+        let mut writer = self.writer.lock();
+        writer.write_all(bytes)?;
         if bytes.ends_with(b"\n") {
-            target.flush()?;
+            writer.flush()?;
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.target.lock().flush()
+        self.writer.lock().flush()
+    }
+}
+
+impl Target {
+    fn open(path: &Path) -> Result<Self, OpenError> {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = file.map_err(|cause| OpenError {
+            path: path.to_owned(),
+            cause,
+        });
+        file.map(Self::File)
     }
 }
 
@@ -333,16 +340,6 @@ impl Write for Target {
             Self::Stdout => io::stdout().flush(),
             Self::Stderr => io::stderr().flush(),
         }
-    }
-}
-
-fn open(path: &Path) -> Result<Target, OpenError> {
-    match OpenOptions::new().append(true).create(true).open(path) {
-        Ok(file) => Ok(Target::File(BufWriter::with_capacity(32 * 1024, file))),
-        Err(cause) => Err(OpenError {
-            path: path.to_owned(),
-            cause,
-        }),
     }
 }
 
@@ -417,6 +414,8 @@ fn rfc3339<S: serde::Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::E
     ))
 }
 
+/// Bytes of messages or lines that are written at once.
+const BUFFER: usize = 32 * 1024;
 const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
@@ -467,5 +466,29 @@ mod tests {
              \"bytes\":1024,\"site\":\"example.com\",\"backend\":\"7f0000010016\",\"queue_ms\":0.0,\
              \"backend_ms\":1.5,\"total_ms\":1.723,\"ended\":\"complete\",\"referer\":\"-\",\"user_agent\":\"curl/8\"}",
         );
+    }
+
+    #[test]
+    fn a_line_is_written_where_the_file_is_open_or_moved() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = AccessLog::open(&crate::config::AccessLog {
+            file: Some(path.clone()),
+            format: AccessFormat::Combined,
+        });
+        let log = log.unwrap();
+        let lines = |name: &str| {
+            let text = std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+            assert!(text.is_empty() || text.ends_with('\n'));
+            text.lines().count()
+        };
+        log.write(&entry());
+        log.write(&entry());
+        assert_eq!(lines("log"), 0, "it is buffered");
+        std::fs::rename(&path, directory.path().join("old")).unwrap();
+        log.reopen().unwrap();
+        log.write(&entry());
+        log.flush();
+        assert_eq!((lines("old"), lines("log")), (2, 1));
     }
 }

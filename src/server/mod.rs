@@ -11,6 +11,7 @@
 //! | poller slots, crew, tunnels' inbox, pool, directory, waiter's slot, admission, clients, dial-in connections | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
+//! | those of [`logging`](crate::logging) | a log, so that its lines stay whole | a write, where a message or many lines go out |
 //!
 //! But for the first, which is never taken by a worker, all are leaves.
 
