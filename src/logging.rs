@@ -106,6 +106,8 @@ struct Output {
 #[derive(Debug)]
 enum Target {
     File(File),
+    /// A file that is opened for each write.
+    Named(PathBuf),
     Stdout,
     Stderr,
 }
@@ -247,6 +249,24 @@ impl AccessLog {
         let _ = self.output.writer.lock().flush();
     }
 
+    /// Closes the file, which no configuration names any more. Exchanges that began before that still have their lines
+    /// written, each at once.
+    pub fn retire(&self) {
+        let Some(path) = &self.output.path else {
+            return self.flush();
+        };
+        let mut writer = self.output.writer.lock();
+        let _ = writer.flush();
+        *writer = BufWriter::with_capacity(0, Target::Named(path.clone()));
+    }
+
+    /// Opens the file anew under its name.
+    ///
+    /// # Errors
+    /// The file that could not be opened and why; the old one is still written to.
+    pub fn reopen(&self) -> Result<(), OpenError> {
+        self.output.reopen()
+    }
 }
 
 impl Drop for AccessLog {
@@ -316,8 +336,7 @@ impl Write for Output {
 
 impl Target {
     fn open(path: &Path) -> Result<Self, OpenError> {
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        let file = file.map_err(|cause| OpenError {
+        let file = append(path).map_err(|cause| OpenError {
             path: path.to_owned(),
             cause,
         });
@@ -329,6 +348,7 @@ impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::File(file) => file.write(bytes),
+            Self::Named(path) => append(path)?.write(bytes),
             Self::Stdout => io::stdout().write(bytes),
             Self::Stderr => io::stderr().write(bytes),
         }
@@ -336,11 +356,15 @@ impl Write for Target {
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::File(file) => file.flush(),
+            Self::File(_) | Self::Named(_) => Ok(()),
             Self::Stdout => io::stdout().flush(),
             Self::Stderr => io::stderr().flush(),
         }
     }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
 }
 
 fn json(entry: &Entry<'_>, line: &mut Vec<u8>) {
@@ -469,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_written_where_the_file_is_open_or_moved() {
+    fn a_line_is_written_where_the_file_is_open_moved_or_retired() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let log = AccessLog::open(&crate::config::AccessLog {
@@ -490,5 +514,11 @@ mod tests {
         log.write(&entry());
         log.flush();
         assert_eq!((lines("old"), lines("log")), (2, 1));
+        log.write(&entry());
+        log.retire();
+        assert_eq!(lines("log"), 2);
+        std::fs::remove_file(&path).unwrap();
+        log.write(&entry());
+        assert_eq!(lines("log"), 1, "opened for it and written at once");
     }
 }

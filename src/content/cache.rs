@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -254,6 +255,18 @@ impl Cache {
         if let Some(place) = self.index.remove(key) {
             self.shelf(place.kind).take(place.slot);
         }
+    }
+
+    /// Takes out everything that is known, for the caller to drop.
+    #[must_use]
+    pub fn clear(&mut self) -> Self {
+        let empty = Self::new(
+            self.files.bounds,
+            self.tags.bounds,
+            self.nothing.bounds,
+            self.trusted,
+        );
+        mem::replace(self, empty)
     }
 
     /// Has everything looked at again that was found out before.
@@ -525,6 +538,19 @@ mod tests {
         cache.forget(b"/a");
         check(&cache);
         assert_eq!(seen(&mut cache, "/a", after(20)), "");
+    }
+
+    #[test]
+    fn a_cache_that_was_cleared_is_as_new() {
+        let now = Instant::now();
+        let mut cache = cache(4, u64::MAX, now);
+        keep(&mut cache, "/a", file("A"), now);
+        keep(&mut cache, "/n", Known::Nothing, now);
+        drop(cache.clear());
+        check(&cache);
+        assert_eq!(cache.sizes(), ([0, 0, 0], 0));
+        keep(&mut cache, "/a", file("B"), now);
+        assert_eq!(seen(&mut cache, "/a", now), "=B");
     }
 
     #[test]

@@ -164,9 +164,13 @@ impl Files {
         Ok(self.root.reopen(Instant::now())?)
     }
 
-    /// Lets go of the directory: it may be that nobody asks here any more.
-    pub fn rest(&self) {
+    /// Lets go of the directory and of all that is known: nobody asks here any more but requests that began before, which
+    /// find it all again.
+    pub fn retire(&self) {
         self.root.close();
+        let known = self.cache.lock().clear();
+        // Not under the lock.
+        drop(known);
     }
 
     /// Has everything looked at again, with the next request for it: somebody has said that something has changed.

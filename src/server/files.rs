@@ -45,10 +45,20 @@ impl SiteFiles {
         }
     }
 
-    /// Lets go of the directories.
-    pub(crate) fn rest(&self) {
-        for files in [&self.docroot, &self.sendfileroot].into_iter().flatten() {
-            files.rest();
+    /// Lets go of those that have no place in a new configuration; `next` is what the site has there.
+    pub(crate) fn retire(&self, next: Option<&Self>) {
+        for (files, next) in [
+            (&self.docroot, next.and_then(|next| next.docroot.as_ref())),
+            (
+                &self.sendfileroot,
+                next.and_then(|next| next.sendfileroot.as_ref()),
+            ),
+        ] {
+            if let Some(files) = files
+                && !next.is_some_and(|next| Arc::ptr_eq(files, next))
+            {
+                files.retire();
+            }
         }
     }
 

@@ -361,8 +361,7 @@ impl Server {
         // Now nothing can fail any more.
         let snapshot = Arc::new(snapshot);
         shared.set_snapshot(Arc::clone(&snapshot));
-        // Workers that have nothing to do hold the old one for a while yet.
-        before.sites.iter().for_each(|site| site.files.rest());
+        before.retire(&snapshot);
         snapshot.check_files();
         for site in &snapshot.sites {
             if let Some(servers) = &site.servers {
@@ -412,7 +411,7 @@ impl Server {
     /// The files that could not be opened; they are written to as before.
     pub fn reopen_logs(&self) -> Vec<OpenError> {
         let snapshot = self.shared.snapshot();
-        let logs = access_logs(&snapshot);
+        let logs = snapshot.access_logs();
         logs.iter()
             .filter_map(|(_, log)| log.reopen().err())
             .collect()
@@ -489,7 +488,7 @@ impl Drop for Server {
         for servers in self.shared.snapshot().servers() {
             servers.shut(Close::Draining);
         }
-        for (_, log) in access_logs(&self.shared.snapshot()) {
+        for (_, log) in self.shared.snapshot().access_logs() {
             log.flush();
         }
     }
@@ -706,7 +705,7 @@ impl Tick {
             pause = left.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
             if flushed.elapsed() >= LONGEST_PAUSE {
                 flushed = now;
-                for (_, log) in access_logs(&shared.snapshot()) {
+                for (_, log) in shared.snapshot().access_logs() {
                     log.flush();
                 }
             }
@@ -919,7 +918,7 @@ fn assemble(
 ) -> Result<Snapshot, StartError> {
     let mut logs: HashMap<config::AccessLog, Arc<AccessLog>> = before
         .map_or_else(HashMap::new, |before| {
-            access_logs(before).into_iter().collect()
+            before.access_logs().into_iter().collect()
         });
     let mut log = |wanted: &Option<config::AccessLog>| -> Result<_, StartError> {
         let Some(wanted) = wanted else {
@@ -962,24 +961,6 @@ fn assemble(
     }
     let access_log = log(&config.access_log)?;
     Ok(Snapshot::new(config, sites, access_log))
-}
-
-/// The access logs of a snapshot, each once.
-fn access_logs(snapshot: &Snapshot) -> Vec<(config::AccessLog, Arc<AccessLog>)> {
-    let server = (&snapshot.config.access_log, &snapshot.access_log);
-    let sites = snapshot
-        .sites
-        .iter()
-        .map(|site| (&site.settings.access_log, &site.access_log));
-    let mut logs: Vec<(config::AccessLog, Arc<AccessLog>)> = Vec::new();
-    for pair in sites.chain([server]) {
-        if let (Some(settings), Some(log)) = pair
-            && !logs.iter().any(|(known, _)| known == settings)
-        {
-            logs.push((settings.clone(), Arc::clone(log)));
-        }
-    }
-    logs
 }
 
 /// The addresses at which backends dial in, each once, in the order of the configuration.

@@ -118,6 +118,36 @@ impl Snapshot {
         Some(&site.files)
     }
 
+    /// Another snapshot has taken the place of this one, which workers that have nothing to do hold until their next
+    /// request, however late that comes: lets go of what is large or open and has no place in the new one.
+    pub(crate) fn retire(&self, next: &Self) {
+        for site in &self.sites {
+            site.files.retire(next.files_of(&site.settings.name));
+        }
+        let logs = next.access_logs();
+        for (_, log) in self.access_logs() {
+            if !logs.iter().any(|(_, kept)| Arc::ptr_eq(kept, &log)) {
+                log.retire();
+            }
+        }
+    }
+
+    /// The access logs, each once.
+    pub(crate) fn access_logs(&self) -> Vec<(config::AccessLog, Arc<AccessLog>)> {
+        let server = (&self.config.access_log, &self.access_log);
+        let sites = self.sites.iter();
+        let sites = sites.map(|site| (&site.settings.access_log, &site.access_log));
+        let mut logs: Vec<(config::AccessLog, Arc<AccessLog>)> = Vec::new();
+        for pair in sites.chain([server]) {
+            if let (Some(settings), Some(log)) = pair
+                && !logs.iter().any(|(known, _)| known == settings)
+            {
+                logs.push((settings.clone(), Arc::clone(log)));
+            }
+        }
+        logs
+    }
+
     /// Tells the log which files cannot be served now.
     pub(crate) fn check_files(&self) {
         for site in &self.sites {
