@@ -194,7 +194,7 @@ impl Server {
     pub fn bind(config: Config) -> Result<Bound, StartError> {
         let stats = Arc::new(Stats::new());
         let mut secure = Secure::default();
-        secure.load(&config.ssl)?;
+        secure.load("ssl", &config.ssl)?;
         let mut outgoing = Secure::default();
         load_outgoing(&mut outgoing, &config)?;
         let fronts = config
@@ -244,7 +244,7 @@ impl Server {
     /// # Errors
     /// The first one.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        Secure::default().load(&config.ssl)?;
+        Secure::default().load("ssl", &config.ssl)?;
         load_outgoing(&mut Secure::default(), config)?;
         for address in dial_addresses(config) {
             socket_file(config, &address)?;
@@ -311,7 +311,7 @@ impl Server {
         let shared = &self.shared;
         // First open what is new; any failure up to the swap leaves everything as it was.
         let mut secure = running.secure.clone();
-        secure.load(&config.ssl)?;
+        secure.load("ssl", &config.ssl)?;
         let mut outgoing = running.outgoing.clone();
         load_outgoing(&mut outgoing, &config)?;
         let mut new_fronts = Vec::new();
@@ -817,7 +817,7 @@ impl Front {
 /// Reads the certificates of dial-in addresses.
 fn load_outgoing(outgoing: &mut Secure, config: &Config) -> Result<(), StartError> {
     outgoing
-        .load(&config.outgoing_ssl)
+        .load("outgoing_ssl", &config.outgoing_ssl)
         .map_err(StartError::DialInCertificate)
 }
 

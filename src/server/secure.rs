@@ -25,18 +25,18 @@ pub(crate) struct Secure {
 }
 
 impl Secure {
-    /// Reads all certificates, anew if they were read before. One that was good before and is not now stays as it was,
-    /// which the log says: a site must not vanish because its renewal went wrong, or because the server has given up
-    /// the right to read the key.
+    /// Reads all certificates of the key `ssl` or `outgoing_ssl`, anew if they were read before. One that was good before
+    /// and is not now stays as it was, which the log says: a site must not vanish because its renewal went wrong, or
+    /// because the server has given up the right to read the file.
     ///
     /// # Errors
     /// The first new one that could not be had; nothing has changed then.
-    pub(crate) fn load(&mut self, ssl: &[Tls]) -> Result<(), LoadError> {
+    pub(crate) fn load(&mut self, key: &str, entries: &[Tls]) -> Result<(), LoadError> {
         let mut loaded = HashMap::new();
         let mut authorities = HashMap::new();
         let mut by_client: HashMap<Address, Authorities> = HashMap::new();
         let mut by_address: HashMap<Address, Vec<Certificate>> = HashMap::new();
-        for tls in ssl {
+        for tls in entries {
             let files = (tls.certfile.clone(), tls.keyfile.clone());
             let known = loaded.get(&files).cloned();
             let certificate = match known.map_or_else(|| Certificate::load(&files.0, &files.1), Ok)
@@ -44,7 +44,9 @@ impl Secure {
                 Ok(certificate) => certificate,
                 Err(error) => {
                     let before = self.loaded.get(&files).ok_or_else(|| error.clone())?;
-                    log::error!("ssl: {error}; the certificate stays the one that was read before");
+                    log::error!(
+                        "{key}: {error}; the certificate stays the one that was read before"
+                    );
                     before.clone()
                 }
             };
@@ -56,7 +58,7 @@ impl Secure {
             if let Some(file) = &tls.client_ca {
                 let read = Authorities::load(file).or_else(|error| {
                     let before = self.authorities.get(file).ok_or_else(|| error.clone())?;
-                    log::error!("ssl: {error}; the authorities stay those that were read before");
+                    log::error!("{key}: {error}; the authorities stay those that were read before");
                     Ok(before.clone())
                 })?;
                 by_client.insert(tls.at.clone(), read.clone());
@@ -65,7 +67,7 @@ impl Secure {
         }
         if self.tickets.is_none() && !loaded.is_empty() {
             self.tickets = Some(Tickets::new().map_err(|error| LoadError {
-                file: ssl[0].certfile.clone(),
+                file: entries[0].certfile.clone(),
                 why: format!("tickets: {error}"),
             })?);
         }
