@@ -185,7 +185,12 @@ impl Spool {
         };
         let left = usize::try_from(on_disk.written - on_disk.read).unwrap_or(usize::MAX);
         self.memory.resize(left.min(2 * Buffer::SIZE), 0);
-        on_disk.file.read_exact_at(&mut self.memory, on_disk.read)?;
+        let read = on_disk.file.read_exact_at(&mut self.memory, on_disk.read);
+        if let Err(error) = read {
+            // Nobody shall take what was not read for what is next.
+            self.memory.clear();
+            return Err(error);
+        }
         on_disk.read += self.memory.len() as u64;
         if on_disk.read == on_disk.written {
             self.room.budget.give_back(on_disk.written);
