@@ -175,7 +175,8 @@ fn present(answer: Answer, head: &RequestHead, site: &Site) -> Response<'static>
         Answer::Unreadable(error) => {
             log::error!(
                 target: &site.log,
-                "site {}: {}: {error}", site.settings.name, head.target.as_str()
+                "site {}: {}: {}",
+                site.settings.name, head.target.as_str(), listener::reason(&error)
             );
             site.page(503, "The file cannot be read now.", Some(head))
         }
