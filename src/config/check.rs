@@ -44,8 +44,8 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     let directory = overrides.directory.as_deref();
     let top = Section::top(map, findings, directory);
     let base = Config::default();
-    let limits = top.limits(&base.limits, true);
-    let timeouts = top.timeouts(&base.timeouts, true);
+    let limits = top.server_limits();
+    let timeouts = top.server_timeouts();
     let pidfile = top.take("pidfile", value::path(directory));
     let pidfile_typed = overrides.pidfile.as_ref();
     let daemonize = top.take("daemonize", value::truth);
@@ -70,9 +70,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         logger: top.logger().unwrap_or(base.logger),
         access_log: top.access_log(None),
         health_check_uri: health.unwrap_or(base.health_check_uri),
-        workers: top
-            .take("workers", value::count(1..=4096))
-            .map_or(base.workers, |count| count as usize),
+        workers: top.count("workers", 1..=4096, base.workers),
         scheduling: top
             .take("scheduling", scheduling)
             .unwrap_or(base.scheduling),
@@ -89,9 +87,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         temporary_directory: top
             .take("temporary_directory", value::folder(directory))
             .unwrap_or(base.temporary_directory),
-        cache_threshold: top
-            .take("cache_threshold", value::size(0..=16 << 20))
-            .unwrap_or(base.cache_threshold),
+        cache_threshold: top.bytes("cache_threshold", 0..=16 << 20, base.cache_threshold),
         sites: Vec::new(),
     };
     let timeout = top.take("timeout", value::time);

@@ -32,10 +32,11 @@ pub(super) fn check(section: &Section, site: Site, server: &Config) -> Site {
         enable_sendfile_404: truth("enable_sendfile_404", site.enable_sendfile_404),
         file_cache: FileCache {
             cache: cache(section, "file_cache", site.file_cache.cache),
-            memory: section
-                .section("file_cache")
-                .take("memory", value::size(0..=1 << 40))
-                .unwrap_or(site.file_cache.memory),
+            memory: section.section("file_cache").bytes(
+                "memory",
+                0..=1 << 40,
+                site.file_cache.memory,
+            ),
             largest: server.cache_threshold,
         },
         etag_cache: cache(section, "etag_cache", site.etag_cache),
@@ -123,9 +124,7 @@ fn name(node: &Node) -> Result<String, Wrong> {
 fn cache(section: &Section, key: &str, default: Cache) -> Cache {
     let section = section.section(key);
     Cache {
-        size: section
-            .take("size", value::count(0..=MOST_ENTRIES))
-            .map_or(default.size, |size| size as usize),
+        size: section.count("size", 0..=MOST_ENTRIES, default.size),
         window: section
             .take("window", value::time)
             .unwrap_or(default.window),

@@ -19,9 +19,7 @@ pub(super) fn gzip(section: &Section) -> Option<Gzip> {
             }
             Gzip {
                 types: types.unwrap_or(base.types),
-                minimum: section
-                    .take("minimum", value::size(0..=1 << 30))
-                    .unwrap_or(base.minimum),
+                minimum: section.bytes("minimum", 0..=1 << 30, base.minimum),
                 level: section
                     .take("level", value::count(1..=9))
                     .map_or(base.level, |level| level as u32),

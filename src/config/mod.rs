@@ -551,7 +551,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             trusted_proxies: Vec::new(),
             temporary_directory: env::temp_dir(),
-            cache_threshold: 102_400,
+            cache_threshold: CACHE_THRESHOLD,
             sites: Vec::new(),
         }
     }
@@ -594,7 +594,7 @@ impl Default for Site {
                     window: Duration::from_secs(300),
                 },
                 memory: 64 << 20,
-                largest: 102_400,
+                largest: CACHE_THRESHOLD,
             },
             etag_cache: Cache {
                 size: 10_000,
@@ -708,11 +708,11 @@ impl fmt::Display for Address {
     }
 }
 
+/// Bytes of the largest file in memory, as in the original.
+const CACHE_THRESHOLD: u64 = 102_400;
+
 /// Bounds what is read of a file, which may be a device.
 const FILE_BYTES: u64 = 16 << 20;
-
-#[cfg(test)]
-mod tests;
 
 /// What becomes much smaller and is not compressed already.
 const GZIP_TYPES: [&str; 17] = [
@@ -734,3 +734,6 @@ const GZIP_TYPES: [&str; 17] = [
     "application/xml",
     "image/svg+xml",
 ];
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::raw::{self, Map, Node};
 use super::{
-    AccessFormat, AccessLog, Address, BasicAuth, Cache, Config, Directory, Filter, Level, Logger,
-    Order, Outgoing, Scheduling, Site, SocketFile, Symlinks, Tls,
+    AccessFormat, AccessLog, Address, BasicAuth, Cache, Config, Directory, Filter, Level, Limits,
+    Logger, Order, Outgoing, Scheduling, Site, SocketFile, Symlinks, Timeouts, Tls,
 };
 
 impl Config {
@@ -19,251 +19,227 @@ impl Config {
     }
 }
 
+/// A section on its way.
+struct Out(Map);
+
+impl Out {
+    /// Adds a key with its value, if it has one.
+    fn put(&mut self, key: &str, node: impl Into<Option<Node>>) {
+        self.0.extend(node.into().map(|node| (key.into(), node)));
+    }
+}
+
 fn top(config: &Config) -> Node {
-    let mut map = Map::new();
-    let mut put = |key: &str, node: Option<Node>| map.extend(node.map(|node| (key.into(), node)));
+    let mut out = Out(Map::new());
     let (addresses, ports) = fronts(config);
-    let list =
-        |nodes: Vec<Node>| Some(Node::List(nodes)).filter(|list| *list != Node::List(vec![]));
-    put("cluster_address", list(addresses));
-    put("cluster_port", list(ports));
-    put(
-        "ssl",
-        list(
-            config
-                .ssl
-                .iter()
-                .filter_map(|tls| certificate(config, tls))
-                .collect(),
-        ),
-    );
+    let some = |nodes: Vec<Node>| (!nodes.is_empty()).then_some(Node::List(nodes));
+    out.put("cluster_address", some(addresses));
+    out.put("cluster_port", some(ports));
+    let certificates = config.ssl.iter();
+    let certificates = certificates.filter_map(|tls| certificate(config, tls));
+    out.put("ssl", some(certificates.collect()));
     let dialled = config.outgoing_ssl.iter().map(dial_in_certificate);
-    put("outgoing_ssl", list(dialled.collect()));
-    put("daemonize", Some(Node::Bool(config.daemonize)));
-    put("pidfile", config.pidfile.as_deref().map(path));
-    put("user", config.user.as_deref().map(text));
-    put("group", config.group.as_deref().map(text));
-    put("logger", Some(logger(&config.logger)));
-    put("access_log", Some(access_log(config.access_log.as_ref())));
-    put(
-        "health_check_uri",
-        Some(
-            config
-                .health_check_uri
-                .as_deref()
-                .map_or(Node::Bool(false), text),
-        ),
-    );
-    put("workers", Some(number(config.workers)));
-    put(
-        "scheduling",
-        Some(text(match config.scheduling {
-            Scheduling::Batch => "batch",
-            Scheduling::Normal => "normal",
-        })),
-    );
-    put("grace", Some(time(config.grace)));
-    put("descriptors", config.descriptors.map(number));
-    let limits = &config.limits;
-    put(
-        "limits",
-        Some(section([
-            ("head", number(limits.head)),
-            ("fields", number(limits.fields)),
-            ("target", number(limits.target)),
-            ("body", number(limits.body)),
-            ("body_memory", number(limits.body_memory)),
-            ("spool", number(limits.spool)),
-            ("waiting", number(limits.waiting)),
-            ("waiting_total", number(limits.waiting_total)),
-            ("backends", number(limits.backends)),
-            ("connections", number(limits.connections)),
-            (
-                "connections_per_client",
-                number(limits.connections_per_client),
-            ),
-        ])),
-    );
-    let timeouts = &config.timeouts;
-    put(
-        "timeouts",
-        Some(section([
-            ("head", time(timeouts.head)),
-            ("idle", time(timeouts.idle)),
-            ("body", time(timeouts.body)),
-            ("write", time(timeouts.write)),
-            ("first_byte", time(timeouts.first_byte)),
-            ("backend", time(timeouts.backend)),
-            ("preamble", time(timeouts.preamble)),
-            ("connect", time(timeouts.connect)),
-            ("tunnel", time(timeouts.tunnel)),
-        ])),
-    );
+    out.put("outgoing_ssl", some(dialled.collect()));
+    out.put("daemonize", Node::Bool(config.daemonize));
+    out.put("pidfile", config.pidfile.as_deref().map(path));
+    out.put("user", config.user.as_deref().map(text));
+    out.put("group", config.group.as_deref().map(text));
+    out.put("logger", logger(&config.logger));
+    out.put("access_log", access_log(config.access_log.as_ref()));
+    let health = config.health_check_uri.as_deref();
+    out.put("health_check_uri", health.map_or(Node::Bool(false), text));
+    out.put("workers", number(config.workers));
+    let scheduling = match config.scheduling {
+        Scheduling::Batch => "batch",
+        Scheduling::Normal => "normal",
+    };
+    out.put("scheduling", text(scheduling));
+    out.put("grace", time(config.grace));
+    out.put("descriptors", config.descriptors.map(number));
+    out.put("limits", server_limits(&config.limits));
+    out.put("timeouts", server_timeouts(&config.timeouts));
     let networks = config.trusted_proxies.iter();
     let networks = networks.map(|network| text(&format!("{}/{}", network.address, network.prefix)));
-    put("trusted_proxies", Some(Node::List(networks.collect())));
-    put(
-        "temporary_directory",
-        Some(path(&config.temporary_directory)),
-    );
-    put("cache_threshold", Some(number(config.cache_threshold)));
-    put(
-        "map",
-        Some(Node::List(config.sites.iter().map(site).collect())),
-    );
-    Node::Map(map)
+    out.put("trusted_proxies", Node::List(networks.collect()));
+    out.put("temporary_directory", path(&config.temporary_directory));
+    out.put("cache_threshold", number(config.cache_threshold));
+    let sites = config.sites.iter().map(site);
+    out.put("map", Node::List(sites.collect()));
+    Node::Map(out.0)
+}
+
+fn server_limits(limits: &Limits) -> Node {
+    section([
+        ("head", number(limits.head)),
+        ("fields", number(limits.fields)),
+        ("target", number(limits.target)),
+        ("body", number(limits.body)),
+        ("body_memory", number(limits.body_memory)),
+        ("spool", number(limits.spool)),
+        ("waiting", number(limits.waiting)),
+        ("waiting_total", number(limits.waiting_total)),
+        ("backends", number(limits.backends)),
+        ("connections", number(limits.connections)),
+        (
+            "connections_per_client",
+            number(limits.connections_per_client),
+        ),
+    ])
+}
+
+fn site_limits(limits: &Limits) -> Node {
+    section([
+        ("body", number(limits.body)),
+        ("body_memory", number(limits.body_memory)),
+        ("waiting", number(limits.waiting)),
+    ])
+}
+
+fn server_timeouts(timeouts: &Timeouts) -> Node {
+    section([
+        ("head", time(timeouts.head)),
+        ("idle", time(timeouts.idle)),
+        ("body", time(timeouts.body)),
+        ("write", time(timeouts.write)),
+        ("first_byte", time(timeouts.first_byte)),
+        ("backend", time(timeouts.backend)),
+        ("preamble", time(timeouts.preamble)),
+        ("connect", time(timeouts.connect)),
+        ("tunnel", time(timeouts.tunnel)),
+    ])
+}
+
+fn site_timeouts(timeouts: &Timeouts) -> Node {
+    section([
+        ("idle", time(timeouts.idle)),
+        ("body", time(timeouts.body)),
+        ("write", time(timeouts.write)),
+        ("first_byte", time(timeouts.first_byte)),
+        ("backend", time(timeouts.backend)),
+        ("connect", time(timeouts.connect)),
+        ("tunnel", time(timeouts.tunnel)),
+    ])
 }
 
 fn site(site: &Site) -> Node {
-    let mut map = Map::new();
-    let mut put = |key: &str, node: Option<Node>| map.extend(node.map(|node| (key.into(), node)));
-    let incoming = Some(texts(&site.incoming)).filter(|_| !site.incoming.is_empty());
-    put("incoming", incoming);
-    put("default", Some(Node::Bool(site.default)));
+    let mut out = Out(Map::new());
+    put_backends(site, &mut out);
+    put_exchanges(site, &mut out);
+    put_files(site, &mut out);
+    put_pages(site, &mut out);
+    Node::Map(out.0)
+}
+
+/// Who is served, and by whom.
+fn put_backends(site: &Site, out: &mut Out) {
+    let incoming = (!site.incoming.is_empty()).then(|| texts(&site.incoming));
+    out.put("incoming", incoming);
+    out.put("default", Node::Bool(site.default));
     match &site.directory {
         None => {
-            let list = site.outgoing.iter().map(outgoing).collect();
-            put("outgoing", Some(Node::List(list)));
+            let outgoing = site.outgoing.iter().map(outgoing);
+            out.put("outgoing", Node::List(outgoing.collect()));
         }
         Some(directory) => {
             let (kind, servers) = servers(directory);
-            put("proxy", Some(text("traditional")));
-            put("directory", Some(text(kind)));
-            put("servers", Some(servers));
-            put("server_connections", Some(number(site.server_connections)));
+            out.put("proxy", text("traditional"));
+            out.put("directory", text(kind));
+            out.put("servers", servers);
+            out.put("server_connections", number(site.server_connections));
             let check = site.check.as_ref().map(|check| {
                 let interval = ("interval", time(check.interval));
                 section([("uri", text(&check.uri)), interval])
             });
-            put("check", check);
+            out.put("check", check);
         }
     }
-    put("backup", site.backup.as_deref().map(text));
-    put(
-        "key",
-        Some(texts(&site.keys)).filter(|_| !site.keys.is_empty()),
-    );
-    put(
-        "keepalive",
-        Some(site.keepalive.map_or(Node::Bool(false), time)),
-    );
-    put(
-        "order",
-        Some(text(match site.order {
-            Order::Newest => "newest",
-            Order::Oldest => "oldest",
-        })),
-    );
-    put("redeployable", Some(Node::Bool(site.redeployable)));
-    put(
-        "request_buffering",
-        Some(Node::Bool(site.request_buffering)),
-    );
-    put(
-        "redeployment_sizelimit",
-        Some(number(site.redeployment_sizelimit)),
-    );
-    put("xforwardedfor", Some(Node::Bool(site.xforwardedfor)));
-    put("via", Some(Node::Bool(site.via)));
-    put("queue_time", Some(Node::Bool(site.queue_time)));
-    put("logger", site.logger.as_ref().map(logger));
-    put("access_log", Some(access_log(site.access_log.as_ref())));
-    put("docroot", site.docroot.as_deref().map(path));
-    put("index", Some(texts(&site.index)));
+    out.put("backup", site.backup.as_deref().map(text));
+    out.put("key", (!site.keys.is_empty()).then(|| texts(&site.keys)));
+    let order = match site.order {
+        Order::Newest => "newest",
+        Order::Oldest => "oldest",
+    };
+    out.put("order", text(order));
+    out.put("timeout", time(site.timeout));
+}
+
+/// How requests and answers go through.
+fn put_exchanges(site: &Site, out: &mut Out) {
+    let keepalive = site.keepalive.map_or(Node::Bool(false), time);
+    out.put("keepalive", keepalive);
+    out.put("redeployable", Node::Bool(site.redeployable));
+    out.put("request_buffering", Node::Bool(site.request_buffering));
+    let sizelimit = number(site.redeployment_sizelimit);
+    out.put("redeployment_sizelimit", sizelimit);
+    out.put("xforwardedfor", Node::Bool(site.xforwardedfor));
+    out.put("via", Node::Bool(site.via));
+    out.put("queue_time", Node::Bool(site.queue_time));
+    out.put("max_tunnels", number(site.max_tunnels));
+    out.put("unframed_gap", time(site.unframed_gap));
+    out.put("limits", site_limits(&site.limits));
+    out.put("timeouts", site_timeouts(&site.timeouts));
+    let gzip = site.gzip.as_ref().map_or(Node::Bool(false), |gzip| {
+        section([
+            ("types", texts(&gzip.types)),
+            ("minimum", number(gzip.minimum)),
+            ("level", number(gzip.level)),
+        ])
+    });
+    out.put("gzip", gzip);
+    out.put("logger", site.logger.as_ref().map(logger));
+    out.put("access_log", access_log(site.access_log.as_ref()));
+}
+
+/// What is served without a backend.
+fn put_files(site: &Site, out: &mut Out) {
+    out.put("docroot", site.docroot.as_deref().map(path));
+    out.put("index", texts(&site.index));
     let mask = site.staticmask.as_ref();
-    put("staticmask", mask.map(|mask| text(mask.as_str())));
-    put(
-        "follow_symlinks",
-        Some(match site.follow_symlinks {
-            Symlinks::Inside => text("inside"),
-            Symlinks::All => Node::Bool(true),
-            Symlinks::None => Node::Bool(false),
-        }),
-    );
-    put("hidden_files", Some(Node::Bool(site.hidden_files)));
+    out.put("staticmask", mask.map(|mask| text(mask.as_str())));
+    let links = match site.follow_symlinks {
+        Symlinks::Inside => text("inside"),
+        Symlinks::All => Node::Bool(true),
+        Symlinks::None => Node::Bool(false),
+    };
+    out.put("follow_symlinks", links);
+    out.put("hidden_files", Node::Bool(site.hidden_files));
+    out.put("precompressed", Node::Bool(site.precompressed));
     let pages = site.page_cache.as_ref();
-    put("cache_directory", pages.map(|pages| text(&pages.directory)));
-    put(
-        "cache_extensions",
-        pages.map(|pages| texts(&pages.extensions)),
-    );
-    put("sendfileroot", site.sendfileroot.as_deref().map(path));
-    put(
-        "enable_sendfile_404",
-        Some(Node::Bool(site.enable_sendfile_404)),
-    );
+    let directory = pages.map(|pages| text(&pages.directory));
+    out.put("cache_directory", directory);
+    let extensions = pages.map(|pages| texts(&pages.extensions));
+    out.put("cache_extensions", extensions);
+    out.put("sendfileroot", site.sendfileroot.as_deref().map(path));
+    out.put("enable_sendfile_404", Node::Bool(site.enable_sendfile_404));
     let Cache { size, window } = site.file_cache.cache;
-    put(
-        "file_cache",
-        Some(section([
-            ("size", number(size)),
-            ("window", time(window)),
-            ("memory", number(site.file_cache.memory)),
-        ])),
-    );
-    put("etag_cache", Some(cache(site.etag_cache)));
-    put(
-        "dynamic_request_cache",
-        Some(cache(site.dynamic_request_cache)),
-    );
-    put("max_tunnels", Some(number(site.max_tunnels)));
-    put("unframed_gap", Some(time(site.unframed_gap)));
-    put("timeout", Some(time(site.timeout)));
-    put(
-        "limits",
-        Some(section([
-            ("body", number(site.limits.body)),
-            ("body_memory", number(site.limits.body_memory)),
-            ("waiting", number(site.limits.waiting)),
-        ])),
-    );
-    put(
-        "timeouts",
-        Some(section([
-            ("idle", time(site.timeouts.idle)),
-            ("body", time(site.timeouts.body)),
-            ("write", time(site.timeouts.write)),
-            ("first_byte", time(site.timeouts.first_byte)),
-            ("backend", time(site.timeouts.backend)),
-            ("connect", time(site.timeouts.connect)),
-            ("tunnel", time(site.timeouts.tunnel)),
-        ])),
-    );
-    put(
-        "basic_auth",
-        Some(match site.basic_auth.as_slice() {
-            [] => Node::Bool(false),
-            entries => Node::List(entries.iter().map(basic_auth).collect()),
-        }),
-    );
-    put(
-        "maintenance_page",
-        site.maintenance_page.as_deref().map(path),
-    );
-    put(
-        "maintenance_flag",
-        site.maintenance_flag.as_deref().map(path),
-    );
-    put("precompressed", Some(Node::Bool(site.precompressed)));
-    put(
-        "gzip",
-        Some(site.gzip.as_ref().map_or(Node::Bool(false), |gzip| {
-            section([
-                ("types", texts(&gzip.types)),
-                ("minimum", number(gzip.minimum)),
-                ("level", number(gzip.level)),
-            ])
-        })),
-    );
+    let file_cache = section([
+        ("size", number(size)),
+        ("window", time(window)),
+        ("memory", number(site.file_cache.memory)),
+    ]);
+    out.put("file_cache", file_cache);
+    out.put("etag_cache", cache(site.etag_cache));
+    out.put("dynamic_request_cache", cache(site.dynamic_request_cache));
+}
+
+/// Who may see what, and what is said in the place of our own words.
+fn put_pages(site: &Site, out: &mut Out) {
+    let guards = match site.basic_auth.as_slice() {
+        [] => Node::Bool(false),
+        entries => Node::List(entries.iter().map(basic_auth).collect()),
+    };
+    out.put("basic_auth", guards);
+    let page = site.maintenance_page.as_deref();
+    out.put("maintenance_page", page.map(path));
+    let flag = site.maintenance_flag.as_deref();
+    out.put("maintenance_flag", flag.map(path));
     let pages = site.error_pages.iter();
-    let pages: Map = pages
-        .map(|(status, file)| (status.to_string(), path(file)))
-        .collect();
-    put(
+    let pages = pages.map(|(status, file)| (status.to_string(), path(file)));
+    let pages: Map = pages.collect();
+    out.put(
         "error_pages",
-        Some(Node::Map(pages)).filter(|_| !site.error_pages.is_empty()),
+        (!pages.is_empty()).then_some(Node::Map(pages)),
     );
-    Node::Map(map)
 }
 
 fn basic_auth(entry: &BasicAuth) -> Node {
@@ -301,17 +277,12 @@ fn certificate(config: &Config, tls: &Tls) -> Option<Node> {
 
 /// An entry of `outgoing_ssl`.
 fn dial_in_certificate(tls: &Tls) -> Node {
-    let mut map: Map = vec![
-        ("at".into(), text(&tls.at.to_string())),
-        ("certfile".into(), path(&tls.certfile)),
-        ("keyfile".into(), path(&tls.keyfile)),
-    ];
-    map.extend(
-        tls.client_ca
-            .as_deref()
-            .map(|file| ("client_ca".into(), path(file))),
-    );
-    Node::Map(map)
+    let mut out = Out(Map::new());
+    out.put("at", text(&tls.at.to_string()));
+    out.put("certfile", path(&tls.certfile));
+    out.put("keyfile", path(&tls.keyfile));
+    out.put("client_ca", tls.client_ca.as_deref().map(path));
+    Node::Map(out.0)
 }
 
 /// The addresses and ports whose product the listeners without TLS are.
@@ -346,18 +317,20 @@ fn fronts(config: &Config) -> (Vec<Node>, Vec<Node>) {
 fn outgoing(outgoing: &Outgoing) -> Node {
     let to = text(&outgoing.to.to_string());
     let file = &outgoing.file;
-    let mut map: Map = vec![("to".into(), to.clone())];
-    let mut put = |key: &str, value: Option<Node>| map.extend(value.map(|node| (key.into(), node)));
-    match &outgoing.filter {
-        Filter::Any if *file == SocketFile::default() => return to,
-        Filter::Any => {}
-        Filter::Prefix(prefix) => put("prefix", Some(text(prefix))),
-        Filter::Match(expression) => put("match", Some(text(expression.as_str()))),
+    if matches!(outgoing.filter, Filter::Any) && *file == SocketFile::default() {
+        return to;
     }
-    put("mode", file.mode.map(|mode| text(&format!("{mode:04o}"))));
-    put("owner", file.owner.as_deref().map(text));
-    put("group", file.group.as_deref().map(text));
-    Node::Map(map)
+    let mut out = Out(Map::new());
+    out.put("to", to);
+    match &outgoing.filter {
+        Filter::Any => {}
+        Filter::Prefix(prefix) => out.put("prefix", text(prefix)),
+        Filter::Match(expression) => out.put("match", text(expression.as_str())),
+    }
+    out.put("mode", file.mode.map(|mode| text(&format!("{mode:04o}"))));
+    out.put("owner", file.owner.as_deref().map(text));
+    out.put("group", file.group.as_deref().map(text));
+    Node::Map(out.0)
 }
 
 /// `directory` and `servers`.
@@ -368,14 +341,13 @@ fn servers(directory: &Directory) -> (&'static str, Node) {
             ("static", Node::List(servers.collect()))
         }
         Directory::Redis(redis) => {
-            let mut map = Map::new();
-            map.push(("host".into(), text(&redis.host)));
-            map.push(("port".into(), number(redis.port)));
-            map.push(("db".into(), number(redis.db)));
-            let password = redis.password.as_deref();
-            map.extend(password.map(|password| ("password".into(), text(password))));
-            map.push(("lease".into(), time(redis.lease)));
-            ("redis", Node::Map(map))
+            let mut out = Out(Map::new());
+            out.put("host", text(&redis.host));
+            out.put("port", number(redis.port));
+            out.put("db", number(redis.db));
+            out.put("password", redis.password.as_deref().map(text));
+            out.put("lease", time(redis.lease));
+            ("redis", Node::Map(out.0))
         }
     }
 }

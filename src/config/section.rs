@@ -3,7 +3,9 @@
 //! Whatever is wrong with a value goes to the [`Findings`], and the reader goes on with the default, so that
 //! one run tells everything.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
+use std::time::Duration;
 
 use super::keys::FOREIGN_LOGGERS;
 use super::problem::{Findings, Place};
@@ -158,60 +160,81 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// `limits`, over those of the server. A key that a site cannot have is told of as unknown and
-    /// ignored here.
-    pub(super) fn limits(&self, server: &Limits, whole: bool) -> Limits {
+    /// `limits` of the server.
+    pub(super) fn server_limits(&self) -> Limits {
+        let base = Limits::default();
+        let common = self.site_limits(&base);
         let section = self.section("limits");
-        let bytes = |key: &str, range, default: u64| {
-            section.take(key, value::size(range)).unwrap_or(default)
-        };
-        let count = |key: &str, range, default| {
-            section
-                .take(key, value::count(range))
-                .map_or(default, |count| count as usize)
-        };
-        let mut limits = Limits {
-            body: bytes("body", 0..=1 << 50, server.body),
-            body_memory: bytes("body_memory", 0..=1 << 30, server.body_memory as u64) as usize,
-            waiting: count("waiting", 0..=MANY, server.waiting),
-            ..server.clone()
-        };
-        if whole {
-            limits.head = bytes("head", 1 << 10..=1 << 20, server.head as u64) as usize;
-            limits.fields = count("fields", 1..=256, server.fields);
-            limits.target = bytes("target", 64..=1 << 20, server.target as u64) as usize;
-            limits.spool = bytes("spool", 0..=1 << 50, server.spool);
-            limits.waiting_total = count("waiting_total", 0..=MANY, server.waiting_total);
-            limits.backends = count("backends", 1..=MANY, server.backends);
-            limits.connections = count("connections", 1..=MANY, server.connections);
-            limits.connections_per_client = count(
+        Limits {
+            head: section.bytes("head", 1 << 10..=1 << 20, base.head as u64) as usize,
+            fields: section.count("fields", 1..=256, base.fields),
+            target: section.bytes("target", 64..=1 << 20, base.target as u64) as usize,
+            spool: section.bytes("spool", 0..=1 << 50, base.spool),
+            waiting_total: section.count("waiting_total", 0..=MANY, base.waiting_total),
+            backends: section.count("backends", 1..=MANY, base.backends),
+            connections: section.count("connections", 1..=MANY, base.connections),
+            connections_per_client: section.count(
                 "connections_per_client",
                 0..=MANY,
-                server.connections_per_client,
-            );
+                base.connections_per_client,
+            ),
+            ..common
         }
-        limits
     }
 
-    /// `timeouts`, over those of the server.
-    pub(super) fn timeouts(&self, server: &Timeouts, whole: bool) -> Timeouts {
-        let section = self.section("timeouts");
-        let time = |key: &str, default| section.take(key, value::deadline).unwrap_or(default);
-        let mut timeouts = Timeouts {
-            idle: time("idle", server.idle),
-            body: time("body", server.body),
-            write: time("write", server.write),
-            first_byte: time("first_byte", server.first_byte),
-            backend: time("backend", server.backend),
-            connect: time("connect", server.connect),
-            tunnel: time("tunnel", server.tunnel),
+    /// `limits` of a site, over those of the server. A key that a site cannot have is told of as unknown and ignored here.
+    pub(super) fn site_limits(&self, server: &Limits) -> Limits {
+        let section = self.section("limits");
+        let memory = section.bytes("body_memory", 0..=1 << 30, server.body_memory as u64);
+        Limits {
+            body: section.bytes("body", 0..=1 << 50, server.body),
+            body_memory: memory as usize,
+            waiting: section.count("waiting", 0..=MANY, server.waiting),
             ..server.clone()
-        };
-        if whole {
-            timeouts.head = time("head", server.head);
-            timeouts.preamble = time("preamble", server.preamble);
         }
-        timeouts
+    }
+
+    /// `timeouts` of the server.
+    pub(super) fn server_timeouts(&self) -> Timeouts {
+        let base = Timeouts::default();
+        let common = self.site_timeouts(&base);
+        let section = self.section("timeouts");
+        Timeouts {
+            head: section.deadline("head", base.head),
+            preamble: section.deadline("preamble", base.preamble),
+            ..common
+        }
+    }
+
+    /// `timeouts` of a site, over those of the server.
+    pub(super) fn site_timeouts(&self, server: &Timeouts) -> Timeouts {
+        let section = self.section("timeouts");
+        Timeouts {
+            idle: section.deadline("idle", server.idle),
+            body: section.deadline("body", server.body),
+            write: section.deadline("write", server.write),
+            first_byte: section.deadline("first_byte", server.first_byte),
+            backend: section.deadline("backend", server.backend),
+            connect: section.deadline("connect", server.connect),
+            tunnel: section.deadline("tunnel", server.tunnel),
+            ..server.clone()
+        }
+    }
+
+    /// Bytes within a range.
+    pub(super) fn bytes(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
+        self.take(key, value::size(range)).unwrap_or(default)
+    }
+
+    /// A count within a range.
+    pub(super) fn count(&self, key: &str, range: RangeInclusive<u64>, default: usize) -> usize {
+        self.take(key, value::count(range))
+            .map_or(default, |count| count as usize)
+    }
+
+    /// A time that may not be over before it begins.
+    pub(super) fn deadline(&self, key: &str, default: Duration) -> Duration {
+        self.take(key, value::deadline).unwrap_or(default)
     }
 
     /// `logger`, if there is one.

@@ -68,11 +68,11 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
             incoming.push(name);
         }
     }
-    let timeouts = section.timeouts(&config.timeouts, false);
+    let timeouts = section.site_timeouts(&config.timeouts);
     let directory = (!dials_in(section)).then(|| directory(section));
     let keys = keys(section);
     let outgoing = outgoing(section, config, directory.is_none() && keys.is_empty());
-    let connections = section.take("server_connections", value::count(1..=100_000));
+    let connections = section.count("server_connections", 1..=100_000, base.server_connections);
     let check = check_of(section);
     if directory.is_some() && !outgoing.is_empty() {
         section.note("outgoing", ": has no effect with proxy: traditional");
@@ -88,9 +88,10 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
             None => outgoing,
             Some(_) => Vec::new(),
         },
-        server_connections: connections
-            .filter(|_| directory.is_some())
-            .map_or(base.server_connections, |count| count as usize),
+        server_connections: match directory {
+            None => base.server_connections,
+            Some(_) => connections,
+        },
         check: check.filter(|_| directory.is_some()),
         directory,
         backup: section.take("backup", value::host_name),
@@ -99,24 +100,22 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         order: section.take("order", order).unwrap_or(base.order),
         redeployable: truth("redeployable", base.redeployable),
         request_buffering: truth("request_buffering", base.request_buffering),
-        redeployment_sizelimit: section
-            .take("redeployment_sizelimit", value::size(0..=64 << 20))
-            .unwrap_or(base.redeployment_sizelimit),
+        redeployment_sizelimit: section.bytes(
+            "redeployment_sizelimit",
+            0..=64 << 20,
+            base.redeployment_sizelimit,
+        ),
         xforwardedfor: truth("xforwardedfor", base.xforwardedfor),
         via: truth("via", base.via),
         queue_time: truth("queue_time", base.queue_time),
         logger: section.logger(),
         access_log: section.access_log(config.access_log.as_ref()),
-        max_tunnels: section
-            .take("max_tunnels", value::count(0..=MANY))
-            .map_or(base.max_tunnels, |count| count as usize),
-        unframed_gap: section
-            .take("unframed_gap", value::deadline)
-            .unwrap_or(base.unframed_gap),
+        max_tunnels: section.count("max_tunnels", 0..=MANY, base.max_tunnels),
+        unframed_gap: section.deadline("unframed_gap", base.unframed_gap),
         timeout: section
             .take("timeout", value::time)
             .unwrap_or(server.timeout),
-        limits: section.limits(&config.limits, false),
+        limits: section.site_limits(&config.limits),
         timeouts,
         basic_auth: auth::basic(section),
         maintenance_page: section.take("maintenance_page", pages::page(section.directory)),
@@ -219,10 +218,10 @@ fn check_of(section: &Section) -> Option<Check> {
     if raw::get(&section.map, "uri").is_none() {
         section.problem("no uri; write {uri: /up}");
     }
-    let interval = section.take("interval", value::deadline);
+    let interval = section.deadline("interval", CHECK_INTERVAL);
     Some(Check {
         uri: section.take("uri", value::target)?,
-        interval: interval.unwrap_or(Duration::from_secs(5)),
+        interval,
     })
 }
 
@@ -403,6 +402,9 @@ pub(super) fn key_file(path: &Path) -> Result<Vec<String>, Wrong> {
     }
     Ok(keys)
 }
+
+/// How often servers are asked, where nothing is said of that.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Bounds of a lease: a proxy that is alive must come round to renew it.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
