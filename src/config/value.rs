@@ -1,7 +1,7 @@
 //! One value of the file, read: times, sizes, addresses, host names.
 //!
-//! Pure, but for files. Every function takes a [`Node`] or its text and answers with the value or with what is wrong and what would be
-//! right; the caller puts the key and the value as typed in front.
+//! Pure, but for files. Every function takes a [`Node`] or its text and answers with the value, or with what is wrong and
+//! what would be right; the caller puts the key and the value as typed in front.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -226,7 +226,7 @@ pub(super) fn prefix(node: &Node) -> Result<String, Wrong> {
 /// Permissions of a file in octal digits: `0660`, `660`, `0o660`.
 pub(super) fn mode(node: &Node) -> Result<u32, Wrong> {
     let text = text(node)?;
-    let digits = text.trim_start_matches("0o");
+    let digits = text.strip_prefix("0o").unwrap_or(&text);
     let octal = digits.bytes().all(|byte| byte.is_ascii_digit());
     let mode = u32::from_str_radix(digits, 8).ok().filter(|_| octal);
     mode.filter(|mode| *mode <= 0o777)
