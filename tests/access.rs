@@ -967,7 +967,7 @@ fn the_sample_is_a_configuration_with_its_comments_too() {
     // The unit starts it with a configuration, and reloads and ends it by signals that it knows.
     let unit = include_str!("../conf/swiftiply-access.service");
     for line in [
-        "ExecStart=/usr/bin/swiftiply-access -c ",
+        "ExecStart=/usr/local/bin/swiftiply-access -c ",
         "ExecReload=/bin/kill -HUP $MAINPID",
         "KillMode=mixed",
     ] {

@@ -934,6 +934,43 @@ fn conf(name: &str) -> String {
     fs::read_to_string(file).expect("a sample")
 }
 
+#[test]
+fn the_sample_is_a_configuration_with_its_comments_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for name in ["users", "down.html", "502.html"] {
+        fs::write(directory.path().join(name), "").expect("a file");
+    }
+    let sample = conf("swiftiply.yml");
+    // Every line that shows a key, or the values below one.
+    let shown = sample.lines().map(|line| {
+        let (blank, rest) = line.split_at(line.len() - line.trim_start().len());
+        match rest.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') || key.starts_with("  ") => {
+                format!("{blank}{key}\n")
+            }
+            _ => format!("{line}\n"),
+        }
+    });
+    let text: String = shown.collect();
+    let text = text.replace("/etc/swiftiply", &directory.path().display().to_string());
+    let (config, notes) = load(&text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    for note in &notes {
+        assert!(
+            note.message.contains("there is no such directory now"),
+            "{note}"
+        );
+    }
+    assert_eq!(config.user.as_deref(), Some("www-data"));
+    let site = &config.sites[0];
+    assert!(site.docroot.is_some() && site.maintenance_flag.is_some());
+    assert_eq!((site.basic_auth.len(), site.error_pages.len()), (1, 1));
+    // What shows a default is one, and what is not a comment works with the unit.
+    let (plain, _) = load(&sample).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(plain.limits, config.limits);
+    assert_eq!(plain.sites[0].timeout, site.timeout);
+    assert_eq!((plain.user, plain.group, plain.pidfile), (None, None, None));
+}
+
 /// Goes behind the sample, for what the sample does not have.
 const MORE: &str = "
   - &one {incoming: one.example, outgoing: {to: 127.0.0.1:1, match: a}, keepalive: 3, proxy: keepalive}
