@@ -32,7 +32,9 @@ use crate::exchange::{
     Visitor,
 };
 use crate::http::body::{Decoder, Framing, LAST_CHUNK, write_chunk};
-use crate::http::head::{HeadLimits, HeadScanner, Method, ResponseHead, Version, write_field};
+use crate::http::head::{
+    HeadLimits, HeadScanner, Method, ResponseHead, Version, write_field, write_number_field,
+};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::stream::Peer;
@@ -258,7 +260,10 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
     }
     let sent = &request.head.headers;
     // What a trusted proxy says about the visitor is passed on; the address it connected from is added.
-    let told = |name| sent.get(name).filter(|_| request.trusted);
+    let told = |name| match request.trusted {
+        true => sent.get(name),
+        false => None,
+    };
     if site.xforwardedfor {
         let [forwarded_for, proto, host, real_ip] = FORWARDED;
         let address = Address::of(&request.peer);
@@ -286,17 +291,22 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
 fn write_queue_time(request: &Request, queue: &Queue, out: &mut Vec<u8>) {
     let [start, waited] = QUEUE;
     // A proxy in front of us has seen it before.
-    let told = request.head.headers.get(start).filter(|_| request.trusted);
+    let told = match request.trusted {
+        true => request.head.headers.get(start),
+        false => None,
+    };
     if let Some(told) = told {
         write_field(start, told, out);
     } else {
         let ago = queue.at.saturating_duration_since(request.received);
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         let since = epoch.unwrap_or_default().saturating_sub(ago);
-        // Writing to a vector does not fail.
-        let _ = write!(out, "{start}: t={}\r\n", since.as_micros());
+        // There is time until the year 586 000.
+        let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        write_number_field(start, "t=", micros, out);
     }
-    let _ = write!(out, "{waited}: {}\r\n", queue.waited.as_millis());
+    let millis = u64::try_from(queue.waited.as_millis()).unwrap_or(u64::MAX);
+    write_number_field(waited, "", millis, out);
 }
 
 /// Writes a list as one field: what came in, and one more element.

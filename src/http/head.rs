@@ -21,7 +21,7 @@ use memchr::memchr;
 pub use request::RequestHead;
 pub use response::{Persistence, ResponseHead, write_rest};
 pub use scan::HeadScanner;
-pub use write::write_field;
+pub use write::{write_field, write_number_field};
 
 /// A version of HTTP that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

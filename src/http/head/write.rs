@@ -10,13 +10,19 @@ pub fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// The same, with a value that is a number behind `prefix`. Each request has some, and the formatter of the library takes ten
+/// times as long.
+pub fn write_number_field(name: &str, prefix: &str, number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(prefix.as_bytes());
+    write_number(number, out);
+    out.extend_from_slice(b"\r\n");
+}
+
 pub(super) fn write_framing(framing: Framing, out: &mut Vec<u8>) {
     match framing {
-        Framing::Length(length) => {
-            out.extend_from_slice(b"Content-Length: ");
-            write_number(length, out);
-            out.extend_from_slice(b"\r\n");
-        }
+        Framing::Length(length) => write_number_field("Content-Length", "", length, out),
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Framing::Empty | Framing::UntilClose => {}
     }
