@@ -2,7 +2,7 @@
 //!
 //! In reading order: a [`worker`] runs a [`session`], the front door, which goes through the life of a connection; on the
 //! way it calls [`route`], [`guard`], [`admission`], [`respond`] and [`deliver`]. [`snapshot`] is the configuration as it
-//! runs.
+//! runs, [`shared`] what the threads have in common, [`addresses`] where they listen.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
@@ -15,6 +15,7 @@
 //!
 //! But for the first, which is never taken by a worker, all are leaves.
 
+mod addresses;
 pub(crate) mod admission;
 pub(crate) mod collect;
 pub(crate) mod compress;
@@ -26,42 +27,39 @@ pub(crate) mod respond;
 pub(crate) mod route;
 pub(crate) mod secure;
 pub(crate) mod session;
+pub(crate) mod shared;
 pub(crate) mod snapshot;
 pub(crate) mod spool;
+mod threads;
 pub(crate) mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
-use crate::backend::dial_in::{DialIn, Settings};
 use crate::backend::directory::Servers;
-use crate::backend::lease::Lease;
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Address, Config};
 use crate::content::watched::FileError;
 use crate::logging::{AccessLog, OpenError};
-use crate::net::conn::Conn;
-use crate::net::listener::{BindError, Listener, Local, SocketFile, Stop, reason};
+use crate::net::listener::{BindError, Listener, Local};
 use crate::net::poller::Poller;
-use crate::net::stream::{Peer, Stream};
-use crate::net::tls::{Acceptor, LoadError};
+use crate::net::tls::LoadError;
 use crate::net::tunnel::Tunnels;
-use crate::process;
 use crate::stats::{self, Close, Stats};
+use addresses::{Front, NewDial, Running, dial_addresses, keys_of, load_outgoing, socket_file};
 use admission::{Admission, Clients};
 use guard::Checks;
-use secure::{Secure, Slot};
-use session::Session;
-use snapshot::{Site, Snapshot, accepted_keys, log_target};
-use spool::{Budget, Room};
+use secure::Secure;
+use shared::{Shared, Tick};
+use snapshot::{Site, Snapshot, log_target};
+use threads::Thread;
 use worker::{Worker, be_scheduled};
 
 /// A running server.
@@ -120,70 +118,6 @@ pub enum StartError {
     SocketFile(String),
     /// The system refused something else.
     System(io::Error),
-}
-
-/// What the threads of a server share.
-pub(crate) struct Shared {
-    pub(crate) poller: Poller<Session>,
-    pub(crate) tunnels: Tunnels<Session, Lease>,
-    pub(crate) admission: Admission,
-    pub(crate) clients: Clients,
-    pub(crate) stats: Arc<Stats>,
-    snapshot: RwLock<Arc<Snapshot>>,
-    /// Changes with the snapshot, so that workers need not take the lock to see that it did not.
-    generation: AtomicU64,
-    draining: AtomicBool,
-    /// Answers on disk.
-    spools: Arc<Budget>,
-    /// Requests that wait for a backend, at all sites.
-    waiting: Arc<AtomicUsize>,
-    /// Passwords that are checked.
-    checks: Arc<Checks>,
-}
-
-#[derive(Default)]
-struct Running {
-    fronts: Vec<Front>,
-    dials: Vec<Dial>,
-    secure: Secure,
-    /// The certificates of dial-in addresses.
-    outgoing: Secure,
-}
-
-/// An address for visitors.
-struct Front {
-    address: Address,
-    locals: Vec<Local>,
-    stop: Stop,
-    tls: Slot,
-    threads: Vec<Thread>,
-}
-
-/// An address for backends.
-struct Dial {
-    address: Address,
-    locals: Vec<Local>,
-    stop: Stop,
-    pool: Arc<Pool>,
-    settings: Arc<Settings>,
-    file: SocketFile,
-    threads: Vec<Thread>,
-}
-
-/// A thread that was made, and begins when nothing can fail any more. One that never begins ends when this is dropped.
-enum Thread {
-    Made {
-        go: mpsc::Sender<()>,
-        handle: JoinHandle<()>,
-    },
-    Begun(JoinHandle<()>),
-}
-
-/// Has the tick thread stop.
-#[derive(Default)]
-struct Tick {
-    stopped: Mutex<bool>,
-    changed: Condvar,
 }
 
 impl Server {
@@ -569,339 +503,6 @@ impl Bound {
     }
 }
 
-impl Shared {
-    /// The configuration as it is now. For one request, take it once.
-    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshot.read())
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    /// Where to keep what the visitor of a site does not take.
-    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>) -> Room {
-        let config = &snapshot.config;
-        let limits = site.map_or(&config.limits, |site| &snapshot.sites[site].settings.limits);
-        self.spools.limit(config.limits.spool);
-        Room {
-            budget: Arc::clone(&self.spools),
-            directory: config.temporary_directory.clone(),
-            memory: limits.body_memory,
-        }
-    }
-
-    fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
-        *self.snapshot.write() = snapshot;
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-
-    /// Takes in a connection that was just accepted. Runs on an acceptor.
-    fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
-        let snapshot = self.snapshot();
-        let limit = snapshot.most_connections;
-        if stats::get(&self.stats.open) >= limit && !self.shed(limit) {
-            self.turn_away(&peer, "limits.connections");
-            return;
-        }
-        let most = snapshot.config.limits.connections_per_client;
-        let counted = match peer.ip().filter(|_| most > 0 && !snapshot.trusts(&peer)) {
-            None => None,
-            Some(ip) => match self.clients.enter(ip, most) {
-                Some(counted) => Some(counted),
-                None => {
-                    self.turn_away(&peer, "limits.connections_per_client");
-                    return;
-                }
-            },
-        };
-        stream.send_at_once();
-        let timeouts = &snapshot.config.timeouts;
-        let (conn, patience) = match tls {
-            None => (Ok(Conn::plain(stream)), timeouts.idle),
-            Some(tls) => (Conn::secure(stream, tls), timeouts.head),
-        };
-        let conn = match conn {
-            Ok(conn) => conn,
-            Err(error) => {
-                log::error!("visitor {peer}: {error}");
-                if let Some(counted) = counted {
-                    self.clients.leave(counted);
-                }
-                return;
-            }
-        };
-        let deadline = Instant::now() + patience;
-        let make = |token| Box::new(Session::new(Arc::clone(self), token, conn, peer, counted));
-        if let Err(error) = self.poller.enter(make, deadline) {
-            log::warn!("visitor {peer}: {error}");
-        }
-    }
-
-    /// Closes idle connections, those that would be closed next anyhow, to make room. Returns whether there were any.
-    fn shed(&self, limit: u64) -> bool {
-        // Some at a time, since looking for them takes a look at all.
-        let some = usize::try_from(limit / 64 + 1).unwrap_or(usize::MAX);
-        let idle = self.poller.take_earliest(some, Session::is_idle);
-        let mut any = false;
-        for session in idle {
-            match session.has_input() {
-                true => self.poller.hand_over(session),
-                false => {
-                    any = true;
-                    session.close(Close::Overload);
-                }
-            }
-        }
-        any
-    }
-
-    /// Closes a connection that was just accepted, for a limit.
-    fn turn_away(&self, peer: &Peer, limit: &str) {
-        stats::add(&self.stats.open);
-        self.stats.visitor_closed(Close::Overload);
-        log::debug!("visitor {peer} closed: {limit} reached: reason=overload");
-    }
-
-    /// Closes sessions that have nothing to do, in a drain. `fresh`: also those that had no request yet.
-    fn close_idle(&self, fresh: bool) {
-        let idle = self
-            .poller
-            .take_all(|session, _| session.is_idle() && (fresh || !session.is_fresh()));
-        for session in idle {
-            match session.has_input() {
-                true => self.poller.hand_over(session),
-                false => session.close(Close::Draining),
-            }
-        }
-    }
-}
-
-impl Tick {
-    /// Closes or hands over sessions whose deadlines are over, and writes out access logs, until it is stopped.
-    fn run(&self, shared: &Shared) {
-        let mut pause = LONGEST_PAUSE;
-        let mut flushed = Instant::now();
-        loop {
-            let mut stopped = self.stopped.lock();
-            if !*stopped {
-                self.changed.wait_for(&mut stopped, pause);
-            }
-            if *stopped {
-                return;
-            }
-            drop(stopped);
-            let now = Instant::now();
-            let (expired, next) = shared.poller.expire(now);
-            for session in expired {
-                if let Some(session) = session.expire() {
-                    shared.poller.hand_over(session);
-                }
-            }
-            for servers in shared.snapshot().servers() {
-                servers.tick(now);
-            }
-            let left = next.map_or(LONGEST_PAUSE, |next| next.saturating_duration_since(now));
-            pause = left.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-            if flushed.elapsed() >= LONGEST_PAUSE {
-                flushed = now;
-                for (_, log) in shared.snapshot().access_logs() {
-                    log.flush();
-                }
-            }
-        }
-    }
-}
-
-/// An address for backends that is bound and not served yet.
-struct NewDial {
-    address: Address,
-    listeners: Vec<Listener>,
-    pool: Arc<Pool>,
-    settings: Arc<Settings>,
-    file: SocketFile,
-}
-
-impl NewDial {
-    fn bind(
-        address: &Address,
-        config: &Config,
-        outgoing: &Secure,
-        stats: &Arc<Stats>,
-    ) -> Result<Self, StartError> {
-        let file = socket_file(config, address)?;
-        let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(stats)));
-        pool.set_keys(keys_of(config, address));
-        Ok(Self {
-            address: address.clone(),
-            listeners: Listener::bind_with(address, &file)?,
-            pool,
-            settings: Arc::new(Settings::new(config, outgoing.acceptor(address))),
-            file,
-        })
-    }
-
-    fn pool(&self) -> (Address, Arc<Pool>) {
-        (self.address.clone(), Arc::clone(&self.pool))
-    }
-
-    /// Makes its threads, which do not begin yet.
-    fn prepare(self, stats: &Arc<Stats>) -> Result<Dial, StartError> {
-        let locals = self
-            .listeners
-            .iter()
-            .map(|listener| listener.local().clone())
-            .collect();
-        let stop = Stop::new()?;
-        let mut threads = Vec::new();
-        for listener in self.listeners {
-            let dial_in = DialIn::new(
-                listener,
-                Arc::clone(&self.pool),
-                stop.clone(),
-                Arc::clone(&self.settings),
-                Arc::clone(stats),
-            )?;
-            threads.push(Thread::new("dial-in", move || dial_in.run())?);
-        }
-        Ok(Dial {
-            address: self.address,
-            locals,
-            stop,
-            threads,
-            pool: self.pool,
-            settings: self.settings,
-            file: self.file,
-        })
-    }
-}
-
-impl Front {
-    /// Makes its threads, which do not begin yet, and speak no TLS if nothing else is said until then.
-    fn prepare(
-        address: Address,
-        listeners: Vec<Listener>,
-        shared: &Arc<Shared>,
-    ) -> Result<Self, StartError> {
-        let locals = listeners
-            .iter()
-            .map(|listener| listener.local().clone())
-            .collect();
-        let stop = Stop::new()?;
-        let tls = Slot::default();
-        let threads = listeners.into_iter().map(|listener| {
-            let (stop, shared, tls) = (stop.clone(), Arc::clone(shared), Arc::clone(&tls));
-            Thread::new("accept", move || {
-                listener.accept_loop(&stop, |stream, peer| {
-                    let acceptor = tls.read().clone();
-                    shared.accepted(stream, peer, acceptor.as_ref());
-                });
-            })
-        });
-        Ok(Self {
-            threads: threads.collect::<io::Result<_>>()?,
-            address,
-            locals,
-            tls,
-            stop,
-        })
-    }
-
-    /// Stops accepting; connections that are open stay so.
-    fn stop(self) {
-        self.stop.stop();
-        self.threads.into_iter().for_each(Thread::join);
-    }
-}
-
-/// Reads the certificates of dial-in addresses.
-fn load_outgoing(outgoing: &mut Secure, config: &Config) -> Result<(), StartError> {
-    outgoing
-        .load("outgoing_ssl", &config.outgoing_ssl)
-        .map_err(StartError::DialInCertificate)
-}
-
-/// What the file of a dial-in address is to be like: as the first entry that says something has it.
-fn socket_file(config: &Config, address: &Address) -> Result<SocketFile, StartError> {
-    let mut all = config.sites.iter().flat_map(|site| &site.outgoing);
-    let none = config::SocketFile::default();
-    let said = all.find(|outgoing| outgoing.to == *address && outgoing.file != none);
-    let said = said.map_or(&none, |outgoing| &outgoing.file);
-    let identity = process::look_up(said.owner.as_deref(), said.group.as_deref())
-        .map_err(|error| StartError::SocketFile(format!("{address}: {error}")))?;
-    let (owner, group) = identity.ids();
-    let mode = said.mode.unwrap_or(SocketFile::default().mode);
-    Ok(SocketFile { mode, owner, group })
-}
-
-impl Dial {
-    /// Changes what its file is like, if that has changed.
-    fn dress(&mut self, file: SocketFile) {
-        let before = mem::replace(&mut self.file, file);
-        if let Address::Unix(path) = &self.address
-            && before != file
-            && let Err(error) = file.dress(path)
-        {
-            log::error!("{}: {}", self.address, reason(&error));
-        }
-    }
-
-    fn stop(self, reason: Close) {
-        self.stop.stop();
-        self.pool.shut(reason);
-        self.threads.into_iter().for_each(Thread::join);
-    }
-}
-
-impl Running {
-    /// Has every thread begin that has not yet.
-    fn begin(&mut self) {
-        let fronts = self.fronts.iter_mut().map(|front| &mut front.threads);
-        let dials = self.dials.iter_mut().map(|dial| &mut dial.threads);
-        for threads in fronts.chain(dials) {
-            *threads = mem::take(threads).into_iter().map(Thread::begin).collect();
-        }
-    }
-}
-
-impl Thread {
-    /// Makes a thread that waits until it may begin.
-    fn new(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        let (go, wait) = mpsc::channel();
-        let begin = move || {
-            if wait.recv().is_ok() {
-                run();
-            }
-        };
-        let thread = thread::Builder::new().name(name.to_owned());
-        let handle = thread.spawn(begin)?;
-        Ok(Self::Made { go, handle })
-    }
-
-    fn begin(self) -> Self {
-        match self {
-            Self::Made { go, handle } => {
-                // It waits for this and for nothing else.
-                let _ = go.send(());
-                Self::Begun(handle)
-            }
-            begun @ Self::Begun(_) => begun,
-        }
-    }
-
-    /// Waits for its end; at once, if it has never begun.
-    fn join(self) {
-        let handle = match self {
-            Self::Made { go, handle } => {
-                drop(go);
-                handle
-            }
-            Self::Begun(handle) => handle,
-        };
-        let _ = handle.join();
-    }
-}
-
 /// What the sites of all generations share.
 struct Shares<'a> {
     admission: &'a Admission,
@@ -961,24 +562,6 @@ fn assemble(
     }
     let access_log = log(&config.access_log)?;
     Ok(Snapshot::new(config, sites, access_log))
-}
-
-/// The addresses at which backends dial in, each once, in the order of the configuration.
-fn dial_addresses(config: &Config) -> Vec<Address> {
-    let mut addresses = Vec::new();
-    for outgoing in config.sites.iter().flat_map(|site| &site.outgoing) {
-        if !addresses.contains(&outgoing.to) {
-            addresses.push(outgoing.to.clone());
-        }
-    }
-    addresses
-}
-
-/// The keys that are known at a dial-in address: those of every site that has it.
-fn keys_of(config: &Config, address: &Address) -> Arc<[Box<[u8]>]> {
-    let sites = config.sites.iter();
-    let here = sites.filter(|site| site.outgoing.iter().any(|outgoing| outgoing.to == *address));
-    here.flat_map(|site| accepted_keys(site).to_vec()).collect()
 }
 
 fn partition<T>(all: Vec<T>, stays: impl Fn(&T) -> bool) -> (Vec<T>, Vec<T>) {
@@ -1045,7 +628,3 @@ impl fmt::Debug for Server {
             .finish_non_exhaustive()
     }
 }
-
-/// How often the tick looks at deadlines: no earlier than the next one, and no later than new ones may need.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -35,7 +35,6 @@ use std::time::{Duration, Instant};
 use about::{About, Subject};
 use door::Door;
 
-use super::Shared;
 use super::admission::{Counted, Entry, Permit, Place};
 use super::collect::{self, Collector, Fault};
 use super::deliver::{Delivered, Delivery, Progress, Stalled};
@@ -43,6 +42,7 @@ use super::files;
 use super::pages;
 use super::respond::{CONTINUE, Errand, Outcome, Passage, Watch, respond, tell, unavailable};
 use super::route::{Route, route};
+use super::shared::Shared;
 use super::snapshot::Held;
 use super::worker::{Pen, Worker};
 use crate::backend::lease::Lease;

@@ -10,9 +10,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::Shared;
 use super::admission::Place;
 use super::session::{Rest, Session};
+use super::shared::Shared;
 use super::snapshot::Held;
 use crate::config::Scheduling;
 use crate::net::buffer::Buffer;

@@ -1,0 +1,194 @@
+//! What the threads of a server share, and what runs on its acceptors and on the tick.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::admission::{Admission, Clients};
+use super::guard::Checks;
+use super::session::Session;
+use super::snapshot::Snapshot;
+use super::spool::{Budget, Room};
+use crate::backend::lease::Lease;
+use crate::net::conn::Conn;
+use crate::net::poller::Poller;
+use crate::net::stream::{Peer, Stream};
+use crate::net::tls::Acceptor;
+use crate::net::tunnel::Tunnels;
+use crate::stats::{self, Close, Stats};
+
+/// What the threads of a server share.
+pub(crate) struct Shared {
+    pub(crate) poller: Poller<Session>,
+    pub(crate) tunnels: Tunnels<Session, Lease>,
+    pub(crate) admission: Admission,
+    pub(crate) clients: Clients,
+    pub(crate) stats: Arc<Stats>,
+    pub(super) snapshot: RwLock<Arc<Snapshot>>,
+    /// Changes with the snapshot, so that workers need not take the lock to see that it did not.
+    pub(super) generation: AtomicU64,
+    pub(super) draining: AtomicBool,
+    /// Answers on disk.
+    pub(super) spools: Arc<Budget>,
+    /// Requests that wait for a backend, at all sites.
+    pub(super) waiting: Arc<AtomicUsize>,
+    /// Passwords that are checked.
+    pub(super) checks: Arc<Checks>,
+}
+
+/// Has the tick thread stop.
+#[derive(Default)]
+pub(super) struct Tick {
+    pub(super) stopped: Mutex<bool>,
+    pub(super) changed: Condvar,
+}
+
+impl Shared {
+    /// The configuration as it is now. For one request, take it once.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read())
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Where to keep what the visitor of a site does not take.
+    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>) -> Room {
+        let config = &snapshot.config;
+        let limits = site.map_or(&config.limits, |site| &snapshot.sites[site].settings.limits);
+        self.spools.limit(config.limits.spool);
+        Room {
+            budget: Arc::clone(&self.spools),
+            directory: config.temporary_directory.clone(),
+            memory: limits.body_memory,
+        }
+    }
+
+    pub(super) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.write() = snapshot;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Takes in a connection that was just accepted. Runs on an acceptor.
+    pub(super) fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
+        let snapshot = self.snapshot();
+        let limit = snapshot.most_connections;
+        if stats::get(&self.stats.open) >= limit && !self.shed(limit) {
+            self.turn_away(&peer, "limits.connections");
+            return;
+        }
+        let most = snapshot.config.limits.connections_per_client;
+        let counted = match peer.ip().filter(|_| most > 0 && !snapshot.trusts(&peer)) {
+            None => None,
+            Some(ip) => match self.clients.enter(ip, most) {
+                Some(counted) => Some(counted),
+                None => {
+                    self.turn_away(&peer, "limits.connections_per_client");
+                    return;
+                }
+            },
+        };
+        stream.send_at_once();
+        let timeouts = &snapshot.config.timeouts;
+        let (conn, patience) = match tls {
+            None => (Ok(Conn::plain(stream)), timeouts.idle),
+            Some(tls) => (Conn::secure(stream, tls), timeouts.head),
+        };
+        let conn = match conn {
+            Ok(conn) => conn,
+            Err(error) => {
+                log::error!("visitor {peer}: {error}");
+                if let Some(counted) = counted {
+                    self.clients.leave(counted);
+                }
+                return;
+            }
+        };
+        let deadline = Instant::now() + patience;
+        let make = |token| Box::new(Session::new(Arc::clone(self), token, conn, peer, counted));
+        if let Err(error) = self.poller.enter(make, deadline) {
+            log::warn!("visitor {peer}: {error}");
+        }
+    }
+
+    /// Closes idle connections, those that would be closed next anyhow, to make room. Returns whether there were any.
+    fn shed(&self, limit: u64) -> bool {
+        // Some at a time, since looking for them takes a look at all.
+        let some = usize::try_from(limit / 64 + 1).unwrap_or(usize::MAX);
+        let idle = self.poller.take_earliest(some, Session::is_idle);
+        let mut any = false;
+        for session in idle {
+            match session.has_input() {
+                true => self.poller.hand_over(session),
+                false => {
+                    any = true;
+                    session.close(Close::Overload);
+                }
+            }
+        }
+        any
+    }
+
+    /// Closes a connection that was just accepted, for a limit.
+    fn turn_away(&self, peer: &Peer, limit: &str) {
+        stats::add(&self.stats.open);
+        self.stats.visitor_closed(Close::Overload);
+        log::debug!("visitor {peer} closed: {limit} reached: reason=overload");
+    }
+
+    /// Closes sessions that have nothing to do, in a drain. `fresh`: also those that had no request yet.
+    pub(super) fn close_idle(&self, fresh: bool) {
+        let idle = self
+            .poller
+            .take_all(|session, _| session.is_idle() && (fresh || !session.is_fresh()));
+        for session in idle {
+            match session.has_input() {
+                true => self.poller.hand_over(session),
+                false => session.close(Close::Draining),
+            }
+        }
+    }
+}
+
+impl Tick {
+    /// Closes or hands over sessions whose deadlines are over, and writes out access logs, until it is stopped.
+    pub(super) fn run(&self, shared: &Shared) {
+        let mut pause = LONGEST_PAUSE;
+        let mut flushed = Instant::now();
+        loop {
+            let mut stopped = self.stopped.lock();
+            if !*stopped {
+                self.changed.wait_for(&mut stopped, pause);
+            }
+            if *stopped {
+                return;
+            }
+            drop(stopped);
+            let now = Instant::now();
+            let (expired, next) = shared.poller.expire(now);
+            for session in expired {
+                if let Some(session) = session.expire() {
+                    shared.poller.hand_over(session);
+                }
+            }
+            for servers in shared.snapshot().servers() {
+                servers.tick(now);
+            }
+            let left = next.map_or(LONGEST_PAUSE, |next| next.saturating_duration_since(now));
+            pause = left.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+            if flushed.elapsed() >= LONGEST_PAUSE {
+                flushed = now;
+                for (_, log) in shared.snapshot().access_logs() {
+                    log.flush();
+                }
+            }
+        }
+    }
+}
+
+/// How often the tick looks at deadlines: no earlier than the next one, and no later than new ones may need.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
