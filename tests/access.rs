@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 use crate::common::access::run;
 use crate::common::backend::preamble;
 use crate::common::{
-    Access, Backend, EchoServer, Load, Proxy, Server, Visitor, free_port, secure, wait_until,
+    Access, Backend, EchoServer, Load, Proxy, Server, Visitor, bytes, free_port, limit, secure,
+    wait_until,
 };
 
 const NO_KEY: &str = "swiftclient00000000000000";
@@ -121,7 +122,7 @@ fn requests_and_answers_of_all_shapes_go_through() {
     backend.reply_to(&mut visitor, "one");
     // From here on all on the same connection to the application. Bodies small and large.
     for length in [0, 1, 5_000, 65_536, 65_537, 3_000_000] {
-        let body: Vec<u8> = (0..length).map(|n| (n * 7 % 251) as u8).collect();
+        let body = bytes(length);
         visitor.send_post("/body", &body);
         assert_eq!(backend.request().body, body);
         backend.reply("thanks");
@@ -744,6 +745,23 @@ fn a_drain_closes_idle_connections_first_and_finishes_exchanges() {
     access.wait_for_log("stopped with 1 requests under way");
     assert_eq!(visitor.answer().status, 502);
     drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_log_that_can_grow_no_more_is_not_the_end() {
+    let proxy = Proxy::simple();
+    let app = EchoServer::start();
+    let access = Access::between(proxy.dial_in(), app.address(), 1);
+    limit(access.pid(), &format!("--fsize={}:", access.log().len()));
+    let yaml = fs::read_to_string(access.file("access.yml")).unwrap();
+    let more = yaml.replace("connections: 1", "connections: 2");
+    fs::write(access.file("access.yml"), more).unwrap();
+    access.signal(SIGHUP);
+    proxy.wait_for_logs(" joined ", 2);
+    assert_eq!(proxy.visit().get("/a").text(), "/a");
+    access.finish();
+    drop(app);
     proxy.finish();
 }
 

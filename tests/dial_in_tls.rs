@@ -12,7 +12,7 @@ use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
 use crate::common::{
-    Access, Backend, EchoServer, Proxy, Server, free_port, proxy, secure, wait_until,
+    Access, Backend, EchoServer, Proxy, Server, bytes, free_port, proxy, secure, wait_until,
 };
 
 /// Makes an authority, and a certificate of it for a name; returns the files of the authority and of the pair.
@@ -115,21 +115,14 @@ fn exchange(proxy: &Proxy, app: &Server) {
     let mut backend = app.accept_asking();
     assert_eq!(backend.request().target(), "/one");
     backend.reply_to(&mut visitor, "one");
-    let body: Vec<u8> = (0..3_000_000).map(|n| (n * 7 % 251) as u8).collect();
+    let body = bytes(3_000_000);
     visitor.send_post("/big", &body);
     assert_eq!(backend.request().body, body);
     backend.reply(&body);
     assert_eq!(visitor.answer().body, body);
     visitor.send_get("/chunks");
     backend.request();
-    backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-    for piece in body.chunks(100_003) {
-        backend
-            .send(format!("{:x}\r\n", piece.len()))
-            .send(piece)
-            .send("\r\n");
-    }
-    backend.send("0\r\n\r\n");
+    backend.reply_in_chunks(&body, 100_003);
     assert_eq!(visitor.answer().body, body);
     // Cut by the application, and seen as cut by the visitor.
     visitor.send_get("/cut");

@@ -12,15 +12,7 @@ use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
 use crate::common::proxy::SITE;
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, proxy, wait_until};
-
-/// Sets a limit of the running program, as `prlimit(1)` takes it.
-fn limit(proxy: &Proxy, what: &str) {
-    let pid = proxy.pid().to_string();
-    let run = Command::new("prlimit").args(["--pid", &pid, what]).output();
-    let run = run.expect("prlimit");
-    assert!(run.status.success(), "{run:?}");
-}
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, bytes, limit, proxy, wait_until};
 
 /// The numbers of the descriptors that the program has open.
 fn descriptors(proxy: &Proxy) -> BTreeSet<u64> {
@@ -33,7 +25,7 @@ fn descriptors(proxy: &Proxy) -> BTreeSet<u64> {
 fn leave_descriptors(proxy: &Proxy, count: usize) {
     let open = descriptors(proxy);
     let most = (0..).filter(|number| !open.contains(number)).nth(count);
-    limit(proxy, &format!("--nofile={}:", most.unwrap()));
+    limit(proxy.pid(), &format!("--nofile={}:", most.unwrap()));
 }
 
 const MANY: &str = "--nofile=1000:";
@@ -53,7 +45,7 @@ fn without_descriptors_newcomers_wait_and_who_is_there_notices_nothing() {
         assert_eq!(kept.get(&target).text(), target);
     }
     assert!(!late.has_answer());
-    limit(&proxy, MANY);
+    limit(proxy.pid(), MANY);
     assert_eq!(late.answer().text(), "/late");
     proxy.wait_for_logs("joined", 2);
     drop(echo);
@@ -96,7 +88,7 @@ fn a_reload_without_enough_descriptors_changes_nothing() {
     // The file itself, two listeners, and what their threads need.
     assert!(failed > 4, "{failed}");
     assert!(proxy.file("front.sock").exists() && proxy.file("back.sock").exists());
-    limit(&proxy, MANY);
+    limit(proxy.pid(), MANY);
     proxy.reload(SITE);
     drop((kept, echo));
     proxy.finish();
@@ -106,7 +98,7 @@ fn a_reload_without_enough_descriptors_changes_nothing() {
 fn a_full_disk_costs_bodies_that_must_go_there_and_no_answers() {
     // A file over its limit is refused by the system just as one on a full disk.
     let proxy = Proxy::simple_with("limits: {body_memory: 0}");
-    limit(&proxy, "--fsize=1000000:");
+    limit(proxy.pid(), "--fsize=1000000:");
     let post = |length: usize| {
         format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n")
     };
@@ -121,14 +113,10 @@ fn a_full_disk_costs_bodies_that_must_go_there_and_no_answers() {
     let mut slow = proxy.visit();
     slow.send(post(1000)).send([b'x'; 1000]);
     assert_eq!(backend.request().body.len(), 1000);
-    let body: Vec<u8> = (0..24_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let body = bytes(24_000_000);
     let sent = body.clone();
     let application = thread::spawn(move || {
-        let length = sent.len();
-        backend.send(format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
-        ));
-        backend.send(sent);
+        backend.reply(sent);
         backend
     });
     proxy.wait_for_log("answers wait in memory");
@@ -137,7 +125,7 @@ fn a_full_disk_costs_bodies_that_must_go_there_and_no_answers() {
     assert!(answer.body == body && !answer.cut);
     let mut backend = application.join().unwrap();
     // And when there is room again, all is as before.
-    limit(&proxy, "--fsize=unlimited:");
+    limit(proxy.pid(), "--fsize=unlimited:");
     visitor = proxy.visit();
     visitor.send(post(3_000_000)).send(vec![b'x'; 3_000_000]);
     assert_eq!(backend.request().body.len(), 3_000_000);

@@ -11,19 +11,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use crate::common::{Backend, Echo, Proxy, Visitor, exchange, secure, settle, wait_until};
+use crate::common::{Backend, Echo, Proxy, Visitor, bytes, exchange, secure, settle, wait_until};
 
 /// More than the buffers of the system take on both sides.
 const LARGE: usize = 24 << 20;
-
-/// Bytes in which nothing repeats soon.
-fn bytes(count: usize) -> Vec<u8> {
-    let words =
-        (0..count.div_ceil(8) as u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-    let mut bytes: Vec<u8> = words.flatten().collect();
-    bytes.truncate(count);
-    bytes
-}
 
 /// A folder with `www`, which has these files in it.
 fn folder(files: &[(&str, &[u8])]) -> TempDir {

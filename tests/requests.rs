@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::thread;
 
-use crate::common::{Backend, Proxy, Visitor, exchange};
+use crate::common::{Backend, Proxy, Visitor, bytes, exchange};
 
 /// Name, bytes, status. Each is one request that must not reach a backend.
 const REFUSED: &[(&str, &str, u16)] = &[
@@ -818,7 +818,7 @@ fn a_body_over_the_limit_is_refused_before_a_backend_is_taken() {
 fn a_large_body_goes_through_a_file_and_comes_out_whole() {
     let proxy = Proxy::simple();
     let mut backend = Backend::dial(proxy.dial_in());
-    let body: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    let body = bytes(3_000_000);
     let mut visitor = proxy.visit();
     visitor.send(format!(
         "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
@@ -949,9 +949,7 @@ fn a_visitor_that_says_close_or_speaks_1_0_is_closed_after_its_answer() {
 
 #[test]
 fn a_backend_always_gets_a_host() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
-    let mut visitor = proxy.visit();
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
     for (request, target) in [
         ("GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "/x"),
         ("OPTIONS http://test HTTP/1.1\r\nHost: test\r\n\r\n", "*"),

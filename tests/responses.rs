@@ -1,9 +1,8 @@
 //! What backends answer, and what visitors get of it: raw bytes, whole and cut at every offset.
 
-use std::io::Write;
 use std::thread;
 
-use crate::common::{Backend, Proxy, Visitor};
+use crate::common::{Backend, Proxy, Visitor, bytes};
 
 /// What becomes of a backend's connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -421,9 +420,7 @@ fn check(proxy: &Proxy, secure: bool, case: &Case, cut: usize, mut backend: Back
 
 #[test]
 fn a_visitor_of_1_0_gets_no_chunks() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
-    let mut visitor = proxy.visit();
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
     visitor.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     backend.request();
     backend.send(
@@ -439,9 +436,8 @@ fn a_visitor_of_1_0_gets_no_chunks() {
 
 #[test]
 fn early_hints_are_passed_on_and_100_is_not() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
-    let mut visitor = proxy.ask("/");
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
+    visitor.send_get("/");
     backend.request();
     backend.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
     let hints = visitor.answer();
@@ -494,31 +490,19 @@ fn an_answer_before_the_end_of_the_body_is_relayed_and_both_are_closed() {
 fn large_answers_come_through_whole() {
     let proxy = Proxy::simple();
     let mut backend = Backend::dial(proxy.dial_in());
-    let body: Vec<u8> = (0..10_000_000u32).map(|n| (n % 251) as u8).collect();
+    let body = bytes(10_000_000);
     let mut visitor = proxy.visit();
     for chunked in [false, true] {
         visitor.send_get("/");
         backend.request();
-        let mut bytes = Vec::new();
-        if chunked {
-            bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-            for piece in body.chunks(77_777) {
-                write!(bytes, "{:x}\r\n", piece.len()).unwrap();
-                bytes.extend_from_slice(piece);
-                bytes.extend_from_slice(b"\r\n");
-            }
-            bytes.extend_from_slice(b"0\r\n\r\n");
-        } else {
-            write!(
-                bytes,
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
-                body.len()
-            )
-            .unwrap();
-            bytes.extend_from_slice(&body);
-        }
+        let sent = body.clone();
         let sender = thread::spawn(move || {
-            backend.send(bytes);
+            match chunked {
+                true => backend.reply_in_chunks(&sent, 77_777),
+                false => {
+                    backend.reply(sent);
+                }
+            }
             backend
         });
         let answer = visitor.answer();
@@ -531,9 +515,8 @@ fn large_answers_come_through_whole() {
 
 #[test]
 fn an_answer_goes_out_as_it_comes() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
-    let mut visitor = proxy.ask("/");
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
+    visitor.send_get("/");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
     let mut seen = 0;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls::{ClientConfig, HandshakeKind};
 
 use crate::common::proxy::SITE;
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, ended, proxy, secure};
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, bytes, ended, proxy, secure};
 
 /// The line by which visitors are served with TLS at a second address.
 fn ssl(certfile: &Path, keyfile: &Path) -> String {
@@ -231,7 +231,7 @@ fn what_was_decrypted_is_not_forgotten_when_a_session_parks() {
 fn large_bodies_and_answers_go_through() {
     let proxy = Proxy::both();
     let mut backend = Backend::dial(proxy.dial_in());
-    let body: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let body = bytes(3_000_000);
     let expected = body.clone();
     let application = thread::spawn(move || {
         for _ in 0..2 {

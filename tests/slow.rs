@@ -5,30 +5,25 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Backend, Echo, Proxy, exchange};
+use crate::common::{Backend, Echo, Proxy, bytes, exchange};
 
 /// More than the buffers of the system take on both sides.
 const LARGE: usize = 24 << 20;
 
-/// A body in which nothing repeats soon.
+/// A body of that size.
 fn large() -> Vec<u8> {
-    let words = (0..LARGE as u64 / 8).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-    words.flatten().collect()
+    bytes(LARGE)
 }
 
 /// Answers the next request with a large body in a thread of its own, which ends when all was taken.
 fn send_large(mut backend: Backend, head: &'static str) -> thread::JoinHandle<Backend> {
     thread::spawn(move || {
         backend.request();
-        backend.send(head);
-        if head.contains("chunked") {
-            for piece in large().chunks(100_000) {
-                backend.send(format!("{:x}\r\n", piece.len()));
-                backend.send(piece).send("\r\n");
+        match head {
+            CHUNKED => backend.reply_in_chunks(&large(), 100_000),
+            _ => {
+                backend.send(head).send(large());
             }
-            backend.send("0\r\n\r\n");
-        } else {
-            backend.send(large());
         }
         backend
     })
@@ -91,9 +86,8 @@ fn without_room_on_disk_the_backend_waits_and_no_worker() {
 
 #[test]
 fn what_is_at_hand_goes_out_while_the_backend_is_silent() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
-    let mut slow = proxy.ask("/");
+    let (proxy, mut backend, mut slow) = Proxy::scene();
+    slow.send_get("/");
     backend.request();
     backend.send(CHUNKED);
     backend
@@ -111,9 +105,8 @@ fn what_is_at_hand_goes_out_while_the_backend_is_silent() {
 
 #[test]
 fn an_answer_that_breaks_off_behind_a_slow_visitor_is_cut() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
-    let mut slow = proxy.ask("/");
+    let (proxy, mut backend, mut slow) = Proxy::scene();
+    slow.send_get("/");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n");
     backend.send(large());

@@ -180,9 +180,7 @@ fn early_bytes_of_both_sides_go_through_whole_and_cut_anywhere() {
 
 #[test]
 fn nothing_behind_the_request_reaches_the_backend_before_its_101() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
-    let mut visitor = proxy.visit();
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
     // Were it taken for more of the upgraded request's connection, the second one would be smuggled past the proxy.
     visitor.send(format!(
         "{ASK}GET /second HTTP/1.1\r\nHost: test\r\nX-Real-IP: 9.9.9.9\r\n\r\n"

@@ -131,6 +131,16 @@ impl Backend {
         self.send([head.as_bytes(), body].concat())
     }
 
+    /// The same in chunks of so many bytes.
+    pub(crate) fn reply_in_chunks(&mut self, body: &[u8], size: usize) {
+        self.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for chunk in body.chunks(size) {
+            self.send(format!("{:x}\r\n", chunk.len()));
+            self.send(chunk).send("\r\n");
+        }
+        self.send("0\r\n\r\n");
+    }
+
     /// Answers with 200 and a body, and the visitor gets it.
     #[track_caller]
     pub(crate) fn reply_to(&mut self, visitor: &mut Visitor, body: &str) {

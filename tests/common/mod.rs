@@ -63,6 +63,15 @@ pub(crate) fn first(locals: &[Local]) -> SocketAddr {
     locals[0].to_string().parse().unwrap()
 }
 
+/// Bytes in which nothing repeats soon.
+pub(crate) fn bytes(count: usize) -> Vec<u8> {
+    let words =
+        (0..count.div_ceil(8) as u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    let mut bytes: Vec<u8> = words.flatten().collect();
+    bytes.truncate(count);
+    bytes
+}
+
 /// A port on which nobody listens.
 pub(crate) fn free_port() -> u16 {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -102,6 +111,12 @@ pub(crate) fn settle(directory: &Path) {
             age.is_ok_and(|age| age > Duration::from_secs(3))
         })
     });
+}
+
+/// Sets a limit of a running program, as `prlimit(1)` takes it.
+pub(crate) fn limit(pid: u32, what: &str) {
+    let set = ended(Command::new("prlimit").args(["--pid", &pid.to_string(), what]));
+    assert_eq!(set.code, Some(0), "{set:?}");
 }
 
 /// Reads from a socket until `enough` holds for what came. `false`: the peer ended the connection before that.

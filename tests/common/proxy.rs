@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Ended, Visitor, ended, secure, wait_until};
+use super::{Backend, Ended, Visitor, ended, secure, wait_until};
 
 /// Everything at one address, logged in full, with deadlines that a busy machine does not reach.
 const COMMON: &str = "
@@ -61,7 +61,15 @@ impl Proxy {
         Self::start(SITE)
     }
 
-    /// The same with more lines.
+    /// The same with a backend and a visitor.
+    pub(crate) fn scene() -> (Self, Backend, Visitor) {
+        let proxy = Self::simple();
+        let backend = Backend::dial(proxy.dial_in());
+        let visitor = proxy.visit();
+        (proxy, backend, visitor)
+    }
+
+    /// One site, with more lines.
     pub(crate) fn simple_with(lines: &str) -> Self {
         Self::start(&format!("{SITE}\n{lines}"))
     }
