@@ -208,11 +208,7 @@ fn a_backend_that_dies_in_the_middle_of_a_request_costs_502() {
             let mut backend = Backend::dial(proxy.dial_in());
             let mut visitor = proxy.visit();
             // More than the buffers of the system take.
-            let length = 30_000_000;
-            visitor.send(format!(
-                "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
-            ));
-            visitor.send(vec![b'x'; length]);
+            visitor.send_post("/", vec![b'x'; 30_000_000]);
             backend.at_least(read);
             match reset {
                 true => backend.reset(),

@@ -1,7 +1,7 @@
 //! Servers that are listed in Redis, with a real one.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::common::{EchoServer, Load, Proxy, Server, crowd, free_port, wait_until};
+use crate::common::{EchoServer, Load, Proxy, Running, Server, crowd, free_port, wait_until};
 
 /// A Redis server of a test's own, which writes down what it is told.
 struct Redis {
     port: u16,
+    /// Before its directory, in which it writes to its end.
+    running: Option<Running>,
     directory: TempDir,
-    child: Option<Child>,
 }
 
 impl Redis {
@@ -23,7 +24,7 @@ impl Redis {
         let mut redis = Self {
             port: free_port(),
             directory: tempfile::tempdir().unwrap(),
-            child: None,
+            running: None,
         };
         redis.run(&[]);
         redis
@@ -40,7 +41,7 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server; tests/run installs it");
-        self.child = Some(child);
+        self.running = Some(Running(child));
         wait_until("Redis answers", || {
             let answer = self.ask("PING");
             answer == "PONG" || answer.starts_with("NOAUTH")
@@ -48,14 +49,12 @@ impl Redis {
     }
 
     fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().unwrap();
+        let Running(child) = self.running.as_ref().unwrap();
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
     }
 
     fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.running = None;
     }
 
     /// Sends a command; gives the answer, a line for each element.
@@ -99,15 +98,6 @@ impl Redis {
              servers: {{host: 127.0.0.1, port: {}, lease: 2{more}}}}}",
             self.port
         )
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

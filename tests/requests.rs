@@ -816,23 +816,16 @@ fn a_body_over_the_limit_is_refused_before_a_backend_is_taken() {
 
 #[test]
 fn a_large_body_goes_through_a_file_and_comes_out_whole() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
     let body = bytes(3_000_000);
-    let mut visitor = proxy.visit();
-    visitor.send(format!(
-        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    ));
     let sent = body.clone();
     let thread = thread::spawn(move || {
-        visitor.send(sent);
+        visitor.send_post("/", sent);
         visitor
     });
     assert!(backend.request().body == body);
-    backend.reply("ok");
     let mut visitor = thread.join().unwrap();
-    assert_eq!(visitor.answer().text(), "ok");
+    backend.reply_to(&mut visitor, "ok");
     drop((visitor, backend));
     proxy.finish();
 }

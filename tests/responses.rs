@@ -465,15 +465,9 @@ fn early_hints_are_passed_on_and_100_is_not() {
 
 #[test]
 fn an_answer_before_the_end_of_the_body_is_relayed_and_both_are_closed() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
-    let length = 40_000_000;
-    let mut visitor = proxy.visit();
-    visitor.send(format!(
-        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
-    ));
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
     let thread = thread::spawn(move || {
-        visitor.send(vec![b'a'; length]);
+        visitor.send_post("/", vec![b'a'; 40_000_000]);
         visitor
     });
     // It has read nothing of the request yet, and the request does not fit into the sockets' buffers.
@@ -488,10 +482,8 @@ fn an_answer_before_the_end_of_the_body_is_relayed_and_both_are_closed() {
 
 #[test]
 fn large_answers_come_through_whole() {
-    let proxy = Proxy::simple();
-    let mut backend = Backend::dial(proxy.dial_in());
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
     let body = bytes(10_000_000);
-    let mut visitor = proxy.visit();
     for chunked in [false, true] {
         visitor.send_get("/");
         backend.request();

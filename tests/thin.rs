@@ -3,11 +3,9 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::process::{Command, Stdio};
 
-use crate::common::{Proxy, Visitor, wait_until};
+use crate::common::{Load, Proxy, Running, bytes};
 
 /// Answers with process id, path, and a checksum of what was sent.
 const CONFIG_RU: &str = r##"
@@ -21,40 +19,20 @@ run lambda { |env|
 }
 "##;
 
-/// A worker process.
-struct Thin(Child);
-
-impl Thin {
-    fn start(directory: &Path, address: SocketAddr) -> Self {
-        let child = Command::new("thin")
-            .arg("--swiftiply=secret")
-            .args([
-                "--address",
-                &address.ip().to_string(),
-                "--port",
-                &address.port().to_string(),
-            ])
-            .args(["-R", "config.ru", "start"])
-            .current_dir(directory)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("thin is installed by tests/run");
-        Self(child)
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Thin {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts a worker process.
+fn thin(directory: &Path, address: SocketAddr) -> Running {
+    let child = Command::new("thin")
+        .arg("--swiftiply=secret")
+        .args(["--address", &address.ip().to_string()])
+        .args(["--port", &address.port().to_string()])
+        .args(["-R", "config.ru", "start"])
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("thin is installed by tests/run");
+    Running(child)
 }
 
 /// The checksum of the application.
@@ -81,8 +59,8 @@ fn three_workers_of_thin_serve_a_site_and_one_is_killed_under_load() {
         "map: [{incoming: test, outgoing: '127.0.0.1:0', key: secret, timeout: 60, order: oldest}]",
     );
     fs::write(proxy.file("config.ru"), CONFIG_RU).unwrap();
-    let start = || Thin::start(proxy.directory(), proxy.dial_in());
-    let mut workers = vec![start(), start(), start()];
+    let start = || thin(proxy.directory(), proxy.dial_in());
+    let mut workers = [(); 3].map(|()| Some(start()));
     proxy.wait_for_logs(" joined ", 3);
 
     // Each of them answers in turn.
@@ -100,13 +78,9 @@ fn three_workers_of_thin_serve_a_site_and_one_is_killed_under_load() {
     assert_eq!(pids.len(), 3, "{pids:?}");
 
     // A megabyte, with a length and in chunks.
-    let body: Vec<u8> = (0..1_048_576u32).map(|n| (n * 7 % 253) as u8).collect();
+    let body = bytes(1_048_576);
     for _ in 0..10 {
-        visitor.send(format!(
-            "POST /big HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        ));
-        let text = visitor.send(&body).answer().text();
+        let text = visitor.send_post("/big", &body).answer().text();
         assert_eq!(split(&text).1, expected("/big", &body));
         visitor.send("POST /chunks HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
         for piece in body.chunks(100_003) {
@@ -122,39 +96,18 @@ fn three_workers_of_thin_serve_a_site_and_one_is_killed_under_load() {
     assert_eq!(visitor.answer_to("HEAD").status, 200);
 
     // Under load one is killed, another one comes, and no request that may be repeated is lost.
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        for number in 0..8 {
-            let (stop, answered, address) = (&stop, &answered, proxy.address());
-            scope.spawn(move || {
-                let mut visitor = Visitor::connect(address);
-                for n in 0.. {
-                    if stop.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    let path = format!("/{number}/{n}");
-                    let answer = visitor.get(&path);
-                    assert_eq!(split(&answer.text()).1, expected(&path, b""), "{answer:?}");
-                    answered.fetch_add(1, Ordering::SeqCst);
-                }
-            });
-        }
-        let more = |count: usize| {
-            let enough = answered.load(Ordering::SeqCst) + count;
-            wait_until("answers of thin", || {
-                answered.load(Ordering::SeqCst) >= enough
-            });
-        };
-        for (round, worker) in workers.iter_mut().enumerate() {
-            more(200);
-            worker.kill();
-            more(200);
-            *worker = start();
-            proxy.wait_for_logs(" joined ", 4 + round);
-        }
-        more(200);
-        stop.store(true, Ordering::SeqCst);
+    let load = Load::of(proxy.address(), false, |target, text| {
+        split(text).1 == expected(target, b"")
     });
+    for (round, worker) in workers.iter_mut().enumerate() {
+        load.wait_for(200);
+        *worker = None;
+        load.wait_for(200);
+        *worker = Some(start());
+        proxy.wait_for_logs(" joined ", 4 + round);
+    }
+    load.wait_for(200);
+    load.end();
 
     // An answer without a length, while thin keeps its connection: it has an end all the same.
     let text = visitor.get("/unframed").text();

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::common::python::{Running, python};
-use crate::common::{Access, Proxy, secure};
+use crate::common::python::python;
+use crate::common::{Access, Proxy, Running, secure};
 
 const PACKAGE: &str = "websockets==15.0.1";
 

@@ -15,7 +15,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant, SystemTime};
 
 use swiftiply::config::{Config, Overrides};
@@ -111,6 +111,16 @@ pub(crate) fn settle(directory: &Path) {
             age.is_ok_and(|age| age > Duration::from_secs(3))
         })
     });
+}
+
+/// A program that runs until it is killed, or the test is over.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Sets a limit of a running program, as `prlimit(1)` takes it.

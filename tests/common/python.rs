@@ -1,7 +1,7 @@
 //! Python programs with packages of others.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::{fs, io};
 
@@ -52,14 +52,4 @@ fn installed(package: &str) -> PathBuf {
         other => other.unwrap(),
     }
     folder
-}
-
-/// A program that runs until the test is over.
-pub(crate) struct Running(pub(crate) Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
