@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 use crate::common::{Backend, Echo, Proxy, Visitor, proxy, wait_until};
 
@@ -35,6 +36,15 @@ fn site(basic_auth: &str) -> String {
         "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60, basic_auth: {basic_auth}}}]\n\
          access_log: {{file: access, format: json}}"
     )
+}
+
+/// The folder with the file of bob, whose password is `secret`, hashed at this cost, and one site that asks for it.
+fn for_bob(cost: &str, keys: &str) -> (TempDir, String) {
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("users");
+    fs::write(&file, bcrypt("bob", "secret", cost)).unwrap();
+    let yaml = site(&format!("{{users_file: {}{keys}}}", file.display()));
+    (files, yaml)
 }
 
 /// A request in the name of somebody.
@@ -110,11 +120,8 @@ fn who_knows_the_password_comes_in_and_the_application_does_not_see_it() {
 
 #[test]
 fn there_is_no_way_around_by_another_spelling() {
-    let files = tempfile::tempdir().unwrap();
-    let path = users(files.path(), &["bob"]);
-    let proxy = Proxy::start(&site(&format!(
-        "{{users_file: {path}, paths: [/admin, /a b]}}"
-    )));
+    let (_files, yaml) = for_bob("4", ", paths: [/admin, /a b]");
+    let proxy = Proxy::start(&yaml);
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let mut visitor = proxy.visit();
     for target in [
@@ -203,9 +210,8 @@ fn files_are_guarded_too() {
 
 #[test]
 fn a_body_is_not_read_before_the_password_was_right() {
-    let files = tempfile::tempdir().unwrap();
-    let path = users(files.path(), &["bob"]);
-    let proxy = Proxy::start(&site(&format!("{{users_file: {path}}}")));
+    let (_files, yaml) = for_bob("4", "");
+    let proxy = Proxy::start(&yaml);
     let mut backend = Backend::dial(proxy.dial_in());
     let post = |credentials: &str| {
         let head = request("/", credentials).replace("GET", "POST");
@@ -232,9 +238,8 @@ fn a_body_is_not_read_before_the_password_was_right() {
 
 #[test]
 fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
-    let files = tempfile::tempdir().unwrap();
-    let path = users(files.path(), &["bob"]);
-    let yaml = site(&format!("{{users_file: {path}}}"));
+    let (files, yaml) = for_bob("4", "");
+    let path = files.path().join("users");
     let proxy = Proxy::start(&yaml);
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let mut visitor = proxy.visit();
@@ -267,7 +272,8 @@ fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
     assert!(is_in("bob") && !is_in("ann"));
     let challenge = proxy.visit().get("/").head;
     assert!(challenge.contains("realm=\"other\""), "{challenge}");
-    proxy.reload(&yaml.replace(&format!("{{users_file: {path}}}"), "false"));
+    let open = yaml.replace(&format!("{{users_file: {}}}", path.display()), "false");
+    proxy.reload(&open);
     assert_eq!(proxy.visit().get("/").status, 200);
     drop((visitor, echo));
     proxy.finish();
@@ -275,13 +281,7 @@ fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
 
 #[test]
 fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
-    let files = tempfile::tempdir().unwrap();
-    let path = files.path().join("users");
-    fs::write(&path, bcrypt("bob", "secret", "10")).unwrap();
-    let yaml = site(&format!(
-        "{{users_file: {}, paths: /admin}}",
-        path.display()
-    ));
+    let (_files, yaml) = for_bob("10", ", paths: /admin");
     let proxy = Proxy::start(&format!("{yaml}\nworkers: 3"));
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let mut known = proxy.visit();
@@ -320,12 +320,8 @@ fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
 
 #[test]
 fn a_check_that_does_not_come_in_time_is_given_up() {
-    let files = tempfile::tempdir().unwrap();
-    let path = files.path().join("users");
-    fs::write(&path, bcrypt("bob", "secret", "9")).unwrap();
-    let yaml = site(&format!("{{users_file: {}}}", path.display()))
-        .replace("timeout: 60", "timeout: 0.001");
-    let proxy = Proxy::start(&yaml);
+    let (_files, yaml) = for_bob("9", "");
+    let proxy = Proxy::start(&yaml.replace("timeout: 60", "timeout: 0.001"));
     let mut visitors: Vec<_> = (0..8).map(|_| proxy.visit()).collect();
     let wrong = request("/", "bob:wrong");
     // As above: one after the other, none has to be given up.

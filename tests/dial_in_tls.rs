@@ -1,5 +1,6 @@
 //! TLS on the dial-in link, and Unix sockets with a file of a certain kind.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -102,7 +103,8 @@ fn server(certfile: &Path, keyfile: &Path, more: &str, lines: &str) -> Proxy {
     ))
 }
 
-fn access(server: &str, app: SocketAddr, ssl: &str) -> Access {
+/// An access proxy that dials in there.
+fn access(server: impl Display, app: SocketAddr, ssl: &str) -> Access {
     let yaml = format!(
         "{{connect: '{server}', to: '{app}', key: secret, connections: 2, ssl: {{{ssl}}}}}"
     );
@@ -202,17 +204,17 @@ fn only_those_with_a_certificate_dial_in_where_it_is_wanted() {
     let more = format!(", client_ca: {}", client_ca.display());
     let proxy = server(&certfile, &keyfile, &more, "");
     let app = EchoServer::start();
-    let at = proxy.dial_in().to_string();
+    let at = proxy.dial_in();
     let with = |certfile: &Path, keyfile: &Path| {
         let pair = secure::pair(certfile, keyfile);
         format!("ca: {}, {pair}", ca.display())
     };
-    let good = access(&at, app.address(), &with(&client, &client_key));
+    let good = access(at, app.address(), &with(&client, &client_key));
     assert_eq!(proxy.visit().get("/a").text(), "/a");
-    let bad = access(&at, app.address(), &with(&stranger, &stranger_key));
+    let bad = access(at, app.address(), &with(&stranger, &stranger_key));
     bad.wait_for_log("trying again");
     bad.finish();
-    let none = access(&at, app.address(), &format!("ca: {}", ca.display()));
+    let none = access(at, app.address(), &format!("ca: {}", ca.display()));
     none.wait_for_log("trying again");
     none.finish();
     proxy.wait_for_log("invalid peer certificate: ");
@@ -237,7 +239,7 @@ fn a_handshake_holds_up_nobody_and_has_a_deadline() {
     let mut http = Backend::connect(proxy.dial_in());
     http.send("GET / HTTP/1.1\r\n\r\n");
     let access = access(
-        &proxy.dial_in().to_string(),
+        proxy.dial_in(),
         app.address(),
         &format!("ca: {}", ca.display()),
     );
@@ -275,16 +277,11 @@ fn certificates_are_read_again_and_lines_stay() {
     let proxy = server(&certfile, &keyfile, "", "");
     let app = EchoServer::start();
     let ssl = format!("ca: {}", ca.display());
-    let access_proxy = access(&proxy.dial_in().to_string(), app.address(), &ssl);
+    let access_proxy = access(proxy.dial_in(), app.address(), &ssl);
     proxy.wait_for_logs(" joined ", 2);
-    let reload = || {
-        let before = proxy.log().matches("reloaded: ").count();
-        proxy.signal(SIGHUP);
-        proxy.wait_for_logs("reloaded: ", before + 1);
-    };
     // One that cannot be read stays what it was.
     fs::write(&keyfile, "rubbish").unwrap();
-    reload();
+    proxy.load_again();
     assert!(
         proxy
             .log()
@@ -295,10 +292,10 @@ fn certificates_are_read_again_and_lines_stay() {
     let (new_ca, new_cert, new_key) = authority(again.path(), "localhost");
     fs::copy(new_cert, &certfile).unwrap();
     fs::copy(new_key, &keyfile).unwrap();
-    reload();
+    proxy.load_again();
     assert_eq!(proxy.visit().get("/a").text(), "/a");
     let late = access(
-        &proxy.dial_in().to_string(),
+        proxy.dial_in(),
         app.address(),
         &format!("ca: {}", new_ca.display()),
     );
@@ -326,7 +323,7 @@ fn no_request_is_lost_over_tls_when_the_server_drains() {
     let mut proxy = server(&certfile, &keyfile, "", "");
     let app = Server::start();
     let access = access(
-        &proxy.dial_in().to_string(),
+        proxy.dial_in(),
         app.address(),
         &format!("ca: {}", ca.display()),
     );

@@ -27,8 +27,11 @@ fn site(servers: &[&str], more: &str) -> String {
     )
 }
 
-fn one(server: &Server, more: &str) -> Proxy {
-    Proxy::start(&site(&[&server.address().to_string()], more))
+/// A server, and a proxy that has no other.
+fn one(more: &str) -> (Server, Proxy) {
+    let server = Server::start();
+    let proxy = Proxy::start(&site(&[&server.address().to_string()], more));
+    (server, proxy)
 }
 
 fn post(target: &str) -> String {
@@ -80,8 +83,7 @@ fn connections_are_kept_for_whoever_comes_next() {
 
 #[test]
 fn a_server_that_closes_means_it() {
-    let server = Server::start();
-    let proxy = one(&server, "");
+    let (server, proxy) = one("");
     let mut visitor = proxy.visit();
     for answer in [
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
@@ -185,8 +187,7 @@ fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
 
 #[test]
 fn a_connection_that_ends_frees_its_place_for_the_next_in_line() {
-    let server = Server::start();
-    let proxy = one(&server, ", server_connections: 1");
+    let (server, proxy) = one(", server_connections: 1");
     let mut first = proxy.ask("/first");
     let mut backend = server.accept();
     backend.request();
@@ -228,8 +229,7 @@ fn without_a_server_in_time_the_answer_is_503() {
 
 #[test]
 fn who_waits_is_dropped_when_its_visitor_leaves() {
-    let server = Server::start();
-    let proxy = one(&server, ", server_connections: 1");
+    let (server, proxy) = one(", server_connections: 1");
     let mut first = proxy.ask("/first");
     let mut backend = server.accept();
     backend.request();
@@ -284,8 +284,7 @@ fn requests_wait_for_a_server_that_is_restarted() {
 
 #[test]
 fn a_kept_connection_that_ended_costs_no_request() {
-    let server = Server::start();
-    let proxy = one(&server, "");
+    let (server, proxy) = one("");
     let mut visitor = proxy.visit();
     for round in 0..5 {
         visitor.send(post("/"));
@@ -320,8 +319,7 @@ fn is_established(address: SocketAddr) -> bool {
 
 #[test]
 fn what_must_not_be_sent_twice_does_not_go_over_a_doubtful_connection() {
-    let server = Server::start();
-    let proxy = one(&server, "");
+    let (server, proxy) = one("");
     let mut visitor = proxy.ask("/1");
     let mut first = server.accept();
     first.request();
@@ -574,8 +572,7 @@ fn a_reload_keeps_what_stays() {
 
 #[test]
 fn a_drain_ends_what_is_under_way() {
-    let server = Server::start();
-    let mut proxy = one(&server, ", server_connections: 1");
+    let (server, mut proxy) = one(", server_connections: 1");
     let mut first = proxy.ask("/first");
     let mut backend = server.accept();
     backend.request();
@@ -595,8 +592,7 @@ fn a_drain_ends_what_is_under_way() {
 
 #[test]
 fn idle_connections_end_at_their_time() {
-    let server = Server::start();
-    let proxy = one(&server, ", timeouts: {idle: 1500ms}");
+    let (server, proxy) = one(", timeouts: {idle: 1500ms}");
     let mut visitor = proxy.ask("/");
     let mut backend = server.accept();
     backend.request();
@@ -610,8 +606,7 @@ fn idle_connections_end_at_their_time() {
 
 #[test]
 fn bytes_that_nobody_asked_for_reach_nobody() {
-    let server = Server::start();
-    let proxy = one(&server, "");
+    let (server, proxy) = one("");
     let mut visitor = proxy.ask("/1");
     let mut backend = server.accept();
     backend.request();
@@ -769,8 +764,7 @@ fn the_sample_serves() {
 
 #[test]
 fn an_upgraded_connection_is_no_request_any_more() {
-    let server = Server::start();
-    let proxy = one(&server, ", server_connections: 1");
+    let (server, proxy) = one(", server_connections: 1");
     let mut visitor = proxy.visit();
     visitor.send(
         "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",

@@ -238,8 +238,13 @@ impl Proxy {
 
     /// Loads another configuration and waits until it is in force.
     pub(crate) fn reload(&self, yaml: &str) {
-        let before = self.log().matches("reloaded: ").count();
         self.configure(yaml);
+        self.load_again();
+    }
+
+    /// Loads its files again and waits until they are in force.
+    pub(crate) fn load_again(&self) {
+        let before = self.log().matches("reloaded: ").count();
         self.signal(Signal::SIGHUP);
         self.wait_for_logs("reloaded: ", before + 1);
     }
