@@ -177,7 +177,7 @@ impl Link {
     pub(super) fn start(&self) {
         let keeper = self.keeper.lock().take();
         if let Some(keeper) = keeper {
-            super::start("redis", move || keeper.run());
+            super::tend::start("redis", move || keeper.run());
         }
     }
 

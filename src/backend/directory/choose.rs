@@ -1,0 +1,45 @@
+//! Which server a request goes to.
+
+use std::sync::Arc;
+
+use super::health::Health;
+use super::place::Place;
+use super::seat::{DOUBTFUL, Kept, Seat};
+use super::{Directory, Server, State};
+
+impl State {
+    /// Whether requests can go to another server than this one.
+    pub(super) fn others(&self, place: &Arc<Place>) -> bool {
+        let other = |server: &Server| !Arc::ptr_eq(&server.place, place);
+        self.servers
+            .iter()
+            .any(|server| other(server) && !server.gone && server.health == Health::Up)
+    }
+
+    /// Takes a seat at the server with the fewest requests, and the connection that became idle last.
+    pub(super) fn take(&mut self, directory: &Arc<Directory>, once: bool) -> Option<Seat> {
+        let count = self.servers.len();
+        let mut best: Option<(usize, usize)> = None;
+        let mut now = None;
+        for step in 0..count {
+            let index = (self.turn + step) % count;
+            let server = &self.servers[index];
+            if server.taken < server.seats
+                && best.is_none_or(|(_, taken)| server.taken < taken)
+                && server.is_open(&mut now)
+            {
+                best = Some((index, server.taken));
+            }
+        }
+        let (index, _) = best?;
+        self.turn = (index + 1) % count;
+        let server = &mut self.servers[index];
+        server.taken += 1;
+        if let Health::Aside { trial, .. } = &mut server.health {
+            *trial = true;
+        }
+        let fresh = |kept: &mut Kept| !once || kept.since.elapsed() < DOUBTFUL;
+        let place = Arc::clone(&server.place);
+        Some(Seat::new(directory, place, server.kept.pop_if(fresh)))
+    }
+}

@@ -1,0 +1,128 @@
+//! Whether requests are sent to a server, and what they tell about it.
+//!
+//! A server that cannot be reached is set aside, and so is one with which exchanges fail in a row, if there is another:
+//! for a pause that doubles each time, after which one request, the trial, goes there. A check (see [`tend`](super::tend))
+//! may find it down, and then only a check finds it up again.
+
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use super::Server;
+use super::tend::LOOK_UP_SOON;
+use crate::net::listener;
+
+/// Whether requests are sent to a server.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    Up,
+    /// Not before `until`, and then one, `trial`, to see.
+    Aside {
+        until: Instant,
+        pause: Duration,
+        trial: bool,
+    },
+    /// Not until a check succeeds.
+    Down,
+    /// Not until its name was found.
+    Unknown,
+}
+
+/// What a request tells about its server.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Nothing.
+    Nothing,
+    /// It works.
+    Good,
+    /// It failed, in a way that may be the request's fault.
+    Failed,
+    /// It could not be reached.
+    Unreachable(io::Error),
+}
+
+/// A change of a server's health, to be told without the lock.
+pub(super) enum Change {
+    None,
+    Aside,
+    Back,
+}
+
+impl Server {
+    /// Whether a request may go there. The time is asked for only if it matters.
+    pub(super) fn is_open(&self, now: &mut Option<Instant>) -> bool {
+        match self.health {
+            Health::Up => true,
+            Health::Aside { trial: true, .. } | Health::Down | Health::Unknown => false,
+            Health::Aside { until, .. } => until <= *now.get_or_insert_with(Instant::now),
+        }
+    }
+
+    /// Learns from what became of a request. `enough`: if it failed too often, others shall do without this server.
+    pub(super) fn judge(&mut self, outcome: &Outcome, enough: bool) -> Change {
+        match outcome {
+            Outcome::Nothing => {
+                // Whoever was to try it did not come so far.
+                if let Health::Aside { trial, .. } = &mut self.health {
+                    *trial = false;
+                }
+                Change::None
+            }
+            Outcome::Good => {
+                self.failures = 0;
+                match self.health {
+                    Health::Aside { .. } => {
+                        self.health = Health::Up;
+                        Change::Back
+                    }
+                    _ => Change::None,
+                }
+            }
+            Outcome::Failed | Outcome::Unreachable(_) => {
+                self.failures += 1;
+                let unreachable = matches!(outcome, Outcome::Unreachable(_));
+                match self.health {
+                    Health::Up if unreachable || enough && self.failures >= FAILURES => {
+                        self.set_aside(FIRST_PAUSE);
+                        Change::Aside
+                    }
+                    Health::Aside {
+                        pause, trial: true, ..
+                    } => {
+                        self.set_aside((pause * 2).min(LONGEST_PAUSE));
+                        Change::None
+                    }
+                    _ => Change::None,
+                }
+            }
+        }
+    }
+
+    fn set_aside(&mut self, pause: Duration) {
+        let now = Instant::now();
+        self.health = Health::Aside {
+            until: now + pause,
+            pause,
+            trial: false,
+        };
+        // It may have moved.
+        if let Some(lookup) = &mut self.lookup {
+            *lookup = (*lookup).min(now + LOOK_UP_SOON);
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(error) => out.write_str(&listener::reason(error)),
+            Self::Failed => write!(out, "{FAILURES} exchanges in a row failed"),
+            Self::Nothing | Self::Good => Ok(()),
+        }
+    }
+}
+
+/// How long a server is left alone that failed, and at the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Exchanges that must fail in a row.
+const FAILURES: u32 = 3;

@@ -1,0 +1,273 @@
+//! A place at a server, and the connection that goes with it: one that was kept, or a new one.
+//!
+//! A [`Seat`] is what a request waits for. With a connection it becomes a [`Lease`], which is what the exchange has; when
+//! that ends, the connection is kept for the next one or closed, the seat is free, and whoever waits is served.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fmt, mem};
+
+use super::Directory;
+use super::health::{Change, Outcome};
+use super::place::Place;
+use crate::net::conn::Conn;
+use crate::net::listener;
+use crate::net::stream::Pending;
+use crate::stats::{self, Close};
+
+/// A server for the time of one exchange, with a connection to it.
+#[derive(Debug)]
+pub struct Lease {
+    seat: Seat,
+    conn: Option<Conn>,
+    /// The connection had an exchange before.
+    kept: bool,
+}
+
+/// The right to have one request at a server.
+pub(super) struct Seat {
+    directory: Arc<Directory>,
+    place: Arc<Place>,
+    /// A connection that was idle. It may have ended meanwhile.
+    kept: Option<Kept>,
+    /// What became of the request, for the server's health.
+    outcome: Outcome,
+    /// It is not taken any more.
+    is_free: bool,
+}
+
+/// An idle connection.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) conn: Conn,
+    pub(super) since: Instant,
+}
+
+impl Kept {
+    /// Why it cannot be used any more, if that is so.
+    pub(super) fn fault(&self) -> Option<Close> {
+        match self.conn.pending() {
+            Pending::Nothing => None,
+            Pending::Bytes => Some(Close::Junk),
+            Pending::End | Pending::Broken => Some(Close::PeerClosed),
+        }
+    }
+}
+
+impl Seat {
+    /// One that was counted already.
+    pub(super) fn new(directory: &Arc<Directory>, place: Arc<Place>, kept: Option<Kept>) -> Self {
+        Self {
+            directory: Arc::clone(directory),
+            place,
+            kept,
+            outcome: Outcome::Nothing,
+            is_free: false,
+        }
+    }
+
+    /// A connection to the server: one that was kept, or a new one.
+    pub(super) fn connect(mut self, once: bool) -> Option<Lease> {
+        while let Some(kept) = self.kept.take() {
+            let Some(reason) = kept.fault() else {
+                return Some(Lease {
+                    seat: self,
+                    conn: Some(kept.conn),
+                    kept: true,
+                });
+            };
+            self.directory.close(kept.conn, reason);
+            let mut state = self.directory.state.lock();
+            let next = state.server(&self.place).and_then(|server| {
+                server
+                    .kept
+                    .pop_if(|kept| !once || kept.since.elapsed() < DOUBTFUL)
+            });
+            drop(state);
+            self.kept = next;
+        }
+        let (patience, surplus) = {
+            let mut state = self.directory.state.lock();
+            let patience = state.settings.connect;
+            let server = state.server(&self.place);
+            // No more connections than seats, also where an idle one would not do.
+            let surplus = server.and_then(|server| {
+                let full = server.kept.len() + server.taken > server.seats;
+                (full && !server.kept.is_empty()).then(|| server.kept.remove(0))
+            });
+            (patience, surplus)
+        };
+        if let Some(kept) = surplus {
+            self.directory.close(kept.conn, Close::Idle);
+        }
+        match self.place.connect(patience) {
+            Ok(stream) => {
+                stream.send_at_once();
+                stream.watch_peer();
+                stats::add(&self.directory.stats.joined);
+                Some(Lease {
+                    seat: self,
+                    conn: Some(Conn::plain(stream)),
+                    kept: false,
+                })
+            }
+            Err(error) => {
+                let (site, name) = (&self.directory.site, &self.place.name);
+                log::debug!(
+                    target: &self.directory.log,
+                    "site {site}: server {name}: {}", listener::reason(&error)
+                );
+                self.outcome = Outcome::Unreachable(error);
+                None
+            }
+        }
+    }
+
+    /// Frees the seat, without a look at who waits.
+    pub(super) fn leave(mut self) {
+        self.free();
+    }
+
+    /// Frees the seat, and sees to it that somebody uses it.
+    fn give_up(&mut self) {
+        if self.free() {
+            self.directory.deal();
+        }
+        #[cfg(feature = "redis")]
+        self.directory.settle();
+    }
+
+    fn free(&mut self) -> bool {
+        let is_first = !mem::replace(&mut self.is_free, true);
+        let kept = self.kept.take();
+        is_first && self.directory.free(&self.place, kept, &self.outcome)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Seat").field(&self.place.name).finish()
+    }
+}
+
+impl Lease {
+    /// The connection.
+    pub fn conn(&mut self) -> &mut Conn {
+        self.conn
+            .as_mut()
+            .expect("a lease has its connection until it ends")
+    }
+
+    /// The server's address, for logs.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.seat.place.name)
+    }
+
+    /// Whether the connection had an exchange before, so that the server may have given it up.
+    pub const fn was_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// The exchange is over and its response was read to its end: the next one may begin.
+    pub fn finish(mut self) {
+        self.seat.outcome = Outcome::Good;
+        self.seat.kept = self.conn.take().map(|conn| Kept {
+            conn,
+            since: Instant::now(),
+        });
+    }
+
+    /// The connection goes on with another protocol: that is no request any more, so it takes no seat.
+    pub fn switch(&mut self) {
+        self.seat.outcome = Outcome::Good;
+        self.seat.give_up();
+    }
+
+    /// The connection cannot be used again.
+    pub fn close(mut self, reason: Close) {
+        self.seat.outcome = match reason {
+            Close::Complete => Outcome::Good,
+            Close::BackendFailed => Outcome::Failed,
+            _ => Outcome::Nothing,
+        };
+        self.end(reason);
+    }
+
+    fn end(&mut self, reason: Close) {
+        if let Some(conn) = self.conn.take() {
+            let Seat {
+                directory, place, ..
+            } = &self.seat;
+            directory.close(conn, reason);
+            log::debug!(
+                target: &directory.log,
+                "site {}: a connection to {} closed: reason={reason}", directory.site, place.name
+            );
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Whoever ends a lease in good order takes the connection out; this is an error path or a panic.
+        self.end(Close::BackendFailed);
+    }
+}
+
+impl Directory {
+    /// Frees a seat. Returns whether anybody may be waiting for it.
+    fn free(&self, place: &Arc<Place>, kept: Option<Kept>, outcome: &Outcome) -> bool {
+        let (change, over, waits) = {
+            let mut state = self.state.lock();
+            let closed = state.closed;
+            // Without another server nothing would be won, and what is wrong may be the requests.
+            let enough = match outcome {
+                Outcome::Failed => state.others(place),
+                _ => true,
+            };
+            let waits = !state.waiting.is_empty();
+            let Some(index) = state.position(place) else {
+                return waits;
+            };
+            let server = &mut state.servers[index];
+            server.taken -= 1;
+            let change = server.judge(outcome, enough);
+            let over = match kept {
+                Some(kept) if !closed && !server.gone => {
+                    server.kept.push(kept);
+                    None
+                }
+                kept => kept,
+            };
+            if server.gone && server.taken == 0 {
+                state.servers.remove(index);
+            } else {
+                #[cfg(feature = "redis")]
+                state.share(index);
+            }
+            (change, over, waits)
+        };
+        if let Some(kept) = over {
+            self.close(kept.conn, Close::Removed);
+        }
+        let (site, name) = (&self.site, &place.name);
+        match change {
+            Change::None => {}
+            Change::Aside => log::warn!(
+                target: &self.log,
+                "site {site}: server {name} is set aside: {outcome}"
+            ),
+            Change::Back => log::info!(target: &self.log, "site {site}: server {name} is back"),
+        }
+        waits
+    }
+}
+
+/// A connection that was idle for so long may just be given up by the server: good for requests that can be sent again.
+pub(super) const DOUBTFUL: Duration = Duration::from_secs(1);
