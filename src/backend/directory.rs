@@ -109,8 +109,8 @@ struct State {
     waiting: VecDeque<Waiter>,
     /// Which of several equal servers is next.
     turn: usize,
-    /// Nothing may be kept any more.
-    closed: bool,
+    /// Nothing may be kept any more, for this reason.
+    closed: Option<Close>,
     #[cfg(feature = "redis")]
     shelf: Option<shared::Shelf>,
 }
@@ -128,8 +128,9 @@ struct Server {
     failures: u32,
     /// Checks that failed since one that did not.
     bad_checks: u32,
-    /// When its name is looked up again, and when it is checked again; `None`: that is under way, or never done.
+    /// When its name is looked up again; `None`: that is under way, or there is no name.
     lookup: Option<Instant>,
+    /// When it is checked again, if there are checks; `None`: that is under way.
     check: Option<Instant>,
     /// The configuration has no place for it any more.
     gone: bool,
@@ -294,7 +295,7 @@ impl Directory {
                 settings,
                 waiting: VecDeque::new(),
                 turn: 0,
-                closed: false,
+                closed: None,
                 #[cfg(feature = "redis")]
                 shelf: None,
             }),
@@ -328,10 +329,15 @@ impl Directory {
                     None => Server::new(address, settings.seats, now),
                 };
                 server.seats = settings.seats;
+                // It may have been on its way out.
+                server.gone = false;
                 state.servers.push(server);
             }
             for server in &mut state.servers {
-                server.check = Some(now);
+                // One that is under way says itself when the next one is.
+                if let Some(due) = &mut server.check {
+                    *due = now;
+                }
                 if settings.check.is_none() && server.health == Health::Down {
                     server.health = Health::Up;
                 }
@@ -356,7 +362,7 @@ impl Directory {
     fn shut(&self, reason: Close) {
         let kept: Vec<_> = {
             let mut state = self.state.lock();
-            state.closed = true;
+            state.closed = Some(reason);
             let servers = state.servers.iter_mut();
             servers
                 .flat_map(|server| mem::take(&mut server.kept))
@@ -388,6 +394,13 @@ impl State {
     fn server(&mut self, place: &Arc<Place>) -> Option<&mut Server> {
         let index = self.position(place)?;
         Some(&mut self.servers[index])
+    }
+
+    /// Why no connection to a server is kept any more, if that is so.
+    fn over(&self, place: &Arc<Place>) -> Option<Close> {
+        let gone = |index: usize| self.servers[index].gone;
+        let removed = self.position(place).is_none_or(gone);
+        self.closed.or(removed.then_some(Close::Removed))
     }
 }
 

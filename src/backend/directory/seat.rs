@@ -225,25 +225,26 @@ impl Directory {
     fn free(&self, place: &Arc<Place>, kept: Option<Kept>, outcome: &Outcome) -> bool {
         let (change, over, waits) = {
             let mut state = self.state.lock();
-            let closed = state.closed;
             // Without another server nothing would be won, and what is wrong may be the requests.
             let enough = match outcome {
                 Outcome::Failed => state.others(place),
                 _ => true,
             };
             let waits = !state.waiting.is_empty();
+            let reason = state.over(place);
+            // A server stays while one of its seats is taken.
             let Some(index) = state.position(place) else {
                 return waits;
             };
             let server = &mut state.servers[index];
             server.taken -= 1;
             let change = server.judge(outcome, enough);
-            let over = match kept {
-                Some(kept) if !closed && !server.gone => {
-                    server.kept.push(kept);
+            let over = match reason {
+                Some(reason) => kept.map(|kept| (kept, reason)),
+                None => {
+                    server.kept.extend(kept);
                     None
                 }
-                kept => kept,
             };
             if server.gone && server.taken == 0 {
                 state.servers.remove(index);
@@ -253,8 +254,8 @@ impl Directory {
             }
             (change, over, waits)
         };
-        if let Some(kept) = over {
-            self.close(kept.conn, Close::Removed);
+        if let Some((kept, reason)) = over {
+            self.close(kept.conn, reason);
         }
         let (site, name) = (&self.site, &place.name);
         match change {

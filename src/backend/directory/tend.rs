@@ -80,10 +80,19 @@ impl Directory {
                 Some(reason) => self.close(kept.conn, reason),
             }
         }
-        let mut state = self.state.lock();
-        if let Some(server) = state.server(place) {
-            // They are older than whatever came back meanwhile.
-            server.kept.splice(..0, good);
+        let (over, reason) = {
+            let mut state = self.state.lock();
+            match (state.over(place), state.server(place)) {
+                (None, Some(server)) => {
+                    // They are older than whatever came back meanwhile.
+                    server.kept.splice(..0, good);
+                    return;
+                }
+                (reason, _) => (good, reason.unwrap_or(Close::Removed)),
+            }
+        };
+        for kept in over {
+            self.close(kept.conn, reason);
         }
     }
 
