@@ -36,8 +36,8 @@ use crate::stats::Close;
 #[derive(Debug)]
 pub(super) struct Link {
     bell: Arc<Bell>,
-    /// What the thread will have, until it is started.
-    keeper: Mutex<Option<Keeper>>,
+    /// What the thread will have, until it takes it.
+    keeper: Arc<Mutex<Option<Keeper>>>,
     /// Disconnected when the thread has ended.
     ended: Mutex<Receiver<()>>,
 }
@@ -168,17 +168,24 @@ impl Link {
         };
         Ok(Self {
             bell,
-            keeper: Mutex::new(Some(keeper)),
+            keeper: Arc::new(Mutex::new(Some(keeper))),
             ended: Mutex::new(receiver),
         })
     }
 
-    /// Starts the thread, if it has not been started.
+    /// Starts the thread, if none has begun. Where the system gave no thread, it is tried again the next time.
     pub(super) fn start(&self) {
-        let keeper = self.keeper.lock().take();
-        if let Some(keeper) = keeper {
-            super::tend::start("redis", move || keeper.run());
+        if self.keeper.lock().is_none() {
+            return;
         }
+        let keeper = Arc::clone(&self.keeper);
+        super::tend::start("redis", move || {
+            // Of two the second one finds nothing to do.
+            let keeper = keeper.lock().take();
+            if let Some(keeper) = keeper {
+                keeper.run();
+            }
+        });
     }
 
     /// Has everything given back, and waits for that a moment.
