@@ -41,9 +41,11 @@ pub(super) enum Outcome {
 }
 
 /// A change of a server's health, to be told without the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     None,
     Aside,
+    Down,
     Back,
 }
 
@@ -97,6 +99,27 @@ impl Server {
         }
     }
 
+    /// Learns from a check.
+    pub(super) fn judge_check(&mut self, is_well: bool) -> Change {
+        let down = self.health == Health::Down;
+        if !is_well {
+            self.bad_checks += 1;
+            if down || self.bad_checks < BAD_CHECKS {
+                return Change::None;
+            }
+            self.health = Health::Down;
+            return Change::Down;
+        }
+        self.bad_checks = 0;
+        // A request that tries it says itself how that went.
+        if !down && !matches!(self.health, Health::Aside { trial: false, .. }) {
+            return Change::None;
+        }
+        self.health = Health::Up;
+        self.failures = 0;
+        Change::Back
+    }
+
     fn set_aside(&mut self, pause: Duration) {
         let now = Instant::now();
         self.health = Health::Aside {
@@ -124,5 +147,6 @@ impl fmt::Display for Outcome {
 /// How long a server is left alone that failed, and at the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Exchanges that must fail in a row.
+/// Exchanges, and checks, that must fail in a row.
 const FAILURES: u32 = 3;
+const BAD_CHECKS: u32 = 2;

@@ -259,7 +259,8 @@ impl Directory {
         }
         let (site, name) = (&self.site, &place.name);
         match change {
-            Change::None => {}
+            // No request says that a server is down.
+            Change::None | Change::Down => {}
             Change::Aside => log::warn!(
                 target: &self.log,
                 "site {site}: server {name} is set aside: {outcome}"

@@ -8,64 +8,57 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io, mem, thread};
 
-use super::health::Health;
+use super::health::{Change, Health};
 use super::place::{Place, ask};
 use super::seat::Kept;
 use super::{Directory, State};
+use crate::config;
 use crate::net::listener;
 use crate::stats::Close;
+
+/// What is due.
+#[derive(Default)]
+pub(super) struct Due {
+    /// Connections that have been idle for a moment, to be looked at.
+    pub(super) rested: Vec<(Arc<Place>, Vec<Kept>)>,
+    /// How long they may be.
+    idle: Duration,
+    lookups: Vec<Arc<Place>>,
+    checks: Vec<(Arc<Place>, config::Check, String)>,
+}
 
 impl Directory {
     /// Does what is due: closes connections that have ended or were idle for too long, and has names looked up and servers
     /// checked. Never waits.
     pub(super) fn tick(self: &Arc<Self>, now: Instant) {
-        let mut old = Vec::new();
-        let mut lookups = Vec::new();
-        let mut checks = Vec::new();
-        let idle = {
-            let mut state = self.state.lock();
-            let State {
-                settings, servers, ..
-            } = &mut *state;
-            for server in servers {
-                let place = || Arc::clone(&server.place);
-                let some = server.kept.partition_point(|kept| kept.since + REST <= now);
-                if some > 0 {
-                    old.push((place(), server.kept.drain(..some).collect::<Vec<_>>()));
-                }
-                if server.lookup.take_if(|due| *due <= now).is_some() {
-                    lookups.push(place());
-                }
-                if let Some(check) = &settings.check
-                    && server.health != Health::Unknown
-                    && server.check.take_if(|due| *due <= now).is_some()
-                {
-                    checks.push((place(), check.clone(), settings.host.clone()));
-                }
+        let due = self.state.lock().due(now);
+        for (place, kept) in due.rested {
+            self.look_after(&place, kept, now, due.idle);
+        }
+        for place in due.lookups {
+            let (directory, own) = (Arc::clone(self), Arc::clone(&place));
+            let started = start("lookup", move || {
+                let found = own.look_up();
+                directory.looked_up(&own, found);
+            });
+            if !started && let Some(server) = self.state.lock().server(&place) {
+                server.lookup = Some(now + LOOK_UP_SOON);
             }
-            settings.idle
-        };
-        for (place, kept) in old {
-            self.look_after(&place, kept, now, idle);
         }
-        for place in lookups {
-            let directory = Arc::clone(self);
-            start("lookup", move || {
-                let found = place.look_up();
-                directory.looked_up(&place, found);
+        for (place, check, host) in due.checks {
+            let (directory, own) = (Arc::clone(self), Arc::clone(&place));
+            let started = start("check", move || {
+                let result = ask(&own, &check, &host);
+                directory.checked(&own, result);
             });
-        }
-        for (place, check, host) in checks {
-            let directory = Arc::clone(self);
-            start("check", move || {
-                let result = ask(&place, &check, &host);
-                directory.checked(&place, result, check.interval);
-            });
+            if !started && let Some(server) = self.state.lock().server(&place) {
+                server.check = Some(now);
+            }
         }
     }
 
     /// Closes those of a server's idle connections that are over, and gives it the others back.
-    fn look_after(
+    pub(super) fn look_after(
         self: &Arc<Self>,
         place: &Arc<Place>,
         kept: Vec<Kept>,
@@ -152,52 +145,62 @@ impl Directory {
     }
 
     /// A server was checked.
-    fn checked(
-        self: &Arc<Self>,
-        place: &Arc<Place>,
-        result: Result<(), String>,
-        interval: Duration,
-    ) {
-        let (up, down) = {
+    pub(super) fn checked(self: &Arc<Self>, place: &Arc<Place>, result: Result<(), String>) {
+        let change = {
             let mut state = self.state.lock();
+            let interval = state.settings.check.as_ref().map(|check| check.interval);
             let Some(server) = state.server(place) else {
                 return;
             };
-            server.check = Some(Instant::now() + interval);
-            let down = server.health == Health::Down;
-            match &result {
-                Ok(()) => {
-                    server.bad_checks = 0;
-                    let up = down || matches!(server.health, Health::Aside { trial: false, .. });
-                    if up {
-                        server.health = Health::Up;
-                        server.failures = 0;
-                    }
-                    (up, false)
-                }
-                Err(_) => {
-                    server.bad_checks += 1;
-                    let down = !down && server.bad_checks >= BAD_CHECKS;
-                    if down {
-                        server.health = Health::Down;
-                    }
-                    (false, down)
-                }
+            server.check = Some(Instant::now() + interval.unwrap_or_default());
+            match interval {
+                Some(_) => server.judge_check(result.is_ok()),
+                // There are no checks any more: what is down now would stay so.
+                None => Change::None,
             }
         };
         let (site, name) = (&self.site, &place.name);
         match result {
-            Err(why) if down => log::warn!(
+            Err(why) if change == Change::Down => log::warn!(
                 target: &self.log,
                 "site {site}: server {name} is down: {why}"
             ),
             Err(why) => log::debug!(target: &self.log, "site {site}: server {name}: {why}"),
-            Ok(()) if up => log::info!(target: &self.log, "site {site}: server {name} is back"),
+            Ok(()) if change == Change::Back => {
+                log::info!(target: &self.log, "site {site}: server {name} is back");
+                self.deal();
+            }
             Ok(()) => {}
         }
-        if up {
-            self.deal();
+    }
+}
+
+impl State {
+    /// What is due now, which is marked as under way.
+    pub(super) fn due(&mut self, now: Instant) -> Due {
+        let mut due = Due {
+            idle: self.settings.idle,
+            ..Due::default()
+        };
+        for server in &mut self.servers {
+            let place = || Arc::clone(&server.place);
+            let some = server.kept.partition_point(|kept| kept.since + REST <= now);
+            if some > 0 {
+                due.rested
+                    .push((place(), server.kept.drain(..some).collect()));
+            }
+            if server.lookup.take_if(|due| *due <= now).is_some() {
+                due.lookups.push(place());
+            }
+            if let Some(check) = &self.settings.check
+                && server.health != Health::Unknown
+                && server.check.take_if(|due| *due <= now).is_some()
+            {
+                due.checks
+                    .push((place(), check.clone(), self.settings.host.clone()));
+            }
         }
+        due
     }
 }
 
@@ -214,15 +217,15 @@ impl fmt::Display for List<'_> {
     }
 }
 
-pub(super) fn start(name: &str, run: impl FnOnce() + Send + 'static) {
-    // Without a thread now there will be one the next time; until then everything stays as it is.
-    if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(run) {
-        log::error!("thread {name}: {}", listener::reason(&error));
+/// Starts a thread. `false`: there is none to be had now, which the log says.
+pub(super) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> bool {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(run);
+    if let Err(error) = &started {
+        log::error!("thread {name}: {}", listener::reason(error));
     }
+    started.is_ok()
 }
 
-/// Checks that must fail in a row.
-const BAD_CHECKS: u32 = 2;
 /// Idle connections are looked at when they have been idle for so long.
 const REST: Duration = Duration::from_secs(1);
 /// How often names are looked up, and where a name is not known or its server not reached.

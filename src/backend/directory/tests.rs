@@ -38,8 +38,8 @@ fn a_name_that_moves_takes_its_requests_along() {
     let place = Arc::clone(&directory.state.lock().servers[0].place);
     directory.looked_up(&place, Ok(vec![old]));
     // Who waits for the name gets a connection as soon as there is an address.
-    let lease = take(&directory, Duration::from_secs(10)).unwrap();
-    let busy = take(&directory, Duration::from_secs(10)).unwrap();
+    let lease = take(&directory, PATIENCE).unwrap();
+    let busy = take(&directory, PATIENCE).unwrap();
     let here = listeners[0].accept().unwrap();
     let also_here = listeners[0].accept().unwrap();
     lease.finish();
@@ -50,7 +50,7 @@ fn a_name_that_moves_takes_its_requests_along() {
     assert_eq!(directory.idle(), 1);
     directory.looked_up(&place, Ok(vec![new]));
     assert_eq!(directory.idle(), 0);
-    let lease = take(&directory, Duration::from_secs(10)).unwrap();
+    let lease = take(&directory, PATIENCE).unwrap();
     let there = listeners[1].accept().unwrap();
     drop((lease, busy, here, also_here, there));
     let state = directory.state.lock();
@@ -66,12 +66,12 @@ fn pauses_grow_and_end_with_success() {
         _ => None,
     };
     let unreachable = || Outcome::Unreachable(io::Error::other("no"));
-    assert!(matches!(server.judge(&unreachable(), true), Change::Aside));
+    assert_eq!(server.judge(&unreachable(), true), Change::Aside);
     let mut pauses = Vec::new();
     for _ in 0..8 {
         pauses.extend(pause(&server));
         // Those that were under way before do not count again.
-        assert!(matches!(server.judge(&unreachable(), true), Change::None));
+        assert_eq!(server.judge(&unreachable(), true), Change::None);
         let Health::Aside { trial, .. } = &mut server.health else {
             panic!("{:?}", server.health);
         };
@@ -82,19 +82,88 @@ fn pauses_grow_and_end_with_success() {
     assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
     assert!(!server.is_open(&mut None));
     assert!(server.is_open(&mut Some(Instant::now() + LONGEST_PAUSE * 2)));
-    assert!(matches!(server.judge(&Outcome::Good, true), Change::Back));
+    assert_eq!(server.judge(&Outcome::Good, true), Change::Back);
     assert_eq!(server.health, Health::Up);
     // What may be the request's fault counts if it comes again and again, and others can do it.
     for enough in [false, false, true] {
-        assert!(matches!(
-            server.judge(&Outcome::Failed, false),
-            Change::None
-        ));
-        assert!(matches!(
-            server.judge(&Outcome::Failed, false),
-            Change::None
-        ));
+        assert_eq!(server.judge(&Outcome::Failed, false), Change::None);
+        assert_eq!(server.judge(&Outcome::Failed, false), Change::None);
         let third = server.judge(&Outcome::Failed, enough);
-        assert_eq!(matches!(third, Change::Aside), enough);
+        assert_eq!(third == Change::Aside, enough);
     }
 }
+
+#[test]
+fn what_a_check_finds_counts_only_while_there_are_checks() {
+    let directory = directory(&["127.0.0.1:80".parse().unwrap()], 1);
+    let set_check = |check: Option<config::Check>| {
+        let mut settings = directory.state.lock().settings.clone();
+        settings.check = check;
+        directory.change(settings);
+    };
+    let place = Arc::clone(&directory.state.lock().servers[0].place);
+    let bad = || directory.checked(&place, Err("not well".to_owned()));
+    let is_up = || directory.state.lock().servers[0].health == Health::Up;
+    let check = config::Check {
+        uri: "/".to_owned(),
+        interval: Duration::from_secs(10),
+    };
+    set_check(Some(check.clone()));
+    bad();
+    assert!(is_up());
+    bad();
+    assert!(!is_up());
+    // Without checks nobody would find it up again: neither what was found stays, nor what is just being found.
+    set_check(None);
+    assert!(is_up());
+    bad();
+    bad();
+    assert!(is_up());
+    set_check(Some(check));
+    directory.checked(&place, Ok(()));
+    assert!(is_up());
+    assert!(directory.state.lock().servers[0].check.is_some());
+}
+
+#[test]
+fn a_server_that_comes_back_while_it_is_on_its_way_out_stays() {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [one, other] = [0, 1].map(|n: usize| {
+        let address = listeners[n].local_addr().unwrap().to_string();
+        address.parse::<Address>().unwrap()
+    });
+    let directory = directory(std::slice::from_ref(&one), 2);
+    let lease = take(&directory, PATIENCE).unwrap();
+    for server in [other, one.clone()] {
+        let mut settings = directory.state.lock().settings.clone();
+        settings.servers = vec![server];
+        directory.change(settings);
+    }
+    lease.finish();
+    assert_eq!(directory.idle(), 1);
+    let state = directory.state.lock();
+    assert_eq!(state.servers.len(), 1);
+    assert_eq!(state.servers[0].place.address, one);
+}
+
+#[test]
+fn what_comes_back_after_the_end_is_closed_with_its_reason() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let directory = directory(&[address], 2);
+    let leases = [(); 2].map(|()| take(&directory, PATIENCE).unwrap());
+    let mut leases = leases.into_iter();
+    leases.next().unwrap().finish();
+    // The tick looks at what is idle while the directory is shut.
+    let due = directory.state.lock().due(Instant::now() + PATIENCE);
+    directory.shut(Close::Draining);
+    for (place, kept) in due.rested {
+        directory.look_after(&place, kept, Instant::now(), PATIENCE);
+    }
+    leases.next().unwrap().finish();
+    assert_eq!(directory.idle(), 0);
+    assert_eq!(directory.stats.backends_closed(Close::Draining), 2);
+}
+
+/// So long that only a fault reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
