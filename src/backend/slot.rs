@@ -45,7 +45,7 @@ impl<T> Slot<T> {
         None
     }
 
-    /// Waits until it is filled, or `until` is over.
+    /// Waits until it is filled, or `until` is over. Without success it stays open; see [`Slot::close`].
     pub(super) fn wait(&self, until: Instant) -> Option<T> {
         let mut content = self.content.lock();
         while matches!(*content, Content::Empty) {
@@ -53,20 +53,22 @@ impl<T> Slot<T> {
                 break;
             }
         }
-        match mem::replace(&mut *content, Content::Empty) {
-            Content::Filled(thing) => {
-                *content = Content::Closed;
-                Some(thing)
-            }
-            _ => None,
+        match *content {
+            Content::Filled(_) => take(&mut content),
+            Content::Empty | Content::Closed => None,
         }
     }
 
     /// Ends the waiting; what was put in at the last moment is given back.
     pub(super) fn close(&self) -> Option<T> {
-        match mem::replace(&mut *self.content.lock(), Content::Closed) {
-            Content::Filled(thing) => Some(thing),
-            _ => None,
-        }
+        take(&mut self.content.lock())
+    }
+}
+
+/// Closes a slot and gives what was in it.
+fn take<T>(content: &mut Content<T>) -> Option<T> {
+    match mem::replace(content, Content::Closed) {
+        Content::Filled(thing) => Some(thing),
+        Content::Empty | Content::Closed => None,
     }
 }

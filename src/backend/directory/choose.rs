@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::health::Health;
 use super::place::Place;
-use super::seat::{DOUBTFUL, Kept, Seat};
+use super::seat::Seat;
 use super::{Directory, Server, State};
 
 impl State {
@@ -16,7 +16,8 @@ impl State {
             .any(|server| other(server) && !server.gone && server.health == Health::Up)
     }
 
-    /// Takes a seat at the server with the fewest requests, and the connection that became idle last.
+    /// Takes a seat at the server with the fewest requests of those that are open, servers that are equal in turn, and the
+    /// connection that became idle last there. `once`: see [`Server::pop_kept`].
     pub(super) fn take(&mut self, directory: &Arc<Directory>, once: bool) -> Option<Seat> {
         let count = self.servers.len();
         let mut best: Option<(usize, usize)> = None;
@@ -38,8 +39,7 @@ impl State {
         if let Health::Aside { trial, .. } = &mut server.health {
             *trial = true;
         }
-        let fresh = |kept: &mut Kept| !once || kept.since.elapsed() < DOUBTFUL;
         let place = Arc::clone(&server.place);
-        Some(Seat::new(directory, place, server.kept.pop_if(fresh)))
+        Some(Seat::new(directory, place, server.pop_kept(once)))
     }
 }

@@ -13,6 +13,7 @@ use crate::backend::lease::Missed;
 use crate::backend::pool::LOOK_AT_CLIENT;
 use crate::backend::slot::Slot;
 
+/// A request in line.
 #[derive(Debug)]
 pub(super) struct Waiter {
     slot: Arc<Slot<Seat>>,
@@ -90,7 +91,7 @@ impl Directory {
         }
     }
 
-    /// Waits for a seat.
+    /// Waits in line for a seat.
     fn wait(
         self: &Arc<Self>,
         once: bool,
@@ -99,45 +100,64 @@ impl Directory {
         gone: &mut dyn FnMut() -> bool,
     ) -> Result<Seat, Missed> {
         let slot = Arc::new(Slot::new());
-        {
-            let mut state = self.state.lock();
-            if (turn || state.waiting.is_empty())
-                && let Some(seat) = state.take(self, once)
-            {
-                return Ok(seat);
-            }
-            let waiter = Waiter {
-                slot: Arc::clone(&slot),
-                once,
-            };
-            // Who has had its turn goes on in front.
-            match turn {
-                true => state.waiting.push_front(waiter),
-                false => state.waiting.push_back(waiter),
-            }
+        if let Some(seat) = self.stand_in_line(&slot, once, turn) {
+            return Ok(seat);
         }
         #[cfg(feature = "redis")]
         self.ring();
-        let mut missed = Missed::TimedOut;
-        let got = loop {
-            let now = Instant::now();
-            let until = deadline.min(self.next_look(now));
-            let got = slot.wait(until);
-            if got.is_some() || until == deadline {
-                break got;
+        let waited = self.wait_at(&slot, deadline, gone);
+        // One that came at the last moment.
+        let late = slot.close();
+        let others = |waiter: &Waiter| !Arc::ptr_eq(&waiter.slot, &slot);
+        self.state.lock().waiting.retain(others);
+        late.map_or(waited, Ok)
+    }
+
+    /// Has somebody wait, unless a seat has become free just before.
+    fn stand_in_line(
+        self: &Arc<Self>,
+        slot: &Arc<Slot<Seat>>,
+        once: bool,
+        turn: bool,
+    ) -> Option<Seat> {
+        let mut state = self.state.lock();
+        if (turn || state.waiting.is_empty())
+            && let Some(seat) = state.take(self, once)
+        {
+            return Some(seat);
+        }
+        let waiter = Waiter {
+            slot: Arc::clone(slot),
+            once,
+        };
+        // Who has had its turn goes on in front.
+        match turn {
+            true => state.waiting.push_front(waiter),
+            false => state.waiting.push_back(waiter),
+        }
+        None
+    }
+
+    /// Waits until the slot is filled, with a look at the visitor and at pauses that have ended now and then.
+    fn wait_at(
+        self: &Arc<Self>,
+        slot: &Slot<Seat>,
+        deadline: Instant,
+        gone: &mut dyn FnMut() -> bool,
+    ) -> Result<Seat, Missed> {
+        loop {
+            let until = deadline.min(self.next_look(Instant::now()));
+            if let Some(seat) = slot.wait(until) {
+                return Ok(seat);
+            }
+            if until == deadline {
+                return Err(Missed::TimedOut);
             }
             if gone() {
-                missed = Missed::ClientGone;
-                break None;
+                return Err(Missed::ClientGone);
             }
             self.deal();
-        };
-        let got = got.or_else(|| slot.close());
-        let mut state = self.state.lock();
-        let others = |waiter: &Waiter| !Arc::ptr_eq(&waiter.slot, &slot);
-        state.waiting.retain(others);
-        drop(state);
-        got.ok_or(missed)
+        }
     }
 
     /// When somebody who waits has to look again: at its visitor, or since a pause is over.

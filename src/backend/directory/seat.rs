@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
-use super::Directory;
 use super::health::{Change, Outcome};
 use super::place::Place;
+use super::{Directory, Server};
 use crate::net::conn::Conn;
 use crate::net::listener;
 use crate::net::stream::Pending;
@@ -54,6 +54,21 @@ impl Kept {
     }
 }
 
+impl Server {
+    /// The connection that became idle last, unless it is too old for a request that must not be sent twice (`once`).
+    pub(super) fn pop_kept(&mut self, once: bool) -> Option<Kept> {
+        self.kept
+            .pop_if(|kept| !once || kept.since.elapsed() < DOUBTFUL)
+    }
+
+    /// The connection that has been idle for the longest time, where a new one would be more than there are seats: not all
+    /// will do for every request.
+    fn surplus(&mut self) -> Option<Kept> {
+        let full = self.kept.len() + self.taken > self.seats;
+        (full && !self.kept.is_empty()).then(|| self.kept.remove(0))
+    }
+}
+
 impl Seat {
     /// One that was counted already.
     pub(super) fn new(directory: &Arc<Directory>, place: Arc<Place>, kept: Option<Kept>) -> Self {
@@ -66,55 +81,60 @@ impl Seat {
         }
     }
 
-    /// A connection to the server: one that was kept, or a new one.
+    /// A connection to the server: one that was kept, or a new one. `None`: it cannot be reached.
     pub(super) fn connect(mut self, once: bool) -> Option<Lease> {
+        let kept = self.sound(once);
+        let was_kept = kept.is_some();
+        let conn = match kept {
+            Some(conn) => conn,
+            None => self.dial()?,
+        };
+        Some(Lease {
+            seat: self,
+            conn: Some(conn),
+            kept: was_kept,
+        })
+    }
+
+    /// A connection that was kept and can be used still.
+    fn sound(&mut self, once: bool) -> Option<Conn> {
         while let Some(kept) = self.kept.take() {
             let Some(reason) = kept.fault() else {
-                return Some(Lease {
-                    seat: self,
-                    conn: Some(kept.conn),
-                    kept: true,
-                });
+                return Some(kept.conn);
             };
             self.directory.close(kept.conn, reason);
             let mut state = self.directory.state.lock();
-            let next = state.server(&self.place).and_then(|server| {
-                server
-                    .kept
-                    .pop_if(|kept| !once || kept.since.elapsed() < DOUBTFUL)
-            });
-            drop(state);
-            self.kept = next;
-        }
-        let (patience, surplus) = {
-            let mut state = self.directory.state.lock();
-            let patience = state.settings.connect;
             let server = state.server(&self.place);
-            // No more connections than seats, also where an idle one would not do.
-            let surplus = server.and_then(|server| {
-                let full = server.kept.len() + server.taken > server.seats;
-                (full && !server.kept.is_empty()).then(|| server.kept.remove(0))
-            });
-            (patience, surplus)
+            self.kept = server.and_then(|server| server.pop_kept(once));
+        }
+        None
+    }
+
+    /// A new connection.
+    fn dial(&mut self) -> Option<Conn> {
+        let Self {
+            directory, place, ..
+        } = self;
+        let (patience, surplus) = {
+            let mut state = directory.state.lock();
+            let server = state.server(place);
+            let surplus = server.and_then(Server::surplus);
+            (state.settings.connect, surplus)
         };
         if let Some(kept) = surplus {
-            self.directory.close(kept.conn, Close::Idle);
+            directory.close(kept.conn, Close::Idle);
         }
-        match self.place.connect(patience) {
+        match place.connect(patience) {
             Ok(stream) => {
                 stream.send_at_once();
                 stream.watch_peer();
-                stats::add(&self.directory.stats.joined);
-                Some(Lease {
-                    seat: self,
-                    conn: Some(Conn::plain(stream)),
-                    kept: false,
-                })
+                stats::add(&directory.stats.joined);
+                Some(Conn::plain(stream))
             }
             Err(error) => {
-                let (site, name) = (&self.directory.site, &self.place.name);
+                let (site, name) = (&directory.site, &place.name);
                 log::debug!(
-                    target: &self.directory.log,
+                    target: &directory.log,
                     "site {site}: server {name}: {}", listener::reason(&error)
                 );
                 self.outcome = Outcome::Unreachable(error);
@@ -123,7 +143,7 @@ impl Seat {
         }
     }
 
-    /// Frees the seat, without a look at who waits.
+    /// Frees the seat, without a look at who waits: whoever calls this looks.
     pub(super) fn leave(mut self) {
         self.free();
     }
@@ -137,6 +157,7 @@ impl Seat {
         self.directory.settle();
     }
 
+    /// Frees the seat, once. Returns whether anybody may be waiting for it.
     fn free(&mut self) -> bool {
         let is_first = !mem::replace(&mut self.is_free, true);
         let kept = self.kept.take();
@@ -221,7 +242,7 @@ impl Drop for Lease {
 }
 
 impl Directory {
-    /// Frees a seat. Returns whether anybody may be waiting for it.
+    /// Takes a seat back, with the connection to be kept and what is learnt from its request; see [`Seat::free`].
     fn free(&self, place: &Arc<Place>, kept: Option<Kept>, outcome: &Outcome) -> bool {
         let (change, over, waits) = {
             let mut state = self.state.lock();
@@ -272,4 +293,4 @@ impl Directory {
 }
 
 /// A connection that was idle for so long may just be given up by the server: good for requests that can be sent again.
-pub(super) const DOUBTFUL: Duration = Duration::from_secs(1);
+const DOUBTFUL: Duration = Duration::from_secs(1);
