@@ -191,12 +191,7 @@ impl Conn {
         let Some(tls) = &mut self.tls else {
             return self.stream.read(into);
         };
-        let deadline = Instant::now()
-            + match self.stream.read_timeout() {
-                // None was set.
-                Duration::ZERO => FOR_EVER,
-                timeout => timeout,
-            };
+        let deadline = Instant::now() + self.stream.read_timeout().unwrap_or(FOR_EVER);
         loop {
             if let Some(count) = tls.read_now(&self.stream, into)? {
                 return Ok(count);

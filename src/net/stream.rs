@@ -6,7 +6,8 @@
 //! under `SO_RCVTIMEO`, which is only set when it changes.
 //!
 //! **Invariants**: the descriptor is owned by exactly one [`Stream`]; dropping it closes the connection. No
-//! call is left half done by a signal: `EINTR` is retried here and nowhere else.
+//! call is left half done by a signal: `EINTR` is retried here and nowhere else. An error `TimedOut` says that a deadline
+//! of ours is over, and never that the connection is.
 
 use std::fmt;
 use std::fs::File;
@@ -31,8 +32,8 @@ use crate::config::Address;
 #[derive(Debug)]
 pub struct Stream {
     socket: OwnedFd,
-    /// What `SO_RCVTIMEO` is set to; zero is the system's default, no timeout.
-    read_timeout: Duration,
+    /// What `SO_RCVTIMEO` is set to; `None`: it was not, so that reads wait for ever.
+    read_timeout: Option<Duration>,
 }
 
 /// Who is at the other end.
@@ -82,7 +83,7 @@ impl From<OwnedFd> for Stream {
     fn from(socket: OwnedFd) -> Self {
         Self {
             socket,
-            read_timeout: Duration::ZERO,
+            read_timeout: None,
         }
     }
 }
@@ -127,19 +128,26 @@ impl Stream {
     /// # Errors
     /// `TimedOut` when its queue is full for so long, and what the system says.
     pub fn connect_unix(path: &Path, patience: Duration) -> io::Result<Self> {
+        let deadline = Instant::now() + patience;
+        let address = UnixAddr::new(path)?;
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        let patience = TimeVal::microseconds(i64::try_from(patience.as_micros()).unwrap_or(0));
-        // It also bounds writes that wait, of which there are none.
-        setsockopt(&socket, sockopt::SendTimeout, &patience)?;
-        match socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
-            Ok(()) => Ok(Self::from(socket)),
-            Err(Errno::EAGAIN) => Err(ErrorKind::TimedOut.into()),
-            Err(error) => Err(error.into()),
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // It also bounds writes that wait, of which there are none.
+            setsockopt(&socket, sockopt::SendTimeout, &time_value(left))?;
+            match socket::connect(socket.as_raw_fd(), &address) {
+                Ok(()) => return Ok(Self::from(socket)),
+                // With a timeout the system does not begin anew by itself (signal(7)).
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Err(ErrorKind::TimedOut.into()),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
-    /// Another handle of the same socket, which stays open until both are dropped.
+    /// Another handle of the same socket, which stays open until both are dropped: for whoever may want to end it. What
+    /// one of them sets, the other one does not know.
     ///
     /// # Errors
     /// Whatever `fcntl(2)` says.
@@ -207,21 +215,16 @@ impl Stream {
     /// # Errors
     /// Whatever `setsockopt(2)` says.
     pub fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
-        if self.read_timeout == timeout {
+        if self.read_timeout == Some(timeout) {
             return Ok(());
         }
-        // Zero would mean no timeout at all.
-        let microseconds = i64::try_from(timeout.as_micros())
-            .unwrap_or(i64::MAX)
-            .max(1);
-        let value = TimeVal::microseconds(microseconds);
-        setsockopt(&self.socket, sockopt::ReceiveTimeout, &value)?;
-        self.read_timeout = timeout;
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &time_value(timeout))?;
+        self.read_timeout = Some(timeout);
         Ok(())
     }
 
-    /// How long [`Stream::read`] waits.
-    pub const fn read_timeout(&self) -> Duration {
+    /// How long [`Stream::read`] waits; `None`: for ever.
+    pub const fn read_timeout(&self) -> Option<Duration> {
         self.read_timeout
     }
 
@@ -240,7 +243,7 @@ impl Stream {
                 Ok(count) => return Ok(count),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(0),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(failure(error)),
             }
         }
     }
@@ -271,7 +274,7 @@ impl Stream {
                 Ok(count) => return Ok(Some(count)),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(failure(error)),
             }
         }
     }
@@ -305,7 +308,7 @@ impl Stream {
                 Ok(count) => return Ok(count),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(0),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(failure(error)),
             }
         }
     }
@@ -486,10 +489,28 @@ impl Stream {
             match socket::recv(self.socket.as_raw_fd(), into, flags) {
                 Ok(count) => return Ok(count),
                 Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(failure(error)),
             }
         }
     }
+}
+
+/// An error of a connection. `TimedOut` is our own word, for our own deadlines: when the system has given the peer up, the
+/// connection is broken.
+fn failure(error: Errno) -> io::Error {
+    match error {
+        Errno::ETIMEDOUT => io::Error::new(
+            ErrorKind::ConnectionAborted,
+            "the peer does not answer any more",
+        ),
+        error => error.into(),
+    }
+}
+
+/// A time for the system, to whom zero would mean no timeout at all.
+fn time_value(time: Duration) -> TimeVal {
+    let microseconds = i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    TimeVal::microseconds(microseconds.max(1))
 }
 
 /// What a wait found.
@@ -545,9 +566,49 @@ mod tests {
     #[test]
     fn a_read_has_a_deadline() {
         let (mut one, _other) = pair();
-        one.set_read_timeout(Duration::from_millis(1)).unwrap();
+        // Also one that is over already.
+        for timeout in [Duration::from_millis(1), Duration::ZERO] {
+            one.set_read_timeout(timeout).unwrap();
+            let error = one.read(&mut [0; 8]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        }
+        let (mut one, _other) = pair();
+        one.set_read_timeout(Duration::ZERO).unwrap();
         let error = one.read(&mut [0; 8]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn connecting_has_a_deadline() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("full");
+        let listener = socket::socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        socket::listen(&listener, socket::Backlog::new(0).unwrap()).unwrap();
+        let mut queue = Vec::new();
+        let error = loop {
+            match Stream::connect_unix(&path, Duration::ZERO) {
+                Ok(stream) => queue.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_peer_that_the_system_has_given_up_is_no_deadline_of_ours() {
+        let given_up = failure(Errno::ETIMEDOUT);
+        assert_eq!(given_up.kind(), ErrorKind::ConnectionAborted);
+        assert_eq!(
+            failure(Errno::ECONNRESET).kind(),
+            ErrorKind::ConnectionReset
+        );
     }
 
     #[test]
