@@ -24,5 +24,6 @@ mod slow;
 mod thin;
 mod traditional;
 mod tunnels;
+mod vanished;
 mod waiting;
 mod websockets;

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 
 use super::pool::{Backend, Pool};
 use super::preamble::{self, Fault, Reading};
-use crate::config::Config;
+use crate::config::{Address, Config, Site};
 use crate::net::conn::Conn;
 use crate::net::listener::{Listener, Stop, reason};
 use crate::net::stream::{Peer, Stream};
@@ -56,7 +56,9 @@ pub struct Settings {
     /// Connections at once.
     most: AtomicUsize,
     /// Time for a preamble.
-    patience: Mutex<Duration>,
+    preamble: Mutex<Duration>,
+    /// How long a backend may take nothing of what it is sent.
+    backend: Mutex<Duration>,
     /// `None`: no TLS.
     tls: Mutex<Option<Acceptor>>,
 }
@@ -83,19 +85,21 @@ struct Newcomer {
 }
 
 impl Settings {
-    /// The settings of a configuration, and what it takes to accept TLS.
-    pub fn new(config: &Config, tls: Option<Acceptor>) -> Self {
+    /// The settings of a configuration for an address, and what it takes to accept TLS there.
+    pub fn new(config: &Config, address: &Address, tls: Option<Acceptor>) -> Self {
         Self {
             most: AtomicUsize::new(config.limits.backends),
-            patience: Mutex::new(config.timeouts.preamble),
+            preamble: Mutex::new(config.timeouts.preamble),
+            backend: Mutex::new(longest(config, address)),
             tls: Mutex::new(tls),
         }
     }
 
-    /// Changes to those of another one, for connections that come from now on.
-    pub fn set(&self, config: &Config, tls: Option<Acceptor>) {
+    /// Changes to those of another configuration, for connections that come from now on.
+    pub fn set(&self, config: &Config, address: &Address, tls: Option<Acceptor>) {
         self.most.store(config.limits.backends, Ordering::Relaxed);
-        *self.patience.lock() = config.timeouts.preamble;
+        *self.preamble.lock() = config.timeouts.preamble;
+        *self.backend.lock() = longest(config, address);
         *self.tls.lock() = tls;
     }
 }
@@ -247,7 +251,7 @@ impl DialIn {
                 return;
             }
         };
-        let deadline = Instant::now() + *self.settings.patience.lock();
+        let deadline = Instant::now() + *self.settings.preamble.lock();
         self.newcomers.insert(
             number,
             Newcomer {
@@ -315,7 +319,7 @@ impl DialIn {
             conn, peer, seat, ..
         } = newcomer;
         conn.stream().send_at_once();
-        conn.stream().watch_peer();
+        conn.stream().watch_peer(*self.settings.backend.lock());
         // From now on only the hang-up is of interest, and only once.
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         let mut event = EpollEvent::new(flags, seat.number);
@@ -375,6 +379,14 @@ impl DialIn {
             self.refuse(&newcomer.peer, Close::PreambleTimeout, &why);
         }
     }
+}
+
+/// The longest `timeouts.backend` of the sites with this address: they share its backends.
+fn longest(config: &Config, address: &Address) -> Duration {
+    let there = |site: &&Site| site.outgoing.iter().any(|outgoing| outgoing.to == *address);
+    let sites = config.sites.iter().filter(there);
+    let longest = sites.map(|site| site.timeouts.backend).max();
+    longest.unwrap_or(config.timeouts.backend)
 }
 
 const LISTENER: u64 = u64::MAX;

@@ -85,6 +85,8 @@ struct Settings {
     seats: usize,
     /// For a connection to be made.
     connect: Duration,
+    /// How long a server may take nothing of what it is sent.
+    backend: Duration,
     /// How long an idle connection is kept.
     idle: Duration,
     /// Active checks, and the Host that they ask for.
@@ -274,6 +276,7 @@ impl Settings {
             servers,
             seats,
             connect: site.timeouts.connect,
+            backend: site.timeouts.backend,
             idle: site.timeouts.idle,
             check: site.check.clone(),
             host: site.name.clone(),

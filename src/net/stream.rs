@@ -458,15 +458,19 @@ impl Stream {
         let _ = setsockopt(&self.socket, sockopt::TcpNoDelay, &true);
     }
 
-    /// Has the system find out when the peer's machine has vanished: probes after 20 s of silence, every
-    /// 8 s, three of them, and at most 20 s for what was sent. Without effect on a Unix socket.
-    pub fn watch_peer(&self) {
+    /// Has the system find out when the peer's machine has vanished: a probe after 20 s in which nothing came, and then
+    /// one every 8 s, until nothing has come for `patience`, or for 28 s if that is longer.
+    ///
+    /// For as long what was sent may lie in the system's buffers, be it that the peer is gone or that it takes nothing,
+    /// 20 s at least: a deadline that is not ours, so `patience` has to be the one that we have for the same. Without effect
+    /// on a Unix socket.
+    pub fn watch_peer(&self, patience: Duration) {
         // On a Unix socket the kernel itself knows when the peer is gone, so errors do not matter.
         let _ = setsockopt(&self.socket, sockopt::KeepAlive, &true);
         let _ = setsockopt(&self.socket, sockopt::TcpKeepIdle, &20);
         let _ = setsockopt(&self.socket, sockopt::TcpKeepInterval, &8);
-        let _ = setsockopt(&self.socket, sockopt::TcpKeepCount, &3);
-        let _ = setsockopt(&self.socket, sockopt::TcpUserTimeout, &20_000);
+        // It goes over a number of probes (tcp(7)).
+        self.give_up_after(patience.max(VANISHED));
     }
 
     /// The same for a peer that is far away and may be asleep: a probe a minute while nothing comes, and four that stay
@@ -478,9 +482,11 @@ impl Stream {
         let _ = setsockopt(&self.socket, sockopt::TcpKeepCount, &4);
     }
 
-    /// Changes how long what was sent to a peer may stay where it is, also if the peer is there and just takes nothing.
+    /// Changes how long what was sent to a peer may stay where it is, also if the peer is there and just takes nothing; see
+    /// [`Stream::watch_peer`]. From a millisecond to 24 days.
     pub fn give_up_after(&self, patience: Duration) {
-        let milliseconds = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        // To the system it is signed, and zero means that there is no such time.
+        let milliseconds = patience.as_millis().clamp(1, i32::MAX as u128) as u32;
         let _ = setsockopt(&self.socket, sockopt::TcpUserTimeout, &milliseconds);
     }
 
@@ -494,6 +500,9 @@ impl Stream {
         }
     }
 }
+
+/// For so long at least a peer may give no sign of life: a machine that is very busy is not gone.
+const VANISHED: Duration = Duration::from_secs(20);
 
 /// An error of a connection. `TimedOut` is our own word, for our own deadlines: when the system has given the peer up, the
 /// connection is broken.
@@ -561,6 +570,23 @@ mod tests {
         drop(other);
         assert_eq!(one.pending(), Pending::End);
         assert_eq!(one.read_now(&mut bytes).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn a_peer_is_given_up_when_we_do_so_ourselves_and_not_at_once() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = Stream::connect_to(address, Duration::from_secs(60)).unwrap();
+        let check = |seconds, expected| {
+            stream.watch_peer(Duration::from_secs(seconds));
+            let milliseconds = socket::getsockopt(&stream, sockopt::TcpUserTimeout).unwrap();
+            assert_eq!(milliseconds, expected);
+        };
+        check(5, 20_000);
+        check(60, 60_000);
+        // The longest time that can be configured, and the longest for the system.
+        check(365 * 24 * 60 * 60, i32::MAX as u32);
+        assert!(socket::getsockopt(&stream, sockopt::KeepAlive).unwrap());
     }
 
     #[test]

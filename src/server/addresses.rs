@@ -117,7 +117,7 @@ impl NewDial {
             address: address.clone(),
             listeners: Listener::bind_with(address, &file)?,
             pool,
-            settings: Arc::new(Settings::new(config, outgoing.acceptor(address))),
+            settings: Arc::new(Settings::new(config, address, outgoing.acceptor(address))),
             file,
         })
     }

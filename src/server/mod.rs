@@ -328,7 +328,8 @@ impl Server {
         for dial in &dials {
             dial.pool.set_keys(keys_of(&snapshot.config, &dial.address));
             let acceptor = outgoing.acceptor(&dial.address);
-            dial.settings.set(&snapshot.config, acceptor);
+            let settings = &dial.settings;
+            settings.set(&snapshot.config, &dial.address, acceptor);
         }
         for (dial, file) in dials.iter_mut().zip(files) {
             dial.dress(file);

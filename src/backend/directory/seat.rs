@@ -115,19 +115,19 @@ impl Seat {
         let Self {
             directory, place, ..
         } = self;
-        let (patience, surplus) = {
+        let (connect, backend, surplus) = {
             let mut state = directory.state.lock();
             let server = state.server(place);
             let surplus = server.and_then(Server::surplus);
-            (state.settings.connect, surplus)
+            (state.settings.connect, state.settings.backend, surplus)
         };
         if let Some(kept) = surplus {
             directory.close(kept.conn, Close::Idle);
         }
-        match place.connect(patience) {
+        match place.connect(connect) {
             Ok(stream) => {
                 stream.send_at_once();
-                stream.watch_peer();
+                stream.watch_peer(backend);
                 stats::add(&directory.stats.joined);
                 Some(Conn::plain(stream))
             }

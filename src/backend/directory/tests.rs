@@ -1,6 +1,9 @@
 use std::net::TcpListener;
 use std::sync::atomic::AtomicUsize;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::TcpUserTimeout;
+
 use super::health::{Change, Health, LONGEST_PAUSE, Outcome};
 use super::*;
 use crate::backend::lease::Missed;
@@ -10,6 +13,7 @@ fn directory(servers: &[Address], seats: usize) -> Arc<Directory> {
         servers: servers.to_vec(),
         seats,
         connect: Duration::from_secs(10),
+        backend: Duration::from_secs(30),
         idle: Duration::from_secs(10),
         check: None,
         host: "test".into(),
@@ -163,6 +167,16 @@ fn what_comes_back_after_the_end_is_closed_with_its_reason() {
     leases.next().unwrap().finish();
     assert_eq!(directory.idle(), 0);
     assert_eq!(directory.stats.backends_closed(Close::Draining), 2);
+}
+
+#[test]
+fn a_server_may_take_its_time_to_read_a_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let directory = directory(&[address], 1);
+    let mut lease = take(&directory, PATIENCE).unwrap();
+    let milliseconds = getsockopt(lease.conn(), TcpUserTimeout).unwrap();
+    assert_eq!(milliseconds, 30_000);
 }
 
 /// So long that only a fault reaches it.

@@ -1,0 +1,196 @@
+//! A machine that vanishes: neither an end nor a reset comes from it, and nothing that is sent to it is refused. Played with
+//! two networks of their own and a wire between them, which takes root.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::unistd::getuid;
+use swiftiply::backend::dial_in::{DialIn, Settings};
+use swiftiply::backend::pool::{self, Lease, Pool, Waiting};
+use swiftiply::config::{Address, Config, Order, Overrides};
+use swiftiply::net::conn::Conn;
+use swiftiply::net::listener::{Listener, Local, Stop};
+use swiftiply::stats::{Close, Stats};
+
+use crate::common::{Backend, PATIENCE, wait_until};
+
+/// A dial-in address of the library.
+struct DialledIn {
+    address: SocketAddr,
+    pool: Arc<Pool>,
+    stats: Arc<Stats>,
+    stop: Stop,
+    thread: JoinHandle<()>,
+}
+
+impl DialledIn {
+    /// Listens on any port of an address.
+    fn start(ip: &str, map: &str) -> Self {
+        let yaml = format!("cluster_port: 0\nmap: {map}");
+        let config = Config::from_yaml(&yaml, "test.yml".as_ref(), &Overrides::default());
+        let (config, _) = config.unwrap();
+        let address: Address = format!("{ip}:0").parse().unwrap();
+        let listener = Listener::bind(&address).unwrap().remove(0);
+        let Local::Tcp(local) = *listener.local() else {
+            panic!("not a TCP address");
+        };
+        let stats = Arc::new(Stats::new());
+        let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(&stats)));
+        pool.set_keys(keys());
+        let stop = Stop::new().unwrap();
+        let settings = Arc::new(Settings::new(&config, &address, None));
+        let dial_in = DialIn::new(
+            listener,
+            Arc::clone(&pool),
+            stop.clone(),
+            settings,
+            Arc::clone(&stats),
+        )
+        .unwrap();
+        Self {
+            address: local,
+            pool,
+            stats,
+            stop,
+            thread: thread::spawn(move || dial_in.run()),
+        }
+    }
+
+    /// The backend that is idle, or will be.
+    fn lease(&self) -> Lease {
+        let waiting = Arc::new(Waiting::new(Arc::new(AtomicUsize::new(0))));
+        let want = pool::Want {
+            pools: &[Arc::clone(&self.pool)],
+            keys: &keys(),
+            id: None,
+            order: Order::Newest,
+            waiting: &waiting,
+        };
+        let mut lease = None;
+        wait_until("a backend", || {
+            lease = pool::lease_now(&want);
+            lease.is_some()
+        });
+        lease.unwrap()
+    }
+
+    fn finish(self) {
+        self.stop.stop();
+        self.thread.join().unwrap();
+    }
+}
+
+fn keys() -> Arc<[Box<[u8]>]> {
+    Arc::new([Box::default()])
+}
+
+#[test]
+fn a_backend_may_take_its_time_to_read_a_request() {
+    // Those who share an address share its backends.
+    let dialled_in = DialledIn::start(
+        "127.0.0.1",
+        "[{incoming: a, outgoing: '127.0.0.1:0', timeouts: {backend: 30}}, \
+          {incoming: b, outgoing: '127.0.0.1:0', timeouts: {backend: 90}}, \
+          {incoming: c, outgoing: '127.0.0.2:0', timeouts: {backend: 200}}]",
+    );
+    let backend = Backend::dial(dialled_in.address);
+    let mut lease = dialled_in.lease();
+    let conn = &lease.backend().conn;
+    let milliseconds = getsockopt(conn, sockopt::TcpUserTimeout).unwrap();
+    assert_eq!(milliseconds, 90_000);
+    assert!(getsockopt(conn, sockopt::KeepAlive).unwrap());
+    drop((lease, backend));
+    dialled_in.finish();
+}
+
+/// A network of its own, as long as this lives.
+struct Network(File);
+
+impl Network {
+    fn new() -> Self {
+        // A network belongs to a thread.
+        let made = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network of its own");
+            Self(File::open("/proc/thread-self/ns/net").unwrap())
+        });
+        made.join().unwrap()
+    }
+
+    /// Does something there.
+    fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let there = || {
+            setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+            act()
+        };
+        thread::scope(|scope| scope.spawn(there).join().unwrap())
+    }
+
+    /// Runs `ip(8)` there.
+    fn ip(&self, words: &str) {
+        let run = || Command::new("ip").args(words.split(' ')).output();
+        let run = self.enter(run).expect("ip");
+        assert!(run.status.success(), "ip {words}: {run:?}");
+    }
+
+    /// Its name for `ip(8)`.
+    fn name(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+}
+
+/// Has the system find out in seconds what it would find out in a minute.
+fn hurry(conn: &Conn) {
+    setsockopt(conn, sockopt::TcpKeepIdle, &1).unwrap();
+    setsockopt(conn, sockopt::TcpKeepInterval, &1).unwrap();
+    conn.stream().give_up_after(Duration::from_secs(1));
+}
+
+#[test]
+fn a_machine_that_vanishes_is_found_out() {
+    if !getuid().is_root() {
+        eprintln!("not root: no network of its own");
+        return;
+    }
+    let [here, there] = [(); 2].map(|()| Network::new());
+    let name = there.name();
+    here.ip(&format!(
+        "link add wire type veth peer name wire netns {name}"
+    ));
+    here.ip("address add 192.0.2.1/24 dev wire");
+    there.ip("address add 192.0.2.2/24 dev wire");
+    here.ip("link set wire up");
+    there.ip("link set wire up");
+    let dialled_in =
+        here.enter(|| DialledIn::start("192.0.2.1", "[{incoming: test, outgoing: '192.0.2.1:0'}]"));
+    let dial = || there.enter(|| Backend::dial(dialled_in.address));
+    // One that is idle, and one with a request.
+    let backends = [dial(), dial()];
+    let mut idle = dialled_in.lease();
+    let mut asked = dialled_in.lease();
+    hurry(&idle.backend().conn);
+    hurry(&asked.backend().conn);
+    idle.finish();
+    there.ip("address flush dev wire");
+    let conn = &mut asked.backend().conn;
+    let request = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+    conn.write_both(request, &[], PATIENCE).unwrap();
+    conn.set_read_timeout(PATIENCE).unwrap();
+    // No deadline of ours is over: the connection is broken, so that the request may go to another backend.
+    let error = conn.read(&mut [0; 100]).unwrap_err();
+    assert_ne!(error.kind(), ErrorKind::TimedOut, "{error}");
+    wait_until("the idle one is found out", || dialled_in.pool.idle() == 0);
+    wait_until("it is closed", || {
+        dialled_in.stats.backends_closed(Close::PeerClosed) == 1
+    });
+    drop((asked, backends));
+    dialled_in.finish();
+}
