@@ -204,3 +204,26 @@ fn the_demonstration_answers_at_once_and_in_turns() {
     .unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn who_is_on_its_way_in_at_the_end_is_closed_with_a_reason() {
+    let map = "[{incoming: test, outgoing: '127.0.0.1:0'}]";
+    let other = map.replace("127.0.0.1", "127.0.0.2");
+    let server = Server::start(config(map)).unwrap();
+    let come = || {
+        let address = first(&server.backends());
+        let mut half = Backend::connect(address);
+        half.send("swiftclient");
+        // One behind the other.
+        let whole = Backend::dial(address);
+        wait_until("a backend", || server.queues().0 == 1);
+        (half, whole)
+    };
+    let (mut half, mut whole) = come();
+    server.reload(config(&other)).unwrap();
+    assert!(half.is_closed() && whole.is_closed());
+    assert_eq!(server.stats().backends_closed(Close::Removed), 2);
+    let (mut half, mut whole) = come();
+    assert!(server.drain(PATIENCE));
+    assert!(half.is_closed() && whole.is_closed());
+}

@@ -61,6 +61,8 @@ pub struct Settings {
     backend: Mutex<Duration>,
     /// `None`: no TLS.
     tls: Mutex<Option<Acceptor>>,
+    /// Why it ends, when it does.
+    end: Mutex<Close>,
 }
 
 /// A connection's place on the list of those that dialled in.
@@ -92,6 +94,7 @@ impl Settings {
             preamble: Mutex::new(config.timeouts.preamble),
             backend: Mutex::new(longest(config, address)),
             tls: Mutex::new(tls),
+            end: Mutex::new(Close::Draining),
         }
     }
 
@@ -101,6 +104,11 @@ impl Settings {
         *self.preamble.lock() = config.timeouts.preamble;
         *self.backend.lock() = longest(config, address);
         *self.tls.lock() = tls;
+    }
+
+    /// Says why the address will be stopped: the reason for which those are closed that have not sent their preamble.
+    pub fn end(&self, reason: Close) {
+        *self.end.lock() = reason;
     }
 }
 
@@ -159,7 +167,7 @@ impl DialIn {
             };
             for event in &events[..count] {
                 match event.data() {
-                    STOP => return,
+                    STOP => return self.dismiss(),
                     LISTENER => self.accept(),
                     number if self.newcomers.contains_key(&number) => self.read(number),
                     number => self.hung_up(number),
@@ -179,8 +187,10 @@ impl DialIn {
         EpollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
     }
 
+    /// Accepts those that wait, but no more in one go than leaves time for those that are here; for the others the system
+    /// tells again.
     fn accept(&mut self) {
-        loop {
+        for _ in 0..MOST_AT_ONCE {
             match self.listener.accept_now() {
                 Ok(Some((stream, peer))) => {
                     self.rest = FIRST_REST;
@@ -224,8 +234,7 @@ impl DialIn {
             open
         };
         if open >= most {
-            let limit =
-                format_args!("{most} connections are open already (limits.backends)").to_string();
+            let limit = format!("{most} connections are open already (limits.backends)");
             self.refuse(&peer, Close::Overload, &limit);
             return;
         }
@@ -360,6 +369,15 @@ impl DialIn {
         }
     }
 
+    /// Closes those whose preamble is not complete, at the end.
+    fn dismiss(&mut self) {
+        let reason = *self.settings.end.lock();
+        for (_, newcomer) in self.newcomers.drain() {
+            self.stats.backend_closed(reason);
+            drop(newcomer);
+        }
+    }
+
     fn expire(&mut self, now: Instant) {
         if self.resting.is_some_and(|until| until <= now) {
             self.resting = None;
@@ -380,6 +398,9 @@ impl DialIn {
         }
     }
 }
+
+/// Connections that are accepted in one go.
+const MOST_AT_ONCE: usize = 64;
 
 /// The longest `timeouts.backend` of the sites with this address: they share its backends.
 fn longest(config: &Config, address: &Address) -> Duration {

@@ -170,6 +170,7 @@ impl Dial {
     }
 
     pub(super) fn stop(self, reason: Close) {
+        self.settings.end(reason);
         self.stop.stop();
         self.pool.shut(reason);
         self.threads.into_iter().for_each(Thread::join);
