@@ -9,8 +9,8 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ use crate::config::Address;
 pub struct Listener {
     socket: Socket,
     local: Local,
+    /// Device and inode of the file of a Unix socket.
+    file: Option<(u64, u64)>,
 }
 
 /// Where a listener really listens: the port is known even if any was asked for.
@@ -188,6 +190,7 @@ impl Listener {
         Ok(Self {
             socket: Socket::Tcp(listener),
             local,
+            file: None,
         })
     }
 
@@ -199,6 +202,7 @@ impl Listener {
         let listener = Self {
             socket: Socket::Unix(UnixListener::from(socket)),
             local: Local::Unix(path.to_owned()),
+            file: identity(path),
         };
         // Nobody can connect before the file is as it is to be.
         file.dress(path)?;
@@ -235,28 +239,28 @@ impl Listener {
         }
     }
 
-    /// Accepts until it is stopped. Runs on the acceptor's own thread.
+    /// Accepts until it is stopped, however many come. Runs on the acceptor's own thread.
     pub fn accept_loop(&self, stop: &Stop, mut accepted: impl FnMut(Stream, Peer)) {
         let mut rest = FIRST_REST;
+        let mut in_a_row = 0;
         loop {
-            match self.accept_now() {
+            let stopped = match self.accept_now() {
                 Ok(Some((stream, peer))) => {
                     rest = FIRST_REST;
+                    in_a_row += 1;
                     accepted(stream, peer);
+                    in_a_row % MOST_AT_ONCE == 0 && wait(&[], stop, PollTimeout::ZERO)
                 }
-                Ok(None) => {
-                    if wait(&[self.as_fd()], stop, PollTimeout::NONE) {
-                        return;
-                    }
-                }
+                Ok(None) => wait(&[self.as_fd()], stop, PollTimeout::NONE),
                 Err(error) => {
                     log::warn!("accept {}: {}; resting", self.local, reason(&error));
                     let patience = PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX);
-                    if wait(&[], stop, patience) {
-                        return;
-                    }
                     rest = (rest * 2).min(LONGEST_REST);
+                    wait(&[], stop, patience)
                 }
+            };
+            if stopped {
+                return;
             }
         }
     }
@@ -273,8 +277,10 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Local::Unix(path) = &self.local {
-            // It may have been removed or replaced meanwhile, which is nobody's loss.
+        if let Local::Unix(path) = &self.local
+            && identity(path) == self.file
+        {
+            // It may have been removed meanwhile, which is nobody's loss; if it was replaced, it is somebody else's.
             let _ = fs::remove_file(path);
         }
     }
@@ -343,6 +349,12 @@ fn wait(descriptors: &[BorrowedFd<'_>], stop: &Stop, patience: PollTimeout) -> b
     polled[0].any().unwrap_or(false)
 }
 
+/// By what a file is known, whatever it is called.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::symlink_metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
 /// Removes the file of a Unix socket on which nobody listens any more.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
@@ -351,14 +363,19 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             ErrorKind::AlreadyExists,
             "a file that is not a socket is in the way",
         )),
-        Ok(_) => match UnixStream::connect(path) {
+        Ok(_) => match Stream::connect_unix(path, MOMENT) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+            // Also one whose queue is full.
             _ => Err(ErrorKind::AddrInUse.into()),
         },
     }
 }
 
 const BACKLOG: Backlog = Backlog::MAXCONN;
+/// Connections that are accepted without a look at the stop.
+const MOST_AT_ONCE: usize = 64;
+/// How long a Unix socket may take to say whether somebody listens there.
+const MOMENT: Duration = Duration::from_millis(100);
 const FIRST_REST: Duration = Duration::from_millis(5);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -393,6 +410,26 @@ mod tests {
     }
 
     #[test]
+    fn is_stopped_however_many_come() {
+        let listener = Listener::bind(&tcp("127.0.0.1", 0)).unwrap().remove(0);
+        let Local::Tcp(address) = *listener.local() else {
+            panic!("not a TCP address");
+        };
+        let stop = Stop::new().unwrap();
+        let mut count = 0;
+        let mut next = Some(std::net::TcpStream::connect(address).unwrap());
+        listener.accept_loop(&stop, |_, _| {
+            // There is always one more.
+            next = Some(std::net::TcpStream::connect(address).unwrap());
+            stop.stop();
+            count += 1;
+            assert!(count < 10_000, "it is never stopped");
+        });
+        drop(next);
+        assert_eq!(count, MOST_AT_ONCE);
+    }
+
+    #[test]
     fn says_which_address_is_taken() {
         let first = Listener::bind(&tcp("127.0.0.1", 0)).unwrap().remove(0);
         let Local::Tcp(address) = *first.local() else {
@@ -414,7 +451,12 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
         assert!(Listener::bind(&Address::Unix(path.clone())).is_err());
+        // Somebody else has taken its place, and keeps it.
+        fs::rename(&path, directory.path().join("old")).unwrap();
+        let other = Listener::bind(&Address::Unix(path.clone())).unwrap();
         drop(listener);
+        assert!(path.exists());
+        drop(other);
         assert!(!path.exists());
         fs::write(&path, "precious").unwrap();
         assert!(Listener::bind(&Address::Unix(path.clone())).is_err());
