@@ -4,14 +4,11 @@
 //! last look there is no need to. A request of a check goes through the [`gate`](super::gate) like any other, so
 //! that there are never too many; where no place is free a connection has to be enough.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use super::forward;
 use super::{Settings, Shared};
-use crate::http::head::{HeadLimits, HeadScanner, ResponseHead};
-use crate::net::buffer::Buffer;
-use crate::net::conn::Conn;
+use crate::backend::check::Question;
 use crate::net::listener::reason;
 
 /// Looks until there is a drain.
@@ -36,8 +33,9 @@ pub(super) fn run(shared: &Shared) {
             }
             Err(why) => {
                 shared.leave(&why);
+                let wait = pause.min(interval);
                 pause = (pause * 2).min(LONGEST);
-                (pause / 2).min(interval)
+                wait
             }
         };
         if !shared.rest(wait) {
@@ -80,43 +78,19 @@ fn look(shared: &Shared, settings: &Settings) -> Result<(), String> {
     let Some(_place) = shared.gate.try_take() else {
         return Ok(());
     };
-    let status = ask(&mut app, uri, settings.config.timeouts.connect)
-        .map_err(|error| format!("check {uri}: {}", reason(&error)))?;
-    match status {
-        200..=399 => Ok(()),
-        status => Err(format!("check {uri}: {status}")),
+    let question = Question {
+        uri,
+        host: "localhost",
+        agent: "swiftiply-access",
+    };
+    let deadline = Instant::now() + settings.config.timeouts.connect;
+    match question.ask(&mut app, deadline) {
+        Ok(..=399) => Ok(()),
+        Ok(status) => Err(format!("check {uri}: {status}")),
+        Err(error) => Err(format!("check {uri}: {}", reason(&error))),
     }
 }
 
-/// The status of its answer to the check.
-fn ask(app: &mut Conn, uri: &str, patience: Duration) -> io::Result<u16> {
-    let deadline = Instant::now() + patience;
-    let request = format!(
-        "GET {uri} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: swiftiply-access\r\nConnection: close\r\n\r\n"
-    );
-    app.write_both(request.as_bytes(), &[], patience)?;
-    let limits = HeadLimits::default();
-    let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    let mut reply = Buffer::new();
-    loop {
-        let mut scanner = HeadScanner::response();
-        let end = scanner.scan(reply.data(), &limits);
-        if let Some(end) = end.map_err(|refusal| bad(refusal.why))? {
-            let head = ResponseHead::parse(&reply.data()[..end], &limits);
-            let status = head.map_err(|error| bad(error.0))?.status;
-            if status >= 200 {
-                return Ok(status);
-            }
-            reply.consume(end);
-            continue;
-        }
-        app.stream().wait_for_input(deadline)?;
-        if reply.fill(app)? == 0 {
-            return Err(bad("no answer"));
-        }
-    }
-}
-
-/// How soon it is looked again while it does not answer: more and more seldom.
+/// How soon it is looked again while it does not answer: more and more seldom, up to the longest.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);

@@ -1,10 +1,12 @@
 //! Backends: how they join, where they wait, and how a request is relayed to one.
 //!
 //! In reading order: [`preamble`] is what a backend sends first, [`dial_in`] the thread that takes it in,
-//! [`pool`] the queue in which it waits; [`directory`] is the same for servers that do not dial in but are connected to.
+//! [`pool`] the queue in which it waits; [`directory`] is the same for servers that do not dial in but are connected to,
+//! [`check`] the question whether one of those is well.
 //! [`lease`] is a backend of either kind for a while, and [`relay`] one exchange with it. Nothing here knows the visitor's
 //! connection, or which site a request belongs to beyond the site's settings.
 
+pub mod check;
 pub mod dial_in;
 pub mod directory;
 pub mod lease;

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::backend::check::Question;
 use crate::config::{self, Address};
-use crate::http::head::{HeadLimits, HeadScanner, ResponseHead};
-use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::listener;
 use crate::net::stream::Stream;
@@ -50,6 +49,9 @@ impl Place {
     }
 
     /// Asks the system, which may take its time.
+    ///
+    /// # Errors
+    /// Whatever the resolver says, and if there is no address.
     pub(super) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
         let Address::Tcp { host, port, .. } = &self.address else {
             return Ok(Vec::new());
@@ -71,6 +73,9 @@ impl Place {
     }
 
     /// Connects, to each address in turn if one cannot be reached, within `patience` in all.
+    ///
+    /// # Errors
+    /// `TimedOut`, `AddrNotAvailable` if no address is known, and what the system says of the last one that was tried.
     pub(super) fn connect(&self, patience: Duration) -> io::Result<Stream> {
         if let Address::Unix(path) = &self.address {
             return Stream::connect_unix(path, patience);
@@ -98,6 +103,7 @@ impl Place {
         Err(last)
     }
 
+    /// Has an address be tried first the next time.
     fn prefer(&self, address: SocketAddr) {
         let mut found = self.found.lock();
         if let Some(position) = found.iter().position(|known| *known == address) {
@@ -106,58 +112,32 @@ impl Place {
     }
 }
 
-/// Asks a server whether it is well: whether it answers with a status below 400.
+/// Asks a server whether it is well: whether it answers with a status below 400 in time.
+///
+/// # Errors
+/// What is wrong with it, for the log.
 pub(super) fn ask(place: &Place, check: &config::Check, host: &str) -> Result<(), String> {
-    let deadline = Instant::now() + check.interval.min(LONGEST_CHECK);
-    let left = || deadline.saturating_duration_since(Instant::now());
-    let cannot = |error: io::Error| listener::reason(&error);
-    let mut conn = Conn::plain(place.connect(left()).map_err(cannot)?);
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: swiftiply\r\nConnection: close\r\n\r\n",
-        check.uri
-    );
-    conn.write_both(request.as_bytes(), &[], left())
-        .map_err(cannot)?;
-    let limits = HeadLimits::default();
-    let mut scanner = HeadScanner::response();
-    let mut reply = Buffer::new();
-    loop {
-        let bad = |why: &str| format!("a check gets no valid answer: {why}");
-        let end = match reply.is_empty() {
-            true => None,
-            false => scanner
-                .scan(reply.data(), &limits)
-                .map_err(|refusal| bad(refusal.why))?,
-        };
-        if let Some(end) = end {
-            let head =
-                ResponseHead::parse(&reply.data()[..end], &limits).map_err(|why| bad(why.0))?;
-            reply.consume(end);
-            match head.status {
-                100..=199 => scanner = HeadScanner::response(),
-                200..=399 => return Ok(()),
-                status => return Err(format!("a check is answered with {status}")),
-            }
-            continue;
-        }
-        conn.set_read_timeout(left().max(SHORTEST_WAIT))
-            .map_err(cannot)?;
-        match reply.fill(&mut conn) {
-            Ok(0) => return Err(bad("the connection was closed")),
-            Ok(_) if left().is_zero() => return Err(bad("it takes too long")),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                return Err(bad("it takes too long"));
-            }
-            Err(error) => return Err(cannot(error)),
+    let patience = check.interval.min(LONGEST_CHECK);
+    let deadline = Instant::now() + patience;
+    let connected = place.connect(patience);
+    let mut conn = Conn::plain(connected.map_err(|error| listener::reason(&error))?);
+    let question = Question {
+        uri: &check.uri,
+        host,
+        agent: "swiftiply",
+    };
+    match question.ask(&mut conn, deadline) {
+        Ok(..=399) => Ok(()),
+        Ok(status) => Err(format!("a check is answered with {status}")),
+        Err(error) => {
+            let why = listener::reason(&error);
+            Err(format!("a check gets no valid answer: {why}"))
         }
     }
 }
 
 /// No check waits longer for its answer.
 const LONGEST_CHECK: Duration = Duration::from_secs(5);
-/// The read timeout of a socket cannot be zero.
-const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {

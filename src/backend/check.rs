@@ -1,0 +1,145 @@
+//! The question to an ordinary server whether it is well: one request, on a connection of its own.
+//!
+//! Asked by threads that check servers ([`directory`](super::directory)), and by the access proxy, which looks at its
+//! application. Waits under one deadline, however the answer comes.
+
+use std::io::{self, ErrorKind};
+use std::time::Instant;
+
+use crate::http::head::{HeadLimits, HeadScanner, ResponseHead};
+use crate::net::buffer::Buffer;
+use crate::net::conn::Conn;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The path, with a query if there is one.
+    pub uri: &'a str,
+    /// The Host.
+    pub host: &'a str,
+    /// The User-Agent: who asks.
+    pub agent: &'a str,
+}
+
+impl Question<'_> {
+    /// Asks, and returns the status of the answer; interim ones are passed over.
+    ///
+    /// # Errors
+    /// `TimedOut` if there is no answer by `deadline`, `InvalidData` for one that breaks a rule or does not come, and
+    /// whatever the system says.
+    pub fn ask(&self, conn: &mut Conn, deadline: Instant) -> io::Result<u16> {
+        let Self { uri, host, agent } = self;
+        let request = format!(
+            "GET {uri} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n"
+        );
+        let left = deadline.saturating_duration_since(Instant::now());
+        conn.write_both(request.as_bytes(), &[], left)?;
+        let limits = HeadLimits::default();
+        let mut scanner = HeadScanner::response();
+        let mut reply = Buffer::new();
+        loop {
+            let end = match reply.is_empty() {
+                true => None,
+                false => scanner
+                    .scan(reply.data(), &limits)
+                    .map_err(|refusal| bad(refusal.why))?,
+            };
+            if let Some(end) = end {
+                let head = ResponseHead::parse(&reply.data()[..end], &limits);
+                let status = head.map_err(|error| bad(error.0))?.status;
+                if status >= 200 {
+                    return Ok(status);
+                }
+                reply.consume(end);
+                scanner = HeadScanner::response();
+                continue;
+            }
+            // There may always be something to read.
+            if Instant::now() >= deadline {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            match reply.fill_now(conn)? {
+                Some(1..) => {}
+                Some(0) => return Err(bad("the connection was closed")),
+                None => conn.stream().wait_for_input(deadline)?,
+            }
+        }
+    }
+}
+
+fn bad(why: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::stream::Stream;
+
+    /// What comes of it if the server sends these pieces and closes, or says nothing more.
+    fn ask(pieces: &'static [&str], closes: bool, patience: Duration) -> io::Result<u16> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.extend_from_slice(&byte);
+            }
+            for piece in pieces {
+                stream.write_all(piece.as_bytes()).unwrap();
+            }
+            (!closes).then_some(stream)
+        });
+        let mut conn = Conn::plain(Stream::connect_to(address, PATIENCE).unwrap());
+        let question = Question {
+            uri: "/up",
+            host: "test",
+            agent: "test",
+        };
+        let status = question.ask(&mut conn, Instant::now() + patience);
+        server.join().unwrap();
+        status
+    }
+
+    #[test]
+    fn a_status_or_why_there_is_none() {
+        let check = |pieces: &'static [&str], expected: Result<u16, &str>| {
+            let status = ask(pieces, true, PATIENCE).map_err(|error| error.to_string());
+            assert_eq!(status, expected.map_err(str::to_owned), "{pieces:?}");
+        };
+        check(&["HTTP/1.1 200 OK\r\n\r\n"], Ok(200));
+        check(
+            &["HTTP/1.1 50", "3 Unavailable\r\nA: b\r", "\n\r\n"],
+            Ok(503),
+        );
+        check(
+            &[
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\n\r\n",
+                "HTTP/1.0 204 X\r\n\r\n",
+            ],
+            Ok(204),
+        );
+        check(&[], Err("the connection was closed"));
+        check(&["HTTP/1.1 200"], Err("the connection was closed"));
+        assert!(ask(&["rubbish\r\n\r\n"], true, PATIENCE).is_err());
+    }
+
+    #[test]
+    fn it_waits_no_longer_than_the_deadline() {
+        for pieces in [&[][..], &["HTTP/1.1 100 Continue\r\n\r\nHTTP"]] {
+            let error = ask(pieces, false, Duration::from_millis(20)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        }
+    }
+
+    /// So long that only a fault reaches it.
+    const PATIENCE: Duration = Duration::from_secs(60);
+}
