@@ -81,11 +81,14 @@ pub struct Ended {
     pub to_backend: u64,
 }
 
+/// What the thread is told.
 #[derive(Debug)]
 struct Inbox<V, B> {
     new: Vec<(Box<V>, Start<B>)>,
     /// All are to be closed.
     close: Option<Close>,
+    /// That is under way.
+    closing: bool,
     stopped: bool,
 }
 
@@ -106,6 +109,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
             inbox: Mutex::new(Inbox {
                 new: Vec::new(),
                 close: None,
+                closing: false,
                 stopped: false,
             }),
             closed: Condvar::new(),
@@ -135,13 +139,13 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Closes all that are open, and waits until they are. Needs [`Tunnels::run`].
+    /// Closes all that are open, and waits until they are, for some seconds at most. Needs [`Tunnels::run`].
     pub fn close_all(&self, reason: Close) {
         self.inbox.lock().close = Some(reason);
         self.ring();
         let deadline = Instant::now() + LONGEST_CLOSE;
         let mut inbox = self.inbox.lock();
-        while inbox.close.is_some() && !inbox.stopped {
+        while (inbox.close.is_some() || inbox.closing) && !inbox.stopped {
             if self.closed.wait_until(&mut inbox, deadline).timed_out() {
                 break;
             }
@@ -156,9 +160,15 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
 
     /// Carries the tunnels until they are stopped. `done` gets what a tunnel has left, to be closed. Needs a
     /// thread of its own.
+    ///
+    /// # Panics
+    /// If the system takes the descriptor away. A panic within a tunnel, or of `done`, costs this one tunnel.
     pub fn run(&self, mut done: impl FnMut(Box<V>, B, Ended)) {
         let mut done = |visitor, backend, ended| {
-            done(visitor, backend, ended);
+            let told = catch_unwind(AssertUnwindSafe(|| done(visitor, backend, ended)));
+            if told.is_err() {
+                log::error!("the end of a tunnel panicked");
+            }
             self.count.fetch_sub(1, Ordering::SeqCst);
         };
         let mut carrier = Carrier {
@@ -193,7 +203,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
         }
     }
 
-    /// Returns whether the tunnels were stopped.
+    /// Does what it was told. Returns whether the tunnels were stopped.
     fn empty_inbox(
         &self,
         carrier: &mut Carrier<'_, V, B>,
@@ -202,14 +212,17 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
     ) -> bool {
         let (new, close, stopped) = {
             let mut inbox = self.inbox.lock();
-            (std::mem::take(&mut inbox.new), inbox.close, inbox.stopped)
+            // Whoever wants them closed from now on means those that come from now on, too.
+            let close = inbox.close.take();
+            inbox.closing = close.is_some();
+            (std::mem::take(&mut inbox.new), close, inbox.stopped)
         };
         for (visitor, start) in new {
             carrier.admit(visitor, start, now, done);
         }
         if close.is_some() || stopped {
             carrier.close_all(close.unwrap_or(Close::Draining), done);
-            self.inbox.lock().close = None;
+            self.inbox.lock().closing = false;
             self.closed.notify_all();
         }
         stopped
@@ -221,7 +234,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
     }
 }
 
-/// What the thread has.
+/// What the thread has of its own.
 struct Carrier<'a, V, B> {
     epoll: &'a Epoll,
     /// By number. Numbers are not used again, so that late events find nobody.
@@ -234,6 +247,7 @@ struct Carrier<'a, V, B> {
     block: Vec<u8>,
 }
 
+/// A tunnel.
 struct Open<V, B> {
     visitor: Box<V>,
     backend: B,
@@ -305,6 +319,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         EpollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
     }
 
+    /// Takes a new tunnel in.
     fn admit(
         &mut self,
         mut visitor: Box<V>,
@@ -425,6 +440,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         }
     }
 
+    /// Closes all of them, those that have just come included.
     fn close_all(&mut self, reason: Close, done: &mut impl FnMut(Box<V>, B, Ended)) {
         let numbers: Vec<_> = self.open.keys().copied().collect();
         for number in numbers {
@@ -432,6 +448,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         }
     }
 
+    /// Closes one. Who has not got everything is told so by a reset.
     fn close(&mut self, number: u64, reason: Close, done: &mut impl FnMut(Box<V>, B, Ended)) {
         let Some(open) = self.open.remove(&number) else {
             return;
