@@ -14,8 +14,8 @@ use nix::unistd::Pid;
 use crate::common::access::run;
 use crate::common::backend::preamble;
 use crate::common::{
-    Access, Backend, EchoServer, Load, Proxy, Server, Visitor, bytes, free_port, limit, secure,
-    wait_until,
+    Access, Backend, EchoServer, Load, Proxy, Server, Visitor, bytes, free_port, full_listener,
+    limit, secure, wait_until,
 };
 
 const NO_KEY: &str = "swiftclient00000000000000";
@@ -763,6 +763,21 @@ fn a_log_that_can_grow_no_more_is_not_the_end() {
     access.finish();
     drop(app);
     proxy.finish();
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_server_that_cannot_be_reached() {
+    let (server, queue) = full_listener();
+    let app = EchoServer::start();
+    let mut access = Access::start(
+        &format!("{{connect: '{server}', to: '{}', grace: 1}}", app.address()),
+        &[],
+    );
+    access.wait_for_log("answers");
+    access.signal(SIGTERM);
+    // Dialling may take ten seconds, but nothing is under way.
+    assert_eq!(access.wait().code(), Some(0));
+    drop((app, queue));
 }
 
 /// A program that serves HTTP, and writes down the signals that come.

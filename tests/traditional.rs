@@ -1,21 +1,17 @@
 //! Servers that do not dial in but are connected to.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
-};
 
 use crate::common::proxy::SITE;
 use crate::common::{
     Backend, Echo, EchoServer, PATIENCE, Proxy, Server, Visitor, crowd, embedded, exchange,
-    wait_until,
+    full_listener, wait_until,
 };
 
 /// A site that takes everything and has these servers.
@@ -399,23 +395,8 @@ fn a_server_that_fails_again_and_again_is_set_aside_if_there_is_another() {
 
 #[test]
 fn a_connection_is_not_waited_for_longer_than_the_deadline() {
-    // A listener whose queue is full: the system does not answer whoever connects.
-    let full = socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .unwrap();
-    bind(full.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
-    listen(&full, Backlog::new(0).unwrap()).unwrap();
-    let port = getsockname::<SockaddrIn>(full.as_raw_fd()).unwrap().port();
-    let address = format!("127.0.0.1:{port}");
-    let mut queue = Vec::new();
-    let to = address.parse().unwrap();
-    while let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_millis(100)) {
-        queue.push(stream);
-    }
+    let (address, queue) = full_listener();
+    let address = address.to_string();
     let good = EchoServer::start();
     let proxy = Proxy::start(&site(
         &[&address, &good.address().to_string()],

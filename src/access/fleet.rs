@@ -7,7 +7,7 @@
 //! more and more seldom. A machine that says that nobody listens there is asked again after a second at most, since
 //! its server may be starting anew; one that does not answer, or does not let us in, after 20 s at most.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -165,6 +165,7 @@ fn apply(shared: &Arc<Shared>) {
     for server in &fleet.servers {
         shared.set_lines(server, settings.config.connections);
     }
+    shared.forget_others(&fleet.servers);
 }
 
 impl Fleet {
@@ -229,6 +230,15 @@ impl Shared {
         }
         self.changed.notify_all();
         log::info!("server {server}: leaving");
+    }
+
+    /// Forgets what is known of dialling servers that are gone, with their last lines.
+    fn forget_others(&self, servers: &[Arc<Server>]) {
+        let lines = self.ties();
+        let lines = lines.iter().map(|tie| &tie.server);
+        let known: HashSet<u64> = lines.chain(servers).map(|server| server.number).collect();
+        let dialling = &mut self.state.lock().dialling;
+        dialling.retain(|number, _| known.contains(number));
     }
 
     /// Waits until a line may dial. `None`: it is not wanted any more.

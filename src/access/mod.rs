@@ -77,7 +77,8 @@ struct Shared {
     state: Mutex<State>,
     /// With `state`, for whoever waits for a change of it.
     changed: Condvar,
-    /// The application answers and there is no drain: what `state` says, for a look without the lock.
+    /// The application answers and there is no drain: what `state` says, for a look without the lock, under which it is
+    /// changed.
     open: AtomicBool,
     /// Answers of the application so far.
     answers: AtomicU64,
@@ -157,7 +158,7 @@ impl Access {
     }
 
     /// Goes over to a new configuration, whole or not at all. Exchanges under way are not touched; what has no place
-    /// in it any more ends after them.
+    /// in it any more ends after them. A command that the new one has not is ended first, within its `grace`.
     ///
     /// # Errors
     /// What could not be had. Everything goes on as before then.
@@ -197,13 +198,17 @@ impl Access {
 
     /// Closes idle connections to servers and has the others closed after the exchange that is under way.
     pub fn begin_drain(&self) {
-        self.shared.state.lock().draining = true;
+        {
+            let mut state = self.shared.state.lock();
+            state.draining = true;
+            self.shared.open.store(false, Ordering::SeqCst);
+        }
         self.shared.close();
     }
 
-    /// Whether a drain is over.
+    /// Whether a drain is over. A line that is just being dialled ends by itself, and takes no request.
     pub fn is_drained(&self) -> bool {
-        self.shared.ties.lock().is_empty()
+        !self.shared.ties.lock().iter().any(|tie| tie.is_connected())
     }
 
     /// Whether there is a command.
@@ -359,6 +364,7 @@ impl Shared {
             let mut state = self.state.lock();
             let told = state.told.replace(why.to_owned());
             let was_up = mem::replace(&mut state.up, false);
+            self.open.store(false, Ordering::SeqCst);
             state.look |= was_up;
             if state.draining {
                 // It may well be our doing.
@@ -373,9 +379,8 @@ impl Shared {
         }
     }
 
-    /// Closes what is idle, and has the rest closed.
+    /// Closes what is idle, and has the rest closed. Whoever calls this has said before that nothing is wanted.
     fn close(&self) {
-        self.open.store(false, Ordering::SeqCst);
         self.changed.notify_all();
         self.gate.forget();
         for tie in self.ties() {

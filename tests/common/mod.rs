@@ -12,12 +12,16 @@ pub(crate) mod visitor;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+};
 use swiftiply::config::{Config, Overrides};
 use swiftiply::net::listener::Local;
 
@@ -174,10 +178,25 @@ pub(crate) fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
 }
 
 /// Makes the close that follows a reset.
-pub(crate) fn reset_on_close(stream: &std::net::TcpStream) {
+pub(crate) fn reset_on_close(stream: &TcpStream) {
     let linger = nix::libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };
     nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+}
+
+/// An address where the system does not answer whoever connects, as long as the sockets live: a listener whose queue is full.
+pub(crate) fn full_listener() -> (SocketAddr, Vec<OwnedFd>) {
+    let kind = (AddressFamily::Inet, SockType::Stream);
+    let full = socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(full.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    listen(&full, Backlog::new(0).unwrap()).unwrap();
+    let port = getsockname::<SockaddrIn>(full.as_raw_fd()).unwrap().port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut queue = vec![full];
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+        queue.push(stream.into());
+    }
+    (address, queue)
 }
