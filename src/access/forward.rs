@@ -144,7 +144,7 @@ impl Desk {
         Ok(Some(head))
     }
 
-    /// Answers with a status and its name.
+    /// Answers with a status and its name. Returns whether the server has taken that.
     fn refuse(&mut self, link: &mut Conn, status: u16, method: &Method) -> bool {
         let reply = Reply::text(status, &format!("{}\n", ResponseHead::reason(status)));
         self.out.clear();
@@ -160,6 +160,7 @@ impl Desk {
 }
 
 impl Errand<'_> {
+    /// The whole exchange.
     fn run(&mut self) -> After {
         if !self.gather() {
             return After::Close;
@@ -186,7 +187,7 @@ impl Errand<'_> {
         }
     }
 
-    /// Waits for a small body, which is then sent with the head, and can be sent again.
+    /// Waits for a small body, which is then sent with the head, and can be sent again. `false`: it does not come.
     fn gather(&mut self) -> bool {
         self.whole = match self.head.framing {
             Framing::Empty => Some(0),
@@ -196,8 +197,9 @@ impl Errand<'_> {
         let Some(length) = self.whole else {
             return true;
         };
+        let patience = self.settings.config.timeouts.backend;
         while self.desk.input.data().len() < length {
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + patience;
             if !more(&mut self.desk.input, self.link, deadline) {
                 return false;
             }
@@ -266,6 +268,7 @@ impl Errand<'_> {
 
     /// Sends the request and reads up to the head of the final answer.
     fn ask(&mut self, app: &mut Conn, deadline: Instant) -> Result<(ResponseHead, Sent), Fault> {
+        let patience = self.settings.config.timeouts.backend;
         let Self { desk, head, .. } = self;
         desk.reply.clear();
         desk.out.clear();
@@ -275,8 +278,8 @@ impl Errand<'_> {
                 let joined = length.min(Buffer::SIZE.saturating_sub(desk.out.len()));
                 let (first, rest) = desk.input.data()[..length].split_at(joined);
                 desk.out.extend_from_slice(first);
-                match push(app, &desk.out)? {
-                    Sent::All => push(app, rest)?,
+                match push(app, &desk.out, patience)? {
+                    Sent::All => push(app, rest, patience)?,
                     Sent::Part => Sent::Part,
                 }
             }
@@ -295,6 +298,7 @@ impl Errand<'_> {
     /// Passes a body on as it comes, behind the head in `out`.
     fn send_as_it_comes(&mut self, app: &mut Conn) -> Result<Sent, Fault> {
         let chunked = self.head.framing == Framing::Chunked;
+        let patience = self.settings.config.timeouts.backend;
         loop {
             let piece = self.upload.next(self.desk.input.data());
             // Nothing is wrong with what a server sends; if something is, it has lost its way.
@@ -313,20 +317,20 @@ impl Errand<'_> {
             if nothing && piece.consumed > 0 && !done {
                 continue;
             }
-            let sent = push(app, &self.desk.out)?;
+            let sent = push(app, &self.desk.out, patience)?;
             self.desk.out.clear();
             if done || sent == Sent::Part {
                 return Ok(sent);
             }
-            if nothing && self.wait_for_body(app)? {
+            if nothing && self.wait_for_body(app, patience)? {
                 return Ok(Sent::Part);
             }
         }
     }
 
     /// Reads some more of the request's body. Returns whether the application has something to say before that.
-    fn wait_for_body(&mut self, app: &Conn) -> Result<bool, Fault> {
-        let deadline = Instant::now() + PATIENCE;
+    fn wait_for_body(&mut self, app: &Conn, patience: Duration) -> Result<bool, Fault> {
+        let deadline = Instant::now() + patience;
         loop {
             match self.desk.input.fill_now(self.link) {
                 Ok(Some(1..)) => return Ok(false),
@@ -341,13 +345,14 @@ impl Errand<'_> {
         }
     }
 
-    /// Reads up to the head of the final answer; passes interim ones on.
+    /// Reads up to the head of the final answer; passes interim ones on. One that comes in many pieces has no more time
+    /// than any other.
     fn read_answer(&mut self, app: &mut Conn, deadline: Instant) -> Result<ResponseHead, Fault> {
         let mut scanner = HeadScanner::response();
         let mut interim = 0;
         let mut begun = false;
         loop {
-            let reply = &mut self.desk.reply;
+            let reply = &self.desk.reply;
             let scanned = match reply.is_empty() {
                 true => None,
                 false => scanner
@@ -355,16 +360,12 @@ impl Errand<'_> {
                     .map_err(|refusal| Fault::Bad(refusal.why))?,
             };
             let Some(end) = scanned else {
-                match reply.fill(app) {
+                if begun {
+                    self.look(deadline)?;
+                }
+                match self.desk.reply.fill(app) {
                     Ok(1..) => begun = true,
-                    Err(error) if error.kind() == ErrorKind::TimedOut => {
-                        if is_gone(self.link) {
-                            return Err(Fault::Gone);
-                        }
-                        if Instant::now() >= deadline {
-                            return Err(Fault::TooSlow);
-                        }
-                    }
+                    Err(error) if error.kind() == ErrorKind::TimedOut => self.look(deadline)?,
                     Ok(0) | Err(_) if begun => return Err(Fault::Bad("the head is cut short")),
                     Ok(0) | Err(_) => return Err(Fault::Died),
                 }
@@ -372,7 +373,7 @@ impl Errand<'_> {
             };
             let head = ResponseHead::parse(&reply.data()[..end], &LIMITS)
                 .map_err(|bad| Fault::Bad(bad.0))?;
-            reply.consume(end);
+            self.desk.reply.consume(end);
             match head.status {
                 101 if self.head.is_switched_by(&head) => {
                     self.shared.answered();
@@ -397,6 +398,17 @@ impl Errand<'_> {
         }
     }
 
+    /// Whether it is still worth waiting for the application.
+    fn look(&self, deadline: Instant) -> Result<(), Fault> {
+        if is_gone(self.link) {
+            return Err(Fault::Gone);
+        }
+        match Instant::now() < deadline {
+            true => Ok(()),
+            false => Err(Fault::TooSlow),
+        }
+    }
+
     /// Waits for a small body, for a moment: many applications write head and body apart, and an answer of which nothing
     /// was passed on can still be had from somebody else.
     fn gather_answer(&mut self, app: &mut Conn, head: &ResponseHead) -> Result<(), Fault> {
@@ -404,16 +416,22 @@ impl Errand<'_> {
             return Ok(());
         };
         let reply = &mut self.desk.reply;
-        while length <= GATHERED && (reply.data().len() as u64) < length {
-            match reply.fill(app) {
-                Ok(1..) => {}
-                Err(error) if error.kind() == ErrorKind::TimedOut => break,
-                Ok(0) | Err(_) => return Err(Fault::Died),
+        if length > GATHERED || reply.data().len() as u64 >= length {
+            return Ok(());
+        }
+        let deadline = Instant::now() + MOMENT;
+        while (reply.data().len() as u64) < length && Instant::now() < deadline {
+            match reply.fill_now(app) {
+                Ok(Some(1..)) => {}
+                Ok(None) if app.stream().wait_for_input(deadline).is_ok() => {}
+                Ok(None) => break,
+                Ok(Some(0)) | Err(_) => return Err(Fault::Died),
             }
         }
         Ok(())
     }
 
+    /// Passes an interim answer on. Returns whether the server has taken it.
     fn interim(&mut self, head: &ResponseHead) -> bool {
         let out = &mut self.desk.out;
         out.clear();
@@ -485,7 +503,8 @@ impl Errand<'_> {
         Ok(self.finish_upload())
     }
 
-    /// The error is what the application did wrong; `None`: the server takes no more.
+    /// Passes the body of an answer on to its end. The error is what the application did wrong; `None`: the server takes no
+    /// more.
     fn pump(
         &mut self,
         download: &mut Download<'_>,
@@ -544,6 +563,7 @@ impl Errand<'_> {
         }
     }
 
+    /// Reads some more of the answer. Errors as for [`Errand::pump`].
     fn more_of_the_answer(
         &mut self,
         download: &mut Download<'_>,
@@ -652,8 +672,9 @@ pub(super) fn fault(error: &io::Error) -> Option<String> {
     (!is_shortage(error)).then(|| reason(error))
 }
 
-fn push(app: &mut Conn, bytes: &[u8]) -> Result<Sent, Fault> {
-    match app.write_unless_answered(bytes, PATIENCE) {
+/// Sends some of the request, unless the application answers before.
+fn push(app: &mut Conn, bytes: &[u8], patience: Duration) -> Result<Sent, Fault> {
+    match app.write_unless_answered(bytes, patience) {
         Ok(true) => Ok(Sent::All),
         Ok(false) => Ok(Sent::Part),
         Err(_) => Err(Fault::TooSlow),
@@ -694,11 +715,13 @@ const SMALL: usize = 64 * 1024;
 const GATHERED: u64 = Buffer::SIZE as u64;
 /// How long a head may take that was begun.
 const PROMPT: Duration = Duration::from_secs(10);
-/// How long the server or the application may take or send nothing in the middle of a request.
+/// How long the server may take nothing of an answer. The system's patience with it is the same; see [`Greeting::send`].
+///
+/// [`Greeting::send`]: crate::client::Greeting::send
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a request that may not be repeated waits for the application to come back.
 const HELD: Duration = Duration::from_secs(10);
-/// How long the rest of a body is waited for that nobody wants.
+/// How long a small body of an answer is waited for, and the rest of a request's body that nobody wants.
 const MOMENT: Duration = Duration::from_secs(1);
 /// How much of it is read.
 const MOST_DISCARDED: usize = 1 << 20;
