@@ -1,14 +1,21 @@
-//! What a program asks of its operating system for itself: descriptors, scheduling, user, background.
+//! What a program asks of its operating system for itself and its children: descriptors, scheduling, user, background.
 //!
-//! This is the one module with `unsafe` code: two system calls have no safe wrapper.
+//! This is the one module with `unsafe` code: two system calls have no safe wrapper, nor has what is done between a fork
+//! and the program that follows.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use nix::errno::Errno;
+#[cfg(target_os = "linux")]
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+#[cfg(target_os = "linux")]
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, ForkResult, Gid, Group, Pid, Uid, User};
 
@@ -104,6 +111,32 @@ pub fn fork() -> io::Result<Side> {
         }
     }
 }
+
+/// Has a command end with us: its process gets TERM when the thread that has started it ends, which is also what happens
+/// when we are killed. So that thread has to stay for as long as the process is to.
+///
+/// The process alone gets it, not what it has started. The system forgets it when a program with set-user-ID,
+/// set-group-ID or capabilities is executed, and when the process changes its user (`PR_SET_PDEATHSIG` of prctl(2)).
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "there is no safe wrapper")]
+pub fn end_with_us(command: &mut Command) {
+    let parent = unistd::getpid();
+    let ask = move || {
+        prctl::set_pdeathsig(Signal::SIGTERM)?;
+        // Whoever has ended before that tells nobody any more.
+        match unistd::getppid() == parent {
+            true => Ok(()),
+            false => Err(Errno::ESRCH.into()),
+        }
+    };
+    // SAFETY: in the child of a process with threads only async-signal-safe calls may be made before the program is
+    // executed. These are two plain system calls; neither they nor their errors take memory or a lock.
+    unsafe { command.pre_exec(ask) };
+}
+
+/// Has a command end with us, which exists on Linux only: does nothing.
+#[cfg(not(target_os = "linux"))]
+pub fn end_with_us(_: &mut Command) {}
 
 /// Waits until the child says that it is ready. `false`: it ended before.
 pub fn wait_until_ready(mut ready: PipeReader) -> bool {

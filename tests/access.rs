@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-use nix::sys::signal::kill;
+use nix::sys::signal::{kill, killpg};
 use nix::unistd::Pid;
 
 use crate::common::access::run;
@@ -875,6 +875,21 @@ fn a_command_that_does_not_end_is_killed() {
     assert_eq!(access.wait().code(), Some(1));
     access.wait_for_log("command: it does not end; killed");
     wait_until("the end of its group", || group(pid) == 0);
+    proxy.finish();
+}
+
+#[test]
+fn a_command_gets_term_when_the_access_proxy_is_killed() {
+    let proxy = Proxy::simple();
+    let mut access = with_command(&proxy, "", "");
+    let pid = pid_of(&proxy.visit().get("/").text());
+    access.signal(Signal::SIGKILL);
+    access.wait();
+    wait_until("the signal", || {
+        fs::read_to_string(access.file("signals")).is_ok_and(|signals| signals == "SIGTERM\n")
+    });
+    // What it has started itself is left to it.
+    killpg(pid, Signal::SIGKILL).unwrap();
     proxy.finish();
 }
 

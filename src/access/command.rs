@@ -2,10 +2,12 @@
 //!
 //! A thread starts it, waits for its end, and starts it again, at once the first times and then more and more seldom.
 //! The process is the head of a process group of its own, so that an interrupt at a terminal does not reach it before
-//! we have drained; what is left of the group when it has ended is killed.
+//! we have drained; what is left of the group when it has ended is killed. If it is we who are killed, the system sends
+//! the process TERM.
 //!
-//! **Invariant**: a signal is sent under the lock and only while the process is not reaped, so its number cannot have
-//! become another's.
+//! **Invariants**
+//! - A signal is sent under the lock and only while the process is not reaped, so its number cannot have become another's.
+//! - The thread that has started a process stays until that has ended: else the system would think that we have.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -23,6 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use super::spawn;
 use crate::client::Backoff;
 use crate::net::listener::reason;
+use crate::process::end_with_us;
 
 /// A process that is kept running.
 #[derive(Debug)]
@@ -68,12 +71,8 @@ impl Command {
             }),
             changed: Condvar::new(),
         });
-        let own = Arc::clone(&desk);
-        let thread = spawn("command", move || {
-            own.run(&told);
-            own.state.lock().done = true;
-            own.changed.notify_all();
-        })?;
+        let own = Done(Arc::clone(&desk));
+        let thread = spawn("command", move || own.0.run(&told))?;
         Ok(Self { desk, thread })
     }
 
@@ -115,7 +114,18 @@ impl Command {
     }
 }
 
+/// Says that the thread has ended, be it by a panic.
+struct Done(Arc<Desk>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.state.lock().done = true;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Desk {
+    /// Keeps it running until it is to stop.
     fn run(&self, told: &dyn Fn(bool)) {
         let mut backoff = Backoff::new(LONGEST);
         loop {
@@ -164,6 +174,7 @@ impl Desk {
         }
     }
 
+    /// Waits until the thread has ended; `false`: it has not by then.
     fn is_done_by(&self, deadline: Instant) -> bool {
         let mut state = self.state.lock();
         while !state.done {
@@ -180,11 +191,13 @@ impl Desk {
             let state = self.state.lock();
             (!state.stopping).then(|| state.words.clone())
         }?;
-        let started = process::Command::new(&words[0])
+        let mut command = process::Command::new(&words[0]);
+        command
             .args(&words[1..])
             .stdin(Stdio::null())
-            .process_group(0)
-            .spawn();
+            .process_group(0);
+        end_with_us(&mut command);
+        let started = command.spawn();
         if let Ok(child) = &started {
             let pid = pid(child.id());
             log::info!("command {}: started, process {pid}", words[0]);
@@ -209,6 +222,7 @@ impl Desk {
         let _ = killpg(pid, Signal::SIGKILL);
     }
 
+    /// Sends the process a signal, if there is one.
     fn signal(&self, signal: Signal) {
         let state = self.state.lock();
         if let Some(pid) = state.running {
