@@ -16,6 +16,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,8 +156,9 @@ impl Client {
         }
     }
 
+    /// Dials in. Ten seconds or so at most for each address that a name stands for, and as many for the handshake.
     fn connect(&self) -> io::Result<Conn> {
-        let stream = Stream::connect(&self.address, PATIENCE)?;
+        let stream = Stream::connect(&self.address, DIAL)?;
         *self.line.stream.lock() = Some(Arc::new(stream.try_clone()?));
         // Whoever stops us from now on finds the stream; whoever did before is seen here.
         if self.line.stopped.load(Ordering::SeqCst) {
@@ -230,7 +232,8 @@ impl Greeting {
         self
     }
 
-    /// Shakes hands, if there is TLS, with a server of this name, and sends the preamble.
+    /// Shakes hands, if there is TLS, with a server of this name, for ten seconds at most, and sends the preamble. From then
+    /// on the system gives the server up when it has taken nothing, or given no sign of life, for a minute.
     ///
     /// # Errors
     /// Those of [`Conn::shake_hands`], and whatever the system says.
@@ -315,8 +318,18 @@ impl fmt::Display for KeyTooLong {
 
 impl error::Error for KeyTooLong {}
 
-/// Reads one request, however long it takes to come. `None`: the connection is over, or what came is no request.
+/// Reads one request, however long it takes to come; once it has begun, each further piece has a deadline. `None`: the
+/// connection is over, or what came is no request.
 fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
+    conn.set_read_timeout(LONG).ok()?;
+    while input.is_empty() {
+        match input.fill(conn) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::TimedOut => {}
+            Err(_) => return None,
+        }
+    }
     let limits = HeadLimits::default();
     let mut scanner = HeadScanner::default();
     let end = loop {
@@ -328,9 +341,7 @@ fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
                 return None;
             }
         }
-        if input.fill(conn).ok()? == 0 {
-            return None;
-        }
+        read_more(conn, input)?;
     };
     let head = RequestHead::parse(&input.data()[..end], &limits).ok()?;
     input.consume(end);
@@ -340,17 +351,32 @@ fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
         let piece = decoder.next(input.data()).ok()?;
         body.extend_from_slice(&input.data()[piece.data]);
         input.consume(piece.consumed);
-        if piece.consumed == 0 && input.fill(conn).ok()? == 0 {
-            return None;
+        if piece.consumed == 0 {
+            read_more(conn, input)?;
         }
     }
     Some(Request { head, body })
 }
 
+/// Reads some more of a request that has begun.
+fn read_more(conn: &mut Conn, input: &mut Buffer) -> Option<()> {
+    conn.set_read_timeout(PATIENCE).ok()?;
+    match input.fill(conn) {
+        Ok(1..) => Some(()),
+        Ok(0) | Err(_) => None,
+    }
+}
+
+/// How long the server may send nothing in the middle of a request, and take nothing of an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long dialling, and then a handshake, may take.
+const DIAL: Duration = Duration::from_secs(10);
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The next request may take as long as it likes; the system waits for it in pieces.
+const LONG: Duration = Duration::from_secs(3600);
 /// So many times it is tried again soon.
 const QUICK: u32 = 3;
+/// How long to wait after a failure, and at the longest for [`Client`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
