@@ -96,6 +96,7 @@ impl Tie {
         }
     }
 
+    /// Goes from one place to another, unless somebody was quicker.
     fn turn(&self, from: u8, to: u8) -> bool {
         self.place
             .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
@@ -163,6 +164,10 @@ enum Served {
     Something,
 }
 
+/// Dials in, within [`DIAL`] and the time of a handshake.
+///
+/// # Errors
+/// Those of [`Greeting::send`](crate::client::Greeting::send), and what the system says.
 fn dial(shared: &Shared, tie: &Tie) -> io::Result<Conn> {
     let stream = tie.server.connect(DIAL)?;
     // A drain that has no more patience finds it in the middle of a handshake, too.

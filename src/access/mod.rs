@@ -170,14 +170,15 @@ impl Access {
         settings.generation = before.generation + u64::from(greeting);
         let settings = Arc::new(settings);
         let new = &settings.config;
+        if old.command != new.command {
+            self.set_command(&settings)?;
+        }
+        // Now nothing can fail any more.
         *self.shared.settings.write() = Arc::clone(&settings);
         if old.to != new.to || old.command != new.command {
             self.shared.leave("the configuration has another one");
         }
         self.shared.gate.limit(new.connections);
-        if old.command != new.command {
-            self.set_command(&settings)?;
-        }
         let mut state = self.shared.state.lock();
         state.look = true;
         state.changed = true;
@@ -236,6 +237,10 @@ impl Access {
         (connected, busy)
     }
 
+    /// Starts, changes or ends the command.
+    ///
+    /// # Errors
+    /// There is no thread to be had for one. Nothing has changed then.
     fn set_command(&mut self, settings: &Settings) -> io::Result<()> {
         let words = &settings.config.command;
         match (&mut self.command, words.is_empty()) {
@@ -244,7 +249,11 @@ impl Access {
                 let shared = Arc::clone(&self.shared);
                 shared.state.lock().away = true;
                 let told = move |runs| shared.told(runs);
-                self.command = Some(Command::start(words.clone(), told)?);
+                let started = Command::start(words.clone(), told);
+                if started.is_err() {
+                    self.shared.state.lock().away = false;
+                }
+                self.command = Some(started?);
             }
             (Some(command), false) => command.change(words.clone()),
             (Some(_), true) => {
