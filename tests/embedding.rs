@@ -6,15 +6,14 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use swiftiply::Server;
 use swiftiply::client::{Client, Reply};
 use swiftiply::config::{Config, Overrides};
 use swiftiply::stats::{self, Close};
 
 use crate::common::proxy::program;
-use crate::common::{Backend, PATIENCE, Visitor, first, wait_until};
+use crate::common::{Backend, PATIENCE, Running, Visitor, first, wait_until};
 
 fn config(map: &str) -> Config {
     let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 4\nmap: {map}");
@@ -172,12 +171,12 @@ fn a_client_dials_again_when_the_server_comes_back() {
 #[test]
 fn the_demonstration_answers_at_once_and_in_turns() {
     let since = Instant::now();
-    let mut child = program()
+    let child = program()
         .args(["--demo", "--cluster-port", "0", "--backend-port", "0"])
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        .spawn();
+    let mut demo = Running(child.unwrap());
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines();
     let ready = lines.next().unwrap().unwrap();
     let rest = ready.strip_prefix("ready: visitors ").unwrap();
     let address = rest.split(';').next().unwrap().parse().unwrap();
@@ -197,12 +196,8 @@ fn the_demonstration_answers_at_once_and_in_turns() {
             .any(|line| line.contains("thin start --swiftiply")),
         "{printed:?}"
     );
-    kill(
-        Pid::from_raw(i32::try_from(child.id()).unwrap()),
-        Signal::SIGINT,
-    )
-    .unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    demo.signal(Signal::SIGINT);
+    assert_eq!(demo.wait().code(), Some(0));
 }
 
 #[test]

@@ -5,8 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::common::{EchoServer, Load, Proxy, Running, Server, crowd, free_port, wait_until};
@@ -49,8 +48,7 @@ impl Redis {
     }
 
     fn signal(&self, signal: Signal) {
-        let Running(child) = self.running.as_ref().unwrap();
-        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        self.running.as_ref().unwrap().signal(signal);
     }
 
     fn kill(&mut self) {

@@ -3,14 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::process::{Command, ExitStatus, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{Ended, ended, wait_until};
+use super::program::tell_end;
+use super::{Ended, Running, ended, wait_until};
 
 /// The program's file.
 pub(crate) fn program() -> Command {
@@ -24,7 +23,7 @@ pub(crate) fn run(arguments: &[&str]) -> Ended {
 
 /// A running swiftiply-access.
 pub(crate) struct Access {
-    child: Child,
+    running: Running,
     directory: TempDir,
 }
 
@@ -42,7 +41,10 @@ impl Access {
             .stderr(log)
             .spawn()
             .unwrap();
-        Self { child, directory }
+        Self {
+            running: Running(child),
+            directory,
+        }
     }
 
     /// For one server and one application.
@@ -64,7 +66,7 @@ impl Access {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.running.pid()
     }
 
     pub(crate) fn wait_for_log(&self, text: &str) {
@@ -88,22 +90,16 @@ impl Access {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+        self.running.signal(signal);
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        wait_until("the end of the access proxy", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        self.running.wait()
     }
 
     /// Its open files.
     pub(crate) fn descriptors(&self) -> usize {
-        let directory = format!("/proc/{}/fd", self.pid());
-        fs::read_dir(directory).unwrap().count()
+        self.running.descriptors()
     }
 
     /// Drains it, in good order.
@@ -118,18 +114,7 @@ impl Access {
 
 impl Drop for Access {
     fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-        if thread::panicking() {
-            let log = self.log();
-            let start = log.len().saturating_sub(4000);
-            eprintln!(
-                "the end of the access log:\n{}",
-                &log[log.ceil_char_boundary(start)..]
-            );
-        }
+        tell_end(&self.log());
     }
 }
 

@@ -5,6 +5,7 @@
 pub(crate) mod access;
 pub(crate) mod backend;
 pub(crate) mod load;
+pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod secure;
@@ -16,7 +17,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::socket::{
@@ -28,6 +28,7 @@ use swiftiply::net::listener::Local;
 pub(crate) use access::Access;
 pub(crate) use backend::{Backend, Echo, EchoServer, Server};
 pub(crate) use load::{Load, crowd};
+pub(crate) use program::{Ended, Running, ended, limit};
 pub(crate) use proxy::Proxy;
 pub(crate) use visitor::Visitor;
 
@@ -82,24 +83,6 @@ pub(crate) fn free_port() -> u16 {
     free.local_addr().unwrap().port()
 }
 
-/// How a program ended, and what it said.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-/// Runs a program to its end.
-pub(crate) fn ended(program: &mut Command) -> Ended {
-    let run = program.output().unwrap();
-    Ended {
-        code: run.status.code(),
-        out: String::from_utf8(run.stdout).unwrap(),
-        err: String::from_utf8(run.stderr).unwrap(),
-    }
-}
-
 /// Waits until the files of a directory, and those in the directories below it, have not been touched for so long that a
 /// server may remember them.
 pub(crate) fn settle(directory: &Path) {
@@ -115,22 +98,6 @@ pub(crate) fn settle(directory: &Path) {
             age.is_ok_and(|age| age > Duration::from_secs(3))
         })
     });
-}
-
-/// A program that runs until it is killed, or the test is over.
-pub(crate) struct Running(pub(crate) Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Sets a limit of a running program, as `prlimit(1)` takes it.
-pub(crate) fn limit(pid: u32, what: &str) {
-    let set = ended(Command::new("prlimit").args(["--pid", &pid.to_string(), what]));
-    assert_eq!(set.code, Some(0), "{set:?}");
 }
 
 /// Reads from a socket until `enough` holds for what came. `false`: the peer ended the connection before that.

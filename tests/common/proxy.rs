@@ -4,13 +4,13 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{Backend, Ended, Visitor, ended, secure, wait_until};
+use super::program::tell_end;
+use super::{Backend, Ended, Running, Visitor, ended, secure, wait_until};
 
 /// Everything at one address, logged in full, with deadlines that a busy machine does not reach.
 const COMMON: &str = "
@@ -26,7 +26,7 @@ pub(crate) const SITE: &str =
 
 /// A running swiftiply.
 pub(crate) struct Proxy {
-    child: Child,
+    running: Running,
     directory: TempDir,
     visitors: Vec<SocketAddr>,
     backends: Vec<SocketAddr>,
@@ -117,13 +117,13 @@ impl Proxy {
         let addresses = |text: &str| text.split_whitespace().flat_map(str::parse).collect();
         let (visitors, backends) = (addresses(visitors), addresses(backends));
         let mut proxy = Self {
-            child,
+            running: Running(child),
             directory,
             visitors,
             backends,
             descriptors: 0,
         };
-        proxy.descriptors = proxy.count_descriptors();
+        proxy.descriptors = proxy.running.descriptors();
         proxy
     }
 
@@ -172,7 +172,7 @@ impl Proxy {
 
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.running.pid()
     }
 
     /// Its directory, where the configuration and the log are.
@@ -251,18 +251,12 @@ impl Proxy {
 
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap());
-        kill(pid, signal).unwrap();
+        self.running.signal(signal);
     }
 
     /// Waits for its end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        wait_until("the end of the program", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        self.running.wait()
     }
 
     /// Bytes of memory it has now.
@@ -272,15 +266,9 @@ impl Proxy {
         pages.unwrap().unwrap() * 4096
     }
 
-    /// Open files now.
-    fn count_descriptors(&self) -> usize {
-        let directory = format!("/proc/{}/fd", self.pid());
-        fs::read_dir(directory).unwrap().count()
-    }
-
     /// Takes the files that are open now for what is open when nothing goes on.
     pub(crate) fn count_again(&mut self) {
-        self.descriptors = self.count_descriptors();
+        self.descriptors = self.running.descriptors();
     }
 
     /// Ends a test in which all visitors and backends have gone: nothing may be left of them, and a drain has nothing to
@@ -292,7 +280,7 @@ impl Proxy {
     /// The same, with something to be looked at before the directory is removed.
     pub(crate) fn finish_and(self, look: impl FnOnce()) {
         wait_until("no more open files than at the start", || {
-            self.count_descriptors() <= self.descriptors
+            self.running.descriptors() <= self.descriptors
         });
         self.end(look);
     }
@@ -314,18 +302,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-        if std::thread::panicking() {
-            let log = self.log();
-            let start = log.len().saturating_sub(4000);
-            eprintln!(
-                "the end of the log:\n{}",
-                &log[log.ceil_char_boundary(start)..]
-            );
-        }
+        tell_end(&self.log());
     }
 }
 
