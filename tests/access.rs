@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use crate::common::access::run;
 use crate::common::backend::preamble;
+use crate::common::proxy::site;
 use crate::common::{
     Access, Backend, EchoServer, Load, Proxy, Server, Visitor, bytes, free_port, full_listener,
     limit, secure, wait_until,
@@ -667,9 +668,7 @@ fn unix_sockets_and_host_names_on_both_sides() {
 
 #[test]
 fn a_reload_changes_everything_and_cuts_nothing() {
-    let proxy = Proxy::start(
-        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: [one, two], timeout: 60}]",
-    );
+    let proxy = Proxy::start(&site("key: [one, two]"));
     let other = Proxy::simple();
     let (app, second) = (EchoServer::start(), EchoServer::start());
     let yaml = |connect: SocketAddr, app: &EchoServer, rest: &str| {

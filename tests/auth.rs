@@ -32,10 +32,8 @@ fn users(directory: &Path, names: &[&str]) -> String {
 
 /// One site with this `basic_auth`.
 fn site(basic_auth: &str) -> String {
-    format!(
-        "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60, basic_auth: {basic_auth}}}]\n\
-         access_log: {{file: access, format: json}}"
-    )
+    let site = proxy::site(&format!("basic_auth: {basic_auth}"));
+    format!("{site}\naccess_log: {{file: access, format: json}}")
 }
 
 /// The folder with the file of bob, whose password is `secret`, hashed at this cost, and one site that asks for it.

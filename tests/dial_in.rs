@@ -5,13 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use crate::common::backend::preamble;
+use crate::common::proxy::site;
 use crate::common::{Backend, Echo, PATIENCE, Proxy};
 
 #[test]
 fn a_preamble_may_come_in_any_pieces() {
-    let proxy = Proxy::start(
-        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]",
-    );
+    let proxy = Proxy::start(&site("key: secret"));
     let bytes = preamble("7f0000011a2b", "secret");
     for cut in 0..=bytes.len() {
         let mut backend = Backend::connect(proxy.dial_in());
@@ -180,9 +179,7 @@ fn an_id_in_the_path_asks_for_that_backend_and_waits_for_it() {
 
 #[test]
 fn a_process_id_of_five_digits_makes_a_longer_id() {
-    let proxy = Proxy::start(
-        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]",
-    );
+    let proxy = Proxy::start(&site("key: secret"));
     let mut backend = Backend::dial_as(proxy.dial_in(), "7f00000112345", "secret");
     let mut visitor = proxy.ask("/");
     backend.request();

@@ -97,9 +97,9 @@ fn authority(directory: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
 /// A server with TLS where backends dial in.
 fn server(certfile: &Path, keyfile: &Path, more: &str, lines: &str) -> Proxy {
     let pair = secure::pair(certfile, keyfile);
+    let site = proxy::site("key: secret");
     Proxy::start(&format!(
-        "outgoing_ssl: {{at: '127.0.0.1:0', {pair}{more}}}\n\
-         map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}}]\n{lines}"
+        "outgoing_ssl: {{at: '127.0.0.1:0', {pair}{more}}}\n{site}\n{lines}"
     ))
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
-use crate::common::proxy::SITE;
+use crate::common::proxy::{SITE, site};
 use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, bytes, limit, proxy, wait_until};
 
 /// The numbers of the descriptors that the program has open.
@@ -253,9 +253,7 @@ fn a_backend_that_drips_for_a_visitor_that_has_left_is_closed() {
 
 #[test]
 fn who_guesses_keys_is_closed_each_time_and_disturbs_nobody() {
-    let proxy = Proxy::start(
-        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: '26e6b8b2a9c1', timeout: 60}]",
-    );
+    let proxy = Proxy::start(&site("key: '26e6b8b2a9c1'"));
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "26e6b8b2a9c1");
     let address = proxy.dial_in();
     let guessers: Vec<_> = (0..4)
@@ -379,11 +377,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[test]
 fn a_peer_that_is_stopped_holds_nobody_up() {
-    let proxy = Proxy::start(
-        "workers: 3\n\
-         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60, \
-         timeouts: {first_byte: 500ms, write: 500ms}}]",
-    );
+    let site = site("timeouts: {first_byte: 500ms, write: 500ms}");
+    let proxy = Proxy::start(&format!("workers: 3\n{site}"));
     // Applications that never say anything again, like those of a process that got SIGSTOP: whoever asks them is told in
     // time, and then they are not asked any more.
     let stopped: Vec<_> = (0..3).map(|_| Backend::dial(proxy.dial_in())).collect();

@@ -4,13 +4,12 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::common::{Backend, Proxy, exchange, head_end, wait_until};
+use crate::common::{Backend, Proxy, exchange, head_end, proxy, wait_until};
 
 /// One site that compresses, with these lines on top.
 fn site(gzip: &str, lines: &str) -> String {
-    format!(
-        "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60, gzip: {gzip}}}]\n{lines}"
-    )
+    let site = proxy::site(&format!("gzip: {gzip}"));
+    format!("{site}\n{lines}")
 }
 
 /// What gzip(1) makes of bytes, and whether they are all there.

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getuid};
 
-use crate::common::proxy::{program, run};
+use crate::common::proxy::{program, run, site};
 use crate::common::{Backend, Echo, Load, Proxy, Visitor, ended, exchange, free_port, wait_until};
 
 #[test]
@@ -346,18 +346,13 @@ fn a_reload_changes_what_is_new_and_leaves_what_is_not() {
 
 #[test]
 fn a_changed_key_closes_who_sent_the_old_one() {
-    let map = |key: &str| {
-        format!(
-            "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', key: {key}, timeout: 60}}]"
-        )
-    };
-    let proxy = Proxy::start(&map("old"));
+    let proxy = Proxy::start(&site("key: old"));
     let mut backend = Backend::dial_as(proxy.dial_in(), "000000000001", "old");
     proxy.wait_for_log("joined");
-    proxy.reload(&map("[old, new]"));
+    proxy.reload(&site("key: [old, new]"));
     let stays = Backend::dial_as(proxy.dial_in(), "000000000002", "new");
     proxy.wait_for_logs("joined", 2);
-    proxy.reload(&map("new"));
+    proxy.reload(&site("key: new"));
     assert!(backend.is_closed());
     let mut late = Backend::dial_as(proxy.dial_in(), "000000000003", "old");
     assert!(late.is_closed());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use swiftiply::stats::{self, Close};
 
-use crate::common::proxy::SITE;
+use crate::common::proxy::{SITE, site};
 use crate::common::{
     Access, Backend, Echo, PATIENCE, Proxy, Server, Visitor, crowd, embedded, exchange, first,
     wait_until,
@@ -18,11 +18,6 @@ use crate::common::{
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-
-/// One site that takes everything, with more of its keys.
-fn site(keys: &str) -> Proxy {
-    Proxy::start(&SITE.replace("timeout: 60", &format!("timeout: 60, {keys}")))
-}
 
 /// Makes a tunnel of a visitor and a new backend.
 fn tunnel(proxy: &Proxy, visitor: &mut Visitor) -> Backend {
@@ -299,7 +294,7 @@ fn what_is_offered_and_what_is_chosen() {
 #[test]
 fn no_more_tunnels_than_a_site_may_have() {
     let keys = "max_tunnels: 1, timeouts: {tunnel: 60}";
-    let proxy = site(keys);
+    let proxy = Proxy::start(&site(keys));
     let mut visitor = proxy.visit();
     let mut backend = tunnel(&proxy, &mut visitor);
     let mut idle = Backend::dial(proxy.dial_in());
@@ -311,8 +306,7 @@ fn no_more_tunnels_than_a_site_may_have() {
     proxy.wait_for_log("max_tunnels reached");
     exchange(&mut other, &mut idle, "/plain");
     // A reload changes the limit and leaves tunnels as they are.
-    let with = |keys: &str| SITE.replace("timeout: 60", &format!("timeout: 60, {keys}"));
-    let reload = |keys: &str| proxy.reload(&with(keys));
+    let reload = |keys: &str| proxy.reload(&site(keys));
     reload("max_tunnels: 2");
     let mut second = proxy.visit();
     let mut taken = idle;
@@ -376,7 +370,7 @@ fn silence_ends_a_tunnel() {
     proxy.wait_for_logs("reason=tunnel_idle", 4);
     proxy.finish();
     // Nothing of one side while the other one has ended.
-    let proxy = site("timeouts: {backend: 0.3, body: 0.3}");
+    let proxy = Proxy::start(&site("timeouts: {backend: 0.3, body: 0.3}"));
     let mut visitor = proxy.visit();
     let mut backend = tunnel(&proxy, &mut visitor);
     visitor.finish();

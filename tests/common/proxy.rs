@@ -24,6 +24,11 @@ logger: {type: stderr, level: full}
 pub(crate) const SITE: &str =
     "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
 
+/// That site with more of its keys.
+pub(crate) fn site(keys: &str) -> String {
+    SITE.replace("timeout: 60", &format!("timeout: 60, {keys}"))
+}
+
 /// A running swiftiply.
 pub(crate) struct Proxy {
     running: Running,
