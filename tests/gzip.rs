@@ -1,5 +1,6 @@
 //! Answers that are compressed on their way (`gzip`), as gzip(1) and curl(1) see them.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -377,6 +378,35 @@ fn above_the_limit_answers_go_out_as_they_are() {
         drop(sending.join().unwrap());
     }
     wait_until("room", || encoding().as_deref() == Some("gzip"));
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_file_that_a_backend_names_goes_out_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.html"), text(200)).unwrap();
+    let root = folder.path().display();
+    let proxy = Proxy::start(&site(&format!("true, sendfileroot: {root}"), ""));
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    let named = format!("{HTML}X-Sendfile: a.html\r\nContent-Length: 0\r\n\r\n");
+    visitor.send(get(""));
+    backend.request();
+    backend.send(&named);
+    let whole = visitor.answer();
+    assert_eq!(whole.text(), text(200));
+    let tag = whole.field("ETag").unwrap();
+    visitor.send(get(&format!("If-None-Match: {tag}\r\n")));
+    backend.request();
+    backend.send(&named);
+    let unchanged = visitor.answer();
+    assert_eq!(unchanged.status, 304);
+    for answer in [&whole, &unchanged] {
+        assert_eq!(answer.field("Content-Encoding"), None);
+        assert_eq!(answer.field("Vary"), None, "it is the same for everybody");
+        assert_eq!(answer.field("ETag"), Some(tag));
+    }
     drop((visitor, backend));
     proxy.finish();
 }

@@ -3,6 +3,7 @@
 //! Runs on a worker. A file holds no place in [`admission`](super::admission), for it waits for nobody.
 
 use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -101,31 +102,27 @@ pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Re
     Some(page)
 }
 
-/// Puts the file that a backend names in the place of its answer. The fields that name one are for us: they never reach a
-/// visitor, but for one that is a proxy itself where this one does not send files.
-pub(crate) fn named<'w>(
+/// The answer with the file that a backend names, for the place of the backend's own; `None`: that is passed on. The fields
+/// that name a file are for us: they never reach a visitor, but for one that is a proxy itself where this one does not
+/// send files.
+pub(crate) fn named(
     request: &Request,
     site: &Site,
-    mut response: Response<'w>,
-) -> Response<'w> {
+    response: &mut Response<'_>,
+) -> Option<Response<'static>> {
     let files = site.files.sendfileroot.as_ref();
     if files.is_none() && request.trusted {
-        return response;
+        return None;
     }
     let headers = &mut response.head.headers;
     let name = headers.get(SENDFILE).map(<[u8]>::to_vec).or_else(|| {
         let uri = headers.get(ACCEL_REDIRECT)?;
         let path = uri.split(|byte| *byte == b'?').next()?;
         Some(target::decoded(path).into_owned())
-    });
-    let Some(name) = name else {
-        return response;
-    };
+    })?;
     headers.remove(SENDFILE);
     headers.remove(ACCEL_REDIRECT);
-    let Some(files) = files.filter(|_| is_read(&request.head.method)) else {
-        return response;
-    };
+    let files = files.filter(|_| is_read(&request.head.method))?;
     let head = &request.head;
     let own = match files.answer_for(&name, head, &response.head, Instant::now()) {
         Some(answer) => present(answer, head, site),
@@ -139,19 +136,19 @@ pub(crate) fn named<'w>(
                 site.settings.name,
             );
             if !site.settings.enable_sendfile_404 {
-                return response;
+                return None;
             }
             site.page(404, "There is no such file here.", Some(head))
         }
     };
     // The backend is free before the file goes out.
-    if let Body::Stream { mut source, .. } = response.body {
+    if let Body::Stream { source, .. } = &mut response.body {
         source.give_up();
     }
-    Response {
-        trace: response.trace,
+    Some(Response {
+        trace: mem::take(&mut response.trace),
         ..own
-    }
+    })
 }
 
 fn present(answer: Answer, head: &RequestHead, site: &Site) -> Response<'static> {

@@ -340,12 +340,15 @@ pub(crate) fn respond<'w>(
         out,
     );
     match result {
-        Ok(Answer::Response(response)) => {
+        Ok(Answer::Response(mut response)) => {
             *permit = None;
             tell_unframed(site, &response);
-            let response = files::named(request, site, response);
             let gzip = site.settings.gzip.as_ref();
-            Outcome::Answer(compress(snapshot, gzip, &request.head, response))
+            Outcome::Answer(match files::named(request, site, &mut response) {
+                // It goes out as it is.
+                Some(file) => file,
+                None => compress(snapshot, gzip, &request.head, response),
+            })
         }
         Ok(Answer::Switched(switched)) => Outcome::Switched(switched),
         Err(failure) => match failure.cause {
