@@ -120,14 +120,14 @@ pub fn may_be_encoded<T: AsRef<str>>(head: &ResponseHead, types: &[T]) -> bool {
     let headers = &head.headers;
     whole
         && !OBSTACLES.iter().any(|name| headers.contains(name))
-        && !is_final(headers)
+        && !forbids_change(headers)
         && headers
             .get("Content-Type")
             .is_some_and(|value| has_type(value, types))
 }
 
 /// Whether Cache-Control says no-transform, in a request or a response (RFC 9111 5.2.1.6, 5.2.2.6).
-pub fn is_final(headers: &Headers) -> bool {
+pub fn forbids_change(headers: &Headers) -> bool {
     let lists = headers.get_all("Cache-Control");
     let mut directives = lists.flat_map(|list| list.split(|byte| *byte == b','));
     directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))

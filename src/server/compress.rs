@@ -42,7 +42,7 @@ pub(crate) fn compress<'w>(
     // HTTP/1.0 knows no chunks: its connection would have to be closed for the end of the answer to be told.
     let takes = request.version == Version::Http11
         && Accepted::of(&request.headers).takes(Coding::Gzip)
-        && !encoding::is_final(&request.headers);
+        && !encoding::forbids_change(&request.headers);
     let permit = Arc::clone(&snapshot.permit);
     if !takes || Arc::strong_count(&permit) > snapshot.config.workers + 1 {
         return response;
