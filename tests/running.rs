@@ -521,6 +521,40 @@ fn access_logs_tell_every_exchange_and_can_be_moved_away() {
 }
 
 #[test]
+fn a_configuration_that_is_gone_holds_no_log_open() {
+    let yaml = |log: &str| {
+        format!(
+            "access_log: {log}\nmap: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}}]"
+        )
+    };
+    let proxy = Proxy::start(&yaml("old.log"));
+    let is_open = |name: &str| {
+        let files = fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap();
+        let mut paths = files.map(|file| fs::read_link(file.unwrap().path()));
+        paths.any(|path| path.is_ok_and(|path| path.ends_with(name)))
+    };
+    let mut backend = Backend::dial(proxy.dial_in());
+    let (mut one, mut other) = (proxy.visit(), proxy.visit());
+    exchange(&mut one, &mut backend, "/first");
+    other.send_get("/late");
+    backend.request();
+    assert!(is_open("old.log"));
+    // Workers hold what they had until their next request, and there is none.
+    proxy.reload(&yaml("new.log"));
+    assert!(is_open("new.log") && !is_open("old.log"));
+    // What began before is told where it would have been, at once.
+    backend.reply_to(&mut other, "late");
+    let told = || proxy.read("old.log");
+    wait_until("the last line", || told().contains("/late"));
+    assert!(told().contains("/first") && told().lines().count() == 2);
+    wait_until("no open file", || !is_open("old.log"));
+    exchange(&mut one, &mut backend, "/new");
+    wait_until("a line", || proxy.read("new.log").contains("/new"));
+    drop((one, other, backend));
+    proxy.finish();
+}
+
+#[test]
 fn a_visitor_that_goes_on_with_another_request_after_a_refusal_is_not_heard() {
     let proxy = Proxy::simple();
     let backend = Echo::dial(proxy.dial_in(), "000000000001", "");
