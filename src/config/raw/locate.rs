@@ -117,6 +117,14 @@ impl<'de> Visitor<'de> for Walk<'_> {
         self.visit_str("")
     }
 
+    fn visit_i128<E: Error>(self, _: i128) -> Result<(), E> {
+        self.visit_str("")
+    }
+
+    fn visit_u128<E: Error>(self, _: u128) -> Result<(), E> {
+        self.visit_str("")
+    }
+
     fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
         self.visit_str("")
     }
@@ -229,6 +237,10 @@ many:
   <<: [*other, {five: 5}]
   one: 11
 same: *base
+large:
+  - 1
+  - 340282366920938463463374607431768211455
+  - -170141183460469231731687303715884105728
 ";
         let check = |path: &str, expected| {
             assert_eq!(line(text, &steps(path)), expected, "{path}");
@@ -250,6 +262,8 @@ same: *base
         check("many.five", Some(22));
         check("many.two", Some(14));
         check("same.two.0", Some(15));
+        check("large.1", Some(27));
+        check("large.2", Some(28));
         check("list.0.gone", Some(3));
         check("list.9.gone", Some(2));
         check("gone", None);
