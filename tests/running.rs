@@ -345,6 +345,28 @@ fn a_reload_changes_what_is_new_and_leaves_what_is_not() {
 }
 
 #[test]
+fn a_reload_that_fails_changes_no_limit() {
+    let yaml = |limits: &str, log: &str| {
+        format!(
+            "map:\n- {{incoming: test, outgoing: '127.0.0.1:0', timeout: 60, limits: {limits}}}\n\
+             - {{incoming: other, outgoing: '127.0.0.2:0', access_log: {log}}}"
+        )
+    };
+    let proxy = Proxy::start(&yaml("{}", "access"));
+    // The site is done with when the fault is found.
+    proxy.configure(&yaml("{waiting: 0}", "/none/such/file"));
+    proxy.signal(SIGHUP);
+    proxy.wait_for_log("reload failed");
+    let mut visitor = proxy.visit();
+    visitor.send_get("/waits");
+    proxy.wait_until_idle();
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    assert_eq!(visitor.answer().text(), "/waits");
+    drop((visitor, echo));
+    proxy.finish();
+}
+
+#[test]
 fn a_changed_key_closes_who_sent_the_old_one() {
     let proxy = Proxy::start(&site("key: old"));
     let mut backend = Backend::dial_as(proxy.dial_in(), "000000000001", "old");

@@ -33,7 +33,6 @@ pub(crate) mod spool;
 mod threads;
 pub(crate) mod worker;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -43,11 +42,9 @@ use std::{fmt, io, mem};
 use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
-use crate::backend::directory::Servers;
-use crate::backend::pool::{Pool, Waiting};
-use crate::config::{self, Address, Config};
+use crate::config::{Address, Config};
 use crate::content::watched::FileError;
-use crate::logging::{AccessLog, OpenError};
+use crate::logging::OpenError;
 use crate::net::listener::{BindError, Listener, Local};
 use crate::net::poller::Poller;
 use crate::net::tls::LoadError;
@@ -58,7 +55,7 @@ use admission::{Admission, Clients};
 use guard::Checks;
 use secure::Secure;
 use shared::{Shared, Tick};
-use snapshot::{Site, Snapshot, log_target};
+use snapshot::{Parts, Snapshot};
 use threads::Thread;
 use worker::{Worker, be_scheduled};
 
@@ -145,12 +142,15 @@ impl Server {
         let checks = Arc::new(Checks::new(&admission));
         let waiting = Arc::new(AtomicUsize::new(0));
         let pools: Vec<_> = dials.iter().map(NewDial::pool).collect();
-        let shares = Shares {
+        let parts = Parts {
             admission: &admission,
             waiting: &waiting,
             stats: &stats,
+            pools: &pools,
+            before: None,
         };
-        let snapshot = assemble(config, &shares, None, &pools)?;
+        let snapshot = Snapshot::new(config, &parts)?;
+        snapshot.set_limits();
         let shared = Arc::new(Shared {
             poller: Poller::new(workers)?,
             tunnels: Tunnels::new()?,
@@ -279,12 +279,14 @@ impl Server {
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let before = shared.snapshot();
         let listen = config.listen.clone();
-        let shares = Shares {
+        let parts = Parts {
             admission: &shared.admission,
             waiting: &shared.waiting,
             stats: &shared.stats,
+            pools: &pools,
+            before: Some(&before),
         };
-        let snapshot = assemble(config, &shares, Some(&before), &pools)?;
+        let snapshot = Snapshot::new(config, &parts)?;
         let new_dials = new_dials.into_iter();
         let new_dials = new_dials.map(|dial| dial.prepare(&shared.stats));
         let new_dials = new_dials.collect::<Result<Vec<_>, StartError>>()?;
@@ -294,6 +296,7 @@ impl Server {
         let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
         // Now nothing can fail any more.
         let snapshot = Arc::new(snapshot);
+        snapshot.set_limits();
         shared.set_snapshot(Arc::clone(&snapshot));
         before.retire(&snapshot);
         snapshot.check_files();
@@ -502,67 +505,6 @@ impl Bound {
         *server.running.lock() = running;
         Ok(server)
     }
-}
-
-/// What the sites of all generations share.
-struct Shares<'a> {
-    admission: &'a Admission,
-    waiting: &'a Arc<AtomicUsize>,
-    stats: &'a Arc<Stats>,
-}
-
-/// Makes a snapshot, with the lines, servers and logs of the one before where they are the same.
-fn assemble(
-    config: Config,
-    shares: &Shares<'_>,
-    before: Option<&Snapshot>,
-    pools: &[(Address, Arc<Pool>)],
-) -> Result<Snapshot, StartError> {
-    let mut logs: HashMap<config::AccessLog, Arc<AccessLog>> = before
-        .map_or_else(HashMap::new, |before| {
-            before.access_logs().into_iter().collect()
-        });
-    let mut log = |wanted: &Option<config::AccessLog>| -> Result<_, StartError> {
-        let Some(wanted) = wanted else {
-            return Ok(None);
-        };
-        if let Some(open) = logs.get(wanted) {
-            return Ok(Some(Arc::clone(open)));
-        }
-        let open = Arc::new(AccessLog::open(wanted)?);
-        logs.insert(wanted.clone(), Arc::clone(&open));
-        Ok(Some(open))
-    };
-    let mut sites = Vec::new();
-    for settings in &config.sites {
-        let known = before.and_then(|before| {
-            let mut sites = before.sites.iter();
-            sites.find(|site| site.settings.name == settings.name)
-        });
-        let line = known.map(|site| Arc::clone(&site.waiting));
-        let line = line.unwrap_or_else(|| Arc::new(Waiting::new(Arc::clone(shares.waiting))));
-        let servers = known.and_then(|site| site.servers.clone());
-        let servers = match servers.filter(|servers| servers.fit(settings)) {
-            Some(servers) => Some(servers),
-            None => Servers::new(settings, &log_target(settings), shares.stats)?.map(Arc::new),
-        };
-        let tunnels = known.map(|site| Arc::clone(&site.tunnels));
-        let tunnels = tunnels.unwrap_or_default();
-        tunnels.limit(settings.max_tunnels);
-        line.limit(settings.limits.waiting, config.limits.waiting_total);
-        let find = |address: &Address| {
-            let found = pools.iter().find(|(known, _)| known == address)?;
-            Some(Arc::clone(&found.1))
-        };
-        let place = shares.admission.place(&settings.name);
-        let access_log = log(&settings.access_log)?;
-        let settings = settings.clone();
-        let mut site = Site::new(settings, place, line, tunnels, access_log, before, find)?;
-        site.servers = servers;
-        sites.push(site);
-    }
-    let access_log = log(&config.access_log)?;
-    Ok(Snapshot::new(config, sites, access_log))
 }
 
 fn partition<T>(all: Vec<T>, stays: impl Fn(&T) -> bool) -> (Vec<T>, Vec<T>) {

@@ -1,28 +1,32 @@
 //! The configuration as it runs: every request reads exactly one of these.
 //!
-//! A snapshot is immutable. A reload builds a new one, in which the pools, lines and logs of whatever did not
-//! change are the same as before, and swaps it in; requests that have begun keep the one they began with.
+//! A snapshot is immutable. A reload builds a new one, in which the pools, lines, servers, files and logs of whatever did
+//! not change are the same as before, and swaps it in; requests that have begun keep the one they began with.
+//!
+//! **Invariants**: to build one changes nothing of what it has in common with the one before, so that it may fail until
+//! it is swapped in; [`Snapshot::set_limits`] and [`Snapshot::retire`] are for the moment of that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use regex::bytes::Regex;
 
-use super::admission::{Allowance, Place};
+use super::StartError;
+use super::admission::{Admission, Allowance, Place};
 use super::files::SiteFiles;
 use super::guard::Guard;
 use super::pages::SitePages;
 use super::route;
 use crate::backend::directory::Servers;
 use crate::backend::pool::{Pool, Waiting};
-use crate::config::{self, Config, Filter, Limits, Network};
+use crate::config::{self, Address, Config, Filter, Limits, Network};
 use crate::content::Permit;
-use crate::content::watched::FileError;
 use crate::logging::AccessLog;
 use crate::net::stream::Peer;
 use crate::process;
+use crate::stats::Stats;
 
 /// One generation of the configuration.
 #[derive(Debug)]
@@ -41,6 +45,18 @@ pub(crate) struct Snapshot {
     pub(crate) most_connections: u64,
     /// Every request looks here. Nobody from outside can add names, so no hash has to withstand anybody.
     names: BTreeMap<String, usize>,
+}
+
+/// What a snapshot is made of besides its configuration.
+pub(crate) struct Parts<'a> {
+    pub(crate) admission: &'a Admission,
+    /// Requests that wait for a backend, at all sites.
+    pub(crate) waiting: &'a Arc<AtomicUsize>,
+    pub(crate) stats: &'a Arc<Stats>,
+    /// Those of all dial-in addresses.
+    pub(crate) pools: &'a [(Address, Arc<Pool>)],
+    /// The snapshot from which everything that has not changed is taken over.
+    pub(crate) before: Option<&'a Snapshot>,
 }
 
 /// A snapshot as a worker and its requests hold it. The outer count is the worker's own, so that workers do not pass one
@@ -77,28 +93,57 @@ pub(crate) struct Site {
 }
 
 impl Snapshot {
-    pub(crate) fn new(
-        config: Config,
-        mut sites: Vec<Site>,
-        access_log: Option<Arc<AccessLog>>,
-    ) -> Self {
-        for (site, settings) in sites.iter_mut().zip(&config.sites) {
+    /// The configuration as it is to run.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a log that cannot be opened, or what the system refuses.
+    pub(crate) fn new(config: Config, parts: &Parts<'_>) -> Result<Self, StartError> {
+        let mut logs: HashMap<config::AccessLog, Arc<AccessLog>> = match parts.before {
+            Some(before) => before.access_logs().into_iter().collect(),
+            None => HashMap::new(),
+        };
+        let mut log = |wanted: &Option<config::AccessLog>| -> Result<_, StartError> {
+            let Some(wanted) = wanted else {
+                return Ok(None);
+            };
+            if let Some(open) = logs.get(wanted) {
+                return Ok(Some(Arc::clone(open)));
+            }
+            let open = Arc::new(AccessLog::open(wanted)?);
+            logs.insert(wanted.clone(), Arc::clone(&open));
+            Ok(Some(open))
+        };
+        let mut sites = Vec::new();
+        for settings in &config.sites {
+            let access_log = log(&settings.access_log)?;
+            let mut site = Site::new(settings.clone(), access_log, parts)?;
             let is_named = |name: &String| config.sites.iter().position(|site| site.name == *name);
             site.backup = settings.backup.as_ref().and_then(is_named);
+            sites.push(site);
         }
         let names =
             config.sites.iter().enumerate().flat_map(|(index, site)| {
                 site.incoming.iter().map(move |name| (name.clone(), index))
             });
-        Self {
+        Ok(Self {
             names: names.collect(),
             default: config.sites.iter().position(|site| site.default),
             sticky: route::sticky(),
             permit: Arc::default(),
             most_connections: most_connections(&config.limits),
-            access_log,
+            access_log: log(&config.access_log)?,
             sites,
             config,
+        })
+    }
+
+    /// Sets the limits of what snapshots have in common, when this one is the one that counts.
+    pub(crate) fn set_limits(&self) {
+        for site in &self.sites {
+            let limits = &site.settings.limits;
+            site.waiting
+                .limit(limits.waiting, self.config.limits.waiting_total);
+            site.tunnels.limit(site.settings.max_tunnels);
         }
     }
 
@@ -112,10 +157,14 @@ impl Snapshot {
         self.sites.iter().filter_map(|site| site.servers.as_ref())
     }
 
-    /// The files of the site with this name.
+    /// The site that has this name in logs.
+    fn named(&self, name: &str) -> Option<&Site> {
+        self.sites.iter().find(|site| site.settings.name == name)
+    }
+
+    /// The files of the site that has this name in logs.
     pub(crate) fn files_of(&self, name: &str) -> Option<&SiteFiles> {
-        let site = self.sites.iter().find(|site| site.settings.name == name)?;
-        Some(&site.files)
+        self.named(name).map(|site| &site.files)
     }
 
     /// Another snapshot has taken the place of this one, which workers that have nothing to do hold until their next
@@ -166,44 +215,53 @@ impl Snapshot {
 }
 
 impl Site {
-    /// A site with these settings, without servers and backup. What `before` has read of its files is not read again.
+    /// A site with these settings, without its backup. What was read of its files before is not read again.
     ///
     /// # Errors
-    /// A file that cannot be read.
-    pub(crate) fn new(
+    /// A file that cannot be read, or what the system refuses.
+    fn new(
         settings: config::Site,
-        place: Place,
-        waiting: Arc<Waiting>,
-        tunnels: Arc<Allowance>,
         access_log: Option<Arc<AccessLog>>,
-        before: Option<&Snapshot>,
-        pool: impl Fn(&config::Address) -> Option<Arc<Pool>>,
-    ) -> Result<Self, FileError> {
+        parts: &Parts<'_>,
+    ) -> Result<Self, StartError> {
+        let before = parts.before;
+        let known = before.and_then(|before| before.named(&settings.name));
         let mut filtered = Vec::new();
         let mut plain = Vec::new();
         for outgoing in &settings.outgoing {
-            let Some(pool) = pool(&outgoing.to) else {
+            let mut pools = parts.pools.iter();
+            let Some((_, pool)) = pools.find(|(address, _)| *address == outgoing.to) else {
                 continue;
             };
+            let pool = Arc::clone(pool);
             match &outgoing.filter {
                 Filter::Any => plain.push(pool),
                 filter => filtered.push((filter.clone(), [pool])),
             }
         }
+        let log = log_target(&settings);
+        let servers = known.and_then(|site| site.servers.clone());
+        let servers = match servers.filter(|servers| servers.fit(&settings)) {
+            Some(servers) => Some(servers),
+            None => Servers::new(&settings, &log, parts.stats)?.map(Arc::new),
+        };
+        let waiting = known.map(|site| Arc::clone(&site.waiting));
+        let new_line = || Arc::new(Waiting::new(Arc::clone(parts.waiting)));
+        let tunnels = known.map(|site| Arc::clone(&site.tunnels));
         Ok(Self {
             guards: Guard::all(&settings, before)?,
             pages: SitePages::new(&settings, before)?,
             files: SiteFiles::new(&settings, before),
             keys: accepted_keys(&settings),
-            log: log_target(&settings),
+            place: parts.admission.place(&settings.name),
+            waiting: waiting.unwrap_or_else(new_line),
+            tunnels: tunnels.unwrap_or_default(),
             unframed_told: AtomicBool::new(false),
-            settings,
-            place,
-            waiting,
-            tunnels,
-            access_log,
-            servers: None,
             backup: None,
+            settings,
+            access_log,
+            log,
+            servers,
             filtered,
             plain,
         })
@@ -231,7 +289,7 @@ fn most_connections(limits: &Limits) -> u64 {
 }
 
 /// The target of a site's log lines, by which they find its own logger.
-pub(crate) fn log_target(site: &config::Site) -> String {
+fn log_target(site: &config::Site) -> String {
     format!("site:{}", site.name)
 }
 
