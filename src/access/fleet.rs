@@ -15,15 +15,15 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use super::line::{self, Tie};
-use super::{Shared, spawn};
+use super::{Settings, Shared, spawn};
 use crate::client::Backoff;
 use crate::config::Address;
 use crate::net::listener::reason;
 use crate::net::stream::Stream;
 
-/// The servers that are dialled.
-#[derive(Debug, Default)]
-pub(super) struct Fleet {
+/// The servers that are dialled: the fleet thread's own.
+#[derive(Default)]
+struct Fleet {
     servers: Vec<Arc<Server>>,
     /// What host names stood for the last time.
     names: HashMap<Address, Vec<SocketAddr>>,
@@ -112,9 +112,10 @@ impl Default for Dialling {
 
 /// Sees to it that the servers of the configuration are dialled, until there is a drain.
 pub(super) fn run(shared: &Arc<Shared>) {
+    let mut fleet = Fleet::default();
     loop {
         shared.state.lock().changed = false;
-        apply(shared);
+        fleet.apply(shared);
         let until = Instant::now() + LOOK_UP;
         let mut state = shared.state.lock();
         while !state.draining && !state.changed {
@@ -128,47 +129,51 @@ pub(super) fn run(shared: &Arc<Shared>) {
     }
 }
 
-/// Looks up all names, and gives each server as many lines as the configuration says.
-fn apply(shared: &Arc<Shared>) {
-    let settings = shared.settings();
-    let mut fleet = shared.fleet.lock();
-    fleet
-        .names
-        .retain(|name, _| settings.config.connect.contains(name));
-    let mut wanted: Vec<Server> = Vec::new();
-    for address in &settings.config.connect {
-        let found = look_up(address);
-        for at in fleet.remember(address, found) {
-            if !wanted.iter().any(|other| other.at == at) {
-                wanted.push(Server {
-                    number: fleet.next,
-                    at,
-                    name: name(address),
-                    greeting: settings.generation,
-                });
-                fleet.next += 1;
+impl Fleet {
+    /// Looks up all names, and gives each server as many lines as the configuration says.
+    fn apply(&mut self, shared: &Arc<Shared>) {
+        let settings = shared.settings();
+        let wanted = self.wanted(&settings);
+        let (stay, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.servers)
+            .into_iter()
+            .partition(|server| wanted.iter().any(|other| other.is_same(server)));
+        for server in &gone {
+            shared.retire(server);
+        }
+        self.servers = stay;
+        for server in wanted {
+            if !self.servers.iter().any(|known| known.is_same(&server)) {
+                self.servers.push(Arc::new(server));
             }
         }
-    }
-    let (stay, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut fleet.servers)
-        .into_iter()
-        .partition(|server| wanted.iter().any(|other| other.is_same(server)));
-    for server in &gone {
-        shared.retire(server);
-    }
-    fleet.servers = stay;
-    for server in wanted {
-        if !fleet.servers.iter().any(|known| known.is_same(&server)) {
-            fleet.servers.push(Arc::new(server));
+        for server in &self.servers {
+            shared.set_lines(server, settings.config.connections);
         }
+        shared.forget_others(&self.servers);
     }
-    for server in &fleet.servers {
-        shared.set_lines(server, settings.config.connections);
-    }
-    shared.forget_others(&fleet.servers);
-}
 
-impl Fleet {
+    /// The servers of a configuration, each once, by names looked up now.
+    fn wanted(&mut self, settings: &Settings) -> Vec<Server> {
+        let addresses = &settings.config.connect;
+        self.names.retain(|name, _| addresses.contains(name));
+        let mut wanted: Vec<Server> = Vec::new();
+        for address in addresses {
+            let found = look_up(address);
+            for at in self.remember(address, found) {
+                if !wanted.iter().any(|other| other.at == at) {
+                    wanted.push(Server {
+                        number: self.next,
+                        at,
+                        name: name(address),
+                        greeting: settings.generation,
+                    });
+                    self.next += 1;
+                }
+            }
+        }
+        wanted
+    }
+
     /// The addresses that a name stands for; those of before if it could not be looked up.
     fn remember(&mut self, address: &Address, found: io::Result<Vec<SocketAddr>>) -> Vec<At> {
         if let Address::Unix(path) = address {

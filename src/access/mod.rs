@@ -14,14 +14,13 @@
 //! | `fleet` | one | looks up host names again | wait for a server |
 //! | `tunnels` | one | carries the bytes of upgraded connections, which are no line's any more | wait for any one of them |
 //! | `watch` | one | looks whether the application answers | carry requests |
-//! | `command` | one, if there is a command | starts it, waits for its end, starts it again | |
+//! | `command` | one, if there is a command | starts it, waits for its end, starts it again | end before its process has |
 //!
 //! One thread per dialled connection is the shape of the thing: there are as many as requests that the application may
 //! get at once, which is a few; each blocks where it has to.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
-//! | [`Shared`]'s `fleet` | which servers are dialled | starting and retiring lines |
 //! | `state`, `settings`, `ties`, the gate, a tie's handle, the command | see there | a few instructions; all leaves |
 
 mod command;
@@ -48,7 +47,7 @@ use crate::net::tls::{self, Authorities, Certificate, Connector, LoadError};
 use crate::net::tunnel::{Ended, Tunnels};
 use crate::stats::{add, get};
 use command::Command;
-use fleet::{Dialling, Fleet};
+use fleet::Dialling;
 use gate::Gate;
 use line::Tie;
 
@@ -83,7 +82,6 @@ struct Shared {
     /// Answers of the application so far.
     answers: AtomicU64,
     tunnels: Tunnels<Conn, Conn>,
-    fleet: Mutex<Fleet>,
     /// The lines that are there.
     ties: Mutex<Vec<Arc<Tie>>>,
 }
@@ -136,7 +134,6 @@ impl Access {
             open: AtomicBool::new(false),
             answers: AtomicU64::new(0),
             tunnels: Tunnels::new()?,
-            fleet: Mutex::default(),
             ties: Mutex::default(),
             settings: RwLock::new(Arc::new(settings)),
         });
