@@ -13,7 +13,8 @@ use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
 use crate::common::{
-    Access, Backend, EchoServer, Proxy, Server, bytes, free_port, proxy, secure, wait_until,
+    Access, Backend, EchoServer, Proxy, Server, bytes, free_port, head_end, proxy, read_until,
+    secure, wait_until,
 };
 
 /// Makes an authority, and a certificate of it for a name; returns the files of the authority and of the pair.
@@ -267,6 +268,39 @@ fn a_handshake_holds_up_nobody_and_has_a_deadline() {
     drop((silent, half, plain, http, wrong, junk));
     access.finish();
     drop(app);
+    proxy.finish();
+}
+
+#[test]
+fn what_tls_says_to_itself_is_no_answer() {
+    let files = tempfile::tempdir().unwrap();
+    let (_, certfile, keyfile) = authority(files.path(), "localhost");
+    let proxy = server(&certfile, &keyfile, "", "");
+    let stream = TcpStream::connect(proxy.dial_in()).unwrap();
+    let mut backend = secure::connect(stream, "localhost");
+    backend
+        .write_all(&preamble("000000000001", "secret"))
+        .unwrap();
+    proxy.wait_for_log("joined");
+    let body = bytes(30_000_000);
+    let mut visitor = proxy.visit();
+    visitor.send_post("/", &body);
+    // Nobody reads, so that the proxy can soon write no more. What it finds then are new keys.
+    let mut seen = vec![0; 20_000];
+    wait_until("much of the request", || {
+        backend.sock.peek(&mut seen).unwrap() == seen.len()
+    });
+    backend.conn.refresh_traffic_keys().unwrap();
+    backend.flush().unwrap();
+    let mut request = Vec::new();
+    let whole = |b: &[u8]| head_end(b).is_some_and(|head| b.len() == head + body.len());
+    assert!(read_until(&mut backend, &mut request, whole));
+    assert!(request.ends_with(&body));
+    backend
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .unwrap();
+    assert_eq!(visitor.answer().text(), "ok");
+    drop((visitor, backend));
     proxy.finish();
 }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::stream::{Pending, Ready, Stream};
+use super::stream::{Pending, Stream};
 use super::tls::{Acceptor, Connector, Session};
 
 /// A connection.
@@ -255,19 +255,17 @@ impl Conn {
                 Err(_) => return Ok(false),
             }
             match self.stream.wait_for_either(patience) {
-                Ok(ready) if ready.readable => return Ok(false),
-                Ok(ready) if ready.writable => {}
+                Ok(ready) if ready.readable && self.has_said() => return Ok(false),
+                Ok(ready) if ready.readable || ready.writable => {}
                 _ => return Err(io::ErrorKind::TimedOut.into()),
             }
         }
     }
 
-    /// Waits until the socket can be written to or has something to read, at most `patience`.
-    ///
-    /// # Errors
-    /// Whatever `poll(2)` says.
-    pub fn wait_for_either(&self, patience: Duration) -> io::Result<Ready> {
-        self.stream.wait_for_either(patience)
+    /// Whether what there is to read is something that the peer has said, or its end.
+    fn has_said(&mut self) -> bool {
+        let stream = &self.stream;
+        self.tls.as_mut().is_none_or(|tls| tls.has_said(stream))
     }
 
     /// Waits until there is something to read here, or room to write in `other`; see [`Stream::wait_beside`].

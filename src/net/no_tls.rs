@@ -143,6 +143,11 @@ impl Session {
     }
 
     /// Cannot be called.
+    pub fn has_said(&mut self, _stream: &Stream) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
     ///
     /// # Errors
     /// Never.
