@@ -112,6 +112,25 @@ impl Settings {
     }
 }
 
+impl Connections {
+    /// A place for one more, unless there are so many.
+    fn enter(self: &Arc<Self>, number: u64, most: usize) -> Option<Seat> {
+        let gone = Arc::new(AtomicBool::new(false));
+        {
+            let mut open = self.0.lock();
+            if open.len() >= most {
+                return None;
+            }
+            open.insert(number, Arc::clone(&gone));
+        }
+        Some(Seat {
+            number,
+            gone,
+            connections: Arc::clone(self),
+        })
+    }
+}
+
 impl Seat {
     /// Whether the connection hung up.
     pub fn is_gone(&self) -> bool {
@@ -220,28 +239,15 @@ impl DialIn {
         }
     }
 
+    /// Takes in a connection that was just accepted.
     fn enter(&mut self, stream: Stream, peer: Peer) {
         let most = self.settings.most.load(Ordering::Relaxed);
         let number = self.next;
         self.next += 1;
-        let gone = Arc::new(AtomicBool::new(false));
-        let open = {
-            let mut connections = self.connections.0.lock();
-            let open = connections.len();
-            if open < most {
-                connections.insert(number, Arc::clone(&gone));
-            }
-            open
-        };
-        if open >= most {
+        let Some(seat) = self.connections.enter(number, most) else {
             let limit = format!("{most} connections are open already (limits.backends)");
             self.refuse(&peer, Close::Overload, &limit);
             return;
-        }
-        let seat = Seat {
-            number,
-            gone,
-            connections: Arc::clone(&self.connections),
         };
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, number);
         if let Err(error) = self.epoll.add(&stream, event) {
@@ -261,16 +267,14 @@ impl DialIn {
             }
         };
         let deadline = Instant::now() + *self.settings.preamble.lock();
-        self.newcomers.insert(
-            number,
-            Newcomer {
-                conn,
-                peer,
-                bytes: Vec::new(),
-                deadline,
-                seat,
-            },
-        );
+        let newcomer = Newcomer {
+            conn,
+            peer,
+            bytes: Vec::new(),
+            deadline,
+            seat,
+        };
+        self.newcomers.insert(number, newcomer);
         // The preamble is usually there already.
         self.read(number);
     }
@@ -323,6 +327,7 @@ impl DialIn {
         }
     }
 
+    /// Its preamble is complete: it becomes a backend.
     fn join(&self, newcomer: Newcomer, preamble: preamble::Preamble) {
         let Newcomer {
             conn, peer, seat, ..
@@ -352,6 +357,7 @@ impl DialIn {
         });
     }
 
+    /// Counts and tells of a connection that does not become a backend. Whoever calls this closes it.
     fn refuse(&self, peer: &Peer, close: Close, why: &str) {
         self.stats.backend_closed(close);
         log::info!(
@@ -378,6 +384,7 @@ impl DialIn {
         }
     }
 
+    /// Closes those whose time for a preamble is over, and accepts again after a rest.
     fn expire(&mut self, now: Instant) {
         if self.resting.is_some_and(|until| until <= now) {
             self.resting = None;

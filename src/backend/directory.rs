@@ -132,6 +132,8 @@ struct Server {
     bad_checks: u32,
     /// When its name is looked up again; `None`: that is under way, or there is no name.
     lookup: Option<Instant>,
+    /// The log has it that its name is not found.
+    told: bool,
     /// When it is checked again, if there are checks; `None`: that is under way.
     check: Option<Instant>,
     /// The configuration has no place for it any more.
@@ -310,51 +312,13 @@ impl Directory {
     /// Goes over to other settings. Servers that stay keep their connections and what is known of them; exchanges with
     /// those that go come to their end.
     fn change(self: &Arc<Self>, settings: Settings) {
-        let now = Instant::now();
-        let mut gone = Vec::new();
-        {
+        let gone = {
             let mut state = self.state.lock();
             if state.settings == settings {
                 return;
             }
-            let listed = !settings.servers.is_empty();
-            let mut old = match listed {
-                true => mem::take(&mut state.servers),
-                // Those of Redis stay.
-                false => Vec::new(),
-            };
-            for address in &settings.servers {
-                let known = old
-                    .iter()
-                    .position(|server| server.place.address == *address);
-                let mut server = match known {
-                    Some(position) => old.swap_remove(position),
-                    None => Server::new(address, settings.seats, now),
-                };
-                server.seats = settings.seats;
-                // It may have been on its way out.
-                server.gone = false;
-                state.servers.push(server);
-            }
-            for server in &mut state.servers {
-                // One that is under way says itself when the next one is.
-                if let Some(due) = &mut server.check {
-                    *due = now;
-                }
-                if settings.check.is_none() && server.health == Health::Down {
-                    server.health = Health::Up;
-                }
-            }
-            for mut server in old {
-                gone.append(&mut server.kept);
-                server.seats = 0;
-                server.gone = true;
-                if server.taken > 0 {
-                    state.servers.push(server);
-                }
-            }
-            state.settings = settings;
-        }
+            state.change(settings, Instant::now())
+        };
         for kept in gone {
             self.close(kept.conn, Close::Removed);
         }
@@ -388,6 +352,46 @@ impl Directory {
 }
 
 impl State {
+    /// Goes over to other settings. Returns the idle connections to servers that are gone.
+    fn change(&mut self, settings: Settings, now: Instant) -> Vec<Kept> {
+        let mut old = match settings.servers.is_empty() {
+            // Those of Redis stay.
+            true => Vec::new(),
+            false => mem::take(&mut self.servers),
+        };
+        for address in &settings.servers {
+            let known = |server: &Server| server.place.address == *address;
+            let mut server = match old.iter().position(known) {
+                Some(position) => old.swap_remove(position),
+                None => Server::new(address, settings.seats, now),
+            };
+            server.seats = settings.seats;
+            // It may have been on its way out.
+            server.gone = false;
+            self.servers.push(server);
+        }
+        for server in &mut self.servers {
+            // One that is under way says itself when the next one is.
+            if let Some(due) = &mut server.check {
+                *due = now;
+            }
+            if settings.check.is_none() && server.health == Health::Down {
+                server.health = Health::Up;
+            }
+        }
+        let mut gone = Vec::new();
+        for mut server in old {
+            gone.append(&mut server.kept);
+            server.seats = 0;
+            server.gone = true;
+            if server.taken > 0 {
+                self.servers.push(server);
+            }
+        }
+        self.settings = settings;
+        gone
+    }
+
     fn position(&self, place: &Arc<Place>) -> Option<usize> {
         let mut servers = self.servers.iter();
         servers.position(|server| Arc::ptr_eq(&server.place, place))
@@ -426,6 +430,7 @@ impl Server {
             kept: Vec::new(),
             failures: 0,
             bad_checks: 0,
+            told: false,
             check: Some(now),
             gone: false,
             #[cfg(feature = "redis")]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use super::Server;
-use super::tend::LOOK_UP_SOON;
+use super::tend::{LOOK_UP_AGAIN, LOOK_UP_SOON};
 use crate::net::listener;
 
 /// Whether requests are sent to a server.
@@ -120,6 +120,21 @@ impl Server {
         Change::Back
     }
 
+    /// Learns from a lookup of its name, which is due again after a while. Returns whether it was not known before.
+    pub(super) fn judge_lookup(&mut self, is_found: bool, now: Instant) -> bool {
+        let first = self.health == Health::Unknown;
+        let again = match first && !is_found {
+            true => LOOK_UP_SOON,
+            false => LOOK_UP_AGAIN,
+        };
+        self.lookup = Some(now + again);
+        if first && is_found {
+            self.health = Health::Up;
+        }
+        first
+    }
+
+    /// Has it left alone for so long.
     fn set_aside(&mut self, pause: Duration) {
         let now = Instant::now();
         self.health = Health::Aside {

@@ -101,40 +101,38 @@ impl Directory {
             Err(_) => Vec::new(),
         };
         let moved = found.is_ok() && !old.is_empty();
-        let (kept, first) = {
+        let (kept, first, told) = {
             let mut state = self.state.lock();
             let Some(server) = state.server(place) else {
                 return;
             };
-            let first = server.health == Health::Unknown;
-            let again = match found {
-                Ok(_) => LOOK_UP_AGAIN,
-                Err(_) if first => LOOK_UP_SOON,
-                Err(_) => LOOK_UP_AGAIN,
+            let first = server.judge_lookup(found.is_ok(), now);
+            let told = mem::replace(&mut server.told, found.is_err());
+            let kept = match moved {
+                true => mem::take(&mut server.kept),
+                false => Vec::new(),
             };
-            server.lookup = Some(now + again);
-            if found.is_ok() && first {
-                server.health = Health::Up;
-            }
-            match moved {
-                true => (mem::take(&mut server.kept), first),
-                false => (Vec::new(), first),
-            }
+            (kept, first, told)
         };
         for kept in kept {
             self.close(kept.conn, Close::Removed);
         }
         let (site, name) = (&self.site, &place.name);
         match found {
-            Err(error) if first => log::warn!(
-                target: &self.log,
-                "site {site}: server {name}: the name is not found: {}; requests wait", listener::reason(&error)
-            ),
-            Err(error) => log::debug!(
-                target: &self.log,
-                "site {site}: server {name}: the name is not found: {}; the known addresses are used",
-                listener::reason(&error)
-            ),
+            Err(error) => {
+                let level = match first && !told {
+                    true => log::Level::Warn,
+                    false => log::Level::Debug,
+                };
+                let so = match first {
+                    true => "requests wait",
+                    false => "the known addresses are used",
+                };
+                log::log!(
+                    target: &self.log, level,
+                    "site {site}: server {name}: the name is not found: {}; {so}", listener::reason(&error)
+                );
+            }
             Ok(addresses) if moved || first => log::info!(
                 target: &self.log,
                 "site {site}: server {name} is at {}", List(&addresses)
@@ -229,5 +227,5 @@ pub(super) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> bool {
 /// Idle connections are looked at when they have been idle for so long.
 const REST: Duration = Duration::from_secs(1);
 /// How often names are looked up, and where a name is not known or its server not reached.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
 pub(super) const LOOK_UP_SOON: Duration = Duration::from_secs(1);
