@@ -20,6 +20,7 @@
 //! if its connection was a kept one, nothing of an answer was passed on, and its method is idempotent (RFC 9110 9.2.2).
 
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -514,26 +515,11 @@ impl Errand<'_> {
         let chunked = told == Framing::Chunked;
         loop {
             let Desk { reply, out, .. } = &mut *self.desk;
-            let mut data = 0..0;
-            let mut consumed = 0;
-            let mut wrong = None;
-            while !download.is_done() && consumed < reply.data().len() {
-                let rest = &reply.data()[consumed..];
-                let piece = match download.decoder.next(rest) {
-                    Ok(piece) if piece.consumed > 0 => piece,
-                    Ok(_) => break,
-                    Err(bad) => {
-                        // What was right goes first: without it the server would think that there was no answer.
-                        wrong = Some(bad.0);
-                        break;
-                    }
-                };
-                data = consumed + piece.data.start..consumed + piece.data.end;
-                consumed += piece.consumed;
-                if chunked {
-                    write_chunk(&reply.data()[data.clone()], out);
-                }
-            }
+            let Decoded {
+                data,
+                consumed,
+                wrong,
+            } = download.decode(reply.data(), chunked.then_some(&mut *out));
             if download.is_done() {
                 // Before the last bytes are written: whoever waits for the place need not wait for the server.
                 download.end(reply.data().len() > consumed);
@@ -553,6 +539,7 @@ impl Errand<'_> {
             }
             out.clear();
             reply.consume(consumed);
+            // What was right went first: without it the server would think that there was no answer.
             if wrong.is_some() {
                 return Err(wrong);
             }
@@ -640,9 +627,44 @@ struct Download<'g> {
     ended: bool,
 }
 
+/// What was made of some of it.
+struct Decoded {
+    /// The last piece of the body; with a length there is no other.
+    data: Range<usize>,
+    consumed: usize,
+    /// What the application did wrong behind that.
+    wrong: Option<&'static str>,
+}
+
 impl Download<'_> {
     const fn is_done(&self) -> bool {
         self.decoder.is_done() || self.ended
+    }
+
+    /// Takes what was read apart; chunks go to `chunks`, anew.
+    fn decode(&mut self, reply: &[u8], mut chunks: Option<&mut Vec<u8>>) -> Decoded {
+        let mut decoded = Decoded {
+            data: 0..0,
+            consumed: 0,
+            wrong: None,
+        };
+        while !self.is_done() && decoded.consumed < reply.len() {
+            let start = decoded.consumed;
+            let piece = match self.decoder.next(&reply[start..]) {
+                Ok(piece) if piece.consumed > 0 => piece,
+                Ok(_) => break,
+                Err(bad) => {
+                    decoded.wrong = Some(bad.0);
+                    break;
+                }
+            };
+            decoded.data = start + piece.data.start..start + piece.data.end;
+            decoded.consumed += piece.consumed;
+            if let Some(chunks) = &mut chunks {
+                write_chunk(&reply[decoded.data.clone()], chunks);
+            }
+        }
+        decoded
     }
 
     /// The last byte was read; `more`: and something behind it.
