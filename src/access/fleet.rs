@@ -221,19 +221,27 @@ impl Shared {
             if let Err(error) = started {
                 self.ties.lock().retain(|other| !Arc::ptr_eq(other, &tie));
                 log::error!("a thread for {server}: {}", reason(&error));
-                return;
+                break;
             }
         }
+        self.tell();
+    }
+
+    /// Wakes those that wait for their turn, of which some are not wanted any more: under the lock, so that nobody is just
+    /// between looking and waiting.
+    fn tell(&self) {
+        let _state = self.state.lock();
         self.changed.notify_all();
     }
 
+    /// Ends the lines to a server.
     fn retire(&self, server: &Arc<Server>) {
         for tie in self.ties() {
             if Arc::ptr_eq(&tie.server, server) {
                 tie.retire();
             }
         }
-        self.changed.notify_all();
+        self.tell();
         log::info!("server {server}: leaving");
     }
 
@@ -246,7 +254,7 @@ impl Shared {
         dialling.retain(|number, _| known.contains(number));
     }
 
-    /// Waits until a line may dial. `None`: it is not wanted any more.
+    /// Waits until a line may dial, for as long as the application does not answer. `None`: it is not wanted any more.
     pub(super) fn turn(&self, tie: &Tie) -> Option<Turn> {
         let mut state = self.state.lock();
         loop {
