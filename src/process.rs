@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 #[cfg(target_os = "linux")]
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -222,16 +223,18 @@ impl Identity {
     }
 
     /// Gives a file to the new user, so that it can be opened anew later. What is no regular file, such as
-    /// `/dev/null`, belongs to others and stays as it is.
+    /// `/dev/null`, belongs to others and stays as it is; so does what a symbolic link leads to, for the new user may have
+    /// put the link there.
     ///
     /// # Errors
-    /// Whatever `stat(2)` and `chown(2)` say.
+    /// Whatever `lstat(2)` and `fchownat(2)` say.
     pub fn own(&self, file: &Path) -> io::Result<()> {
-        if !file.metadata()?.is_file() {
+        if !file.symlink_metadata()?.is_file() {
             return Ok(());
         }
         let user = self.user.as_ref().map(|user| user.uid);
-        unistd::chown(file, user, self.group).map_err(io::Error::from)
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        unistd::fchownat(AT_FDCWD, file, user, self.group, flags).map_err(io::Error::from)
     }
 }
 

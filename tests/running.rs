@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use nix::sys::signal::kill;
@@ -177,12 +178,18 @@ fn privileges_are_given_up_after_binding() {
         eprintln!("not root: nothing to give up");
         return;
     }
-    let proxy = Proxy::start(
-        "user: nobody\nlogger: {type: file, file: messages}\naccess_log: access\n\
+    let others = tempfile::tempdir().unwrap();
+    let (secret, link) = (others.path().join("secret"), others.path().join("link"));
+    fs::write(&secret, "").unwrap();
+    symlink(&secret, &link).unwrap();
+    let proxy = Proxy::start(&format!(
+        "user: nobody\nlogger: {{type: file, file: messages}}\naccess_log: access\n\
          map:\n\
-         - {incoming: a, outgoing: '127.0.0.1:0', logger: {type: file, file: site}}\n\
-         - {incoming: b, outgoing: '127.0.0.1:0', access_log: /dev/null}",
-    );
+         - {{incoming: a, outgoing: '127.0.0.1:0', logger: {{type: file, file: site}}}}\n\
+         - {{incoming: b, outgoing: '127.0.0.1:0', access_log: /dev/null}}\n\
+         - {{incoming: c, outgoing: '127.0.0.1:0', access_log: {}}}",
+        link.display()
+    ));
     let owner = fs::metadata(format!("/proc/{}", proxy.pid()))
         .unwrap()
         .uid();
@@ -202,7 +209,9 @@ fn privileges_are_given_up_after_binding() {
             "{file}"
         );
     }
-    assert_eq!(fs::metadata("/dev/null").unwrap().uid(), 0);
+    for file in [Path::new("/dev/null"), &secret] {
+        assert_eq!(fs::metadata(file).unwrap().uid(), 0, "{file:?}");
+    }
     assert_eq!(ids("Uid:"), vec![owner.to_string(); 4]);
     assert!(ids("Gid:").iter().all(|id| id != "0"));
     assert!(ids("Groups:").iter().all(|id| id != "0"));
