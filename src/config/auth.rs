@@ -67,6 +67,9 @@ fn one(section: &Section, node: &Node) -> Result<BasicAuth, Wrong> {
 }
 
 /// Reads what is in a `users_file`.
+///
+/// # Errors
+/// The first line that is not understood, and why.
 pub(crate) fn users(bytes: &[u8]) -> Result<Users, String> {
     Users::parse(bytes).map_err(|bad| bad.to_string())
 }

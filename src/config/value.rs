@@ -183,7 +183,10 @@ pub(super) fn absolute(directory: Option<&Path>, path: &Path) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-/// The bytes of a file that is not larger than `most`.
+/// The bytes of a regular file that has `most` bytes at the most.
+///
+/// # Errors
+/// What keeps it from being read, as in a message of the configuration.
 pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
     let reason = |error: io::Error| cause(&error);
     // Opening a named pipe would wait for its writer.

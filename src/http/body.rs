@@ -149,34 +149,10 @@ impl Decoder {
     /// One byte of chunk framing, which is strict: no bare LF, no blanks, nothing left out.
     fn framing_byte(&mut self, state: State, byte: u8) -> Result<State, BadBody> {
         Ok(match (state, byte) {
-            (State::Size { digits: 16, .. }, byte) if byte.is_ascii_hexdigit() => {
-                return Err(BadBody("a chunk size of more than 16 digits"));
-            }
-            (State::Size { digits, size }, byte) if byte.is_ascii_hexdigit() => {
-                let digit = (byte as char).to_digit(16).unwrap_or(0);
-                State::Size {
-                    digits: digits + 1,
-                    size: size << 4 | u64::from(digit),
-                }
-            }
-            (State::Size { digits: 0, .. }, _) => {
-                return Err(BadBody("a chunk without a size"));
-            }
-            (State::Size { size, .. }, b';') => State::Extension { size, length: 1 },
-            (State::Size { size, .. } | State::Extension { size, .. }, b'\r') => {
-                State::SizeEnd { size }
-            }
-            (State::Size { .. }, _) => {
-                return Err(BadBody("a chunk size with other bytes than digits"));
-            }
+            (State::Size { digits, size }, byte) => size_byte(digits, size, byte)?,
+            (State::Extension { size, .. }, b'\r') => State::SizeEnd { size },
             (State::Extension { size, length }, byte) => {
-                self.extensions += 1;
-                if byte < b' ' && byte != b'\t' || byte == 0x7f {
-                    return Err(BadBody("a control byte in a chunk extension"));
-                }
-                if length >= MOST_EXTENSION || self.extensions >= MOST_EXTENSIONS {
-                    return Err(BadBody("chunk extensions over the limit"));
-                }
+                self.extension_byte(byte, length)?;
                 State::Extension {
                     size,
                     length: length + 1,
@@ -184,21 +160,13 @@ impl Decoder {
             }
             (State::SizeEnd { size: 0 }, b'\n') => TRAILER,
             (State::SizeEnd { size }, b'\n') => State::Data(size),
-            (
-                State::DataEnd {
-                    carriage_return: false,
-                },
-                b'\r',
-            ) => State::DataEnd {
-                carriage_return: true,
-            },
-            (
-                State::DataEnd {
+            (State::DataEnd { carriage_return }, byte) => match (carriage_return, byte) {
+                (false, b'\r') => State::DataEnd {
                     carriage_return: true,
                 },
-                b'\n',
-            ) => START,
-            (State::DataEnd { .. }, _) => return Err(BadBody("a chunk longer than its size")),
+                (true, b'\n') => START,
+                _ => return Err(BadBody("a chunk longer than its size")),
+            },
             (State::Trailer { length, colon }, b'\r') => State::TrailerEnd { length, colon },
             (State::Trailer { length, colon }, byte) => self.trailer_byte(length, colon, byte)?,
             (State::TrailerEnd { length: 0, .. }, b'\n') => State::Done,
@@ -215,6 +183,18 @@ impl Decoder {
             }
             (State::Length(_) | State::UntilClose | State::Data(_) | State::Done, _) => state,
         })
+    }
+
+    /// A byte of a chunk extension, of which the line has `length` already.
+    fn extension_byte(&mut self, byte: u8, length: usize) -> Result<(), BadBody> {
+        self.extensions += 1;
+        if byte < b' ' && byte != b'\t' || byte == 0x7f {
+            return Err(BadBody("a control byte in a chunk extension"));
+        }
+        match length >= MOST_EXTENSION || self.extensions >= MOST_EXTENSIONS {
+            true => Err(BadBody("chunk extensions over the limit")),
+            false => Ok(()),
+        }
     }
 
     fn trailer_byte(&mut self, length: usize, colon: bool, byte: u8) -> Result<State, BadBody> {
@@ -235,6 +215,22 @@ impl Decoder {
             colon: colon || byte == b':',
         })
     }
+}
+
+/// A byte of a chunk's size, of which there were so many digits before.
+fn size_byte(digits: u8, size: u64, byte: u8) -> Result<State, BadBody> {
+    let digit = char::from(byte).to_digit(16);
+    Ok(match (digits, digit, byte) {
+        (16, Some(_), _) => return Err(BadBody("a chunk size of more than 16 digits")),
+        (_, Some(digit), _) => State::Size {
+            digits: digits + 1,
+            size: size << 4 | u64::from(digit),
+        },
+        (0, None, _) => return Err(BadBody("a chunk without a size")),
+        (_, None, b';') => State::Extension { size, length: 1 },
+        (_, None, b'\r') => State::SizeEnd { size },
+        _ => return Err(BadBody("a chunk size with other bytes than digits")),
+    })
 }
 
 const fn piece(start: usize, end: usize) -> Piece {

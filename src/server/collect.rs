@@ -39,6 +39,9 @@ pub(crate) enum Fault {
 
 impl Collector {
     /// For a body with this framing; `most` and `most_in_memory` are bytes.
+    ///
+    /// # Errors
+    /// [`Fault::TooLarge`], where the length says so already.
     pub(crate) fn new(
         framing: Framing,
         limits: &HeadLimits,
@@ -64,6 +67,9 @@ impl Collector {
     }
 
     /// Takes from the buffer what belongs to the body. Returns whether it is complete.
+    ///
+    /// # Errors
+    /// Any [`Fault`]; the body is lost.
     pub(crate) fn take(&mut self, input: &mut Buffer, directory: &Path) -> Result<bool, Fault> {
         while !self.decoder.is_done() && !input.is_empty() {
             let piece = self
@@ -81,6 +87,9 @@ impl Collector {
     }
 
     /// The whole body, after [`Collector::take`] has said that it is complete.
+    ///
+    /// # Errors
+    /// [`Fault::Disk`].
     pub(crate) fn finish(mut self) -> Result<RequestBody, Fault> {
         let Some(mut file) = self.file.take() else {
             return Ok(RequestBody::Memory(self.memory));
