@@ -946,6 +946,23 @@ fn a_reload_may_change_the_command() {
 }
 
 #[test]
+fn a_command_that_does_not_give_way_to_another_is_killed() {
+    let proxy = Proxy::simple();
+    let access = with_command(&proxy, "grace: 300ms", ", stubborn");
+    let mut visitor = proxy.visit();
+    let pid = pid_of(&visitor.get("/").text());
+    let yaml = fs::read_to_string(access.file("access.yml")).unwrap();
+    let (_, yaml) = yaml.split_once('\n').unwrap();
+    access.reload(&yaml.replace(", stubborn", ""));
+    access.wait_for_log("command: it does not end; killed");
+    wait_until("the end of its group", || group(pid) == 0);
+    assert_ne!(pid_of(&visitor.get("/").text()), pid);
+    drop(visitor);
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
 fn a_command_on_the_command_line() {
     let proxy = Proxy::simple();
     let directory = tempfile::tempdir().unwrap();

@@ -84,14 +84,23 @@ impl Command {
         }
     }
 
-    /// Ends it and starts another one.
-    pub(super) fn change(&self, words: Vec<String>) {
-        let mut state = self.desk.state.lock();
-        state.words = words;
-        state.renewed = true;
-        drop(state);
+    /// Ends it, with TERM and after so long with KILL, and starts another one. Does not wait for that.
+    pub(super) fn change(&self, words: Vec<String>, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let old = {
+            let mut state = self.desk.state.lock();
+            state.words = words;
+            state.renewed = true;
+            state.running
+        };
         self.desk.changed.notify_all();
         self.desk.signal(Signal::SIGTERM);
+        let Some(old) = old else { return };
+        let desk = Arc::clone(&self.desk);
+        // The thread of the command waits for its end and for nothing else.
+        if let Err(error) = spawn("command", move || desk.end_by(old, deadline)) {
+            log::error!("command: no thread to kill it: {}", reason(&error));
+        }
     }
 
     /// Ends it: TERM, and after so long KILL. Returns whether that was not needed.
@@ -139,6 +148,7 @@ impl Desk {
                     self.wait(child.id());
                     // It is a zombie still, so nobody else has its number.
                     self.state.lock().running = None;
+                    self.changed.notify_all();
                     let status = child.wait();
                     told(false);
                     status.map_or_else(|error| reason(&error), tell)
@@ -171,6 +181,21 @@ impl Desk {
                 return;
             }
             state.renewed = false;
+        }
+    }
+
+    /// Kills a process that has not ended by then.
+    fn end_by(&self, old: Pid, deadline: Instant) {
+        let mut state = self.state.lock();
+        while state.running == Some(old) {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        if state.running == Some(old) {
+            let _ = kill(old, Signal::SIGKILL);
+            drop(state);
+            log::warn!("command: it does not end; killed");
         }
     }
 

@@ -252,7 +252,7 @@ impl Access {
                 }
                 self.command = Some(started?);
             }
-            (Some(command), false) => command.change(words.clone()),
+            (Some(command), false) => command.change(words.clone(), settings.config.grace),
             (Some(_), true) => {
                 self.stop_command(settings.config.grace);
                 self.shared.state.lock().away = false;
