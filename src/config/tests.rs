@@ -971,6 +971,31 @@ fn the_sample_is_a_configuration_with_its_comments_too() {
     assert_eq!((plain.user, plain.group, plain.pidfile), (None, None, None));
 }
 
+#[test]
+fn what_the_readme_and_the_manual_show_can_be_used() {
+    let read = |name: &str| {
+        let file = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
+        fs::read_to_string(file).expect("a text")
+    };
+    let readme = read("README.md");
+    let is_code = |block: &&str| block.lines().all(|line| line.starts_with("    "));
+    let blocks = readme.split("\n\n").filter(is_code);
+    let blocks = blocks.map(|block| block.replace("\n    ", "\n").trim().to_owned());
+    let page = read("man/swiftiply.yml.5");
+    let displays = page.split(".Bd ").skip(1);
+    let displays = displays.filter_map(|display| {
+        let (_, text) = display.split_once('\n')?;
+        Some(text.split_once(".Ed")?.0.to_owned())
+    });
+    let all = blocks.chain(displays);
+    let mut count = 0;
+    for text in all.filter(|text| text.starts_with("cluster_")) {
+        load(&text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+        count += 1;
+    }
+    assert!(count >= 7, "{count}");
+}
+
 /// Goes behind the sample, for what the sample does not have.
 const MORE: &str = "
   - &one {incoming: one.example, outgoing: {to: 127.0.0.1:1, match: a}, keepalive: 3, proxy: keepalive}
