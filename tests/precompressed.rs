@@ -2,10 +2,8 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::common::{Proxy, settle, visitor::Answer};
@@ -255,7 +253,7 @@ fn files_are_compressed_once_and_kept() {
     settle(folder.path());
     let curl = |options: &[&str]| {
         let url = format!("http://{}/a.css", proxy.address());
-        let run = Command::new("curl")
+        let run = std::process::Command::new("curl")
             .args(["-sS", "--max-time", "60", &url])
             .args(options)
             .output();
@@ -307,7 +305,7 @@ fn files_are_compressed_once_and_kept() {
     fs::remove_file(folder.path().join("a.css")).unwrap();
     let kept = get(&proxy, "/a.css", "gzip", "");
     assert_eq!((kept.status, &kept.body), (200, &packed.body));
-    proxy.signal(Signal::SIGHUP);
+    proxy.signal(nix::sys::signal::Signal::SIGHUP);
     proxy.wait_for_log("reloaded: ");
     assert_eq!(get(&proxy, "/a.css", "gzip", "").status, 404);
     proxy.finish();

@@ -272,6 +272,7 @@ impl Proxy {
     }
 
     /// Takes the files that are open now for what is open when nothing goes on.
+    #[cfg(feature = "redis")]
     pub(crate) fn count_again(&mut self) {
         self.descriptors = self.running.descriptors();
     }
