@@ -904,6 +904,22 @@ fn forwarding_fields_of_trusted_proxies_are_believed_and_extended() {
         );
     }
     backend.reply_to(&mut visitor, "ok");
+    // It may have added its own behind those of its visitor (as HAProxy does), which are not to be believed.
+    visitor.send(
+        "GET / HTTP/1.1\r\nHost: inner\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: evil\r\nX-Forwarded-Host: evil\r\n\
+         X-Real-IP: 6.6.6.6\r\nX-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: outer\r\n\
+         X-Real-IP: 9.9.9.9\r\n\r\n",
+    );
+    let seen = backend.request();
+    for (name, value) in [
+        ("X-Forwarded-For", "6.6.6.6, 9.9.9.9, 127.0.0.1"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "outer"),
+        ("X-Real-IP", "9.9.9.9"),
+    ] {
+        assert_eq!(seen.field(name), Some(value));
+    }
+    backend.reply_to(&mut visitor, "ok");
     drop((visitor, backend));
     proxy.finish();
 }

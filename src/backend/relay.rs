@@ -258,23 +258,22 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
         let name = site.incoming.first().map_or("", String::as_str);
         write_field("Host", name.as_bytes(), out);
     }
-    let sent = &request.head.headers;
     // What a trusted proxy says about the visitor is passed on; the address it connected from is added.
-    let told = |name| match request.trusted {
-        true => sent.get(name),
-        false => None,
-    };
+    let sent = request.trusted.then_some(&request.head.headers);
+    let told = |name| sent.into_iter().flat_map(move |sent| sent.get_all(name));
+    // A proxy may add a field behind the one that its visitor has sent: then only the last one is its own.
+    let last = |name| told(name).last();
     if site.xforwardedfor {
         let [forwarded_for, proto, host, real_ip] = FORWARDED;
         let address = Address::of(&request.peer);
         write_list(forwarded_for, told(forwarded_for), address.bytes(), out);
         let scheme: &[u8] = if request.secure { b"https" } else { b"http" };
-        write_field(proto, told(proto).unwrap_or(scheme), out);
+        write_field(proto, last(proto).unwrap_or(scheme), out);
         let own = request.head.host.as_ref();
-        if let Some(name) = told(host).or(own.map(|host| host.as_str().as_bytes())) {
+        if let Some(name) = last(host).or(own.map(|host| host.as_str().as_bytes())) {
             write_field(host, name, out);
         }
-        write_field(real_ip, told(real_ip).unwrap_or(address.bytes()), out);
+        write_field(real_ip, last(real_ip).unwrap_or(address.bytes()), out);
     }
     if site.via {
         let received: &[u8] = match request.head.version {
@@ -282,7 +281,7 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
             Version::Http11 => b"1.1 swiftiply",
         };
         // RFC 9110 7.6.3: each hop adds itself behind the earlier ones.
-        write_list("Via", sent.get_all("Via"), received, out);
+        write_list("Via", request.head.headers.get_all("Via"), received, out);
     }
 }
 
@@ -291,10 +290,8 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
 fn write_queue_time(request: &Request, queue: &Queue, out: &mut Vec<u8>) {
     let [start, waited] = QUEUE;
     // A proxy in front of us has seen it before.
-    let told = match request.trusted {
-        true => request.head.headers.get(start),
-        false => None,
-    };
+    let sent = request.trusted.then_some(&request.head.headers);
+    let told = sent.and_then(|sent| sent.get_all(start).last());
     if let Some(told) = told {
         write_field(start, told, out);
     } else {
