@@ -143,6 +143,18 @@ fn visitors_that_leave_a_spooled_answer_leave_nothing_behind() {
 }
 
 #[test]
+fn a_backend_that_waits_for_its_visitor_is_not_to_blame_when_that_is_given_up() {
+    let proxy = Proxy::simple_with("limits: {spool: 0}\ntimeouts: {write: 300ms}");
+    let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
+    let slow = proxy.ask("/");
+    proxy.wait_for_log("reason=write_timeout");
+    proxy.wait_for_log("closed: reason=client_gone");
+    drop((slow, sending.join().unwrap()));
+    assert!(!proxy.log().contains("backend_failed"), "{}", proxy.log());
+    proxy.finish();
+}
+
+#[test]
 fn answers_to_a_flood_of_requests_that_nobody_reads_wait_without_a_worker() {
     let proxy = Proxy::simple_with("workers: 3");
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");

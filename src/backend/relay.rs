@@ -740,12 +740,12 @@ impl Source for BackendBody<'_> {
         }
     }
 
-    fn detach(self: Box<Self>) -> Box<dyn Source + Send> {
+    fn detach(mut self: Box<Self>) -> Box<dyn Source + Send> {
         let mut reply = Buffer::new();
         reply.append(&self.reply.data()[self.taken..]);
         Box::new(BackendBody {
-            decoder: self.decoder,
-            lease: self.lease,
+            decoder: self.decoder.clone(),
+            lease: self.lease.take(),
             reusable: self.reusable,
             closes: self.closes,
             guessed: self.guessed,
@@ -777,6 +777,15 @@ impl Source for BackendBody<'_> {
         }
         if let Some(lease) = self.lease.take() {
             lease.close(self.fault);
+        }
+    }
+}
+
+impl Drop for BackendBody<'_> {
+    fn drop(&mut self) {
+        // Whoever drops it before its end has given the visitor up; or this is a panic, which the lease tells.
+        if let Some(lease) = self.lease.take_if(|_| !thread::panicking()) {
+            lease.close(Close::ClientGone);
         }
     }
 }
