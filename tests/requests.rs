@@ -1081,6 +1081,28 @@ fn a_body_that_goes_wrong_on_its_way_costs_the_backend_and_gets_a_status() {
 }
 
 #[test]
+fn a_hint_before_the_end_of_a_body_on_its_way_is_passed_on_and_the_body_goes_on() {
+    let proxy = streaming("");
+    let mut backend = Backend::dial(proxy.dial_in());
+    for secure in [false, true] {
+        let mut visitor = proxy.visit_as(secure);
+        visitor.send(format!("{POST}Content-Length: 8\r\n\r\nabcd"));
+        backend.read_to("abcd");
+        backend.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 10");
+        let hints = visitor.answer();
+        assert_eq!((hints.status, hints.field("Link")), (103, Some("</a>")));
+        visitor.send("efgh");
+        backend.read_to("efgh");
+        backend.send("2 Processing\r\n\r\n");
+        assert_eq!(visitor.answer().status, 102);
+        backend.reply_to(&mut visitor, "ok");
+        exchange(&mut visitor, &mut backend, "/next");
+    }
+    drop(backend);
+    proxy.finish();
+}
+
+#[test]
 fn an_answer_before_the_end_of_a_body_on_its_way_ends_both_connections() {
     let proxy = streaming("");
     let mut backend = Backend::dial(proxy.dial_in());

@@ -1,8 +1,9 @@
 //! What backends answer, and what visitors get of it: raw bytes, whole and cut at every offset.
 
 use std::thread;
+use std::time::Duration;
 
-use crate::common::{Backend, Proxy, Visitor, bytes};
+use crate::common::{Backend, Proxy, Visitor, bytes, exchange};
 
 /// What becomes of a backend's connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -481,6 +482,27 @@ fn an_answer_before_the_end_of_the_body_is_relayed_and_both_are_closed() {
 }
 
 #[test]
+fn a_hint_before_the_end_of_the_body_is_passed_on_and_the_body_goes_on() {
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
+    let thread = thread::spawn(move || {
+        visitor.send_post("/", vec![b'a'; 40_000_000]);
+        visitor
+    });
+    proxy.wait_for_log("joined at");
+    // In two pieces, and with what nobody has asked for in front.
+    backend.send_when_readable("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early");
+    let mut visitor = thread.join().unwrap();
+    backend.send(" Hints\r\nLink: </a>\r\n\r\n");
+    let hints = visitor.answer();
+    assert_eq!((hints.status, hints.field("Link")), (103, Some("</a>")));
+    assert_eq!(backend.request().body.len(), 40_000_000);
+    backend.reply_to(&mut visitor, "ok");
+    exchange(&mut visitor, &mut backend, "/next");
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
 fn large_answers_come_through_whole() {
     let (proxy, mut backend, mut visitor) = Proxy::scene();
     let body = bytes(10_000_000);
@@ -547,6 +569,22 @@ fn a_backend_that_is_too_slow_costs_504_and_its_connection() {
     let answer = visitor.answer();
     assert!(answer.cut && answer.body == b"ab", "{answer:?}");
     assert!(backend.is_closed());
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
+fn a_head_in_many_pieces_has_one_deadline() {
+    let proxy = Proxy::simple_with("timeouts: {backend: 300ms}");
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.ask("/");
+    backend.request();
+    backend.send("HTTP/1.1 200 OK\r\nX: ");
+    // Never silent for as long as that; it goes on until it is closed.
+    while backend.try_send(b"x").is_ok() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(visitor.answer().status, 504);
     drop((visitor, backend));
     proxy.finish();
 }

@@ -31,7 +31,7 @@ use crate::client::Reply;
 use crate::http::body::{Decoder, Framing, LAST_CHUNK, write_chunk};
 use crate::http::head::{HeadLimits, HeadScanner, Method, Persistence, RequestHead, ResponseHead};
 use crate::net::buffer::Buffer;
-use crate::net::conn::Conn;
+use crate::net::conn::{Conn, Written};
 use crate::net::listener::{is_shortage, reason};
 use crate::net::stream::{Pending, Stream};
 use crate::net::tunnel::{Patience, Start};
@@ -695,10 +695,10 @@ pub(super) fn fault(error: &io::Error) -> Option<String> {
 }
 
 /// Sends some of the request, unless the application answers before.
-fn push(app: &mut Conn, bytes: &[u8], patience: Duration) -> Result<Sent, Fault> {
-    match app.write_unless_answered(bytes, patience) {
-        Ok(true) => Ok(Sent::All),
-        Ok(false) => Ok(Sent::Part),
+fn push(app: &mut Conn, mut bytes: &[u8], patience: Duration) -> Result<Sent, Fault> {
+    match app.write_unless_answered(&mut bytes, patience) {
+        Ok(Written::All) => Ok(Sent::All),
+        Ok(Written::Answered | Written::Broken) => Ok(Sent::Part),
         Err(_) => Err(Fault::TooSlow),
     }
 }

@@ -6,9 +6,9 @@
 //! The backend goes back to its pool as soon as the last byte of the body has been *read*, which is before it
 //! is written to the visitor.
 //!
-//! Runs on a worker. Waits are bounded: by `timeout` for a backend, by `timeouts.first_byte` for
-//! the first byte of the answer, by `timeouts.backend` for each further read or write, and by
-//! `unframed_gap` within an answer without length.
+//! Runs on a worker. Waits are bounded: by `timeout` for a backend, by `timeouts.first_byte` for the first byte of the
+//! answer, by `timeouts.backend` for the rest of its head and for each further read or write, and by `unframed_gap` within
+//! an answer without length. How the request is sent and the head read is in `talk`.
 //!
 //! **Invariants**
 //! - A backend goes back to its pool only when the request was written and the answer read to their
@@ -16,27 +16,27 @@
 //!   exchange can show in another.
 //! - *The retry rule* stands in [`Ask::may_retry`] and nowhere else.
 
-use std::fs::File;
+mod talk;
+
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::BorrowedFd;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use talk::{Sent, Talk};
 
 use super::lease::{self, Lease, Missed, Want};
 use crate::config;
 use crate::exchange::{
-    Body, BodyError, Next, Request, RequestBody, Response, Source, Trace, Upload, UploadError,
-    Visitor,
+    Body, BodyError, Next, Request, RequestBody, Response, Source, Trace, UploadError, Visitor,
 };
-use crate::http::body::{Decoder, Framing, LAST_CHUNK, write_chunk};
+use crate::http::body::{Decoder, Framing};
 use crate::http::head::{
-    HeadLimits, HeadScanner, Method, ResponseHead, Version, write_field, write_number_field,
+    HeadLimits, Method, ResponseHead, Version, write_field, write_number_field,
 };
 use crate::net::buffer::Buffer;
-use crate::net::conn::Conn;
 use crate::net::stream::Peer;
 use crate::stats::{self, Close, Stats};
 
@@ -376,14 +376,7 @@ impl Address {
     }
 }
 
-/// Whether all of the request reached the backend's socket.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    All,
-    /// The backend answered, or closed its side, before it had taken everything.
-    Part,
-}
-
+/// Sends the request, whose head is in `out`, and reads the head of the answer.
 fn exchange_heads(
     ask: &mut Ask<'_>,
     limits: &HeadLimits,
@@ -391,154 +384,12 @@ fn exchange_heads(
     out: &mut Vec<u8>,
     reply: &mut Buffer,
 ) -> Result<(ResponseHead, Sent), Cause> {
-    reply.clear();
-    let conn = lease.conn();
-    let patience = ask.site.timeouts.backend;
-    let sent = match &ask.request.body {
-        RequestBody::Stream { length } => {
-            send_stream(conn, ask.visitor, length.is_none(), out, patience)?
-        }
-        body => send(conn, body, out, patience)?,
-    };
-    let head = read_head(ask, limits, conn, reply)?;
+    let mut talk = Talk::new(ask, limits, lease.conn(), reply);
+    let sent = talk.send(out)?;
+    let head = talk.answer()?;
     match (head.status, sent) {
         (101, Sent::Part) => Err(Cause::BadAnswer("101 before the end of the request")),
         _ => Ok((head, sent)),
-    }
-}
-
-fn send(
-    conn: &mut Conn,
-    body: &RequestBody,
-    out: &mut Vec<u8>,
-    patience: Duration,
-) -> Result<Sent, Cause> {
-    let mut rest: &[u8] = &[];
-    if let RequestBody::Memory(bytes) = body {
-        // A small body goes with the head in one write; some applications are slower with two.
-        let joined = bytes.len().min(Buffer::SIZE.saturating_sub(out.len()));
-        out.extend_from_slice(&bytes[..joined]);
-        rest = &bytes[joined..];
-    }
-    if write(conn, out, patience)? == Sent::Part {
-        return Ok(Sent::Part);
-    }
-    match body {
-        RequestBody::Empty | RequestBody::Stream { .. } | RequestBody::Memory(_) => {
-            write(conn, rest, patience)
-        }
-        RequestBody::File { file, length } => send_file(conn, file, *length, out, patience),
-    }
-}
-
-/// Passes a body on as it comes, behind the head in `out`.
-fn send_stream(
-    conn: &mut Conn,
-    visitor: &mut dyn Visitor,
-    chunked: bool,
-    out: &mut Vec<u8>,
-    patience: Duration,
-) -> Result<Sent, Cause> {
-    loop {
-        if write(conn, out, patience)? == Sent::Part {
-            return Ok(Sent::Part);
-        }
-        out.clear();
-        match visitor.body(conn.as_fd()).map_err(Cause::Upload)? {
-            Upload::Piece(piece) if chunked => write_chunk(piece, out),
-            Upload::Piece(piece) => out.extend_from_slice(piece),
-            Upload::Answered => return Ok(Sent::Part),
-            Upload::End if chunked => return write(conn, LAST_CHUNK, patience),
-            Upload::End => return Ok(Sent::All),
-        }
-    }
-}
-
-fn send_file(
-    conn: &mut Conn,
-    file: &File,
-    length: u64,
-    block: &mut Vec<u8>,
-    patience: Duration,
-) -> Result<Sent, Cause> {
-    let mut position = 0;
-    block.resize(Buffer::SIZE, 0);
-    while position < length {
-        let count = match file.read_at(block, position) {
-            Ok(count @ 1..) => count,
-            Ok(0) => return Err(Cause::LostBody),
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(_) => return Err(Cause::LostBody),
-        };
-        if write(conn, &block[..count], patience)? == Sent::Part {
-            return Ok(Sent::Part);
-        }
-        position += count as u64;
-    }
-    Ok(Sent::All)
-}
-
-/// Writes all of it, unless the backend answers or closes before.
-fn write(conn: &mut Conn, bytes: &[u8], patience: Duration) -> Result<Sent, Cause> {
-    match conn.write_unless_answered(bytes, patience) {
-        Ok(true) => Ok(Sent::All),
-        Ok(false) => Ok(Sent::Part),
-        Err(_) => Err(Cause::TooSlow),
-    }
-}
-
-/// Reads up to the head of the final response, or of the 101 behind which there is none.
-fn read_head(
-    ask: &mut Ask<'_>,
-    limits: &HeadLimits,
-    conn: &mut Conn,
-    reply: &mut Buffer,
-) -> Result<ResponseHead, Cause> {
-    let timeouts = &ask.site.timeouts;
-    let mut scanner = HeadScanner::response();
-    let mut interim = 0;
-    let mut begun = false;
-    let mut timeout = timeouts.first_byte;
-    loop {
-        // An empty buffer is not worth a look, and what was read before may hold several heads.
-        let scanned = match reply.is_empty() {
-            true => None,
-            false => scanner
-                .scan(reply.data(), limits)
-                .map_err(|refusal| Cause::BadAnswer(refusal.why))?,
-        };
-        let Some(end) = scanned else {
-            conn.set_read_timeout(timeout).map_err(|_| Cause::Died)?;
-            match reply.fill(conn) {
-                Ok(1..) => {}
-                Err(error) if error.kind() == ErrorKind::TimedOut => return Err(Cause::TooSlow),
-                Ok(0) | Err(_) if begun => return Err(Cause::BadAnswer("the head is cut short")),
-                Ok(0) | Err(_) => return Err(Cause::Died),
-            }
-            begun = true;
-            timeout = timeouts.backend;
-            continue;
-        };
-        let head = ResponseHead::parse(&reply.data()[..end], limits)
-            .map_err(|bad| Cause::BadAnswer(bad.0))?;
-        reply.consume(end);
-        match head.status {
-            // Whoever asks for nothing is switched by nothing.
-            101 if ask.request.head.is_switched_by(&head) => return Ok(head),
-            101 => return Err(Cause::BadAnswer("101 that nobody asked for")),
-            100..=199 => {
-                interim += 1;
-                if interim > MOST_INTERIM {
-                    return Err(Cause::BadAnswer("too many interim responses"));
-                }
-                if head.status != 100 {
-                    ask.visitor.interim(&head);
-                }
-                scanner = HeadScanner::response();
-                timeout = timeouts.first_byte;
-            }
-            _ => return Ok(head),
-        }
     }
 }
 

@@ -20,6 +20,17 @@ pub struct Conn {
     tls: Option<Box<Session>>,
 }
 
+/// How far [`Conn::write_unless_answered`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// To the end.
+    All,
+    /// Until there was something to read, or the end.
+    Answered,
+    /// Until the connection broke.
+    Broken,
+}
+
 impl Conn {
     /// A connection without TLS.
     pub const fn plain(stream: Stream) -> Self {
@@ -227,45 +238,39 @@ impl Conn {
         }
     }
 
-    /// Writes all of it, unless the peer begins to say something, or closes, while it takes nothing more. Returns whether
-    /// all was written. An error of the connection is left to the read that follows, for there may be something before it.
+    /// Writes all of it, unless the peer begins to say something, or closes, while it takes nothing more; `bytes` is what
+    /// is left then. An error of the connection is left to the read that follows, for there may be something before it.
     ///
     /// # Errors
     /// `TimedOut` when the peer took nothing for so long.
     pub fn write_unless_answered(
         &mut self,
-        mut bytes: &[u8],
+        bytes: &mut &[u8],
         patience: Duration,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Written> {
         loop {
             let moved = match bytes {
                 // What TLS has taken is not on its way yet.
                 [] => match self.flush_now() {
-                    Ok(true) => return Ok(true),
+                    Ok(true) => return Ok(Written::All),
                     other => other,
                 },
                 _ => self.write_now(bytes).map(|count| {
-                    bytes = &bytes[count..];
+                    *bytes = &bytes[count..];
                     count > 0
                 }),
             };
             match moved {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(_) => return Ok(false),
+                Err(_) => return Ok(Written::Broken),
             }
             match self.stream.wait_for_either(patience) {
-                Ok(ready) if ready.readable && self.has_said() => return Ok(false),
-                Ok(ready) if ready.readable || ready.writable => {}
+                Ok(ready) if ready.readable => return Ok(Written::Answered),
+                Ok(ready) if ready.writable => {}
                 _ => return Err(io::ErrorKind::TimedOut.into()),
             }
         }
-    }
-
-    /// Whether what there is to read is something that the peer has said, or its end.
-    fn has_said(&mut self) -> bool {
-        let stream = &self.stream;
-        self.tls.as_mut().is_none_or(|tls| tls.has_said(stream))
     }
 
     /// Waits until there is something to read here, or room to write in `other`; see [`Stream::wait_beside`].

@@ -143,11 +143,6 @@ impl Session {
     }
 
     /// Cannot be called.
-    pub fn has_said(&mut self, _stream: &Stream) -> bool {
-        match self.0 {}
-    }
-
-    /// Cannot be called.
     ///
     /// # Errors
     /// Never.

@@ -405,23 +405,6 @@ impl Session {
         state.is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
     }
 
-    /// Whether the peer has said something, be it that it leaves, when there is something in the socket: records of TLS's
-    /// own, as new keys, are nothing to anybody else. Takes records out of the socket for that.
-    pub fn has_said(&mut self, stream: &Stream) -> bool {
-        loop {
-            match self.connection.process_new_packets() {
-                Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
-                // What is wrong shows at the next read.
-                Ok(_) | Err(_) => return true,
-            }
-            match self.receive(stream) {
-                Ok(None) => return false,
-                Ok(Some(1..)) => {}
-                Ok(Some(0)) | Err(_) => return true,
-            }
-        }
-    }
-
     /// Goes on with a handshake as far as it goes without waiting. Returns whether it is over.
     ///
     /// # Errors
