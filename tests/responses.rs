@@ -585,6 +585,7 @@ fn a_head_in_many_pieces_has_one_deadline() {
         thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(visitor.answer().status, 504);
+    proxy.wait_for_log("no progress in 300ms");
     drop((visitor, backend));
     proxy.finish();
 }

@@ -106,8 +106,10 @@ pub enum Cause {
     Died,
     /// The backend's answer broke a rule.
     BadAnswer(&'static str),
-    /// The backend did not answer in time.
+    /// The backend did not begin to answer in time.
     TooSlow,
+    /// The backend did not go on in time: with the head of its answer, or with taking the request.
+    Stuck,
     /// The collected body could not be read back.
     LostBody,
     /// A body that was passed on as it came did not come.

@@ -388,7 +388,7 @@ fn failed(request: &Request, site: &Site, failure: Failure) -> Response<'static>
             "Too many connections are open already. Please try again.",
         ),
         Cause::NoAddress => (503, "No application takes requests for this path."),
-        Cause::TooSlow => (504, "The application did not answer in time."),
+        Cause::TooSlow | Cause::Stuck => (504, "The application did not answer in time."),
         Cause::Died => (
             502,
             "The application closed the connection without an answer.",
@@ -406,6 +406,7 @@ fn failed(request: &Request, site: &Site, failure: Failure) -> Response<'static>
         Cause::BadAnswer(what) => format!("bad answer: {what}"),
         Cause::Died => "no answer, connection closed".to_owned(),
         Cause::TooSlow => format!("no answer in {:?}", site.settings.timeouts.first_byte),
+        Cause::Stuck => format!("no progress in {:?}", site.settings.timeouts.backend),
         Cause::LostBody | Cause::ClientGone | Cause::Upload(_) => {
             "the collected body is lost".to_owned()
         }

@@ -142,7 +142,7 @@ impl<'t> Talk<'t> {
                 Ok(Written::Answered) if !self.hear()? => {}
                 // What is broken may have been answered before.
                 Ok(Written::Answered | Written::Broken) => return Ok(Sent::Part),
-                Err(_) => return Err(Cause::TooSlow),
+                Err(_) => return Err(Cause::Stuck),
             }
         }
     }
@@ -170,14 +170,14 @@ impl<'t> Talk<'t> {
             return Ok(head);
         }
         loop {
-            let timeout = match self.reply.is_empty() {
-                true => timeouts.first_byte,
-                false => timeouts.backend,
+            let (timeout, late) = match self.reply.is_empty() {
+                true => (timeouts.first_byte, Cause::TooSlow),
+                false => (timeouts.backend, Cause::Stuck),
             };
             let set = self.conn.set_read_timeout(timeout);
             match set.and_then(|()| self.reply.fill(self.conn)) {
                 Ok(1..) => {}
-                Err(error) if error.kind() == ErrorKind::TimedOut => return Err(Cause::TooSlow),
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Err(late),
                 Ok(0) | Err(_) if self.begun => {
                     return Err(Cause::BadAnswer("the head is cut short"));
                 }
@@ -200,7 +200,7 @@ impl<'t> Talk<'t> {
                 let since = *self.since.get_or_insert_with(Instant::now);
                 return match since.elapsed() < self.site.timeouts.backend {
                     true => Ok(None),
-                    false => Err(Cause::TooSlow),
+                    false => Err(Cause::Stuck),
                 };
             };
             let head = ResponseHead::parse(&self.reply.data()[..end], self.limits)
