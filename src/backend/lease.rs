@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::pool::Wait;
 use super::{directory, pool};
 use crate::exchange::Origin;
 use crate::net::conn::Conn;
@@ -37,20 +38,22 @@ pub enum Lease {
     Server(directory::Lease),
 }
 
-/// Takes a backend, waiting for one until `deadline` while `gone` does not say that the visitor left. `once`: the request
-/// must not be sent a second time, so that no doubtful connection will do.
+/// Takes a backend, waiting for one until `deadline` while `gone` does not say that the visitor left. `wait`: the request
+/// was let in to those that wait before. `once`: it must not be sent a second time, so that no doubtful connection will
+/// do.
 ///
 /// # Errors
 /// Why there was none.
 pub fn lease(
     want: &Want<'_>,
+    wait: Option<Wait>,
     once: bool,
     deadline: Instant,
     gone: &mut dyn FnMut() -> bool,
 ) -> Result<Lease, Missed> {
     match want {
-        Want::Dialled(want) => pool::lease(want, deadline, gone).map(Lease::Dialled),
-        Want::Server(want) => directory::lease(want, once, deadline, gone).map(Lease::Server),
+        Want::Dialled(want) => pool::lease(want, wait, deadline, gone).map(Lease::Dialled),
+        Want::Server(want) => directory::lease(want, wait, once, deadline, gone).map(Lease::Server),
     }
 }
 

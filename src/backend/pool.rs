@@ -392,19 +392,22 @@ pub fn lease_now(want: &Want<'_>) -> Option<Lease> {
     want.pools.iter().find_map(|pool| pool.take(want))
 }
 
-/// Takes a backend, waiting for one until `deadline` while `gone` does not say that the visitor left.
+/// Takes a backend, waiting for one until `deadline` while `gone` does not say that the visitor left. `wait`: see
+/// [`lease`](super::lease::lease).
 ///
 /// # Errors
 /// Why there was none.
 pub fn lease(
     want: &Want<'_>,
+    wait: Option<Wait>,
     deadline: Instant,
     gone: &mut dyn FnMut() -> bool,
 ) -> Result<Lease, Missed> {
     if let Some(lease) = lease_now(want) {
         return Ok(lease);
     }
-    let _waiting = want.waiting.enter().ok_or(Missed::Full)?;
+    let wait = wait.or_else(|| want.waiting.enter());
+    let _wait = wait.ok_or(Missed::Full)?;
     // A backend that was handed over may turn out dead. The request has waited for its turn, so it goes on in front.
     let mut first = false;
     loop {
@@ -465,3 +468,27 @@ fn take_where(idle: &mut Vec<Backend>, wanted: impl Fn(&Backend) -> bool) -> Vec
 
 /// How often a waiting worker looks whether its visitor is still there.
 pub(super) const LOOK_AT_CLIENT: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_let_in_to_wait_is_not_turned_away_for_who_came_later() {
+        let pool = Pool::new("test".to_owned(), Arc::new(Stats::new()));
+        let waiting = Arc::new(Waiting::new(Arc::default()));
+        waiting.limit(1, 1);
+        let want = Want {
+            pools: &[Arc::new(pool)],
+            keys: &Arc::from([]),
+            id: None,
+            order: Order::Newest,
+            waiting: &waiting,
+        };
+        let missed = |wait| lease(&want, wait, Instant::now(), &mut || false).err();
+        let wait = waiting.enter();
+        assert_eq!(missed(None), Some(Missed::Full));
+        assert_eq!(missed(wait), Some(Missed::TimedOut));
+        assert_eq!(missed(None), Some(Missed::TimedOut));
+    }
+}

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use talk::{Sent, Talk};
 
 use super::lease::{self, Lease, Missed, Want};
+use super::pool::Wait;
 use crate::config;
 use crate::exchange::{
     Body, BodyError, Next, Request, RequestBody, Response, Source, Trace, UploadError, Visitor,
@@ -48,6 +49,8 @@ pub struct Ask<'a> {
     pub site: &'a config::Site,
     /// Which backends will do.
     pub want: Want<'a>,
+    /// It counts as one that waits already, and need not be let in to them.
+    pub wait: Option<Wait>,
     /// Since when it waits for a backend, and how long it may.
     pub since: Instant,
     /// See [`Ask::since`].
@@ -155,7 +158,9 @@ pub fn relay<'w>(
     loop {
         let once = !ask.may_retry(0, 0);
         let deadline = since + ask.timeout;
-        let leased = lease::lease(&ask.want, once, deadline, &mut || ask.visitor.is_gone());
+        let wait = ask.wait.take();
+        let mut gone = || ask.visitor.is_gone();
+        let leased = lease::lease(&ask.want, wait, once, deadline, &mut gone);
         // Also where there was a backend at once, the request may have stood in line before.
         let got = Instant::now();
         trace.queued += got.saturating_duration_since(since);

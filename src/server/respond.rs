@@ -14,6 +14,7 @@ use super::files;
 use super::route;
 use super::snapshot::{Held, Site};
 use crate::backend::lease::Want;
+use crate::backend::pool::Wait;
 use crate::backend::relay::{self, Answer, Ask, Cause, Failure, Switched};
 use crate::backend::{directory, pool};
 use crate::config;
@@ -44,6 +45,8 @@ pub(crate) struct Errand {
     pub(crate) passage: Option<Box<Passage>>,
     /// To become an upgraded connection, where that is asked for.
     pub(crate) permit: Option<Permit>,
+    /// It stands in line, or has had its turn there: it counts as one that waits for a backend.
+    pub(crate) wait: Option<Wait>,
 }
 
 /// Tells a visitor that left from one that has only closed its sending side.
@@ -231,6 +234,7 @@ impl Errand {
         self.queued += now.saturating_duration_since(self.since);
         self.since = now;
         self.from = backup;
+        self.wait = None;
         true
     }
 }
@@ -276,7 +280,9 @@ pub(crate) fn respond<'w>(
         watch,
         passage,
         permit,
+        wait,
     } = errand;
+    let wait = wait.take();
     let site = &snapshot.sites[*site];
     let supplier = &snapshot.sites[*from];
     let path = request.head.target.decoded_path();
@@ -330,6 +336,7 @@ pub(crate) fn respond<'w>(
             request,
             site: &site.settings,
             want,
+            wait,
             since: *since,
             timeout: supplier.settings.timeout,
             queued: *queued,

@@ -46,7 +46,6 @@ use super::shared::Shared;
 use super::snapshot::Held;
 use super::worker::{Pen, Worker};
 use crate::backend::lease::Lease;
-use crate::backend::pool::Wait;
 use crate::backend::relay::{Cause, Switched};
 use crate::config::Limits;
 use crate::exchange::{Request, RequestBody, Response, Trace, UploadError};
@@ -103,7 +102,7 @@ enum State {
     Door(Box<Door>),
     Open(Box<Errand>),
     Body(Box<Collecting>),
-    Turn(Box<Turn>),
+    Turn(Box<Errand>),
     Stalled(Box<Answering>),
     Tunnel(Box<Carried>),
     Linger {
@@ -129,12 +128,6 @@ struct Collecting {
     collector: Collector,
     began: Instant,
     deadline: Instant,
-}
-
-/// A complete request that stands in line.
-struct Turn {
-    errand: Errand,
-    wait: Wait,
 }
 
 /// An answer that the visitor takes slowly.
@@ -315,7 +308,7 @@ impl Session {
                 State::Door(door) => self.admit(door.errand, Some(door.ticket), worker),
                 State::Open(errand) => self.open(*errand, worker),
                 State::Body(collecting) => self.collect(collecting, worker),
-                State::Turn(turn) => self.take_turn(turn.errand, Some(turn.wait), worker),
+                State::Turn(errand) => self.take_turn(*errand, worker),
                 State::Stalled(answering) => self.go_on(*answering, worker),
                 State::Linger { left, deadline } => self.linger(left, deadline, worker),
             };
@@ -440,6 +433,7 @@ impl Session {
             watch: Watch::new(received),
             passage: None,
             permit: None,
+            wait: None,
         };
         let site = errand.site();
         if site.pages.are_closed(received) {
@@ -474,7 +468,7 @@ impl Session {
         }
         let framing = errand.request.head.framing;
         if !errand.request.head.has_body() {
-            return self.take_turn(errand, None, worker);
+            return self.take_turn(errand, worker);
         }
         let received = errand.since;
         let settings = &errand.site().settings;
@@ -491,7 +485,7 @@ impl Session {
                 },
             };
             errand.passage = Some(Box::new(passage));
-            return self.take_turn(errand, None, worker);
+            return self.take_turn(errand, worker);
         }
         let collector = Collector::new(
             framing,
@@ -558,13 +552,12 @@ impl Session {
         }
         errand.since = Instant::now();
         errand.watch = Watch::new(errand.since);
-        self.take_turn(errand, None, worker)
+        self.take_turn(errand, worker)
     }
 
-    /// The request is complete: takes its place in line, or relays it and delivers the answer. `wait`: it stands in line
-    /// already.
-    fn take_turn(&mut self, mut errand: Errand, wait: Option<Wait>, worker: &mut Worker) -> Step {
-        let in_line = wait.is_some();
+    /// The request is complete: takes its place in line, or relays it and delivers the answer.
+    fn take_turn(&mut self, mut errand: Errand, worker: &mut Worker) -> Step {
+        let in_line = errand.wait.is_some();
         // If nothing has been heard of the socket since it was parked, the visitor is still there.
         if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.conn) {
             self.leave_line();
@@ -574,7 +567,7 @@ impl Session {
             self.leave_line();
             if errand.fall_back() {
                 self.expired = false;
-                return self.take_turn(errand, None, worker);
+                return self.take_turn(errand, worker);
             }
             let response = unavailable(&errand, Cause::NoBackend);
             return self.answer(&errand, response, worker);
@@ -585,20 +578,21 @@ impl Session {
                 // The end may have come right behind the request, and the poller will not tell again.
                 errand.watch.half_closed = self.conn.pending() == Pending::End;
             }
-            let Some(wait) = wait.or_else(|| errand.supplier().waiting.enter()) else {
+            let wait = errand.wait.take();
+            errand.wait = wait.or_else(|| errand.supplier().waiting.enter());
+            if errand.wait.is_none() {
                 self.leave_line();
                 if errand.fall_back() {
-                    return self.take_turn(errand, None, worker);
+                    return self.take_turn(errand, worker);
                 }
                 let response = unavailable(&errand, Cause::Full);
                 return self.answer(&errand, response, worker);
-            };
+            }
             let deadline = errand.since + errand.supplier().settings.timeout;
-            let turn = Box::new(Turn { errand, wait });
-            return Step::Park(State::Turn(turn), Interest::Read, deadline);
+            let state = State::Turn(Box::new(errand));
+            return Step::Park(state, Interest::Read, deadline);
         }
         // From here on the site holds this worker, until the answer is delivered.
-        drop(wait);
         let turned = {
             let (input, reply, mut pen) = worker.tools();
             let stats = &self.shared.stats;
@@ -632,7 +626,7 @@ impl Session {
                 errand.fall_back();
                 // Whoever was let in by that is not kept waiting for it.
                 worker.pass_on();
-                self.take_turn(errand, None, worker)
+                self.take_turn(errand, worker)
             }
             Turned::Refused(error) => self.refuse_upload(&errand, error, worker),
         }

@@ -10,7 +10,7 @@ use super::health::Health;
 use super::seat::{Lease, Seat};
 use super::{Directory, Want};
 use crate::backend::lease::Missed;
-use crate::backend::pool::LOOK_AT_CLIENT;
+use crate::backend::pool::{LOOK_AT_CLIENT, Wait};
 use crate::backend::slot::Slot;
 
 /// A request in line.
@@ -21,25 +21,26 @@ pub(super) struct Waiter {
 }
 
 /// Takes a server, waiting for a seat until `deadline` while `gone` does not say that the visitor left. A connection
-/// attempt that has begun may take `timeouts.connect` more. `once`: see [`lease`](crate::backend::lease::lease).
+/// attempt that has begun may take `timeouts.connect` more. `wait` and `once`: see
+/// [`lease`](crate::backend::lease::lease).
 ///
 /// # Errors
 /// Why there was none.
 pub fn lease(
     want: &Want<'_>,
+    mut wait: Option<Wait>,
     once: bool,
     deadline: Instant,
     gone: &mut dyn FnMut() -> bool,
 ) -> Result<Lease, Missed> {
-    let mut waiting = None;
     // A server may turn out to be gone. The request has waited for its turn, so it goes on in front.
     let mut turn = false;
     loop {
         let seat = match want.directory.seat_now(once, turn) {
             Some(seat) => seat,
             None => {
-                if waiting.is_none() {
-                    waiting = Some(want.waiting.enter().ok_or(Missed::Full)?);
+                if wait.is_none() {
+                    wait = Some(want.waiting.enter().ok_or(Missed::Full)?);
                 }
                 want.directory.wait(once, turn, deadline, gone)?
             }

@@ -29,7 +29,7 @@ fn take(directory: &Arc<Directory>, patience: Duration) -> Result<Lease, Missed>
         directory,
         waiting: &waiting,
     };
-    lease(&want, false, Instant::now() + patience, &mut || false)
+    lease(&want, None, false, Instant::now() + patience, &mut || false)
 }
 
 #[test]
