@@ -67,6 +67,7 @@ pub struct Settings {
 
 /// A connection's place on the list of those that dialled in.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Default))]
 pub struct Seat {
     number: u64,
     gone: Arc<AtomicBool>,

@@ -104,8 +104,8 @@ struct State {
     idle: Vec<Backend>,
     /// The one that waits longest is in front.
     waiting: VecDeque<Waiter>,
-    /// Nothing may be kept any more.
-    closed: bool,
+    /// Nothing may be kept any more, for this reason.
+    closed: Option<Close>,
     /// Keys that some site of this address knows.
     keys: Arc<[Box<[u8]>]>,
 }
@@ -203,10 +203,10 @@ impl Pool {
                 let mut state = self.state.lock();
                 let reason = if backend.seat.is_gone() {
                     Some(Close::PeerClosed)
-                } else if state.closed || !state.keys.contains(&backend.key) {
+                } else if !state.keys.contains(&backend.key) {
                     Some(Close::Removed)
                 } else {
-                    None
+                    state.closed
                 };
                 if let Some(reason) = reason {
                     drop(state);
@@ -245,11 +245,11 @@ impl Pool {
         }
     }
 
-    /// Closes what is idle and whatever comes later. Requests that wait go on waiting to their deadlines.
+    /// Closes what is idle and whatever comes later, for this reason. Requests that wait go on waiting to their deadlines.
     pub fn shut(&self, reason: Close) {
         let idle = {
             let mut state = self.state.lock();
-            state.closed = true;
+            state.closed = Some(reason);
             mem::take(&mut state.idle)
         };
         for backend in idle {
@@ -471,7 +471,35 @@ pub(super) const LOOK_AT_CLIENT: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
     use super::*;
+    use crate::net::stream::Stream;
+
+    #[test]
+    fn what_comes_back_after_the_end_is_closed_with_its_reason() {
+        let stats = Arc::new(Stats::new());
+        let keys: Arc<[Box<[u8]>]> = Arc::from([Box::default()]);
+        let pool = Arc::new(Pool::new("test".to_owned(), Arc::clone(&stats)));
+        pool.set_keys(Arc::clone(&keys));
+        let kind = (AddressFamily::Unix, SockType::Stream);
+        let (own, _other) = socketpair(kind.0, kind.1, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let backend = Backend {
+            pool: Arc::clone(&pool),
+            conn: Conn::plain(Stream::from(own)),
+            id: Id::new(b"test").unwrap(),
+            key: Box::default(),
+            peer: Peer::Unix,
+            seat: Seat::default(),
+        };
+        pool.shut(Close::Draining);
+        Lease {
+            backend: Some(backend),
+        }
+        .finish();
+        assert_eq!(pool.idle(), 0);
+        assert_eq!(stats.backends_closed(Close::Draining), 1);
+    }
 
     #[test]
     fn who_was_let_in_to_wait_is_not_turned_away_for_who_came_later() {
