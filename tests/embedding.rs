@@ -13,7 +13,7 @@ use swiftiply::config::{Config, Overrides};
 use swiftiply::stats::{self, Close};
 
 use crate::common::proxy::program;
-use crate::common::{Backend, PATIENCE, Running, Visitor, first, wait_until};
+use crate::common::{Backend, PATIENCE, Running, Visitor, embedded, first, wait_until};
 
 fn config(map: &str) -> Config {
     let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 4\nmap: {map}");
@@ -221,4 +221,25 @@ fn who_is_on_its_way_in_at_the_end_is_closed_with_a_reason() {
     let (mut half, mut whole) = come();
     assert!(server.drain(PATIENCE));
     assert!(half.is_closed() && whole.is_closed());
+}
+
+#[test]
+fn every_connection_is_counted_when_it_comes_and_when_it_goes() {
+    let server = embedded("limits: {connections: 1}\nmap: []");
+    let address = first(&server.visitors());
+    // It has sent half a request, so that it is not idle and makes no room.
+    let mut half = Visitor::connect(address);
+    half.send("GET / HTTP/1.1\r\n");
+    let stats = server.stats();
+    wait_until("a connection that is turned away", || {
+        assert!(Visitor::connect(address).is_closed());
+        stats.visitors_closed(Close::Overload) > 2
+    });
+    let closed: u64 = Close::ALL
+        .iter()
+        .map(|reason| stats.visitors_closed(*reason))
+        .sum();
+    assert_eq!(stats::get(&stats.accepted), server.open() + closed);
+    drop(half);
+    assert!(server.drain(PATIENCE));
 }

@@ -134,6 +134,7 @@ impl Shared {
 
     /// Closes a connection that was just accepted, for a limit.
     fn turn_away(&self, peer: &Peer, limit: &str) {
+        stats::add(&self.stats.accepted);
         stats::add(&self.stats.open);
         self.stats.visitor_closed(Close::Overload);
         log::debug!("visitor {peer} closed: {limit} reached: reason=overload");
