@@ -586,6 +586,53 @@ fn a_configuration_that_is_gone_holds_no_log_open() {
 }
 
 #[test]
+fn access_logs_tell_where_the_time_of_those_went_that_were_not_answered() {
+    let lines = "access_log: {file: access, format: json}\ntimeouts: {head: 300ms}";
+    let proxy = Proxy::start(&format!(
+        "{lines}\nmap:\n\
+         - {{incoming: test, outgoing: '127.0.0.1:0', timeout: 60}}\n\
+         - {{incoming: passed, outgoing: '127.0.0.1:0', timeout: 60, request_buffering: false}}"
+    ));
+    let line = |count: usize| {
+        wait_until("the access log", || {
+            proxy.read("access").lines().count() == count
+        });
+        proxy.read("access").lines().next_back().unwrap().to_owned()
+    };
+    let has = |line: &str, part: &str| assert!(line.contains(part), "{part}: {line}");
+    let half = |host: &str| {
+        let head = format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 8\r\n\r\n");
+        let mut visitor = proxy.visit();
+        visitor.send(head).send("abcd");
+        visitor
+    };
+    // No backend was waited for while the body was.
+    let collected = half("test");
+    proxy.wait_until_idle();
+    drop(collected);
+    let first = line(1);
+    has(&first, "\"status\":499,");
+    has(&first, "\"backend\":\"-\",\"queue_ms\":0.0,");
+    // Here there was one.
+    let mut backend = Backend::dial_as(proxy.dial_in(), "7f0000011a2b", "");
+    let passed = half("passed");
+    backend.read_to("abcd");
+    drop(passed);
+    let second = line(2);
+    has(&second, "\"status\":499,");
+    has(&second, "\"backend\":\"7f0000011a2b\"");
+    let mut slow = proxy.visit();
+    assert_eq!(slow.ask("GET / HTTP").status, 408);
+    drop((slow, backend));
+    let third = line(3);
+    has(&third, "\"status\":408,");
+    let total = third.split("\"total_ms\":").nth(1).unwrap();
+    let total: f64 = total.split(',').next().unwrap().parse().unwrap();
+    assert!(total >= 300.0, "{third}");
+    proxy.finish();
+}
+
+#[test]
 fn a_visitor_that_goes_on_with_another_request_after_a_refusal_is_not_heard() {
     let proxy = Proxy::simple();
     let backend = Echo::dial(proxy.dial_in(), "000000000001", "");

@@ -18,7 +18,7 @@ use crate::backend::pool::Wait;
 use crate::backend::relay::{self, Answer, Ask, Cause, Failure, Switched};
 use crate::backend::{directory, pool};
 use crate::config;
-use crate::exchange::{Body, Origin, Request, Response, Upload, UploadError, Visitor};
+use crate::exchange::{Body, Origin, Request, Response, Trace, Upload, UploadError, Visitor};
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::{HeadLimits, Persistence, ResponseHead, Version};
 use crate::net::buffer::Buffer;
@@ -200,10 +200,8 @@ pub(crate) enum Outcome<'w> {
     Answer(Response<'w>),
     /// The backend speaks the other protocol that was asked for from now on.
     Switched(Switched),
-    /// The visitor left; there is nobody to answer.
-    Gone,
-    /// Its body, which is passed on as it comes, must be refused.
-    Refuse(UploadError),
+    /// There is nobody to answer any more, or its body, which is passed on as it comes, must be refused.
+    Refuse(UploadError, Trace),
     /// There was no backend, but there is a backup; see [`Errand::fall_back`].
     Elsewhere,
 }
@@ -223,6 +221,14 @@ impl Errand {
     /// The site whose backends are to answer.
     pub(crate) fn supplier(&self) -> &Site {
         &self.snapshot.sites[self.from]
+    }
+
+    /// How long it has waited, and for nothing yet.
+    pub(crate) fn waited(&self) -> Trace {
+        Trace {
+            queued: self.queued + self.since.elapsed(),
+            ..Trace::default()
+        }
     }
 
     /// Goes over to the backup, if there is one.
@@ -359,8 +365,8 @@ pub(crate) fn respond<'w>(
         }
         Ok(Answer::Switched(switched)) => Outcome::Switched(switched),
         Err(failure) => match failure.cause {
-            Cause::ClientGone | Cause::Upload(UploadError::Gone) => Outcome::Gone,
-            Cause::Upload(error) => Outcome::Refuse(error),
+            Cause::ClientGone => Outcome::Refuse(UploadError::Gone, failure.trace),
+            Cause::Upload(error) => Outcome::Refuse(error, failure.trace),
             Cause::NoBackend | Cause::Full if supplier.backup.is_some() => Outcome::Elsewhere,
             _ => Outcome::Answer(failed(request, site, failure)),
         },
@@ -369,13 +375,8 @@ pub(crate) fn respond<'w>(
 
 /// The answer to a request that found no backend in time.
 pub(crate) fn unavailable(errand: &Errand, cause: Cause) -> Response<'static> {
-    let failure = Failure {
-        cause,
-        trace: crate::exchange::Trace {
-            queued: errand.queued + errand.since.elapsed(),
-            ..Default::default()
-        },
-    };
+    let trace = errand.waited();
+    let failure = Failure { cause, trace };
     failed(&errand.request, errand.site(), failure)
 }
 

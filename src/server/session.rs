@@ -153,7 +153,7 @@ enum Turned {
     Switched(Box<Switched>),
     /// No backend here, but there is another site for that.
     Elsewhere,
-    Refused(UploadError),
+    Refused(UploadError, Trace),
 }
 
 /// An answer that was begun.
@@ -357,7 +357,13 @@ impl Session {
                     Err(refusal) => Some(refusal),
                 };
                 if let Some(refusal) = refusal {
-                    return self.refuse(refusal.status, refusal.why, &snapshot, worker);
+                    return self.refuse(
+                        refusal.status,
+                        refusal.why,
+                        reading.begun,
+                        &snapshot,
+                        worker,
+                    );
                 }
                 // Most heads come in one piece, and then nobody asks what time it is.
                 reading.begun.get_or_insert_with(Instant::now);
@@ -365,7 +371,7 @@ impl Session {
             let begun = reading.begun;
             if begun.is_some_and(|begun| self.expired || begun.elapsed() >= patience) {
                 let why = "the head of the request did not arrive in time";
-                return self.refuse(408, why, &snapshot, worker);
+                return self.refuse(408, why, begun, &snapshot, worker);
             }
             let filled = self.fill(worker);
             if reading.handshake && !self.conn.is_handshaking() {
@@ -381,7 +387,7 @@ impl Session {
                 (Err(error), _) if error.kind() == ErrorKind::Unsupported => {
                     self.conn.give_up_tls();
                     let why = "this port speaks TLS; ask with https://";
-                    return self.refuse(400, why, &snapshot, worker);
+                    return self.refuse(400, why, begun, &snapshot, worker);
                 }
                 (Err(error), _) if error.kind() == ErrorKind::InvalidData => {
                     log::debug!("visitor {}: {error}", self.peer);
@@ -476,7 +482,7 @@ impl Session {
         if !settings.request_buffering {
             let Some(passage) = Passage::new(&errand.request, &head_limits(limits), settings)
             else {
-                return self.refuse_body(&errand, &Fault::TooLarge, worker);
+                return self.refuse_body(&errand, &Fault::TooLarge, Trace::default(), worker);
             };
             errand.request.body = RequestBody::Stream {
                 length: match framing {
@@ -495,7 +501,7 @@ impl Session {
         );
         let collector = match collector {
             Ok(collector) => collector,
-            Err(fault) => return self.refuse_body(&errand, &fault, worker),
+            Err(fault) => return self.refuse_body(&errand, &fault, Trace::default(), worker),
         };
         if errand.request.head.expect_continue && worker.input.is_empty() {
             // RFC 9110 10.1.1.
@@ -517,14 +523,18 @@ impl Session {
             match collecting.collector.take(&mut worker.input, directory) {
                 Ok(false) => {}
                 Ok(true) => return self.collected(*collecting, worker),
-                Err(fault) => return self.refuse_body(&collecting.errand, &fault, worker),
+                Err(fault) => {
+                    return self.refuse_body(&collecting.errand, &fault, Trace::default(), worker);
+                }
             }
             let now = Instant::now();
             if self.expired || now >= collecting.deadline {
-                return self.refuse_slow(&collecting.errand, Close::BodyTimeout, worker);
+                let reason = Close::BodyTimeout;
+                return self.refuse_slow(&collecting.errand, reason, Trace::default(), worker);
             }
             if collecting.is_too_slow(now) {
-                return self.refuse_slow(&collecting.errand, Close::BodySlow, worker);
+                let reason = Close::BodySlow;
+                return self.refuse_slow(&collecting.errand, reason, Trace::default(), worker);
             }
             match self.fill(worker) {
                 Ok(Some(1..)) => {
@@ -535,7 +545,7 @@ impl Session {
                     let deadline = collecting.deadline;
                     return Step::Park(State::Body(collecting), Interest::Read, deadline);
                 }
-                Ok(Some(0)) | Err(_) => return self.gone(&collecting.errand),
+                Ok(Some(0)) | Err(_) => return self.gone(&collecting.errand, &Trace::default()),
             }
         }
     }
@@ -548,7 +558,7 @@ impl Session {
         } = collecting;
         match collector.finish() {
             Ok(body) => errand.request.body = body,
-            Err(fault) => return self.refuse_body(&errand, &fault, worker),
+            Err(fault) => return self.refuse_body(&errand, &fault, Trace::default(), worker),
         }
         errand.since = Instant::now();
         errand.watch = Watch::new(errand.since);
@@ -561,7 +571,7 @@ impl Session {
         // If nothing has been heard of the socket since it was parked, the visitor is still there.
         if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.conn) {
             self.leave_line();
-            return self.gone(&errand);
+            return self.gone(&errand, &errand.waited());
         }
         if in_line && self.expired {
             self.leave_line();
@@ -614,8 +624,7 @@ impl Session {
                 }
                 Outcome::Switched(switched) => Turned::Switched(Box::new(switched)),
                 Outcome::Elsewhere => Turned::Elsewhere,
-                Outcome::Gone => Turned::Refused(UploadError::Gone),
-                Outcome::Refuse(error) => Turned::Refused(error),
+                Outcome::Refuse(error, trace) => Turned::Refused(error, trace),
             }
         };
         worker.let_go();
@@ -628,7 +637,7 @@ impl Session {
                 worker.pass_on();
                 self.take_turn(errand, worker)
             }
-            Turned::Refused(error) => self.refuse_upload(&errand, error, worker),
+            Turned::Refused(error, trace) => self.refuse_upload(&errand, error, trace, worker),
         }
     }
 

@@ -68,11 +68,11 @@ impl<'a> About<'a> {
         }
     }
 
-    pub(super) fn unreadable(snapshot: &'a Held, reason: Close) -> Self {
+    pub(super) fn unreadable(snapshot: &'a Held, begun: Option<Instant>, reason: Close) -> Self {
         Self {
             head: None,
             user: None,
-            received: Instant::now(),
+            received: begun.unwrap_or_else(Instant::now),
             site: None,
             snapshot,
             ended: Some(reason),

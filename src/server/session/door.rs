@@ -30,7 +30,7 @@ impl Session {
         let in_line = ticket.is_some();
         if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.conn) {
             self.leave_line();
-            return self.gone(&errand);
+            return self.gone(&errand, &errand.waited());
         }
         // Also where its turn comes too late.
         let deadline = errand.since + errand.site().settings.timeout;

@@ -1,6 +1,7 @@
 //! Requests that are refused, and visitors that leave before they are answered.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
 use super::about::About;
 use super::{Session, Step, Then};
@@ -14,17 +15,18 @@ use crate::server::worker::Worker;
 use crate::stats::Close;
 
 impl Session {
-    /// Refuses what could not be read as a request.
+    /// Refuses what could not be read as a request. `begun`: since when it was on its way.
     pub(super) fn refuse(
         &mut self,
         status: u16,
         why: &str,
+        begun: Option<Instant>,
         snapshot: &Held,
         worker: &mut Worker,
     ) -> Step {
         log::info!("{status} for {}: {why}", self.peer);
         let reason = reason_for(status);
-        let about = About::unreadable(snapshot, reason);
+        let about = About::unreadable(snapshot, begun, reason);
         let detail = format!("The request was refused: {why}.");
         let page = pages::page(status, &detail, None);
         let sent = self.deliver(&about, page, false, &mut worker.pen());
@@ -36,6 +38,7 @@ impl Session {
         &mut self,
         errand: &Errand,
         fault: &Fault,
+        trace: Trace,
         worker: &mut Worker,
     ) -> Step {
         let head = &errand.request.head;
@@ -60,23 +63,27 @@ impl Session {
             "{status} for {}: {} {}: {why}", self.peer, head.method.as_str(), head.target.as_str()
         );
         let detail = format!("The request was refused: {why}.");
-        let page = errand.site().page(status, &detail, Some(head));
+        let page = Response {
+            trace,
+            ..errand.site().page(status, &detail, Some(head))
+        };
         self.refuse_with(errand, page, reason_for(status), worker)
     }
 
-    /// Refuses a request in the middle of a body that is passed on as it comes.
+    /// Refuses a request in the middle of a body that is passed on as it comes, or gives one up that nobody waits for.
     pub(super) fn refuse_upload(
         &mut self,
         errand: &Errand,
         error: UploadError,
+        trace: Trace,
         worker: &mut Worker,
     ) -> Step {
         match error {
-            UploadError::TooLarge => self.refuse_body(errand, &Fault::TooLarge, worker),
-            UploadError::Bad(what) => self.refuse_body(errand, &Fault::Bad(what), worker),
-            UploadError::TimedOut => self.refuse_slow(errand, Close::BodyTimeout, worker),
-            UploadError::TooSlow => self.refuse_slow(errand, Close::BodySlow, worker),
-            UploadError::Gone => self.gone(errand),
+            UploadError::TooLarge => self.refuse_body(errand, &Fault::TooLarge, trace, worker),
+            UploadError::Bad(what) => self.refuse_body(errand, &Fault::Bad(what), trace, worker),
+            UploadError::TimedOut => self.refuse_slow(errand, Close::BodyTimeout, trace, worker),
+            UploadError::TooSlow => self.refuse_slow(errand, Close::BodySlow, trace, worker),
+            UploadError::Gone => self.gone(errand, &trace),
         }
     }
 
@@ -84,10 +91,14 @@ impl Session {
         &mut self,
         errand: &Errand,
         reason: Close,
+        trace: Trace,
         worker: &mut Worker,
     ) -> Step {
         let why = "The body of the request did not arrive in time.";
-        let page = errand.site().page(408, why, Some(&errand.request.head));
+        let page = Response {
+            trace,
+            ..errand.site().page(408, why, Some(&errand.request.head))
+        };
         self.refuse_with(errand, page, reason, worker)
     }
 
@@ -108,14 +119,10 @@ impl Session {
     }
 
     /// The visitor left before its answer.
-    pub(super) fn gone(&self, errand: &Errand) -> Step {
+    pub(super) fn gone(&self, errand: &Errand, trace: &Trace) -> Step {
         let about = About::errand(errand);
         if let Some(log) = about.log() {
-            let trace = Trace {
-                queued: errand.queued + errand.since.elapsed(),
-                ..Trace::default()
-            };
-            about.write(log, &self.peer, CLIENT_GONE, 0, &trace, Close::ClientGone);
+            about.write(log, &self.peer, CLIENT_GONE, 0, trace, Close::ClientGone);
         }
         Step::Close(Close::ClientGone)
     }
