@@ -202,7 +202,10 @@ fn reload(
     for note in &notes {
         log::warn!("{note}");
     }
-    log::info!("reloaded: {} sites", config.sites.len());
+    match config.sites.len() {
+        1 => log::info!("reloaded: 1 site"),
+        count => log::info!("reloaded: {count} sites"),
+    }
     Ok(config)
 }
 
