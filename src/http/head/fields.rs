@@ -100,6 +100,10 @@ impl<'h> Fields<'h> {
                     for option in list(value) {
                         fields.option(option, &mut nominated);
                     }
+                    // Each of them is looked for among all the fields.
+                    if nominated.len() > MOST_FIELDS {
+                        return Err("too many options in Connection");
+                    }
                 }
                 Kind::HopByHop => {}
             }
@@ -288,7 +292,7 @@ const fn fault(error: httparse::Error) -> &'static str {
     }
 }
 
-/// Slots for fields on the stack.
+/// Slots for fields on the stack. Nobody needs to name more fields than there may be.
 const MOST_FIELDS: usize = 256;
 const USUAL_FIELDS: usize = 32;
 pub(super) const TOO_MANY_FIELDS: &str = "too many fields";

@@ -412,6 +412,13 @@ mod tests {
     }
 
     #[test]
+    fn no_more_fields_are_named_for_this_connection_than_there_may_be() {
+        let named = |count| with(&format!("Connection: {}\r\nX: 1\r\n", "x,".repeat(count)));
+        accepted(&named(256), |head| head.headers.is_empty());
+        refused(400, &named(257));
+    }
+
+    #[test]
     fn an_upgrade_is_offered_without_what_carries_http() {
         let check = |lines: &str, expected: Option<&str>| {
             accepted(&with(lines), |head| {
