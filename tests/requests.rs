@@ -880,6 +880,22 @@ fn what_comes_slowly_is_refused_and_what_says_nothing_is_closed() {
 }
 
 #[test]
+fn an_empty_line_behind_a_request_is_no_beginning_of_another() {
+    let proxy = Proxy::simple_with("timeouts: {head: 100ms}\ndefaults: {keepalive: 600ms}");
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    visitor.send_post("/", "abc");
+    assert_eq!(backend.request().body, b"abc");
+    visitor.send("\r\n");
+    backend.reply_to(&mut visitor, "ok");
+    // It is idle, and closed for that without a word.
+    assert!(visitor.is_closed());
+    proxy.wait_for_log("reason=idle");
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
 fn forwarding_fields_of_trusted_proxies_are_believed_and_extended() {
     let proxy = Proxy::simple_with("trusted_proxies: 127.0.0.0/8");
     let mut backend = Backend::dial(proxy.dial_in());

@@ -365,8 +365,10 @@ impl Session {
                         worker,
                     );
                 }
-                // Most heads come in one piece, and then nobody asks what time it is.
-                reading.begun.get_or_insert_with(Instant::now);
+                if reading.scanner.has_begun() {
+                    // Most heads come in one piece, and then nobody asks what time it is.
+                    reading.begun.get_or_insert_with(Instant::now);
+                }
             }
             let begun = reading.begun;
             if begun.is_some_and(|begun| self.expired || begun.elapsed() >= patience) {

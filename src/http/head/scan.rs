@@ -104,6 +104,12 @@ impl HeadScanner {
         Ok(end)
     }
 
+    /// Whether something of the message itself has come. Empty lines in front of it, which some visitors send behind the body
+    /// of the one before, are nothing (RFC 9112 2.2).
+    pub const fn has_begun(&self) -> bool {
+        !matches!(self.place, Place::Before)
+    }
+
     /// The length of a head that came in one piece and breaks none of the rules, as nearly all do: found with a few
     /// instructions for many bytes at a time. Everything else takes the long way, which knows what is wrong.
     fn whole(&self, bytes: &[u8]) -> Option<usize> {
