@@ -3,7 +3,6 @@
 use std::sync::mpsc;
 use std::thread;
 
-use crate::common::proxy::site;
 use crate::common::{Backend, Proxy, Visitor, bytes, exchange};
 
 /// Name, bytes, status. Each is one request that must not reach a backend.
@@ -975,20 +974,25 @@ fn a_visitor_that_says_close_or_speaks_1_0_is_closed_after_its_answer() {
 
 #[test]
 fn what_a_visitor_sends_behind_its_last_answer_does_not_cost_the_answer() {
-    let proxy = Proxy::start(&site("keepalive: false"));
+    let proxy = Proxy::both_with("defaults: {keepalive: false}");
     let mut backend = Backend::dial(proxy.dial_in());
     // More than the visitor's system takes before the visitor reads: some of it is still with ours.
     let body = bytes(2 << 20);
-    for behind in ["GET /next HTTP/1.1\r\nHost: test\r\n\r\n", "\r\n"] {
-        let mut visitor = proxy.ask("/");
+    let next = "GET /next HTTP/1.1\r\nHost: test\r\n\r\n";
+    for (secure, behind) in [(false, next), (false, "\r\n"), (true, next), (true, "")] {
+        let mut visitor = proxy.visit_as(secure);
+        visitor.send_get("/");
         backend.request();
         // It cannot know yet that the connection will be closed.
-        visitor.send(behind);
+        match behind {
+            "" => visitor.finish(),
+            behind => visitor.send(behind),
+        };
         proxy.wait_until_idle();
         backend.reply(&body);
         proxy.wait_until_idle();
         let answer = visitor.answer();
-        assert!(!answer.cut && answer.body == body, "{behind:?}");
+        assert!(!answer.cut && answer.body == body, "{behind:?} {secure}");
         assert!(visitor.is_closed());
     }
     drop(backend);

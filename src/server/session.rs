@@ -903,7 +903,7 @@ impl Session {
         let is_heard_out = !then.unread && worker.input.is_empty();
         // A socket that is closed with something unread in it is reset (RFC 9112 9.6), and what the visitor has not got
         // of its answer yet is lost.
-        if is_heard_out && self.conn.pending() != Pending::Bytes {
+        if is_heard_out && self.conn.stream().pending() != Pending::Bytes {
             return Step::Close(self.reason);
         }
         self.conn.finish_writing();
