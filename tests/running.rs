@@ -10,7 +10,9 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, getuid};
 
 use crate::common::proxy::{program, run, site};
-use crate::common::{Backend, Echo, Load, Proxy, Visitor, ended, exchange, free_port, wait_until};
+use crate::common::{
+    Backend, Echo, Load, Proxy, Visitor, bytes, ended, exchange, free_port, wait_until,
+};
 
 #[test]
 fn what_only_prints() {
@@ -583,6 +585,33 @@ fn a_configuration_that_is_gone_holds_no_log_open() {
     wait_until("a line", || proxy.read("new.log").contains("/new"));
     drop((one, other, backend));
     proxy.finish();
+}
+
+#[test]
+fn access_logs_tell_what_a_drain_did_not_wait_for() {
+    let mut proxy = Proxy::simple_with("grace: 300ms\naccess_log: {file: access, format: json}");
+    let mut backend = Backend::dial(proxy.dial_in());
+    let slow = proxy.ask("/slow");
+    backend.request();
+    // More than the systems on both sides take.
+    backend.reply(bytes(24 << 20));
+    let mut half = proxy.visit();
+    half.send("POST /half HTTP/1.1\r\nHost: test\r\nContent-Length: 8\r\n\r\nabcd");
+    proxy.wait_until_idle();
+    proxy.signal(SIGTERM);
+    assert_eq!(proxy.wait().code(), Some(1));
+    let log = proxy.read("access");
+    for (target, status) in [("/slow", 200), ("/half", 503)] {
+        let line = log.lines().find(|line| line.contains(target));
+        let line = line.unwrap_or_else(|| panic!("{target}: {log}"));
+        assert!(line.contains(&format!("\"status\":{status},")), "{line}");
+        assert!(line.contains("\"ended\":\"draining\""), "{line}");
+        // What it did not take does not count.
+        let bytes = line.split("\"bytes\":").nth(1).unwrap();
+        let bytes: u32 = bytes.split(',').next().unwrap().parse().unwrap();
+        assert!(bytes < 24 << 20, "{line}");
+    }
+    drop((slow, half, backend));
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(crate) struct Delivery<'a> {
 /// How a delivery ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Delivered {
-    /// Bytes of the body that were written, without framing.
+    /// Bytes of the body that the visitor's system, or ours, has taken, without framing.
     pub(crate) bytes: u64,
     /// [`Close::Complete`], or what went wrong.
     pub(crate) ended: Close,
@@ -210,7 +210,10 @@ impl Delivery<'_> {
         match transfer.pull(&mut wire, &mut *source, out) {
             Pulled::All => transfer.rest(wire, Behind::Nothing),
             Pulled::Full => transfer.rest(wire, Behind::Backend(source.detach())),
-            Pulled::Gone => failed(transfer.bytes, Close::WriteFailed),
+            Pulled::Gone => {
+                let bytes = transfer.taken(wire.backlog.as_ref());
+                failed(bytes, Close::WriteFailed)
+            }
         }
     }
 
@@ -315,17 +318,16 @@ impl Stalled {
             Err(_) => Err(Close::WriteFailed),
         };
         self.due = flushed == Ok(Flushed::Turn);
-        let bytes = self.transfer.bytes;
         match flushed {
             Ok(Flushed::Full) => {
                 let patience = self.transfer.patience;
                 match self.backlog.complaint(patience, Instant::now()) {
-                    Some(reason) => Err(cut(self.transfer.framing, conn, bytes, reason)),
+                    Some(reason) => Err(self.cut(conn, reason)),
                     None => Ok(false),
                 }
             }
             Ok(flushed) => Ok(flushed == Flushed::All),
-            Err(reason) => Err(cut(self.transfer.framing, conn, bytes, reason)),
+            Err(reason) => Err(self.cut(conn, reason)),
         }
     }
 
@@ -366,13 +368,17 @@ impl Stalled {
         match transfer.pull(&mut wire, &mut *source, out) {
             Pulled::All => transfer.rest(wire, Behind::Nothing),
             Pulled::Full => transfer.rest(wire, Behind::Backend(source)),
-            Pulled::Gone => failed(transfer.bytes, Close::WriteFailed),
+            Pulled::Gone => {
+                let bytes = transfer.taken(wire.backlog.as_ref());
+                failed(bytes, Close::WriteFailed)
+            }
         }
     }
 
-    /// Ends it, for a reason of the caller's.
-    pub(crate) fn cut(self, conn: &mut Conn, reason: Close) -> Delivered {
-        cut(self.transfer.framing, conn, self.transfer.bytes, reason)
+    /// Ends it before its end.
+    pub(crate) fn cut(&self, conn: &mut Conn, reason: Close) -> Delivered {
+        let bytes = self.transfer.taken(Some(&self.backlog));
+        cut(self.transfer.framing, conn, bytes, reason)
     }
 }
 
@@ -441,6 +447,12 @@ impl Transfer {
                 return Pulled::Full;
             }
         }
+    }
+
+    /// Bytes of the body that the visitor has taken. The framing of what it has not taken counts as if it were body, too.
+    fn taken(&self, backlog: Option<&Backlog>) -> u64 {
+        let left = backlog.map_or(0, |backlog| backlog.spool.length());
+        self.bytes.saturating_sub(left)
     }
 
     /// All that could be written is: the end, or a pause.
@@ -700,7 +712,8 @@ fn read_behind(file: &File, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), 
 }
 
 impl Delivered {
-    const fn failed(bytes: u64, ended: Close) -> Self {
+    /// Cut, after so many bytes.
+    pub(crate) const fn failed(bytes: u64, ended: Close) -> Self {
         Self {
             bytes,
             ended,

@@ -706,7 +706,7 @@ impl Session {
                 ended: ended.reason,
                 keep: false,
             };
-            About::of(&subject).log_end(&self.peer, subject.status, &delivered, &subject.trace);
+            self.log_subject(&subject, &delivered);
             log::debug!(
                 "visitor {}: {} bytes there and {} back through a tunnel: reason={}",
                 self.peer,
@@ -776,7 +776,7 @@ impl Session {
         then: Then,
         worker: &Worker,
     ) -> Step {
-        About::of(subject).log_end(&self.peer, subject.status, &delivered, &subject.trace);
+        self.log_subject(subject, &delivered);
         self.next(delivered, then, worker)
     }
 
@@ -957,6 +957,7 @@ impl Drop for Session {
             self.conn.reset_on_close();
         }
         self.leave_line();
+        self.log_under_way();
         if let Some(counted) = self.counted.take() {
             self.shared.clients.leave(counted);
         }

@@ -97,6 +97,13 @@ impl Spool {
         self.taken == self.memory.len() && self.file.is_none() && self.tail.is_empty()
     }
 
+    /// Bytes in it.
+    pub(crate) fn length(&self) -> u64 {
+        let in_memory = self.memory.len() - self.taken + self.tail.len();
+        let on_disk = self.file.as_ref();
+        in_memory as u64 + on_disk.map_or(0, |on_disk| on_disk.written - on_disk.read)
+    }
+
     /// Whether it must be emptied before anything more is put in.
     pub(crate) fn is_full(&self) -> bool {
         !self.tail.is_empty()
@@ -249,6 +256,7 @@ mod tests {
                 assert!((0..count).all(|at| bytes[at] == byte(out + at)), "{out}");
                 out += count;
                 spool.took(count);
+                assert_eq!(spool.length(), (total - out) as u64);
             }
         }
         while !spool.is_empty() {

@@ -1,13 +1,14 @@
-//! Requests that are refused, and visitors that leave before they are answered.
+//! Requests that are refused, and those that end without an answer.
 
 use std::borrow::Cow;
 use std::time::Instant;
 
-use super::about::About;
-use super::{Session, Step, Then};
+use super::about::{About, Subject};
+use super::{Session, State, Step, Then};
 use crate::exchange::{Response, Trace, UploadError};
 use crate::net::listener;
 use crate::server::collect::Fault;
+use crate::server::deliver::Delivered;
 use crate::server::pages;
 use crate::server::respond::{Errand, reason_for};
 use crate::server::snapshot::Held;
@@ -116,6 +117,34 @@ impl Session {
         };
         let sent = self.deliver(&about, page, false, &mut worker.pen());
         self.after(sent, &about, Then::close(reason), worker)
+    }
+
+    /// The session ends while a request is under way, which only the end of the server does: no step has taken the state
+    /// out of it.
+    pub(super) fn log_under_way(&mut self) {
+        let errand = match std::mem::replace(&mut self.state, State::Running) {
+            State::Running | State::Head(_) | State::Linger { .. } => return,
+            State::Door(door) => door.errand,
+            State::Body(collecting) => collecting.errand,
+            State::Open(errand) | State::Turn(errand) => *errand,
+            State::Stalled(answering) => {
+                let delivered = answering.stalled.cut(&mut self.conn, self.reason);
+                return self.log_subject(&answering.subject, &delivered);
+            }
+            State::Tunnel(carried) => {
+                let delivered = Delivered::failed(0, self.reason);
+                return self.log_subject(&carried.subject, &delivered);
+            }
+        };
+        let about = About::errand(&errand);
+        if let Some(log) = about.log() {
+            about.write(log, &self.peer, 503, 0, &Trace::default(), self.reason);
+        }
+    }
+
+    /// Writes the line of an answer that is over.
+    pub(super) fn log_subject(&self, subject: &Subject, delivered: &Delivered) {
+        About::of(subject).log_end(&self.peer, subject.status, delivered, &subject.trace);
     }
 
     /// The visitor left before its answer.
