@@ -3,6 +3,7 @@
 use std::sync::mpsc;
 use std::thread;
 
+use crate::common::proxy::SITE;
 use crate::common::{Backend, Proxy, Visitor, bytes, exchange};
 
 /// Name, bytes, status. Each is one request that must not reach a backend.
@@ -875,6 +876,22 @@ fn what_comes_slowly_is_refused_and_what_says_nothing_is_closed() {
     assert!(stuck.finish().is_closed());
     proxy.wait_for_log("reason=body_timeout");
     drop((silent, slow, stuck));
+    proxy.finish();
+}
+
+#[test]
+fn a_head_that_a_reload_makes_too_large_is_refused() {
+    let proxy = Proxy::simple();
+    let mut visitor = proxy.visit();
+    visitor.send(format!(
+        "GET / HTTP/1.1\r\nHost: test\r\nA: {}",
+        "x".repeat(3000)
+    ));
+    proxy.wait_until_idle();
+    proxy.reload(&format!("{SITE}\nlimits: {{head: 1k}}"));
+    visitor.send("x\r\n\r\n");
+    assert_eq!(visitor.answer().status, 431);
+    drop(visitor);
     proxy.finish();
 }
 

@@ -58,6 +58,10 @@ impl HeadScanner {
         if let Some(end) = self.whole(within) {
             return Ok(Some(end));
         }
+        if within.len() < self.at as usize {
+            // The limit was a higher one before.
+            return Err(HEAD_TOO_LARGE);
+        }
         let (mut at, mut line) = (self.at as usize, self.line as usize);
         let end = loop {
             if self.place == Place::Before && at == line {
@@ -141,10 +145,7 @@ impl HeadScanner {
             }
         }
         match received >= limits.head {
-            true => Err(Refusal {
-                status: 431,
-                why: "the head is over the limit",
-            }),
+            true => Err(HEAD_TOO_LARGE),
             false => Ok(()),
         }
     }
@@ -204,6 +205,10 @@ const fn break_pair(one: u8, next: u8) -> u8 {
     (control | ((one == b'\r') != lf)) as u8
 }
 
+const HEAD_TOO_LARGE: Refusal = Refusal {
+    status: 431,
+    why: "the head is over the limit",
+};
 pub(super) const BARE_LF: &str = "a line feed without a carriage return";
 const MOST_EMPTY_LINES: u8 = 2;
 
