@@ -8,7 +8,8 @@
 //! |---|---|---|
 //! | `Server::running` | listeners and their threads | start, reload, stop |
 //! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
-//! | poller slots, crew, tunnels' inbox, pool, directory, waiter's slot, admission, clients, dial-in connections | see there | a few instructions |
+//! | crew, tunnels' inbox, pool, directory, waiter's slot, admission, clients, dial-in connections, when to look for room | see there | a few instructions |
+//! | poller slots | parked sessions | the same, or a look at all of them: for deadlines, in a drain, and for room for newcomers |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | a log, so that its lines stay whole | a write, where a message or many lines go out |
@@ -54,7 +55,7 @@ use addresses::{Front, NewDial, Running, dial_addresses, keys_of, load_outgoing,
 use admission::{Admission, Clients};
 use guard::Checks;
 use secure::Secure;
-use shared::{Shared, Tick};
+use shared::{Pace, Shared, Tick};
 use snapshot::{Parts, Snapshot};
 use threads::Thread;
 use worker::{Worker, be_scheduled};
@@ -163,6 +164,7 @@ impl Server {
             spools: Arc::default(),
             waiting,
             checks,
+            shedding: Pace::default(),
         });
         Ok(Bound {
             shared,

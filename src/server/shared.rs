@@ -36,7 +36,13 @@ pub(crate) struct Shared {
     pub(super) waiting: Arc<AtomicUsize>,
     /// Passwords that are checked.
     pub(super) checks: Arc<Checks>,
+    /// When idle connections may be looked for, to make room.
+    pub(super) shedding: Pace,
 }
+
+/// Keeps what takes its time and was in vain from taking more than a part of all the time.
+#[derive(Default)]
+pub(super) struct Pace(Mutex<Option<Instant>>);
 
 /// Has the tick thread stop.
 #[derive(Default)]
@@ -116,6 +122,11 @@ impl Shared {
 
     /// Closes idle connections, those that would be closed next anyhow, to make room. Returns whether there were any.
     fn shed(&self, limit: u64) -> bool {
+        // A flood of newcomers while nobody is idle must not keep the workers from the poller.
+        let begun = Instant::now();
+        if !self.shedding.is_due(begun) {
+            return false;
+        }
         // Some at a time, since looking for them takes a look at all.
         let some = usize::try_from(limit / 64 + 1).unwrap_or(usize::MAX);
         let idle = self.poller.take_earliest(some, Session::is_idle);
@@ -128,6 +139,9 @@ impl Shared {
                     session.close(Close::Overload);
                 }
             }
+        }
+        if !any {
+            self.shedding.rest(begun, Instant::now());
         }
         any
     }
@@ -151,6 +165,18 @@ impl Shared {
                 false => session.close(Close::Draining),
             }
         }
+    }
+}
+
+impl Pace {
+    /// Whether it may be tried again.
+    fn is_due(&self, now: Instant) -> bool {
+        self.0.lock().is_none_or(|due| due <= now)
+    }
+
+    /// It was in vain, and took from `begun` until now.
+    fn rest(&self, begun: Instant, now: Instant) {
+        *self.0.lock() = Some(now + now.saturating_duration_since(begun) * IN_VAIN);
     }
 }
 
@@ -190,6 +216,24 @@ impl Tick {
     }
 }
 
+/// So many times as long as something was tried in vain it is left alone.
+const IN_VAIN: u32 = 10;
 /// How often the tick looks at deadlines: no earlier than the next one, and no later than new ones may need.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_vain_takes_a_tenth_of_the_time() {
+        let (pace, start) = (Pace::default(), Instant::now());
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        assert!(pace.is_due(start));
+        pace.rest(start, at(3));
+        assert!(!pace.is_due(at(3)) && !pace.is_due(at(32)) && pace.is_due(at(33)));
+        pace.rest(at(40), at(40));
+        assert!(pace.is_due(at(40)));
+    }
+}
