@@ -229,6 +229,39 @@ fn a_site_whose_backends_hang_leaves_the_others_alone() {
 }
 
 #[test]
+fn a_request_that_came_in_time_is_answered_however_late_a_worker_has_time_for_it() {
+    let proxy = Proxy::simple_with("workers: 1\ntimeouts: {idle: 2s, head: 2s, body: 2s}");
+    let mut backend = Backend::dial(proxy.dial_in());
+    let head = "POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\na";
+    let (mut half, mut body) = (proxy.visit(), proxy.visit());
+    half.send("GET /half HTTP/1.1\r\n");
+    body.send(head);
+    proxy.wait_until_idle();
+    let mut holds = proxy.ask("/holds");
+    backend.request();
+    // Nobody can read these now.
+    let mut whole = proxy.ask("/whole");
+    half.send("Host: test\r\n\r\n");
+    body.send("bc");
+    // Who came later and says nothing is closed, when the time of all of them is over.
+    assert!(proxy.visit().is_closed());
+    backend.reply_to(&mut holds, "holds");
+    for _ in 0..3 {
+        let target = backend.request().target().to_owned();
+        backend.reply(target);
+    }
+    for (visitor, target) in [
+        (&mut whole, "/whole"),
+        (&mut half, "/half"),
+        (&mut body, "/body"),
+    ] {
+        assert_eq!(visitor.answer().text(), target);
+    }
+    drop((holds, whole, half, body, backend));
+    proxy.finish();
+}
+
+#[test]
 fn slow_backends_are_all_used_at_once() {
     let proxy = Proxy::simple_with("workers: 64");
     let mut backends: Vec<_> = (0..40).map(|_| Backend::dial(proxy.dial_in())).collect();

@@ -260,6 +260,10 @@ impl Session {
     pub(crate) fn expire(mut self: Box<Self>) -> Option<Box<Self>> {
         let reason = match &self.state {
             State::Head(reading) if reading.handshake => Close::TlsTimeout,
+            // It has come in time; the workers are late.
+            State::Head(reading) if reading.begun.is_none() && self.has_input() => {
+                return Some(self);
+            }
             State::Head(reading) if reading.begun.is_none() => Close::Idle,
             State::Linger { .. } => self.reason,
             _ => {
@@ -371,10 +375,6 @@ impl Session {
                 }
             }
             let begun = reading.begun;
-            if begun.is_some_and(|begun| self.expired || begun.elapsed() >= patience) {
-                let why = "the head of the request did not arrive in time";
-                return self.refuse(408, why, begun, &snapshot, worker);
-            }
             let filled = self.fill(worker);
             if reading.handshake && !self.conn.is_handshaking() {
                 reading.handshake = false;
@@ -382,6 +382,11 @@ impl Session {
             }
             match (filled, begun) {
                 (Ok(Some(1..)), _) => {}
+                // What has come by now has come in time: the workers may be late.
+                (Ok(None), Some(since)) if self.expired || since.elapsed() >= patience => {
+                    let why = "the head of the request did not arrive in time";
+                    return self.refuse(408, why, begun, &snapshot, worker);
+                }
                 (Ok(None), _) => {
                     let deadline = begun.map_or(reading.idle_until, |begun| begun + patience);
                     return Step::Park(State::Head(reading), Interest::Read, deadline);
@@ -529,23 +534,25 @@ impl Session {
                     return self.refuse_body(&collecting.errand, &fault, Trace::default(), worker);
                 }
             }
-            let now = Instant::now();
-            if self.expired || now >= collecting.deadline {
-                let reason = Close::BodyTimeout;
-                return self.refuse_slow(&collecting.errand, reason, Trace::default(), worker);
-            }
-            if collecting.is_too_slow(now) {
-                let reason = Close::BodySlow;
-                return self.refuse_slow(&collecting.errand, reason, Trace::default(), worker);
-            }
             match self.fill(worker) {
                 Ok(Some(1..)) => {
                     let patience = collecting.errand.site().settings.timeouts.body;
-                    collecting.deadline = now + patience;
+                    collecting.deadline = Instant::now() + patience;
+                    self.expired = false;
                 }
+                // As with a head, what has come by now counts.
                 Ok(None) => {
-                    let deadline = collecting.deadline;
-                    return Step::Park(State::Body(collecting), Interest::Read, deadline);
+                    let now = Instant::now();
+                    let late = self.expired || now >= collecting.deadline;
+                    let reason = match (late, collecting.is_too_slow(now)) {
+                        (true, _) => Close::BodyTimeout,
+                        (false, true) => Close::BodySlow,
+                        (false, false) => {
+                            let deadline = collecting.deadline;
+                            return Step::Park(State::Body(collecting), Interest::Read, deadline);
+                        }
+                    };
+                    return self.refuse_slow(&collecting.errand, reason, Trace::default(), worker);
                 }
                 Ok(Some(0)) | Err(_) => return self.gone(&collecting.errand, &Trace::default()),
             }
