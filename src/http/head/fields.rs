@@ -83,7 +83,12 @@ impl<'h> Fields<'h> {
                     }
                 }
                 Kind::Host if request => keep_two(&mut fields.hosts, value),
-                Kind::Expect if request => fields.expect = Some(value),
+                // Of several, the one that is not known counts.
+                Kind::Expect if request => {
+                    if fields.expect.is_none_or(is_continue) {
+                        fields.expect = Some(value);
+                    }
+                }
                 Kind::Host | Kind::Expect => fields.headers.push(field.name, value),
                 Kind::TransferEncoding => keep_two(&mut fields.encodings, value),
                 Kind::ContentLength => match fields.length {
@@ -271,6 +276,11 @@ const fn trim(mut value: &[u8]) -> &[u8] {
 pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let elements = value.split(|byte| *byte == b',').map(trim);
     elements.filter(|element| !element.is_empty())
+}
+
+/// The one expectation that there is (RFC 9110 10.1.1).
+pub(super) const fn is_continue(expectation: &[u8]) -> bool {
+    expectation.eq_ignore_ascii_case(b"100-continue")
 }
 
 fn keep_two<'h>(pair: &mut [Option<&'h [u8]>; 2], value: &'h [u8]) {

@@ -1,6 +1,6 @@
 //! Heads of requests (RFC 9112 3).
 
-use super::fields::{Fields, TOO_MANY_FIELDS, list};
+use super::fields::{Fields, TOO_MANY_FIELDS, is_continue, list};
 use super::write::{write_field, write_framing};
 use super::{
     HeadLimits, METHOD_TOO_LONG, MOST_METHOD, Method, Refusal, ResponseHead, TARGET_TOO_LONG,
@@ -79,9 +79,7 @@ impl RequestHead {
         };
         let expect_continue = match fields.expect {
             None => false,
-            Some(value) if value.eq_ignore_ascii_case(b"100-continue") => {
-                version == Version::Http11
-            }
+            Some(value) if is_continue(value) => version == Version::Http11,
             Some(_) => {
                 return Err(Refusal {
                     status: 417,
@@ -520,7 +518,13 @@ mod tests {
         accepted("GET / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n", |head| {
             !head.expect_continue
         });
-        refused(417, &with("Expect: something\r\n"));
+        for lines in [
+            "Expect: something\r\n",
+            "Expect: something\r\nExpect: 100-continue\r\n",
+            "Expect: 100-continue\r\nExpect: something\r\n",
+        ] {
+            refused(417, &with(lines));
+        }
     }
 
     #[test]
