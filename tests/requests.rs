@@ -1155,6 +1155,8 @@ fn an_answer_before_the_end_of_a_body_on_its_way_ends_both_connections() {
     assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
     assert_eq!(answer.field("Connection"), Some("close"));
     assert!(backend.is_closed());
+    // It has done nothing wrong.
+    assert!(!proxy.log().contains("backend_failed"), "{}", proxy.log());
     assert!(
         visitor
             .send("GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n")

@@ -419,9 +419,10 @@ fn response<'w>(
     let guessed = framing == Framing::UntilClose && lease.is_dialled();
     let mut stream = BackendBody {
         decoder: Decoder::new(framing, limits),
-        reusable: sent == Sent::All && !head.conflicting,
+        reusable: !head.conflicting,
         closes: framing == Framing::UntilClose
-            || !lease.is_dialled() && (!head.persistent || sent == Sent::Part),
+            || sent == Sent::Part
+            || !lease.is_dialled() && !head.persistent,
         lease: Some(lease),
         reply: Reply::Lent(reply),
         taken: 0,
@@ -449,9 +450,9 @@ fn response<'w>(
 /// The body of a backend's answer, as it comes.
 struct BackendBody<'w> {
     decoder: Decoder,
-    /// Nothing that happened so far forbids to use the connection again.
+    /// The answer breaks no rule that would forbid to use the connection again.
     reusable: bool,
-    /// The backend ends the connection behind this answer.
+    /// The connection ends behind this answer: the backend says so, or has not taken all of the request.
     closes: bool,
     /// A silence is taken for the end.
     guessed: bool,
@@ -507,10 +508,10 @@ impl BackendBody<'_> {
         } else if self.reusable && !self.closes {
             lease.finish();
         } else {
-            lease.close(match self.guessed {
-                true => Close::Unframed,
-                false if self.closes => Close::Complete,
-                false => Close::BackendFailed,
+            lease.close(match (self.guessed, self.reusable) {
+                (true, _) => Close::Unframed,
+                (false, true) => Close::Complete,
+                (false, false) => Close::BackendFailed,
             });
         }
     }
