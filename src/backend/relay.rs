@@ -688,8 +688,6 @@ const LONGEST_DISCARD: Duration = Duration::from_secs(1);
 const MOST_BACKENDS: u32 = 4;
 /// How long a process may take to die.
 const LAST_BREATH: Duration = Duration::from_millis(10);
-/// Interim responses before the final one.
-const MOST_INTERIM: u32 = 10;
 
 #[cfg(test)]
 mod tests {

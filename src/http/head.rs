@@ -2,12 +2,14 @@
 //!
 //! A [`HeadScanner`] finds the end of a head while it comes in; then [`RequestHead::parse`] or [`ResponseHead::parse`]
 //! takes the head apart, each with the help of `fields`, and `write` makes a new one of the parts. `httparse` splits the
-//! fields; it accepts more than a proxy may, so the strict rules stand here.
+//! fields; it accepts more than a proxy may, so the strict rules stand here. [`AnswerHeads`] knows which heads may follow
+//! each other in an answer.
 //!
 //! **Invariants**: what concerns one connection only (Connection and what it names, framing, Upgrade, Expect) is
 //! taken out of the fields and stands in the head's own members; a head has exactly one framing; the result does not
 //! depend on how the bytes were cut.
 
+mod answer;
 mod fields;
 mod request;
 mod response;
@@ -18,6 +20,7 @@ use std::fmt;
 
 use memchr::memchr;
 
+pub use answer::AnswerHeads;
 pub use request::RequestHead;
 pub use response::{Persistence, ResponseHead, write_rest};
 pub use scan::HeadScanner;

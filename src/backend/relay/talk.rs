@@ -12,11 +12,11 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use super::{Ask, Cause, MOST_INTERIM};
+use super::{Ask, Cause};
 use crate::config;
 use crate::exchange::{Request, RequestBody, Upload, Visitor};
 use crate::http::body::{LAST_CHUNK, write_chunk};
-use crate::http::head::{HeadLimits, HeadScanner, ResponseHead};
+use crate::http::head::{AnswerHeads, HeadLimits, ResponseHead};
 use crate::net::buffer::Buffer;
 use crate::net::conn::{Conn, Written};
 
@@ -29,9 +29,7 @@ pub(super) struct Talk<'t> {
     conn: &'t mut Conn,
     /// What was read of the backend and not used yet.
     reply: &'t mut Buffer,
-    scanner: HeadScanner,
-    /// Interim answers so far.
-    interim: u32,
+    heads: AnswerHeads,
     /// It has said something.
     begun: bool,
     /// Since when the rest of a head is waited for.
@@ -63,8 +61,7 @@ impl<'t> Talk<'t> {
             visitor: ask.visitor,
             conn,
             reply,
-            scanner: HeadScanner::response(),
-            interim: 0,
+            heads: AnswerHeads::new(),
             begun: false,
             since: None,
             head: None,
@@ -194,8 +191,10 @@ impl<'t> Talk<'t> {
         self.begun = true;
         // What was read may hold several.
         while !self.reply.is_empty() {
-            let scanned = self.scanner.scan(self.reply.data(), self.limits);
-            let Some(end) = scanned.map_err(|refusal| Cause::BadAnswer(refusal.why))? else {
+            let next = self
+                .heads
+                .next(self.reply.data(), &self.request.head, self.limits);
+            let Some((head, length)) = next.map_err(|bad| Cause::BadAnswer(bad.0))? else {
                 // Most heads come in one piece, and then nobody asks what time it is.
                 let since = *self.since.get_or_insert_with(Instant::now);
                 return match since.elapsed() < self.site.timeouts.backend {
@@ -203,26 +202,14 @@ impl<'t> Talk<'t> {
                     false => Err(Cause::Stuck),
                 };
             };
-            let head = ResponseHead::parse(&self.reply.data()[..end], self.limits)
-                .map_err(|bad| Cause::BadAnswer(bad.0))?;
-            self.reply.consume(end);
-            match head.status {
-                // Whoever asks for nothing is switched by nothing.
-                101 if self.request.head.is_switched_by(&head) => return Ok(Some(head)),
-                101 => return Err(Cause::BadAnswer("101 that nobody asked for")),
-                100..=199 => {
-                    self.interim += 1;
-                    if self.interim > MOST_INTERIM {
-                        return Err(Cause::BadAnswer("too many interim responses"));
-                    }
-                    if head.status != 100 {
-                        self.visitor.interim(&head);
-                    }
-                    self.scanner = HeadScanner::response();
-                    self.since = None;
-                }
-                _ => return Ok(Some(head)),
+            self.reply.consume(length);
+            if !head.is_interim() {
+                return Ok(Some(head));
             }
+            if head.status != 100 {
+                self.visitor.interim(&head);
+            }
+            self.since = None;
         }
         Ok(None)
     }

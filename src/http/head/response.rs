@@ -91,6 +91,11 @@ impl ResponseHead {
         })
     }
 
+    /// Whether another head follows (RFC 9110 15.2). Behind a 101 there is none.
+    pub const fn is_interim(&self) -> bool {
+        matches!(self.status, 100 | 102..=199)
+    }
+
     /// How the end of the body is told, in answer to this method (RFC 9112 6.3).
     pub const fn framing(&self, request: &Method) -> Framing {
         match (self.status, request, self.chunked, self.length) {

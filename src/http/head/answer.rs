@@ -1,0 +1,112 @@
+//! The heads of an answer: any number of interim ones, and the final one (RFC 9110 15.2).
+
+use super::{BadHead, HeadLimits, HeadScanner, RequestHead, ResponseHead};
+
+/// Takes the heads of the answer to one request out of what the other side says, as it comes.
+#[derive(Clone, Debug)]
+pub struct AnswerHeads {
+    scanner: HeadScanner,
+    /// Interim ones so far.
+    interim: u32,
+}
+
+impl AnswerHeads {
+    /// For an answer of which nothing has come.
+    pub const fn new() -> Self {
+        Self {
+            scanner: HeadScanner::response(),
+            interim: 0,
+        }
+    }
+
+    /// The next head and its length. `bytes` is all that has come behind the one before; `None`: there is no whole head in
+    /// it yet. The last one is the first that is not [interim](ResponseHead::is_interim): a 101 is, for behind it there is
+    /// no HTTP.
+    ///
+    /// # Errors
+    /// The rule that a head breaks; a 101 to which `request` has not asked to be switched; more than ten interim ones.
+    pub fn next(
+        &mut self,
+        bytes: &[u8],
+        request: &RequestHead,
+        limits: &HeadLimits,
+    ) -> Result<Option<(ResponseHead, usize)>, BadHead> {
+        let scanned = self.scanner.scan(bytes, limits);
+        let Some(end) = scanned.map_err(|refusal| BadHead(refusal.why))? else {
+            return Ok(None);
+        };
+        let head = ResponseHead::parse(&bytes[..end], limits)?;
+        // Whoever asks for nothing is switched by nothing.
+        if head.status == 101 && !request.is_switched_by(&head) {
+            return Err(BadHead("101 that nobody asked for"));
+        }
+        if head.is_interim() {
+            self.interim += 1;
+            if self.interim > MOST_INTERIM {
+                return Err(BadHead("too many interim responses"));
+            }
+            self.scanner = HeadScanner::response();
+        }
+        Ok(Some((head, end)))
+    }
+}
+
+impl Default for AnswerHeads {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Interim responses before the final one.
+const MOST_INTERIM: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The statuses of the heads in a text that comes byte by byte, and the fault that ends it.
+    fn statuses(request: &str, text: &str) -> (Vec<u16>, Option<&'static str>) {
+        let limits = HeadLimits::default();
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{request}\r\n");
+        let request = RequestHead::parse(request.as_bytes(), &limits).unwrap();
+        let (mut heads, mut seen, mut start) = (AnswerHeads::new(), Vec::new(), 0);
+        for end in 0..=text.len() {
+            match heads.next(&text.as_bytes()[start..end], &request, &limits) {
+                Ok(None) => {}
+                Ok(Some((head, length))) => {
+                    assert_eq!(start + length, end, "as soon as it is there");
+                    start = end;
+                    seen.push(head.status);
+                    if !head.is_interim() {
+                        break;
+                    }
+                }
+                Err(bad) => return (seen, Some(bad.0)),
+            }
+        }
+        (seen, None)
+    }
+
+    #[test]
+    fn interim_ones_come_before_the_final_one() {
+        let hints = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n";
+        let both = format!("HTTP/1.1 100 Continue\r\n\r\n{hints}HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 ");
+        assert_eq!(statuses("", &both), (vec![100, 103, 200], None));
+        let many = |count| statuses("", &format!("{}HTTP/1.1 200 \r\n\r\n", hints.repeat(count)));
+        assert_eq!(many(10).1, None);
+        assert_eq!(
+            many(11),
+            (vec![103; 10], Some("too many interim responses"))
+        );
+        assert!(statuses("", "HTTP/1.1 1000\r\n\r\n").1.is_some());
+    }
+
+    #[test]
+    fn a_switch_is_the_last_one_and_only_for_who_has_asked() {
+        let switch = "HTTP/1.1 101 \r\nUpgrade: a\r\n\r\nHTTP/1.1 200 \r\n\r\n";
+        let asked = "Connection: upgrade\r\nUpgrade: a\r\n";
+        assert_eq!(statuses(asked, switch), (vec![101], None));
+        let refused = (Vec::new(), Some("101 that nobody asked for"));
+        assert_eq!(statuses("", switch), refused);
+    }
+}
