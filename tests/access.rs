@@ -15,8 +15,8 @@ use crate::common::access::run;
 use crate::common::backend::preamble;
 use crate::common::proxy::site;
 use crate::common::{
-    Access, Backend, EchoServer, Load, Proxy, Server, Visitor, bytes, free_port, full_listener,
-    limit, secure, wait_until,
+    Access, Backend, EchoServer, Load, Proxy, Server, Visitor, bytes, exchange, free_port,
+    full_listener, limit, secure, wait_until,
 };
 
 const NO_KEY: &str = "swiftclient00000000000000";
@@ -105,6 +105,93 @@ fn what_is_wrong_is_told_with_file_line_and_key() {
         }
     }
     assert_eq!(run(&["-c", "/none/such.yml"]).code, Some(2));
+}
+
+#[test]
+fn a_hint_before_the_end_of_a_body_is_passed_on_and_the_body_goes_on() {
+    let proxy = Proxy::simple_with("defaults: {request_buffering: false}");
+    let app = Server::start();
+    let access = Access::between(proxy.dial_in(), app.address(), 1);
+    let mut visitor = proxy.visit();
+    visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\nabcd");
+    let mut backend = app.accept_asking();
+    backend.read_to("abcd");
+    backend.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 10");
+    let hints = visitor.answer();
+    assert_eq!((hints.status, hints.field("Link")), (103, Some("</a>")));
+    visitor.send(vec![b'e'; 99_996]);
+    backend.take(99_996);
+    backend.send("2 Processing\r\n\r\n");
+    assert_eq!(visitor.answer().status, 102);
+    backend.reply_to(&mut visitor, "ok");
+    exchange(&mut visitor, &mut backend, "/next");
+    drop((visitor, backend));
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
+fn a_hint_comes_through_while_the_application_takes_nothing_of_the_body() {
+    let proxy = Proxy::simple();
+    let app = Server::start();
+    let access = Access::between(proxy.dial_in(), app.address(), 1);
+    let mut visitor = proxy.visit();
+    // One that is passed on as it comes, and one that goes with the head.
+    for length in [40_000_000, 65_536] {
+        visitor.send_post("/", vec![b'a'; length]);
+        let mut backend = app.accept_asking();
+        backend.send_when_readable("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early");
+        backend.send(" Hints\r\nLink: </a>\r\n\r\n");
+        let hints = visitor.answer();
+        assert_eq!((hints.status, hints.field("Link")), (103, Some("</a>")));
+        assert_eq!(backend.request().body.len(), length);
+        backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+        assert_eq!(visitor.answer().text(), "ok");
+    }
+    drop(visitor);
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
+fn a_head_in_many_pieces_does_not_hold_a_request_up_for_ever() {
+    let proxy = Proxy::simple();
+    let app = Server::start();
+    let yaml = format!(
+        "{{connect: '{}', to: '{}', connections: 1, timeouts: {{backend: 300ms}}}}",
+        proxy.dial_in(),
+        app.address()
+    );
+    let access = Access::start(&yaml, &[]);
+    let mut visitor = proxy.visit();
+    visitor.send_post("/", vec![b'a'; 40_000_000]);
+    let mut backend = app.accept_asking();
+    // It takes nothing of the body, and is never silent for as long as that.
+    backend.send_when_readable("HTTP/1.1 200 OK\r\nX: ");
+    backend.drip();
+    assert_eq!(visitor.answer().status, 504);
+    access.wait_for_log("no answer in time");
+    drop((visitor, backend));
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
+fn an_answer_before_the_end_of_a_body_is_the_answer() {
+    let proxy = Proxy::simple();
+    let app = Server::start();
+    let access = Access::between(proxy.dial_in(), app.address(), 1);
+    let mut visitor = proxy.visit();
+    visitor.send_post("/large", vec![b'a'; 3_000_000]);
+    let mut backend = app.accept_asking();
+    backend.read_to("/large HTTP/1.1");
+    backend
+        .send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno");
+    let answer = visitor.answer();
+    assert_eq!((answer.status, answer.text().as_str()), (413, "no"));
+    drop((visitor, backend));
+    access.finish();
+    proxy.finish();
 }
 
 #[test]

@@ -29,7 +29,9 @@ use super::gate::{Missed, Place};
 use super::{Settings, Shared};
 use crate::client::Reply;
 use crate::http::body::{Decoder, Framing, LAST_CHUNK, write_chunk};
-use crate::http::head::{HeadLimits, HeadScanner, Method, Persistence, RequestHead, ResponseHead};
+use crate::http::head::{
+    AnswerHeads, HeadLimits, HeadScanner, Method, Persistence, RequestHead, ResponseHead,
+};
 use crate::net::buffer::Buffer;
 use crate::net::conn::{Conn, Written};
 use crate::net::listener::{is_shortage, reason};
@@ -69,6 +71,19 @@ struct Errand<'a> {
     upload: Decoder,
     /// The length of the body if all of it is in `desk.input`: it can be sent again.
     whole: Option<usize>,
+    said: Said,
+}
+
+/// What the application has said of an answer so far.
+#[derive(Debug, Default)]
+struct Said {
+    heads: AnswerHeads,
+    /// Anything at all.
+    begun: bool,
+    /// Since when the request waits for the rest of a head.
+    since: Option<Instant>,
+    /// The head of the answer, if it came before the end of the request.
+    answer: Option<ResponseHead>,
 }
 
 /// Why there is no answer.
@@ -118,6 +133,7 @@ impl Desk {
             settings: shared.settings(),
             upload: Decoder::new(head.framing, &LIMITS),
             whole: None,
+            said: Said::default(),
             desk: self,
             link,
             head,
@@ -269,7 +285,7 @@ impl Errand<'_> {
 
     /// Sends the request and reads up to the head of the final answer.
     fn ask(&mut self, app: &mut Conn, deadline: Instant) -> Result<(ResponseHead, Sent), Fault> {
-        let patience = self.settings.config.timeouts.backend;
+        self.said = Said::default();
         let Self { desk, head, .. } = self;
         desk.reply.clear();
         desk.out.clear();
@@ -277,10 +293,9 @@ impl Errand<'_> {
         let sent = match self.whole {
             Some(length) => {
                 let joined = length.min(Buffer::SIZE.saturating_sub(desk.out.len()));
-                let (first, rest) = desk.input.data()[..length].split_at(joined);
-                desk.out.extend_from_slice(first);
-                match push(app, &desk.out, patience)? {
-                    Sent::All => push(app, rest, patience)?,
+                desk.out.extend_from_slice(&desk.input.data()[..joined]);
+                match self.push(app, |desk| &desk.out)? {
+                    Sent::All => self.push(app, |desk| &desk.input.data()[joined..length])?,
                     Sent::Part => Sent::Part,
                 }
             }
@@ -318,12 +333,12 @@ impl Errand<'_> {
             if nothing && piece.consumed > 0 && !done {
                 continue;
             }
-            let sent = push(app, &self.desk.out, patience)?;
+            let sent = self.push(app, |desk| &desk.out)?;
             self.desk.out.clear();
             if done || sent == Sent::Part {
                 return Ok(sent);
             }
-            if nothing && self.wait_for_body(app, patience)? {
+            if nothing && self.wait_for_body(app, patience)? && self.hear(app)? {
                 return Ok(Sent::Part);
             }
         }
@@ -346,57 +361,92 @@ impl Errand<'_> {
         }
     }
 
-    /// Reads up to the head of the final answer; passes interim ones on. One that comes in many pieces has no more time
-    /// than any other.
-    fn read_answer(&mut self, app: &mut Conn, deadline: Instant) -> Result<ResponseHead, Fault> {
-        let mut scanner = HeadScanner::response();
-        let mut interim = 0;
-        let mut begun = false;
+    /// Sends some of the request, listening to the application (RFC 9112 9.5), unless that has answered before.
+    fn push(&mut self, app: &mut Conn, bytes: impl Fn(&Desk) -> &[u8]) -> Result<Sent, Fault> {
+        let patience = self.settings.config.timeouts.backend;
+        let mut sent = 0;
         loop {
-            let reply = &self.desk.reply;
-            let scanned = match reply.is_empty() {
-                true => None,
-                false => scanner
-                    .scan(reply.data(), &LIMITS)
-                    .map_err(|refusal| Fault::Bad(refusal.why))?,
-            };
-            let Some(end) = scanned else {
-                if begun {
-                    self.look(deadline)?;
-                }
-                match self.desk.reply.fill(app) {
-                    Ok(1..) => begun = true,
-                    Err(error) if error.kind() == ErrorKind::TimedOut => self.look(deadline)?,
-                    Ok(0) | Err(_) if begun => return Err(Fault::Bad("the head is cut short")),
-                    Ok(0) | Err(_) => return Err(Fault::Died),
-                }
-                continue;
-            };
-            let head = ResponseHead::parse(&reply.data()[..end], &LIMITS)
-                .map_err(|bad| Fault::Bad(bad.0))?;
-            self.desk.reply.consume(end);
-            match head.status {
-                101 if self.head.is_switched_by(&head) => {
-                    self.shared.answered();
-                    return Ok(head);
-                }
-                101 => return Err(Fault::Bad("101 that nobody asked for")),
-                100..=199 => {
-                    interim += 1;
-                    if interim > MOST_INTERIM {
-                        return Err(Fault::Bad("too many interim responses"));
-                    }
-                    if head.status != 100 && !self.interim(&head) {
-                        return Err(Fault::Gone);
-                    }
-                    scanner = HeadScanner::response();
-                }
-                _ => {
-                    self.shared.answered();
-                    return Ok(head);
-                }
+            let mut rest = &bytes(self.desk)[sent..];
+            let before = rest.len();
+            let written = app.write_unless_answered(&mut rest, patience);
+            sent += before - rest.len();
+            match written {
+                Ok(Written::All) => return Ok(Sent::All),
+                Ok(Written::Answered) if !self.hear(app)? => {}
+                // What is broken may have been answered before.
+                Ok(Written::Answered | Written::Broken) => return Ok(Sent::Part),
+                Err(_) => return Err(Fault::TooSlow),
             }
         }
+    }
+
+    /// Reads what the application says while the request is under way. Returns whether it need not get more of that.
+    fn hear(&mut self, app: &mut Conn) -> Result<bool, Fault> {
+        loop {
+            match self.desk.reply.fill_now(app) {
+                Ok(Some(1..)) => {}
+                Ok(None) => return Ok(false),
+                // Whoever waits for the head sees the same again.
+                Ok(Some(0)) | Err(_) => return Ok(true),
+            }
+            self.said.answer = self.take_head()?;
+            if self.said.answer.is_some() {
+                return Ok(true);
+            }
+            // A head in many pieces must not hold the request up for ever.
+            let since = self.said.since.take();
+            if !self.desk.reply.is_empty() {
+                let since = since.unwrap_or_else(Instant::now);
+                if since.elapsed() >= self.settings.config.timeouts.backend {
+                    return Err(Fault::TooSlow);
+                }
+                self.said.since = Some(since);
+            }
+        }
+    }
+
+    /// Reads up to the head of the final answer. One that comes in many pieces has no more time than any other.
+    fn read_answer(&mut self, app: &mut Conn, deadline: Instant) -> Result<ResponseHead, Fault> {
+        let mut answer = self.said.answer.take();
+        loop {
+            if let Some(head) = answer {
+                self.shared.answered();
+                return Ok(head);
+            }
+            if self.said.begun {
+                self.look(deadline)?;
+            }
+            match self.desk.reply.fill(app) {
+                Ok(1..) => answer = self.take_head()?,
+                Err(error) if error.kind() == ErrorKind::TimedOut => self.look(deadline)?,
+                Ok(0) | Err(_) if self.said.begun => {
+                    return Err(Fault::Bad("the head is cut short"));
+                }
+                Ok(0) | Err(_) => return Err(Fault::Died),
+            }
+        }
+    }
+
+    /// Takes heads out of what was read: interim ones are passed on; the final one is returned once all of it is there.
+    fn take_head(&mut self) -> Result<Option<ResponseHead>, Fault> {
+        self.said.begun = true;
+        while !self.desk.reply.is_empty() {
+            let next = self
+                .said
+                .heads
+                .next(self.desk.reply.data(), &self.head, &LIMITS);
+            let Some((head, length)) = next.map_err(|bad| Fault::Bad(bad.0))? else {
+                break;
+            };
+            self.desk.reply.consume(length);
+            if !head.is_interim() {
+                return Ok(Some(head));
+            }
+            if head.status != 100 && !self.interim(&head) {
+                return Err(Fault::Gone);
+            }
+        }
+        Ok(None)
     }
 
     /// Whether it is still worth waiting for the application.
@@ -434,10 +484,10 @@ impl Errand<'_> {
 
     /// Passes an interim answer on. Returns whether the server has taken it.
     fn interim(&mut self, head: &ResponseHead) -> bool {
-        let out = &mut self.desk.out;
-        out.clear();
-        head.write(Framing::Empty, Persistence::Implied, None, out);
-        self.link.write_both(out, &[], PATIENCE).is_ok()
+        // In `out` the request may still be on its way.
+        let mut out = Vec::new();
+        head.write(Framing::Empty, Persistence::Implied, None, &mut out);
+        self.link.write_both(&out, &[], PATIENCE).is_ok()
     }
 
     /// HTTP is over: what goes each way first, the head of the 101 among it. The exchange is, too, so the place at the
@@ -694,15 +744,6 @@ pub(super) fn fault(error: &io::Error) -> Option<String> {
     (!is_shortage(error)).then(|| reason(error))
 }
 
-/// Sends some of the request, unless the application answers before.
-fn push(app: &mut Conn, mut bytes: &[u8], patience: Duration) -> Result<Sent, Fault> {
-    match app.write_unless_answered(&mut bytes, patience) {
-        Ok(Written::All) => Ok(Sent::All),
-        Ok(Written::Answered | Written::Broken) => Ok(Sent::Part),
-        Err(_) => Err(Fault::TooSlow),
-    }
-}
-
 /// Reads some more, if it comes in time.
 fn more(input: &mut Buffer, link: &mut Conn, deadline: Instant) -> bool {
     loop {
@@ -747,7 +788,5 @@ const HELD: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_secs(1);
 /// How much of it is read.
 const MOST_DISCARDED: usize = 1 << 20;
-/// Interim responses before the final one.
-const MOST_INTERIM: u32 = 10;
 /// How often somebody who waits for the application looks whether the server is still there.
 const LOOK: Duration = Duration::from_secs(1);

@@ -176,6 +176,15 @@ impl Backend {
         std::mem::take(&mut self.bytes)
     }
 
+    /// Sends a byte now and then until the connection is closed, which it has to be.
+    pub(crate) fn drip(&mut self) {
+        let closed = (0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            self.try_send(b"x").is_err()
+        });
+        assert!(closed, "it is never closed");
+    }
+
     /// Sends bytes as long as the proxy takes them.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.write_all(bytes)
