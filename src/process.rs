@@ -116,8 +116,9 @@ pub fn fork() -> io::Result<Side> {
 /// Has a command end with us: its process gets TERM when the thread that has started it ends, which is also what happens
 /// when we are killed. So that thread has to stay for as long as the process is to.
 ///
-/// The process alone gets it, and perhaps more than once, not what it has started. The system forgets it when a program with set-user-ID,
-/// set-group-ID or capabilities is executed, and when the process changes its user (`PR_SET_PDEATHSIG` of prctl(2)).
+/// The process alone gets it, and perhaps more than once, not what it has started. The system forgets it when a program
+/// with set-user-ID, set-group-ID or capabilities is executed, and when the process changes its user
+/// (`PR_SET_PDEATHSIG` of prctl(2)).
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
 pub fn end_with_us(command: &mut Command) {

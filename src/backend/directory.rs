@@ -16,8 +16,8 @@
 //! [`place`] where a server is and how it is reached, [`shared`] the list in Redis.
 //!
 //! **Invariants**
-//! - A [`Seat`](seat::Seat) is one of `taken` of its server for as long as it lives; dropping it frees it. A kept connection belongs to
-//!   its server, or to a lease.
+//! - A [`Seat`](seat::Seat) is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
+//!   connection belongs to its server, or to a lease.
 //! - Nobody waits while there is a free seat, but for the moment after a pause has ended, which waiters look at
 //!   themselves.
 //! - The state's lock is a leaf; connections are looked at, made and closed without it.
