@@ -6,6 +6,7 @@
 //! connections for which HTTP is over. Nothing here knows HTTP, sites or configuration beyond
 //! [`Address`](crate::config::Address).
 
+pub mod alarm;
 pub mod buffer;
 pub mod conn;
 mod crew;
