@@ -55,7 +55,6 @@
 //! | `dial-in` | one per backends' address | accepts, reads preambles under a deadline, watches for hang-ups | wait for any one peer |
 //! | `worker` | `workers` | the life of a request, above | touch configuration files |
 //! | `tunnels` | one | carries the bytes of all upgraded connections, in turn | wait for any one of them |
-//! | `lookout` | one | sees to how many workers are up, so that they do not get into each other's way | serve |
 //! | `redis` | one per site with `directory: redis` | takes servers from Redis for those that wait, and gives them back | serve |
 //! | `lookup`, `check` | one per server at a time, for a moment | looks a name up, asks a server whether it is well | anything else |
 //! | `tick` | one | closes or wakes sessions whose deadline is over, looks after idle connections to servers, writes out access logs | serve |

@@ -2,14 +2,13 @@
 //!
 //! [`stream`] is a connected socket, [`conn`] one that may be encrypted, [`tls`] the records of one that is encrypted, [`buffer`] the bytes read from one and not used yet, [`listener`] a
 //! bound address and the loop that accepts on it, [`poller`] the set of parked sessions on which workers
-//! block, `crew` how many of them do so at a time, [`tunnel`] the pairs of
+//! block, [`alarm`] the sleep of the thread that ends what is over its deadline, [`tunnel`] the pairs of
 //! connections for which HTTP is over. Nothing here knows HTTP, sites or configuration beyond
 //! [`Address`](crate::config::Address).
 
 pub mod alarm;
 pub mod buffer;
 pub mod conn;
-mod crew;
 pub mod listener;
 pub mod poller;
 pub mod stream;

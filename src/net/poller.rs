@@ -1,28 +1,37 @@
-//! The set of parked sessions, and the place where workers wait for work.
+//! The set of parked items, and the place where workers wait for work.
 //!
-//! Workers are leader and followers in one: each blocks in `epoll_wait(2)` on one shared set and takes one
-//! event, so that there is no dispatcher and, under load, no sleep between two sessions. Sockets are
-//! registered edge-triggered and stay so, which saves the system call that would arm them again: whoever parks an
-//! item to be read has to have read all there is, see [`Poller::park`].
+//! Each worker blocks in `epoll_wait(2)` on one shared set and takes the next event itself, so there is no dispatcher
+//! and, under load, no sleep between two items. An item (a session) has up to two sockets in the set:
 //!
-//! An item (a session) belongs to whoever holds its box: a worker while it runs, the poller while it is
-//! parked. Its [`Token`] stays the same from accept to close.
+//! - The *visitor's* is registered from [`Poller::enter`] to the end, edge-triggered. That saves the system call
+//!   that would arm it again, but an item may only be parked for reading once all there was has been read.
+//! - The *backend's* is armed for one event, and only when an exchange parks ([`Poller::arm`]). Registered for good,
+//!   it would wake a second worker for each response that the first one reads while it blocks.
 //!
-//! Called by: acceptors ([`Poller::enter`]), workers ([`Poller::wait`], [`Poller::park`],
-//! [`Poller::leave`]), whoever frees what a parked session waits for ([`Poller::wake`]), the tick
-//! ([`Poller::expire`], [`Poller::hand_over`]) and the lookout ([`Poller::look_out`]). How many of the workers come here
-//! at a time is seen to by [`super::crew`].
+//! Items that have work to do without an event (they were woken, are over their deadline, or have only given way to
+//! others) go through a queue, the *handed-over* items.
+//!
+//! Called by: acceptors ([`Poller::enter`]); workers ([`Poller::wait`], [`Poller::try_wait`], [`Poller::arm`],
+//! [`Poller::park`], [`Poller::try_block`], [`Poller::leave`]); any thread that frees what a parked item waits for
+//! ([`Poller::wake`]); the tick thread ([`Poller::expire`], [`Poller::hand_over`]).
 //!
 //! **Invariants**
+//! - An item belongs to the owner of its box: a worker while it runs, the poller while it is parked or handed over. Its
+//!   [`Token`] stays the same from accept to close.
 //! - *Nothing is lost while an item is out.* An event, or a wake-up, finds the slot empty then and leaves a mark
-//!   there, and `park` gives the item back as ready.
-//! - A socket is registered, or registered anew, while its item is out, so that it is surely the item's.
-//! - The lock is a leaf: no system call is made under it.
+//!   there, and `park` gives the item back.
+//! - A socket is registered, or its registration changed, while its item is out, so it is surely the item's.
+//! - *No handed-over item is forgotten.* While items are handed over and workers sleep, a ring of the bell is under way;
+//!   [`Slots::must_ring`] has the proof.
+//! - A parked item has an entry among the deadlines, no later than its own; the alarm is set for the earliest one.
+//! - The lock is a leaf: no system call is made, no item dropped and no other lock taken under it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -30,33 +39,37 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
-use super::crew::Crew;
+use super::alarm::Alarm;
 
 /// Parked items of one server.
 #[derive(Debug)]
 pub struct Poller<T> {
     epoll: Epoll,
-    /// Rings when something was put into `handed_over`, or when the workers are to stop.
+    /// Rings when an item was handed over while workers sleep, or when the workers are to stop.
     bell: EventFd,
-    stopping: AtomicBool,
     slots: Mutex<Slots<T>>,
-    crew: Crew,
+    alarm: Arc<Alarm>,
+    /// Workers, and how many of them are blocked for a backend.
+    workers: usize,
+    blocked: AtomicUsize,
 }
 
 /// Where an item is kept while it is parked; unique for the life of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     index: u32,
     generation: u32,
 }
 
-/// What a parked item waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a parked item waits for at one of its sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Interest {
     /// Bytes, or the end, from the peer.
     Read,
     /// Room for more bytes to the peer.
     Write,
+    /// Either of these.
+    Both,
 }
 
 /// What a worker gets.
@@ -69,61 +82,100 @@ pub enum Work<T> {
 }
 
 /// Why an item came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// What it waited for has happened.
+    /// The visitor's socket has bytes, or room for more, and no end.
     Ready,
-    /// The same, and the peer has ended its sending side: behind what can be read there is the end.
+    /// The visitor's socket has something beyond bytes: the visitor has ended its sending side, or the connection is
+    /// broken. There may be bytes to read before that.
     Ended,
-    /// Somebody has woken it or handed it over; nothing is known of its socket.
+    /// The backend's socket has what it was armed for, or its end. Nothing is known of the visitor's.
+    Backend,
+    /// The item was woken or handed over. Nothing is known of its sockets.
     Woken,
 }
 
+/// The right of one worker to block for a backend, until it is dropped; see [`Poller::try_block`].
 #[derive(Debug)]
+#[must_use = "the worker counts as blocked until this is dropped"]
+pub struct Blocking<'p> {
+    blocked: &'p AtomicUsize,
+}
+
+/// An item that came out, and why.
+type Found<T> = (Box<T>, Cause);
+
+/// What is under the lock. It makes no calls, so a test can go through all orders of its operations.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 struct Slots<T> {
     entries: Vec<Slot<T>>,
     free: Vec<u32>,
-    handed_over: VecDeque<Box<T>>,
+    handed_over: VecDeque<Found<T>>,
+    /// The last item came from `handed_over`, so the next look is for events.
+    events_turn: bool,
+    /// Workers that sleep in `epoll_wait(2)`, or are on the way there or back.
+    sleeping: usize,
+    /// The bell was rung, or is about to be, and no worker has come with its event yet.
+    rung: bool,
+    stopping: bool,
+    /// When to look at which slot: its `scheduled`.
+    deadlines: BTreeSet<(Instant, u32)>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 struct Slot<T> {
     generation: u32,
     /// Something happened while the item was out.
     marked: bool,
-    /// What the socket is registered for.
+    /// What the visitor's socket is registered for.
     armed: Interest,
+    /// The slot's entry among the deadlines. It outlives the item, so that short-lived ones leave nothing behind.
+    scheduled: Option<Instant>,
     parked: Option<(Box<T>, Instant)>,
+}
+
+/// What a worker does next.
+#[derive(Debug)]
+enum Next<T> {
+    Run(Work<T>),
+    /// Look for events, but do not sleep: items are handed over.
+    Look,
+    /// Sleep until an event comes. The worker is counted as sleeping.
+    Sleep,
 }
 
 impl<T: AsFd> Poller<T> {
     /// An empty set, for so many workers.
     ///
     /// # Errors
-    /// Whatever `epoll_create1(2)` and `eventfd(2)` say.
+    /// Those of `epoll_create1(2)` and `eventfd(2)`.
     pub fn new(workers: usize) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        // Edge-triggered: each ring wakes one worker, and nobody has to read the counter back.
+        // Edge-triggered: each ring wakes one worker, and the counter need not be read back.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll.add(&bell, EpollEvent::new(flags, BELL))?;
         Ok(Self {
             epoll,
             bell,
-            stopping: AtomicBool::new(false),
-            slots: Mutex::new(Slots {
-                entries: Vec::new(),
-                free: Vec::new(),
-                handed_over: VecDeque::new(),
-            }),
-            crew: Crew::new(workers),
+            slots: Mutex::new(Slots::new()),
+            alarm: Arc::default(),
+            workers,
+            blocked: AtomicUsize::new(0),
         })
     }
 
-    /// Takes a new item in and parks it until it can be read or `deadline` is over.
+    /// Goes off when [`Poller::expire`] has something to do. The poller sets it and never stops it.
+    pub const fn alarm(&self) -> &Arc<Alarm> {
+        &self.alarm
+    }
+
+    /// Takes a new item in and parks it until its visitor's socket can be read or `deadline` is over.
     ///
     /// # Errors
-    /// Whatever `epoll_ctl(2)` says; the item is dropped then.
+    /// Those of `epoll_ctl(2)`; the item is dropped then.
     pub fn enter(
         &self,
         make: impl FnOnce(Token) -> Box<T>,
@@ -131,7 +183,7 @@ impl<T: AsFd> Poller<T> {
     ) -> io::Result<Token> {
         let token = self.slots.lock().reserve();
         let item = make(token);
-        let event = EpollEvent::new(flags(Interest::Read), token.number());
+        let event = EpollEvent::new(visitor_flags(Interest::Read), token.number());
         self.epoll.add(item.as_fd(), event)?;
         if let Some(item) = self.park(token, item, Interest::Read, deadline)? {
             self.hand_over(item);
@@ -139,14 +191,15 @@ impl<T: AsFd> Poller<T> {
         Ok(token)
     }
 
-    /// Parks an item until what it waits for happens or `deadline` is over; it may come back without either. Gives
-    /// the item back if something has happened in the meantime.
+    /// Parks an item until something happens at the visitor's socket (`interest`, or its end), at the backend's if that
+    /// was armed, until it is woken, or until `deadline` is over; it may come back without any of these. Gives the item
+    /// back if something has happened since it came out.
     ///
-    /// Only what happens after the item came out of the poller brings it back: whoever parks it for reading has read
-    /// until nothing was left.
+    /// At the visitor's socket only what happens after the item came out brings it back, so read until nothing is left
+    /// before parking for that. A change of `interest` costs a system call and reports what is ready already.
     ///
     /// # Errors
-    /// Whatever `epoll_ctl(2)` says; the item is dropped then.
+    /// Those of `epoll_ctl(2)`; the item is dropped then.
     pub fn park(
         &self,
         token: Token,
@@ -157,18 +210,54 @@ impl<T: AsFd> Poller<T> {
         let mut slots = self.slots.lock();
         if slots.entries[token.index as usize].armed != interest {
             drop(slots);
-            // Registering anew also tells what is ready already.
-            let mut event = EpollEvent::new(flags(interest), token.number());
+            let mut event = EpollEvent::new(visitor_flags(interest), token.number());
             self.epoll.modify(item.as_fd(), &mut event)?;
             slots = self.slots.lock();
             slots.entries[token.index as usize].armed = interest;
         }
-        let slot = &mut slots.entries[token.index as usize];
-        if std::mem::take(&mut slot.marked) {
-            return Ok(Some(item));
+        let is_earliest = match slots.park(token, item, deadline) {
+            Ok(is_earliest) => is_earliest,
+            Err(item) => return Ok(Some(item)),
+        };
+        drop(slots);
+        if is_earliest {
+            self.alarm.set(deadline);
         }
-        slot.parked = Some((item, deadline));
         Ok(None)
+    }
+
+    /// Has the next thing that happens at the backend's socket bring the item back, once; what is ready already counts.
+    /// Call it while the item is out, after the socket had nothing to read or no room, and before each
+    /// [`Poller::park`] that is to wait for it: whether the item came back for the backend or not, the next
+    /// wait needs another call.
+    ///
+    /// The socket may be armed already, for this item or for an earlier one; this call replaces that. A hang-up or an
+    /// error counts as well, the end of the backend's sending side only for [`Interest::Read`] and [`Interest::Both`].
+    /// While the end, or bytes that the caller does not want yet, can be read, these come back at once each time:
+    /// ask for [`Interest::Write`] alone then.
+    ///
+    /// # Errors
+    /// Those of `epoll_ctl(2)`; the socket is not armed then.
+    pub fn arm(&self, token: Token, backend: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
+        let mut event = EpollEvent::new(backend_flags(interest), token.number() | BACKEND);
+        match self.epoll.modify(backend, &mut event) {
+            // Its first time here.
+            Err(Errno::ENOENT) => Ok(self.epoll.add(backend, event)?),
+            result => Ok(result?),
+        }
+    }
+
+    /// Ends what [`Poller::arm`] began, for an item that came out for another reason. Required before the backend's
+    /// connection serves another item, and useful before a worker blocks on it.
+    ///
+    /// A socket whose event is spent reports nothing from then on, not even a hang-up, and may stay registered. One that
+    /// is disarmed by this call never brings an item back either, but its hang-up wakes a worker once: `epoll_ctl(2)`
+    /// always adds that event. An event that another worker has taken already cannot be called back: the item may come
+    /// back from its next [`Poller::park`] for nothing.
+    pub fn disarm(&self, backend: BorrowedFd<'_>) {
+        let mut event = EpollEvent::new(EpollFlags::EPOLLONESHOT, NOTHING);
+        // What may fail is only that it was never registered.
+        let _ = self.epoll.modify(backend, &mut event);
     }
 
     /// Takes out a parked item, for the caller to run. `None`: it is out, and will come back as soon as it is parked.
@@ -176,72 +265,83 @@ impl<T: AsFd> Poller<T> {
         self.slots.lock().take(token)
     }
 
-    /// Gives a token back. Whoever drops an item does this; best the item itself.
+    /// Gives a token back when its item, which is out, is dropped; best called by the item's own drop.
     pub fn leave(&self, token: Token) {
         self.slots.lock().release(token);
     }
 
-    /// Stops watching the socket of an item that is out and will not be parked again. Its token stays its own.
+    /// Stops watching the visitor's socket of an item that is out and will not be parked again. Its token stays its own.
     pub fn let_go(&self, item: &T) {
         // What may fail is only that it is not watched.
         let _ = self.epoll.delete(item.as_fd());
     }
 
-    /// Blocks until an item has something to do. Called by workers only.
+    /// Blocks until an item has something to do. Called by workers only. Events and handed-over items take turns.
     pub fn wait(&self) -> Work<T> {
         loop {
-            let mut events = [EpollEvent::new(EpollFlags::empty(), NOTHING)];
-            self.crew.come(&self.stopping);
-            let result = self.epoll.wait(&mut events, EpollTimeout::NONE);
-            self.crew.go();
-            match result {
-                Ok(_) | Err(Errno::EINTR) => {}
-                // Nothing else can be wrong but the descriptor, without which there is no server.
-                Err(error) => panic!("epoll_wait: {error}"),
-            }
-            let cause = match events[0].events().contains(EpollFlags::EPOLLRDHUP) {
-                true => Cause::Ended,
-                false => Cause::Ready,
+            let next = self.slots.lock().next();
+            let (_, found) = match next {
+                Next::Run(work) => return work,
+                Next::Look => self.poll(EpollTimeout::ZERO),
+                Next::Sleep => self.poll(EpollTimeout::NONE),
             };
-            if events[0].data() == BELL {
-                if let Some(work) = self.answer_bell() {
-                    return work;
-                }
-            } else if let Some(item) = self.take(Token::from(events[0].data())) {
+            if let Some((item, cause)) = found {
                 return Work::Item(item, cause);
             }
         }
     }
 
-    /// Sees to it that enough workers are up, until the poller is stopped. Needs a thread of its own.
-    pub fn look_out(&self) {
-        self.crew.look_out(&self.stopping);
+    /// An item that has something to do now, if there is one. Never blocks. Called by workers, before they block for a
+    /// backend.
+    pub fn try_wait(&self) -> Option<(Box<T>, Cause)> {
+        for _ in 0..MOST_LOOKS {
+            let (found, is_over) = self.slots.lock().try_next();
+            if found.is_some() {
+                return found;
+            }
+            let (count, found) = self.poll(EpollTimeout::ZERO);
+            if found.is_some() || count == 0 && is_over {
+                return found;
+            }
+        }
+        None
     }
 
-    /// Has a worker run the item with this token, whatever its socket does. An item that is out already
+    /// Asks whether the calling worker may block for a backend. `None`: it is the last one that does not, and has
+    /// to stay able to take new work.
+    pub fn try_block(&self) -> Option<Blocking<'_>> {
+        // The count orders nothing else, so its own atomicity is enough.
+        self.blocked
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |blocked| {
+                (blocked + 1 < self.workers).then_some(blocked + 1)
+            })
+            .ok()?;
+        Some(Blocking {
+            blocked: &self.blocked,
+        })
+    }
+
+    /// Has a worker run the item with this token, whatever its sockets do. An item that is out already
     /// will not be parked but run again.
     pub fn wake(&self, token: Token) {
-        let mut slots = self.slots.lock();
-        let Some(item) = slots.take(token) else {
-            return;
-        };
-        slots.handed_over.push_back(item);
-        drop(slots);
-        self.ring();
+        let must_ring = self.slots.lock().wake(token);
+        self.ring_if(must_ring);
     }
 
     /// Has a worker run an item that the caller owns.
     pub fn hand_over(&self, item: Box<T>) {
-        self.slots.lock().handed_over.push_back(item);
-        self.ring();
+        let must_ring = self.slots.lock().hand_over(item);
+        self.ring_if(must_ring);
     }
 
-    /// Takes out all parked items whose deadlines are over; also returns the earliest one of the others.
-    pub fn expire(&self, now: Instant) -> (Vec<Box<T>>, Option<Instant>) {
-        let expired = self.take_all(|_, deadline| deadline <= now);
-        let slots = self.slots.lock();
-        let parked = slots.entries.iter().filter_map(|slot| slot.parked.as_ref());
-        (expired, parked.map(|(_, deadline)| *deadline).min())
+    /// Takes out all parked items whose deadlines are over, and sets the alarm for the earliest of the others. Called
+    /// when the alarm has gone off.
+    pub fn expire(&self, now: Instant) -> Vec<Box<T>> {
+        let (expired, earliest) = self.slots.lock().expire(now);
+        if let Some(earliest) = earliest {
+            self.alarm.set(earliest);
+        }
+        expired
     }
 
     /// Takes out all parked items that the caller wants.
@@ -249,14 +349,10 @@ impl<T: AsFd> Poller<T> {
         let mut slots = self.slots.lock();
         let mut taken = Vec::new();
         for slot in &mut slots.entries {
-            if slot
+            let found = slot
                 .parked
-                .as_ref()
-                .is_some_and(|(item, deadline)| wanted(item, *deadline))
-                && let Some((item, _)) = slot.parked.take()
-            {
-                taken.push(item);
-            }
+                .take_if(|(item, deadline)| wanted(item, *deadline));
+            taken.extend(found.map(|(item, _)| item));
         }
         taken
     }
@@ -286,45 +382,60 @@ impl<T: AsFd> Poller<T> {
         slots.entries.iter().filter(|s| s.parked.is_some()).count()
     }
 
-    /// Has every call of [`Poller::wait`] return [`Work::Stop`], now and from now on.
+    /// Has every call of [`Poller::wait`] return [`Work::Stop`], now and from now on, once no item is handed over.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        self.crew.dismiss();
-        self.ring();
+        let must_ring = self.slots.lock().stop();
+        self.ring_if(must_ring);
     }
 
-    /// What the bell was for, if nobody else has seen to it.
-    fn answer_bell(&self) -> Option<Work<T>> {
-        let (item, more) = {
-            let mut slots = self.slots.lock();
-            let item = slots.handed_over.pop_front();
-            (item, !slots.handed_over.is_empty())
+    /// Takes events from the system: how many, and what the caller is to run. A worker that is counted as sleeping passes
+    /// no timeout.
+    fn poll(&self, timeout: EpollTimeout) -> (usize, Option<Found<T>>) {
+        let mut events = [EpollEvent::empty(); BATCH];
+        let count = match self.epoll.wait(&mut events, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            // Nothing else can be wrong but the descriptor, without which there is no server.
+            Err(error) => panic!("epoll_wait: {error}"),
         };
-        // Rings that come close together may arrive as one, so each answer passes on what is left.
-        let stopping = self.stopping.load(Ordering::SeqCst);
-        if more || stopping {
-            self.ring();
+        let slept = timeout == EpollTimeout::NONE;
+        if count == 0 && !slept {
+            return (0, None);
         }
-        match item {
-            Some(item) => Some(Work::Item(item, Cause::Woken)),
-            None if stopping => Some(Work::Stop),
-            None => None,
-        }
+        let (found, must_ring) = self.slots.lock().receive(slept, &events[..count]);
+        self.ring_if(must_ring);
+        (count, found)
     }
 
-    fn ring(&self) {
-        // Fails only when the counter is full, after 2^64 rings.
-        let _ = self.bell.write(1);
+    fn ring_if(&self, must_ring: bool) {
+        if must_ring {
+            // Fails only when the counter is full, after 2^64 rings.
+            let _ = self.bell.write(1);
+        }
     }
 }
 
 impl<T> Slots<T> {
+    const fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            handed_over: VecDeque::new(),
+            events_turn: false,
+            sleeping: 0,
+            rung: false,
+            stopping: false,
+            deadlines: BTreeSet::new(),
+        }
+    }
+
     fn reserve(&mut self) -> Token {
         let index = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Slot {
                 generation: 0,
                 marked: false,
                 armed: Interest::Read,
+                scheduled: None,
                 parked: None,
             });
             u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
@@ -337,12 +448,22 @@ impl<T> Slots<T> {
 
     fn release(&mut self, token: Token) {
         let slot = &mut self.entries[token.index as usize];
+        debug_assert!(slot.parked.is_none(), "the item is out when it is dropped");
         // Late events and wake-ups for the old token find another generation and are ignored.
         slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
         slot.marked = false;
         slot.armed = Interest::Read;
-        slot.parked = None;
         self.free.push(token.index);
+    }
+
+    /// Whether its deadline is the earliest of all now; the item where it is marked.
+    fn park(&mut self, token: Token, item: Box<T>, deadline: Instant) -> Result<bool, Box<T>> {
+        let slot = &mut self.entries[token.index as usize];
+        if mem::take(&mut slot.marked) {
+            return Err(item);
+        }
+        slot.parked = Some((item, deadline));
+        Ok(self.schedule(token.index, deadline))
     }
 
     /// The parked item of a token; leaves a mark where it is out.
@@ -359,171 +480,521 @@ impl<T> Slots<T> {
             }
         }
     }
+
+    /// Hands over the item of a token; leaves a mark where it is out. Whether to ring.
+    fn wake(&mut self, token: Token) -> bool {
+        match self.take(token) {
+            Some(item) => self.hand_over(item),
+            None => false,
+        }
+    }
+
+    /// Whether to ring.
+    fn hand_over(&mut self, item: Box<T>) -> bool {
+        self.handed_over.push_back((item, Cause::Woken));
+        self.must_ring()
+    }
+
+    /// Whether to ring.
+    fn stop(&mut self) -> bool {
+        self.stopping = true;
+        self.must_ring()
+    }
+
+    /// Whether the caller has to ring the bell once it has let go of the lock. Called after each change that may require
+    /// it.
+    ///
+    /// A ring is a system call, so it is left out while no worker sleeps. What is handed over is not lost by that.
+    /// Let *work* be a handed-over item, or the stop. At each release of the lock this holds: if there is work
+    /// and a worker sleeps, then `rung`.
+    /// - Work appears only in `hand_over`, `stop` and `receive`, which all end here, and here `rung` is set.
+    /// - `sleeping` grows only in `next`, and only where there is no work.
+    /// - `rung` is cleared only in `receive`, which ends here.
+    ///
+    /// And `rung` means that the bell's event is on its way: the caller is about to ring, or the set holds the event, or
+    /// a worker has taken it and is about to call `receive`. `rung` prevents a second ring until then, so no
+    /// two rings become one event. As long as a worker is in `epoll_wait(2)`, the system gives it the event; one that is
+    /// counted and on its way back with another event calls `next` before it sleeps again, and so does every
+    /// worker that does not sleep.
+    fn must_ring(&mut self) -> bool {
+        let has_work = self.stopping || !self.handed_over.is_empty();
+        let must_ring = has_work && self.sleeping > 0 && !self.rung;
+        self.rung |= must_ring;
+        must_ring
+    }
+
+    /// What a worker that has nothing to do does next.
+    fn next(&mut self) -> Next<T> {
+        match self.try_next() {
+            (Some((item, cause)), _) => Next::Run(Work::Item(item, cause)),
+            (None, false) => Next::Look,
+            (None, true) if self.stopping => Next::Run(Work::Stop),
+            (None, true) => {
+                self.sleeping += 1;
+                Next::Sleep
+            }
+        }
+    }
+
+    /// A handed-over item, unless it is the turn of the events; and whether that was all.
+    fn try_next(&mut self) -> (Option<Found<T>>, bool) {
+        if mem::take(&mut self.events_turn) && !self.handed_over.is_empty() {
+            return (None, false);
+        }
+        (self.pop(), self.handed_over.is_empty())
+    }
+
+    fn pop(&mut self) -> Option<Found<T>> {
+        let found = self.handed_over.pop_front();
+        self.events_turn = found.is_some();
+        found
+    }
+
+    /// A worker has come with events: what it is to run, and whether to ring. The other items are handed over, for it may
+    /// take its time with the first one.
+    fn receive(&mut self, slept: bool, events: &[EpollEvent]) -> (Option<Found<T>>, bool) {
+        self.sleeping -= usize::from(slept);
+        let mut first = None;
+        for event in events {
+            let (token, cause) = match (event.data(), event.events()) {
+                (BELL, _) => {
+                    self.rung = false;
+                    continue;
+                }
+                (NOTHING, _) => continue,
+                (data, _) if data & BACKEND != 0 => (Token::from(data), Cause::Backend),
+                (data, flags) if flags.intersects(ENDED) => (Token::from(data), Cause::Ended),
+                (data, _) => (Token::from(data), Cause::Ready),
+            };
+            let Some(item) = self.take(token) else {
+                continue;
+            };
+            match first {
+                None => first = Some((item, cause)),
+                Some(_) => self.handed_over.push_back((item, cause)),
+            }
+        }
+        let found = first.or_else(|| self.pop());
+        (found, self.must_ring())
+    }
+
+    /// Sees to it that the slot is looked at no later than at `deadline`. Whether that is the earliest of all now.
+    ///
+    /// An entry that is too early stays: parking over and over for about as long costs no more than a
+    /// comparison. So does one that is not needed any more, for the slot's next item.
+    fn schedule(&mut self, index: u32, deadline: Instant) -> bool {
+        let slot = &mut self.entries[index as usize];
+        if slot.scheduled.is_some_and(|earlier| earlier <= deadline) {
+            return false;
+        }
+        if let Some(later) = slot.scheduled.replace(deadline) {
+            self.deadlines.remove(&(later, index));
+        }
+        self.deadlines.insert((deadline, index));
+        self.deadlines.first() == Some(&(deadline, index))
+    }
+
+    /// Takes out what is over. Also the earliest of the other deadlines.
+    fn expire(&mut self, now: Instant) -> (Vec<Box<T>>, Option<Instant>) {
+        let mut expired = Vec::new();
+        loop {
+            let Some(&(scheduled, index)) = self.deadlines.first() else {
+                return (expired, None);
+            };
+            if scheduled > now {
+                return (expired, Some(scheduled));
+            }
+            self.deadlines.pop_first();
+            let slot = &mut self.entries[index as usize];
+            slot.scheduled = None;
+            let over = slot.parked.take_if(|(_, deadline)| *deadline <= now);
+            let later = slot.parked.as_ref().map(|(_, deadline)| *deadline);
+            expired.extend(over.map(|(item, _)| item));
+            if let Some(later) = later {
+                self.schedule(index, later);
+            }
+        }
+    }
+}
+
+impl Drop for Blocking<'_> {
+    fn drop(&mut self) {
+        self.blocked.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Token {
+    /// The data of the visitor's events.
     fn number(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 }
 
 impl From<u64> for Token {
-    fn from(number: u64) -> Self {
+    fn from(data: u64) -> Self {
         // Each half has 32 bits, so nothing is cut off.
         Self {
-            index: (number & 0xffff_ffff) as u32,
-            generation: (number >> 32) as u32,
+            index: (data & 0xffff_ffff) as u32,
+            generation: (data >> 32) as u32 & GENERATIONS,
         }
     }
 }
 
-fn flags(interest: Interest) -> EpollFlags {
-    EpollFlags::EPOLLET
-        | match interest {
-            Interest::Read => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP,
-            Interest::Write => EpollFlags::EPOLLOUT,
-        }
+fn visitor_flags(interest: Interest) -> EpollFlags {
+    // A disconnect is of interest whatever the item waits for. Edge-triggered, it is reported once.
+    direction_flags(interest) | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
 }
 
-/// Generations have 31 bits, so that no token is taken for [`BELL`] or [`NOTHING`].
-const GENERATIONS: u32 = 0x7fff_ffff;
+fn backend_flags(interest: Interest) -> EpollFlags {
+    // Without the end of its sending side: reported as long as it lasts, it would make each wait for room a loop.
+    direction_flags(interest) | EpollFlags::EPOLLONESHOT
+}
+
+fn direction_flags(interest: Interest) -> EpollFlags {
+    match interest {
+        Interest::Read => EpollFlags::EPOLLIN,
+        Interest::Write => EpollFlags::EPOLLOUT,
+        Interest::Both => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
+    }
+}
+
+/// Events that a worker takes at once.
+const BATCH: usize = 1;
+/// Stale events after which [`Poller::try_wait`] gives up.
+const MOST_LOOKS: usize = 8;
+/// What makes an event of the visitor's more than bytes.
+const ENDED: EpollFlags = EpollFlags::EPOLLRDHUP
+    .union(EpollFlags::EPOLLHUP)
+    .union(EpollFlags::EPOLLERR);
+/// In the data of an event: it is the backend's socket.
+const BACKEND: u64 = 1 << 62;
+/// Generations have 30 bits: above them are [`BACKEND`], and a bit that only [`BELL`] and [`NOTHING`] have.
+const GENERATIONS: u32 = 0x3fff_ffff;
 const BELL: u64 = u64::MAX;
 const NOTHING: u64 = u64::MAX - 1;
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::thread;
     use std::time::Duration;
 
     use super::*;
+
+    /// An item, its token, and the other end of its visitor's socket.
+    struct Parked {
+        poller: Poller<UnixStream>,
+        token: Token,
+        visitor: UnixStream,
+    }
+
+    impl Parked {
+        fn new() -> Self {
+            let poller = Poller::new(8).unwrap();
+            let (one, visitor) = UnixStream::pair().unwrap();
+            let token = poller.enter(|_| Box::new(one), far()).unwrap();
+            Self {
+                poller,
+                token,
+                visitor,
+            }
+        }
+
+        fn out() -> (Self, Box<UnixStream>) {
+            let this = Self::new();
+            let item = this.poller.take(this.token).expect("it is parked");
+            (this, item)
+        }
+
+        fn park(&self, item: Box<UnixStream>, interest: Interest) -> Option<Box<UnixStream>> {
+            let token = self.token;
+            self.poller.park(token, item, interest, far()).unwrap()
+        }
+
+        fn arm(&self, backend: &UnixStream, interest: Interest) {
+            self.poller
+                .arm(self.token, backend.as_fd(), interest)
+                .unwrap();
+        }
+    }
 
     fn far() -> Instant {
         Instant::now() + Duration::from_secs(3600)
     }
 
-    fn item(poller: &Poller<UnixStream>) -> Box<UnixStream> {
-        match poller.wait() {
-            Work::Item(item, _) => item,
-            Work::Stop => panic!("stopped"),
-        }
+    fn item<T: AsFd>(poller: &Poller<T>, cause: Cause) -> Box<T> {
+        let (item, actual) = poller.try_wait().expect("an item comes out");
+        assert_eq!(actual, cause);
+        item
     }
 
     #[test]
     fn an_item_comes_back_when_it_can_be_read() {
-        let poller = Poller::new(8).unwrap();
-        let (one, mut other) = UnixStream::pair().unwrap();
-        let token = poller.enter(|_| Box::new(one), far()).unwrap();
-        assert_eq!(poller.parked(), 1);
-        other.write_all(b"x").unwrap();
-        let back = item(&poller);
-        assert_eq!(poller.parked(), 0);
+        let mut it = Parked::new();
+        assert_eq!(it.poller.parked(), 1);
+        it.visitor.write_all(b"x").unwrap();
+        let Work::Item(back, Cause::Ready) = it.poller.wait() else {
+            panic!("no item");
+        };
+        assert_eq!(it.poller.parked(), 0);
         // Only what comes from now on brings it back.
-        assert!(
-            poller
-                .park(token, back, Interest::Read, far())
-                .unwrap()
-                .is_none()
-        );
-        other.write_all(b"y").unwrap();
-        drop(item(&poller));
-        poller.leave(token);
+        assert!(it.park(back, Interest::Read).is_none());
+        assert!(it.poller.try_wait().is_none());
+        it.visitor.write_all(b"y").unwrap();
+        drop(item(&it.poller, Cause::Ready));
+        it.poller.leave(it.token);
     }
 
     #[test]
     fn what_happens_while_an_item_is_out_brings_it_back() {
-        let poller = Poller::new(8).unwrap();
-        let (one, mut other) = UnixStream::pair().unwrap();
-        let token = poller.enter(|_| Box::new(one), far()).unwrap();
-        other.write_all(b"x").unwrap();
-        let out = item(&poller);
-        other.write_all(b"y").unwrap();
-        std::thread::scope(|scope| {
-            let other_worker = scope.spawn(|| poller.wait());
-            // The other worker gets the event, finds the item out, and leaves a mark.
-            while !poller.slots.lock().entries[0].marked {
-                std::thread::yield_now();
-            }
-            let back = poller.park(token, out, Interest::Read, far()).unwrap();
-            assert!(back.is_some());
-            poller.stop();
-            assert!(matches!(other_worker.join().unwrap(), Work::Stop));
-        });
+        let (mut it, out) = Parked::out();
+        it.visitor.write_all(b"y").unwrap();
+        // Another worker takes the event, finds the item out, and leaves a mark.
+        assert!(it.poller.try_wait().is_none());
+        let back = it.park(out, Interest::Read).expect("it is marked");
+        assert!(it.park(back, Interest::Read).is_none());
     }
 
     #[test]
-    fn room_to_write_is_told_when_it_is_there_already() {
-        let poller = Poller::new(8).unwrap();
-        let (one, mut other) = UnixStream::pair().unwrap();
-        let token = poller.enter(|_| Box::new(one), far()).unwrap();
-        poller.wake(token);
-        let out = item(&poller);
-        assert!(
-            poller
-                .park(token, out, Interest::Write, far())
-                .unwrap()
-                .is_none()
-        );
-        let out = item(&poller);
+    fn a_change_of_interest_reports_what_is_ready_already() {
+        let (mut it, out) = Parked::out();
+        assert!(it.park(out, Interest::Write).is_none());
+        let out = item(&it.poller, Cause::Ready);
         // And what came meanwhile, when it is to be read again.
-        other.write_all(b"x").unwrap();
-        assert!(
-            poller
-                .park(token, out, Interest::Read, far())
-                .unwrap()
-                .is_none()
-        );
-        drop(item(&poller));
+        it.visitor.write_all(b"x").unwrap();
+        assert!(it.park(out, Interest::Read).is_none());
+        let out = item(&it.poller, Cause::Ready);
+        assert!(it.park(out, Interest::Both).is_none());
+        drop(item(&it.poller, Cause::Ready));
+    }
+
+    #[test]
+    fn the_end_of_the_visitor_is_reported_whatever_the_item_waits_for() {
+        for interest in [Interest::Read, Interest::Write, Interest::Both] {
+            let (it, mut out) = Parked::out();
+            out.set_nonblocking(true).unwrap();
+            // No room, so that the end is all there is to report.
+            while out.write(&[0; 65536]).is_ok() {}
+            assert!(it.park(out, interest).is_none());
+            assert!(it.poller.try_wait().is_none());
+            it.visitor.shutdown(std::net::Shutdown::Write).unwrap();
+            let out = item(&it.poller, Cause::Ended);
+            // And once: a visitor that has only ended its sending side still reads.
+            assert!(it.park(out, interest).is_none());
+            assert!(it.poller.try_wait().is_none());
+        }
+    }
+
+    #[test]
+    fn a_reset_is_an_end() {
+        for interest in [Interest::Read, Interest::Write] {
+            let poller = Poller::new(2).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let visitor = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut ours, _) = listener.accept().unwrap();
+            ours.write_all(b"something to leave unread").unwrap();
+            visitor.peek(&mut [0]).unwrap();
+            let token = poller.enter(|_| Box::new(ours), far()).unwrap();
+            let mut out = poller.take(token).unwrap();
+            assert!(poller.park(token, out, interest, far()).unwrap().is_none());
+            if interest == Interest::Write {
+                out = item(&poller, Cause::Ready);
+                assert!(poller.park(token, out, interest, far()).unwrap().is_none());
+            }
+            // A socket that is closed with something unread in it is reset.
+            drop(visitor);
+            let Work::Item(_, cause) = poller.wait() else {
+                panic!("no item");
+            };
+            assert_eq!(cause, Cause::Ended);
+        }
+    }
+
+    #[test]
+    fn either_side_wakes_an_item_and_the_cause_says_which() {
+        let (mut it, mut out) = Parked::out();
+        let (backend, mut application) = UnixStream::pair().unwrap();
+        for _ in 0..3 {
+            it.arm(&backend, Interest::Read);
+            assert!(it.park(out, Interest::Read).is_none());
+            assert!(it.poller.try_wait().is_none());
+            application.write_all(b"x").unwrap();
+            out = item(&it.poller, Cause::Backend);
+            // One event, and no other until it is armed again, though nothing was read.
+            application.write_all(b"y").unwrap();
+            assert!(it.poller.try_wait().is_none());
+            it.visitor.write_all(b"z").unwrap();
+            assert!(it.park(out, Interest::Read).is_none());
+            out = item(&it.poller, Cause::Ready);
+            assert_eq!((&backend).read(&mut [0; 8]).unwrap(), 2);
+        }
+        // Room to write, and the end.
+        it.arm(&backend, Interest::Write);
+        assert!(it.park(out, Interest::Read).is_none());
+        out = item(&it.poller, Cause::Backend);
+        it.arm(&backend, Interest::Read);
+        assert!(it.park(out, Interest::Read).is_none());
+        drop(application);
+        out = item(&it.poller, Cause::Backend);
+        // Not even a hang-up is reported of a socket whose event is spent.
+        assert!(it.park(out, Interest::Read).is_none());
+        assert!(it.poller.try_wait().is_none());
+    }
+
+    #[test]
+    fn a_backend_that_is_ready_when_it_is_armed_brings_the_item_back() {
+        let (it, out) = Parked::out();
+        let (backend, mut application) = UnixStream::pair().unwrap();
+        application.write_all(b"x").unwrap();
+        it.arm(&backend, Interest::Both);
+        // Another worker takes the event.
+        assert!(it.poller.try_wait().is_none());
+        let back = it.park(out, Interest::Read).expect("it is marked");
+        assert!(it.park(back, Interest::Read).is_none());
+    }
+
+    #[test]
+    fn a_disarmed_backend_wakes_no_item() {
+        let (it, out) = Parked::out();
+        let (backend, mut application) = UnixStream::pair().unwrap();
+        // Also one that was never armed.
+        it.poller.disarm(backend.as_fd());
+        it.arm(&backend, Interest::Both);
+        assert!(it.poller.try_wait().is_none(), "there is room: a mark");
+        let out = it.park(out, Interest::Read).expect("it is marked");
+        it.arm(&backend, Interest::Read);
+        it.poller.disarm(backend.as_fd());
+        assert!(it.park(out, Interest::Read).is_none());
+        application.write_all(b"x").unwrap();
+        drop(application);
+        assert!(it.poller.try_wait().is_none());
+        assert_eq!(it.poller.parked(), 1);
+    }
+
+    #[test]
+    fn a_backend_that_was_armed_for_one_item_wakes_no_other() {
+        // Neither the next item in the same slot ...
+        let (it, out) = Parked::out();
+        let (backend, mut application) = UnixStream::pair().unwrap();
+        it.arm(&backend, Interest::Read);
+        drop(out);
+        it.poller.leave(it.token);
+        let (one, _visitor) = UnixStream::pair().unwrap();
+        let next = it.poller.enter(|_| Box::new(one), far()).unwrap();
+        assert_eq!(next.index, it.token.index);
+        application.write_all(b"x").unwrap();
+        assert!(it.poller.try_wait().is_none());
+        assert_eq!(it.poller.parked(), 1);
+        // ... nor its first item, once it is armed for another one.
+        let (two, _visitor) = UnixStream::pair().unwrap();
+        let other = it.poller.enter(|_| Box::new(two), far()).unwrap();
+        for token in [next, other] {
+            it.poller
+                .arm(token, backend.as_fd(), Interest::Write)
+                .unwrap();
+        }
+        item(&it.poller, Cause::Backend);
+        assert!(it.poller.take(next).is_some() && it.poller.take(other).is_none());
     }
 
     #[test]
     fn a_wake_is_not_lost_whether_the_item_is_parked_or_out() {
-        let poller = Poller::new(8).unwrap();
-        let (one, _other) = UnixStream::pair().unwrap();
-        let token = poller.enter(|_| Box::new(one), far()).unwrap();
-        poller.wake(token);
-        let back = item(&poller);
-        poller.wake(token);
-        let back = poller.park(token, back, Interest::Read, far()).unwrap();
+        let it = Parked::new();
+        it.poller.wake(it.token);
+        let out = item(&it.poller, Cause::Woken);
+        it.poller.wake(it.token);
+        let back = it.park(out, Interest::Read);
         let back = back.expect("the item was woken while it was out");
         assert!(
-            poller
-                .park(token, back, Interest::Read, far())
-                .unwrap()
-                .is_none(),
+            it.park(back, Interest::Read).is_none(),
             "a wake counts once"
         );
     }
 
     #[test]
     fn events_of_an_earlier_item_do_not_reach_its_successor() {
-        let poller = Poller::new(8).unwrap();
-        let (one, _other) = UnixStream::pair().unwrap();
-        let old = poller.enter(|_| Box::new(one), far()).unwrap();
-        assert_eq!(poller.take_all(|_, _| true).len(), 1);
-        poller.leave(old);
-        let (two, _other) = UnixStream::pair().unwrap();
-        let new = poller.enter(|_| Box::new(two), far()).unwrap();
-        assert_eq!(old.index, new.index);
-        poller.wake(old);
-        assert_eq!(poller.parked(), 1);
+        let (it, _out) = Parked::out();
+        it.poller.leave(it.token);
+        let (two, _visitor) = UnixStream::pair().unwrap();
+        let new = it.poller.enter(|_| Box::new(two), far()).unwrap();
+        assert_eq!(it.token.index, new.index);
+        it.poller.wake(it.token);
+        assert_eq!(it.poller.parked(), 1);
     }
 
     #[test]
-    fn deadlines_take_out_only_what_is_over() {
-        let poller = Poller::new(8).unwrap();
-        let (one, two) = UnixStream::pair().unwrap();
-        let now = Instant::now();
-        poller.enter(|_| Box::new(one), now).unwrap();
-        poller.enter(|_| Box::new(two), far()).unwrap();
-        assert_eq!(poller.expire(now).0.len(), 1);
-        assert_eq!(poller.parked(), 1);
+    fn tokens_and_sides_go_into_the_data_of_events_and_come_back() {
+        for token in [(0, 0), (u32::MAX, GENERATIONS), (7, 1)] {
+            let (index, generation) = token;
+            let token = Token { index, generation };
+            let data = [token.number(), token.number() | BACKEND];
+            assert_eq!(data.map(Token::from), [token; 2]);
+            assert_eq!(data.map(|data| data & BACKEND != 0), [false, true]);
+            assert!(!data.contains(&BELL) && !data.contains(&NOTHING));
+        }
+    }
+
+    #[test]
+    fn one_worker_stays_able_to_take_new_work() {
+        let poller: Poller<UnixStream> = Poller::new(1).unwrap();
+        assert!(poller.try_block().is_none());
+        let poller: Poller<UnixStream> = Poller::new(3).unwrap();
+        let one = poller.try_block().unwrap();
+        let _two = poller.try_block().unwrap();
+        assert!(poller.try_block().is_none());
+        drop(one);
+        let _three = poller.try_block().unwrap();
+        assert!(poller.try_block().is_none());
+    }
+
+    #[test]
+    fn handed_over_items_and_events_take_turns() {
+        let mut it = Parked::new();
+        for _ in 0..3 {
+            let item = UnixStream::pair().unwrap().0;
+            it.poller.hand_over(Box::new(item));
+        }
+        it.visitor.write_all(b"x").unwrap();
+        let causes: Vec<_> = std::iter::from_fn(|| it.poller.try_wait().map(|(_, cause)| cause))
+            .take(10)
+            .collect();
+        use Cause::{Ready, Woken};
+        assert_eq!(causes, [Woken, Ready, Woken, Woken]);
+    }
+
+    #[test]
+    fn all_but_the_first_event_of_a_batch_are_handed_over_with_their_causes() {
+        let mut slots = Slots::new();
+        let tokens: Vec<_> = (0..3).map(|_| slots.reserve()).collect();
+        for (number, token) in tokens.iter().enumerate() {
+            slots.park(*token, Box::new(number), far()).unwrap();
+        }
+        slots.sleeping = 2;
+        let event = |data, flags| EpollEvent::new(EpollFlags::EPOLLIN | flags, data);
+        let none = EpollFlags::empty();
+        let events = [
+            event(NOTHING, none),
+            event(tokens[0].number(), none),
+            event(tokens[1].number(), EpollFlags::EPOLLHUP),
+            event(tokens[1].number() | BACKEND, none),
+            event(tokens[2].number() | BACKEND, EpollFlags::EPOLLHUP),
+        ];
+        let (first, must_ring) = slots.receive(true, &events);
+        assert_eq!(first, Some((Box::new(0), Cause::Ready)));
+        assert!(must_ring, "another worker sleeps");
+        assert!(slots.entries[1].marked, "its other side had news as well");
+        let others: Vec<_> = slots.handed_over.drain(..).collect();
+        let expected = [(Box::new(1), Cause::Ended), (Box::new(2), Cause::Backend)];
+        assert_eq!(others, expected);
     }
 
     #[test]
     fn stopping_reaches_every_worker_after_what_was_handed_over() {
         let poller: Poller<UnixStream> = Poller::new(8).unwrap();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let workers: Vec<_> = (0..8)
                 .map(|_| {
                     scope.spawn(|| {
@@ -542,5 +1013,601 @@ mod tests {
             let served: i32 = workers.into_iter().map(|w| w.join().unwrap()).sum();
             assert_eq!(served, 100);
         });
+        assert!(matches!(poller.wait(), Work::Stop));
+    }
+
+    #[test]
+    fn what_is_handed_over_without_a_ring_is_not_lost() {
+        const ROUNDS: usize = 20_000;
+        let poller: Poller<UnixStream> = Poller::new(2).unwrap();
+        let (back, served) = mpsc::channel();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                let (poller, back) = (&poller, back.clone());
+                scope.spawn(move || {
+                    while let Work::Item(item, _) = poller.wait() {
+                        back.send(item).unwrap();
+                    }
+                });
+            }
+            // One item as often as not finds both workers asleep, two or three keep them busy.
+            for count in 1..=3 {
+                for _ in 0..count {
+                    poller.hand_over(Box::new(UnixStream::pair().unwrap().0));
+                }
+                for round in 0..ROUNDS {
+                    let Ok(item) = served.recv_timeout(Duration::from_secs(10)) else {
+                        poller.stop();
+                        panic!("lost with {count} items in round {round}");
+                    };
+                    poller.hand_over(item);
+                }
+                for _ in 0..count {
+                    served.recv_timeout(Duration::from_secs(10)).unwrap();
+                }
+            }
+            poller.stop();
+        });
+    }
+
+    /// What is read of the backend while it is parked for its visitor.
+    struct Exchange {
+        visitor: UnixStream,
+        backend: UnixStream,
+    }
+
+    impl AsFd for Exchange {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.visitor.as_fd()
+        }
+    }
+
+    #[test]
+    fn a_backend_that_answers_at_the_instant_of_arming_is_not_missed() {
+        const ANSWERS: usize = 100_000;
+        let poller: Poller<Exchange> = Poller::new(2).unwrap();
+        let (visitor, _other) = UnixStream::pair().unwrap();
+        let (backend, mut application) = UnixStream::pair().unwrap();
+        backend.set_nonblocking(true).unwrap();
+        let exchange = Exchange { visitor, backend };
+        let token = poller.enter(|_| Box::new(exchange), far()).unwrap();
+        poller.wake(token);
+        let answers = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while let Work::Item(item, _) = poller.wait() {
+                        let mut running = Some(item);
+                        while let Some(mut item) = running {
+                            while item.backend.read(&mut [0]).is_ok() {
+                                answers.fetch_add(1, Ordering::SeqCst);
+                            }
+                            let backend = item.backend.as_fd();
+                            poller.arm(token, backend, Interest::Read).unwrap();
+                            running = poller.park(token, item, Interest::Read, far()).unwrap();
+                        }
+                    }
+                });
+            }
+            let begun = Instant::now();
+            for sent in 0..ANSWERS {
+                // The last answer has just been read, so the worker is about to arm.
+                while answers.load(Ordering::SeqCst) < sent {
+                    if begun.elapsed() > Duration::from_secs(60) {
+                        poller.stop();
+                        panic!("answer {sent} was missed");
+                    }
+                    thread::yield_now();
+                }
+                application.write_all(b"x").unwrap();
+            }
+            poller.stop();
+        });
+    }
+
+    /// Slots with one item in each, parked until so many seconds after the start.
+    fn slots(start: Instant, seconds: &[u64]) -> (Slots<u64>, Vec<Token>) {
+        let mut slots = Slots::new();
+        let park = |seconds: &u64| {
+            let token = slots.reserve();
+            let deadline = start + Duration::from_secs(*seconds);
+            slots.park(token, Box::new(*seconds), deadline).unwrap();
+            token
+        };
+        let tokens = seconds.iter().map(park).collect();
+        (slots, tokens)
+    }
+
+    #[test]
+    fn deadlines_take_out_only_what_is_over_in_their_order() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (mut slots, tokens) = slots(start, &[5, 1, 4, 2, 3]);
+        let expire = |slots: &mut Slots<u64>, seconds| {
+            let (expired, earliest) = slots.expire(at(seconds));
+            let expired: Vec<_> = expired.into_iter().map(|item| *item).collect();
+            (expired, earliest)
+        };
+        assert_eq!(expire(&mut slots, 0), (vec![], Some(at(1))));
+        assert_eq!(expire(&mut slots, 2), (vec![1, 2], Some(at(3))));
+        // Out, out and gone, parked for longer, parked for shorter.
+        let item = slots.take(tokens[4]).unwrap();
+        assert_eq!(expire(&mut slots, 3), (vec![], Some(at(4))));
+        assert_eq!(slots.park(tokens[4], item, at(30)), Ok(false));
+        slots.take(tokens[2]).unwrap();
+        slots.release(tokens[2]);
+        let item = slots.take(tokens[0]).unwrap();
+        assert_eq!(slots.park(tokens[0], item, at(10)), Ok(false));
+        assert_eq!(slots.park(tokens[1], Box::new(6), at(6)), Ok(false));
+        assert_eq!(slots.park(tokens[3], Box::new(3), at(3)), Ok(true));
+        assert_eq!(expire(&mut slots, 5), (vec![3], Some(at(6))));
+        assert_eq!(expire(&mut slots, 9), (vec![6], Some(at(10))));
+        assert_eq!(expire(&mut slots, 29), (vec![5], Some(at(30))));
+        assert_eq!(expire(&mut slots, 30), (vec![3], None));
+        // A slot that was given back keeps its entry for its next item, however long that stays.
+        assert_eq!(slots.deadlines.len(), 0);
+    }
+
+    #[test]
+    fn deadlines_do_not_pile_up() {
+        let start = Instant::now();
+        let (mut slots, tokens) = slots(start, &[60; 8]);
+        for round in 0..100_000_u64 {
+            let now = start + Duration::from_millis(round);
+            // By turns an idle connection, a short wait, and a new item in the slot.
+            let slot = round as usize % 8;
+            let (far, near) = (Duration::from_secs(75), Duration::from_millis(100));
+            let mut token = tokens[slot];
+            token.generation = slots.entries[slot].generation;
+            slots.take(token);
+            let deadline = now + if round % 3 == 0 { near } else { far };
+            let _ = slots.park(token, Box::new(0), deadline);
+            if round % 5 == 0 {
+                slots.take(token);
+                slots.release(token);
+                slots.reserve();
+            }
+            slots.expire(now);
+            assert!(slots.deadlines.len() <= 8);
+        }
+        let parked = slots.entries.iter().filter(|slot| slot.parked.is_some());
+        for slot in parked {
+            let (_, deadline) = slot.parked.as_ref().unwrap();
+            assert!(slot.scheduled.unwrap() <= *deadline);
+        }
+    }
+
+    #[test]
+    fn the_alarm_goes_off_for_the_earliest_deadline() {
+        let poller = Poller::new(2).unwrap();
+        let (one, two) = UnixStream::pair().unwrap();
+        let start = Instant::now();
+        let after = |milliseconds| start + Duration::from_millis(milliseconds);
+        poller.enter(|_| Box::new(one), far()).unwrap();
+        poller.enter(|_| Box::new(two), after(10)).unwrap();
+        assert!(poller.alarm().wait(Duration::from_secs(60)));
+        assert_eq!(poller.expire(Instant::now()).len(), 1);
+        assert_eq!(poller.parked(), 1);
+        assert!(start.elapsed() < Duration::from_secs(60));
+        // And for one that comes after that.
+        let (three, _visitor) = UnixStream::pair().unwrap();
+        let token = poller.enter(|_| Box::new(three), after(20)).unwrap();
+        poller.alarm().wait(Duration::from_secs(60));
+        let expired = poller.expire(Instant::now());
+        assert_eq!(expired.len(), 1);
+        poller.leave(token);
+    }
+}
+
+/// All orders of a few steps of workers, backend, visitor, waker and tick, over the real slots.
+#[cfg(test)]
+mod model {
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Three workers, the item that they run, and one more that is handed over and runs once. A step is what happens
+    /// under the lock at once, or one system call.
+    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+    struct World {
+        slots: Slots<Kind>,
+        token: Token,
+        workers: Vec<Worker>,
+        now: Instant,
+        alarm: Option<Instant>,
+        /// Events that no worker has taken yet, by their data.
+        events: Vec<u64>,
+        /// The backend's socket waits for its event.
+        armed: bool,
+        /// Rings that are due, but not done.
+        rings: usize,
+        /// What has happened and was not seen by the item yet: bytes of the backend, bytes of the visitor, news of a
+        /// waker. And wakes that are due, but not done.
+        answered: bool,
+        sent: bool,
+        news: bool,
+        wakes: usize,
+        script: Script,
+    }
+
+    /// How often it happens that ...
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    struct Script {
+        /// the backend sends something,
+        answers: usize,
+        /// the visitor does,
+        sends: usize,
+        /// something frees what the item waits for,
+        news: usize,
+        /// another item is handed over,
+        others: usize,
+        /// a deadline is over,
+        expiries: usize,
+        /// the poller is stopped.
+        stops: usize,
+        /// Events that a worker takes at once.
+        batch: usize,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    enum Kind {
+        Session { deadline: Instant },
+        Other,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    enum Worker {
+        Free,
+        Sleeping,
+        Looking,
+        Returning { slept: bool, events: Vec<u64> },
+        Reading(Box<Kind>),
+        Arming(Box<Kind>),
+        Parking(Box<Kind>),
+        Stopped,
+    }
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    impl World {
+        fn new(script: Script) -> Self {
+            let mut slots = Slots::new();
+            let token = slots.reserve();
+            let now = Instant::now();
+            let deadline = now + LONG;
+            let item = Box::new(Kind::Session { deadline });
+            Self {
+                slots,
+                token,
+                workers: vec![Worker::Reading(item), Worker::Free, Worker::Free],
+                now,
+                alarm: None,
+                events: Vec::new(),
+                armed: false,
+                rings: 0,
+                answered: false,
+                sent: false,
+                news: false,
+                wakes: 0,
+                script,
+            }
+        }
+
+        /// Every state that one step leads to.
+        fn steps(&self) -> Vec<Self> {
+            let mut steps = Vec::new();
+            for index in 0..self.workers.len() {
+                let mut next = self.clone();
+                if next.work(index) {
+                    steps.push(next);
+                }
+            }
+            for step in [
+                Self::ring,
+                Self::wake,
+                Self::tick,
+                Self::answer,
+                Self::send,
+                Self::have_news,
+                Self::hand_over,
+                Self::let_time_pass,
+                Self::stop,
+            ] {
+                let mut next = self.clone();
+                if step(&mut next) {
+                    steps.push(next);
+                }
+            }
+            steps
+        }
+
+        fn work(&mut self, index: usize) -> bool {
+            let worker = mem::replace(&mut self.workers[index], Worker::Free);
+            self.workers[index] = match worker {
+                Worker::Free => match self.slots.next() {
+                    Next::Run(Work::Item(item, _)) => Worker::Reading(item),
+                    Next::Run(Work::Stop) => Worker::Stopped,
+                    Next::Look => Worker::Looking,
+                    Next::Sleep => Worker::Sleeping,
+                },
+                Worker::Sleeping if self.events.is_empty() => return false,
+                Worker::Sleeping => Worker::Returning {
+                    slept: true,
+                    events: self.take_events(),
+                },
+                Worker::Looking if self.events.is_empty() => Worker::Free,
+                Worker::Looking => Worker::Returning {
+                    slept: false,
+                    events: self.take_events(),
+                },
+                Worker::Returning { slept, events } => {
+                    let event = |data| EpollEvent::new(EpollFlags::EPOLLIN, data);
+                    let events: Vec<_> = events.into_iter().map(event).collect();
+                    let (found, must_ring) = self.slots.receive(slept, &events);
+                    self.rings += usize::from(must_ring);
+                    found.map_or(Worker::Free, |(item, _)| Worker::Reading(item))
+                }
+                Worker::Reading(item) if *item == Kind::Other => Worker::Free,
+                Worker::Reading(mut item) => {
+                    (self.answered, self.sent, self.news) = (false, false, false);
+                    if let Kind::Session { deadline } = &mut *item
+                        && *deadline <= self.now
+                    {
+                        *deadline = self.now + LONG;
+                    }
+                    Worker::Arming(item)
+                }
+                Worker::Arming(item) => {
+                    self.armed = true;
+                    self.report_answer();
+                    Worker::Parking(item)
+                }
+                Worker::Parking(item) => {
+                    let Kind::Session { deadline } = *item else {
+                        panic!("the other item is never parked");
+                    };
+                    match self.slots.park(self.token, item, deadline) {
+                        Ok(false) => Worker::Free,
+                        Ok(true) => {
+                            self.set_alarm(deadline);
+                            Worker::Free
+                        }
+                        Err(item) => Worker::Reading(item),
+                    }
+                }
+                Worker::Stopped => {
+                    self.workers[index] = Worker::Stopped;
+                    return false;
+                }
+            };
+            true
+        }
+
+        fn take_events(&mut self) -> Vec<u64> {
+            let count = self.script.batch.min(self.events.len());
+            self.events.drain(..count).collect()
+        }
+
+        fn add_event(&mut self, data: u64) {
+            if !self.events.contains(&data) {
+                self.events.push(data);
+            }
+        }
+
+        fn report_answer(&mut self) {
+            if self.armed && self.answered {
+                self.armed = false;
+                self.add_event(self.token.number() | BACKEND);
+            }
+        }
+
+        fn set_alarm(&mut self, deadline: Instant) {
+            self.alarm = Some(self.alarm.map_or(deadline, |alarm| alarm.min(deadline)));
+        }
+
+        fn ring(&mut self) -> bool {
+            let happens = once(&mut self.rings);
+            if happens {
+                self.add_event(BELL);
+            }
+            happens
+        }
+
+        fn wake(&mut self) -> bool {
+            let happens = once(&mut self.wakes);
+            if happens {
+                self.rings += usize::from(self.slots.wake(self.token));
+            }
+            happens
+        }
+
+        fn tick(&mut self) -> bool {
+            if self.alarm.is_none_or(|alarm| alarm > self.now) {
+                return false;
+            }
+            let (expired, earliest) = self.slots.expire(self.now);
+            self.alarm = earliest;
+            for item in expired {
+                self.rings += usize::from(self.slots.hand_over(item));
+            }
+            true
+        }
+
+        fn answer(&mut self) -> bool {
+            let happens = once(&mut self.script.answers);
+            if happens {
+                self.answered = true;
+                self.report_answer();
+            }
+            happens
+        }
+
+        fn send(&mut self) -> bool {
+            let happens = once(&mut self.script.sends);
+            if happens {
+                self.sent = true;
+                self.add_event(self.token.number());
+            }
+            happens
+        }
+
+        fn have_news(&mut self) -> bool {
+            let happens = once(&mut self.script.news);
+            if happens {
+                self.news = true;
+                self.wakes += 1;
+            }
+            happens
+        }
+
+        fn hand_over(&mut self) -> bool {
+            // Once the workers have ended, no one is left to run it.
+            let happens = !self.slots.stopping && once(&mut self.script.others);
+            if happens {
+                let item = Box::new(Kind::Other);
+                self.rings += usize::from(self.slots.hand_over(item));
+            }
+            happens
+        }
+
+        fn let_time_pass(&mut self) -> bool {
+            let happens = once(&mut self.script.expiries);
+            if happens {
+                self.now += LONG;
+            }
+            happens
+        }
+
+        fn stop(&mut self) -> bool {
+            let happens = once(&mut self.script.stops);
+            if happens {
+                self.rings += usize::from(self.slots.stop());
+            }
+            happens
+        }
+
+        /// What holds after each step.
+        fn check(&self) {
+            let slot = &self.slots.entries[self.token.index as usize];
+            let held = self.workers.iter().filter_map(Worker::item);
+            let handed_over = self.slots.handed_over.iter().map(|(item, _)| &**item);
+            let parked = slot.parked.iter().map(|(item, _)| &**item);
+            let all = held.chain(handed_over).chain(parked);
+            let sessions = all.filter(|item| **item != Kind::Other).count();
+            assert_eq!(sessions, 1, "{self:#?}");
+            let sleeping = self.workers.iter().filter(|worker| {
+                matches!(
+                    worker,
+                    Worker::Sleeping | Worker::Returning { slept: true, .. }
+                )
+            });
+            assert_eq!(self.slots.sleeping, sleeping.count(), "{self:#?}");
+            // What the proof at `must_ring` says.
+            let has_work = self.slots.stopping || !self.slots.handed_over.is_empty();
+            let may_wait = has_work && self.slots.sleeping > 0;
+            assert!(!may_wait || self.slots.rung, "no ring is due: {self:#?}");
+            let taken = self.workers.iter().filter_map(Worker::events);
+            let all = taken.chain([&self.events[..]]).flatten();
+            let bells = all.filter(|data| **data == BELL).count();
+            assert_eq!(
+                usize::from(self.slots.rung),
+                self.rings + bells,
+                "{self:#?}"
+            );
+            if let Some((_, deadline)) = slot.parked {
+                assert!(slot.scheduled.unwrap() <= deadline, "{self:#?}");
+            }
+            assert_eq!(
+                self.slots.deadlines.len(),
+                usize::from(slot.scheduled.is_some())
+            );
+        }
+
+        /// What holds when nothing can happen any more.
+        fn check_end(&self) {
+            let slot = &self.slots.entries[self.token.index as usize];
+            assert!(self.slots.handed_over.is_empty(), "forgotten: {self:#?}");
+            if self.slots.stopping {
+                assert!(
+                    self.workers.iter().all(|worker| *worker == Worker::Stopped),
+                    "{self:#?}"
+                );
+                return;
+            }
+            assert!(
+                !self.answered && !self.sent && !self.news,
+                "a wake-up is lost: {self:#?}"
+            );
+            let (_, deadline) = slot.parked.as_ref().expect("the item is parked");
+            assert!(*deadline > self.now, "a deadline is lost: {self:#?}");
+        }
+    }
+
+    impl Worker {
+        fn item(&self) -> Option<&Kind> {
+            match self {
+                Self::Reading(item) | Self::Arming(item) | Self::Parking(item) => Some(item),
+                _ => None,
+            }
+        }
+
+        fn events(&self) -> Option<&[u64]> {
+            match self {
+                Self::Returning { events, .. } => Some(events),
+                _ => None,
+            }
+        }
+    }
+
+    fn once(left: &mut usize) -> bool {
+        let happens = *left > 0;
+        *left -= usize::from(happens);
+        happens
+    }
+
+    /// Goes through all states; how many there are.
+    fn explore(script: Script) -> usize {
+        let first = World::new(script);
+        let mut seen = HashSet::from([first.clone()]);
+        let mut open = vec![first];
+        while let Some(world) = open.pop() {
+            let steps = world.steps();
+            if steps.is_empty() {
+                world.check_end();
+            }
+            for mut step in steps {
+                step.check();
+                // Workers are alike, so states that differ in which is which count as one.
+                step.workers.sort();
+                if seen.insert(step.clone()) {
+                    open.push(step);
+                }
+            }
+        }
+        seen.len()
+    }
+
+    #[test]
+    fn no_order_of_steps_loses_a_wake_up_or_an_item() {
+        let base = Script::default();
+        #[rustfmt::skip]
+        let scripts = [
+            Script { answers: 2, sends: 2, ..base },
+            Script { answers: 1, news: 2, ..base },
+            Script { answers: 1, sends: 1, expiries: 1, ..base },
+            Script { expiries: 2, ..base },
+            Script { sends: 1, news: 1, ..base },
+            Script { answers: 1, others: 2, ..base },
+            Script { sends: 1, news: 1, others: 1, ..base },
+            Script { others: 3, ..base },
+            Script { answers: 1, others: 1, stops: 1, ..base },
+        ];
+        for script in scripts {
+            for batch in [1, 2] {
+                let states = explore(Script { batch, ..script });
+                assert!(states > 100, "{script:?} has only {states} states");
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `Server::running` | listeners and their threads | start, reload, stop |
 //! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
-//! | crew, tunnels' inbox, pool, directory, waiter's slot, admission, clients, dial-in connections, when to look for room | see there | a few instructions |
+//! | alarm, tunnels' inbox, pool, directory, waiter's slot, admission, clients, dial-in connections, when to look for room | see there | a few instructions |
 //! | poller slots | parked sessions | the same, or a look at all of them: for deadlines, in a drain, and for room for newcomers |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
@@ -55,7 +55,7 @@ use addresses::{Front, NewDial, Running, dial_addresses, keys_of, load_outgoing,
 use admission::{Admission, Clients};
 use guard::Checks;
 use secure::Secure;
-use shared::{Pace, Shared, Tick};
+use shared::{Pace, Shared};
 use snapshot::{Parts, Snapshot};
 use threads::Thread;
 use worker::{Worker, be_scheduled};
@@ -84,8 +84,7 @@ pub struct Server {
     shared: Arc<Shared>,
     running: Mutex<Running>,
     workers: ThreadPool,
-    tick: Option<(Arc<Tick>, Thread)>,
-    lookout: Option<Thread>,
+    tick: Option<Thread>,
     tunnels: Option<Thread>,
 }
 
@@ -405,15 +404,11 @@ impl Drop for Server {
         dials
             .into_iter()
             .for_each(|dial| dial.stop(Close::Draining));
-        if let Some((tick, thread)) = self.tick.take() {
-            *tick.stopped.lock() = true;
-            tick.changed.notify_one();
+        self.shared.poller.alarm().stop();
+        if let Some(thread) = self.tick.take() {
             thread.join();
         }
         self.shared.poller.stop();
-        if let Some(thread) = self.lookout.take() {
-            thread.join();
-        }
         self.shared.tunnels.stop();
         if let Some(thread) = self.tunnels.take() {
             thread.join();
@@ -467,22 +462,15 @@ impl Bound {
             running: Mutex::default(),
             workers,
             tick: None,
-            lookout: None,
             tunnels: None,
             shared: Arc::clone(&shared),
         };
         // From here on, what has begun is stopped again if something else cannot be had.
-        let tick = Arc::new(Tick::default());
-        let thread = {
-            let (tick, shared) = (Arc::clone(&tick), Arc::clone(&shared));
-            Thread::new("tick", move || tick.run(&shared))?
-        };
-        server.tick = Some((tick, thread.begin()));
         let thread = {
             let shared = Arc::clone(&shared);
-            Thread::new("lookout", move || shared.poller.look_out())?
+            Thread::new("tick", move || shared.tick())?
         };
-        server.lookout = Some(thread.begin());
+        server.tick = Some(thread.begin());
         let thread = {
             let shared = Arc::clone(&shared);
             Thread::new("tunnels", move || {

@@ -284,7 +284,7 @@ impl Session {
         }
         self.unread = match cause {
             Some(poller::Cause::Ready) => Unread::Bytes,
-            Some(poller::Cause::Woken) => self.unread,
+            Some(poller::Cause::Woken | poller::Cause::Backend) => self.unread,
             Some(poller::Cause::Ended) | None => Unread::Unsure,
         };
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 use super::admission::{Admission, Clients};
 use super::guard::Checks;
@@ -43,13 +43,6 @@ pub(crate) struct Shared {
 /// Keeps what takes its time and was in vain from taking more than a part of all the time.
 #[derive(Default)]
 pub(super) struct Pace(Mutex<Option<Instant>>);
-
-/// Has the tick thread stop.
-#[derive(Default)]
-pub(super) struct Tick {
-    pub(super) stopped: Mutex<bool>,
-    pub(super) changed: Condvar,
-}
 
 impl Shared {
     /// The configuration as it is now. For one request, take it once.
@@ -166,6 +159,29 @@ impl Shared {
             }
         }
     }
+
+    /// Closes or hands over sessions whose deadlines are over, and writes out access logs, until the alarm is stopped.
+    /// Runs on the tick thread.
+    pub(super) fn tick(&self) {
+        let mut flushed = Instant::now();
+        while self.poller.alarm().wait(LONGEST_PAUSE) {
+            let now = Instant::now();
+            for session in self.poller.expire(now) {
+                if let Some(session) = session.expire() {
+                    self.poller.hand_over(session);
+                }
+            }
+            for servers in self.snapshot().servers() {
+                servers.tick(now);
+            }
+            if flushed.elapsed() >= LONGEST_PAUSE {
+                flushed = now;
+                for (_, log) in self.snapshot().access_logs() {
+                    log.flush();
+                }
+            }
+        }
+    }
 }
 
 impl Pace {
@@ -180,46 +196,9 @@ impl Pace {
     }
 }
 
-impl Tick {
-    /// Closes or hands over sessions whose deadlines are over, and writes out access logs, until it is stopped.
-    pub(super) fn run(&self, shared: &Shared) {
-        let mut pause = LONGEST_PAUSE;
-        let mut flushed = Instant::now();
-        loop {
-            let mut stopped = self.stopped.lock();
-            if !*stopped {
-                self.changed.wait_for(&mut stopped, pause);
-            }
-            if *stopped {
-                return;
-            }
-            drop(stopped);
-            let now = Instant::now();
-            let (expired, next) = shared.poller.expire(now);
-            for session in expired {
-                if let Some(session) = session.expire() {
-                    shared.poller.hand_over(session);
-                }
-            }
-            for servers in shared.snapshot().servers() {
-                servers.tick(now);
-            }
-            let left = next.map_or(LONGEST_PAUSE, |next| next.saturating_duration_since(now));
-            pause = left.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-            if flushed.elapsed() >= LONGEST_PAUSE {
-                flushed = now;
-                for (_, log) in shared.snapshot().access_logs() {
-                    log.flush();
-                }
-            }
-        }
-    }
-}
-
 /// So many times as long as something was tried in vain it is left alone.
 const IN_VAIN: u32 = 10;
-/// How often the tick looks at deadlines: no earlier than the next one, and no later than new ones may need.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+/// How often the tick looks after servers and writes out access logs; it looks at deadlines when they are over.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
