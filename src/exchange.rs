@@ -1,16 +1,14 @@
 //! One exchange: the request as it was received and the response as it will be sent.
 //!
 //! These are what the layers hand to each other. A [`Request`] has a head and a body, which was collected before anybody
-//! sees it or, where the site wants that, is pulled from the [`Visitor`] as it comes. A [`Response`] has a head, which may
-//! still be changed, and a [`Body`]: at hand, a part of a file, or pulled piece by piece from a [`Source`] by whoever sends
-//! it.
+//! sees it or, where the site wants that, is passed on as it arrives. A [`Response`] is one of our own: it has a head, which may
+//! still be changed, and a [`Body`], at hand or a part of a file. The response of a backend is relayed (`relay`).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +17,6 @@ use crate::http::conditional::Validators;
 use crate::http::encoding::Coding;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::stream::Peer;
-use crate::stats::Close;
 
 /// A request of a visitor.
 #[derive(Debug)]
@@ -54,22 +51,11 @@ pub enum RequestBody {
         /// Its length in bytes.
         length: u64,
     },
-    /// Still on its way; pulled by [`Visitor::body`], once.
+    /// Still on its way; passed on as it arrives, once.
     Stream {
         /// Its length in bytes, if it is known.
         length: Option<u64>,
     },
-}
-
-/// What there is of a body that is still on its way.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Upload<'v> {
-    /// At least one byte of it.
-    Piece(&'v [u8]),
-    /// It is over.
-    End,
-    /// The backend has something to say before that.
-    Answered,
 }
 
 /// Why a body on its way cannot be had.
@@ -99,27 +85,12 @@ impl RequestBody {
     }
 }
 
-/// Who sent a request, as long as it has no answer.
-pub trait Visitor {
-    /// Whether it has left, so that an answer is not worth anybody's time.
-    fn is_gone(&mut self) -> bool;
-
-    /// Passes an interim response (1xx but 100 and 101) on.
-    fn interim(&mut self, head: &ResponseHead);
-
-    /// The next piece of a body that is [`RequestBody::Stream`], waiting for it unless `backend` can be read.
-    ///
-    /// # Errors
-    /// Why there will be none.
-    fn body(&mut self, backend: BorrowedFd<'_>) -> Result<Upload<'_>, UploadError>;
-}
-
 /// What a visitor gets.
-pub struct Response<'w> {
+pub struct Response {
     /// Status and fields.
     pub head: ResponseHead,
     /// What follows the head.
-    pub body: Body<'w>,
+    pub body: Body,
     /// Where the time went.
     pub trace: Trace,
 }
@@ -133,6 +104,16 @@ pub struct Trace {
     pub queued: Duration,
     /// Time from a backend's lease to the head of its answer.
     pub answering: Duration,
+}
+
+impl Trace {
+    /// The backend, for a log line.
+    pub fn origin(&self) -> String {
+        match &self.backend {
+            Some(origin) => origin.to_string(),
+            None => "-".to_owned(),
+        }
+    }
 }
 
 /// A backend, for logs.
@@ -154,7 +135,7 @@ impl fmt::Display for Origin {
 }
 
 /// The body of a response.
-pub enum Body<'w> {
+pub enum Body {
     /// None. A length that the head declares (of a HEAD or 304) is passed on.
     Empty,
     /// All of it.
@@ -170,13 +151,6 @@ pub enum Body<'w> {
     },
     /// Parts of a file on disk.
     File(FileBody),
-    /// As it comes.
-    Stream {
-        /// Its length in bytes, if it is known.
-        length: Option<u64>,
-        /// Where it comes from.
-        source: Box<dyn Source + 'w>,
-    },
 }
 
 /// A file in memory, as many answers share it.
@@ -232,45 +206,4 @@ impl FileBody {
         });
         lengths.sum()
     }
-}
-
-/// A body that comes piece by piece.
-pub trait Source {
-    /// The next piece that is at hand; never waits.
-    ///
-    /// # Errors
-    /// What was wrong with the body; nothing more comes.
-    fn next(&mut self) -> Result<Next<'_>, BodyError>;
-
-    /// Waits for more after [`Next::Wait`], or until there is room to write in `visitor`, if that is given.
-    ///
-    /// # Errors
-    /// What was wrong with the body; nothing more comes.
-    fn wait(&mut self, visitor: Option<BorrowedFd<'_>>) -> Result<(), BodyError>;
-
-    /// The same source without anything borrowed, so that it can be kept until the visitor takes more.
-    fn detach(self: Box<Self>) -> Box<dyn Source + Send>;
-
-    /// Nobody wants the rest. A little of it may be read, so that a connection need not be closed for it.
-    fn give_up(&mut self);
-}
-
-/// What a [`Source`] has at hand.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Next<'s> {
-    /// At least one byte of the body.
-    Piece(&'s [u8]),
-    /// Nothing yet.
-    Wait,
-    /// The body is over.
-    End,
-}
-
-/// Why a body ended before its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BodyError {
-    /// The reason for which the visitor's connection has to be cut.
-    pub reason: Close,
-    /// What happened, for the log.
-    pub what: &'static str,
 }

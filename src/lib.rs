@@ -90,6 +90,7 @@
 
 pub mod access;
 pub mod backend;
+pub mod budget;
 pub mod client;
 pub mod config;
 pub mod content;
@@ -98,6 +99,7 @@ pub mod http;
 pub mod logging;
 pub mod net;
 pub mod process;
+pub mod relay;
 pub mod server;
 pub mod stats;
 

@@ -406,7 +406,7 @@ fn a_connection_is_not_waited_for_longer_than_the_deadline() {
     let since = Instant::now();
     assert_eq!(visitor.ask(post("/1")).text(), "/1 4");
     assert!(since.elapsed() >= Duration::from_millis(200));
-    proxy.wait_for_log("set aside: connection timed out");
+    proxy.wait_for_log("set aside: timed out");
     drop((visitor, good, queue));
     proxy.finish();
 }

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use super::fleet::{Server, Turn};
-use super::forward::{After, Desk};
+use super::forward::{After, Buffers};
 use crate::net::conn::Conn;
 use crate::net::listener::reason;
 use crate::net::stream::{Pending, Stream};
@@ -111,9 +111,9 @@ pub(super) fn run(shared: &Arc<Shared>, tie: &Arc<Tie>) {
     if let Err(error) = process::schedule_as_batch() {
         log::debug!("line: SCHED_BATCH: {error}");
     }
-    let mut desk = Desk::new();
+    let mut buffers = Buffers::new();
     while let Some(turn) = shared.turn(tie) {
-        let dialled = dial(shared, tie).map(|conn| serve(shared, tie, turn, conn, &mut desk));
+        let dialled = dial(shared, tie).map(|conn| serve(shared, tie, turn, conn, &mut buffers));
         tie.place.store(AWAY, Ordering::SeqCst);
         tie.handle.lock().take();
         match dialled {
@@ -178,16 +178,22 @@ fn dial(shared: &Shared, tie: &Tie) -> io::Result<Conn> {
 }
 
 /// Serves requests until the connection ends.
-fn serve(shared: &Shared, tie: &Tie, turn: Turn, mut conn: Conn, desk: &mut Desk) -> Served {
-    desk.input.clear();
+fn serve(
+    shared: &Arc<Shared>,
+    tie: &Tie,
+    turn: Turn,
+    mut conn: Conn,
+    buffers: &mut Buffers,
+) -> Served {
+    buffers.input.clear();
     let mut served = Served::Nothing;
     loop {
         tie.place.store(IDLE, Ordering::SeqCst);
         if !(shared.is_open() && tie.is_wanted()) && tie.turn(IDLE, CLOSED) {
             return served;
         }
-        while desk.input.is_empty() {
-            match desk.input.fill(&mut conn) {
+        while buffers.input.is_empty() {
+            match buffers.input.fill(&mut conn) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
                     // What was taken for a request may have been TLS's own.
@@ -209,7 +215,7 @@ fn serve(shared: &Shared, tie: &Tie, turn: Turn, mut conn: Conn, desk: &mut Desk
         if !tie.turn(IDLE, BUSY) {
             return served;
         }
-        match desk.serve(shared, &mut conn) {
+        match buffers.serve(shared, &mut conn) {
             After::Keep => {}
             After::Close => return served,
             After::Join(start) => {

@@ -23,6 +23,7 @@
 //! |---|---|---|
 //! | `state`, `settings`, `ties`, the gate, a tie's handle, the command | see there | a few instructions; all leaves |
 
+mod application;
 mod command;
 mod fleet;
 mod forward;
@@ -34,7 +35,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fmt, io, mem};
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -72,7 +73,7 @@ pub enum StartError {
 #[derive(Debug)]
 struct Shared {
     settings: RwLock<Arc<Settings>>,
-    gate: Gate,
+    gate: Arc<Gate>,
     state: Mutex<State>,
     /// With `state`, for whoever waits for a change of it.
     changed: Condvar,
@@ -128,7 +129,7 @@ impl Access {
     pub fn start(config: config::access::Access) -> Result<Self, StartError> {
         let settings = Settings::new(config)?;
         let shared = Arc::new(Shared {
-            gate: Gate::default(),
+            gate: Arc::new(Gate::new(0)),
             state: Mutex::default(),
             changed: Condvar::new(),
             open: AtomicBool::new(false),
@@ -355,7 +356,7 @@ impl Shared {
 
     /// It cannot be reached.
     fn down(&self, error: &io::Error) {
-        match forward::fault(error) {
+        match application::fault(error) {
             Some(why) => self.leave(&why),
             // That is not its fault, and who dials in may find it well.
             None => log::error!("connect {}: {}", self.settings().config.to, error),
@@ -394,22 +395,9 @@ impl Shared {
         }
     }
 
-    /// Waits until the application answers. `false`: it does not by then, or it is for nothing.
-    fn wait_until_up(&self, deadline: Instant, gone: impl Fn() -> bool) -> bool {
-        let mut state = self.state.lock();
-        while !state.up {
-            let now = Instant::now();
-            if now >= deadline || state.draining {
-                return false;
-            }
-            self.changed
-                .wait_until(&mut state, deadline.min(now + LOOK));
-            let seen = parking_lot::MutexGuard::unlocked(&mut state, &gone);
-            if seen {
-                return false;
-            }
-        }
-        true
+    /// Whether the application answers.
+    fn is_up(&self) -> bool {
+        self.state.lock().up
     }
 }
 
@@ -450,6 +438,3 @@ impl From<io::Error> for StartError {
         Self::System(error)
     }
 }
-
-/// How often somebody who waits looks whether it is for nothing.
-const LOOK: Duration = Duration::from_millis(250);

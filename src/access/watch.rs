@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::forward;
+use super::application::{connect, fault};
 use super::{Settings, Shared};
 use crate::backend::check::Question;
 use crate::net::listener::reason;
@@ -68,14 +68,14 @@ fn look(shared: &Shared, settings: &Settings) -> Result<(), String> {
     if shared.state.lock().away {
         return Err("its process does not run".to_owned());
     }
-    let mut app = match forward::connect(settings) {
+    let mut app = match connect(settings) {
         Ok(app) => app,
-        Err(error) => return forward::fault(&error).map_or(Ok(()), Err),
+        Err(error) => return fault(&error).map_or(Ok(()), Err),
     };
     let Some(uri) = &settings.config.check.uri else {
         return Ok(());
     };
-    let Some(_place) = shared.gate.try_take() else {
+    let Some(_permit) = shared.gate.try_enter() else {
         return Ok(());
     };
     let question = Question {

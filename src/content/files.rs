@@ -71,7 +71,7 @@ struct Settings {
 /// What there is to be said to a request.
 pub enum Answer {
     /// The file, a part of it, or that it has not changed.
-    File(Response<'static>),
+    File(Response),
     /// 301: it is a directory, and this is its path, with the slash.
     Moved(String),
     /// 412: a condition does not hold.
@@ -723,7 +723,7 @@ fn divide(
     several(&parts, length, content_type, &boundary)
 }
 
-fn body(source: Source, pieces: Vec<Piece>) -> Body<'static> {
+fn body(source: Source, pieces: Vec<Piece>) -> Body {
     match (source, &*pieces) {
         (Source::Open(file, _), _) => Body::File(FileBody {
             file,
@@ -750,7 +750,7 @@ fn ready(stored: Arc<Stored>) -> Answer {
     file(ResponseHead::new(200), body)
 }
 
-fn file(head: ResponseHead, body: Body<'static>) -> Answer {
+fn file(head: ResponseHead, body: Body) -> Answer {
     Answer::File(Response {
         head,
         body,

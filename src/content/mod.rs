@@ -8,10 +8,9 @@ pub mod cache;
 pub mod files;
 #[cfg(feature = "gzip")]
 pub mod gzip;
+#[cfg(not(feature = "gzip"))]
+#[path = "no_gzip.rs"]
+pub mod gzip;
 pub mod passwords;
 pub mod root;
 pub mod watched;
-
-/// To compress one answer; how many are held says how many there are.
-#[derive(Debug, Default)]
-pub struct Permit;

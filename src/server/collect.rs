@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use crate::exchange::RequestBody;
 use crate::http::body::{Decoder, Framing};
@@ -121,15 +120,6 @@ impl Collector {
     }
 }
 
-/// Progress must be enough on average, once the visitor has had time to begin.
-pub(crate) const fn is_too_slow(elapsed: Duration, length: u64) -> bool {
-    elapsed.as_secs() >= SLOW_AFTER.as_secs() && length < SLOWEST * elapsed.as_secs()
-}
-
-/// A body must come at so many bytes a second, after so long.
-const SLOWEST: u64 = 500;
-const SLOW_AFTER: Duration = Duration::from_secs(10);
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
@@ -164,25 +154,6 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn a_body_has_ten_seconds_and_must_come_at_500_bytes_a_second_then() {
-        let check = |milliseconds, length, expected| {
-            let elapsed = Duration::from_millis(milliseconds);
-            assert_eq!(
-                is_too_slow(elapsed, length),
-                expected,
-                "{elapsed:?} {length}"
-            );
-        };
-        check(0, 0, false);
-        check(9_999, 0, false);
-        check(10_000, 4_999, true);
-        check(10_000, 5_000, false);
-        check(10_999, 5_000, false);
-        check(11_000, 5_000, true);
-        check(3_600_000, 3600 * 500, false);
     }
 
     #[test]

@@ -1,69 +1,68 @@
-//! Which answers are compressed on their way (`gzip`).
+//! Which responses are compressed on their way (`gzip`).
 //!
-//! Runs on a worker, between the head of a backend's answer and its delivery. No more answers are compressed at a time
-//! than there are workers, which bounds the memory for it; one above that goes out as it is.
+//! Runs on a worker, between the head of a backend's response and its delivery. Each compressor takes some 400 KiB of the
+//! memory budget for as long as its response lasts; a response for which there is no memory goes out as it is.
 
-use std::sync::Arc;
-
-use super::snapshot::Snapshot;
-use crate::config::Gzip;
-use crate::content::Permit;
-use crate::exchange::{Body, Response, Source};
+use super::pending::PendingRequest;
+use crate::backend::lease::Lease;
+use crate::content::gzip::Gzip;
 use crate::http::encoding::{self, Accepted, Coding};
-use crate::http::head::{Method, RequestHead, Version};
+use crate::http::head::{Method, ResponseHead, Version};
+use crate::relay::download::Download;
 
-/// The answer as its visitor gets it: compressed, if the site wants that, the visitor takes it and the answer allows it.
-pub(crate) fn compress<'w>(
-    snapshot: &Snapshot,
-    gzip: Option<&Gzip>,
-    request: &RequestHead,
-    mut response: Response<'w>,
-) -> Response<'w> {
-    let Some(gzip) = gzip.filter(|_| cfg!(feature = "gzip")) else {
-        return response;
-    };
-    let head = &mut response.head;
+/// Makes a head that of a compressed response, and the compressor, if the site wants that, the visitor takes it and the
+/// response allows it.
+pub(crate) fn compress(
+    pending: &PendingRequest,
+    head: &mut ResponseHead,
+    download: &Download<Lease>,
+) -> Option<Box<Gzip>> {
+    let gzip = pending.site().settings.gzip.as_ref();
+    let gzip = gzip.filter(|_| cfg!(feature = "gzip"))?;
+    let request = &pending.request.head;
     if head.status == 304 {
         encoding::varies(&mut head.headers);
         encoding::matches(head, &request.headers);
-        return response;
+        return None;
     }
-    let length = match (&response.body, &request.method) {
-        (Body::Stream { length, .. }, _) => *length,
+    let length = match (download.is_empty(), &request.method) {
+        (false, _) => download.length(),
         // What GET would bring.
-        (Body::Empty, Method::Head) => head.length,
-        _ => return response,
+        (true, Method::Head) => head.length,
+        (true, _) => return None,
     };
     let small = length.is_some_and(|length| length < gzip.minimum);
     if small || !encoding::may_be_encoded(head, &gzip.types) {
-        return response;
+        return None;
     }
     encoding::varies(&mut head.headers);
-    // HTTP/1.0 knows no chunks: its connection would have to be closed for the end of the answer to be told.
+    // HTTP/1.0 knows no chunks: its connection would have to be closed at the end of the response.
     let takes = request.version == Version::Http11
         && Accepted::of(&request.headers).takes(Coding::Gzip)
         && !encoding::forbids_change(&request.headers);
-    let permit = Arc::clone(&snapshot.permit);
-    if !takes || Arc::strong_count(&permit) > snapshot.config.workers + 1 {
-        return response;
+    if !takes {
+        return None;
     }
-    encoding::encoded(head, Coding::Gzip);
-    if let Body::Stream { source, .. } = response.body {
-        response.body = Body::Stream {
-            length: None,
-            source: wrap(source, gzip.level, permit),
-        };
+    if download.is_empty() {
+        encoding::encoded(head, Coding::Gzip);
+        return None;
     }
-    response
+    compressor(pending, head, gzip.level)
 }
 
 #[cfg(feature = "gzip")]
-fn wrap<'w>(source: Box<dyn Source + 'w>, level: u32, permit: Arc<Permit>) -> Box<dyn Source + 'w> {
-    Box::new(crate::content::gzip::Gzip::new(source, level, permit))
+fn compressor(pending: &PendingRequest, head: &mut ResponseHead, level: u32) -> Option<Box<Gzip>> {
+    let charge = pending
+        .snapshot
+        .shared
+        .memory
+        .charge(crate::content::gzip::COST)?;
+    encoding::encoded(head, Coding::Gzip);
+    Some(Box::new(Gzip::new(level, charge)))
 }
 
 /// Never called.
 #[cfg(not(feature = "gzip"))]
-fn wrap<'w>(source: Box<dyn Source + 'w>, _: u32, _: Arc<Permit>) -> Box<dyn Source + 'w> {
-    source
+const fn compressor(_: &PendingRequest, _: &mut ResponseHead, _: u32) -> Option<Box<Gzip>> {
+    None
 }

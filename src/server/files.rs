@@ -1,17 +1,16 @@
 //! Answers from files: those of a site's docroot, and those that its backends name.
 //!
-//! Runs on a worker. A file holds no place in [`admission`](super::admission), for it waits for nobody.
+//! Runs on a worker.
 
 use std::borrow::Cow;
-use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::snapshot::{Site, Snapshot};
 use crate::config;
 use crate::content::files::{Answer, Files};
-use crate::exchange::{Body, Request, Response};
-use crate::http::head::{Method, RequestHead};
+use crate::exchange::{Request, Response};
+use crate::http::head::{Method, RequestHead, ResponseHead};
 use crate::http::target;
 use crate::net::listener;
 
@@ -20,8 +19,7 @@ use crate::net::listener;
 pub(crate) struct SiteFiles {
     /// Below `docroot`.
     docroot: Option<Arc<Files>>,
-    /// Below `sendfileroot`. They are files of their own: what a backend has once shown to one visitor is nobody else's
-    /// (B33).
+    /// Below `sendfileroot`. They are files of their own: what a backend has once shown to one visitor is no one else's.
     sendfileroot: Option<Arc<Files>>,
 }
 
@@ -85,7 +83,7 @@ impl SiteFiles {
 }
 
 /// The answer to a request that needs no backend: a file, or that there is none and nobody else to ask.
-pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Response<'static>> {
+pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Response> {
     let files = site.files.docroot.as_ref()?;
     let reads = is_read(&head.method);
     if reads && let Some(answer) = files.answer(head, now) {
@@ -105,16 +103,12 @@ pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Re
 /// The answer with the file that a backend names, for the place of the backend's own; `None`: that is passed on. The fields
 /// that name a file are for us: they never reach a visitor, but for one that is a proxy itself where this one does not
 /// send files.
-pub(crate) fn named(
-    request: &Request,
-    site: &Site,
-    response: &mut Response<'_>,
-) -> Option<Response<'static>> {
+pub(crate) fn named(request: &Request, site: &Site, head: &mut ResponseHead) -> Option<Response> {
     let files = site.files.sendfileroot.as_ref();
     if files.is_none() && request.trusted {
         return None;
     }
-    let headers = &mut response.head.headers;
+    let headers = &mut head.headers;
     let name = headers.get(SENDFILE).map(<[u8]>::to_vec).or_else(|| {
         let uri = headers.get(ACCEL_REDIRECT)?;
         let path = uri.split(|byte| *byte == b'?').next()?;
@@ -123,9 +117,9 @@ pub(crate) fn named(
     headers.remove(SENDFILE);
     headers.remove(ACCEL_REDIRECT);
     let files = files.filter(|_| is_read(&request.head.method))?;
-    let head = &request.head;
-    let own = match files.answer_for(&name, head, &response.head, Instant::now()) {
-        Some(answer) => present(answer, head, site),
+    let asked = &request.head;
+    Some(match files.answer_for(&name, asked, head, Instant::now()) {
+        Some(answer) => present(answer, asked, site),
         None => {
             let name = String::from_utf8_lossy(&name);
             let root = site.settings.sendfileroot.as_deref();
@@ -138,20 +132,12 @@ pub(crate) fn named(
             if !site.settings.enable_sendfile_404 {
                 return None;
             }
-            site.page(404, "There is no such file here.", Some(head))
+            site.page(404, "There is no such file here.", Some(asked))
         }
-    };
-    // The backend is free before the file goes out.
-    if let Body::Stream { source, .. } = &mut response.body {
-        source.give_up();
-    }
-    Some(Response {
-        trace: mem::take(&mut response.trace),
-        ..own
     })
 }
 
-fn present(answer: Answer, head: &RequestHead, site: &Site) -> Response<'static> {
+fn present(answer: Answer, head: &RequestHead, site: &Site) -> Response {
     match answer {
         Answer::File(response) => response,
         Answer::Moved(location) => {

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use super::admission::{Admission, Clients, Counted, Place};
+use super::admission::{Clients, Counted};
 use super::snapshot::Snapshot;
+use crate::backend::queue::ConcurrencyLimit;
 use crate::config::auth::{USERS_BYTES, users};
 use crate::config::{self, BasicAuth};
 use crate::content::passwords::Users;
@@ -23,7 +24,7 @@ use crate::http::auth::{Credentials, challenge};
 
 /// An entry of `basic_auth` as it runs.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub(crate) struct AuthRule {
     /// The value of WWW-Authenticate.
     pub(crate) challenge: String,
     forward: bool,
@@ -37,9 +38,9 @@ pub(crate) enum Verdict<'g> {
     /// It goes on.
     Pass,
     /// Its visitor has to prove who it is.
-    Ask(&'g Guard),
+    Ask(&'g AuthRule),
     /// Its visitor may be who it says it is.
-    Check(&'g Guard, Arc<Users>, Credentials),
+    Check(&'g AuthRule, Arc<Users>, Credentials),
     /// Which paths it is below depends on who reads it.
     Unclear,
 }
@@ -47,28 +48,28 @@ pub(crate) enum Verdict<'g> {
 /// How many passwords are checked, and for whom.
 #[derive(Debug)]
 pub(crate) struct Checks {
-    pub(crate) place: Place,
+    pub(crate) limit: Arc<ConcurrencyLimit>,
     waiting: AtomicUsize,
     clients: Clients,
 }
 
 /// A request whose password is to be checked is counted.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct AuthSlot {
     checks: Arc<Checks>,
     counted: Option<Counted>,
 }
 
 /// Why a password is not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Crowd {
+pub(crate) enum AuthOverload {
     /// The visitor's address has too many in line.
     Client,
     /// All have.
     All,
 }
 
-impl Guard {
+impl AuthRule {
     /// Those of a site. A file with users that was known before is the same one, and is looked at now.
     ///
     /// # Errors
@@ -128,10 +129,10 @@ impl Guard {
 }
 
 /// Decides about a request of a site. If its visitor is known, the request is made ready for the application.
-pub(crate) fn look<'g>(guards: &'g [Guard], request: &mut Request, now: Instant) -> Verdict<'g> {
+pub(crate) fn look<'g>(guards: &'g [AuthRule], request: &mut Request, now: Instant) -> Verdict<'g> {
     let path = request.head.target.decoded_path();
     // Where all of the site asks, nothing leads around it.
-    let asks_everywhere = |guard: &Guard| guard.paths.iter().any(Vec::is_empty);
+    let asks_everywhere = |guard: &AuthRule| guard.paths.iter().any(Vec::is_empty);
     if leads_up(&path) && !guards.iter().all(asks_everywhere) {
         return Verdict::Unclear;
     }
@@ -178,41 +179,40 @@ fn bare(part: &[u8]) -> &[u8] {
 
 impl Checks {
     /// A server needs one.
-    pub(crate) fn new(admission: &Admission) -> Self {
+    pub(crate) fn new() -> Self {
         // Half of the processors: the others go on with everything else.
         let most = thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
         Self {
-            // No site has a name with a blank.
-            place: admission.place_for("basic auth", most),
+            limit: Arc::new(ConcurrencyLimit::new(most)),
             waiting: AtomicUsize::new(0),
             clients: Clients::default(),
         }
     }
 
-    /// Counts a request whose password is to be checked, until the ticket is dropped.
+    /// Counts a request whose password is to be checked, until the slot is dropped.
     ///
     /// # Errors
     /// Who has too many in line.
-    pub(crate) fn enter(self: &Arc<Self>, request: &Request) -> Result<Ticket, Crowd> {
+    pub(crate) fn enter(self: &Arc<Self>, request: &Request) -> Result<AuthSlot, AuthOverload> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         // Takes back what was added, whatever comes.
-        let mut ticket = Ticket {
+        let mut slot = AuthSlot {
             checks: Arc::clone(self),
             counted: None,
         };
         if self.waiting.load(Ordering::Relaxed) > MOST_IN_LINE {
-            return Err(Crowd::All);
+            return Err(AuthOverload::All);
         }
         // Many visitors come from one proxy.
         if let Some(ip) = request.peer.ip().filter(|_| !request.trusted) {
             let counted = self.clients.enter(ip, MOST_OF_ONE);
-            ticket.counted = Some(counted.ok_or(Crowd::Client)?);
+            slot.counted = Some(counted.ok_or(AuthOverload::Client)?);
         }
-        Ok(ticket)
+        Ok(slot)
     }
 }
 
-impl Drop for Ticket {
+impl Drop for AuthSlot {
     fn drop(&mut self) {
         self.checks.waiting.fetch_sub(1, Ordering::Relaxed);
         if let Some(counted) = self.counted {
@@ -230,7 +230,7 @@ const MOST_OF_ONE: usize = 8;
 mod tests {
     use super::*;
 
-    fn guard(paths: &[&str]) -> Guard {
+    fn guard(paths: &[&str]) -> AuthRule {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("users");
         std::fs::write(&file, "").unwrap();
@@ -241,7 +241,7 @@ mod tests {
             forward: false,
         };
         let users = Watched::open(&file, USERS_BYTES, users).unwrap();
-        Guard::new(&entry, Arc::new(users))
+        AuthRule::new(&entry, Arc::new(users))
     }
 
     #[test]

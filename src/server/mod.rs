@@ -20,17 +20,16 @@ mod addresses;
 pub(crate) mod admission;
 pub(crate) mod collect;
 pub(crate) mod compress;
-pub(crate) mod deliver;
 pub(crate) mod files;
+mod forwarding;
 pub(crate) mod guard;
 pub(crate) mod pages;
-pub(crate) mod respond;
+pub(crate) mod pending;
 pub(crate) mod route;
 pub(crate) mod secure;
 pub(crate) mod session;
 pub(crate) mod shared;
 pub(crate) mod snapshot;
-pub(crate) mod spool;
 mod threads;
 pub(crate) mod worker;
 
@@ -43,6 +42,7 @@ use std::{fmt, io, mem};
 use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
+use crate::budget::Budget;
 use crate::config::{Address, Config};
 use crate::content::watched::FileError;
 use crate::logging::OpenError;
@@ -52,7 +52,7 @@ use crate::net::tls::LoadError;
 use crate::net::tunnel::Tunnels;
 use crate::stats::{self, Close, Stats};
 use addresses::{Front, NewDial, Running, dial_addresses, keys_of, load_outgoing, socket_file};
-use admission::{Admission, Clients};
+use admission::Clients;
 use guard::Checks;
 use secure::Secure;
 use shared::{Pace, Shared};
@@ -138,29 +138,29 @@ impl Server {
             dials.push(NewDial::bind(&address, &config, &outgoing, &stats)?);
         }
         let workers = config.workers;
-        let admission = Admission::new(workers);
-        let checks = Arc::new(Checks::new(&admission));
+        let checks = Arc::new(Checks::new());
+        let poller = Poller::new(workers)?;
         let waiting = Arc::new(AtomicUsize::new(0));
         let pools: Vec<_> = dials.iter().map(NewDial::pool).collect();
         let parts = Parts {
-            admission: &admission,
             waiting: &waiting,
             stats: &stats,
+            alarm: poller.alarm(),
             pools: &pools,
             before: None,
         };
         let snapshot = Snapshot::new(config, &parts)?;
         snapshot.set_limits();
         let shared = Arc::new(Shared {
-            poller: Poller::new(workers)?,
+            poller,
             tunnels: Tunnels::new()?,
-            admission,
             clients: Clients::default(),
             stats,
             snapshot: RwLock::new(Arc::new(snapshot)),
             generation: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             spools: Arc::default(),
+            memory: Arc::new(Budget::new(u64::MAX)),
             waiting,
             checks,
             shedding: Pace::default(),
@@ -281,9 +281,9 @@ impl Server {
         let before = shared.snapshot();
         let listen = config.listen.clone();
         let parts = Parts {
-            admission: &shared.admission,
             waiting: &shared.waiting,
             stats: &shared.stats,
+            alarm: shared.poller.alarm(),
             pools: &pools,
             before: Some(&before),
         };

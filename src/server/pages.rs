@@ -82,7 +82,7 @@ impl Site {
         status: u16,
         detail: &str,
         request: Option<&RequestHead>,
-    ) -> Response<'static> {
+    ) -> Response {
         let page = page(status, detail, request);
         match self.pages.of(status) {
             Some(own) => own.in_place_of(page),
@@ -91,7 +91,7 @@ impl Site {
     }
 
     /// What everybody sees while the site is in maintenance.
-    pub(crate) fn closed(&self, request: &RequestHead) -> Response<'static> {
+    pub(crate) fn closed(&self, request: &RequestHead) -> Response {
         let why = "The site is down for maintenance. Please come back later.";
         let mut page = page(503, why, Some(request));
         page.head
@@ -106,7 +106,7 @@ impl Site {
 
 impl Page {
     /// The same answer with these words.
-    fn in_place_of(&self, mut page: Response<'static>) -> Response<'static> {
+    fn in_place_of(&self, mut page: Response) -> Response {
         let fields = &mut page.head.headers;
         fields.set("Content-Type", self.content_type.as_bytes());
         page.body = Body::Bytes(self.file.get(Instant::now()).to_vec());
@@ -127,7 +127,7 @@ fn content_type(path: &Path) -> &'static str {
 }
 
 /// A status page. `detail` says what the visitor could know or do about it.
-pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> Response<'static> {
+pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> Response {
     let mut head = ResponseHead::new(status);
     let title = ResponseHead::reason(status);
     let body = if request.is_some_and(wants_html) {
@@ -160,7 +160,7 @@ pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> 
 }
 
 /// The answer to a health check, as the original words it.
-pub(crate) fn health(stats: &Stats, client: Option<IpAddr>) -> Response<'static> {
+pub(crate) fn health(stats: &Stats, client: Option<IpAddr>) -> Response {
     let client = client.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
     let time = httpdate::fmt_http_date(SystemTime::now());
     let mut body = format!("Health request from {client} at {time}\n");

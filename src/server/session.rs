@@ -1,60 +1,71 @@
 //! One visitor's connection, from accept to close. **The front door**: start reading here.
 //!
-//! A session is a small machine. [`Session::run`] is called by a worker whenever there is something to do, and
-//! goes from state to state until the session has to wait for the visitor, or for its turn, and is *parked*, or
-//! until the connection is closed:
+//! A session is a small machine. [`Session::run`] is called by a worker whenever there is something to do, and goes from
+//! state to state until the session has to wait, and is *parked*, or until the connection is closed:
 //!
-//! 1. [`State::Head`]: reading a request head. An idle connection is one that has read nothing of it yet.
-//!    Where the site asks for a password, [`State::Door`]: waiting until it can be checked (`door`); then [`State::Open`].
-//! 2. [`State::Body`]: collecting the request's body.
-//! 3. [`State::Turn`]: waiting for a worker that the site may hold, then [`respond`](super::respond) and
-//!    [`deliver`](super::deliver), and back to 1.
-//! 4. [`State::Stalled`]: the visitor has not taken all of its answer yet; then back to 1.
-//! 5. [`State::Tunnel`]: the backend has switched to another protocol. No worker runs the session any more, the thread
+//! 1. [`State::Head`]: reading the head of a request. An idle connection is one that has read nothing of it yet.
+//!    Where the site asks for a password, [`State::Auth`]: waiting until it can be checked (`auth`); then [`State::Open`].
+//! 2. [`State::Body`]: collecting the body of the request.
+//! 3. [`State::Exchange`]: the request is on its way to a backend, and the response on its way back
+//!    ([`relay`](crate::relay)); then back to 1.
+//! 4. [`State::Sending`]: a response of our own that the visitor has not taken yet; then back to 1.
+//! 5. [`State::Draining`]: the visitor has left; what its backend still sends is read for a moment.
+//! 6. [`State::Tunnel`]: the backend has switched to another protocol. No worker runs the session any more, the thread
 //!    of the [`tunnel`]s has it.
-//! 6. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
-//!    the system does not reset the connection before the answer was read.
+//! 7. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
+//!    the system does not reset the connection before the response was read.
 //!
-//! What is refused on the way is in `refuse`, what the access log is told in `about`.
+//! What is refused on the way is in `refuse`, how a response is begun and what follows it in `answer`, what the access log
+//! gets in `about`.
 //!
 //! **Invariants**
 //! - The box owns the socket. Who holds the box, a worker, the poller or the tunnels, owns the connection.
 //! - A deadline is set when a state is entered and stays the same however often the session is parked in it.
 //! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
+//! - The backend's socket is armed in the poller only while the session is parked.
 
 mod about;
-mod door;
+mod answer;
+mod auth;
 mod refuse;
 
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::task::Waker;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use about::{About, Subject};
-use door::Door;
+use answer::{AfterResponse, SendingResponse};
+use auth::AuthPending;
 
-use super::admission::{Counted, Entry, Permit, Place};
-use super::collect::{self, Collector, Fault};
-use super::deliver::{Delivered, Delivery, Progress, Stalled};
+use super::admission::{Counted, Permit};
+use super::collect::{Collector, Fault};
 use super::files;
 use super::pages;
-use super::respond::{CONTINUE, Errand, Outcome, Passage, Watch, respond, tell, unavailable};
+use super::pending::PendingRequest;
 use super::route::{Route, route};
 use super::shared::Shared;
-use super::snapshot::Held;
-use super::worker::{Pen, Worker};
-use crate::backend::lease::Lease;
-use crate::backend::relay::{Cause, Switched};
+use super::snapshot::SnapshotRef;
+use super::worker::Worker;
+use crate::backend::lease::{Lease, Ticket, Upstream};
 use crate::config::Limits;
-use crate::exchange::{Request, RequestBody, Response, Trace, UploadError};
+use crate::exchange::{Request, RequestBody, Trace};
 use crate::http::body::Framing;
 use crate::http::head::{HeadLimits, HeadScanner, Persistence, RequestHead};
 use crate::net::conn::Conn;
-use crate::net::poller::{self, Interest, Token};
+use crate::net::poller::{Cause, Interest, Token};
 use crate::net::stream::{Peer, Pending};
 use crate::net::tunnel::{self, Ended, Patience};
+use crate::relay::delivery::Delivered;
+use crate::relay::disconnect::DisconnectDetector;
+use crate::relay::drain::Drain;
+use crate::relay::upload::{self, StreamingUpload};
+use crate::relay::{
+    self, CONTINUE, Exchange, Interests, Outcome, RelayError, Switched, Visitor, write_interim,
+};
 use crate::stats::{self, Close};
 
 /// A visitor's connection.
@@ -67,8 +78,8 @@ pub(crate) struct Session {
     counted: Option<Counted>,
     /// Bytes that were read and not used when the session was parked.
     leftover: Vec<u8>,
-    /// Bytes that the visitor did not take and that go in front of its next answer.
-    owed: Vec<u8>,
+    /// Bytes that the visitor did not take and that go in front of its next response.
+    pending_output: Vec<u8>,
     /// What may be left in the socket.
     unread: Unread,
     state: State,
@@ -78,9 +89,10 @@ pub(crate) struct Session {
     expired: bool,
     /// Exchanges so far.
     answered: u32,
-    /// The site in whose line it stands, or whose turn it was granted and has not taken yet. It is here and not in the
-    /// state, so that the place is given up whatever happens to the session.
-    line: Option<Place>,
+    /// The visitor's socket has reported an event that may be its disconnect, and nobody has looked.
+    may_be_gone: bool,
+    /// The backend's socket is armed in the poller.
+    is_armed: bool,
 }
 
 /// What a socket may hold of which the poller will not tell again, so that it has to be read before the session is
@@ -99,12 +111,13 @@ enum State {
     /// A worker is at it.
     Running,
     Head(Reading),
-    Door(Box<Door>),
-    Open(Box<Errand>),
+    Auth(Box<AuthPending>),
+    Open(Box<PendingRequest>),
     Body(Box<Collecting>),
-    Turn(Box<Errand>),
-    Stalled(Box<Answering>),
-    Tunnel(Box<Carried>),
+    Exchange(Box<Exchange<PendingRequest>>),
+    Sending(Box<SendingResponse>),
+    Draining(Box<Drain<Lease>>),
+    Tunnel(Box<TunnelState>),
     Linger {
         left: usize,
         deadline: Instant,
@@ -124,68 +137,34 @@ struct Reading {
 
 /// A body on its way in.
 struct Collecting {
-    errand: Errand,
+    pending: PendingRequest,
     collector: Collector,
     began: Instant,
     deadline: Instant,
 }
 
-/// An answer that the visitor takes slowly.
-struct Answering {
-    stalled: Stalled,
-    subject: Subject,
-    then: Then,
-    /// It stands in line for a worker, to go on with its backend, until then at the longest.
-    in_line: Option<Instant>,
-}
-
 /// An upgraded connection.
-struct Carried {
+struct TunnelState {
     subject: Subject,
     permit: Permit,
     /// Bytes of what went to the visitor that are not the backend's.
     head: u64,
 }
 
-/// How the turn of a request ended.
-enum Turned {
-    Sent(Sent),
-    Switched(Box<Switched>),
-    /// No backend here, but there is another site for that.
-    Elsewhere,
-    Refused(UploadError, Trace),
-}
-
-/// An answer that was begun.
-struct Sent {
-    progress: Progress,
-    status: u16,
-    trace: Trace,
-}
-
-/// What to do once an answer is delivered.
-#[derive(Clone, Copy)]
-struct Then {
-    /// Why the connection is closed, if it is not kept.
-    reason: Close,
-    /// How long it may be idle, if it is.
-    idle: Duration,
-    /// The visitor may still be sending.
-    unread: bool,
-}
-
 /// What comes next.
 enum Step {
     Go(State),
-    Park(State, Interest, Instant),
+    Wait(State, Interests),
+    /// There is more to do, but other work should have its turn.
+    Yield(State),
     Tunnel(State, Box<tunnel::Start<Lease>>),
     Close(Close),
 }
 
 /// What becomes of a session that has run.
-pub(crate) enum Rest {
-    /// It is to be parked: what it waits for and how long.
-    Park(Box<Session>, Interest, Instant),
+pub(crate) enum Disposition {
+    /// It has to wait for one of these.
+    Wait(Box<Session>, Interests),
     /// It is to be carried by the tunnels.
     Tunnel(Box<Session>, Box<tunnel::Start<Lease>>),
     /// There is more to do, but others have waited long enough for this worker.
@@ -218,7 +197,7 @@ impl Session {
             peer,
             counted,
             leftover: Vec::new(),
-            owed: Vec::new(),
+            pending_output: Vec::new(),
             unread: Unread::Unsure,
             state: State::Head(Reading {
                 handshake,
@@ -227,7 +206,8 @@ impl Session {
             reason: Close::Internal,
             expired: false,
             answered: 0,
-            line: None,
+            may_be_gone: false,
+            is_armed: false,
         }
     }
 
@@ -275,18 +255,68 @@ impl Session {
         None
     }
 
-    /// The poller says what it knows about the socket; `None` where something has happened in the meantime.
-    pub(crate) const fn notice(&mut self, cause: Option<poller::Cause>) {
-        if matches!(self.state, State::Stalled(_)) {
-            // Nothing was told of what there is to read.
-            self.unread = Unread::Unsure;
-            return;
+    /// The poller says what it knows about the visitor's socket; `None` where something has happened in the meantime.
+    pub(crate) fn notice(&mut self, cause: Option<Cause>) {
+        if self.is_armed {
+            self.is_armed = false;
+            // What woke it is not the backend, so that socket is still armed, and may be in use elsewhere soon.
+            if cause != Some(Cause::Backend)
+                && let Some(backend) = self.state.backend()
+            {
+                self.shared.poller.disarm(backend);
+            }
         }
-        self.unread = match cause {
-            Some(poller::Cause::Ready) => Unread::Bytes,
-            Some(poller::Cause::Woken | poller::Cause::Backend) => self.unread,
-            Some(poller::Cause::Ended) | None => Unread::Unsure,
-        };
+        match cause {
+            // The poller reports nothing of what there is to read while it waits for room.
+            Some(Cause::Ready) if !self.state.reads() => self.unread = Unread::Unsure,
+            Some(Cause::Ready) => self.unread = Unread::Bytes,
+            Some(Cause::Woken | Cause::Backend) => {}
+            Some(Cause::Ended) | None => {
+                self.unread = Unread::Unsure;
+                self.may_be_gone = true;
+            }
+        }
+    }
+
+    /// Arms the backend's socket, before the session is parked.
+    ///
+    /// # Errors
+    /// Whatever `epoll_ctl(2)` says.
+    pub(crate) fn arm(&mut self, interest: Interest) -> io::Result<()> {
+        if let Some(backend) = self.state.backend() {
+            self.shared.poller.arm(self.token, backend, interest)?;
+            self.is_armed = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the visitor may have left, which is to be looked at before the session is parked.
+    pub(crate) const fn may_be_gone(&self) -> bool {
+        self.may_be_gone && matches!(self.state, State::Exchange(_) | State::Auth(_))
+    }
+
+    /// Blocks until it was given what it waits for in a queue, or until `until`.
+    pub(crate) fn wait_in_queue(&self, until: Instant) {
+        match &self.state {
+            State::Exchange(exchange) => {
+                if let Some(ticket) = exchange.ticket() {
+                    ticket.wait(until);
+                }
+            }
+            State::Auth(pending) => pending.wait(until),
+            _ => {}
+        }
+    }
+
+    /// Has a waker called when it is given what it waits for in a queue. `false`: that has happened already.
+    pub(crate) fn wake_with(&self, waker: Waker) -> bool {
+        match &self.state {
+            State::Exchange(exchange) => exchange
+                .ticket()
+                .is_none_or(|ticket| ticket.wake_with(waker)),
+            State::Auth(pending) => pending.wake_with(waker),
+            _ => true,
+        }
     }
 
     /// Reads what is there, without waiting.
@@ -301,42 +331,47 @@ impl Session {
     }
 
     /// Does what there is to do.
-    pub(crate) fn run(mut self: Box<Self>, worker: &mut Worker) -> Rest {
+    pub(crate) fn run(mut self: Box<Self>, worker: &mut Worker) -> Disposition {
         worker.input.clear();
-        worker.input.append(&std::mem::take(&mut self.leftover));
+        worker.input.append(&mem::take(&mut self.leftover));
         let enough = self.answered.saturating_add(MOST_IN_A_ROW);
         loop {
-            let step = match std::mem::replace(&mut self.state, State::Running) {
+            let step = match mem::replace(&mut self.state, State::Running) {
                 State::Running | State::Tunnel(_) => Step::Close(Close::Internal),
                 State::Head(reading) => self.read_head(reading, worker),
-                State::Door(door) => self.admit(door.errand, Some(door.ticket), worker),
-                State::Open(errand) => self.open(*errand, worker),
+                State::Auth(pending) => self.go_on_with_auth(*pending, worker),
+                State::Open(pending) => self.open(*pending, worker),
                 State::Body(collecting) => self.collect(collecting, worker),
-                State::Turn(errand) => self.take_turn(*errand, worker),
-                State::Stalled(answering) => self.go_on(*answering, worker),
+                State::Exchange(exchange) => self.relay(exchange, worker),
+                State::Sending(sending) => self.go_on_sending(*sending, worker),
+                State::Draining(drain) => self.drain(drain, worker),
                 State::Linger { left, deadline } => self.linger(left, deadline, worker),
             };
             match step {
                 Step::Go(state) => {
                     self.state = state;
-                    worker.pass_on();
-                    if self.answered >= enough || matches!(self.state, State::Stalled(_)) {
+                    if self.answered >= enough {
                         self.leftover.extend_from_slice(worker.input.data());
-                        return Rest::Yield(self);
+                        return Disposition::Yield(self);
                     }
                 }
-                Step::Park(state, interest, deadline) => {
+                Step::Yield(state) => {
                     self.state = state;
                     self.leftover.extend_from_slice(worker.input.data());
-                    return Rest::Park(self, interest, deadline);
+                    return Disposition::Yield(self);
+                }
+                Step::Wait(state, interests) => {
+                    self.state = state;
+                    self.leftover.extend_from_slice(worker.input.data());
+                    return Disposition::Wait(self, interests);
                 }
                 Step::Tunnel(state, start) => {
                     self.state = state;
-                    return Rest::Tunnel(self, start);
+                    return Disposition::Tunnel(self, start);
                 }
                 Step::Close(reason) => {
                     self.reason = reason;
-                    return Rest::Closed;
+                    return Disposition::Closed;
                 }
             }
         }
@@ -370,7 +405,7 @@ impl Session {
                     );
                 }
                 if reading.scanner.has_begun() {
-                    // Most heads come in one piece, and then nobody asks what time it is.
+                    // Most heads arrive in one read; skip the clock then.
                     reading.begun.get_or_insert_with(Instant::now);
                 }
             }
@@ -389,7 +424,7 @@ impl Session {
                 }
                 (Ok(None), _) => {
                     let deadline = begun.map_or(reading.idle_until, |begun| begun + patience);
-                    return Step::Park(State::Head(reading), Interest::Read, deadline);
+                    return Step::Wait(State::Head(reading), Interests::time(deadline));
                 }
                 (Err(error), _) if error.kind() == ErrorKind::Unsupported => {
                     self.conn.give_up_tls();
@@ -407,7 +442,7 @@ impl Session {
     }
 
     /// A head is complete: decides where the request goes, before anything of its body is read.
-    fn begin(&mut self, head: RequestHead, snapshot: Held, worker: &mut Worker) -> Step {
+    fn begin(&mut self, head: RequestHead, snapshot: SnapshotRef, worker: &mut Worker) -> Step {
         let received = Instant::now();
         let own = match route(&snapshot, &head) {
             Route::Site(site) => Ok(site),
@@ -419,86 +454,67 @@ impl Session {
             Ok(site) => site,
             Err(response) => {
                 let about = About::request(&head, received, None, &snapshot);
-                let sent = self.deliver(&about, response, !unread, &mut worker.pen());
-                let then = Then {
+                let after = AfterResponse {
                     reason: Close::Complete,
                     idle: snapshot.config.timeouts.idle,
                     unread,
                 };
-                return self.after(sent, &about, then, worker);
+                return self.deliver(&about, response, !unread, after, worker);
             }
         };
-        let errand = Errand {
-            request: Request {
-                trusted: snapshot.trusts(&self.peer),
-                head,
-                body: RequestBody::Empty,
-                peer: self.peer,
-                secure: self.conn.is_secure(),
-                received,
-                user: None,
-            },
-            snapshot,
-            site,
-            from: site,
-            since: received,
-            queued: Duration::ZERO,
-            watch: Watch::new(received),
-            passage: None,
-            permit: None,
-            wait: None,
+        let request = Request {
+            trusted: snapshot.trusts(&self.peer),
+            head,
+            body: RequestBody::Empty,
+            peer: self.peer,
+            secure: self.conn.is_secure(),
+            received,
+            user: None,
         };
-        let site = errand.site();
+        let pending = PendingRequest::new(request, snapshot, site);
+        let site = pending.site();
         if site.pages.are_closed(received) {
-            let page = site.closed(&errand.request.head);
-            return self.decline(&errand, page, worker);
+            let page = site.closed(&pending.request.head);
+            return self.decline(&pending, page, worker);
         }
         match site.guards.is_empty() {
-            true => self.open(errand, worker),
-            false => self.admit(errand, None, worker),
+            true => self.open(pending, worker),
+            false => self.admit(pending, worker),
         }
-    }
-
-    /// Answers a request of a site of whose body nothing was read.
-    fn decline(&mut self, errand: &Errand, page: Response<'_>, worker: &mut Worker) -> Step {
-        let settings = &errand.site().settings;
-        let unread = errand.request.head.has_body();
-        let about = About::errand(errand);
-        let keep = settings.keepalive.is_some() && !unread;
-        let sent = self.deliver(&about, page, keep, &mut worker.pen());
-        let then = Then {
-            reason: Close::Complete,
-            idle: settings.keepalive.unwrap_or_default(),
-            unread,
-        };
-        self.after(sent, &about, then, worker)
     }
 
     /// A request may go on: answers it with a file, or decides what becomes of its body.
-    fn open(&mut self, mut errand: Errand, worker: &mut Worker) -> Step {
-        if let Some(response) = files::answer(errand.site(), &errand.request.head, errand.since) {
-            return self.decline(&errand, response, worker);
+    fn open(&mut self, mut pending: PendingRequest, worker: &mut Worker) -> Step {
+        if let Some(response) = files::answer(pending.site(), &pending.request.head, pending.since)
+        {
+            return self.decline(&pending, response, worker);
         }
-        let framing = errand.request.head.framing;
-        if !errand.request.head.has_body() {
-            return self.take_turn(errand, worker);
+        if !pending.request.head.has_body() {
+            return self.begin_exchange(pending, None, worker);
         }
-        let received = errand.since;
-        let settings = &errand.site().settings;
+        let framing = pending.request.head.framing;
+        let received = pending.since;
+        let settings = &pending.site().settings;
         let limits = &settings.limits;
         if !settings.request_buffering {
-            let Some(passage) = Passage::new(&errand.request, &head_limits(limits), settings)
-            else {
-                return self.refuse_body(&errand, &Fault::TooLarge, Trace::default(), worker);
+            let expects = pending.request.head.expect_continue;
+            let of_body = upload::Limits {
+                most: limits.body,
+                slowest: upload::SLOWEST,
+                patience: settings.timeouts.body,
             };
-            errand.request.body = RequestBody::Stream {
+            let trailers = head_limits(limits);
+            let upload = StreamingUpload::new(framing, &trailers, of_body, expects);
+            let Some(upload) = upload else {
+                return self.refuse_body(&pending, &Fault::TooLarge, Trace::default(), worker);
+            };
+            pending.request.body = RequestBody::Stream {
                 length: match framing {
                     Framing::Length(length) => Some(length),
                     _ => None,
                 },
             };
-            errand.passage = Some(Box::new(passage));
-            return self.take_turn(errand, worker);
+            return self.begin_exchange(pending, Some(Box::new(upload)), worker);
         }
         let collector = Collector::new(
             framing,
@@ -508,15 +524,15 @@ impl Session {
         );
         let collector = match collector {
             Ok(collector) => collector,
-            Err(fault) => return self.refuse_body(&errand, &fault, Trace::default(), worker),
+            Err(fault) => return self.refuse_body(&pending, &fault, Trace::default(), worker),
         };
-        if errand.request.head.expect_continue && worker.input.is_empty() {
+        if pending.request.head.expect_continue && worker.input.is_empty() {
             // RFC 9110 10.1.1.
-            tell(&mut self.conn, &mut self.owed, CONTINUE);
+            write_interim(&mut self.conn, &mut self.pending_output, CONTINUE);
         }
         let deadline = received + settings.timeouts.body;
         Step::Go(State::Body(Box::new(Collecting {
-            errand,
+            pending,
             collector,
             began: received,
             deadline,
@@ -524,19 +540,19 @@ impl Session {
     }
 
     fn collect(&mut self, mut collecting: Box<Collecting>, worker: &mut Worker) -> Step {
-        let snapshot = Arc::clone(&collecting.errand.snapshot);
+        let snapshot = Arc::clone(&collecting.pending.snapshot);
         let directory = &snapshot.config.temporary_directory;
         loop {
             match collecting.collector.take(&mut worker.input, directory) {
                 Ok(false) => {}
                 Ok(true) => return self.collected(*collecting, worker),
                 Err(fault) => {
-                    return self.refuse_body(&collecting.errand, &fault, Trace::default(), worker);
+                    return self.refuse_body(&collecting.pending, &fault, Trace::default(), worker);
                 }
             }
             match self.fill(worker) {
                 Ok(Some(1..)) => {
-                    let patience = collecting.errand.site().settings.timeouts.body;
+                    let patience = collecting.pending.site().settings.timeouts.body;
                     collecting.deadline = Instant::now() + patience;
                     self.expired = false;
                 }
@@ -549,131 +565,160 @@ impl Session {
                         (false, true) => Close::BodySlow,
                         (false, false) => {
                             let deadline = collecting.deadline;
-                            return Step::Park(State::Body(collecting), Interest::Read, deadline);
+                            return Step::Wait(State::Body(collecting), Interests::time(deadline));
                         }
                     };
-                    return self.refuse_slow(&collecting.errand, reason, Trace::default(), worker);
+                    return self.refuse_slow(&collecting.pending, reason, Trace::default(), worker);
                 }
-                Ok(Some(0)) | Err(_) => return self.gone(&collecting.errand, &Trace::default()),
+                Ok(Some(0)) | Err(_) => return self.gone(&collecting.pending, &Trace::default()),
             }
         }
     }
 
     fn collected(&mut self, collecting: Collecting, worker: &mut Worker) -> Step {
         let Collecting {
-            mut errand,
+            mut pending,
             collector,
             ..
         } = collecting;
         match collector.finish() {
-            Ok(body) => errand.request.body = body,
-            Err(fault) => return self.refuse_body(&errand, &fault, Trace::default(), worker),
+            Ok(body) => pending.request.body = body,
+            Err(fault) => return self.refuse_body(&pending, &fault, Trace::default(), worker),
         }
-        errand.since = Instant::now();
-        errand.watch = Watch::new(errand.since);
-        self.take_turn(errand, worker)
+        pending.since = Instant::now();
+        pending.disconnect = DisconnectDetector::new(pending.since);
+        self.begin_exchange(pending, None, worker)
     }
 
-    /// The request is complete: takes its place in line, or relays it and delivers the answer.
-    fn take_turn(&mut self, mut errand: Errand, worker: &mut Worker) -> Step {
-        let in_line = errand.wait.is_some();
-        // If nothing has been heard of the socket since it was parked, the visitor is still there.
-        if in_line && self.unread != Unread::Nothing && errand.watch.is_gone(&self.conn) {
-            self.leave_line();
-            return self.gone(&errand, &errand.waited());
-        }
-        if in_line && self.expired {
-            self.leave_line();
-            if errand.fall_back() {
-                self.expired = false;
-                return self.take_turn(errand, worker);
-            }
-            let response = unavailable(&errand, Cause::NoBackend);
-            return self.answer(&errand, response, worker);
-        }
-        let place = errand.supplier().place;
-        if !self.enter(place, worker) {
-            if !in_line && self.unread == Unread::Unsure {
-                // The end may have come right behind the request, and the poller will not tell again.
-                errand.watch.half_closed = self.conn.pending() == Pending::End;
-            }
-            let wait = errand.wait.take();
-            errand.wait = wait.or_else(|| errand.supplier().waiting.enter());
-            if errand.wait.is_none() {
-                self.leave_line();
-                if errand.fall_back() {
-                    return self.take_turn(errand, worker);
-                }
-                let response = unavailable(&errand, Cause::Full);
-                return self.answer(&errand, response, worker);
-            }
-            let deadline = errand.since + errand.supplier().settings.timeout;
-            let state = State::Turn(Box::new(errand));
-            return Step::Park(state, Interest::Read, deadline);
-        }
-        // From here on the site holds this worker, until the answer is delivered.
-        let turned = {
-            let (input, reply, mut pen) = worker.tools();
-            let stats = &self.shared.stats;
-            if errand.passage.is_some() {
-                // It is read past our own notes.
-                self.unread = Unread::Unsure;
-            }
-            match respond(
-                &mut errand,
-                &mut self.conn,
-                input,
-                &mut self.owed,
-                stats,
-                reply,
-                pen.out,
-            ) {
-                Outcome::Answer(response) => {
-                    Turned::Sent(self.deliver_errand(&errand, response, &mut pen))
-                }
-                Outcome::Switched(switched) => Turned::Switched(Box::new(switched)),
-                Outcome::Elsewhere => Turned::Elsewhere,
-                Outcome::Refuse(error, trace) => Turned::Refused(error, trace),
-            }
+    /// The request is complete, or its body is passed on as it arrives: it goes to a backend.
+    fn begin_exchange(
+        &mut self,
+        pending: PendingRequest,
+        upload: Option<Box<StreamingUpload>>,
+        worker: &mut Worker,
+    ) -> Step {
+        // The end may have come right after the request, and the poller does not report it again.
+        self.may_be_gone = self.unread == Unread::Unsure;
+        let since = pending.since;
+        self.relay(Box::new(Exchange::new(pending, upload, since)), worker)
+    }
+
+    /// Goes on with an exchange.
+    fn relay(&mut self, mut exchange: Box<Exchange<PendingRequest>>, worker: &mut Worker) -> Step {
+        self.expired = false;
+        let snapshot = Arc::clone(&exchange.host.snapshot);
+        let site = exchange.host.site;
+        let room = || self.shared.room(&snapshot, Some(site));
+        let (input, mut tools) = worker.tools(&room);
+        let mut visitor = Visitor {
+            conn: &mut self.conn,
+            input,
+            pending_output: &mut self.pending_output,
+            has_event: self.may_be_gone,
         };
-        worker.let_go();
-        match turned {
-            Turned::Sent(sent) => self.after_errand(&errand, sent, worker),
-            Turned::Switched(switched) => self.switch(errand, *switched, worker),
-            Turned::Elsewhere => {
-                errand.fall_back();
-                // Whoever was let in by that is not kept waiting for it.
-                worker.pass_on();
-                self.take_turn(errand, worker)
+        let step = exchange.advance(&mut visitor, &mut tools);
+        self.may_be_gone = visitor.has_event;
+        if exchange.upload.is_some() {
+            // It is read past our own notes.
+            self.unread = Unread::Unsure;
+        }
+        match step {
+            relay::Step::Blocked(interests) => Step::Wait(State::Exchange(exchange), interests),
+            relay::Step::Yield => Step::Yield(State::Exchange(exchange)),
+            relay::Step::Done(outcome) => self.end_exchange(*exchange, outcome, worker),
+        }
+    }
+
+    /// An exchange is over.
+    fn end_exchange(
+        &mut self,
+        exchange: Exchange<PendingRequest>,
+        outcome: Outcome<Lease>,
+        worker: &mut Worker,
+    ) -> Step {
+        let is_read = exchange.is_read();
+        let Exchange {
+            host: pending,
+            trace,
+            status,
+            ..
+        } = exchange;
+        match outcome {
+            Outcome::Delivered(delivered, drain) => {
+                let about = About::pending(&pending);
+                about.log_end(&self.peer, status, &delivered, &trace);
+                let after = AfterResponse {
+                    reason: Close::Complete,
+                    idle: pending.site().settings.keepalive.unwrap_or_default(),
+                    unread: !is_read,
+                };
+                match drain {
+                    Some(drain) => self.begin_drain(drain, delivered.ended),
+                    None => self.next(delivered, after, worker),
+                }
             }
-            Turned::Refused(error, trace) => self.refuse_upload(&errand, error, trace, worker),
+            Outcome::Switched(switched) => self.switch(pending, switched, trace, worker),
+            Outcome::Failed(RelayError::Upload(error)) => {
+                self.refuse_upload(&pending, error, trace, worker)
+            }
+            Outcome::Failed(error) => {
+                let response = pending.failed(error, trace);
+                self.answer(&pending, response, is_read, worker)
+            }
+            Outcome::Gone(drain) => {
+                let closed = self.gone(&pending, &trace);
+                match drain {
+                    Some(drain) => self.begin_drain(drain, Close::ClientGone),
+                    None => closed,
+                }
+            }
+        }
+    }
+
+    /// The visitor is given up: its backend's response is read for a moment, so that the backend can go on.
+    fn begin_drain(&mut self, drain: Drain<Lease>, reason: Close) -> Step {
+        self.reason = reason;
+        Step::Go(State::Draining(Box::new(drain)))
+    }
+
+    fn drain(&mut self, mut drain: Box<Drain<Lease>>, worker: &mut Worker) -> Step {
+        let room = relay::spool::Room::default;
+        let (_, mut tools) = worker.tools(&room);
+        match drain.advance(&mut tools) {
+            Some(interests) => Step::Wait(State::Draining(drain), interests),
+            None => Step::Close(self.reason),
         }
     }
 
     /// The backend has switched to another protocol, so the visitor does now, and HTTP is over.
-    fn switch(&mut self, mut errand: Errand, switched: Switched, worker: &mut Worker) -> Step {
+    fn switch(
+        &mut self,
+        mut pending: PendingRequest,
+        switched: Switched<Lease>,
+        trace: Trace,
+        worker: &mut Worker,
+    ) -> Step {
         let Switched {
             head,
-            mut lease,
+            upstream: mut lease,
             behind,
-            trace,
         } = switched;
-        let Some(mut permit) = errand.permit.take() else {
+        let Some(mut permit) = pending.permit.take() else {
             return Step::Close(Close::Internal);
         };
         lease.switch();
         let stats = &self.shared.stats;
         stats.answered(head.status);
         permit.make_use(stats);
-        let mut to_visitor = std::mem::take(&mut self.owed);
-        let date = Some(worker.pen().clock.date());
+        let mut to_visitor = mem::take(&mut self.pending_output);
+        let date = Some(worker.date());
         head.write(Framing::Empty, Persistence::Upgrade, date, &mut to_visitor);
         let length = to_visitor.len() as u64;
         to_visitor.extend_from_slice(&behind);
         // What the visitor has sent behind its request was nobody's until now (RFC 9110 7.8).
         let to_backend = worker.input.data().to_vec();
         worker.input.clear();
-        let timeouts = &errand.site().settings.timeouts;
+        let timeouts = &pending.site().settings.timeouts;
         let patience = Patience {
             idle: timeouts.tunnel,
             write: timeouts.write,
@@ -690,8 +735,8 @@ impl Session {
             to_backend,
             patience,
         });
-        let carried = Box::new(Carried {
-            subject: About::errand(&errand).keep(head.status, trace),
+        let carried = Box::new(TunnelState {
+            subject: About::pending(&pending).keep(head.status, trace),
             permit,
             head: length,
         });
@@ -701,8 +746,8 @@ impl Session {
     /// Its upgraded connection is over.
     pub(crate) fn end_tunnel(mut self, backend: Lease, ended: &Ended) {
         backend.close(ended.reason);
-        if let State::Tunnel(carried) = std::mem::replace(&mut self.state, State::Running) {
-            let Carried {
+        if let State::Tunnel(carried) = mem::replace(&mut self.state, State::Running) {
+            let TunnelState {
                 subject,
                 permit,
                 head,
@@ -725,68 +770,6 @@ impl Session {
         self.close(ended.reason);
     }
 
-    /// There may be room for more of an answer.
-    fn go_on(&mut self, mut answering: Answering, worker: &mut Worker) -> Step {
-        let place = answering.subject.place();
-        if answering.in_line.is_some() && self.expired {
-            self.leave_line();
-            let delivered = answering.stalled.cut(&mut self.conn, Close::Overload);
-            return self.delivered(&answering.subject, delivered, answering.then, worker);
-        }
-        self.expired = false;
-        // In line it has nothing more to write.
-        if answering.in_line.is_none() {
-            match answering.stalled.flush(&mut self.conn, worker.pen().out) {
-                Ok(true) => {}
-                Ok(false) => return Step::stall(answering),
-                Err(cut) => return self.delivered(&answering.subject, cut, answering.then, worker),
-            }
-        }
-        let place = place.filter(|_| answering.stalled.has_source());
-        if let Some(place) = place {
-            // The backend may keep a worker waiting, so this counts like the beginning of an exchange.
-            if !self.enter(place, worker) {
-                let longest = || Instant::now() + LONGEST_LINE;
-                let deadline = *answering.in_line.get_or_insert_with(longest);
-                return Step::Park(
-                    State::Stalled(Box::new(answering)),
-                    Interest::Read,
-                    deadline,
-                );
-            }
-        }
-        let Answering {
-            stalled,
-            subject,
-            then,
-            ..
-        } = answering;
-        let room = || self.shared.room(&subject.snapshot, subject.site);
-        let progress = stalled.resume(&mut self.conn, &room, worker.pen().out);
-        worker.let_go();
-        match progress {
-            Progress::Done(delivered) => self.delivered(&subject, delivered, then, worker),
-            Progress::Stalled(stalled) => Step::stall(Answering {
-                stalled: *stalled,
-                subject,
-                then,
-                in_line: None,
-            }),
-        }
-    }
-
-    /// An answer that has stalled is over.
-    fn delivered(
-        &mut self,
-        subject: &Subject,
-        delivered: Delivered,
-        then: Then,
-        worker: &Worker,
-    ) -> Step {
-        self.log_subject(subject, &delivered);
-        self.next(delivered, then, worker)
-    }
-
     fn linger(&mut self, mut left: usize, deadline: Instant, worker: &mut Worker) -> Step {
         loop {
             left = left.saturating_sub(worker.input.data().len());
@@ -797,150 +780,11 @@ impl Session {
             match self.fill(worker) {
                 Ok(Some(1..)) => {}
                 Ok(None) => {
-                    return Step::Park(State::Linger { left, deadline }, Interest::Read, deadline);
+                    let state = State::Linger { left, deadline };
+                    return Step::Wait(state, Interests::time(deadline));
                 }
                 Ok(Some(0)) | Err(_) => return Step::Close(self.reason),
             }
-        }
-    }
-
-    /// Answers a request of a site.
-    fn answer(&mut self, errand: &Errand, response: Response<'_>, worker: &mut Worker) -> Step {
-        let sent = self.deliver_errand(errand, response, &mut worker.pen());
-        self.after_errand(errand, sent, worker)
-    }
-
-    fn deliver_errand(
-        &mut self,
-        errand: &Errand,
-        response: Response<'_>,
-        pen: &mut Pen<'_>,
-    ) -> Sent {
-        let keep = errand.site().settings.keepalive.is_some() && errand.is_read();
-        self.deliver(&About::errand(errand), response, keep, pen)
-    }
-
-    fn after_errand(&mut self, errand: &Errand, sent: Sent, worker: &Worker) -> Step {
-        let then = Then {
-            reason: Close::Complete,
-            idle: errand.site().settings.keepalive.unwrap_or_default(),
-            unread: !errand.is_read(),
-        };
-        self.after(sent, &About::errand(errand), then, worker)
-    }
-
-    /// Writes a response and counts it. `keep`: the connection may be kept for our part.
-    fn deliver(
-        &mut self,
-        about: &About<'_>,
-        mut response: Response<'_>,
-        keep: bool,
-        pen: &mut Pen<'_>,
-    ) -> Sent {
-        let status = response.head.status;
-        // Before the visitor can know of it.
-        self.shared.stats.answered(status);
-        let trace = std::mem::take(&mut response.trace);
-        let timeouts = about
-            .site()
-            .map_or(&about.snapshot.config.timeouts, |site| {
-                &site.settings.timeouts
-            });
-        let shared = &self.shared;
-        let progress = Delivery {
-            conn: &mut self.conn,
-            owed: std::mem::take(&mut self.owed),
-            method: about.head.map(|head| &head.method),
-            version: about.head.map(|head| head.version),
-            keep: keep && about.head.is_some_and(|head| head.persistent) && !shared.is_draining(),
-            date: pen.clock.date(),
-            patience: timeouts.write,
-            room: &|| shared.room(about.snapshot, about.site),
-        }
-        .deliver(response, pen.out);
-        Sent {
-            progress,
-            status,
-            trace,
-        }
-    }
-
-    /// What to do after a delivery, or in the middle of one that the visitor does not take.
-    fn after(&mut self, sent: Sent, about: &About<'_>, then: Then, worker: &Worker) -> Step {
-        let Sent {
-            progress,
-            status,
-            trace,
-        } = sent;
-        match progress {
-            Progress::Done(delivered) => {
-                about.log_end(&self.peer, status, &delivered, &trace);
-                self.next(delivered, then, worker)
-            }
-            Progress::Stalled(stalled) => Step::stall(Answering {
-                stalled: *stalled,
-                subject: about.keep(status, trace),
-                then,
-                in_line: None,
-            }),
-        }
-    }
-
-    /// The next request, or the close.
-    fn next(&mut self, delivered: Delivered, then: Then, worker: &Worker) -> Step {
-        self.answered = self.answered.saturating_add(1);
-        self.expired = false;
-        let now = Instant::now();
-        if delivered.keep {
-            let deadline = now + then.idle;
-            let state = State::idle(deadline);
-            // Looking for a next request that is rarely there would cost a system call each time.
-            return match worker.input.is_empty() && self.unread == Unread::Nothing {
-                true => Step::Park(state, Interest::Read, deadline),
-                false => Step::Go(state),
-            };
-        }
-        if delivered.ended != Close::Complete {
-            return Step::Close(delivered.ended);
-        }
-        self.reason = match self.shared.is_draining() && then.reason == Close::Complete {
-            true => Close::Draining,
-            false => then.reason,
-        };
-        let is_heard_out = !then.unread && worker.input.is_empty();
-        // A socket that is closed with something unread in it is reset (RFC 9112 9.6), and what the visitor has not got
-        // of its answer yet is lost.
-        if is_heard_out && self.conn.stream().pending() != Pending::Bytes {
-            return Step::Close(self.reason);
-        }
-        self.conn.finish_writing();
-        Step::Go(State::Linger {
-            left: MOST_LINGERED,
-            deadline: now + LINGER,
-        })
-    }
-
-    /// Asks for a worker for an exchange with a site, and has the site hold this one. `false`: there is none, and the
-    /// session stands in line.
-    fn enter(&mut self, place: Place, worker: &mut Worker) -> bool {
-        let admitted = self.shared.admission.enter(place, self.token) == Entry::Admitted;
-        self.line = match admitted {
-            true => {
-                worker.hold(place);
-                None
-            }
-            false => Some(place),
-        };
-        admitted
-    }
-
-    /// Gives up its place in line, or its turn, if it has one.
-    fn leave_line(&mut self) {
-        let Some(place) = self.line.take() else {
-            return;
-        };
-        for token in self.shared.admission.forget(place, self.token) {
-            self.shared.poller.wake(token);
         }
     }
 }
@@ -963,8 +807,7 @@ impl Drop for Session {
             // What was sent of an answer must not pass for a whole one.
             self.conn.reset_on_close();
         }
-        self.leave_line();
-        self.log_under_way();
+        self.end_under_way();
         if let Some(counted) = self.counted.take() {
             self.shared.clients.leave(counted);
         }
@@ -977,6 +820,23 @@ impl Drop for Session {
 impl State {
     const fn idle(idle_until: Instant) -> Self {
         Self::Head(Reading::idle(idle_until))
+    }
+
+    /// Whether the visitor's socket is read in this state.
+    const fn reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Head(_) | Self::Auth(_) | Self::Body(_) | Self::Linger { .. }
+        )
+    }
+
+    /// The socket of the backend, while it has one.
+    fn backend(&mut self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Exchange(exchange) => exchange.backend(),
+            Self::Draining(drain) => drain.fd(),
+            _ => None,
+        }
     }
 }
 
@@ -991,34 +851,10 @@ impl Reading {
     }
 }
 
-impl Step {
-    /// Waits for the visitor to take more, or for its turn to be given more.
-    fn stall(answering: Answering) -> Self {
-        let is_due = answering.stalled.is_due();
-        let deadline = answering.stalled.deadline();
-        let state = State::Stalled(Box::new(answering));
-        match is_due {
-            true => Self::Go(state),
-            false => Self::Park(state, Interest::Write, deadline),
-        }
-    }
-}
-
-impl Then {
-    /// A refusal: what the visitor still sends is nothing for us.
-    const fn close(reason: Close) -> Self {
-        Self {
-            reason,
-            idle: Duration::ZERO,
-            unread: true,
-        }
-    }
-}
-
 impl Collecting {
     fn is_too_slow(&self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.began);
-        collect::is_too_slow(elapsed, self.collector.length())
+        upload::is_too_slow(elapsed, self.collector.length(), upload::SLOWEST)
     }
 }
 
@@ -1030,10 +866,5 @@ const fn head_limits(limits: &Limits) -> HeadLimits {
     }
 }
 
-/// How long an answer in the middle may wait for a worker.
-const LONGEST_LINE: Duration = Duration::from_secs(60);
 /// Pipelined requests that are answered before other visitors have their turn.
 const MOST_IN_A_ROW: u32 = 32;
-/// How long a visitor may go on sending after its last answer, and how much.
-const LINGER: Duration = Duration::from_secs(1);
-const MOST_LINGERED: usize = 64 * 1024;

@@ -6,24 +6,24 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::admission::{Admission, Clients};
+use super::admission::Clients;
 use super::guard::Checks;
 use super::session::Session;
 use super::snapshot::Snapshot;
-use super::spool::{Budget, Room};
 use crate::backend::lease::Lease;
+use crate::budget::Budget;
 use crate::net::conn::Conn;
 use crate::net::poller::Poller;
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::Acceptor;
 use crate::net::tunnel::Tunnels;
+use crate::relay::spool::{Budget as DiskBudget, Room};
 use crate::stats::{self, Close, Stats};
 
 /// What the threads of a server share.
 pub(crate) struct Shared {
     pub(crate) poller: Poller<Session>,
     pub(crate) tunnels: Tunnels<Session, Lease>,
-    pub(crate) admission: Admission,
     pub(crate) clients: Clients,
     pub(crate) stats: Arc<Stats>,
     pub(super) snapshot: RwLock<Arc<Snapshot>>,
@@ -31,7 +31,9 @@ pub(crate) struct Shared {
     pub(super) generation: AtomicU64,
     pub(super) draining: AtomicBool,
     /// Answers on disk.
-    pub(super) spools: Arc<Budget>,
+    pub(super) spools: Arc<DiskBudget>,
+    /// What is kept in memory on behalf of visitors.
+    pub(crate) memory: Arc<Budget>,
     /// Requests that wait for a backend, at all sites.
     pub(super) waiting: Arc<AtomicUsize>,
     /// Passwords that are checked.
@@ -172,7 +174,9 @@ impl Shared {
                 }
             }
             for servers in self.snapshot().servers() {
-                servers.tick(now);
+                if let Some(next) = servers.tick(now) {
+                    self.poller.alarm().set(next);
+                }
             }
             if flushed.elapsed() >= LONGEST_PAUSE {
                 flushed = now;

@@ -7,23 +7,26 @@
 //! it is swapped in; [`Snapshot::set_limits`] and [`Snapshot::retire`] are for the moment of that.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use regex::bytes::Regex;
 
 use super::StartError;
-use super::admission::{Admission, Allowance, Place};
+use super::admission::Allowance;
 use super::files::SiteFiles;
-use super::guard::Guard;
+use super::guard::AuthRule;
 use super::pages::SitePages;
 use super::route;
+use super::shared::Shared;
 use crate::backend::directory::Servers;
 use crate::backend::pool::{Pool, Waiting};
 use crate::config::{self, Address, Config, Filter, Limits, Network};
-use crate::content::Permit;
 use crate::logging::AccessLog;
+use crate::net::alarm::Alarm;
 use crate::net::stream::Peer;
 use crate::process;
 use crate::stats::Stats;
@@ -39,8 +42,6 @@ pub(crate) struct Snapshot {
     /// The log of exchanges that reach no site.
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) sticky: Regex,
-    /// Held once for each answer that is compressed.
-    pub(crate) permit: Arc<Permit>,
     /// `limits.connections`, or what the descriptors allow.
     pub(crate) most_connections: u64,
     /// Every request looks here. Nobody from outside can add names, so no hash has to withstand anybody.
@@ -49,10 +50,11 @@ pub(crate) struct Snapshot {
 
 /// What a snapshot is made of besides its configuration.
 pub(crate) struct Parts<'a> {
-    pub(crate) admission: &'a Admission,
     /// Requests that wait for a backend, at all sites.
     pub(crate) waiting: &'a Arc<AtomicUsize>,
     pub(crate) stats: &'a Arc<Stats>,
+    /// For deadlines of servers.
+    pub(crate) alarm: &'a Arc<Alarm>,
     /// Those of all dial-in addresses.
     pub(crate) pools: &'a [(Address, Arc<Pool>)],
     /// The snapshot from which everything that has not changed is taken over.
@@ -61,19 +63,48 @@ pub(crate) struct Parts<'a> {
 
 /// A snapshot as a worker and its requests hold it. The outer count is the worker's own, so that workers do not pass one
 /// cache line around for each request.
-pub(crate) type Held = Arc<Arc<Snapshot>>;
+pub(crate) type SnapshotRef = Arc<Generation>;
+
+/// A snapshot, and what all snapshots of a server share.
+pub(crate) struct Generation {
+    snapshot: Arc<Snapshot>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Generation {
+    /// The snapshot that counts now.
+    pub(crate) fn current(shared: &Arc<Shared>) -> Self {
+        Self {
+            snapshot: shared.snapshot(),
+            shared: Arc::clone(shared),
+        }
+    }
+}
+
+impl Deref for Generation {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Generation")
+    }
+}
 
 /// A site as it runs.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) settings: config::Site,
     pub(crate) keys: Arc<[Box<[u8]>]>,
-    pub(crate) place: Place,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) tunnels: Arc<Allowance>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Who may see what.
-    pub(crate) guards: Vec<Guard>,
+    pub(crate) guards: Vec<AuthRule>,
     /// What it says in the place of our own words.
     pub(crate) pages: SitePages,
     /// Those below its docroot, and those that its backends may name.
@@ -129,7 +160,6 @@ impl Snapshot {
             names: names.collect(),
             default: config.sites.iter().position(|site| site.default),
             sticky: route::sticky(),
-            permit: Arc::default(),
             most_connections: most_connections(&config.limits),
             access_log: log(&config.access_log)?,
             sites,
@@ -243,17 +273,16 @@ impl Site {
         let servers = known.and_then(|site| site.servers.clone());
         let servers = match servers.filter(|servers| servers.fit(&settings)) {
             Some(servers) => Some(servers),
-            None => Servers::new(&settings, &log, parts.stats)?.map(Arc::new),
+            None => Servers::new(&settings, &log, parts.stats, parts.alarm)?.map(Arc::new),
         };
         let waiting = known.map(|site| Arc::clone(&site.waiting));
         let new_line = || Arc::new(Waiting::new(Arc::clone(parts.waiting)));
         let tunnels = known.map(|site| Arc::clone(&site.tunnels));
         Ok(Self {
-            guards: Guard::all(&settings, before)?,
+            guards: AuthRule::all(&settings, before)?,
             pages: SitePages::new(&settings, before)?,
             files: SiteFiles::new(&settings, before),
             keys: accepted_keys(&settings),
-            place: parts.admission.place(&settings.name),
             waiting: waiting.unwrap_or_else(new_line),
             tunnels: tunnels.unwrap_or_default(),
             unframed_told: AtomicBool::new(false),

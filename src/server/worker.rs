@@ -2,28 +2,35 @@
 //!
 //! It waits for sessions that have something to do, and runs one after the other. Its buffers are lent to the session that
 //! it runs, so that a parked one costs no more than what was read and not used.
+//!
+//! **The rule**: blocking is how a worker reads and writes, parking is how an exchange waits. A session that has to wait for
+//! its backend, or for its turn in a queue, is parked at once if other work is ready or if this is the last worker that can
+//! take new work; otherwise the worker blocks for at most [`PATIENCE`] and then parks it ([`Worker::wait_for`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, UNIX_EPOCH};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::admission::Place;
-use super::session::{Rest, Session};
+use super::session::{Disposition, Session};
 use super::shared::Shared;
-use super::snapshot::Held;
+use super::snapshot::{Generation, SnapshotRef};
+use crate::backend::lease::Upstream;
 use crate::config::Scheduling;
 use crate::net::buffer::Buffer;
-use crate::net::poller::Work;
+use crate::net::poller::{Blocking, Cause, Token, Work};
 use crate::process;
+use crate::relay::spool::Room;
+use crate::relay::{Interests, Tools};
 use crate::stats::{self, Close};
 
 /// What a worker owns.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    snapshot: Held,
+    snapshot: SnapshotRef,
     generation: u64,
     /// What was read from the visitor.
     pub(crate) input: Buffer,
@@ -32,37 +39,43 @@ pub(crate) struct Worker {
     /// What will be written.
     out: Vec<u8>,
     clock: Clock,
-    /// The site that holds this worker for an exchange; see [`admission`](super::admission).
-    held: Option<Place>,
-    /// A session whose turn has come; run it next.
-    next: Option<Box<Session>>,
-}
-
-/// What it takes to write a response.
-pub(crate) struct Pen<'w> {
-    pub(crate) out: &'w mut Vec<u8>,
-    pub(crate) clock: &'w mut Clock,
+    /// How long the next read of a backend may wait.
+    patience: Duration,
 }
 
 /// The text of the Date field, made once a second.
 #[derive(Default)]
-pub(crate) struct Clock {
+struct Clock {
     second: u64,
     text: String,
 }
+
+/// Puts a parked session back to work.
+struct SessionWaker {
+    shared: Arc<Shared>,
+    token: Token,
+}
+
+impl Wake for SessionWaker {
+    fn wake(self: Arc<Self>) {
+        self.shared.poller.wake(self.token);
+    }
+}
+
+/// A session that has something to do, and what the poller says about it.
+type Ready = (Box<Session>, Cause);
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             generation: shared.generation.load(Ordering::Acquire),
-            snapshot: Arc::new(shared.snapshot()),
+            snapshot: Arc::new(Generation::current(&shared)),
             shared,
             input: Buffer::new(),
             reply: Buffer::new(),
             out: Vec::new(),
             clock: Clock::default(),
-            held: None,
-            next: None,
+            patience: Duration::ZERO,
         }
     }
 
@@ -70,117 +83,194 @@ impl Worker {
     pub(super) fn work(mut self, scheduling: Scheduling) {
         be_scheduled(scheduling);
         let shared = Arc::clone(&self.shared);
-        while let Work::Item(mut session, cause) = shared.poller.wait() {
-            session.notice(Some(cause));
-            let mut current = Some(session);
-            while let Some(session) = current {
+        while let Work::Item(session, cause) = shared.poller.wait() {
+            let mut ready = Some((session, cause));
+            while let Some((session, cause)) = ready.take() {
                 // A panic is a fault of ours; it costs this one session, whose drop closes it, and no worker.
-                let run = catch_unwind(AssertUnwindSafe(|| self.run(session)));
-                current = self.next.take();
-                if run.is_err() {
-                    stats::add(&shared.stats.panics);
-                    log::error!("a worker panicked; the connection it served is closed");
-                    self.let_go();
-                    current = self.next.take().or(current);
-                    self = Self::new(Arc::clone(&shared));
+                let run = AssertUnwindSafe(|| self.run(&shared, session, cause));
+                match catch_unwind(run) {
+                    Ok(more) => ready = more,
+                    Err(_) => {
+                        stats::add(&shared.stats.panics);
+                        log::error!("a worker panicked; the connection it served is closed");
+                        self = Self::new(Arc::clone(&shared));
+                    }
                 }
             }
         }
     }
 
-    /// A site holds this worker from now on, until an exchange is over.
-    pub(crate) const fn hold(&mut self, place: Place) {
-        self.held = Some(place);
-    }
-
-    /// There is more to do here, so what was to be run next is given to another worker.
-    pub(crate) fn pass_on(&mut self) {
-        if let Some(next) = self.next.take() {
-            self.shared.poller.hand_over(next);
-        }
-    }
-
-    /// The exchange is over. A session whose turn has come is run next by this worker: that is cheaper than to wake
-    /// another one for it.
-    pub(crate) fn let_go(&mut self) {
-        let Some(place) = self.held.take() else {
-            return;
-        };
-        debug_assert!(self.next.is_none(), "it was passed on before");
-        let mut tokens = self.shared.admission.leave(place).into_iter();
-        if let Some(token) = tokens.next() {
-            self.next = self.shared.poller.take(token);
-        }
-        for token in tokens {
-            self.shared.poller.wake(token);
-        }
-    }
-
-    fn run(&mut self, mut session: Box<Session>) {
+    /// Runs a session until it is parked, given away or closed. Returns work that was found ready meanwhile.
+    fn run(
+        &mut self,
+        shared: &Arc<Shared>,
+        mut session: Box<Session>,
+        cause: Cause,
+    ) -> Option<Ready> {
+        session.notice(Some(cause));
+        let mut patience = Patience::default();
         loop {
-            let token = session.token();
-            let (parked, interest, deadline) = match session.run(self) {
-                Rest::Park(session, interest, deadline) => (session, interest, deadline),
-                Rest::Yield(session) => {
-                    self.shared.poller.hand_over(session);
-                    return;
+            let disposition = session.run(self);
+            self.patience = Duration::ZERO;
+            patience.blocking = None;
+            session = match disposition {
+                Disposition::Wait(waiting, interests) => {
+                    match self.wait_for(shared, waiting, interests, &mut patience) {
+                        Waited::Again(again) => again,
+                        Waited::Parked(next) => return next,
+                    }
                 }
-                Rest::Tunnel(session, start) => {
-                    self.shared.poller.let_go(&session);
-                    if let Err((session, start)) = self.shared.tunnels.enter(session, *start) {
+                Disposition::Yield(yielding) => {
+                    shared.poller.hand_over(yielding);
+                    return None;
+                }
+                Disposition::Tunnel(session, start) => {
+                    shared.poller.let_go(&session);
+                    if let Err((session, start)) = shared.tunnels.enter(session, *start) {
                         start.backend.close(Close::Draining);
                         session.close(Close::Draining);
                     }
-                    return;
+                    return None;
                 }
-                Rest::Closed => return,
+                Disposition::Closed => return None,
             };
-            match self.shared.poller.park(token, parked, interest, deadline) {
-                Ok(None) => return,
-                // What it waits for has happened meanwhile.
-                Ok(Some(back)) => {
-                    self.pass_on();
-                    session = back;
-                    session.notice(None);
-                }
-                Err(error) => {
-                    log::error!("park: {error}; a connection is closed");
-                    return;
-                }
+        }
+    }
+
+    /// Waits for what a session needs next: blocks for a moment, or parks the session.
+    fn wait_for<'s>(
+        &mut self,
+        shared: &'s Arc<Shared>,
+        session: Box<Session>,
+        interests: Interests,
+        patience: &mut Patience<'s>,
+    ) -> Waited {
+        let mut next = None;
+        if interests.queue || interests.reads {
+            next = shared.poller.try_wait();
+            if next.is_none() && patience.is_left() {
+                patience.blocking = shared.poller.try_block();
             }
+        }
+        if patience.blocking.is_some() {
+            match interests.queue {
+                true => {
+                    session.wait_in_queue(interests.until.min(Instant::now() + PATIENCE));
+                    patience.blocking = None;
+                }
+                // The exchange reads next, and that may wait.
+                false => self.patience = PATIENCE,
+            }
+            return Waited::Again(session);
+        }
+        match (park(shared, session, interests), next) {
+            (Some(back), None) => Waited::Again(back),
+            (Some(back), next) => {
+                shared.poller.hand_over(back);
+                Waited::Parked(next)
+            }
+            (None, next) => Waited::Parked(next),
         }
     }
 
     /// The configuration for the next request.
-    pub(crate) fn snapshot(&mut self) -> &Held {
+    pub(crate) fn snapshot(&mut self) -> &SnapshotRef {
         let generation = self.shared.generation.load(Ordering::Acquire);
         if generation != self.generation {
             self.generation = generation;
-            self.snapshot = Arc::new(self.shared.snapshot());
+            self.snapshot = Arc::new(Generation::current(&self.shared));
         }
         &self.snapshot
     }
 
-    pub(crate) const fn pen(&mut self) -> Pen<'_> {
-        Pen {
+    /// What was read from the visitor, and what an exchange works with.
+    pub(crate) fn tools<'w>(
+        &'w mut self,
+        room: &'w dyn Fn() -> Room,
+    ) -> (&'w mut Buffer, Tools<'w>) {
+        let tools = Tools {
+            reply: &mut self.reply,
             out: &mut self.out,
-            clock: &mut self.clock,
-        }
+            date: self.clock.date(),
+            patience: std::mem::take(&mut self.patience),
+            room,
+        };
+        (&mut self.input, tools)
     }
 
-    /// What an exchange needs: the buffers for what comes from the visitor and from the backend, and the rest.
-    pub(crate) const fn tools(&mut self) -> (&mut Buffer, &mut Buffer, Pen<'_>) {
-        let pen = Pen {
-            out: &mut self.out,
-            clock: &mut self.clock,
-        };
-        (&mut self.input, &mut self.reply, pen)
+    /// The time as RFC 9110 5.6.7 has it.
+    pub(crate) fn date(&mut self) -> &str {
+        self.clock.date()
+    }
+}
+
+/// How long a worker may still block in the run of one session.
+#[derive(Default)]
+struct Patience<'s> {
+    /// It blocks, or is about to.
+    blocking: Option<Blocking<'s>>,
+    /// When it has to be over; `None`: it has not blocked yet.
+    until: Option<Instant>,
+}
+
+impl Patience<'_> {
+    fn is_left(&mut self) -> bool {
+        let now = Instant::now();
+        *self.until.get_or_insert(now + PATIENCE) > now
+    }
+}
+
+/// What came of waiting.
+enum Waited {
+    /// The session is to be run again.
+    Again(Box<Session>),
+    /// It is parked. There may be other work.
+    Parked(Option<Ready>),
+}
+
+/// Parks a session. Gives it back if it has something to do already.
+fn park(
+    shared: &Arc<Shared>,
+    mut session: Box<Session>,
+    interests: Interests,
+) -> Option<Box<Session>> {
+    if session.may_be_gone() {
+        // The visitor may have left, and its socket does not report that again.
+        return Some(session);
+    }
+    let token = session.token();
+    if let Some(interest) = interests.backend
+        && let Err(error) = session.arm(interest)
+    {
+        log::error!("epoll_ctl: {error}; a connection is closed");
+        return None;
+    }
+    if interests.queue {
+        let shared = Arc::clone(shared);
+        let waker = Waker::from(Arc::new(SessionWaker { shared, token }));
+        if !session.wake_with(waker) {
+            return Some(session);
+        }
+    }
+    let parked = shared
+        .poller
+        .park(token, session, interests.visitor, interests.until);
+    match parked {
+        Ok(None) => None,
+        // What it waits for has happened meanwhile.
+        Ok(Some(mut back)) => {
+            back.notice(None);
+            Some(back)
+        }
+        Err(error) => {
+            log::error!("park: {error}; a connection is closed");
+            None
+        }
     }
 }
 
 impl Clock {
-    /// The time as RFC 9110 5.6.7 has it.
-    pub(crate) fn date(&mut self) -> &str {
+    fn date(&mut self) -> &str {
         // Good to a few milliseconds, and half a dozen times cheaper than the precise one.
         let second = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map_or(0, |time| time.tv_sec());
         let second = u64::try_from(second).unwrap_or(0);
@@ -200,3 +290,6 @@ pub(super) fn be_scheduled(scheduling: Scheduling) {
         log::debug!("SCHED_BATCH: {error}");
     }
 }
+
+/// How long a worker blocks for one session before it parks it.
+const PATIENCE: Duration = Duration::from_millis(20);

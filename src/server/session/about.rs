@@ -4,15 +4,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::backend::relay;
 use crate::exchange::{Request, Trace};
 use crate::http::head::{RequestHead, Version};
 use crate::logging::{AccessLog, Entry as Line};
 use crate::net::stream::Peer;
-use crate::server::admission::Place;
-use crate::server::deliver::Delivered;
-use crate::server::respond::Errand;
-use crate::server::snapshot::{Held, Site};
+use crate::relay::delivery::Delivered;
+use crate::server::pending::PendingRequest;
+use crate::server::snapshot::{Site, SnapshotRef};
 use crate::stats::Close;
 
 /// What an answer is about, for its delivery and for the access log.
@@ -21,7 +19,7 @@ pub(super) struct About<'a> {
     pub(super) user: Option<&'a str>,
     pub(super) received: Instant,
     pub(super) site: Option<usize>,
-    pub(super) snapshot: &'a Held,
+    pub(super) snapshot: &'a SnapshotRef,
     /// What to log if the answer itself was complete.
     pub(super) ended: Option<Close>,
 }
@@ -32,7 +30,7 @@ pub(super) struct Subject {
     pub(super) user: Option<Box<str>>,
     pub(super) received: Instant,
     pub(super) site: Option<usize>,
-    pub(super) snapshot: Held,
+    pub(super) snapshot: SnapshotRef,
     pub(super) ended: Option<Close>,
     pub(super) status: u16,
     pub(super) trace: Trace,
@@ -43,7 +41,7 @@ impl<'a> About<'a> {
         head: &'a RequestHead,
         received: Instant,
         site: Option<usize>,
-        snapshot: &'a Held,
+        snapshot: &'a SnapshotRef,
     ) -> Self {
         Self {
             head: Some(head),
@@ -55,20 +53,24 @@ impl<'a> About<'a> {
         }
     }
 
-    pub(super) fn errand(errand: &'a Errand) -> Self {
+    pub(super) fn pending(pending: &'a PendingRequest) -> Self {
         let Request {
             head,
             received,
             user,
             ..
-        } = &errand.request;
+        } = &pending.request;
         Self {
             user: user.as_deref(),
-            ..Self::request(head, *received, Some(errand.site), &errand.snapshot)
+            ..Self::request(head, *received, Some(pending.site), &pending.snapshot)
         }
     }
 
-    pub(super) fn unreadable(snapshot: &'a Held, begun: Option<Instant>, reason: Close) -> Self {
+    pub(super) fn unreadable(
+        snapshot: &'a SnapshotRef,
+        begun: Option<Instant>,
+        reason: Close,
+    ) -> Self {
         Self {
             head: None,
             user: None,
@@ -157,7 +159,7 @@ impl<'a> About<'a> {
             status,
             bytes,
             site: self.site().map_or("-", |site| &site.settings.name),
-            backend: &relay::escaped(trace),
+            backend: &trace.origin(),
             queue_ms: trace.queued,
             backend_ms: trace.answering,
             total_ms: self.received.elapsed(),
@@ -165,11 +167,5 @@ impl<'a> About<'a> {
             referer: &field("Referer"),
             user_agent: &field("User-Agent"),
         });
-    }
-}
-
-impl Subject {
-    pub(super) fn place(&self) -> Option<Place> {
-        self.site.map(|site| self.snapshot.sites[site].place)
     }
 }

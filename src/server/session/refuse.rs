@@ -3,15 +3,17 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use super::about::{About, Subject};
-use super::{Session, State, Step, Then};
+use super::about::About;
+use super::answer::AfterResponse;
+use super::{Exchange, Session, State, Step};
 use crate::exchange::{Response, Trace, UploadError};
 use crate::net::listener;
+use crate::relay::delivery::Delivered;
 use crate::server::collect::Fault;
-use crate::server::deliver::Delivered;
+
 use crate::server::pages;
-use crate::server::respond::{Errand, reason_for};
-use crate::server::snapshot::Held;
+use crate::server::pending::{PendingRequest, reason_for};
+use crate::server::snapshot::SnapshotRef;
 use crate::server::worker::Worker;
 use crate::stats::Close;
 
@@ -22,7 +24,7 @@ impl Session {
         status: u16,
         why: &str,
         begun: Option<Instant>,
-        snapshot: &Held,
+        snapshot: &SnapshotRef,
         worker: &mut Worker,
     ) -> Step {
         log::info!("{status} for {}: {why}", self.peer);
@@ -30,20 +32,19 @@ impl Session {
         let about = About::unreadable(snapshot, begun, reason);
         let detail = format!("The request was refused: {why}.");
         let page = pages::page(status, &detail, None);
-        let sent = self.deliver(&about, page, false, &mut worker.pen());
-        self.after(sent, &about, Then::close(reason), worker)
+        self.deliver(&about, page, false, AfterResponse::close(reason), worker)
     }
 
     /// Refuses a request for the sake of its body.
     pub(super) fn refuse_body(
         &mut self,
-        errand: &Errand,
+        pending: &PendingRequest,
         fault: &Fault,
         trace: Trace,
         worker: &mut Worker,
     ) -> Step {
-        let head = &errand.request.head;
-        let most = errand.site().settings.limits.body;
+        let head = &pending.request.head;
+        let most = pending.site().settings.limits.body;
         let (status, why) = match fault {
             Fault::TooLarge => (
                 413,
@@ -51,46 +52,46 @@ impl Session {
             ),
             Fault::Bad(what) => (400, Cow::Borrowed(*what)),
             Fault::Disk(error) => {
-                let directory = errand.snapshot.config.temporary_directory.display();
+                let directory = pending.snapshot.config.temporary_directory.display();
                 log::error!(
-                    target: &errand.site().log,
+                    target: &pending.site().log,
                     "temporary_directory {directory}: {}", listener::reason(error)
                 );
                 (500, Cow::Borrowed("the body could not be stored"))
             }
         };
         log::info!(
-            target: &errand.site().log,
+            target: &pending.site().log,
             "{status} for {}: {} {}: {why}", self.peer, head.method.as_str(), head.target.as_str()
         );
         let detail = format!("The request was refused: {why}.");
         let page = Response {
             trace,
-            ..errand.site().page(status, &detail, Some(head))
+            ..pending.site().page(status, &detail, Some(head))
         };
-        self.refuse_with(errand, page, reason_for(status), worker)
+        self.refuse_with(pending, page, reason_for(status), worker)
     }
 
     /// Refuses a request in the middle of a body that is passed on as it comes, or gives one up that nobody waits for.
     pub(super) fn refuse_upload(
         &mut self,
-        errand: &Errand,
+        pending: &PendingRequest,
         error: UploadError,
         trace: Trace,
         worker: &mut Worker,
     ) -> Step {
         match error {
-            UploadError::TooLarge => self.refuse_body(errand, &Fault::TooLarge, trace, worker),
-            UploadError::Bad(what) => self.refuse_body(errand, &Fault::Bad(what), trace, worker),
-            UploadError::TimedOut => self.refuse_slow(errand, Close::BodyTimeout, trace, worker),
-            UploadError::TooSlow => self.refuse_slow(errand, Close::BodySlow, trace, worker),
-            UploadError::Gone => self.gone(errand, &trace),
+            UploadError::TooLarge => self.refuse_body(pending, &Fault::TooLarge, trace, worker),
+            UploadError::Bad(what) => self.refuse_body(pending, &Fault::Bad(what), trace, worker),
+            UploadError::TimedOut => self.refuse_slow(pending, Close::BodyTimeout, trace, worker),
+            UploadError::TooSlow => self.refuse_slow(pending, Close::BodySlow, trace, worker),
+            UploadError::Gone => self.gone(pending, &trace),
         }
     }
 
     pub(super) fn refuse_slow(
         &mut self,
-        errand: &Errand,
+        pending: &PendingRequest,
         reason: Close,
         trace: Trace,
         worker: &mut Worker,
@@ -98,58 +99,67 @@ impl Session {
         let why = "The body of the request did not arrive in time.";
         let page = Response {
             trace,
-            ..errand.site().page(408, why, Some(&errand.request.head))
+            ..pending.site().page(408, why, Some(&pending.request.head))
         };
-        self.refuse_with(errand, page, reason, worker)
+        self.refuse_with(pending, page, reason, worker)
     }
 
     /// Answers a request of which not everything was read, and closes.
     pub(super) fn refuse_with(
         &mut self,
-        errand: &Errand,
-        page: Response<'_>,
+        pending: &PendingRequest,
+        page: Response,
         reason: Close,
         worker: &mut Worker,
     ) -> Step {
         let about = About {
             ended: Some(reason),
-            ..About::errand(errand)
+            ..About::pending(pending)
         };
-        let sent = self.deliver(&about, page, false, &mut worker.pen());
-        self.after(sent, &about, Then::close(reason), worker)
+        self.deliver(&about, page, false, AfterResponse::close(reason), worker)
     }
 
-    /// The session ends while a request is under way, which only the end of the server does: no step has taken the state
-    /// out of it.
-    pub(super) fn log_under_way(&mut self) {
-        let errand = match std::mem::replace(&mut self.state, State::Running) {
+    /// The session ends while a request is under way: no step has taken the state out of it. Closes its backend and writes
+    /// its line in the access log.
+    pub(super) fn end_under_way(&mut self) {
+        let reason = self.reason;
+        let pending = match std::mem::replace(&mut self.state, State::Running) {
             State::Running | State::Head(_) | State::Linger { .. } => return,
-            State::Door(door) => door.errand,
-            State::Body(collecting) => collecting.errand,
-            State::Open(errand) | State::Turn(errand) => *errand,
-            State::Stalled(answering) => {
-                let delivered = answering.stalled.cut(&mut self.conn, self.reason);
-                return self.log_subject(&answering.subject, &delivered);
+            State::Auth(auth) => auth.into_request(),
+            State::Body(collecting) => collecting.pending,
+            State::Open(pending) => *pending,
+            State::Exchange(mut exchange) => {
+                let delivered = exchange.cut(&mut self.conn, reason);
+                let Exchange {
+                    host,
+                    trace,
+                    status,
+                    ..
+                } = *exchange;
+                if let Some(delivered) = delivered {
+                    return About::pending(&host).log_end(&self.peer, status, &delivered, &trace);
+                }
+                host
             }
-            State::Tunnel(carried) => {
-                let delivered = Delivered::failed(0, self.reason);
-                return self.log_subject(&carried.subject, &delivered);
+            State::Sending(mut sending) => {
+                let delivered = sending.delivery.cut(&mut self.conn, reason);
+                return self.log_subject(&sending.subject, &delivered);
+            }
+            State::Draining(mut drain) => return drain.close(reason),
+            State::Tunnel(tunnel) => {
+                let delivered = Delivered::failed(0, reason);
+                return self.log_subject(&tunnel.subject, &delivered);
             }
         };
-        let about = About::errand(&errand);
+        let about = About::pending(&pending);
         if let Some(log) = about.log() {
-            about.write(log, &self.peer, 503, 0, &Trace::default(), self.reason);
+            about.write(log, &self.peer, 503, 0, &Trace::default(), reason);
         }
     }
 
-    /// Writes the line of an answer that is over.
-    pub(super) fn log_subject(&self, subject: &Subject, delivered: &Delivered) {
-        About::of(subject).log_end(&self.peer, subject.status, delivered, &subject.trace);
-    }
-
     /// The visitor left before its answer.
-    pub(super) fn gone(&self, errand: &Errand, trace: &Trace) -> Step {
-        let about = About::errand(errand);
+    pub(super) fn gone(&self, pending: &PendingRequest, trace: &Trace) -> Step {
+        let about = About::pending(pending);
         if let Some(log) = about.log() {
             about.write(log, &self.peer, CLIENT_GONE, 0, trace, Close::ClientGone);
         }

@@ -18,24 +18,25 @@ use crate::net::buffer::Buffer;
 
 /// Bytes on disk, of all spools of a server.
 #[derive(Debug, Default)]
-pub(crate) struct Budget {
+pub struct Budget {
     used: AtomicU64,
     most: AtomicU64,
 }
 
 /// Where a spool may keep its bytes; nowhere, if nothing is said.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Room {
-    pub(crate) budget: Arc<Budget>,
+pub struct Room {
+    /// Bytes on disk, of the whole server.
+    pub budget: Arc<Budget>,
     /// For the temporary file.
-    pub(crate) directory: PathBuf,
+    pub directory: PathBuf,
     /// Bytes in memory before the file is begun.
-    pub(crate) memory: usize,
+    pub memory: usize,
 }
 
 /// A queue of bytes.
 #[derive(Debug)]
-pub(crate) struct Spool {
+pub struct Spool {
     room: Room,
     memory: Vec<u8>,
     /// Bytes of `memory` that were taken.
@@ -54,7 +55,7 @@ struct OnDisk {
 
 impl Budget {
     /// Sets the limit, in bytes.
-    pub(crate) fn limit(&self, most: u64) {
+    pub fn limit(&self, most: u64) {
         self.most.store(most, Ordering::Relaxed);
     }
 
@@ -82,7 +83,7 @@ impl Budget {
 
 impl Spool {
     /// An empty one.
-    pub(crate) const fn new(room: Room) -> Self {
+    pub const fn new(room: Room) -> Self {
         Self {
             room,
             memory: Vec::new(),
@@ -93,25 +94,25 @@ impl Spool {
     }
 
     /// Whether there is nothing in it.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.taken == self.memory.len() && self.file.is_none() && self.tail.is_empty()
     }
 
     /// Bytes in it.
-    pub(crate) fn length(&self) -> u64 {
+    pub fn length(&self) -> u64 {
         let in_memory = self.memory.len() - self.taken + self.tail.len();
         let on_disk = self.file.as_ref();
         in_memory as u64 + on_disk.map_or(0, |on_disk| on_disk.written - on_disk.read)
     }
 
     /// Whether it must be emptied before anything more is put in.
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         !self.tail.is_empty()
     }
 
     /// Puts bytes in behind the others. They are kept even if it is full, or if the disk is: whoever has them has nowhere
     /// else to put them.
-    pub(crate) fn put(&mut self, bytes: &[u8]) {
+    pub fn put(&mut self, bytes: &[u8]) {
         if self.is_full() {
             self.tail.extend_from_slice(bytes);
         } else if self.file.is_none() && self.memory.len() - self.taken + bytes.len() <= self.most()
@@ -132,7 +133,7 @@ impl Spool {
     ///
     /// # Errors
     /// The file could not be read back; the rest is lost.
-    pub(crate) fn next(&mut self) -> io::Result<&[u8]> {
+    pub fn next(&mut self) -> io::Result<&[u8]> {
         if self.taken == self.memory.len() {
             self.taken = 0;
             self.memory.clear();
@@ -142,7 +143,7 @@ impl Spool {
     }
 
     /// So many bytes of [`Spool::next`] were taken.
-    pub(crate) fn took(&mut self, count: usize) {
+    pub fn took(&mut self, count: usize) {
         self.taken += count;
         debug_assert!(self.taken <= self.memory.len());
         if self.taken == self.memory.len() && self.file.is_none() {

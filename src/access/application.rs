@@ -1,0 +1,204 @@
+//! The application, for the time of one exchange: a permit of the [`gate`](super::gate) and a connection.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::gate::{self, Permit};
+use super::{Settings, Shared};
+use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
+use crate::config::Address;
+use crate::exchange::Origin;
+use crate::net::conn::Conn;
+use crate::net::connect::{Connect, Targets};
+use crate::net::listener::{is_shortage, reason};
+use crate::net::stream::Pending;
+use crate::stats::Close;
+
+/// A connection to the application, and the permit to use it.
+pub(super) struct Application {
+    permit: Permit,
+    conn: Conn,
+    /// It had an exchange before.
+    was_kept: bool,
+}
+
+/// A request that waits for a permit.
+pub(super) struct Waiting {
+    ticket: gate::Ticket,
+    shared: Arc<Shared>,
+}
+
+/// A connection to the application that is being made.
+pub(super) struct Dialling {
+    permit: Permit,
+    shared: Arc<Shared>,
+    /// `None`: it was not begun.
+    connect: Option<Connect>,
+    /// It is begun when the application answers.
+    is_away: bool,
+    /// When to go on at the latest.
+    until: Instant,
+}
+
+impl Application {
+    /// Uses a permit: with the connection that it brings along, or with a new one. `fresh`: only with a new one. `is_away`:
+    /// the application could not be reached; the connection is made when it answers again.
+    pub(super) fn with(
+        mut permit: Permit,
+        shared: &Arc<Shared>,
+        fresh: bool,
+        is_away: bool,
+    ) -> Acquired<Self> {
+        let carried = permit.carried().filter(|_| !fresh);
+        // A connection that was closed, or on which something arrived, is of no use.
+        if let Some(conn) = carried.filter(|conn| conn.pending() == Pending::Nothing) {
+            return Acquired::Ready(Self {
+                permit,
+                conn,
+                was_kept: true,
+            });
+        }
+        Acquired::Connecting(Dialling {
+            permit,
+            shared: Arc::clone(shared),
+            connect: None,
+            is_away,
+            until: Instant::now(),
+        })
+    }
+
+    /// The connection, for another protocol. That is no request any more, so the permit is given back.
+    pub(super) fn into_conn(self) -> Conn {
+        self.conn
+    }
+}
+
+impl AsMut<Conn> for Application {
+    fn as_mut(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+}
+
+impl Upstream for Application {
+    type Ticket = Waiting;
+    type Connecting = Dialling;
+
+    fn is_dialled(&self) -> bool {
+        false
+    }
+
+    fn was_kept(&self) -> bool {
+        self.was_kept
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        None
+    }
+
+    fn finish(self) {
+        self.permit.keep(self.conn);
+    }
+
+    fn close(self, _: Close) {}
+
+    fn switch(&mut self) {}
+}
+
+impl Waiting {
+    /// A request that stands in line.
+    pub(super) fn new(ticket: gate::Ticket, shared: &Arc<Shared>) -> Self {
+        let shared = Arc::clone(shared);
+        Self { ticket, shared }
+    }
+}
+
+impl Ticket<Application> for Waiting {
+    fn take(&mut self) -> Option<Acquired<Application>> {
+        let permit = self.ticket.take()?;
+        Some(Application::with(permit, &self.shared, false, false))
+    }
+
+    fn wait(&self, until: Instant) {
+        self.ticket.wait(until);
+    }
+
+    fn wake_with(&self, waker: Waker) -> bool {
+        self.ticket.wake_with(waker)
+    }
+
+    fn until(&self) -> Option<Instant> {
+        None
+    }
+}
+
+impl Connecting<Application> for Dialling {
+    fn advance(mut self) -> Connected<Application> {
+        let connect = match &mut self.connect {
+            Some(connect) => connect,
+            None if self.is_away && !self.shared.is_up() => {
+                self.until = Instant::now() + LOOK;
+                return Connected::Pending(self);
+            }
+            None => match dial(&self.shared.settings()) {
+                Ok(connect) => self.connect.insert(connect),
+                Err(error) => return Connected::Failed(error),
+            },
+        };
+        match connect.advance() {
+            Ok(Some(stream)) => {
+                stream.send_at_once();
+                Connected::Ready(Application {
+                    permit: self.permit,
+                    conn: Conn::plain(stream),
+                    was_kept: false,
+                })
+            }
+            Ok(None) => {
+                self.until = connect.until();
+                Connected::Pending(self)
+            }
+            Err(error) => Connected::Failed(error),
+        }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.connect.as_ref()?.fd()
+    }
+
+    fn until(&self) -> Instant {
+        self.until
+    }
+}
+
+/// Connects to the application, and waits for that.
+pub(super) fn connect(settings: &Settings) -> io::Result<Conn> {
+    let stream = dial(settings)?.wait()?;
+    stream.send_at_once();
+    Ok(Conn::plain(stream))
+}
+
+/// Begins to connect. A host name is looked up, which may take its time.
+fn dial(settings: &Settings) -> io::Result<Connect> {
+    let config = &settings.config;
+    let targets = match &config.to {
+        Address::Unix(path) => Targets::Path(path.clone()),
+        Address::Tcp { host, port, .. } => {
+            let found = (host.as_str(), *port).to_socket_addrs()?;
+            Targets::Addresses(found.collect::<Vec<SocketAddr>>())
+        }
+    };
+    let deadline = Instant::now() + config.timeouts.connect;
+    Ok(Connect::new(targets, deadline))
+}
+
+/// What the application did wrong when it cannot be connected to; `None`: it is we who ran out of something.
+pub(super) fn fault(error: &io::Error) -> Option<String> {
+    (!is_shortage(error)).then(|| reason(error))
+}
+
+/// How often a request that waits for the application looks whether it answers.
+const LOOK: Duration = Duration::from_millis(50);

@@ -1,0 +1,43 @@
+//! Tells a visitor that left from one that has only finished sending.
+
+use std::time::{Duration, Instant};
+
+use crate::net::conn::Conn;
+use crate::net::stream::Pending;
+
+/// Watches for the disconnect of a visitor.
+///
+/// A visitor that ends its sending side right after its request has nothing more to send and still wants the response: a
+/// program. A browser that is stopped does so later; a response to it is not worth a backend's time.
+#[derive(Debug)]
+pub struct DisconnectDetector {
+    received: Instant,
+    half_closed: bool,
+}
+
+impl DisconnectDetector {
+    /// For the visitor of a request that was complete at `received`.
+    pub const fn new(received: Instant) -> Self {
+        Self {
+            received,
+            half_closed: false,
+        }
+    }
+
+    /// Whether the visitor has left.
+    pub fn is_gone(&mut self, conn: &Conn) -> bool {
+        match conn.pending() {
+            Pending::Nothing => false,
+            Pending::Broken => true,
+            // The end may follow what the visitor has sent in advance.
+            Pending::Bytes if !conn.stream().is_ended() => false,
+            Pending::Bytes | Pending::End => {
+                self.half_closed |= self.received.elapsed() < HALF_CLOSE;
+                !self.half_closed
+            }
+        }
+    }
+}
+
+/// A visitor that ends its sending side within this time of its request still wants the response.
+const HALF_CLOSE: Duration = Duration::from_millis(400);

@@ -1,0 +1,252 @@
+//! The body of a response, as it arrives from the backend.
+//!
+//! The backend goes back to its pool as soon as the last byte of the body has been *read*, which is before that byte is
+//! written to the visitor.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use super::drain::Drain;
+use super::{Interests, Rules, Tools};
+use crate::backend::lease::Upstream;
+use crate::http::body::{Decoder, Framing};
+use crate::http::head::{Method, ResponseHead};
+use crate::net::buffer::Buffer;
+use crate::net::conn::Conn;
+use crate::stats::Close;
+
+/// The body of a response.
+#[derive(Debug)]
+pub struct Download<U> {
+    decoder: Decoder,
+    framing: Framing,
+    /// `None` when the end was read, or when something went wrong.
+    upstream: Option<U>,
+    /// The response breaks no rule that would forbid to use the connection again.
+    reusable: bool,
+    /// The connection ends after this response: the backend says so, or has not taken all of the request.
+    closes: bool,
+    /// A silence is taken for the end.
+    guessed: bool,
+    /// Bytes of the buffer that the last piece has used.
+    used: usize,
+    /// The last read emptied the socket, and no event has come since.
+    drained: bool,
+    /// Since when the backend has sent nothing.
+    quiet: Option<Instant>,
+    /// How long it may do so.
+    patience: Duration,
+}
+
+/// What there is of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece<'b> {
+    /// At least one byte of it.
+    Bytes(&'b [u8]),
+    /// Nothing yet.
+    Wait,
+    /// Its end.
+    End,
+}
+
+/// What came of reading more of a body.
+#[derive(Clone, Copy, Debug)]
+pub enum Filled {
+    /// There is something to look at: bytes, or the end.
+    Some,
+    /// Nothing yet.
+    Wait(Interests),
+}
+
+/// Why a body ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyError {
+    /// The reason for which the visitor's connection has to be cut.
+    pub reason: Close,
+    /// What happened, for the log.
+    pub what: &'static str,
+}
+
+impl<U: Upstream> Download<U> {
+    /// The body of the response with this head. `is_part`: the backend has not taken all of the request.
+    pub fn new(
+        upstream: U,
+        head: &ResponseHead,
+        method: &Method,
+        rules: &Rules,
+        is_part: bool,
+        reply: &Buffer,
+    ) -> Self {
+        let framing = head.framing(method);
+        let is_dialled = upstream.is_dialled();
+        let guessed = framing == Framing::UntilClose && is_dialled;
+        let mut download = Self {
+            decoder: Decoder::new(framing, &rules.limits),
+            framing,
+            reusable: !head.conflicting,
+            closes: framing == Framing::UntilClose || is_part || !is_dialled && !head.persistent,
+            upstream: Some(upstream),
+            guessed,
+            used: 0,
+            drained: !reply.is_full(),
+            quiet: None,
+            patience: match guessed {
+                true => rules.unframed_gap,
+                false => rules.backend,
+            },
+        };
+        if download.decoder.is_done() {
+            download.end(reply);
+        }
+        download
+    }
+
+    /// Whether there is no body.
+    pub const fn is_empty(&self) -> bool {
+        self.upstream.is_none()
+    }
+
+    /// Its length in bytes, if that is known.
+    pub const fn length(&self) -> Option<u64> {
+        self.decoder.remaining()
+    }
+
+    /// The backend's socket, until the end was read.
+    pub fn fd(&mut self) -> Option<BorrowedFd<'_>> {
+        let conn: &Conn = self.upstream.as_mut()?.as_mut();
+        Some(conn.as_fd())
+    }
+
+    /// Whether the backend dialled in, until the end was read.
+    pub fn is_dialled(&self) -> bool {
+        self.upstream.as_ref().is_some_and(Upstream::is_dialled)
+    }
+
+    /// The backend's socket may have something new.
+    pub const fn resume(&mut self) {
+        self.drained = false;
+    }
+
+    /// The next piece of what was read.
+    ///
+    /// # Errors
+    /// What is wrong with the body; nothing more comes.
+    pub fn next<'b>(&mut self, reply: &'b mut Buffer) -> Result<Piece<'b>, BodyError> {
+        reply.consume(std::mem::take(&mut self.used));
+        while self.upstream.is_some() && !reply.is_empty() {
+            let piece = match self.decoder.next(reply.data()) {
+                Ok(piece) => piece,
+                Err(bad) => return Err(self.fail(bad.0)),
+            };
+            let done = self.decoder.is_done();
+            if piece.data.is_empty() {
+                reply.consume(piece.consumed);
+                if done {
+                    self.end(reply);
+                } else if piece.consumed == 0 {
+                    break;
+                }
+                continue;
+            }
+            self.used = piece.consumed;
+            if done {
+                self.end(reply);
+            }
+            return Ok(Piece::Bytes(&reply.data()[piece.data]));
+        }
+        Ok(match self.upstream.is_some() {
+            true => Piece::Wait,
+            false => Piece::End,
+        })
+    }
+
+    /// Reads more, after [`Piece::Wait`].
+    ///
+    /// # Errors
+    /// What is wrong with the body; nothing more comes.
+    pub fn fill(&mut self, tools: &mut Tools<'_>) -> Result<Filled, BodyError> {
+        let Some(upstream) = &mut self.upstream else {
+            return Ok(Filled::Some);
+        };
+        if self.drained && tools.patience.is_zero() && !upstream.as_mut().has_unread() {
+            return Ok(Filled::Wait(self.wait(Instant::now())));
+        }
+        match tools.read(upstream.as_mut()) {
+            Ok(Some(1..)) => {
+                self.drained = !tools.reply.is_full();
+                self.quiet = None;
+                Ok(Filled::Some)
+            }
+            Ok(None) => {
+                self.drained = true;
+                let now = Instant::now();
+                let interests = self.wait(now);
+                if now < interests.until {
+                    return Ok(Filled::Wait(interests));
+                }
+                if self.guessed {
+                    self.end(tools.reply);
+                    return Ok(Filled::Some);
+                }
+                Err(self.fail("the body made no progress"))
+            }
+            Ok(Some(0)) if self.framing == Framing::UntilClose => {
+                self.end(tools.reply);
+                Ok(Filled::Some)
+            }
+            Ok(Some(0)) => Err(self.fail("the body is cut short")),
+            Err(_) => Err(self.fail("the connection broke within the body")),
+        }
+    }
+
+    /// What has to happen for more to come.
+    fn wait(&mut self, now: Instant) -> Interests {
+        let quiet = *self.quiet.get_or_insert(now);
+        Interests::response(quiet + self.patience)
+    }
+
+    /// Reads what is there of a body that a file replaces. What is left is to be read before the file goes out, so that the
+    /// backend is free then.
+    pub fn discard(mut self, reply: &mut Buffer) -> Option<Drain<U>> {
+        loop {
+            match self.next(reply) {
+                Ok(Piece::Bytes(_)) => {}
+                Ok(Piece::Wait) => return Drain::of_body(self, Vec::new()),
+                Ok(Piece::End) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Closes the connection before the end.
+    pub fn close(&mut self, reason: Close) {
+        if let Some(upstream) = self.upstream.take() {
+            upstream.close(reason);
+        }
+    }
+
+    /// The last byte of the body was read.
+    fn end(&mut self, reply: &Buffer) {
+        let Some(mut upstream) = self.upstream.take() else {
+            return;
+        };
+        if reply.data().len() > self.used || upstream.as_mut().has_unread() {
+            upstream.close(Close::Junk);
+        } else if self.reusable && !self.closes {
+            upstream.finish();
+        } else {
+            upstream.close(match (self.guessed, self.reusable) {
+                (true, _) => Close::Unframed,
+                (false, true) => Close::Complete,
+                (false, false) => Close::BackendFailed,
+            });
+        }
+    }
+
+    fn fail(&mut self, what: &'static str) -> BodyError {
+        self.close(Close::BackendFailed);
+        BodyError {
+            reason: Close::BackendFailed,
+            what,
+        }
+    }
+}

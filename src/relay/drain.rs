@@ -1,0 +1,147 @@
+//! The rest of a response that no visitor waits for.
+//!
+//! A backend that dialled in is worth a moment: to close its connection costs the application a new one, and an application
+//! that does not dial in again is lost. So its response is read to its end, for [`LONGEST`] at most. A connection to a server
+//! is closed at once, so that the server can stop working for it.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use super::call::{Awaiting, Call};
+use super::download::{Download, Filled, Piece};
+use super::{Interests, RelayError, Rules, Tools};
+use crate::backend::lease::Upstream;
+use crate::http::head::RequestHead;
+use crate::stats::Close;
+
+/// A response that is read for no visitor.
+pub struct Drain<U: Upstream> {
+    rest: Rest<U>,
+    deadline: Instant,
+    /// What was read and not used when it was last blocked.
+    leftover: Vec<u8>,
+}
+
+enum Rest<U: Upstream> {
+    /// Its head is still to come.
+    Head(Box<(Call<U>, RequestHead, Rules)>),
+    Body(Box<Download<U>>),
+    Over,
+}
+
+impl<U: Upstream> Drain<U> {
+    /// The response to a request that was sent. `None`: the connection is closed instead.
+    pub(super) fn of_call(
+        call: Call<U>,
+        request: &RequestHead,
+        rules: &Rules,
+        leftover: Vec<u8>,
+    ) -> Option<Self> {
+        if !call.is_dialled() {
+            call.close(Close::ClientGone);
+            return None;
+        }
+        Some(Self {
+            rest: Rest::Head(Box::new((call, request.clone(), *rules))),
+            deadline: Instant::now() + LONGEST,
+            leftover,
+        })
+    }
+
+    /// The rest of a body. `None`: there is none, or the connection is closed instead.
+    pub(super) fn of_body(mut download: Download<U>, leftover: Vec<u8>) -> Option<Self> {
+        if !download.is_dialled() {
+            download.close(Close::ClientGone);
+            return None;
+        }
+        Some(Self {
+            rest: Rest::Body(Box::new(download)),
+            deadline: Instant::now() + LONGEST,
+            leftover,
+        })
+    }
+
+    /// Reads what is there. `None`: it is over.
+    pub fn advance(&mut self, tools: &mut Tools<'_>) -> Option<Interests> {
+        tools.reply.clear();
+        tools.reply.append(&self.leftover);
+        self.leftover.clear();
+        let interests = self.read(tools)?;
+        if Instant::now() >= self.deadline {
+            self.close(Close::ClientGone);
+            return None;
+        }
+        self.leftover.extend_from_slice(tools.reply.data());
+        Some(Interests::response(interests.until.min(self.deadline)))
+    }
+
+    fn read(&mut self, tools: &mut Tools<'_>) -> Option<Interests> {
+        let mut download = match std::mem::replace(&mut self.rest, Rest::Over) {
+            Rest::Over => return None,
+            Rest::Body(download) => download,
+            Rest::Head(mut both) => {
+                let (call, request, rules) = &mut *both;
+                match call.await_response(request, rules, None, tools) {
+                    Ok(Awaiting::Blocked(interests)) => {
+                        self.rest = Rest::Head(both);
+                        return Some(interests);
+                    }
+                    Ok(Awaiting::Head(head)) if head.status != 101 => {
+                        let (call, request, rules) = *both;
+                        let download =
+                            call.into_download(&head, &request.method, &rules, tools.reply);
+                        Box::new(download)
+                    }
+                    Ok(Awaiting::Head(_)) => {
+                        both.0.close(Close::ClientGone);
+                        return None;
+                    }
+                    Err(error) => {
+                        both.0.close(match error {
+                            RelayError::ClosedEarly => Close::PeerClosed,
+                            _ => Close::BackendFailed,
+                        });
+                        return None;
+                    }
+                }
+            }
+        };
+        download.resume();
+        let interests = loop {
+            match download.next(tools.reply) {
+                Ok(Piece::Bytes(_)) => {}
+                Ok(Piece::Wait) => match download.fill(tools) {
+                    // However fast it arrives, other work has its turn in between.
+                    Ok(Filled::Some) if Instant::now() < self.deadline => {}
+                    Ok(Filled::Some) => break Interests::response(self.deadline),
+                    Ok(Filled::Wait(interests)) => break interests,
+                    Err(_) => return None,
+                },
+                Ok(Piece::End) | Err(_) => return None,
+            }
+        };
+        self.rest = Rest::Body(download);
+        Some(interests)
+    }
+
+    /// The backend's socket.
+    pub fn fd(&mut self) -> Option<BorrowedFd<'_>> {
+        match &mut self.rest {
+            Rest::Head(both) => Some(both.0.fd()),
+            Rest::Body(download) => download.fd(),
+            Rest::Over => None,
+        }
+    }
+
+    /// Closes the connection before the end.
+    pub fn close(&mut self, reason: Close) {
+        match std::mem::replace(&mut self.rest, Rest::Over) {
+            Rest::Head(both) => both.0.close(reason),
+            Rest::Body(mut download) => download.close(reason),
+            Rest::Over => {}
+        }
+    }
+}
+
+/// How long a response is read for no visitor.
+const LONGEST: Duration = Duration::from_secs(1);

@@ -1,0 +1,736 @@
+//! One exchange: a request on its way to a backend and the response on its way to the visitor.
+//!
+//! An [`Exchange`] is a state machine that never waits. [`Exchange::advance`] does what can be done now and says what it is
+//! [blocked](Step::Blocked) on; the program that owns the exchange decides how to wait. The server's worker blocks for a
+//! moment or parks the exchange in the poller, the access proxy's thread polls both sockets. What differs between the two
+//! programs is behind the [`Host`] trait.
+//!
+//! | phase | waits for | deadline | what expiry means |
+//! |---|---|---|---|
+//! | queued | a backend, the visitor's disconnect | `timeout` since the request has waited | the backup site, if any; else [`RelayError::NoBackend`], 503 |
+//! | pausing | nothing: time between two attempts | 10 ms | the next attempt |
+//! | connecting | the connection to a server | `timeouts.connect` | another server, or back into the queue |
+//! | sending | room at the backend, an early response, more of a streamed body | `timeouts.backend`, `timeouts.body` | 504; 408 |
+//! | awaiting | the head of the response, the visitor's disconnect | `timeouts.first_byte`, then `timeouts.backend` for the rest of the head | 504 |
+//! | discarding | the rest of a body that a file replaces | 1 s | the backend is closed |
+//! | relaying | more of the body, room at the visitor, the visitor's disconnect | `timeouts.backend`, `unframed_gap`, `timeouts.write` | the response is cut; with `unframed_gap` it is complete |
+//! | flushing | room at the visitor; the backend is free already | `timeouts.write` | the response is cut |
+//!
+//! Bytes that have arrived count even if the workers are late: each phase reads first and looks at the clock afterwards.
+//!
+//! In reading order: [`call`] sends the request and reads the head of the response, [`upload`] is a body that is passed on
+//! as it arrives, [`download`] the body of a response, [`delivery`] its way to the visitor, [`file`] what is sent from memory
+//! or disk, [`spool`] what the visitor has not taken yet, [`drain`] a response that no visitor waits for, [`disconnect`]
+//! tells a visitor that left from one that has only finished sending.
+//!
+//! Called by workers and by the access proxy's threads.
+//!
+//! **Invariants**
+//! - Nothing here waits, except for one read of the backend for at most [`Tools::patience`].
+//! - A backend is used again only if the request was written and the response read to their very ends and nothing followed;
+//!   in every other case its connection is closed. So nothing of one exchange can show in another.
+//! - A phase owns no buffer, only bytes that were read and not used yet.
+
+pub mod call;
+pub mod delivery;
+pub mod disconnect;
+pub mod download;
+pub mod drain;
+pub mod file;
+pub mod spool;
+pub mod upload;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use self::call::Call;
+use self::delivery::{Delivered, Delivery, Progress};
+use self::download::Download;
+use self::drain::Drain;
+use self::spool::Room;
+use self::upload::StreamingUpload;
+use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
+use crate::exchange::{RequestBody, Trace, UploadError};
+use crate::http::head::{HeadLimits, RequestHead, ResponseHead};
+use crate::net::buffer::Buffer;
+use crate::net::conn::Conn;
+use crate::net::poller::Interest;
+use crate::stats::Close;
+
+/// What an exchange asks of the program that it belongs to.
+pub trait Host {
+    /// The kind of backend that it gets.
+    type Upstream: Upstream;
+
+    /// The head of the request.
+    fn head(&self) -> &RequestHead;
+
+    /// The body of the request.
+    fn body(&self) -> &RequestBody;
+
+    /// Times and limits.
+    fn rules(&self) -> &Rules;
+
+    /// Asks for a backend without waiting. `since`: the request has waited from then on; `attempts`: backends that had the
+    /// request already.
+    ///
+    /// # Errors
+    /// Why it cannot even wait for one.
+    fn acquire(
+        &mut self,
+        since: Instant,
+        attempts: u32,
+    ) -> Result<Acquired<Self::Upstream>, RelayError>;
+
+    /// Until when a request that waits since `since` may do so.
+    fn deadline(&self, since: Instant) -> Instant;
+
+    /// There was no backend. Returns whether the request may ask elsewhere, where its wait begins again.
+    fn fall_back(&mut self, error: RelayError) -> bool;
+
+    /// The server that the request was given cannot be reached. Returns until when to wait before it asks for another.
+    ///
+    /// # Errors
+    /// Why it may not.
+    fn unreachable(&mut self, error: &io::Error) -> Result<Option<Instant>, RelayError>;
+
+    /// Renders the head of the request for a backend, behind nothing.
+    fn write_head(&mut self, trace: &Trace, acquired: Instant, out: &mut Vec<u8>);
+
+    /// An attempt failed before any byte of a final response. Returns whether the request may go to another backend.
+    fn may_retry(&mut self, failure: &Failure<'_>) -> bool;
+
+    /// The head of the final response is there: decides what the visitor gets. `is_read`: nothing of the request is left to
+    /// be read, so that the visitor's connection can be kept.
+    fn respond(
+        &mut self,
+        head: ResponseHead,
+        download: Download<Self::Upstream>,
+        is_read: bool,
+        tools: &mut Tools<'_>,
+        pending_output: &mut Vec<u8>,
+    ) -> Responding<Self::Upstream>;
+
+    /// Whether the visitor has left. Asked only after its socket has reported an event.
+    fn is_gone(&mut self, visitor: &Conn) -> bool;
+}
+
+/// An attempt that failed.
+#[derive(Debug)]
+pub struct Failure<'a> {
+    /// Why.
+    pub error: RelayError,
+    /// The backend and where the time went.
+    pub trace: &'a Trace,
+    /// Backends that had the request so far, this one included.
+    pub attempts: u32,
+    /// Bytes of the head that was sent.
+    pub head_length: usize,
+    /// The backend's connection had an exchange before.
+    pub was_kept: bool,
+}
+
+/// What the visitor gets.
+pub struct Responding<U: Upstream> {
+    /// The response.
+    pub delivery: Delivery<U>,
+    /// The backend's own response, if a file goes out in its place: it is read to its end before that.
+    pub discarded: Option<Drain<U>>,
+    /// The status, for the access log.
+    pub status: u16,
+}
+
+/// Times and limits of an exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// How long a backend may take for the first byte of its response, once it has the request.
+    pub first_byte: Duration,
+    /// How long a backend may make no progress.
+    pub backend: Duration,
+    /// A silence of this length ends a response that has no length and does not end with its connection.
+    pub unframed_gap: Duration,
+    /// Limits of the head of a response.
+    pub limits: HeadLimits,
+    /// Bodies of responses of at most this many bytes are waited for, up to a second, before anything is passed on: until
+    /// then the request can still be repeated.
+    pub gathered: u64,
+}
+
+/// Why there is no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayError {
+    /// No backend was free in time.
+    NoBackend,
+    /// The site has no dial-in address for such requests.
+    NoAddress,
+    /// No backend was free, and as many requests as may wait did so already.
+    Full,
+    /// As many upgraded connections as may be are open already.
+    NoTunnel,
+    /// The application cannot be reached, and the request may not be repeated.
+    Unreachable,
+    /// The backend closed its connection without a response.
+    ClosedEarly,
+    /// The backend's response broke a rule.
+    BadResponse(&'static str),
+    /// The backend did not begin to respond in time.
+    TooSlow,
+    /// The backend did not go on in time: with the head of its response, or with taking the request.
+    Stalled,
+    /// The collected body could not be read back.
+    LostBody,
+    /// A body that is passed on as it arrives did not arrive.
+    Upload(UploadError),
+}
+
+/// A visitor whose request is on its way.
+pub struct Visitor<'v> {
+    /// The connection.
+    pub conn: &'v mut Conn,
+    /// What was read from it and not used yet.
+    pub input: &'v mut Buffer,
+    /// What it has not taken of interim responses; goes in front of the final one.
+    pub pending_output: &'v mut Vec<u8>,
+    /// Its socket has reported an event that may be its disconnect.
+    pub has_event: bool,
+}
+
+/// What an exchange works with: lent by the thread that advances it.
+pub struct Tools<'w> {
+    /// For what is read from the backend.
+    pub reply: &'w mut Buffer,
+    /// For what is written.
+    pub out: &'w mut Vec<u8>,
+    /// The text of the Date field.
+    pub date: &'w str,
+    /// How long the next read of the backend may wait. It is used up by that.
+    pub patience: Duration,
+    /// Where to keep what the visitor does not take.
+    pub room: &'w dyn Fn() -> Room,
+}
+
+/// What an exchange waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Interests {
+    /// Bytes or the disconnect of the visitor, or room to write to it.
+    pub visitor: Interest,
+    /// What the backend's socket has to report.
+    pub backend: Option<Interest>,
+    /// Its turn in a queue.
+    pub queue: bool,
+    /// It goes on with a read of the backend, which may wait for as long as [`Tools::patience`] says.
+    pub reads: bool,
+    /// When it is to be advanced at the latest.
+    pub until: Instant,
+}
+
+/// What came of an advance.
+pub enum Step<U: Upstream> {
+    /// Nothing can be done before one of these happens.
+    Blocked(Interests),
+    /// There is more to do, but other work should have its turn.
+    Yield,
+    /// The exchange is over.
+    Done(Outcome<U>),
+}
+
+/// How an exchange ended.
+pub enum Outcome<U: Upstream> {
+    /// A response was delivered, or cut. The backend may still be sending what no visitor wants.
+    Delivered(Delivered, Option<Drain<U>>),
+    /// The backend speaks the other protocol that was asked for from now on.
+    Switched(Switched<U>),
+    /// There is no response; the visitor got nothing but interim ones.
+    Failed(RelayError),
+    /// The visitor left before the response.
+    Gone(Option<Drain<U>>),
+}
+
+/// A backend's connection that was switched to another protocol (RFC 9110 7.8).
+pub struct Switched<U> {
+    /// The head of its 101.
+    pub head: ResponseHead,
+    /// The connection.
+    pub upstream: U,
+    /// What followed the head.
+    pub behind: Vec<u8>,
+}
+
+/// An exchange.
+pub struct Exchange<H: Host> {
+    /// The request, and what its program does about it.
+    pub host: H,
+    /// Where the time went.
+    pub trace: Trace,
+    /// The status of the response, once there is one.
+    pub status: u16,
+    /// The body of the request, if it is passed on as it arrives.
+    pub upload: Option<Box<StreamingUpload>>,
+    /// Since when the request waits for a backend.
+    since: Instant,
+    /// Backends that had the request.
+    attempts: u32,
+    phase: Phase<H::Upstream>,
+    /// What was read from the backend and not used when the exchange was last blocked.
+    leftover: Vec<u8>,
+}
+
+enum Phase<U: Upstream> {
+    /// It asks for a backend.
+    Asking,
+    /// It asks for a backend then.
+    Pausing(Instant),
+    Queued(U::Ticket),
+    Connecting(U::Connecting),
+    Sending(Box<Call<U>>),
+    Awaiting(Box<Call<U>>),
+    Discarding(Box<(Drain<U>, Delivery<U>)>),
+    Relaying(Box<Delivery<U>>),
+    Flushing(Box<Delivery<U>>),
+    Over,
+}
+
+/// What a phase leads to.
+enum Next<U: Upstream> {
+    Phase(Phase<U>),
+    Blocked(Phase<U>, Interests),
+    Yield(Phase<U>),
+    Done(Outcome<U>),
+}
+
+impl<H: Host> Exchange<H> {
+    /// An exchange that has waited since `since` and has no backend yet.
+    pub fn new(host: H, upload: Option<Box<StreamingUpload>>, since: Instant) -> Self {
+        Self {
+            host,
+            trace: Trace::default(),
+            status: 0,
+            upload,
+            since,
+            attempts: 0,
+            phase: Phase::Asking,
+            leftover: Vec::new(),
+        }
+    }
+
+    /// Does what can be done now.
+    pub fn advance(
+        &mut self,
+        visitor: &mut Visitor<'_>,
+        tools: &mut Tools<'_>,
+    ) -> Step<H::Upstream> {
+        tools.reply.clear();
+        tools.reply.append(&self.leftover);
+        self.leftover.clear();
+        if std::mem::take(&mut visitor.has_event) && self.host.is_gone(visitor.conn) {
+            return Step::Done(self.abandon(tools.reply.data().to_vec()));
+        }
+        loop {
+            let next = match std::mem::replace(&mut self.phase, Phase::Over) {
+                Phase::Asking => self.ask(),
+                Phase::Pausing(until) => self.pause(until),
+                Phase::Queued(ticket) => self.queue(ticket),
+                Phase::Connecting(connecting) => self.connect(connecting.advance()),
+                Phase::Sending(call) => self.send(call, visitor, tools),
+                Phase::Awaiting(call) => self.await_response(call, visitor, tools),
+                Phase::Discarding(both) => discard(both, tools),
+                Phase::Relaying(delivery) => relay(delivery, visitor, tools),
+                Phase::Flushing(delivery) => flush(delivery, visitor, tools),
+                Phase::Over => Next::Done(Outcome::Gone(None)),
+            };
+            match next {
+                Next::Phase(phase) => self.phase = phase,
+                Next::Blocked(phase, interests) => {
+                    self.phase = phase;
+                    self.leftover.extend_from_slice(tools.reply.data());
+                    return Step::Blocked(interests);
+                }
+                Next::Yield(phase) => {
+                    self.phase = phase;
+                    self.leftover.extend_from_slice(tools.reply.data());
+                    return Step::Yield;
+                }
+                Next::Done(outcome) => return Step::Done(outcome),
+            }
+        }
+    }
+
+    /// Whether it waits in a queue for a backend.
+    pub const fn is_queued(&self) -> bool {
+        matches!(self.phase, Phase::Queued(_))
+    }
+
+    /// Whether the response has begun to reach the visitor.
+    pub const fn is_responding(&self) -> bool {
+        matches!(self.phase, Phase::Relaying(_) | Phase::Flushing(_))
+    }
+
+    /// The ticket, while it waits in a queue.
+    pub const fn ticket(&self) -> Option<&<H::Upstream as Upstream>::Ticket> {
+        match &self.phase {
+            Phase::Queued(ticket) => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// The socket of its backend, while it has one.
+    pub fn backend(&mut self) -> Option<BorrowedFd<'_>> {
+        match &mut self.phase {
+            Phase::Connecting(connecting) => connecting.fd(),
+            Phase::Sending(call) | Phase::Awaiting(call) => Some(call.fd()),
+            Phase::Discarding(both) => both.0.fd(),
+            Phase::Relaying(delivery) | Phase::Flushing(delivery) => delivery.fd(),
+            _ => None,
+        }
+    }
+
+    /// How long it has waited for a backend so far.
+    pub fn waited(&self) -> Trace {
+        Trace {
+            queued: self.trace.queued + self.since.elapsed(),
+            ..Trace::default()
+        }
+    }
+
+    /// Whether nothing of the request is left to be read.
+    pub fn is_read(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.is_over())
+    }
+
+    /// Ends it in the middle, for this reason: what the visitor got must not pass for a whole response. Returns how much it
+    /// got, if a response had begun.
+    pub fn cut(&mut self, visitor: &mut Conn, reason: Close) -> Option<Delivered> {
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Sending(call) | Phase::Awaiting(call) => {
+                call.close(reason);
+                None
+            }
+            Phase::Discarding(mut both) => {
+                both.0.close(reason);
+                None
+            }
+            Phase::Relaying(mut delivery) | Phase::Flushing(mut delivery) => {
+                let delivered = delivery.cut(visitor, reason);
+                delivery.close(reason);
+                Some(delivered)
+            }
+            _ => None,
+        }
+    }
+
+    /// The visitor left.
+    fn abandon(&mut self, leftover: Vec<u8>) -> Outcome<H::Upstream> {
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Sending(call) => {
+                call.close(Close::ClientGone);
+                Outcome::Gone(None)
+            }
+            Phase::Awaiting(call) => Outcome::Gone(Drain::of_call(
+                *call,
+                self.host.head(),
+                self.host.rules(),
+                leftover,
+            )),
+            Phase::Discarding(both) => Outcome::Gone(Some(both.0)),
+            Phase::Relaying(delivery) | Phase::Flushing(delivery) => {
+                let delivered = Delivered::failed(delivery.taken(), Close::ClientGone);
+                Outcome::Delivered(delivered, delivery.into_drain(leftover))
+            }
+            _ => {
+                self.trace = self.waited();
+                Outcome::Gone(None)
+            }
+        }
+    }
+
+    fn ask(&mut self) -> Next<H::Upstream> {
+        match self.host.acquire(self.since, self.attempts) {
+            Ok(acquired) => self.acquired(acquired),
+            Err(error) => self.missed(error),
+        }
+    }
+
+    fn acquired(&mut self, acquired: Acquired<H::Upstream>) -> Next<H::Upstream> {
+        match acquired {
+            Acquired::Ready(upstream) => self.begin(upstream),
+            Acquired::Connecting(connecting) => Next::Phase(Phase::Connecting(connecting)),
+            Acquired::Queued(ticket) => self.queue(ticket),
+        }
+    }
+
+    fn pause(&self, until: Instant) -> Next<H::Upstream> {
+        if Instant::now() < until {
+            return Next::Blocked(Phase::Pausing(until), Interests::time(until));
+        }
+        Next::Phase(Phase::Asking)
+    }
+
+    fn queue(&mut self, mut ticket: <H::Upstream as Upstream>::Ticket) -> Next<H::Upstream> {
+        if let Some(acquired) = ticket.take() {
+            return self.acquired(acquired);
+        }
+        let deadline = self.host.deadline(self.since);
+        if Instant::now() >= deadline {
+            drop(ticket);
+            return self.missed(RelayError::NoBackend);
+        }
+        let until = ticket.until().map_or(deadline, |until| until.min(deadline));
+        let interests = Interests {
+            queue: true,
+            ..Interests::time(until)
+        };
+        Next::Blocked(Phase::Queued(ticket), interests)
+    }
+
+    fn connect(&mut self, connected: Connected<H::Upstream>) -> Next<H::Upstream> {
+        match connected {
+            Connected::Ready(upstream) => self.begin(upstream),
+            Connected::Pending(connecting) => {
+                let interests = Interests {
+                    backend: connecting.fd().map(|_| Interest::Write),
+                    ..Interests::time(connecting.until())
+                };
+                Next::Blocked(Phase::Connecting(connecting), interests)
+            }
+            Connected::Failed(error) => match self.host.unreachable(&error) {
+                // The queue is left for good only when the time is over.
+                Ok(None) if Instant::now() < self.host.deadline(self.since) => {
+                    Next::Phase(Phase::Asking)
+                }
+                Ok(None) => self.missed(RelayError::NoBackend),
+                Ok(Some(until)) => Next::Phase(Phase::Pausing(until)),
+                Err(error) => Next::Done(Outcome::Failed(error)),
+            },
+        }
+    }
+
+    /// There is no backend for it here.
+    fn missed(&mut self, error: RelayError) -> Next<H::Upstream> {
+        let now = Instant::now();
+        self.trace.queued += now.saturating_duration_since(self.since);
+        self.since = now;
+        match self.host.fall_back(error) {
+            true => Next::Phase(Phase::Asking),
+            false => Next::Done(Outcome::Failed(error)),
+        }
+    }
+
+    /// There is a backend: renders the request for it.
+    fn begin(&mut self, upstream: H::Upstream) -> Next<H::Upstream> {
+        let now = Instant::now();
+        self.trace.queued += now.saturating_duration_since(self.since);
+        self.trace.backend = upstream.origin();
+        self.since = now;
+        self.attempts += 1;
+        let call = Call::new(upstream, now);
+        Next::Phase(Phase::Sending(Box::new(call)))
+    }
+
+    fn send(
+        &mut self,
+        mut call: Box<Call<H::Upstream>>,
+        visitor: &mut Visitor<'_>,
+        tools: &mut Tools<'_>,
+    ) -> Next<H::Upstream> {
+        if call.is_fresh() {
+            tools.out.clear();
+            self.host.write_head(&self.trace, self.since, tools.out);
+            call.rendered(tools.out.len());
+        }
+        let upload = self.upload.as_deref_mut();
+        match call.send(&self.host, upload, visitor, tools) {
+            Ok(call::Sending::Blocked(interests)) => Next::Blocked(Phase::Sending(call), interests),
+            // The response cannot be there yet, unless it came before the end of the request.
+            Ok(call::Sending::Sent) => match call.expect_response(self.host.rules()) {
+                Some(interests) if tools.patience.is_zero() => {
+                    Next::Blocked(Phase::Awaiting(call), interests)
+                }
+                _ => Next::Phase(Phase::Awaiting(call)),
+            },
+            Err(error) => self.failed(error, *call),
+        }
+    }
+
+    fn await_response(
+        &mut self,
+        mut call: Box<Call<H::Upstream>>,
+        visitor: &mut Visitor<'_>,
+        tools: &mut Tools<'_>,
+    ) -> Next<H::Upstream> {
+        let (head, rules) = (self.host.head(), self.host.rules());
+        match call.await_response(head, rules, Some(visitor), tools) {
+            Ok(call::Awaiting::Blocked(interests)) => {
+                Next::Blocked(Phase::Awaiting(call), interests)
+            }
+            Ok(call::Awaiting::Head(head)) => {
+                self.trace.answering = self.since.elapsed();
+                self.status = head.status;
+                if head.status == 101 {
+                    return Next::Done(Outcome::Switched(Switched {
+                        head,
+                        upstream: call.into_upstream(),
+                        behind: tools.reply.data().to_vec(),
+                    }));
+                }
+                self.respond(head, *call, visitor, tools)
+            }
+            Err(error) => self.failed(error, *call),
+        }
+    }
+
+    fn respond(
+        &mut self,
+        head: ResponseHead,
+        call: Call<H::Upstream>,
+        visitor: &mut Visitor<'_>,
+        tools: &mut Tools<'_>,
+    ) -> Next<H::Upstream> {
+        let method = &self.host.head().method;
+        let download = call.into_download(&head, method, self.host.rules(), tools.reply);
+        let is_read = self.is_read();
+        let responding = self
+            .host
+            .respond(head, download, is_read, tools, visitor.pending_output);
+        self.status = responding.status;
+        let mut delivery = responding.delivery;
+        Next::Phase(match responding.discarded {
+            Some(drain) => {
+                delivery.hold(tools.out);
+                Phase::Discarding(Box::new((drain, delivery)))
+            }
+            None => Phase::Relaying(Box::new(delivery)),
+        })
+    }
+
+    /// An attempt failed: the backend is closed, and another one may get the request.
+    fn failed(&mut self, error: RelayError, call: Call<H::Upstream>) -> Next<H::Upstream> {
+        self.trace.answering = self.since.elapsed();
+        let failure = Failure {
+            error,
+            trace: &self.trace,
+            attempts: self.attempts,
+            head_length: call.head_length(),
+            was_kept: call.was_kept(),
+        };
+        let again = self.host.may_retry(&failure);
+        call.close(match error {
+            RelayError::Upload(_) => Close::ClientGone,
+            // A connection that was kept had been given up by the server, most likely.
+            RelayError::ClosedEarly if failure.was_kept => Close::PeerClosed,
+            _ => Close::BackendFailed,
+        });
+        if !again {
+            return Next::Done(match error {
+                RelayError::Upload(UploadError::Gone) => Outcome::Gone(None),
+                error => Outcome::Failed(error),
+            });
+        }
+        self.since = Instant::now();
+        // A process that dies closes its connections one after the other; the next one may be another of them.
+        Next::Phase(match self.attempts {
+            ..=1 => Phase::Asking,
+            _ => Phase::Pausing(self.since + LAST_BREATH),
+        })
+    }
+}
+
+/// Reads a response that a file replaces, and then goes on with the file.
+fn discard<U: Upstream>(mut both: Box<(Drain<U>, Delivery<U>)>, tools: &mut Tools<'_>) -> Next<U> {
+    match both.0.advance(tools) {
+        Some(interests) => Next::Blocked(Phase::Discarding(both), interests),
+        None => Next::Phase(Phase::Relaying(Box::new(both.1))),
+    }
+}
+
+fn relay<U: Upstream>(
+    mut delivery: Box<Delivery<U>>,
+    visitor: &mut Visitor<'_>,
+    tools: &mut Tools<'_>,
+) -> Next<U> {
+    match delivery.relay(visitor.conn, tools) {
+        Progress::Blocked(interests) => Next::Blocked(Phase::Relaying(delivery), interests),
+        Progress::Yield => Next::Yield(Phase::Relaying(delivery)),
+        Progress::Relayed => Next::Phase(Phase::Flushing(delivery)),
+        Progress::Done(delivered) => {
+            let leftover = tools.reply.data().to_vec();
+            Next::Done(Outcome::Delivered(delivered, delivery.into_drain(leftover)))
+        }
+    }
+}
+
+fn flush<U: Upstream>(
+    mut delivery: Box<Delivery<U>>,
+    visitor: &mut Visitor<'_>,
+    tools: &mut Tools<'_>,
+) -> Next<U> {
+    match delivery.flush(visitor.conn, tools) {
+        Progress::Blocked(interests) => Next::Blocked(Phase::Flushing(delivery), interests),
+        Progress::Yield | Progress::Relayed => Next::Yield(Phase::Flushing(delivery)),
+        Progress::Done(delivered) => Next::Done(Outcome::Delivered(delivered, None)),
+    }
+}
+
+impl Interests {
+    /// Nothing but time, and the visitor's disconnect.
+    pub const fn time(until: Instant) -> Self {
+        Self {
+            visitor: Interest::Read,
+            backend: None,
+            queue: false,
+            reads: false,
+            until,
+        }
+    }
+
+    /// The same, or that the backend sends something.
+    pub const fn response(until: Instant) -> Self {
+        Self {
+            backend: Some(Interest::Read),
+            reads: true,
+            ..Self::time(until)
+        }
+    }
+
+    /// Room to write to the visitor.
+    pub const fn room(until: Instant) -> Self {
+        Self {
+            visitor: Interest::Write,
+            ..Self::time(until)
+        }
+    }
+}
+
+impl Tools<'_> {
+    /// Reads from the backend, waiting for at most what is left of the patience. `None`: nothing yet. 0 is the end.
+    ///
+    /// # Errors
+    /// Those of [`Conn::read_now`].
+    pub fn read(&mut self, conn: &mut Conn) -> io::Result<Option<usize>> {
+        let patience = std::mem::take(&mut self.patience);
+        if patience.is_zero() {
+            return self.reply.fill_now(conn);
+        }
+        conn.set_read_timeout(patience)?;
+        match self.reply.fill(conn) {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Writes something before the final response; what the visitor does not take now goes in front of that.
+pub fn write_interim(conn: &mut Conn, pending_output: &mut Vec<u8>, bytes: &[u8]) {
+    // An error shows again when the final response is written.
+    let taken = match pending_output.is_empty() {
+        true => conn.write_now(bytes).unwrap_or(0),
+        false => 0,
+    };
+    pending_output.extend_from_slice(&bytes[taken..]);
+}
+
+/// The interim response that asks for a body (RFC 9110 10.1.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// How long a process may take to die.
+const LAST_BREATH: Duration = Duration::from_millis(10);

@@ -1,0 +1,365 @@
+//! A request of a site on its way to a backend: what [`relay`](crate::relay) asks of the server.
+//!
+//! Runs on a worker.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::admission::Permit;
+use super::compress;
+use super::files;
+use super::forwarding::{self, Queue};
+use super::route;
+use super::snapshot::{Site, SnapshotRef};
+use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError};
+use crate::backend::pool::Wait;
+use crate::backend::{directory, pool};
+use crate::exchange::{Body, Request, RequestBody, Response, Trace};
+use crate::http::head::{HeadLimits, RequestHead, ResponseHead};
+use crate::net::conn::Conn;
+use crate::relay::delivery::{Delivery, Payload, Recipient};
+use crate::relay::disconnect::DisconnectDetector;
+use crate::relay::download::Download;
+use crate::relay::{Failure, Host, RelayError, Responding, Rules, Tools};
+use crate::stats::{self, Close};
+
+/// A request on its way to a backend.
+#[derive(Debug)]
+pub(crate) struct PendingRequest {
+    pub(crate) request: Request,
+    pub(crate) snapshot: SnapshotRef,
+    /// Index of its site.
+    pub(crate) site: usize,
+    /// Index of the site whose backends are to respond: the same, or its backup.
+    pub(crate) from: usize,
+    /// Since when it waits for what comes next.
+    pub(crate) since: Instant,
+    /// Whether the visitor is still there.
+    pub(crate) disconnect: DisconnectDetector,
+    /// To become an upgraded connection, where that is asked for.
+    pub(crate) permit: Option<Permit>,
+    /// The permission to stand in line for a backend, once it was given.
+    wait: Option<Wait>,
+    /// Times and limits of its exchange.
+    rules: Rules,
+}
+
+impl PendingRequest {
+    pub(crate) fn new(request: Request, snapshot: SnapshotRef, site: usize) -> Self {
+        let received = request.received;
+        let settings = &snapshot.sites[site].settings;
+        let rules = Rules {
+            first_byte: settings.timeouts.first_byte,
+            backend: settings.timeouts.backend,
+            unframed_gap: settings.unframed_gap,
+            limits: HeadLimits {
+                head: settings.limits.head,
+                fields: settings.limits.fields,
+                target: settings.limits.target,
+            },
+            gathered: 0,
+        };
+        Self {
+            request,
+            snapshot,
+            site,
+            from: site,
+            since: received,
+            disconnect: DisconnectDetector::new(received),
+            permit: None,
+            wait: None,
+            rules,
+        }
+    }
+
+    /// How long it has waited, before its exchange.
+    pub(crate) fn waited(&self) -> Trace {
+        Trace {
+            queued: self.since.elapsed(),
+            ..Trace::default()
+        }
+    }
+
+    pub(crate) fn site(&self) -> &Site {
+        &self.snapshot.sites[self.site]
+    }
+
+    /// The site whose backends are to respond.
+    fn supplier(&self) -> &Site {
+        &self.snapshot.sites[self.from]
+    }
+
+    /// The response to a request that no backend has responded to, and the line in the log.
+    pub(crate) fn failed(&self, error: RelayError, trace: Trace) -> Response {
+        let site = self.site();
+        let (status, detail) = page_for(error);
+        let head = &self.request.head;
+        log::warn!(
+            target: &site.log,
+            "{status} {} {} from {}: site {}: backend {}: {}",
+            head.method.as_str(),
+            head.target.as_str(),
+            self.request.peer,
+            site.settings.name,
+            trace.origin(),
+            self.reason(error),
+        );
+        Response {
+            trace,
+            ..site.page(status, detail, Some(head))
+        }
+    }
+
+    /// Why there was no response, for the log.
+    fn reason(&self, error: RelayError) -> String {
+        match error {
+            RelayError::NoBackend => format!("no backend in {:?}", self.site().settings.timeout),
+            RelayError::Full => "limits.waiting reached".to_owned(),
+            RelayError::NoTunnel => "max_tunnels reached".to_owned(),
+            RelayError::NoAddress => "no outgoing address for this path".to_owned(),
+            RelayError::BadResponse(what) => format!("bad answer: {what}"),
+            RelayError::ClosedEarly => "no answer, connection closed".to_owned(),
+            RelayError::TooSlow => format!("no answer in {:?}", self.rules.first_byte),
+            RelayError::Stalled => format!("no progress in {:?}", self.rules.backend),
+            RelayError::Unreachable | RelayError::LostBody | RelayError::Upload(_) => {
+                "the collected body is lost".to_owned()
+            }
+        }
+    }
+
+    /// Logs once per site that its responses lack a length, which costs time and connections.
+    fn warn_of_unframed(&self, head: &ResponseHead, download: &Download<Lease>) {
+        let site = self.site();
+        let unframed = !download.is_empty() && download.length().is_none() && !head.chunked;
+        if unframed && download.is_dialled() && !site.unframed_told.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                target: &site.log,
+                "site {}: the application sends answers without Content-Length or chunks, whose end can only be guessed; \
+                 it should send a Content-Length",
+                site.settings.name
+            );
+        }
+    }
+}
+
+impl Host for PendingRequest {
+    type Upstream = Lease;
+
+    fn head(&self) -> &RequestHead {
+        &self.request.head
+    }
+
+    fn body(&self) -> &RequestBody {
+        &self.request.body
+    }
+
+    fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    fn acquire(&mut self, since: Instant, attempts: u32) -> Result<Acquired<Lease>, RelayError> {
+        if self.request.head.upgrade.is_some() {
+            let site = &self.snapshot.sites[self.site];
+            match site.settings.max_tunnels {
+                0 => self.request.head.upgrade = None,
+                // It may have one already, from the site that had no backend.
+                _ if self.permit.is_some() => {}
+                _ => self.permit = site.tunnels.enter(),
+            }
+            if self.request.head.upgrade.is_some() && self.permit.is_none() {
+                // Without the upgrade the request would be another one, which the application has to refuse.
+                return Err(RelayError::NoTunnel);
+            }
+        }
+        let once = attempts == 0 && !self.is_repeatable(0);
+        let supplier = &self.snapshot.sites[self.from];
+        let head = &self.request.head;
+        let path;
+        let selector = match &supplier.servers {
+            Some(servers) => {
+                let host = head.host.as_ref();
+                BackendSelector::Server(directory::Selector {
+                    directory: servers.of(host.map(|host| host.name())),
+                    waiting: &supplier.waiting,
+                })
+            }
+            None => {
+                path = head.target.decoded_path();
+                let pools = supplier.pools(&path);
+                if pools.is_empty() {
+                    return Err(RelayError::NoAddress);
+                }
+                BackendSelector::Dialled(pool::Selector {
+                    pools,
+                    keys: &supplier.keys,
+                    id: route::sticky_id(&self.snapshot.sticky, &path),
+                    order: supplier.settings.order,
+                    waiting: &supplier.waiting,
+                })
+            }
+        };
+        let acquired = lease::acquire(&selector, &mut self.wait, since, once);
+        acquired.map_err(|LeaseError::Full| RelayError::Full)
+    }
+
+    fn deadline(&self, since: Instant) -> Instant {
+        since + self.supplier().settings.timeout
+    }
+
+    fn fall_back(&mut self, error: RelayError) -> bool {
+        let missed = matches!(
+            error,
+            RelayError::NoBackend | RelayError::Full | RelayError::NoAddress
+        );
+        match self.supplier().backup.filter(|_| missed) {
+            Some(backup) => {
+                self.from = backup;
+                self.wait = None;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn unreachable(&mut self, _: &io::Error) -> Result<Option<Instant>, RelayError> {
+        // The server is set aside already; another one, or its return, is waited for.
+        Ok(None)
+    }
+
+    fn write_head(&mut self, trace: &Trace, acquired: Instant, out: &mut Vec<u8>) {
+        let queue = Queue {
+            at: acquired,
+            waited: trace.queued,
+        };
+        let settings = &self.snapshot.sites[self.site].settings;
+        forwarding::render(&self.request, settings, &queue, out);
+    }
+
+    fn may_retry(&mut self, failure: &Failure<'_>) -> bool {
+        log::debug!(
+            "site {}: backend {}: {:?}",
+            self.site().settings.name,
+            failure.trace.origin(),
+            failure.error
+        );
+        let again = failure.error == RelayError::ClosedEarly
+            && failure.attempts < MOST_BACKENDS
+            && self.is_repeatable(failure.head_length);
+        if again {
+            stats::add(&self.snapshot.shared.stats.retries);
+        }
+        again
+    }
+
+    fn respond(
+        &mut self,
+        head: ResponseHead,
+        download: Download<Lease>,
+        is_read: bool,
+        tools: &mut Tools<'_>,
+        pending_output: &mut Vec<u8>,
+    ) -> Responding<Lease> {
+        self.permit = None;
+        self.warn_of_unframed(&head, &download);
+        let mut head = head;
+        let named = files::named(&self.request, self.site(), &mut head);
+        let (head, payload, discarded) = match named {
+            // It goes out as it is.
+            Some(file) => {
+                let discarded = download.discard(tools.reply);
+                (file.head, Payload::Body(file.body), discarded)
+            }
+            None => {
+                let gzip = compress::compress(self, &mut head, &download);
+                let payload = match download.is_empty() {
+                    true => Payload::Body(Body::Empty),
+                    false => Payload::Backend(download, gzip),
+                };
+                (head, payload, None)
+            }
+        };
+        let shared = &self.snapshot.shared;
+        // Before the visitor can know of it.
+        shared.stats.answered(head.status);
+        let settings = &self.site().settings;
+        let request = &self.request.head;
+        let recipient = Recipient {
+            method: Some(&request.method),
+            version: Some(request.version),
+            keep: settings.keepalive.is_some()
+                && request.persistent
+                && is_read
+                && !shared.is_draining(),
+            date: Some(tools.date),
+            patience: settings.timeouts.write,
+        };
+        Responding {
+            status: head.status,
+            delivery: Delivery::new(&head, payload, &recipient, pending_output, tools.out),
+            discarded,
+        }
+    }
+
+    fn is_gone(&mut self, visitor: &Conn) -> bool {
+        self.disconnect.is_gone(visitor)
+    }
+}
+
+impl PendingRequest {
+    /// Whether a request whose backend closed its connection before any byte of a response may go to another one: if its
+    /// method is idempotent (RFC 9110 9.2.2), or if the site says `redeployable` and head and body are within
+    /// `redeployment_sizelimit`.
+    fn is_repeatable(&self, head_length: usize) -> bool {
+        let settings = &self.site().settings;
+        let size = head_length as u64 + self.request.body.length();
+        // What was passed on as it came is gone.
+        !matches!(self.request.body, RequestBody::Stream { .. })
+            && (self.request.head.method.is_idempotent()
+                || settings.redeployable && size <= settings.redeployment_sizelimit)
+    }
+}
+
+/// The status of the page for a failure, and what it says.
+const fn page_for(error: RelayError) -> (u16, &'static str) {
+    match error {
+        RelayError::NoBackend => (
+            503,
+            "No application process was free in time. Please try again.",
+        ),
+        RelayError::Full => (
+            503,
+            "Too many requests are waiting already. Please try again.",
+        ),
+        RelayError::NoTunnel => (
+            503,
+            "Too many connections are open already. Please try again.",
+        ),
+        RelayError::NoAddress => (503, "No application takes requests for this path."),
+        RelayError::TooSlow | RelayError::Stalled => {
+            (504, "The application did not answer in time.")
+        }
+        RelayError::ClosedEarly => (
+            502,
+            "The application closed the connection without an answer.",
+        ),
+        RelayError::Unreachable => (502, "The application cannot be reached."),
+        RelayError::BadResponse(_) => (502, "The application's answer was not valid HTTP."),
+        RelayError::LostBody | RelayError::Upload(_) => {
+            (500, "The request could not be passed on.")
+        }
+    }
+}
+
+/// The reason for which a connection is closed after a page of our own with this status.
+pub(crate) const fn reason_for(status: u16) -> Close {
+    match status {
+        408 => Close::HeadTimeout,
+        413 | 414 | 431 => Close::TooLarge,
+        500 => Close::Internal,
+        _ => Close::BadRequest,
+    }
+}
+
+/// A request is sent to so many backends at the most: one that kills what it reaches is given up then.
+const MOST_BACKENDS: u32 = 4;

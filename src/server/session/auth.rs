@@ -1,0 +1,194 @@
+//! A site that asks for a password: a request waits until its password can be checked.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use super::{Session, State, Step};
+use crate::backend::queue::{Entry, LimitTicket, Permit};
+use crate::content::passwords::Users;
+use crate::http::auth::Credentials;
+use crate::relay::{Host, Interests};
+use crate::server::guard::{self, AuthOverload, AuthRule, AuthSlot, Verdict};
+use crate::server::pending::PendingRequest;
+use crate::server::worker::Worker;
+
+/// A request whose password waits to be checked.
+pub(super) struct AuthPending {
+    pending: PendingRequest,
+    slot: AuthSlot,
+    ticket: LimitTicket,
+}
+
+impl AuthPending {
+    pub(super) fn wait(&self, until: Instant) {
+        self.ticket.wait(until);
+    }
+
+    pub(super) fn wake_with(&self, waker: Waker) -> bool {
+        self.ticket.wake_with(waker)
+    }
+
+    pub(super) fn into_request(self) -> PendingRequest {
+        self.pending
+    }
+}
+
+impl Session {
+    /// Lets a request in if its visitor may see what it asks for.
+    pub(super) fn admit(&mut self, mut pending: PendingRequest, worker: &mut Worker) -> Step {
+        let snapshot = Arc::clone(&pending.snapshot);
+        let guards = &snapshot.sites[pending.site].guards;
+        let (rule, users, credentials) =
+            match guard::look(guards, &mut pending.request, pending.since) {
+                Verdict::Check(rule, users, credentials) => (rule, users, credentials),
+                verdict => return self.decide(pending, &verdict, worker),
+            };
+        let checks = Arc::clone(&self.shared.checks);
+        let slot = match checks.enter(&pending.request) {
+            Ok(slot) => slot,
+            Err(overload) => return self.turn_away(&pending, overload, worker),
+        };
+        match checks.limit.enter(pending.since) {
+            Entry::Permit(permit) => {
+                self.check(pending, rule, &users, &credentials, (slot, permit), worker)
+            }
+            Entry::Queued(ticket) => {
+                let deadline = pending.since + pending.site().settings.timeout;
+                let auth = AuthPending {
+                    pending,
+                    slot,
+                    ticket,
+                };
+                Step::Wait(
+                    State::Auth(Box::new(auth)),
+                    Interests {
+                        queue: true,
+                        ..Interests::time(deadline)
+                    },
+                )
+            }
+        }
+    }
+
+    /// A request has waited for the check of its password.
+    pub(super) fn go_on_with_auth(&mut self, auth: AuthPending, worker: &mut Worker) -> Step {
+        let AuthPending {
+            mut pending,
+            slot,
+            mut ticket,
+        } = auth;
+        let has_event = std::mem::take(&mut self.may_be_gone);
+        if has_event && pending.is_gone(&self.conn) {
+            return self.gone(&pending, &pending.waited());
+        }
+        // Also where its turn comes too late.
+        let deadline = pending.since + pending.site().settings.timeout;
+        if self.expired || Instant::now() >= deadline {
+            return self.turn_away(&pending, AuthOverload::All, worker);
+        }
+        let Some(permit) = ticket.take() else {
+            let auth = AuthPending {
+                pending,
+                slot,
+                ticket,
+            };
+            return Step::Wait(
+                State::Auth(Box::new(auth)),
+                Interests {
+                    queue: true,
+                    ..Interests::time(deadline)
+                },
+            );
+        };
+        let snapshot = Arc::clone(&pending.snapshot);
+        let guards = &snapshot.sites[pending.site].guards;
+        // Another request of the same visitor may have been first.
+        match guard::look(guards, &mut pending.request, pending.since) {
+            Verdict::Check(rule, users, credentials) => {
+                self.check(pending, rule, &users, &credentials, (slot, permit), worker)
+            }
+            verdict => self.decide(pending, &verdict, worker),
+        }
+    }
+
+    /// What needs no check.
+    fn decide(
+        &mut self,
+        pending: PendingRequest,
+        verdict: &Verdict<'_>,
+        worker: &mut Worker,
+    ) -> Step {
+        match verdict {
+            Verdict::Ask(rule) => self.ask(&pending, rule, worker),
+            Verdict::Unclear => {
+                let why = "The request was refused: a .. in its path.";
+                let page = pending.site().page(400, why, Some(&pending.request.head));
+                self.decline(&pending, page, worker)
+            }
+            Verdict::Pass | Verdict::Check(..) => self.open(pending, worker),
+        }
+    }
+
+    /// Checks a password, which takes tens of milliseconds.
+    fn check(
+        &mut self,
+        mut pending: PendingRequest,
+        rule: &AuthRule,
+        users: &Users,
+        credentials: &Credentials,
+        turn: (AuthSlot, Permit),
+        worker: &mut Worker,
+    ) -> Step {
+        let is_right = users.verify(credentials.name(), credentials.password());
+        drop(turn);
+        if !is_right {
+            let name = String::from_utf8_lossy(credentials.name());
+            let head = &pending.request.head;
+            log::info!(
+                target: &pending.site().log,
+                "401 for {}: {} {}: wrong name or password, name {name:?}",
+                self.peer, head.method.as_str(), head.target.as_str()
+            );
+            return self.ask(&pending, rule, worker);
+        }
+        users.remember(credentials.bytes());
+        rule.welcome(credentials, &mut pending.request);
+        pending.since = Instant::now();
+        Step::Go(State::Open(Box::new(pending)))
+    }
+
+    /// Asks for a name and a password (RFC 9110 11.6.1).
+    fn ask(&mut self, pending: &PendingRequest, rule: &AuthRule, worker: &mut Worker) -> Step {
+        let why = "A name and a password are needed here.";
+        let mut page = pending.site().page(401, why, Some(&pending.request.head));
+        let challenge = rule.challenge.as_bytes();
+        page.head.headers.push("WWW-Authenticate", challenge);
+        self.decline(pending, page, worker)
+    }
+
+    /// There is no time to check a password.
+    fn turn_away(
+        &mut self,
+        pending: &PendingRequest,
+        overload: AuthOverload,
+        worker: &mut Worker,
+    ) -> Step {
+        let (status, why) = match overload {
+            AuthOverload::Client => (
+                429,
+                "Too many passwords from this address are being checked.",
+            ),
+            AuthOverload::All => (503, "Too many passwords are being checked."),
+        };
+        let head = &pending.request.head;
+        log::warn!(
+            target: &pending.site().log,
+            "{status} for {}: {} {}: too many passwords to check",
+            self.peer, head.method.as_str(), head.target.as_str()
+        );
+        let why = format!("{why} Please try again.");
+        let page = pending.site().page(status, &why, Some(head));
+        self.decline(pending, page, worker)
+    }
+}
