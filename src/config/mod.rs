@@ -37,6 +37,7 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::thread;
 use std::time::Duration;
 
 use regex::Regex;
@@ -69,7 +70,7 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// Path that the proxy itself answers (`health_check_uri`); `None` is off.
     pub health_check_uri: Option<String>,
-    /// Number of worker threads (`workers`).
+    /// Number of worker threads (`workers`): how much is done in parallel, not how many requests are under way.
     pub workers: usize,
     /// Scheduling class of the worker threads (`scheduling`).
     pub scheduling: Scheduling,
@@ -543,7 +544,7 @@ impl Default for Config {
             logger: Logger::default(),
             access_log: None,
             health_check_uri: Some("/swiftiply_health".into()),
-            workers: 64,
+            workers: default_workers(),
             scheduling: Scheduling::Batch,
             grace: Duration::from_secs(30),
             descriptors: None,
@@ -606,7 +607,7 @@ impl Default for Site {
             },
             max_tunnels: 256,
             unframed_gap: Duration::from_millis(100),
-            timeout: Duration::from_secs(3),
+            timeout: Duration::from_secs(10),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             basic_auth: Vec::new(),
@@ -652,9 +653,9 @@ impl Default for Limits {
             body: 64 << 20,
             body_memory: 64 << 10,
             spool: 1 << 30,
-            waiting: 100,
-            waiting_total: 1000,
-            backends: 1000,
+            waiting: 10_000,
+            waiting_total: 20_000,
+            backends: 10_000,
             connections: 100_000,
             connections_per_client: 0,
         }
@@ -707,6 +708,15 @@ impl fmt::Display for Address {
         }
     }
 }
+
+/// Worker threads where nothing else is said: two for each processor that the process may use, at least four.
+pub fn default_workers() -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    (2 * processors).clamp(4, MOST_WORKERS)
+}
+
+/// More worker threads than any machine has use for.
+const MOST_WORKERS: usize = 4096;
 
 /// Bytes of the largest file in memory, as in the original.
 const CACHE_THRESHOLD: u64 = 102_400;

@@ -329,7 +329,7 @@ fn the_command_line_goes_above_the_file() {
     };
     let (config, _) = Config::from_overrides(&alone).expect("no problem");
     assert_eq!(config.sites[0].outgoing[0].to.to_string(), "127.0.0.1:0");
-    assert_eq!(config.sites[0].timeout, Duration::from_secs(3));
+    assert_eq!(config.sites[0].timeout, Duration::from_secs(10));
 }
 
 #[test]
@@ -684,6 +684,13 @@ fn values_of_a_site() {
                 level: Level::Normal,
             })
     });
+}
+
+#[test]
+fn defaults_of_the_machine() {
+    let config = config("cluster_port: 80\nmap: []\n");
+    assert_eq!(config.workers, default_workers());
+    assert!((4..=4096).contains(&config.workers));
 }
 
 #[test]
