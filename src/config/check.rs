@@ -9,7 +9,7 @@ use super::raw::{self, Map, Node, Step};
 use super::section::Section;
 use super::site::{self, Server};
 use super::value::{self, Front};
-use super::{Address, Config, MOST_WORKERS, Overrides, Scheduling, Site, Tls};
+use super::{Address, Config, LEAST_MEMORY, MOST_WORKERS, Overrides, Scheduling, Site, Tls};
 
 /// Checks the text of a file.
 pub(super) fn text(
@@ -80,6 +80,9 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
             .take("epoll_descriptors", &descriptors)
             .or(top.take("descriptors", &descriptors)),
         limits,
+        memory: top
+            .section("limits")
+            .bytes("memory", LEAST_MEMORY..=1 << 50, base.memory),
         timeouts,
         trusted_proxies: top
             .take_many("trusted_proxies", value::network)

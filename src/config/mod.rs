@@ -47,6 +47,8 @@ pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub(crate) use value::read_file;
 
+use crate::process;
+
 /// Everything a running server needs to know, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -80,6 +82,8 @@ pub struct Config {
     pub descriptors: Option<u64>,
     /// Limits of the whole server. A site's own are in [`Site::limits`].
     pub limits: Limits,
+    /// Bytes of memory for everything that grows with the traffic (`limits.memory`).
+    pub memory: u64,
     /// Deadlines of connections that have no site yet. A site's own are in [`Site::timeouts`].
     pub timeouts: Timeouts,
     /// Peers whose X-Forwarded-* fields are believed (`trusted_proxies`).
@@ -370,7 +374,7 @@ pub struct Limits {
     pub body: u64,
     /// What of a request body is kept in memory; the rest goes to a temporary file.
     pub body_memory: usize,
-    /// Answers on disk, in all.
+    /// Answers and collected bodies on disk, in all.
     pub spool: u64,
     /// Requests of a site that may wait for a backend (a count).
     pub waiting: usize,
@@ -549,6 +553,7 @@ impl Default for Config {
             grace: Duration::from_secs(30),
             descriptors: None,
             limits: Limits::default(),
+            memory: default_memory(),
             timeouts: Timeouts::default(),
             trusted_proxies: Vec::new(),
             temporary_directory: env::temp_dir(),
@@ -715,8 +720,19 @@ pub fn default_workers() -> usize {
     (2 * processors).clamp(4, MOST_WORKERS)
 }
 
+/// `limits.memory` where nothing else is said: a quarter of what the process may use.
+fn default_memory() -> u64 {
+    process::memory().map_or(UNKNOWN_MEMORY, |all| (all / 4).max(LEAST_MEMORY))
+}
+
 /// More worker threads than any machine has use for.
 const MOST_WORKERS: usize = 4096;
+
+/// The least that `limits.memory` may be.
+const LEAST_MEMORY: u64 = 1 << 20;
+
+/// `limits.memory` where the system does not say how much memory there is.
+const UNKNOWN_MEMORY: u64 = 64 << 20;
 
 /// Bytes of the largest file in memory, as in the original.
 const CACHE_THRESHOLD: u64 = 102_400;

@@ -691,6 +691,10 @@ fn defaults_of_the_machine() {
     let config = config("cluster_port: 80\nmap: []\n");
     assert_eq!(config.workers, default_workers());
     assert!((4..=4096).contains(&config.workers));
+    let all = process::memory().expect("a system that says how much it has");
+    assert_eq!(config.memory, (all / 4).max(1 << 20));
+    let small = self::config("cluster_port: 80\nlimits: {memory: 3m}\nmap: []\n");
+    assert_eq!(small.memory, 3 << 20);
 }
 
 #[test]
@@ -804,7 +808,7 @@ fn printing_and_loading_is_stable() {
     );
     check("cluster_port: 80\nmap: [{incoming: a, outgoing: [], key: [0123, yes, '~', '', ' x', \"a\\nb\"]}]\n".replace("'', ", "").as_str());
     check(
-        "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
+        "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k, memory: 5m}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
     );
 }
 
