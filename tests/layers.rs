@@ -34,7 +34,7 @@ const CONFINED: [(&str, &[&str]); 14] = [
     ("threadpool", &["server"]),
     ("serde_yaml", &["config::raw", "config::print"]),
     ("serde", &["config::raw", "config::print", "logging"]),
-    ("tempfile", &["server::collect"]),
+    ("tempfile", &["server::collect", "server::spool"]),
     ("percent_encoding", &["http::target"]),
 ];
 

@@ -43,6 +43,7 @@ use std::{fmt, io, mem};
 use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
+use crate::budget::Budget;
 use crate::config::{Address, Config};
 use crate::content::watched::FileError;
 use crate::logging::OpenError;
@@ -142,6 +143,8 @@ impl Server {
         let admission = Admission::new(workers);
         let checks = Arc::new(Checks::new(&admission));
         let waiting = Arc::new(AtomicUsize::new(0));
+        let memory = Arc::new(Budget::new(config.memory));
+        let disk = Arc::new(Budget::new(config.limits.spool));
         let pools: Vec<_> = dials.iter().map(NewDial::pool).collect();
         let parts = Parts {
             admission: &admission,
@@ -161,7 +164,8 @@ impl Server {
             snapshot: RwLock::new(Arc::new(snapshot)),
             generation: AtomicU64::new(0),
             draining: AtomicBool::new(false),
-            spools: Arc::default(),
+            memory,
+            disk,
             waiting,
             checks,
             shedding: Pace::default(),
@@ -235,6 +239,11 @@ impl Server {
         let snapshot = self.shared.snapshot();
         let kept: usize = snapshot.servers().map(|servers| servers.idle()).sum();
         (dialled + kept, self.shared.waiting.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that are charged to `limits.memory` now, and to `limits.spool`.
+    pub fn kept(&self) -> (u64, u64) {
+        (self.shared.memory.used(), self.shared.disk.used())
     }
 
     /// Goes over to a new configuration, whole or not at all. Connections, idle backends and exchanges are not touched but

@@ -458,6 +458,7 @@ pub(crate) const fn reason_for(status: u16) -> Close {
         408 => Close::HeadTimeout,
         413 | 414 | 431 => Close::TooLarge,
         500 => Close::Internal,
+        503 => Close::Overload,
         _ => Close::BadRequest,
     }
 }

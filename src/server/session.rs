@@ -504,7 +504,7 @@ impl Session {
             framing,
             &head_limits(limits),
             limits.body,
-            limits.body_memory,
+            self.shared.room(&errand.snapshot, Some(errand.site)),
         );
         let collector = match collector {
             Ok(collector) => collector,
@@ -524,10 +524,8 @@ impl Session {
     }
 
     fn collect(&mut self, mut collecting: Box<Collecting>, worker: &mut Worker) -> Step {
-        let snapshot = Arc::clone(&collecting.errand.snapshot);
-        let directory = &snapshot.config.temporary_directory;
         loop {
-            match collecting.collector.take(&mut worker.input, directory) {
+            match collecting.collector.take(&mut worker.input) {
                 Ok(false) => {}
                 Ok(true) => return self.collected(*collecting, worker),
                 Err(fault) => {
@@ -565,10 +563,7 @@ impl Session {
             collector,
             ..
         } = collecting;
-        match collector.finish() {
-            Ok(body) => errand.request.body = body,
-            Err(fault) => return self.refuse_body(&errand, &fault, Trace::default(), worker),
-        }
+        errand.request.body = collector.finish();
         errand.since = Instant::now();
         errand.watch = Watch::new(errand.since);
         self.take_turn(errand, worker)

@@ -10,8 +10,9 @@ use super::admission::{Admission, Clients};
 use super::guard::Checks;
 use super::session::Session;
 use super::snapshot::Snapshot;
-use super::spool::{Budget, Room};
+use super::spool::Room;
 use crate::backend::lease::Lease;
+use crate::budget::Budget;
 use crate::net::conn::Conn;
 use crate::net::poller::Poller;
 use crate::net::stream::{Peer, Stream};
@@ -30,8 +31,10 @@ pub(crate) struct Shared {
     /// Changes with the snapshot, so that workers need not take the lock to see that it did not.
     pub(super) generation: AtomicU64,
     pub(super) draining: AtomicBool,
-    /// Answers on disk.
-    pub(super) spools: Arc<Budget>,
+    /// Bytes of memory (`limits.memory`).
+    pub(super) memory: Arc<Budget>,
+    /// Bytes on disk (`limits.spool`).
+    pub(super) disk: Arc<Budget>,
     /// Requests that wait for a backend, at all sites.
     pub(super) waiting: Arc<AtomicUsize>,
     /// Passwords that are checked.
@@ -61,19 +64,21 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Where to keep what the visitor of a site does not take.
+    /// Where to keep a body of a site's visitor, and what the visitor does not take of its answer.
     pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>) -> Room {
         let config = &snapshot.config;
         let limits = site.map_or(&config.limits, |site| &snapshot.sites[site].settings.limits);
-        self.spools.limit(config.limits.spool);
         Room {
-            budget: Arc::clone(&self.spools),
+            memory: Arc::clone(&self.memory),
+            disk: Arc::clone(&self.disk),
             directory: config.temporary_directory.clone(),
-            memory: limits.body_memory,
+            most_in_memory: limits.body_memory,
         }
     }
 
     pub(super) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        self.memory.limit(snapshot.config.memory);
+        self.disk.limit(snapshot.config.limits.spool);
         *self.snapshot.write() = snapshot;
         self.generation.fetch_add(1, Ordering::Release);
     }

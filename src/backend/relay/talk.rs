@@ -72,7 +72,7 @@ impl<'t> Talk<'t> {
     pub(super) fn send(&mut self, out: &mut Vec<u8>) -> Result<Sent, Cause> {
         match &self.request.body {
             RequestBody::Empty => self.write(out),
-            RequestBody::Memory(bytes) => {
+            RequestBody::Memory(bytes, _) => {
                 // A small body goes with the head in one write; some applications are slower with two.
                 let room = Buffer::SIZE.saturating_sub(out.len());
                 let (joined, rest) = bytes.split_at(bytes.len().min(room));
@@ -82,7 +82,7 @@ impl<'t> Talk<'t> {
                     Sent::Part => Ok(Sent::Part),
                 }
             }
-            RequestBody::File { file, length } => match self.write(out)? {
+            RequestBody::File { file, length, .. } => match self.write(out)? {
                 Sent::All => self.send_file(file, *length, out),
                 Sent::Part => Ok(Sent::Part),
             },

@@ -50,6 +50,10 @@ impl Session {
                 Cow::Owned(format!("the body has more than {most} bytes")),
             ),
             Fault::Bad(what) => (400, Cow::Borrowed(*what)),
+            Fault::NoRoom => {
+                log::warn!(target: &errand.site().log, "limits.spool reached: a body is refused");
+                (503, Cow::Borrowed("there is no room for its body now"))
+            }
             Fault::Disk(error) => {
                 let directory = errand.snapshot.config.temporary_directory.display();
                 log::error!(
