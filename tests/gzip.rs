@@ -346,10 +346,13 @@ fn visitors_that_leave_leave_nothing_behind() {
 }
 
 #[test]
-fn above_the_limit_answers_go_out_as_they_are() {
-    let proxy = Proxy::start(&site("{level: 1}", "workers: 2\nlimits: {spool: 0}"));
+fn without_memory_for_it_answers_go_out_as_they_are() {
+    let proxy = Proxy::start(&site(
+        "{level: 1}",
+        "workers: 2\nlimits: {spool: 0, memory: 1m}",
+    ));
     let body = dense(LARGE);
-    // As many as there are workers, each of which waits for its visitor.
+    // As many as there is memory for, each of which waits for its visitor.
     let held: Vec<_> = (0..2)
         .map(|_| {
             let sending = send_large(Backend::dial(proxy.dial_in()), body.clone());

@@ -7,17 +7,15 @@
 //! Called by the worker that delivers the answer, on whose time the work is done.
 //!
 //! **Invariants**: what was read before a fault goes out before the fault is told; memory is that of the compressor, some
-//! 400 KiB with its buffers, whatever the length of the body; how many there are at a time is seen to by whoever makes
-//! them, by the [`Permit`] that each one holds.
+//! 400 KiB with its buffers, whatever the length of the body, and is given back with the [`Charge`] that each one holds.
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::Permit;
+use crate::budget::Charge;
 use crate::exchange::{BodyError, Next, Source};
 
 /// A source whose bytes are those of another one, compressed.
@@ -28,19 +26,19 @@ pub struct Gzip<S: ?Sized> {
     /// The encoder may keep something back.
     holds: bool,
     ended: Option<Result<(), BodyError>>,
-    _permit: Arc<Permit>,
+    _charge: Charge,
     source: Box<S>,
 }
 
 impl<S: Source + ?Sized> Gzip<S> {
     /// Compresses a source, with a level from 1 to 9.
-    pub fn new(source: Box<S>, level: u32, permit: Arc<Permit>) -> Self {
+    pub fn new(source: Box<S>, level: u32, charge: Charge) -> Self {
         Self {
             encoder: GzEncoder::new(Vec::with_capacity(2 * ENOUGH), Compression::new(level)),
             handed: false,
             holds: false,
             ended: None,
-            _permit: permit,
+            _charge: charge,
             source,
         }
     }
@@ -101,7 +99,7 @@ impl<S: Source + ?Sized> Source for Gzip<S> {
             handed,
             holds,
             ended,
-            _permit,
+            _charge,
             source,
         } = *self;
         Box::new(Gzip {
@@ -109,7 +107,7 @@ impl<S: Source + ?Sized> Source for Gzip<S> {
             handed,
             holds,
             ended,
-            _permit,
+            _charge,
             source: source.detach(),
         })
     }
@@ -133,6 +131,7 @@ const ENOUGH: usize = 8 << 10;
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::sync::Arc;
 
     use flate2::read::MultiGzDecoder;
 
@@ -192,7 +191,8 @@ mod tests {
             waited: false,
             fails,
         };
-        let mut source: Box<dyn Source> = Box::new(Gzip::new(Box::new(script), 6, Arc::default()));
+        let charge = Charge::new(Arc::default());
+        let mut source: Box<dyn Source> = Box::new(Gzip::new(Box::new(script), 6, charge));
         let (mut out, mut waits) = (Vec::new(), 0);
         loop {
             match source.next() {

@@ -11,7 +11,3 @@ pub mod gzip;
 pub mod passwords;
 pub mod root;
 pub mod watched;
-
-/// To compress one answer; how many are held says how many there are.
-#[derive(Debug, Default)]
-pub struct Permit;

@@ -1,13 +1,11 @@
 //! Which answers are compressed on their way (`gzip`).
 //!
-//! Runs on a worker, between the head of a backend's answer and its delivery. No more answers are compressed at a time
-//! than there are workers, which bounds the memory for it; one above that goes out as it is.
-
-use std::sync::Arc;
+//! Runs on a worker, between the head of a backend's answer and its delivery. A compressor is charged to `limits.memory`
+//! for as long as it lives; where that is used up, answers go out as they are.
 
 use super::snapshot::Snapshot;
+use crate::budget::Charge;
 use crate::config::Gzip;
-use crate::content::Permit;
 use crate::exchange::{Body, Response, Source};
 use crate::http::encoding::{self, Accepted, Coding};
 use crate::http::head::{Method, RequestHead, Version};
@@ -43,27 +41,33 @@ pub(crate) fn compress<'w>(
     let takes = request.version == Version::Http11
         && Accepted::of(&request.headers).takes(Coding::Gzip)
         && !encoding::forbids_change(&request.headers);
-    let permit = Arc::clone(&snapshot.permit);
-    if !takes || Arc::strong_count(&permit) > snapshot.config.workers + 1 {
+    let charge = match takes {
+        true => snapshot.memory.charge_optional(COMPRESSOR),
+        false => None,
+    };
+    let Some(charge) = charge else {
         return response;
-    }
+    };
     encoding::encoded(head, Coding::Gzip);
     if let Body::Stream { source, .. } = response.body {
         response.body = Body::Stream {
             length: None,
-            source: wrap(source, gzip.level, permit),
+            source: wrap(source, gzip.level, charge),
         };
     }
     response
 }
 
 #[cfg(feature = "gzip")]
-fn wrap<'w>(source: Box<dyn Source + 'w>, level: u32, permit: Arc<Permit>) -> Box<dyn Source + 'w> {
-    Box::new(crate::content::gzip::Gzip::new(source, level, permit))
+fn wrap<'w>(source: Box<dyn Source + 'w>, level: u32, charge: Charge) -> Box<dyn Source + 'w> {
+    Box::new(crate::content::gzip::Gzip::new(source, level, charge))
 }
 
 /// Never called.
 #[cfg(not(feature = "gzip"))]
-fn wrap<'w>(source: Box<dyn Source + 'w>, _: u32, _: Arc<Permit>) -> Box<dyn Source + 'w> {
+fn wrap<'w>(source: Box<dyn Source + 'w>, _: u32, _: Charge) -> Box<dyn Source + 'w> {
     source
 }
+
+/// Bytes of a compressor with its buffers, whatever it compresses.
+const COMPRESSOR: u64 = 400 << 10;

@@ -150,6 +150,7 @@ impl Server {
             admission: &admission,
             waiting: &waiting,
             stats: &stats,
+            memory: &memory,
             pools: &pools,
             before: None,
         };
@@ -294,6 +295,7 @@ impl Server {
             admission: &shared.admission,
             waiting: &shared.waiting,
             stats: &shared.stats,
+            memory: &shared.memory,
             pools: &pools,
             before: Some(&before),
         };

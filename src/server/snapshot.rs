@@ -21,8 +21,8 @@ use super::pages::SitePages;
 use super::route;
 use crate::backend::directory::Servers;
 use crate::backend::pool::{Pool, Waiting};
+use crate::budget::Budget;
 use crate::config::{self, Address, Config, Filter, Limits, Network};
-use crate::content::Permit;
 use crate::logging::AccessLog;
 use crate::net::stream::Peer;
 use crate::process;
@@ -39,8 +39,8 @@ pub(crate) struct Snapshot {
     /// The log of exchanges that reach no site.
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) sticky: Regex,
-    /// Held once for each answer that is compressed.
-    pub(crate) permit: Arc<Permit>,
+    /// Bytes of memory of the whole server (`limits.memory`), the same in all snapshots.
+    pub(crate) memory: Arc<Budget>,
     /// `limits.connections`, or what the descriptors allow.
     pub(crate) most_connections: u64,
     /// Every request looks here. Nobody from outside can add names, so no hash has to withstand anybody.
@@ -53,6 +53,8 @@ pub(crate) struct Parts<'a> {
     /// Requests that wait for a backend, at all sites.
     pub(crate) waiting: &'a Arc<AtomicUsize>,
     pub(crate) stats: &'a Arc<Stats>,
+    /// Bytes of memory of the whole server.
+    pub(crate) memory: &'a Arc<Budget>,
     /// Those of all dial-in addresses.
     pub(crate) pools: &'a [(Address, Arc<Pool>)],
     /// The snapshot from which everything that has not changed is taken over.
@@ -129,7 +131,7 @@ impl Snapshot {
             names: names.collect(),
             default: config.sites.iter().position(|site| site.default),
             sticky: route::sticky(),
-            permit: Arc::default(),
+            memory: Arc::clone(parts.memory),
             most_connections: most_connections(&config.limits),
             access_log: log(&config.access_log)?,
             sites,
