@@ -17,6 +17,7 @@ use crate::backend::lease::Want;
 use crate::backend::pool::Wait;
 use crate::backend::relay::{self, Answer, Ask, Cause, Failure, Switched};
 use crate::backend::{directory, pool};
+use crate::budget::Charge;
 use crate::config;
 use crate::exchange::{Body, Origin, Request, Response, Trace, Upload, UploadError, Visitor};
 use crate::http::body::{Decoder, Framing};
@@ -47,6 +48,8 @@ pub(crate) struct Errand {
     pub(crate) permit: Option<Permit>,
     /// It stands in line, or has had its turn there: it counts as one that waits for a backend.
     pub(crate) wait: Option<Wait>,
+    /// What it takes of the memory, without its body.
+    pub(crate) _memory: Charge,
 }
 
 /// Tells a visitor that left from one that has only closed its sending side.
@@ -207,6 +210,11 @@ pub(crate) enum Outcome<'w> {
 }
 
 impl Errand {
+    /// Bytes of memory that a request is charged for, whose head has so many: for these, and for itself.
+    pub(crate) const fn memory(head: usize) -> u64 {
+        (size_of::<Self>() + head) as u64
+    }
+
     /// Whether nothing of the request is left to be read.
     pub(crate) fn is_read(&self) -> bool {
         self.passage
@@ -287,6 +295,7 @@ pub(crate) fn respond<'w>(
         passage,
         permit,
         wait,
+        _memory,
     } = errand;
     let wait = wait.take();
     let site = &snapshot.sites[*site];

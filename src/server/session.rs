@@ -47,6 +47,7 @@ use super::snapshot::Held;
 use super::worker::{Pen, Worker};
 use crate::backend::lease::Lease;
 use crate::backend::relay::{Cause, Switched};
+use crate::budget::Charge;
 use crate::config::Limits;
 use crate::exchange::{Request, RequestBody, Response, Trace, UploadError};
 use crate::http::body::Framing;
@@ -69,6 +70,8 @@ pub(crate) struct Session {
     leftover: Vec<u8>,
     /// Bytes that the visitor did not take and that go in front of its next answer.
     owed: Vec<u8>,
+    /// What the connection takes of the memory, without its requests and answers.
+    memory: Charge,
     /// What may be left in the socket.
     unread: Unread,
     state: State,
@@ -206,6 +209,8 @@ impl Session {
         stats::add(&shared.stats.accepted);
         stats::add(&shared.stats.open);
         let handshake = conn.is_handshaking();
+        let mut memory = Charge::new(Arc::clone(&shared.memory));
+        memory.force(connection_bytes(conn.is_secure()));
         let timeouts = &shared.snapshot().config.timeouts;
         let patience = match handshake {
             true => timeouts.head,
@@ -219,6 +224,7 @@ impl Session {
             counted,
             leftover: Vec::new(),
             owed: Vec::new(),
+            memory,
             unread: Unread::Unsure,
             state: State::Head(Reading {
                 handshake,
@@ -304,6 +310,7 @@ impl Session {
     pub(crate) fn run(mut self: Box<Self>, worker: &mut Worker) -> Rest {
         worker.input.clear();
         worker.input.append(&std::mem::take(&mut self.leftover));
+        self.recount();
         let enough = self.answered.saturating_add(MOST_IN_A_ROW);
         loop {
             let step = match std::mem::replace(&mut self.state, State::Running) {
@@ -328,6 +335,7 @@ impl Session {
                 Step::Park(state, interest, deadline) => {
                     self.state = state;
                     self.leftover.extend_from_slice(worker.input.data());
+                    self.recount();
                     return Rest::Park(self, interest, deadline);
                 }
                 Step::Tunnel(state, start) => {
@@ -342,6 +350,13 @@ impl Session {
         }
     }
 
+    /// Charges what the connection keeps now.
+    fn recount(&mut self) {
+        let kept = self.leftover.len() + self.owed.len();
+        let connection = connection_bytes(self.conn.is_secure());
+        self.memory.force(connection + kept as u64);
+    }
+
     fn read_head(&mut self, mut reading: Reading, worker: &mut Worker) -> Step {
         let snapshot = Arc::clone(worker.snapshot());
         let patience = snapshot.config.timeouts.head;
@@ -353,7 +368,7 @@ impl Session {
                         let parsed = RequestHead::parse(&worker.input.data()[..end], &limits);
                         worker.input.consume(end);
                         match parsed {
-                            Ok(head) => return self.begin(head, snapshot, worker),
+                            Ok(head) => return self.begin(head, end, snapshot, worker),
                             Err(refusal) => Some(refusal),
                         }
                     }
@@ -406,8 +421,14 @@ impl Session {
         }
     }
 
-    /// A head is complete: decides where the request goes, before anything of its body is read.
-    fn begin(&mut self, head: RequestHead, snapshot: Held, worker: &mut Worker) -> Step {
+    /// A head, of so many bytes, is complete: decides where the request goes, before anything of its body is read.
+    fn begin(
+        &mut self,
+        head: RequestHead,
+        length: usize,
+        snapshot: Held,
+        worker: &mut Worker,
+    ) -> Step {
         let received = Instant::now();
         let own = match route(&snapshot, &head) {
             Route::Site(site) => Ok(site),
@@ -428,6 +449,9 @@ impl Session {
                 return self.after(sent, &about, then, worker);
             }
         };
+        let Some(memory) = self.shared.memory_for(Errand::memory(length)) else {
+            return self.refuse_overload(&head, received, site, &snapshot, worker);
+        };
         let errand = Errand {
             request: Request {
                 trusted: snapshot.trusts(&self.peer),
@@ -447,6 +471,7 @@ impl Session {
             passage: None,
             permit: None,
             wait: None,
+            _memory: memory,
         };
         let site = errand.site();
         if site.pages.are_closed(received) {
@@ -1022,6 +1047,14 @@ const fn head_limits(limits: &Limits) -> HeadLimits {
         head: limits.head,
         fields: limits.fields,
         target: limits.target,
+    }
+}
+
+/// Bytes of memory that an idle connection takes, with its socket's and the poller's notes about it.
+const fn connection_bytes(secure: bool) -> u64 {
+    match secure {
+        true => 8 << 10,
+        false => 1 << 10,
     }
 }
 

@@ -12,7 +12,7 @@ use super::session::Session;
 use super::snapshot::Snapshot;
 use super::spool::Room;
 use crate::backend::lease::Lease;
-use crate::budget::Budget;
+use crate::budget::{Budget, Charge};
 use crate::net::conn::Conn;
 use crate::net::poller::Poller;
 use crate::net::stream::{Peer, Stream};
@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     pub(super) generation: AtomicU64,
     pub(super) draining: AtomicBool,
     /// Bytes of memory (`limits.memory`).
-    pub(super) memory: Arc<Budget>,
+    pub(crate) memory: Arc<Budget>,
     /// Bytes on disk (`limits.spool`).
     pub(super) disk: Arc<Budget>,
     /// Requests that wait for a backend, at all sites.
@@ -86,8 +86,7 @@ impl Shared {
     /// Takes in a connection that was just accepted. Runs on an acceptor.
     pub(super) fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
         let snapshot = self.snapshot();
-        let limit = snapshot.most_connections;
-        if stats::get(&self.stats.open) >= limit && !self.shed(limit) {
+        if stats::get(&self.stats.open) >= snapshot.most_connections && !self.shed() {
             self.turn_away(&peer, "limits.connections");
             return;
         }
@@ -125,15 +124,25 @@ impl Shared {
         }
     }
 
+    /// Charges so many bytes for a request to `limits.memory`. Where that is used up, idle connections are closed to make
+    /// room; `None`: there is none even so, and the request has to be refused.
+    pub(crate) fn memory_for(&self, bytes: u64) -> Option<Charge> {
+        let charge = || self.memory.charge(bytes);
+        charge().or_else(|| {
+            self.shed();
+            charge()
+        })
+    }
+
     /// Closes idle connections, those that would be closed next anyhow, to make room. Returns whether there were any.
-    fn shed(&self, limit: u64) -> bool {
+    fn shed(&self) -> bool {
         // A flood of newcomers while nobody is idle must not keep the workers from the poller.
         let begun = Instant::now();
         if !self.shedding.is_due(begun) {
             return false;
         }
         // Some at a time, since looking for them takes a look at all.
-        let some = usize::try_from(limit / 64 + 1).unwrap_or(usize::MAX);
+        let some = usize::try_from(stats::get(&self.stats.open) / 64 + 1).unwrap_or(usize::MAX);
         let idle = self.poller.take_earliest(some, Session::is_idle);
         let mut any = false;
         for session in idle {

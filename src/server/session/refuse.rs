@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::about::{About, Subject};
 use super::{Session, State, Step, Then};
 use crate::exchange::{Response, Trace, UploadError};
+use crate::http::head::RequestHead;
 use crate::net::listener;
 use crate::server::collect::Fault;
 use crate::server::deliver::Delivered;
@@ -32,6 +33,35 @@ impl Session {
         let page = pages::page(status, &detail, None);
         let sent = self.deliver(&about, page, false, &mut worker.pen());
         self.after(sent, &about, Then::close(reason), worker)
+    }
+
+    /// Refuses a request because `limits.memory` is used up, and closes, which gives some of it back.
+    pub(super) fn refuse_overload(
+        &mut self,
+        head: &RequestHead,
+        received: Instant,
+        site: usize,
+        snapshot: &Held,
+        worker: &mut Worker,
+    ) -> Step {
+        log::warn!(
+            target: &snapshot.sites[site].log,
+            "503 {} {} from {}: limits.memory reached",
+            head.method.as_str(), head.target.as_str(), self.peer
+        );
+        let reason = Close::Overload;
+        let why = "Too many requests are being served already. Please try again.";
+        let page = snapshot.sites[site].page(503, why, Some(head));
+        let about = About {
+            ended: Some(reason),
+            ..About::request(head, received, Some(site), snapshot)
+        };
+        let sent = self.deliver(&about, page, false, &mut worker.pen());
+        let then = Then {
+            unread: head.has_body(),
+            ..Then::close(reason)
+        };
+        self.after(sent, &about, then, worker)
     }
 
     /// Refuses a request for the sake of its body.
