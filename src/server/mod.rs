@@ -2,7 +2,8 @@
 //!
 //! In reading order: a [`worker`] runs a [`session`], the front door, which goes through the life of a connection; on the
 //! way it calls [`route`], [`guard`], [`admission`], [`respond`] and [`deliver`]. [`snapshot`] is the configuration as it
-//! runs, [`shared`] what the threads have in common, [`addresses`] where they listen.
+//! runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`descriptors`] how
+//! many connections each side may have.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
@@ -21,6 +22,7 @@ pub(crate) mod admission;
 pub(crate) mod collect;
 pub(crate) mod compress;
 pub(crate) mod deliver;
+mod descriptors;
 pub(crate) mod files;
 pub(crate) mod guard;
 pub(crate) mod pages;
@@ -51,6 +53,7 @@ use crate::net::listener::{BindError, Listener, Local};
 use crate::net::poller::Poller;
 use crate::net::tls::LoadError;
 use crate::net::tunnel::Tunnels;
+use crate::process;
 use crate::stats::{self, Close, Stats};
 use addresses::{Front, NewDial, Running, dial_addresses, keys_of, load_outgoing, socket_file};
 use admission::{Admission, Clients};
@@ -125,6 +128,7 @@ impl Server {
     /// # Errors
     /// The first thing that could not be had; what was bound before is closed again.
     pub fn bind(config: Config) -> Result<Bound, StartError> {
+        let config = descriptors::divide(config, process::descriptors());
         let stats = Arc::new(Stats::new());
         let mut secure = Secure::default();
         secure.load("ssl", &config.ssl)?;
@@ -253,6 +257,7 @@ impl Server {
     /// # Errors
     /// What could not be had. Everything goes on as before then.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
+        let config = descriptors::divide(config, process::descriptors());
         let mut running = self.running.lock();
         let shared = &self.shared;
         // First open what is new; any failure up to the swap leaves everything as it was.

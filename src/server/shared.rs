@@ -86,11 +86,12 @@ impl Shared {
     /// Takes in a connection that was just accepted. Runs on an acceptor.
     pub(super) fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
         let snapshot = self.snapshot();
-        if stats::get(&self.stats.open) >= snapshot.most_connections && !self.shed() {
+        let limits = &snapshot.config.limits;
+        if stats::get(&self.stats.open) >= limits.connections as u64 && !self.shed() {
             self.turn_away(&peer, "limits.connections");
             return;
         }
-        let most = snapshot.config.limits.connections_per_client;
+        let most = limits.connections_per_client;
         let counted = match peer.ip().filter(|_| most > 0 && !snapshot.trusts(&peer)) {
             None => None,
             Some(ip) => match self.clients.enter(ip, most) {

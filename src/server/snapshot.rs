@@ -22,15 +22,15 @@ use super::route;
 use crate::backend::directory::Servers;
 use crate::backend::pool::{Pool, Waiting};
 use crate::budget::Budget;
-use crate::config::{self, Address, Config, Filter, Limits, Network};
+use crate::config::{self, Address, Config, Filter, Network};
 use crate::logging::AccessLog;
 use crate::net::stream::Peer;
-use crate::process;
 use crate::stats::Stats;
 
 /// One generation of the configuration.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
+    /// Its limits are those that the descriptors allow.
     pub(crate) config: Config,
     /// In the order of [`Config::sites`].
     pub(crate) sites: Vec<Site>,
@@ -41,8 +41,6 @@ pub(crate) struct Snapshot {
     pub(crate) sticky: Regex,
     /// Bytes of memory of the whole server (`limits.memory`), the same in all snapshots.
     pub(crate) memory: Arc<Budget>,
-    /// `limits.connections`, or what the descriptors allow.
-    pub(crate) most_connections: u64,
     /// Every request looks here. Nobody from outside can add names, so no hash has to withstand anybody.
     names: BTreeMap<String, usize>,
 }
@@ -132,7 +130,6 @@ impl Snapshot {
             default: config.sites.iter().position(|site| site.default),
             sticky: route::sticky(),
             memory: Arc::clone(parts.memory),
-            most_connections: most_connections(&config.limits),
             access_log: log(&config.access_log)?,
             sites,
             config,
@@ -283,13 +280,6 @@ impl Site {
     }
 }
 
-/// Backends, logs and files need descriptors as well: visitors leave them half of all at least.
-fn most_connections(limits: &Limits) -> u64 {
-    let all = process::descriptors();
-    let others = (limits.backends as u64 + SPARE).min(all / 2);
-    (limits.connections as u64).min(all - others)
-}
-
 /// The target of a site's log lines, by which they find its own logger.
 fn log_target(site: &config::Site) -> String {
     format!("site:{}", site.name)
@@ -316,9 +306,6 @@ fn contains(network: &Network, ip: IpAddr) -> bool {
         _ => false,
     }
 }
-
-/// Descriptors for listeners, logs and temporary files.
-const SPARE: u64 = 100;
 
 #[cfg(test)]
 mod tests {
