@@ -53,8 +53,13 @@ impl Budget {
         charge.set(bytes).then_some(charge)
     }
 
-    fn grow(&self, bytes: u64) -> bool {
-        let most = self.most();
+    /// Takes a share for something that can do without; see [`Charge::set_optional`].
+    pub fn charge_optional(self: &Arc<Self>, bytes: u64) -> Option<Charge> {
+        let mut charge = Charge::new(Arc::clone(self));
+        charge.set_optional(bytes).then_some(charge)
+    }
+
+    fn grow(&self, bytes: u64, most: u64) -> bool {
         let grown = |used: u64| used.checked_add(bytes).filter(|used| *used <= most);
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown)
@@ -81,7 +86,19 @@ impl Charge {
     /// Changes its size. `false`: that would exceed the limit, and it stays as it was. It can always shrink.
     #[must_use]
     pub fn set(&mut self, bytes: u64) -> bool {
-        if bytes > self.bytes && !self.budget.grow(bytes - self.bytes) {
+        self.set_within(bytes, self.budget.most())
+    }
+
+    /// The same for something that can do without, or go elsewhere: it leaves an eighth of the budget to the others, so that
+    /// they still find room when it finds none.
+    #[must_use]
+    pub fn set_optional(&mut self, bytes: u64) -> bool {
+        let most = self.budget.most();
+        self.set_within(bytes, most - most / RESERVE)
+    }
+
+    fn set_within(&mut self, bytes: u64, most: u64) -> bool {
+        if bytes > self.bytes && !self.budget.grow(bytes - self.bytes, most) {
             return false;
         }
         if bytes < self.bytes {
@@ -111,6 +128,9 @@ impl Drop for Charge {
     }
 }
 
+/// This part of a budget is kept free of what can do without.
+const RESERVE: u64 = 8;
+
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -133,6 +153,19 @@ mod tests {
         assert_eq!(budget.used(), 509);
         one.force(0);
         drop(two);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn an_eighth_is_left_to_what_cannot_do_without() {
+        let budget = Arc::new(Budget::new(800));
+        assert!(budget.charge_optional(701).is_none());
+        let mut optional = budget.charge_optional(700).unwrap();
+        assert!(!optional.set_optional(701) && budget.charge_optional(1).is_none());
+        let needed = budget.charge(100).unwrap();
+        assert!(budget.charge(1).is_none());
+        assert!(optional.set_optional(600) && !optional.set_optional(601));
+        drop((optional, needed));
         assert_eq!(budget.used(), 0);
     }
 

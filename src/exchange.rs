@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::preamble::Id;
+use crate::budget::Charge;
 use crate::http::conditional::Validators;
 use crate::http::encoding::Coding;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -42,14 +43,16 @@ pub struct Request {
 pub enum RequestBody {
     /// None.
     Empty,
-    /// All of it in memory.
-    Memory(Vec<u8>),
+    /// All of it in memory, where it is charged.
+    Memory(Vec<u8>, Charge),
     /// All of it in an unlinked temporary file.
     File {
         /// The file; where it stands does not matter.
         file: File,
         /// Its length in bytes.
         length: u64,
+        /// What it takes of the disk.
+        charge: Charge,
     },
     /// Still on its way; passed on as it arrives, once.
     Stream {
@@ -78,7 +81,7 @@ impl RequestBody {
     pub fn length(&self) -> u64 {
         match self {
             Self::Empty => 0,
-            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Memory(bytes, _) => bytes.len() as u64,
             Self::File { length, .. } => *length,
             Self::Stream { length } => length.unwrap_or(0),
         }

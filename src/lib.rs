@@ -78,13 +78,14 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | 1 | [`http`], [`backend::preamble`], [`content::passwords`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
-//! | 2 | [`config`] | files, once, at the start and at reloads |
-//! | 3 | [`net`], [`process`] | the operating system |
-//! | 4 | [`logging`], [`exchange`] | one exchange |
-//! | 5 | [`backend`], [`client`] | the dial-in protocol, from both sides |
-//! | 5 | [`content`] | files: those that are served, and those that are read again when they change |
-//! | 6 | [`server`], [`access`] | everything |
+//! | 1 | [`http`], [`backend::preamble`], [`content::passwords`], [`budget`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
+//! | 2 | [`process`] | the operating system, for the process as a whole |
+//! | 3 | [`config`] | files, once, at the start and at reloads |
+//! | 4 | [`net`] | sockets |
+//! | 5 | [`logging`], [`exchange`] | one exchange |
+//! | 6 | [`backend`], [`client`] | the dial-in protocol, from both sides |
+//! | 6 | [`content`] | files: those that are served, and those that are read again when they change |
+//! | 7 | [`server`], [`access`] | everything |
 //!
 //! Names of `redis` stand only in `backend::directory`, of `httparse` only in `http::head`, of `bcrypt` and `sha_crypt` in `content::passwords`, of `mime_guess` in `content::files`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
 

@@ -4,10 +4,10 @@
 //! and the program that follows.
 
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::errno::Errno;
@@ -61,6 +61,55 @@ pub fn raise_descriptors(wanted: Option<u64>) -> io::Result<u64> {
 /// How many files may be open now.
 pub fn descriptors() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
+/// Bytes of memory that this process may use: all of the machine's, or less where its cgroup, or one above that, has a
+/// limit. `None` where the system does not say.
+pub fn memory() -> Option<u64> {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    least_memory(
+        &read(Path::new("/proc/meminfo")).unwrap_or_default(),
+        &read(Path::new("/proc/self/cgroup")).unwrap_or_default(),
+        read,
+    )
+}
+
+/// The least of what `/proc/meminfo` and the files of the cgroups in `/proc/self/cgroup` say.
+fn least_memory(
+    meminfo: &str,
+    cgroups: &str,
+    read: impl Fn(&Path) -> Option<String>,
+) -> Option<u64> {
+    let total = meminfo.lines().find_map(|line| {
+        let kilobytes = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?;
+        kilobytes.trim().parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let files = cgroups.lines().flat_map(memory_files);
+    // "max" is no number, and no limit.
+    let limits = files.filter_map(|file| read(&file)?.trim().parse().ok());
+    limits.chain(total).min()
+}
+
+/// The files with the memory limits of a cgroup, a line of cgroups(7), and of those above it. Within a container its own
+/// cgroup may stand at the root, whatever the line says.
+fn memory_files(line: &str) -> Vec<PathBuf> {
+    let mut fields = line.splitn(3, ':');
+    let (Some(_), Some(controllers), Some(group)) = (fields.next(), fields.next(), fields.next())
+    else {
+        return Vec::new();
+    };
+    let (root, file) = match controllers {
+        "" => ("/sys/fs/cgroup", "memory.max"),
+        _ if controllers.split(',').any(|name| name == "memory") => {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        }
+        _ => return Vec::new(),
+    };
+    let group = Path::new(group.trim_start_matches('/'));
+    let groups = group.ancestors();
+    groups
+        .map(|group| Path::new(root).join(group).join(file))
+        .collect()
 }
 
 /// Puts the calling thread into SCHED_BATCH: a thread that it wakes does not preempt it, nor it the one by which it is
@@ -249,12 +298,58 @@ pub fn write_pid(path: &Path) -> io::Result<()> {
 }
 
 fn threads() -> io::Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/task")?.count())
+    Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_smallest_limit_on_memory_counts() {
+        const MEMINFO: &str = "MemTotal:       1000 kB\nMemFree:         500 kB\n";
+        let check = |meminfo, cgroups, files: &[(&str, &str)], expected| {
+            let read = |path: &Path| {
+                let found = files.iter().find(|(name, _)| Path::new(name) == path);
+                found.map(|(_, text)| (*text).to_owned())
+            };
+            let least = least_memory(meminfo, cgroups, read);
+            assert_eq!(least, expected, "{meminfo:?} {cgroups:?} {files:?}");
+        };
+        check("", "", &[], None);
+        check("MemTotal: many kB\n", "nonsense\n1:memory\n", &[], None);
+        check(MEMINFO, "", &[], Some(1_024_000));
+        let own = "/sys/fs/cgroup/a/b.service/memory.max";
+        let above = "/sys/fs/cgroup/a/memory.max";
+        let v2 = "0::/a/b.service\n";
+        check(MEMINFO, v2, &[(own, "max\n")], Some(1_024_000));
+        check(MEMINFO, v2, &[(own, "5000\n")], Some(5000));
+        check(
+            MEMINFO,
+            v2,
+            &[(own, "max\n"), (above, "4000\n")],
+            Some(4000),
+        );
+        check(
+            MEMINFO,
+            v2,
+            &[(own, "3000\n"), (above, "4000\n")],
+            Some(3000),
+        );
+        let root = [("/sys/fs/cgroup/memory.max", "2000\n")];
+        check(MEMINFO, "0::/\n", &root, Some(2000));
+        check(MEMINFO, v2, &root, Some(2000));
+        check("", v2, &root, Some(2000));
+        let v1 = "4:cpu,memory:/docker/1\n3:cpuset:/\n0::/\n";
+        let inside = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
+        let outside = "/sys/fs/cgroup/memory/docker/1/memory.limit_in_bytes";
+        check(MEMINFO, v1, &[(inside, "6000\n")], Some(6000));
+        check(MEMINFO, v1, &[(outside, "7000\n")], Some(7000));
+        let none = [(inside, "9223372036854771712\n")];
+        check(MEMINFO, v1, &none, Some(1_024_000));
+        check(MEMINFO, "4:memoryless:/\n", &none, Some(1_024_000));
+        assert!(memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
 
     #[test]
     fn batch_scheduling_is_allowed_for_everyone() {

@@ -51,7 +51,7 @@ close_reasons! {
     BadPreamble "bad_preamble" "What dialled in did not send a preamble.",
     BadKey "bad_key" "What dialled in sent the wrong key.",
     PreambleTimeout "preamble_timeout" "What dialled in did not send its preamble in time.",
-    Overload "overload" "A limit on connections was reached.",
+    Overload "overload" "A limit on connections, memory or disk was reached.",
     Removed "removed" "A new configuration has no place for the connection.",
     Draining "draining" "The server is stopping.",
     Internal "internal" "The server failed; the log says how.",

@@ -346,6 +346,46 @@ fn visitors_that_leave_leave_nothing_behind() {
 }
 
 #[test]
+fn without_memory_for_it_answers_go_out_as_they_are() {
+    let proxy = Proxy::start(&site(
+        "{level: 1}",
+        "workers: 2\nlimits: {spool: 0, memory: 1m}",
+    ));
+    let body = dense(LARGE);
+    // As many as there is memory for, each of which waits for its visitor.
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let sending = send_large(Backend::dial(proxy.dial_in()), body.clone());
+            let mut visitor = proxy.visit();
+            visitor.send(get(""));
+            visitor.at_least(1000);
+            (sending, visitor)
+        })
+        .collect();
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut visitor = proxy.visit();
+    let mut encoding = || {
+        visitor.send(get(""));
+        backend.request();
+        backend.send(format!(
+            "{HTML}Content-Length: 3400\r\n\r\n{}",
+            &text(200)[..3400]
+        ));
+        let answer = visitor.answer();
+        answer.field("Content-Encoding").map(ToOwned::to_owned)
+    };
+    assert_eq!(encoding(), None);
+    for (sending, mut visitor) in held {
+        let (got, complete) = gunzip(&visitor.answer().body);
+        assert!(complete && got == body);
+        drop(sending.join().unwrap());
+    }
+    wait_until("room", || encoding().as_deref() == Some("gzip"));
+    drop((visitor, backend));
+    proxy.finish();
+}
+
+#[test]
 fn a_file_that_a_backend_names_goes_out_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.html"), text(200)).unwrap();

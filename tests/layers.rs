@@ -4,10 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules, lowest layer first. The first entry that a path begins with counts.
-const LAYERS: [&[&str]; 6] = [
-    &["http", "backend::preamble", "content::passwords", "stats"],
+const LAYERS: [&[&str]; 7] = [
+    &[
+        "http",
+        "backend::preamble",
+        "content::passwords",
+        "budget",
+        "stats",
+    ],
+    &["process"],
     &["config"],
-    &["net", "process"],
+    &["net"],
     &["logging", "exchange"],
     &["backend", "client", "content"],
     &["server", "access"],
@@ -27,7 +34,7 @@ const CONFINED: [(&str, &[&str]); 14] = [
     ("threadpool", &["server"]),
     ("serde_yaml", &["config::raw", "config::print"]),
     ("serde", &["config::raw", "config::print", "logging"]),
-    ("tempfile", &["server::collect"]),
+    ("tempfile", &["server::collect", "server::spool"]),
     ("percent_encoding", &["http::target"]),
 ];
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod auth;
+mod budgets;
 mod common;
 mod corpus;
 mod dial_in;

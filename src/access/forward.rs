@@ -31,6 +31,7 @@ use super::application::{Application, Waiting, connect};
 use super::gate::Entry;
 use super::{Settings, Shared};
 use crate::backend::lease::{Acquired, Ticket};
+use crate::budget::Charge;
 use crate::client::Reply;
 use crate::exchange::{Body, RequestBody, Trace};
 use crate::http::body::Framing;
@@ -261,7 +262,7 @@ impl Buffers {
             }
             let body = self.input.data()[..length].to_vec();
             self.input.consume(length);
-            return Some((RequestBody::Memory(body), None));
+            return Some((RequestBody::Memory(body, Charge::new(Arc::default())), None));
         }
         let limits = upload::Limits {
             most: u64::MAX,
@@ -475,7 +476,9 @@ fn wait(exchange: &mut Exchange<ForwardedRequest>, interests: &Interests, link: 
     }
     // The library knows no POLLRDHUP, and gives nothing then.
     let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
-    sockets[0].revents().is_none_or(|seen| seen.intersects(gone))
+    sockets[0]
+        .revents()
+        .is_none_or(|seen| seen.intersects(gone))
 }
 
 /// Reads some more, if it arrives in time.

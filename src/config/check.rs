@@ -9,7 +9,7 @@ use super::raw::{self, Map, Node, Step};
 use super::section::Section;
 use super::site::{self, Server};
 use super::value::{self, Front};
-use super::{Address, Config, Overrides, Scheduling, Site, Tls};
+use super::{Address, Config, LEAST_MEMORY, MOST_WORKERS, Overrides, Scheduling, Site, Tls};
 
 /// Checks the text of a file.
 pub(super) fn text(
@@ -70,7 +70,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         logger: top.logger().unwrap_or(base.logger),
         access_log: top.access_log(None),
         health_check_uri: health.unwrap_or(base.health_check_uri),
-        workers: top.count("workers", 1..=4096, base.workers),
+        workers: top.count("workers", 1..=MOST_WORKERS as u64, base.workers),
         scheduling: top
             .take("scheduling", scheduling)
             .unwrap_or(base.scheduling),
@@ -80,6 +80,9 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
             .take("epoll_descriptors", &descriptors)
             .or(top.take("descriptors", &descriptors)),
         limits,
+        memory: top
+            .section("limits")
+            .bytes("memory", LEAST_MEMORY..=1 << 50, base.memory),
         timeouts,
         trusted_proxies: top
             .take_many("trusted_proxies", value::network)

@@ -256,6 +256,7 @@ const KEYS: &[Key] = &[
     key("limits.connections", Level::Top, Stage::Now),
     key("limits.connections_per_client", Level::Top, Stage::Now),
     key("limits.spool", Level::Top, Stage::Now),
+    key("limits.memory", Level::Top, Stage::Now),
     key("timeouts", Level::Both, Stage::Now),
     key("timeouts.head", Level::Top, Stage::Now),
     key("timeouts.idle", Level::Both, Stage::Now),

@@ -37,6 +37,7 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::thread;
 use std::time::Duration;
 
 use regex::Regex;
@@ -45,6 +46,8 @@ pub use keys::{access_keys, keys};
 pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub(crate) use value::read_file;
+
+use crate::process;
 
 /// Everything a running server needs to know, checked.
 #[derive(Clone, Debug)]
@@ -69,7 +72,7 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// Path that the proxy itself answers (`health_check_uri`); `None` is off.
     pub health_check_uri: Option<String>,
-    /// Number of worker threads (`workers`).
+    /// Number of worker threads (`workers`): how much is done in parallel, not how many requests are under way.
     pub workers: usize,
     /// Scheduling class of the worker threads (`scheduling`).
     pub scheduling: Scheduling,
@@ -79,6 +82,8 @@ pub struct Config {
     pub descriptors: Option<u64>,
     /// Limits of the whole server. A site's own are in [`Site::limits`].
     pub limits: Limits,
+    /// Bytes of memory for everything that grows with the traffic (`limits.memory`).
+    pub memory: u64,
     /// Deadlines of connections that have no site yet. A site's own are in [`Site::timeouts`].
     pub timeouts: Timeouts,
     /// Peers whose X-Forwarded-* fields are believed (`trusted_proxies`).
@@ -369,7 +374,7 @@ pub struct Limits {
     pub body: u64,
     /// What of a request body is kept in memory; the rest goes to a temporary file.
     pub body_memory: usize,
-    /// Answers on disk, in all.
+    /// Answers and collected bodies on disk, in all.
     pub spool: u64,
     /// Requests of a site that may wait for a backend (a count).
     pub waiting: usize,
@@ -543,11 +548,12 @@ impl Default for Config {
             logger: Logger::default(),
             access_log: None,
             health_check_uri: Some("/swiftiply_health".into()),
-            workers: 64,
+            workers: default_workers(),
             scheduling: Scheduling::Batch,
             grace: Duration::from_secs(30),
             descriptors: None,
             limits: Limits::default(),
+            memory: default_memory(),
             timeouts: Timeouts::default(),
             trusted_proxies: Vec::new(),
             temporary_directory: env::temp_dir(),
@@ -606,7 +612,7 @@ impl Default for Site {
             },
             max_tunnels: 256,
             unframed_gap: Duration::from_millis(100),
-            timeout: Duration::from_secs(3),
+            timeout: Duration::from_secs(10),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             basic_auth: Vec::new(),
@@ -652,9 +658,9 @@ impl Default for Limits {
             body: 64 << 20,
             body_memory: 64 << 10,
             spool: 1 << 30,
-            waiting: 100,
-            waiting_total: 1000,
-            backends: 1000,
+            waiting: 10_000,
+            waiting_total: 20_000,
+            backends: 10_000,
             connections: 100_000,
             connections_per_client: 0,
         }
@@ -707,6 +713,26 @@ impl fmt::Display for Address {
         }
     }
 }
+
+/// Worker threads where nothing else is said: two for each processor that the process may use, at least four.
+pub fn default_workers() -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    (2 * processors).clamp(4, MOST_WORKERS)
+}
+
+/// `limits.memory` where nothing else is said: a quarter of what the process may use.
+fn default_memory() -> u64 {
+    process::memory().map_or(UNKNOWN_MEMORY, |all| (all / 4).max(LEAST_MEMORY))
+}
+
+/// More worker threads than any machine has use for.
+const MOST_WORKERS: usize = 4096;
+
+/// The least that `limits.memory` may be.
+const LEAST_MEMORY: u64 = 1 << 20;
+
+/// `limits.memory` where the system does not say how much memory there is.
+const UNKNOWN_MEMORY: u64 = 64 << 20;
 
 /// Bytes of the largest file in memory, as in the original.
 const CACHE_THRESHOLD: u64 = 102_400;

@@ -56,7 +56,7 @@ fn top(config: &Config) -> Node {
     out.put("scheduling", text(scheduling));
     out.put("grace", time(config.grace));
     out.put("descriptors", config.descriptors.map(number));
-    out.put("limits", server_limits(&config.limits));
+    out.put("limits", server_limits(&config.limits, config.memory));
     out.put("timeouts", server_timeouts(&config.timeouts));
     let networks = config.trusted_proxies.iter();
     let networks = networks.map(|network| text(&format!("{}/{}", network.address, network.prefix)));
@@ -68,7 +68,7 @@ fn top(config: &Config) -> Node {
     Node::Map(out.0)
 }
 
-fn server_limits(limits: &Limits) -> Node {
+fn server_limits(limits: &Limits, memory: u64) -> Node {
     section([
         ("head", number(limits.head)),
         ("fields", number(limits.fields)),
@@ -76,6 +76,7 @@ fn server_limits(limits: &Limits) -> Node {
         ("body", number(limits.body)),
         ("body_memory", number(limits.body_memory)),
         ("spool", number(limits.spool)),
+        ("memory", number(memory)),
         ("waiting", number(limits.waiting)),
         ("waiting_total", number(limits.waiting_total)),
         ("backends", number(limits.backends)),

@@ -329,7 +329,7 @@ fn the_command_line_goes_above_the_file() {
     };
     let (config, _) = Config::from_overrides(&alone).expect("no problem");
     assert_eq!(config.sites[0].outgoing[0].to.to_string(), "127.0.0.1:0");
-    assert_eq!(config.sites[0].timeout, Duration::from_secs(3));
+    assert_eq!(config.sites[0].timeout, Duration::from_secs(10));
 }
 
 #[test]
@@ -687,6 +687,17 @@ fn values_of_a_site() {
 }
 
 #[test]
+fn defaults_of_the_machine() {
+    let config = config("cluster_port: 80\nmap: []\n");
+    assert_eq!(config.workers, default_workers());
+    assert!((4..=4096).contains(&config.workers));
+    let all = process::memory().expect("a system that says how much it has");
+    assert_eq!(config.memory, (all / 4).max(1 << 20));
+    let small = self::config("cluster_port: 80\nlimits: {memory: 3m}\nmap: []\n");
+    assert_eq!(small.memory, 3 << 20);
+}
+
+#[test]
 fn addresses_of_a_site() {
     let text = "cluster_port: 80
 map:
@@ -797,7 +808,7 @@ fn printing_and_loading_is_stable() {
     );
     check("cluster_port: 80\nmap: [{incoming: a, outgoing: [], key: [0123, yes, '~', '', ' x', \"a\\nb\"]}]\n".replace("'', ", "").as_str());
     check(
-        "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
+        "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k, memory: 5m}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
     );
 }
 

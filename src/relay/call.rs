@@ -151,7 +151,7 @@ impl<U: Upstream> Call<U> {
         if std::mem::replace(&mut self.is_started, true) {
             tools.out.clear();
             tools.out.append(&mut self.rest);
-        } else if matches!(host.body(), RequestBody::Memory(_)) {
+        } else if matches!(host.body(), RequestBody::Memory(..)) {
             // A small body goes with the head in one write; some applications are slower with two.
             self.render_more(host, None, visitor, tools.out)?;
         }
@@ -207,13 +207,13 @@ impl<U: Upstream> Call<U> {
             return Ok(Rendered::End);
         };
         let next = match (host.body(), upload) {
-            (RequestBody::Memory(bytes), _) => {
+            (RequestBody::Memory(bytes, _), _) => {
                 let rest = usize::try_from(position).map_or(&[][..], |at| &bytes[at..]);
                 let count = rest.len().min(BLOCK.saturating_sub(out.len()));
                 out.extend_from_slice(&rest[..count]);
                 self.cursor_after(position, count, bytes.len() as u64)
             }
-            (RequestBody::File { file, length }, _) if position < *length => {
+            (RequestBody::File { file, length, .. }, _) if position < *length => {
                 let left = usize::try_from(*length - position).unwrap_or(BLOCK);
                 out.resize(left.min(BLOCK), 0);
                 let count = loop {

@@ -1,37 +1,34 @@
 //! What a visitor has not taken of its answer yet.
 //!
 //! First in memory, then in a temporary file without a name, so that the backend and the worker are free while a slow
-//! visitor reads. All spools together take no more of the disk than `limits.spool`, and one no more than a
-//! [`SHARE`]th of it. One that may not grow says so ([`Spool::is_full`]): whoever fills it has to stop then.
+//! visitor reads. Bytes in memory are charged to `limits.memory`; where that is used up they go to disk at once. All
+//! spools together take no more of the disk than `limits.spool`, and one no more than a [`SHARE`]th of it. A spool that
+//! may grow neither in memory nor on disk says so ([`Spool::is_full`]), and must be emptied before more is put in.
 //!
-//! **Invariants**: bytes come out in the order in which they went in: `memory`, then the file, then `tail`. What the
-//! file takes of the budget is given back when the file is emptied, or the spool is dropped.
+//! **Invariants**: bytes come out in the order in which they went in: `memory`, then the file, then `tail`. The charges
+//! are what is in `memory` and `tail`, and what was written to the file; they are given back when the bytes are gone, the
+//! file is emptied, or the spool is dropped.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::budget::{Budget, Charge};
 use crate::net::buffer::Buffer;
 
-/// Bytes on disk, of all spools of a server.
-#[derive(Debug, Default)]
-pub struct Budget {
-    used: AtomicU64,
-    most: AtomicU64,
-}
-
-/// Where a spool may keep its bytes; nowhere, if nothing is said.
+/// Where a spool, or a body that is collected, may keep its bytes; nowhere by default.
 #[derive(Clone, Debug, Default)]
 pub struct Room {
+    /// Bytes in memory, of the whole server.
+    pub memory: Arc<Budget>,
     /// Bytes on disk, of the whole server.
-    pub budget: Arc<Budget>,
+    pub disk: Arc<Budget>,
     /// For the temporary file.
     pub directory: PathBuf,
     /// Bytes in memory before the file is begun.
-    pub memory: usize,
+    pub most_in_memory: usize,
 }
 
 /// A queue of bytes.
@@ -44,6 +41,8 @@ pub struct Spool {
     file: Option<OnDisk>,
     /// What the file could not take.
     tail: Vec<u8>,
+    in_memory: Charge,
+    on_disk: Charge,
 }
 
 #[derive(Debug)]
@@ -53,38 +52,12 @@ struct OnDisk {
     written: u64,
 }
 
-impl Budget {
-    /// Sets the limit, in bytes.
-    pub fn limit(&self, most: u64) {
-        self.most.store(most, Ordering::Relaxed);
-    }
-
-    /// Bytes on disk now.
-    #[cfg(test)]
-    fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Asks for `count` bytes for a spool that has `own` already.
-    fn take(&self, count: u64, own: u64) -> bool {
-        let most = self.most.load(Ordering::Relaxed);
-        let grown = |used: u64| (used + count <= most).then_some(used + count);
-        own + count <= most / SHARE
-            && self
-                .used
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown)
-                .is_ok()
-    }
-
-    fn give_back(&self, count: u64) {
-        self.used.fetch_sub(count, Ordering::Relaxed);
-    }
-}
-
 impl Spool {
     /// An empty one.
-    pub const fn new(room: Room) -> Self {
+    pub fn new(room: Room) -> Self {
         Self {
+            in_memory: Charge::new(Arc::clone(&room.memory)),
+            on_disk: Charge::new(Arc::clone(&room.disk)),
             room,
             memory: Vec::new(),
             taken: 0,
@@ -110,23 +83,24 @@ impl Spool {
         !self.tail.is_empty()
     }
 
-    /// Puts bytes in behind the others. They are kept even if it is full, or if the disk is: whoever has them has nowhere
-    /// else to put them.
+    /// Puts bytes in behind the others. They are kept even if there is no room for them: the caller has nowhere else to
+    /// put them.
     pub fn put(&mut self, bytes: &[u8]) {
-        if self.is_full() {
-            self.tail.extend_from_slice(bytes);
-        } else if self.file.is_none() && self.memory.len() - self.taken + bytes.len() <= self.most()
-        {
-            self.memory.drain(..self.taken);
-            self.taken = 0;
-            self.memory.extend_from_slice(bytes);
-        } else if let Err(error) = self.put_on_disk(bytes) {
-            if let Some(error) = error {
-                let directory = self.room.directory.display();
-                log::error!("temporary_directory {directory}: {error}; answers wait in memory");
-            }
-            self.tail.extend_from_slice(bytes);
+        if bytes.is_empty() || !self.is_full() && self.put_in_memory(bytes) {
+            return;
         }
+        if !self.is_full() {
+            match self.put_on_disk(bytes) {
+                Ok(()) => return,
+                Err(None) => {}
+                Err(Some(error)) => {
+                    let directory = self.room.directory.display();
+                    log::error!("temporary_directory {directory}: {error}; answers wait in memory");
+                }
+            }
+        }
+        self.tail.extend_from_slice(bytes);
+        self.recount();
     }
 
     /// The bytes that come next; none only if it is empty.
@@ -137,7 +111,9 @@ impl Spool {
         if self.taken == self.memory.len() {
             self.taken = 0;
             self.memory.clear();
-            self.refill()?;
+            let refilled = self.refill();
+            self.recount();
+            refilled?;
         }
         Ok(&self.memory[self.taken..])
     }
@@ -150,14 +126,35 @@ impl Spool {
             // It may stay empty for a long time.
             self.memory = std::mem::take(&mut self.tail);
             self.taken = 0;
+            self.recount();
         }
+    }
+
+    /// `false`: they have to go to the file, or the budget does not allow it.
+    fn put_in_memory(&mut self, bytes: &[u8]) -> bool {
+        // Less than a buffer is not worth a file.
+        let most = self.room.most_in_memory.max(Buffer::SIZE);
+        let all = self.memory.len() - self.taken + bytes.len();
+        if self.file.is_some() || all > most || !self.in_memory.set_optional(all as u64) {
+            return false;
+        }
+        self.memory.drain(..self.taken);
+        self.taken = 0;
+        self.memory.extend_from_slice(bytes);
+        true
+    }
+
+    /// Charges what is in memory now, which has to be kept.
+    fn recount(&mut self) {
+        let held = self.memory.len() + self.tail.len();
+        self.in_memory.force(held as u64);
     }
 
     /// `None`: the budget does not allow it.
     fn put_on_disk(&mut self, bytes: &[u8]) -> Result<(), Option<io::Error>> {
         let count = bytes.len() as u64;
-        let own = self.file.as_ref().map_or(0, |on_disk| on_disk.written);
-        if !self.room.budget.take(count, own) {
+        let own = self.on_disk.bytes();
+        if own + count > self.on_disk.most() / SHARE || !self.on_disk.set(own + count) {
             return Err(None);
         }
         let written = self.file().and_then(|on_disk| {
@@ -166,7 +163,7 @@ impl Spool {
             Ok(())
         });
         written.map_err(|error| {
-            self.room.budget.give_back(count);
+            self.on_disk.force(own);
             if own == 0 {
                 self.file = None;
             }
@@ -195,29 +192,16 @@ impl Spool {
         self.memory.resize(left.min(2 * Buffer::SIZE), 0);
         let read = on_disk.file.read_exact_at(&mut self.memory, on_disk.read);
         if let Err(error) = read {
-            // Nobody shall take what was not read for what is next.
+            // Bytes that were not read must not pass for what is next.
             self.memory.clear();
             return Err(error);
         }
         on_disk.read += self.memory.len() as u64;
         if on_disk.read == on_disk.written {
-            self.room.budget.give_back(on_disk.written);
             self.file = None;
+            self.on_disk.force(0);
         }
         Ok(())
-    }
-
-    /// Less than a buffer is not worth a file.
-    fn most(&self) -> usize {
-        self.room.memory.max(Buffer::SIZE)
-    }
-}
-
-impl Drop for Spool {
-    fn drop(&mut self) {
-        if let Some(on_disk) = &self.file {
-            self.room.budget.give_back(on_disk.written);
-        }
     }
 }
 
@@ -228,14 +212,18 @@ const SHARE: u64 = 4;
 mod tests {
     use super::*;
 
-    fn room(memory: usize, disk: u64) -> Room {
-        let budget = Arc::new(Budget::default());
-        budget.limit(disk);
+    /// Room for one spool in memory, for all in memory, and on disk.
+    fn room(most_in_memory: usize, memory: u64, disk: u64) -> Room {
         Room {
-            budget,
+            memory: Arc::new(Budget::new(memory)),
+            disk: Arc::new(Budget::new(disk)),
             directory: std::env::temp_dir(),
-            memory,
+            most_in_memory,
         }
+    }
+
+    fn used(room: &Room) -> (u64, u64) {
+        (room.memory.used(), room.disk.used())
     }
 
     /// Puts in pieces and takes out in others, and looks whether the order stays.
@@ -266,47 +254,74 @@ mod tests {
             spool.took(count);
         }
         assert_eq!(out, total);
-        assert_eq!(room.budget.used(), 0);
+        assert_eq!(used(room), (0, 0));
         was_full
     }
 
     #[test]
     fn bytes_keep_their_order_in_memory_on_disk_and_beyond() {
         for (put, take) in [(1000, 999), (16_384, 100_000), (70_000, 777)] {
-            assert!(!through(&room(1 << 20, 0), put, take));
-            assert!(!through(&room(20_000, 1 << 30), put, take));
-            assert!(through(&room(20_000, 400_000), put, take));
-            assert!(through(&room(0, 0), put, take));
+            for memory in [0, 10_000, 1 << 30] {
+                assert!(!through(&room(20_000, memory, 1 << 30), put, take));
+                assert!(through(&room(20_000, memory, 400_000), put, take));
+                assert!(through(&room(0, memory, 0), put, take));
+            }
+            assert!(!through(&room(1 << 20, 1 << 30, 0), put, take));
+            assert!(through(&room(1 << 20, 10_000, 0), put, take));
         }
     }
 
     #[test]
     fn the_budget_is_shared_and_given_back() {
-        let room = room(0, 400_000);
+        let room = room(0, 1 << 30, 400_000);
         let mut spools: Vec<_> = (0..5).map(|_| Spool::new(room.clone())).collect();
         for spool in &mut spools {
             spool.put(&[7; 100_000]);
         }
-        assert_eq!(room.budget.used(), 400_000);
+        assert_eq!(used(&room), (100_000, 400_000));
         let full: Vec<_> = spools.iter().map(Spool::is_full).collect();
         assert_eq!(full, [false, false, false, false, true]);
         spools[0].put(&[8; 20_000]);
         assert!(spools[0].is_full(), "more than its share");
         spools.truncate(1);
-        assert_eq!(room.budget.used(), 100_000);
+        assert_eq!(used(&room), (20_000, 100_000));
         drop(spools);
-        assert_eq!(room.budget.used(), 0);
+        assert_eq!(used(&room), (0, 0));
+    }
+
+    #[test]
+    fn what_finds_no_room_in_memory_goes_to_disk_at_once() {
+        let room = room(10_000, 16_000, 1 << 20);
+        let mut spools = [(); 3].map(|()| Spool::new(room.clone()));
+        for spool in &mut spools {
+            spool.put(&[7; 8000]);
+        }
+        assert_eq!(used(&room), (8000, 16_000));
+        spools[0].took(8000);
+        assert_eq!(used(&room), (0, 16_000));
+        // What comes out of the file is in memory for a moment, and is charged there.
+        assert_eq!(spools[1].next().unwrap(), [7; 8000]);
+        assert_eq!(used(&room), (8000, 8000));
+        spools[1].took(8000);
+        spools[1].put(&[8; 8000]);
+        assert_eq!(used(&room), (8000, 8000));
+        room.disk.limit(0);
+        spools[2].put(&[9; 5000]);
+        assert!(spools[2].is_full(), "neither in memory nor on disk");
+        assert_eq!(used(&room), (13_000, 8000));
+        drop(spools);
+        assert_eq!(used(&room), (0, 0));
     }
 
     #[test]
     fn a_disk_that_fails_makes_it_full_and_loses_nothing() {
-        let mut room = room(0, 1 << 30);
+        let mut room = room(0, 1 << 30, 1 << 30);
         room.directory = "/nonexistent".into();
         let mut spool = Spool::new(room.clone());
         spool.put(&[1; 20_000]);
         spool.put(&[2; 10]);
         assert!(spool.is_full());
-        assert_eq!(room.budget.used(), 0);
+        assert_eq!(used(&room), (20_010, 0));
         assert_eq!(spool.next().unwrap().len(), 20_010);
         spool.took(20_010);
         assert!(spool.is_empty() && !spool.is_full());

@@ -1,28 +1,33 @@
 //! Collecting the body of a request before a backend is taken.
 //!
-//! Up to `limits.body_memory` it is kept in memory, beyond that in a temporary file that has no name and so
-//! vanishes with the process. The visitor may take its time: in between the session is parked.
+//! Up to `limits.body_memory` it is kept in memory and charged to `limits.memory`. Beyond that, or where that is used
+//! up, all of it goes to a temporary file, which has no name and so vanishes with the process, and is charged to
+//! `limits.spool`. The visitor may take its time: in between the session is parked.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::sync::Arc;
 
+use crate::budget::Charge;
 use crate::exchange::RequestBody;
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::HeadLimits;
 use crate::net::buffer::Buffer;
+use crate::relay::spool::Room;
 
 /// A body on its way in.
 #[derive(Debug)]
 pub(crate) struct Collector {
     decoder: Decoder,
-    /// What is in memory and not in the file.
+    /// All of it, until there is a file.
     memory: Vec<u8>,
     file: Option<File>,
     /// Bytes so far.
     length: u64,
     most: u64,
-    most_in_memory: usize,
+    room: Room,
+    in_memory: Charge,
+    on_disk: Charge,
 }
 
 /// Why a body could not be collected.
@@ -32,12 +37,14 @@ pub(crate) enum Fault {
     TooLarge,
     /// Its chunks break a rule.
     Bad(&'static str),
+    /// It finds no room in memory, and none on disk.
+    NoRoom,
     /// The temporary file could not be written.
     Disk(io::Error),
 }
 
 impl Collector {
-    /// For a body with this framing; `most` and `most_in_memory` are bytes.
+    /// For a body with this framing, of `most` bytes.
     ///
     /// # Errors
     /// [`Fault::TooLarge`], where the length says so already.
@@ -45,7 +52,7 @@ impl Collector {
         framing: Framing,
         limits: &HeadLimits,
         most: u64,
-        most_in_memory: usize,
+        room: Room,
     ) -> Result<Self, Fault> {
         if matches!(framing, Framing::Length(length) if length > most) {
             return Err(Fault::TooLarge);
@@ -56,7 +63,9 @@ impl Collector {
             file: None,
             length: 0,
             most,
-            most_in_memory,
+            in_memory: Charge::new(Arc::clone(&room.memory)),
+            on_disk: Charge::new(Arc::clone(&room.disk)),
+            room,
         })
     }
 
@@ -69,7 +78,7 @@ impl Collector {
     ///
     /// # Errors
     /// Any [`Fault`]; the body is lost.
-    pub(crate) fn take(&mut self, input: &mut Buffer, directory: &Path) -> Result<bool, Fault> {
+    pub(crate) fn take(&mut self, input: &mut Buffer) -> Result<bool, Fault> {
         while !self.decoder.is_done() && !input.is_empty() {
             let piece = self
                 .decoder
@@ -79,44 +88,56 @@ impl Collector {
                 break;
             }
             let consumed = piece.consumed;
-            self.store(&input.data()[piece.data], directory)?;
+            self.store(&input.data()[piece.data])?;
             input.consume(consumed);
         }
         Ok(self.decoder.is_done())
     }
 
     /// The whole body, after [`Collector::take`] has said that it is complete.
-    ///
-    /// # Errors
-    /// [`Fault::Disk`].
-    pub(crate) fn finish(mut self) -> Result<RequestBody, Fault> {
-        let Some(mut file) = self.file.take() else {
-            return Ok(RequestBody::Memory(self.memory));
-        };
-        file.write_all(&self.memory).map_err(Fault::Disk)?;
-        Ok(RequestBody::File {
-            file,
-            length: self.length,
-        })
+    pub(crate) fn finish(self) -> RequestBody {
+        match self.file {
+            None => RequestBody::Memory(self.memory, self.in_memory),
+            Some(file) => RequestBody::File {
+                file,
+                length: self.length,
+                charge: self.on_disk,
+            },
+        }
     }
 
-    fn store(&mut self, data: &[u8], directory: &Path) -> Result<(), Fault> {
+    fn store(&mut self, data: &[u8]) -> Result<(), Fault> {
         self.length += data.len() as u64;
         if self.length > self.most {
             return Err(Fault::TooLarge);
         }
-        if self.memory.len() + data.len() > self.most_in_memory.max(Buffer::SIZE) {
-            let file = match &mut self.file {
-                Some(file) => file,
-                None => self
-                    .file
-                    .insert(tempfile::tempfile_in(directory).map_err(Fault::Disk)?),
-            };
-            file.write_all(&self.memory).map_err(Fault::Disk)?;
-            self.memory.clear();
+        if self.file.is_some() {
+            return self.write(data);
         }
-        self.memory.extend_from_slice(data);
-        Ok(())
+        let all = self.memory.len() + data.len();
+        let most = self.room.most_in_memory.max(Buffer::SIZE);
+        if all <= most && self.in_memory.set_optional(all as u64) {
+            self.memory.extend_from_slice(data);
+            return Ok(());
+        }
+        let memory = std::mem::take(&mut self.memory);
+        self.write(&memory)?;
+        self.in_memory.force(0);
+        self.write(data)
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<(), Fault> {
+        if !self.on_disk.set(self.on_disk.bytes() + data.len() as u64) {
+            return Err(Fault::NoRoom);
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let file = tempfile::tempfile_in(&self.room.directory).map_err(Fault::Disk)?;
+                self.file.insert(file)
+            }
+        };
+        file.write_all(data).map_err(Fault::Disk)
     }
 }
 
@@ -125,35 +146,90 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+    use crate::budget::Budget;
 
-    fn collect(framing: Framing, input: &[u8], most: u64) -> Result<RequestBody, Fault> {
-        let mut collector = Collector::new(framing, &HeadLimits::default(), most, 20_000)?;
+    fn room(memory: u64, disk: u64) -> Room {
+        Room {
+            memory: Arc::new(Budget::new(memory)),
+            disk: Arc::new(Budget::new(disk)),
+            directory: std::env::temp_dir(),
+            most_in_memory: 20_000,
+        }
+    }
+
+    fn collect_in(
+        room: &Room,
+        framing: Framing,
+        input: &[u8],
+        most: u64,
+    ) -> Result<RequestBody, Fault> {
+        let mut collector = Collector::new(framing, &HeadLimits::default(), most, room.clone())?;
         let mut buffer = Buffer::new();
-        let directory = std::env::temp_dir();
         for piece in input.chunks(1000) {
             buffer.append(piece);
-            if collector.take(&mut buffer, &directory)? {
-                return collector.finish();
+            if collector.take(&mut buffer)? {
+                return Ok(collector.finish());
             }
         }
         panic!("not complete");
+    }
+
+    fn collect(framing: Framing, input: &[u8], most: u64) -> Result<RequestBody, Fault> {
+        collect_in(&room(1 << 20, 1 << 20), framing, input, most)
     }
 
     #[test]
     fn small_ones_stay_in_memory_and_large_ones_do_not() {
         let bytes: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
         match collect(Framing::Length(20_000), &bytes[..20_000], 100_000).unwrap() {
-            RequestBody::Memory(body) => assert_eq!(body, &bytes[..20_000]),
+            RequestBody::Memory(body, _) => assert_eq!(body, &bytes[..20_000]),
             other => panic!("{other:?}"),
         }
         match collect(Framing::Length(100_000), &bytes, 100_000).unwrap() {
-            RequestBody::File { file, length } => {
+            RequestBody::File { file, length, .. } => {
                 let mut body = vec![0; 100_000];
                 file.read_exact_at(&mut body, 0).unwrap();
                 assert_eq!((body, length), (bytes, 100_000));
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_body_goes_where_there_is_room_and_gives_it_back() {
+        // Bytes of the body, room in memory and on disk; what it takes of both, or nothing if it is refused.
+        let check = |length: usize, memory, disk, expected: Option<(u64, u64)>| {
+            let room = room(memory, disk);
+            let used = || (room.memory.used(), room.disk.used());
+            let bytes: Vec<u8> = (0..length).map(|number| (number % 251) as u8).collect();
+            let result = collect_in(&room, Framing::Length(length as u64), &bytes, 1 << 20);
+            match (&result, expected) {
+                (Ok(body), Some(expected)) => {
+                    assert_eq!(used(), expected, "{length} {memory} {disk}");
+                    let mut stored = vec![0; length];
+                    match body {
+                        RequestBody::File { file, .. } => {
+                            file.read_exact_at(&mut stored, 0).unwrap();
+                        }
+                        RequestBody::Memory(body, _) => stored.clone_from(body),
+                        other => panic!("{other:?}"),
+                    }
+                    assert_eq!(stored, bytes);
+                }
+                (Err(Fault::NoRoom), None) => {}
+                other => panic!("{length} {memory} {disk}: {other:?}"),
+            }
+            drop(result);
+            assert_eq!(used(), (0, 0), "{length} {memory} {disk}");
+        };
+        check(20_000, 24_000, 0, Some((20_000, 0)));
+        check(20_000, 20_000, 20_000, Some((0, 20_000)));
+        check(20_000, 0, 20_000, Some((0, 20_000)));
+        check(50_000, 5000, 50_000, Some((0, 50_000)));
+        check(50_000, 1 << 20, 50_000, Some((0, 50_000)));
+        check(20_000, 19_000, 19_000, None);
+        check(50_000, 1 << 20, 49_999, None);
+        check(1, 0, 0, None);
     }
 
     #[test]

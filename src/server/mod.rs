@@ -2,7 +2,8 @@
 //!
 //! In reading order: a [`worker`] runs a [`session`], the front door, which goes through the life of a connection; on the
 //! way it calls [`route`], [`guard`], [`admission`], [`respond`] and [`deliver`]. [`snapshot`] is the configuration as it
-//! runs, [`shared`] what the threads have in common, [`addresses`] where they listen.
+//! runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`descriptors`] how
+//! many connections each side may have.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
@@ -20,6 +21,7 @@ mod addresses;
 pub(crate) mod admission;
 pub(crate) mod collect;
 pub(crate) mod compress;
+mod descriptors;
 pub(crate) mod files;
 mod forwarding;
 pub(crate) mod guard;
@@ -50,6 +52,7 @@ use crate::net::listener::{BindError, Listener, Local};
 use crate::net::poller::Poller;
 use crate::net::tls::LoadError;
 use crate::net::tunnel::Tunnels;
+use crate::process;
 use crate::stats::{self, Close, Stats};
 use addresses::{Front, NewDial, Running, dial_addresses, keys_of, load_outgoing, socket_file};
 use admission::Clients;
@@ -123,6 +126,7 @@ impl Server {
     /// # Errors
     /// The first thing that could not be had; what was bound before is closed again.
     pub fn bind(config: Config) -> Result<Bound, StartError> {
+        let config = descriptors::divide(config, process::descriptors());
         let stats = Arc::new(Stats::new());
         let mut secure = Secure::default();
         secure.load("ssl", &config.ssl)?;
@@ -141,6 +145,8 @@ impl Server {
         let checks = Arc::new(Checks::new());
         let poller = Poller::new(workers)?;
         let waiting = Arc::new(AtomicUsize::new(0));
+        let memory = Arc::new(Budget::new(config.memory));
+        let disk = Arc::new(Budget::new(config.limits.spool));
         let pools: Vec<_> = dials.iter().map(NewDial::pool).collect();
         let parts = Parts {
             waiting: &waiting,
@@ -159,8 +165,8 @@ impl Server {
             snapshot: RwLock::new(Arc::new(snapshot)),
             generation: AtomicU64::new(0),
             draining: AtomicBool::new(false),
-            spools: Arc::default(),
-            memory: Arc::new(Budget::new(u64::MAX)),
+            memory,
+            disk,
             waiting,
             checks,
             shedding: Pace::default(),
@@ -236,12 +242,18 @@ impl Server {
         (dialled + kept, self.shared.waiting.load(Ordering::Relaxed))
     }
 
+    /// Bytes that are charged to `limits.memory` now, and to `limits.spool`.
+    pub fn kept(&self) -> (u64, u64) {
+        (self.shared.memory.used(), self.shared.disk.used())
+    }
+
     /// Goes over to a new configuration, whole or not at all. Connections, idle backends and exchanges are not touched but
     /// for those of addresses and keys that are gone. `workers` and `scheduling` stay as they were at the start.
     ///
     /// # Errors
     /// What could not be had. Everything goes on as before then.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
+        let config = descriptors::divide(config, process::descriptors());
         let mut running = self.running.lock();
         let shared = &self.shared;
         // First open what is new; any failure up to the swap leaves everything as it was.

@@ -21,7 +21,7 @@ use crate::net::conn::Conn;
 use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::disconnect::DisconnectDetector;
 use crate::relay::download::Download;
-use crate::relay::{Failure, Host, RelayError, Responding, Rules, Tools};
+use crate::relay::{Exchange, Failure, Host, RelayError, Responding, Rules, Tools};
 use crate::stats::{self, Close};
 
 /// A request on its way to a backend.
@@ -71,6 +71,11 @@ impl PendingRequest {
             wait: None,
             rules,
         }
+    }
+
+    /// Bytes of memory that a request is charged for, whose head has so many: for these, and for itself.
+    pub(crate) const fn memory(head: usize) -> u64 {
+        (size_of::<Exchange<Self>>() + head) as u64
     }
 
     /// How long it has waited, before its exchange.
@@ -356,6 +361,7 @@ pub(crate) const fn reason_for(status: u16) -> Close {
     match status {
         408 => Close::HeadTimeout,
         413 | 414 | 431 => Close::TooLarge,
+        503 => Close::Overload,
         500 => Close::Internal,
         _ => Close::BadRequest,
     }

@@ -51,6 +51,7 @@ use super::shared::Shared;
 use super::snapshot::SnapshotRef;
 use super::worker::Worker;
 use crate::backend::lease::{Lease, Ticket, Upstream};
+use crate::budget::Charge;
 use crate::config::Limits;
 use crate::exchange::{Request, RequestBody, Trace};
 use crate::http::body::Framing;
@@ -80,6 +81,10 @@ pub(crate) struct Session {
     leftover: Vec<u8>,
     /// Bytes that the visitor did not take and that go in front of its next response.
     pending_output: Vec<u8>,
+    /// What the connection and its request take of the memory, without bodies.
+    memory: Charge,
+    /// Bytes of that for the request.
+    request_bytes: u64,
     /// What may be left in the socket.
     unread: Unread,
     state: State,
@@ -185,6 +190,8 @@ impl Session {
         stats::add(&shared.stats.accepted);
         stats::add(&shared.stats.open);
         let handshake = conn.is_handshaking();
+        let mut memory = Charge::new(Arc::clone(&shared.memory));
+        memory.force(connection_bytes(conn.is_secure()));
         let timeouts = &shared.snapshot().config.timeouts;
         let patience = match handshake {
             true => timeouts.head,
@@ -198,6 +205,8 @@ impl Session {
             counted,
             leftover: Vec::new(),
             pending_output: Vec::new(),
+            memory,
+            request_bytes: 0,
             unread: Unread::Unsure,
             state: State::Head(Reading {
                 handshake,
@@ -363,6 +372,7 @@ impl Session {
                 Step::Wait(state, interests) => {
                     self.state = state;
                     self.leftover.extend_from_slice(worker.input.data());
+                    self.recount();
                     return Disposition::Wait(self, interests);
                 }
                 Step::Tunnel(state, start) => {
@@ -377,6 +387,25 @@ impl Session {
         }
     }
 
+    /// Charges what the connection keeps now.
+    fn recount(&mut self) {
+        let kept = self.leftover.len() + self.pending_output.len();
+        let connection = connection_bytes(self.conn.is_secure());
+        self.memory
+            .force(connection + self.request_bytes + kept as u64);
+    }
+
+    /// Charges so many bytes for a request. Where the memory is used up, idle connections are closed to make room. `false`:
+    /// there is none even so, and the request has to be refused.
+    fn charge_request(&mut self, bytes: u64) -> bool {
+        self.request_bytes = bytes;
+        let all = connection_bytes(self.conn.is_secure()) + bytes;
+        self.memory.set(all) || {
+            self.shared.shed();
+            self.memory.set(all)
+        }
+    }
+
     fn read_head(&mut self, mut reading: Reading, worker: &mut Worker) -> Step {
         let snapshot = Arc::clone(worker.snapshot());
         let patience = snapshot.config.timeouts.head;
@@ -388,7 +417,7 @@ impl Session {
                         let parsed = RequestHead::parse(&worker.input.data()[..end], &limits);
                         worker.input.consume(end);
                         match parsed {
-                            Ok(head) => return self.begin(head, snapshot, worker),
+                            Ok(head) => return self.begin(head, end, snapshot, worker),
                             Err(refusal) => Some(refusal),
                         }
                     }
@@ -441,8 +470,14 @@ impl Session {
         }
     }
 
-    /// A head is complete: decides where the request goes, before anything of its body is read.
-    fn begin(&mut self, head: RequestHead, snapshot: SnapshotRef, worker: &mut Worker) -> Step {
+    /// A head, of so many bytes, is complete: decides where the request goes, before anything of its body is read.
+    fn begin(
+        &mut self,
+        head: RequestHead,
+        length: usize,
+        snapshot: SnapshotRef,
+        worker: &mut Worker,
+    ) -> Step {
         let received = Instant::now();
         let own = match route(&snapshot, &head) {
             Route::Site(site) => Ok(site),
@@ -462,6 +497,9 @@ impl Session {
                 return self.deliver(&about, response, !unread, after, worker);
             }
         };
+        if !self.charge_request(PendingRequest::memory(length)) {
+            return self.refuse_overload(&head, received, site, &snapshot, worker);
+        }
         let request = Request {
             trusted: snapshot.trusts(&self.peer),
             head,
@@ -520,7 +558,7 @@ impl Session {
             framing,
             &head_limits(limits),
             limits.body,
-            limits.body_memory,
+            self.shared.room(&pending.snapshot, Some(pending.site)),
         );
         let collector = match collector {
             Ok(collector) => collector,
@@ -540,10 +578,8 @@ impl Session {
     }
 
     fn collect(&mut self, mut collecting: Box<Collecting>, worker: &mut Worker) -> Step {
-        let snapshot = Arc::clone(&collecting.pending.snapshot);
-        let directory = &snapshot.config.temporary_directory;
         loop {
-            match collecting.collector.take(&mut worker.input, directory) {
+            match collecting.collector.take(&mut worker.input) {
                 Ok(false) => {}
                 Ok(true) => return self.collected(*collecting, worker),
                 Err(fault) => {
@@ -581,10 +617,7 @@ impl Session {
             collector,
             ..
         } = collecting;
-        match collector.finish() {
-            Ok(body) => pending.request.body = body,
-            Err(fault) => return self.refuse_body(&pending, &fault, Trace::default(), worker),
-        }
+        pending.request.body = collector.finish();
         pending.since = Instant::now();
         pending.disconnect = DisconnectDetector::new(pending.since);
         self.begin_exchange(pending, None, worker)
@@ -863,6 +896,14 @@ const fn head_limits(limits: &Limits) -> HeadLimits {
         head: limits.head,
         fields: limits.fields,
         target: limits.target,
+    }
+}
+
+/// Bytes of memory that an idle connection takes, with its socket's and the poller's notes about it.
+const fn connection_bytes(secure: bool) -> u64 {
+    match secure {
+        true => 8 << 10,
+        false => 1 << 10,
     }
 }
 

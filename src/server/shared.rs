@@ -17,7 +17,7 @@ use crate::net::poller::Poller;
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::Acceptor;
 use crate::net::tunnel::Tunnels;
-use crate::relay::spool::{Budget as DiskBudget, Room};
+use crate::relay::spool::Room;
 use crate::stats::{self, Close, Stats};
 
 /// What the threads of a server share.
@@ -30,10 +30,10 @@ pub(crate) struct Shared {
     /// Changes with the snapshot, so that workers need not take the lock to see that it did not.
     pub(super) generation: AtomicU64,
     pub(super) draining: AtomicBool,
-    /// Answers on disk.
-    pub(super) spools: Arc<DiskBudget>,
-    /// What is kept in memory on behalf of visitors.
+    /// Bytes of memory (`limits.memory`).
     pub(crate) memory: Arc<Budget>,
+    /// Bytes on disk (`limits.spool`).
+    pub(super) disk: Arc<Budget>,
     /// Requests that wait for a backend, at all sites.
     pub(super) waiting: Arc<AtomicUsize>,
     /// Passwords that are checked.
@@ -56,19 +56,21 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Where to keep what the visitor of a site does not take.
+    /// Where to keep a body of a site's visitor, and what the visitor does not take of its answer.
     pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>) -> Room {
         let config = &snapshot.config;
         let limits = site.map_or(&config.limits, |site| &snapshot.sites[site].settings.limits);
-        self.spools.limit(config.limits.spool);
         Room {
-            budget: Arc::clone(&self.spools),
+            memory: Arc::clone(&self.memory),
+            disk: Arc::clone(&self.disk),
             directory: config.temporary_directory.clone(),
-            memory: limits.body_memory,
+            most_in_memory: limits.body_memory,
         }
     }
 
     pub(super) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        self.memory.limit(snapshot.config.memory);
+        self.disk.limit(snapshot.config.limits.spool);
         *self.snapshot.write() = snapshot;
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -76,12 +78,12 @@ impl Shared {
     /// Takes in a connection that was just accepted. Runs on an acceptor.
     pub(super) fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
         let snapshot = self.snapshot();
-        let limit = snapshot.most_connections;
-        if stats::get(&self.stats.open) >= limit && !self.shed(limit) {
+        let limits = &snapshot.config.limits;
+        if stats::get(&self.stats.open) >= limits.connections as u64 && !self.shed() {
             self.turn_away(&peer, "limits.connections");
             return;
         }
-        let most = snapshot.config.limits.connections_per_client;
+        let most = limits.connections_per_client;
         let counted = match peer.ip().filter(|_| most > 0 && !snapshot.trusts(&peer)) {
             None => None,
             Some(ip) => match self.clients.enter(ip, most) {
@@ -116,14 +118,14 @@ impl Shared {
     }
 
     /// Closes idle connections, those that would be closed next anyhow, to make room. Returns whether there were any.
-    fn shed(&self, limit: u64) -> bool {
+    pub(crate) fn shed(&self) -> bool {
         // A flood of newcomers while nobody is idle must not keep the workers from the poller.
         let begun = Instant::now();
         if !self.shedding.is_due(begun) {
             return false;
         }
         // Some at a time, since looking for them takes a look at all.
-        let some = usize::try_from(limit / 64 + 1).unwrap_or(usize::MAX);
+        let some = usize::try_from(stats::get(&self.stats.open) / 64 + 1).unwrap_or(usize::MAX);
         let idle = self.poller.take_earliest(some, Session::is_idle);
         let mut any = false;
         for session in idle {

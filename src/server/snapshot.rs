@@ -24,16 +24,16 @@ use super::route;
 use super::shared::Shared;
 use crate::backend::directory::Servers;
 use crate::backend::pool::{Pool, Waiting};
-use crate::config::{self, Address, Config, Filter, Limits, Network};
+use crate::config::{self, Address, Config, Filter, Network};
 use crate::logging::AccessLog;
 use crate::net::alarm::Alarm;
 use crate::net::stream::Peer;
-use crate::process;
 use crate::stats::Stats;
 
 /// One generation of the configuration.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
+    /// Its limits are those that the descriptors allow.
     pub(crate) config: Config,
     /// In the order of [`Config::sites`].
     pub(crate) sites: Vec<Site>,
@@ -42,8 +42,6 @@ pub(crate) struct Snapshot {
     /// The log of exchanges that reach no site.
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) sticky: Regex,
-    /// `limits.connections`, or what the descriptors allow.
-    pub(crate) most_connections: u64,
     /// Every request looks here. Nobody from outside can add names, so no hash has to withstand anybody.
     names: BTreeMap<String, usize>,
 }
@@ -160,7 +158,6 @@ impl Snapshot {
             names: names.collect(),
             default: config.sites.iter().position(|site| site.default),
             sticky: route::sticky(),
-            most_connections: most_connections(&config.limits),
             access_log: log(&config.access_log)?,
             sites,
             config,
@@ -310,13 +307,6 @@ impl Site {
     }
 }
 
-/// Backends, logs and files need descriptors as well: visitors leave them half of all at least.
-fn most_connections(limits: &Limits) -> u64 {
-    let all = process::descriptors();
-    let others = (limits.backends as u64 + SPARE).min(all / 2);
-    (limits.connections as u64).min(all - others)
-}
-
 /// The target of a site's log lines, by which they find its own logger.
 fn log_target(site: &config::Site) -> String {
     format!("site:{}", site.name)
@@ -343,9 +333,6 @@ fn contains(network: &Network, ip: IpAddr) -> bool {
         _ => false,
     }
 }
-
-/// Descriptors for listeners, logs and temporary files.
-const SPARE: u64 = 100;
 
 #[cfg(test)]
 mod tests {

@@ -66,7 +66,7 @@ const CHOICES: &[Choice] = &[
         "t",
         "timeout",
         "SECONDS",
-        "how long a request may wait for an application (3)",
+        "how long a request may wait for an application (10)",
     ),
     Choice("f", "pid", "FILE", "write the process id to FILE"),
     Choice(

@@ -149,6 +149,7 @@ impl Session {
     ) -> Step {
         self.answered = self.answered.saturating_add(1);
         self.expired = false;
+        self.request_bytes = 0;
         let now = Instant::now();
         if delivered.keep {
             let deadline = now + after.idle;

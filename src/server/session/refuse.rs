@@ -7,6 +7,7 @@ use super::about::About;
 use super::answer::AfterResponse;
 use super::{Exchange, Session, State, Step};
 use crate::exchange::{Response, Trace, UploadError};
+use crate::http::head::RequestHead;
 use crate::net::listener;
 use crate::relay::delivery::Delivered;
 use crate::server::collect::Fault;
@@ -35,6 +36,34 @@ impl Session {
         self.deliver(&about, page, false, AfterResponse::close(reason), worker)
     }
 
+    /// Refuses a request because `limits.memory` is used up, and closes, which gives some of it back.
+    pub(super) fn refuse_overload(
+        &mut self,
+        head: &RequestHead,
+        received: Instant,
+        site: usize,
+        snapshot: &SnapshotRef,
+        worker: &mut Worker,
+    ) -> Step {
+        log::warn!(
+            target: &snapshot.sites[site].log,
+            "503 {} {} from {}: limits.memory reached",
+            head.method.as_str(), head.target.as_str(), self.peer
+        );
+        let reason = Close::Overload;
+        let why = "Too many requests are being served already. Please try again.";
+        let page = snapshot.sites[site].page(503, why, Some(head));
+        let about = About {
+            ended: Some(reason),
+            ..About::request(head, received, Some(site), snapshot)
+        };
+        let after = AfterResponse {
+            unread: head.has_body(),
+            ..AfterResponse::close(reason)
+        };
+        self.deliver(&about, page, false, after, worker)
+    }
+
     /// Refuses a request for the sake of its body.
     pub(super) fn refuse_body(
         &mut self,
@@ -51,6 +80,10 @@ impl Session {
                 Cow::Owned(format!("the body has more than {most} bytes")),
             ),
             Fault::Bad(what) => (400, Cow::Borrowed(*what)),
+            Fault::NoRoom => {
+                log::warn!(target: &pending.site().log, "limits.spool reached: a body is refused");
+                (503, Cow::Borrowed("there is no room for its body now"))
+            }
             Fault::Disk(error) => {
                 let directory = pending.snapshot.config.temporary_directory.display();
                 log::error!(
