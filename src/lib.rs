@@ -85,7 +85,8 @@
 //! | 5 | [`logging`], [`exchange`] | one exchange |
 //! | 6 | [`backend`], [`client`] | the dial-in protocol, from both sides |
 //! | 6 | [`content`] | files: those that are served, and those that are read again when they change |
-//! | 7 | [`server`], [`access`] | everything |
+//! | 7 | [`relay`] | one exchange, from the lease of a backend to the last byte of the response |
+//! | 8 | [`server`], [`access`] | everything |
 //!
 //! Names of `redis` stand only in `backend::directory`, of `httparse` only in `http::head`, of `bcrypt` and `sha_crypt` in `content::passwords`, of `mime_guess` in `content::files`, of `rustls` only in `net::tls`, of `threadpool` only in `server`, of `serde_yaml` only in `config`.
 

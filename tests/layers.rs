@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules, lowest layer first. The first entry that a path begins with counts.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &[
         "http",
         "backend::preamble",
@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 7] = [
     &["net"],
     &["logging", "exchange"],
     &["backend", "client", "content"],
+    &["relay"],
     &["server", "access"],
 ];
 
@@ -34,7 +35,7 @@ const CONFINED: [(&str, &[&str]); 14] = [
     ("threadpool", &["server"]),
     ("serde_yaml", &["config::raw", "config::print"]),
     ("serde", &["config::raw", "config::print", "logging"]),
-    ("tempfile", &["server::collect", "server::spool"]),
+    ("tempfile", &["server::collect", "relay::spool"]),
     ("percent_encoding", &["http::target"]),
 ];
 
