@@ -1,7 +1,7 @@
 //! Sockets: the calls that the rest of the program makes on them, and who waits for which.
 //!
 //! [`stream`] is a connected socket, [`conn`] one that may be encrypted, [`tls`] the records of one that is encrypted, [`buffer`] the bytes read from one and not used yet, [`listener`] a
-//! bound address and the loop that accepts on it, [`poller`] the set of parked sessions on which workers
+//! bound address and the loop that accepts on it, [`connect`] a connection attempt that does not wait, [`poller`] the set of parked sessions on which workers
 //! block, `crew` how many of them do so at a time, [`tunnel`] the pairs of
 //! connections for which HTTP is over. Nothing here knows HTTP, sites or configuration beyond
 //! [`Address`](crate::config::Address).
@@ -9,6 +9,7 @@
 pub mod alarm;
 pub mod buffer;
 pub mod conn;
+pub mod connect;
 mod crew;
 pub mod listener;
 pub mod poller;
