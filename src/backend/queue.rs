@@ -1,0 +1,452 @@
+//! The lines in which requests wait: for a backend that dials in, for a connection to a server, for a permit.
+//!
+//! A [`Queue`] is a line, ordered by the time at which a request arrived ([`Turn`]); its owner guards it with a lock. What a
+//! request waits for is handed over directly: the thread that frees a thing takes the first request out of the line and
+//! puts the thing into its [`Slot`], so that no newcomer can take it first. A request that has to go back into line, because
+//! what it was given turned out to be unusable, enters again with the time of its arrival and keeps its place.
+//!
+//! A request waits at its slot in one of two ways: a worker blocks in [`Slot::wait`] for a moment, or the exchange is parked
+//! and [`Slot::wake_with`] leaves the waker that puts it back to work.
+//!
+//! [`ConcurrencyLimit`] is a line for the right to do something that only so many may do at once.
+//!
+//! Called by workers, by the dial-in thread and by the tick thread. Nothing here logs or reads the clock.
+//!
+//! **Invariants**
+//! - *One fills, one empties.* A slot is filled at most once. The request that waits at it takes the thing out, or closes
+//!   the slot and gets the thing back if it came at the last moment; both happen under the slot's own lock, so nothing is
+//!   ever left in a slot.
+//! - A waker is called at most once, and only after the slot was filled.
+//! - The slot's lock is a leaf; threads and wakers are woken, and wakers dropped, without it.
+
+mod limit;
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+pub use self::limit::{ConcurrencyLimit, Entry, LimitTicket, Permit};
+
+/// A request's place in one line: by time of arrival, and in the order in which they entered where that is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn {
+    since: Instant,
+    number: u64,
+}
+
+/// Requests that wait for a `T`, the one that arrived first in front. `W` says what will do for each of them.
+#[derive(Debug)]
+pub struct Queue<T, W> {
+    waiting: BTreeMap<Turn, Waiter<T, W>>,
+    /// The number of the next one that enters.
+    number: u64,
+}
+
+#[derive(Debug)]
+struct Waiter<T, W> {
+    slot: Arc<Slot<T>>,
+    wants: W,
+}
+
+/// Where a request is given the thing that it waits for.
+#[derive(Debug)]
+pub struct Slot<T> {
+    content: Mutex<Content<T>>,
+    filled: Condvar,
+}
+
+#[derive(Debug)]
+enum Content<T> {
+    /// Nothing yet; with the waker to be called then.
+    Empty(Option<Waker>),
+    Filled(T),
+    /// The request has what it wanted, or has given up.
+    Closed,
+}
+
+impl<T, W> Default for Queue<T, W> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            number: 0,
+        }
+    }
+}
+
+impl<T, W> Queue<T, W> {
+    /// How many requests wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Puts a request that arrived at `since` into line. Returns its place, for [`Queue::remove`].
+    pub fn push(&mut self, since: Instant, wants: W, slot: Arc<Slot<T>>) -> Turn {
+        let turn = Turn {
+            since,
+            number: self.number,
+        };
+        self.number += 1;
+        self.waiting.insert(turn, Waiter { slot, wants });
+        turn
+    }
+
+    /// Takes a request out of the line. `None`: it is not there any more.
+    pub fn remove(&mut self, turn: Turn) -> Option<Arc<Slot<T>>> {
+        Some(self.waiting.remove(&turn)?.slot)
+    }
+
+    /// The first request.
+    pub fn first(&self) -> Option<(Turn, &W)> {
+        let (turn, waiter) = self.waiting.first_key_value()?;
+        Some((*turn, &waiter.wants))
+    }
+
+    /// Takes the first request out of the line.
+    pub fn pop_first(&mut self) -> Option<Arc<Slot<T>>> {
+        let (_, waiter) = self.waiting.pop_first()?;
+        Some(waiter.slot)
+    }
+
+    /// Takes the first request for which `will_do` holds out of the line.
+    pub fn pop_first_where(&mut self, will_do: impl Fn(&W) -> bool) -> Option<Arc<Slot<T>>> {
+        let mut waiting = self.waiting.iter();
+        let (turn, _) = waiting.find(|(_, waiter)| will_do(&waiter.wants))?;
+        let turn = *turn;
+        self.remove(turn)
+    }
+
+    /// Whether a request that arrived at `since` would be the first in line.
+    pub fn would_be_first(&self, since: Instant) -> bool {
+        self.first().is_none_or(|(turn, _)| since < turn.since)
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Slot<T> {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Self {
+            content: Mutex::new(Content::Empty(None)),
+            filled: Condvar::new(),
+        }
+    }
+
+    /// Puts something in and wakes the request that waits here. Gives it back if the slot is closed or was filled before.
+    pub fn fill(&self, thing: T) -> Option<T> {
+        let waker = {
+            let mut content = self.content.lock();
+            let Content::Empty(waker) = &mut *content else {
+                return Some(thing);
+            };
+            let waker = waker.take();
+            *content = Content::Filled(thing);
+            waker
+        };
+        self.filled.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        None
+    }
+
+    /// Takes out what is there, which closes the slot. An empty slot stays open.
+    pub fn take(&self) -> Option<T> {
+        let mut content = self.content.lock();
+        match *content {
+            Content::Filled(_) => empty(&mut content).0,
+            Content::Empty(_) | Content::Closed => None,
+        }
+    }
+
+    /// Blocks until the slot is filled, or until `until`. Returns whether something is there.
+    pub fn wait(&self, until: Instant) -> bool {
+        let mut content = self.content.lock();
+        while matches!(*content, Content::Empty(_)) {
+            if self.filled.wait_until(&mut content, until).timed_out() {
+                break;
+            }
+        }
+        matches!(*content, Content::Filled(_))
+    }
+
+    /// Has a waker called when the slot is filled, in place of one that was given before. `false`: the slot is filled or
+    /// closed already, and the waker is not kept.
+    pub fn wake_with(&self, waker: Waker) -> bool {
+        let earlier = {
+            let mut content = self.content.lock();
+            let Content::Empty(kept) = &mut *content else {
+                return false;
+            };
+            kept.replace(waker)
+        };
+        drop(earlier);
+        true
+    }
+
+    /// Ends the wait. Returns what was put in at the last moment.
+    pub fn close(&self) -> Option<T> {
+        let (thing, waker) = empty(&mut self.content.lock());
+        drop(waker);
+        thing
+    }
+}
+
+/// Closes a slot. Returns what was in it, or the waker, which must not be dropped under the lock.
+fn empty<T>(content: &mut Content<T>) -> (Option<T>, Option<Waker>) {
+    match mem::replace(content, Content::Closed) {
+        Content::Empty(waker) => (None, waker),
+        Content::Filled(thing) => (Some(thing), None),
+        Content::Closed => (None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Counts how often its waker is called.
+    #[derive(Default)]
+    struct Calls(AtomicUsize);
+
+    impl Wake for Calls {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    impl Calls {
+        fn waker(self: &Arc<Self>) -> Waker {
+            Arc::clone(self).into()
+        }
+
+        fn count(&self) -> usize {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    fn far() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    /// Takes everything out of a line. Slots are marked with numbers, which are returned in the order of the line.
+    fn order(queue: &mut Queue<u8, u8>) -> Vec<u8> {
+        let mut wants = Vec::new();
+        while let Some((turn, want)) = queue.first() {
+            wants.push(*want);
+            assert!(queue.remove(turn).is_some());
+        }
+        wants
+    }
+
+    #[test]
+    fn first_come_first_served() {
+        let start = Instant::now();
+        let check = |arrivals: &[u64], expected: &[u8]| {
+            let mut queue = Queue::default();
+            for (want, milliseconds) in (0..).zip(arrivals) {
+                let since = start + Duration::from_millis(*milliseconds);
+                queue.push(since, want, Arc::default());
+            }
+            assert_eq!(queue.len(), arrivals.len());
+            assert_eq!(order(&mut queue), expected);
+            assert!(queue.is_empty());
+        };
+        check(&[], &[]);
+        check(&[1, 2, 3], &[0, 1, 2]);
+        // At the same time: in the order in which they enter.
+        check(&[5, 5, 5], &[0, 1, 2]);
+        check(&[3, 1, 2, 1], &[1, 3, 2, 0]);
+    }
+
+    #[test]
+    fn a_request_that_enters_again_keeps_its_place() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut queue = Queue::default();
+        let turns = [1, 2, 3].map(|number: u8| {
+            let slot = Arc::new(Slot::new());
+            queue.push(at(number.into()), number, slot)
+        });
+        assert!(turns[0] < turns[1] && turns[1] < turns[2]);
+        assert!(queue.remove(turns[1]).is_some());
+        assert!(queue.remove(turns[1]).is_none(), "it was there twice");
+        assert!(queue.would_be_first(at(0)));
+        assert!(!queue.would_be_first(at(1)) && !queue.would_be_first(at(2)));
+        queue.push(at(2), 2, Arc::default());
+        assert_eq!(order(&mut queue), [1, 2, 3]);
+        assert!(queue.would_be_first(at(9)));
+    }
+
+    #[test]
+    fn the_first_that_will_do_is_taken() {
+        let start = Instant::now();
+        let mut queue: Queue<u8, u8> = Queue::default();
+        for want in [7, 8, 9, 8] {
+            queue.push(start, want, Arc::default());
+        }
+        assert!(queue.pop_first_where(|want| *want == 5).is_none());
+        assert!(queue.pop_first_where(|want| *want == 8).is_some());
+        assert_eq!(order(&mut queue), [7, 9, 8]);
+        assert!(queue.pop_first().is_none());
+    }
+
+    #[test]
+    fn a_slot_is_filled_and_emptied_once() {
+        let slot = Slot::new();
+        assert!(slot.take().is_none(), "it was empty");
+        assert!(!slot.wait(Instant::now()));
+        assert_eq!(slot.fill(1), None);
+        assert_eq!(slot.fill(2), Some(2));
+        assert!(slot.wait(far()), "it does not wait when it is filled");
+        assert_eq!(slot.take(), Some(1));
+        assert_eq!((slot.take(), slot.close()), (None, None));
+        assert_eq!(slot.fill(3), Some(3));
+        let slot = Slot::new();
+        assert_eq!(slot.fill(4), None);
+        assert_eq!(slot.close(), Some(4));
+        // A closed slot lets no thread wait.
+        assert!(!slot.wait(far()));
+    }
+
+    #[test]
+    fn a_blocked_thread_is_woken() {
+        let slot = Slot::new();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| slot.wait(far()));
+            assert_eq!(slot.fill(1), None);
+            assert!(waiter.join().expect("the waiter does not panic"));
+        });
+        assert_eq!(slot.take(), Some(1));
+    }
+
+    #[test]
+    fn a_waker_is_called_once_and_only_when_filled() {
+        let calls = Arc::new(Calls::default());
+        let slot = Slot::new();
+        assert!(slot.wake_with(calls.waker()));
+        // A second one takes the place of the first.
+        assert!(slot.wake_with(calls.waker()));
+        assert_eq!(calls.count(), 0);
+        assert_eq!(slot.fill(1), None);
+        assert_eq!(calls.count(), 1);
+        assert_eq!(slot.fill(2), Some(2));
+        assert!(!slot.wake_with(calls.waker()), "it is filled");
+        assert_eq!(slot.take(), Some(1));
+        assert!(!slot.wake_with(calls.waker()), "it is closed");
+        assert_eq!(calls.count(), 1);
+        let slot: Slot<u8> = Slot::new();
+        assert!(slot.wake_with(calls.waker()));
+        assert!(slot.close().is_none());
+        assert_eq!((calls.count(), Arc::strong_count(&calls)), (1, 1));
+    }
+
+    /// What can happen at a slot. Each is one section under its lock, so the orders of these are all that there are.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Fill,
+        WakeWith,
+        Close,
+    }
+
+    #[test]
+    fn every_order_of_events_at_a_slot() {
+        use Step::{Close, Fill, WakeWith};
+        // Whether the thing went in, the waker was kept, the close found the thing; how often the waker was called.
+        let check = |steps: [Step; 3], expected: (bool, bool, bool, usize)| {
+            let (slot, calls) = (Slot::new(), Arc::new(Calls::default()));
+            let (mut went_in, mut kept, mut found) = (false, false, false);
+            for step in steps {
+                match step {
+                    Fill => went_in = slot.fill(()).is_none(),
+                    WakeWith => kept = slot.wake_with(calls.waker()),
+                    Close => found = slot.close().is_some(),
+                }
+            }
+            assert_eq!((went_in, kept, found, calls.count()), expected, "{steps:?}");
+        };
+        check([Fill, WakeWith, Close], (true, false, true, 0));
+        check([Fill, Close, WakeWith], (true, false, true, 0));
+        check([WakeWith, Fill, Close], (true, true, true, 1));
+        check([WakeWith, Close, Fill], (false, true, false, 0));
+        check([Close, Fill, WakeWith], (false, false, false, 0));
+        check([Close, WakeWith, Fill], (false, false, false, 0));
+    }
+
+    /// Two threads meet at each slot: one fills it, the other one leaves a waker and closes it.
+    #[test]
+    fn nothing_is_lost_between_two_threads() {
+        let slots: Vec<Slot<usize>> = (0..ROUNDS).map(|_| Slot::new()).collect();
+        let calls: Vec<_> = (0..ROUNDS).map(|_| Arc::new(Calls::default())).collect();
+        let arrived = [(); 2].map(|()| AtomicUsize::new(0));
+        // Both begin a round at the same time.
+        let meet = |own: usize, round: usize| {
+            arrived[own].store(round + 1, Ordering::SeqCst);
+            let mut spins = 0;
+            while arrived[1 - own].load(Ordering::SeqCst) <= round {
+                spins += 1;
+                match spins % 64 {
+                    0 => thread::yield_now(),
+                    _ => std::hint::spin_loop(),
+                }
+            }
+        };
+        let (given_back, taken) = thread::scope(|scope| {
+            let filler = scope.spawn(|| {
+                let fill = |round: usize| {
+                    meet(0, round);
+                    slots[round].fill(round)
+                };
+                (0..ROUNDS).map(fill).collect::<Vec<_>>()
+            });
+            let waiter = scope.spawn(|| {
+                let wait = |round: usize| {
+                    meet(1, round);
+                    let kept = slots[round].wake_with(calls[round].waker());
+                    // In every other round it does not give up before it was woken.
+                    while round.is_multiple_of(2) && kept && calls[round].count() == 0 {
+                        thread::yield_now();
+                    }
+                    let taken = match round % 2 {
+                        0 => slots[round].take(),
+                        _ => slots[round].close(),
+                    };
+                    (kept, taken)
+                };
+                (0..ROUNDS).map(wait).collect::<Vec<_>>()
+            });
+            (filler.join().unwrap(), waiter.join().unwrap())
+        });
+        for (round, (kept, taken)) in taken.into_iter().enumerate() {
+            let called = calls[round].count();
+            // It is with one of the two.
+            let owners = (given_back[round], taken);
+            assert!(
+                [(Some(round), None), (None, Some(round))].contains(&owners),
+                "{owners:?}"
+            );
+            assert!(round % 2 == 1 || taken.is_some());
+            assert_eq!(called, usize::from(kept && taken.is_some()));
+        }
+    }
+
+    const ROUNDS: usize = 100_000;
+}

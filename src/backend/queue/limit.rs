@@ -1,0 +1,356 @@
+//! The right to do something that only so many may do at once.
+//!
+//! A request that has a [`Permit`] may go on; dropping the permit passes it to the first request in line. A permit may carry
+//! something along that its next holder can use, such as a connection to the application: what was kept last is given out
+//! first, so there is never more of it than permits.
+//!
+//! Called by workers and by the threads of the access proxy.
+//!
+//! **Invariants**
+//! - A permit is with its holder or in a slot, and counted in `taken` as long as it exists.
+//! - No request waits while a permit is free.
+//! - The lock is a leaf; permits are handed over, and what they carry is dropped, without it.
+
+use std::mem;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::{Queue, Slot, Turn};
+
+/// Lets so many in at once; the others wait, first come first served. Permits may carry a `T` along.
+#[derive(Debug)]
+pub struct ConcurrencyLimit<T = ()>(Mutex<State<T>>);
+
+/// The right to go on. Dropping it passes it on.
+#[derive(Debug)]
+pub struct Permit<T = ()> {
+    limit: Arc<ConcurrencyLimit<T>>,
+    generation: u64,
+    kept: Option<T>,
+}
+
+/// What came of [`ConcurrencyLimit::enter`].
+#[derive(Debug)]
+pub enum Entry<T = ()> {
+    /// A permit was free.
+    Permit(Permit<T>),
+    /// The request stands in line.
+    Queued(LimitTicket<T>),
+}
+
+/// A request's place in line. Dropping it leaves the line.
+#[derive(Debug)]
+pub struct LimitTicket<T = ()> {
+    limit: Arc<ConcurrencyLimit<T>>,
+    slot: Arc<Slot<Permit<T>>>,
+    turn: Turn,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    most: usize,
+    taken: usize,
+    /// What the next permits carry; what was kept last is at the end.
+    kept: Vec<T>,
+    /// Changes when what permits carry is of no use any more.
+    generation: u64,
+    waiting: Queue<Permit<T>, ()>,
+}
+
+impl<T> ConcurrencyLimit<T> {
+    /// Lets at most `most` in.
+    pub fn new(most: usize) -> Self {
+        Self(Mutex::new(State {
+            most,
+            taken: 0,
+            kept: Vec::new(),
+            generation: 0,
+            waiting: Queue::default(),
+        }))
+    }
+
+    /// Changes how many are let in. Permits that exist stay valid, also if they are more.
+    pub fn limit(self: &Arc<Self>, most: usize) {
+        let (called, unused) = {
+            let mut state = self.0.lock();
+            state.most = most;
+            let mut called = Vec::new();
+            while state.taken < most
+                && let Some(slot) = state.waiting.pop_first()
+            {
+                state.taken += 1;
+                called.push((slot, state.permit(self)));
+            }
+            let surplus = state.kept.len().saturating_sub(most);
+            let unused: Vec<_> = state.kept.drain(..surplus).collect();
+            (called, unused)
+        };
+        drop(unused);
+        for (slot, permit) in called {
+            hand_over(&slot, permit);
+        }
+    }
+
+    /// Drops what was kept, now, and what holders of permits want to keep later.
+    pub fn forget(&self) {
+        let unused = {
+            let mut state = self.0.lock();
+            state.generation += 1;
+            mem::take(&mut state.kept)
+        };
+        drop(unused);
+    }
+
+    /// How many requests wait.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().waiting.len()
+    }
+
+    /// A permit, if one is free.
+    pub fn try_enter(self: &Arc<Self>) -> Option<Permit<T>> {
+        self.0.lock().enter(self)
+    }
+
+    /// A permit, or a place in line for a request that arrived at `since`.
+    pub fn enter(self: &Arc<Self>, since: Instant) -> Entry<T> {
+        let mut state = self.0.lock();
+        if let Some(permit) = state.enter(self) {
+            return Entry::Permit(permit);
+        }
+        let slot = Arc::new(Slot::new());
+        let turn = state.waiting.push(since, (), Arc::clone(&slot));
+        Entry::Queued(LimitTicket {
+            limit: Arc::clone(self),
+            slot,
+            turn,
+        })
+    }
+
+    /// Passes a permit on, or makes it free.
+    fn leave(self: &Arc<Self>, kept: Option<T>, generation: u64) {
+        let (next, unused) = {
+            let mut state = self.0.lock();
+            let mut unused = kept;
+            let fits = state.taken <= state.most;
+            if fits && state.generation == generation {
+                state.kept.extend(unused.take());
+            }
+            let slot = match fits {
+                true => state.waiting.pop_first(),
+                false => None,
+            };
+            let next = slot.map(|slot| (slot, state.permit(self)));
+            if next.is_none() {
+                state.taken -= 1;
+            }
+            (next, unused)
+        };
+        drop(unused);
+        if let Some((slot, permit)) = next {
+            hand_over(&slot, permit);
+        }
+    }
+}
+
+impl<T> State<T> {
+    fn enter(&mut self, limit: &Arc<ConcurrencyLimit<T>>) -> Option<Permit<T>> {
+        // While a request waits, none is free.
+        (self.taken < self.most).then(|| {
+            self.taken += 1;
+            self.permit(limit)
+        })
+    }
+
+    /// One that was counted already.
+    fn permit(&mut self, limit: &Arc<ConcurrencyLimit<T>>) -> Permit<T> {
+        Permit {
+            limit: Arc::clone(limit),
+            generation: self.generation,
+            kept: self.kept.pop(),
+        }
+    }
+}
+
+impl<T> Permit<T> {
+    /// Takes out what it carries, if that was not taken before.
+    pub const fn carried(&mut self) -> Option<T> {
+        self.kept.take()
+    }
+
+    /// Passes the permit on, with something for its next holder.
+    pub fn keep(mut self, thing: T) {
+        self.kept = Some(thing);
+    }
+}
+
+impl<T> Drop for Permit<T> {
+    fn drop(&mut self) {
+        self.limit.leave(self.kept.take(), self.generation);
+    }
+}
+
+impl<T> LimitTicket<T> {
+    /// The permit, if it is this request's turn. The ticket is of no use any more then.
+    pub fn take(&mut self) -> Option<Permit<T>> {
+        self.slot.take()
+    }
+
+    /// Blocks until it is this request's turn, or until `until`; see [`Slot::wait`].
+    pub fn wait(&self, until: Instant) -> bool {
+        self.slot.wait(until)
+    }
+
+    /// Has a waker called when it is this request's turn; see [`Slot::wake_with`].
+    pub fn wake_with(&self, waker: Waker) -> bool {
+        self.slot.wake_with(waker)
+    }
+}
+
+impl<T> Drop for LimitTicket<T> {
+    fn drop(&mut self) {
+        let waiting = self.limit.0.lock().waiting.remove(self.turn);
+        drop(waiting);
+        // A permit that came at the last moment is passed on when it is dropped.
+        drop(self.slot.close());
+    }
+}
+
+/// Gives a permit to a request. If the request has left, the permit is dropped, which passes it on.
+fn hand_over<T>(slot: &Slot<Permit<T>>, permit: Permit<T>) {
+    drop(slot.fill(permit));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn limit(most: usize) -> Arc<ConcurrencyLimit> {
+        Arc::new(ConcurrencyLimit::new(most))
+    }
+
+    fn far() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    fn queued<T>(limit: &Arc<ConcurrencyLimit<T>>) -> LimitTicket<T> {
+        match limit.enter(Instant::now()) {
+            Entry::Permit(_) => panic!("a permit was free"),
+            Entry::Queued(ticket) => ticket,
+        }
+    }
+
+    /// Blocks until there is a permit.
+    fn enter(limit: &Arc<ConcurrencyLimit>) -> Permit {
+        match limit.enter(Instant::now()) {
+            Entry::Permit(permit) => permit,
+            Entry::Queued(mut ticket) => {
+                assert!(ticket.wait(far()));
+                ticket.take().expect("a permit")
+            }
+        }
+    }
+
+    #[test]
+    fn first_come_first_served() {
+        let limit = limit(1);
+        let permit = limit.try_enter().unwrap();
+        let mut tickets = [(); 5].map(|()| queued(&limit));
+        assert_eq!(limit.waiting(), 5);
+        assert!(limit.try_enter().is_none());
+        drop(permit);
+        for number in 0..tickets.len() {
+            let permit = tickets[number].take().expect("its turn");
+            let others = &mut tickets[number + 1..];
+            assert!(others.iter_mut().all(|other| other.take().is_none()));
+            assert!(limit.try_enter().is_none());
+            drop(permit);
+        }
+        assert_eq!(limit.0.lock().taken, 0);
+    }
+
+    #[test]
+    fn a_request_that_gives_up_leaves_the_line_and_passes_its_permit_on() {
+        let limit = limit(1);
+        let permit = limit.try_enter().unwrap();
+        let [first, second, mut third] = [(); 3].map(|()| queued(&limit));
+        drop(first);
+        assert_eq!(limit.waiting(), 2);
+        assert!(!third.wait(Instant::now()));
+        drop(permit);
+        // The second one has the permit, and leaves.
+        assert_eq!(limit.waiting(), 1);
+        assert!(third.take().is_none());
+        drop(second);
+        assert!(third.take().is_some());
+        assert_eq!(limit.0.lock().taken, 0);
+    }
+
+    #[test]
+    fn never_more_than_the_limit_which_may_change() {
+        let limit = limit(3);
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let work = || {
+            for _ in 0..500 {
+                let _permit = enter(&limit);
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                thread::yield_now();
+                now.fetch_sub(1, Ordering::SeqCst);
+            }
+        };
+        let run = || thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(work))));
+        run();
+        assert!(most.load(Ordering::SeqCst) <= 3);
+        // Fewer: those that are in go on, and no other one is let in for them.
+        let permits: Vec<_> = (0..3).map(|_| limit.try_enter().unwrap()).collect();
+        limit.limit(1);
+        let mut permits = permits.into_iter();
+        drop(permits.next());
+        drop(permits.next());
+        assert!(limit.try_enter().is_none());
+        drop(permits.next());
+        most.store(0, Ordering::SeqCst);
+        run();
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        // More: those that wait are let in.
+        let permit = limit.try_enter().unwrap();
+        let mut tickets = [(); 2].map(|()| queued(&limit));
+        limit.limit(2);
+        let second = tickets[0].take().expect("the limit has risen");
+        assert!(tickets[1].take().is_none());
+        drop((permit, second));
+        assert!(tickets[1].take().is_some());
+        assert_eq!(limit.0.lock().taken, 0);
+    }
+
+    #[test]
+    fn what_was_kept_goes_to_the_next_holder_unless_it_was_forgotten() {
+        let limit = Arc::new(ConcurrencyLimit::new(2));
+        let mut permit = limit.try_enter().unwrap();
+        assert_eq!(permit.carried(), None);
+        permit.keep("one");
+        let mut permit = limit.try_enter().unwrap();
+        assert_eq!(permit.carried(), Some("one"));
+        assert_eq!(permit.carried(), None);
+        // Also to one that waits.
+        let other = limit.try_enter().unwrap();
+        let mut ticket = queued(&limit);
+        permit.keep("two");
+        let mut permit = ticket.take().unwrap();
+        assert_eq!(permit.carried(), Some("two"));
+        other.keep("three");
+        limit.forget();
+        permit.keep("four");
+        assert_eq!(limit.try_enter().unwrap().carried(), None);
+        // A limit that sinks keeps less.
+        limit.try_enter().unwrap().keep("five");
+        limit.limit(0);
+        assert!(limit.0.lock().kept.is_empty());
+    }
+}
