@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ pub struct DialIn {
     /// Connections whose preamble is not complete.
     newcomers: HashMap<u64, Newcomer>,
     next: u64,
+    /// As many are connected as may be, which the log has.
+    full: bool,
     /// Until when nothing is accepted, for want of descriptors.
     resting: Option<Instant>,
     rest: Duration,
@@ -170,6 +173,7 @@ impl DialIn {
             connections: Arc::default(),
             newcomers: HashMap::new(),
             next: 0,
+            full: false,
             resting: None,
             rest: FIRST_REST,
         })
@@ -247,9 +251,14 @@ impl DialIn {
         self.next += 1;
         let Some(seat) = self.connections.enter(number, most) else {
             let limit = format!("{most} connections are open already (limits.backends)");
+            if !mem::replace(&mut self.full, true) {
+                let name = self.pool.name();
+                log::warn!("dial-in at {name}: {limit}; further ones are refused");
+            }
             self.refuse(&peer, Close::Overload, &limit);
             return;
         };
+        self.full = false;
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, number);
         if let Err(error) = self.epoll.add(&stream, event) {
             self.refuse(&peer, Close::Internal, error.desc());
@@ -358,10 +367,16 @@ impl DialIn {
         });
     }
 
-    /// Counts and tells of a connection that does not become a backend. Whoever calls this closes it.
+    /// Counts and logs a connection that does not become a backend. The caller closes it.
     fn refuse(&self, peer: &Peer, close: Close, why: &str) {
         self.stats.backend_closed(close);
-        log::info!(
+        let level = match close {
+            // There may be many, and one warning has been logged for all of them.
+            Close::Overload => log::Level::Debug,
+            _ => log::Level::Info,
+        };
+        log::log!(
+            level,
             "backend from {peer} at {} refused: {why}: reason={close}",
             self.pool.name()
         );
