@@ -9,13 +9,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::getuid;
 use swiftiply::backend::dial_in::{DialIn, Settings};
-use swiftiply::backend::pool::{self, Lease, Pool, Waiting};
+use swiftiply::backend::pool::{self, Acquired, Lease, Pool, Waiting};
 use swiftiply::config::{Address, Config, Order, Overrides};
 use swiftiply::net::conn::Conn;
 use swiftiply::net::listener::{Listener, Local, Stop};
@@ -68,7 +68,7 @@ impl DialledIn {
     /// The backend that is idle, or will be.
     fn lease(&self) -> Lease {
         let waiting = Arc::new(Waiting::new(Arc::new(AtomicUsize::new(0))));
-        let want = pool::Want {
+        let selector = pool::Selector {
             pools: &[Arc::clone(&self.pool)],
             keys: &keys(),
             id: None,
@@ -77,7 +77,12 @@ impl DialledIn {
         };
         let mut lease = None;
         wait_until("a backend", || {
-            lease = pool::lease_now(&want);
+            // The limit is zero, so it does not stand in line.
+            let acquired = pool::acquire(&selector, &mut None, Instant::now());
+            lease = match acquired {
+                Ok(Acquired::Ready(lease)) => Some(lease),
+                _ => None,
+            };
             lease.is_some()
         });
         lease.unwrap()
@@ -104,7 +109,7 @@ fn a_backend_may_take_its_time_to_read_a_request() {
     );
     let backend = Backend::dial(dialled_in.address);
     let mut lease = dialled_in.lease();
-    let conn = &lease.backend().conn;
+    let conn = lease.conn();
     let milliseconds = getsockopt(conn, sockopt::TcpUserTimeout).unwrap();
     assert_eq!(milliseconds, 90_000);
     assert!(getsockopt(conn, sockopt::KeepAlive).unwrap());
@@ -176,11 +181,11 @@ fn a_machine_that_vanishes_is_found_out() {
     let backends = [dial(), dial()];
     let mut idle = dialled_in.lease();
     let mut asked = dialled_in.lease();
-    hurry(&idle.backend().conn);
-    hurry(&asked.backend().conn);
+    hurry(idle.conn());
+    hurry(asked.conn());
     idle.finish();
     there.ip("address flush dev wire");
-    let conn = &mut asked.backend().conn;
+    let conn = asked.conn();
     let request = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
     conn.write_both(request, &[], PATIENCE).unwrap();
     conn.set_read_timeout(PATIENCE).unwrap();

@@ -3,13 +3,15 @@
 //! A [`Directory`] has the servers of a site, each with so many *seats*: requests that it may have at once. A request
 //! takes a seat at the server with the fewest that are taken, servers that are equal in turn, and with it a connection
 //! that was kept after an earlier exchange, or else a new one. Where all seats are taken, requests wait, first come first
-//! served, as they do at a [`pool`](super::pool): who frees a seat puts it into the oldest waiter's slot.
+//! served, as they do at a [`pool`](super::pool): the thread that frees a seat puts it into the slot of the first request
+//! in line.
 //!
 //! A server that cannot be connected to, or fails several times in a row, is *set aside* for a moment that doubles each
 //! time; then one request tries it. Requests that have not been sent yet go to another server, or wait.
 //!
-//! Called by workers ([`lease`], [`Lease`]) and by the tick ([`Servers::tick`]), which never waits: names are looked up
-//! and servers checked by threads of their own, one at a time for each server, which end by themselves.
+//! Called by workers ([`acquire`], [`Ticket`], [`Connecting`], [`Lease`]), none of which waits but in [`Ticket::wait`], and
+//! by the tick thread ([`Servers::tick`]), which never waits: names are looked up and servers checked by threads of their
+//! own, one at a time for each server, which end by themselves. The [`Alarm`] brings the tick thread when a pause ends.
 //!
 //! In reading order: [`queue`] is how a request gets its turn, [`choose`] which server it goes to, [`seat`] its place there
 //! with a connection, [`health`] what is learnt from how it ends, [`tend`] what is done for servers beside requests,
@@ -17,9 +19,10 @@
 //!
 //! **Invariants**
 //! - A [`Seat`](seat::Seat) is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
-//!   connection belongs to its server, or to a lease.
-//! - Nobody waits while there is a free seat, but for the moment after a pause has ended, which waiters look at
-//!   themselves.
+//!   connection belongs to its server, to a seat or to a lease.
+//! - No request waits while a seat is free, but for the moment between the end of a pause and the tick; and none takes a
+//!   seat while one that arrived earlier waits.
+//! - While requests wait for the end of a pause, the alarm is set to it.
 //! - The state's lock is a leaf; connections are looked at, made and closed without it.
 
 mod choose;
@@ -33,7 +36,6 @@ mod tend;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
@@ -42,12 +44,13 @@ use parking_lot::Mutex;
 
 use self::health::Health;
 use self::place::Place;
-use self::queue::Waiter;
-pub use self::queue::lease;
-use self::seat::Kept;
-pub use self::seat::Lease;
+pub use self::queue::{Acquired, Ticket, acquire};
+pub use self::seat::{Connected, Connecting, Lease};
+use self::seat::{Kept, Seat};
 use super::pool::Waiting;
+use super::queue::Queue;
 use crate::config::{self, Address};
+use crate::net::alarm::Alarm;
 use crate::net::conn::Conn;
 use crate::stats::{Close, Stats};
 
@@ -70,6 +73,8 @@ pub struct Directory {
     /// Target of log lines.
     log: String,
     stats: Arc<Stats>,
+    /// Brings the tick thread.
+    alarm: Arc<Alarm>,
     state: Mutex<State>,
     /// Where Redis has the list.
     #[cfg(feature = "redis")]
@@ -96,7 +101,7 @@ struct Settings {
 
 /// From which directory a request is served.
 #[derive(Clone, Debug)]
-pub struct Want<'a> {
+pub struct Selector<'a> {
     /// The directory.
     pub directory: &'a Arc<Directory>,
     /// The count of requests that wait, which has a limit.
@@ -107,8 +112,8 @@ pub struct Want<'a> {
 struct State {
     settings: Settings,
     servers: Vec<Server>,
-    /// The one that waits longest is in front.
-    waiting: VecDeque<Waiter>,
+    /// Requests that wait, and whether they must not be sent a second time.
+    waiting: Queue<Seat, bool>,
     /// Which of several equal servers is next.
     turn: usize,
     /// Nothing may be kept any more, for this reason.
@@ -143,23 +148,29 @@ struct Server {
 }
 
 impl Servers {
-    /// Those of a site, if it has any. `log`: the target of its log lines.
+    /// Those of a site, if it has any. `log`: the target of its log lines; `alarm`: brings the thread that calls
+    /// [`Servers::tick`].
     ///
     /// # Errors
     /// What is wrong with the address of a Redis server.
-    pub fn new(site: &config::Site, log: &str, stats: &Arc<Stats>) -> io::Result<Option<Self>> {
+    pub fn new(
+        site: &config::Site,
+        log: &str,
+        stats: &Arc<Stats>,
+        alarm: &Arc<Alarm>,
+    ) -> io::Result<Option<Self>> {
         let Some(settings) = Settings::of(site) else {
             return Ok(None);
         };
         match &site.directory {
             #[cfg(feature = "redis")]
             Some(config::Directory::Redis(redis)) => {
-                Self::shared(site, redis, log, &settings, stats).map(Some)
+                Self::shared(site, redis, log, &settings, (stats, alarm)).map(Some)
             }
             Some(kind) => Ok(Some(Self {
                 directories: vec![(
                     site.name.clone(),
-                    Arc::new(Directory::new(&site.name, log, settings, stats)),
+                    Arc::new(Directory::new(&site.name, log, settings, (stats, alarm))),
                 )],
                 kind: kind.clone(),
                 #[cfg(feature = "redis")]
@@ -176,12 +187,12 @@ impl Servers {
         redis: &config::Redis,
         log: &str,
         settings: &Settings,
-        stats: &Arc<Stats>,
+        parts: (&Arc<Stats>, &Arc<Alarm>),
     ) -> io::Result<Self> {
         let bell = Arc::new(shared::Bell::default());
         let directories: Vec<_> = names(site)
             .map(|name| {
-                let mut directory = Directory::new(&site.name, log, settings.clone(), stats);
+                let mut directory = Directory::new(&site.name, log, settings.clone(), parts);
                 directory.bell = Some(Arc::clone(&bell));
                 directory.state.get_mut().shelf = Some(shared::Shelf::new());
                 (name.to_owned(), Arc::new(directory))
@@ -228,16 +239,20 @@ impl Servers {
         }
     }
 
-    /// Does what is due: closes connections that have ended or were idle for too long, and has names looked up, servers
-    /// checked and Redis asked. Never waits.
-    pub fn tick(&self, now: Instant) {
+    /// Does what is due: closes connections that have ended or were idle for too long, has names looked up, servers
+    /// checked and Redis asked, and gives seats to requests that waited for the end of a pause. Never waits. Returns when
+    /// something is due again. To be called then, when the alarm rings, and at least once a second, since connections that
+    /// become idle meanwhile do not set the alarm.
+    pub fn tick(&self, now: Instant) -> Option<Instant> {
         #[cfg(feature = "redis")]
-        if let Some(link) = &self.link {
-            link.start();
-        }
-        for (_, directory) in &self.directories {
-            directory.tick(now);
-        }
+        let again = self.link.as_ref().is_some_and(shared::Link::start);
+        #[cfg(not(feature = "redis"))]
+        let again = false;
+        let due = self.directories.iter();
+        let due: Vec<_> = due
+            .filter_map(|(_, directory)| directory.tick(now))
+            .collect();
+        due.into_iter().chain(again.then(|| now + TRY_AGAIN)).min()
     }
 
     /// Closes what is idle and keeps nothing that comes later.
@@ -287,7 +302,12 @@ impl Settings {
 }
 
 impl Directory {
-    fn new(site: &str, log: &str, settings: Settings, stats: &Arc<Stats>) -> Self {
+    fn new(
+        site: &str,
+        log: &str,
+        settings: Settings,
+        (stats, alarm): (&Arc<Stats>, &Arc<Alarm>),
+    ) -> Self {
         let now = Instant::now();
         let servers = settings.servers.iter();
         let servers = servers.map(|address| Server::new(address, settings.seats, now));
@@ -295,10 +315,11 @@ impl Directory {
             site: site.to_owned(),
             log: log.to_owned(),
             stats: Arc::clone(stats),
+            alarm: Arc::clone(alarm),
             state: Mutex::new(State {
                 servers: servers.collect(),
                 settings,
-                waiting: VecDeque::new(),
+                waiting: Queue::default(),
                 turn: 0,
                 closed: None,
                 #[cfg(feature = "redis")]
@@ -322,6 +343,7 @@ impl Directory {
         for kept in gone {
             self.close(kept.conn, Close::Removed);
         }
+        self.remind();
         self.deal();
     }
 
@@ -438,3 +460,6 @@ impl Server {
         }
     }
 }
+
+/// When the system gave no thread for Redis, it is asked again after so long.
+const TRY_AGAIN: Duration = Duration::from_secs(1);

@@ -2,35 +2,35 @@
 //!
 //! Each dial-in address has a [`Pool`]. A site draws from the pools of its addresses, and sites that share an
 //! address share its backends. Idle backends are taken last-in first-out (or oldest first, if the site
-//! wants it); waiting requests are served first-in first-out by *direct hand-over*: whoever brings a
-//! backend (a worker at the end of an exchange, the dial-in thread with a new one) puts it into the oldest
-//! waiter's slot, so that no newcomer can snatch it. A waiter stands in the queue of every pool of its site with
-//! one and the same slot; the first backend fills it.
+//! wants it). Waiting requests are served in the order of their arrival by *direct hand-over*: the thread that brings a
+//! backend (a worker at the end of an exchange, the dial-in thread with a new one) puts it into the slot of the first
+//! request in the pool's [`queue`](super::queue), so that no newcomer can take it first. A request stands in the queues of
+//! all pools of its site with one and the same slot; the first backend fills it.
 //!
-//! Called by workers ([`lease`], [`Lease`]) and by the dial-in thread ([`Pool::offer`], [`Pool::sweep`]).
+//! Called by workers ([`acquire`], [`Ticket`], [`Lease`]), none of which waits but in [`Ticket::wait`], and by the dial-in
+//! thread ([`Pool::offer`], [`Pool::sweep`]).
 //!
 //! **Invariants**
-//! - A [`Backend`] is owned by a pool, a slot or a [`Lease`], never shared. It holds on to its pool, and an idle one is
-//!   held by it; [`Pool::shut`] undoes the knot. A lease gives it back when it is
+//! - A [`Backend`] is owned by a pool, a slot or a [`Lease`], never shared. It refers to its pool, which owns it while it
+//!   is idle; [`Pool::shut`] breaks that reference cycle. A lease gives its backend back when it is
 //!   finished and closes it when it is dropped.
-//! - A backend is never left in a slot: see [`slot`](super::slot).
+//! - No backend is idle in a pool while a request waits there for which it will do.
+//! - A backend is never left in a slot: a [`Ticket`] that is dropped passes on what it was given.
 //! - A backend that hung up is never in a pool for long: the dial-in thread marks it gone and then sweeps, and
 //!   [`Pool::offer`] looks at the mark under the pool's lock, so one of the two sees the other.
-//! - Pool and slot locks are leaves; nothing is closed, logged or waited for under them but the waiter's
-//!   own condition.
+//! - Pool locks are leaves; nothing is closed, logged or woken under them.
 
-use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::task::Waker;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::dial_in::Seat;
-use super::lease::Missed;
 use super::preamble::Id;
-use super::slot::Slot;
+use super::queue::{Queue, Slot, Turn};
 use crate::config::Order;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Pending};
@@ -64,7 +64,7 @@ pub struct Backend {
 
 /// Which backends a request may go to.
 #[derive(Clone, Debug)]
-pub struct Want<'a> {
+pub struct Selector<'a> {
     /// Pools to draw from, at least one.
     pub pools: &'a [Arc<Pool>],
     /// Keys of which the backend must have sent one.
@@ -77,7 +77,7 @@ pub struct Want<'a> {
     pub waiting: &'a Arc<Waiting>,
 }
 
-/// How many requests of a site wait, with or without a worker, and how many of all sites.
+/// How many requests of a site stand in line, and how many of all sites.
 #[derive(Debug)]
 pub struct Waiting {
     here: AtomicUsize,
@@ -88,9 +88,18 @@ pub struct Waiting {
     most_everywhere: AtomicUsize,
 }
 
-/// One of those that wait, as long as this lives.
+/// The permission to stand in line, which a request keeps for as long as it lives: it has been let in once, so the limit
+/// does not refuse it when it has to go back into line.
 #[derive(Debug)]
-pub struct Wait(Arc<Waiting>);
+pub struct Wait(());
+
+/// A request that stands in line is counted as long as this lives.
+#[derive(Debug)]
+pub struct InLine(Arc<Waiting>);
+
+/// As many requests as may stand in line stand there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
 
 /// A backend for the time of one exchange.
 #[derive(Debug)]
@@ -98,27 +107,48 @@ pub struct Lease {
     backend: Option<Backend>,
 }
 
+/// What came of [`acquire`].
+#[derive(Debug)]
+pub enum Acquired {
+    /// A backend was idle.
+    Ready(Lease),
+    /// The request stands in line.
+    Queued(Ticket),
+}
+
+/// A request's place in the lines of its site's pools. Dropping it leaves them.
+#[derive(Debug)]
+pub struct Ticket {
+    pools: Box<[Arc<Pool>]>,
+    /// The places in the lines of the first of these pools; all of them, unless the ticket is used up.
+    turns: Vec<Turn>,
+    slot: Arc<Slot<Lease>>,
+    wants: Arc<Wants>,
+    order: Order,
+    since: Instant,
+    _in_line: InLine,
+}
+
+/// Which backends will do for a request that waits.
+#[derive(Debug)]
+struct Wants {
+    keys: Arc<[Box<[u8]>]>,
+    id: Option<Box<[u8]>>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// The one that became idle last is at the end.
     idle: Vec<Backend>,
-    /// The one that waits longest is in front.
-    waiting: VecDeque<Waiter>,
+    waiting: Queue<Lease, Arc<Wants>>,
     /// Nothing may be kept any more, for this reason.
     closed: Option<Close>,
     /// Keys that some site of this address knows.
     keys: Arc<[Box<[u8]>]>,
 }
 
-#[derive(Debug)]
-struct Waiter {
-    slot: Arc<Slot<Lease>>,
-    keys: Arc<[Box<[u8]>]>,
-    id: Option<Box<[u8]>>,
-}
-
 impl Waiting {
-    /// Nobody waits. `everywhere` is the count that all sites share.
+    /// No request waits. `everywhere` is the count that all sites share.
     pub fn new(everywhere: Arc<AtomicUsize>) -> Self {
         Self {
             here: AtomicUsize::new(0),
@@ -134,19 +164,27 @@ impl Waiting {
         self.most_everywhere.store(everywhere, Ordering::Relaxed);
     }
 
-    /// One more waits, unless there are too many already.
-    pub fn enter(self: &Arc<Self>) -> Option<Wait> {
+    /// Counts one more, unless there are too many already. `wait`: the permission, which is left there; a request that has it
+    /// is not refused.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn enter(self: &Arc<Self>, wait: &mut Option<Wait>) -> Result<InLine, Full> {
         // The guard takes back what was added, also where the limit says no.
-        let wait = Wait(Arc::clone(self));
+        let in_line = InLine(Arc::clone(self));
         let here = self.here.fetch_add(1, Ordering::Relaxed);
         let everywhere = self.everywhere.fetch_add(1, Ordering::Relaxed);
         let fits = here < self.most_here.load(Ordering::Relaxed)
             && everywhere < self.most_everywhere.load(Ordering::Relaxed);
-        fits.then_some(wait)
+        if wait.is_none() && !fits {
+            return Err(Full);
+        }
+        *wait = Some(Wait(()));
+        Ok(in_line)
     }
 }
 
-impl Drop for Wait {
+impl Drop for InLine {
     fn drop(&mut self) {
         self.0.here.fetch_sub(1, Ordering::Relaxed);
         self.0.everywhere.fetch_sub(1, Ordering::Relaxed);
@@ -196,10 +234,10 @@ impl Pool {
         }
     }
 
-    /// Takes a backend in: gives it to the oldest request that it will do for, or keeps it idle.
+    /// Takes a backend in: gives it to the first request that it will do for, or keeps it idle.
     pub fn offer(&self, mut backend: Backend) {
         loop {
-            let waiter = {
+            let slot = {
                 let mut state = self.state.lock();
                 let reason = if backend.seat.is_gone() {
                     Some(Close::PeerClosed)
@@ -213,22 +251,17 @@ impl Pool {
                     backend.close(reason);
                     return;
                 }
-                let served = state
-                    .waiting
-                    .iter()
-                    .position(|waiter| waiter.takes(&backend));
-                match served.and_then(|position| state.waiting.remove(position)) {
-                    Some(waiter) => waiter,
+                let will_do = |wants: &Arc<Wants>| wants.allow(&backend);
+                match state.waiting.pop_first_where(will_do) {
+                    Some(slot) => slot,
                     None => {
                         state.idle.push(backend);
                         return;
                     }
                 }
             };
-            let lease = Lease {
-                backend: Some(backend),
-            };
-            match waiter.slot.fill(lease).and_then(Lease::into_backend) {
+            // The request may have been given another one, or have left, just now.
+            match slot.fill(Lease::of(backend)).and_then(Lease::into_backend) {
                 Some(refused) => backend = refused,
                 None => return,
             }
@@ -245,7 +278,7 @@ impl Pool {
         }
     }
 
-    /// Closes what is idle and whatever comes later, for this reason. Requests that wait go on waiting to their deadlines.
+    /// Closes what is idle and what comes later, for this reason. Requests that wait go on waiting to their deadlines.
     pub fn shut(&self, reason: Close) {
         let idle = {
             let mut state = self.state.lock();
@@ -258,39 +291,33 @@ impl Pool {
     }
 
     /// An idle backend that will do and is alive. Dead ones on the way are closed.
-    fn take(&self, want: &Want<'_>) -> Option<Lease> {
+    fn take(&self, selector: &Selector<'_>) -> Option<Lease> {
         loop {
-            let backend = self.state.lock().take(want)?;
-            if let Some(lease) = backend.lend() {
+            let idle = {
+                let mut state = self.state.lock();
+                state.take(selector.keys, selector.id, selector.order)
+            };
+            if let Some(lease) = idle?.lend() {
                 return Some(lease);
             }
         }
     }
 
-    /// Queues a waiter, unless a backend has become idle just before.
-    fn queue(&self, want: &Want<'_>, slot: &Arc<Slot<Lease>>, first: bool) -> Option<Backend> {
+    /// Puts a request into line, which adds its place to `turns`, unless a backend has become idle just before.
+    fn stand_in_line(&self, ticket: &Ticket, turns: &mut Vec<Turn>) -> Option<Backend> {
+        let Ticket { wants, order, .. } = ticket;
         let mut state = self.state.lock();
-        if let Some(backend) = state.take(want) {
-            return Some(backend);
+        let idle = state.take(&wants.keys, wants.id.as_deref(), *order);
+        if idle.is_none() {
+            let slot = Arc::clone(&ticket.slot);
+            turns.push(state.waiting.push(ticket.since, Arc::clone(wants), slot));
         }
-        let waiter = Waiter {
-            slot: Arc::clone(slot),
-            keys: Arc::clone(want.keys),
-            id: want.id.map(Box::from),
-        };
-        if first {
-            state.waiting.push_front(waiter);
-        } else {
-            state.waiting.push_back(waiter);
-        }
-        None
+        idle
     }
 
-    fn unqueue(&self, slot: &Arc<Slot<Lease>>) {
-        let mut state = self.state.lock();
-        state
-            .waiting
-            .retain(|waiter| !Arc::ptr_eq(&waiter.slot, slot));
+    fn leave_line(&self, turn: Turn) {
+        let waiting = self.state.lock().waiting.remove(turn);
+        drop(waiting);
     }
 }
 
@@ -306,14 +333,10 @@ impl Backend {
         );
     }
 
-    /// Makes a lease of it, unless it has closed or has sent what nobody asked for.
+    /// Makes a lease of it, unless it has closed or has sent something that was not asked for.
     fn lend(self) -> Option<Lease> {
         let reason = match self.conn.pending() {
-            Pending::Nothing => {
-                return Some(Lease {
-                    backend: Some(self),
-                });
-            }
+            Pending::Nothing => return Some(Lease::of(self)),
             Pending::Bytes => Close::Junk,
             Pending::End | Pending::Broken => Close::PeerClosed,
         };
@@ -323,33 +346,38 @@ impl Backend {
 }
 
 impl State {
-    fn take(&mut self, want: &Want<'_>) -> Option<Backend> {
-        let fits = |backend: &Backend| does(backend, want.keys, want.id);
-        match want.order {
-            Order::Newest => {
-                let position = self.idle.iter().rposition(fits)?;
-                Some(self.idle.remove(position))
-            }
-            Order::Oldest => {
-                let position = self.idle.iter().position(fits)?;
-                Some(self.idle.remove(position))
-            }
-        }
+    fn take(&mut self, keys: &[Box<[u8]>], id: Option<&[u8]>, order: Order) -> Option<Backend> {
+        let fits = |backend: &Backend| does(backend, keys, id);
+        let position = match order {
+            Order::Newest => self.idle.iter().rposition(fits),
+            Order::Oldest => self.idle.iter().position(fits),
+        };
+        Some(self.idle.remove(position?))
     }
 }
 
-impl Waiter {
-    fn takes(&self, backend: &Backend) -> bool {
+impl Wants {
+    fn allow(&self, backend: &Backend) -> bool {
         does(backend, &self.keys, self.id.as_deref())
     }
 }
 
 impl Lease {
-    /// The backend.
-    pub fn backend(&mut self) -> &mut Backend {
-        self.backend
-            .as_mut()
-            .expect("a lease has its backend until it ends")
+    const fn of(backend: Backend) -> Self {
+        Self {
+            backend: Some(backend),
+        }
+    }
+
+    /// Its connection.
+    pub fn conn(&mut self) -> &mut Conn {
+        let backend = self.backend.as_mut();
+        &mut backend.expect(HAS_BACKEND).conn
+    }
+
+    /// The id that the backend sent.
+    pub fn id(&self) -> Id {
+        self.backend.as_ref().expect(HAS_BACKEND).id
     }
 
     /// The exchange is over and its response was read to its end: the next one may begin.
@@ -380,82 +408,96 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Whoever ends a lease in good order takes the backend out; this is an error path or a panic.
+        // A lease that ends in good order has lost its backend before; this is an error path or a panic.
         if let Some(backend) = self.backend.take() {
             backend.close(Close::BackendFailed);
         }
     }
 }
 
-/// Takes an idle backend, or nothing if there is none.
-pub fn lease_now(want: &Want<'_>) -> Option<Lease> {
-    want.pools.iter().find_map(|pool| pool.take(want))
-}
-
-/// Takes a backend, waiting for one until `deadline` while `gone` does not say that the visitor left. `wait`: see
-/// [`lease`](super::lease::lease).
+/// Takes an idle backend, or stands in line with the requests that arrived before and after `since`. `wait`: see
+/// [`Waiting::enter`]. Never waits.
 ///
 /// # Errors
-/// Why there was none.
-pub fn lease(
-    want: &Want<'_>,
-    wait: Option<Wait>,
-    deadline: Instant,
-    gone: &mut dyn FnMut() -> bool,
-) -> Result<Lease, Missed> {
-    if let Some(lease) = lease_now(want) {
-        return Ok(lease);
+/// [`Full`].
+pub fn acquire(
+    selector: &Selector<'_>,
+    wait: &mut Option<Wait>,
+    since: Instant,
+) -> Result<Acquired, Full> {
+    // What is idle is of no use to those that wait, so it can be taken at any time.
+    let idle = selector.pools.iter().find_map(|pool| pool.take(selector));
+    if let Some(lease) = idle {
+        return Ok(Acquired::Ready(lease));
     }
-    let wait = wait.or_else(|| want.waiting.enter());
-    let _wait = wait.ok_or(Missed::Full)?;
-    // A backend that was handed over may turn out dead. The request has waited for its turn, so it goes on in front.
-    let mut first = false;
-    loop {
-        let lease = wait_in_queue(want, deadline, gone, first)?;
-        if let Some(lease) = lease.check() {
-            return Ok(lease);
+    let mut ticket = Ticket {
+        pools: selector.pools.into(),
+        turns: Vec::with_capacity(selector.pools.len()),
+        slot: Arc::default(),
+        wants: Arc::new(Wants {
+            keys: Arc::clone(selector.keys),
+            id: selector.id.map(Box::from),
+        }),
+        order: selector.order,
+        since,
+        _in_line: selector.waiting.enter(wait)?,
+    };
+    Ok(match ticket.stand_in_line() {
+        Some(lease) => Acquired::Ready(lease),
+        None => Acquired::Queued(ticket),
+    })
+}
+
+impl Ticket {
+    /// The backend that the request was given, checked. One that is dead is closed; then the request takes another that is
+    /// idle, or goes back to its old place in line: `None`. A ticket that has yielded a backend is used up.
+    pub fn take(&mut self) -> Option<Lease> {
+        let lease = self.slot.take()?;
+        self.leave_lines();
+        lease.check().or_else(|| self.stand_in_line())
+    }
+
+    /// Blocks until the request was given something, or until `until`; see [`Slot::wait`].
+    pub fn wait(&self, until: Instant) -> bool {
+        self.slot.wait(until)
+    }
+
+    /// Has a waker called when the request is given something; see [`Slot::wake_with`].
+    pub fn wake_with(&self, waker: Waker) -> bool {
+        self.slot.wake_with(waker)
+    }
+
+    /// Enters the lines of all pools with a new slot, unless a backend has become idle in one of them.
+    fn stand_in_line(&mut self) -> Option<Lease> {
+        loop {
+            self.slot = Arc::default();
+            let mut turns = mem::take(&mut self.turns);
+            let mut pools = self.pools.iter();
+            let found = pools.find_map(|pool| pool.stand_in_line(self, &mut turns));
+            self.turns = turns;
+            let backend = found?;
+            self.leave_lines();
+            if let Some(lease) = backend.lend() {
+                return Some(lease);
+            }
         }
-        first = true;
+    }
+
+    /// Leaves the lines, and passes on what was put into the slot at the last moment.
+    fn leave_lines(&mut self) {
+        for (pool, turn) in self.pools.iter().zip(self.turns.drain(..)) {
+            pool.leave_line(turn);
+        }
+        if let Some(lease) = self.slot.close() {
+            lease.finish();
+        }
     }
 }
 
-fn wait_in_queue(
-    want: &Want<'_>,
-    deadline: Instant,
-    gone: &mut dyn FnMut() -> bool,
-    first: bool,
-) -> Result<Lease, Missed> {
-    let slot = Arc::new(Slot::new());
-    let found = want.pools.iter().find_map(|pool| {
-        let backend = pool.queue(want, &slot, first)?;
-        Some(Lease {
-            backend: Some(backend),
-        })
-    });
-    let mut missed = Missed::TimedOut;
-    let waited = found.is_none().then(|| {
-        loop {
-            let now = Instant::now();
-            let until = deadline.min(now + LOOK_AT_CLIENT);
-            let got = slot.wait(until);
-            if got.is_some() || until == deadline {
-                return got;
-            }
-            if gone() {
-                missed = Missed::ClientGone;
-                return None;
-            }
-        }
-    });
-    let late = slot.close();
-    for pool in want.pools {
-        pool.unqueue(&slot);
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.leave_lines();
     }
-    let mut leases = [found, waited.flatten(), late].into_iter().flatten();
-    let lease = leases.next();
-    // Found in one pool, handed over by another: the second goes on to the next waiter.
-    leases.for_each(Lease::finish);
-    lease.ok_or(missed)
 }
 
 fn does(backend: &Backend, keys: &[Box<[u8]>], id: Option<&[u8]>) -> bool {
@@ -466,57 +508,196 @@ fn take_where(idle: &mut Vec<Backend>, wanted: impl Fn(&Backend) -> bool) -> Vec
     idle.extract_if(.., |backend| wanted(backend)).collect()
 }
 
-/// How often a waiting worker looks whether its visitor is still there.
-pub(super) const LOOK_AT_CLIENT: Duration = Duration::from_millis(250);
+const HAS_BACKEND: &str = "a lease has its backend until it ends";
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::*;
     use crate::net::stream::Stream;
 
-    #[test]
-    fn what_comes_back_after_the_end_is_closed_with_its_reason() {
-        let stats = Arc::new(Stats::new());
-        let keys: Arc<[Box<[u8]>]> = Arc::from([Box::default()]);
-        let pool = Arc::new(Pool::new("test".to_owned(), Arc::clone(&stats)));
-        pool.set_keys(Arc::clone(&keys));
-        let kind = (AddressFamily::Unix, SockType::Stream);
-        let (own, _other) = socketpair(kind.0, kind.1, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        let backend = Backend {
-            pool: Arc::clone(&pool),
-            conn: Conn::plain(Stream::from(own)),
-            id: Id::new(b"test").unwrap(),
-            key: Box::default(),
-            peer: Peer::Unix,
-            seat: Seat::default(),
-        };
-        pool.shut(Close::Draining);
-        Lease {
-            backend: Some(backend),
+    struct Site {
+        pools: Vec<Arc<Pool>>,
+        keys: Arc<[Box<[u8]>]>,
+        waiting: Arc<Waiting>,
+        stats: Arc<Stats>,
+    }
+
+    impl Site {
+        fn new(pools: usize) -> Self {
+            let stats = Arc::new(Stats::new());
+            let keys: Arc<[Box<[u8]>]> = Arc::from([Box::default()]);
+            let pool = |_| {
+                let pool = Pool::new("test".to_owned(), Arc::clone(&stats));
+                pool.set_keys(Arc::clone(&keys));
+                Arc::new(pool)
+            };
+            let waiting = Arc::new(Waiting::new(Arc::default()));
+            waiting.limit(10, 10);
+            Self {
+                pools: (0..pools).map(pool).collect(),
+                keys: Arc::clone(&keys),
+                waiting,
+                stats,
+            }
         }
-        .finish();
-        assert_eq!(pool.idle(), 0);
-        assert_eq!(stats.backends_closed(Close::Draining), 1);
+
+        /// Has a backend dial in, and returns its side of the connection.
+        fn join(&self, pool: usize, id: &str) -> Stream {
+            let kind = (AddressFamily::Unix, SockType::Stream);
+            let (own, other) = socketpair(kind.0, kind.1, None, SockFlag::SOCK_CLOEXEC).unwrap();
+            let pool = &self.pools[pool];
+            pool.offer(Backend {
+                pool: Arc::clone(pool),
+                conn: Conn::plain(Stream::from(own)),
+                id: Id::new(id.as_bytes()).unwrap(),
+                key: Box::default(),
+                peer: Peer::Unix,
+                seat: Seat::default(),
+            });
+            Stream::from(other)
+        }
+
+        fn acquire(
+            &self,
+            id: Option<&str>,
+            wait: &mut Option<Wait>,
+            since: Instant,
+        ) -> Result<Acquired, Full> {
+            let selector = Selector {
+                pools: &self.pools,
+                keys: &self.keys,
+                id: id.map(str::as_bytes),
+                order: Order::Newest,
+                waiting: &self.waiting,
+            };
+            acquire(&selector, wait, since)
+        }
+
+        fn ready(&self) -> Lease {
+            match self.acquire(None, &mut None, Instant::now()) {
+                Ok(Acquired::Ready(lease)) => lease,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn queued(&self, id: Option<&str>, since: Instant) -> Ticket {
+            match self.acquire(id, &mut None, since) {
+                Ok(Acquired::Queued(ticket)) => ticket,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn lines(&self) -> Vec<usize> {
+            self.pools.iter().map(|pool| pool.waiting()).collect()
+        }
+    }
+
+    fn id(lease: Option<Lease>) -> Option<String> {
+        lease.map(|lease| lease.id().to_string())
     }
 
     #[test]
-    fn who_was_let_in_to_wait_is_not_turned_away_for_who_came_later() {
-        let pool = Pool::new("test".to_owned(), Arc::new(Stats::new()));
-        let waiting = Arc::new(Waiting::new(Arc::default()));
-        waiting.limit(1, 1);
-        let want = Want {
-            pools: &[Arc::new(pool)],
-            keys: &Arc::from([]),
-            id: None,
-            order: Order::Newest,
-            waiting: &waiting,
-        };
-        let missed = |wait| lease(&want, wait, Instant::now(), &mut || false).err();
-        let wait = waiting.enter();
-        assert_eq!(missed(None), Some(Missed::Full));
-        assert_eq!(missed(wait), Some(Missed::TimedOut));
-        assert_eq!(missed(None), Some(Missed::TimedOut));
+    fn what_comes_back_after_the_end_is_closed_with_its_reason() {
+        let site = Site::new(1);
+        let _backend = site.join(0, "test");
+        let lease = site.ready();
+        site.pools[0].shut(Close::Draining);
+        lease.finish();
+        assert_eq!(site.pools[0].idle(), 0);
+        assert_eq!(site.stats.backends_closed(Close::Draining), 1);
+    }
+
+    #[test]
+    fn requests_are_served_in_the_order_of_their_arrival() {
+        let site = Site::new(1);
+        let start = Instant::now();
+        let mut second = site.queued(None, start + Duration::from_millis(2));
+        let mut first = site.queued(None, start + Duration::from_millis(1));
+        let mut special = site.queued(Some("three"), start);
+        assert!(first.take().is_none());
+        let _one = site.join(0, "one");
+        let lease = first.take().expect("its turn");
+        assert!(second.take().is_none());
+        // What comes back goes to the next one, past one for which it will not do.
+        lease.finish();
+        assert_eq!(id(second.take()).as_deref(), Some("one"));
+        assert_eq!(site.lines(), [1]);
+        let _three = site.join(0, "three");
+        assert_eq!(id(special.take()).as_deref(), Some("three"));
+        assert_eq!(site.lines(), [0]);
+    }
+
+    #[test]
+    fn a_request_stands_in_all_lines_of_its_site_and_takes_one_backend() {
+        let site = Site::new(3);
+        let mut ticket = site.queued(None, Instant::now());
+        assert_eq!(site.lines(), [1, 1, 1]);
+        let _one = site.join(1, "one");
+        // It is not used for a request that has one already.
+        let _two = site.join(2, "two");
+        assert_eq!(site.pools[2].idle(), 1);
+        assert_eq!(id(ticket.take()).as_deref(), Some("one"));
+        assert_eq!(site.lines(), [0, 0, 0]);
+        drop(ticket);
+        assert_eq!(id(Some(site.ready())).as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn a_request_that_leaves_passes_its_backend_on() {
+        let site = Site::new(2);
+        let first = site.queued(None, Instant::now());
+        let mut second = site.queued(None, Instant::now());
+        let _one = site.join(0, "one");
+        assert!(second.take().is_none());
+        drop(first);
+        assert_eq!(id(second.take()).as_deref(), Some("one"));
+        drop(second);
+        assert_eq!(site.lines(), [0, 0]);
+        let third = site.queued(None, Instant::now());
+        let _two = site.join(0, "two");
+        drop(third);
+        assert_eq!(site.pools[0].idle(), 1);
+    }
+
+    #[test]
+    fn a_request_whose_backend_is_dead_keeps_its_place() {
+        let site = Site::new(2);
+        let start = Instant::now();
+        let mut first = site.queued(None, start);
+        let mut second = site.queued(None, start + Duration::from_millis(1));
+        drop(site.join(0, "dead"));
+        assert!(first.wait(start));
+        assert!(first.take().is_none(), "it was dead");
+        assert_eq!(site.stats.backends_closed(Close::PeerClosed), 1);
+        assert_eq!(site.lines(), [2, 2]);
+        let _one = site.join(1, "one");
+        assert!(second.take().is_none());
+        assert_eq!(id(first.take()).as_deref(), Some("one"));
+        // Another one may be idle.
+        drop(site.join(0, "dead"));
+        let _two = site.join(0, "two");
+        assert_eq!(id(second.take()).as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn a_request_that_has_been_let_in_is_not_refused_later() {
+        let site = Site::new(1);
+        site.waiting.limit(1, 1);
+        let acquire = |wait: &mut Option<Wait>| site.acquire(None, wait, Instant::now());
+        let [mut own, mut other] = [None, None];
+        let ticket = acquire(&mut own).unwrap();
+        assert_eq!(acquire(&mut other).unwrap_err(), Full);
+        assert!(other.is_none());
+        // The limit holds for those that stand in line.
+        drop(ticket);
+        let ticket = acquire(&mut other).unwrap();
+        let again = acquire(&mut own).unwrap();
+        assert_eq!(acquire(&mut None).unwrap_err(), Full);
+        drop((ticket, again));
+        assert!(acquire(&mut None).is_ok());
     }
 }

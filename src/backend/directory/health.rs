@@ -4,12 +4,11 @@
 //! for a pause that doubles each time, after which one request, the trial, goes there. A check (see [`tend`](super::tend))
 //! may find it down, and then only a check finds it up again.
 
+use std::fmt;
 use std::time::{Duration, Instant};
-use std::{fmt, io};
 
 use super::Server;
 use super::tend::{LOOK_UP_AGAIN, LOOK_UP_SOON};
-use crate::net::listener;
 
 /// Whether requests are sent to a server.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,8 +35,8 @@ pub(super) enum Outcome {
     Good,
     /// It failed, in a way that may be the request's fault.
     Failed,
-    /// It could not be reached.
-    Unreachable(io::Error),
+    /// It could not be reached, for this reason.
+    Unreachable(String),
 }
 
 /// A change of a server's health, to be told without the lock.
@@ -152,7 +151,7 @@ impl Server {
 impl fmt::Display for Outcome {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(error) => out.write_str(&listener::reason(error)),
+            Self::Unreachable(reason) => out.write_str(reason),
             Self::Failed => write!(out, "{FAILURES} exchanges in a row failed"),
             Self::Nothing | Self::Good => Ok(()),
         }

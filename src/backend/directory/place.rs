@@ -1,8 +1,8 @@
 //! Where a server is: its addresses, how one of them is connected to, and whether it says that it is well.
 //!
-//! Called by workers, which connect, and by the threads that look names up and check servers.
+//! Called by workers, which begin to connect, and by the threads that look names up and check servers, which wait.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use crate::backend::check::Question;
 use crate::config::{self, Address};
 use crate::net::conn::Conn;
+use crate::net::connect::{Connect, Targets};
 use crate::net::listener;
-use crate::net::stream::Stream;
 
 /// Where a server is.
 #[derive(Debug)]
@@ -72,38 +72,23 @@ impl Place {
         mem::replace(&mut *known, found.to_vec())
     }
 
-    /// Connects, to each address in turn if one cannot be reached, within `patience` in all.
-    ///
-    /// # Errors
-    /// `TimedOut`, `AddrNotAvailable` if no address is known, and what the system says of the last one that was tried.
-    pub(super) fn connect(&self, patience: Duration) -> io::Result<Stream> {
-        if let Address::Unix(path) = &self.address {
-            return Stream::connect_unix(path, patience);
-        }
-        let deadline = Instant::now() + patience;
-        let addresses = self.found.lock().clone();
-        let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
-        for (index, address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // One that does not answer leaves time for the others.
-            let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
-            if share.is_zero() {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            match Stream::connect_to(*address, share) {
-                Ok(stream) => {
-                    if index > 0 {
-                        self.prefer(*address);
-                    }
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+    /// An attempt to connect, to each address in turn if one cannot be reached.
+    pub(super) fn connect(&self, deadline: Instant) -> Connect {
+        let targets = match &self.address {
+            Address::Unix(path) => Targets::Path(path.clone()),
+            Address::Tcp { .. } => Targets::Addresses(self.found.lock().clone()),
+        };
+        Connect::new(targets, deadline)
     }
 
-    /// Has an address be tried first the next time.
+    /// Learns which address was reached.
+    pub(super) fn reached(&self, connect: &Connect) {
+        if let Some(address) = connect.address() {
+            self.prefer(address);
+        }
+    }
+
+    /// Puts an address in front, so that it is tried first the next time.
     fn prefer(&self, address: SocketAddr) {
         let mut found = self.found.lock();
         if let Some(position) = found.iter().position(|known| *known == address) {
@@ -119,8 +104,10 @@ impl Place {
 pub(super) fn ask(place: &Place, check: &config::Check, host: &str) -> Result<(), String> {
     let patience = check.interval.min(LONGEST_CHECK);
     let deadline = Instant::now() + patience;
-    let connected = place.connect(patience);
+    let mut connect = place.connect(deadline);
+    let connected = connect.wait();
     let mut conn = Conn::plain(connected.map_err(|error| listener::reason(&error))?);
+    place.reached(&connect);
     let question = Question {
         uri: &check.uri,
         host,
@@ -153,7 +140,9 @@ mod tests {
         drop(gone);
         let place = Place::new(&"two.invalid:80".parse().unwrap());
         assert!(place.set(&addresses).is_empty());
-        place.connect(Duration::from_secs(10)).unwrap();
+        let mut connect = place.connect(Instant::now() + Duration::from_secs(10));
+        connect.wait().unwrap();
+        place.reached(&connect);
         // The one that was reached comes first the next time.
         assert_eq!(*place.found.lock(), [addresses[1], addresses[0]]);
         // In another order they are the same.

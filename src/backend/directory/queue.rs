@@ -1,184 +1,206 @@
-//! How a request gets its turn: at once where a seat is free and nobody waits, in line otherwise.
+//! How a request gets its turn: at once where a seat is free and no request that arrived earlier waits, in line otherwise.
 //!
-//! Whoever frees a seat deals: the oldest waiter's [`Slot`] is filled with it. A pause of a server that was set aside is
-//! ended by nobody, so those that wait look at that themselves.
+//! The thread that frees a seat deals: the seat is put into the [`Slot`] of the first request in line. The end of a
+//! server's pause frees its seats without any thread, so the [`Alarm`](crate::net::alarm::Alarm) brings the tick thread
+//! then, which deals too.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::task::Waker;
+use std::time::Instant;
 
 use super::health::Health;
-use super::seat::{Lease, Seat};
-use super::{Directory, Want};
-use crate::backend::lease::Missed;
-use crate::backend::pool::{LOOK_AT_CLIENT, Wait};
-use crate::backend::slot::Slot;
+use super::seat::{Connected, Connecting, Lease, Seat};
+use super::{Directory, Selector, State};
+use crate::backend::pool::{Full, InLine, Wait};
+use crate::backend::queue::{Slot, Turn};
 
-/// A request in line.
+/// What came of [`acquire`].
 #[derive(Debug)]
-pub(super) struct Waiter {
-    slot: Arc<Slot<Seat>>,
-    once: bool,
+pub enum Acquired {
+    /// A server with a connection to it.
+    Ready(Lease),
+    /// A server to which a connection is being made.
+    Connecting(Connecting),
+    /// The request stands in line.
+    Queued(Ticket),
 }
 
-/// Takes a server, waiting for a seat until `deadline` while `gone` does not say that the visitor left. A connection
-/// attempt that has begun may take `timeouts.connect` more. `wait` and `once`: see
-/// [`lease`](crate::backend::lease::lease).
+/// A request's place in line. Dropping it leaves the line.
+#[derive(Debug)]
+pub struct Ticket {
+    directory: Arc<Directory>,
+    slot: Arc<Slot<Seat>>,
+    /// `None`: the ticket is used up.
+    turn: Option<Turn>,
+    since: Instant,
+    once: bool,
+    _in_line: InLine,
+}
+
+/// Takes a seat at a server, or stands in line with the requests that arrived before and after `since`. `wait`: see
+/// [`Waiting::enter`](crate::backend::pool::Waiting::enter); `once`: see [`acquire`](crate::backend::lease::acquire).
+/// Never waits.
 ///
 /// # Errors
-/// Why there was none.
-pub fn lease(
-    want: &Want<'_>,
-    mut wait: Option<Wait>,
+/// [`Full`].
+pub fn acquire(
+    selector: &Selector<'_>,
+    wait: &mut Option<Wait>,
+    since: Instant,
     once: bool,
-    deadline: Instant,
-    gone: &mut dyn FnMut() -> bool,
-) -> Result<Lease, Missed> {
-    // A server may turn out to be gone. The request has waited for its turn, so it goes on in front.
-    let mut turn = false;
-    loop {
-        let seat = match want.directory.seat_now(once, turn) {
-            Some(seat) => seat,
-            None => {
-                if wait.is_none() {
-                    wait = Some(want.waiting.enter().ok_or(Missed::Full)?);
+) -> Result<Acquired, Full> {
+    let directory = selector.directory;
+    // Each server that cannot be reached is set aside, so this comes to an end.
+    while let Some(seat) = directory.seat_now(once, since) {
+        if let Some(acquired) = Acquired::of(seat.connect(once)) {
+            return Ok(acquired);
+        }
+    }
+    let mut ticket = Ticket {
+        directory: Arc::clone(directory),
+        slot: Arc::default(),
+        turn: None,
+        since,
+        once,
+        _in_line: selector.waiting.enter(wait)?,
+    };
+    let acquired = ticket.stand_in_line();
+    Ok(acquired.unwrap_or(Acquired::Queued(ticket)))
+}
+
+impl Acquired {
+    /// `None`: the server cannot be reached.
+    fn of(connected: Connected) -> Option<Self> {
+        match connected {
+            Connected::Ready(lease) => Some(Self::Ready(lease)),
+            Connected::Pending(connecting) => Some(Self::Connecting(connecting)),
+            Connected::Failed(_) => None,
+        }
+    }
+}
+
+impl Ticket {
+    /// What the request was given, which is never another ticket. If the server cannot be reached, the request takes
+    /// another that has a free seat, or goes back to its old place in line: `None`. A ticket that has yielded something is
+    /// used up.
+    pub fn take(&mut self) -> Option<Acquired> {
+        let seat = self.slot.take()?;
+        self.turn = None;
+        Acquired::of(seat.connect(self.once)).or_else(|| self.stand_in_line())
+    }
+
+    /// Blocks until the request was given something, or until `until`; see [`Slot::wait`].
+    pub fn wait(&self, until: Instant) -> bool {
+        self.slot.wait(until)
+    }
+
+    /// Has a waker called when the request is given something; see [`Slot::wake_with`].
+    pub fn wake_with(&self, waker: Waker) -> bool {
+        self.slot.wake_with(waker)
+    }
+
+    /// Enters the line with a new slot, unless a seat has become free.
+    fn stand_in_line(&mut self) -> Option<Acquired> {
+        loop {
+            self.slot = Arc::default();
+            match self.directory.stand_in_line(self) {
+                Ok(turn) => {
+                    self.turn = Some(turn);
+                    return None;
                 }
-                want.directory.wait(once, turn, deadline, gone)?
+                Err(seat) => {
+                    if let Some(acquired) = Acquired::of(seat.connect(self.once)) {
+                        return Some(acquired);
+                    }
+                }
             }
-        };
-        if let Some(lease) = seat.connect(once) {
-            return Ok(lease);
         }
-        if Instant::now() >= deadline {
-            return Err(Missed::TimedOut);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(turn) = self.turn {
+            let waiting = self.directory.state.lock().waiting.remove(turn);
+            drop(waiting);
         }
-        turn = true;
+        // A seat that came at the last moment is free when it is dropped, and dealt to the next request.
+        drop(self.slot.close());
     }
 }
 
 impl Directory {
-    /// A seat, unless others wait for one. `turn`: it is this request's turn, whoever else waits.
-    fn seat_now(self: &Arc<Self>, once: bool, turn: bool) -> Option<Seat> {
-        if !turn && !self.state.lock().waiting.is_empty() {
-            // A pause may have ended since, and then those are first.
-            self.deal();
-        }
+    /// A seat, unless a request that arrived earlier waits for one.
+    fn seat_now(self: &Arc<Self>, once: bool, since: Instant) -> Option<Seat> {
         let mut state = self.state.lock();
-        match turn || state.waiting.is_empty() {
+        match state.waiting.would_be_first(since) {
             true => state.take(self, once),
             false => None,
         }
     }
 
+    /// Puts a request into line, unless it is the first there and a seat has become free just before.
+    fn stand_in_line(self: &Arc<Self>, ticket: &Ticket) -> Result<Turn, Seat> {
+        let Ticket { since, once, .. } = *ticket;
+        let (turn, pause) = {
+            let mut state = self.state.lock();
+            if state.waiting.would_be_first(since)
+                && let Some(seat) = state.take(self, once)
+            {
+                return Err(seat);
+            }
+            let slot = Arc::clone(&ticket.slot);
+            let turn = state.waiting.push(since, once, slot);
+            (turn, state.next_pause())
+        };
+        if let Some(pause) = pause {
+            self.alarm.set(pause);
+        }
+        #[cfg(feature = "redis")]
+        self.ring();
+        Ok(turn)
+    }
+
     /// Gives free seats to those that wait.
     pub(super) fn deal(self: &Arc<Self>) {
         loop {
-            let (waiter, seat) = {
+            let (slot, seat) = {
                 let mut state = self.state.lock();
-                let Some(once) = state.waiting.front().map(|waiter| waiter.once) else {
+                let Some((turn, &once)) = state.waiting.first() else {
                     return;
                 };
                 let Some(seat) = state.take(self, once) else {
                     return;
                 };
-                let Some(waiter) = state.waiting.pop_front() else {
-                    return;
-                };
-                (waiter, seat)
+                (state.waiting.remove(turn), seat)
             };
-            if let Some(seat) = waiter.slot.fill(seat) {
-                // It has given up meanwhile; the next one is served in the next round.
+            let refused = match slot {
+                Some(slot) => slot.fill(seat),
+                None => Some(seat),
+            };
+            if let Some(seat) = refused {
+                // The request has left meanwhile; the next one is served in the next round.
                 seat.leave();
             }
         }
     }
-
-    /// Waits in line for a seat.
-    fn wait(
-        self: &Arc<Self>,
-        once: bool,
-        turn: bool,
-        deadline: Instant,
-        gone: &mut dyn FnMut() -> bool,
-    ) -> Result<Seat, Missed> {
-        let slot = Arc::new(Slot::new());
-        if let Some(seat) = self.stand_in_line(&slot, once, turn) {
-            return Ok(seat);
-        }
-        #[cfg(feature = "redis")]
-        self.ring();
-        let waited = self.wait_at(&slot, deadline, gone);
-        // One that came at the last moment.
-        let late = slot.close();
-        let others = |waiter: &Waiter| !Arc::ptr_eq(&waiter.slot, &slot);
-        self.state.lock().waiting.retain(others);
-        late.map_or(waited, Ok)
-    }
-
-    /// Has somebody wait, unless a seat has become free just before.
-    fn stand_in_line(
-        self: &Arc<Self>,
-        slot: &Arc<Slot<Seat>>,
-        once: bool,
-        turn: bool,
-    ) -> Option<Seat> {
-        let mut state = self.state.lock();
-        if (turn || state.waiting.is_empty())
-            && let Some(seat) = state.take(self, once)
-        {
-            return Some(seat);
-        }
-        let waiter = Waiter {
-            slot: Arc::clone(slot),
-            once,
-        };
-        // Who has had its turn goes on in front.
-        match turn {
-            true => state.waiting.push_front(waiter),
-            false => state.waiting.push_back(waiter),
-        }
-        None
-    }
-
-    /// Waits until the slot is filled, with a look at the visitor and at pauses that have ended now and then.
-    fn wait_at(
-        self: &Arc<Self>,
-        slot: &Slot<Seat>,
-        deadline: Instant,
-        gone: &mut dyn FnMut() -> bool,
-    ) -> Result<Seat, Missed> {
-        loop {
-            let until = deadline.min(self.next_look(Instant::now()));
-            if let Some(seat) = slot.wait(until) {
-                return Ok(seat);
-            }
-            if until == deadline {
-                return Err(Missed::TimedOut);
-            }
-            if gone() {
-                return Err(Missed::ClientGone);
-            }
-            self.deal();
-        }
-    }
-
-    /// When somebody who waits has to look again: at its visitor, or since a pause is over.
-    fn next_look(&self, now: Instant) -> Instant {
-        let state = self.state.lock();
-        let pauses = state
-            .servers
-            .iter()
-            .filter_map(|server| match server.health {
-                Health::Aside {
-                    until,
-                    trial: false,
-                    ..
-                } if server.taken < server.seats => Some(until),
-                _ => None,
-            });
-        let next = pauses.min().unwrap_or(now + LOOK_AT_CLIENT);
-        next.clamp(now + SHORTEST_LOOK, now + LOOK_AT_CLIENT)
-    }
 }
 
-/// Who waits does not look more often.
-const SHORTEST_LOOK: Duration = Duration::from_millis(1);
+impl State {
+    /// When a pause ends and frees seats for which requests wait.
+    pub(super) fn next_pause(&self) -> Option<Instant> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let servers = self.servers.iter();
+        let pauses = servers.filter_map(|server| match server.health {
+            Health::Aside {
+                until,
+                trial: false,
+                ..
+            } if server.taken < server.seats => Some(until),
+            _ => None,
+        });
+        pauses.min()
+    }
+}

@@ -1,16 +1,19 @@
-//! A place at a server, and the connection that goes with it: one that was kept, or a new one.
+//! A seat at a server, and the connection that goes with it: one that was kept, or a new one.
 //!
-//! A [`Seat`] is what a request waits for. With a connection it becomes a [`Lease`], which is what the exchange has; when
-//! that ends, the connection is kept for the next one or closed, the seat is free, and whoever waits is served.
+//! A request waits for a [`Seat`]. With a connection, which may have to be made first ([`Connecting`]), the seat becomes a
+//! [`Lease`], which the exchange has. When that ends, the connection is kept for the next one or closed, the seat is free,
+//! and the first request in line is served.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{fmt, mem};
+use std::{fmt, io, mem};
 
 use super::health::{Change, Outcome};
 use super::place::Place;
 use super::{Directory, Server};
 use crate::net::conn::Conn;
+use crate::net::connect::Connect;
 use crate::net::listener;
 use crate::net::stream::Pending;
 use crate::stats::{self, Close};
@@ -22,6 +25,26 @@ pub struct Lease {
     conn: Option<Conn>,
     /// The connection had an exchange before.
     kept: bool,
+}
+
+/// A seat at a server to which a connection is being made. Dropping it gives up.
+#[derive(Debug)]
+pub struct Connecting {
+    seat: Seat,
+    connect: Connect,
+    /// How long the server may take nothing of what it is sent.
+    patience: Duration,
+}
+
+/// How far a connection has come.
+#[derive(Debug)]
+pub enum Connected {
+    /// It is there.
+    Ready(Lease),
+    /// It is being made.
+    Pending(Connecting),
+    /// The server cannot be reached, and gets no requests for a while.
+    Failed(io::Error),
 }
 
 /// The right to have one request at a server.
@@ -81,19 +104,16 @@ impl Seat {
         }
     }
 
-    /// A connection to the server: one that was kept, or a new one. `None`: it cannot be reached.
-    pub(super) fn connect(mut self, once: bool) -> Option<Lease> {
-        let kept = self.sound(once);
-        let was_kept = kept.is_some();
-        let conn = match kept {
-            Some(conn) => conn,
-            None => self.dial()?,
-        };
-        Some(Lease {
-            seat: self,
-            conn: Some(conn),
-            kept: was_kept,
-        })
+    /// A connection to the server: one that was kept, or a new one.
+    pub(super) fn connect(mut self, once: bool) -> Connected {
+        match self.sound(once) {
+            Some(conn) => Connected::Ready(Lease {
+                seat: self,
+                conn: Some(conn),
+                kept: true,
+            }),
+            None => self.dial(),
+        }
     }
 
     /// A connection that was kept and can be used still.
@@ -111,44 +131,31 @@ impl Seat {
     }
 
     /// A new connection.
-    fn dial(&mut self) -> Option<Conn> {
-        let Self {
-            directory, place, ..
-        } = self;
-        let (connect, backend, surplus) = {
+    fn dial(self) -> Connected {
+        let directory = &self.directory;
+        let (connect, patience, surplus) = {
             let mut state = directory.state.lock();
-            let server = state.server(place);
+            let server = state.server(&self.place);
             let surplus = server.and_then(Server::surplus);
             (state.settings.connect, state.settings.backend, surplus)
         };
         if let Some(kept) = surplus {
             directory.close(kept.conn, Close::Idle);
         }
-        match place.connect(connect) {
-            Ok(stream) => {
-                stream.send_at_once();
-                stream.watch_peer(backend);
-                stats::add(&directory.stats.joined);
-                Some(Conn::plain(stream))
-            }
-            Err(error) => {
-                let (site, name) = (&directory.site, &place.name);
-                log::debug!(
-                    target: &directory.log,
-                    "site {site}: server {name}: {}", listener::reason(&error)
-                );
-                self.outcome = Outcome::Unreachable(error);
-                None
-            }
-        }
+        let connecting = Connecting {
+            connect: self.place.connect(Instant::now() + connect),
+            patience,
+            seat: self,
+        };
+        connecting.advance()
     }
 
-    /// Frees the seat, without a look at who waits: whoever calls this looks.
+    /// Frees the seat without dealing it: the caller deals.
     pub(super) fn leave(mut self) {
         self.free();
     }
 
-    /// Frees the seat, and sees to it that somebody uses it.
+    /// Frees the seat, and deals it to the first request in line.
     fn give_up(&mut self) {
         if self.free() {
             self.directory.deal();
@@ -157,7 +164,7 @@ impl Seat {
         self.directory.settle();
     }
 
-    /// Frees the seat, once. Returns whether anybody may be waiting for it.
+    /// Frees the seat, once. Returns whether requests wait.
     fn free(&mut self) -> bool {
         let is_first = !mem::replace(&mut self.is_free, true);
         let kept = self.kept.take();
@@ -174,6 +181,49 @@ impl Drop for Seat {
 impl fmt::Debug for Seat {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_tuple("Seat").field(&self.place.name).finish()
+    }
+}
+
+impl Connecting {
+    /// Goes on without waiting.
+    pub fn advance(mut self) -> Connected {
+        let advanced = self.connect.advance();
+        let Seat {
+            directory, place, ..
+        } = &self.seat;
+        match advanced {
+            Ok(None) => Connected::Pending(self),
+            Ok(Some(stream)) => {
+                place.reached(&self.connect);
+                stream.send_at_once();
+                stream.watch_peer(self.patience);
+                stats::add(&directory.stats.joined);
+                Connected::Ready(Lease {
+                    seat: self.seat,
+                    conn: Some(Conn::plain(stream)),
+                    kept: false,
+                })
+            }
+            Err(error) => {
+                let reason = listener::reason(&error);
+                log::debug!(
+                    target: &directory.log,
+                    "site {}: server {}: {reason}", directory.site, place.name
+                );
+                self.seat.outcome = Outcome::Unreachable(reason);
+                Connected::Failed(error)
+            }
+        }
+    }
+
+    /// The socket that becomes writable when there is news; see [`Connect::fd`].
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.connect.fd()
+    }
+
+    /// When to go on at the latest; see [`Connect::until`].
+    pub fn until(&self) -> Instant {
+        self.connect.until()
     }
 }
 
@@ -236,7 +286,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Whoever ends a lease in good order takes the connection out; this is an error path or a panic.
+        // A lease that ends in good order has lost its connection before; this is an error path or a panic.
         self.end(Close::BackendFailed);
     }
 }
@@ -244,7 +294,7 @@ impl Drop for Lease {
 impl Directory {
     /// Takes a seat back, with the connection to be kept and what is learnt from its request; see [`Seat::free`].
     fn free(&self, place: &Arc<Place>, kept: Option<Kept>, outcome: &Outcome) -> bool {
-        let (change, over, waits) = {
+        let (change, over, waits, pause) = {
             let mut state = self.state.lock();
             // Without another server nothing would be won, and what is wrong may be the requests.
             let enough = match outcome {
@@ -273,8 +323,11 @@ impl Directory {
                 #[cfg(feature = "redis")]
                 state.share(index);
             }
-            (change, over, waits)
+            (change, over, waits, state.next_pause())
         };
+        if let Some(pause) = pause {
+            self.alarm.set(pause);
+        }
         if let Some((kept, reason)) = over {
             self.close(kept.conn, reason);
         }
@@ -282,10 +335,14 @@ impl Directory {
         match change {
             // No request says that a server is down.
             Change::None | Change::Down => {}
-            Change::Aside => log::warn!(
-                target: &self.log,
-                "site {site}: server {name} is set aside: {outcome}"
-            ),
+            Change::Aside => {
+                log::warn!(
+                    target: &self.log,
+                    "site {site}: server {name} is set aside: {outcome}"
+                );
+                // Its name is looked up again soon.
+                self.remind();
+            }
             Change::Back => log::info!(target: &self.log, "site {site}: server {name} is back"),
         }
         waits

@@ -173,19 +173,21 @@ impl Link {
         })
     }
 
-    /// Starts the thread, if none has begun. Where the system gave no thread, it is tried again the next time.
-    pub(super) fn start(&self) {
+    /// Starts the thread, if none has begun. Where the system gave no thread, it is tried again the next time; returns
+    /// whether that is so.
+    pub(super) fn start(&self) -> bool {
         if self.keeper.lock().is_none() {
-            return;
+            return false;
         }
         let keeper = Arc::clone(&self.keeper);
-        super::tend::start("redis", move || {
+        let started = super::tend::start("redis", move || {
             // Of two the second one finds nothing to do.
             let keeper = keeper.lock().take();
             if let Some(keeper) = keeper {
                 keeper.run();
             }
         });
+        !started
     }
 
     /// Has everything given back, and waits for that a moment.
@@ -435,7 +437,7 @@ impl Keeper {
 type Tended = (usize, usize, usize, Vec<Vec<u8>>, Vec<Vec<u8>>);
 
 impl Directory {
-    /// Somebody waits.
+    /// A request waits.
     pub(super) fn ring(&self) {
         if let Some(bell) = &self.bell {
             bell.ring();
@@ -573,7 +575,9 @@ impl Directory {
             );
         }
         // Names that are new have to be looked up.
-        self.tick(now);
+        if let Some(due) = self.tick(now) {
+            self.alarm.set(due);
+        }
     }
 
     /// Redis is gone, or back.

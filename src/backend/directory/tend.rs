@@ -11,7 +11,7 @@ use std::{fmt, io, mem, thread};
 use super::health::{Change, Health};
 use super::place::{Place, ask};
 use super::seat::Kept;
-use super::{Directory, State};
+use super::{Directory, Server, State};
 use crate::config;
 use crate::net::listener;
 use crate::stats::Close;
@@ -28,9 +28,10 @@ pub(super) struct Due {
 }
 
 impl Directory {
-    /// Does what is due: closes connections that have ended or were idle for too long, and has names looked up and servers
-    /// checked. Never waits.
-    pub(super) fn tick(self: &Arc<Self>, now: Instant) {
+    /// Does what is due: closes connections that have ended or were idle for too long, has names looked up and servers
+    /// checked, and deals seats that have become free because a pause has ended. Never waits. Returns when something is due
+    /// again.
+    pub(super) fn tick(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         let due = self.state.lock().due(now);
         for (place, kept) in due.rested {
             self.look_after(&place, kept, now, due.idle);
@@ -42,7 +43,7 @@ impl Directory {
                 directory.looked_up(&own, found);
             });
             if !started && let Some(server) = self.state.lock().server(&place) {
-                server.lookup = Some(now + LOOK_UP_SOON);
+                server.lookup = Some(now + START_SOON);
             }
         }
         for (place, check, host) in due.checks {
@@ -52,8 +53,18 @@ impl Directory {
                 directory.checked(&own, result);
             });
             if !started && let Some(server) = self.state.lock().server(&place) {
-                server.check = Some(now);
+                server.check = Some(now + START_SOON);
             }
+        }
+        self.deal();
+        self.state.lock().next_due(now)
+    }
+
+    /// Has the tick thread come in time for what is due next.
+    pub(super) fn remind(&self) {
+        let due = self.state.lock().next_due(Instant::now());
+        if let Some(due) = due {
+            self.alarm.set(due);
         }
     }
 
@@ -139,6 +150,7 @@ impl Directory {
             ),
             Ok(_) => {}
         }
+        self.remind();
         self.deal();
     }
 
@@ -170,10 +182,31 @@ impl Directory {
             }
             Ok(()) => {}
         }
+        self.remind();
     }
 }
 
 impl State {
+    /// When something is due that [`Directory::tick`] does.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let servers = || self.servers.iter();
+        let lookups = servers().filter_map(|server| server.lookup);
+        let checked =
+            |server: &&Server| self.settings.check.is_some() && server.health != Health::Unknown;
+        let checks = servers().filter(checked).filter_map(|server| server.check);
+        let oldest = servers().filter_map(|server| server.kept.first());
+        // Those that have been looked at are looked at again after a while.
+        let rested = oldest.map(|kept| match kept.since + REST {
+            due if due <= now => now + REST,
+            due => due,
+        });
+        lookups
+            .chain(checks)
+            .chain(rested)
+            .chain(self.next_pause())
+            .min()
+    }
+
     /// What is due now, which is marked as under way.
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let mut due = Due {
@@ -224,6 +257,8 @@ pub(super) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> bool {
     started.is_ok()
 }
 
+/// When the system gave no thread, it is asked again after so long.
+const START_SOON: Duration = Duration::from_secs(1);
 /// Idle connections are looked at when they have been idle for so long.
 const REST: Duration = Duration::from_secs(1);
 /// How often names are looked up, and where a name is not known or its server not reached.

@@ -1,12 +1,12 @@
 use std::net::TcpListener;
 use std::sync::atomic::AtomicUsize;
+use std::thread;
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::TcpUserTimeout;
 
 use super::health::{Change, Health, LONGEST_PAUSE, Outcome};
 use super::*;
-use crate::backend::lease::Missed;
 
 fn directory(servers: &[Address], seats: usize) -> Arc<Directory> {
     let settings = Settings {
@@ -18,18 +18,58 @@ fn directory(servers: &[Address], seats: usize) -> Arc<Directory> {
         check: None,
         host: "test".into(),
     };
-    let stats = Arc::new(Stats::new());
-    Arc::new(Directory::new("test", "site:test", settings, &stats))
+    let (stats, alarm) = (Arc::new(Stats::new()), Arc::default());
+    Arc::new(Directory::new(
+        "test",
+        "site:test",
+        settings,
+        (&stats, &alarm),
+    ))
 }
 
-fn take(directory: &Arc<Directory>, patience: Duration) -> Result<Lease, Missed> {
+fn acquire_at(directory: &Arc<Directory>, since: Instant) -> Acquired {
     let waiting = Arc::new(Waiting::new(Arc::new(AtomicUsize::new(0))));
     waiting.limit(10, 10);
-    let want = Want {
+    let selector = Selector {
         directory,
         waiting: &waiting,
     };
-    lease(&want, None, false, Instant::now() + patience, &mut || false)
+    acquire(&selector, &mut None, since, false).expect("there is room in line")
+}
+
+fn take(directory: &Arc<Directory>) -> Lease {
+    ready(Some(acquire_at(directory, Instant::now()))).expect("a server")
+}
+
+fn queued(directory: &Arc<Directory>, since: Instant) -> Ticket {
+    match acquire_at(directory, since) {
+        Acquired::Queued(ticket) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The lease, for which a connection that is being made is waited for.
+fn ready(acquired: Option<Acquired>) -> Option<Lease> {
+    let mut connecting = match acquired? {
+        Acquired::Ready(lease) => return Some(lease),
+        Acquired::Connecting(connecting) => connecting,
+        Acquired::Queued(ticket) => panic!("{ticket:?}"),
+    };
+    loop {
+        thread::sleep(Duration::from_millis(1));
+        connecting = match connecting.advance() {
+            Connected::Ready(lease) => return Some(lease),
+            Connected::Pending(connecting) => connecting,
+            Connected::Failed(error) => panic!("{error}"),
+        };
+    }
+}
+
+/// A server that listens.
+fn listening() -> (TcpListener, Address) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    (listener, address)
 }
 
 #[test]
@@ -37,13 +77,13 @@ fn a_name_that_moves_takes_its_requests_along() {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [old, new] = [0, 1].map(|n: usize| listeners[n].local_addr().unwrap());
     let directory = directory(&["moves.invalid:80".parse().unwrap()], 2);
-    let missed = take(&directory, Duration::from_millis(20)).unwrap_err();
-    assert_eq!(missed, Missed::TimedOut);
+    let mut ticket = queued(&directory, Instant::now());
+    assert!(!ticket.wait(Instant::now()));
     let place = Arc::clone(&directory.state.lock().servers[0].place);
     directory.looked_up(&place, Ok(vec![old]));
-    // Who waits for the name gets a connection as soon as there is an address.
-    let lease = take(&directory, PATIENCE).unwrap();
-    let busy = take(&directory, PATIENCE).unwrap();
+    // A request that waits for the name gets a connection as soon as there is an address.
+    let lease = ready(ticket.take()).expect("an address");
+    let busy = take(&directory);
     let here = listeners[0].accept().unwrap();
     let also_here = listeners[0].accept().unwrap();
     lease.finish();
@@ -54,7 +94,7 @@ fn a_name_that_moves_takes_its_requests_along() {
     assert_eq!(directory.idle(), 1);
     directory.looked_up(&place, Ok(vec![new]));
     assert_eq!(directory.idle(), 0);
-    let lease = take(&directory, PATIENCE).unwrap();
+    let lease = take(&directory);
     let there = listeners[1].accept().unwrap();
     drop((lease, busy, here, also_here, there));
     let state = directory.state.lock();
@@ -69,7 +109,7 @@ fn pauses_grow_and_end_with_success() {
         Health::Aside { pause, .. } => Some(pause.as_millis()),
         _ => None,
     };
-    let unreachable = || Outcome::Unreachable(io::Error::other("no"));
+    let unreachable = || Outcome::Unreachable("no".to_owned());
     assert_eq!(server.judge(&unreachable(), true), Change::Aside);
     let mut pauses = Vec::new();
     for _ in 0..8 {
@@ -117,7 +157,7 @@ fn what_a_check_finds_counts_only_while_there_are_checks() {
     assert!(is_up());
     bad();
     assert!(!is_up());
-    // Without checks nobody would find it up again: neither what was found stays, nor what is just being found.
+    // Without checks it would never be found up again: neither what was found stays, nor what is just being found.
     set_check(None);
     assert!(is_up());
     bad();
@@ -137,7 +177,7 @@ fn a_server_that_comes_back_while_it_is_on_its_way_out_stays() {
         address.parse::<Address>().unwrap()
     });
     let directory = directory(std::slice::from_ref(&one), 2);
-    let lease = take(&directory, PATIENCE).unwrap();
+    let lease = take(&directory);
     for server in [other, one.clone()] {
         let mut settings = directory.state.lock().settings.clone();
         settings.servers = vec![server];
@@ -152,10 +192,9 @@ fn a_server_that_comes_back_while_it_is_on_its_way_out_stays() {
 
 #[test]
 fn what_comes_back_after_the_end_is_closed_with_its_reason() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let (_listener, address) = listening();
     let directory = directory(&[address], 2);
-    let leases = [(); 2].map(|()| take(&directory, PATIENCE).unwrap());
+    let leases = [(); 2].map(|()| take(&directory));
     let mut leases = leases.into_iter();
     leases.next().unwrap().finish();
     // The tick looks at what is idle while the directory is shut.
@@ -171,12 +210,113 @@ fn what_comes_back_after_the_end_is_closed_with_its_reason() {
 
 #[test]
 fn a_server_may_take_its_time_to_read_a_request() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let (_listener, address) = listening();
     let directory = directory(&[address], 1);
-    let mut lease = take(&directory, PATIENCE).unwrap();
+    let mut lease = take(&directory);
     let milliseconds = getsockopt(lease.conn(), TcpUserTimeout).unwrap();
     assert_eq!(milliseconds, 30_000);
+}
+
+#[test]
+fn requests_are_served_in_the_order_of_their_arrival() {
+    let (_listener, address) = listening();
+    let directory = directory(&[address], 1);
+    let start = Instant::now();
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    let lease = take(&directory);
+    let mut second = queued(&directory, at(20));
+    let mut first = queued(&directory, at(10));
+    let third = queued(&directory, at(30));
+    lease.finish();
+    assert!(second.take().is_none());
+    let lease = ready(first.take()).expect("its turn");
+    assert!(lease.was_kept());
+    drop(first);
+    // One that leaves passes its seat on; one that arrived before those that wait is not behind them.
+    lease.finish();
+    let mut late = queued(&directory, at(15));
+    drop(second);
+    assert!(!third.wait(Instant::now()));
+    let lease = ready(late.take()).expect("its turn");
+    drop(third);
+    lease.finish();
+    let state = directory.state.lock();
+    assert_eq!((state.servers[0].taken, state.waiting.len()), (0, 0));
+}
+
+#[test]
+fn a_request_goes_to_another_server_or_back_to_its_place() {
+    let (listener, gone) = listening();
+    drop(listener);
+    let (_listener, good) = listening();
+    let directory = directory(&[gone, good], 1);
+    let lease = take(&directory);
+    assert_eq!(directory.state.lock().servers[1].taken, 1);
+    assert!(matches!(
+        directory.state.lock().servers[0].health,
+        Health::Aside { .. }
+    ));
+    let start = Instant::now();
+    let mut first = queued(&directory, start);
+    let second = queued(&directory, start + Duration::from_millis(1));
+    // The pause has ended; the trial fails, and the request has its old place.
+    pause_until(&directory, Instant::now());
+    assert_eq!(directory.tick(Instant::now()), None);
+    assert!(first.wait(Instant::now()));
+    assert!(first.take().is_none(), "it cannot be reached");
+    assert_eq!(directory.state.lock().waiting.len(), 2);
+    // The next pause has begun.
+    assert!(directory.state.lock().next_pause().is_some());
+    lease.finish();
+    assert!(!second.wait(Instant::now()));
+    assert!(ready(first.take()).is_some());
+}
+
+#[test]
+fn the_alarm_is_set_to_the_end_of_a_pause() {
+    let (listener, address) = listening();
+    drop(listener);
+    let directory = directory(&[address], 1);
+    let start = Instant::now();
+    // The first request finds out that the server is away, and waits.
+    let _ticket = queued(&directory, start);
+    assert!(directory.alarm.wait(PATIENCE));
+    let pause = Duration::from_millis(100);
+    assert!(start.elapsed() >= pause && start.elapsed() < PATIENCE);
+    // The same for one that comes during a pause.
+    pause_until(&directory, Instant::now() + pause);
+    let _other = queued(&directory, Instant::now());
+    assert!(directory.alarm.wait(PATIENCE));
+    assert!(start.elapsed() >= pause * 2 && start.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_tick_says_when_it_is_due_again() {
+    let (_listener, address) = listening();
+    let directory = directory(&[address, "name.invalid:80".parse().unwrap()], 1);
+    let now = Instant::now();
+    let due = || directory.state.lock().next_due(now);
+    assert!(due().is_some_and(|due| due <= now), "a lookup");
+    directory.state.lock().servers[1].lookup = None;
+    assert_eq!(due(), None);
+    take(&directory).finish();
+    let since = directory.state.lock().servers[0].kept[0].since;
+    assert_eq!(due(), Some(since + Duration::from_secs(1)));
+    let mut settings = directory.state.lock().settings.clone();
+    settings.check = Some(config::Check {
+        uri: "/".to_owned(),
+        interval: Duration::from_secs(10),
+    });
+    directory.change(settings);
+    assert!(due().is_some_and(|due| due < since + Duration::from_secs(1)));
+}
+
+/// Ends the pause of the first server at this time.
+fn pause_until(directory: &Arc<Directory>, end: Instant) {
+    match &mut directory.state.lock().servers[0].health {
+        Health::Aside { until, .. } => *until = end,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// So long that only a fault reaches it.
