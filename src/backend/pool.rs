@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::dial_in::Seat;
+use super::dial_in::Registration;
 use super::preamble::Id;
 use super::queue::{Queue, Slot, Turn};
 use crate::config::Order;
@@ -59,7 +59,7 @@ pub struct Backend {
     /// Where it dialled in from.
     pub peer: Peer,
     /// Its place on the dial-in thread's list of connections.
-    pub seat: Seat,
+    pub registration: Registration,
 }
 
 /// Which backends a request may go to.
@@ -239,7 +239,7 @@ impl Pool {
         loop {
             let slot = {
                 let mut state = self.state.lock();
-                let reason = if backend.seat.is_gone() {
+                let reason = if backend.registration.is_gone() {
                     Some(Close::PeerClosed)
                 } else if !state.keys.contains(&backend.key) {
                     Some(Close::Removed)
@@ -271,7 +271,7 @@ impl Pool {
     /// Closes idle backends that hung up. The dial-in thread has marked them before.
     pub fn sweep(&self) {
         let gone = take_where(&mut self.state.lock().idle, |backend| {
-            backend.seat.is_gone()
+            backend.registration.is_gone()
         });
         for backend in gone {
             backend.close(Close::PeerClosed);
@@ -556,7 +556,7 @@ mod tests {
                 id: Id::new(id.as_bytes()).unwrap(),
                 key: Box::default(),
                 peer: Peer::Unix,
-                seat: Seat::default(),
+                registration: Registration::default(),
             });
             Stream::from(other)
         }
