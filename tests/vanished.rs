@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::getuid;
 use swiftiply::backend::dial_in::{DialIn, Settings};
-use swiftiply::backend::pool::{self, Lease, Pool, Waiting};
+use swiftiply::backend::pool::{self, Acquired, Lease, Pool, Waiting};
 use swiftiply::config::{Address, Config, Order, Overrides};
 use swiftiply::net::conn::Conn;
 use swiftiply::net::listener::{Listener, Local, Stop};
@@ -78,9 +78,10 @@ impl DialledIn {
         waiting.limit(1, 1);
         let mut lease = None;
         wait_until("a backend", || {
-            // A request that is not given one at once leaves the line again.
-            lease = match pool::acquire(&selector, &mut None, Instant::now()) {
-                Ok(pool::Acquired::Ready(found)) => Some(found),
+            // The limit is zero, so it does not stand in line.
+            let acquired = pool::acquire(&selector, &mut None, Instant::now());
+            lease = match acquired {
+                Ok(Acquired::Ready(lease)) => Some(lease),
                 _ => None,
             };
             lease.is_some()
@@ -109,7 +110,7 @@ fn a_backend_may_take_its_time_to_read_a_request() {
     );
     let backend = Backend::dial(dialled_in.address);
     let mut lease = dialled_in.lease();
-    let conn = &*lease.conn();
+    let conn = lease.conn();
     let milliseconds = getsockopt(conn, sockopt::TcpUserTimeout).unwrap();
     assert_eq!(milliseconds, 90_000);
     assert!(getsockopt(conn, sockopt::KeepAlive).unwrap());

@@ -66,14 +66,15 @@ mod tests {
         permit.keep(conn);
         assert!(second.take().is_none());
         let permit: Permit = first.take().expect("its turn");
-        // It does not use the connection, which goes to the next one with the permit; or is closed, if it is dropped.
+        // It does not use the connection, which goes to the next one.
         drop(permit);
-        assert!(
-            second
-                .take()
-                .is_some_and(|mut permit| permit.carried().is_none())
-        );
+        let mut permit = second.take().expect("its turn");
+        let conn = permit.carried().expect("the connection");
+        assert_eq!(app.pending(), Pending::Nothing);
+        // It is not kept.
+        drop((conn, permit));
         assert_eq!(app.pending(), Pending::End);
+        assert!(gate.try_enter().is_some());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! edge-triggered, only for the hang-up, which costs no system call per request.
 //!
 //! **Invariants**: a connection that has not sent its preamble is owned by this thread, afterwards by the pool
-//! or a lease; its [`Seat`] leaves the list of connections when the connection is closed, whoever closes it.
+//! or a lease; its [`Registration`] leaves the list of connections when the connection is closed, whoever closes it.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -71,7 +71,7 @@ pub struct Settings {
 /// A connection's place on the list of those that dialled in.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Default))]
-pub struct Seat {
+pub struct Registration {
     number: u64,
     gone: Arc<AtomicBool>,
     connections: Arc<Connections>,
@@ -87,7 +87,7 @@ struct Newcomer {
     peer: Peer,
     bytes: Vec<u8>,
     deadline: Instant,
-    seat: Seat,
+    registration: Registration,
 }
 
 impl Settings {
@@ -118,7 +118,7 @@ impl Settings {
 
 impl Connections {
     /// A place for one more, unless there are so many.
-    fn enter(self: &Arc<Self>, number: u64, most: usize) -> Option<Seat> {
+    fn enter(self: &Arc<Self>, number: u64, most: usize) -> Option<Registration> {
         let gone = Arc::new(AtomicBool::new(false));
         {
             let mut open = self.0.lock();
@@ -127,7 +127,7 @@ impl Connections {
             }
             open.insert(number, Arc::clone(&gone));
         }
-        Some(Seat {
+        Some(Registration {
             number,
             gone,
             connections: Arc::clone(self),
@@ -135,14 +135,14 @@ impl Connections {
     }
 }
 
-impl Seat {
+impl Registration {
     /// Whether the connection hung up.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Seat {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.connections.0.lock().remove(&self.number);
     }
@@ -249,7 +249,7 @@ impl DialIn {
         let most = self.settings.most.load(Ordering::Relaxed);
         let number = self.next;
         self.next += 1;
-        let Some(seat) = self.connections.enter(number, most) else {
+        let Some(registration) = self.connections.enter(number, most) else {
             let limit = format!("{most} connections are open already (limits.backends)");
             if !mem::replace(&mut self.full, true) {
                 let name = self.pool.name();
@@ -282,7 +282,7 @@ impl DialIn {
             peer,
             bytes: Vec::new(),
             deadline,
-            seat,
+            registration,
         };
         self.newcomers.insert(number, newcomer);
         // The preamble is usually there already.
@@ -340,13 +340,16 @@ impl DialIn {
     /// Its preamble is complete: it becomes a backend.
     fn join(&self, newcomer: Newcomer, preamble: preamble::Preamble) {
         let Newcomer {
-            conn, peer, seat, ..
+            conn,
+            peer,
+            registration,
+            ..
         } = newcomer;
         conn.stream().send_at_once();
         conn.stream().watch_peer(*self.settings.backend.lock());
         // From now on only the hang-up is of interest, and only once.
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        let mut event = EpollEvent::new(flags, seat.number);
+        let mut event = EpollEvent::new(flags, registration.number);
         if let Err(error) = self.epoll.modify(&conn, &mut event) {
             self.refuse(&peer, Close::Internal, error.desc());
             return;
@@ -363,7 +366,7 @@ impl DialIn {
             id: preamble.id,
             key: preamble.key,
             peer,
-            seat,
+            registration,
         });
     }
 

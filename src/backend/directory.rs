@@ -15,7 +15,7 @@
 //!
 //! In reading order: [`queue`] is how a request gets its turn, [`choose`] which server it goes to, [`seat`] its place there
 //! with a connection, [`health`] what is learnt from how it ends, [`tend`] what is done for servers beside requests,
-//! [`place`] where a server is and how it is reached, [`shared`] the list in Redis.
+//! [`endpoint`] where a server is and how it is reached, [`shared`] the list in Redis.
 //!
 //! **Invariants**
 //! - A [`Seat`](seat::Seat) is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
@@ -26,8 +26,8 @@
 //! - The state's lock is a leaf; connections are looked at, made and closed without it.
 
 mod choose;
+mod endpoint;
 mod health;
-mod place;
 mod queue;
 mod seat;
 #[cfg(feature = "redis")]
@@ -42,11 +42,11 @@ use std::{io, mem};
 
 use parking_lot::Mutex;
 
+use self::endpoint::Endpoint;
 use self::health::Health;
-use self::place::Place;
 pub use self::queue::{Acquired, Ticket, acquire};
 pub use self::seat::{Connected, Connecting, Lease};
-use self::seat::{Kept, Seat};
+use self::seat::{IdleConnection, Seat};
 use super::pool::Waiting;
 use super::queue::Queue;
 use crate::config::{self, Address};
@@ -124,12 +124,12 @@ struct State {
 
 #[derive(Debug)]
 struct Server {
-    place: Arc<Place>,
+    endpoint: Arc<Endpoint>,
     /// Requests that it may have at once, and that it has.
     seats: usize,
     taken: usize,
     /// The one that became idle last is at the end.
-    kept: Vec<Kept>,
+    kept: Vec<IdleConnection>,
     health: Health,
     /// Exchanges that failed since one that did not.
     failures: u32,
@@ -240,8 +240,9 @@ impl Servers {
     }
 
     /// Does what is due: closes connections that have ended or were idle for too long, has names looked up, servers
-    /// checked and Redis asked, and gives seats to requests that waited for the end of a pause. Never waits. Returns when it
-    /// wants to be called again; a connection that becomes idle until then is no reason to come earlier, the alarm is.
+    /// checked and Redis asked, and gives seats to requests that waited for the end of a pause. Never waits. Returns when
+    /// something is due again. To be called then, when the alarm rings, and at least once a second, since connections that
+    /// become idle meanwhile do not set the alarm.
     pub fn tick(&self, now: Instant) -> Option<Instant> {
         #[cfg(feature = "redis")]
         let again = self.link.as_ref().is_some_and(shared::Link::start);
@@ -374,14 +375,14 @@ impl Directory {
 
 impl State {
     /// Goes over to other settings. Returns the idle connections to servers that are gone.
-    fn change(&mut self, settings: Settings, now: Instant) -> Vec<Kept> {
+    fn change(&mut self, settings: Settings, now: Instant) -> Vec<IdleConnection> {
         let mut old = match settings.servers.is_empty() {
             // Those of Redis stay.
             true => Vec::new(),
             false => mem::take(&mut self.servers),
         };
         for address in &settings.servers {
-            let known = |server: &Server| server.place.address == *address;
+            let known = |server: &Server| server.endpoint.address == *address;
             let mut server = match old.iter().position(known) {
                 Some(position) => old.swap_remove(position),
                 None => Server::new(address, settings.seats, now),
@@ -413,29 +414,29 @@ impl State {
         gone
     }
 
-    fn position(&self, place: &Arc<Place>) -> Option<usize> {
+    fn position(&self, endpoint: &Arc<Endpoint>) -> Option<usize> {
         let mut servers = self.servers.iter();
-        servers.position(|server| Arc::ptr_eq(&server.place, place))
+        servers.position(|server| Arc::ptr_eq(&server.endpoint, endpoint))
     }
 
     /// A server that is still there.
-    fn server(&mut self, place: &Arc<Place>) -> Option<&mut Server> {
-        let index = self.position(place)?;
+    fn server(&mut self, endpoint: &Arc<Endpoint>) -> Option<&mut Server> {
+        let index = self.position(endpoint)?;
         Some(&mut self.servers[index])
     }
 
     /// Why no connection to a server is kept any more, if that is so.
-    fn over(&self, place: &Arc<Place>) -> Option<Close> {
+    fn over(&self, endpoint: &Arc<Endpoint>) -> Option<Close> {
         let gone = |index: usize| self.servers[index].gone;
-        let removed = self.position(place).is_none_or(gone);
+        let removed = self.position(endpoint).is_none_or(gone);
         self.closed.or(removed.then_some(Close::Removed))
     }
 }
 
 impl Server {
     fn new(address: &Address, seats: usize, now: Instant) -> Self {
-        let place = Place::new(address);
-        let known = place.is_known();
+        let endpoint = Endpoint::new(address);
+        let known = endpoint.is_known();
         Self {
             health: match known {
                 true => Health::Up,
@@ -445,7 +446,7 @@ impl Server {
                 true => None,
                 false => Some(now),
             },
-            place: Arc::new(place),
+            endpoint: Arc::new(endpoint),
             seats,
             taken: 0,
             kept: Vec::new(),

@@ -13,3 +13,4 @@ pub mod lease;
 pub mod pool;
 pub mod preamble;
 pub mod queue;
+pub mod relay;

@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::dial_in::Seat;
+use super::dial_in::Registration;
 use super::preamble::Id;
 use super::queue::{Queue, Slot, Turn};
 use crate::config::Order;
@@ -59,7 +59,7 @@ pub struct Backend {
     /// Where it dialled in from.
     pub peer: Peer,
     /// Its place on the dial-in thread's list of connections.
-    pub seat: Seat,
+    pub registration: Registration,
 }
 
 /// Which backends a request may go to.
@@ -239,7 +239,7 @@ impl Pool {
         loop {
             let slot = {
                 let mut state = self.state.lock();
-                let reason = if backend.seat.is_gone() {
+                let reason = if backend.registration.is_gone() {
                     Some(Close::PeerClosed)
                 } else if !state.keys.contains(&backend.key) {
                     Some(Close::Removed)
@@ -271,7 +271,7 @@ impl Pool {
     /// Closes idle backends that hung up. The dial-in thread has marked them before.
     pub fn sweep(&self) {
         let gone = take_where(&mut self.state.lock().idle, |backend| {
-            backend.seat.is_gone()
+            backend.registration.is_gone()
         });
         for backend in gone {
             backend.close(Close::PeerClosed);
@@ -303,15 +303,16 @@ impl Pool {
         }
     }
 
-    /// Puts a request into line, unless a backend has become idle just before.
-    fn stand_in_line(&self, ticket: &Ticket) -> Result<Turn, Backend> {
+    /// Puts a request into line, which adds its place to `turns`, unless a backend has become idle just before.
+    fn stand_in_line(&self, ticket: &Ticket, turns: &mut Vec<Turn>) -> Option<Backend> {
         let Ticket { wants, order, .. } = ticket;
         let mut state = self.state.lock();
-        if let Some(backend) = state.take(&wants.keys, wants.id.as_deref(), *order) {
-            return Err(backend);
+        let idle = state.take(&wants.keys, wants.id.as_deref(), *order);
+        if idle.is_none() {
+            let slot = Arc::clone(&ticket.slot);
+            turns.push(state.waiting.push(ticket.since, Arc::clone(wants), slot));
         }
-        let slot = Arc::clone(&ticket.slot);
-        Ok(state.waiting.push(ticket.since, Arc::clone(wants), slot))
+        idle
     }
 
     fn leave_line(&self, turn: Turn) {
@@ -470,16 +471,10 @@ impl Ticket {
     fn stand_in_line(&mut self) -> Option<Lease> {
         loop {
             self.slot = Arc::default();
-            let mut found = None;
-            for pool in &self.pools {
-                match pool.stand_in_line(self) {
-                    Ok(turn) => self.turns.push(turn),
-                    Err(backend) => {
-                        found = Some(backend);
-                        break;
-                    }
-                }
-            }
+            let mut turns = mem::take(&mut self.turns);
+            let mut pools = self.pools.iter();
+            let found = pools.find_map(|pool| pool.stand_in_line(self, &mut turns));
+            self.turns = turns;
             let backend = found?;
             self.leave_lines();
             if let Some(lease) = backend.lend() {
@@ -561,7 +556,7 @@ mod tests {
                 id: Id::new(id.as_bytes()).unwrap(),
                 key: Box::default(),
                 peer: Peer::Unix,
-                seat: Seat::default(),
+                registration: Registration::default(),
             });
             Stream::from(other)
         }

@@ -422,7 +422,7 @@ mod tests {
                     meet(1, round);
                     let kept = slots[round].wake_with(calls[round].waker());
                     // In every other round it does not give up before it was woken.
-                    while round % 2 == 0 && kept && calls[round].count() == 0 {
+                    while round.is_multiple_of(2) && kept && calls[round].count() == 0 {
                         thread::yield_now();
                     }
                     let taken = match round % 2 {

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use super::endpoint::Endpoint;
 use super::health::Health;
-use super::place::Place;
 use super::seat::Seat;
 use super::{Directory, Server, State};
 
 impl State {
     /// Whether requests can go to another server than this one.
-    pub(super) fn others(&self, place: &Arc<Place>) -> bool {
-        let other = |server: &Server| !Arc::ptr_eq(&server.place, place);
+    pub(super) fn others(&self, endpoint: &Arc<Endpoint>) -> bool {
+        let other = |server: &Server| !Arc::ptr_eq(&server.endpoint, endpoint);
         self.servers
             .iter()
             .any(|server| other(server) && !server.gone && server.health == Health::Up)
@@ -39,7 +39,7 @@ impl State {
         if let Health::Aside { trial, .. } = &mut server.health {
             *trial = true;
         }
-        let place = Arc::clone(&server.place);
-        Some(Seat::new(directory, place, server.pop_kept(once)))
+        let endpoint = Arc::clone(&server.endpoint);
+        Some(Seat::new(directory, endpoint, server.pop_kept(once)))
     }
 }

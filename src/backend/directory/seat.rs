@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
 
+use super::endpoint::Endpoint;
 use super::health::{Change, Outcome};
-use super::place::Place;
 use super::{Directory, Server};
 use crate::net::conn::Conn;
 use crate::net::connect::Connect;
@@ -50,9 +50,9 @@ pub enum Connected {
 /// The right to have one request at a server.
 pub(super) struct Seat {
     directory: Arc<Directory>,
-    place: Arc<Place>,
+    endpoint: Arc<Endpoint>,
     /// A connection that was idle. It may have ended meanwhile.
-    kept: Option<Kept>,
+    kept: Option<IdleConnection>,
     /// What became of the request, for the server's health.
     outcome: Outcome,
     /// It is not taken any more.
@@ -61,12 +61,12 @@ pub(super) struct Seat {
 
 /// An idle connection.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct IdleConnection {
     pub(super) conn: Conn,
     pub(super) since: Instant,
 }
 
-impl Kept {
+impl IdleConnection {
     /// Why it cannot be used any more, if that is so.
     pub(super) fn fault(&self) -> Option<Close> {
         match self.conn.pending() {
@@ -79,14 +79,14 @@ impl Kept {
 
 impl Server {
     /// The connection that became idle last, unless it is too old for a request that must not be sent twice (`once`).
-    pub(super) fn pop_kept(&mut self, once: bool) -> Option<Kept> {
+    pub(super) fn pop_kept(&mut self, once: bool) -> Option<IdleConnection> {
         self.kept
             .pop_if(|kept| !once || kept.since.elapsed() < DOUBTFUL)
     }
 
     /// The connection that has been idle for the longest time, where a new one would be more than there are seats: not all
     /// will do for every request.
-    fn surplus(&mut self) -> Option<Kept> {
+    fn surplus(&mut self) -> Option<IdleConnection> {
         let full = self.kept.len() + self.taken > self.seats;
         (full && !self.kept.is_empty()).then(|| self.kept.remove(0))
     }
@@ -94,10 +94,14 @@ impl Server {
 
 impl Seat {
     /// One that was counted already.
-    pub(super) fn new(directory: &Arc<Directory>, place: Arc<Place>, kept: Option<Kept>) -> Self {
+    pub(super) fn new(
+        directory: &Arc<Directory>,
+        endpoint: Arc<Endpoint>,
+        kept: Option<IdleConnection>,
+    ) -> Self {
         Self {
             directory: Arc::clone(directory),
-            place,
+            endpoint,
             kept,
             outcome: Outcome::Nothing,
             is_free: false,
@@ -124,7 +128,7 @@ impl Seat {
             };
             self.directory.close(kept.conn, reason);
             let mut state = self.directory.state.lock();
-            let server = state.server(&self.place);
+            let server = state.server(&self.endpoint);
             self.kept = server.and_then(|server| server.pop_kept(once));
         }
         None
@@ -135,7 +139,7 @@ impl Seat {
         let directory = &self.directory;
         let (connect, patience, surplus) = {
             let mut state = directory.state.lock();
-            let server = state.server(&self.place);
+            let server = state.server(&self.endpoint);
             let surplus = server.and_then(Server::surplus);
             (state.settings.connect, state.settings.backend, surplus)
         };
@@ -143,7 +147,7 @@ impl Seat {
             directory.close(kept.conn, Close::Idle);
         }
         let connecting = Connecting {
-            connect: self.place.connect(Instant::now() + connect),
+            connect: self.endpoint.connect(Instant::now() + connect),
             patience,
             seat: self,
         };
@@ -168,7 +172,7 @@ impl Seat {
     fn free(&mut self) -> bool {
         let is_first = !mem::replace(&mut self.is_free, true);
         let kept = self.kept.take();
-        is_first && self.directory.free(&self.place, kept, &self.outcome)
+        is_first && self.directory.free(&self.endpoint, kept, &self.outcome)
     }
 }
 
@@ -180,7 +184,52 @@ impl Drop for Seat {
 
 impl fmt::Debug for Seat {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("Seat").field(&self.place.name).finish()
+        out.debug_tuple("Seat").field(&self.endpoint.name).finish()
+    }
+}
+
+impl Connecting {
+    /// Goes on without waiting.
+    pub fn advance(mut self) -> Connected {
+        let advanced = self.connect.advance();
+        let Seat {
+            directory,
+            endpoint,
+            ..
+        } = &self.seat;
+        match advanced {
+            Ok(None) => Connected::Pending(self),
+            Ok(Some(stream)) => {
+                endpoint.reached(&self.connect);
+                stream.send_at_once();
+                stream.watch_peer(self.patience);
+                stats::add(&directory.stats.joined);
+                Connected::Ready(Lease {
+                    seat: self.seat,
+                    conn: Some(Conn::plain(stream)),
+                    kept: false,
+                })
+            }
+            Err(error) => {
+                let reason = listener::reason(&error);
+                log::debug!(
+                    target: &directory.log,
+                    "site {}: server {}: {reason}", directory.site, endpoint.name
+                );
+                self.seat.outcome = Outcome::Unreachable(reason);
+                Connected::Failed(error)
+            }
+        }
+    }
+
+    /// The socket that becomes writable when there is news; see [`Connect::fd`].
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.connect.fd()
+    }
+
+    /// When to go on at the latest; see [`Connect::until`].
+    pub fn until(&self) -> Instant {
+        self.connect.until()
     }
 }
 
@@ -237,7 +286,7 @@ impl Lease {
 
     /// The server's address, for logs.
     pub fn name(&self) -> Arc<str> {
-        Arc::clone(&self.seat.place.name)
+        Arc::clone(&self.seat.endpoint.name)
     }
 
     /// Whether the connection had an exchange before, so that the server may have given it up.
@@ -248,7 +297,7 @@ impl Lease {
     /// The exchange is over and its response was read to its end: the next one may begin.
     pub fn finish(mut self) {
         self.seat.outcome = Outcome::Good;
-        self.seat.kept = self.conn.take().map(|conn| Kept {
+        self.seat.kept = self.conn.take().map(|conn| IdleConnection {
             conn,
             since: Instant::now(),
         });
@@ -273,12 +322,14 @@ impl Lease {
     fn end(&mut self, reason: Close) {
         if let Some(conn) = self.conn.take() {
             let Seat {
-                directory, place, ..
+                directory,
+                endpoint,
+                ..
             } = &self.seat;
             directory.close(conn, reason);
             log::debug!(
                 target: &directory.log,
-                "site {}: a connection to {} closed: reason={reason}", directory.site, place.name
+                "site {}: a connection to {} closed: reason={reason}", directory.site, endpoint.name
             );
         }
     }
@@ -293,18 +344,23 @@ impl Drop for Lease {
 
 impl Directory {
     /// Takes a seat back, with the connection to be kept and what is learnt from its request; see [`Seat::free`].
-    fn free(&self, place: &Arc<Place>, kept: Option<Kept>, outcome: &Outcome) -> bool {
+    fn free(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        kept: Option<IdleConnection>,
+        outcome: &Outcome,
+    ) -> bool {
         let (change, over, waits, pause) = {
             let mut state = self.state.lock();
             // Without another server nothing would be won, and what is wrong may be the requests.
             let enough = match outcome {
-                Outcome::Failed => state.others(place),
+                Outcome::Failed => state.others(endpoint),
                 _ => true,
             };
             let waits = !state.waiting.is_empty();
-            let reason = state.over(place);
+            let reason = state.over(endpoint);
             // A server stays while one of its seats is taken.
-            let Some(index) = state.position(place) else {
+            let Some(index) = state.position(endpoint) else {
                 return waits;
             };
             let server = &mut state.servers[index];
@@ -331,7 +387,7 @@ impl Directory {
         if let Some((kept, reason)) = over {
             self.close(kept.conn, reason);
         }
-        let (site, name) = (&self.site, &place.name);
+        let (site, name) = (&self.site, &endpoint.name);
         match change {
             // No request says that a server is down.
             Change::None | Change::Down => {}

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io, mem, thread};
 
+use super::endpoint::{Endpoint, ask};
 use super::health::{Change, Health};
-use super::place::{Place, ask};
-use super::seat::Kept;
+use super::seat::IdleConnection;
 use super::{Directory, Server, State};
 use crate::config;
 use crate::net::listener;
@@ -20,11 +20,11 @@ use crate::stats::Close;
 #[derive(Default)]
 pub(super) struct Due {
     /// Connections that have been idle for a moment, to be looked at.
-    pub(super) rested: Vec<(Arc<Place>, Vec<Kept>)>,
+    pub(super) rested: Vec<(Arc<Endpoint>, Vec<IdleConnection>)>,
     /// How long they may be.
     idle: Duration,
-    lookups: Vec<Arc<Place>>,
-    checks: Vec<(Arc<Place>, config::Check, String)>,
+    lookups: Vec<Arc<Endpoint>>,
+    checks: Vec<(Arc<Endpoint>, config::Check, String)>,
 }
 
 impl Directory {
@@ -33,26 +33,26 @@ impl Directory {
     /// again.
     pub(super) fn tick(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         let due = self.state.lock().due(now);
-        for (place, kept) in due.rested {
-            self.look_after(&place, kept, now, due.idle);
+        for (endpoint, kept) in due.rested {
+            self.look_after(&endpoint, kept, now, due.idle);
         }
-        for place in due.lookups {
-            let (directory, own) = (Arc::clone(self), Arc::clone(&place));
+        for endpoint in due.lookups {
+            let (directory, own) = (Arc::clone(self), Arc::clone(&endpoint));
             let started = start("lookup", move || {
                 let found = own.look_up();
                 directory.looked_up(&own, found);
             });
-            if !started && let Some(server) = self.state.lock().server(&place) {
+            if !started && let Some(server) = self.state.lock().server(&endpoint) {
                 server.lookup = Some(now + START_SOON);
             }
         }
-        for (place, check, host) in due.checks {
-            let (directory, own) = (Arc::clone(self), Arc::clone(&place));
+        for (endpoint, check, host) in due.checks {
+            let (directory, own) = (Arc::clone(self), Arc::clone(&endpoint));
             let started = start("check", move || {
                 let result = ask(&own, &check, &host);
                 directory.checked(&own, result);
             });
-            if !started && let Some(server) = self.state.lock().server(&place) {
+            if !started && let Some(server) = self.state.lock().server(&endpoint) {
                 server.check = Some(now + START_SOON);
             }
         }
@@ -71,8 +71,8 @@ impl Directory {
     /// Closes those of a server's idle connections that are over, and gives it the others back.
     pub(super) fn look_after(
         self: &Arc<Self>,
-        place: &Arc<Place>,
-        kept: Vec<Kept>,
+        endpoint: &Arc<Endpoint>,
+        kept: Vec<IdleConnection>,
         now: Instant,
         idle: Duration,
     ) {
@@ -86,7 +86,7 @@ impl Directory {
         }
         let (over, reason) = {
             let mut state = self.state.lock();
-            match (state.over(place), state.server(place)) {
+            match (state.over(endpoint), state.server(endpoint)) {
                 (None, Some(server)) => {
                     // They are older than whatever came back meanwhile.
                     server.kept.splice(..0, good);
@@ -103,18 +103,18 @@ impl Directory {
     /// A name was looked up.
     pub(super) fn looked_up(
         self: &Arc<Self>,
-        place: &Arc<Place>,
+        endpoint: &Arc<Endpoint>,
         found: io::Result<Vec<SocketAddr>>,
     ) {
         let now = Instant::now();
         let old = match &found {
-            Ok(addresses) => place.set(addresses),
+            Ok(addresses) => endpoint.set(addresses),
             Err(_) => Vec::new(),
         };
         let moved = found.is_ok() && !old.is_empty();
         let (kept, first, told) = {
             let mut state = self.state.lock();
-            let Some(server) = state.server(place) else {
+            let Some(server) = state.server(endpoint) else {
                 return;
             };
             let first = server.judge_lookup(found.is_ok(), now);
@@ -128,7 +128,7 @@ impl Directory {
         for kept in kept {
             self.close(kept.conn, Close::Removed);
         }
-        let (site, name) = (&self.site, &place.name);
+        let (site, name) = (&self.site, &endpoint.name);
         match found {
             Err(error) => {
                 let level = match first && !told {
@@ -155,11 +155,11 @@ impl Directory {
     }
 
     /// A server was checked.
-    pub(super) fn checked(self: &Arc<Self>, place: &Arc<Place>, result: Result<(), String>) {
+    pub(super) fn checked(self: &Arc<Self>, endpoint: &Arc<Endpoint>, result: Result<(), String>) {
         let change = {
             let mut state = self.state.lock();
             let interval = state.settings.check.as_ref().map(|check| check.interval);
-            let Some(server) = state.server(place) else {
+            let Some(server) = state.server(endpoint) else {
                 return;
             };
             server.check = Some(Instant::now() + interval.unwrap_or_default());
@@ -169,7 +169,7 @@ impl Directory {
                 None => Change::None,
             }
         };
-        let (site, name) = (&self.site, &place.name);
+        let (site, name) = (&self.site, &endpoint.name);
         match result {
             Err(why) if change == Change::Down => log::warn!(
                 target: &self.log,
@@ -214,21 +214,21 @@ impl State {
             ..Due::default()
         };
         for server in &mut self.servers {
-            let place = || Arc::clone(&server.place);
+            let endpoint = || Arc::clone(&server.endpoint);
             let some = server.kept.partition_point(|kept| kept.since + REST <= now);
             if some > 0 {
                 due.rested
-                    .push((place(), server.kept.drain(..some).collect()));
+                    .push((endpoint(), server.kept.drain(..some).collect()));
             }
             if server.lookup.take_if(|due| *due <= now).is_some() {
-                due.lookups.push(place());
+                due.lookups.push(endpoint());
             }
             if let Some(check) = &self.settings.check
                 && server.health != Health::Unknown
                 && server.check.take_if(|due| *due <= now).is_some()
             {
                 due.checks
-                    .push((place(), check.clone(), self.settings.host.clone()));
+                    .push((endpoint(), check.clone(), self.settings.host.clone()));
             }
         }
         due

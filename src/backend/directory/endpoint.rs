@@ -18,7 +18,7 @@ use crate::net::listener;
 
 /// Where a server is.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Endpoint {
     pub(super) address: Address,
     /// The address as text.
     pub(super) name: Arc<str>,
@@ -26,7 +26,7 @@ pub(super) struct Place {
     found: Mutex<Vec<SocketAddr>>,
 }
 
-impl Place {
+impl Endpoint {
     /// A server with this address, whose name is not looked up yet.
     pub(super) fn new(address: &Address) -> Self {
         let literal = match address {
@@ -101,13 +101,13 @@ impl Place {
 ///
 /// # Errors
 /// What is wrong with it, for the log.
-pub(super) fn ask(place: &Place, check: &config::Check, host: &str) -> Result<(), String> {
+pub(super) fn ask(endpoint: &Endpoint, check: &config::Check, host: &str) -> Result<(), String> {
     let patience = check.interval.min(LONGEST_CHECK);
     let deadline = Instant::now() + patience;
-    let mut connect = place.connect(deadline);
+    let mut connect = endpoint.connect(deadline);
     let connected = connect.wait();
     let mut conn = Conn::plain(connected.map_err(|error| listener::reason(&error))?);
-    place.reached(&connect);
+    endpoint.reached(&connect);
     let question = Question {
         uri: &check.uri,
         host,
@@ -138,14 +138,14 @@ mod tests {
         let there = TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = [&gone, &there].map(|listener| listener.local_addr().unwrap());
         drop(gone);
-        let place = Place::new(&"two.invalid:80".parse().unwrap());
-        assert!(place.set(&addresses).is_empty());
-        let mut connect = place.connect(Instant::now() + Duration::from_secs(10));
+        let endpoint = Endpoint::new(&"two.invalid:80".parse().unwrap());
+        assert!(endpoint.set(&addresses).is_empty());
+        let mut connect = endpoint.connect(Instant::now() + Duration::from_secs(10));
         connect.wait().unwrap();
-        place.reached(&connect);
+        endpoint.reached(&connect);
         // The one that was reached comes first the next time.
-        assert_eq!(*place.found.lock(), [addresses[1], addresses[0]]);
+        assert_eq!(*endpoint.found.lock(), [addresses[1], addresses[0]]);
         // In another order they are the same.
-        assert!(place.set(&addresses).is_empty());
+        assert!(endpoint.set(&addresses).is_empty());
     }
 }
