@@ -1,9 +1,9 @@
-//! Backends: how they join, where they wait, and how a request is relayed to one.
+//! Backends: how they join, where they wait, and how a request is given one.
 //!
 //! In reading order: [`preamble`] is what a backend sends first, [`dial_in`] the thread that takes it in,
 //! [`pool`] where it waits for requests, [`queue`] the line in which requests wait; [`directory`] is the same for servers that do not dial in but are connected to,
 //! [`check`] the question whether one of those is well.
-//! [`lease`] is a backend of either kind for a while, and [`relay`] one exchange with it. Nothing here knows the visitor's
+//! [`lease`] is a backend of either kind for a while,. Nothing here knows the visitor's
 //! connection, or which site a request belongs to beyond the site's settings.
 
 pub mod check;
@@ -13,4 +13,3 @@ pub mod lease;
 pub mod pool;
 pub mod preamble;
 pub mod queue;
-pub mod relay;

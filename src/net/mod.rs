@@ -2,7 +2,7 @@
 //!
 //! [`stream`] is a connected socket, [`conn`] one that may be encrypted, [`tls`] the records of one that is encrypted, [`buffer`] the bytes read from one and not used yet, [`listener`] a
 //! bound address and the loop that accepts on it, [`connect`] a connection attempt that does not wait, [`poller`] the set of parked sessions on which workers
-//! block, `crew` how many of them do so at a time, [`tunnel`] the pairs of
+//! block, [`tunnel`] the pairs of
 //! connections for which HTTP is over. Nothing here knows HTTP, sites or configuration beyond
 //! [`Address`](crate::config::Address).
 
@@ -10,7 +10,6 @@ pub mod alarm;
 pub mod buffer;
 pub mod conn;
 pub mod connect;
-mod crew;
 pub mod listener;
 pub mod poller;
 pub mod stream;

@@ -233,49 +233,6 @@ impl Connecting {
     }
 }
 
-impl Connecting {
-    /// Goes on without waiting.
-    pub fn advance(mut self) -> Connected {
-        let advanced = self.connect.advance();
-        let Seat {
-            directory, place, ..
-        } = &self.seat;
-        match advanced {
-            Ok(None) => Connected::Pending(self),
-            Ok(Some(stream)) => {
-                place.reached(&self.connect);
-                stream.send_at_once();
-                stream.watch_peer(self.patience);
-                stats::add(&directory.stats.joined);
-                Connected::Ready(Lease {
-                    seat: self.seat,
-                    conn: Some(Conn::plain(stream)),
-                    kept: false,
-                })
-            }
-            Err(error) => {
-                let reason = listener::reason(&error);
-                log::debug!(
-                    target: &directory.log,
-                    "site {}: server {}: {reason}", directory.site, place.name
-                );
-                self.seat.outcome = Outcome::Unreachable(reason);
-                Connected::Failed(error)
-            }
-        }
-    }
-
-    /// The socket that becomes writable when there is news; see [`Connect::fd`].
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.connect.fd()
-    }
-
-    /// When to go on at the latest; see [`Connect::until`].
-    pub fn until(&self) -> Instant {
-        self.connect.until()
-    }
-}
-
 impl Lease {
     /// The connection.
     pub fn conn(&mut self) -> &mut Conn {
