@@ -81,6 +81,15 @@ pub enum Work<T> {
     Stop,
 }
 
+/// Whether work was ready when a worker came for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// It was not: the worker had to sleep.
+    Quiet,
+    /// It was: there may be more.
+    Busy,
+}
+
 /// Why an item came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
@@ -112,8 +121,8 @@ struct Slots<T> {
     entries: Vec<Slot<T>>,
     free: Vec<u32>,
     handed_over: VecDeque<Found<T>>,
-    /// The last item came from `handed_over`, so the next look is for events.
-    events_turn: bool,
+    /// How many items of `handed_over` come before the next look for events: those that were there at the last look.
+    round: usize,
     /// Workers that sleep in `epoll_wait(2)`, or are on the way there or back.
     sleeping: usize,
     /// The bell was rung, or is about to be, and no worker has come with its event yet.
@@ -277,16 +286,20 @@ impl<T: AsFd> Poller<T> {
     }
 
     /// Blocks until an item has something to do. Called by workers only. Events and handed-over items take turns.
-    pub fn wait(&self) -> Work<T> {
+    pub fn wait(&self) -> (Work<T>, Load) {
+        let mut load = Load::Busy;
         loop {
             let next = self.slots.lock().next();
             let (_, found) = match next {
-                Next::Run(work) => return work,
+                Next::Run(work) => return (work, load),
                 Next::Look => self.poll(EpollTimeout::ZERO),
-                Next::Sleep => self.poll(EpollTimeout::NONE),
+                Next::Sleep => {
+                    load = Load::Quiet;
+                    self.poll(EpollTimeout::NONE)
+                }
             };
             if let Some((item, cause)) = found {
-                return Work::Item(item, cause);
+                return (Work::Item(item, cause), load);
             }
         }
     }
@@ -399,9 +412,6 @@ impl<T: AsFd> Poller<T> {
             Err(error) => panic!("epoll_wait: {error}"),
         };
         let slept = timeout == EpollTimeout::NONE;
-        if count == 0 && !slept {
-            return (0, None);
-        }
         let (found, must_ring) = self.slots.lock().receive(slept, &events[..count]);
         self.ring_if(must_ring);
         (count, found)
@@ -421,7 +431,7 @@ impl<T> Slots<T> {
             entries: Vec::new(),
             free: Vec::new(),
             handed_over: VecDeque::new(),
-            events_turn: false,
+            round: 0,
             sleeping: 0,
             rung: false,
             stopping: false,
@@ -538,16 +548,15 @@ impl<T> Slots<T> {
 
     /// A handed-over item, unless it is the turn of the events; and whether that was all.
     fn try_next(&mut self) -> (Option<Found<T>>, bool) {
-        if mem::take(&mut self.events_turn) && !self.handed_over.is_empty() {
+        if self.round == 0 && !self.handed_over.is_empty() {
             return (None, false);
         }
         (self.pop(), self.handed_over.is_empty())
     }
 
     fn pop(&mut self) -> Option<Found<T>> {
-        let found = self.handed_over.pop_front();
-        self.events_turn = found.is_some();
-        found
+        self.round = self.round.saturating_sub(1);
+        self.handed_over.pop_front()
     }
 
     /// A worker has come with events: what it is to run, and whether to ring. The other items are handed over, for it may
@@ -574,6 +583,7 @@ impl<T> Slots<T> {
                 Some(_) => self.handed_over.push_back((item, cause)),
             }
         }
+        self.round = self.handed_over.len();
         let found = first.or_else(|| self.pop());
         (found, self.must_ring())
     }
@@ -659,7 +669,7 @@ fn direction_flags(interest: Interest) -> EpollFlags {
 }
 
 /// Events that a worker takes at once.
-const BATCH: usize = 1;
+const BATCH: usize = 64;
 /// Stale events after which [`Poller::try_wait`] gives up.
 const MOST_LOOKS: usize = 8;
 /// What makes an event of the visitor's more than bytes.
@@ -736,7 +746,7 @@ mod tests {
         let mut it = Parked::new();
         assert_eq!(it.poller.parked(), 1);
         it.visitor.write_all(b"x").unwrap();
-        let Work::Item(back, Cause::Ready) = it.poller.wait() else {
+        let Work::Item(back, Cause::Ready) = it.poller.wait().0 else {
             panic!("no item");
         };
         assert_eq!(it.poller.parked(), 0);
@@ -806,7 +816,7 @@ mod tests {
             }
             // A socket that is closed with something unread in it is reset.
             drop(visitor);
-            let Work::Item(_, cause) = poller.wait() else {
+            let Work::Item(_, cause) = poller.wait().0 else {
                 panic!("no item");
             };
             assert_eq!(cause, Cause::Ended);
@@ -958,11 +968,19 @@ mod tests {
             it.poller.hand_over(Box::new(item));
         }
         it.visitor.write_all(b"x").unwrap();
-        let causes: Vec<_> = std::iter::from_fn(|| it.poller.try_wait().map(|(_, cause)| cause))
-            .take(10)
-            .collect();
-        use Cause::{Ready, Woken};
-        assert_eq!(causes, [Woken, Ready, Woken, Woken]);
+        // Items that are handed over again each time keep no event waiting.
+        let mut seen = Vec::new();
+        while !seen.contains(&Cause::Ready) && seen.len() < 10 {
+            let (item, cause) = it.poller.try_wait().expect("there is work");
+            seen.push(cause);
+            if cause == Cause::Woken {
+                it.poller.hand_over(item);
+            }
+        }
+        assert!(seen.len() <= 4, "{seen:?}");
+        // And events keep no item waiting.
+        let rest = std::iter::from_fn(|| it.poller.try_wait()).count();
+        assert_eq!(rest, 3, "the items that were handed over");
     }
 
     #[test]
@@ -999,7 +1017,7 @@ mod tests {
                 .map(|_| {
                     scope.spawn(|| {
                         let mut count = 0;
-                        while let Work::Item(..) = poller.wait() {
+                        while let Work::Item(..) = poller.wait().0 {
                             count += 1;
                         }
                         count
@@ -1013,7 +1031,7 @@ mod tests {
             let served: i32 = workers.into_iter().map(|w| w.join().unwrap()).sum();
             assert_eq!(served, 100);
         });
-        assert!(matches!(poller.wait(), Work::Stop));
+        assert!(matches!(poller.wait().0, Work::Stop));
     }
 
     #[test]
@@ -1025,7 +1043,7 @@ mod tests {
             for _ in 0..2 {
                 let (poller, back) = (&poller, back.clone());
                 scope.spawn(move || {
-                    while let Work::Item(item, _) = poller.wait() {
+                    while let Work::Item(item, _) = poller.wait().0 {
                         back.send(item).unwrap();
                     }
                 });
@@ -1076,7 +1094,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    while let Work::Item(item, _) = poller.wait() {
+                    while let Work::Item(item, _) = poller.wait().0 {
                         let mut running = Some(item);
                         while let Some(mut item) = running {
                             while item.backend.read(&mut [0]).is_ok() {

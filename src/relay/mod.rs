@@ -594,13 +594,21 @@ impl<H: Host> Exchange<H> {
             .respond(head, download, is_read, tools, visitor.pending_output);
         self.status = responding.status;
         let mut delivery = responding.delivery;
-        Next::Phase(match responding.discarded {
-            Some(drain) => {
-                delivery.hold(tools.out);
-                Phase::Discarding(Box::new((drain, delivery)))
-            }
-            None => Phase::Relaying(Box::new(delivery)),
-        })
+        if let Some(drain) = responding.discarded {
+            delivery.hold(tools.out);
+            return Next::Phase(Phase::Discarding(Box::new((drain, delivery))));
+        }
+        // Most responses are there in one piece and taken at once; then nothing has to be kept.
+        match delivery.relay(visitor.conn, tools) {
+            Progress::Relayed => match delivery.flush(visitor.conn, tools) {
+                Progress::Done(delivered) => Next::Done(Outcome::Delivered(delivered, None)),
+                Progress::Blocked(interests) => {
+                    Next::Blocked(Phase::Flushing(Box::new(delivery)), interests)
+                }
+                _ => Next::Yield(Phase::Flushing(Box::new(delivery))),
+            },
+            progress => relayed(Box::new(delivery), progress, tools),
+        }
     }
 
     /// An attempt failed: the backend is closed, and another one may get the request.
@@ -648,7 +656,16 @@ fn relay<U: Upstream>(
     visitor: &mut Visitor<'_>,
     tools: &mut Tools<'_>,
 ) -> Next<U> {
-    match delivery.relay(visitor.conn, tools) {
+    let progress = delivery.relay(visitor.conn, tools);
+    relayed(delivery, progress, tools)
+}
+
+fn relayed<U: Upstream>(
+    delivery: Box<Delivery<U>>,
+    progress: Progress,
+    tools: &Tools<'_>,
+) -> Next<U> {
+    match progress {
         Progress::Blocked(interests) => Next::Blocked(Phase::Relaying(delivery), interests),
         Progress::Yield => Next::Yield(Phase::Relaying(delivery)),
         Progress::Relayed => Next::Phase(Phase::Flushing(delivery)),

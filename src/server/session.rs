@@ -98,6 +98,8 @@ pub(crate) struct Session {
     may_be_gone: bool,
     /// The backend's socket is armed in the poller.
     is_armed: bool,
+    /// Puts it back to work, once it has waited in a queue.
+    waker: Option<Waker>,
 }
 
 /// What a socket may hold of which the poller will not tell again, so that it has to be read before the session is
@@ -217,6 +219,7 @@ impl Session {
             answered: 0,
             may_be_gone: false,
             is_armed: false,
+            waker: None,
         }
     }
 
@@ -317,8 +320,10 @@ impl Session {
         }
     }
 
-    /// Has a waker called when it is given what it waits for in a queue. `false`: that has happened already.
-    pub(crate) fn wake_with(&self, waker: Waker) -> bool {
+    /// Has its waker, which is made once, called when it is given what it waits for in a queue. `false`: that has happened
+    /// already.
+    pub(crate) fn wake_with(&mut self, make: impl FnOnce() -> Waker) -> bool {
+        let waker = self.waker.get_or_insert_with(make).clone();
         match &self.state {
             State::Exchange(exchange) => exchange
                 .ticket()

@@ -4,8 +4,9 @@
 //! it runs, so that a parked one costs no more than what was read and not used.
 //!
 //! **The rule**: blocking is how a worker reads and writes, parking is how an exchange waits. A session that has to wait for
-//! its backend, or for its turn in a queue, is parked at once if other work is ready or if this is the last worker that can
-//! take new work; otherwise the worker blocks for at most [`PATIENCE`] and then parks it ([`Worker::wait_for`]).
+//! its backend, or for its turn in a queue, is parked at once if the server is busy, which is if work was ready when the
+//! worker came for it or is ready now, or if this is the last worker that can take new work. Otherwise the worker blocks for
+//! at most [`PATIENCE`] and then parks it ([`Worker::wait_for`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::snapshot::{Generation, SnapshotRef};
 use crate::backend::lease::Upstream;
 use crate::config::Scheduling;
 use crate::net::buffer::Buffer;
-use crate::net::poller::{Blocking, Cause, Token, Work};
+use crate::net::poller::{Blocking, Cause, Load, Token, Work};
 use crate::process;
 use crate::relay::spool::Room;
 use crate::relay::{Interests, Tools};
@@ -83,11 +84,12 @@ impl Worker {
     pub(super) fn work(mut self, scheduling: Scheduling) {
         be_scheduled(scheduling);
         let shared = Arc::clone(&self.shared);
-        while let Work::Item(session, cause) = shared.poller.wait() {
+        while let (Work::Item(session, cause), mut load) = shared.poller.wait() {
             let mut ready = Some((session, cause));
             while let Some((session, cause)) = ready.take() {
                 // A panic is a fault of ours; it costs this one session, whose drop closes it, and no worker.
-                let run = AssertUnwindSafe(|| self.run(&shared, session, cause));
+                let now = std::mem::replace(&mut load, Load::Busy);
+                let run = AssertUnwindSafe(|| self.run(&shared, session, cause, now));
                 match catch_unwind(run) {
                     Ok(more) => ready = more,
                     Err(_) => {
@@ -106,9 +108,14 @@ impl Worker {
         shared: &Arc<Shared>,
         mut session: Box<Session>,
         cause: Cause,
+        load: Load,
     ) -> Option<Ready> {
         session.notice(Some(cause));
-        let mut patience = Patience::default();
+        let mut patience = Patience {
+            load,
+            blocking: None,
+            until: None,
+        };
         loop {
             let disposition = session.run(self);
             self.patience = Duration::ZERO;
@@ -146,7 +153,7 @@ impl Worker {
         patience: &mut Patience<'s>,
     ) -> Waited {
         let mut next = None;
-        if interests.queue || interests.reads {
+        if patience.load == Load::Quiet && (interests.queue || interests.reads) {
             next = shared.poller.try_wait();
             if next.is_none() && patience.is_left() {
                 patience.blocking = shared.poller.try_block();
@@ -205,8 +212,9 @@ impl Worker {
 }
 
 /// How long a worker may still block in the run of one session.
-#[derive(Default)]
 struct Patience<'s> {
+    /// A worker that has found work ready does not block at all: it parks the session and looks for more.
+    load: Load,
     /// It blocks, or is about to.
     blocking: Option<Blocking<'s>>,
     /// When it has to be over; `None`: it has not blocked yet.
@@ -228,6 +236,11 @@ enum Waited {
     Parked(Option<Ready>),
 }
 
+fn waker(shared: &Arc<Shared>, token: Token) -> Waker {
+    let shared = Arc::clone(shared);
+    Waker::from(Arc::new(SessionWaker { shared, token }))
+}
+
 /// Parks a session. Gives it back if it has something to do already.
 fn park(
     shared: &Arc<Shared>,
@@ -245,12 +258,8 @@ fn park(
         log::error!("epoll_ctl: {error}; a connection is closed");
         return None;
     }
-    if interests.queue {
-        let shared = Arc::clone(shared);
-        let waker = Waker::from(Arc::new(SessionWaker { shared, token }));
-        if !session.wake_with(waker) {
-            return Some(session);
-        }
+    if interests.queue && !session.wake_with(|| waker(shared, token)) {
+        return Some(session);
     }
     let parked = shared
         .poller
