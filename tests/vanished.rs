@@ -16,6 +16,7 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::getuid;
 use swiftiply::backend::dial_in::{DialIn, Settings};
 use swiftiply::backend::pool::{self, Acquired, Lease, Pool, Waiting};
+use swiftiply::budget::Budget;
 use swiftiply::config::{Address, Config, Order, Overrides};
 use swiftiply::net::conn::Conn;
 use swiftiply::net::listener::{Listener, Local, Stop};
@@ -47,7 +48,12 @@ impl DialledIn {
         let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(&stats)));
         pool.set_keys(keys());
         let stop = Stop::new().unwrap();
-        let settings = Arc::new(Settings::new(&config, &address, None));
+        let settings = Arc::new(Settings::new(
+            &config,
+            &address,
+            None,
+            &Arc::new(Budget::new(100)),
+        ));
         let dial_in = DialIn::new(
             listener,
             Arc::clone(&pool),

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use super::pool::{Backend, Pool};
 use super::preamble::{self, Fault, Reading};
+use crate::budget::{Budget, Charge};
 use crate::config::{Address, Config, Site};
 use crate::net::conn::Conn;
 use crate::net::listener::{Listener, Stop, reason};
@@ -58,6 +59,8 @@ pub struct DialIn {
 pub struct Settings {
     /// Connections at once.
     most: AtomicUsize,
+    /// Descriptors for connections at all addresses.
+    descriptors: Arc<Budget>,
     /// Time for a preamble.
     preamble: Mutex<Duration>,
     /// How long a backend may take nothing of what it is sent.
@@ -70,11 +73,11 @@ pub struct Settings {
 
 /// A connection's place on the list of those that dialled in.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Default))]
 pub struct Registration {
     number: u64,
     gone: Arc<AtomicBool>,
     connections: Arc<Connections>,
+    _descriptor: Charge,
 }
 
 /// Connections that are open, by number, with the mark that says that they hung up.
@@ -92,9 +95,17 @@ struct Newcomer {
 
 impl Settings {
     /// The settings of a configuration for an address, and what it takes to accept TLS there.
-    pub fn new(config: &Config, address: &Address, tls: Option<Acceptor>) -> Self {
+    ///
+    /// `descriptors` has one for each connection, and is shared by all addresses.
+    pub fn new(
+        config: &Config,
+        address: &Address,
+        tls: Option<Acceptor>,
+        descriptors: &Arc<Budget>,
+    ) -> Self {
         Self {
             most: AtomicUsize::new(config.limits.backends),
+            descriptors: Arc::clone(descriptors),
             preamble: Mutex::new(config.timeouts.preamble),
             backend: Mutex::new(longest(config, address)),
             tls: Mutex::new(tls),
@@ -118,7 +129,13 @@ impl Settings {
 
 impl Connections {
     /// A place for one more, unless there are so many.
-    fn enter(self: &Arc<Self>, number: u64, most: usize) -> Option<Registration> {
+    fn enter(
+        self: &Arc<Self>,
+        number: u64,
+        most: usize,
+        descriptors: &Arc<Budget>,
+    ) -> Option<Registration> {
+        let descriptor = descriptors.charge(1)?;
         let gone = Arc::new(AtomicBool::new(false));
         {
             let mut open = self.0.lock();
@@ -131,7 +148,17 @@ impl Connections {
             number,
             gone,
             connections: Arc::clone(self),
+            _descriptor: descriptor,
         })
+    }
+}
+
+#[cfg(test)]
+impl Default for Registration {
+    fn default() -> Self {
+        let connections = Arc::new(Connections::default());
+        let registration = connections.enter(0, 1, &Arc::new(Budget::new(1)));
+        registration.expect("the first one")
     }
 }
 
@@ -249,8 +276,13 @@ impl DialIn {
         let most = self.settings.most.load(Ordering::Relaxed);
         let number = self.next;
         self.next += 1;
-        let Some(registration) = self.connections.enter(number, most) else {
-            let limit = format!("{most} connections are open already (limits.backends)");
+        let descriptors = &self.settings.descriptors;
+        let entered = self.connections.enter(number, most, descriptors);
+        let Some(registration) = entered else {
+            let limit = match self.connections.0.lock().len() >= most {
+                true => format!("{most} connections are open already (limits.backends)"),
+                false => "there are no more descriptors for backends (ulimit -n)".to_owned(),
+            };
             if !mem::replace(&mut self.full, true) {
                 let name = self.pool.name();
                 log::warn!("dial-in at {name}: {limit}; further ones are refused");

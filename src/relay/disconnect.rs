@@ -40,4 +40,4 @@ impl DisconnectDetector {
 }
 
 /// A visitor that ends its sending side within this time of its request still wants the response.
-const HALF_CLOSE: Duration = Duration::from_millis(400);
+const HALF_CLOSE: Duration = Duration::from_millis(200);

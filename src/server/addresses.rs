@@ -10,6 +10,7 @@ use super::snapshot::accepted_keys;
 use super::threads::Thread;
 use crate::backend::dial_in::{DialIn, Settings};
 use crate::backend::pool::Pool;
+use crate::budget::Budget;
 use crate::config::{self, Address, Config};
 use crate::net::listener::{Listener, Local, SocketFile, Stop, reason};
 use crate::process;
@@ -109,6 +110,7 @@ impl NewDial {
         config: &Config,
         outgoing: &Secure,
         stats: &Arc<Stats>,
+        descriptors: &Arc<Budget>,
     ) -> Result<Self, StartError> {
         let file = socket_file(config, address)?;
         let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(stats)));
@@ -117,7 +119,12 @@ impl NewDial {
             address: address.clone(),
             listeners: Listener::bind_with(address, &file)?,
             pool,
-            settings: Arc::new(Settings::new(config, address, outgoing.acceptor(address))),
+            settings: Arc::new(Settings::new(
+                config,
+                address,
+                outgoing.acceptor(address),
+                descriptors,
+            )),
             file,
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! Each connection takes one, of a visitor, of a backend that dials in, to a server that is connected to. Where there are
 //! fewer than the configured limits ask for, visitors get half of them at least; what is left of the other half is
-//! divided among the dial-in addresses.
+//! for backends that dial in, at whichever address they do.
 //!
 //! Called on the main thread, at the start and at each reload.
 //!
@@ -12,8 +12,9 @@
 use super::addresses::dial_addresses;
 use crate::config::{Config, Directory, Site};
 
-/// Lowers `limits.connections` and `limits.backends` to what so many descriptors allow.
-pub(super) fn divide(mut config: Config, descriptors: u64) -> Config {
+/// Lowers `limits.connections` and `limits.backends` to what so many descriptors allow. Also returns how many of them are for
+/// backends at all addresses together.
+pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, u64) {
     let half = descriptors / 2;
     let limits = &config.limits;
     let addresses = dial_addresses(&config).len() as u64;
@@ -27,25 +28,23 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> Config {
     let rest = half.saturating_sub(SPARE);
     let share = rest / (addresses + servers.len() as u64).max(1);
     let taken: u64 = servers.iter().map(|wanted| share.min(*wanted)).sum();
+    let for_backends = (rest - taken).max(1);
     let backends = match addresses {
         0 => wanted,
-        _ => wanted.min((rest - taken) / addresses).max(1),
+        _ => wanted.min(for_backends),
     };
+    let all = for_backends.min(addresses.saturating_mul(wanted));
     let others = servers
         .iter()
-        .fold(addresses * backends + SPARE, |sum, wanted| {
-            sum.saturating_add(*wanted)
-        });
+        .fold(all + SPARE, |sum, wanted| sum.saturating_add(*wanted));
     let connections = (limits.connections as u64).min(descriptors - others.min(half));
-    if backends < wanted {
-        log::info!(
-            "limits.backends {wanted}: {descriptors} descriptors allow {backends} at each address"
-        );
+    if all < addresses.saturating_mul(wanted) {
+        log::info!("limits.backends {wanted}: {descriptors} descriptors allow {all} in all");
     }
     // They were these types before, and are no larger now.
     config.limits.backends = backends as usize;
     config.limits.connections = connections as usize;
-    config
+    (config, all)
 }
 
 /// How many connections to its servers a site may have; `None`: its backends dial in. A list in Redis may be of any length,
@@ -70,34 +69,38 @@ mod tests {
 
     #[test]
     fn visitors_get_half_of_the_descriptors_at_least() {
-        // What there are; connections of visitors, and backends for each dial-in address.
-        let check = |map: &str, descriptors: u64, expected: (usize, usize)| {
+        // What there are; connections of visitors, backends at one dial-in address, and at all of them.
+        let check = |map: &str, descriptors: u64, expected: (usize, usize, u64)| {
             let yaml = format!("cluster_port: 80\nmap: [{map}]\n");
             let read = Config::from_yaml(&yaml, Path::new("s.yml"), &Overrides::default());
             let (config, _) = read.unwrap_or_else(|problems| panic!("{problems}"));
-            let limits = divide(config, descriptors).limits;
-            let divided = (limits.connections, limits.backends);
+            let (config, all) = divide(config, descriptors);
+            let divided = (config.limits.connections, config.limits.backends, all);
             assert_eq!(divided, expected, "{map} {descriptors}");
         };
         let one = "{incoming: a, outgoing: '127.0.0.1:1'}";
-        check(one, 1 << 20, (100_000, 10_000));
-        check(one, 30_000, (19_900, 10_000));
-        check(one, 20_300, (10_200, 10_000));
-        check(one, 4096, (2048, 1948));
-        check(one, 1024, (512, 412));
-        check(one, 64, (32, 1));
-        check(one, 0, (0, 1));
+        check(one, 1 << 20, (100_000, 10_000, 10_000));
+        check(one, 30_000, (19_900, 10_000, 10_000));
+        check(one, 20_300, (10_200, 10_000, 10_000));
+        check(one, 4096, (2048, 1948, 1948));
+        check(one, 1024, (512, 412, 412));
+        check(one, 64, (32, 1, 1));
+        check(one, 0, (0, 1, 1));
         let two = "{incoming: a, outgoing: ['127.0.0.1:1', '127.0.0.1:2']}, \
                    {incoming: b, outgoing: '127.0.0.1:1'}";
-        check(two, 1024, (512, 206));
-        check(two, 50_000, (29_900, 10_000));
+        check(two, 1024, (512, 412, 412));
+        check(two, 50_000, (29_900, 10_000, 20_000));
         let server = "{incoming: c, proxy: traditional, servers: ['127.0.0.1:3', '127.0.0.1:4'], \
                       server_connections: 10, max_tunnels: 30}";
-        check(server, 1024, (874, 10_000));
-        check(&format!("{one}, {server}"), 1024, (512, 362));
-        check(&format!("{one}, {server}"), 1 << 20, (100_000, 10_000));
+        check(server, 1024, (874, 10_000, 0));
+        check(&format!("{one}, {server}"), 1024, (512, 362, 362));
+        check(
+            &format!("{one}, {server}"),
+            1 << 20,
+            (100_000, 10_000, 10_000),
+        );
         let many = server.replace("10,", "100000,");
-        check(&format!("{one}, {many}"), 1024, (512, 206));
-        check("", 1024, (924, 10_000));
+        check(&format!("{one}, {many}"), 1024, (512, 206, 206));
+        check("", 1024, (924, 10_000, 0));
     }
 }

@@ -126,7 +126,8 @@ impl Server {
     /// # Errors
     /// The first thing that could not be had; what was bound before is closed again.
     pub fn bind(config: Config) -> Result<Bound, StartError> {
-        let config = descriptors::divide(config, process::descriptors());
+        let (config, descriptors) = descriptors::divide(config, process::descriptors());
+        let descriptors = Arc::new(Budget::new(descriptors));
         let stats = Arc::new(Stats::new());
         let mut secure = Secure::default();
         secure.load("ssl", &config.ssl)?;
@@ -139,7 +140,13 @@ impl Server {
         let fronts = fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut dials = Vec::new();
         for address in dial_addresses(&config) {
-            dials.push(NewDial::bind(&address, &config, &outgoing, &stats)?);
+            dials.push(NewDial::bind(
+                &address,
+                &config,
+                &outgoing,
+                &stats,
+                &descriptors,
+            )?);
         }
         let workers = config.workers;
         let checks = Arc::new(Checks::new());
@@ -167,6 +174,7 @@ impl Server {
             draining: AtomicBool::new(false),
             memory,
             disk,
+            descriptors,
             waiting,
             checks,
             shedding: Pace::default(),
@@ -253,7 +261,7 @@ impl Server {
     /// # Errors
     /// What could not be had. Everything goes on as before then.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
-        let config = descriptors::divide(config, process::descriptors());
+        let (config, descriptors) = descriptors::divide(config, process::descriptors());
         let mut running = self.running.lock();
         let shared = &self.shared;
         // First open what is new; any failure up to the swap leaves everything as it was.
@@ -279,7 +287,13 @@ impl Server {
             .collect();
         let mut new_dials = Vec::new();
         for address in wanted.iter().filter(|address| !kept(&old, address)) {
-            new_dials.push(NewDial::bind(address, &config, &outgoing, &shared.stats)?);
+            new_dials.push(NewDial::bind(
+                address,
+                &config,
+                &outgoing,
+                &shared.stats,
+                &shared.descriptors,
+            )?);
         }
         let old_pools = running
             .dials
@@ -310,6 +324,7 @@ impl Server {
         // Now nothing can fail any more.
         let snapshot = Arc::new(snapshot);
         snapshot.set_limits();
+        shared.descriptors.limit(descriptors);
         shared.set_snapshot(Arc::clone(&snapshot));
         before.retire(&snapshot);
         snapshot.check_files();

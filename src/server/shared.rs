@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<Budget>,
     /// Bytes on disk (`limits.spool`).
     pub(super) disk: Arc<Budget>,
+    /// Descriptors for backends that dial in, at all addresses.
+    pub(super) descriptors: Arc<Budget>,
     /// Requests that wait for a backend, at all sites.
     pub(super) waiting: Arc<AtomicUsize>,
     /// Passwords that are checked.
