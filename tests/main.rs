@@ -14,6 +14,7 @@ mod gzip;
 mod laws;
 mod layers;
 mod pages;
+mod parking;
 mod precompressed;
 #[cfg(feature = "redis")]
 mod redis;

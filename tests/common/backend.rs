@@ -67,6 +67,12 @@ impl Backend {
         backend
     }
 
+    /// Limits each later read and write.
+    pub(crate) fn wait_at_most(&self, limit: Duration) {
+        self.stream.set_read_timeout(Some(limit)).unwrap();
+        self.stream.set_write_timeout(Some(limit)).unwrap();
+    }
+
     /// Requests may come as late as they like.
     pub(crate) fn wait_for_ever(&self) {
         self.stream.set_read_timeout(None).unwrap();

@@ -9,6 +9,7 @@ pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod secure;
+pub(crate) mod setup;
 pub(crate) mod visitor;
 
 use std::fs;
@@ -30,17 +31,29 @@ pub(crate) use backend::{Backend, Echo, EchoServer, Server};
 pub(crate) use load::{Load, crowd};
 pub(crate) use program::{Ended, Running, ended, limit};
 pub(crate) use proxy::Proxy;
+pub(crate) use setup::{Setup, Way};
 pub(crate) use visitor::Visitor;
 
 /// No wait of a test is longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A shorter deadline, for tests with several waits: they end within a minute also when they fail.
+pub(crate) const SOON: Duration = Duration::from_secs(25);
+
 /// Waits until `condition` holds.
 ///
 /// # Panics
 /// If it does not within [`PATIENCE`].
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_at_most(PATIENCE, what, condition);
+}
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// If it does not within `limit`.
+pub(crate) fn wait_at_most(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !condition() {
         assert!(Instant::now() < deadline, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use super::{Backend, PATIENCE, field, head_end, read_until, reset_on_close, secure};
 
@@ -124,6 +125,12 @@ impl Visitor {
         }
     }
 
+    /// Limits each later read and write.
+    pub(crate) fn wait_at_most(&self, limit: Duration) {
+        self.socket().set_read_timeout(Some(limit)).unwrap();
+        self.socket().set_write_timeout(Some(limit)).unwrap();
+    }
+
     /// What was agreed on, with TLS.
     pub(crate) fn tls(&self) -> &rustls::ClientConnection {
         match &self.stream {
@@ -240,6 +247,19 @@ impl Visitor {
     pub(crate) fn at_least(&mut self, count: usize) -> &[u8] {
         assert!(read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= count));
         &self.bytes
+    }
+
+    /// Reads until this text has arrived, and keeps all bytes for [`Visitor::answer`].
+    #[track_caller]
+    pub(crate) fn sees(&mut self, text: &str) {
+        let seen = |bytes: &[u8]| {
+            bytes
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
+        };
+        let came = read_until(&mut self.stream, &mut self.bytes, seen);
+        let bytes = String::from_utf8_lossy(&self.bytes);
+        assert!(came, "{text:?} did not arrive, only {bytes:?}");
     }
 
     /// The next bytes, so many.
