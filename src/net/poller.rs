@@ -389,6 +389,11 @@ impl<T: AsFd> Poller<T> {
             .collect()
     }
 
+    /// Whether it was stopped. An item that is parked later comes out no more by itself.
+    pub fn is_stopped(&self) -> bool {
+        self.slots.lock().stopping
+    }
+
     /// How many items are parked now.
     pub fn parked(&self) -> usize {
         let slots = self.slots.lock();

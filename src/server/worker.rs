@@ -265,7 +265,17 @@ fn park(
         .poller
         .park(token, session, interests.visitor, interests.until);
     match parked {
-        Ok(None) => None,
+        Ok(None) => {
+            // Once the poller is stopped, no worker comes for it any more. It is taken out here, or by the thread that stops
+            // the server, which looks after it has stopped the poller.
+            if shared.is_draining()
+                && shared.poller.is_stopped()
+                && let Some(session) = shared.poller.take(token)
+            {
+                session.close(Close::Draining);
+            }
+            None
+        }
         // What it waits for has happened meanwhile.
         Ok(Some(mut back)) => {
             back.notice(None);
