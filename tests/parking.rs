@@ -522,7 +522,8 @@ mod leaving {
     use crate::common::proxy::SITE;
     use crate::common::{Backend, Way, bytes, embedded, first, secure, wait_at_most};
 
-    /// A connection that ends its sending side this long after its request has left; earlier, it still wants its answer.
+    /// The visitor has left if its sending side ends this long after its request. It still wants the response if that
+    /// side ends at once.
     const AFTER_HALF_CLOSE: Duration = Duration::from_secs(1);
 
     /// How a visitor leaves.
@@ -583,6 +584,7 @@ mod leaving {
             }
         }
         expect_free_worker(&setup.proxy);
+        // The rule for half-closed connections depends on this time.
         thread::sleep(AFTER_HALF_CLOSE);
         for (visitor, end, _) in visitors {
             end.apply(visitor);
@@ -964,8 +966,6 @@ mod lifetime {
 
 /// Requests that applications read slowly.
 mod uploads {
-    use nix::sys::socket::{setsockopt, sockopt};
-
     use super::*;
     use crate::common::{Way, bytes};
 
@@ -994,9 +994,6 @@ mod uploads {
             })
             .collect();
         let stuck = setup.asked(10);
-        for backend in &stuck {
-            setsockopt(backend.socket(), sockopt::RcvBuf, &65536).unwrap();
-        }
         expect_others(&setup);
         let readers: Vec<_> = stuck
             .into_iter()

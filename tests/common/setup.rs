@@ -1,6 +1,7 @@
 //! One site behind the proxy, whose application a test plays by hand: the same for each way to an application.
 
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{Access, Backend, Echo, Proxy, SOON, Server, backend::Seen};
 
@@ -82,7 +83,7 @@ impl Setup {
         let deadline = Instant::now() + SOON;
         while Instant::now() < deadline {
             let Some(backend) = self.server.accept_now() else {
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                thread::sleep(Duration::from_millis(1));
                 continue;
             };
             backend.wait_at_most(SOON);
