@@ -117,21 +117,21 @@ fn a_panic_costs_one_connection_and_no_place_in_line() {
         });
     };
     let ask = |target: &str| Visitor::asking(address, target);
-    // While they hold a worker for the site, more often than there are workers.
+    // With nothing else to do, more often than there are workers.
     (0..6).for_each(|_| must_panic());
     server.reload(config(map)).unwrap();
     let mut visitors = vec![ask("/one"), ask("/two")];
-    wait_until("both hold a worker", || server.queues().1 == 2);
-    // And while they stand in line, which is as long as the site's share of the workers is in use.
+    wait_until("both wait", || server.queues().1 == 2);
+    // And while other requests wait.
     server.reload(broken()).unwrap();
     (0..6).for_each(|_| must_panic());
     server.reload(config(map)).unwrap();
     visitors.extend([ask("/three"), ask("/four")]);
-    wait_until("two more stand in line", || server.queues().1 == 4);
+    wait_until("two more wait", || server.queues().1 == 4);
     let dial_in = first(&server.backends());
     let mut backends = [Backend::dial(dial_in), Backend::dial(dial_in)];
     for _ in 0..2 {
-        // Each has a request before any of them answers: the site has its whole share of the workers.
+        // Each has a request before any of them answers: the panics have cost no place.
         let targets = backends
             .each_mut()
             .map(|backend| backend.request().target().to_owned());

@@ -241,7 +241,7 @@ fn a_backend_that_drips_for_a_visitor_that_has_left_is_closed() {
             thread::sleep(Duration::from_millis(20));
         }
     });
-    // While it goes on, it would hold the only worker.
+    // However long it goes on, it holds neither the only worker nor its connection.
     let ended = backend.read(&mut [0; 1000]);
     assert!(!matches!(ended, Ok(1..)), "{ended:?}");
     drips.join().unwrap();

@@ -158,7 +158,7 @@ fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
     let mut second = ask("/second");
     let mut two = server.accept();
     two.request();
-    // More than there are workers: some of them wait without one.
+    // More requests than workers.
     let mut waiting = Vec::new();
     for n in 0..9 {
         waiting.push(ask(&format!("/{n}")));
@@ -607,10 +607,7 @@ fn bytes_that_nobody_asked_for_reach_nobody() {
 fn many_visitors_and_few_connections() {
     let servers = [(); 2].map(|()| EchoServer::run(Server::start(), Duration::from_millis(1)));
     let [a, b] = [0, 1].map(|n: usize| servers[n].address().to_string());
-    let proxy = Proxy::start(&format!(
-        "limits: {{waiting: 1000}}\n{}",
-        site(&[&a, &b], ", server_connections: 3")
-    ));
+    let proxy = Proxy::start(&site(&[&a, &b], ", server_connections: 3"));
     crowd(proxy.address(), 24, 25);
     for server in &servers {
         assert!(server.most() <= 3, "{}", server.most());
@@ -652,7 +649,7 @@ fn the_backup_serves_what_found_no_backend_in_time() {
     assert_eq!(backend.request().target(), "/empty");
     backend.reply_to(&mut visitor, "empty");
     drop(backend);
-    // More than there are workers: those in line without a worker come there, too, with a body as well.
+    // More requests than workers; their bodies reach the backup, too.
     let backups = EchoServer::run(server, Duration::ZERO);
     let mut visitors: Vec<_> = (0..12)
         .map(|n| {
