@@ -109,9 +109,8 @@ impl Buffers {
         };
         let settings = shared.settings();
         let timeouts = &settings.config.timeouts;
-        let (body, upload) = match self.read_body(&head, link, timeouts.backend) {
-            Some(body) => body,
-            None => return After::Close,
+        let Some((body, upload)) = self.read_body(&head, link, timeouts.backend) else {
+            return After::Close;
         };
         let arrived = Instant::now();
         let request = ForwardedRequest {

@@ -581,7 +581,7 @@ impl Output {
     }
 
     /// Waits for the backend, and for the visitor if there is a backlog.
-    fn wait_beside(&mut self, interests: Interests) -> Result<Interests, Close> {
+    fn wait_beside(&self, interests: Interests) -> Result<Interests, Close> {
         let Some(backlog) = &self.backlog else {
             return Ok(interests);
         };
@@ -634,7 +634,7 @@ impl Backlog {
     /// Writes what the visitor takes now. Returns whether that was everything.
     fn flush(&mut self, conn: &mut Conn) -> io::Result<bool> {
         while !self.spool.is_empty() {
-            let count = conn.write_now(self.spool.next()?)?;
+            let count = conn.write_now(self.spool.front()?)?;
             if count == 0 {
                 return Ok(false);
             }

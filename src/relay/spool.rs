@@ -107,7 +107,7 @@ impl Spool {
     ///
     /// # Errors
     /// The file could not be read back; the rest is lost.
-    pub fn next(&mut self) -> io::Result<&[u8]> {
+    pub fn front(&mut self) -> io::Result<&[u8]> {
         if self.taken == self.memory.len() {
             self.taken = 0;
             self.memory.clear();
@@ -118,7 +118,7 @@ impl Spool {
         Ok(&self.memory[self.taken..])
     }
 
-    /// So many bytes of [`Spool::next`] were taken.
+    /// So many bytes of [`Spool::front`] were taken.
     pub fn took(&mut self, count: usize) {
         self.taken += count;
         debug_assert!(self.taken <= self.memory.len());
@@ -239,7 +239,7 @@ mod tests {
             }
             was_full |= spool.is_full();
             while !spool.is_empty() && (spool.is_full() || out + 100_000 < total) {
-                let bytes = spool.next().unwrap();
+                let bytes = spool.front().unwrap();
                 let count = bytes.len().min(take);
                 assert!(count > 0);
                 assert!((0..count).all(|at| bytes[at] == byte(out + at)), "{out}");
@@ -249,7 +249,7 @@ mod tests {
             }
         }
         while !spool.is_empty() {
-            let count = spool.next().unwrap().len();
+            let count = spool.front().unwrap().len();
             out += count;
             spool.took(count);
         }
@@ -300,7 +300,7 @@ mod tests {
         spools[0].took(8000);
         assert_eq!(used(&room), (0, 16_000));
         // What comes out of the file is in memory for a moment, and is charged there.
-        assert_eq!(spools[1].next().unwrap(), [7; 8000]);
+        assert_eq!(spools[1].front().unwrap(), [7; 8000]);
         assert_eq!(used(&room), (8000, 8000));
         spools[1].took(8000);
         spools[1].put(&[8; 8000]);
@@ -322,7 +322,7 @@ mod tests {
         spool.put(&[2; 10]);
         assert!(spool.is_full());
         assert_eq!(used(&room), (20_010, 0));
-        assert_eq!(spool.next().unwrap().len(), 20_010);
+        assert_eq!(spool.front().unwrap().len(), 20_010);
         spool.took(20_010);
         assert!(spool.is_empty() && !spool.is_full());
     }

@@ -719,7 +719,7 @@ impl Session {
         Step::Go(State::Draining(Box::new(drain)))
     }
 
-    fn drain(&mut self, mut drain: Box<Drain<Lease>>, worker: &mut Worker) -> Step {
+    fn drain(&self, mut drain: Box<Drain<Lease>>, worker: &mut Worker) -> Step {
         let room = relay::spool::Room::default;
         let (_, mut tools) = worker.tools(&room);
         match drain.advance(&mut tools) {
