@@ -1,4 +1,4 @@
-//! The application, for the time of one exchange: a permit of the [`gate`](super::gate) and a connection.
+//! The application, for the time of one exchange: a permit of the [`super::gate`] and a connection.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};

@@ -18,7 +18,7 @@
 //! [`endpoint`] where a server is and how it is reached, [`shared`] the list in Redis.
 //!
 //! **Invariants**
-//! - A [`Seat`](seat::Seat) is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
+//! - A [`seat::Seat`] is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
 //!   connection belongs to its server, to a seat or to a lease.
 //! - No request waits while a seat is free, but for the moment between the end of a pause and the tick; and none takes a
 //!   seat while one that arrived earlier waits.

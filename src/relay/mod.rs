@@ -19,7 +19,7 @@
 //! Bytes that have arrived count even if the workers are late: each phase reads first and looks at the clock afterwards.
 //!
 //! In reading order: [`call`] sends the request and reads the head of the response, [`upload`] is a body that is passed on
-//! as it arrives, [`download`] the body of a response, [`delivery`] its way to the visitor, [`file`] what is sent from memory
+//! as it arrives, [`download`] the body of a response, [`delivery`] its way to the visitor, [`mod@file`] what is sent from memory
 //! or disk, [`spool`] what the visitor has not taken yet, [`drain`] a response that no visitor waits for, [`disconnect`]
 //! tells a visitor that left from one that has only finished sending.
 //!

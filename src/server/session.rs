@@ -7,7 +7,7 @@
 //!    Where the site asks for a password, [`State::Auth`]: waiting until it can be checked (`auth`); then [`State::Open`].
 //! 2. [`State::Body`]: collecting the body of the request.
 //! 3. [`State::Exchange`]: the request is on its way to a backend, and the response on its way back
-//!    ([`relay`](crate::relay)); then back to 1.
+//!    ([`crate::relay`]); then back to 1.
 //! 4. [`State::Sending`]: a response of our own that the visitor has not taken yet; then back to 1.
 //! 5. [`State::Draining`]: the visitor has left; what its backend still sends is read for a moment.
 //! 6. [`State::Tunnel`]: the backend has switched to another protocol. No worker runs the session any more, the thread
