@@ -421,29 +421,24 @@ fn pull<U: Upstream>(
                     }
                 }
             }
-            Ok(Piece::End) => {
+            end => {
+                // What came before a fault is the visitor's.
+                let fault = end.err();
                 if let Some(gzip) = &mut gzip {
-                    gzip.finish();
+                    match fault {
+                        None => gzip.finish(),
+                        Some(_) => gzip.flush(),
+                    }
                     output
                         .emit_all(conn, gzip, tools.out, tools.room)
                         .map_err(gone)?;
                 }
-                if output.framing == Framing::Chunked {
-                    tools.out.extend_from_slice(LAST_CHUNK);
-                }
-                output
-                    .write(conn, &[], tools.out, tools.room)
-                    .map_err(gone)?;
-                return Ok(Pulled::All);
-            }
-            Err(error) => {
-                // What came before the fault is the visitor's.
-                output.ended = error.reason;
-                if let Some(gzip) = &mut gzip {
-                    gzip.flush();
-                    output
-                        .emit_all(conn, gzip, tools.out, tools.room)
-                        .map_err(gone)?;
+                match fault {
+                    None if output.framing == Framing::Chunked => {
+                        tools.out.extend_from_slice(LAST_CHUNK);
+                    }
+                    None => {}
+                    Some(error) => output.ended = error.reason,
                 }
                 output
                     .write(conn, &[], tools.out, tools.room)
