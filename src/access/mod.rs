@@ -4,8 +4,8 @@
 //! request that comes to an ordinary HTTP application over TCP or a Unix socket, and relays its answer. It is dialled in
 //! only while the application answers. `swiftiply-access(8)` is a small program around [`Access`].
 //!
-//! In reading order: [`mod@line`] is one dialled connection and what becomes of it, [`forward`] one exchange on it,
-//! [`gate`] the count of requests at the application, [`fleet`] which servers are dialled, [`watch`] whether the
+//! In reading order: [`mod@line`] is one dialled connection and what becomes of it, [`forward`] one exchange on it, driven by
+//! its thread, [`application`] a connection to the application, [`gate`] the count of requests there, [`fleet`] which servers are dialled, [`watch`] whether the
 //! application answers, [`command`] the application's process, if it is ours.
 //!
 //! | thread | how many | does | never does |

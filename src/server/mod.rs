@@ -1,8 +1,9 @@
 //! The server: its threads, what they share, and how it starts, reloads and stops.
 //!
 //! In reading order: a [`worker`] runs a [`session`], the front door, which goes through the life of a connection; on the
-//! way it calls [`route`], [`guard`], [`admission`], [`respond`] and [`deliver`]. [`snapshot`] is the configuration as it
-//! runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`descriptors`] how
+//! way it calls [`route`], [`guard`], [`files`] and [`collect`], and drives an exchange ([`crate::relay`]), for which
+//! [`pending`] is the request and [`forwarding`] renders its head. [`admission`] counts connections. [`snapshot`] is the
+//! configuration as it runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`descriptors`] how
 //! many connections each side may have.
 //!
 //! | lock | guards | held for |
