@@ -63,6 +63,8 @@ enum Cursor {
 pub enum Sending {
     /// Not all could be written.
     Blocked(Interests),
+    /// Not all was written, but other work should have its turn.
+    Turn,
     /// The backend has all of it, or needs no more.
     Sent,
 }
@@ -148,6 +150,7 @@ impl<U: Upstream> Call<U> {
         tools: &mut Tools<'_>,
     ) -> Result<Sending, RelayError> {
         let mut progress = false;
+        let mut left = TURN;
         if std::mem::replace(&mut self.is_started, true) {
             tools.out.clear();
             tools.out.append(&mut self.rest);
@@ -189,8 +192,13 @@ impl<U: Upstream> Call<U> {
                 Ok(count) => {
                     written += count;
                     progress = true;
+                    left = left.saturating_sub(count);
                 }
                 Err(_) => return Ok(self.broken()),
+            }
+            if left == 0 {
+                self.rest.extend_from_slice(&tools.out[written..]);
+                return Ok(Sending::Turn);
             }
         }
     }
@@ -469,5 +477,7 @@ enum Rendered {
 
 /// Bytes of a body that are written at once.
 const BLOCK: usize = Buffer::SIZE;
+/// So many bytes of a request are written before others have their turn.
+const TURN: usize = 1 << 20;
 /// How long a small body is waited for.
 const GATHERING: Duration = Duration::from_secs(1);

@@ -107,13 +107,14 @@ impl<U: Upstream> Drain<U> {
             }
         };
         download.resume();
+        let mut left = TURN;
         let interests = loop {
             match download.next(tools.reply) {
-                Ok(Piece::Bytes(_)) => {}
+                Ok(Piece::Bytes(bytes)) => left = left.saturating_sub(bytes.len()),
+                // However fast it arrives, other work has its turn in between.
+                Ok(Piece::Wait) if left == 0 => break Interests::response(self.deadline),
                 Ok(Piece::Wait) => match download.fill(tools) {
-                    // However fast it arrives, other work has its turn in between.
-                    Ok(Filled::Some) if Instant::now() < self.deadline => {}
-                    Ok(Filled::Some) => break Interests::response(self.deadline),
+                    Ok(Filled::Some) => {}
                     Ok(Filled::Wait(interests)) => break interests,
                     Err(_) => return None,
                 },
@@ -143,5 +144,7 @@ impl<U: Upstream> Drain<U> {
     }
 }
 
+/// So many bytes are read before others have their turn.
+const TURN: usize = 1 << 20;
 /// How long a response is read for no visitor.
 const LONGEST: Duration = Duration::from_secs(1);

@@ -541,6 +541,7 @@ impl<H: Host> Exchange<H> {
         let upload = self.upload.as_deref_mut();
         match call.send(&self.host, upload, visitor, tools) {
             Ok(call::Sending::Blocked(interests)) => Next::Blocked(Phase::Sending(call), interests),
+            Ok(call::Sending::Turn) => Next::Yield(Phase::Sending(call)),
             // The response cannot be there yet, unless it came before the end of the request.
             Ok(call::Sending::Sent) => match call.expect_response(self.host.rules()) {
                 Some(interests) if tools.patience.is_zero() => {
