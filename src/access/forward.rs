@@ -452,8 +452,8 @@ fn wait(exchange: &mut Exchange<ForwardedRequest>, interests: &Interests, link: 
         return true;
     }
     let visitor = match interests.visitor {
-        Interest::Read if exchange.upload.is_none() => PollFlags::empty(),
-        Interest::Read => PollFlags::POLLIN,
+        Interest::Read if interests.uploads => PollFlags::POLLIN,
+        Interest::Read => PollFlags::empty(),
         Interest::Write | Interest::Both => PollFlags::POLLOUT,
     };
     let hung_up = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);

@@ -171,6 +171,7 @@ impl<U: Upstream> Call<U> {
                             true => Sending::Sent,
                             false => Sending::Blocked(Interests {
                                 backend: Some(Interest::Read),
+                                uploads: true,
                                 ..Interests::time(deadline)
                             }),
                         });

@@ -217,6 +217,8 @@ pub struct Interests {
     pub visitor: Interest,
     /// What the backend's socket has to report.
     pub backend: Option<Interest>,
+    /// The bytes of the visitor are more of the body of its request. Otherwise they can stay where they are.
+    pub uploads: bool,
     /// Its turn in a queue.
     pub queue: bool,
     /// It goes on with a read of the backend, which may wait for as long as [`Tools::patience`] says.
@@ -695,6 +697,7 @@ impl Interests {
         Self {
             visitor: Interest::Read,
             backend: None,
+            uploads: false,
             queue: false,
             reads: false,
             until,
