@@ -361,8 +361,7 @@ impl Host for ForwardedRequest {
         // One that comes back keeps its place.
         Ok(match self.shared.gate.enter(self.arrived) {
             Entry::Permit(permit) => {
-                let (fresh, is_away) = (attempts > 0, self.held_until.is_some());
-                Application::with(permit, &self.shared, fresh, is_away)
+                Application::with(permit, &self.shared, attempts > 0, self.held_until)
             }
             Entry::Queued(ticket) => Acquired::Queued(Waiting::new(ticket, &self.shared)),
         })
