@@ -438,9 +438,11 @@ impl Host for ForwardedRequest {
         }
     }
 
+    fn received(&mut self, _: &Conn) {}
+
     /// The server never closes one side only.
-    fn is_gone(&mut self, link: &Conn) -> bool {
-        link.stream().is_ended()
+    fn is_gone(&mut self, link: &mut Visitor<'_>, _: bool) -> bool {
+        link.conn.stream().is_ended()
     }
 }
 

@@ -112,8 +112,12 @@ pub trait Host {
         pending_output: &mut Vec<u8>,
     ) -> Responding<Self::Upstream>;
 
-    /// Whether the visitor has left. Asked only after its socket has reported an event.
-    fn is_gone(&mut self, visitor: &Conn) -> bool;
+    /// The last of a body that is passed on as it arrives was read.
+    fn received(&mut self, visitor: &Conn);
+
+    /// Whether the visitor has left. Asked only after its socket has reported an event. `uploads`: the body of the request
+    /// is being read from it, so its end may follow the rest of that.
+    fn is_gone(&mut self, visitor: &mut Visitor<'_>, uploads: bool) -> bool;
 }
 
 /// An attempt that failed.
@@ -325,7 +329,7 @@ impl<H: Host> Exchange<H> {
         tools.reply.clear();
         tools.reply.append(&self.leftover);
         self.leftover.clear();
-        if std::mem::take(&mut visitor.has_event) && self.host.is_gone(visitor.conn) {
+        if std::mem::take(&mut visitor.has_event) && self.is_gone(visitor) {
             return Step::Done(self.abandon(tools.reply.data().to_vec()));
         }
         loop {
@@ -419,6 +423,11 @@ impl<H: Host> Exchange<H> {
             }
             _ => None,
         }
+    }
+
+    fn is_gone(&mut self, visitor: &mut Visitor<'_>) -> bool {
+        let uploads = matches!(self.phase, Phase::Sending(_)) && !self.is_read();
+        self.host.is_gone(visitor, uploads)
     }
 
     /// The visitor left.
@@ -540,8 +549,13 @@ impl<H: Host> Exchange<H> {
             self.host.write_head(&self.trace, self.since, tools.out);
             call.rendered(tools.out.len());
         }
+        let was_read = self.is_read();
         let upload = self.upload.as_deref_mut();
-        match call.send(&self.host, upload, visitor, tools) {
+        let sent = call.send(&self.host, upload, visitor, tools);
+        if !was_read && self.is_read() {
+            self.host.received(visitor.conn);
+        }
+        match sent {
             Ok(call::Sending::Blocked(interests)) => Next::Blocked(Phase::Sending(call), interests),
             Ok(call::Sending::Turn) => Next::Yield(Phase::Sending(call)),
             // The response cannot be there yet, unless it came before the end of the request.
