@@ -241,6 +241,31 @@ fn a_file_goes_out_when_the_response_that_it_replaces_was_read() {
     assert!(backend.is_closed());
     drop((visitor, backend));
     proxy.finish();
+    // A connection to a server is kept, too, unless the visitor leaves.
+    let server = Server::start();
+    let proxy = Proxy::start(&format!(
+        "map: [{{incoming: test, default: true, proxy: traditional, servers: ['{}'], sendfileroot: {}}}]",
+        server.address(),
+        root.path().display()
+    ));
+    let mut visitor = proxy.ask("/");
+    let mut backend = server.accept();
+    backend.request();
+    backend.send(begun);
+    thread::sleep(Duration::from_millis(100));
+    backend.send("lo\r\n0\r\n\r\n");
+    assert_eq!(visitor.answer().text(), "the file");
+    exchange(&mut visitor, &mut backend, "/next");
+    visitor.send_get("/leaves");
+    backend.request();
+    backend.send(begun);
+    thread::sleep(Duration::from_millis(100));
+    visitor.reset();
+    let since = Instant::now();
+    assert!(backend.is_closed());
+    assert!(since.elapsed() < Duration::from_millis(700));
+    drop(backend);
+    proxy.finish();
 }
 
 #[test]

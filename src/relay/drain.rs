@@ -55,10 +55,33 @@ impl<U: Upstream> Drain<U> {
             return None;
         }
         Some(Self {
+            leftover,
+            ..Self::of_replaced(download)
+        })
+    }
+
+    /// The rest of a body that a file replaces, of which nothing was read that was not used. The backend is worth a moment
+    /// however it was reached, for the visitor is still there.
+    pub(super) fn of_replaced(download: Download<U>) -> Self {
+        Self {
             rest: Rest::Body(Box::new(download)),
             deadline: Instant::now() + LONGEST,
-            leftover,
-        })
+            leftover: Vec::new(),
+        }
+    }
+
+    /// The visitor has left, too. `None`: the connection is closed.
+    pub(super) fn abandon(mut self) -> Option<Self> {
+        let is_dialled = match &self.rest {
+            Rest::Head(both) => both.0.is_dialled(),
+            Rest::Body(download) => download.is_dialled(),
+            Rest::Over => false,
+        };
+        if !is_dialled {
+            self.close(Close::ClientGone);
+            return None;
+        }
+        Some(self)
     }
 
     /// Reads what is there. `None`: it is over.

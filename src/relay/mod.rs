@@ -443,7 +443,7 @@ impl<H: Host> Exchange<H> {
                 self.host.rules(),
                 leftover,
             )),
-            Phase::Discarding(both) => Outcome::Gone(Some(both.0)),
+            Phase::Discarding(both) => Outcome::Gone(both.0.abandon()),
             Phase::Relaying(delivery) | Phase::Flushing(delivery) => {
                 let delivered = Delivered::failed(delivery.taken(), Close::ClientGone);
                 Outcome::Delivered(delivered, delivery.into_drain(leftover))
