@@ -15,6 +15,7 @@ mod laws;
 mod layers;
 mod pages;
 mod parking;
+mod phases;
 mod precompressed;
 #[cfg(feature = "redis")]
 mod redis;

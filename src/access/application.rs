@@ -38,20 +38,21 @@ pub(super) struct Dialling {
     shared: Arc<Shared>,
     /// `None`: it was not begun.
     connect: Option<Connect>,
-    /// It is begun when the application answers.
-    is_away: bool,
+    /// The application could not be reached: it is begun when the application answers, and given up then.
+    held_until: Option<Instant>,
     /// When to go on at the latest.
     until: Instant,
 }
 
 impl Application {
-    /// Uses a permit: with the connection that it brings along, or with a new one. `fresh`: only with a new one. `is_away`:
-    /// the application could not be reached; the connection is made when it answers again.
+    /// Uses a permit: with the connection that it brings along, or with a new one. `fresh`: only with a new one.
+    /// `held_until`: the application could not be reached; the connection is made when it answers again, and waits for that
+    /// until then.
     pub(super) fn with(
         mut permit: Permit,
         shared: &Arc<Shared>,
         fresh: bool,
-        is_away: bool,
+        held_until: Option<Instant>,
     ) -> Acquired<Self> {
         let carried = permit.carried().filter(|_| !fresh);
         // A connection that was closed, or on which something arrived, is of no use.
@@ -66,7 +67,7 @@ impl Application {
             permit,
             shared: Arc::clone(shared),
             connect: None,
-            is_away,
+            held_until,
             until: Instant::now(),
         })
     }
@@ -119,7 +120,7 @@ impl Waiting {
 impl Ticket<Application> for Waiting {
     fn take(&mut self) -> Option<Acquired<Application>> {
         let permit = self.ticket.take()?;
-        Some(Application::with(permit, &self.shared, false, false))
+        Some(Application::with(permit, &self.shared, false, None))
     }
 
     fn wait(&self, until: Instant) {
@@ -135,11 +136,20 @@ impl Ticket<Application> for Waiting {
     }
 }
 
+impl Dialling {
+    /// Whether it is not begun because the application is away. When the time is over it is tried once more.
+    fn is_held(&self) -> bool {
+        let held = self.held_until.is_some_and(|until| Instant::now() < until);
+        held && !self.shared.is_up()
+    }
+}
+
 impl Connecting<Application> for Dialling {
     fn advance(mut self) -> Connected<Application> {
+        let is_held = self.is_held();
         let connect = match &mut self.connect {
             Some(connect) => connect,
-            None if self.is_away && !self.shared.is_up() => {
+            None if is_held => {
                 self.until = Instant::now() + LOOK;
                 return Connected::Pending(self);
             }

@@ -361,8 +361,7 @@ impl Host for ForwardedRequest {
         // One that comes back keeps its place.
         Ok(match self.shared.gate.enter(self.arrived) {
             Entry::Permit(permit) => {
-                let (fresh, is_away) = (attempts > 0, self.held_until.is_some());
-                Application::with(permit, &self.shared, fresh, is_away)
+                Application::with(permit, &self.shared, attempts > 0, self.held_until)
             }
             Entry::Queued(ticket) => Acquired::Queued(Waiting::new(ticket, &self.shared)),
         })
@@ -439,9 +438,11 @@ impl Host for ForwardedRequest {
         }
     }
 
+    fn received(&mut self, _: &Conn) {}
+
     /// The server never closes one side only.
-    fn is_gone(&mut self, link: &Conn) -> bool {
-        link.stream().is_ended()
+    fn is_gone(&mut self, link: &mut Visitor<'_>, _: bool) -> bool {
+        link.conn.stream().is_ended()
     }
 }
 
@@ -452,8 +453,8 @@ fn wait(exchange: &mut Exchange<ForwardedRequest>, interests: &Interests, link: 
         return true;
     }
     let visitor = match interests.visitor {
-        Interest::Read if exchange.upload.is_none() => PollFlags::empty(),
-        Interest::Read => PollFlags::POLLIN,
+        Interest::Read if interests.uploads => PollFlags::POLLIN,
+        Interest::Read => PollFlags::empty(),
         Interest::Write | Interest::Both => PollFlags::POLLOUT,
     };
     let hung_up = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);

@@ -34,8 +34,10 @@ pub struct Call<U> {
     head_length: usize,
     /// Some of the request was written, or tried.
     is_started: bool,
-    /// The backend has made the exchange wait before it took all of the request.
+    /// The exchange had to wait before the backend took all of the request: for the backend, or for the visitor.
     was_blocked: bool,
+    /// It waited for the visitor, and the backend's time begins again.
+    is_waiting_for_visitor: bool,
     /// Since when the backend has taken nothing of the request, and then since when it has all of it.
     since: Instant,
     /// The backend did not take all of the request: it responded, or broke off, before.
@@ -63,6 +65,8 @@ enum Cursor {
 pub enum Sending {
     /// Not all could be written.
     Blocked(Interests),
+    /// Not all was written, but other work should have its turn.
+    Turn,
     /// The backend has all of it, or needs no more.
     Sent,
 }
@@ -85,6 +89,7 @@ impl<U: Upstream> Call<U> {
             head_length: 0,
             is_started: false,
             was_blocked: false,
+            is_waiting_for_visitor: false,
             since: now,
             is_part: false,
             heads: AnswerHeads::new(),
@@ -148,6 +153,10 @@ impl<U: Upstream> Call<U> {
         tools: &mut Tools<'_>,
     ) -> Result<Sending, RelayError> {
         let mut progress = false;
+        let mut left = TURN;
+        if std::mem::take(&mut self.is_waiting_for_visitor) {
+            self.since = Instant::now();
+        }
         if std::mem::replace(&mut self.is_started, true) {
             tools.out.clear();
             tools.out.append(&mut self.rest);
@@ -162,16 +171,7 @@ impl<U: Upstream> Call<U> {
                 written = 0;
                 match self.render_more(host, upload.as_deref_mut(), visitor, tools.out)? {
                     Rendered::Some => {}
-                    Rendered::Wait(deadline) => {
-                        // The visitor may take its time, and the backend may respond before.
-                        return Ok(match self.listen(host, visitor, tools)? {
-                            true => Sending::Sent,
-                            false => Sending::Blocked(Interests {
-                                backend: Some(Interest::Read),
-                                ..Interests::time(deadline)
-                            }),
-                        });
-                    }
+                    Rendered::Wait(deadline) => return self.wait(host, visitor, tools, deadline),
                     Rendered::End => match self.upstream.as_mut().flush_now() {
                         Ok(true) => {
                             if self.was_blocked {
@@ -189,10 +189,41 @@ impl<U: Upstream> Call<U> {
                 Ok(count) => {
                     written += count;
                     progress = true;
+                    left = left.saturating_sub(count);
                 }
                 Err(_) => return Ok(self.broken()),
             }
+            if left == 0 {
+                self.rest.extend_from_slice(&tools.out[written..]);
+                return Ok(Sending::Turn);
+            }
         }
+    }
+
+    /// There is no more of the body now: the visitor may take its time, and the backend may respond before.
+    fn wait<H: Host<Upstream = U>>(
+        &mut self,
+        host: &H,
+        visitor: &mut Visitor<'_>,
+        tools: &mut Tools<'_>,
+        deadline: Instant,
+    ) -> Result<Sending, RelayError> {
+        self.was_blocked = true;
+        self.is_waiting_for_visitor = true;
+        if self.listen(host, visitor, tools)? {
+            return Ok(Sending::Sent);
+        }
+        // What TLS has taken of the body is for the backend, whether more of it comes or not.
+        let interest = match self.upstream.as_mut().flush_now() {
+            Ok(true) => Interest::Read,
+            Ok(false) => Interest::Both,
+            Err(_) => return Ok(self.broken()),
+        };
+        Ok(Sending::Blocked(Interests {
+            backend: Some(interest),
+            uploads: true,
+            ..Interests::time(deadline)
+        }))
     }
 
     /// Appends the next part of the body to `out`.
@@ -469,5 +500,7 @@ enum Rendered {
 
 /// Bytes of a body that are written at once.
 const BLOCK: usize = Buffer::SIZE;
+/// So many bytes of a request are written before others have their turn.
+const TURN: usize = 1 << 20;
 /// How long a small body is waited for.
 const GATHERING: Duration = Duration::from_secs(1);

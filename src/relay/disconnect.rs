@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::Visitor;
 use crate::net::conn::Conn;
 use crate::net::stream::Pending;
 
@@ -36,6 +37,16 @@ impl DisconnectDetector {
                 !self.half_closed
             }
         }
+    }
+}
+
+/// Whether a visitor whose body is being read has left before the end of that. Where there is something left to read, the
+/// end of its sending side may come after the end of the body.
+pub fn is_gone_within_body(visitor: &mut Visitor<'_>) -> bool {
+    match visitor.conn.stream().pending() {
+        Pending::Nothing | Pending::Bytes => false,
+        Pending::End => visitor.input.is_empty() && !visitor.conn.has_unread(),
+        Pending::Broken => true,
     }
 }
 

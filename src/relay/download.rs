@@ -211,7 +211,7 @@ impl<U: Upstream> Download<U> {
         loop {
             match self.next(reply) {
                 Ok(Piece::Bytes(_)) => {}
-                Ok(Piece::Wait) => return Drain::of_body(self, Vec::new()),
+                Ok(Piece::Wait) => return Some(Drain::of_replaced(self)),
                 Ok(Piece::End) | Err(_) => return None,
             }
         }

@@ -55,10 +55,33 @@ impl<U: Upstream> Drain<U> {
             return None;
         }
         Some(Self {
+            leftover,
+            ..Self::of_replaced(download)
+        })
+    }
+
+    /// The rest of a body that a file replaces, of which nothing was read that was not used. The backend is worth a moment
+    /// however it was reached, for the visitor is still there.
+    pub(super) fn of_replaced(download: Download<U>) -> Self {
+        Self {
             rest: Rest::Body(Box::new(download)),
             deadline: Instant::now() + LONGEST,
-            leftover,
-        })
+            leftover: Vec::new(),
+        }
+    }
+
+    /// The visitor has left, too. `None`: the connection is closed.
+    pub(super) fn abandon(mut self) -> Option<Self> {
+        let is_dialled = match &self.rest {
+            Rest::Head(both) => both.0.is_dialled(),
+            Rest::Body(download) => download.is_dialled(),
+            Rest::Over => false,
+        };
+        if !is_dialled {
+            self.close(Close::ClientGone);
+            return None;
+        }
+        Some(self)
     }
 
     /// Reads what is there. `None`: it is over.
@@ -107,13 +130,14 @@ impl<U: Upstream> Drain<U> {
             }
         };
         download.resume();
+        let mut left = TURN;
         let interests = loop {
             match download.next(tools.reply) {
-                Ok(Piece::Bytes(_)) => {}
+                Ok(Piece::Bytes(bytes)) => left = left.saturating_sub(bytes.len()),
+                // However fast it arrives, other work has its turn in between.
+                Ok(Piece::Wait) if left == 0 => break Interests::response(self.deadline),
                 Ok(Piece::Wait) => match download.fill(tools) {
-                    // However fast it arrives, other work has its turn in between.
-                    Ok(Filled::Some) if Instant::now() < self.deadline => {}
-                    Ok(Filled::Some) => break Interests::response(self.deadline),
+                    Ok(Filled::Some) => {}
                     Ok(Filled::Wait(interests)) => break interests,
                     Err(_) => return None,
                 },
@@ -143,5 +167,7 @@ impl<U: Upstream> Drain<U> {
     }
 }
 
+/// So many bytes are read before others have their turn.
+const TURN: usize = 1 << 20;
 /// How long a response is read for no visitor.
 const LONGEST: Duration = Duration::from_secs(1);

@@ -112,8 +112,12 @@ pub trait Host {
         pending_output: &mut Vec<u8>,
     ) -> Responding<Self::Upstream>;
 
-    /// Whether the visitor has left. Asked only after its socket has reported an event.
-    fn is_gone(&mut self, visitor: &Conn) -> bool;
+    /// The last of a body that is passed on as it arrives was read.
+    fn received(&mut self, visitor: &Conn);
+
+    /// Whether the visitor has left. Asked only after its socket has reported an event. `uploads`: the body of the request
+    /// is being read from it, so its end may follow the rest of that.
+    fn is_gone(&mut self, visitor: &mut Visitor<'_>, uploads: bool) -> bool;
 }
 
 /// An attempt that failed.
@@ -217,6 +221,8 @@ pub struct Interests {
     pub visitor: Interest,
     /// What the backend's socket has to report.
     pub backend: Option<Interest>,
+    /// The bytes of the visitor are more of the body of its request. Otherwise they can stay where they are.
+    pub uploads: bool,
     /// Its turn in a queue.
     pub queue: bool,
     /// It goes on with a read of the backend, which may wait for as long as [`Tools::patience`] says.
@@ -323,7 +329,7 @@ impl<H: Host> Exchange<H> {
         tools.reply.clear();
         tools.reply.append(&self.leftover);
         self.leftover.clear();
-        if std::mem::take(&mut visitor.has_event) && self.host.is_gone(visitor.conn) {
+        if std::mem::take(&mut visitor.has_event) && self.is_gone(visitor) {
             return Step::Done(self.abandon(tools.reply.data().to_vec()));
         }
         loop {
@@ -419,6 +425,11 @@ impl<H: Host> Exchange<H> {
         }
     }
 
+    fn is_gone(&mut self, visitor: &mut Visitor<'_>) -> bool {
+        let uploads = matches!(self.phase, Phase::Sending(_)) && !self.is_read();
+        self.host.is_gone(visitor, uploads)
+    }
+
     /// The visitor left.
     fn abandon(&mut self, leftover: Vec<u8>) -> Outcome<H::Upstream> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
@@ -432,7 +443,7 @@ impl<H: Host> Exchange<H> {
                 self.host.rules(),
                 leftover,
             )),
-            Phase::Discarding(both) => Outcome::Gone(Some(both.0)),
+            Phase::Discarding(both) => Outcome::Gone(both.0.abandon()),
             Phase::Relaying(delivery) | Phase::Flushing(delivery) => {
                 let delivered = Delivered::failed(delivery.taken(), Close::ClientGone);
                 Outcome::Delivered(delivered, delivery.into_drain(leftover))
@@ -538,9 +549,15 @@ impl<H: Host> Exchange<H> {
             self.host.write_head(&self.trace, self.since, tools.out);
             call.rendered(tools.out.len());
         }
+        let was_read = self.is_read();
         let upload = self.upload.as_deref_mut();
-        match call.send(&self.host, upload, visitor, tools) {
+        let sent = call.send(&self.host, upload, visitor, tools);
+        if !was_read && self.is_read() {
+            self.host.received(visitor.conn);
+        }
+        match sent {
             Ok(call::Sending::Blocked(interests)) => Next::Blocked(Phase::Sending(call), interests),
+            Ok(call::Sending::Turn) => Next::Yield(Phase::Sending(call)),
             // The response cannot be there yet, unless it came before the end of the request.
             Ok(call::Sending::Sent) => match call.expect_response(self.host.rules()) {
                 Some(interests) if tools.patience.is_zero() => {
@@ -694,6 +711,7 @@ impl Interests {
         Self {
             visitor: Interest::Read,
             backend: None,
+            uploads: false,
             queue: false,
             reads: false,
             until,

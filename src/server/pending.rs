@@ -19,9 +19,9 @@ use crate::exchange::{Body, Request, RequestBody, Response, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::net::conn::Conn;
 use crate::relay::delivery::{Delivery, Payload, Recipient};
-use crate::relay::disconnect::DisconnectDetector;
+use crate::relay::disconnect::{self, DisconnectDetector};
 use crate::relay::download::Download;
-use crate::relay::{Exchange, Failure, Host, RelayError, Responding, Rules, Tools};
+use crate::relay::{Exchange, Failure, Host, RelayError, Responding, Rules, Tools, Visitor};
 use crate::stats::{self, Close};
 
 /// A request on its way to a backend.
@@ -306,8 +306,17 @@ impl Host for PendingRequest {
         }
     }
 
-    fn is_gone(&mut self, visitor: &Conn) -> bool {
-        self.disconnect.is_gone(visitor)
+    fn received(&mut self, visitor: &Conn) {
+        self.disconnect = DisconnectDetector::new(Instant::now());
+        // The end of its side may be there already, and is not reported again.
+        self.disconnect.is_gone(visitor);
+    }
+
+    fn is_gone(&mut self, visitor: &mut Visitor<'_>, uploads: bool) -> bool {
+        match uploads {
+            true => disconnect::is_gone_within_body(visitor),
+            false => self.disconnect.is_gone(visitor.conn),
+        }
     }
 }
 

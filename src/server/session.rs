@@ -583,6 +583,7 @@ impl Session {
     }
 
     fn collect(&mut self, mut collecting: Box<Collecting>, worker: &mut Worker) -> Step {
+        let mut left = TURN;
         loop {
             match collecting.collector.take(&mut worker.input) {
                 Ok(false) => {}
@@ -591,8 +592,12 @@ impl Session {
                     return self.refuse_body(&collecting.pending, &fault, Trace::default(), worker);
                 }
             }
+            if left == 0 {
+                return Step::Yield(State::Body(collecting));
+            }
             match self.fill(worker) {
-                Ok(Some(1..)) => {
+                Ok(Some(count @ 1..)) => {
+                    left = left.saturating_sub(count);
                     let patience = collecting.pending.site().settings.timeouts.body;
                     collecting.deadline = Instant::now() + patience;
                     self.expired = false;
@@ -912,5 +917,7 @@ const fn connection_bytes(secure: bool) -> u64 {
     }
 }
 
+/// So many bytes of a body are collected before others have their turn.
+const TURN: usize = 1 << 20;
 /// Pipelined requests that are answered before other visitors have their turn.
 const MOST_IN_A_ROW: u32 = 32;

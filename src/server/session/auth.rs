@@ -8,7 +8,7 @@ use super::{Session, State, Step};
 use crate::backend::queue::{Entry, LimitTicket, Permit};
 use crate::content::passwords::Users;
 use crate::http::auth::Credentials;
-use crate::relay::{Host, Interests};
+use crate::relay::Interests;
 use crate::server::guard::{self, AuthOverload, AuthRule, AuthSlot, Verdict};
 use crate::server::pending::PendingRequest;
 use crate::server::worker::Worker;
@@ -79,7 +79,7 @@ impl Session {
             mut ticket,
         } = auth;
         let has_event = std::mem::take(&mut self.may_be_gone);
-        if has_event && pending.is_gone(&self.conn) {
+        if has_event && pending.disconnect.is_gone(&self.conn) {
             return self.gone(&pending, &pending.waited());
         }
         // Also where its turn comes too late.
