@@ -453,8 +453,15 @@ impl Ticket {
     /// idle, or goes back to its old place in line: `None`. A ticket that has yielded a backend is used up.
     pub fn take(&mut self) -> Option<Lease> {
         let lease = self.slot.take()?;
-        self.leave_lines();
-        lease.check().or_else(|| self.stand_in_line())
+        match self.pools.len() {
+            // The only line that it stood in has let it go already.
+            1 => self.turns.clear(),
+            _ => self.leave_lines(),
+        }
+        lease.check().or_else(|| {
+            self.slot = Arc::default();
+            self.stand_in_line()
+        })
     }
 
     /// Blocks until the request was given something, or until `until`; see [`Slot::wait`].
@@ -467,10 +474,9 @@ impl Ticket {
         self.slot.wake_with(waker)
     }
 
-    /// Enters the lines of all pools with a new slot, unless a backend has become idle in one of them.
+    /// Enters the lines of all pools with its slot, which was not used yet, unless a backend has become idle in one of them.
     fn stand_in_line(&mut self) -> Option<Lease> {
         loop {
-            self.slot = Arc::default();
             let mut turns = mem::take(&mut self.turns);
             let mut pools = self.pools.iter();
             let found = pools.find_map(|pool| pool.stand_in_line(self, &mut turns));
@@ -480,6 +486,7 @@ impl Ticket {
             if let Some(lease) = backend.lend() {
                 return Some(lease);
             }
+            self.slot = Arc::default();
         }
     }
 
