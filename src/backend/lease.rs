@@ -168,17 +168,6 @@ impl AsMut<Conn> for Lease {
     }
 }
 
-impl Lease {
-    /// The reason for which a connection is closed that ended before any byte of a response: one that was kept had been
-    /// given up by the server, most likely.
-    pub fn death(&self) -> Close {
-        match self.was_kept() {
-            true => Close::PeerClosed,
-            false => Close::BackendFailed,
-        }
-    }
-}
-
 impl Upstream for Lease {
     type Ticket = LeaseTicket;
     type Connecting = directory::Connecting;

@@ -1,9 +1,7 @@
 //! A connection, plain or with TLS: of a visitor, of a backend, or to a server that was dialled.
 //!
-//! With a visitor nothing waits but [`Conn::wait_for_room`], which is for a moment only, and [`Conn::wait_for_bytes`],
-//! for sites that want it so: whoever else has nothing to read or no room to write parks the session. The calls for the
-//! other two kinds of connection wait, each under a deadline. Without TLS each call is that of the [`Stream`] and nothing
-//! more.
+//! Most calls do not wait. Those that do, each under a deadline, are for a worker that blocks for a moment, for the threads
+//! that dial in or check servers, and for the access proxy. Without TLS each call is that of the [`Stream`] and nothing more.
 
 use std::fs::File;
 use std::io;
@@ -18,17 +16,6 @@ use super::tls::{Acceptor, Connector, Session};
 pub struct Conn {
     stream: Stream,
     tls: Option<Box<Session>>,
-}
-
-/// How far [`Conn::write_unless_answered`] came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// To the end.
-    All,
-    /// Until there was something to read, or the end.
-    Answered,
-    /// Until the connection broke.
-    Broken,
 }
 
 impl Conn {
@@ -154,23 +141,6 @@ impl Conn {
         }
     }
 
-    /// Waits until there is room to write, for a moment.
-    ///
-    /// # Errors
-    /// Whatever `poll(2)` says.
-    pub fn wait_for_room(&self, moment: Duration) -> io::Result<bool> {
-        self.stream.wait_for_room(moment)
-    }
-
-    /// Waits until there is something to read here, or in `other`, at most until `deadline`. Returns whether it is
-    /// `other`.
-    ///
-    /// # Errors
-    /// `TimedOut` at the deadline, and whatever `poll(2)` says.
-    pub fn wait_for_bytes(&self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
-        self.stream.wait_for_bytes(other, deadline)
-    }
-
     /// Waits for the end of the handshake, at most until `deadline`.
     ///
     /// # Errors
@@ -235,52 +205,6 @@ impl Conn {
             if count == 0 && !self.stream.wait_for_room(patience)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-        }
-    }
-
-    /// Writes all of it, unless the peer begins to say something, or closes, while it takes nothing more; `bytes` is what
-    /// is left then. An error of the connection is left to the read that follows, for there may be something before it.
-    ///
-    /// # Errors
-    /// `TimedOut` when the peer took nothing for so long.
-    pub fn write_unless_answered(
-        &mut self,
-        bytes: &mut &[u8],
-        patience: Duration,
-    ) -> io::Result<Written> {
-        loop {
-            let moved = match bytes {
-                // What TLS has taken is not on its way yet.
-                [] => match self.flush_now() {
-                    Ok(true) => return Ok(Written::All),
-                    other => other,
-                },
-                _ => self.write_now(bytes).map(|count| {
-                    *bytes = &bytes[count..];
-                    count > 0
-                }),
-            };
-            match moved {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(_) => return Ok(Written::Broken),
-            }
-            match self.stream.wait_for_either(patience) {
-                Ok(ready) if ready.readable => return Ok(Written::Answered),
-                Ok(ready) if ready.writable => {}
-                _ => return Err(io::ErrorKind::TimedOut.into()),
-            }
-        }
-    }
-
-    /// Waits until there is something to read here, or room to write in `other`; see [`Stream::wait_beside`].
-    ///
-    /// # Errors
-    /// Those of [`Stream::wait_beside`].
-    pub fn wait_beside(&mut self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
-        match self.has_unread() {
-            true => Ok(true),
-            false => self.stream.wait_beside(other, deadline),
         }
     }
 

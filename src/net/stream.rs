@@ -343,14 +343,6 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits until the socket can be written to or has something to read, at most `patience`.
-    ///
-    /// # Errors
-    /// Whatever `poll(2)` says.
-    pub fn wait_for_either(&self, patience: Duration) -> io::Result<Ready> {
-        self.wait(PollFlags::POLLIN | PollFlags::POLLOUT, patience)
-    }
-
     /// Waits until there is something to read, at most until `deadline`.
     ///
     /// # Errors
@@ -369,47 +361,6 @@ impl Stream {
     /// Whatever `poll(2)` says.
     pub fn wait_for_room(&self, patience: Duration) -> io::Result<bool> {
         Ok(self.wait(PollFlags::POLLOUT, patience)?.writable)
-    }
-
-    /// Waits until there is something to read here, or room to write in `other`, at most until `deadline`. Returns
-    /// whether there is something to read; an error when neither came.
-    ///
-    /// # Errors
-    /// `TimedOut` at the deadline, and whatever `poll(2)` says.
-    pub fn wait_beside(&self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
-        let [own, _] = self.wait_both(other, PollFlags::POLLOUT, deadline)?;
-        Ok(own)
-    }
-
-    /// Waits until there is something to read here or in `other`, at most until `deadline`. Returns whether it is
-    /// `other`.
-    ///
-    /// # Errors
-    /// `TimedOut` at the deadline, and whatever `poll(2)` says.
-    pub fn wait_for_bytes(&self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
-        let [_, other] = self.wait_both(other, PollFlags::POLLIN, deadline)?;
-        Ok(other)
-    }
-
-    /// Waits for something to read here, or for an event of `other`. Returns which of them it was, at least one.
-    fn wait_both(
-        &self,
-        other: BorrowedFd<'_>,
-        event: PollFlags,
-        deadline: Instant,
-    ) -> io::Result<[bool; 2]> {
-        loop {
-            let mut sockets = [
-                PollFd::new(self.as_fd(), PollFlags::POLLIN),
-                PollFd::new(other, event),
-            ];
-            match poll(&mut sockets, poll_timeout(deadline)) {
-                Ok(0) => return Err(ErrorKind::TimedOut.into()),
-                Ok(_) => return Ok(sockets.map(|socket| socket.any().unwrap_or(true))),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 
     fn wait(&self, events: PollFlags, patience: Duration) -> io::Result<Ready> {

@@ -362,16 +362,6 @@ impl<H: Host> Exchange<H> {
         }
     }
 
-    /// Whether it waits in a queue for a backend.
-    pub const fn is_queued(&self) -> bool {
-        matches!(self.phase, Phase::Queued(_))
-    }
-
-    /// Whether the response has begun to reach the visitor.
-    pub const fn is_responding(&self) -> bool {
-        matches!(self.phase, Phase::Relaying(_) | Phase::Flushing(_))
-    }
-
     /// The ticket, while it waits in a queue.
     pub const fn ticket(&self) -> Option<&<H::Upstream as Upstream>::Ticket> {
         match &self.phase {
