@@ -38,7 +38,7 @@ close_reasons! {
     BodySlow "body_slow" "A request body came too slowly on average.",
     BadRequest "bad_request" "The request broke a rule of HTTP and was refused.",
     TooLarge "too_large" "A head, a target or a body was over its limit.",
-    ClientGone "client_gone" "The visitor left before the answer, or broke off an upgraded connection.",
+    ClientGone "client_gone" "The visitor left before the end of the answer, or broke off an upgraded connection.",
     WriteFailed "write_failed" "The connection broke while something was written to it.",
     WriteTimeout "write_timeout" "The visitor took nothing of what was sent to it for too long.",
     WriteSlow "write_slow" "The visitor took an answer too slowly on average.",

@@ -1,27 +1,30 @@
 //! The access proxy: lets an ordinary application dial in.
 //!
 //! It keeps connections dialled to one or more servers, as an application that speaks the protocol would, forwards each
-//! request that comes to an ordinary HTTP application over TCP or a Unix socket, and relays its answer. It is dialled in
-//! only while the application answers. `swiftiply-access(8)` is a small program around [`Access`].
+//! request to an ordinary HTTP application over TCP or a Unix socket, and relays the response. It is dialled in only while
+//! the application answers. `swiftiply-access(8)` is a small program around [`Access`].
 //!
-//! In reading order: [`mod@line`] is one dialled connection and what becomes of it, [`forward`] one exchange on it, driven by
-//! its thread, [`application`] a connection to the application, [`gate`] the count of requests there, [`fleet`] which servers are dialled, [`watch`] whether the
-//! application answers, [`command`] the application's process, if it is ours.
+//! In reading order: [`mod@line`] is one dialled connection from the dialling to its end, [`forward`] one exchange on it,
+//! driven by the line's thread with the same engine as in the server ([`relay`](crate::relay)), [`application`] the
+//! connection to the application that the exchange uses, [`gate`] the limit of requests at the application, [`fleet`] which
+//! servers are dialled, [`watch`] whether the application answers, [`command`] the application's process, if we start it.
 //!
 //! | thread | how many | does | never does |
 //! |---|---|---|---|
-//! | `line` | `connections` per server's address | dials, forwards requests, one at a time | decide whether the application is up, but that it cannot be reached |
+//! | `line` | `connections` per server's address | dials, forwards requests, one at a time | decide that the application is up; only that it cannot be reached |
 //! | `fleet` | one | looks up host names again | wait for a server |
-//! | `tunnels` | one | carries the bytes of upgraded connections, which are no line's any more | wait for any one of them |
-//! | `watch` | one | looks whether the application answers | carry requests |
+//! | `tunnels` | one | carries the bytes of upgraded connections, which belong to no line any more | wait for a single one of them |
+//! | `watch` | one | checks whether the application answers | carry requests |
 //! | `command` | one, if there is a command | starts it, waits for its end, starts it again | end before its process has |
 //!
-//! One thread per dialled connection is the shape of the thing: there are as many as requests that the application may
-//! get at once, which is a few; each blocks where it has to.
+//! There is one thread for each dialled connection: as many as requests that the application may have at once, for each
+//! server, which is a few. While its exchange waits, a line's thread watches both sockets, so that it notices at once when
+//! the server closes its side, as it does when a visitor has left. While a request waits for a permit of the gate, it looks
+//! four times a second.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
-//! | `state`, `settings`, `ties`, the gate, a tie's handle, the command | see there | a few instructions; all leaves |
+//! | `state`, `settings`, `ties`, the gate and the slots of its queue, a tie's handle, tunnels' inbox, the command | see there | a few instructions; all leaves |
 
 mod application;
 mod command;

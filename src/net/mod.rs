@@ -1,10 +1,11 @@
-//! Sockets: the calls that the rest of the program makes on them, and who waits for which.
+//! Sockets: the calls that the rest of the program makes on them, and which thread waits for which socket.
 //!
 //! [`stream`] is a connected socket, [`conn`] one that may be encrypted, [`tls`] the records of one that is encrypted,
-//! [`buffer`] the bytes read from one and not used yet, [`connect`] a connection attempt that does not wait, [`listener`] a
-//! bound address and the loop that accepts on it, [`poller`] the set of parked sessions on which workers sleep, [`alarm`] the
-//! earliest deadline, [`tunnel`] the pairs of connections for which HTTP is over. Nothing here knows HTTP, sites or
-//! configuration beyond [`Address`](crate::config::Address).
+//! [`buffer`] the bytes that were read and not used yet, [`listener`] a bound address and the loop that accepts on it,
+//! [`connect`] a connection attempt that does not wait. [`poller`] is the set of parked sessions on which workers block,
+//! [`alarm`] wakes the tick thread for their deadlines, [`tunnel`] carries the bytes of connections for which HTTP is over.
+//!
+//! Nothing here knows HTTP, sites or configuration beyond [`Address`](crate::config::Address).
 
 pub mod alarm;
 pub mod buffer;

@@ -1,22 +1,25 @@
 //! The server: its threads, what they share, and how it starts, reloads and stops.
 //!
-//! In reading order: a [`worker`] runs a [`session`], the front door, which goes through the life of a connection; on the
-//! way it calls [`route`], [`guard`], [`files`] and [`collect`], and drives an exchange ([`crate::relay`]), for which
-//! [`pending`] is the request and [`forwarding`] renders its head. [`admission`] counts connections. [`snapshot`] is the
-//! configuration as it runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`descriptors`] how
-//! many connections each side may have.
+//! In reading order: a [`worker`] runs a [`session`], the front door, which goes through the life of a connection. On the
+//! way [`route`] chooses the site, [`guard`] asks for a password, [`files`] and [`pages`] make responses of our own,
+//! [`collect`] collects the body, and [`pending`] is the request on its way through [`relay`](crate::relay), with its fields
+//! for the backend ([`forwarding`]) and its response, compressed or not ([`compress`]). [`snapshot`] is the configuration as
+//! it runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`admission`] how many connections a
+//! visitor and a site may have, [`descriptors`] how many each side may have.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
 //! | `Server::running` | listeners and their threads | start, reload, stop |
 //! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
-//! | alarm, tunnels' inbox, pool, directory, waiter's slot, admission, clients, dial-in connections, when to look for room | see there | a few instructions |
-//! | poller slots | parked sessions | the same, or a look at all of them: for deadlines, in a drain, and for room for newcomers |
+//! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a look at all sessions: in a drain, and to make room for new connections and requests |
+//! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free seats, free permits, each with its queue | a few instructions |
+//! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
+//! | alarm, tunnels' inbox, `Clients`, dial-in connections and settings, found addresses, notes of the Redis thread, `Shared::shedding` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | a log, so that its lines stay whole | a write, where a message or many lines go out |
 //!
-//! But for the first, which is never taken by a worker, all are leaves.
+//! All but the first are leaves; the first is never taken by a worker.
 
 mod addresses;
 pub(crate) mod admission;
