@@ -56,7 +56,7 @@ fn compressor(pending: &PendingRequest, head: &mut ResponseHead, level: u32) -> 
         .snapshot
         .shared
         .memory
-        .charge(crate::content::gzip::COST)?;
+        .charge_optional(crate::content::gzip::COST)?;
     encoding::encoded(head, Coding::Gzip);
     Some(Box::new(Gzip::new(level, charge)))
 }
