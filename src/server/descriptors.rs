@@ -1,8 +1,8 @@
 //! How the descriptors of the process are divided.
 //!
 //! Each connection takes one, of a visitor, of a backend that dials in, to a server that is connected to. Where there are
-//! fewer than the configured limits ask for, visitors get half of them at least; what is left of the other half is
-//! for backends that dial in, at whichever address they do.
+//! fewer than the configured limits ask for, backends that dial in, at whichever address they do, have half of them at most.
+//! Visitors have what backends do not use; an eighth stays free for backends that come later.
 //!
 //! Called on the main thread, at the start and at each reload.
 //!
@@ -12,9 +12,17 @@
 use super::addresses::dial_addresses;
 use crate::config::{Config, Directory, Site};
 
-/// Lowers `limits.connections` and `limits.backends` to what so many descriptors allow. Also returns how many of them are for
-/// backends at all addresses together.
-pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, u64) {
+/// How many descriptors there are for connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Division {
+    /// For backends at all dial-in addresses together.
+    pub(super) backends: u64,
+    /// For these and for visitors.
+    pub(super) both: u64,
+}
+
+/// Lowers `limits.connections` and `limits.backends` to what so many descriptors allow.
+pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Division) {
     let half = descriptors / 2;
     let limits = &config.limits;
     let addresses = dial_addresses(&config).len() as u64;
@@ -34,17 +42,24 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, u64) {
         _ => wanted.min(for_backends),
     };
     let all = for_backends.min(addresses.saturating_mul(wanted));
+    // Connections to servers that were not made yet leave half to visitors and backends.
     let others = servers
         .iter()
-        .fold(all + SPARE, |sum, wanted| sum.saturating_add(*wanted));
-    let connections = (limits.connections as u64).min(descriptors - others.min(half));
+        .fold(SPARE, |sum, wanted| sum.saturating_add(*wanted));
+    let both = descriptors - others.min(half);
+    let reserve = all.min(both / RESERVE);
+    let connections = (limits.connections as u64).min(both - reserve);
     if all < addresses.saturating_mul(wanted) {
         log::info!("limits.backends {wanted}: {descriptors} descriptors allow {all} in all");
     }
     // They were these types before, and are no larger now.
     config.limits.backends = backends as usize;
     config.limits.connections = connections as usize;
-    (config, all)
+    let division = Division {
+        backends: all,
+        both,
+    };
+    (config, division)
 }
 
 /// How many connections to its servers a site may have; `None`: its backends dial in. A list in Redis may be of any length,
@@ -57,6 +72,8 @@ fn connections_to_servers(site: &Site, backends: u64) -> Option<u64> {
     Some(requests + site.max_tunnels as u64)
 }
 
+/// This part of them stays free for backends that come later.
+const RESERVE: u64 = 8;
 /// Descriptors for listeners, logs, served and temporary files.
 const SPARE: u64 = 100;
 
@@ -68,39 +85,39 @@ mod tests {
     use crate::config::Overrides;
 
     #[test]
-    fn visitors_get_half_of_the_descriptors_at_least() {
-        // What there are; connections of visitors, backends at one dial-in address, and at all of them.
-        let check = |map: &str, descriptors: u64, expected: (usize, usize, u64)| {
+    fn backends_have_half_of_the_descriptors_at_most() {
+        // What there are; connections of visitors, backends at one dial-in address, and at all of them, and all of these.
+        let check = |map: &str, descriptors: u64, expected: (usize, usize, u64, u64)| {
             let yaml = format!("cluster_port: 80\nmap: [{map}]\n");
             let read = Config::from_yaml(&yaml, Path::new("s.yml"), &Overrides::default());
             let (config, _) = read.unwrap_or_else(|problems| panic!("{problems}"));
-            let (config, all) = divide(config, descriptors);
-            let divided = (config.limits.connections, config.limits.backends, all);
+            let (Config { limits, .. }, all) = divide(config, descriptors);
+            let divided = (limits.connections, limits.backends, all.backends, all.both);
             assert_eq!(divided, expected, "{map} {descriptors}");
         };
         let one = "{incoming: a, outgoing: '127.0.0.1:1'}";
-        check(one, 1 << 20, (100_000, 10_000, 10_000));
-        check(one, 30_000, (19_900, 10_000, 10_000));
-        check(one, 20_300, (10_200, 10_000, 10_000));
-        check(one, 4096, (2048, 1948, 1948));
-        check(one, 1024, (512, 412, 412));
-        check(one, 64, (32, 1, 1));
-        check(one, 0, (0, 1, 1));
+        check(one, 1 << 20, (100_000, 10_000, 10_000, 1_048_476));
+        check(one, 30_000, (26_163, 10_000, 10_000, 29_900));
+        check(one, 20_300, (17_675, 10_000, 10_000, 20_200));
+        check(one, 4096, (3497, 1948, 1948, 3996));
+        check(one, 1024, (809, 412, 412, 924));
+        check(one, 64, (31, 1, 1, 32));
+        check(one, 0, (0, 1, 1, 0));
         let two = "{incoming: a, outgoing: ['127.0.0.1:1', '127.0.0.1:2']}, \
                    {incoming: b, outgoing: '127.0.0.1:1'}";
-        check(two, 1024, (512, 412, 412));
-        check(two, 50_000, (29_900, 10_000, 20_000));
+        check(two, 1024, (809, 412, 412, 924));
+        check(two, 50_000, (43_663, 10_000, 20_000, 49_900));
         let server = "{incoming: c, proxy: traditional, servers: ['127.0.0.1:3', '127.0.0.1:4'], \
                       server_connections: 10, max_tunnels: 30}";
-        check(server, 1024, (874, 10_000, 0));
-        check(&format!("{one}, {server}"), 1024, (512, 362, 362));
+        check(server, 1024, (874, 10_000, 0, 874));
+        check(&format!("{one}, {server}"), 1024, (765, 362, 362, 874));
         check(
             &format!("{one}, {server}"),
             1 << 20,
-            (100_000, 10_000, 10_000),
+            (100_000, 10_000, 10_000, 1_048_426),
         );
         let many = server.replace("10,", "100000,");
-        check(&format!("{one}, {many}"), 1024, (512, 206, 206));
-        check("", 1024, (924, 10_000, 0));
+        check(&format!("{one}, {many}"), 1024, (448, 206, 206, 512));
+        check("", 1024, (924, 10_000, 0, 924));
     }
 }

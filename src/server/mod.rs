@@ -130,8 +130,8 @@ impl Server {
     /// # Errors
     /// The first thing that could not be had; what was bound before is closed again.
     pub fn bind(config: Config) -> Result<Bound, StartError> {
-        let (config, descriptors) = descriptors::divide(config, process::descriptors());
-        let descriptors = Arc::new(Budget::new(descriptors));
+        let (config, division) = descriptors::divide(config, process::descriptors());
+        let descriptors = Arc::new(Budget::new(division.backends));
         let stats = Arc::new(Stats::new());
         let mut secure = Secure::default();
         secure.load("ssl", &config.ssl)?;
@@ -179,6 +179,7 @@ impl Server {
             memory,
             disk,
             descriptors,
+            connections: AtomicU64::new(division.both),
             waiting,
             checks,
             shedding: Pace::default(),
@@ -265,7 +266,7 @@ impl Server {
     /// # Errors
     /// What could not be had. Everything goes on as before then.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
-        let (config, descriptors) = descriptors::divide(config, process::descriptors());
+        let (config, division) = descriptors::divide(config, process::descriptors());
         let mut running = self.running.lock();
         let shared = &self.shared;
         // First open what is new; any failure up to the swap leaves everything as it was.
@@ -328,7 +329,8 @@ impl Server {
         // Now nothing can fail any more.
         let snapshot = Arc::new(snapshot);
         snapshot.set_limits();
-        shared.descriptors.limit(descriptors);
+        shared.descriptors.limit(division.backends);
+        shared.connections.store(division.both, Ordering::Relaxed);
         shared.set_snapshot(Arc::clone(&snapshot));
         before.retire(&snapshot);
         snapshot.check_files();

@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(super) disk: Arc<Budget>,
     /// Descriptors for backends that dial in, at all addresses.
     pub(super) descriptors: Arc<Budget>,
+    /// Descriptors for these and for visitors.
+    pub(super) connections: AtomicU64,
     /// Requests that wait for a backend, at all sites.
     pub(super) waiting: Arc<AtomicUsize>,
     /// Passwords that are checked.
@@ -81,7 +83,10 @@ impl Shared {
     pub(super) fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
         let snapshot = self.snapshot();
         let limits = &snapshot.config.limits;
-        if stats::get(&self.stats.open) >= limits.connections as u64 && !self.shed() {
+        let left = self.connections.load(Ordering::Relaxed);
+        let left = left.saturating_sub(self.descriptors.used());
+        let most = left.min(limits.connections as u64);
+        if stats::get(&self.stats.open) >= most && !self.shed() {
             self.turn_away(&peer, "limits.connections");
             return;
         }
