@@ -130,10 +130,6 @@ impl Ticket<Application> for Waiting {
     fn wake_with(&self, waker: Waker) -> bool {
         self.ticket.wake_with(waker)
     }
-
-    fn until(&self) -> Option<Instant> {
-        None
-    }
 }
 
 impl Dialling {

@@ -72,9 +72,6 @@ pub trait Ticket<U: Upstream> {
     /// Has a waker called, once, when the request is given something, in place of one that was left here before. `false`:
     /// that has happened already, and the waker is not kept.
     fn wake_with(&self, waker: Waker) -> bool;
-
-    /// When to look again without being woken, if that is necessary.
-    fn until(&self) -> Option<Instant>;
 }
 
 /// A connection that is being made. Dropping it gives up.
@@ -231,11 +228,6 @@ impl Ticket<Lease> for LeaseTicket {
             Self::Dialled(ticket) => ticket.wake_with(waker),
             Self::Server(ticket) => ticket.wake_with(waker),
         }
-    }
-
-    fn until(&self) -> Option<Instant> {
-        // Also the end of a server's pause is dealt out.
-        None
     }
 }
 

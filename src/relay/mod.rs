@@ -476,10 +476,9 @@ impl<H: Host> Exchange<H> {
             drop(ticket);
             return self.missed(RelayError::NoBackend);
         }
-        let until = ticket.until().map_or(deadline, |until| until.min(deadline));
         let interests = Interests {
             queue: true,
-            ..Interests::time(until)
+            ..Interests::time(deadline)
         };
         Next::Blocked(Phase::Queued(ticket), interests)
     }
