@@ -10,7 +10,8 @@
 //! edge-triggered, only for the hang-up, which costs no system call per request.
 //!
 //! **Invariants**: a connection that has not sent its preamble is owned by this thread, afterwards by the pool
-//! or a lease; its [`Registration`] leaves the list of connections when the connection is closed, whoever closes it.
+//! or a lease; its [`Registration`] leaves the list of connections when the connection is closed, on
+//! whichever thread that is.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};

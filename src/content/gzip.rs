@@ -7,7 +7,7 @@
 //! Called by the worker that relays the response.
 //!
 //! **Invariant**: memory is that of the compressor, some 400 KiB with its buffers ([`COST`]), whatever the length of the body.
-//! Whoever makes one holds a [`Charge`] for it.
+//! Each compressor holds a [`Charge`] for it.
 
 use std::io::Write;
 

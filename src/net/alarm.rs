@@ -1,6 +1,6 @@
 //! Wakes the tick thread for the earliest of many deadlines.
 //!
-//! Called by whoever sets a deadline ([`Alarm::set`]), from any thread, and by the tick thread ([`Alarm::wait`]).
+//! Any thread sets deadlines ([`Alarm::set`]); the tick thread waits for them ([`Alarm::wait`]).
 //!
 //! **Invariants**: a deadline that is set before or during a wait ends that wait no later than the deadline. The lock is a
 //! leaf.

@@ -94,7 +94,7 @@ pub(crate) struct Session {
     expired: bool,
     /// Exchanges so far.
     answered: u32,
-    /// The visitor's socket has reported an event that may be its disconnect, and nobody has looked.
+    /// The visitor's socket has reported an event that may be its disconnect, which was not looked at yet.
     may_be_gone: bool,
     /// The backend's socket is armed in the poller.
     is_armed: bool,
