@@ -725,6 +725,17 @@ fn pages_that_the_application_has_written() {
     for target in ["/other", "/posts", "/posts/", "/posts/8"] {
         assert_eq!(visitor.get(target).text(), target);
     }
+    // Pages have the paths at which they stand for the application's, and no others.
+    for target in [
+        "/public",
+        "/public/",
+        "/public/both",
+        "//public//both.html",
+        "/%70ublic/posts/7.html",
+        "/publicity",
+    ] {
+        assert_eq!(visitor.get(target).text(), target);
+    }
     fs::write(folder.path().join("www/public/posts/8.html"), "eight").unwrap();
     assert_eq!(visitor.get("/posts/8").text(), "eight");
     drop((visitor, echo));

@@ -5,6 +5,7 @@ use super::raw::{self, Map, Node};
 use super::section::Section;
 use super::value::{self, Wrong};
 use crate::content::passwords::Users;
+use crate::http::target::decoded;
 
 /// `basic_auth`: one `{realm, users_file, paths, forward}` or a list of them.
 pub(super) fn basic(section: &Section) -> Vec<BasicAuth> {
@@ -35,7 +36,7 @@ pub(super) fn basic(section: &Section) -> Vec<BasicAuth> {
             continue;
         };
         let mut taken = result.iter().flat_map(|known| &known.paths);
-        if let Some(path) = taken.find(|path| entry.paths.contains(path)) {
+        if let Some(path) = taken.find(|path| has(&entry.paths, path)) {
             let message = format!("{path:?} is there twice; write it in one entry");
             section.wrong(KEY, item, node, &message);
         }
@@ -97,16 +98,26 @@ fn paths(map: &Map) -> Result<Vec<String>, Wrong> {
         let path = within("paths", node, |node| {
             let path = value::prefix(node)?;
             let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-            match parts.iter().any(|part| matches!(*part, "." | "..")) {
-                true => Err("a . or .. in it; write the path itself".into()),
-                false => Ok(format!("/{}", parts.join("/"))),
+            if parts.iter().any(|part| matches!(*part, "." | "..")) {
+                return Err("a . or .. in it; write the path itself".into());
             }
+            let decoded = decoded(path.as_bytes());
+            if *decoded != *path.as_bytes() {
+                let decoded = String::from_utf8_lossy(&decoded);
+                return Err(format!("percent-encoded; write {decoded}"));
+            }
+            Ok(format!("/{}", parts.join("/")))
         })?;
-        if !paths.contains(&path) {
+        if !has(&paths, &path) {
             paths.push(path);
         }
     }
     Ok(paths)
+}
+
+/// Whether one of the paths is this one; upper and lower case do not differ.
+fn has(paths: &[String], path: &str) -> bool {
+    paths.iter().any(|known| known.eq_ignore_ascii_case(path))
 }
 
 /// A key of an entry, for what is wrong with its value.

@@ -273,6 +273,18 @@ pub struct PageCache {
     pub extensions: Vec<String>,
 }
 
+impl PageCache {
+    /// Whether a path relative to the docroot is that of the directory or leads into it, also where the file system does
+    /// not tell upper from lower case.
+    pub fn holds(&self, path: &[u8]) -> bool {
+        let split = path.split_at_checked(self.directory.len());
+        split.is_some_and(|(start, rest)| {
+            let is_directory = start.eq_ignore_ascii_case(self.directory.as_bytes());
+            is_directory && matches!(rest, [] | [b'/', ..])
+        })
+    }
+}
+
 /// How much is remembered of files, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cache {

@@ -551,6 +551,10 @@ fn paths_that_ask_for_a_password() {
         "[{users_file: FILE, paths: [/a/, //a, /b], realm: r}, {users_file: FILE, paths: /c, forward: yes}]",
         Ok(&[("r", &["/a", "/b"], false), ("Restricted", &["/c"], true)]),
     );
+    check(
+        "{users_file: FILE, paths: [/a, /A]}",
+        Ok(&[("Restricted", &["/a"], false)]),
+    );
     check("", Err(" ~: no value; write false for none"));
     check("[]", Err(" [...]: an empty list; write false for none"));
     check(
@@ -578,6 +582,10 @@ fn paths_that_ask_for_a_password() {
     check(
         "{users_file: FILE, paths: /a/../b}",
         Err(" {...}: paths \"/a/../b\": a . or .. in it; write the path itself"),
+    );
+    check(
+        "{users_file: FILE, paths: /a%20b}",
+        Err(" {...}: paths \"/a%20b\": percent-encoded; write /a b"),
     );
     check(
         "{users_file: FILE, realm: \"a\\nb\"}",

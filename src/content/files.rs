@@ -340,6 +340,10 @@ impl Files {
     /// Looks for a file at a relative path, and at those where the application may have written one.
     fn locate(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
         let Settings { pages, .. } = &self.settings;
+        // Its pages have the paths at which they are served, and what is said of those paths counts for them.
+        if pages.as_ref().is_some_and(|pages| pages.holds(path)) {
+            return Ok(Located::Nothing);
+        }
         let first = self.locate_at(path, now)?;
         let (Located::Nothing, Some(pages)) = (&first, pages) else {
             return Ok(first);

@@ -21,6 +21,7 @@ use crate::content::passwords::Users;
 use crate::content::watched::{FileError, Watched};
 use crate::exchange::Request;
 use crate::http::auth::{Credentials, challenge};
+use crate::http::encoding::Coding;
 
 /// An entry of `basic_auth` as it runs.
 #[derive(Debug)]
@@ -28,9 +29,19 @@ pub(crate) struct AuthRule {
     /// The value of WWW-Authenticate.
     pub(crate) challenge: String,
     forward: bool,
-    /// Paths in their parts; none: everything.
-    paths: Vec<Vec<Box<[u8]>>>,
+    paths: Vec<GuardedPath>,
     users: Arc<Watched<Users>>,
+}
+
+/// A path that asks for a password.
+#[derive(Debug)]
+struct GuardedPath {
+    /// Its components; none: everything.
+    parts: Vec<Box<[u8]>>,
+    /// How many components the configured path has.
+    weight: usize,
+    /// Nothing below it is meant: it is another name of the one file that is.
+    exact: bool,
 }
 
 /// What is to be done with a request.
@@ -93,17 +104,17 @@ impl AuthRule {
                 }
                 None => Arc::new(Watched::open(&entry.users_file, USERS_BYTES, users)?),
             };
-            guards.push(Self::new(entry, users));
+            guards.push(Self::new(entry, site, users));
         }
         Ok(guards)
     }
 
-    fn new(entry: &BasicAuth, users: Arc<Watched<Users>>) -> Self {
-        let split = |path: &String| parts(path.as_bytes()).map(Box::from).collect();
+    fn new(entry: &BasicAuth, site: &config::Site, users: Arc<Watched<Users>>) -> Self {
+        let all = |path: &String| GuardedPath::all(path.as_bytes(), site);
         Self {
             challenge: challenge(&entry.realm),
             forward: entry.forward,
-            paths: entry.paths.iter().map(split).collect(),
+            paths: entry.paths.iter().flat_map(all).collect(),
             users,
         }
     }
@@ -117,22 +128,98 @@ impl AuthRule {
         }
     }
 
-    /// How many parts the longest of its paths has that this one is below.
-    fn covers(&self, path: &[u8]) -> Option<usize> {
-        let covers = |own: &&Vec<Box<[u8]>>| {
-            let mut sent = parts(path);
-            own.iter()
-                .all(|part| sent.next().is_some_and(|sent| is_same(part, sent)))
-        };
-        self.paths.iter().filter(covers).map(Vec::len).max()
+    /// How well the best of its paths that cover this one fits; see [`GuardedPath::covers`].
+    fn covers(&self, path: &[u8]) -> Option<(usize, bool)> {
+        let fits = |own: &GuardedPath| own.covers(path);
+        self.paths.iter().filter_map(fits).max()
     }
+}
+
+impl GuardedPath {
+    /// A configured path, and the shorter names under which the site's files give out what is there: without the
+    /// extension of a cached page or of a precompressed file, and the directory of an index.
+    fn all(path: &[u8], site: &config::Site) -> Vec<Self> {
+        let own: Vec<Box<[u8]>> = parts(path).map(Box::from).collect();
+        let weight = own.len();
+        let mut names = vec![own];
+        let mut next = 0;
+        while let Some(parts) = names.get(next) {
+            for shorter in shorter_names(parts, site) {
+                if !names.contains(&shorter) {
+                    names.push(shorter);
+                }
+            }
+            next += 1;
+        }
+        let names = names.into_iter().enumerate();
+        names
+            .map(|(number, parts)| Self {
+                parts,
+                weight,
+                exact: number > 0,
+            })
+            .collect()
+    }
+
+    /// Whether a request's path is this one or below it, and how well they fit: by how many components, and whether the
+    /// names are equal. `/admin` is also `/admin.html` and `/admin.json`: by an extension a cached page, a precompressed
+    /// file or another format is asked for, and what is at that path is the same.
+    fn covers(&self, path: &[u8]) -> Option<(usize, bool)> {
+        let mut sent = parts(path).peekable();
+        let mut is_equal = true;
+        for (index, own) in self.parts.iter().enumerate() {
+            let part = sent.next()?;
+            if is_same(own, part) {
+                continue;
+            }
+            let is_last = index + 1 == self.parts.len() && sent.peek().is_none();
+            if !is_last || !is_extended(own, part) {
+                return None;
+            }
+            is_equal = false;
+        }
+        let fits = !self.exact || sent.next().is_none();
+        fits.then_some((self.weight, is_equal))
+    }
+
+    fn is_everything(&self) -> bool {
+        self.parts.is_empty() && !self.exact
+    }
+}
+
+/// The names, one step shorter, under which a site's files give out what has this one.
+fn shorter_names(parts: &[Box<[u8]>], site: &config::Site) -> Vec<Vec<Box<[u8]>>> {
+    let (Some((last, folder)), Some(_)) = (parts.split_last(), &site.docroot) else {
+        return Vec::new();
+    };
+    let pages = site.page_cache.iter().flat_map(|pages| &pages.extensions);
+    let pages: Vec<String> = pages.map(|extension| format!(".{extension}")).collect();
+    let codings = Coding::ALL.iter().filter(|_| site.precompressed);
+    let endings = pages.iter().map(String::as_str);
+    let endings = endings.chain(codings.map(|coding| coding.extension()));
+    let mut names: Vec<Vec<Box<[u8]>>> = endings
+        .filter_map(|ending| {
+            let (start, end) = last.split_at_checked(last.len().checked_sub(ending.len())?)?;
+            let ends = !start.is_empty() && end.eq_ignore_ascii_case(ending.as_bytes());
+            ends.then(|| [folder, &[start.into()]].concat())
+        })
+        .collect();
+    let is_index = |ending: &str| {
+        let name = [last, ending.as_bytes()].concat();
+        let mut index = site.index.iter();
+        index.any(|index| index.as_bytes().eq_ignore_ascii_case(&name))
+    };
+    if is_index("") || pages.iter().any(|ending| is_index(ending)) {
+        names.push(folder.to_vec());
+    }
+    names
 }
 
 /// Decides about a request of a site. If its visitor is known, the request is made ready for the application.
 pub(crate) fn look<'g>(guards: &'g [AuthRule], request: &mut Request, now: Instant) -> Verdict<'g> {
     let path = request.head.target.decoded_path();
     // Where all of the site asks, nothing leads around it.
-    let asks_everywhere = |guard: &AuthRule| guard.paths.iter().any(Vec::is_empty);
+    let asks_everywhere = |guard: &AuthRule| guard.paths.iter().any(GuardedPath::is_everything);
     if leads_up(&path) && !guards.iter().all(asks_everywhere) {
         return Verdict::Unclear;
     }
@@ -140,7 +227,7 @@ pub(crate) fn look<'g>(guards: &'g [AuthRule], request: &mut Request, now: Insta
         .iter()
         .filter_map(|guard| Some((guard.covers(&path)?, guard)));
     // Of two the more special one, as in nginx.
-    let Some((_, guard)) = covering.max_by_key(|(length, _)| *length) else {
+    let Some((_, guard)) = covering.max_by_key(|(fit, _)| *fit) else {
         return Verdict::Pass;
     };
     drop(path);
@@ -167,8 +254,16 @@ fn leads_up(path: &[u8]) -> bool {
     parts(path).any(|part| bare(part) == b"..")
 }
 
+/// Whether two components are the same to a lenient reader. Some applications and file systems do not tell upper from
+/// lower case.
 fn is_same(own: &[u8], sent: &[u8]) -> bool {
-    own == sent || own == bare(sent)
+    own.eq_ignore_ascii_case(sent) || own.eq_ignore_ascii_case(bare(sent))
+}
+
+/// Whether a component is another one with an extension, or several.
+fn is_extended(own: &[u8], sent: &[u8]) -> bool {
+    sent.split_at_checked(own.len())
+        .is_some_and(|(start, end)| own.eq_ignore_ascii_case(start) && end.starts_with(b"."))
 }
 
 /// A part without its parameters. Some application servers do not count what stands behind a semicolon (RFC 3986 3.3):
@@ -231,6 +326,10 @@ mod tests {
     use super::*;
 
     fn guard(paths: &[&str]) -> AuthRule {
+        guard_of(paths, &config::Site::default())
+    }
+
+    fn guard_of(paths: &[&str], site: &config::Site) -> AuthRule {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("users");
         std::fs::write(&file, "").unwrap();
@@ -241,17 +340,15 @@ mod tests {
             forward: false,
         };
         let users = Watched::open(&file, USERS_BYTES, users).unwrap();
-        AuthRule::new(&entry, Arc::new(users))
+        AuthRule::new(&entry, site, Arc::new(users))
     }
 
     #[test]
     fn paths_are_covered_component_by_component() {
         let check = |own: &[&str], path: &str, expected: Option<usize>| {
-            assert_eq!(
-                guard(own).covers(path.as_bytes()),
-                expected,
-                "{own:?} {path}"
-            );
+            let found = guard(own).covers(path.as_bytes());
+            let found = found.map(|(length, _)| length);
+            assert_eq!(found, expected, "{own:?} {path}");
         };
         for path in ["/", "*", "", "/admin"] {
             check(&["/"], path, Some(0));
@@ -269,25 +366,75 @@ mod tests {
             "/.;x/admin",
             "/\\admin\\x",
             "admin",
+            "/Admin",
+            "/ADMIN;x/y",
+            "/admin.html",
+            "/admin.json/",
+            "/Admin.html.gz",
         ] {
             check(&["/admin"], path, Some(1));
         }
         for path in [
             "/",
             "/administration",
-            "/Admin",
             "/x/admin",
             "/adm",
             "*",
             "/admin x",
+            "/admin.1/x",
+            "/.admin",
         ] {
             check(&["/admin"], path, None);
         }
         check(&["/a", "/a/b"], "/a/b/c", Some(2));
         check(&["/a", "/a/b"], "/a/c", Some(1));
         check(&["/a/b"], "/a", None);
+        check(&["/v1/a"], "/v1.1/a", None);
         check(&["/a;b"], "/a;b", Some(1));
         check(&["/a;b"], "/a", None);
+    }
+
+    #[test]
+    fn every_name_of_a_file_is_covered() {
+        let site = config::Site {
+            docroot: Some("/srv".into()),
+            page_cache: Some(config::PageCache {
+                directory: "public".into(),
+                extensions: vec!["html".into(), "xml".into()],
+            }),
+            ..config::Site::default()
+        };
+        let check = |own: &str, names: &[&str], others: &[&str]| {
+            let guard = guard_of(&[own], &site);
+            for name in names {
+                assert!(guard.covers(name.as_bytes()).is_some(), "{own} {name}");
+            }
+            for other in others {
+                assert!(guard.covers(other.as_bytes()).is_none(), "{own} {other}");
+            }
+        };
+        let index = ["/", "//", "/index", "/index.html", "/INDEX.html.br"];
+        check("/index.html", &index, &["/a", "/index/a", "/indexes"]);
+        check("/index", &index, &["/a"]);
+        let below = ["/a", "/a/", "/a/index", "/a/index.html.gz"];
+        check("/a/index.html", &below, &["/", "/a/b", "/a/index2"]);
+        let pages = ["/a", "/A.html", "/a.xml.gz"];
+        check("/a.html", &pages[..2], &["/", "/ab", "/a/b"]);
+        check("/a.xml", &[pages[0], pages[2]], &["/b"]);
+        check("/a", &["/a", "/a.html", "/a/b", "/a.json"], &["/", "/b"]);
+        let text = ["/a.txt", "/a.txt.br", "/a.txt.zst", "/a.TXT.gz"];
+        check("/a.txt.gz", &[text[0], text[3]], &["/a", "/a.txt2"]);
+        check("/a.txt", &text, &["/a", "/b.txt"]);
+        // Where no file is served, only the application gives names to what it has.
+        let plain = guard(&["/a/index.html"]);
+        assert!(plain.covers(b"/a/index.html").is_some() && plain.covers(b"/a/").is_none());
+    }
+
+    #[test]
+    fn of_two_paths_the_one_that_fits_better_counts() {
+        let fit = |own: &str, path: &str| guard(&[own]).covers(path.as_bytes());
+        assert!(fit("/a/b", "/a/b.json") > fit("/a", "/a/b.json"));
+        assert!(fit("/a.json", "/a.json") > fit("/a", "/a.json"));
     }
 
     #[test]
