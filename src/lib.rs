@@ -78,8 +78,9 @@
 //! | `accept` | one for each address for visitors | accepts, registers sessions in the poller; pauses when descriptors run out | read or write the socket |
 //! | `dial-in` | one for each address for backends | accepts, reads preambles under a deadline, watches for hang-ups | wait for a single peer |
 //! | `worker` | `workers` | runs sessions: the life of a request, above | block for a backend for longer than 20 ms, or as the last one |
-//! | `tick` | one | wakes or closes sessions whose deadline has passed; looks after idle connections to servers; flushes access logs once a second | serve requests |
+//! | `tick` | one | wakes or closes sessions whose deadline has passed; looks after idle connections to servers; has access logs written once a second | serve requests, wait for a log |
 //! | `tunnels` | one | carries the bytes of all upgraded connections, in turn | wait for a single one of them |
+//! | `log`, `log-stdout`, `log-stderr` | one each | write log files, standard output and standard error | anything else |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
 //! | `lookup`, `check` | at most one of each for a server, short-lived | looks up a host name; checks whether a server is well | anything else |
 //!
@@ -107,7 +108,7 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | 1 | [`http`], [`backend::preamble`], [`content::passwords`], [`budget`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
+//! | 1 | [`http`], [`backend::preamble`], [`content::passwords`], [`budget`], [`escape`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
 //! | 2 | [`process`] | the operating system, for the process as a whole |
 //! | 3 | [`config`] | files, once, at the start and at reloads |
 //! | 4 | [`net`] | sockets |
@@ -128,6 +129,7 @@ pub mod budget;
 pub mod client;
 pub mod config;
 pub mod content;
+pub mod escape;
 pub mod exchange;
 pub mod http;
 pub mod logging;

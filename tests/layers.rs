@@ -10,6 +10,7 @@ const LAYERS: [&[&str]; 8] = [
         "backend::preamble",
         "content::passwords",
         "budget",
+        "escape",
         "stats",
     ],
     &["process"],

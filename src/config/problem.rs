@@ -7,6 +7,7 @@ use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::raw::{self, Node, Step};
+use crate::escape::escape;
 
 /// Something that keeps a configuration from being used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,10 +99,7 @@ fn located(
     }
     // One line, whatever stands in a value that it quotes.
     formatter.write_char(' ')?;
-    message.chars().try_for_each(|letter| match letter {
-        letter if letter.is_control() => write!(formatter, "{}", letter.escape_default()),
-        letter => formatter.write_char(letter),
-    })
+    formatter.write_str(&escape(message))
 }
 
 /// The text under examination, and what has been found in it so far.
