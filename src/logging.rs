@@ -4,24 +4,34 @@
 //! sends each record to the logger of its site (by the record's target, `site:NAME`) or to the server's; a
 //! program that embeds the server installs what it likes. The lines are written by `simplelog`.
 //!
-//! [`AccessLog`] is apart from that: a line for each exchange, buffered, written out once a second by the tick.
+//! [`AccessLog`] is apart from that: a line for each exchange, collected in memory and written out once a second.
 //!
-//! **Invariants**: a line goes out whole, in one write unless it is longer than the buffer; what cannot be written is
-//! lost, and nobody waits for it.
+//! Both go through a queue in memory with a bound, and threads of their own write that to files. So no thread that
+//! serves ever waits for a log. What does not fit is lost, counted and reported.
+//!
+//! **Invariants**: a line goes out whole, or is lost. No letter of foreign text ends a line or instructs a terminal
+//! ([`escape`](crate::escape)).
 
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use std::{panic, thread};
 
 use log::{LevelFilter, Log, Metadata, Record};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use serde::Serialize;
+use serde_json::ser::Formatter;
 use simplelog::{ConfigBuilder, SharedLogger, WriteLogger};
 
 use crate::config::{AccessFormat, Config, Level, Logger};
+use crate::escape::{escape, is_plain, is_unsafe};
+use queue::{Added, Kind, Queue};
 
 /// The loggers of a server and of its sites.
 #[derive(Default)]
@@ -33,13 +43,15 @@ pub struct Logging {
 pub struct Prepared {
     logging: &'static Logging,
     sinks: Sinks,
+    /// Those that were open before, to be opened under their names when it is committed.
+    kept: Vec<Arc<Queue>>,
 }
 
 /// The lines of exchanges, to one file.
 #[derive(Debug)]
 pub struct AccessLog {
     format: AccessFormat,
-    output: Output,
+    queue: Arc<Queue>,
 }
 
 /// One line of an access log.
@@ -92,44 +104,67 @@ struct Sinks {
 }
 
 struct Sink {
-    writer: Box<WriteLogger<Output>>,
-    output: Output,
+    writer: Box<WriteLogger<Line>>,
+    queue: Arc<Queue>,
 }
 
-/// A file that can be opened anew under its name, or a standard stream.
-#[derive(Clone, Debug)]
-struct Output {
-    path: Option<PathBuf>,
-    writer: Arc<Mutex<BufWriter<Target>>>,
-}
-
-#[derive(Debug)]
-enum Target {
-    File(File),
-    /// A file that is opened for each write.
-    Named(PathBuf),
-    Stdout,
-    Stderr,
+/// A message on its way into a queue: it comes in many pieces, of which the last one is the end of the line.
+struct Line {
+    bytes: Vec<u8>,
+    queue: Arc<Queue>,
 }
 
 impl Logging {
     /// Makes this the program's logger, until its end. Until something is prepared and committed, messages go nowhere.
+    /// Panics become messages, too: a thread that panics must not wait for standard error.
     ///
     /// # Errors
     /// If the program has a logger already.
     pub fn install() -> Result<&'static Self, log::SetLoggerError> {
         let logging: &'static Self = Box::leak(Box::default());
         log::set_logger(logging)?;
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if logging.sinks.read().server.is_none() {
+                return before(panic);
+            }
+            let backtrace = Backtrace::capture();
+            let thread = thread::current();
+            let name = thread.name().unwrap_or("unnamed");
+            let what = panic.payload_as_str().unwrap_or_default();
+            match panic.location() {
+                Some(place) => log::error!("thread {name} panicked at {place}: {what}"),
+                None => log::error!("thread {name} panicked: {what}"),
+            }
+            if backtrace.status() == BacktraceStatus::Captured {
+                let text = backtrace.to_string();
+                text.lines().for_each(|line| log::error!("{line}"));
+            }
+            if name == "main" {
+                logging.flush();
+            }
+        }));
         Ok(logging)
     }
 
-    /// Opens what a configuration names. Nothing goes there before [`Prepared::commit`].
+    /// Opens what a configuration names and is not open yet. Nothing goes there before [`Prepared::commit`].
     ///
     /// # Errors
     /// The file that could not be opened and why.
     pub fn prepare(&'static self, config: &Config) -> Result<Prepared, OpenError> {
+        let kept = self.queues();
+        let named = |queue: &Arc<Queue>| (queue.path().map(Path::to_owned), Arc::clone(queue));
+        let mut queues: HashMap<Option<PathBuf>, Arc<Queue>> = kept.iter().map(named).collect();
+        let mut sink = |logger: &Logger| -> Result<Sink, OpenError> {
+            let queue = match queues.get(&logger.file) {
+                Some(queue) => Arc::clone(queue),
+                None => Queue::open(logger.file.as_deref(), Kind::Messages)?,
+            };
+            queues.insert(logger.file.clone(), Arc::clone(&queue));
+            Ok(Sink::new(logger.level, queue))
+        };
         let mut sinks = Sinks {
-            server: Some(Sink::open(&config.logger)?),
+            server: Some(sink(&config.logger)?),
             sites: HashMap::new(),
         };
         for site in &config.sites {
@@ -137,83 +172,156 @@ impl Logging {
                 && *logger != config.logger
             {
                 let target = format!("site:{}", site.name);
-                sinks.sites.insert(target, Sink::open(logger)?);
+                sinks.sites.insert(target, sink(logger)?);
             }
         }
         Ok(Prepared {
             logging: self,
             sinks,
+            kept,
         })
     }
 
-    /// Opens every file anew under its name, after it was moved away. What cannot be opened goes on as before.
+    /// Opens every file under its name, after it was moved away. What cannot be opened goes on as before, which is logged.
     pub fn reopen(&self) {
-        let outputs: Vec<Output> = {
-            let sinks = self.sinks.read();
-            let all = sinks.sites.values().chain(&sinks.server);
-            all.map(|sink| sink.output.clone()).collect()
-        };
-        for output in outputs {
-            if let Err(error) = output.reopen() {
-                log::error!("{error}; going on with the old file");
-            }
-        }
+        reopen(&self.queues());
+    }
+
+    /// Where messages go, each once.
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        let sinks = self.sinks.read();
+        let mut queues: Vec<_> = sinks.all().map(|sink| Arc::clone(&sink.queue)).collect();
+        drop(sinks);
+        queues.sort_by_key(Arc::as_ptr);
+        queues.dedup_by_key(|queue| Arc::as_ptr(queue));
+        queues
     }
 }
 
 impl Prepared {
-    /// Sends all further messages to what was opened.
+    /// Sends all further messages to what was opened. What was open before is opened under its name, as by
+    /// [`Logging::reopen`].
     pub fn commit(self) {
-        let sites = self.sinks.sites.values();
-        let levels = sites
-            .chain(&self.sinks.server)
-            .map(|sink| sink.writer.level());
+        let levels = self.sinks.all().map(|sink| sink.writer.level());
         log::set_max_level(levels.max().unwrap_or(LevelFilter::Off));
         *self.logging.sinks.write() = self.sinks;
+        reopen(&self.kept);
+    }
+}
+
+fn reopen(queues: &[Arc<Queue>]) {
+    for queue in queues {
+        if let Err(error) = queue.reopen() {
+            log::error!("{error}; going on with the old file");
+        }
+    }
+}
+
+impl Sinks {
+    fn all(&self) -> impl Iterator<Item = &Sink> {
+        self.sites.values().chain(&self.server)
+    }
+
+    fn get(&self, target: &str) -> Option<&Sink> {
+        self.sites.get(target).or(self.server.as_ref())
     }
 }
 
 impl Log for Logging {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        let sinks = self.sinks.read();
+        let sink = sinks.get(metadata.target());
+        sink.is_some_and(|sink| metadata.level() <= sink.writer.level())
     }
 
     fn log(&self, record: &Record<'_>) {
         let sinks = self.sinks.read();
-        let sink = sinks.sites.get(record.target()).or(sinks.server.as_ref());
-        if let Some(sink) = sink {
-            sink.writer.log(record);
+        if let Some(sink) = sinks.get(record.target())
+            && record.level() <= sink.writer.level()
+        {
+            write(&sink.writer, record);
         }
     }
 
+    /// Waits until all messages are written, and what goes to standard output, but not for a log that takes nothing.
     fn flush(&self) {
-        let sinks = self.sinks.read();
-        for sink in sinks.sites.values().chain(&sinks.server) {
-            sink.writer.flush();
-        }
+        let mut queues = self.queues();
+        queues.extend(Queue::stdout());
+        queue::settle(queues.iter());
     }
 }
 
 impl Sink {
-    fn open(logger: &Logger) -> Result<Self, OpenError> {
-        let output = match &logger.file {
-            Some(path) => Output::file(path)?,
-            None => Output::stream(Target::Stderr),
-        };
-        let level = match logger.level {
+    fn new(level: Level, queue: Arc<Queue>) -> Self {
+        let level = match level {
             Level::Disabled => LevelFilter::Error,
             Level::Minimal => LevelFilter::Warn,
             Level::Normal => LevelFilter::Info,
             Level::Full => LevelFilter::Debug,
         };
-        let format = ConfigBuilder::new()
-            .set_time_format_rfc3339()
-            .set_thread_level(LevelFilter::Off)
-            .set_target_level(LevelFilter::Off)
-            .set_location_level(LevelFilter::Off)
-            .build();
-        let writer = WriteLogger::new(level, format, output.clone());
-        Ok(Self { writer, output })
+        let writer = writer(level, Arc::clone(&queue));
+        Self { writer, queue }
+    }
+}
+
+fn writer(level: LevelFilter, queue: Arc<Queue>) -> Box<WriteLogger<Line>> {
+    let format = ConfigBuilder::new()
+        .set_time_format_rfc3339()
+        .set_thread_level(LevelFilter::Off)
+        .set_target_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .build();
+    let bytes = Vec::new();
+    WriteLogger::new(level, format, Line { bytes, queue })
+}
+
+fn write(writer: &WriteLogger<Line>, record: &Record<'_>) {
+    let text = record.args().to_string();
+    let safe = escape(&text);
+    let metadata = record.metadata().clone();
+    let mut record = Record::builder();
+    writer.log(
+        &record
+            .metadata(metadata)
+            .args(format_args!("{safe}"))
+            .build(),
+    );
+}
+
+/// Puts a message into a queue, whatever else goes there.
+fn message(queue: &Arc<Queue>, level: log::Level, text: &str) {
+    let mut record = Record::builder();
+    let writer = writer(LevelFilter::Trace, Arc::clone(queue));
+    write(
+        &writer,
+        &record.level(level).args(format_args!("{text}")).build(),
+    );
+}
+
+/// Puts a line for people or programs on standard output, where an access log may go, too. Does not wait for it.
+///
+/// # Errors
+/// There is no thread to be had that could write it.
+pub fn print(line: &str) -> io::Result<()> {
+    Queue::stdout()?.add(format!("{line}\n").as_bytes(), true);
+    Ok(())
+}
+
+// Simplelog does not add up what it writes.
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        // A message itself has no line feed: it was escaped.
+        if bytes.ends_with(b"\n") {
+            self.queue.add(&self.bytes, true);
+            self.bytes.clear();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.queue.flush();
+        Ok(())
     }
 }
 
@@ -225,47 +333,46 @@ impl AccessLog {
     pub fn open(log: &crate::config::AccessLog) -> Result<Self, OpenError> {
         Ok(Self {
             format: log.format,
-            output: match &log.file {
-                Some(path) => Output::file(path)?,
-                None => Output::stream(Target::Stdout),
-            },
+            queue: Queue::open(log.file.as_deref(), Kind::Access)?,
         })
     }
 
-    /// Adds a line. It may stay in memory until [`AccessLog::flush`].
+    /// Adds a line. It may stay in memory until [`AccessLog::flush`]. Never waits.
     pub fn write(&self, entry: &Entry<'_>) {
-        let mut line = Vec::with_capacity(256);
+        let mut line = Vec::with_capacity(512);
         match self.format {
             AccessFormat::Json => json(entry, &mut line),
             AccessFormat::Combined => combined(entry, &mut line),
         }
         line.push(b'\n');
-        // A full disk must not stop the site; lines are written again when there is room.
-        let _ = self.output.writer.lock().write_all(&line);
+        if self.queue.add(&line, false) == Added::FirstLost {
+            let name = self.queue.name();
+            log::error!("{name}: it takes nothing, or too little; lines are lost");
+        }
     }
 
-    /// Hands buffered lines to the system.
+    /// Has the lines written that are in memory. Does not wait for that.
     pub fn flush(&self) {
-        let _ = self.output.writer.lock().flush();
+        self.queue.flush();
+    }
+
+    /// Has the lines of all these logs written and waits for it. `false`: one of them took nothing for a second.
+    pub fn settle(logs: &[Arc<Self>]) -> bool {
+        queue::settle(logs.iter().map(|log| &log.queue))
     }
 
     /// Closes the file, which no configuration names any more. Exchanges that began before that still have their lines
     /// written, each at once.
     pub fn retire(&self) {
-        let Some(path) = &self.output.path else {
-            return self.flush();
-        };
-        let mut writer = self.output.writer.lock();
-        let _ = writer.flush();
-        *writer = BufWriter::with_capacity(0, Target::Named(path.clone()));
+        self.queue.retire();
     }
 
-    /// Opens the file anew under its name.
+    /// Opens the file under its name.
     ///
     /// # Errors
     /// The file that could not be opened and why; the old one is still written to.
     pub fn reopen(&self) -> Result<(), OpenError> {
-        self.output.reopen()
+        self.queue.reopen()
     }
 }
 
@@ -278,103 +385,51 @@ impl Drop for AccessLog {
 /// A log file that could not be opened.
 #[derive(Debug)]
 pub struct OpenError {
-    path: PathBuf,
+    /// How messages name it.
+    name: String,
     cause: io::Error,
 }
 
 impl std::fmt::Display for OpenError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let why = crate::net::listener::reason(&self.cause);
-        write!(out, "log {}: {why}", self.path.display())
+        write!(out, "{}: {why}", self.name)
     }
 }
 
 impl std::error::Error for OpenError {}
 
-impl Output {
-    fn stream(target: Target) -> Self {
-        Self {
-            path: None,
-            writer: Arc::new(Mutex::new(BufWriter::with_capacity(BUFFER, target))),
-        }
-    }
-
-    fn file(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self {
-            path: Some(path.to_owned()),
-            ..Self::stream(Target::open(path)?)
-        })
-    }
-
-    fn reopen(&self) -> Result<(), OpenError> {
-        let Some(path) = &self.path else {
-            return Ok(());
-        };
-        let fresh = BufWriter::with_capacity(BUFFER, Target::open(path)?);
-        let mut writer = self.writer.lock();
-        let _ = writer.flush();
-        *writer = fresh;
-        Ok(())
-    }
-}
-
-// Simplelog's own writer, which gets a message in many pieces: it goes out with its end.
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut writer = self.writer.lock();
-        writer.write_all(bytes)?;
-        if bytes.ends_with(b"\n") {
-            writer.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.writer.lock().flush()
-    }
-}
-
-impl Target {
-    fn open(path: &Path) -> Result<Self, OpenError> {
-        let file = append(path).map_err(|cause| OpenError {
-            path: path.to_owned(),
-            cause,
-        });
-        file.map(Self::File)
-    }
-}
-
-impl Write for Target {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::File(file) => file.write(bytes),
-            Self::Named(path) => append(path)?.write(bytes),
-            Self::Stdout => io::stdout().write(bytes),
-            Self::Stderr => io::stderr().write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::File(_) | Self::Named(_) => Ok(()),
-            Self::Stdout => io::stdout().flush(),
-            Self::Stderr => io::stderr().flush(),
-        }
-    }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
-}
-
 fn json(entry: &Entry<'_>, line: &mut Vec<u8>) {
+    let mut serializer = serde_json::Serializer::with_formatter(line, Escaping);
     // Writing to memory does not fail, and the entry has no map with odd keys.
-    let _ = serde_json::to_writer(line, entry);
+    let _ = entry.serialize(&mut serializer);
+}
+
+/// JSON with its unsafe letters escaped, of which the library does that only to C0 controls.
+struct Escaping;
+
+impl Formatter for Escaping {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        if is_plain(fragment) {
+            return out.write_all(fragment.as_bytes());
+        }
+        let mut rest = fragment;
+        while let Some((at, letter)) = rest.char_indices().find(|(_, letter)| is_unsafe(*letter)) {
+            // None of them needs more than four digits.
+            write!(out, "{}\\u{:04x}", &rest[..at], u32::from(letter))?;
+            rest = &rest[at + letter.len_utf8()..];
+        }
+        out.write_all(rest.as_bytes())
+    }
 }
 
 /// Apache's combined format, then host, site, backend, the three times in milliseconds, and how it ended.
 fn combined(entry: &Entry<'_>, line: &mut Vec<u8>) {
-    let date = httpdate::fmt_http_date(entry.time);
+    let date = httpdate::fmt_http_date(entry.time.max(SystemTime::UNIX_EPOCH));
     // `Sun, 06 Nov 1994 08:49:37 GMT`, always of this length.
     let (day, month, year, time) = (&date[5..7], &date[8..11], &date[12..16], &date[17..25]);
     let _ = write!(
@@ -399,22 +454,31 @@ fn combined(entry: &Entry<'_>, line: &mut Vec<u8>) {
     );
 }
 
-/// Text between quotation marks, so that no visitor can write a line of their own.
-fn quoted(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => safe.extend(['\\', letter]),
-            letter if letter.is_control() => safe.extend(letter.escape_default()),
-            letter => safe.push(letter),
-        }
-    }
-    safe
+/// Text between quotation marks, so that no client can write a line of its own.
+fn quoted(text: &str) -> Cow<'_, str> {
+    escape_if(text, |letter| matches!(letter, '"' | '\\'))
 }
 
 /// Text without quotation marks: one word.
-fn bare(text: &str) -> String {
-    quoted(text).replace(' ', "\\u{20}")
+fn bare(text: &str) -> Cow<'_, str> {
+    escape_if(text, |letter| matches!(letter, '"' | '\\' | ' '))
+}
+
+/// Escapes what is unsafe and these.
+fn escape_if(text: &str, also: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if is_plain(text) && !text.contains(&also) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        match letter {
+            ' ' if also(' ') => safe.push_str("\\u{20}"),
+            letter if also(letter) => safe.extend(['\\', letter]),
+            letter if is_unsafe(letter) => safe.extend(letter.escape_default()),
+            letter => safe.push(letter),
+        }
+    }
+    Cow::Owned(safe)
 }
 
 fn as_milliseconds(time: Duration) -> f64 {
@@ -426,7 +490,8 @@ fn milliseconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S
 }
 
 fn rfc3339<S: serde::Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
-    let date = httpdate::fmt_http_date(*time);
+    let time = (*time).max(SystemTime::UNIX_EPOCH);
+    let date = httpdate::fmt_http_date(time);
     let month = MONTHS.iter().position(|month| *month == &date[8..11]);
     let (year, day, clock) = (&date[12..16], &date[5..7], &date[17..25]);
     let millis = time
@@ -438,14 +503,14 @@ fn rfc3339<S: serde::Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::E
     ))
 }
 
-/// Bytes of messages or lines that are written at once.
-const BUFFER: usize = 32 * 1024;
 const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     fn entry() -> Entry<'static> {
@@ -493,6 +558,47 @@ mod tests {
     }
 
     #[test]
+    fn no_format_has_a_letter_that_ends_a_line_or_instructs_a_terminal() {
+        let foreign: String = ('\0'..'\u{3000}')
+            .filter(|letter| is_unsafe(*letter))
+            .collect();
+        let entry = Entry {
+            user: &foreign,
+            target: &foreign,
+            host: &foreign,
+            user_agent: &format!("a{foreign}ü{foreign}"),
+            ..entry()
+        };
+        for render in [json, combined] {
+            let mut line = Vec::new();
+            render(&entry, &mut line);
+            let text = String::from_utf8(line).unwrap();
+            assert!(!text.contains(is_unsafe), "{text:?}");
+            assert!(text.contains('ü'));
+            assert!(text.to_lowercase().contains("202e"));
+        }
+        // What was escaped is the same when it is read.
+        let mut line = Vec::new();
+        json(&entry, &mut line);
+        let object: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(object["user"], foreign);
+        assert_eq!(object["user_agent"], entry.user_agent);
+    }
+
+    #[test]
+    fn a_time_before_1970_is_written_as_1970() {
+        let entry = Entry {
+            time: SystemTime::UNIX_EPOCH - Duration::from_secs(1),
+            ..entry()
+        };
+        for render in [json, combined] {
+            let mut line = Vec::new();
+            render(&entry, &mut line);
+            assert!(String::from_utf8(line).unwrap().contains("1970"));
+        }
+    }
+
+    #[test]
     fn a_line_is_written_where_the_file_is_open_moved_or_retired() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
@@ -500,25 +606,34 @@ mod tests {
             file: Some(path.clone()),
             format: AccessFormat::Combined,
         });
-        let log = log.unwrap();
+        let log = [Arc::new(log.unwrap())];
         let lines = |name: &str| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !AccessLog::settle(&log) {
+                assert!(Instant::now() < deadline);
+            }
             let text = std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
             assert!(text.is_empty() || text.ends_with('\n'));
             text.lines().count()
         };
+        let [log] = &log;
         log.write(&entry());
         log.write(&entry());
-        assert_eq!(lines("log"), 0, "it is buffered");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "it is kept");
         std::fs::rename(&path, directory.path().join("old")).unwrap();
         log.reopen().unwrap();
         log.write(&entry());
-        log.flush();
         assert_eq!((lines("old"), lines("log")), (2, 1));
         log.write(&entry());
         log.retire();
         assert_eq!(lines("log"), 2);
         std::fs::remove_file(&path).unwrap();
         log.write(&entry());
-        assert_eq!(lines("log"), 1, "opened for it and written at once");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !path.exists() {
+            assert!(Instant::now() < deadline, "opened for it, without a flush");
+            thread::yield_now();
+        }
+        assert_eq!(lines("log"), 1);
     }
 }

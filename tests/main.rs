@@ -13,6 +13,7 @@ mod files;
 mod gzip;
 mod laws;
 mod layers;
+mod logs;
 mod pages;
 mod parking;
 mod phases;

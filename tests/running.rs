@@ -574,7 +574,8 @@ fn a_configuration_that_is_gone_holds_no_log_open() {
     assert!(is_open("old.log"));
     // Workers hold what they had until their next request, and there is none.
     proxy.reload(&yaml("new.log"));
-    assert!(is_open("new.log") && !is_open("old.log"));
+    wait_until("the old one is closed", || !is_open("old.log"));
+    assert!(is_open("new.log"));
     // What began before is told where it would have been, at once.
     backend.reply_to(&mut other, "late");
     let told = || proxy.read("old.log");

@@ -17,9 +17,9 @@
 //! | alarm, tunnels' inbox, `Clients`, dial-in connections and settings, found addresses, notes of the Redis thread, `Shared::shedding` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
-//! | those of [`logging`](crate::logging) | a log, so that its lines stay whole | a write, where a message or many lines go out |
+//! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
 //!
-//! All but the first are leaves; the first is never taken by a worker.
+//! All but the first are leaves, and so are those of a log but for its loggers; the first is never taken by a worker.
 
 mod addresses;
 pub(crate) mod admission;
@@ -51,7 +51,7 @@ use threadpool::ThreadPool;
 use crate::budget::Budget;
 use crate::config::{Address, Config};
 use crate::content::watched::FileError;
-use crate::logging::OpenError;
+use crate::logging::{AccessLog, OpenError};
 use crate::net::listener::{BindError, Listener, Local};
 use crate::net::poller::Poller;
 use crate::net::tls::LoadError;
@@ -333,6 +333,8 @@ impl Server {
         shared.connections.store(division.both, Ordering::Relaxed);
         shared.set_snapshot(Arc::clone(&snapshot));
         before.retire(&snapshot);
+        // Their directory may be another one by now.
+        self.reopen_logs();
         snapshot.check_files();
         for site in &snapshot.sites {
             if let Some(servers) = &site.servers {
@@ -377,16 +379,14 @@ impl Server {
         Ok(())
     }
 
-    /// Opens the access logs anew under their names, after they were moved away.
-    ///
-    /// # Errors
-    /// The files that could not be opened; they are written to as before.
-    pub fn reopen_logs(&self) -> Vec<OpenError> {
-        let snapshot = self.shared.snapshot();
-        let logs = snapshot.access_logs();
-        logs.iter()
-            .filter_map(|(_, log)| log.reopen().err())
-            .collect()
+    /// Opens the access logs under their names, after they were moved away. One that cannot be opened is written to as
+    /// before, which is logged.
+    pub fn reopen_logs(&self) {
+        for (_, log) in self.shared.snapshot().access_logs() {
+            if let Err(error) = log.reopen() {
+                log::error!("{error}; going on with the old file");
+            }
+        }
     }
 
     /// Stops accepting, and has every connection closed after the answer that is under way.
@@ -456,9 +456,9 @@ impl Drop for Server {
         for servers in self.shared.snapshot().servers() {
             servers.shut(Close::Draining);
         }
-        for (_, log) in self.shared.snapshot().access_logs() {
-            log.flush();
-        }
+        let logs = self.shared.snapshot().access_logs();
+        let logs: Vec<_> = logs.into_iter().map(|(_, log)| log).collect();
+        AccessLog::settle(&logs);
     }
 }
 

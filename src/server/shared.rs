@@ -171,7 +171,7 @@ impl Shared {
         }
     }
 
-    /// Closes or hands over sessions whose deadlines are over, and writes out access logs, until the alarm is stopped.
+    /// Closes or hands over sessions whose deadlines are over, and has access logs written, until the alarm is stopped.
     /// Runs on the tick thread.
     pub(super) fn tick(&self) {
         let mut flushed = Instant::now();
@@ -211,7 +211,7 @@ impl Pace {
 
 /// So many times as long as something was tried in vain it is left alone.
 const IN_VAIN: u32 = 10;
-/// How often the tick looks after servers and writes out access logs; it looks at deadlines when they are over.
+/// How often the tick looks after servers and has access logs written; it looks at deadlines when they are over.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

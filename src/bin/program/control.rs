@@ -1,7 +1,9 @@
 //! Signals as messages.
 
 use std::ffi::c_int;
+use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -31,11 +33,15 @@ impl Control {
     ///
     /// # Errors
     /// What the system says.
+    ///
+    /// The second TERM or INT ends the program also if nothing comes of its message, after [`LONGEST`].
     pub(crate) fn new(others: &'static [(c_int, &'static str)]) -> Result<Self, String> {
         let (sender, receiver) = channel();
         let interrupts = sender.clone();
+        let again = Arc::new(AtomicBool::new(false));
+        let interrupted = Arc::clone(&again);
         // `ctrlc` knows INT alone; the others must be told apart.
-        ctrlc::set_handler(move || send(&interrupts, Message::Stop))
+        ctrlc::set_handler(move || stop(&interrupts, &interrupted))
             .map_err(|error| format!("signals: {error}"))?;
         // What does not fit into a file any more (`ulimit -f`) is then an error like that of a full disk, and not the end.
         flag::register(SIGXFSZ, Arc::default()).map_err(|error| format!("signals: {error}"))?;
@@ -50,7 +56,10 @@ impl Control {
                     SIGUSR1 => Message::Reopen,
                     _ => match others.iter().find(|(number, _)| *number == signal) {
                         Some((_, name)) => Message::Other(name),
-                        None => Message::Stop,
+                        None => {
+                            stop(&sender, &again);
+                            continue;
+                        }
                     },
                 };
                 send(&sender, message);
@@ -78,7 +87,65 @@ impl Control {
     }
 }
 
+/// Asks for the end. `again`: that was done before.
+fn stop(sender: &Sender<Message>, again: &AtomicBool) {
+    send(sender, Message::Stop);
+    if again.swap(true, Ordering::Relaxed) {
+        // Usually the program ends within this.
+        thread::sleep(LONGEST);
+        process::exit(1);
+    }
+}
+
 fn send(sender: &Sender<Message>, message: Message) {
     // Fails only when the program has ended.
     let _ = sender.send(message);
+}
+
+/// How long the program may take to end when it was asked for that twice. What waits for a log waits less.
+const LONGEST: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    /// Set in the program that a test starts.
+    const CHILD: &str = "SWIFTIPLY_TEST_IGNORES_ITS_MESSAGES";
+
+    #[test]
+    fn the_second_signal_ends_a_program_that_ignores_its_messages() {
+        if env::var_os(CHILD).is_some() {
+            let _control = Control::new(&[]).unwrap();
+            println!("\nlistening");
+            thread::sleep(Duration::from_secs(120));
+            process::exit(0);
+        }
+        let name =
+            "program::control::tests::the_second_signal_ends_a_program_that_ignores_its_messages";
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut lines = output.lines().map_while(Result::ok);
+        assert!(lines.any(|line| line == "listening"));
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        for signal in [Signal::SIGINT, Signal::SIGTERM] {
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "the first one does not"
+            );
+            kill(pid, signal).unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
 }

@@ -52,9 +52,20 @@ pub(crate) fn report(problems: &Problems) -> String {
     format!("{problems}\n{}", problems.closing())
 }
 
+/// Logs why a reload failed: each problem in a line of its own, and at last how many there are, or the one cause.
+pub(crate) fn reload_failed(why: &str) {
+    let (problems, last) = why.rsplit_once('\n').unwrap_or(("", why));
+    for problem in problems.lines() {
+        log::error!("{problem}");
+    }
+    log::error!("reload failed: {last}");
+}
+
 /// How the program ends. What has failed is told on standard error.
 pub(crate) fn end(result: Result<ExitCode, Failure>) -> ExitCode {
     result.unwrap_or_else(|Failure { code, message }| {
+        // What was logged before it comes before it.
+        log::logger().flush();
         eprintln!("{message}");
         ExitCode::from(code)
     })

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use options::{Invocation, Order};
 use program::control::{Control, Message};
-use program::{Failure, NAME, print, report};
+use program::{Failure, NAME, print, reload_failed, report};
 use signal_hook::consts::{SIGTTIN, SIGTTOU, SIGUSR2};
 use swiftiply::access::{Access, StartError};
 use swiftiply::config::access::Access as Settings;
@@ -78,7 +78,7 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
             Message::Reload => {
                 match reload(&mut access, invocation, logging) {
                     Ok(settings) => grace = settings.grace,
-                    Err(message) => log::error!("reload failed: {message}"),
+                    Err(message) => reload_failed(&message),
                 }
                 access.pass_on("HUP");
             }

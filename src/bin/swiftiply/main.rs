@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use options::{Invocation, Order};
 use program::control::{Control, Message};
-use program::{Failure, print, report};
+use program::{Failure, print, reload_failed, report};
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
 use swiftiply::net::listener::reason;
@@ -106,6 +106,8 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let server = bound.start().map_err(Failure::running)?;
     announce(&server)?;
     if let Some(ready) = ready {
+        // Standard error leads nowhere after that.
+        log::logger().flush();
         process::detach(ready).map_err(|error| Failure::running(reason(&error)))?;
     }
     let code = obey(&control, server, invocation, logging, config.grace);
@@ -170,13 +172,11 @@ fn obey(
         match control.wait() {
             Message::Reload => match reload(&server, invocation, logging) {
                 Ok(config) => grace = config.grace,
-                Err(message) => log::error!("reload failed: {message}"),
+                Err(message) => reload_failed(&message),
             },
             Message::Reopen => {
                 logging.reopen();
-                for error in server.reopen_logs() {
-                    log::error!("{error}; going on with the old file");
-                }
+                server.reopen_logs();
                 log::info!("logs reopened");
             }
             Message::Stop => return drain(control, server, grace),

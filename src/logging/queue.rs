@@ -1,0 +1,768 @@
+//! Lines on their way into a file, and the threads that write them.
+//!
+//! A line is added to a [`Queue`] in memory, by any thread, which takes a lock for a few instructions and never waits for
+//! the file. One thread writes to all files that have a path; these are opened so that no write waits for a reader (FIFOs,
+//! terminals). Standard output and standard error are shared with other programs, which such a setting would affect, so
+//! each of them has a thread of its own, which may wait in the system.
+//!
+//! **Invariants**: a line goes out whole and in its order, or is counted as lost. What is kept of one file is bounded, and
+//! so is what is kept of all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{fmt, mem};
+
+use nix::errno::Errno;
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
+use parking_lot::{Condvar, Mutex};
+
+use super::{OpenError, message};
+use crate::net::listener::reason;
+
+/// Lines for one file or standard stream.
+pub(super) struct Queue {
+    /// How messages name it: `access log /var/log/a`.
+    name: String,
+    path: Option<PathBuf>,
+    kind: Kind,
+    writer: &'static Writer,
+    state: Mutex<State>,
+    /// With `state`: something was written, or given up.
+    progress: Condvar,
+    /// The writer's own.
+    hand: Mutex<Hand>,
+}
+
+/// What the lines are, which decides where losses are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Messages: in the same file, and on standard error.
+    Messages,
+    /// Lines of exchanges: in the messages.
+    Access,
+}
+
+/// What has become of a line.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It will be written.
+    Kept,
+    /// There was no room for it. The first one since losses were reported.
+    FirstLost,
+    /// There was no room for it.
+    Lost,
+}
+
+#[derive(Default)]
+struct State {
+    lines: Vec<u8>,
+    /// What goes to the present target before the next one takes its place.
+    turns: Vec<(Vec<u8>, Target)>,
+    /// Bytes in `lines`, `turns` and the hand.
+    pending: usize,
+    /// Bytes written or given up, for whoever waits.
+    done: u64,
+    /// Lines lost since the last report.
+    lost: u64,
+    /// The writer knows of it.
+    is_due: bool,
+    /// Nothing flushes it every now and then: each line is due at once.
+    is_retired: bool,
+}
+
+/// What is being written.
+struct Hand {
+    target: Target,
+    bytes: Vec<u8>,
+    written: usize,
+    /// The target that comes after `bytes`.
+    next: Option<Target>,
+    /// A line was broken off by an error.
+    is_torn: bool,
+    /// The last write failed.
+    has_failed: bool,
+    /// The log says that it cannot be written.
+    is_reported: bool,
+    /// When losses were reported last.
+    reported: Option<Instant>,
+    /// How long it is left alone while it takes nothing.
+    pause: Duration,
+}
+
+/// Where lines go.
+enum Target {
+    File {
+        file: File,
+        /// No regular file: others may write to it, too.
+        is_shared: bool,
+    },
+    /// A file that is opened for each write.
+    Named(PathBuf),
+    Stdout,
+    Stderr,
+}
+
+/// A thread that writes, and what it is to look at.
+struct Writer {
+    name: &'static str,
+    is_started: Mutex<bool>,
+    due: Mutex<Vec<Arc<Queue>>>,
+    changed: Condvar,
+}
+
+impl Queue {
+    /// Opens a file, or the standard stream for what it is.
+    ///
+    /// # Errors
+    /// The system refuses it, or a thread to write to it.
+    pub(super) fn open(path: Option<&Path>, kind: Kind) -> Result<Arc<Self>, OpenError> {
+        static FILES: Writer = Writer::new("log");
+        let name = match (path, kind) {
+            (Some(path), Kind::Messages) => format!("log {}", path.display()),
+            (Some(path), Kind::Access) => format!("access log {}", path.display()),
+            (None, Kind::Messages) => STANDARD_ERROR.to_owned(),
+            (None, Kind::Access) => STANDARD_OUTPUT.to_owned(),
+        };
+        let queue = match (path, kind) {
+            (Some(path), kind) => Target::open(path).and_then(|target| {
+                Self::new(name.clone(), Some(path.to_owned()), kind, target, &FILES)
+            }),
+            (None, Kind::Messages) => Self::stderr(),
+            (None, Kind::Access) => Self::stdout(),
+        };
+        queue.map_err(|cause| OpenError { name, cause })
+    }
+
+    /// Standard output, for lines of exchanges.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(super) fn stdout() -> io::Result<Arc<Self>> {
+        static STDOUT: Writer = Writer::new("log-stdout");
+        static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+        let name = STANDARD_OUTPUT.to_owned();
+        let new = || Self::new(name, None, Kind::Access, Target::Stdout, &STDOUT);
+        once(&QUEUE, new)
+    }
+
+    /// Standard error, for messages.
+    fn stderr() -> io::Result<Arc<Self>> {
+        static STDERR: Writer = Writer::new("log-stderr");
+        static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+        let name = STANDARD_ERROR.to_owned();
+        let new = || Self::new(name, None, Kind::Messages, Target::Stderr, &STDERR);
+        once(&QUEUE, new)
+    }
+
+    fn new(
+        name: String,
+        path: Option<PathBuf>,
+        kind: Kind,
+        target: Target,
+        writer: &'static Writer,
+    ) -> io::Result<Arc<Self>> {
+        writer.start()?;
+        Ok(Arc::new(Self {
+            name,
+            path,
+            kind,
+            writer,
+            state: Mutex::default(),
+            progress: Condvar::new(),
+            hand: Mutex::new(Hand::new(target)),
+        }))
+    }
+
+    /// How messages name it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file's path; `None` for a standard stream.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Adds a line, with its end. `urgent`: it is to be written at once, else after [`Queue::flush`] or when there are many.
+    /// Never waits.
+    pub(super) fn add(self: &Arc<Self>, line: &[u8], urgent: bool) -> Added {
+        let mut state = self.state.lock();
+        let fits = state.pending == 0 || state.pending + line.len() <= MOST;
+        if !fits || !charge(line.len()) {
+            state.lost += 1;
+            return match state.lost {
+                1 => Added::FirstLost,
+                _ => Added::Lost,
+            };
+        }
+        state.lines.extend_from_slice(line);
+        state.pending += line.len();
+        let wake = urgent || state.is_retired || state.lines.len() >= BATCH;
+        let wake = wake && !mem::replace(&mut state.is_due, true);
+        drop(state);
+        if wake {
+            self.writer.wake(self);
+        }
+        Added::Kept
+    }
+
+    /// Has the lines written that are there. Does not wait for that.
+    pub(super) fn flush(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if state.pending > 0 && !mem::replace(&mut state.is_due, true) {
+            drop(state);
+            self.writer.wake(self);
+        }
+    }
+
+    /// Waits until all lines are written. `false`: nothing was written for a second.
+    fn settle(&self) -> bool {
+        let mut state = self.state.lock();
+        while state.pending > 0 {
+            let before = state.done;
+            let waited = self.progress.wait_for(&mut state, PATIENCE);
+            if waited.timed_out() && state.done == before {
+                return state.pending == 0;
+            }
+        }
+        true
+    }
+
+    /// Opens the file under its name; further lines go there, and those before them where they would have gone.
+    ///
+    /// # Errors
+    /// The file that could not be opened and why; the old one is still written to.
+    pub(super) fn reopen(self: &Arc<Self>) -> Result<(), OpenError> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let target = Target::open(path).map_err(|cause| OpenError {
+            name: self.name.clone(),
+            cause,
+        })?;
+        self.turn(target, false);
+        Ok(())
+    }
+
+    /// Closes the file. Further lines are written each at once, for which it is opened.
+    pub(super) fn retire(self: &Arc<Self>) {
+        match &self.path {
+            Some(path) => self.turn(Target::Named(path.clone()), true),
+            None => self.flush(),
+        }
+    }
+
+    fn turn(self: &Arc<Self>, target: Target, is_retired: bool) {
+        let mut state = self.state.lock();
+        let lines = mem::take(&mut state.lines);
+        state.turns.push((lines, target));
+        state.is_retired = is_retired;
+        let wake = !mem::replace(&mut state.is_due, true);
+        drop(state);
+        if wake {
+            self.writer.wake(self);
+        }
+    }
+
+    /// Writes what is there. Returns when to try again, if that is to be done. Runs on the writer's thread.
+    fn drain(self: &Arc<Self>) -> Option<Instant> {
+        let mut hand = self.hand.lock();
+        let mut failure = None;
+        while hand.load(&mut self.state.lock()) {
+            let begun = hand.written;
+            match hand.write() {
+                Ok(()) => hand.pause = FIRST_PAUSE,
+                Err(error) if error.kind() == ErrorKind::WouldBlock && !self.is_turning(&hand) => {
+                    let again = Instant::now() + hand.pause;
+                    hand.pause = (hand.pause * 2).min(LONGEST_PAUSE);
+                    return Some(again);
+                }
+                Err(error) => {
+                    hand.has_failed = true;
+                    let lost = hand.give_up();
+                    self.state.lock().lost += lost;
+                    failure = Some(error);
+                }
+            }
+            self.account(hand.written - begun);
+        }
+        let report = self.report(&mut hand, failure);
+        drop(hand);
+        match report? {
+            Report::Later(again) => return Some(again),
+            Report::Broken(text) => self.tell(log::Level::Error, &text, true),
+            Report::Whole(text, was_reported) => {
+                self.tell(log::Level::Warn, &text, was_reported);
+            }
+        }
+        None
+    }
+
+    /// Whether another target is to take the place of this one, so that waiting for it is over.
+    fn is_turning(&self, hand: &Hand) -> bool {
+        hand.next.is_some() || !self.state.lock().turns.is_empty()
+    }
+
+    /// So many bytes are written, or given up.
+    fn account(&self, bytes: usize) {
+        TOTAL.fetch_sub(bytes, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        state.pending -= bytes;
+        state.done += bytes as u64;
+        drop(state);
+        self.progress.notify_all();
+    }
+
+    /// What is to be said of losses now. Once when it cannot be written, once when it can be again.
+    fn report(&self, hand: &mut Hand, failure: Option<io::Error>) -> Option<Report> {
+        let mut state = self.state.lock();
+        let lost = match state.lost {
+            1 => "1 line is lost".to_owned(),
+            count => format!("{count} lines are lost"),
+        };
+        if hand.has_failed {
+            let error = failure.filter(|_| !mem::replace(&mut hand.is_reported, true))?;
+            let text = format!(
+                "{}: {}; {lost}, and so are others until it can be written",
+                self.name,
+                reason(&error)
+            );
+            return Some(Report::Broken(text));
+        }
+        if state.lost == 0 && !hand.is_reported {
+            return None;
+        }
+        let now = Instant::now();
+        if let Some(reported) = hand.reported
+            && now < reported + REST
+        {
+            return Some(Report::Later(reported + REST));
+        }
+        state.lost = 0;
+        hand.reported = Some(now);
+        let was_reported = mem::take(&mut hand.is_reported);
+        let text = format!("{}: it is written again; {lost} in all", self.name);
+        Some(Report::Whole(text, was_reported))
+    }
+
+    /// Puts something about this log where it will be found. `aside`: not only in the log itself.
+    fn tell(self: &Arc<Self>, level: log::Level, text: &str, aside: bool) {
+        match self.kind {
+            Kind::Access => log::log!(level, "{text}"),
+            Kind::Messages => {
+                // Where it cannot be written there is no use in adding to it.
+                if level != log::Level::Error {
+                    message(self, level, text);
+                }
+                if aside
+                    && self.path.is_some()
+                    && let Ok(stderr) = Self::stderr()
+                {
+                    message(&stderr, level, text);
+                }
+            }
+        }
+    }
+}
+
+/// Has the lines of all of these written and waits for it. `false`: one of them took nothing for a second.
+pub(super) fn settle<'a>(mut queues: impl Iterator<Item = &'a Arc<Queue>> + Clone) -> bool {
+    queues.clone().for_each(Queue::flush);
+    // After the first one that takes nothing, the others have had their second as well.
+    queues.all(|queue| queue.settle())
+}
+
+enum Report {
+    /// It was reported too recently.
+    Later(Instant),
+    /// It cannot be written.
+    Broken(String),
+    /// Losses are over; and whether it had been reported that it cannot be written.
+    Whole(String, bool),
+}
+
+impl Hand {
+    const fn new(target: Target) -> Self {
+        Self {
+            target,
+            bytes: Vec::new(),
+            written: 0,
+            next: None,
+            is_torn: false,
+            has_failed: false,
+            is_reported: false,
+            reported: None,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Takes up what is to be written next. `false`: there is nothing, and the queue is not due any more.
+    fn load(&mut self, state: &mut State) -> bool {
+        while self.written == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(2 * BATCH);
+            self.written = 0;
+            if let Some(target) = self.next.take() {
+                self.target = target;
+                self.is_torn = false;
+                self.has_failed = false;
+            }
+            if !state.turns.is_empty() {
+                let (lines, target) = state.turns.remove(0);
+                self.bytes = lines;
+                self.next = Some(target);
+            } else if state.lines.is_empty() {
+                state.is_due = false;
+                return false;
+            } else {
+                mem::swap(&mut self.bytes, &mut state.lines);
+            }
+            if self.is_torn && !self.bytes.is_empty() {
+                self.bytes.insert(0, b'\n');
+                state.pending += 1;
+                TOTAL.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        true
+    }
+
+    /// Writes once.
+    fn write(&mut self) -> io::Result<()> {
+        let rest = &self.bytes[self.written..];
+        let piece = match self.target.is_shared() {
+            true => &rest[..whole_lines(rest)],
+            false => rest,
+        };
+        match self.target.write(piece) {
+            Ok(0) => Err(ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                self.written += count;
+                self.is_torn = self.bytes[self.written - 1] != b'\n';
+                self.has_failed = false;
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Leaves the rest out and returns how many lines it has.
+    fn give_up(&mut self) -> u64 {
+        let rest = &self.bytes[self.written..];
+        let lines = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
+        // That was to end the line before, which was counted then.
+        let end = self.is_torn && self.written == 0 && rest.first() == Some(&b'\n');
+        self.written = self.bytes.len();
+        lines - u64::from(end)
+    }
+}
+
+/// How much may be written at once, so that no other program writes within a line: all the lines that the system takes
+/// as one (`PIPE_BUF`), or else one.
+fn whole_lines(bytes: &[u8]) -> usize {
+    let most = bytes.len().min(AT_ONCE);
+    let end = bytes[..most].iter().rposition(|byte| *byte == b'\n');
+    let end = end.or_else(|| bytes.iter().position(|byte| *byte == b'\n'));
+    end.map_or(bytes.len(), |end| end + 1)
+}
+
+impl Target {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = append(path)?;
+        let is_shared = !file.metadata()?.is_file();
+        Ok(Self::File { file, is_shared })
+    }
+
+    const fn is_shared(&self) -> bool {
+        match self {
+            Self::File { is_shared, .. } => *is_shared,
+            Self::Named(_) => false,
+            Self::Stdout | Self::Stderr => true,
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File { file, .. } => file.write(bytes),
+            Self::Named(path) => append(path)?.write(bytes),
+            // Not by the library's own, which keeps what it could not write for the end of the program.
+            Self::Stdout => write_stream(io::stdout().as_fd(), bytes),
+            Self::Stderr => write_stream(io::stderr().as_fd(), bytes),
+        }
+    }
+}
+
+fn write_stream(stream: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    match nix::unistd::write(stream, bytes) {
+        // It was closed by whoever has started us.
+        Err(Errno::EBADF) => Ok(bytes.len()),
+        result => Ok(result?),
+    }
+}
+
+/// Opens a file for adding to it, without waiting for whoever reads it and so that no write waits either.
+fn append(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .append(true)
+        .create(true)
+        // The mask of the process takes away from that.
+        .mode(0o644)
+        .custom_flags(O_NONBLOCK | O_NOCTTY);
+    let is_fifo = fs::metadata(path).is_ok_and(|data| data.file_type().is_fifo());
+    if is_fifo {
+        // Also for reading: then it can be opened before its reader is there, and its reader may come and go.
+        match options.clone().read(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            result => return result,
+        }
+    }
+    options.open(path)
+}
+
+impl Writer {
+    const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            is_started: Mutex::new(false),
+            due: Mutex::new(Vec::new()),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn start(&'static self) -> io::Result<()> {
+        let mut is_started = self.is_started.lock();
+        if !*is_started {
+            let thread = thread::Builder::new().name(self.name.to_owned());
+            thread.spawn(|| self.run())?;
+            *is_started = true;
+        }
+        Ok(())
+    }
+
+    fn wake(&self, queue: &Arc<Queue>) {
+        self.due.lock().push(Arc::clone(queue));
+        self.changed.notify_one();
+    }
+
+    fn run(&self) {
+        let mut due = Vec::new();
+        let mut later: Vec<(Instant, Arc<Queue>)> = Vec::new();
+        loop {
+            self.next(&mut due, later.iter().map(|(at, _)| *at).min());
+            let now = Instant::now();
+            let ready = later.extract_if(.., |(at, _)| *at <= now);
+            due.extend(ready.map(|(_, queue)| queue));
+            for queue in due.drain(..) {
+                let again = queue.drain();
+                later.retain(|(_, other)| !Arc::ptr_eq(other, &queue));
+                later.extend(again.map(|again| (again, queue)));
+            }
+        }
+    }
+
+    /// Waits for something that is due, or for this moment.
+    fn next(&self, into: &mut Vec<Arc<Queue>>, moment: Option<Instant>) {
+        let mut due = self.due.lock();
+        while due.is_empty() {
+            match moment {
+                None => self.changed.wait(&mut due),
+                Some(moment) => {
+                    if self.changed.wait_until(&mut due, moment).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        into.append(&mut due);
+    }
+}
+
+/// Takes so many bytes from what all queues may keep.
+fn charge(bytes: usize) -> bool {
+    let fits = TOTAL.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_IN_ALL;
+    if !fits {
+        TOTAL.fetch_sub(bytes, Ordering::Relaxed);
+    }
+    fits
+}
+
+fn once(
+    cell: &OnceLock<Arc<Queue>>,
+    new: impl FnOnce() -> io::Result<Arc<Queue>>,
+) -> io::Result<Arc<Queue>> {
+    if let Some(queue) = cell.get() {
+        return Ok(Arc::clone(queue));
+    }
+    let queue = new()?;
+    Ok(Arc::clone(cell.get_or_init(|| queue)))
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Queue").field(&self.name).finish()
+    }
+}
+
+const STANDARD_OUTPUT: &str = "standard output";
+const STANDARD_ERROR: &str = "standard error";
+/// Bytes in all queues.
+static TOTAL: AtomicUsize = AtomicUsize::new(0);
+/// At most so many,
+const MOST_IN_ALL: usize = 16 << 20;
+/// and so many of one file.
+const MOST: usize = 1 << 20;
+/// So many bytes are written though no flush was asked for.
+const BATCH: usize = 32 * 1024;
+/// Bytes that a pipe takes all at once, or none of them (`PIPE_BUF`).
+const AT_ONCE: usize = 4096;
+/// How long a file that takes nothing is left alone: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// How long losses are not reported again.
+const REST: Duration = Duration::from_secs(10);
+/// How long the end of the program waits for a log that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    fn until(what: &str, condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !condition() {
+            assert!(Instant::now() < deadline, "never: {what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn open(path: &Path, kind: Kind) -> Arc<Queue> {
+        Queue::open(Some(path), kind).unwrap()
+    }
+
+    fn lost(queue: &Queue) -> u64 {
+        queue.state.lock().lost
+    }
+
+    #[test]
+    fn a_fifo_without_a_reader_costs_lines_and_no_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let queue = open(&path, Kind::Messages);
+        let line = format!("{}\n", "x".repeat(999));
+        let mut kept = 0;
+        while queue.add(line.as_bytes(), true) == Added::Kept {
+            kept += 1;
+            assert!(kept < 100_000, "there is no bound");
+        }
+        assert_eq!(queue.add(line.as_bytes(), true), Added::Lost);
+        assert!(kept >= MOST / 1000 && lost(&queue) == 2);
+        assert!(!queue.settle(), "nothing is taken");
+        // Another log is not held up by it.
+        let other = open(&directory.path().join("other"), Kind::Messages);
+        other.add(b"line\n", true);
+        until("it is written", || other.settle());
+        // The reader gets whole lines, and then how many it did not get.
+        let mut reader = File::open(&path).unwrap();
+        let mut text = Vec::new();
+        let mut block = [0; 10_000];
+        while !text.ends_with(b"in all\n") {
+            let count = reader.read(&mut block).unwrap();
+            text.extend_from_slice(&block[..count]);
+        }
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(
+            text.lines().filter(|other| **other == line[..999]).count(),
+            kept
+        );
+        assert_eq!(text.lines().count(), kept + 1);
+        let last = text.lines().last().unwrap();
+        assert!(
+            last.contains("[WARN] log ") && last.contains("2 lines are lost in all"),
+            "{last}"
+        );
+        assert_eq!(lost(&queue), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_until_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let queue = open(&path, Kind::Messages);
+        let reported = || queue.hand.lock().is_reported;
+        assert!(!reported());
+        for count in 1..4 {
+            queue.add(b"lost\n", true);
+            until("a loss", || lost(&queue) == count && reported());
+        }
+        fs::remove_file(&path).unwrap();
+        queue.reopen().unwrap();
+        queue.add(b"written\n", true);
+        until("the report", || lost(&queue) == 0 && !reported());
+        until("it is written", || queue.settle());
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("written\n"), "{text}");
+        assert!(
+            text.ends_with("it is written again; 3 lines are lost in all\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_reopened_log_does_not_wait_for_the_old_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let queue = open(&path, Kind::Messages);
+        while queue.add(&[b'\n'; 4096], true) == Added::Kept {}
+        fs::remove_file(&path).unwrap();
+        queue.reopen().unwrap();
+        until("all is given up", || queue.settle());
+        queue.add(b"new\n", true);
+        until("it is written", || queue.settle());
+        assert!(fs::read_to_string(&path).unwrap().contains("new\n"));
+    }
+
+    #[test]
+    fn a_line_that_was_torn_is_ended_before_the_next_one() {
+        let mut hand = Hand::new(Target::Stderr);
+        let mut state = State::default();
+        hand.bytes = b"one\ntwo\nthree\n".to_vec();
+        hand.written = 6;
+        hand.is_torn = true;
+        assert_eq!(hand.give_up(), 2);
+        state.lines = b"next\n".to_vec();
+        state.pending = 5;
+        assert!(hand.load(&mut state));
+        assert_eq!(
+            (hand.bytes.as_slice(), state.pending),
+            (&b"\nnext\n"[..], 6)
+        );
+        assert_eq!(hand.give_up(), 1, "the end of the line before was counted");
+        TOTAL.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn other_writers_write_between_lines() {
+        let check = |text: &str, expected| assert_eq!(whole_lines(text.as_bytes()), expected);
+        check("a\nb\n", 4);
+        check("a\nb", 2);
+        check("ab", 2);
+        let long = "x".repeat(AT_ONCE);
+        check(&format!("a\n{long}\nb\n"), 2);
+        check(&format!("{long}\nb\n"), AT_ONCE + 1);
+    }
+}
