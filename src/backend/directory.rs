@@ -36,6 +36,7 @@ mod tend;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
@@ -129,7 +130,7 @@ struct Server {
     seats: usize,
     taken: usize,
     /// The one that became idle last is at the end.
-    kept: Vec<IdleConnection>,
+    kept: VecDeque<IdleConnection>,
     health: Health,
     /// Exchanges that failed since one that did not.
     failures: u32,
@@ -403,7 +404,7 @@ impl State {
         }
         let mut gone = Vec::new();
         for mut server in old {
-            gone.append(&mut server.kept);
+            gone.extend(mem::take(&mut server.kept));
             server.seats = 0;
             server.gone = true;
             if server.taken > 0 {
@@ -449,7 +450,7 @@ impl Server {
             endpoint: Arc::new(endpoint),
             seats,
             taken: 0,
-            kept: Vec::new(),
+            kept: VecDeque::new(),
             failures: 0,
             bad_checks: 0,
             told: false,

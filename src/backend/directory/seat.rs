@@ -81,14 +81,14 @@ impl Server {
     /// The connection that became idle last, unless it is too old for a request that must not be sent twice (`once`).
     pub(super) fn pop_kept(&mut self, once: bool) -> Option<IdleConnection> {
         self.kept
-            .pop_if(|kept| !once || kept.since.elapsed() < DOUBTFUL)
+            .pop_back_if(|kept| !once || kept.since.elapsed() < DOUBTFUL)
     }
 
     /// The connection that has been idle for the longest time, where a new one would be more than there are seats: not all
     /// will do for every request.
     fn surplus(&mut self) -> Option<IdleConnection> {
         let full = self.kept.len() + self.taken > self.seats;
-        (full && !self.kept.is_empty()).then(|| self.kept.remove(0))
+        full.then(|| self.kept.pop_front())?
     }
 }
 

@@ -16,6 +16,7 @@
 //!   changes nothing: no element is lost or doubled, whatever a connection does.
 //! - `seats` of a server is the number of its elements that are held, or known while Redis is away.
 
+use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::mem;
@@ -77,7 +78,7 @@ pub(super) struct Stock {
     /// As it stands in Redis.
     element: Box<[u8]>,
     /// What this proxy has taken out; the first is the oldest.
-    held: Vec<Held>,
+    held: VecDeque<Held>,
     /// How often it stands there, in use or not.
     known: usize,
 }
@@ -499,7 +500,7 @@ impl Directory {
                     .filter(|server| server.is_open(&mut Some(now)));
                 match usable {
                     Some(server) => {
-                        server.stock.held.push(Held { number, since: now });
+                        server.stock.held.push_back(Held { number, since: now });
                         server.seats = server.stock.held.len();
                     }
                     None => {
@@ -558,7 +559,7 @@ impl Directory {
                 server.stock.known == 0 && server.stock.held.is_empty() && server.taken == 0
             };
             for mut server in state.servers.extract_if(.., is_gone) {
-                gone.append(&mut server.kept);
+                gone.extend(mem::take(&mut server.kept));
             }
             if let Some(shelf) = &mut state.shelf {
                 shelf.others = others;
@@ -622,7 +623,7 @@ impl State {
             return;
         };
         let server = &mut servers[index];
-        let Some(held) = server.stock.held.first() else {
+        let Some(held) = server.stock.held.front() else {
             return;
         };
         let now = Instant::now();
@@ -636,7 +637,9 @@ impl State {
 impl Server {
     /// Has the oldest element that is held go back.
     fn give_one(&mut self, shelf: &mut Shelf) {
-        let held = self.stock.held.remove(0);
+        let Some(held) = self.stock.held.pop_front() else {
+            return;
+        };
         self.seats = self.stock.held.len();
         shelf.giving.push(Given {
             element: self.stock.element.clone(),

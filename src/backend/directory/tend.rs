@@ -3,6 +3,7 @@
 //! [`Directory::tick`] does what is due and never waits. What may take its time has a thread of its own, one at a time
 //! for each server and purpose, which ends by itself.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,7 +90,9 @@ impl Directory {
             match (state.over(endpoint), state.server(endpoint)) {
                 (None, Some(server)) => {
                     // They are older than whatever came back meanwhile.
-                    server.kept.splice(..0, good);
+                    for kept in good.into_iter().rev() {
+                        server.kept.push_front(kept);
+                    }
                     return;
                 }
                 (reason, _) => (good, reason.unwrap_or(Close::Removed)),
@@ -121,7 +124,7 @@ impl Directory {
             let told = mem::replace(&mut server.told, found.is_err());
             let kept = match moved {
                 true => mem::take(&mut server.kept),
-                false => Vec::new(),
+                false => VecDeque::new(),
             };
             (kept, first, told)
         };
@@ -194,7 +197,7 @@ impl State {
         let checked =
             |server: &&Server| self.settings.check.is_some() && server.health != Health::Unknown;
         let checks = servers().filter(checked).filter_map(|server| server.check);
-        let oldest = servers().filter_map(|server| server.kept.first());
+        let oldest = servers().filter_map(|server| server.kept.front());
         // Those that have been looked at are looked at again after a while.
         let rested = oldest.map(|kept| match kept.since + REST {
             due if due <= now => now + REST,
