@@ -76,7 +76,7 @@
 //! | thread | how many | does | never does |
 //! |---|---|---|---|
 //! | `accept` | one for each address for visitors | accepts, registers sessions in the poller; pauses when descriptors run out | read or write the socket |
-//! | `dial-in` | one for each address for backends | accepts, reads preambles under a deadline, watches for hang-ups | wait for a single peer |
+//! | `dial-in` | one for all addresses for backends | accepts, reads preambles under a deadline, watches for hang-ups | wait for a single peer |
 //! | `worker` | `workers` | runs sessions: the life of a request, above | block for a backend for longer than 20 ms, or as the last one |
 //! | `tick` | one | wakes or closes sessions whose deadline has passed; looks after idle connections to servers; has access logs written once a second | serve requests, wait for a log |
 //! | `tunnels` | one | carries the bytes of all upgraded connections, in turn | wait for a single one of them |

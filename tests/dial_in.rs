@@ -209,6 +209,35 @@ fn no_more_backends_join_than_the_limit_says() {
 }
 
 #[test]
+fn who_has_no_key_takes_no_place_of_a_backend() {
+    let proxy = Proxy::start(
+        "limits: {backends: 2}\n\
+         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]",
+    );
+    let mut first = Backend::connect(proxy.dial_in());
+    let strangers: Vec<_> = (0..300)
+        .map(|_| Backend::connect(proxy.dial_in()))
+        .collect();
+    // The one that came first has to go, long before its time is over; the last ones stay.
+    assert!(first.is_closed());
+    proxy.wait_for_log("[WARN] dial-in at 127.0.0.1:0: more than ");
+    proxy.wait_for_log(" connections from its address have sent no preamble: reason=overload");
+    let mut last = Backend::connect(proxy.dial_in());
+    last.send(b"swiftclient");
+    let mut backend = Backend::dial_as(proxy.dial_in(), "000000000001", "secret");
+    let mut visitor = proxy.ask("/");
+    backend.request();
+    backend.reply_to(&mut visitor, "ok");
+    last.send(&preamble("000000000002", "secret")[11..]);
+    proxy.wait_for_logs("joined", 2);
+    // Also one of these that sends its preamble in the end is counted.
+    let mut third = Backend::dial_as(proxy.dial_in(), "000000000003", "secret");
+    assert!(third.is_closed());
+    drop((first, strangers, last, backend, third, visitor));
+    proxy.finish();
+}
+
+#[test]
 fn a_hang_up_of_an_idle_backend_is_noticed_at_once() {
     let proxy = Proxy::simple();
     let stays = Echo::dial(proxy.dial_in(), "000000stays0", "");

@@ -1,17 +1,20 @@
 //! Operating it: options, reloads, signals, logs.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getuid};
 
+use crate::common::backend::preamble;
 use crate::common::proxy::{program, run, site};
 use crate::common::{
-    Backend, Echo, Load, Proxy, Visitor, bytes, ended, exchange, free_port, wait_until,
+    Backend, Echo, Load, PATIENCE, Proxy, Visitor, bytes, ended, exchange, free_port, wait_until,
 };
 
 #[test]
@@ -739,4 +742,66 @@ fn one_address_may_have_so_many_connections() {
     let more = (greet(), greet());
     drop((second, third, more));
     proxy.finish();
+}
+
+/// A site for each of so many addresses, which are Unix sockets.
+fn many_addresses(count: usize) -> String {
+    let site = |n| format!("- {{incoming: s{n}.test, outgoing: 'unix:sockets/{n}'}}\n");
+    format!("map:\n{}", (0..count).map(site).collect::<String>())
+}
+
+#[test]
+fn all_addresses_for_backends_are_served_by_one_thread() {
+    let proxy = Proxy::simple();
+    fs::create_dir(proxy.file("sockets")).unwrap();
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", proxy.pid())).unwrap();
+        tasks.count()
+    };
+    let before = threads();
+    proxy.reload(&many_addresses(200));
+    assert_eq!(threads(), before);
+    for n in [0, 199] {
+        let path = proxy.file(&format!("sockets/{n}"));
+        let mut backend = UnixStream::connect(path).unwrap();
+        backend.write_all(&preamble("000000000001", "")).unwrap();
+        proxy.wait_for_logs("joined at unix:", usize::from(n > 0) + 1);
+        proxy.wait_for_log(&format!("/sockets/{n}"));
+    }
+    // One that has not sent its preamble is closed with its address.
+    let mut stranger = UnixStream::connect(proxy.file("sockets/199")).unwrap();
+    stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+    proxy.reload(&many_addresses(199));
+    assert_eq!(stranger.read(&mut [0]).unwrap(), 0);
+    assert!(!proxy.file("sockets/199").exists());
+    assert!(UnixStream::connect(proxy.file("sockets/198")).is_ok());
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn a_reload_takes_time_in_proportion_to_its_addresses() {
+    let proxy = Proxy::simple();
+    fs::create_dir(proxy.file("sockets")).unwrap();
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", proxy.pid())).unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let fields: Vec<_> = fields.split(' ').collect();
+        // Time in user mode and in the kernel.
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    // The least of a few, since the machine may be busy.
+    let cost = |addresses: usize| {
+        proxy.reload(&many_addresses(addresses));
+        let each = (0..3).map(|_| {
+            let before = ticks();
+            proxy.load_again();
+            ticks() - before
+        });
+        each.min().unwrap()
+    };
+    let few = cost(250);
+    let many = cost(4000);
+    // 16 times as many; their square is 256 times as many.
+    assert!(many <= 64 * few.max(2), "{few} and {many} ticks");
+    proxy.finish_without_leak_check();
 }

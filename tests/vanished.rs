@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::getuid;
-use swiftiply::backend::dial_in::{DialIn, Settings};
+use swiftiply::backend::dial_in::{Control, DialIn, Settings, Terms};
 use swiftiply::backend::pool::{self, Acquired, Lease, Pool, Waiting};
 use swiftiply::budget::Budget;
-use swiftiply::config::{Address, Config, Order, Overrides};
+use swiftiply::config::{Address, Order};
 use swiftiply::net::conn::Conn;
-use swiftiply::net::listener::{Listener, Local, Stop};
+use swiftiply::net::listener::{Listener, Local};
 use swiftiply::stats::{Close, Stats};
 
 use crate::common::{Backend, PATIENCE, wait_until};
@@ -29,16 +29,13 @@ struct DialledIn {
     address: SocketAddr,
     pool: Arc<Pool>,
     stats: Arc<Stats>,
-    stop: Stop,
+    control: Arc<Control>,
     thread: JoinHandle<()>,
 }
 
 impl DialledIn {
-    /// Listens on any port of an address.
-    fn start(ip: &str, map: &str) -> Self {
-        let yaml = format!("cluster_port: 0\nmap: {map}");
-        let config = Config::from_yaml(&yaml, "test.yml".as_ref(), &Overrides::default());
-        let (config, _) = config.unwrap();
+    /// Listens on any port of an address. `backend`: how long a backend may take nothing of what it is sent.
+    fn start(ip: &str, backend: Duration) -> Self {
         let address: Address = format!("{ip}:0").parse().unwrap();
         let listener = Listener::bind(&address).unwrap().remove(0);
         let Local::Tcp(local) = *listener.local() else {
@@ -47,26 +44,22 @@ impl DialledIn {
         let stats = Arc::new(Stats::new());
         let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(&stats)));
         pool.set_keys(keys());
-        let stop = Stop::new().unwrap();
-        let settings = Arc::new(Settings::new(
-            &config,
-            &address,
-            None,
-            &Arc::new(Budget::new(100)),
-        ));
-        let dial_in = DialIn::new(
-            listener,
-            Arc::clone(&pool),
-            stop.clone(),
-            settings,
-            Arc::clone(&stats),
-        )
-        .unwrap();
+        let terms = Terms {
+            preamble: PATIENCE,
+            backend,
+            tls: None,
+        };
+        let settings = Settings::new(100, terms, &Arc::new(Budget::new(100)));
+        let dial_in = DialIn::new(Arc::clone(&stats)).unwrap();
+        let control = dial_in.control();
+        control.limit_newcomers(100);
+        let prepared = control.prepare(listener, Arc::clone(&pool), Arc::new(settings));
+        control.begin(prepared.unwrap());
         Self {
             address: local,
             pool,
             stats,
-            stop,
+            control,
             thread: thread::spawn(move || dial_in.run()),
         }
     }
@@ -95,7 +88,7 @@ impl DialledIn {
     }
 
     fn finish(self) {
-        self.stop.stop();
+        self.control.stop();
         self.thread.join().unwrap();
     }
 }
@@ -106,13 +99,7 @@ fn keys() -> Arc<[Box<[u8]>]> {
 
 #[test]
 fn a_backend_may_take_its_time_to_read_a_request() {
-    // Those who share an address share its backends.
-    let dialled_in = DialledIn::start(
-        "127.0.0.1",
-        "[{incoming: a, outgoing: '127.0.0.1:0', timeouts: {backend: 30}}, \
-          {incoming: b, outgoing: '127.0.0.1:0', timeouts: {backend: 90}}, \
-          {incoming: c, outgoing: '127.0.0.2:0', timeouts: {backend: 200}}]",
-    );
+    let dialled_in = DialledIn::start("127.0.0.1", Duration::from_secs(90));
     let backend = Backend::dial(dialled_in.address);
     let mut lease = dialled_in.lease();
     let conn = lease.conn();
@@ -180,8 +167,7 @@ fn a_machine_that_vanishes_is_found_out() {
     there.ip("address add 192.0.2.2/24 dev wire");
     here.ip("link set wire up");
     there.ip("link set wire up");
-    let dialled_in =
-        here.enter(|| DialledIn::start("192.0.2.1", "[{incoming: test, outgoing: '192.0.2.1:0'}]"));
+    let dialled_in = here.enter(|| DialledIn::start("192.0.2.1", PATIENCE));
     let dial = || there.enter(|| Backend::dial(dialled_in.address));
     // One that is idle, and one with a request.
     let backends = [dial(), dial()];

@@ -1,217 +1,330 @@
-//! The thread of a dial-in address.
+//! The thread of the dial-in addresses.
 //!
-//! It accepts connections of applications, reads their preambles without waiting for any one of them, puts
-//! those whose key is known into the address's [`Pool`], and notices when one hangs up. Since workers may all
-//! be waiting for a backend, nothing here ever needs a worker.
+//! It accepts connections of applications at all dial-in addresses, reads their preambles without waiting for any one of
+//! them, puts those whose key is known into the [`Pool`] of their address, and notices when one hangs up. Since workers may
+//! all be waiting for a backend, nothing here ever needs a worker.
 //!
-//! Where the address speaks TLS, handshakes go on here in the same way: a little at a time, under the same deadline.
+//! Where an address speaks TLS, handshakes go on here in the same way: a little at a time, under the same deadline.
 //!
-//! A connection is in this thread's epoll set from accept to close: first for reading, under a deadline, then,
-//! edge-triggered, only for the hang-up, which costs no system call per request.
+//! One thread with one epoll set serves all of these addresses, unlike those of visitors, which have a thread each: there
+//! may be thousands of them, backends stay connected, and a preamble is read in a moment.
+//!
+//! A connection is in the epoll set from accept to close: first for reading, under a deadline, then, edge-triggered, only
+//! for the hang-up, which costs no system call per request.
+//!
+//! Other threads prepare addresses and give commands through [`Control`].
 //!
 //! **Invariants**: a connection that has not sent its preamble is owned by this thread, afterwards by the pool
 //! or a lease; its [`Registration`] leaves the list of connections when the connection is closed, on
-//! whichever thread that is.
+//! whichever thread that is. Connections without a preamble have places of their own ([`newcomers`]): only a valid preamble
+//! takes one of `limits.backends`.
+
+mod newcomers;
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
+use self::newcomers::{Newcomer, Newcomers, Surplus};
+use super::idle::Place;
 use super::pool::{Backend, Pool};
 use super::preamble::{self, Fault, Reading};
 use crate::budget::{Budget, Charge};
-use crate::config::{Address, Config, Site};
 use crate::net::conn::Conn;
-use crate::net::listener::{Listener, Stop, reason};
+use crate::net::listener::{Listener, reason};
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::Acceptor;
 use crate::stats::{self, Close, Stats};
 
-/// What a dial-in address needs while it runs.
+/// What the thread of the dial-in addresses needs while it runs.
 #[derive(Debug)]
 pub struct DialIn {
-    listener: Listener,
-    pool: Arc<Pool>,
-    /// Watched by `epoll`, and so kept.
-    _stop: Stop,
-    settings: Arc<Settings>,
+    control: Arc<Control>,
+    commands: Receiver<Command>,
     stats: Arc<Stats>,
+    /// By number.
+    dials: HashMap<u64, Arc<Dial>>,
+    newcomers: Newcomers,
+    /// Until when these addresses accept nothing, for want of descriptors.
+    resting: Option<(Instant, Vec<u64>)>,
+    rest: Duration,
+    /// When the log was last told that newcomers had to go.
+    warned: Option<Instant>,
+}
+
+/// What other threads ask of the thread of the dial-in addresses.
+#[derive(Debug)]
+pub struct Control {
     epoll: Epoll,
     connections: Arc<Connections>,
-    /// Connections whose preamble is not complete.
-    newcomers: HashMap<u64, Newcomer>,
-    next: u64,
-    /// As many are connected as may be, which the log has.
-    full: bool,
-    /// Until when nothing is accepted, for want of descriptors.
-    resting: Option<Instant>,
-    rest: Duration,
+    commands: Sender<Command>,
+    wake: EventFd,
+    /// The number of the next address or connection.
+    next: AtomicU64,
+    /// How many connections without a preamble there may be.
+    newcomers: AtomicUsize,
 }
 
-/// Settings that a reload may change.
+/// An address that is ready and does not accept yet. Dropping it closes it.
+#[derive(Debug)]
+pub struct Prepared(Dial);
+
+/// An address at which backends dial in.
+#[derive(Debug)]
+struct Dial {
+    number: u64,
+    listener: Listener,
+    pool: Arc<Pool>,
+    settings: Arc<Settings>,
+    /// As many are connected as may be, which the log has.
+    full: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Command {
+    /// Accept at this address.
+    Begin(Dial),
+    /// Close these addresses and what has not sent its preamble there, for this reason, and then drop the sender.
+    Remove(Vec<u64>, Close, Sender<()>),
+    Stop,
+}
+
+/// Settings of an address that a reload may change.
 #[derive(Debug)]
 pub struct Settings {
-    /// Connections at once.
-    most: AtomicUsize,
-    /// Descriptors for connections at all addresses.
+    /// Backends at once, here.
+    backends: Arc<Budget>,
+    /// Descriptors for backends at all addresses.
     descriptors: Arc<Budget>,
-    /// Time for a preamble.
-    preamble: Mutex<Duration>,
-    /// How long a backend may take nothing of what it is sent.
-    backend: Mutex<Duration>,
-    /// `None`: no TLS.
-    tls: Mutex<Option<Acceptor>>,
-    /// Why it ends, when it does.
-    end: Mutex<Close>,
+    terms: Mutex<Terms>,
 }
 
-/// A connection's place on the list of those that dialled in.
+/// What a connection that dials in finds.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Time for a preamble.
+    pub preamble: Duration,
+    /// How long a backend may take nothing of what it is sent.
+    pub backend: Duration,
+    /// `None`: no TLS.
+    pub tls: Option<Acceptor>,
+}
+
+/// A backend's place on the list of those that dialled in.
 #[derive(Debug)]
 pub struct Registration {
-    number: u64,
-    gone: Arc<AtomicBool>,
+    open: Arc<Open>,
     connections: Arc<Connections>,
+    _here: Charge,
     _descriptor: Charge,
 }
 
-/// Connections that are open, by number, with the mark that says that they hung up.
-#[derive(Debug, Default)]
-struct Connections(Mutex<HashMap<u64, Arc<AtomicBool>>>);
-
+/// What the thread knows of a backend that is connected.
 #[derive(Debug)]
-struct Newcomer {
-    conn: Conn,
-    peer: Peer,
-    bytes: Vec<u8>,
-    deadline: Instant,
-    registration: Registration,
+struct Open {
+    number: u64,
+    pool: Arc<Pool>,
+    /// It hung up.
+    gone: AtomicBool,
+    /// Where it is in the pool while it is idle.
+    place: Place,
 }
+
+/// Backends that are connected, by number.
+#[derive(Debug, Default)]
+struct Connections(Mutex<HashMap<u64, Arc<Open>>>);
 
 impl Settings {
-    /// The settings of a configuration for an address, and what it takes to accept TLS there.
-    ///
-    /// `descriptors` has one for each connection, and is shared by all addresses.
-    pub fn new(
-        config: &Config,
-        address: &Address,
-        tls: Option<Acceptor>,
-        descriptors: &Arc<Budget>,
-    ) -> Self {
+    /// Those of an address. `backends`: how many there may be at once; `descriptors` has one for each, and is shared by all
+    /// addresses.
+    pub fn new(backends: usize, terms: Terms, descriptors: &Arc<Budget>) -> Self {
         Self {
-            most: AtomicUsize::new(config.limits.backends),
+            backends: Arc::new(Budget::new(backends as u64)),
             descriptors: Arc::clone(descriptors),
-            preamble: Mutex::new(config.timeouts.preamble),
-            backend: Mutex::new(longest(config, address)),
-            tls: Mutex::new(tls),
-            end: Mutex::new(Close::Draining),
+            terms: Mutex::new(terms),
         }
     }
 
-    /// Changes to those of another configuration, for connections that come from now on.
-    pub fn set(&self, config: &Config, address: &Address, tls: Option<Acceptor>) {
-        self.most.store(config.limits.backends, Ordering::Relaxed);
-        *self.preamble.lock() = config.timeouts.preamble;
-        *self.backend.lock() = longest(config, address);
-        *self.tls.lock() = tls;
-    }
-
-    /// Says why the address will be stopped: the reason for which those are closed that have not sent their preamble.
-    pub fn end(&self, reason: Close) {
-        *self.end.lock() = reason;
+    /// Changes them for connections that come from now on.
+    pub fn set(&self, backends: usize, terms: Terms) {
+        self.backends.limit(backends as u64);
+        *self.terms.lock() = terms;
     }
 }
 
-impl Connections {
-    /// A place for one more, unless there are so many.
-    fn enter(
-        self: &Arc<Self>,
-        number: u64,
-        most: usize,
-        descriptors: &Arc<Budget>,
-    ) -> Option<Registration> {
-        let descriptor = descriptors.charge(1)?;
-        let gone = Arc::new(AtomicBool::new(false));
-        {
-            let mut open = self.0.lock();
-            if open.len() >= most {
-                return None;
-            }
-            open.insert(number, Arc::clone(&gone));
-        }
-        Some(Registration {
-            number,
-            gone,
-            connections: Arc::clone(self),
-            _descriptor: descriptor,
-        })
+impl Open {
+    fn hung_up(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+        self.pool.forget(&self.place);
     }
 }
 
 #[cfg(test)]
-impl Default for Registration {
-    fn default() -> Self {
-        let connections = Arc::new(Connections::default());
-        let registration = connections.enter(0, 1, &Arc::new(Budget::new(1)));
-        registration.expect("the first one")
+impl Registration {
+    /// What the thread does when the connection hangs up.
+    pub(super) fn hang_up(&self) -> impl Fn() + use<> {
+        let open = Arc::clone(&self.open);
+        move || open.hung_up()
+    }
+
+    pub(super) fn test(pool: &Arc<Pool>) -> Self {
+        let budget = Arc::new(Budget::new(2));
+        let charge = || budget.charge(1).expect("there are two");
+        let charges = (charge(), charge());
+        Connections::enter(&Arc::default(), 0, pool, charges)
+    }
+}
+
+impl Connections {
+    fn enter(
+        self: &Arc<Self>,
+        number: u64,
+        pool: &Arc<Pool>,
+        (here, descriptor): (Charge, Charge),
+    ) -> Registration {
+        let open = Arc::new(Open {
+            number,
+            pool: Arc::clone(pool),
+            gone: AtomicBool::new(false),
+            place: Place::default(),
+        });
+        self.0.lock().insert(number, Arc::clone(&open));
+        Registration {
+            open,
+            connections: Arc::clone(self),
+            _here: here,
+            _descriptor: descriptor,
+        }
     }
 }
 
 impl Registration {
     /// Whether the connection hung up.
     pub fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::SeqCst)
+        self.open.gone.load(Ordering::SeqCst)
+    }
+
+    /// Where the backend is in its pool.
+    pub(super) fn place(&self) -> &Place {
+        &self.open.place
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.connections.0.lock().remove(&self.number);
+        self.connections.0.lock().remove(&self.open.number);
+    }
+}
+
+impl Control {
+    /// Changes how many connections without a preamble there may be, at all addresses.
+    pub fn limit_newcomers(&self, most: usize) {
+        self.newcomers.store(most, Ordering::Relaxed);
+    }
+
+    /// Prepares an address, which accepts nothing before [`Control::begin`].
+    ///
+    /// # Errors
+    /// Whatever `epoll_ctl(2)` says.
+    pub fn prepare(
+        &self,
+        listener: Listener,
+        pool: Arc<Pool>,
+        settings: Arc<Settings>,
+    ) -> io::Result<Prepared> {
+        let number = self.number();
+        self.epoll
+            .add(&listener, EpollEvent::new(EpollFlags::empty(), number))?;
+        Ok(Prepared(Dial {
+            number,
+            listener,
+            pool,
+            settings,
+            full: AtomicBool::new(false),
+        }))
+    }
+
+    /// Has an address accept. Returns its number, for [`Control::remove`].
+    pub fn begin(&self, Prepared(dial): Prepared) -> u64 {
+        let number = dial.number;
+        self.send(Command::Begin(dial));
+        number
+    }
+
+    /// Closes addresses, and connections there that have not sent their preamble. Returns when that is done. Backends that
+    /// are connected stay so.
+    pub fn remove(&self, numbers: Vec<u64>, reason: Close) {
+        let (done, wait) = mpsc::channel();
+        self.send(Command::Remove(numbers, reason, done));
+        // Never a message: this ends when the thread has dropped the other side, or is gone.
+        let _ = wait.recv();
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.send(Command::Stop);
+    }
+
+    fn send(&self, command: Command) {
+        // A thread that has ended closes everything itself.
+        let _ = self.commands.send(command);
+        let _ = self.wake.write(1);
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
 
 impl DialIn {
-    /// Prepares a dial-in address; [`DialIn::run`] serves it.
+    /// A thread for dial-in addresses, of which there are none yet; [`DialIn::run`] is what it does.
     ///
     /// # Errors
-    /// Whatever `epoll_create1(2)` and `epoll_ctl(2)` say.
-    pub fn new(
-        listener: Listener,
-        pool: Arc<Pool>,
-        stop: Stop,
-        settings: Arc<Settings>,
-        stats: Arc<Stats>,
-    ) -> io::Result<Self> {
+    /// Whatever `epoll_create1(2)`, `epoll_ctl(2)` and `eventfd(2)` say.
+    pub fn new(stats: Arc<Stats>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-        epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        let (sender, commands) = mpsc::channel();
         Ok(Self {
-            listener,
-            pool,
-            _stop: stop,
-            settings,
+            control: Arc::new(Control {
+                epoll,
+                connections: Arc::default(),
+                commands: sender,
+                wake,
+                next: AtomicU64::new(0),
+                newcomers: AtomicUsize::new(0),
+            }),
+            commands,
             stats,
-            epoll,
-            connections: Arc::default(),
-            newcomers: HashMap::new(),
-            next: 0,
-            full: false,
+            dials: HashMap::new(),
+            newcomers: Newcomers::new(),
             resting: None,
             rest: FIRST_REST,
+            warned: None,
         })
     }
 
-    /// Serves the address until it is stopped. Backends that are connected stay so.
+    /// For other threads.
+    pub fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.control)
+    }
+
+    /// Serves the addresses until it is stopped. Backends that are connected stay so.
     pub fn run(mut self) {
+        let control = self.control();
+        let hang_up = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let count = match self.epoll.wait(&mut events, self.patience()) {
+            let count = match control.epoll.wait(&mut events, self.patience()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 // Nothing else can be wrong but the descriptor, without which there is no server.
@@ -219,20 +332,62 @@ impl DialIn {
             };
             for event in &events[..count] {
                 match event.data() {
-                    STOP => return self.dismiss(),
-                    LISTENER => self.accept(),
-                    number if self.newcomers.contains_key(&number) => self.read(number),
-                    number => self.hung_up(number),
+                    WAKE => {
+                        if self.obey() {
+                            return;
+                        }
+                    }
+                    number if self.newcomers.contains(number) => self.read(number),
+                    number => match self.dials.get(&number).cloned() {
+                        Some(dial) => self.accept(&dial),
+                        None if event.events().intersects(hang_up) => self.hung_up(number),
+                        // It was a newcomer when this event was fetched, and has joined meanwhile.
+                        None => {}
+                    },
                 }
             }
             self.expire(Instant::now());
         }
     }
 
+    /// Does what other threads ask for. Returns whether that is to stop.
+    fn obey(&mut self) -> bool {
+        // Before the commands are read, so that none is overlooked.
+        let _ = self.control.wake.read();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Begin(dial) => {
+                    let dial = Arc::new(dial);
+                    self.listen(&dial, EpollFlags::EPOLLIN);
+                    self.dials.insert(dial.number, dial);
+                }
+                Command::Remove(numbers, reason, done) => {
+                    self.remove(&numbers, reason);
+                    drop(done);
+                }
+                Command::Stop => return true,
+            }
+        }
+        false
+    }
+
+    /// Closes addresses, and those that have not sent their preamble there.
+    fn remove(&mut self, numbers: &[u64], reason: Close) {
+        for number in numbers {
+            self.dials.remove(number);
+        }
+        let kept = |newcomer: &Newcomer| self.dials.contains_key(&newcomer.dial.number);
+        for number in self.newcomers.which(|newcomer| !kept(newcomer)) {
+            drop(self.newcomers.remove(number));
+            self.stats.backend_closed(reason);
+        }
+    }
+
     /// Until the next deadline.
     fn patience(&self) -> EpollTimeout {
         let deadlines = self.newcomers.values().map(|newcomer| newcomer.deadline);
-        let Some(deadline) = deadlines.chain(self.resting).min() else {
+        let resting = self.resting.as_ref().map(|(until, _)| *until);
+        let Some(deadline) = deadlines.chain(resting).min() else {
             return EpollTimeout::NONE;
         };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -241,23 +396,22 @@ impl DialIn {
 
     /// Accepts those that wait, but no more in one go than leaves time for those that are here; for the others the system
     /// tells again.
-    fn accept(&mut self) {
+    fn accept(&mut self, dial: &Arc<Dial>) {
         for _ in 0..MOST_AT_ONCE {
-            match self.listener.accept_now() {
+            match dial.listener.accept_now() {
                 Ok(Some((stream, peer))) => {
                     self.rest = FIRST_REST;
-                    self.enter(stream, peer);
+                    self.enter(dial, stream, peer);
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    log::warn!(
-                        "accept {}: {}; resting",
-                        self.listener.local(),
-                        reason(&error)
-                    );
-                    self.resting = Some(Instant::now() + self.rest);
+                    let address = dial.listener.local();
+                    log::warn!("accept {address}: {}; resting", reason(&error));
+                    let until = Instant::now() + self.rest;
                     self.rest = (self.rest * 2).min(LONGEST_REST);
-                    self.listen(EpollFlags::empty());
+                    let (_, resting) = self.resting.get_or_insert((until, Vec::new()));
+                    resting.push(dial.number);
+                    self.listen(dial, EpollFlags::empty());
                     return;
                 }
             }
@@ -265,39 +419,22 @@ impl DialIn {
     }
 
     /// Listens again, or not for a while.
-    fn listen(&self, flags: EpollFlags) {
-        let mut event = EpollEvent::new(flags, LISTENER);
-        if let Err(error) = self.epoll.modify(&self.listener, &mut event) {
-            log::error!("epoll_ctl {}: {error}", self.listener.local());
+    fn listen(&self, dial: &Dial, flags: EpollFlags) {
+        let mut event = EpollEvent::new(flags, dial.number);
+        if let Err(error) = self.control.epoll.modify(&dial.listener, &mut event) {
+            log::error!("epoll_ctl {}: {error}", dial.listener.local());
         }
     }
 
     /// Takes in a connection that was just accepted.
-    fn enter(&mut self, stream: Stream, peer: Peer) {
-        let most = self.settings.most.load(Ordering::Relaxed);
-        let number = self.next;
-        self.next += 1;
-        let descriptors = &self.settings.descriptors;
-        let entered = self.connections.enter(number, most, descriptors);
-        let Some(registration) = entered else {
-            let limit = match self.connections.0.lock().len() >= most {
-                true => format!("{most} connections are open already (limits.backends)"),
-                false => "there are no more descriptors for backends (ulimit -n)".to_owned(),
-            };
-            if !mem::replace(&mut self.full, true) {
-                let name = self.pool.name();
-                log::warn!("dial-in at {name}: {limit}; further ones are refused");
-            }
-            self.refuse(&peer, Close::Overload, &limit);
-            return;
-        };
-        self.full = false;
+    fn enter(&mut self, dial: &Arc<Dial>, stream: Stream, peer: Peer) {
+        let number = self.control.number();
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, number);
-        if let Err(error) = self.epoll.add(&stream, event) {
-            self.refuse(&peer, Close::Internal, error.desc());
+        if let Err(error) = self.control.epoll.add(&stream, event) {
+            self.refuse(dial, &peer, Close::Internal, error.desc());
             return;
         }
-        let tls = self.settings.tls.lock().clone();
+        let Terms { preamble, tls, .. } = dial.settings.terms.lock().clone();
         let conn = match &tls {
             None => Ok(Conn::plain(stream)),
             Some(tls) => Conn::secure(stream, tls),
@@ -305,96 +442,143 @@ impl DialIn {
         let conn = match conn {
             Ok(conn) => conn,
             Err(error) => {
-                self.refuse(&peer, Close::Internal, &error.to_string());
+                self.refuse(dial, &peer, Close::Internal, &error.to_string());
                 return;
             }
         };
-        let deadline = Instant::now() + *self.settings.preamble.lock();
         let newcomer = Newcomer {
+            dial: Arc::clone(dial),
             conn,
             peer,
             bytes: Vec::new(),
-            deadline,
-            registration,
+            deadline: Instant::now() + preamble,
         };
-        self.newcomers.insert(number, newcomer);
+        self.newcomers.insert(number, &peer, newcomer);
         // The preamble is usually there already.
         self.read(number);
+        if self.newcomers.contains(number) {
+            self.make_room(&peer);
+        }
+    }
+
+    /// Closes those that came first while there are too many without a preamble, after another look at what they have sent.
+    fn make_room(&mut self, peer: &Peer) {
+        let most = self.control.newcomers.load(Ordering::Relaxed);
+        while let Some(surplus) = self.newcomers.surplus(peer, most) {
+            self.read(surplus.oldest);
+            let Some(newcomer) = self.newcomers.remove(surplus.oldest) else {
+                continue;
+            };
+            let Surplus {
+                most, of_address, ..
+            } = surplus;
+            let whence = match of_address {
+                true => " from its address",
+                false => "",
+            };
+            let limit = format!("more than {most} connections{whence} have sent no preamble");
+            if self.warned.is_none_or(|last| last.elapsed() >= WARN_AGAIN) {
+                self.warned = Some(Instant::now());
+                let name = newcomer.dial.pool.name();
+                let peer = newcomer.peer;
+                log::warn!("dial-in at {name}: {limit}; closing the oldest, now {peer}");
+            }
+            self.refuse(&newcomer.dial, &newcomer.peer, Close::Overload, &limit);
+        }
     }
 
     /// Reads what a newcomer has sent. Reads no further than the longest preamble, byte for byte as needed, so
     /// that what comes behind it stays in the socket, where it is noticed before the backend is used.
     fn read(&mut self, number: u64) {
-        let Some(mut newcomer) = self.newcomers.remove(&number) else {
+        let Some(newcomer) = self.newcomers.get_mut(number) else {
             return;
         };
         let mut bytes = [0; preamble::LONGEST];
         let room = preamble::LONGEST - newcomer.bytes.len();
-        match newcomer.conn.read_now(&mut bytes[..room]) {
-            Ok(None) => {
-                self.newcomers.insert(number, newcomer);
-                return;
+        let received = newcomer.conn.read_now(&mut bytes[..room]);
+        let fault = match received {
+            Ok(None) => return,
+            Ok(Some(count @ 1..)) => {
+                newcomer.bytes.extend_from_slice(&bytes[..count]);
+                match preamble::read(&newcomer.bytes, &newcomer.dial.pool.keys()) {
+                    Reading::Partial => return,
+                    Reading::Refused(fault @ Fault::Key) => (Close::BadKey, fault.to_string()),
+                    Reading::Refused(fault) => (Close::BadPreamble, fault.to_string()),
+                    Reading::Complete(preamble)
+                        if preamble.length < newcomer.bytes.len() || newcomer.conn.has_unread() =>
+                    {
+                        (Close::Junk, "bytes behind the preamble".to_owned())
+                    }
+                    Reading::Complete(preamble) => {
+                        if let Some(newcomer) = self.newcomers.remove(number) {
+                            self.join(number, newcomer, preamble);
+                        }
+                        return;
+                    }
+                }
             }
-            Ok(Some(count @ 1..)) => newcomer.bytes.extend_from_slice(&bytes[..count]),
             Err(error) if error.kind() == ErrorKind::InvalidData => {
-                self.refuse(&newcomer.peer, Close::TlsFailed, &error.to_string());
-                return;
+                (Close::TlsFailed, error.to_string())
             }
             Err(error) if error.kind() == ErrorKind::Unsupported => {
-                self.refuse(&newcomer.peer, Close::TlsFailed, "HTTP instead of TLS");
-                return;
+                (Close::TlsFailed, "HTTP instead of TLS".to_owned())
             }
             // A probe that connects and leaves is not worth a line.
             Ok(Some(0)) | Err(_) => {
+                drop(self.newcomers.remove(number));
                 self.stats.backend_closed(Close::PeerClosed);
                 return;
             }
-        }
-        match preamble::read(&newcomer.bytes, &self.pool.keys()) {
-            Reading::Partial => {
-                self.newcomers.insert(number, newcomer);
-            }
-            Reading::Refused(fault) => {
-                let close = match fault {
-                    Fault::Key => Close::BadKey,
-                    Fault::Prefix | Fault::Length | Fault::Ambiguous => Close::BadPreamble,
-                };
-                self.refuse(&newcomer.peer, close, &fault.to_string());
-            }
-            Reading::Complete(preamble)
-                if preamble.length < newcomer.bytes.len() || newcomer.conn.has_unread() =>
-            {
-                self.refuse(&newcomer.peer, Close::Junk, "bytes behind the preamble");
-            }
-            Reading::Complete(preamble) => self.join(newcomer, preamble),
+        };
+        if let Some(newcomer) = self.newcomers.remove(number) {
+            self.refuse(&newcomer.dial, &newcomer.peer, fault.0, &fault.1);
         }
     }
 
-    /// Its preamble is complete: it becomes a backend.
-    fn join(&self, newcomer: Newcomer, preamble: preamble::Preamble) {
+    /// Its preamble is complete: it becomes a backend, unless there are as many as may be.
+    fn join(&self, number: u64, newcomer: Newcomer, preamble: preamble::Preamble) {
         let Newcomer {
-            conn,
-            peer,
-            registration,
-            ..
+            dial, conn, peer, ..
         } = newcomer;
+        let Settings {
+            backends,
+            descriptors,
+            terms,
+        } = &*dial.settings;
+        let Some(charges) = backends.charge(1).zip(descriptors.charge(1)) else {
+            let limit = match (backends.used(), backends.most()) {
+                (used, most) if used >= most => {
+                    format!("{most} backends are connected already (limits.backends)")
+                }
+                _ => "there are no more descriptors for backends (ulimit -n)".to_owned(),
+            };
+            if !dial.full.swap(true, Ordering::Relaxed) {
+                let name = dial.pool.name();
+                log::warn!("dial-in at {name}: {limit}; further ones are refused");
+            }
+            self.refuse(&dial, &peer, Close::Overload, &limit);
+            return;
+        };
+        dial.full.store(false, Ordering::Relaxed);
         conn.stream().send_at_once();
-        conn.stream().watch_peer(*self.settings.backend.lock());
+        conn.stream().watch_peer(terms.lock().backend);
+        let pool = &dial.pool;
+        let registration = self.control.connections.enter(number, pool, charges);
         // From now on only the hang-up is of interest, and only once.
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        let mut event = EpollEvent::new(flags, registration.number);
-        if let Err(error) = self.epoll.modify(&conn, &mut event) {
-            self.refuse(&peer, Close::Internal, error.desc());
+        let mut event = EpollEvent::new(flags, number);
+        if let Err(error) = self.control.epoll.modify(&conn, &mut event) {
+            self.refuse(&dial, &peer, Close::Internal, error.desc());
             return;
         }
         stats::add(&self.stats.joined);
         log::debug!(
             "backend {} from {peer} joined at {}",
             preamble.id,
-            self.pool.name()
+            pool.name()
         );
-        self.pool.offer(Backend {
-            pool: Arc::clone(&self.pool),
+        pool.offer(Backend {
+            pool: Arc::clone(pool),
             conn,
             id: preamble.id,
             key: preamble.key,
@@ -404,7 +588,7 @@ impl DialIn {
     }
 
     /// Counts and logs a connection that does not become a backend. The caller closes it.
-    fn refuse(&self, peer: &Peer, close: Close, why: &str) {
+    fn refuse(&self, dial: &Dial, peer: &Peer, close: Close, why: &str) {
         self.stats.backend_closed(close);
         let level = match close {
             // There may be many, and one warning has been logged for all of them.
@@ -414,46 +598,37 @@ impl DialIn {
         log::log!(
             level,
             "backend from {peer} at {} refused: {why}: reason={close}",
-            self.pool.name()
+            dial.pool.name()
         );
     }
 
     /// A backend closed its side. If it is leased, its worker sees that for itself.
     fn hung_up(&self, number: u64) {
-        let gone = self.connections.0.lock().get(&number).cloned();
-        if let Some(gone) = gone {
-            gone.store(true, Ordering::SeqCst);
-            self.pool.sweep();
-        }
-    }
-
-    /// Closes those whose preamble is not complete, at the end.
-    fn dismiss(&mut self) {
-        let reason = *self.settings.end.lock();
-        for (_, newcomer) in self.newcomers.drain() {
-            self.stats.backend_closed(reason);
-            drop(newcomer);
+        let open = self.control.connections.0.lock().get(&number).cloned();
+        if let Some(open) = open {
+            open.hung_up();
         }
     }
 
     /// Closes those whose time for a preamble is over, and accepts again after a rest.
     fn expire(&mut self, now: Instant) {
-        if self.resting.is_some_and(|until| until <= now) {
-            self.resting = None;
-            self.listen(EpollFlags::EPOLLIN);
+        if let Some((_, resting)) = self.resting.take_if(|(until, _)| *until <= now) {
+            for dial in resting.iter().filter_map(|number| self.dials.get(number)) {
+                self.listen(dial, EpollFlags::EPOLLIN);
+            }
         }
-        let late: Vec<_> = self
-            .newcomers
-            .extract_if(|_, newcomer| newcomer.deadline <= now)
-            .collect();
-        for (_, newcomer) in late {
+        for number in self.newcomers.which(|newcomer| newcomer.deadline <= now) {
+            let Some(newcomer) = self.newcomers.remove(number) else {
+                continue;
+            };
+            let Newcomer { dial, peer, .. } = &newcomer;
             if newcomer.conn.is_handshaking() {
-                self.refuse(&newcomer.peer, Close::TlsTimeout, "no end of the handshake");
+                self.refuse(dial, peer, Close::TlsTimeout, "no end of the handshake");
                 continue;
             }
             let received = newcomer.bytes.len();
             let why = format!("no preamble in time, {received} bytes came");
-            self.refuse(&newcomer.peer, Close::PreambleTimeout, &why);
+            self.refuse(dial, peer, Close::PreambleTimeout, &why);
         }
     }
 }
@@ -461,15 +636,9 @@ impl DialIn {
 /// Connections that are accepted in one go.
 const MOST_AT_ONCE: usize = 64;
 
-/// The longest `timeouts.backend` of the sites with this address: they share its backends.
-fn longest(config: &Config, address: &Address) -> Duration {
-    let there = |site: &&Site| site.outgoing.iter().any(|outgoing| outgoing.to == *address);
-    let sites = config.sites.iter().filter(there);
-    let longest = sites.map(|site| site.timeouts.backend).max();
-    longest.unwrap_or(config.timeouts.backend)
-}
-
-const LISTENER: u64 = u64::MAX;
-const STOP: u64 = u64::MAX - 1;
+/// What wakes the thread for a command; numbers never come so far.
+const WAKE: u64 = u64::MAX;
+/// How often the log is told at most that newcomers have to go.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
 const FIRST_REST: Duration = Duration::from_millis(5);
 const LONGEST_REST: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@
 //! all pools of its site with one and the same slot; the first backend fills it.
 //!
 //! Called by workers ([`acquire`], [`Ticket`], [`Lease`]), none of which waits but in [`Ticket::wait`], and by the dial-in
-//! thread ([`Pool::offer`], [`Pool::sweep`]).
+//! thread ([`Pool::offer`], [`Pool::forget`]).
 //!
 //! **Invariants**
 //! - A [`Backend`] is owned by a pool, a slot or a [`Lease`], never shared. It refers to its pool, which owns it while it
@@ -16,7 +16,7 @@
 //!   finished and closes it when it is dropped.
 //! - No backend is idle in a pool while a request waits there for which it will do.
 //! - A backend is never left in a slot: a [`Ticket`] that is dropped passes on what it was given.
-//! - A backend that hung up is never in a pool for long: the dial-in thread marks it gone and then sweeps, and
+//! - A backend that hung up is never in a pool for long: the dial-in thread marks it gone and then takes it out, and
 //!   [`Pool::offer`] looks at the mark under the pool's lock, so one of the two sees the other.
 //! - Pool locks are leaves; nothing is closed, logged or woken under them.
 
@@ -29,6 +29,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::dial_in::Registration;
+use super::idle::{Idle, Place};
 use super::preamble::Id;
 use super::queue::{Queue, Slot, Turn};
 use crate::config::Order;
@@ -58,7 +59,7 @@ pub struct Backend {
     pub key: Box<[u8]>,
     /// Where it dialled in from.
     pub peer: Peer,
-    /// Its place on the dial-in thread's list of connections.
+    /// Its entry in the dial-in thread's list of connections.
     pub registration: Registration,
 }
 
@@ -138,8 +139,7 @@ struct Wants {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The one that became idle last is at the end.
-    idle: Vec<Backend>,
+    idle: Idle,
     waiting: Queue<Lease, Arc<Wants>>,
     /// Nothing may be kept any more, for this reason.
     closed: Option<Close>,
@@ -225,7 +225,7 @@ impl Pool {
     pub fn set_keys(&self, keys: Arc<[Box<[u8]>]>) {
         let strangers = {
             let mut state = self.state.lock();
-            let strangers = take_where(&mut state.idle, |backend| !keys.contains(&backend.key));
+            let strangers = state.idle.take_others(&keys);
             state.keys = keys;
             strangers
         };
@@ -268,12 +268,10 @@ impl Pool {
         }
     }
 
-    /// Closes idle backends that hung up. The dial-in thread has marked them before.
-    pub fn sweep(&self) {
-        let gone = take_where(&mut self.state.lock().idle, |backend| {
-            backend.registration.is_gone()
-        });
-        for backend in gone {
+    /// Closes the backend with this place, which hung up, if it is idle. The dial-in thread has marked it before.
+    pub(super) fn forget(&self, place: &Place) {
+        let gone = self.state.lock().idle.take_at(place);
+        if let Some(backend) = gone {
             backend.close(Close::PeerClosed);
         }
     }
@@ -283,7 +281,7 @@ impl Pool {
         let idle = {
             let mut state = self.state.lock();
             state.closed = Some(reason);
-            mem::take(&mut state.idle)
+            state.idle.take_others(&[])
         };
         for backend in idle {
             backend.close(reason);
@@ -295,7 +293,7 @@ impl Pool {
         loop {
             let idle = {
                 let mut state = self.state.lock();
-                state.take(selector.keys, selector.id, selector.order)
+                state.idle.take(selector.keys, selector.id, selector.order)
             };
             if let Some(lease) = idle?.lend() {
                 return Some(lease);
@@ -307,7 +305,7 @@ impl Pool {
     fn stand_in_line(&self, ticket: &Ticket, turns: &mut Vec<Turn>) -> Option<Backend> {
         let Ticket { wants, order, .. } = ticket;
         let mut state = self.state.lock();
-        let idle = state.take(&wants.keys, wants.id.as_deref(), *order);
+        let idle = state.idle.take(&wants.keys, wants.id.as_deref(), *order);
         if idle.is_none() {
             let slot = Arc::clone(&ticket.slot);
             turns.push(state.waiting.push(ticket.since, Arc::clone(wants), slot));
@@ -342,17 +340,6 @@ impl Backend {
         };
         self.close(reason);
         None
-    }
-}
-
-impl State {
-    fn take(&mut self, keys: &[Box<[u8]>], id: Option<&[u8]>, order: Order) -> Option<Backend> {
-        let fits = |backend: &Backend| does(backend, keys, id);
-        let position = match order {
-            Order::Newest => self.idle.iter().rposition(fits),
-            Order::Oldest => self.idle.iter().position(fits),
-        };
-        Some(self.idle.remove(position?))
     }
 }
 
@@ -511,10 +498,6 @@ fn does(backend: &Backend, keys: &[Box<[u8]>], id: Option<&[u8]>) -> bool {
     keys.contains(&backend.key) && id.is_none_or(|id| backend.id.as_bytes() == id)
 }
 
-fn take_where(idle: &mut Vec<Backend>, wanted: impl Fn(&Backend) -> bool) -> Vec<Backend> {
-    idle.extract_if(.., |backend| wanted(backend)).collect()
-}
-
 const HAS_BACKEND: &str = "a lease has its backend until it ends";
 
 #[cfg(test)]
@@ -563,7 +546,7 @@ mod tests {
                 id: Id::new(id.as_bytes()).unwrap(),
                 key: Box::default(),
                 peer: Peer::Unix,
-                registration: Registration::default(),
+                registration: Registration::test(pool),
             });
             Stream::from(other)
         }

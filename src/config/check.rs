@@ -1,6 +1,6 @@
 //! From what was typed to what is meant: the top level.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::keys::{self, Level};
@@ -100,9 +100,10 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         timeout: commanded.or(timeout).unwrap_or(Site::default().timeout),
     };
     let sites = sites(&top, &server, overrides);
+    let outgoing = sites.iter().flat_map(|site| &site.outgoing);
+    let outgoing: HashSet<_> = outgoing.map(|outgoing| &outgoing.to).collect();
     for (item, tls) in outgoing_ssl {
-        let mut all = sites.iter().flat_map(|site| &site.outgoing);
-        if !all.any(|outgoing| outgoing.to == tls.at) {
+        if !outgoing.contains(&tls.at) {
             let message = format!(
                 "outgoing_ssl.at {}: no site has this outgoing address",
                 tls.at
@@ -177,6 +178,7 @@ fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
 /// `ssl`: one `{at, certfile, keyfile}` or a list of them. An address that is not among those for visitors yet is added.
 fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
     let mut result: Vec<Tls> = Vec::new();
+    let mut taken = HashSet::new();
     for (item, node) in top.many("ssl").unwrap_or_default() {
         let read = |node: &Node| certificate(top, node);
         let Some((ats, certfile, keyfile)) = top.read("ssl", item, node, read) else {
@@ -208,7 +210,7 @@ fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
                     keyfile: keyfile.clone(),
                     client_ca: None,
                 };
-                if !result.contains(&tls) {
+                if taken.insert(tls.clone()) {
                     result.push(tls);
                 }
             }

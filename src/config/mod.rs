@@ -241,7 +241,7 @@ pub struct Check {
 }
 
 /// A certificate for an address (an entry of `ssl` or `outgoing_ssl`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tls {
     /// One of [`Config::listen`], or of the sites' [`Site::outgoing`].
     pub at: Address,

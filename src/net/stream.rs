@@ -12,7 +12,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -65,6 +65,19 @@ impl Peer {
             Self::Tcp(address) => Some(address.ip().to_canonical()),
             Self::Unix => None,
         }
+    }
+
+    /// What one client has: its address, or with IPv6 a network of 64 bits (RFC 6177).
+    pub fn network(&self) -> Option<IpAddr> {
+        self.ip().map(network)
+    }
+}
+
+/// What one client has: an address, or with IPv6 a network of 64 bits (RFC 6177).
+pub fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The addresses at which a server is reached, and the threads that serve them.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{io, mem};
 
 use super::StartError;
@@ -8,7 +10,7 @@ use super::secure::{Secure, Slot};
 use super::shared::Shared;
 use super::snapshot::accepted_keys;
 use super::threads::Thread;
-use crate::backend::dial_in::{DialIn, Settings};
+use crate::backend::dial_in::{Control, Prepared, Settings, Terms};
 use crate::backend::pool::Pool;
 use crate::budget::Budget;
 use crate::config::{self, Address, Config};
@@ -39,11 +41,12 @@ pub(super) struct Front {
 pub(super) struct Dial {
     pub(super) address: Address,
     pub(super) locals: Vec<Local>,
-    stop: Stop,
     pub(super) pool: Arc<Pool>,
-    pub(super) settings: Arc<Settings>,
+    settings: Arc<Settings>,
     file: SocketFile,
-    threads: Vec<Thread>,
+    /// Listeners that do not accept yet, and the numbers of those that do.
+    prepared: Vec<Prepared>,
+    begun: Vec<u64>,
 }
 
 /// An address for backends that is bound and not served yet.
@@ -55,13 +58,26 @@ pub(super) struct NewDial {
     file: SocketFile,
 }
 
+/// What a configuration says about an address for backends.
+pub(super) struct Wanted {
+    pub(super) address: Address,
+    /// The keys that are known there: those of every site that has it.
+    keys: Arc<[Box<[u8]>]>,
+    /// The longest `timeouts.backend` of these sites: they share its backends.
+    backend: Duration,
+    /// What its file is to be like, as the first entry that says something has it.
+    file: config::SocketFile,
+}
+
 impl Running {
-    /// Has every thread begin that has not yet.
-    pub(super) fn begin(&mut self) {
-        let fronts = self.fronts.iter_mut().map(|front| &mut front.threads);
-        let dials = self.dials.iter_mut().map(|dial| &mut dial.threads);
-        for threads in fronts.chain(dials) {
+    /// Has every address accept that does not yet.
+    pub(super) fn begin(&mut self, control: &Control) {
+        for Front { threads, .. } in &mut self.fronts {
             *threads = mem::take(threads).into_iter().map(Thread::begin).collect();
+        }
+        for dial in &mut self.dials {
+            let prepared = mem::take(&mut dial.prepared).into_iter();
+            dial.begun.extend(prepared.map(|one| control.begin(one)));
         }
     }
 }
@@ -106,25 +122,22 @@ impl Front {
 
 impl NewDial {
     pub(super) fn bind(
-        address: &Address,
+        wanted: &Wanted,
         config: &Config,
         outgoing: &Secure,
         stats: &Arc<Stats>,
         descriptors: &Arc<Budget>,
     ) -> Result<Self, StartError> {
-        let file = socket_file(config, address)?;
+        let address = &wanted.address;
+        let file = wanted.socket_file()?;
         let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(stats)));
-        pool.set_keys(keys_of(config, address));
+        pool.set_keys(Arc::clone(&wanted.keys));
+        let terms = wanted.terms(config, outgoing);
         Ok(Self {
             address: address.clone(),
             listeners: Listener::bind_with(address, &file)?,
             pool,
-            settings: Arc::new(Settings::new(
-                config,
-                address,
-                outgoing.acceptor(address),
-                descriptors,
-            )),
+            settings: Arc::new(Settings::new(config.limits.backends, terms, descriptors)),
             file,
         })
     }
@@ -133,30 +146,19 @@ impl NewDial {
         (self.address.clone(), Arc::clone(&self.pool))
     }
 
-    /// Makes its threads, which do not begin yet.
-    pub(super) fn prepare(self, stats: &Arc<Stats>) -> Result<Dial, StartError> {
-        let locals = self
-            .listeners
-            .iter()
-            .map(|listener| listener.local().clone())
-            .collect();
-        let stop = Stop::new()?;
-        let mut threads = Vec::new();
-        for listener in self.listeners {
-            let dial_in = DialIn::new(
-                listener,
-                Arc::clone(&self.pool),
-                stop.clone(),
-                Arc::clone(&self.settings),
-                Arc::clone(stats),
-            )?;
-            threads.push(Thread::new("dial-in", move || dial_in.run())?);
-        }
+    /// Prepares its listeners, which accept nothing yet.
+    pub(super) fn prepare(self, control: &Control) -> Result<Dial, StartError> {
+        let locals = self.listeners.iter();
+        let locals = locals.map(|listener| listener.local().clone()).collect();
+        let listeners = self.listeners.into_iter();
+        let prepared = listeners.map(|listener| {
+            control.prepare(listener, Arc::clone(&self.pool), Arc::clone(&self.settings))
+        });
         Ok(Dial {
+            prepared: prepared.collect::<io::Result<_>>()?,
+            begun: Vec::new(),
             address: self.address,
             locals,
-            stop,
-            threads,
             pool: self.pool,
             settings: self.settings,
             file: self.file,
@@ -165,8 +167,17 @@ impl NewDial {
 }
 
 impl Dial {
-    /// Changes what its file is like, if that has changed.
-    pub(super) fn dress(&mut self, file: SocketFile) {
+    /// Goes over to what a new configuration says about it.
+    pub(super) fn change(
+        &mut self,
+        wanted: &Wanted,
+        file: SocketFile,
+        config: &Config,
+        outgoing: &Secure,
+    ) {
+        self.pool.set_keys(Arc::clone(&wanted.keys));
+        let terms = wanted.terms(config, outgoing);
+        self.settings.set(config.limits.backends, terms);
         let before = mem::replace(&mut self.file, file);
         if let Address::Unix(path) = &self.address
             && before != file
@@ -176,12 +187,85 @@ impl Dial {
         }
     }
 
-    pub(super) fn stop(self, reason: Close) {
-        self.settings.end(reason);
-        self.stop.stop();
-        self.pool.shut(reason);
-        self.threads.into_iter().for_each(Thread::join);
+    /// Closes addresses, what has sent no preamble there, and idle backends.
+    pub(super) fn stop_all(dials: Vec<Self>, control: &Control, reason: Close) {
+        let begun = dials.iter().flat_map(|dial| &dial.begun);
+        control.remove(begun.copied().collect(), reason);
+        for dial in dials {
+            dial.pool.shut(reason);
+        }
     }
+}
+
+impl Wanted {
+    /// The addresses at which backends dial in, each once, in the order of the configuration.
+    pub(super) fn all(config: &Config) -> Vec<Self> {
+        struct Entry<'a> {
+            keys: BTreeSet<Box<[u8]>>,
+            backend: Duration,
+            file: &'a config::SocketFile,
+        }
+        let none = config::SocketFile::default();
+        let mut order = Vec::new();
+        let mut entries: HashMap<&Address, Entry> = HashMap::new();
+        for site in &config.sites {
+            for outgoing in &site.outgoing {
+                let entry = entries.entry(&outgoing.to).or_insert_with(|| {
+                    order.push(&outgoing.to);
+                    Entry {
+                        keys: BTreeSet::new(),
+                        backend: site.timeouts.backend,
+                        file: &none,
+                    }
+                });
+                entry.keys.extend(accepted_keys(site).iter().cloned());
+                entry.backend = entry.backend.max(site.timeouts.backend);
+                if *entry.file == none {
+                    entry.file = &outgoing.file;
+                }
+            }
+        }
+        let with_entry = |address: &Address| {
+            let entry = entries.remove(address)?;
+            Some(Self {
+                address: address.clone(),
+                keys: entry.keys.into_iter().collect(),
+                backend: entry.backend,
+                file: entry.file.clone(),
+            })
+        };
+        order.into_iter().filter_map(with_entry).collect()
+    }
+
+    /// What its file is to be like, with the numbers of user and group.
+    pub(super) fn socket_file(&self) -> Result<SocketFile, StartError> {
+        let said = &self.file;
+        let identity = process::look_up(said.owner.as_deref(), said.group.as_deref())
+            .map_err(|error| StartError::SocketFile(format!("{}: {error}", self.address)))?;
+        let (owner, group) = identity.ids();
+        let mode = said.mode.unwrap_or(SocketFile::default().mode);
+        Ok(SocketFile { mode, owner, group })
+    }
+
+    fn terms(&self, config: &Config, outgoing: &Secure) -> Terms {
+        Terms {
+            preamble: config.timeouts.preamble,
+            backend: self.backend,
+            tls: outgoing.acceptor(&self.address),
+        }
+    }
+}
+
+/// Puts things into the order of their addresses. Returns also those whose address is not there.
+pub(super) fn arrange<'a, T>(
+    all: Vec<T>,
+    address: impl Fn(&T) -> &Address,
+    order: impl Iterator<Item = &'a Address>,
+) -> (Vec<T>, Vec<T>) {
+    let all = all.into_iter();
+    let mut all: HashMap<_, _> = all.map(|one| (address(&one).clone(), one)).collect();
+    let kept = order.filter_map(|address| all.remove(address)).collect();
+    (kept, all.into_values().collect())
 }
 
 /// Reads the certificates of dial-in addresses.
@@ -191,33 +275,56 @@ pub(super) fn load_outgoing(outgoing: &mut Secure, config: &Config) -> Result<()
         .map_err(StartError::DialInCertificate)
 }
 
-/// What the file of a dial-in address is to be like: as the first entry that says something has it.
-pub(super) fn socket_file(config: &Config, address: &Address) -> Result<SocketFile, StartError> {
-    let mut all = config.sites.iter().flat_map(|site| &site.outgoing);
-    let none = config::SocketFile::default();
-    let said = all.find(|outgoing| outgoing.to == *address && outgoing.file != none);
-    let said = said.map_or(&none, |outgoing| &outgoing.file);
-    let identity = process::look_up(said.owner.as_deref(), said.group.as_deref())
-        .map_err(|error| StartError::SocketFile(format!("{address}: {error}")))?;
-    let (owner, group) = identity.ids();
-    let mode = said.mode.unwrap_or(SocketFile::default().mode);
-    Ok(SocketFile { mode, owner, group })
-}
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
 
-/// The addresses at which backends dial in, each once, in the order of the configuration.
-pub(super) fn dial_addresses(config: &Config) -> Vec<Address> {
-    let mut addresses = Vec::new();
-    for outgoing in config.sites.iter().flat_map(|site| &site.outgoing) {
-        if !addresses.contains(&outgoing.to) {
-            addresses.push(outgoing.to.clone());
-        }
+    use super::*;
+    use crate::config::Overrides;
+
+    #[test]
+    fn sites_that_share_an_address_share_what_holds_there() {
+        let yaml = "
+            cluster_port: 80
+            map:
+              - {incoming: a, outgoing: ['127.0.0.1:2', 'unix:/run/a'], key: one, timeouts: {backend: 30}}
+              - {incoming: b, outgoing: '127.0.0.1:1'}
+              - incoming: c
+                outgoing: ['127.0.0.1:2', {to: 'unix:/run/a', mode: '0600'}]
+                key: [two, one]
+                timeouts: {backend: 90}
+              - {incoming: d, outgoing: {to: 'unix:/run/a', mode: '0666'}, timeouts: {backend: 60}}
+        ";
+        let read = Config::from_yaml(yaml, Path::new("s.yml"), &Overrides::default());
+        let (config, _) = read.unwrap_or_else(|problems| panic!("{problems}"));
+        let all = Wanted::all(&config);
+        let shown = all.iter().map(|wanted| {
+            let keys = wanted.keys.iter().map(|key| String::from_utf8_lossy(key));
+            let mode = wanted.socket_file().unwrap().mode;
+            format!(
+                "{} keys {:?} backend {:?} mode {mode:o}",
+                wanted.address,
+                keys.collect::<Vec<_>>(),
+                wanted.backend
+            )
+        });
+        assert_eq!(
+            shown.collect::<Vec<_>>(),
+            [
+                "127.0.0.1:2 keys [\"one\", \"two\"] backend 90s mode 666",
+                "unix:/run/a keys [\"\", \"one\", \"two\"] backend 90s mode 600",
+                "127.0.0.1:1 keys [\"\"] backend 60s mode 666",
+            ]
+        );
     }
-    addresses
-}
 
-/// The keys that are known at a dial-in address: those of every site that has it.
-pub(super) fn keys_of(config: &Config, address: &Address) -> Arc<[Box<[u8]>]> {
-    let sites = config.sites.iter();
-    let here = sites.filter(|site| site.outgoing.iter().any(|outgoing| outgoing.to == *address));
-    here.flat_map(|site| accepted_keys(site).to_vec()).collect()
+    #[test]
+    fn what_is_kept_comes_into_the_new_order() {
+        let address = |port: u16| -> Address { format!("127.0.0.1:{port}").parse().unwrap() };
+        let all = [1, 2, 3].map(address).to_vec();
+        let order = [4, 3, 1].map(address);
+        let (kept, gone) = arrange(all, |address| address, order.iter());
+        assert_eq!(kept, [3, 1].map(address));
+        assert_eq!(gone, [address(2)]);
+    }
 }

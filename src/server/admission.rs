@@ -4,12 +4,13 @@
 //! [`Allowance`] counts the upgraded connections of a site, and is called by workers.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::net::stream::network;
 use crate::stats::{self, Stats};
 
 /// How many upgraded connections a site may have.
@@ -94,14 +95,6 @@ impl Clients {
                 counts.remove(&address);
             }
         }
-    }
-}
-
-/// What one visitor has: an address, or with IPv6 a network of 64 bits (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Each connection takes one, of a visitor, of a backend that dials in, to a server that is connected to. Where there are
 //! fewer than the configured limits ask for, backends that dial in, at whichever address they do, have half of them at most.
-//! Visitors have what backends do not use; an eighth stays free for backends that come later.
+//! Visitors have what backends do not use; an eighth stays free for backends that come later. Connections that have not sent
+//! their preamble have a few of their own.
 //!
 //! Called on the main thread, at the start and at each reload.
 //!
 //! **Invariants**: the limits only become lower. Connections to servers are not bounded here: they carry the requests
 //! of visitors, which are.
 
-use super::addresses::dial_addresses;
+use super::addresses::Wanted;
 use crate::config::{Config, Directory, Site};
 
 /// How many descriptors there are for connections.
@@ -19,13 +20,21 @@ pub(super) struct Division {
     pub(super) backends: u64,
     /// For these and for visitors.
     pub(super) both: u64,
+    /// For connections at all dial-in addresses that have not sent their preamble.
+    pub(super) newcomers: usize,
 }
 
 /// Lowers `limits.connections` and `limits.backends` to what so many descriptors allow.
 pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Division) {
     let half = descriptors / 2;
     let limits = &config.limits;
-    let addresses = dial_addresses(&config).len() as u64;
+    let addresses = Wanted::all(&config).len() as u64;
+    let newcomers = match addresses {
+        0 => 0,
+        _ => (descriptors / NEWCOMERS_PART).clamp(1, MOST_NEWCOMERS),
+    };
+    // A host name may stand for several, for which there is some room.
+    let spare = SPARE + addresses + newcomers;
     let servers: Vec<u64> = config
         .sites
         .iter()
@@ -33,7 +42,7 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Division)
         .collect();
     let wanted = limits.backends as u64;
     // A site with few servers leaves the rest of its share to the others.
-    let rest = half.saturating_sub(SPARE);
+    let rest = half.saturating_sub(spare);
     let share = rest / (addresses + servers.len() as u64).max(1);
     let taken: u64 = servers.iter().map(|wanted| share.min(*wanted)).sum();
     let for_backends = (rest - taken).max(1);
@@ -45,7 +54,7 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Division)
     // Connections to servers that were not made yet leave half to visitors and backends.
     let others = servers
         .iter()
-        .fold(SPARE, |sum, wanted| sum.saturating_add(*wanted));
+        .fold(spare, |sum, wanted| sum.saturating_add(*wanted));
     let both = descriptors - others.min(half);
     let reserve = all.min(both / RESERVE);
     let connections = (limits.connections as u64).min(both - reserve);
@@ -58,6 +67,7 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Division)
     let division = Division {
         backends: all,
         both,
+        newcomers: newcomers as usize,
     };
     (config, division)
 }
@@ -74,8 +84,11 @@ fn connections_to_servers(site: &Site, backends: u64) -> Option<u64> {
 
 /// This part of them stays free for backends that come later.
 const RESERVE: u64 = 8;
-/// Descriptors for listeners, logs, served and temporary files.
+/// Descriptors for visitors' listeners, logs, served and temporary files.
 const SPARE: u64 = 100;
+/// Connections that have not sent their preamble have at most this part of all descriptors, and at most so many.
+const NEWCOMERS_PART: u64 = 16;
+const MOST_NEWCOMERS: u64 = 256;
 
 #[cfg(test)]
 mod tests {
@@ -86,38 +99,44 @@ mod tests {
 
     #[test]
     fn backends_have_half_of_the_descriptors_at_most() {
-        // What there are; connections of visitors, backends at one dial-in address, and at all of them, and all of these.
-        let check = |map: &str, descriptors: u64, expected: (usize, usize, u64, u64)| {
+        // What there are; connections of visitors, backends at one dial-in address, and at all of them, and all of these;
+        // then connections without a preamble.
+        let check = |map: &str, descriptors: u64, expected: ((usize, usize, u64, u64), usize)| {
             let yaml = format!("cluster_port: 80\nmap: [{map}]\n");
             let read = Config::from_yaml(&yaml, Path::new("s.yml"), &Overrides::default());
             let (config, _) = read.unwrap_or_else(|problems| panic!("{problems}"));
             let (Config { limits, .. }, all) = divide(config, descriptors);
             let divided = (limits.connections, limits.backends, all.backends, all.both);
+            let divided = (divided, all.newcomers);
             assert_eq!(divided, expected, "{map} {descriptors}");
         };
         let one = "{incoming: a, outgoing: '127.0.0.1:1'}";
-        check(one, 1 << 20, (100_000, 10_000, 10_000, 1_048_476));
-        check(one, 30_000, (26_163, 10_000, 10_000, 29_900));
-        check(one, 20_300, (17_675, 10_000, 10_000, 20_200));
-        check(one, 4096, (3497, 1948, 1948, 3996));
-        check(one, 1024, (809, 412, 412, 924));
-        check(one, 64, (31, 1, 1, 32));
-        check(one, 0, (0, 1, 1, 0));
+        check(one, 1 << 20, ((100_000, 10_000, 10_000, 1_048_219), 256));
+        check(one, 30_000, ((25_938, 10_000, 10_000, 29_643), 256));
+        check(one, 20_300, ((17_451, 9793, 9793, 19_943), 256));
+        check(one, 4096, ((3272, 1691, 1691, 3739), 256));
+        check(one, 1024, ((752, 347, 347, 859), 64));
+        check(one, 64, ((31, 1, 1, 32), 4));
+        check(one, 0, ((0, 1, 1, 0), 1));
         let two = "{incoming: a, outgoing: ['127.0.0.1:1', '127.0.0.1:2']}, \
                    {incoming: b, outgoing: '127.0.0.1:1'}";
-        check(two, 1024, (809, 412, 412, 924));
-        check(two, 50_000, (43_663, 10_000, 20_000, 49_900));
+        check(two, 1024, ((751, 346, 346, 858), 64));
+        check(two, 50_000, ((43_437, 10_000, 20_000, 49_642), 256));
         let server = "{incoming: c, proxy: traditional, servers: ['127.0.0.1:3', '127.0.0.1:4'], \
                       server_connections: 10, max_tunnels: 30}";
-        check(server, 1024, (874, 10_000, 0, 874));
-        check(&format!("{one}, {server}"), 1024, (765, 362, 362, 874));
+        check(server, 1024, ((874, 10_000, 0, 874), 0));
+        check(
+            &format!("{one}, {server}"),
+            1024,
+            ((708, 297, 297, 809), 64),
+        );
         check(
             &format!("{one}, {server}"),
             1 << 20,
-            (100_000, 10_000, 10_000, 1_048_426),
+            ((100_000, 10_000, 10_000, 1_048_169), 256),
         );
         let many = server.replace("10,", "100000,");
-        check(&format!("{one}, {many}"), 1024, (448, 206, 206, 512));
-        check("", 1024, (924, 10_000, 0, 924));
+        check(&format!("{one}, {many}"), 1024, ((448, 174, 174, 512), 64));
+        check("", 1024, ((924, 10_000, 0, 924), 0));
     }
 }

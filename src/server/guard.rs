@@ -7,13 +7,14 @@
 //!
 //! Called by workers, before anything of a request's body is read.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use super::admission::{Clients, Counted};
-use super::snapshot::Snapshot;
 use crate::backend::queue::ConcurrencyLimit;
 use crate::config::auth::{USERS_BYTES, users};
 use crate::config::{self, BasicAuth};
@@ -80,33 +81,37 @@ pub(crate) enum AuthOverload {
     All,
 }
 
+/// Files with users, by path.
+pub(crate) type UsersFiles = HashMap<PathBuf, Arc<Watched<Users>>>;
+
 impl AuthRule {
-    /// Those of a site. A file with users that was known before is the same one, and is looked at now.
+    /// Those of a site. A file with users that is known already is the same one, and is looked at now; one that is not is
+    /// added.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(crate) fn all(
-        site: &config::Site,
-        before: Option<&Snapshot>,
-    ) -> Result<Vec<Self>, FileError> {
-        let mut guards: Vec<Self> = Vec::new();
-        for entry in &site.basic_auth {
-            let sites = before.iter().flat_map(|before| &before.sites);
-            let old = sites.flat_map(|site| &site.guards).chain(&guards);
-            let known = old.map(|guard| &guard.users);
-            let known = known
-                .into_iter()
-                .find(|file| file.path() == entry.users_file);
-            let users = match known {
-                Some(known) => {
-                    known.look();
-                    Arc::clone(known)
+    pub(crate) fn all(site: &config::Site, known: &mut UsersFiles) -> Result<Vec<Self>, FileError> {
+        let guards = site.basic_auth.iter().map(|entry| {
+            let users = match known.get(&entry.users_file) {
+                Some(users) => {
+                    users.look();
+                    Arc::clone(users)
                 }
-                None => Arc::new(Watched::open(&entry.users_file, USERS_BYTES, users)?),
+                None => {
+                    let file = Watched::open(&entry.users_file, USERS_BYTES, users)?;
+                    let users = Arc::new(file);
+                    known.insert(entry.users_file.clone(), Arc::clone(&users));
+                    users
+                }
             };
-            guards.push(Self::new(entry, site, users));
-        }
-        Ok(guards)
+            Ok(Self::new(entry, site, users))
+        });
+        guards.collect()
+    }
+
+    /// The file with users, and its path.
+    pub(crate) fn file(&self) -> (PathBuf, Arc<Watched<Users>>) {
+        (self.users.path().to_owned(), Arc::clone(&self.users))
     }
 
     fn new(entry: &BasicAuth, site: &config::Site, users: Arc<Watched<Users>>) -> Self {

@@ -39,6 +39,7 @@ pub(crate) mod snapshot;
 mod threads;
 pub(crate) mod worker;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -48,6 +49,7 @@ use std::{fmt, io, mem};
 use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
+use crate::backend::dial_in::{Control, DialIn};
 use crate::budget::Budget;
 use crate::config::{Address, Config};
 use crate::content::watched::FileError;
@@ -58,7 +60,7 @@ use crate::net::tls::LoadError;
 use crate::net::tunnel::Tunnels;
 use crate::process;
 use crate::stats::{self, Close, Stats};
-use addresses::{Front, NewDial, Running, dial_addresses, keys_of, load_outgoing, socket_file};
+use addresses::{Dial, Front, NewDial, Running, Wanted, arrange, load_outgoing};
 use admission::Clients;
 use guard::Checks;
 use secure::Secure;
@@ -93,6 +95,9 @@ pub struct Server {
     workers: ThreadPool,
     tick: Option<Thread>,
     tunnels: Option<Thread>,
+    dial_in: Option<Thread>,
+    /// Of the thread of the dial-in addresses.
+    control: Arc<Control>,
 }
 
 /// A server that has bound its addresses and opened its logs, and runs no thread yet: the moment to give up
@@ -103,6 +108,7 @@ pub struct Bound {
     dials: Vec<NewDial>,
     secure: Secure,
     outgoing: Secure,
+    dial_in: DialIn,
 }
 
 /// Why a server did not start, or did not take a new configuration.
@@ -143,9 +149,9 @@ impl Server {
             .map(|address| Ok((address.clone(), Listener::bind(address)?)));
         let fronts = fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut dials = Vec::new();
-        for address in dial_addresses(&config) {
+        for wanted in Wanted::all(&config) {
             dials.push(NewDial::bind(
-                &address,
+                &wanted,
                 &config,
                 &outgoing,
                 &stats,
@@ -158,7 +164,9 @@ impl Server {
         let waiting = Arc::new(AtomicUsize::new(0));
         let memory = Arc::new(Budget::new(config.memory));
         let disk = Arc::new(Budget::new(config.limits.spool));
-        let pools: Vec<_> = dials.iter().map(NewDial::pool).collect();
+        let pools: HashMap<_, _> = dials.iter().map(NewDial::pool).collect();
+        let dial_in = DialIn::new(Arc::clone(&stats))?;
+        dial_in.control().limit_newcomers(division.newcomers);
         let parts = Parts {
             waiting: &waiting,
             stats: &stats,
@@ -190,6 +198,7 @@ impl Server {
             dials,
             secure,
             outgoing,
+            dial_in,
         })
     }
 
@@ -200,8 +209,8 @@ impl Server {
     pub fn check(config: &Config) -> Result<(), StartError> {
         Secure::default().load("ssl", &config.ssl)?;
         load_outgoing(&mut Secure::default(), config)?;
-        for address in dial_addresses(config) {
-            socket_file(config, &address)?;
+        for wanted in Wanted::all(config) {
+            wanted.socket_file()?;
         }
         Ok(())
     }
@@ -275,39 +284,35 @@ impl Server {
         let mut outgoing = running.outgoing.clone();
         load_outgoing(&mut outgoing, &config)?;
         let mut new_fronts = Vec::new();
-        let kept = |addresses: &[Address], address: &Address| addresses.contains(address);
-        let old: Vec<_> = running
-            .fronts
+        let old = running.fronts.iter().map(|front| &front.address);
+        let old: HashSet<_> = old.collect();
+        for address in config
+            .listen
             .iter()
-            .map(|front| front.address.clone())
-            .collect();
-        for address in config.listen.iter().filter(|address| !kept(&old, address)) {
+            .filter(|address| !old.contains(address))
+        {
             new_fronts.push((address.clone(), Listener::bind(address)?));
         }
-        let wanted = dial_addresses(&config);
-        let old: Vec<_> = running
-            .dials
-            .iter()
-            .map(|dial| dial.address.clone())
+        let wanted = Wanted::all(&config);
+        let old_pools = running.dials.iter();
+        let mut pools: HashMap<_, _> = old_pools
+            .map(|dial| (dial.address.clone(), Arc::clone(&dial.pool)))
             .collect();
         let mut new_dials = Vec::new();
-        for address in wanted.iter().filter(|address| !kept(&old, address)) {
+        for new in wanted
+            .iter()
+            .filter(|new| !pools.contains_key(&new.address))
+        {
             new_dials.push(NewDial::bind(
-                address,
+                new,
                 &config,
                 &outgoing,
                 &shared.stats,
                 &shared.descriptors,
             )?);
         }
-        let old_pools = running
-            .dials
-            .iter()
-            .map(|d| (d.address.clone(), Arc::clone(&d.pool)));
-        let pools: Vec<_> = old_pools
-            .chain(new_dials.iter().map(NewDial::pool))
-            .collect();
-        let files = wanted.iter().map(|address| socket_file(&config, address));
+        pools.extend(new_dials.iter().map(NewDial::pool));
+        let files = wanted.iter().map(Wanted::socket_file);
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let before = shared.snapshot();
         let listen = config.listen.clone();
@@ -320,7 +325,7 @@ impl Server {
         };
         let snapshot = Snapshot::new(config, &parts)?;
         let new_dials = new_dials.into_iter();
-        let new_dials = new_dials.map(|dial| dial.prepare(&shared.stats));
+        let new_dials = new_dials.map(|dial| dial.prepare(&self.control));
         let new_dials = new_dials.collect::<Result<Vec<_>, StartError>>()?;
         let new_fronts = new_fronts.into_iter();
         let new_fronts =
@@ -330,6 +335,7 @@ impl Server {
         let snapshot = Arc::new(snapshot);
         snapshot.set_limits();
         shared.descriptors.limit(division.backends);
+        self.control.limit_newcomers(division.newcomers);
         shared.connections.store(division.both, Ordering::Relaxed);
         shared.set_snapshot(Arc::clone(&snapshot));
         before.retire(&snapshot);
@@ -342,8 +348,9 @@ impl Server {
                 servers.tick(Instant::now());
             }
         }
+        let kept: HashSet<_> = snapshot.servers().map(Arc::as_ptr).collect();
         for servers in before.servers() {
-            if !snapshot.servers().any(|kept| Arc::ptr_eq(kept, servers)) {
+            if !kept.contains(&Arc::as_ptr(servers)) {
                 servers.shut(Close::Removed);
             }
         }
@@ -353,29 +360,20 @@ impl Server {
         running.fronts.extend(new_fronts);
         running.secure = secure;
         running.dials.extend(new_dials);
-        running.begin();
-        let (mut fronts, gone) = partition(mem::take(&mut running.fronts), |front| {
-            listen.contains(&front.address)
-        });
-        fronts.sort_by_key(|front| position(&listen, &front.address));
+        running.begin(&self.control);
+        let fronts = mem::take(&mut running.fronts);
+        let (fronts, gone) = arrange(fronts, |front| &front.address, listen.iter());
         running.fronts = fronts;
         gone.into_iter().for_each(Front::stop);
-        let (mut dials, gone) = partition(mem::take(&mut running.dials), |dial| {
-            wanted.contains(&dial.address)
-        });
-        dials.sort_by_key(|dial| position(&wanted, &dial.address));
-        for dial in &dials {
-            dial.pool.set_keys(keys_of(&snapshot.config, &dial.address));
-            let acceptor = outgoing.acceptor(&dial.address);
-            let settings = &dial.settings;
-            settings.set(&snapshot.config, &dial.address, acceptor);
-        }
-        for (dial, file) in dials.iter_mut().zip(files) {
-            dial.dress(file);
+        let order = wanted.iter().map(|wanted| &wanted.address);
+        let dials = mem::take(&mut running.dials);
+        let (mut dials, gone) = arrange(dials, |dial| &dial.address, order);
+        for ((dial, wanted), file) in dials.iter_mut().zip(&wanted).zip(files) {
+            dial.change(wanted, file, &snapshot.config, &outgoing);
         }
         running.dials = dials;
         running.outgoing = outgoing;
-        gone.into_iter().for_each(|dial| dial.stop(Close::Removed));
+        Dial::stop_all(gone, &self.control, Close::Removed);
         Ok(())
     }
 
@@ -434,9 +432,11 @@ impl Drop for Server {
         self.shared.draining.store(true, Ordering::SeqCst);
         let Running { fronts, dials, .. } = mem::take(&mut *self.running.lock());
         fronts.into_iter().for_each(Front::stop);
-        dials
-            .into_iter()
-            .for_each(|dial| dial.stop(Close::Draining));
+        Dial::stop_all(dials, &self.control, Close::Draining);
+        self.control.stop();
+        if let Some(thread) = self.dial_in.take() {
+            thread.join();
+        }
         self.shared.poller.alarm().stop();
         if let Some(thread) = self.tick.take() {
             thread.join();
@@ -474,6 +474,7 @@ impl Bound {
             dials,
             secure,
             outgoing,
+            dial_in,
         } = self;
         let snapshot = shared.snapshot();
         snapshot.check_files();
@@ -496,6 +497,8 @@ impl Bound {
             workers,
             tick: None,
             tunnels: None,
+            dial_in: None,
+            control: dial_in.control(),
             shared: Arc::clone(&shared),
         };
         // From here on, what has begun is stopped again if something else cannot be had.
@@ -513,9 +516,11 @@ impl Bound {
             })?
         };
         server.tunnels = Some(thread.begin());
+        let thread = Thread::new("dial-in", move || dial_in.run())?;
+        server.dial_in = Some(thread.begin());
         let mut running = Running::default();
         for dial in dials {
-            running.dials.push(dial.prepare(&shared.stats)?);
+            running.dials.push(dial.prepare(&server.control)?);
         }
         for (address, listeners) in fronts {
             let front = Front::prepare(address, listeners, &shared)?;
@@ -524,21 +529,10 @@ impl Bound {
         }
         running.secure = secure;
         running.outgoing = outgoing;
-        running.begin();
+        running.begin(&server.control);
         *server.running.lock() = running;
         Ok(server)
     }
-}
-
-fn partition<T>(all: Vec<T>, stays: impl Fn(&T) -> bool) -> (Vec<T>, Vec<T>) {
-    all.into_iter().partition(|item| stays(item))
-}
-
-fn position(order: &[Address], address: &Address) -> usize {
-    order
-        .iter()
-        .position(|other| other == address)
-        .unwrap_or(usize::MAX)
 }
 
 impl fmt::Display for StartError {

@@ -1,11 +1,12 @@
 //! Answers of our own: one small body each, HTML or text as the visitor likes, or a page of the site's.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::snapshot::{Site, Snapshot};
+use super::snapshot::Site;
 use crate::config::{self, PAGE_BYTES};
 use crate::content::watched::{FileError, Flag, Watched};
 use crate::exchange::{Body, Response, Trace};
@@ -27,44 +28,54 @@ struct Page {
     content_type: &'static str,
 }
 
+/// Files of pages, by path.
+pub(crate) type PageFiles = HashMap<PathBuf, Arc<Watched<Vec<u8>>>>;
+
 impl SitePages {
-    /// Those of a site. A file that was known before is the same one, and is looked at now.
+    /// Those of a site. A file that is known already is the same one, and is looked at now; one that is not is added.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(crate) fn new(site: &config::Site, before: Option<&Snapshot>) -> Result<Self, FileError> {
-        let open = |path: &Path| {
-            let sites = before.iter().flat_map(|before| &before.sites);
-            let mut known = sites.flat_map(|site| site.pages.all());
-            let file = match known.find(|page| page.file.path() == path) {
-                Some(page) => {
-                    page.file.look();
-                    Arc::clone(&page.file)
+    pub(crate) fn new(site: &config::Site, known: &mut PageFiles) -> Result<Self, FileError> {
+        let mut open = |path: &Path| {
+            let file = match known.get(path) {
+                Some(file) => {
+                    file.look();
+                    Arc::clone(file)
                 }
-                None => Arc::new(Watched::open(path, PAGE_BYTES, |bytes| Ok(bytes.to_vec()))?),
+                None => {
+                    let file = Watched::open(path, PAGE_BYTES, |bytes| Ok(bytes.to_vec()))?;
+                    let file = Arc::new(file);
+                    known.insert(path.to_owned(), Arc::clone(&file));
+                    file
+                }
             };
             Ok(Page {
                 file,
                 content_type: content_type(path),
             })
         };
+        let maintenance = site.maintenance_page.as_deref();
+        let maintenance = maintenance.map(&mut open).transpose()?;
         let by_status = site.error_pages.iter();
         let by_status = by_status.map(|(status, path)| Ok((*status, open(path)?)));
         Ok(Self {
             flag: site.maintenance_flag.as_deref().map(Flag::new),
-            maintenance: site.maintenance_page.as_deref().map(open).transpose()?,
+            maintenance,
             by_status: by_status.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The files, with their paths.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (PathBuf, Arc<Watched<Vec<u8>>>)> {
+        let by_status = self.by_status.iter().map(|(_, page)| page);
+        let all = by_status.chain(&self.maintenance);
+        all.map(|page| (page.file.path().to_owned(), Arc::clone(&page.file)))
     }
 
     /// Whether the site is in maintenance.
     pub(crate) fn are_closed(&self, now: Instant) -> bool {
         self.flag.as_ref().is_some_and(|flag| flag.is_up(now))
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Page> {
-        let by_status = self.by_status.iter().map(|(_, page)| page);
-        by_status.chain(&self.maintenance)
     }
 
     /// The one for a status. That of maintenance is also for other times in which there is no service.

@@ -6,7 +6,7 @@
 //! **Invariants**: to build one changes nothing of what it has in common with the one before, so that it may fail until
 //! it is swapped in; [`Snapshot::set_limits`] and [`Snapshot::retire`] are for the moment of that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -18,8 +18,8 @@ use regex::bytes::Regex;
 use super::StartError;
 use super::admission::Allowance;
 use super::files::SiteFiles;
-use super::guard::AuthRule;
-use super::pages::SitePages;
+use super::guard::{AuthRule, UsersFiles};
+use super::pages::{PageFiles, SitePages};
 use super::route;
 use super::shared::Shared;
 use crate::backend::directory::Servers;
@@ -44,6 +44,8 @@ pub(crate) struct Snapshot {
     pub(crate) sticky: Regex,
     /// Every request looks here. Nobody from outside can add names, so no hash has to withstand anybody.
     names: BTreeMap<String, usize>,
+    /// Sites by the name that they have in logs.
+    logged: HashMap<String, usize>,
 }
 
 /// What a snapshot is made of besides its configuration.
@@ -54,9 +56,15 @@ pub(crate) struct Parts<'a> {
     /// For deadlines of servers.
     pub(crate) alarm: &'a Arc<Alarm>,
     /// Those of all dial-in addresses.
-    pub(crate) pools: &'a [(Address, Arc<Pool>)],
+    pub(crate) pools: &'a HashMap<Address, Arc<Pool>>,
     /// The snapshot from which everything that has not changed is taken over.
     pub(crate) before: Option<&'a Snapshot>,
+}
+
+/// Files that were read already, by path.
+struct FilesRead {
+    users: UsersFiles,
+    pages: PageFiles,
 }
 
 /// A snapshot as a worker and its requests hold it. The outer count is the worker's own, so that workers do not pass one
@@ -142,12 +150,23 @@ impl Snapshot {
             logs.insert(wanted.clone(), Arc::clone(&open));
             Ok(Some(open))
         };
+        let mut logged = HashMap::new();
+        for (index, site) in config.sites.iter().enumerate() {
+            logged.entry(site.name.clone()).or_insert(index);
+        }
+        let old = || parts.before.iter().flat_map(|before| &before.sites);
+        let mut read = FilesRead {
+            users: old()
+                .flat_map(|site| site.guards.iter().map(AuthRule::file))
+                .collect(),
+            pages: old().flat_map(|site| site.pages.files()).collect(),
+        };
         let mut sites = Vec::new();
         for settings in &config.sites {
             let access_log = log(&settings.access_log)?;
-            let mut site = Site::new(settings.clone(), access_log, parts)?;
-            let is_named = |name: &String| config.sites.iter().position(|site| site.name == *name);
-            site.backup = settings.backup.as_ref().and_then(is_named);
+            let mut site = Site::new(settings.clone(), access_log, parts, &mut read)?;
+            let named = |name| logged.get(name).copied();
+            site.backup = settings.backup.as_ref().and_then(named);
             sites.push(site);
         }
         let names =
@@ -156,6 +175,7 @@ impl Snapshot {
             });
         Ok(Self {
             names: names.collect(),
+            logged,
             default: config.sites.iter().position(|site| site.default),
             sticky: route::sticky(),
             access_log: log(&config.access_log)?,
@@ -186,7 +206,7 @@ impl Snapshot {
 
     /// The site that has this name in logs.
     fn named(&self, name: &str) -> Option<&Site> {
-        self.sites.iter().find(|site| site.settings.name == name)
+        self.sites.get(*self.logged.get(name)?)
     }
 
     /// The files of the site that has this name in logs.
@@ -201,8 +221,9 @@ impl Snapshot {
             site.files.retire(next.files_of(&site.settings.name));
         }
         let logs = next.access_logs();
+        let kept: HashSet<_> = logs.iter().map(|(_, log)| Arc::as_ptr(log)).collect();
         for (_, log) in self.access_logs() {
-            if !logs.iter().any(|(_, kept)| Arc::ptr_eq(kept, &log)) {
+            if !kept.contains(&Arc::as_ptr(&log)) {
                 log.retire();
             }
         }
@@ -214,9 +235,10 @@ impl Snapshot {
         let sites = self.sites.iter();
         let sites = sites.map(|site| (&site.settings.access_log, &site.access_log));
         let mut logs: Vec<(config::AccessLog, Arc<AccessLog>)> = Vec::new();
+        let mut known = HashSet::new();
         for pair in sites.chain([server]) {
             if let (Some(settings), Some(log)) = pair
-                && !logs.iter().any(|(known, _)| known == settings)
+                && known.insert(settings)
             {
                 logs.push((settings.clone(), Arc::clone(log)));
             }
@@ -250,14 +272,14 @@ impl Site {
         settings: config::Site,
         access_log: Option<Arc<AccessLog>>,
         parts: &Parts<'_>,
+        read: &mut FilesRead,
     ) -> Result<Self, StartError> {
         let before = parts.before;
         let known = before.and_then(|before| before.named(&settings.name));
         let mut filtered = Vec::new();
         let mut plain = Vec::new();
         for outgoing in &settings.outgoing {
-            let mut pools = parts.pools.iter();
-            let Some((_, pool)) = pools.find(|(address, _)| *address == outgoing.to) else {
+            let Some(pool) = parts.pools.get(&outgoing.to) else {
                 continue;
             };
             let pool = Arc::clone(pool);
@@ -276,8 +298,8 @@ impl Site {
         let new_line = || Arc::new(Waiting::new(Arc::clone(parts.waiting)));
         let tunnels = known.map(|site| Arc::clone(&site.tunnels));
         Ok(Self {
-            guards: AuthRule::all(&settings, before)?,
-            pages: SitePages::new(&settings, before)?,
+            guards: AuthRule::all(&settings, &mut read.users)?,
+            pages: SitePages::new(&settings, &mut read.pages)?,
             files: SiteFiles::new(&settings, before),
             keys: accepted_keys(&settings),
             waiting: waiting.unwrap_or_else(new_line),

@@ -1,0 +1,304 @@
+//! The idle backends of a pool, by key and in the order in which they became idle.
+//!
+//! To add one, to take the newest or the oldest, and to remove one that hung up takes the same time however many there are:
+//! they are in doubly linked lists, one for each key. To find one by its id takes a walk through the list of its key.
+//!
+//! **Invariants**: a backend is in the list of its own key, and its [`Place`] says in which cell; the owner's lock guards
+//! both.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::pool::Backend;
+use crate::config::Order;
+
+/// In which cell of its pool a backend is.
+#[derive(Debug)]
+pub(super) struct Place(AtomicUsize);
+
+#[derive(Debug)]
+pub(super) struct Idle {
+    cells: Vec<Cell>,
+    /// The first cell that is free; `after` leads to the next.
+    free: usize,
+    lists: BTreeMap<Box<[u8]>, List>,
+    count: usize,
+    /// How many were added so far.
+    added: u64,
+}
+
+#[derive(Debug)]
+struct Cell {
+    /// `None`: the cell is free.
+    backend: Option<Backend>,
+    /// The backend is the so-manyth that was added.
+    number: u64,
+    before: usize,
+    after: usize,
+}
+
+/// Backends of one key.
+#[derive(Debug)]
+struct List {
+    oldest: usize,
+    newest: usize,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self(AtomicUsize::new(NONE))
+    }
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Self {
+            cells: Vec::new(),
+            free: NONE,
+            lists: BTreeMap::new(),
+            count: 0,
+            added: 0,
+        }
+    }
+}
+
+impl Idle {
+    /// How many there are.
+    pub(super) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Adds one, as the newest.
+    pub(super) fn push(&mut self, backend: Backend) {
+        if self.free == NONE {
+            self.free = self.cells.len();
+            self.cells.push(Cell {
+                backend: None,
+                number: 0,
+                before: NONE,
+                after: NONE,
+            });
+        }
+        let index = self.free;
+        self.free = self.cells[index].after;
+        self.count += 1;
+        self.added += 1;
+        let list = match self.lists.get_mut(&backend.key) {
+            Some(list) => list,
+            None => self.lists.entry(backend.key.clone()).or_insert(List {
+                oldest: NONE,
+                newest: NONE,
+            }),
+        };
+        let before = list.newest;
+        list.newest = index;
+        match before {
+            NONE => list.oldest = index,
+            before => self.cells[before].after = index,
+        }
+        backend
+            .registration
+            .place()
+            .0
+            .store(index, Ordering::Relaxed);
+        self.cells[index] = Cell {
+            backend: Some(backend),
+            number: self.added,
+            before,
+            after: NONE,
+        };
+    }
+
+    /// Takes the newest or the oldest one with one of these keys, and this id if there is one.
+    pub(super) fn take(
+        &mut self,
+        keys: &[Box<[u8]>],
+        id: Option<&[u8]>,
+        order: Order,
+    ) -> Option<Backend> {
+        let found = keys.iter().filter_map(|key| {
+            let list = self.lists.get(key)?;
+            let mut index = match order {
+                Order::Newest => list.newest,
+                Order::Oldest => list.oldest,
+            };
+            loop {
+                let cell = self.cells.get(index)?;
+                let backend = cell.backend.as_ref()?;
+                if id.is_none_or(|id| backend.id.as_bytes() == id) {
+                    return Some((cell.number, index));
+                }
+                index = match order {
+                    Order::Newest => cell.before,
+                    Order::Oldest => cell.after,
+                };
+            }
+        });
+        let (_, index) = match order {
+            Order::Newest => found.max(),
+            Order::Oldest => found.min(),
+        }?;
+        self.remove(index)
+    }
+
+    /// Takes the one with this place; `None`: it is not idle now.
+    pub(super) fn take_at(&mut self, place: &Place) -> Option<Backend> {
+        self.remove(place.0.load(Ordering::Relaxed))
+    }
+
+    /// Takes all with other keys than these.
+    pub(super) fn take_others(&mut self, keys: &[Box<[u8]>]) -> Vec<Backend> {
+        let lists = self.lists.extract_if(.., |key, _| !keys.contains(key));
+        let mut taken = Vec::new();
+        let indices: Vec<_> = lists.map(|(_, list)| list.oldest).collect();
+        for mut index in indices {
+            while index != NONE {
+                let next = self.cells[index].after;
+                taken.extend(self.remove(index));
+                index = next;
+            }
+        }
+        taken
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Backend> {
+        let cell = self.cells.get_mut(index)?;
+        let backend = cell.backend.take()?;
+        backend
+            .registration
+            .place()
+            .0
+            .store(NONE, Ordering::Relaxed);
+        let (before, after) = (cell.before, cell.after);
+        cell.after = self.free;
+        self.free = index;
+        self.count -= 1;
+        if before != NONE {
+            self.cells[before].after = after;
+        }
+        if after != NONE {
+            self.cells[after].before = before;
+        }
+        if let Some(list) = self.lists.get_mut(&backend.key) {
+            if list.oldest == index {
+                list.oldest = after;
+            }
+            if list.newest == index {
+                list.newest = before;
+            }
+        }
+        Some(backend)
+    }
+}
+
+/// In place of the number of a cell.
+const NONE: usize = usize::MAX;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backend::dial_in::Registration;
+    use crate::backend::pool::Pool;
+    use crate::backend::preamble::Id;
+    use crate::net::conn::Conn;
+    use crate::net::stream::{Peer, Stream};
+    use crate::stats::Stats;
+
+    fn backend(pool: &Arc<Pool>, id: usize, key: &str) -> Backend {
+        let (own, _) = UnixStream::pair().unwrap();
+        Backend {
+            pool: Arc::clone(pool),
+            conn: Conn::plain(Stream::from(std::os::fd::OwnedFd::from(own))),
+            id: Id::new(id.to_string().as_bytes()).unwrap(),
+            key: key.as_bytes().into(),
+            peer: Peer::Unix,
+            registration: Registration::test(pool),
+        }
+    }
+
+    /// Does what comes to a random mind, and the same with a plain list in order of age.
+    #[test]
+    fn it_does_what_a_plain_list_does() {
+        let pool = Arc::new(Pool::new("test".to_owned(), Arc::new(Stats::new())));
+        let all_keys = ["", "a", "b"];
+        let mut idle = Idle::default();
+        let mut list: Vec<(usize, &str)> = Vec::new();
+        let mut random = 1_u64;
+        let mut below = |most: usize| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) as usize % most
+        };
+        for number in 0..20_000 {
+            // Phases in which it grows, and in which it becomes empty.
+            let grows = number / 100 % 2 == 0;
+            if below(3) < usize::from(grows) + 1 {
+                // Several may have the same id.
+                let (id, key) = (below(50), all_keys[below(3)]);
+                idle.push(backend(&pool, id, key));
+                list.push((id, key));
+            } else {
+                let keys = &all_keys[below(3)..];
+                let id = (below(2) == 0).then(|| below(50));
+                let order = [Order::Newest, Order::Oldest][below(2)];
+                let fits = |(other, key): &(usize, &str)| {
+                    keys.contains(key) && id.is_none_or(|id| id == *other)
+                };
+                let expected = match order {
+                    Order::Newest => list.iter().rposition(fits),
+                    Order::Oldest => list.iter().position(fits),
+                };
+                let expected = expected.map(|position| list.remove(position));
+                let expected = expected.map(|(id, key)| (id.to_string(), key.as_bytes().into()));
+                let keys: Vec<Box<[u8]>> = keys.iter().map(|key| key.as_bytes().into()).collect();
+                let id = id.map(|id| id.to_string());
+                let taken = idle.take(&keys, id.as_ref().map(String::as_bytes), order);
+                let taken = taken.map(|backend| (backend.id.to_string(), backend.key));
+                assert_eq!(taken, expected);
+            }
+            assert_eq!(idle.len(), list.len());
+        }
+        let mut others = idle.take_others(&["a".as_bytes().into()]);
+        others.extend(idle.take_others(&[]));
+        let mut others: Vec<_> = others.iter().map(|other| other.id.to_string()).collect();
+        let mut expected: Vec<_> = list.iter().map(|(id, _)| id.to_string()).collect();
+        others.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!((others, idle.len()), (expected, 0));
+    }
+
+    #[test]
+    fn one_that_hangs_up_leaves_from_anywhere() {
+        let pool = Arc::new(Pool::new("test".to_owned(), Arc::new(Stats::new())));
+        pool.set_keys(Arc::new([Box::default()]));
+        let mut all: Vec<_> = (0..5)
+            .map(|id| {
+                let backend = backend(&pool, id, "");
+                let hang_up = backend.registration.hang_up();
+                pool.offer(backend);
+                hang_up
+            })
+            .collect();
+        for (position, left) in [(2, 4), (0, 3), (2, 2)] {
+            let hang_up = all.remove(position);
+            hang_up();
+            // Once more changes nothing.
+            hang_up();
+            assert_eq!(pool.idle(), left);
+        }
+        // A new one takes a free cell, which is not that of the old one any more.
+        pool.offer(backend(&pool, 5, ""));
+        assert_eq!(pool.idle(), 3);
+        // One that hung up before it came back does not become idle.
+        let late = backend(&pool, 6, "");
+        late.registration.hang_up()();
+        pool.offer(late);
+        assert_eq!(pool.idle(), 3);
+        pool.shut(crate::stats::Close::Draining);
+        assert_eq!(pool.idle(), 0);
+    }
+}
