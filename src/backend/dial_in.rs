@@ -36,7 +36,7 @@ use parking_lot::Mutex;
 use self::newcomers::{Newcomer, Newcomers, Surplus};
 use super::idle::Place;
 use super::pool::{Backend, Pool};
-use super::preamble::{self, Fault, Reading};
+use super::preamble::{self, Fault, Id, Reading};
 use crate::budget::{Budget, Charge};
 use crate::net::conn::Conn;
 use crate::net::listener::{Listener, reason};
@@ -127,11 +127,30 @@ pub struct Registration {
     _descriptor: Charge,
 }
 
+/// A backend that is connected, idle or not.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// A number that no other backend of this server has or had.
+    pub number: u64,
+    /// The dial-in address, as it is configured.
+    pub address: String,
+    /// The id that it sent; not unique.
+    pub id: Id,
+    /// Where it dialled in from.
+    pub peer: Peer,
+    /// How many responses it has sent to their end.
+    pub responses: u64,
+}
+
 /// What the thread knows of a backend that is connected.
 #[derive(Debug)]
 struct Open {
     number: u64,
     pool: Arc<Pool>,
+    id: Id,
+    peer: Peer,
+    /// Responses that were read to their end. Only the owner of the backend adds to it.
+    responses: AtomicU64,
     /// It hung up.
     gone: AtomicBool,
     /// Where it is in the pool while it is idle.
@@ -179,7 +198,8 @@ impl Registration {
         let budget = Arc::new(Budget::new(2));
         let charge = || budget.charge(1).expect("there are two");
         let charges = (charge(), charge());
-        Connections::enter(&Arc::default(), 0, pool, charges)
+        let id = Id::new(b"0123456789ab").expect("the length of an id");
+        Connections::enter(&Arc::default(), 0, pool, (id, Peer::Unix), charges)
     }
 }
 
@@ -188,11 +208,15 @@ impl Connections {
         self: &Arc<Self>,
         number: u64,
         pool: &Arc<Pool>,
+        (id, peer): (Id, Peer),
         (here, descriptor): (Charge, Charge),
     ) -> Registration {
         let open = Arc::new(Open {
             number,
             pool: Arc::clone(pool),
+            id,
+            peer,
+            responses: AtomicU64::new(0),
             gone: AtomicBool::new(false),
             place: Place::default(),
         });
@@ -210,6 +234,13 @@ impl Registration {
     /// Whether the connection hung up.
     pub fn is_gone(&self) -> bool {
         self.open.gone.load(Ordering::SeqCst)
+    }
+
+    /// Counts a response that was read to its end. For the owner of the backend, who alone adds to it: a load and a store do.
+    pub(super) fn count_response(&self) {
+        let responses = &self.open.responses;
+        let count = responses.load(Ordering::Relaxed);
+        responses.store(count + 1, Ordering::Relaxed);
     }
 
     /// Where the backend is in its pool.
@@ -266,6 +297,20 @@ impl Control {
         self.send(Command::Remove(numbers, reason, done));
         // Never a message: this ends when the thread has dropped the other side, or is gone.
         let _ = wait.recv();
+    }
+
+    /// The backends that are connected now, in the order in which they came.
+    pub fn connected(&self) -> Vec<Connected> {
+        let mut open: Vec<_> = self.connections.0.lock().values().cloned().collect();
+        open.sort_unstable_by_key(|open| open.number);
+        let connected = open.iter().map(|open| Connected {
+            number: open.number,
+            address: open.pool.name().to_owned(),
+            id: open.id,
+            peer: open.peer,
+            responses: open.responses.load(Ordering::Relaxed),
+        });
+        connected.collect()
     }
 
     /// Ends the thread.
@@ -563,7 +608,8 @@ impl DialIn {
         conn.stream().send_at_once();
         conn.stream().watch_peer(terms.lock().backend);
         let pool = &dial.pool;
-        let registration = self.control.connections.enter(number, pool, charges);
+        let connections = &self.control.connections;
+        let registration = connections.enter(number, pool, (preamble.id, peer), charges);
         // From now on only the hang-up is of interest, and only once.
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         let mut event = EpollEvent::new(flags, number);

@@ -370,6 +370,7 @@ impl Lease {
     /// The exchange is over and its response was read to its end: the next one may begin.
     pub fn finish(mut self) {
         if let Some(backend) = self.backend.take() {
+            backend.registration.count_response();
             // The backend takes its pool along, so the pool is held on to until it is in.
             let pool = Arc::clone(&backend.pool);
             pool.offer(backend);

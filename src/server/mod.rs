@@ -49,7 +49,7 @@ use std::{fmt, io, mem};
 use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
-use crate::backend::dial_in::{Control, DialIn};
+use crate::backend::dial_in::{Connected, Control, DialIn};
 use crate::budget::Budget;
 use crate::config::{Address, Config};
 use crate::content::watched::FileError;
@@ -262,6 +262,11 @@ impl Server {
         let snapshot = self.shared.snapshot();
         let kept: usize = snapshot.servers().map(|servers| servers.idle()).sum();
         (dialled + kept, self.shared.waiting.load(Ordering::Relaxed))
+    }
+
+    /// The backends that are dialled in now, in the order in which they came.
+    pub fn connected(&self) -> Vec<Connected> {
+        self.control.connected()
     }
 
     /// Bytes that are charged to `limits.memory` now, and to `limits.spool`.
