@@ -1,19 +1,17 @@
-//! The library in a program of one's own, and the demonstration, which is one.
+//! The library in a program of one's own.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use swiftiply::Server;
+use swiftiply::backend::dial_in::Connected;
 use swiftiply::client::{Client, Reply};
 use swiftiply::config::{Config, Overrides};
 use swiftiply::stats::{self, Close};
 
-use crate::common::proxy::program;
-use crate::common::{Backend, PATIENCE, Running, Visitor, embedded, first, wait_until};
+use crate::common::{Backend, PATIENCE, Visitor, embedded, first, wait_until};
 
 fn config(map: &str) -> Config {
     let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 4\nmap: {map}");
@@ -29,7 +27,9 @@ fn a_server_and_its_clients_in_one_program() {
     let server = Server::start(config(map)).unwrap();
     let visitors = first(&server.visitors());
     let dial_in = server.backends()[0].to_string();
+    assert!(server.connected().is_empty());
     let client = Client::new(dial_in.parse().unwrap()).key("secret").unwrap();
+    let client = client.id(*b"0123456789ab");
     let stopper = client.stopper();
     let thread = thread::spawn(move || {
         client.serve(|request| match request.head.target.path() {
@@ -63,6 +63,11 @@ fn a_server_and_its_clients_in_one_program() {
         (2, 1, 1)
     );
     assert_eq!((server.open(), server.queues()), (1, (1, 0)));
+    let connected = server.connected();
+    assert_eq!(connected.len(), 1, "{connected:?}");
+    let Connected { id, responses, .. } = &connected[0];
+    assert_eq!((id.to_string().as_str(), *responses), ("0123456789ab", 3));
+    assert_eq!(connected[0].address, "127.0.0.1:0");
     // What cannot be had changes nothing.
     let taken = config(&format!("[{{incoming: test, outgoing: '{visitors}'}}]"));
     let error = server.reload(taken).unwrap_err().to_string();
@@ -87,6 +92,7 @@ fn a_server_and_its_clients_in_one_program() {
     stopper.stop();
     thread.join().unwrap();
     wait_until("the backend's close", || server.queues() == (0, 0));
+    assert!(server.connected().is_empty());
     assert!(server.drain(Duration::from_secs(60)));
     assert!(TcpStream::connect(visitors).is_err());
 }
@@ -166,38 +172,6 @@ fn a_client_dials_again_when_the_server_comes_back() {
     stopper.stop();
     thread.join().unwrap();
     assert!(server.drain(Duration::from_secs(60)));
-}
-
-#[test]
-fn the_demonstration_answers_at_once_and_in_turns() {
-    let since = Instant::now();
-    let child = program()
-        .args(["--demo", "--cluster-port", "0", "--backend-port", "0"])
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut demo = Running(child.unwrap());
-    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines();
-    let ready = lines.next().unwrap().unwrap();
-    let rest = ready.strip_prefix("ready: visitors ").unwrap();
-    let address = rest.split(';').next().unwrap().parse().unwrap();
-    let mut visitor = Visitor::connect(address);
-    let texts: Vec<_> = (0..4).map(|_| visitor.get("/plain").text()).collect();
-    eprintln!("answered after {:?}", since.elapsed());
-    for name in ["application one, answer 1\n", "application two, answer 1\n"] {
-        assert!(texts.iter().any(|text| text == name), "{texts:?}");
-    }
-    let page = visitor.get("/");
-    assert_eq!(page.field("Content-Type"), Some("text/html; charset=utf-8"));
-    assert!(page.text().contains("X-Forwarded-For"), "{}", page.text());
-    let printed: Vec<_> = lines.by_ref().take(4).flatten().collect();
-    assert!(
-        printed
-            .iter()
-            .any(|line| line.contains("thin start --swiftiply")),
-        "{printed:?}"
-    );
-    demo.signal(Signal::SIGINT);
-    assert_eq!(demo.wait().code(), Some(0));
 }
 
 #[test]

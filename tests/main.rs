@@ -5,6 +5,7 @@ mod auth;
 mod budgets;
 mod common;
 mod corpus;
+mod demo;
 mod dial_in;
 mod dial_in_tls;
 mod embedding;

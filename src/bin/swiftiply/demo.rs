@@ -1,69 +1,108 @@
-//! `--demo`: a server with two applications built in, which really dial in over TCP.
+//! `--demo`: a server, a page that shows which processes are connected to it, and two such processes.
+//!
+//! The two are processes of this program, so that they can be killed like any other: it starts itself with `--demo` and
+//! [`APPLICATION`] in the environment. The page is an application, too, at an address of its own, so that it takes no turn
+//! of theirs. What it shows is [`Server::connected`], which no other server publishes.
+//!
+//! | thread | does |
+//! |---|---|
+//! | main | starts all; waits for the signal to stop |
+//! | `page` | answers requests for the page |
+//! | one for each process | waits for its end |
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::program::control::{Control, Message};
+use serde_json::json;
 use swiftiply::Server;
 use swiftiply::client::{Client, Reply, Request};
-use swiftiply::config::{Config, Overrides};
+use swiftiply::config::{Address, Config, Overrides};
 use swiftiply::http::head::Method;
 use swiftiply::process;
 
-/// Serves the demonstration until a signal ends it.
+/// Serves the demonstration until a signal ends it; or is one of its processes.
 ///
 /// # Errors
 /// What could not be had, in a sentence.
 pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
-    let visitors = overrides.cluster_port.unwrap_or(8080);
-    let dial_in = overrides.backend_port.unwrap_or(30000);
-    let config = configuration(visitors, dial_in, overrides)?;
+    if let Ok(address) = std::env::var(APPLICATION) {
+        return be_application(&address);
+    }
+    let socket = std::env::temp_dir().join(format!("swiftiply-demo-{}.sock", std::process::id()));
+    let config = configuration(&socket, overrides)?;
     let control = Control::new(&[])?;
     // Best effort: a demonstration does with what there is.
     let _ = process::raise_descriptors(None);
     let server = Server::start(config).map_err(|error| {
         format!("{error}\nOther ports: swiftiply --demo --cluster-port 8081 --backend-port 30001")
     })?;
-    let (front, dial) = (&server.visitors()[0], &server.backends()[0]);
-    let address: swiftiply::config::Address = dial
-        .to_string()
-        .parse()
-        .map_err(|_| "no address".to_owned())?;
-    let mut stoppers = Vec::new();
-    let mut threads = Vec::new();
-    for (name, id) in [("one", b"demo00000one"), ("two", b"demo00000two")] {
-        let client = Client::new(address.clone()).id(*id);
-        stoppers.push(client.stopper());
-        threads.push(thread::spawn(move || {
-            let answered = AtomicU64::new(0);
-            client.serve(|request| answer(request, name, &answered));
-        }));
-    }
-    println!("ready: visitors {front}; backends {dial}");
-    println!("Open http://{front}/ and reload it: two applications take turns to answer.");
-    println!("Dial in one of your own:");
-    let (host, port) = dial.to_string().rsplit_once(':').map_or_else(
-        || (String::new(), String::new()),
-        |(host, port)| (host.to_owned(), port.to_owned()),
+    let server = Arc::new(server);
+    let address = server.visitors()[0].to_string();
+    // The first one is that of the page.
+    let dial_in = server.backends()[1].to_string();
+    let processes = Processes::start(&dial_in)?;
+    let commands = commands(&dial_in);
+    let page = Page {
+        html: PAGE
+            .replace("{address}", &escape(&address))
+            .replace("{commands}", &escape(&commands.join("\n")))
+            .replace("{kill}", &escape(&processes.kill().join("\n"))),
+        server: Arc::downgrade(&server),
+        socket: format!("unix:{}", socket.display()),
+    };
+    let client = Client::new(Address::Unix(socket)).id(*b"demo----page");
+    let stopper = client.stopper();
+    let page_thread = thread::Builder::new().name("page".to_owned());
+    let page_thread = page_thread
+        .spawn(move || client.serve(|request| page.answer(request)))
+        .map_err(|error| format!("thread: {error}"))?;
+    let text = format!(
+        "ready: visitors {address}; backends {dial_in}\n\
+         Open http://{address}/ to see which processes are connected. Two are built in.\n\
+         Connect another one, in another terminal, in the directory of swiftiply's source:\n\
+         \x20   {}\n\
+         End one with Ctrl-C in its terminal; those that are built in end with\n\
+         \x20   {}\n\
+         Stop the demonstration with Ctrl-C.\n",
+        commands.join("\n    "),
+        processes.kill().join("\n    "),
     );
-    println!("    thin start --swiftiply --address {host} --port {port} -R config.ru");
-    println!("Stop with Ctrl-C.");
+    // The demonstration goes on if nobody reads this.
+    let _ = io::stdout().write_all(text.as_bytes());
     while control.wait() != Message::Stop {}
-    stoppers.iter().for_each(swiftiply::client::Stopper::stop);
-    for thread in threads {
-        let _ = thread.join();
+    stopper.stop();
+    let _ = page_thread.join();
+    processes.stop();
+    // The page's handle was weak, so this is the last one.
+    if let Some(server) = Arc::into_inner(server) {
+        server.drain(Duration::from_secs(1));
     }
-    server.drain(std::time::Duration::from_secs(1));
     Ok(())
 }
 
-fn configuration(visitors: u16, dial_in: u16, overrides: &Overrides) -> Result<Config, String> {
+/// A site whose page dials in at the socket and whose processes dial in over TCP.
+fn configuration(socket: &Path, overrides: &Overrides) -> Result<Config, String> {
+    let visitors = overrides.cluster_port.unwrap_or(8080);
+    let dial_in = overrides.backend_port.unwrap_or(30000);
+    let socket = json!(format!("unix:{}", socket.display()));
     let yaml = format!(
-        "cluster_address: 127.0.0.1\n\
-         cluster_port: {visitors}\n\
-         workers: 16\n\
-         map:\n\
-         \x20 - {{incoming: localhost, default: true, outgoing: '127.0.0.1:{dial_in}', order: oldest}}\n"
+        r"
+cluster_address: 127.0.0.1
+cluster_port: {visitors}
+map:
+  - incoming: localhost
+    default: true
+    order: oldest
+    outgoing:
+      - {{to: {socket}, mode: '0600', match: '^/$|^/demo/|^/favicon\.ico$'}}
+      - '127.0.0.1:{dial_in}'
+"
     );
     let overrides = Overrides {
         cluster_address: overrides.cluster_address.clone(),
@@ -75,43 +114,146 @@ fn configuration(visitors: u16, dial_in: u16, overrides: &Overrides) -> Result<C
     }
 }
 
-fn answer(request: &Request, name: &str, answered: &AtomicU64) -> Reply {
-    let count = answered.fetch_add(1, Ordering::Relaxed) + 1;
-    match request.head.target.path() {
-        "/" if matches!(request.head.method, Method::Get | Method::Head) => Reply::new(
-            200,
-            "text/html; charset=utf-8",
-            page(request, name, count).into_bytes(),
-        ),
-        "/plain" => Reply::text(200, &format!("application {name}, answer {count}\n")),
-        _ => Reply::text(
-            404,
-            "The demonstration has one page, /, and its text, /plain.\n",
-        ),
+/// The commands that connect further processes.
+fn commands(dial_in: &str) -> Vec<String> {
+    let (host, port) = dial_in.rsplit_once(':').unwrap_or((dial_in, ""));
+    vec![
+        format!("thin start --swiftiply --address {host} --port {port} -R conf/demo/config.ru"),
+        format!("python3 conf/demo/app.py {dial_in}"),
+        format!("node conf/demo/app.js {dial_in}"),
+    ]
+}
+
+/// The processes that are built in.
+struct Processes {
+    ids: Vec<u32>,
+    /// Each ends when its own is closed, also if we are killed.
+    inputs: Vec<ChildStdin>,
+    threads: Vec<JoinHandle<()>>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Processes {
+    fn start(dial_in: &str) -> Result<Self, String> {
+        let mut processes = Self {
+            ids: Vec::new(),
+            inputs: Vec::new(),
+            threads: Vec::new(),
+            stopping: Arc::default(),
+        };
+        for _ in 0..2 {
+            let error = |error: io::Error| format!("a process of the demonstration: {error}");
+            let program = std::env::current_exe().map_err(error)?;
+            let mut command = Command::new(program);
+            command.arg("--demo").env(APPLICATION, dial_in);
+            command.stdin(Stdio::piped()).stdout(Stdio::null());
+            let mut child = command.spawn().map_err(error)?;
+            processes.ids.push(child.id());
+            processes.inputs.extend(child.stdin.take());
+            let stopping = Arc::clone(&processes.stopping);
+            processes.threads.push(thread::spawn(move || {
+                let id = child.id();
+                if let Ok(status) = child.wait()
+                    && !stopping.load(Ordering::Relaxed)
+                {
+                    let _ = writeln!(io::stdout(), "process {id} has ended: {status}");
+                }
+            }));
+        }
+        Ok(processes)
+    }
+
+    /// The commands that end them.
+    fn kill(&self) -> Vec<String> {
+        self.ids.iter().map(|id| format!("kill {id}")).collect()
+    }
+
+    fn stop(self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        drop(self.inputs);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
     }
 }
 
-fn page(request: &Request, name: &str, count: u64) -> String {
-    let mut fields = String::new();
-    for (field, value) in request.head.headers.iter() {
-        let value = escape(&String::from_utf8_lossy(value));
-        fields.push_str(&format!(
-            "<tr><th>{}</th><td>{value}</td></tr>\n",
-            escape(field)
-        ));
+/// Is one of the processes, until its standard input ends.
+fn be_application(address: &str) -> Result<(), String> {
+    let address: Address = address
+        .parse()
+        .map_err(|_| format!("{APPLICATION}: {address}"))?;
+    let id = format!("demo{:08}", std::process::id());
+    let id: [u8; 12] = id
+        .into_bytes()
+        .try_into()
+        .map_err(|_| "the process id is too long")?;
+    let client = Client::new(address).id(id);
+    let stopper = client.stopper();
+    thread::spawn(move || {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        stopper.stop();
+    });
+    let text = format!(
+        "hello from the demonstration, process {}\n",
+        std::process::id()
+    );
+    client.serve(|_| Reply::text(200, &text));
+    Ok(())
+}
+
+/// The application that answers requests for the page.
+struct Page {
+    html: String,
+    /// Weak, since it ends before the server does.
+    server: Weak<Server>,
+    /// Where it dials in itself.
+    socket: String,
+}
+
+impl Page {
+    fn answer(&self, request: &Request) -> Reply {
+        if !matches!(request.head.method, Method::Get | Method::Head) {
+            let mut reply = Reply::text(405, "The demonstration's page can be read only.\n");
+            reply.head.headers.push("Allow", b"GET, HEAD");
+            return reply;
+        }
+        let (media_type, body) = match request.head.target.path() {
+            "/" => ("text/html; charset=utf-8", self.html.clone()),
+            "/demo/page.css" => ("text/css; charset=utf-8", STYLE.to_owned()),
+            "/demo/page.js" => ("text/javascript; charset=utf-8", SCRIPT.to_owned()),
+            "/demo/processes" => ("application/json", self.processes()),
+            "/favicon.ico" => ("image/svg+xml", ICON.to_owned()),
+            _ => return Reply::text(404, "The demonstration has no such page.\n"),
+        };
+        let mut reply = Reply::new(200, media_type, body.into_bytes());
+        for (name, value) in [
+            ("Cache-Control", "no-store"),
+            ("Content-Security-Policy", POLICY),
+            ("X-Content-Type-Options", "nosniff"),
+        ] {
+            reply.head.headers.push(name, value.as_bytes());
+        }
+        reply
     }
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>swiftiply</title>\n\
-         <style>body{{font:1.1em/1.5 sans-serif;max-width:46em;margin:3em auto;padding:0 1em}}\n\
-         .{name}{{background:{};padding:.5em 1em;border-radius:.4em}}\n\
-         th{{text-align:left;padding-right:1em;vertical-align:top}}td{{word-break:break-all}}</style></head>\n\
-         <body><h1>swiftiply</h1>\n\
-         <p class=\"{name}\">Application <b>{name}</b> answered; it is its answer number {count}.</p>\n\
-         <p>Reload the page, and the other one answers. Both have dialled in over TCP; the server knows of them\n\
-         because they are connected, not because a file says so.</p>\n\
-         <p>What the application was told about this request:</p>\n<table>\n{fields}</table></body>\n</html>\n",
-        if name == "one" { "#dcebff" } else { "#ffe9d6" }
-    )
+
+    /// The processes that are connected, and how many requests wait for one.
+    fn processes(&self) -> String {
+        let Some(server) = self.server.upgrade() else {
+            return "{}".to_owned();
+        };
+        let connected = server.connected().into_iter();
+        let processes = connected.filter(|process| process.address != self.socket);
+        let processes = processes.map(|process| {
+            json!({
+                "number": process.number,
+                "id": process.id.to_string(),
+                "from": process.peer.to_string(),
+                "responses": process.responses,
+            })
+        });
+        let processes: Vec<_> = processes.collect();
+        json!({"processes": processes, "waiting": server.queues().1}).to_string()
+    }
 }
 
 fn escape(text: &str) -> String {
@@ -119,3 +261,14 @@ fn escape(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
+
+/// The variable that makes the program one of the processes: the address at which to dial in.
+const APPLICATION: &str = "SWIFTIPLY_DEMO_APPLICATION";
+
+const PAGE: &str = include_str!("demo/page.html");
+const STYLE: &str = include_str!("demo/page.css");
+const SCRIPT: &str = include_str!("demo/page.js");
+const ICON: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1 1\"><rect width=\"1\" height=\"1\" fill=\"#246\"/></svg>";
+/// Only what comes from here, and nothing within the page itself.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

@@ -85,7 +85,7 @@ const CHOICES: &[Choice] = &[
         "",
         "demo",
         "",
-        "serve a page on http://127.0.0.1:8080/ with two applications built in",
+        "serve a page on http://127.0.0.1:8080/ that shows which processes are connected",
     ),
     Choice("v", "version", "", "print the version and exit"),
     Choice("h", "help", "", "print this and exit"),

@@ -1,0 +1,91 @@
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const INTERVAL = 500;
+// A browser opens six connections to a server. Two are left for the list.
+const AT_ONCE = 4;
+
+/** Responses of each process, by its number, when it was last looked at. */
+let known = new Map();
+/** Processes that have answered since a button was pressed. */
+let answered = new Set();
+
+function cell(row, text) {
+  row.insertCell().textContent = text;
+}
+
+function show({ processes, waiting }) {
+  const rows = processes.map((process) => {
+    const before = known.get(process.number) ?? 0;
+    if (process.responses > before) answered.add(process.number);
+    const row = document.createElement("tr");
+    if (answered.has(process.number)) row.className = "answered";
+    cell(row, process.id);
+    cell(row, process.from);
+    cell(row, process.responses);
+    return row;
+  });
+  known = new Map(processes.map((process) => [process.number, process.responses]));
+  $("processes").replaceChildren(...rows);
+  const count = processes.length === 1 ? "1 process" : `${processes.length} processes`;
+  const queue = waiting === 1 ? "1 request is" : `${waiting} requests are`;
+  const state = `${count} connected; ${queue} waiting.`;
+  if ($("state").textContent !== state) $("state").textContent = state;
+}
+
+async function update() {
+  try {
+    const response = await fetch("/demo/processes", { cache: "no-store" });
+    show(await response.json());
+  } catch {
+    $("processes").replaceChildren();
+    $("state").textContent = "The server does not answer.";
+  }
+}
+
+async function watch() {
+  if (!document.hidden) await update();
+  setTimeout(watch, INTERVAL);
+}
+
+async function ask(number) {
+  try {
+    const response = await fetch(`/hello?${number}`, { cache: "no-store" });
+    const text = (await response.text()).trim().split("\n", 1)[0].slice(0, 100);
+    return response.ok ? text : `status ${response.status}`;
+  } catch {
+    return "no response";
+  }
+}
+
+/** Sends requests, a few at a time, and tells how many of them had which response. */
+async function send(count) {
+  const buttons = [$("one"), $("fifty")];
+  buttons.forEach((button) => { button.disabled = true; });
+  answered = new Set();
+  const since = performance.now();
+  const responses = new Map();
+  let sent = 0;
+  const asking = Array.from({ length: Math.min(AT_ONCE, count) }, async () => {
+    while (sent < count) {
+      sent += 1;
+      const text = await ask(sent);
+      responses.set(text, (responses.get(text) ?? 0) + 1);
+    }
+  });
+  await Promise.all(asking);
+  const milliseconds = Math.round(performance.now() - since);
+  const lines = [...responses].sort().map(([text, times]) => (count === 1 ? text : `${times} times: ${text}`));
+  lines.push(`${count === 1 ? "1 request" : `${count} requests`} in ${milliseconds} ms`);
+  $("answer").replaceChildren(...lines.map((line) => {
+    const paragraph = document.createElement("p");
+    paragraph.textContent = line;
+    return paragraph;
+  }));
+  buttons.forEach((button) => { button.disabled = false; });
+  await update();
+}
+
+$("one").addEventListener("click", () => send(1));
+$("fifty").addEventListener("click", () => send(50));
+watch();
