@@ -121,7 +121,7 @@
 //! The same test keeps each external crate in the modules that wrap it: `redis` in `backend::directory`, `httparse` in
 //! `http::head`, `base64` in `http::auth`, `bcrypt` and `sha_crypt` in `content::passwords`, `flate2` in `content::gzip`,
 //! `mime_guess` in `content::files`, `rustls` in `net::tls`, `threadpool` in `server`, `tempfile` in `server::collect` and
-//! `relay::spool`, `serde_yaml` in `config`.
+//! `relay::spool`, `serde_yaml` in `config`, `httpdate` in `http::date` and `http::conditional`.
 
 pub mod access;
 pub mod backend;

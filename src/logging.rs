@@ -31,6 +31,7 @@ use simplelog::{ConfigBuilder, SharedLogger, WriteLogger};
 
 use crate::config::{AccessFormat, Config, Level, Logger};
 use crate::escape::{escape, is_plain, is_unsafe};
+use crate::http::date;
 use queue::{Added, Kind, Queue};
 
 /// The loggers of a server and of its sites.
@@ -429,7 +430,7 @@ impl Formatter for Escaping {
 
 /// Apache's combined format, then host, site, backend, the three times in milliseconds, and how it ended.
 fn combined(entry: &Entry<'_>, line: &mut Vec<u8>) {
-    let date = httpdate::fmt_http_date(entry.time.max(SystemTime::UNIX_EPOCH));
+    let date = date::text(entry.time);
     // `Sun, 06 Nov 1994 08:49:37 GMT`, always of this length.
     let (day, month, year, time) = (&date[5..7], &date[8..11], &date[12..16], &date[17..25]);
     let _ = write!(
@@ -490,8 +491,7 @@ fn milliseconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S
 }
 
 fn rfc3339<S: serde::Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
-    let time = (*time).max(SystemTime::UNIX_EPOCH);
-    let date = httpdate::fmt_http_date(time);
+    let date = date::text(*time);
     let month = MONTHS.iter().position(|month| *month == &date[8..11]);
     let (year, day, clock) = (&date[12..16], &date[5..7], &date[17..25]);
     let millis = time

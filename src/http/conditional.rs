@@ -5,10 +5,11 @@
 //! without the file, and [`Conditions::ranges`] which bytes of it are wanted.
 
 use std::ops::Range;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
-use httpdate::{fmt_http_date, parse_http_date};
+use httpdate::parse_http_date;
 
+use super::date;
 use super::encoding::Coding;
 use super::headers::Headers;
 
@@ -94,8 +95,7 @@ impl Validators {
 
     /// The value of Last-Modified.
     pub fn last_modified(&self) -> Option<String> {
-        self.modified
-            .map(|seconds| fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)))
+        self.modified.map(date::of_seconds)
     }
 
     /// Whether what has the same tag, or the same time, is the same, byte for byte.

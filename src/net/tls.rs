@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,6 +20,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
 use rustls::{
     ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore, ServerConfig,
     ServerConnection, SignatureScheme, SupportedCipherSuite,
@@ -143,8 +145,12 @@ impl Tickets {
     /// # Errors
     /// The system gave no random numbers.
     pub fn new() -> io::Result<Self> {
-        let tickets = ring::Ticketer::new().map_err(io::Error::other)?;
-        Ok(Self(tickets))
+        let clock = Clock(SystemTime::now);
+        let tickets = match clock.is_after_1970() {
+            true => OnceLock::from(ring::Ticketer::new().map_err(io::Error::other)?),
+            false => OnceLock::new(),
+        };
+        Ok(Self(Arc::new(Rotating { clock, tickets })))
     }
 }
 
@@ -210,11 +216,12 @@ impl Acceptor {
                     .expect("authorities are not an empty set")
             }
         };
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider knows TLS 1.2 and 1.3")
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(names));
+        let mut config =
+            ServerConfig::builder_with_details(provider, Arc::new(Clock(SystemTime::now)))
+                .with_safe_default_protocol_versions()
+                .expect("the provider knows TLS 1.2 and 1.3")
+                .with_client_cert_verifier(verifier)
+                .with_cert_resolver(Arc::new(names));
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         config.ticketer = Arc::clone(&tickets.0);
         // One is enough for visitors that open one connection after the other; each costs a write and a key.
@@ -257,11 +264,12 @@ impl Connector {
                 provider: Arc::clone(&provider),
             }),
         };
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
+        let builder =
+            ClientConfig::builder_with_details(provider, Arc::new(Clock(SystemTime::now)))
+                .with_safe_default_protocol_versions()
+                .map_err(io::Error::other)?
+                .dangerous()
+                .with_custom_certificate_verifier(verifier);
         Ok(Self(Arc::new(match own {
             None => builder.with_no_client_auth(),
             Some(own) => {
@@ -287,6 +295,61 @@ impl Connector {
             more: false,
             cut: false,
         })
+    }
+}
+
+/// A clock. The library's own panics when the system's stands before 1970, as it may after a start without a battery.
+#[derive(Debug)]
+struct Clock(fn() -> SystemTime);
+
+impl Clock {
+    fn is_after_1970(&self) -> bool {
+        (self.0)() > UNIX_EPOCH
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since = (self.0)().duration_since(UNIX_EPOCH);
+        Some(UnixTime::since_unix_epoch(since.unwrap_or_default()))
+    }
+}
+
+/// The library's tickets, which ask its own clock: without them, connections are not resumed, while that would panic.
+#[derive(Debug)]
+struct Rotating {
+    clock: Clock,
+    tickets: OnceLock<Arc<dyn ProducesTickets>>,
+}
+
+impl Rotating {
+    fn tickets(&self) -> Option<&dyn ProducesTickets> {
+        if !self.clock.is_after_1970() {
+            return None;
+        }
+        if let Some(tickets) = self.tickets.get() {
+            return Some(&**tickets);
+        }
+        let new = ring::Ticketer::new().ok()?;
+        Some(&**self.tickets.get_or_init(|| new))
+    }
+}
+
+impl ProducesTickets for Rotating {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.tickets.get().map_or(0, |tickets| tickets.lifetime())
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.tickets()?.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.tickets()?.decrypt(cipher)
     }
 }
 
@@ -558,3 +621,29 @@ fn pem_reason(error: pem::Error) -> String {
 
 /// Bytes that the library may hold for a visitor that does not read; a few records.
 const MOST_BUFFERED: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_before_1970_costs_tickets_and_nothing_else() {
+        let wrong = || UNIX_EPOCH - Duration::from_secs(3600);
+        let epoch = UnixTime::since_unix_epoch(Duration::ZERO);
+        assert_eq!(Clock(wrong).current_time(), Some(epoch));
+        let rotating = |now| Rotating {
+            clock: Clock(now),
+            tickets: OnceLock::new(),
+        };
+        let tickets = rotating(wrong);
+        assert_eq!(tickets.encrypt(b"session"), None);
+        assert_eq!(tickets.decrypt(b"session"), None);
+        // And when it is right, there are some.
+        let tickets = rotating(SystemTime::now);
+        let ticket = tickets.encrypt(b"session").unwrap();
+        assert_eq!(tickets.decrypt(&ticket).as_deref(), Some(&b"session"[..]));
+        assert!(tickets.lifetime() > 0);
+    }
+}

@@ -10,6 +10,7 @@ use super::snapshot::Site;
 use crate::config::{self, PAGE_BYTES};
 use crate::content::watched::{FileError, Flag, Watched};
 use crate::exchange::{Body, Response, Trace};
+use crate::http::date;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::stats::Stats;
 
@@ -173,7 +174,7 @@ pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> 
 /// The answer to a health check, as the original words it.
 pub(crate) fn health(stats: &Stats, client: Option<IpAddr>) -> Response {
     let client = client.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
-    let time = httpdate::fmt_http_date(SystemTime::now());
+    let time = date::text(SystemTime::now());
     let mut body = format!("Health request from {client} at {time}\n");
     for status in [400, 404, 503] {
         body.push_str(&format!("{status}: {}\n", stats.status(status)));

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Wake, Waker};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -21,6 +21,7 @@ use super::shared::Shared;
 use super::snapshot::{Generation, SnapshotRef};
 use crate::backend::lease::Upstream;
 use crate::config::Scheduling;
+use crate::http::date;
 use crate::net::buffer::Buffer;
 use crate::net::poller::{Blocking, Cause, Load, Token, Work};
 use crate::process;
@@ -295,7 +296,7 @@ impl Clock {
         let second = u64::try_from(second).unwrap_or(0);
         if second != self.second || self.text.is_empty() {
             self.second = second;
-            self.text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+            self.text = date::of_seconds(second);
         }
         &self.text
     }
