@@ -5,10 +5,11 @@
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -297,7 +298,36 @@ pub fn write_pid(path: &Path) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-fn threads() -> io::Result<usize> {
+/// Starts a thread.
+///
+/// # Errors
+/// The system gives no more of them; the message says which thread, and by what they are limited.
+pub fn thread<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(run);
+    started.map_err(|error| no_thread(name, &error))
+}
+
+/// Why a thread could not be started, in words.
+pub fn no_thread(name: &str, error: &io::Error) -> io::Error {
+    let cause = match error.kind() {
+        ErrorKind::WouldBlock => {
+            "the system allows no more threads; see ulimit -u and -v, TasksMax and pids.max".into()
+        }
+        _ => Errno::from_raw(error.raw_os_error().unwrap_or_default())
+            .desc()
+            .to_lowercase(),
+    };
+    io::Error::new(error.kind(), format!("thread {name:?}: {cause}"))
+}
+
+/// How many threads this process has.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn threads() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
@@ -353,7 +383,7 @@ mod tests {
 
     #[test]
     fn batch_scheduling_is_allowed_for_everyone() {
-        std::thread::spawn(|| schedule_as_batch().unwrap())
+        thread::spawn(|| schedule_as_batch().unwrap())
             .join()
             .unwrap();
     }
@@ -361,7 +391,7 @@ mod tests {
     #[test]
     fn a_process_with_threads_does_not_fork() {
         // The test runner has at least two.
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(|| assert!(fork().is_err()));
         });
     }

@@ -97,6 +97,26 @@ fn a_taken_address_is_told_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_start_without_enough_threads_is_no_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("swiftiply.yml");
+    let yaml = "cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 256\nmap: []\n";
+    fs::write(&file, yaml).unwrap();
+    // Each thread wants a stack of 64 MiB, and all of them much more than there is; nothing else needs so much at once.
+    let mut limited = std::process::Command::new("sh");
+    limited
+        .args(["-c", "ulimit -v 2000000 && exec \"$0\" -c \"$1\""])
+        .env("RUST_MIN_STACK", "67108864")
+        .arg(program().get_program())
+        .arg(&file);
+    let ended = ended(&mut limited);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let message = "swiftiply: thread \"worker\": the system allows no more threads";
+    assert!(ended.err.contains(message), "{ended:?}");
+    assert!(!ended.err.contains("panicked"), "{ended:?}");
+}
+
+#[test]
 fn the_command_line_alone_makes_a_site() {
     let proxy = Proxy::start_with(
         "map: []",

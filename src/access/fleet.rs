@@ -220,7 +220,7 @@ impl Shared {
             let started = spawn("line", move || line::run(&shared, &line));
             if let Err(error) = started {
                 self.ties.lock().retain(|other| !Arc::ptr_eq(other, &tie));
-                log::error!("a thread for {server}: {}", reason(&error));
+                log::error!("{server}: {error}");
                 break;
             }
         }

@@ -37,7 +37,7 @@ mod watch;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io, mem};
 
@@ -49,6 +49,7 @@ use crate::config::access::Trust;
 use crate::net::conn::Conn;
 use crate::net::tls::{self, Authorities, Certificate, Connector, LoadError};
 use crate::net::tunnel::{Ended, Tunnels};
+use crate::process;
 use crate::stats::{add, get};
 use command::Command;
 use fleet::Dialling;
@@ -416,7 +417,7 @@ fn over(server: Box<Conn>, app: Conn, ended: Ended) {
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name.to_owned()).spawn(run)
+    process::thread(name, run)
 }
 
 impl fmt::Display for StartError {

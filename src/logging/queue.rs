@@ -15,7 +15,6 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
@@ -25,6 +24,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{OpenError, message};
 use crate::net::listener::reason;
+use crate::process;
 
 /// Lines for one file or standard stream.
 pub(super) struct Queue {
@@ -540,8 +540,7 @@ impl Writer {
     fn start(&'static self) -> io::Result<()> {
         let mut is_started = self.is_started.lock();
         if !*is_started {
-            let thread = thread::Builder::new().name(self.name.to_owned());
-            thread.spawn(|| self.run())?;
+            process::thread(self.name, || self.run())?;
             *is_started = true;
         }
         Ok(())
@@ -634,6 +633,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::thread;
 
     use nix::sys::stat::Mode;
 

@@ -482,11 +482,34 @@ impl Bound {
             dial_in,
         } = self;
         let snapshot = shared.snapshot();
-        snapshot.check_files();
         let config = snapshot.config.clone();
-        for servers in snapshot.servers() {
-            servers.tick(Instant::now());
+        let control = dial_in.control();
+        let tick = {
+            let shared = Arc::clone(&shared);
+            Thread::new("tick", move || shared.tick())?
+        };
+        let tunnels = {
+            let shared = Arc::clone(&shared);
+            Thread::new("tunnels", move || {
+                be_scheduled(config.scheduling);
+                let tunnels = &shared.tunnels;
+                tunnels.run(|session, backend, ended| session.end_tunnel(backend, &ended));
+            })?
+        };
+        let dial_in = Thread::new("dial-in", move || dial_in.run())?;
+        let mut running = Running::default();
+        for dial in dials {
+            running.dials.push(dial.prepare(&control)?);
         }
+        for (address, listeners) in fronts {
+            let front = Front::prepare(address, listeners, &shared)?;
+            *front.tls.write() = secure.acceptor(&front.address);
+            running.fronts.push(front);
+        }
+        running.secure = secure;
+        running.outgoing = outgoing;
+        threads::can_have(config.workers)?;
+        // Now nothing can fail any more, and threads may begin.
         let workers = threadpool::Builder::new()
             .num_threads(config.workers)
             .thread_name("worker".to_owned())
@@ -497,46 +520,20 @@ impl Bound {
             // One job for the life of the server: the library's queue has no bound, ours have.
             workers.execute(move || Worker::new(shared).work(scheduling));
         }
-        let mut server = Server {
-            running: Mutex::default(),
+        snapshot.check_files();
+        for servers in snapshot.servers() {
+            servers.tick(Instant::now());
+        }
+        running.begin(&control);
+        Ok(Server {
+            running: Mutex::new(running),
             workers,
-            tick: None,
-            tunnels: None,
-            dial_in: None,
-            control: dial_in.control(),
-            shared: Arc::clone(&shared),
-        };
-        // From here on, what has begun is stopped again if something else cannot be had.
-        let thread = {
-            let shared = Arc::clone(&shared);
-            Thread::new("tick", move || shared.tick())?
-        };
-        server.tick = Some(thread.begin());
-        let thread = {
-            let shared = Arc::clone(&shared);
-            Thread::new("tunnels", move || {
-                be_scheduled(config.scheduling);
-                let tunnels = &shared.tunnels;
-                tunnels.run(|session, backend, ended| session.end_tunnel(backend, &ended));
-            })?
-        };
-        server.tunnels = Some(thread.begin());
-        let thread = Thread::new("dial-in", move || dial_in.run())?;
-        server.dial_in = Some(thread.begin());
-        let mut running = Running::default();
-        for dial in dials {
-            running.dials.push(dial.prepare(&server.control)?);
-        }
-        for (address, listeners) in fronts {
-            let front = Front::prepare(address, listeners, &shared)?;
-            *front.tls.write() = secure.acceptor(&front.address);
-            running.fronts.push(front);
-        }
-        running.secure = secure;
-        running.outgoing = outgoing;
-        running.begin(&server.control);
-        *server.running.lock() = running;
-        Ok(server)
+            tick: Some(tick.begin()),
+            tunnels: Some(tunnels.begin()),
+            dial_in: Some(dial_in.begin()),
+            control,
+            shared,
+        })
     }
 }
 

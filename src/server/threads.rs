@@ -2,7 +2,31 @@
 
 use std::io;
 use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::process;
+
+/// Finds out whether the system gives so many more threads, before a library asks for them that panics if it does not.
+///
+/// # Errors
+/// It does not.
+pub(super) fn can_have(count: usize) -> io::Result<()> {
+    let before = process::threads();
+    let trial = (0..count).map(|_| Thread::new("worker", || {}));
+    let trial = trial.collect::<io::Result<Vec<_>>>()?;
+    trial.into_iter().for_each(Thread::join);
+    // One that has ended counts until the system has cleaned up after it.
+    let deadline = Instant::now() + CLEANED_UP;
+    while let (Ok(before), Ok(now)) = (&before, process::threads())
+        && now > *before
+        && Instant::now() < deadline
+    {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
 
 /// A thread that was made, and begins when nothing can fail any more. One that never begins ends when this is dropped.
 pub(super) enum Thread {
@@ -22,8 +46,7 @@ impl Thread {
                 run();
             }
         };
-        let thread = thread::Builder::new().name(name.to_owned());
-        let handle = thread.spawn(begin)?;
+        let handle = process::thread(name, begin)?;
         Ok(Self::Made { go, handle })
     }
 
@@ -50,3 +73,6 @@ impl Thread {
         let _ = handle.join();
     }
 }
+
+/// How long the system may take to clean up after a thread, at most; usually much less than a millisecond.
+const CLEANED_UP: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{fmt, io, mem, thread};
+use std::{fmt, io, mem};
 
 use super::endpoint::{Endpoint, ask};
 use super::health::{Change, Health};
@@ -15,6 +15,7 @@ use super::seat::IdleConnection;
 use super::{Directory, Server, State};
 use crate::config;
 use crate::net::listener;
+use crate::process;
 use crate::stats::Close;
 
 /// What is due.
@@ -253,9 +254,9 @@ impl fmt::Display for List<'_> {
 
 /// Starts a thread. `false`: there is none to be had now, which the log says.
 pub(super) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> bool {
-    let started = thread::Builder::new().name(name.to_owned()).spawn(run);
+    let started = process::thread(name, run);
     if let Err(error) = &started {
-        log::error!("thread {name}: {}", listener::reason(error));
+        log::error!("{error}");
     }
     started.is_ok()
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
+use swiftiply::process::no_thread;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +42,17 @@ impl Control {
         let again = Arc::new(AtomicBool::new(false));
         let interrupted = Arc::clone(&again);
         // `ctrlc` knows INT alone; the others must be told apart.
-        ctrlc::set_handler(move || stop(&interrupts, &interrupted))
-            .map_err(|error| format!("signals: {error}"))?;
+        ctrlc::set_handler(move || stop(&interrupts, &interrupted)).map_err(
+            |error| match error {
+                ctrlc::Error::System(cause) => no_thread("ctrl-c", &cause).to_string(),
+                error => format!("signals: {error}"),
+            },
+        )?;
         // What does not fit into a file any more (`ulimit -f`) is then an error like that of a full disk, and not the end.
         flag::register(SIGXFSZ, Arc::default()).map_err(|error| format!("signals: {error}"))?;
         let numbers = others.iter().map(|(number, _)| *number);
         let mut signals = Signals::new([SIGHUP, SIGTERM, SIGUSR1].into_iter().chain(numbers))
             .map_err(|error| format!("signals: {error}"))?;
-        let thread = thread::Builder::new().name("signals".to_owned());
         let listen = move || {
             for signal in signals.forever() {
                 let message = match signal {
@@ -65,9 +69,7 @@ impl Control {
                 send(&sender, message);
             }
         };
-        thread
-            .spawn(listen)
-            .map_err(|error| format!("signals: {error}"))?;
+        swiftiply::process::thread("signals", listen).map_err(|error| error.to_string())?;
         Ok(Self(receiver))
     }
 

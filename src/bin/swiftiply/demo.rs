@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::program::control::{Control, Message};
@@ -58,10 +58,8 @@ pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
     };
     let client = Client::new(Address::Unix(socket)).id(*b"demo----page");
     let stopper = client.stopper();
-    let page_thread = thread::Builder::new().name("page".to_owned());
-    let page_thread = page_thread
-        .spawn(move || client.serve(|request| page.answer(request)))
-        .map_err(|error| format!("thread: {error}"))?;
+    let page_thread = process::thread("page", move || client.serve(|request| page.answer(request)))
+        .map_err(|error| error.to_string())?;
     let text = format!(
         "ready: visitors {address}; backends {dial_in}\n\
          Open http://{address}/ to see which processes are connected. Two are built in.\n\
@@ -151,14 +149,16 @@ impl Processes {
             processes.ids.push(child.id());
             processes.inputs.extend(child.stdin.take());
             let stopping = Arc::clone(&processes.stopping);
-            processes.threads.push(thread::spawn(move || {
+            let wait = move || {
                 let id = child.id();
                 if let Ok(status) = child.wait()
                     && !stopping.load(Ordering::Relaxed)
                 {
                     let _ = writeln!(io::stdout(), "process {id} has ended: {status}");
                 }
-            }));
+            };
+            let thread = process::thread("process", wait).map_err(|error| error.to_string())?;
+            processes.threads.push(thread);
         }
         Ok(processes)
     }
@@ -189,10 +189,11 @@ fn be_application(address: &str) -> Result<(), String> {
         .map_err(|_| "the process id is too long")?;
     let client = Client::new(address).id(id);
     let stopper = client.stopper();
-    thread::spawn(move || {
+    let watch = move || {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         stopper.stop();
-    });
+    };
+    process::thread("input", watch).map_err(|error| error.to_string())?;
     let text = format!(
         "hello from the demonstration, process {}\n",
         std::process::id()
