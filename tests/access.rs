@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use nix::sys::signal::{kill, killpg};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 
 use crate::common::access::run;
 use crate::common::backend::preamble;
@@ -46,6 +47,19 @@ fn what_only_prints() {
     assert_eq!(run(&["--version"]).out, version);
     let good = run(&["--check", "-t", "127.0.0.1:3000", "127.0.0.1:30000"]);
     assert_eq!((good.code, good.out.as_str()), (Some(0), "ok\n"));
+}
+
+#[test]
+fn a_named_pipe_is_no_configuration_and_signals_are_heard() {
+    let (server, _app, mut access) = by_hand();
+    let _line = dialled(&server);
+    let file = access.file("access.yml");
+    fs::remove_file(&file).unwrap();
+    mkfifo(&file, Mode::S_IRWXU).unwrap();
+    access.signal(SIGHUP);
+    access.wait_for_log("access.yml: a named pipe, not a regular file");
+    access.signal(SIGTERM);
+    assert_eq!(access.wait().code(), Some(0));
 }
 
 #[test]

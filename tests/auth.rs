@@ -431,6 +431,6 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     let ended = proxy::check(files.path());
-    let told = "users_file \"users\": not a file\n";
+    let told = "users_file \"users\": a directory, not a file\n";
     assert!(ended.err.contains(told), "{ended:?}");
 }

@@ -9,12 +9,14 @@ use std::path::Path;
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use nix::sys::signal::kill;
-use nix::unistd::{Pid, getuid};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, getuid, mkfifo};
 
 use crate::common::backend::preamble;
-use crate::common::proxy::{program, run, site};
+use crate::common::proxy::{check, program, run, site};
 use crate::common::{
-    Backend, Echo, Load, PATIENCE, Proxy, Visitor, bytes, ended, exchange, free_port, wait_until,
+    Backend, Echo, Load, PATIENCE, Proxy, Visitor, bytes, ended, exchange, free_port, secure,
+    wait_until,
 };
 
 #[test]
@@ -114,6 +116,48 @@ fn a_start_without_enough_threads_is_no_panic() {
     let message = "swiftiply: thread \"worker\": the system allows no more threads";
     assert!(ended.err.contains(message), "{ended:?}");
     assert!(!ended.err.contains("panicked"), "{ended:?}");
+}
+
+#[test]
+fn a_named_pipe_is_no_file_of_a_configuration() {
+    const PIPE: &str = ": a named pipe, not a regular file";
+    let directory = tempfile::tempdir().unwrap();
+    mkfifo(&directory.path().join("pipe"), Mode::S_IRWXU).unwrap();
+    secure::certificate(directory.path(), "good", &["a"]);
+    let with = |top: &str, site: &str| {
+        format!(
+            "cluster_address: 127.0.0.1\ncluster_port: 0\n{top}\nmap: [{{incoming: a, outgoing: '127.0.0.1:0'{site}}}]\n"
+        )
+    };
+    let ssl = |files: &str| with(&format!("ssl: {{at: '127.0.0.1:0', {files}}}"), "");
+    for yaml in [
+        ssl("certfile: pipe, keyfile: good.key"),
+        ssl("certfile: good.pem, keyfile: pipe"),
+        with(
+            "outgoing_ssl: {at: '127.0.0.1:0', certfile: good.pem, keyfile: good.key, client_ca: pipe}",
+            "",
+        ),
+        with("", ", key_file: pipe"),
+        with("", ", basic_auth: {users_file: pipe}"),
+        with("", ", maintenance_page: pipe"),
+        with("", ", error_pages: {404: pipe}"),
+    ] {
+        fs::write(directory.path().join("swiftiply.yml"), &yaml).unwrap();
+        let ended = check(directory.path());
+        assert_eq!(ended.code, Some(2), "{yaml} {ended:?}");
+        assert!(ended.err.contains(PIPE), "{yaml} {ended:?}");
+    }
+    let ended = run(&["-c", directory.path().join("pipe").to_str().unwrap()]);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.contains(PIPE), "{ended:?}");
+    // And at a reload it keeps nobody from being heard.
+    let mut proxy = Proxy::simple();
+    fs::remove_file(proxy.file("swiftiply.yml")).unwrap();
+    mkfifo(&proxy.file("swiftiply.yml"), Mode::S_IRWXU).unwrap();
+    proxy.signal(SIGHUP);
+    proxy.wait_for_log(&format!("swiftiply.yml{PIPE}"));
+    proxy.signal(SIGTERM);
+    assert_eq!(proxy.wait().code(), Some(0));
 }
 
 #[test]

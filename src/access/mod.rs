@@ -24,7 +24,8 @@
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
-//! | `state`, `settings`, `ties`, the gate and the slots of its queue, a tie's handle, tunnels' inbox, the command | see there | a few instructions; all leaves |
+//! | `state`, `settings`, `ties`, the gate and the slots of its queue, a tie's handle, tunnels' inbox | see there | a few instructions; all leaves |
+//! | `Access::command` | the command | its start, a change of it, a signal to it |
 
 mod application;
 mod command;
@@ -60,7 +61,7 @@ use line::Tie;
 #[derive(Debug)]
 pub struct Access {
     shared: Arc<Shared>,
-    command: Option<Command>,
+    command: Mutex<Option<Command>>,
     tunnels: Option<JoinHandle<()>>,
 }
 
@@ -146,12 +147,12 @@ impl Access {
         shared.gate.limit(settings.config.connections);
         let mut access = Self {
             shared: Arc::clone(&shared),
-            command: None,
+            command: Mutex::default(),
             tunnels: None,
         };
         let own = Arc::clone(&shared);
         access.tunnels = Some(spawn("tunnels", move || own.tunnels.run(over))?);
-        access.set_command(&settings)?;
+        access.set_command(&settings, true)?;
         let own = Arc::clone(&shared);
         // They end by themselves, soon after a drain has begun.
         spawn("watch", move || watch::run(&own))?;
@@ -164,7 +165,7 @@ impl Access {
     ///
     /// # Errors
     /// What could not be had. Everything goes on as before then.
-    pub fn reload(&mut self, config: config::access::Access) -> Result<(), StartError> {
+    pub fn reload(&self, config: config::access::Access) -> Result<(), StartError> {
         let mut settings = Settings::new(config)?;
         let before = self.shared.settings();
         let (old, new) = (&before.config, &settings.config);
@@ -172,9 +173,7 @@ impl Access {
         settings.generation = before.generation + u64::from(greeting);
         let settings = Arc::new(settings);
         let new = &settings.config;
-        if old.command != new.command {
-            self.set_command(&settings)?;
-        }
+        self.set_command(&settings, old.command != new.command)?;
         // Now nothing can fail any more.
         *self.shared.settings.write() = Arc::clone(&settings);
         if old.to != new.to || old.command != new.command {
@@ -192,7 +191,7 @@ impl Access {
     /// Sends the command a signal, by its name; see [`config::access::SIGNALS`].
     pub fn pass_on(&self, signal: &str) {
         let settings = self.shared.settings();
-        if let Some(command) = &self.command
+        if let Some(command) = &*self.command.lock()
             && settings.config.signals.contains(&signal)
         {
             command.signal(signal);
@@ -215,8 +214,8 @@ impl Access {
     }
 
     /// Whether there is a command.
-    pub const fn has_command(&self) -> bool {
-        self.command.is_some()
+    pub fn has_command(&self) -> bool {
+        self.command.lock().is_some()
     }
 
     /// Upgraded connections now.
@@ -225,10 +224,10 @@ impl Access {
     }
 
     /// Ends the command, if there is one: TERM, and after so long KILL. Returns whether it ended by itself.
-    pub fn stop_command(&mut self, patience: Duration) -> bool {
-        self.command
-            .take()
-            .is_none_or(|command| command.stop(patience))
+    pub fn stop_command(&self, patience: Duration) -> bool {
+        // Without the lock while it ends.
+        let command = self.command.lock().take();
+        command.is_none_or(|command| command.stop(patience))
     }
 
     /// Connections to servers now, and how many of them are in an exchange.
@@ -239,13 +238,21 @@ impl Access {
         (connected, busy)
     }
 
-    /// Starts, changes or ends the command.
+    /// Starts, changes or ends the command, if it is another one.
     ///
     /// # Errors
-    /// There is no thread to be had for one. Nothing has changed then.
-    fn set_command(&mut self, settings: &Settings) -> io::Result<()> {
+    /// There is no thread to be had for one, or a drain has begun. Nothing has changed then.
+    fn set_command(&self, settings: &Settings, is_other: bool) -> io::Result<()> {
         let words = &settings.config.command;
-        match (&mut self.command, words.is_empty()) {
+        let mut current = self.command.lock();
+        // A drain ends the command after it has begun, and needs the lock for that.
+        if self.shared.state.lock().draining {
+            return Err(io::Error::other("the access proxy is about to end"));
+        }
+        if !is_other {
+            return Ok(());
+        }
+        match (&mut *current, words.is_empty()) {
             (None, true) => {}
             (None, false) => {
                 let shared = Arc::clone(&self.shared);
@@ -255,10 +262,11 @@ impl Access {
                 if started.is_err() {
                     self.shared.state.lock().away = false;
                 }
-                self.command = Some(started?);
+                *current = Some(started?);
             }
             (Some(command), false) => command.change(words.clone(), settings.config.grace),
             (Some(_), true) => {
+                drop(current);
                 self.stop_command(settings.config.grace);
                 self.shared.state.lock().away = false;
             }

@@ -32,8 +32,6 @@ mod value;
 use std::collections::BTreeMap;
 use std::env;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -532,13 +530,7 @@ impl Config {
 fn read(path: &Path, directory: Option<&Path>) -> Result<String, Problems> {
     let one = |line, message: String| Problems::one(path, line, message);
     let absolute = value::absolute(directory, path);
-    let file = File::open(absolute).map_err(|error| one(None, value::cause(&error)))?;
-    let mut bytes = Vec::new();
-    let read = file.take(FILE_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|error| one(None, value::cause(&error)))?;
-    if bytes.len() as u64 > FILE_BYTES {
-        return Err(one(None, "larger than 16m".into()));
-    }
+    let bytes = read_file(&absolute, FILE_BYTES).map_err(|wrong| one(None, wrong))?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
@@ -749,7 +741,7 @@ const UNKNOWN_MEMORY: u64 = 64 << 20;
 /// Bytes of the largest file in memory, as in the original.
 const CACHE_THRESHOLD: u64 = 102_400;
 
-/// Bounds what is read of a file, which may be a device.
+/// Bounds what is read of a file.
 const FILE_BYTES: u64 = 16 << 20;
 
 /// What becomes much smaller and is not compressed already.

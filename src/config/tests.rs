@@ -126,7 +126,7 @@ fn files_that_cannot_be_read() {
             .to_string()
     };
     assert_eq!(load("gone.yml"), "gone.yml: no such file or directory");
-    assert_eq!(load("."), ".: is a directory");
+    assert_eq!(load("."), ".: a directory, not a file");
 }
 
 #[test]

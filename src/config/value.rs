@@ -3,13 +3,15 @@
 //! Pure, but for files. Every function takes a [`Node`] or its text and answers with the value, or with what is wrong and
 //! what would be right; the caller puts the key and the value as typed in front.
 
-use std::fs::{self, File};
+use std::fs::{self, FileType, OpenOptions};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
 use regex::{Regex, RegexBuilder};
 
 use super::raw::Node;
@@ -189,12 +191,22 @@ pub(super) fn absolute(directory: Option<&Path>, path: &Path) -> PathBuf {
 /// What keeps it from being read, as in a message of the configuration.
 pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
     let reason = |error: io::Error| cause(&error);
-    // Opening a named pipe would wait for its writer.
-    if !fs::metadata(path).map_err(reason)?.is_file() {
-        return Err("not a file".into());
-    }
+    let regular = |kind: FileType| match kind {
+        kind if kind.is_file() => Ok(()),
+        kind if kind.is_dir() => Err("a directory, not a file".to_owned()),
+        kind if kind.is_fifo() => Err("a named pipe, not a regular file".to_owned()),
+        _ => Err("not a regular file".to_owned()),
+    };
+    // Before it is opened, for that alone is felt by some devices.
+    regular(fs::metadata(path).map_err(reason)?.file_type())?;
+    // By now it may be a named pipe, and must not make us wait for its writer.
+    let open = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK | O_NOCTTY)
+        .open(path);
+    let file = open.map_err(reason)?;
+    regular(file.metadata().map_err(reason)?.file_type())?;
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(reason)?;
     file.take(most + 1)
         .read_to_end(&mut bytes)
         .map_err(reason)?;

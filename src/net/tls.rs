@@ -28,6 +28,7 @@ use rustls::{
 
 use super::listener;
 use super::stream::Stream;
+use crate::config;
 
 /// A certificate with its key, read from files and checked against each other.
 #[derive(Clone, Debug)]
@@ -103,7 +104,8 @@ impl Certificate {
             file: file.to_path_buf(),
             why,
         };
-        let chain = CertificateDer::pem_file_iter(certfile).and_then(Iterator::collect);
+        let read = |file: &Path| config::read_file(file, PEM_BYTES).map_err(|why| fault(file, why));
+        let chain = CertificateDer::pem_slice_iter(&read(certfile)?).collect::<Result<_, _>>();
         let chain: Vec<_> = chain.map_err(|error| fault(certfile, pem_reason(error)))?;
         let Some(own) = chain.first() else {
             return Err(fault(certfile, "no certificate in it".to_owned()));
@@ -113,14 +115,17 @@ impl Certificate {
             .valid_dns_names()
             .map(str::to_ascii_lowercase)
             .collect();
-        let key = PrivateKeyDer::from_pem_file(keyfile).map_err(|error| {
-            fault(
-                keyfile,
-                match error {
-                    pem::Error::NoItemsFound => "no private key in it".to_owned(),
-                    other => pem_reason(other),
-                },
-            )
+        let text = read(keyfile)?;
+        let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+            let why = match error {
+                _ if is_encrypted(&text) => {
+                    "the private key is encrypted; decrypt it, openssl pkey -in FILE -out FILE"
+                        .to_owned()
+                }
+                pem::Error::NoItemsFound => "no private key in it".to_owned(),
+                other => pem_reason(other),
+            };
+            fault(keyfile, why)
         })?;
         let key =
             CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
@@ -164,7 +169,8 @@ impl Authorities {
             file: file.to_path_buf(),
             why,
         };
-        let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+        let text = config::read_file(file, PEM_BYTES).map_err(fault)?;
+        let read = CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>();
         let certificates: Vec<_> = read.map_err(|error| fault(pem_reason(error)))?;
         let mut roots = RootCertStore::empty();
         for certificate in certificates {
@@ -611,6 +617,12 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
+/// Whether a private key in PEM needs a passphrase: PKCS #8, or the older form of OpenSSL.
+fn is_encrypted(text: &[u8]) -> bool {
+    let has = |needle: &str| memchr::memmem::find(text, needle.as_bytes()).is_some();
+    has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED")
+}
+
 fn pem_reason(error: pem::Error) -> String {
     match error {
         pem::Error::Io(error) => listener::reason(&error),
@@ -619,6 +631,8 @@ fn pem_reason(error: pem::Error) -> String {
     }
 }
 
+/// Bounds what is read of a file of certificates; the authorities of a whole system are a quarter of a megabyte.
+const PEM_BYTES: u64 = 4 << 20;
 /// Bytes that the library may hold for a visitor that does not read; a few records.
 const MOST_BUFFERED: usize = 64 * 1024;
 

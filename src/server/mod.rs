@@ -9,7 +9,8 @@
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
-//! | `Server::running` | listeners and their threads | start, reload, stop |
+//! | `Server::reloading` | the order of reloads | a reload, with the files that it reads |
+//! | `Server::running` | listeners and their threads | start, the change of a reload to the new configuration, stop |
 //! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
 //! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a look at all sessions: in a drain, and to make room for new connections and requests |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free seats, free permits, each with its queue | a few instructions |
@@ -19,7 +20,7 @@
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
 //!
-//! All but the first are leaves, and so are those of a log but for its loggers; the first is never taken by a worker.
+//! All but the first two are leaves, and so are those of a log but for its loggers; the first two are never taken by a worker.
 
 mod addresses;
 pub(crate) mod admission;
@@ -91,6 +92,8 @@ use worker::{Worker, be_scheduled};
 /// ```
 pub struct Server {
     shared: Arc<Shared>,
+    /// Held for the whole of a reload: one after the other.
+    reloading: Mutex<()>,
     running: Mutex<Running>,
     workers: ThreadPool,
     tick: Option<Thread>,
@@ -281,33 +284,33 @@ impl Server {
     /// What could not be had. Everything goes on as before then.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
         let (config, division) = descriptors::divide(config, process::descriptors());
-        let mut running = self.running.lock();
+        let _alone = self.reloading.lock();
         let shared = &self.shared;
-        // First open what is new; any failure up to the swap leaves everything as it was.
-        let mut secure = running.secure.clone();
+        // First open what is new; any failure up to the swap leaves everything as it was. Files may take their time to be
+        // read, and a drain does not wait for that: only reloads change what is copied here, apart from a drain.
+        let (mut secure, mut outgoing, old_fronts, mut pools) = {
+            let running = self.running.lock();
+            let fronts = running.fronts.iter().map(|front| front.address.clone());
+            let dials = running.dials.iter();
+            let pools = dials.map(|dial| (dial.address.clone(), Arc::clone(&dial.pool)));
+            (
+                running.secure.clone(),
+                running.outgoing.clone(),
+                fronts.collect::<HashSet<_>>(),
+                pools.collect::<HashMap<_, _>>(),
+            )
+        };
         secure.load("ssl", &config.ssl)?;
-        let mut outgoing = running.outgoing.clone();
         load_outgoing(&mut outgoing, &config)?;
         let mut new_fronts = Vec::new();
-        let old = running.fronts.iter().map(|front| &front.address);
-        let old: HashSet<_> = old.collect();
-        for address in config
-            .listen
-            .iter()
-            .filter(|address| !old.contains(address))
-        {
+        let is_new = |address: &&Address| !old_fronts.contains(*address);
+        for address in config.listen.iter().filter(is_new) {
             new_fronts.push((address.clone(), Listener::bind(address)?));
         }
         let wanted = Wanted::all(&config);
-        let old_pools = running.dials.iter();
-        let mut pools: HashMap<_, _> = old_pools
-            .map(|dial| (dial.address.clone(), Arc::clone(&dial.pool)))
-            .collect();
         let mut new_dials = Vec::new();
-        for new in wanted
-            .iter()
-            .filter(|new| !pools.contains_key(&new.address))
-        {
+        let is_new = |wanted: &&Wanted| !pools.contains_key(&wanted.address);
+        for new in wanted.iter().filter(is_new) {
             new_dials.push(NewDial::bind(
                 new,
                 &config,
@@ -336,6 +339,10 @@ impl Server {
         let new_fronts =
             new_fronts.map(|(address, listeners)| Front::prepare(address, listeners, shared));
         let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
+        let mut running = self.running.lock();
+        if shared.draining.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the server is about to end").into());
+        }
         // Now nothing can fail any more.
         let snapshot = Arc::new(snapshot);
         snapshot.set_limits();
@@ -526,6 +533,7 @@ impl Bound {
         }
         running.begin(&control);
         Ok(Server {
+            reloading: Mutex::default(),
             running: Mutex::new(running),
             workers,
             tick: Some(tick.begin()),

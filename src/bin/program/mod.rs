@@ -2,6 +2,7 @@
 
 pub(crate) mod choice;
 pub(crate) mod control;
+pub(crate) mod reload;
 
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -3,6 +3,7 @@
 //! | thread | does |
 //! |---|---|
 //! | main | starts the access proxy; waits for signals: reload, reopen, pass on, drain |
+//! | `reload` | reads the configuration and goes over to it |
 //! | `signals` | turns signals into messages (`ctrlc` does so for INT) |
 //!
 //! All others belong to [`swiftiply::access::Access`].
@@ -13,10 +14,13 @@ mod program;
 
 use std::ffi::c_int;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use options::{Invocation, Order};
+use parking_lot::Mutex;
 use program::control::{Control, Message};
+use program::reload::{Reloads, drop_last};
 use program::{Failure, NAME, print, reload_failed, report};
 use signal_hook::consts::{SIGTTIN, SIGTTOU, SIGUSR2};
 use swiftiply::access::{Access, StartError};
@@ -40,7 +44,7 @@ fn run() -> Result<ExitCode, Failure> {
             Access::check(&settings).map_err(Failure::usage)?;
             print("ok\n")
         }
-        Order::Serve(invocation) => serve(&invocation),
+        Order::Serve(invocation) => serve(invocation),
     }
 }
 
@@ -57,8 +61,8 @@ fn logger(settings: &Settings) -> Config {
     }
 }
 
-fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
-    let (settings, notes) = read(invocation)?;
+fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
+    let (settings, notes) = read(&invocation)?;
     let logging = Logging::install().map_err(Failure::running)?;
     let prepared = logging.prepare(&logger(&settings));
     prepared.map_err(Failure::running)?.commit();
@@ -68,27 +72,37 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
     }
     let control = Control::new(PASSED_ON).map_err(Failure::running)?;
     announce(&settings);
-    let mut grace = settings.grace;
-    let mut access = Access::start(settings).map_err(|error| match error {
+    let grace = Arc::new(Mutex::new(settings.grace));
+    let access = Access::start(settings).map_err(|error| match error {
         StartError::Certificate(_) => Failure::usage(error),
         error => Failure::running(error),
     })?;
+    let access = Arc::new(access);
+    let current = Arc::clone(&grace);
+    let reloads = Reloads::of(&access, move |access| {
+        match reload(access, &invocation, logging) {
+            Ok(settings) => *current.lock() = settings.grace,
+            Err(message) => reload_failed(&message),
+        }
+        access.pass_on("HUP");
+    });
+    let reloads = reloads.map_err(Failure::running)?;
     loop {
         match control.wait() {
-            Message::Reload => {
-                match reload(&mut access, invocation, logging) {
-                    Ok(settings) => grace = settings.grace,
-                    Err(message) => reload_failed(&message),
-                }
-                access.pass_on("HUP");
-            }
+            Message::Reload => reloads.ask(),
             Message::Reopen => {
                 logging.reopen();
                 log::info!("logs reopened");
                 access.pass_on("USR1");
             }
             Message::Other(signal) => access.pass_on(signal),
-            Message::Stop => return Ok(drain(&control, access, grace)),
+            Message::Stop => {
+                let grace = *grace.lock();
+                let code = drain(&control, &access, grace);
+                drop_last(access);
+                log::logger().flush();
+                return Ok(code);
+            }
         }
     }
 }
@@ -105,7 +119,7 @@ fn announce(settings: &Settings) {
 
 /// Goes over to the configuration as it is in the file now, whole or not at all.
 fn reload(
-    access: &mut Access,
+    access: &Access,
     invocation: &Invocation,
     logging: &'static Logging,
 ) -> Result<Settings, String> {
@@ -126,7 +140,7 @@ fn reload(
 /// Leaves the servers, idle connections first, and then ends the command. A second signal, or the end of the grace
 /// period, cuts what is under way. Upgraded connections are left to the command, or to those who have them; closing them
 /// is no cut.
-fn drain(control: &Control, mut access: Access, grace: Duration) -> ExitCode {
+fn drain(control: &Control, access: &Access, grace: Duration) -> ExitCode {
     log::info!("draining, for {grace:?} at most");
     let since = Instant::now();
     access.begin_drain();
@@ -144,7 +158,7 @@ fn drain(control: &Control, mut access: Access, grace: Duration) -> ExitCode {
     };
     let (_, busy) = access.lines();
     let ended = access.stop_command(patience);
-    let code = match (forced, ended) {
+    match (forced, ended) {
         (false, true) => {
             log::info!("drained");
             ExitCode::SUCCESS
@@ -154,9 +168,7 @@ fn drain(control: &Control, mut access: Access, grace: Duration) -> ExitCode {
             ExitCode::FAILURE
         }
         (false, false) => ExitCode::FAILURE,
-    };
-    log::logger().flush();
-    code
+    }
 }
 
 /// Signals of which only the command may know what they mean.

@@ -3,6 +3,7 @@
 //! | thread | does |
 //! |---|---|
 //! | main | starts the server; waits for control messages: reload, reopen, drain |
+//! | `reload` | reads the configuration and goes over to it |
 //! | `signals` | turns HUP, TERM and USR1 into control messages (`ctrlc` does so for INT) |
 //!
 //! All others belong to [`swiftiply::Server`].
@@ -15,10 +16,13 @@ mod program;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use options::{Invocation, Order};
+use parking_lot::Mutex;
 use program::control::{Control, Message};
+use program::reload::{Reloads, drop_last};
 use program::{Failure, print, reload_failed, report};
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
@@ -40,7 +44,7 @@ fn run() -> Result<ExitCode, Failure> {
             demo::run(&overrides).map_err(Failure::running)?;
             Ok(ExitCode::SUCCESS)
         }
-        Order::Serve(invocation) => serve(&invocation),
+        Order::Serve(invocation) => serve(invocation),
     }
 }
 
@@ -64,8 +68,8 @@ fn read(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     }
 }
 
-fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
-    let (config, notes) = read(invocation)?;
+fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
+    let (config, notes) = read(&invocation)?;
     let identity = process::look_up(config.user.as_deref(), config.group.as_deref())
         .map_err(Failure::usage)?;
     let mut ready = None;
@@ -84,13 +88,14 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let limit = process::raise_descriptors(config.descriptors)
         .map_err(|error| Failure::running(format!("descriptors: {}", reason(&error))))?;
     log::debug!("{limit} descriptors");
-    let control = Control::new(&[]).map_err(Failure::running)?;
     let bound = Server::bind(config.clone()).map_err(|error| match error {
         StartError::Certificate(_)
         | StartError::DialInCertificate(_)
         | StartError::SocketFile(_) => Failure::usage(error),
         _ => Failure::running(error),
     })?;
+    // From here on signals are messages. Until here they end us at once, whatever file is being read.
+    let control = Control::new(&[]).map_err(Failure::running)?;
     if let Some(path) = &config.pidfile {
         process::write_pid(path).map_err(|error| {
             Failure::running(format!("pidfile {}: {}", path.display(), reason(&error)))
@@ -110,7 +115,7 @@ fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
         log::logger().flush();
         process::detach(ready).map_err(|error| Failure::running(reason(&error)))?;
     }
-    let code = obey(&control, server, invocation, logging, config.grace);
+    let code = obey(&control, server, invocation, logging, config.grace)?;
     if let Some(path) = &config.pidfile {
         // In a directory of root's it stays behind, for whoever started us as root to see to.
         let _ = std::fs::remove_file(path);
@@ -161,25 +166,40 @@ fn announce(server: &Server) -> Result<(), Failure> {
 }
 
 /// Does what the signals say until one of them ends the server.
+///
+/// # Errors
+/// There is no thread to be had for reloads.
 fn obey(
     control: &Control,
     server: Server,
-    invocation: &Invocation,
+    invocation: Invocation,
     logging: &'static Logging,
-    mut grace: Duration,
-) -> ExitCode {
+    grace: Duration,
+) -> Result<ExitCode, Failure> {
+    let server = Arc::new(server);
+    let grace = Arc::new(Mutex::new(grace));
+    let current = Arc::clone(&grace);
+    let reloads = Reloads::of(&server, move |server| {
+        match reload(server, &invocation, logging) {
+            Ok(config) => *current.lock() = config.grace,
+            Err(message) => reload_failed(&message),
+        }
+    });
+    let reloads = reloads.map_err(Failure::running)?;
     loop {
         match control.wait() {
-            Message::Reload => match reload(&server, invocation, logging) {
-                Ok(config) => grace = config.grace,
-                Err(message) => reload_failed(&message),
-            },
+            Message::Reload => reloads.ask(),
             Message::Reopen => {
                 logging.reopen();
                 server.reopen_logs();
                 log::info!("logs reopened");
             }
-            Message::Stop => return drain(control, server, grace),
+            Message::Stop => {
+                let grace = *grace.lock();
+                let code = drain(control, &server, grace);
+                drop_last(server);
+                return Ok(code);
+            }
             Message::Other(_) => {}
         }
     }
@@ -210,7 +230,7 @@ fn reload(
 }
 
 /// Stops accepting and waits for what is under way. A second signal, or the end of the grace period, cuts it.
-fn drain(control: &Control, server: Server, grace: Duration) -> ExitCode {
+fn drain(control: &Control, server: &Server, grace: Duration) -> ExitCode {
     log::info!("draining, for {grace:?} at most");
     let since = Instant::now();
     server.begin_drain();
