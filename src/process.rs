@@ -3,8 +3,10 @@
 //! This is the one module with `unsafe` code: two system calls have no safe wrapper, nor has what is done between a fork
 //! and the program that follows.
 
+pub mod pid_file;
+
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -287,15 +289,6 @@ impl Identity {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         unistd::fchownat(AT_FDCWD, file, user, self.group, flags).map_err(io::Error::from)
     }
-}
-
-/// Writes the process id, with a newline, replacing what was there.
-///
-/// # Errors
-/// Whatever the file system says.
-pub fn write_pid(path: &Path) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    writeln!(file, "{}", std::process::id())
 }
 
 /// Starts a thread.

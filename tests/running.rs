@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getuid, mkfifo};
 
 use crate::common::backend::preamble;
-use crate::common::proxy::{check, program, run, site};
+use crate::common::proxy::{SITE, check, program, run, site};
 use crate::common::{
     Backend, Echo, Load, PATIENCE, Proxy, Visitor, bytes, ended, exchange, free_port, secure,
     wait_until,
@@ -158,6 +158,48 @@ fn a_named_pipe_is_no_file_of_a_configuration() {
     proxy.wait_for_log(&format!("swiftiply.yml{PIPE}"));
     proxy.signal(SIGTERM);
     assert_eq!(proxy.wait().code(), Some(0));
+}
+
+#[test]
+fn a_pid_file_belongs_to_the_server_that_accepts() {
+    let directory = tempfile::tempdir().unwrap();
+    let pidfile = directory.path().join("pid");
+    let read = || fs::read_to_string(&pidfile).unwrap();
+    let options = ["-f", pidfile.to_str().unwrap()];
+    // Whatever the umask.
+    let mut program = std::process::Command::new("sh");
+    let script = "umask 077; exec \"$0\" \"$@\"";
+    program.args(["-c", script, env!("CARGO_BIN_EXE_swiftiply")]);
+    program.args(options);
+    let mut first = Proxy::start_program(program, SITE);
+    assert_eq!(read(), format!("{}\n", first.pid()));
+    assert_eq!(fs::metadata(&pidfile).unwrap().mode() & 0o777, 0o644);
+    let mut backend = Backend::dial(first.dial_in());
+    let mut visitor = first.ask("/");
+    backend.request();
+    let second = [
+        "--cluster-address=127.0.0.1",
+        "--cluster-port=0",
+        "--backend-port=0",
+        options[0],
+        options[1],
+    ];
+    let refused = run(&second);
+    assert_eq!(refused.code, Some(1));
+    let why = format!("it is that of a server that runs, process {}", first.pid());
+    assert!(refused.err.contains(&why), "{refused:?}");
+    assert_eq!(read(), format!("{}\n", first.pid()));
+    // While it drains, another one may begin.
+    first.signal(SIGTERM);
+    first.wait_for_log("draining");
+    let second = Proxy::start_with(SITE, &options);
+    assert_eq!(read(), format!("{}\n", second.pid()));
+    backend.reply("done");
+    assert_eq!(visitor.answer().text(), "done");
+    assert_eq!(first.wait().code(), Some(0));
+    assert_eq!(read(), format!("{}\n", second.pid()));
+    second.finish();
+    assert!(!pidfile.exists());
 }
 
 #[test]

@@ -27,6 +27,7 @@ use program::{Failure, print, reload_failed, report};
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
 use swiftiply::net::listener::reason;
+use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::{self, Side};
 use swiftiply::server::{Server, StartError};
 
@@ -96,11 +97,11 @@ fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
     })?;
     // From here on signals are messages. Until here they end us at once, whatever file is being read.
     let control = Control::new(&[]).map_err(Failure::running)?;
-    if let Some(path) = &config.pidfile {
-        process::write_pid(path).map_err(|error| {
-            Failure::running(format!("pidfile {}: {}", path.display(), reason(&error)))
-        })?;
-    }
+    let pid_file = config.pidfile.as_deref().map(|path| {
+        PidFile::write(path)
+            .map_err(|why| Failure::running(format!("pidfile {}: {why}", path.display())))
+    });
+    let pid_file = pid_file.transpose()?;
     for file in log_files(&config) {
         // USR1 opens it anew, and then we are somebody else.
         if let Err(error) = identity.own(file) {
@@ -115,11 +116,15 @@ fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
         log::logger().flush();
         process::detach(ready).map_err(|error| Failure::running(reason(&error)))?;
     }
-    let code = obey(&control, server, invocation, logging, config.grace)?;
-    if let Some(path) = &config.pidfile {
-        // In a directory of root's it stays behind, for whoever started us as root to see to.
-        let _ = std::fs::remove_file(path);
-    }
+    let code = obey(
+        &control,
+        server,
+        invocation,
+        logging,
+        config.grace,
+        pid_file.as_ref(),
+    )?;
+    drop(pid_file);
     log::logger().flush();
     Ok(code)
 }
@@ -175,6 +180,7 @@ fn obey(
     invocation: Invocation,
     logging: &'static Logging,
     grace: Duration,
+    pid_file: Option<&PidFile>,
 ) -> Result<ExitCode, Failure> {
     let server = Arc::new(server);
     let grace = Arc::new(Mutex::new(grace));
@@ -196,6 +202,8 @@ fn obey(
             }
             Message::Stop => {
                 let grace = *grace.lock();
+                // Before the addresses are free, so that a successor finds it free as well.
+                pid_file.inspect(|file| file.release());
                 let code = drain(control, &server, grace);
                 drop_last(server);
                 return Ok(code);

@@ -1,0 +1,228 @@
+//! The file with the process id of a server.
+//!
+//! A server holds a lock of its file (flock(2)) for as long as it accepts connections. So a file that a crash has left behind
+//! is known from that of a live server, also after the system has given its number to another process, and in containers,
+//! where numbers mean something else. A server that drains has let go of the lock, as of its addresses: its successor may
+//! write the file, and it is not removed from under that.
+
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
+
+/// A file with the id of this process. Dropping it removes the file, unless another process has written it meanwhile.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl PidFile {
+    /// Writes the process id, with a newline, to a file with mode 0644.
+    ///
+    /// # Errors
+    /// Why not, in words: another server that runs has the file, it is no regular file or has other names, or what the
+    /// file system says. It is as it was then.
+    pub fn write(path: &Path) -> Result<Self, String> {
+        // Others may remove it between its opening and its locking, each time with bad luck.
+        for _ in 0..ATTEMPTS {
+            let mut file = open(path)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => return Err(held_by(&mut file)),
+                // Some file systems have no locks.
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+            }
+            if is_at(&file, path) {
+                fill(&mut file).map_err(|error| cause(&error))?;
+                let path = path.to_owned();
+                return Ok(Self { path, file });
+            }
+        }
+        Err("it changes all the time".to_owned())
+    }
+
+    /// Lets another server write the file from now on.
+    pub fn release(&self) {
+        // Without a lock there is none to let go of.
+        let _ = self.file.unlock();
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let is_locked = !matches!(self.file.try_lock(), Err(TryLockError::WouldBlock));
+        let is_ours = content(&mut self.file).is_ok_and(|text| text == own());
+        if is_locked && is_ours && is_at(&self.file, &self.path) {
+            // In a directory of root's it cannot be removed when root's rights were given up. Without a number in it nobody
+            // sends a signal to a stranger.
+            if fs::remove_file(&self.path).is_err() {
+                let _ = self.file.set_len(0);
+            }
+        }
+    }
+}
+
+/// Opens it for reading and writing, and makes it if it is not there.
+fn open(path: &Path) -> Result<File, String> {
+    let options = O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(MODE)
+        .custom_flags(options)
+        .open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::ELOOP) => "a symbolic link, which is not followed".to_owned(),
+        _ => cause(&error),
+    })?;
+    let about = file.metadata().map_err(|error| cause(&error))?;
+    if !about.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    if about.nlink() > 1 {
+        return Err("it has other names as well (hard links); remove it".to_owned());
+    }
+    Ok(file)
+}
+
+/// Whether this is the file that the path leads to now.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(there)) = (file.metadata(), fs::symlink_metadata(path)) else {
+        return false;
+    };
+    (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+}
+
+fn fill(file: &mut File) -> io::Result<()> {
+    // Not that of `open`, from which the umask is taken away.
+    if file.metadata()?.mode() & 0o7777 != MODE {
+        file.set_permissions(Permissions::from_mode(MODE))?;
+    }
+    let text = own();
+    file.seek(SeekFrom::Start(0))?;
+    // In this order a reader finds a number at any time, if there was one.
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
+}
+
+fn own() -> String {
+    format!("{}\n", std::process::id())
+}
+
+fn content(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(LONGEST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn held_by(file: &mut File) -> String {
+    let text = content(file).unwrap_or_default();
+    match text.trim().parse::<u32>() {
+        Ok(pid) => format!("it is that of a server that runs, process {pid}"),
+        Err(_) => "it is that of a server that runs".to_owned(),
+    }
+}
+
+fn cause(error: &io::Error) -> String {
+    let number = error.raw_os_error();
+    number.map_or_else(
+        || error.to_string(),
+        |number| Errno::from_raw(number).desc().to_lowercase(),
+    )
+}
+
+/// Everybody may read it.
+const MODE: u32 = 0o644;
+/// How often a file that is removed again and again is opened.
+const ATTEMPTS: usize = 100;
+/// More than any number has, with a newline.
+const LONGEST: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn it_is_written_whole_with_its_mode_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        // Of a crash: longer, and with another mode.
+        fs::write(&path, "123456789012\n\n").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        let file = PidFile::write(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), own());
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, MODE);
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn that_of_a_live_server_is_refused_and_that_of_a_draining_one_is_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        let first = PidFile::write(&path).unwrap();
+        let refused = PidFile::write(&path).unwrap_err();
+        let expected = format!(
+            "it is that of a server that runs, process {}",
+            std::process::id()
+        );
+        assert_eq!(refused, expected);
+        assert_eq!(fs::read_to_string(&path).unwrap(), own());
+        first.release();
+        let second = PidFile::write(&path).unwrap();
+        drop(first);
+        assert!(path.exists(), "the second one has it");
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_another_has_written_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        for replace in [true, false] {
+            let file = PidFile::write(&path).unwrap();
+            if replace {
+                fs::remove_file(&path).unwrap();
+            }
+            fs::write(&path, "1\n").unwrap();
+            drop(file);
+            assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_file_of_one_name_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("precious"), "precious").unwrap();
+        symlink(at("precious"), at("link")).unwrap();
+        symlink(at("nothing"), at("dangling")).unwrap();
+        fs::write(at("one"), "one").unwrap();
+        fs::hard_link(at("one"), at("two")).unwrap();
+        mkfifo(&at("pipe"), Mode::S_IRWXU).unwrap();
+        let refused = |name: &str| PidFile::write(&at(name)).unwrap_err();
+        assert_eq!(refused("link"), "a symbolic link, which is not followed");
+        assert_eq!(
+            refused("dangling"),
+            "a symbolic link, which is not followed"
+        );
+        assert!(refused("two").starts_with("it has other names"));
+        assert_eq!(refused("pipe"), "not a regular file");
+        assert_eq!(refused("none/such"), "no such file or directory");
+        assert_eq!(fs::read_to_string(at("precious")).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(at("one")).unwrap(), "one");
+        assert!(!at("nothing").exists());
+    }
+}
