@@ -1,12 +1,13 @@
 //! The question to an ordinary server whether it is well: one request, on a connection of its own.
 //!
 //! Asked by threads that check servers ([`directory`](super::directory)), and by the access proxy, which looks at its
-//! application. Waits under one deadline, however the answer comes.
+//! application. Waits under one deadline, however the answer comes. Which interim answers it passes over is as in an
+//! exchange ([`AnswerHeads`]).
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
 
-use crate::http::head::{HeadLimits, HeadScanner, ResponseHead};
+use crate::http::head::{AnswerHeads, HeadLimits, RequestHead};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 
@@ -22,7 +23,7 @@ pub struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Asks, and returns the status of the answer; interim ones are passed over.
+    /// Asks, and returns the status of the answer; up to ten interim ones are passed over.
     ///
     /// # Errors
     /// `TimedOut` if there is no answer by `deadline`, `InvalidData` for one that breaks a rule or does not come, and
@@ -32,26 +33,25 @@ impl Question<'_> {
         let request = format!(
             "GET {uri} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n"
         );
+        let limits = HeadLimits::default();
+        let head = RequestHead::parse(request.as_bytes(), &limits);
+        let head = head.map_err(|refusal| bad(refusal.why))?;
         let left = deadline.saturating_duration_since(Instant::now());
         conn.write_both(request.as_bytes(), &[], left)?;
-        let limits = HeadLimits::default();
-        let mut scanner = HeadScanner::response();
+        let mut heads = AnswerHeads::new();
         let mut reply = Buffer::new();
         loop {
-            let end = match reply.is_empty() {
+            let next = match reply.is_empty() {
                 true => None,
-                false => scanner
-                    .scan(reply.data(), &limits)
-                    .map_err(|refusal| bad(refusal.why))?,
+                false => heads
+                    .next(reply.data(), &head, &limits)
+                    .map_err(|error| bad(error.0))?,
             };
-            if let Some(end) = end {
-                let head = ResponseHead::parse(&reply.data()[..end], &limits);
-                let status = head.map_err(|error| bad(error.0))?.status;
-                if status >= 200 {
-                    return Ok(status);
+            if let Some((answer, length)) = next {
+                if !answer.is_interim() {
+                    return Ok(answer.status);
                 }
-                reply.consume(end);
-                scanner = HeadScanner::response();
+                reply.consume(length);
                 continue;
             }
             // There may always be something to read.
@@ -126,6 +126,14 @@ mod tests {
                 "HTTP/1.0 204 X\r\n\r\n",
             ],
             Ok(204),
+        );
+        check(
+            &["HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"],
+            Err("101 that nobody asked for"),
+        );
+        check(
+            &["HTTP/1.1 100 Continue\r\n\r\n"; 11],
+            Err("too many interim responses"),
         );
         check(&[], Err("the connection was closed"));
         check(&["HTTP/1.1 200"], Err("the connection was closed"));
