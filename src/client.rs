@@ -330,6 +330,10 @@ fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
             Err(_) => return None,
         }
     }
+    if preamble::is_misdialled(input.data()) {
+        log::warn!("the server answers as it answers clients: {MISDIALLED}");
+        return None;
+    }
     let limits = HeadLimits::default();
     let mut scanner = HeadScanner::default();
     let end = loop {
@@ -367,6 +371,9 @@ fn read_more(conn: &mut Conn, input: &mut Buffer) -> Option<()> {
     }
 }
 
+/// What to do when a server answers a preamble with a response.
+pub(crate) const MISDIALLED: &str =
+    "this is its port for clients; dial the outgoing address of a site";
 /// How long the server may send nothing in the middle of a request, and take nothing of an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long dialling, and then a handshake, may take.

@@ -680,6 +680,38 @@ fn it_dials_in_again_when_a_server_is_killed_and_comes_back() {
 }
 
 #[test]
+fn the_port_for_clients_is_not_taken_for_a_success() {
+    let app = EchoServer::start();
+    let proxy = Proxy::simple();
+    let dial = |at| {
+        Access::start(
+            &format!(
+                "{{connect: '{at}', to: '{}', connections: 1}}",
+                app.address()
+            ),
+            &[],
+        )
+    };
+    let access = dial(proxy.address());
+    let says = "it answers as it answers clients: this is its port for clients; dial the outgoing address of a site";
+    access.wait_for_log(&format!("server {}: {says}; trying again", proxy.address()));
+    assert!(!access.log().contains("dialled in"), "{}", access.log());
+    drop(access);
+    proxy.finish();
+    // The same from a server that takes its time; it is asked more and more seldom, too.
+    let server = Server::start();
+    let access = dial(server.address());
+    for count in 1..4 {
+        let mut backend = server.accept();
+        access.wait_for_logs(": dialled in", count);
+        backend.send("HTTP/1.1 408 Request Timeout\r\n\r\n");
+        access.wait_for_logs(&format!("{says}; trying again"), count);
+    }
+    drop(access);
+    drop(app);
+}
+
+#[test]
 fn a_server_that_does_not_let_it_in_is_asked_more_and_more_seldom() {
     let server = Server::start();
     let app = EchoServer::start();

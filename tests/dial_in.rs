@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::common::backend::preamble;
 use crate::common::proxy::site;
-use crate::common::{Backend, Echo, PATIENCE, Proxy};
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor};
 
 #[test]
 fn a_preamble_may_come_in_any_pieces() {
@@ -72,6 +72,29 @@ fn who_is_not_a_backend_is_closed_with_a_reason() {
     drop(Backend::connect(proxy.dial_in()));
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     assert_eq!(proxy.log().matches("refused").count(), count);
+    proxy.finish();
+}
+
+#[test]
+fn a_backend_that_dials_in_where_clients_are_served_hears_so_at_once() {
+    let proxy = Proxy::both();
+    let bytes = preamble("000000000001", "secret");
+    let says = "this is the preamble of a backend, and the port is for clients";
+    // Whole, with more of the key to come, and in two pieces; with TLS, and without it where there should be TLS.
+    let plain = proxy.addresses().iter().map(|at| Visitor::connect(*at));
+    let mut visitors: Vec<_> = plain.chain([proxy.visit_secure()]).collect();
+    for (count, visitor) in visitors.iter_mut().enumerate() {
+        visitor.send(&bytes[..11 + count]);
+        let answer = visitor.answer();
+        assert_eq!(answer.status, 400);
+        assert!(answer.text().contains(says), "{}", answer.text());
+        proxy.wait_for_logs(&format!(": {says}"), count + 1);
+    }
+    let mut visitor = proxy.visit();
+    visitor.send(&bytes[..10]);
+    visitor.send(&bytes[10..]);
+    assert_eq!(visitor.answer().status, 400);
+    drop((visitors, visitor));
     proxy.finish();
 }
 

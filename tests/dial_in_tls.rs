@@ -253,7 +253,7 @@ fn a_handshake_holds_up_nobody_and_has_a_deadline() {
     let _ = http.is_closed();
     proxy.wait_for_logs("reason=tls_timeout", 2);
     proxy.wait_for_logs("reason=tls_failed", 2);
-    proxy.wait_for_log("HTTP instead of TLS");
+    proxy.wait_for_log("plain text instead of TLS");
     // The wrong key is refused as without TLS, and bytes behind the preamble are junk.
     let dial = |bytes: &[u8]| {
         let stream = TcpStream::connect(proxy.dial_in()).unwrap();

@@ -20,6 +20,8 @@ use parking_lot::Mutex;
 use super::Shared;
 use super::fleet::{Server, Turn};
 use super::forward::{After, Buffers};
+use crate::backend::preamble;
+use crate::client::MISDIALLED;
 use crate::net::conn::Conn;
 use crate::net::listener::reason;
 use crate::net::stream::{Pending, Stream};
@@ -126,6 +128,13 @@ pub(super) fn run(shared: &Arc<Shared>, tie: &Arc<Tie>) {
                 let why = "it closes the connection at once; is the key right?";
                 shared.failed(&tie.server, turn, why, false);
             }
+            Ok(served @ (Served::Answer | Served::LateAnswer)) => {
+                if matches!(served, Served::LateAnswer) {
+                    shared.lost(&tie.server);
+                }
+                let why = format!("it answers as it answers clients: {MISDIALLED}");
+                shared.failed(&tie.server, turn, &why, false);
+            }
             Err(error) => {
                 // Somebody is there who says that nobody listens: asking again soon costs nothing.
                 let cheap = matches!(
@@ -162,6 +171,10 @@ enum Served {
     Nothing,
     /// Requests, or the prospect of them.
     Something,
+    /// A response in place of requests: it was dialled where clients are served.
+    Answer,
+    /// The same, after it was taken for the prospect of requests.
+    LateAnswer,
 }
 
 /// Dials in, within [`DIAL`] and the time of a handshake.
@@ -202,6 +215,12 @@ fn serve(
                     }
                 }
                 Ok(0) | Err(_) => return served,
+            }
+            if preamble::is_misdialled(buffers.input.data()) {
+                return match served {
+                    Served::Something => Served::LateAnswer,
+                    _ => Served::Answer,
+                };
             }
             if matches!(served, Served::Nothing) {
                 served = Served::Something;

@@ -566,7 +566,7 @@ impl DialIn {
                 (Close::TlsFailed, error.to_string())
             }
             Err(error) if error.kind() == ErrorKind::Unsupported => {
-                (Close::TlsFailed, "HTTP instead of TLS".to_owned())
+                (Close::TlsFailed, "plain text instead of TLS".to_owned())
             }
             // A probe that connects and leaves is not worth a line.
             Ok(Some(0)) | Err(_) => {

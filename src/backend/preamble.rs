@@ -91,6 +91,13 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Whether what a server sends first, in place of a request, is a response: so it is where clients are served, rather than
+/// backends.
+pub fn is_misdialled(first: &[u8]) -> bool {
+    // No request begins so: a slash is in no method.
+    first.starts_with(b"HTTP/")
+}
+
 /// Reads what has been received so far, given the keys that are known (an empty one: no key is sent).
 pub fn read(bytes: &[u8], keys: &[Box<[u8]>]) -> Reading {
     let beginning = bytes.len().min(PREFIX.len());

@@ -65,7 +65,7 @@ impl Conn {
     /// Reads what is there. `None`: nothing yet. 0 is the end.
     ///
     /// # Errors
-    /// `InvalidData` for broken TLS, `Unsupported` for HTTP where there should be TLS, and whatever `recv(2)` says.
+    /// `InvalidData` for broken TLS, `Unsupported` for text where there should be TLS, and whatever `recv(2)` says.
     pub fn read_now(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
         match &mut self.tls {
             None => self.stream.read_now(into),

@@ -438,14 +438,15 @@ impl Session {
     /// Reads what is there, going on with the handshake. `None`: nothing yet. 0 is the end.
     ///
     /// # Errors
-    /// `InvalidData` for what is not TLS, [`ErrorKind::Unsupported`] if it is HTTP without TLS, and whatever `recv(2)`
+    /// `InvalidData` for what is not TLS, [`ErrorKind::Unsupported`] if it is text without TLS, and whatever `recv(2)`
     /// and `send(2)` say.
     pub fn read_now(&mut self, stream: &Stream, into: &mut [u8]) -> io::Result<Option<usize>> {
         if self.fresh {
             let mut first = [0];
             match stream.peek_now(&mut first)? {
                 None => return Ok(None),
-                Some(1) if first[0].is_ascii_uppercase() => {
+                // A record begins with 20 to 23 (RFC 8446 5.1), HTTP with a letter, and so does a preamble.
+                Some(1) if first[0].is_ascii_alphabetic() => {
                     return Err(ErrorKind::Unsupported.into());
                 }
                 Some(_) => self.fresh = false,

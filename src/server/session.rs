@@ -51,11 +51,12 @@ use super::shared::Shared;
 use super::snapshot::SnapshotRef;
 use super::worker::Worker;
 use crate::backend::lease::{Lease, Ticket, Upstream};
+use crate::backend::preamble;
 use crate::budget::Charge;
 use crate::config::Limits;
 use crate::exchange::{Request, RequestBody, Trace};
 use crate::http::body::Framing;
-use crate::http::head::{HeadLimits, HeadScanner, Persistence, RequestHead};
+use crate::http::head::{HeadLimits, HeadScanner, Persistence, Refusal, RequestHead};
 use crate::net::conn::Conn;
 use crate::net::poller::{Cause, Interest, Token};
 use crate::net::stream::{Peer, Pending};
@@ -429,6 +430,10 @@ impl Session {
                     Ok(None) => None,
                     Err(refusal) => Some(refusal),
                 };
+                let refusal = match worker.input.data().starts_with(preamble::PREFIX) {
+                    true => Some(Refusal::bad(PREAMBLE_HERE)),
+                    false => refusal,
+                };
                 if let Some(refusal) = refusal {
                     return self.refuse(
                         refusal.status,
@@ -462,7 +467,12 @@ impl Session {
                 }
                 (Err(error), _) if error.kind() == ErrorKind::Unsupported => {
                     self.conn.give_up_tls();
-                    let why = "this port speaks TLS; ask with https://";
+                    // What it is is still in the socket; an error shows again when the answer is written.
+                    let _ = self.fill(worker);
+                    let why = match worker.input.data().starts_with(preamble::PREFIX) {
+                        true => PREAMBLE_HERE,
+                        false => "this port speaks TLS; ask with https://",
+                    };
                     return self.refuse(400, why, begun, &snapshot, worker);
                 }
                 (Err(error), _) if error.kind() == ErrorKind::InvalidData => {
@@ -900,6 +910,10 @@ impl Collecting {
         upload::is_too_slow(elapsed, self.collector.length(), upload::SLOWEST)
     }
 }
+
+/// What is said to a backend that dials in where clients are served.
+const PREAMBLE_HERE: &str = "this is the preamble of a backend, and the port is for clients; \
+                             let the backend dial in at the outgoing address of its site";
 
 const fn head_limits(limits: &Limits) -> HeadLimits {
     HeadLimits {
