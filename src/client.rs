@@ -239,7 +239,8 @@ impl Greeting {
     /// Those of [`Conn::shake_hands`], and whatever the system says.
     pub fn send(&self, stream: Stream, name: &str) -> io::Result<Conn> {
         stream.send_at_once();
-        stream.watch_peer(PATIENCE);
+        stream.watch_peer();
+        stream.give_up_after(PATIENCE);
         let mut conn = match &self.tls {
             None => Conn::plain(stream),
             Some(connector) => Conn::dialled(stream, connector, name)?,

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::getuid;
 use swiftiply::backend::dial_in::{Control, DialIn, Settings, Terms};
 use swiftiply::backend::pool::{self, Acquired, Lease, Pool, Waiting};
@@ -34,8 +34,8 @@ struct DialledIn {
 }
 
 impl DialledIn {
-    /// Listens on any port of an address. `backend`: how long a backend may take nothing of what it is sent.
-    fn start(ip: &str, backend: Duration) -> Self {
+    /// Listens on any port of an address.
+    fn start(ip: &str) -> Self {
         let address: Address = format!("{ip}:0").parse().unwrap();
         let listener = Listener::bind(&address).unwrap().remove(0);
         let Local::Tcp(local) = *listener.local() else {
@@ -46,7 +46,6 @@ impl DialledIn {
         pool.set_keys(keys());
         let terms = Terms {
             preamble: PATIENCE,
-            backend,
             tls: None,
         };
         let settings = Settings::new(100, terms, &Arc::new(Budget::new(100)));
@@ -95,19 +94,6 @@ impl DialledIn {
 
 fn keys() -> Arc<[Box<[u8]>]> {
     Arc::new([Box::default()])
-}
-
-#[test]
-fn a_backend_may_take_its_time_to_read_a_request() {
-    let dialled_in = DialledIn::start("127.0.0.1", Duration::from_secs(90));
-    let backend = Backend::dial(dialled_in.address);
-    let mut lease = dialled_in.lease();
-    let conn = lease.conn();
-    let milliseconds = getsockopt(conn, sockopt::TcpUserTimeout).unwrap();
-    assert_eq!(milliseconds, 90_000);
-    assert!(getsockopt(conn, sockopt::KeepAlive).unwrap());
-    drop((lease, backend));
-    dialled_in.finish();
 }
 
 /// A network of its own, as long as this lives.
@@ -167,7 +153,7 @@ fn a_machine_that_vanishes_is_found_out() {
     there.ip("address add 192.0.2.2/24 dev wire");
     here.ip("link set wire up");
     there.ip("link set wire up");
-    let dialled_in = here.enter(|| DialledIn::start("192.0.2.1", PATIENCE));
+    let dialled_in = here.enter(|| DialledIn::start("192.0.2.1"));
     let dial = || there.enter(|| Backend::dial(dialled_in.address));
     // One that is idle, and one with a request.
     let backends = [dial(), dial()];

@@ -112,8 +112,6 @@ pub struct Settings {
 pub struct Terms {
     /// Time for a preamble.
     pub preamble: Duration,
-    /// How long a backend may take nothing of what it is sent.
-    pub backend: Duration,
     /// `None`: no TLS.
     pub tls: Option<Acceptor>,
 }
@@ -588,7 +586,7 @@ impl DialIn {
         let Settings {
             backends,
             descriptors,
-            terms,
+            ..
         } = &*dial.settings;
         let Some(charges) = backends.charge(1).zip(descriptors.charge(1)) else {
             let limit = match (backends.used(), backends.most()) {
@@ -606,7 +604,7 @@ impl DialIn {
         };
         dial.full.store(false, Ordering::Relaxed);
         conn.stream().send_at_once();
-        conn.stream().watch_peer(terms.lock().backend);
+        conn.stream().watch_peer();
         let pool = &dial.pool;
         let connections = &self.control.connections;
         let registration = connections.enter(number, pool, (preamble.id, peer), charges);

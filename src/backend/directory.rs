@@ -91,8 +91,6 @@ struct Settings {
     seats: usize,
     /// For a connection to be made.
     connect: Duration,
-    /// How long a server may take nothing of what it is sent.
-    backend: Duration,
     /// How long an idle connection is kept.
     idle: Duration,
     /// Active checks, and the Host that they ask for.
@@ -294,7 +292,6 @@ impl Settings {
             servers,
             seats,
             connect: site.timeouts.connect,
-            backend: site.timeouts.backend,
             idle: site.timeouts.idle,
             check: site.check.clone(),
             host: site.name.clone(),

@@ -15,6 +15,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -34,6 +35,8 @@ pub struct Stream {
     socket: OwnedFd,
     /// What `SO_RCVTIMEO` is set to; `None`: it was not, so that reads wait for ever.
     read_timeout: Option<Duration>,
+    /// What `TCP_USER_TIMEOUT` was set to, in milliseconds; 0: it was not.
+    user_timeout: AtomicU32,
 }
 
 /// Who is at the other end.
@@ -97,6 +100,7 @@ impl From<OwnedFd> for Stream {
         Self {
             socket,
             read_timeout: None,
+            user_timeout: AtomicU32::new(0),
         }
     }
 }
@@ -168,6 +172,7 @@ impl Stream {
         Ok(Self {
             socket: self.socket.try_clone()?,
             read_timeout: self.read_timeout,
+            user_timeout: AtomicU32::new(self.user_timeout.load(Ordering::Relaxed)),
         })
     }
 
@@ -422,19 +427,19 @@ impl Stream {
         let _ = setsockopt(&self.socket, sockopt::TcpNoDelay, &true);
     }
 
-    /// Has the system find out when the peer's machine has vanished: a probe after 20 s in which nothing came, and then
-    /// one every 8 s, until nothing has come for `patience`, or for 28 s if that is longer.
+    /// Has the system find out when the peer's machine has vanished: the connection breaks when it has given no sign of life
+    /// for [`VANISHED`], be it that it answers no probe, of which there are three in that time, or that it does not
+    /// acknowledge what was sent.
     ///
-    /// For as long what was sent may lie in the system's buffers, be it that the peer is gone or that it takes nothing,
-    /// 20 s at least: a deadline that is not ours, so `patience` has to be the one that we have for the same. Without effect
-    /// on a Unix socket.
-    pub fn watch_peer(&self, patience: Duration) {
+    /// The latter includes a peer that is there and just takes nothing, once its buffers are full: where that may happen,
+    /// [`Stream::give_up_after`] gives it more time. Without effect on a Unix socket.
+    pub fn watch_peer(&self) {
         // On a Unix socket the kernel itself knows when the peer is gone, so errors do not matter.
         let _ = setsockopt(&self.socket, sockopt::KeepAlive, &true);
-        let _ = setsockopt(&self.socket, sockopt::TcpKeepIdle, &20);
-        let _ = setsockopt(&self.socket, sockopt::TcpKeepInterval, &8);
+        let _ = setsockopt(&self.socket, sockopt::TcpKeepIdle, &8);
+        let _ = setsockopt(&self.socket, sockopt::TcpKeepInterval, &4);
         // It goes over a number of probes (tcp(7)).
-        self.give_up_after(patience.max(VANISHED));
+        self.give_up_after(VANISHED);
     }
 
     /// The same for a peer that is far away and may be asleep: a probe a minute while nothing comes, and four that stay
@@ -447,11 +452,13 @@ impl Stream {
     }
 
     /// Changes how long what was sent to a peer may stay where it is, also if the peer is there and just takes nothing; see
-    /// [`Stream::watch_peer`]. From a millisecond to 24 days.
+    /// [`Stream::watch_peer`]. From a millisecond to 24 days. No system call if it is so already.
     pub fn give_up_after(&self, patience: Duration) {
         // To the system it is signed, and zero means that there is no such time.
         let milliseconds = patience.as_millis().clamp(1, i32::MAX as u128) as u32;
-        let _ = setsockopt(&self.socket, sockopt::TcpUserTimeout, &milliseconds);
+        if self.user_timeout.swap(milliseconds, Ordering::Relaxed) != milliseconds {
+            let _ = setsockopt(&self.socket, sockopt::TcpUserTimeout, &milliseconds);
+        }
     }
 
     fn receive(&self, into: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
@@ -465,8 +472,8 @@ impl Stream {
     }
 }
 
-/// For so long at least a peer may give no sign of life: a machine that is very busy is not gone.
-const VANISHED: Duration = Duration::from_secs(20);
+/// For so long a peer may give no sign of life: a machine that is very busy is not gone.
+pub const VANISHED: Duration = Duration::from_secs(20);
 
 /// An error of a connection. `TimedOut` is our own word, for our own deadlines: when the system has given the peer up, the
 /// connection is broken.
@@ -541,12 +548,15 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stream = Stream::connect_to(address, Duration::from_secs(60)).unwrap();
+        stream.watch_peer();
+        let milliseconds = socket::getsockopt(&stream, sockopt::TcpUserTimeout).unwrap();
+        assert_eq!(milliseconds, 20_000);
         let check = |seconds, expected| {
-            stream.watch_peer(Duration::from_secs(seconds));
+            stream.give_up_after(Duration::from_secs(seconds));
             let milliseconds = socket::getsockopt(&stream, sockopt::TcpUserTimeout).unwrap();
             assert_eq!(milliseconds, expected);
         };
-        check(5, 20_000);
+        check(5, 5000);
         check(60, 60_000);
         // The longest time that can be configured, and the longest for the system.
         check(365 * 24 * 60 * 60, i32::MAX as u32);

@@ -21,6 +21,7 @@ use crate::http::head::{AnswerHeads, Method, Persistence, RequestHead, ResponseH
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::poller::Interest;
+use crate::net::stream::VANISHED;
 use crate::stats::Close;
 
 /// One request at one backend.
@@ -34,7 +35,9 @@ pub struct Call<U> {
     head_length: usize,
     /// Some of the request was written, or tried.
     is_started: bool,
-    /// The exchange had to wait before the backend took all of the request: for the backend, or for the visitor.
+    /// Bytes of the request that were written.
+    sent: usize,
+    /// The exchange had to wait before the backend took all of the request: for the backend, for the visitor or for its turn.
     was_blocked: bool,
     /// It waited for the visitor, and the backend's time begins again.
     is_waiting_for_visitor: bool,
@@ -88,6 +91,7 @@ impl<U: Upstream> Call<U> {
             rest: Vec::new(),
             head_length: 0,
             is_started: false,
+            sent: 0,
             was_blocked: false,
             is_waiting_for_visitor: false,
             since: now,
@@ -113,6 +117,11 @@ impl<U: Upstream> Call<U> {
     /// Bytes of the head of the request.
     pub const fn head_length(&self) -> usize {
         self.head_length
+    }
+
+    /// Whether the backend may have some of the request.
+    pub const fn is_sent(&self) -> bool {
+        self.sent > 0
     }
 
     /// Whether the connection had an exchange before.
@@ -164,6 +173,10 @@ impl<U: Upstream> Call<U> {
             // A small body goes with the head in one write; some applications are slower with two.
             self.render_more(host, None, visitor, tools.out)?;
         }
+        if self.sent == 0 {
+            // As at the beginning, if the request before was a large one.
+            self.upstream.as_mut().stream().give_up_after(VANISHED);
+        }
         let mut written = 0;
         loop {
             if written == tools.out.len() {
@@ -189,11 +202,19 @@ impl<U: Upstream> Call<U> {
                 Ok(count) => {
                     written += count;
                     progress = true;
+                    let before = self.sent;
+                    self.sent = before.saturating_add(count);
+                    if before <= SMALL && self.sent > SMALL {
+                        // It may fill the backend's buffers, and the backend may take its time.
+                        let patience = host.rules().backend.max(VANISHED);
+                        self.upstream.as_mut().stream().give_up_after(patience);
+                    }
                     left = left.saturating_sub(count);
                 }
                 Err(_) => return Ok(self.broken()),
             }
             if left == 0 {
+                self.was_blocked = true;
                 self.rest.extend_from_slice(&tools.out[written..]);
                 return Ok(Sending::Turn);
             }
@@ -498,6 +519,8 @@ enum Rendered {
     End,
 }
 
+/// Every backend has room for a request of so many bytes: if its machine does not acknowledge them, it has vanished.
+const SMALL: usize = 16 << 10;
 /// Bytes of a body that are written at once.
 const BLOCK: usize = Buffer::SIZE;
 /// So many bytes of a request are written before others have their turn.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 use std::{io, mem};
 
 use super::StartError;
@@ -63,8 +62,6 @@ pub(super) struct Wanted {
     pub(super) address: Address,
     /// The keys that are known there: those of every site that has it.
     keys: Arc<[Box<[u8]>]>,
-    /// The longest `timeouts.backend` of these sites: they share its backends.
-    backend: Duration,
     /// What its file is to be like, as the first entry that says something has it.
     file: config::SocketFile,
 }
@@ -202,7 +199,6 @@ impl Wanted {
     pub(super) fn all(config: &Config) -> Vec<Self> {
         struct Entry<'a> {
             keys: BTreeSet<Box<[u8]>>,
-            backend: Duration,
             file: &'a config::SocketFile,
         }
         let none = config::SocketFile::default();
@@ -214,12 +210,10 @@ impl Wanted {
                     order.push(&outgoing.to);
                     Entry {
                         keys: BTreeSet::new(),
-                        backend: site.timeouts.backend,
                         file: &none,
                     }
                 });
                 entry.keys.extend(accepted_keys(site).iter().cloned());
-                entry.backend = entry.backend.max(site.timeouts.backend);
                 if *entry.file == none {
                     entry.file = &outgoing.file;
                 }
@@ -230,7 +224,6 @@ impl Wanted {
             Some(Self {
                 address: address.clone(),
                 keys: entry.keys.into_iter().collect(),
-                backend: entry.backend,
                 file: entry.file.clone(),
             })
         };
@@ -250,7 +243,6 @@ impl Wanted {
     fn terms(&self, config: &Config, outgoing: &Secure) -> Terms {
         Terms {
             preamble: config.timeouts.preamble,
-            backend: self.backend,
             tls: outgoing.acceptor(&self.address),
         }
     }
@@ -287,13 +279,12 @@ mod tests {
         let yaml = "
             cluster_port: 80
             map:
-              - {incoming: a, outgoing: ['127.0.0.1:2', 'unix:/run/a'], key: one, timeouts: {backend: 30}}
+              - {incoming: a, outgoing: ['127.0.0.1:2', 'unix:/run/a'], key: one}
               - {incoming: b, outgoing: '127.0.0.1:1'}
               - incoming: c
                 outgoing: ['127.0.0.1:2', {to: 'unix:/run/a', mode: '0600'}]
                 key: [two, one]
-                timeouts: {backend: 90}
-              - {incoming: d, outgoing: {to: 'unix:/run/a', mode: '0666'}, timeouts: {backend: 60}}
+              - {incoming: d, outgoing: {to: 'unix:/run/a', mode: '0666'}}
         ";
         let read = Config::from_yaml(yaml, Path::new("s.yml"), &Overrides::default());
         let (config, _) = read.unwrap_or_else(|problems| panic!("{problems}"));
@@ -302,18 +293,17 @@ mod tests {
             let keys = wanted.keys.iter().map(|key| String::from_utf8_lossy(key));
             let mode = wanted.socket_file().unwrap().mode;
             format!(
-                "{} keys {:?} backend {:?} mode {mode:o}",
+                "{} keys {:?} mode {mode:o}",
                 wanted.address,
                 keys.collect::<Vec<_>>(),
-                wanted.backend
             )
         });
         assert_eq!(
             shown.collect::<Vec<_>>(),
             [
-                "127.0.0.1:2 keys [\"one\", \"two\"] backend 90s mode 666",
-                "unix:/run/a keys [\"\", \"one\", \"two\"] backend 90s mode 600",
-                "127.0.0.1:1 keys [\"\"] backend 60s mode 666",
+                "127.0.0.1:2 keys [\"one\", \"two\"] mode 666",
+                "unix:/run/a keys [\"\", \"one\", \"two\"] mode 600",
+                "127.0.0.1:1 keys [\"\"] mode 666",
             ]
         );
     }

@@ -32,8 +32,6 @@ pub struct Lease {
 pub struct Connecting {
     seat: Seat,
     connect: Connect,
-    /// How long the server may take nothing of what it is sent.
-    patience: Duration,
 }
 
 /// How far a connection has come.
@@ -137,18 +135,17 @@ impl Seat {
     /// A new connection.
     fn dial(self) -> Connected {
         let directory = &self.directory;
-        let (connect, patience, surplus) = {
+        let (connect, surplus) = {
             let mut state = directory.state.lock();
             let server = state.server(&self.endpoint);
             let surplus = server.and_then(Server::surplus);
-            (state.settings.connect, state.settings.backend, surplus)
+            (state.settings.connect, surplus)
         };
         if let Some(kept) = surplus {
             directory.close(kept.conn, Close::Idle);
         }
         let connecting = Connecting {
             connect: self.endpoint.connect(Instant::now() + connect),
-            patience,
             seat: self,
         };
         connecting.advance()
@@ -202,7 +199,7 @@ impl Connecting {
             Ok(Some(stream)) => {
                 endpoint.reached(&self.connect);
                 stream.send_at_once();
-                stream.watch_peer(self.patience);
+                stream.watch_peer();
                 stats::add(&directory.stats.joined);
                 Connected::Ready(Lease {
                     seat: self.seat,
