@@ -61,7 +61,7 @@ fn a_reload_without_enough_descriptors_changes_nothing() {
     let mut kept = proxy.visit();
     assert_eq!(kept.get("/before").text(), "/before");
     let before = descriptors(&proxy);
-    // Another address for visitors and one for backends, each with a thread of its own.
+    // Another address for visitors, with a thread of its own, and one for backends.
     proxy.configure(
         "cluster_address: [127.0.0.1, 'unix:front.sock']\n\
          map: [{incoming: test, default: true, outgoing: ['127.0.0.1:0', 'unix:back.sock'], timeout: 60}]",
@@ -85,8 +85,8 @@ fn a_reload_without_enough_descriptors_changes_nothing() {
         assert!(!proxy.file("front.sock").exists() && !proxy.file("back.sock").exists());
         failed += 1;
     }
-    // The file itself, two listeners, and what their threads need.
-    assert!(failed > 4, "{failed}");
+    // Two listeners, and what the thread of the one for visitors needs.
+    assert!(failed > 2, "{failed}");
     assert!(proxy.file("front.sock").exists() && proxy.file("back.sock").exists());
     limit(proxy.pid(), MANY);
     proxy.reload(SITE);

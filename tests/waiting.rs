@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::proxy::SITE;
+use crate::common::proxy::{SITE, site};
 use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, embedded, first, wait_until};
 
 /// Sends three requests more than may wait; returns the visitors of those that wait, with their targets, when the three
@@ -319,16 +319,23 @@ fn a_request_whose_backend_dies_goes_to_another_if_it_may() {
 
 #[test]
 fn a_request_that_kills_its_backends_is_given_up() {
-    let proxy = Proxy::simple();
-    let address = proxy.dial_in();
-    let mut visitor = proxy.ask("/deadly");
-    for _ in 0..4 {
-        let mut backend = Backend::dial(address);
-        assert_eq!(backend.request().target(), "/deadly");
+    // So many backends see it, as the site says; without the key, two.
+    for (keys, seen) in [("retries: 0", 1), ("order: newest", 2), ("retries: 4", 5)] {
+        let proxy = Proxy::start(&site(keys));
+        let mut visitor = proxy.ask("/deadly");
+        for _ in 0..seen {
+            let mut backend = Backend::dial(proxy.dial_in());
+            assert_eq!(backend.request().target(), "/deadly");
+        }
+        assert_eq!(visitor.answer().status, 502);
+        // The next one is left alone.
+        let mut stays = Backend::dial(proxy.dial_in());
+        visitor.send_get("/harmless");
+        assert_eq!(stays.request().target(), "/harmless");
+        stays.reply_to(&mut visitor, "ok");
+        drop((visitor, stays));
+        proxy.finish();
     }
-    assert_eq!(visitor.answer().status, 502);
-    drop(visitor);
-    proxy.finish();
 }
 
 #[test]

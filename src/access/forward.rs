@@ -17,7 +17,8 @@
 //!
 //! **Invariants**: nothing of one exchange can show in another, neither here nor there: a connection is used again only
 //! when its last message was read and written to its very end. A request is sent to the application a second time only
-//! if its connection was a kept one, nothing of an answer was passed on, and its method is idempotent (RFC 9110 9.2.2).
+//! if its connection was a kept one, nothing of an answer was passed on, and its method is idempotent (RFC 9110 9.2.2)
+//! or nothing of it was sent.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -401,7 +402,8 @@ impl Host for ForwardedRequest {
             return false;
         }
         let is_whole = !matches!(self.body, RequestBody::Stream { .. });
-        if failure.was_kept && is_whole && self.head.method.is_idempotent() {
+        let is_safe = !failure.is_sent || is_whole && self.head.method.is_idempotent();
+        if failure.was_kept && is_safe {
             return true;
         }
         // If it is the whole application that died, no further request shall be sent here.

@@ -295,6 +295,7 @@ const KEYS: &[Key] = &[
     key("check.interval", Level::Site, Stage::Now),
     key("backup", Level::Site, Stage::Now),
     key("order", Level::Site, Stage::Now),
+    key("retries", Level::Site, Stage::Now),
     key("redeployable", Level::Site, Stage::Now),
     key("redeployment_sizelimit", Level::Site, Stage::Now),
     key("xforwardedfor", Level::Site, Stage::Now),

@@ -119,6 +119,8 @@ pub struct Site {
     pub keepalive: Option<Duration>,
     /// Which idle backend is taken.
     pub order: Order,
+    /// How often a request is sent again, to another backend, when the one that had it closes its connection (a count).
+    pub retries: usize,
     /// Any request whose backend dies may go to another.
     pub redeployable: bool,
     /// Collect a request's body before a backend is taken.
@@ -582,6 +584,7 @@ impl Default for Site {
             keys: Vec::new(),
             keepalive: Some(Timeouts::default().idle),
             order: Order::Newest,
+            retries: 1,
             redeployable: false,
             request_buffering: true,
             redeployment_sizelimit: 16384,

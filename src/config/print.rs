@@ -168,6 +168,7 @@ fn put_backends(site: &Site, out: &mut Out) {
 fn put_exchanges(site: &Site, out: &mut Out) {
     let keepalive = site.keepalive.map_or(Node::Bool(false), time);
     out.put("keepalive", keepalive);
+    out.put("retries", number(site.retries));
     out.put("redeployable", Node::Bool(site.redeployable));
     out.put("request_buffering", Node::Bool(site.request_buffering));
     let sizelimit = number(site.redeployment_sizelimit);

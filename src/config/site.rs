@@ -98,6 +98,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         keys,
         keepalive: keepalive(section, timeouts.idle),
         order: section.take("order", order).unwrap_or(base.order),
+        retries: section.count("retries", 0..=100, base.retries),
         redeployable: truth("redeployable", base.redeployable),
         request_buffering: truth("request_buffering", base.request_buffering),
         redeployment_sizelimit: section.bytes(

@@ -621,6 +621,7 @@ fn values_of_a_site() {
         );
         same == format!("{:?}", Site::default())
     });
+    check("retries: 0", |site| site.retries == 0);
     check("redeployable: 'true'", |site| site.redeployable);
     check("redeployment_sizelimit: 64k", |site| {
         site.redeployment_sizelimit == 65536

@@ -127,8 +127,10 @@ pub struct Failure<'a> {
     pub error: RelayError,
     /// The backend and where the time went.
     pub trace: &'a Trace,
-    /// Backends that had the request so far, this one included.
+    /// Backends that had some of the request so far, this one included unless nothing was sent to it.
     pub attempts: u32,
+    /// Some of the request was sent to this backend.
+    pub is_sent: bool,
     /// Bytes of the head that was sent.
     pub head_length: usize,
     /// The backend's connection had an exchange before.
@@ -275,7 +277,9 @@ pub struct Exchange<H: Host> {
     pub upload: Option<Box<StreamingUpload>>,
     /// Since when the request waits for a backend.
     since: Instant,
-    /// Backends that had the request.
+    /// Since when it waited for the backend that it has now.
+    asked: Instant,
+    /// Backends that had some of the request.
     attempts: u32,
     phase: Phase<H::Upstream>,
     /// What was read from the backend and not used when the exchange was last blocked.
@@ -314,6 +318,7 @@ impl<H: Host> Exchange<H> {
             status: 0,
             upload,
             since,
+            asked: since,
             attempts: 0,
             phase: Phase::Asking,
             leftover: Vec::new(),
@@ -521,6 +526,7 @@ impl<H: Host> Exchange<H> {
         let now = Instant::now();
         self.trace.queued += now.saturating_duration_since(self.since);
         self.trace.backend = upstream.origin();
+        self.asked = self.since;
         self.since = now;
         self.attempts += 1;
         let call = Call::new(upstream, now);
@@ -620,18 +626,25 @@ impl<H: Host> Exchange<H> {
     /// An attempt failed: the backend is closed, and another one may get the request.
     fn failed(&mut self, error: RelayError, call: Call<H::Upstream>) -> Next<H::Upstream> {
         self.trace.answering = self.since.elapsed();
+        let is_sent = call.is_sent();
+        if !is_sent {
+            self.attempts -= 1;
+        }
         let failure = Failure {
             error,
             trace: &self.trace,
             attempts: self.attempts,
+            is_sent,
             head_length: call.head_length(),
             was_kept: call.was_kept(),
         };
+        let was_kept = failure.was_kept;
+        let is_old = was_kept || call.is_dialled();
         let again = self.host.may_retry(&failure);
         call.close(match error {
             RelayError::Upload(_) => Close::ClientGone,
             // A connection that was kept had been given up by the server, most likely.
-            RelayError::ClosedEarly if failure.was_kept => Close::PeerClosed,
+            RelayError::ClosedEarly if was_kept => Close::PeerClosed,
             _ => Close::BackendFailed,
         });
         if !again {
@@ -640,12 +653,25 @@ impl<H: Host> Exchange<H> {
                 error => Outcome::Failed(error),
             });
         }
-        self.since = Instant::now();
-        // A process that dies closes its connections one after the other; the next one may be another of them.
-        Next::Phase(match self.attempts {
-            ..=1 => Phase::Asking,
-            _ => Phase::Pausing(self.since + LAST_BREATH),
-        })
+        let now = Instant::now();
+        if is_sent {
+            self.since = now;
+        } else {
+            // It goes on waiting as if it had not had this backend.
+            let waited = self.since.saturating_duration_since(self.asked);
+            self.trace.queued = self.trace.queued.saturating_sub(waited);
+            self.since = self.asked;
+            if now >= self.host.deadline(self.since) {
+                return self.missed(RelayError::NoBackend);
+            }
+            // There are only so many of these.
+            if is_old {
+                return Next::Phase(Phase::Asking);
+            }
+        }
+        // A process that dies closes its connections one after the other; the next one may be another of them. And a server
+        // that closes every connection at once is not asked without end.
+        Next::Phase(Phase::Pausing(now + LAST_BREATH))
     }
 }
 
@@ -758,3 +784,256 @@ pub fn write_interim(conn: &mut Conn, pending_output: &mut Vec<u8>, bytes: &[u8]
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// How long a process may take to die.
 const LAST_BREATH: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io::Read;
+    use std::net::{Shutdown, TcpListener};
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use nix::sys::socket::{getsockopt, sockopt};
+
+    use super::*;
+    use crate::budget::Charge;
+    use crate::exchange::Origin;
+    use crate::net::stream::Stream;
+
+    /// A backend that dialled in.
+    struct Dialled(Conn);
+
+    /// What never comes into being.
+    enum Never {}
+
+    /// A request that goes to these backends, one after the other.
+    struct Request {
+        head: RequestHead,
+        body: RequestBody,
+        rules: Rules,
+        backends: VecDeque<Dialled>,
+        /// Attempts counted, and whether something was sent, of each failure.
+        failures: Vec<(u32, bool)>,
+    }
+
+    impl AsMut<Conn> for Dialled {
+        fn as_mut(&mut self) -> &mut Conn {
+            &mut self.0
+        }
+    }
+
+    impl Upstream for Dialled {
+        type Ticket = Never;
+        type Connecting = Never;
+
+        fn is_dialled(&self) -> bool {
+            true
+        }
+
+        fn was_kept(&self) -> bool {
+            false
+        }
+
+        fn origin(&self) -> Option<Origin> {
+            None
+        }
+
+        fn finish(self) {}
+
+        fn close(self, _: Close) {}
+
+        fn switch(&mut self) {}
+    }
+
+    impl Ticket<Dialled> for Never {
+        fn take(&mut self) -> Option<Acquired<Dialled>> {
+            match *self {}
+        }
+
+        fn wait(&self, _: Instant) {
+            match *self {}
+        }
+
+        fn wake_with(&self, _: Waker) -> bool {
+            match *self {}
+        }
+    }
+
+    impl Connecting<Dialled> for Never {
+        fn advance(self) -> Connected<Dialled> {
+            match self {}
+        }
+
+        fn fd(&self) -> Option<BorrowedFd<'_>> {
+            match *self {}
+        }
+
+        fn until(&self) -> Instant {
+            match *self {}
+        }
+    }
+
+    impl Host for Request {
+        type Upstream = Dialled;
+
+        fn head(&self) -> &RequestHead {
+            &self.head
+        }
+
+        fn body(&self) -> &RequestBody {
+            &self.body
+        }
+
+        fn rules(&self) -> &Rules {
+            &self.rules
+        }
+
+        fn acquire(&mut self, _: Instant, _: u32) -> Result<Acquired<Dialled>, RelayError> {
+            let next = self.backends.pop_front();
+            next.map(Acquired::Ready).ok_or(RelayError::NoBackend)
+        }
+
+        fn deadline(&self, since: Instant) -> Instant {
+            since + PATIENCE
+        }
+
+        fn fall_back(&mut self, _: RelayError) -> bool {
+            false
+        }
+
+        fn unreachable(&mut self, _: &io::Error) -> Result<Option<Instant>, RelayError> {
+            Ok(None)
+        }
+
+        fn write_head(&mut self, _: &Trace, _: Instant, out: &mut Vec<u8>) {
+            out.extend_from_slice(HEAD);
+        }
+
+        fn may_retry(&mut self, failure: &Failure<'_>) -> bool {
+            assert_eq!(failure.error, RelayError::ClosedEarly);
+            self.failures.push((failure.attempts, failure.is_sent));
+            !failure.is_sent
+        }
+
+        fn respond(
+            &mut self,
+            _: ResponseHead,
+            _: Download<Dialled>,
+            _: bool,
+            _: &mut Tools<'_>,
+            _: &mut Vec<u8>,
+        ) -> Responding<Dialled> {
+            unreachable!("there is no response")
+        }
+
+        fn received(&mut self, _: &Conn) {}
+
+        fn is_gone(&mut self, _: &mut Visitor<'_>, _: bool) -> bool {
+            false
+        }
+    }
+
+    impl Request {
+        fn new(body: RequestBody, backends: Vec<Dialled>) -> Self {
+            let limits = HeadLimits::default();
+            Self {
+                head: RequestHead::parse(HEAD, &limits).unwrap(),
+                body,
+                rules: Rules {
+                    first_byte: PATIENCE,
+                    backend: PATIENCE,
+                    unframed_gap: PATIENCE,
+                    limits,
+                    gathered: 0,
+                },
+                backends: backends.into(),
+                failures: Vec::new(),
+            }
+        }
+    }
+
+    fn pair() -> (Conn, UnixStream) {
+        let (own, other) = UnixStream::pair().unwrap();
+        (Conn::plain(Stream::from(OwnedFd::from(own))), other)
+    }
+
+    fn advance(exchange: &mut Exchange<Request>) -> Step<Dialled> {
+        let (mut conn, _client) = pair();
+        let mut visitor = Visitor {
+            conn: &mut conn,
+            input: &mut Buffer::new(),
+            pending_output: &mut Vec::new(),
+            has_event: false,
+        };
+        let mut tools = Tools {
+            reply: &mut Buffer::new(),
+            out: &mut Vec::new(),
+            date: "",
+            patience: Duration::ZERO,
+            room: &|| unreachable!("there is no response"),
+        };
+        exchange.advance(&mut visitor, &mut tools)
+    }
+
+    #[test]
+    fn a_backend_that_got_nothing_of_a_request_does_not_count() {
+        let broken = || {
+            let (own, other) = UnixStream::pair().unwrap();
+            // Nothing can be written, and the other side has ended.
+            own.shutdown(Shutdown::Write).unwrap();
+            drop(other);
+            Dialled(Conn::plain(Stream::from(OwnedFd::from(own))))
+        };
+        let (good, mut backend) = pair();
+        let backends = vec![broken(), broken(), broken(), Dialled(good)];
+        let request = Request::new(RequestBody::Empty, backends);
+        let mut exchange = Exchange::new(request, None, Instant::now());
+        let step = advance(&mut exchange);
+        assert!(matches!(step, Step::Blocked(Interests { reads: true, .. })));
+        assert_eq!(exchange.host.failures, [(0, false); 3]);
+        let mut seen = [0; HEAD.len()];
+        backend.read_exact(&mut seen).unwrap();
+        assert_eq!(seen, HEAD);
+        // This one has got it.
+        drop(backend);
+        assert!(matches!(
+            advance(&mut exchange),
+            Step::Done(Outcome::Failed(RelayError::ClosedEarly))
+        ));
+        assert_eq!(exchange.host.failures[3..], [(1, true)]);
+    }
+
+    #[test]
+    fn only_a_large_request_may_lie_unacknowledged_for_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = Stream::connect_to(address, PATIENCE).unwrap();
+        stream.watch_peer();
+        let socket = stream.as_fd().try_clone_to_owned().unwrap();
+        let mut conn = Conn::plain(stream);
+        for (length, expected) in [
+            (0, 20_000),
+            (10_000, 20_000),
+            (20_000, 60_000),
+            (10, 20_000),
+        ] {
+            let charge = Charge::new(Arc::default());
+            let body = RequestBody::Memory(vec![b'x'; length], charge);
+            let request = Request::new(body, vec![Dialled(conn)]);
+            let mut exchange = Exchange::new(request, None, Instant::now());
+            assert!(matches!(advance(&mut exchange), Step::Blocked(_)));
+            let milliseconds = getsockopt(&socket, sockopt::TcpUserTimeout).unwrap();
+            assert_eq!(milliseconds, expected, "{length}");
+            let Phase::Awaiting(call) = exchange.phase else {
+                panic!("it is not sent yet");
+            };
+            conn = call.into_upstream().0;
+        }
+    }
+
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+    /// So long that only a fault reaches it.
+    const PATIENCE: Duration = Duration::from_secs(60);
+}

@@ -177,7 +177,8 @@ impl Host for PendingRequest {
                 return Err(RelayError::NoTunnel);
             }
         }
-        let once = attempts == 0 && !self.is_repeatable(0);
+        let retries = self.site().settings.retries;
+        let once = attempts == 0 && !(retries > 0 && self.is_repeatable(0));
         let supplier = &self.snapshot.sites[self.from];
         let head = &self.request.head;
         let path;
@@ -249,8 +250,9 @@ impl Host for PendingRequest {
             failure.error
         );
         let again = failure.error == RelayError::ClosedEarly
-            && failure.attempts < MOST_BACKENDS
-            && self.is_repeatable(failure.head_length);
+            && (!failure.is_sent
+                || failure.attempts as usize <= self.site().settings.retries
+                    && self.is_repeatable(failure.head_length));
         if again {
             stats::add(&self.snapshot.shared.stats.retries);
         }
@@ -321,7 +323,7 @@ impl Host for PendingRequest {
 }
 
 impl PendingRequest {
-    /// Whether a request whose backend closed its connection before any byte of a response may go to another one: if its
+    /// Whether a request that was sent to a backend may be sent to another one (`retries` says how often): if its
     /// method is idempotent (RFC 9110 9.2.2), or if the site says `redeployable` and head and body are within
     /// `redeployment_sizelimit`.
     fn is_repeatable(&self, head_length: usize) -> bool {
@@ -375,6 +377,3 @@ pub(crate) const fn reason_for(status: u16) -> Close {
         _ => Close::BadRequest,
     }
 }
-
-/// A request is sent to so many backends at the most: one that kills what it reaches is given up then.
-const MOST_BACKENDS: u32 = 4;
