@@ -3,11 +3,17 @@
 //! A [`Budget`] is the amount. A [`Charge`] is the share of one holder: it grows and shrinks with what the holder keeps, and
 //! gives everything back when it is dropped. Any thread may use both; nothing here waits.
 //!
+//! [`Shares`] is a budget of which one client address may use a [`PART`]th only; its charges are [`Share`]s.
+//!
 //! **Invariants**: what is used is the sum of all charges. It exceeds the limit only by what was forced, or after the
-//! limit was lowered.
+//! limit was lowered. The lock of [`Shares`] is a leaf.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
 
 /// A limited amount of bytes; none by default.
 #[derive(Debug, Default)]
@@ -128,8 +134,146 @@ impl Drop for Charge {
     }
 }
 
+/// A budget of which one client may use a [`PART`]th only; nothing by default.
+#[derive(Debug, Default)]
+pub struct Shares {
+    all: Arc<Budget>,
+    /// What each client uses.
+    clients: Mutex<HashMap<IpAddr, u64>>,
+    /// Something was refused because all of it is used.
+    exhausted: AtomicBool,
+    /// Holders that wait for room.
+    waiting: AtomicUsize,
+}
+
+/// A share of one client in [`Shares`].
+#[derive(Debug)]
+pub struct Share {
+    shares: Arc<Shares>,
+    client: Option<IpAddr>,
+    charge: Charge,
+}
+
+/// A holder that waits for room, as long as this lives.
+#[derive(Debug)]
+pub struct Wait(Arc<Shares>);
+
+/// Why a share may not grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It alone would have more than one client may use.
+    Part,
+    /// Its client would use more than it may.
+    Client,
+    /// All of the budget is used.
+    All,
+}
+
+impl Shares {
+    /// So many bytes.
+    pub fn new(most: u64) -> Self {
+        Self {
+            all: Arc::new(Budget::new(most)),
+            ..Self::default()
+        }
+    }
+
+    /// The budget.
+    pub const fn all(&self) -> &Arc<Budget> {
+        &self.all
+    }
+
+    /// What one client may use.
+    pub fn part(&self) -> u64 {
+        self.all.most() / PART
+    }
+
+    /// Whether something was refused because all of it is used, since this was asked last.
+    pub fn take_exhausted(&self) -> bool {
+        self.exhausted.swap(false, Ordering::Relaxed)
+    }
+
+    /// How many holders wait for room.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+impl Share {
+    /// An empty share of this client; `None`: it is not known, and only this share is limited.
+    pub fn new(shares: &Arc<Shares>, client: Option<IpAddr>) -> Self {
+        Self {
+            charge: Charge::new(Arc::clone(&shares.all)),
+            shares: Arc::clone(shares),
+            client,
+        }
+    }
+
+    /// Its size.
+    pub const fn bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// Changes its size. It can always shrink.
+    ///
+    /// # Errors
+    /// Why it may not grow; it stays as it was.
+    pub fn set(&mut self, bytes: u64) -> Result<(), Refusal> {
+        let own = self.charge.bytes();
+        let part = self.shares.part();
+        if bytes > own && bytes > part {
+            return Err(Refusal::Part);
+        }
+        let Some(client) = self.client else {
+            return self.set_charge(bytes);
+        };
+        let shares = Arc::clone(&self.shares);
+        let mut clients = shares.clients.lock();
+        let used = clients.get(&client).copied().unwrap_or(0);
+        let then = (used - own).saturating_add(bytes);
+        if bytes > own && then > part {
+            return Err(Refusal::Client);
+        }
+        self.set_charge(bytes)?;
+        match then {
+            0 => drop(clients.remove(&client)),
+            _ => drop(clients.insert(client, then)),
+        }
+        Ok(())
+    }
+
+    /// It has to wait for room.
+    pub fn wait(&self) -> Wait {
+        self.shares.waiting.fetch_add(1, Ordering::Relaxed);
+        Wait(Arc::clone(&self.shares))
+    }
+
+    fn set_charge(&mut self, bytes: u64) -> Result<(), Refusal> {
+        if self.charge.set(bytes) {
+            return Ok(());
+        }
+        self.shares.exhausted.store(true, Ordering::Relaxed);
+        Err(Refusal::All)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let shrunk = self.set(0);
+        debug_assert_eq!(shrunk, Ok(()), "a share can always shrink");
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// This part of a budget is kept free of what can do without.
 const RESERVE: u64 = 8;
+/// One client may use this part of [`Shares`].
+pub const PART: u64 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -167,6 +311,37 @@ mod tests {
         assert!(optional.set_optional(600) && !optional.set_optional(601));
         drop((optional, needed));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn one_client_may_use_an_eighth() {
+        let shares = Arc::new(Shares::new(800));
+        let client = |last| Some(IpAddr::from([192, 0, 2, last]));
+        let mut one = Share::new(&shares, client(1));
+        assert_eq!(one.set(101), Err(Refusal::Part));
+        assert_eq!(one.set(60), Ok(()));
+        let mut other = Share::new(&shares, client(1));
+        assert_eq!(other.set(41), Err(Refusal::Client));
+        assert_eq!(other.set(40), Ok(()));
+        assert_eq!((one.set(61), one.set(10)), (Err(Refusal::Client), Ok(())));
+        assert_eq!(other.set(90), Ok(()));
+        let mut unknown = [(); 6].map(|()| Share::new(&shares, None));
+        assert!(unknown.iter_mut().all(|share| share.set(100) == Ok(())));
+        assert_eq!(unknown[0].set(101), Err(Refusal::Part));
+        assert!(!shares.take_exhausted());
+        let mut last = Share::new(&shares, client(2));
+        assert_eq!(last.set(100), Ok(()));
+        assert_eq!(Share::new(&shares, client(3)).set(1), Err(Refusal::All));
+        assert!(shares.take_exhausted() && !shares.take_exhausted());
+        // A lower limit takes nothing away.
+        shares.all().limit(80);
+        assert_eq!((last.set(100), last.set(50)), (Ok(()), Ok(())));
+        assert_eq!(last.set(51), Err(Refusal::Part));
+        let wait = last.wait();
+        assert_eq!(shares.waiting(), 1);
+        drop((wait, one, other, unknown, last));
+        assert_eq!((shares.all().used(), shares.waiting()), (0, 0));
+        assert!(shares.clients.lock().is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::preamble::Id;
-use crate::budget::Charge;
+use crate::budget::{Charge, Share};
 use crate::http::conditional::Validators;
 use crate::http::encoding::Coding;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -52,7 +52,7 @@ pub enum RequestBody {
         /// Its length in bytes.
         length: u64,
         /// What it takes of the disk.
-        charge: Charge,
+        charge: Share,
     },
     /// Still on its way; passed on as it arrives, once.
     Stream {

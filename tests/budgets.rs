@@ -1,9 +1,11 @@
 //! What happens when `limits.memory` or `limits.spool` is used up, and that everything is given back.
 
+use std::thread;
+
 use swiftiply::Server;
 use swiftiply::stats::Close;
 
-use crate::common::{Backend, PATIENCE, Visitor, bytes, embedded, first, wait_until};
+use crate::common::{Backend, Echo, PATIENCE, Visitor, bytes, embedded, first, wait_until};
 
 const SITE: &str = "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
 
@@ -13,12 +15,17 @@ fn with_limits(limits: &str) -> Server {
 
 /// A visitor that has sent its request but for the last byte of its body.
 fn nearly(server: &Server, body: &[u8]) -> Visitor {
+    let visitor = Visitor::connect(first(&server.visitors()));
+    nearly_from(visitor, server, body)
+}
+
+/// The same with a connection that is there.
+fn nearly_from(mut visitor: Visitor, server: &Server, body: &[u8]) -> Visitor {
     let kept = || {
         let (memory, disk) = server.kept();
         memory + disk
     };
     let before = kept();
-    let mut visitor = Visitor::connect(first(&server.visitors()));
     let length = body.len();
     visitor.send(format!(
         "POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
@@ -81,23 +88,71 @@ fn without_memory_bodies_go_to_disk_idle_visitors_leave_and_new_requests_are_ref
     is_given_back(server);
 }
 
-#[test]
-fn without_room_on_disk_large_bodies_are_refused_and_small_ones_are_not() {
-    let server = with_limits("body_memory: 16k, spool: 100k");
-    let address = first(&server.visitors());
-    let held = nearly(&server, &bytes(90_000));
-    let mut large = Visitor::connect(address);
-    large.send_post("/large", bytes(90_000));
-    let answer = large.answer();
+/// A body of this many bytes that is refused, with this reason.
+fn is_refused(mut visitor: Visitor, length: usize, status: u16, reason: &str) {
+    visitor.send_post("/large", bytes(length));
+    let answer = visitor.answer();
+    let retry_after = (status == 503).then_some("5");
     assert_eq!(
         (answer.status, answer.field("Retry-After")),
-        (503, Some("5"))
+        (status, retry_after)
     );
-    assert!(large.is_closed());
+    assert!(answer.text().contains(reason), "{}", answer.text());
+    assert!(visitor.is_closed());
+}
+
+#[test]
+fn one_client_keeps_an_eighth_of_the_room_on_disk_at_most() {
+    let server = with_limits("body_memory: 16k, spool: 800k");
+    let address = first(&server.visitors());
+    let held = nearly(&server, &bytes(90_000));
+    is_refused(Visitor::connect(address), 90_000, 503, "this address");
+    // What it could never have is refused for good, and at once.
+    let long = "POST / HTTP/1.1\r\nHost: test\r\n";
+    for head in [
+        "Content-Length: 200000\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n30d40\r\n",
+    ] {
+        let mut visitor = Visitor::connect(address);
+        let answer = visitor.ask(format!("{long}{head}"));
+        assert_eq!(answer.status, 413);
+        assert!(answer.text().contains("102400 bytes"), "{}", answer.text());
+        assert!(visitor.is_closed());
+    }
     let stats = server.stats();
-    wait_until("it is counted", || {
-        stats.visitors_closed(Close::Overload) == 1
+    wait_until("they are counted", || {
+        stats.visitors_closed(Close::Overload) == 1 && stats.visitors_closed(Close::TooLarge) == 2
     });
+    let mut backend = Backend::dial(first(&server.backends()));
+    let mut small = Visitor::connect(address);
+    small.send_post("/small", bytes(16_000));
+    assert_eq!(backend.request().body, bytes(16_000));
+    backend.reply_to(&mut small, "done");
+    let mut other = Visitor::connect_from([127, 0, 0, 2], address);
+    other.send_post("/large", bytes(90_000));
+    assert_eq!(backend.request().body, bytes(90_000));
+    backend.reply_to(&mut other, "done");
+    drop(held);
+    wait_until("room", || server.kept().1 == 0);
+    small.send_post("/large", bytes(90_000));
+    assert_eq!(backend.request().body, bytes(90_000));
+    backend.reply_to(&mut small, "done");
+    drop((small, other, backend));
+    is_given_back(server);
+}
+
+#[test]
+fn without_room_on_disk_large_bodies_are_refused_and_small_ones_are_not() {
+    let server = with_limits("body_memory: 16k, spool: 800k");
+    let address = first(&server.visitors());
+    let body = bytes(100_000);
+    let held: Vec<_> = (2..10)
+        .map(|last| {
+            let visitor = Visitor::connect_from([127, 0, 0, last], address);
+            nearly_from(visitor, &server, &body)
+        })
+        .collect();
+    is_refused(Visitor::connect(address), 90_000, 503, "no room");
     let mut backend = Backend::dial(first(&server.backends()));
     let mut small = Visitor::connect(address);
     small.send_post("/small", bytes(16_000));
@@ -108,7 +163,7 @@ fn without_room_on_disk_large_bodies_are_refused_and_small_ones_are_not() {
     small.send_post("/large", bytes(90_000));
     assert_eq!(backend.request().body, bytes(90_000));
     backend.reply_to(&mut small, "done");
-    drop((small, large, backend));
+    drop((small, backend));
     is_given_back(server);
 }
 
@@ -134,5 +189,51 @@ fn without_memory_what_visitors_do_not_take_goes_to_disk() {
         assert!(visitor.answer().body == answer);
     }
     drop(slow);
+    is_given_back(server);
+}
+
+#[test]
+fn visitors_that_read_slowly_are_cut_where_others_need_the_room_on_disk() {
+    const PART: u64 = 200 << 10;
+    let server = with_limits("body_memory: 16k, spool: 1600k");
+    let address = first(&server.visitors());
+    // Each takes all that one client may have, and holds its backend, for which no request waits.
+    let mut slow = Vec::new();
+    let mut backends = Vec::new();
+    for last in 2..10 {
+        let mut backend = Backend::dial(first(&server.backends()));
+        let mut visitor = Visitor::connect_from([127, 0, 0, last], address);
+        visitor.send_get("/large");
+        backend.request();
+        backends.push(thread::spawn(move || {
+            backend.reply(bytes(24 << 20));
+        }));
+        slow.push(visitor);
+        // It is read in blocks, the last of which may not fit.
+        let most = PART * slow.len() as u64;
+        wait_until("its part is used", || {
+            server.kept().1 > most - 20_000 * slow.len() as u64
+        });
+    }
+    let echo = Echo::dial(first(&server.backends()), "00000000000e", "");
+    let body = bytes(180_000);
+    let mut refused = 0;
+    wait_until("there is room", || {
+        let mut visitor = Visitor::connect(address);
+        visitor.send_post("/", &body);
+        let status = visitor.answer().status;
+        refused += usize::from(status == 503);
+        status == 200
+    });
+    assert!(refused > 0);
+    let stats = server.stats();
+    wait_until("some are cut", || {
+        stats.visitors_closed(Close::WriteSlow) > 0
+    });
+    assert!(slow.iter_mut().any(|visitor| visitor.answer().cut));
+    drop((slow, echo));
+    for backend in backends {
+        backend.join().unwrap();
+    }
     is_given_back(server);
 }

@@ -586,6 +586,13 @@ fn over_a_limit(secure: bool) {
             chunks(&format!("9\r\n{0}\r\n8\r\n{0}", long(9))),
             413,
         ),
+        // The size says so: nothing of the chunk has to come.
+        ("announced chunk", chunks("11\r\n"), 413),
+        (
+            "announced second chunk",
+            chunks(&format!("9\r\n{}\r\n8\r\n", long(9))),
+            413,
+        ),
         (
             "largest chunk",
             chunks(&format!("ffffffffffffffff\r\n{}", long(17))),
@@ -1081,6 +1088,11 @@ fn a_body_that_goes_wrong_on_its_way_costs_the_backend_and_gets_a_status() {
         ("Content-Length: 9\r\n\r\n", 413),
         (
             "Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n5\r\nefghi\r\n",
+            413,
+        ),
+        ("Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n5\r\n", 413),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\nffffffffffffffff\r\n",
             413,
         ),
         ("Transfer-Encoding: chunked\r\n\r\n4\r\nabcdX\r\n", 400),

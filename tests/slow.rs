@@ -1,11 +1,12 @@
 //! Visitors that do not take their answers: they hold no worker, and no backend while there is room for a spool.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Backend, Echo, Proxy, bytes, exchange};
+use crate::common::backend::preamble;
+use crate::common::{Backend, Echo, Proxy, bytes, exchange, wait_until};
 
 /// More than the buffers of the system take on both sides.
 const LARGE: usize = 24 << 20;
@@ -84,6 +85,46 @@ fn without_room_on_disk_the_backend_waits_and_no_worker() {
     }
 }
 
+/// A backend that dials in whenever it can, and answers `/large` with a large body.
+fn large_or_echo(address: SocketAddr) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        while let Ok(stream) = TcpStream::connect(address) {
+            let mut backend = Backend::accepted(stream);
+            backend.wait_for_ever();
+            backend.send(preamble("000000000001", ""));
+            while let Some(seen) = backend.next() {
+                match seen.target() {
+                    "/large" => backend.send(LENGTH).send(large()),
+                    target => backend.reply(target),
+                };
+            }
+        }
+    })
+}
+
+#[test]
+fn visitors_that_read_slowly_are_cut_where_others_wait_for_their_backends() {
+    for spool in ["0", "8m"] {
+        let proxy = Proxy::simple_with(&format!("limits: {{spool: {spool}, body_memory: 16k}}"));
+        let backends = [(); 2].map(|()| large_or_echo(proxy.dial_in()));
+        // Both are held by visitors that read no more than this.
+        let mut slow = [(); 2].map(|()| proxy.ask("/large"));
+        for visitor in &mut slow {
+            visitor.at_least(1000);
+        }
+        assert_eq!(proxy.visit().get("/other").text(), "/other");
+        let log = proxy.log();
+        assert!(log.contains("limits.spool reached: "), "{log}");
+        proxy.wait_for_log("reason=write_slow");
+        assert!(slow.iter_mut().any(|visitor| visitor.answer().cut));
+        // The backends dial in as long as it is there.
+        drop((slow, proxy));
+        for backend in backends {
+            backend.join().unwrap();
+        }
+    }
+}
+
 #[test]
 fn what_is_at_hand_goes_out_while_the_backend_is_silent() {
     let (proxy, mut backend, mut slow) = Proxy::scene();
@@ -138,7 +179,11 @@ fn visitors_that_leave_a_spooled_answer_leave_nothing_behind() {
     let slow = proxy.ask("/");
     drop(sending.join().unwrap());
     slow.reset();
-    proxy.wait_for_log("reason=write_failed");
+    // It is noticed by a write, or before one.
+    wait_until("the visitor is gone", || {
+        let log = proxy.log();
+        log.contains("reason=write_failed") || log.contains("reason=client_gone")
+    });
     proxy.finish();
 }
 

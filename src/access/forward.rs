@@ -46,6 +46,7 @@ use crate::net::stream::poll_timeout;
 use crate::net::tunnel::{Patience, Start};
 use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::download::Download;
+use crate::relay::rate::{Rate, SLOWEST, TIME_TO_BEGIN, WINDOW};
 use crate::relay::spool::Room;
 use crate::relay::upload::{self, StreamingUpload};
 use crate::relay::{
@@ -255,10 +256,18 @@ impl Buffers {
         };
         let small = length.filter(|length| *length <= SMALL as u64);
         if let Some(length) = small.and_then(|length| usize::try_from(length).ok()) {
+            let mut now = Instant::now();
+            let mut rate = Rate::new(now, WINDOW);
+            rate.add(now, self.input.data().len() as u64);
             while self.input.data().len() < length {
-                if !more(&mut self.input, link, Instant::now() + patience) {
+                let before = self.input.data().len();
+                if rate.is_below(SLOWEST, TIME_TO_BEGIN, now)
+                    || !more(&mut self.input, link, now + patience)
+                {
                     return None;
                 }
+                now = Instant::now();
+                rate.add(now, (self.input.data().len() - before) as u64);
             }
             let body = self.input.data()[..length].to_vec();
             self.input.consume(length);
@@ -266,7 +275,8 @@ impl Buffers {
         }
         let limits = upload::Limits {
             most: u64::MAX,
-            slowest: 0,
+            // The server asks for as much, and says so to the client.
+            slowest: SLOWEST,
             patience,
         };
         let upload = StreamingUpload::new(head.framing, &LIMITS, limits, false)?;
@@ -436,7 +446,6 @@ impl Host for ForwardedRequest {
         Responding {
             status: head.status,
             delivery: Delivery::new(&head, payload, &recipient, pending_output, tools.out),
-            discarded: None,
         }
     }
 

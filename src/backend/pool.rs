@@ -164,6 +164,11 @@ impl Waiting {
         self.most_everywhere.store(everywhere, Ordering::Relaxed);
     }
 
+    /// How many requests of the site wait.
+    pub fn count(&self) -> usize {
+        self.here.load(Ordering::Relaxed)
+    }
+
     /// Counts one more, unless there are too many already. `wait`: the permission, which is left there; a request that has it
     /// is not refused.
     ///

@@ -109,6 +109,14 @@ impl Decoder {
         }
     }
 
+    /// Bytes that are still to come of the chunk whose size was read last.
+    pub const fn announced(&self) -> u64 {
+        match self.state {
+            State::Data(left) => left,
+            _ => 0,
+        }
+    }
+
     /// Takes the next piece from the front of the input. Nothing consumed: more input is needed, or the body is done.
     ///
     /// # Errors
@@ -306,6 +314,19 @@ mod tests {
                 expected,
                 "{input:?} cut at {cut}"
             );
+        }
+    }
+
+    #[test]
+    fn a_chunk_announces_its_size() {
+        let mut decoder = Decoder::new(Framing::Chunked, &HeadLimits::default());
+        for (input, announced) in [
+            ("FFFFFFFFFFFFFFFF", 0),
+            ("\r\n", u64::MAX),
+            ("abc", u64::MAX - 3),
+        ] {
+            decoder.next(input.as_bytes()).unwrap();
+            assert_eq!(decoder.announced(), announced, "{input:?}");
         }
     }
 

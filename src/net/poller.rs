@@ -372,13 +372,23 @@ impl<T: AsFd> Poller<T> {
 
     /// Takes out those of the parked items that the caller wants whose deadlines come first, at most so many.
     pub fn take_earliest(&self, count: usize, wanted: impl Fn(&T) -> bool) -> Vec<Box<T>> {
+        self.take_lowest(count, |item, deadline| wanted(item).then_some(deadline))
+    }
+
+    /// Takes out those of the parked items that have the lowest of these keys, at most so many, in order. An item without a
+    /// key stays. The key may depend on its deadline.
+    pub fn take_lowest<K: Ord>(
+        &self,
+        count: usize,
+        key: impl Fn(&T, Instant) -> Option<K>,
+    ) -> Vec<Box<T>> {
         let mut slots = self.slots.lock();
-        let mut found: Vec<(Instant, usize)> = Vec::new();
+        let mut found: Vec<(K, usize)> = Vec::new();
         for (index, slot) in slots.entries.iter().enumerate() {
             if let Some((item, deadline)) = &slot.parked
-                && wanted(item)
+                && let Some(key) = key(item, *deadline)
             {
-                found.push((*deadline, index));
+                found.push((key, index));
             }
         }
         found.sort_unstable();

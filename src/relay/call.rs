@@ -485,6 +485,10 @@ impl<U: Upstream> Call<U> {
         if length > rules.gathered {
             return Ok(None);
         }
+        let is_whole = tools.reply.data().len() as u64 >= length;
+        if !is_whole && head.names_file() {
+            return Ok(None);
+        }
         while (tools.reply.data().len() as u64) < length {
             match tools.read(self.upstream.as_mut()) {
                 Ok(Some(1..)) => {}

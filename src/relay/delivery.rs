@@ -5,7 +5,8 @@
 //!
 //! What the visitor does not take is kept in a [`Spool`], so that the backend is free. A visitor that is about to read has a
 //! [`MOMENT`] for that before the backend's next bytes are read: what goes from hand to hand need not be kept anywhere. Where
-//! the spool may not grow, the backend waits as well.
+//! the spool may not grow, the backend waits as well, until the program wants the backend or the room for others and cuts
+//! those visitors that read most slowly ([`Delivery::reader`], [`Delivery::give_up`]).
 //!
 //! **Invariants**: the framing that the head announces is what is written, or the connection is closed in a way that the
 //! visitor can tell from a whole response: before the announced length, without the last chunk, or by a reset where the end
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::download::{Download, Filled, Piece};
 use super::drain::Drain;
 use super::file::{Content, Flushed};
+use super::rate::{Rate, SLOWEST, WINDOW};
 use super::spool::{Room, Spool};
 use super::{Interests, Tools};
 use crate::backend::lease::Upstream;
@@ -80,9 +82,8 @@ pub enum Progress {
 pub struct Delivery<U> {
     output: Output,
     behind: Behind<U>,
-    /// Its head is in the buffer for what is written, or in `head`.
+    /// Its head is in the buffer for what is written.
     is_fresh: bool,
-    head: Vec<u8>,
 }
 
 /// Where the rest of the body comes from.
@@ -102,6 +103,12 @@ struct Output {
     ended: Close,
     patience: Duration,
     backlog: Option<Backlog>,
+    /// How fast the visitor takes the response while there is a backlog, once there was one.
+    rate: Option<Rate>,
+    /// Since when there is none.
+    paused: Option<Instant>,
+    /// Its room or its backend is needed for others.
+    is_given_up: bool,
     /// How much longer the visitor may be waited for before the backend's next bytes are read.
     moment: Duration,
 }
@@ -112,8 +119,19 @@ struct Backlog {
     since: Instant,
     /// When it took something the last time.
     progress: Instant,
-    /// Bytes it took since.
-    taken: u64,
+}
+
+/// A visitor that has not taken all of a response yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// Bytes a second that it takes.
+    pub rate: u64,
+    /// How long it has had to take them.
+    pub age: Duration,
+    /// Bytes on disk that are kept for it.
+    pub on_disk: u64,
+    /// Its backend waits for it.
+    pub holds_backend: bool,
 }
 
 impl<U: Upstream> Delivery<U> {
@@ -212,17 +230,14 @@ impl<U: Upstream> Delivery<U> {
                 ended,
                 patience: recipient.patience,
                 backlog: None,
+                rate: None,
+                paused: None,
+                is_given_up: false,
                 moment: MOMENT,
             },
             behind,
             is_fresh: true,
-            head: Vec::new(),
         }
-    }
-
-    /// Keeps the head, for something else comes first.
-    pub fn hold(&mut self, out: &mut Vec<u8>) {
-        self.head = std::mem::take(out);
     }
 
     /// The backend's socket, while it is read from.
@@ -241,8 +256,6 @@ impl<U: Upstream> Delivery<U> {
         if !std::mem::take(&mut self.is_fresh) {
             tools.out.clear();
             download.resume();
-        } else if !self.head.is_empty() {
-            *tools.out = std::mem::take(&mut self.head);
         }
         match pull(&mut self.output, download, gzip.as_deref_mut(), conn, tools) {
             Ok(Pulled::All) => {
@@ -277,11 +290,12 @@ impl<U: Upstream> Delivery<U> {
 
     fn try_flush(&mut self, conn: &mut Conn, tools: &mut Tools<'_>) -> Result<Flushed, Close> {
         let gone = |_| Close::WriteFailed;
-        let Self { output, behind, .. } = self;
-        if std::mem::take(&mut self.is_fresh) {
-            if !self.head.is_empty() {
-                *tools.out = std::mem::take(&mut self.head);
-            }
+        let Self {
+            output,
+            behind,
+            is_fresh,
+        } = self;
+        if std::mem::take(is_fresh) {
             match behind {
                 Behind::File(file) => {
                     let written = file.write_with_head(tools.out, conn).map_err(gone)?;
@@ -299,20 +313,14 @@ impl<U: Upstream> Delivery<U> {
             }
         }
         // The backlog stays, for it knows when the visitor took something last.
-        if let Some(backlog) = &mut output.backlog
-            && !backlog.flush(conn).map_err(gone)?
-        {
+        if !output.flush_backlog(conn).map_err(gone)? {
             return Ok(Flushed::Full);
         }
         if let Behind::File(file) = behind {
             let mut taken = 0;
             let sent = file.send(conn, tools.out, &mut taken);
             output.bytes += taken;
-            if taken > 0
-                && let Some(backlog) = &mut output.backlog
-            {
-                backlog.took(taken);
-            }
+            output.took(taken);
             match sent? {
                 Flushed::All => {}
                 other => return Ok(other),
@@ -329,6 +337,23 @@ impl<U: Upstream> Delivery<U> {
         let backlog = self.output.backlog.as_ref();
         let left = backlog.map_or(0, |backlog| backlog.spool.length());
         self.output.bytes.saturating_sub(left)
+    }
+
+    /// The visitor, if something is kept for it.
+    pub fn reader(&self, now: Instant) -> Option<Reader> {
+        let backlog = self.output.backlog.as_ref()?;
+        let rate = self.output.rate.as_ref()?;
+        Some(Reader {
+            rate: rate.per_second(now),
+            age: rate.age(now),
+            on_disk: backlog.spool.on_disk(),
+            holds_backend: backlog.spool.is_full() && matches!(self.behind, Behind::Backend(..)),
+        })
+    }
+
+    /// Has it be cut when its visitor has to be waited for next.
+    pub const fn give_up(&mut self) {
+        self.output.is_given_up = true;
     }
 
     /// Ends it before its end, so that the visitor can tell.
@@ -510,12 +535,13 @@ impl Output {
                     count => written += count,
                 }
             }
+            self.took(written as u64);
             if written == all && conn.flush_now()? {
                 out.clear();
                 return Ok(());
             }
         }
-        let backlog = self.backlog.get_or_insert_with(|| Backlog::new(room()));
+        let backlog = self.backlog(room);
         backlog.spool.put(out.get(written..).unwrap_or_default());
         backlog
             .spool
@@ -526,23 +552,73 @@ impl Output {
 
     /// Keeps what the visitor has not taken of the head.
     fn keep_back(&mut self, tools: &Tools<'_>, written: usize) {
-        let backlog = self
-            .backlog
-            .get_or_insert_with(|| Backlog::new((tools.room)()));
+        let backlog = self.backlog(tools.room);
         backlog.spool.put(&tools.out[written..]);
     }
 
     /// Writes what the visitor takes of the backlog. Returns whether nothing of it is left.
     fn flush(&mut self, conn: &mut Conn) -> io::Result<bool> {
+        if !self.flush_backlog(conn)? {
+            return Ok(false);
+        }
+        if let Some(backlog) = self.backlog.take() {
+            let now = Instant::now();
+            self.moment = self.moment.saturating_sub(now - backlog.since);
+            self.paused = Some(now);
+        }
+        Ok(true)
+    }
+
+    /// The same, and keeps the backlog.
+    fn flush_backlog(&mut self, conn: &mut Conn) -> io::Result<bool> {
         let Some(backlog) = &mut self.backlog else {
             return Ok(true);
         };
-        if !backlog.flush(conn)? {
-            return Ok(false);
+        let mut taken = 0;
+        let flushed = backlog.flush(conn, &mut taken);
+        self.took(taken);
+        flushed
+    }
+
+    /// What the visitor has not taken, which may be nothing yet.
+    fn backlog(&mut self, room: &dyn Fn() -> Room) -> &mut Backlog {
+        self.backlog.get_or_insert_with(|| {
+            let backlog = Backlog::new(room());
+            let now = backlog.since;
+            match (&mut self.rate, self.paused.take()) {
+                (Some(rate), Some(since)) => rate.pause(since, now),
+                (Some(_), None) => {}
+                // A visitor that takes much after a pause that it may make is not slow.
+                (rate, _) => *rate = Some(Rate::new(now, WINDOW.max(self.patience))),
+            }
+            backlog
+        })
+    }
+
+    /// The visitor has taken so much.
+    fn took(&mut self, count: u64) {
+        let Some(rate) = self.rate.as_mut().filter(|_| count > 0) else {
+            return;
+        };
+        let now = Instant::now();
+        rate.add(now, count);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.progress = now;
         }
-        self.moment = self.moment.saturating_sub(backlog.since.elapsed());
-        self.backlog = None;
-        Ok(true)
+    }
+
+    /// Why the visitor is not waited for any longer: it took nothing for too long, or too little lately once it had as
+    /// long, or others need what is kept for it.
+    fn complaint(&self, now: Instant) -> Option<Close> {
+        let backlog = self.backlog.as_ref()?;
+        let is_too_slow = |rate: Rate| rate.is_below(SLOWEST, self.patience, now);
+        if now >= backlog.progress + self.patience {
+            Some(Close::WriteTimeout)
+        } else if self.is_given_up || self.rate.is_some_and(is_too_slow) {
+            Some(Close::WriteSlow)
+        } else {
+            None
+        }
     }
 
     /// Whether nothing more may be read for the visitor before it takes something.
@@ -563,15 +639,15 @@ impl Output {
     fn wait_for_room(&mut self, tools: &Tools<'_>) -> Result<Interests, Close> {
         let now = Instant::now();
         let is_in_moment = self.is_in_moment() && !self.is_full();
-        let backlog = self
-            .backlog
-            .get_or_insert_with(|| Backlog::new((tools.room)()));
-        if let Some(reason) = backlog.complaint(self.patience, now) {
+        self.backlog(tools.room);
+        if let Some(reason) = self.complaint(now) {
             return Err(reason);
         }
+        let (moment, patience) = (self.moment, self.patience);
+        let backlog = self.backlog(tools.room);
         Ok(Interests::room(match is_in_moment {
-            true => backlog.since + self.moment,
-            false => backlog.progress + self.patience,
+            true => backlog.since + moment,
+            false => backlog.progress + patience,
         }))
     }
 
@@ -580,7 +656,7 @@ impl Output {
         let Some(backlog) = &self.backlog else {
             return Ok(interests);
         };
-        if let Some(reason) = backlog.complaint(self.patience, Instant::now()) {
+        if let Some(reason) = self.complaint(Instant::now()) {
             return Err(reason);
         }
         Ok(Interests {
@@ -609,40 +685,20 @@ impl Backlog {
             spool: Spool::new(room),
             since: now,
             progress: now,
-            taken: 0,
         }
     }
 
-    /// Why the visitor is not waited for any longer: it took nothing for too long, or, once it had as long, too little
-    /// on average.
-    fn complaint(&self, patience: Duration, now: Instant) -> Option<Close> {
-        let elapsed = now.saturating_duration_since(self.since);
-        if now >= self.progress + patience {
-            Some(Close::WriteTimeout)
-        } else if elapsed > patience && self.taken < SLOWEST * elapsed.as_secs() {
-            Some(Close::WriteSlow)
-        } else {
-            None
-        }
-    }
-
-    /// Writes what the visitor takes now. Returns whether that was everything.
-    fn flush(&mut self, conn: &mut Conn) -> io::Result<bool> {
+    /// Writes what the visitor takes now, and adds it to `taken`. Returns whether that was everything.
+    fn flush(&mut self, conn: &mut Conn, taken: &mut u64) -> io::Result<bool> {
         while !self.spool.is_empty() {
             let count = conn.write_now(self.spool.front()?)?;
             if count == 0 {
                 return Ok(false);
             }
             self.spool.took(count);
-            self.took(count as u64);
+            *taken += count as u64;
         }
         conn.flush_now()
-    }
-
-    /// The visitor has taken something.
-    fn took(&mut self, count: u64) {
-        self.taken += count;
-        self.progress = Instant::now();
     }
 }
 
@@ -664,8 +720,6 @@ const fn has_length(status: u16) -> bool {
 
 /// A visitor that is about to read is waited for so long in each delivery.
 const MOMENT: Duration = Duration::from_millis(5);
-/// A response must be taken at so many bytes a second.
-const SLOWEST: u64 = 500;
 /// So many bytes are relayed before others have their turn.
 const TURN: u64 = 1 << 20;
 
@@ -675,26 +729,39 @@ mod tests {
 
     #[test]
     fn who_takes_nothing_and_who_takes_too_little_are_told_apart() {
-        // Seconds since the beginning and since the last progress, bytes taken; a patience of 60 seconds.
+        // Seconds since the beginning and since the last progress, bytes taken then; a patience of 60 seconds.
         let check = |since: u64, progress: u64, taken: u64, expected: Option<Close>| {
-            let now = Instant::now() + Duration::from_secs(1000);
-            let backlog = Backlog {
-                since: now - Duration::from_secs(since),
-                progress: now - Duration::from_secs(progress),
-                taken,
-                ..Backlog::new(Room::default())
+            let mut output = Output {
+                framing: Framing::Chunked,
+                keep: true,
+                bytes: 0,
+                ended: Close::Complete,
+                patience: Duration::from_secs(60),
+                backlog: None,
+                rate: None,
+                paused: None,
+                is_given_up: false,
+                moment: MOMENT,
             };
-            let complaint = backlog.complaint(Duration::from_secs(60), now);
+            let backlog = output.backlog(&Room::default);
+            let now = backlog.since + Duration::from_secs(since);
+            let last = now - Duration::from_secs(progress);
+            backlog.progress = last;
+            if let Some(rate) = &mut output.rate {
+                rate.add(last, taken);
+            }
+            let complaint = output.complaint(now);
             assert_eq!(complaint, expected, "{since} {progress} {taken}");
         };
         check(0, 0, 0, None);
         check(59, 59, 0, None);
         check(60, 60, 0, Some(Close::WriteTimeout));
         check(90, 60, 1_000_000, Some(Close::WriteTimeout));
-        check(60, 1, 1, None);
-        check(61, 1, 61 * 500 - 1, Some(Close::WriteSlow));
-        check(61, 1, 61 * 500, None);
-        check(900, 59, 900 * 500, None);
-        check(900, 59, 899 * 500, Some(Close::WriteSlow));
+        check(59, 1, 1, None);
+        check(60, 1, 60 * 500 - 1, Some(Close::WriteSlow));
+        check(60, 1, 60 * 500, None);
+        // What was taken long ago does not count, and what was taken within the patience does.
+        check(3600, 59, 70 * 500, None);
+        check(3600, 1, 60 * 500 - 1, Some(Close::WriteSlow));
     }
 }

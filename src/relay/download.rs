@@ -205,8 +205,7 @@ impl<U: Upstream> Download<U> {
         Interests::response(quiet + self.patience)
     }
 
-    /// Reads what is there of a body that a file replaces. What is left is to be read before the file goes out, so that the
-    /// backend is free then.
+    /// Reads what is there of a body that a file replaces. What is left is to be read apart from that, which is not to wait.
     pub fn discard(mut self, reply: &mut Buffer) -> Option<Drain<U>> {
         loop {
             match self.next(reply) {

@@ -2,7 +2,8 @@
 //!
 //! A backend that dialled in is worth a moment: to close its connection costs the application a new one, and an application
 //! that does not dial in again is lost. So its response is read to its end, for [`LONGEST`] at most. A connection to a server
-//! is closed at once, so that the server can stop working for it.
+//! is closed at once, so that the server can stop working for it; but not where a file goes out in the place of its
+//! response, for then nothing went wrong.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use crate::stats::Close;
 pub struct Drain<U: Upstream> {
     rest: Rest<U>,
     deadline: Instant,
+    /// Why the connection is closed at the deadline.
+    reason: Close,
     /// What was read and not used when it was last blocked.
     leftover: Vec<u8>,
 }
@@ -44,6 +47,7 @@ impl<U: Upstream> Drain<U> {
         Some(Self {
             rest: Rest::Head(Box::new((call, request.clone(), *rules))),
             deadline: Instant::now() + LONGEST,
+            reason: Close::ClientGone,
             leftover,
         })
     }
@@ -56,32 +60,20 @@ impl<U: Upstream> Drain<U> {
         }
         Some(Self {
             leftover,
+            reason: Close::ClientGone,
             ..Self::of_replaced(download)
         })
     }
 
-    /// The rest of a body that a file replaces, of which nothing was read that was not used. The backend is worth a moment
-    /// however it was reached, for the visitor is still there.
+    /// The rest of a body that a file replaces, of which nothing was read that was not used. An application may well
+    /// announce the length of the file and send nothing.
     pub(super) fn of_replaced(download: Download<U>) -> Self {
         Self {
             rest: Rest::Body(Box::new(download)),
             deadline: Instant::now() + LONGEST,
+            reason: Close::BackendFailed,
             leftover: Vec::new(),
         }
-    }
-
-    /// The visitor has left, too. `None`: the connection is closed.
-    pub(super) fn abandon(mut self) -> Option<Self> {
-        let is_dialled = match &self.rest {
-            Rest::Head(both) => both.0.is_dialled(),
-            Rest::Body(download) => download.is_dialled(),
-            Rest::Over => false,
-        };
-        if !is_dialled {
-            self.close(Close::ClientGone);
-            return None;
-        }
-        Some(self)
     }
 
     /// Reads what is there. `None`: it is over.
@@ -91,7 +83,7 @@ impl<U: Upstream> Drain<U> {
         self.leftover.clear();
         let interests = self.read(tools)?;
         if Instant::now() >= self.deadline {
-            self.close(Close::ClientGone);
+            self.close(self.reason);
             return None;
         }
         self.leftover.extend_from_slice(tools.reply.data());

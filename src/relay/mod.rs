@@ -12,7 +12,6 @@
 //! | connecting | the connection to a server | `timeouts.connect` | another server, or back into the queue |
 //! | sending | room at the backend, an early response, more of a streamed body | `timeouts.backend`, `timeouts.body` | 504; 408 |
 //! | awaiting | the head of the response, the visitor's disconnect | `timeouts.first_byte`, then `timeouts.backend` for the rest of the head | 504 |
-//! | discarding | the rest of a body that a file replaces | 1 s | the backend is closed |
 //! | relaying | more of the body, room at the visitor, the visitor's disconnect | `timeouts.backend`, `unframed_gap`, `timeouts.write` | the response is cut; with `unframed_gap` it is complete |
 //! | flushing | room at the visitor; the backend is free already | `timeouts.write` | the response is cut |
 //!
@@ -20,8 +19,8 @@
 //!
 //! In reading order: [`call`] sends the request and reads the head of the response, [`upload`] is a body that is passed on
 //! as it arrives, [`download`] the body of a response, [`delivery`] its way to the visitor, [`mod@file`] what is sent from memory
-//! or disk, [`spool`] what the visitor has not taken yet, [`drain`] a response that no visitor waits for, [`disconnect`]
-//! tells a visitor that left from one that has only finished sending.
+//! or disk, [`spool`] what the visitor has not taken yet, [`rate`] how fast it sends or takes, [`drain`] a response that no
+//! visitor waits for, [`disconnect`] tells a visitor that left from one that has only finished sending.
 //!
 //! Called by workers and by the access proxy's threads.
 //!
@@ -37,6 +36,7 @@ pub mod disconnect;
 pub mod download;
 pub mod drain;
 pub mod file;
+pub mod rate;
 pub mod spool;
 pub mod upload;
 
@@ -45,7 +45,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use self::call::Call;
-use self::delivery::{Delivered, Delivery, Progress};
+use self::delivery::{Delivered, Delivery, Progress, Reader};
 use self::download::Download;
 use self::drain::Drain;
 use self::spool::Room;
@@ -141,8 +141,6 @@ pub struct Failure<'a> {
 pub struct Responding<U: Upstream> {
     /// The response.
     pub delivery: Delivery<U>,
-    /// The backend's own response, if a file goes out in its place: it is read to its end before that.
-    pub discarded: Option<Drain<U>>,
     /// The status, for the access log.
     pub status: u16,
 }
@@ -295,7 +293,6 @@ enum Phase<U: Upstream> {
     Connecting(U::Connecting),
     Sending(Box<Call<U>>),
     Awaiting(Box<Call<U>>),
-    Discarding(Box<(Drain<U>, Delivery<U>)>),
     Relaying(Box<Delivery<U>>),
     Flushing(Box<Delivery<U>>),
     Over,
@@ -345,7 +342,6 @@ impl<H: Host> Exchange<H> {
                 Phase::Connecting(connecting) => self.connect(connecting.advance()),
                 Phase::Sending(call) => self.send(call, visitor, tools),
                 Phase::Awaiting(call) => self.await_response(call, visitor, tools),
-                Phase::Discarding(both) => discard(both, tools),
                 Phase::Relaying(delivery) => relay(delivery, visitor, tools),
                 Phase::Flushing(delivery) => flush(delivery, visitor, tools),
                 Phase::Over => Next::Done(Outcome::Gone(None)),
@@ -380,7 +376,6 @@ impl<H: Host> Exchange<H> {
         match &mut self.phase {
             Phase::Connecting(connecting) => connecting.fd(),
             Phase::Sending(call) | Phase::Awaiting(call) => Some(call.fd()),
-            Phase::Discarding(both) => both.0.fd(),
             Phase::Relaying(delivery) | Phase::Flushing(delivery) => delivery.fd(),
             _ => None,
         }
@@ -391,6 +386,21 @@ impl<H: Host> Exchange<H> {
         Trace {
             queued: self.trace.queued + self.since.elapsed(),
             ..Trace::default()
+        }
+    }
+
+    /// The visitor, if something of a response is kept for it.
+    pub fn reader(&self, now: Instant) -> Option<Reader> {
+        match &self.phase {
+            Phase::Relaying(delivery) | Phase::Flushing(delivery) => delivery.reader(now),
+            _ => None,
+        }
+    }
+
+    /// Has the response be cut when the exchange is advanced next, since others need what is kept for it.
+    pub fn give_up(&mut self) {
+        if let Phase::Relaying(delivery) | Phase::Flushing(delivery) = &mut self.phase {
+            delivery.give_up();
         }
     }
 
@@ -405,10 +415,6 @@ impl<H: Host> Exchange<H> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Sending(call) | Phase::Awaiting(call) => {
                 call.close(reason);
-                None
-            }
-            Phase::Discarding(mut both) => {
-                both.0.close(reason);
                 None
             }
             Phase::Relaying(mut delivery) | Phase::Flushing(mut delivery) => {
@@ -438,7 +444,6 @@ impl<H: Host> Exchange<H> {
                 self.host.rules(),
                 leftover,
             )),
-            Phase::Discarding(both) => Outcome::Gone(both.0.abandon()),
             Phase::Relaying(delivery) | Phase::Flushing(delivery) => {
                 let delivered = Delivered::failed(delivery.taken(), Close::ClientGone);
                 Outcome::Delivered(delivered, delivery.into_drain(leftover))
@@ -606,10 +611,6 @@ impl<H: Host> Exchange<H> {
             .respond(head, download, is_read, tools, visitor.pending_output);
         self.status = responding.status;
         let mut delivery = responding.delivery;
-        if let Some(drain) = responding.discarded {
-            delivery.hold(tools.out);
-            return Next::Phase(Phase::Discarding(Box::new((drain, delivery))));
-        }
         // Most responses are there in one piece and taken at once; then nothing has to be kept.
         match delivery.relay(visitor.conn, tools) {
             Progress::Relayed => match delivery.flush(visitor.conn, tools) {
@@ -672,14 +673,6 @@ impl<H: Host> Exchange<H> {
         // A process that dies closes its connections one after the other; the next one may be another of them. And a server
         // that closes every connection at once is not asked without end.
         Next::Phase(Phase::Pausing(now + LAST_BREATH))
-    }
-}
-
-/// Reads a response that a file replaces, and then goes on with the file.
-fn discard<U: Upstream>(mut both: Box<(Drain<U>, Delivery<U>)>, tools: &mut Tools<'_>) -> Next<U> {
-    match both.0.advance(tools) {
-        Some(interests) => Next::Blocked(Phase::Discarding(both), interests),
-        None => Next::Phase(Phase::Relaying(Box::new(both.1))),
     }
 }
 

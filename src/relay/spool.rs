@@ -2,8 +2,9 @@
 //!
 //! First in memory, then in a temporary file without a name, so that the backend and the worker are free while a slow
 //! visitor reads. Bytes in memory are charged to `limits.memory`; where that is used up they go to disk at once. All
-//! spools together take no more of the disk than `limits.spool`, and one no more than a [`SHARE`]th of it. A spool that
-//! may grow neither in memory nor on disk says so ([`Spool::is_full`]), and must be emptied before more is put in.
+//! spools, and the bodies of requests, together take no more of the disk than `limits.spool`, and those of one client no
+//! more than its part of it. A spool that may grow neither in memory nor on disk says so ([`Spool::is_full`]), and must be
+//! emptied before more is put in.
 //!
 //! **Invariants**: bytes come out in the order in which they went in: `memory`, then the file, then `tail`. The charges
 //! are what is in `memory` and `tail`, and what was written to the file; they are given back when the bytes are gone, the
@@ -11,11 +12,12 @@
 
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::budget::{Budget, Charge};
+use crate::budget::{Budget, Charge, Share, Shares, Wait};
 use crate::net::buffer::Buffer;
 
 /// Where a spool, or a body that is collected, may keep its bytes; nowhere by default.
@@ -24,7 +26,9 @@ pub struct Room {
     /// Bytes in memory, of the whole server.
     pub memory: Arc<Budget>,
     /// Bytes on disk, of the whole server.
-    pub disk: Arc<Budget>,
+    pub disk: Arc<Shares>,
+    /// Whose part of that it is, if the client's address is known.
+    pub client: Option<IpAddr>,
     /// For the temporary file.
     pub directory: PathBuf,
     /// Bytes in memory before the file is begun.
@@ -42,7 +46,9 @@ pub struct Spool {
     /// What the file could not take.
     tail: Vec<u8>,
     in_memory: Charge,
-    on_disk: Charge,
+    on_disk: Share,
+    /// There is something in the tail.
+    waits: Option<Wait>,
 }
 
 #[derive(Debug)]
@@ -57,7 +63,8 @@ impl Spool {
     pub fn new(room: Room) -> Self {
         Self {
             in_memory: Charge::new(Arc::clone(&room.memory)),
-            on_disk: Charge::new(Arc::clone(&room.disk)),
+            on_disk: Share::new(&room.disk, room.client),
+            waits: None,
             room,
             memory: Vec::new(),
             taken: 0,
@@ -76,6 +83,11 @@ impl Spool {
         let in_memory = self.memory.len() - self.taken + self.tail.len();
         let on_disk = self.file.as_ref();
         in_memory as u64 + on_disk.map_or(0, |on_disk| on_disk.written - on_disk.read)
+    }
+
+    /// Bytes of the disk that it takes.
+    pub const fn on_disk(&self) -> u64 {
+        self.on_disk.bytes()
     }
 
     /// Whether it must be emptied before anything more is put in.
@@ -100,6 +112,7 @@ impl Spool {
             }
         }
         self.tail.extend_from_slice(bytes);
+        self.waits.get_or_insert_with(|| self.on_disk.wait());
         self.recount();
     }
 
@@ -146,6 +159,9 @@ impl Spool {
 
     /// Charges what is in memory now, which has to be kept.
     fn recount(&mut self) {
+        if self.tail.is_empty() {
+            self.waits = None;
+        }
         let held = self.memory.len() + self.tail.len();
         self.in_memory.force(held as u64);
     }
@@ -154,16 +170,14 @@ impl Spool {
     fn put_on_disk(&mut self, bytes: &[u8]) -> Result<(), Option<io::Error>> {
         let count = bytes.len() as u64;
         let own = self.on_disk.bytes();
-        if own + count > self.on_disk.most() / SHARE || !self.on_disk.set(own + count) {
-            return Err(None);
-        }
+        self.on_disk.set(own + count).map_err(|_| None)?;
         let written = self.file().and_then(|on_disk| {
             on_disk.file.write_all_at(bytes, on_disk.written)?;
             on_disk.written += count;
             Ok(())
         });
         written.map_err(|error| {
-            self.on_disk.force(own);
+            self.shrink(own);
             if own == 0 {
                 self.file = None;
             }
@@ -199,31 +213,36 @@ impl Spool {
         on_disk.read += self.memory.len() as u64;
         if on_disk.read == on_disk.written {
             self.file = None;
-            self.on_disk.force(0);
+            self.shrink(0);
         }
         Ok(())
     }
-}
 
-/// One answer may take this part of the budget, so that one cannot use it up for all.
-const SHARE: u64 = 4;
+    /// Gives back what it has of the disk, but for so many bytes.
+    fn shrink(&mut self, bytes: u64) {
+        let shrunk = self.on_disk.set(bytes);
+        debug_assert_eq!(shrunk, Ok(()), "a share can always shrink");
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::PART;
 
-    /// Room for one spool in memory, for all in memory, and on disk.
+    /// Room for one spool in memory, for all in memory, and for one client on disk.
     fn room(most_in_memory: usize, memory: u64, disk: u64) -> Room {
         Room {
             memory: Arc::new(Budget::new(memory)),
-            disk: Arc::new(Budget::new(disk)),
+            disk: Arc::new(Shares::new(disk * PART)),
+            client: Some([192, 0, 2, 1].into()),
             directory: std::env::temp_dir(),
             most_in_memory,
         }
     }
 
     fn used(room: &Room) -> (u64, u64) {
-        (room.memory.used(), room.disk.used())
+        (room.memory.used(), room.disk.all().used())
     }
 
     /// Puts in pieces and takes out in others, and looks whether the order stays.
@@ -281,11 +300,25 @@ mod tests {
         assert_eq!(used(&room), (100_000, 400_000));
         let full: Vec<_> = spools.iter().map(Spool::is_full).collect();
         assert_eq!(full, [false, false, false, false, true]);
-        spools[0].put(&[8; 20_000]);
-        assert!(spools[0].is_full(), "more than its share");
+        assert_eq!(room.disk.waiting(), 1);
+        // Another client has a part of its own.
+        let mut other = Spool::new(Room {
+            client: Some([192, 0, 2, 2].into()),
+            ..room.clone()
+        });
+        other.put(&[8; 400_000]);
+        assert!(!other.is_full());
+        other.put(&[8; 1]);
+        assert!(other.is_full() && room.disk.waiting() == 2);
+        while !other.is_empty() {
+            let count = other.front().unwrap().len();
+            other.took(count);
+        }
+        assert_eq!(room.disk.waiting(), 1);
         spools.truncate(1);
-        assert_eq!(used(&room), (20_000, 100_000));
-        drop(spools);
+        assert_eq!(used(&room), (0, 100_000));
+        assert_eq!(room.disk.waiting(), 0);
+        drop((spools, other));
         assert_eq!(used(&room), (0, 0));
     }
 
@@ -305,7 +338,7 @@ mod tests {
         spools[1].took(8000);
         spools[1].put(&[8; 8000]);
         assert_eq!(used(&room), (8000, 8000));
-        room.disk.limit(0);
+        room.disk.all().limit(0);
         spools[2].put(&[9; 5000]);
         assert!(spools[2].is_full(), "neither in memory nor on disk");
         assert_eq!(used(&room), (13_000, 8000));

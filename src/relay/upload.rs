@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::rate::{Rate, TIME_TO_BEGIN, WINDOW};
 use super::{CONTINUE, Visitor, write_interim};
 use crate::exchange::UploadError;
 use crate::http::body::{Decoder, Framing, write_chunk};
@@ -19,9 +20,12 @@ pub struct StreamingUpload {
     fault: Option<UploadError>,
     /// The visitor waits for 100 (RFC 9110 10.1.1).
     expects: bool,
-    /// When it was first asked for, and when some of it arrived last.
-    began: Option<Instant>,
+    /// How fast it arrives while it is waited for; `None` before it is first asked for.
+    rate: Option<Rate>,
+    /// When some of it arrived last.
     progress: Instant,
+    /// Since when it is not asked for: the backend takes what has arrived.
+    paused: Option<Instant>,
 }
 
 /// What a body may take.
@@ -29,7 +33,7 @@ pub struct StreamingUpload {
 pub struct Limits {
     /// Bytes of it.
     pub most: u64,
-    /// Bytes a second on average, once it has had time to begin.
+    /// Bytes a second over the last [`WINDOW`], once it has had [`TIME_TO_BEGIN`].
     pub slowest: u64,
     /// How long nothing may arrive.
     pub patience: Duration,
@@ -64,8 +68,9 @@ impl StreamingUpload {
             limits,
             fault: None,
             expects,
-            began: None,
+            rate: None,
             progress: Instant::now(),
+            paused: None,
         })
     }
 
@@ -84,11 +89,7 @@ impl StreamingUpload {
         chunked: bool,
         out: &mut Vec<u8>,
     ) -> Result<Step, UploadError> {
-        if self.began.is_none() {
-            // The time in which the request waited for a backend is not the visitor's.
-            self.progress = Instant::now();
-            self.began = Some(self.progress);
-        }
+        self.resume(Instant::now(), visitor.input.data().len());
         loop {
             while self.fault.is_none() && !self.decoder.is_done() && out.len() < Buffer::SIZE {
                 let piece = match self.decoder.next(visitor.input.data()) {
@@ -102,7 +103,9 @@ impl StreamingUpload {
                     break;
                 }
                 self.length += piece.data.len() as u64;
-                if self.length > self.limits.most {
+                // A chunk whose size alone is too much is not waited for.
+                let announced = self.length.saturating_add(self.decoder.announced());
+                if announced > self.limits.most {
                     self.fault = Some(UploadError::TooLarge);
                     break;
                 }
@@ -119,6 +122,7 @@ impl StreamingUpload {
             }
             // What came before a fault is passed on.
             if !out.is_empty() {
+                self.paused = Some(Instant::now());
                 return Ok(Step::Some);
             }
             if let Some(fault) = self.fault {
@@ -128,9 +132,30 @@ impl StreamingUpload {
                 write_interim(visitor.conn, visitor.pending_output, CONTINUE);
             }
             match visitor.input.fill_now(visitor.conn) {
-                Ok(Some(1..)) => self.progress = Instant::now(),
+                Ok(Some(count @ 1..)) => {
+                    self.progress = Instant::now();
+                    if let Some(rate) = &mut self.rate {
+                        rate.add(self.progress, count as u64);
+                    }
+                }
                 Ok(None) => return self.wait(),
                 Ok(Some(0)) | Err(_) => return Err(UploadError::Gone),
+            }
+        }
+    }
+
+    /// The visitor, of whose body so much may be here already, is waited for from now on. The time in which the request
+    /// waited for a backend, and in which the backend took what had arrived, is not the visitor's.
+    fn resume(&mut self, now: Instant, here: usize) {
+        match (&mut self.rate, self.paused.take()) {
+            (Some(rate), Some(since)) => {
+                rate.pause(since, now);
+                self.progress += now.saturating_duration_since(since);
+            }
+            (Some(_), None) => {}
+            (rate, _) => {
+                self.progress = now;
+                rate.insert(Rate::new(now, WINDOW)).add(now, here as u64);
             }
         }
     }
@@ -138,47 +163,16 @@ impl StreamingUpload {
     fn wait(&self) -> Result<Step, UploadError> {
         let now = Instant::now();
         let deadline = self.progress + self.limits.patience;
-        let elapsed = self.began.map_or(Duration::ZERO, |began| now - began);
+        let slowest = self.limits.slowest;
         if now >= deadline {
             Err(UploadError::TimedOut)
-        } else if is_too_slow(elapsed, self.length, self.limits.slowest) {
+        } else if self
+            .rate
+            .is_some_and(|rate| rate.is_below(slowest, TIME_TO_BEGIN, now))
+        {
             Err(UploadError::TooSlow)
         } else {
             Ok(Step::Wait(deadline))
         }
-    }
-}
-
-/// Progress must be enough on average, once the visitor has had time to begin.
-pub const fn is_too_slow(elapsed: Duration, length: u64, slowest: u64) -> bool {
-    elapsed.as_secs() >= TIME_TO_BEGIN && length < slowest * elapsed.as_secs()
-}
-
-/// Seconds in which a body may arrive as slowly as it likes.
-const TIME_TO_BEGIN: u64 = 10;
-/// Bytes a second after that, on average.
-pub const SLOWEST: u64 = 500;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_has_ten_seconds_and_must_arrive_at_500_bytes_a_second_then() {
-        let check = |milliseconds, length, expected| {
-            let elapsed = Duration::from_millis(milliseconds);
-            assert_eq!(
-                is_too_slow(elapsed, length, SLOWEST),
-                expected,
-                "{elapsed:?} {length}"
-            );
-        };
-        check(0, 0, false);
-        check(9_999, 0, false);
-        check(10_000, 4_999, true);
-        check(10_000, 5_000, false);
-        check(10_999, 5_000, false);
-        check(11_000, 5_000, true);
-        check(3_600_000, 3600 * 500, false);
     }
 }

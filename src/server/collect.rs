@@ -2,13 +2,13 @@
 //!
 //! Up to `limits.body_memory` it is kept in memory and charged to `limits.memory`. Beyond that, or where that is used
 //! up, all of it goes to a temporary file, which has no name and so vanishes with the process, and is charged to
-//! `limits.spool`. The visitor may take its time: in between the session is parked.
+//! `limits.spool`, of which one client may use an eighth. The visitor may take its time: in between the session is parked.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use crate::budget::Charge;
+use crate::budget::{Charge, Refusal, Share};
 use crate::exchange::RequestBody;
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::HeadLimits;
@@ -27,7 +27,7 @@ pub(crate) struct Collector {
     most: u64,
     room: Room,
     in_memory: Charge,
-    on_disk: Charge,
+    on_disk: Share,
 }
 
 /// Why a body could not be collected.
@@ -37,7 +37,11 @@ pub(crate) enum Fault {
     TooLarge,
     /// Its chunks break a rule.
     Bad(&'static str),
-    /// It finds no room in memory, and none on disk.
+    /// It is longer than what one client may keep, in bytes.
+    TooLargeToKeep(u64),
+    /// It finds no room in memory, and none on disk: others of the same client use all that it may use.
+    NoRoomForClient,
+    /// It finds no room in memory, and none on disk: all of it is used.
     NoRoom,
     /// The temporary file could not be written.
     Disk(io::Error),
@@ -47,7 +51,7 @@ impl Collector {
     /// For a body with this framing, of `most` bytes.
     ///
     /// # Errors
-    /// [`Fault::TooLarge`], where the length says so already.
+    /// [`Fault::TooLarge`] and [`Fault::TooLargeToKeep`], where the length says so already.
     pub(crate) fn new(
         framing: Framing,
         limits: &HeadLimits,
@@ -57,21 +61,20 @@ impl Collector {
         if matches!(framing, Framing::Length(length) if length > most) {
             return Err(Fault::TooLarge);
         }
-        Ok(Self {
+        let collector = Self {
             decoder: Decoder::new(framing, limits),
             memory: Vec::new(),
             file: None,
             length: 0,
             most,
             in_memory: Charge::new(Arc::clone(&room.memory)),
-            on_disk: Charge::new(Arc::clone(&room.disk)),
+            on_disk: Share::new(&room.disk, room.client),
             room,
-        })
-    }
-
-    /// Bytes of the body so far.
-    pub(crate) const fn length(&self) -> u64 {
-        self.length
+        };
+        if let Framing::Length(length) = framing {
+            collector.check(length)?;
+        }
+        Ok(collector)
     }
 
     /// Takes from the buffer what belongs to the body. Returns whether it is complete.
@@ -88,6 +91,9 @@ impl Collector {
                 break;
             }
             let consumed = piece.consumed;
+            let data = piece.data.len() as u64;
+            // A chunk whose size alone is too much is not waited for.
+            self.check((self.length + data).saturating_add(self.decoder.announced()))?;
             self.store(&input.data()[piece.data])?;
             input.consume(consumed);
         }
@@ -106,17 +112,30 @@ impl Collector {
         }
     }
 
-    fn store(&mut self, data: &[u8]) -> Result<(), Fault> {
-        self.length += data.len() as u64;
-        if self.length > self.most {
+    /// Whether a body may have so many bytes.
+    fn check(&self, length: u64) -> Result<(), Fault> {
+        if length > self.most {
             return Err(Fault::TooLarge);
         }
+        let most = self.room.disk.part().max(self.most_in_memory() as u64);
+        match length > most {
+            true => Err(Fault::TooLargeToKeep(most)),
+            false => Ok(()),
+        }
+    }
+
+    /// Less than a buffer is not worth a file.
+    fn most_in_memory(&self) -> usize {
+        self.room.most_in_memory.max(Buffer::SIZE)
+    }
+
+    fn store(&mut self, data: &[u8]) -> Result<(), Fault> {
+        self.length += data.len() as u64;
         if self.file.is_some() {
             return self.write(data);
         }
         let all = self.memory.len() + data.len();
-        let most = self.room.most_in_memory.max(Buffer::SIZE);
-        if all <= most && self.in_memory.set_optional(all as u64) {
+        if all <= self.most_in_memory() && self.in_memory.set_optional(all as u64) {
             self.memory.extend_from_slice(data);
             return Ok(());
         }
@@ -127,9 +146,12 @@ impl Collector {
     }
 
     fn write(&mut self, data: &[u8]) -> Result<(), Fault> {
-        if !self.on_disk.set(self.on_disk.bytes() + data.len() as u64) {
-            return Err(Fault::NoRoom);
-        }
+        let grown = self.on_disk.set(self.on_disk.bytes() + data.len() as u64);
+        grown.map_err(|refusal| match refusal {
+            Refusal::Client => Fault::NoRoomForClient,
+            // It would have fitted into memory.
+            Refusal::Part | Refusal::All => Fault::NoRoom,
+        })?;
         let file = match &mut self.file {
             Some(file) => file,
             None => {
@@ -146,12 +168,14 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::budget::Budget;
+    use crate::budget::{Budget, PART, Shares};
 
+    /// Room in memory, and on disk for one client.
     fn room(memory: u64, disk: u64) -> Room {
         Room {
             memory: Arc::new(Budget::new(memory)),
-            disk: Arc::new(Budget::new(disk)),
+            disk: Arc::new(Shares::new(disk * PART)),
+            client: None,
             directory: std::env::temp_dir(),
             most_in_memory: 20_000,
         }
@@ -200,7 +224,7 @@ mod tests {
         // Bytes of the body, room in memory and on disk; what it takes of both, or nothing if it is refused.
         let check = |length: usize, memory, disk, expected: Option<(u64, u64)>| {
             let room = room(memory, disk);
-            let used = || (room.memory.used(), room.disk.used());
+            let used = || (room.memory.used(), room.disk.all().used());
             let bytes: Vec<u8> = (0..length).map(|number| (number % 251) as u8).collect();
             let result = collect_in(&room, Framing::Length(length as u64), &bytes, 1 << 20);
             match (&result, expected) {
@@ -216,7 +240,7 @@ mod tests {
                     }
                     assert_eq!(stored, bytes);
                 }
-                (Err(Fault::NoRoom), None) => {}
+                (Err(Fault::NoRoom | Fault::TooLargeToKeep(_)), None) => {}
                 other => panic!("{length} {memory} {disk}: {other:?}"),
             }
             drop(result);
@@ -233,6 +257,46 @@ mod tests {
     }
 
     #[test]
+    fn what_one_client_may_keep_is_limited() {
+        let mut room = room(0, 50_000);
+        room.client = Some([192, 0, 2, 1].into());
+        let bytes = [7; 60_000];
+        let keep = |room: &Room, length| {
+            let framing = Framing::Length(length);
+            collect_in(room, framing, &bytes[..length as usize], 1 << 20)
+        };
+        // More than it could ever have, which is clear before anything of it has come.
+        assert!(matches!(
+            Collector::new(
+                Framing::Length(50_001),
+                &HeadLimits::default(),
+                1 << 20,
+                room.clone()
+            ),
+            Err(Fault::TooLargeToKeep(50_000))
+        ));
+        let chunk = [b"EA60\r\n", &bytes[..40_000]].concat();
+        assert!(matches!(
+            collect_in(&room, Framing::Chunked, &chunk, 1 << 20),
+            Err(Fault::TooLargeToKeep(50_000))
+        ));
+        let first = keep(&room, 30_000).unwrap();
+        assert!(matches!(keep(&room, 30_000), Err(Fault::NoRoomForClient)));
+        let second = keep(&room, 20_000).unwrap();
+        // Others have room until all is used.
+        let mut others = Vec::new();
+        for last in 2..9 {
+            room.client = Some([192, 0, 2, last].into());
+            others.push(keep(&room, 50_000).unwrap());
+        }
+        room.client = Some([192, 0, 2, 9].into());
+        assert!(matches!(keep(&room, 20_000), Err(Fault::NoRoom)));
+        drop((first, second, others));
+        assert_eq!(room.disk.all().used(), 0);
+        assert!(keep(&room, 20_000).is_ok());
+    }
+
+    #[test]
     fn limits_hold_for_lengths_and_for_chunks() {
         let limit = |framing, input: &[u8]| collect(framing, input, 4);
         assert!(matches!(
@@ -244,6 +308,16 @@ mod tests {
             Err(Fault::TooLarge)
         ));
         assert!(limit(Framing::Chunked, b"4\r\n1234\r\n0\r\n\r\n").is_ok());
+        // A size alone is enough, also one after others.
+        for announced in ["5\r\n", "FFFFFFFFFFFFFFFF\r\nA", "4\r\n1234\r\n1\r\n"] {
+            assert!(
+                matches!(
+                    limit(Framing::Chunked, announced.as_bytes()),
+                    Err(Fault::TooLarge)
+                ),
+                "{announced}"
+            );
+        }
         assert!(matches!(
             limit(Framing::Chunked, b"4\r\n1234\n"),
             Err(Fault::Bad(_))

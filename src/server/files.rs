@@ -10,7 +10,7 @@ use super::snapshot::{Site, Snapshot};
 use crate::config;
 use crate::content::files::{Answer, Files};
 use crate::exchange::{Request, Response};
-use crate::http::head::{Method, RequestHead, ResponseHead};
+use crate::http::head::{ACCEL_REDIRECT, Method, RequestHead, ResponseHead, SENDFILE};
 use crate::http::target;
 use crate::net::listener;
 
@@ -169,8 +169,3 @@ fn present(answer: Answer, head: &RequestHead, site: &Site) -> Response {
 const fn is_read(method: &Method) -> bool {
     matches!(method, Method::Get | Method::Head)
 }
-
-/// Names a file as the original has it: below `sendfileroot`, not encoded.
-const SENDFILE: &str = "X-Sendfile";
-/// Names a file as nginx has it: a URI.
-const ACCEL_REDIRECT: &str = "X-Accel-Redirect";

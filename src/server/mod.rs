@@ -5,17 +5,18 @@
 //! [`collect`] collects the body, and [`pending`] is the request on its way through [`relay`](crate::relay), with its fields
 //! for the backend ([`forwarding`]) and its response, compressed or not ([`compress`]). [`snapshot`] is the configuration as
 //! it runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`admission`] how many connections a
-//! visitor and a site may have, [`descriptors`] how many each side may have.
+//! visitor and a site may have, [`descriptors`] how many each side may have. The [`drainer`] reads the rest of responses that
+//! no visitor gets.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
 //! | `Server::reloading` | the order of reloads | a reload, with the files that it reads |
 //! | `Server::running` | listeners and their threads | start, the change of a reload to the new configuration, stop |
 //! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
-//! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a look at all sessions: in a drain, and to make room for new connections and requests |
+//! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a look at all sessions: in a drain, and to make room for new connections, requests and bodies |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free seats, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
-//! | alarm, tunnels' inbox, `Clients`, dial-in connections and settings, found addresses, notes of the Redis thread, `Shared::shedding` | see there | a few instructions |
+//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Shares`, dial-in connections and settings, found addresses, notes of the Redis thread, `Shared::shedding` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
@@ -27,6 +28,7 @@ pub(crate) mod admission;
 pub(crate) mod collect;
 pub(crate) mod compress;
 mod descriptors;
+mod drainer;
 pub(crate) mod files;
 mod forwarding;
 pub(crate) mod guard;
@@ -51,7 +53,7 @@ use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
 use crate::backend::dial_in::{Connected, Control, DialIn};
-use crate::budget::Budget;
+use crate::budget::{Budget, Shares};
 use crate::config::{Address, Config};
 use crate::content::watched::FileError;
 use crate::logging::{AccessLog, OpenError};
@@ -63,6 +65,7 @@ use crate::process;
 use crate::stats::{self, Close, Stats};
 use addresses::{Dial, Front, NewDial, Running, Wanted, arrange, load_outgoing};
 use admission::Clients;
+use drainer::Drainer;
 use guard::Checks;
 use secure::Secure;
 use shared::{Pace, Shared};
@@ -98,6 +101,7 @@ pub struct Server {
     workers: ThreadPool,
     tick: Option<Thread>,
     tunnels: Option<Thread>,
+    drainer: Option<Thread>,
     dial_in: Option<Thread>,
     /// Of the thread of the dial-in addresses.
     control: Arc<Control>,
@@ -166,7 +170,7 @@ impl Server {
         let poller = Poller::new(workers)?;
         let waiting = Arc::new(AtomicUsize::new(0));
         let memory = Arc::new(Budget::new(config.memory));
-        let disk = Arc::new(Budget::new(config.limits.spool));
+        let disk = Arc::new(Shares::new(config.limits.spool));
         let pools: HashMap<_, _> = dials.iter().map(NewDial::pool).collect();
         let dial_in = DialIn::new(Arc::clone(&stats))?;
         dial_in.control().limit_newcomers(division.newcomers);
@@ -182,6 +186,7 @@ impl Server {
         let shared = Arc::new(Shared {
             poller,
             tunnels: Tunnels::new()?,
+            drainer: Drainer::new()?,
             clients: Clients::default(),
             stats,
             snapshot: RwLock::new(Arc::new(snapshot)),
@@ -274,7 +279,7 @@ impl Server {
 
     /// Bytes that are charged to `limits.memory` now, and to `limits.spool`.
     pub fn kept(&self) -> (u64, u64) {
-        (self.shared.memory.used(), self.shared.disk.used())
+        (self.shared.memory.used(), self.shared.disk.all().used())
     }
 
     /// Goes over to a new configuration, whole or not at all. Connections, idle backends and exchanges are not touched but
@@ -458,6 +463,10 @@ impl Drop for Server {
         if let Some(thread) = self.tunnels.take() {
             thread.join();
         }
+        self.shared.drainer.stop();
+        if let Some(thread) = self.drainer.take() {
+            thread.join();
+        }
         for session in self.shared.poller.take_all(|_, _| true) {
             session.close(Close::Draining);
         }
@@ -503,6 +512,10 @@ impl Bound {
                 tunnels.run(|session, backend, ended| session.end_tunnel(backend, &ended));
             })?
         };
+        let drainer = {
+            let shared = Arc::clone(&shared);
+            Thread::new("drain", move || shared.drainer.run())?
+        };
         let dial_in = Thread::new("dial-in", move || dial_in.run())?;
         let mut running = Running::default();
         for dial in dials {
@@ -538,6 +551,7 @@ impl Bound {
             workers,
             tick: Some(tick.begin()),
             tunnels: Some(tunnels.begin()),
+            drainer: Some(drainer.begin()),
             dial_in: Some(dial_in.begin()),
             control,
             shared,

@@ -95,6 +95,11 @@ impl PendingRequest {
         &self.snapshot.sites[self.from]
     }
 
+    /// Whether other requests wait for a backend of the same site.
+    pub(crate) fn keeps_others_waiting(&self) -> bool {
+        self.supplier().waiting.count() > 0
+    }
+
     /// The response to a request that no backend has responded to, and the line in the log.
     pub(crate) fn failed(&self, error: RelayError, trace: Trace) -> Response {
         let site = self.site();
@@ -271,11 +276,13 @@ impl Host for PendingRequest {
         self.warn_of_unframed(&head, &download);
         let mut head = head;
         let named = files::named(&self.request, self.site(), &mut head);
-        let (head, payload, discarded) = match named {
-            // It goes out as it is.
+        let (head, payload) = match named {
+            // It goes out as it is, and does not wait for the rest of what it replaces.
             Some(file) => {
-                let discarded = download.discard(tools.reply);
-                (file.head, Payload::Body(file.body), discarded)
+                if let Some(drain) = download.discard(tools.reply) {
+                    self.snapshot.shared.drainer.add(drain);
+                }
+                (file.head, Payload::Body(file.body))
             }
             None => {
                 let gzip = compress::compress(self, &mut head, &download);
@@ -283,7 +290,7 @@ impl Host for PendingRequest {
                     true => Payload::Body(Body::Empty),
                     false => Payload::Backend(download, gzip),
                 };
-                (head, payload, None)
+                (head, payload)
             }
         };
         let shared = &self.snapshot.shared;
@@ -304,7 +311,6 @@ impl Host for PendingRequest {
         Responding {
             status: head.status,
             delivery: Delivery::new(&head, payload, &recipient, pending_output, tools.out),
-            discarded,
         }
     }
 

@@ -9,10 +9,9 @@
 //! 3. [`State::Exchange`]: the request is on its way to a backend, and the response on its way back
 //!    ([`crate::relay`]); then back to 1.
 //! 4. [`State::Sending`]: a response of our own that the visitor has not taken yet; then back to 1.
-//! 5. [`State::Draining`]: the visitor has left; what its backend still sends is read for a moment.
-//! 6. [`State::Tunnel`]: the backend has switched to another protocol. No worker runs the session any more, the thread
+//! 5. [`State::Tunnel`]: the backend has switched to another protocol. No worker runs the session any more, the thread
 //!    of the [`tunnel`]s has it.
-//! 7. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
+//! 6. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
 //!    the system does not reset the connection before the response was read.
 //!
 //! What is refused on the way is in `refuse`, how a response is begun and what follows it in `answer`, what the access log
@@ -38,7 +37,7 @@ use std::thread;
 use std::time::Instant;
 
 use about::{About, Subject};
-use answer::{AfterResponse, SendingResponse};
+use answer::{AfterResponse, LINGER, SendingResponse};
 use auth::AuthPending;
 
 use super::admission::{Counted, Permit};
@@ -61,9 +60,10 @@ use crate::net::conn::Conn;
 use crate::net::poller::{Cause, Interest, Token};
 use crate::net::stream::{Peer, Pending};
 use crate::net::tunnel::{self, Ended, Patience};
-use crate::relay::delivery::Delivered;
+use crate::relay::delivery::{Delivered, Reader};
 use crate::relay::disconnect::DisconnectDetector;
 use crate::relay::drain::Drain;
+use crate::relay::rate::{Rate, SLOWEST, TIME_TO_BEGIN, WINDOW};
 use crate::relay::upload::{self, StreamingUpload};
 use crate::relay::{
     self, CONTINUE, Exchange, Interests, Outcome, RelayError, Switched, Visitor, write_interim,
@@ -124,10 +124,11 @@ enum State {
     Body(Box<Collecting>),
     Exchange(Box<Exchange<PendingRequest>>),
     Sending(Box<SendingResponse>),
-    Draining(Box<Drain<Lease>>),
     Tunnel(Box<TunnelState>),
     Linger {
-        left: usize,
+        /// When it is closed if nothing comes until then.
+        quiet: Instant,
+        /// When it is closed in any case.
         deadline: Instant,
     },
 }
@@ -147,7 +148,7 @@ struct Reading {
 struct Collecting {
     pending: PendingRequest,
     collector: Collector,
-    began: Instant,
+    rate: Rate,
     deadline: Instant,
 }
 
@@ -242,6 +243,25 @@ impl Session {
     /// Whether its visitor has sent something that nobody has read yet.
     pub(crate) fn has_input(&self) -> bool {
         self.conn.pending() == Pending::Bytes
+    }
+
+    /// Its visitor, if something of a backend's response is kept for it, and whether other requests wait for that backend.
+    pub(crate) fn reader(&self, now: Instant) -> Option<(Reader, bool)> {
+        match &self.state {
+            State::Exchange(exchange) => {
+                let reader = exchange.reader(now)?;
+                let is_waited_for = reader.holds_backend && exchange.host.keeps_others_waiting();
+                Some((reader, is_waited_for))
+            }
+            _ => None,
+        }
+    }
+
+    /// Has its response be cut when it is run next.
+    pub(crate) fn give_up_reader(&mut self) {
+        if let State::Exchange(exchange) = &mut self.state {
+            exchange.give_up();
+        }
     }
 
     /// Says why the session, which the caller owns, is closed.
@@ -359,8 +379,7 @@ impl Session {
                 State::Body(collecting) => self.collect(collecting, worker),
                 State::Exchange(exchange) => self.relay(exchange, worker),
                 State::Sending(sending) => self.go_on_sending(*sending, worker),
-                State::Draining(drain) => self.drain(drain, worker),
-                State::Linger { left, deadline } => self.linger(left, deadline, worker),
+                State::Linger { quiet, deadline } => self.linger(quiet, deadline, worker),
             };
             match step {
                 Step::Go(state) => {
@@ -553,7 +572,7 @@ impl Session {
             let expects = pending.request.head.expect_continue;
             let of_body = upload::Limits {
                 most: limits.body,
-                slowest: upload::SLOWEST,
+                slowest: SLOWEST,
                 patience: settings.timeouts.body,
             };
             let trailers = head_limits(limits);
@@ -573,7 +592,8 @@ impl Session {
             framing,
             &head_limits(limits),
             limits.body,
-            self.shared.room(&pending.snapshot, Some(pending.site)),
+            self.shared
+                .room(&pending.snapshot, Some(pending.site), &self.peer),
         );
         let collector = match collector {
             Ok(collector) => collector,
@@ -584,10 +604,12 @@ impl Session {
             write_interim(&mut self.conn, &mut self.pending_output, CONTINUE);
         }
         let deadline = received + settings.timeouts.body;
+        let mut rate = Rate::new(received, WINDOW);
+        rate.add(received, worker.input.data().len() as u64);
         Step::Go(State::Body(Box::new(Collecting {
             pending,
             collector,
-            began: received,
+            rate,
             deadline,
         })))
     }
@@ -609,14 +631,17 @@ impl Session {
                 Ok(Some(count @ 1..)) => {
                     left = left.saturating_sub(count);
                     let patience = collecting.pending.site().settings.timeouts.body;
-                    collecting.deadline = Instant::now() + patience;
+                    let now = Instant::now();
+                    collecting.deadline = now + patience;
+                    collecting.rate.add(now, count as u64);
                     self.expired = false;
                 }
                 // As with a head, what has come by now counts.
                 Ok(None) => {
                     let now = Instant::now();
                     let late = self.expired || now >= collecting.deadline;
-                    let reason = match (late, collecting.is_too_slow(now)) {
+                    let is_slow = collecting.rate.is_below(SLOWEST, TIME_TO_BEGIN, now);
+                    let reason = match (late, is_slow) {
                         (true, _) => Close::BodyTimeout,
                         (false, true) => Close::BodySlow,
                         (false, false) => {
@@ -661,7 +686,7 @@ impl Session {
         self.expired = false;
         let snapshot = Arc::clone(&exchange.host.snapshot);
         let site = exchange.host.site;
-        let room = || self.shared.room(&snapshot, Some(site));
+        let room = || self.shared.room(&snapshot, Some(site), &self.peer);
         let (input, mut tools) = worker.tools(&room);
         let mut visitor = Visitor {
             conn: &mut self.conn,
@@ -705,10 +730,8 @@ impl Session {
                     idle: pending.site().settings.keepalive.unwrap_or_default(),
                     unread: !is_read,
                 };
-                match drain {
-                    Some(drain) => self.begin_drain(drain, delivered.ended),
-                    None => self.next(delivered, after, worker),
-                }
+                self.drain(drain);
+                self.next(delivered, after, worker)
             }
             Outcome::Switched(switched) => self.switch(pending, switched, trace, worker),
             Outcome::Failed(RelayError::Upload(error)) => {
@@ -719,27 +742,16 @@ impl Session {
                 self.answer(&pending, response, is_read, worker)
             }
             Outcome::Gone(drain) => {
-                let closed = self.gone(&pending, &trace);
-                match drain {
-                    Some(drain) => self.begin_drain(drain, Close::ClientGone),
-                    None => closed,
-                }
+                self.drain(drain);
+                self.gone(&pending, &trace)
             }
         }
     }
 
     /// The visitor is given up: its backend's response is read for a moment, so that the backend can go on.
-    fn begin_drain(&mut self, drain: Drain<Lease>, reason: Close) -> Step {
-        self.reason = reason;
-        Step::Go(State::Draining(Box::new(drain)))
-    }
-
-    fn drain(&self, mut drain: Box<Drain<Lease>>, worker: &mut Worker) -> Step {
-        let room = relay::spool::Room::default;
-        let (_, mut tools) = worker.tools(&room);
-        match drain.advance(&mut tools) {
-            Some(interests) => Step::Wait(State::Draining(drain), interests),
-            None => Step::Close(self.reason),
+    fn drain(&self, drain: Option<Drain<Lease>>) {
+        if let Some(drain) = drain {
+            self.shared.drainer.add(drain);
         }
     }
 
@@ -823,18 +835,25 @@ impl Session {
         self.close(ended.reason);
     }
 
-    fn linger(&mut self, mut left: usize, deadline: Instant, worker: &mut Worker) -> Step {
+    fn linger(&mut self, mut quiet: Instant, deadline: Instant, worker: &mut Worker) -> Step {
+        let mut left = TURN;
         loop {
-            left = left.saturating_sub(worker.input.data().len());
             worker.input.clear();
-            if left == 0 || self.expired || Instant::now() >= deadline {
+            let now = Instant::now();
+            if self.expired || now >= deadline.min(quiet) {
                 return Step::Close(self.reason);
             }
+            if left == 0 {
+                return Step::Yield(State::Linger { quiet, deadline });
+            }
             match self.fill(worker) {
-                Ok(Some(1..)) => {}
+                Ok(Some(count @ 1..)) => {
+                    left = left.saturating_sub(count);
+                    quiet = now + LINGER;
+                }
                 Ok(None) => {
-                    let state = State::Linger { left, deadline };
-                    return Step::Wait(state, Interests::time(deadline));
+                    let state = State::Linger { quiet, deadline };
+                    return Step::Wait(state, Interests::time(deadline.min(quiet)));
                 }
                 Ok(Some(0)) | Err(_) => return Step::Close(self.reason),
             }
@@ -887,7 +906,6 @@ impl State {
     fn backend(&mut self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Exchange(exchange) => exchange.backend(),
-            Self::Draining(drain) => drain.fd(),
             _ => None,
         }
     }
@@ -901,13 +919,6 @@ impl Reading {
             idle_until,
             handshake: false,
         }
-    }
-}
-
-impl Collecting {
-    fn is_too_slow(&self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.began);
-        upload::is_too_slow(elapsed, self.collector.length(), upload::SLOWEST)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the threads of a server share, and what runs on its acceptors and on the tick.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -7,14 +8,15 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use super::admission::Clients;
+use super::drainer::Drainer;
 use super::guard::Checks;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use crate::backend::lease::Lease;
-use crate::budget::Budget;
+use crate::budget::{Budget, Shares};
 use crate::net::conn::Conn;
 use crate::net::poller::Poller;
-use crate::net::stream::{Peer, Stream};
+use crate::net::stream::{Peer, Stream, network};
 use crate::net::tls::Acceptor;
 use crate::net::tunnel::Tunnels;
 use crate::relay::spool::Room;
@@ -24,6 +26,8 @@ use crate::stats::{self, Close, Stats};
 pub(crate) struct Shared {
     pub(crate) poller: Poller<Session>,
     pub(crate) tunnels: Tunnels<Session, Lease>,
+    /// Reads the rest of responses that no visitor gets.
+    pub(crate) drainer: Drainer,
     pub(crate) clients: Clients,
     pub(crate) stats: Arc<Stats>,
     pub(super) snapshot: RwLock<Arc<Snapshot>>,
@@ -33,7 +37,7 @@ pub(crate) struct Shared {
     /// Bytes of memory (`limits.memory`).
     pub(crate) memory: Arc<Budget>,
     /// Bytes on disk (`limits.spool`).
-    pub(super) disk: Arc<Budget>,
+    pub(super) disk: Arc<Shares>,
     /// Descriptors for backends that dial in, at all addresses.
     pub(super) descriptors: Arc<Budget>,
     /// Descriptors for these and for visitors.
@@ -60,13 +64,15 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Where to keep a body of a site's visitor, and what the visitor does not take of its answer.
-    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>) -> Room {
+    /// Where to keep a body of a site's visitor, and what the visitor does not take of its answer. A proxy that is trusted
+    /// speaks for many.
+    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>, peer: &Peer) -> Room {
         let config = &snapshot.config;
         let limits = site.map_or(&config.limits, |site| &snapshot.sites[site].settings.limits);
         Room {
             memory: Arc::clone(&self.memory),
             disk: Arc::clone(&self.disk),
+            client: peer.ip().filter(|_| !snapshot.trusts(peer)).map(network),
             directory: config.temporary_directory.clone(),
             most_in_memory: limits.body_memory,
         }
@@ -74,7 +80,7 @@ impl Shared {
 
     pub(super) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
         self.memory.limit(snapshot.config.memory);
-        self.disk.limit(snapshot.config.limits.spool);
+        self.disk.all().limit(snapshot.config.limits.spool);
         *self.snapshot.write() = snapshot;
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -150,6 +156,38 @@ impl Shared {
         any
     }
 
+    /// Gives up the visitors that read most slowly, where they hold backends that other requests wait for, or room on disk
+    /// that others need.
+    fn relieve(&self, now: Instant) {
+        let needs_room = self.disk.take_exhausted();
+        let held = self.disk.waiting();
+        let needs_backends = held > 0 && self.waiting.load(Ordering::Relaxed) > 0;
+        if !needs_room && !needs_backends {
+            return;
+        }
+        let key = |session: &Session, _| {
+            let (reader, is_waited_for) = session.reader(now)?;
+            let is_in_the_way = needs_room && reader.on_disk > 0 || is_waited_for;
+            let is_slow = reader.age >= TIME_TO_READ && reader.rate < SLOW;
+            // Of two that are as slow the one that gives back more goes first.
+            (is_in_the_way && is_slow).then_some((reader.rate, Reverse(reader.on_disk)))
+        };
+        // Some at a time, for one may be enough.
+        let some = held / 8 + 1;
+        let slow = self.poller.take_lowest(some, key);
+        if slow.is_empty() {
+            return;
+        }
+        log::warn!(
+            "limits.spool reached: {} responses are cut, whose visitors read less than {SLOW} bytes a second",
+            slow.len()
+        );
+        for mut session in slow {
+            session.give_up_reader();
+            self.poller.hand_over(session);
+        }
+    }
+
     /// Closes a connection that was just accepted, for a limit.
     fn turn_away(&self, peer: &Peer, limit: &str) {
         stats::add(&self.stats.accepted);
@@ -175,6 +213,7 @@ impl Shared {
     /// Runs on the tick thread.
     pub(super) fn tick(&self) {
         let mut flushed = Instant::now();
+        let mut relieved = flushed;
         while self.poller.alarm().wait(LONGEST_PAUSE) {
             let now = Instant::now();
             for session in self.poller.expire(now) {
@@ -186,6 +225,10 @@ impl Shared {
                 if let Some(next) = servers.tick(now) {
                     self.poller.alarm().set(next);
                 }
+            }
+            if now.saturating_duration_since(relieved) >= LONGEST_PAUSE {
+                relieved = now;
+                self.relieve(now);
             }
             if flushed.elapsed() >= LONGEST_PAUSE {
                 flushed = now;
@@ -213,6 +256,10 @@ impl Pace {
 const IN_VAIN: u32 = 10;
 /// How often the tick looks after servers and has access logs written; it looks at deadlines when they are over.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A visitor that reads fewer bytes a second may be given up when others need its backend, or what is kept for it, once it
+/// has had so long to read.
+const SLOW: u64 = 100_000;
+const TIME_TO_READ: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -182,6 +182,14 @@ impl Backend {
         std::mem::take(&mut self.bytes)
     }
 
+    /// Whether the connection is open, and nothing was sent to it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).unwrap();
+        peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     /// Sends a byte now and then until the connection is closed, which it has to be.
     pub(crate) fn drip(&mut self) {
         let closed = (0..1000).any(|_| {

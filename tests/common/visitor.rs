@@ -2,7 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 
 use super::{Backend, PATIENCE, field, head_end, read_until, reset_on_close, secure};
 
@@ -38,7 +41,10 @@ impl Write for Wire {
 }
 
 fn tcp(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
+    prepared(TcpStream::connect(address).unwrap())
+}
+
+fn prepared(stream: TcpStream) -> TcpStream {
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -79,6 +85,22 @@ impl Visitor {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         Self {
             stream: Wire::Plain(tcp(address)),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Connects from this address of the machine.
+    pub(crate) fn connect_from(from: [u8; 4], address: SocketAddr) -> Self {
+        let SocketAddr::V4(address) = address else {
+            panic!("{address}");
+        };
+        let (family, kind) = (AddressFamily::Inet, SockType::Stream);
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let [a, b, c, d] = from;
+        bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+        connect(socket.as_raw_fd(), &SockaddrIn::from(address)).unwrap();
+        Self {
+            stream: Wire::Plain(prepared(TcpStream::from(socket))),
             bytes: Vec::new(),
         }
     }

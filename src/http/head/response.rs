@@ -44,6 +44,11 @@ pub enum Persistence {
     Upgrade,
 }
 
+/// Names a file as the original has it: below `sendfileroot`, not encoded.
+pub const SENDFILE: &str = "X-Sendfile";
+/// Names a file as nginx has it: a URI.
+pub const ACCEL_REDIRECT: &str = "X-Accel-Redirect";
+
 impl ResponseHead {
     /// A response of our own, without fields.
     pub fn new(status: u16) -> Self {
@@ -58,6 +63,13 @@ impl ResponseHead {
             persistent: true,
             upgrade: None,
         }
+    }
+
+    /// Whether it names a file that is to go out in the place of its body, so that the body may well not come.
+    pub fn names_file(&self) -> bool {
+        [SENDFILE, ACCEL_REDIRECT]
+            .iter()
+            .any(|name| self.headers.contains(name))
     }
 
     /// Takes a head apart that a [`HeadScanner`](super::HeadScanner) has found.

@@ -79,7 +79,8 @@ impl Session {
                 &site.settings.timeouts
             });
         let shared = &self.shared;
-        let room = || shared.room(about.snapshot, about.site);
+        let peer = self.peer;
+        let room = || shared.room(about.snapshot, about.site, &peer);
         let (_, mut tools) = worker.tools(&room);
         let recipient = Recipient {
             method: about.head.map(|head| &head.method),
@@ -121,7 +122,10 @@ impl Session {
         let SendingResponse {
             delivery, subject, ..
         } = &mut sending;
-        let room = || self.shared.room(&subject.snapshot, subject.site);
+        let room = || {
+            self.shared
+                .room(&subject.snapshot, subject.site, &self.peer)
+        };
         let (_, mut tools) = worker.tools(&room);
         let progress = delivery.flush(&mut self.conn, &mut tools);
         self.go_on(sending, progress, worker)
@@ -175,8 +179,8 @@ impl Session {
         }
         self.conn.finish_writing();
         Step::Go(State::Linger {
-            left: MOST_LINGERED,
-            deadline: now + LINGER,
+            quiet: now + LINGER,
+            deadline: now + LONGEST_LINGER,
         })
     }
 
@@ -197,6 +201,7 @@ impl AfterResponse {
     }
 }
 
-/// How long a visitor may go on sending after its last response, and how much.
-const LINGER: Duration = Duration::from_secs(1);
-const MOST_LINGERED: usize = 64 * 1024;
+/// How long a visitor may send nothing after its last response before its connection is closed, and how long it may go on
+/// sending. A program that sends a large body reads the response when it is done with that, or finds the connection reset.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+const LONGEST_LINGER: Duration = Duration::from_secs(5);

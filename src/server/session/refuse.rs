@@ -80,10 +80,22 @@ impl Session {
                 Cow::Owned(format!("the body has more than {most} bytes")),
             ),
             Fault::Bad(what) => (400, Cow::Borrowed(*what)),
-            Fault::NoRoom => {
-                log::warn!(target: &pending.site().log, "limits.spool reached: a body is refused");
-                (503, Cow::Borrowed("there is no room for its body now"))
-            }
+            Fault::TooLargeToKeep(most) => (
+                413,
+                Cow::Owned(format!(
+                    "the body has more than {most} bytes, and no client may keep more here (limits.spool)"
+                )),
+            ),
+            Fault::NoRoomForClient => (
+                503,
+                Cow::Borrowed(
+                    "other requests from this address keep as much here as they may (limits.spool)",
+                ),
+            ),
+            Fault::NoRoom => (
+                503,
+                Cow::Borrowed("there is no room for its body now (limits.spool)"),
+            ),
             Fault::Disk(error) => {
                 let directory = pending.snapshot.config.temporary_directory.display();
                 log::error!(
@@ -93,8 +105,14 @@ impl Session {
                 (500, Cow::Borrowed("the body could not be stored"))
             }
         };
-        log::info!(
+        // What the operator may want to change is no visitor's fault.
+        let level = match status {
+            503 => log::Level::Warn,
+            _ => log::Level::Info,
+        };
+        log::log!(
             target: &pending.site().log,
+            level,
             "{status} for {}: {} {}: {why}", self.peer, head.method.as_str(), head.target.as_str()
         );
         let detail = format!("The request was refused: {why}.");
@@ -178,7 +196,6 @@ impl Session {
                 let delivered = sending.delivery.cut(&mut self.conn, reason);
                 return self.log_subject(&sending.subject, &delivered);
             }
-            State::Draining(mut drain) => return drain.close(reason),
             State::Tunnel(tunnel) => {
                 let delivered = Delivered::failed(0, reason);
                 return self.log_subject(&tunnel.subject, &delivered);
