@@ -771,7 +771,8 @@ fn a_backend_names_a_file_and_is_free() {
         assert_eq!(backend.request().target(), "/download");
         backend.send(format!(
             "HTTP/1.1 203 Fine\r\nContent-Type: text/x-own\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
-             Content-Disposition: attachment\r\nVary: Cookie\r\nX-Other: x\r\nLast-Modified: never\r\nContent-Length: 5\r\n{field}\r\n\r\nhello"
+             Content-Disposition: attachment\r\nVary: Cookie\r\nX-Other: x\r\nLast-Modified: never\r\nContent-MD5: x\r\n\
+             Location: /\r\nContent-Length: 5\r\n{field}\r\n\r\nhello"
         ));
         let answer = visitor.answer();
         assert_eq!(
@@ -783,8 +784,12 @@ fn a_backend_names_a_file_and_is_free() {
         assert_eq!(answer.field("Content-Disposition"), Some("attachment"));
         assert_eq!(answer.field("Vary"), Some("Cookie"));
         assert_eq!(answer.head.matches("Set-Cookie").count(), 2);
-        for gone in ["X-Sendfile", "X-Accel-Redirect", "X-Other"] {
+        assert_eq!(answer.field("X-Other"), Some("x"));
+        for gone in ["X-Sendfile", "X-Accel-Redirect", "Content-MD5", "Location"] {
             assert_eq!(answer.field(gone), None);
+        }
+        for own in ["Last-Modified", "Content-Type", "Content-Length"] {
+            assert_eq!(answer.head.matches(own).count(), 1, "{own}");
         }
         assert_ne!(answer.field("Last-Modified"), Some("never"));
         // It is nobody else's, however often it was sent (B33).
@@ -815,6 +820,64 @@ fn a_backend_names_a_file_and_is_free() {
     assert!(visitor.answer().body == bytes(LARGE));
     drop((visitor, other, backend));
     proxy.finish();
+}
+
+#[test]
+fn what_a_backend_says_of_the_file_that_it_names_reaches_the_visitor() {
+    const FIELDS: [(&str, &str); 10] = [
+        ("Content-Encoding", "gzip"),
+        ("Content-Language", "de"),
+        ("Content-Disposition", "inline"),
+        ("Cache-Control", "private"),
+        ("Expires", "0"),
+        ("Vary", "Accept-Encoding"),
+        ("Content-Security-Policy", "default-src 'none'"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Strict-Transport-Security", "max-age=1"),
+        ("Access-Control-Allow-Origin", "*"),
+    ];
+    for keys in ["", ", gzip: true"] {
+        let (folder, proxy) = naming(keys);
+        let mut backend = Backend::dial(proxy.dial_in());
+        let mut visitor = proxy.visit();
+        let fields: String = FIELDS
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let named = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/javascript\r\n{fields}Content-Length: 0\r\nX-Sendfile: a b.txt\r\n\r\n"
+        );
+        for (method, more, status) in [
+            ("GET", "Accept-Encoding: gzip", 200),
+            ("HEAD", "Accept-Encoding: gzip", 200),
+            ("GET", "Range: bytes=1-2", 206),
+            ("GET", "If-None-Match: *", 304),
+        ] {
+            visitor.send(format!(
+                "{method} / HTTP/1.1\r\nHost: test\r\n{more}\r\n\r\n"
+            ));
+            backend.request();
+            backend.send(match method {
+                "HEAD" => named.replace("Content-Length: 0\r\n", ""),
+                _ => named.clone(),
+            });
+            let answer = visitor.answer_to(method);
+            assert_eq!(answer.status, status);
+            for (name, value) in FIELDS {
+                let is_left_out = status == 304
+                    && [
+                        "Content-Encoding",
+                        "Content-Language",
+                        "Content-Disposition",
+                    ]
+                    .contains(&name);
+                let expected = (!is_left_out).then_some(value);
+                assert_eq!(answer.field(name), expected, "{keys} {method} {status}");
+            }
+        }
+        drop((visitor, backend, folder));
+        proxy.finish();
+    }
 }
 
 #[test]

@@ -678,7 +678,7 @@ fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> An
         Verdict::NotModified => {
             let mut head = ResponseHead::new(304);
             push_entity(&mut head.headers, &entity);
-            push_kept(&mut head.headers, backend);
+            push_kept(&mut head.headers, backend, &OF_CONTENT);
             return file(head, Body::Empty);
         }
     }
@@ -699,7 +699,7 @@ fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> An
     push_coding(&mut head.headers, &entity);
     let accepts: &[u8] = if accepts { b"bytes" } else { b"none" };
     head.headers.push("Accept-Ranges", accepts);
-    push_kept(&mut head.headers, backend);
+    push_kept(&mut head.headers, backend, &[]);
     let own_type = backend.and_then(|fields| fields.get("Content-Type"));
     let content_type = own_type.unwrap_or(entity.content_type.as_bytes());
     let pieces = divide(parts, validators.length, content_type, &mut head);
@@ -804,10 +804,11 @@ fn push_coding(headers: &mut Headers, entity: &Entity) {
     }
 }
 
-/// Passes on what an application says about a file that it only names.
-fn push_kept(headers: &mut Headers, backend: Option<&Headers>) {
+/// Passes on what an application says about a file that it only names, but for these fields.
+fn push_kept(headers: &mut Headers, backend: Option<&Headers>, without: &[&str]) {
     for (name, value) in backend.into_iter().flat_map(Headers::iter) {
-        if KEPT.iter().any(|kept| name.eq_ignore_ascii_case(kept)) {
+        let mut left_out = REPLACED.iter().chain(without);
+        if !left_out.any(|left_out| name.eq_ignore_ascii_case(left_out)) {
             headers.push(name, value);
         }
     }
@@ -927,14 +928,33 @@ fn errno(error: io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO))
 }
 
-/// What an application says about a file goes with it, and what is about more than this body: to whom else it may be
-/// shown (Vary, RFC 9111 4.1). Everything else of its answer was about another body.
-const KEPT: [&str; 5] = [
+/// What an application says about a file that it only names goes with it, and so does what is about the response: to whom
+/// else it may be shown (Vary, RFC 9111 4.1), how a browser is to treat it, cookies. These fields do not, for they are about
+/// the body or the status in whose place the file goes out, or are the file's own. Those of the IANA's registry were gone
+/// through.
+const REPLACED: [&str; 16] = [
+    "Accept-Ranges",
+    "Content-Digest",
+    "Content-MD5",
+    "Content-Range",
+    "Content-Type",
+    "Digest",
+    "ETag",
+    "Last-Modified",
+    "Location",
+    "Proxy-Authenticate",
+    "Proxy-Authentication-Info",
+    "Repr-Digest",
+    "Retry-After",
+    "Trailer",
+    "Unencoded-Digest",
+    "WWW-Authenticate",
+];
+/// What else a 304 does not say (RFC 9110 15.4.5).
+const OF_CONTENT: [&str; 3] = [
     "Content-Disposition",
-    "Set-Cookie",
-    "Cache-Control",
-    "Expires",
-    "Vary",
+    "Content-Encoding",
+    "Content-Language",
 ];
 /// Directories that are told from others.
 const FOLDERS: usize = 1000;
