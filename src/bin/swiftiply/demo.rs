@@ -7,7 +7,7 @@
 //! | thread | does |
 //! |---|---|
 //! | main | starts all; waits for the signal to stop |
-//! | `page` | answers requests for the page |
+//! | `page`, some | answer requests for the page |
 //! | one for each process | waits for its end |
 
 use std::io::{self, Read, Write};
@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::program::control::{Control, Message};
 use serde_json::json;
 use swiftiply::Server;
-use swiftiply::client::{Client, Reply, Request};
+use swiftiply::client::{Client, Reply, Request, Stopper};
 use swiftiply::config::{Address, Config, Overrides};
 use swiftiply::http::head::Method;
 use swiftiply::process;
@@ -56,10 +56,16 @@ pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
         server: Arc::downgrade(&server),
         socket: format!("unix:{}", socket.display()),
     };
-    let client = Client::new(Address::Unix(socket)).id(*b"demo----page");
-    let stopper = client.stopper();
-    let page_thread = process::thread("page", move || client.serve(|request| page.answer(request)))
-        .map_err(|error| error.to_string())?;
+    let page = Arc::new(page);
+    let mut stoppers = Vec::new();
+    let mut page_threads = Vec::new();
+    for _ in 0..PAGE_THREADS {
+        let page = Arc::clone(&page);
+        let client = Client::new(Address::Unix(socket.clone())).id(*b"demo----page");
+        stoppers.push(client.stopper());
+        let serve = move || client.serve(|request| page.answer(request));
+        page_threads.push(process::thread("page", serve).map_err(|error| error.to_string())?);
+    }
     let text = format!(
         "ready: visitors {address}; backends {dial_in}\n\
          Open http://{address}/ to see which processes are connected. Two are built in.\n\
@@ -74,8 +80,10 @@ pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
     // The demonstration goes on if nobody reads this.
     let _ = io::stdout().write_all(text.as_bytes());
     while control.wait() != Message::Stop {}
-    stopper.stop();
-    let _ = page_thread.join();
+    stoppers.iter().for_each(Stopper::stop);
+    for thread in page_threads {
+        let _ = thread.join();
+    }
     processes.stop();
     // The page's handle was weak, so this is the last one.
     if let Some(server) = Arc::into_inner(server) {
@@ -263,6 +271,9 @@ fn escape(text: &str) -> String {
         .replace('>', "&gt;")
 }
 
+/// A browser asks for the page, its style, its script, the list and the icon almost at once. None of these requests is to
+/// wait, since the page shows how many requests wait.
+const PAGE_THREADS: usize = 6;
 /// The variable that makes the program one of the processes: the address at which to dial in.
 const APPLICATION: &str = "SWIFTIPLY_DEMO_APPLICATION";
 

@@ -9,27 +9,31 @@ const AT_ONCE = 4;
 let known = new Map();
 /** Processes that have answered since a button was pressed. */
 let answered = new Set();
+/** What the table shows, so that it stays as it is, and what is selected in it, while nothing changes. */
+let shown = "";
+let busy = false;
 
-function cell(row, text) {
-  row.insertCell().textContent = text;
+function row(process) {
+  const row = document.createElement("tr");
+  if (answered.has(process.number)) row.className = "answered";
+  for (const text of [process.id, process.from, process.responses]) row.insertCell().textContent = text;
+  return row;
 }
 
 function show({ processes, waiting }) {
-  const rows = processes.map((process) => {
-    const before = known.get(process.number) ?? 0;
-    if (process.responses > before) answered.add(process.number);
-    const row = document.createElement("tr");
-    if (answered.has(process.number)) row.className = "answered";
-    cell(row, process.id);
-    cell(row, process.from);
-    cell(row, process.responses);
-    return row;
-  });
+  for (const process of processes) {
+    if (process.responses > (known.get(process.number) ?? 0)) answered.add(process.number);
+  }
   known = new Map(processes.map((process) => [process.number, process.responses]));
-  $("processes").replaceChildren(...rows);
+  const now = JSON.stringify([processes, [...answered]]);
+  if (now !== shown) $("processes").replaceChildren(...processes.map(row));
+  shown = now;
   const count = processes.length === 1 ? "1 process" : `${processes.length} processes`;
   const queue = waiting === 1 ? "1 request is" : `${waiting} requests are`;
-  const state = `${count} connected; ${queue} waiting.`;
+  tell(`${count} connected; ${queue} waiting.`);
+}
+
+function tell(state) {
   if ($("state").textContent !== state) $("state").textContent = state;
 }
 
@@ -39,7 +43,8 @@ async function update() {
     show(await response.json());
   } catch {
     $("processes").replaceChildren();
-    $("state").textContent = "The server does not answer.";
+    shown = "";
+    tell("The server does not answer.");
   }
 }
 
@@ -60,8 +65,8 @@ async function ask(number) {
 
 /** Sends requests, a few at a time, and tells how many of them had which response. */
 async function send(count) {
-  const buttons = [$("one"), $("fifty")];
-  buttons.forEach((button) => { button.disabled = true; });
+  if (busy) return;
+  setBusy(true);
   answered = new Set();
   const since = performance.now();
   const responses = new Map();
@@ -82,8 +87,14 @@ async function send(count) {
     paragraph.textContent = line;
     return paragraph;
   }));
-  buttons.forEach((button) => { button.disabled = false; });
+  setBusy(false);
   await update();
+}
+
+/** The buttons keep the keyboard's focus meanwhile, which `disabled` would take from them. */
+function setBusy(value) {
+  busy = value;
+  for (const id of ["one", "fifty"]) $(id).setAttribute("aria-disabled", value);
 }
 
 $("one").addEventListener("click", () => send(1));
