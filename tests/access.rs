@@ -305,6 +305,24 @@ fn requests_and_answers_of_all_shapes_go_through() {
 }
 
 #[test]
+fn a_body_that_comes_too_slowly_is_given_up() {
+    let (server, app, access) = by_hand();
+    // One that is complete before the application gets any of it, and one that is passed on.
+    for length in [10_000, 100_000] {
+        let mut line = server.accept();
+        line.take(NO_KEY.len());
+        line.send(format!(
+            "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
+        ));
+        let passed_on = (length == 100_000).then(|| app.accept_asking());
+        // There is some progress all the time: only the rate is too low.
+        line.drip();
+        drop(passed_on);
+    }
+    access.finish();
+}
+
+#[test]
 fn the_server_sees_framing_as_the_application_chose_it() {
     let (server, app, access) = by_hand();
     let mut line = dialled(&server);

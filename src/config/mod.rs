@@ -45,6 +45,7 @@ pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub(crate) use value::read_file;
 
+use crate::budget::PART;
 use crate::process;
 
 /// Everything a running server needs to know, checked.
@@ -653,6 +654,13 @@ impl Default for Redis {
             password: None,
             lease: Duration::from_secs(30),
         }
+    }
+}
+
+impl Limits {
+    /// The largest body of a request that can be collected, in memory or on disk.
+    pub fn largest_kept(&self) -> u64 {
+        (self.spool / PART).max(self.body_memory as u64)
     }
 }
 

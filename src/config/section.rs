@@ -165,7 +165,7 @@ impl<'a> Section<'a> {
         let base = Limits::default();
         let common = self.site_limits(&base);
         let section = self.section("limits");
-        Limits {
+        let limits = Limits {
             head: section.bytes("head", 1 << 10..=1 << 20, base.head as u64) as usize,
             fields: section.count("fields", 1..=256, base.fields),
             target: section.bytes("target", 64..=1 << 20, base.target as u64) as usize,
@@ -179,6 +179,21 @@ impl<'a> Section<'a> {
                 base.connections_per_client,
             ),
             ..common
+        };
+        self.note_largest_body(&limits);
+        limits
+    }
+
+    /// Says so where the largest body of a request is larger than one client may keep.
+    pub(super) fn note_largest_body(&self, limits: &Limits) {
+        let section = self.section("limits");
+        let most = limits.largest_kept();
+        if raw::get(&section.map, "body").is_some() && limits.body > most {
+            let message = format!(
+                ": with request_buffering bodies of more than {most} bytes are refused, for one client may use an eighth \
+                 of limits.spool; write a larger one"
+            );
+            section.note("body", &message);
         }
     }
 

@@ -69,6 +69,8 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         }
     }
     let timeouts = section.site_timeouts(&config.timeouts);
+    let limits = section.site_limits(&config.limits);
+    section.note_largest_body(&limits);
     let directory = (!dials_in(section)).then(|| directory(section));
     let keys = keys(section);
     let outgoing = outgoing(section, config, directory.is_none() && keys.is_empty());
@@ -116,7 +118,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         timeout: section
             .take("timeout", value::time)
             .unwrap_or(server.timeout),
-        limits: section.site_limits(&config.limits),
+        limits,
         timeouts,
         basic_auth: auth::basic(section),
         maintenance_page: section.take("maintenance_page", pages::page(section.directory)),

@@ -188,6 +188,30 @@ fn notes() {
     ] {
         check(&site(&format!("outgoing: '{address}'")), &[]);
     }
+    let refused = |bytes: u64| {
+        format!(
+            "limits.body: with request_buffering bodies of more than {bytes} bytes are refused, for one client may use an \
+             eighth of limits.spool; write a larger one"
+        )
+    };
+    check(
+        &top("limits: {body: 129m}"),
+        &[&format!("s.yml:3: {}", refused(128 << 20))],
+    );
+    check(
+        &site("outgoing: 127.0.0.1:1\n    limits: {body: 2m}\nlimits: {spool: 8m}"),
+        &[&format!(
+            "s.yml:5: map[1] (a.example): {}",
+            refused(1 << 20)
+        )],
+    );
+    check(
+        &top("limits: {body: 2m, spool: 8m, body_memory: 1025k}"),
+        &[&format!("s.yml:3: {}", refused(1025 << 10))],
+    );
+    check(&top("limits: {body: 128m}"), &[]);
+    check(&top("limits: {body: 1m, spool: 8m}"), &[]);
+    check(&top("limits: {spool: 0}"), &[]);
     check(
         &top("logger: {level: loud}"),
         &[
