@@ -61,7 +61,8 @@
 //!    second ([`relay::drain`]), so that its connection can be kept.
 //! 9. [`relay::delivery`] writes the response while [`relay::download`] reads it. The backend is free when the last byte was
 //!    read, which is before that byte is written. Bytes that the visitor does not take go to a [`relay::spool`], in memory
-//!    and then on disk; if that is full, the backend waits, and the session is parked. A file needs no spool. After each
+//!    and then on disk; if that is full, the backend waits, and the session is parked. A file needs no spool, and what it
+//!    replaces is read apart from it. After each
 //!    mebibyte or two of a body, in either direction, other sessions have their turn.
 //!    If the response is a switch to another protocol that the visitor asked for (a WebSocket), HTTP is over: both
 //!    connections go to the [tunnels](net::tunnel), whose one thread carries the bytes until both sides have ended.
@@ -78,8 +79,9 @@
 //! | `accept` | one for each address for visitors | accepts, registers sessions in the poller; pauses when descriptors run out | read or write the socket |
 //! | `dial-in` | one for all addresses for backends | accepts, reads preambles under a deadline, watches for hang-ups | wait for a single peer |
 //! | `worker` | `workers` | runs sessions: the life of a request, above | block for a backend for longer than 20 ms, or as the last one |
-//! | `tick` | one | wakes or closes sessions whose deadline has passed; looks after idle connections to servers; has access logs written once a second | serve requests, wait for a log |
+//! | `tick` | one | wakes or closes sessions whose deadline has passed; has the slowest readers cut where others need their backends or their room on disk; looks after idle connections to servers; has access logs written once a second | serve requests, wait for a log |
 //! | `tunnels` | one | carries the bytes of all upgraded connections, in turn | wait for a single one of them |
+//! | `drain` | one | reads the rest of responses that no client gets: it has left, or gets a file instead | wait for a single backend, read one for longer than a second |
 //! | `log`, `log-stdout`, `log-stderr` | one each | write log files, standard output and standard error | anything else |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
 //! | `lookup`, `check` | at most one of each for a server, short-lived | looks up a host name; checks whether a server is well | anything else |

@@ -13,6 +13,7 @@
 //! | its answer breaks a rule, before the end of its head | 502 |
 //! | no answer in time | 504 |
 //! | no place in time | 503 |
+//! | the request's body comes at less than 500 bytes a second | the connection closes; the server has said 408 by then |
 //! | the answer breaks off | the connection is reset within the answer |
 //!
 //! **Invariants**: nothing of one exchange can show in another, neither here nor there: a connection is used again only
