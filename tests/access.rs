@@ -107,7 +107,40 @@ fn what_is_wrong_is_told_with_file_line_and_key() {
                 certificate.display()
             ),
             &[],
-            "ca.pem: no certificate in it",
+            &format!(
+                "access.yml:1: ssl.ca \"{}\": no certificate in it",
+                certificate.display()
+            ),
+        ),
+        (
+            "connect: 'a:1'\nto: 'b:1'\ncommand: [no-such-program-here, -p]",
+            &[],
+            ":3: command \"no-such-program-here\": there is no such program in PATH",
+        ),
+        (
+            "connect: 'a:1'\nto: 'b:1'",
+            &["--", certificate.to_str().unwrap()],
+            "command line: command \"",
+        ),
+        (
+            "connect: 'a:1'\nto: 'b:1'",
+            &["--", certificate.to_str().unwrap()],
+            "it may not be executed",
+        ),
+        (
+            "connect: 'a:1'\nto: 'b:1'\nlogger: {type: file, file: /none/such/log}",
+            &[],
+            ":3: logger.file \"/none/such/log\": there is no directory /none/such",
+        ),
+        (
+            "connect: 'a:1'\nto: 'b:1'\nssl: {ca: /none, certfile: /none, keyfile: /none}",
+            &[],
+            ":3: ssl.certfile \"/none\": no such file or directory",
+        ),
+        (
+            "connect: 'a:1'\nto: 'b:1'",
+            &["a:1", "puma", "-p", "3000"],
+            "if the command begins here, write -- in front of it",
         ),
     ] {
         fs::write(&file, yaml).unwrap();

@@ -412,7 +412,7 @@ fn the_file_of_a_unix_socket_is_as_it_is_asked_for() {
         "map: [{incoming: test, outgoing: {to: 'unix:in.sock', owner: no-such-user-here}}]",
     );
     proxy.signal(SIGHUP);
-    proxy.wait_for_log("reload failed: outgoing: unix:");
+    proxy.wait_for_log("owner \"no-such-user-here\": no such user");
     assert_eq!(mode(), 0o660);
     drop(backend);
     proxy.finish_without_leak_check();

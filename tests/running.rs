@@ -75,6 +75,86 @@ fn check_prints_every_problem_and_opens_nothing() {
 }
 
 #[test]
+fn check_finds_what_would_keep_it_from_starting() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["good", "other"] {
+        secure::certificate(directory.path(), name, &["a"]);
+    }
+    let encrypt = |options: &[&str], to: &str| {
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(options).args(["-in", "good.key", "-out", to]);
+        let ended = ended(openssl.current_dir(&directory));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    };
+    let password = ["-passout", "pass:secret"];
+    let old = ["ec", "-aes128"];
+    encrypt(&[&["pkey", "-aes128"], &password[..]].concat(), "pkcs8.key");
+    encrypt(&[&old[..], &password[..]].concat(), "old.key");
+    let yaml = "\
+cluster_address: [127.0.0.1, 'unix:none/v']
+cluster_port: 0
+pidfile: none/pid
+user: no-such-user
+logger: {type: file, file: none/log}
+access_log: {file: good.pem/x/log}
+ssl:
+  - {at: '127.0.0.1:0', certfile: none.pem, keyfile: none.key}
+  - at: '127.0.0.1:0'
+    certfile: good.pem
+    keyfile: other.key
+  - {at: '127.0.0.1:0', certfile: good.pem, keyfile: pkcs8.key}
+  - {at: '127.0.0.1:0', certfile: good.pem, keyfile: old.key}
+  - {at: '127.0.0.1:0', certfile: good.key}
+outgoing_ssl: {at: '127.0.0.1:1', certfile: good.pem, keyfile: good.key, client_ca: good.key}
+map:
+  - {incoming: a, outgoing: ['127.0.0.1:1', 'unix:none/s'], logger: {type: file, file: .}}
+";
+    fs::write(at("swiftiply.yml"), yaml).unwrap();
+    let none = at("none");
+    let none = none.display();
+    let path = directory.path().display();
+    let pem = at("good.pem");
+    let encrypted =
+        "the private key is encrypted; decrypt it, openssl pkey -in FILE -out FILE".to_owned();
+    let expected = [
+        format!("1: cluster_address \"unix:none/v\": there is no directory {none}"),
+        format!("3: pidfile \"none/pid\": there is no directory {none}"),
+        "4: user \"no-such-user\": no such user".to_owned(),
+        format!("5: logger.file \"none/log\": there is no directory {none}"),
+        format!(
+            "6: access_log.file \"{path}/good.pem/x/log\": there is no directory {path}/good.pem/x"
+        ),
+        "8: ssl.certfile \"none.pem\": no such file or directory".to_owned(),
+        "8: ssl.keyfile \"none.key\": no such file or directory".to_owned(),
+        format!(
+            "11: ssl.keyfile \"other.key\": not the key of the certificate in {}",
+            pem.display()
+        ),
+        format!("12: ssl.keyfile \"pkcs8.key\": {encrypted}"),
+        format!("13: ssl.keyfile \"old.key\": {encrypted}"),
+        "14: ssl.certfile \"good.key\": no certificate in it".to_owned(),
+        "15: outgoing_ssl.client_ca \"good.key\": no certificate in it".to_owned(),
+        format!("17: map[1] (a): outgoing \"unix:none/s\": there is no directory {none}"),
+        "17: map[1] (a): logger.file \".\": a directory, not a file".to_owned(),
+    ];
+    let expected: String = expected
+        .iter()
+        .map(|line| format!("swiftiply.yml:{line}\n"))
+        .collect();
+    let checked = check(directory.path());
+    assert_eq!(checked.code, Some(2));
+    let problems = checked.err.strip_suffix("14 problems, nothing changed\n");
+    assert_eq!(problems, Some(&*expected), "{checked:?}");
+    // The start says the same.
+    let mut start = program();
+    start
+        .args(["-c", "swiftiply.yml"])
+        .current_dir(directory.path());
+    assert_eq!(ended(&mut start).err, checked.err);
+}
+
+#[test]
 fn a_taken_address_is_told_and_leaves_nothing_behind() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();

@@ -319,16 +319,16 @@ fn certificates_that_cannot_be_had_are_told_of_by_file() {
         }
     };
     check(&certfile, &keyfile, "");
-    check(&none, &keyfile, "none: no such file or directory");
-    check(&certfile, &none, "none: no such file or directory");
-    check(&rubbish, &keyfile, "rubbish: no certificate in it");
-    check(&broken, &keyfile, "broken: not a certificate");
-    check(&certfile, &rubbish, "rubbish: no private key in it");
-    check(&certfile, &certfile, "good.pem: no private key in it");
+    check(&none, &keyfile, "none\": no such file or directory");
+    check(&certfile, &none, "none\": no such file or directory");
+    check(&rubbish, &keyfile, "rubbish\": no certificate in it");
+    check(&broken, &keyfile, "broken\": not a certificate");
+    check(&certfile, &rubbish, "rubbish\": no private key in it");
+    check(&certfile, &certfile, "good.pem\": no private key in it");
     check(
         &certfile,
         &other,
-        "other.key: not the key of the certificate in",
+        "other.key\": not the key of the certificate in",
     );
 }
 

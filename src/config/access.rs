@@ -1,14 +1,17 @@
 //! The checked configuration of `swiftiply-access`.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use nix::unistd::{AccessFlags, access as may};
 
 use super::keys::{self, Level};
 use super::problem::{COMMAND_LINE, Findings, Place};
 use super::raw::{self, Map, Node};
 use super::section::Section;
 use super::value::{self, Wrong};
-use super::{Address, Logger, Note, Problems, site};
+use super::{Address, Inspection, Logger, Note, Problems, site};
 
 /// Everything the access proxy needs to know, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,16 +104,37 @@ impl Access {
     /// # Errors
     /// What keeps the file from being read, or all that is wrong.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
+        Self::load_with(path, overrides, None)
+    }
+
+    /// Reads a file before a start, and looks into what it names: certificates, the command, the directory of the log.
+    ///
+    /// # Errors
+    /// The same, and what would keep it from starting, apart from what the system refuses.
+    pub fn inspect(
+        path: Option<&Path>,
+        overrides: &Overrides,
+        inspection: &Inspection,
+    ) -> Result<(Self, Vec<Note>), Problems> {
+        Self::load_with(path, overrides, Some(inspection))
+    }
+
+    fn load_with(
+        path: Option<&Path>,
+        overrides: &Overrides,
+        inspection: Option<&Inspection>,
+    ) -> Result<(Self, Vec<Note>), Problems> {
         match path {
             None => checked(
                 Node::Map(Map::new()),
                 "",
                 Path::new(COMMAND_LINE),
                 overrides,
+                inspection,
             ),
             Some(path) => {
                 let text = super::read(path, overrides.directory.as_deref())?;
-                Self::from_yaml(&text, path, overrides)
+                from_text(&text, path, overrides, inspection)
             }
         }
     }
@@ -124,15 +148,24 @@ impl Access {
         file: &Path,
         overrides: &Overrides,
     ) -> Result<(Self, Vec<Note>), Problems> {
-        let root =
-            raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
-        // The command line may say all that there is to say.
-        let root = match root {
-            Node::Null => Node::Map(Map::new()),
-            root => root,
-        };
-        checked(root, text, file, overrides)
+        from_text(text, file, overrides, None)
     }
+}
+
+fn from_text(
+    text: &str,
+    file: &Path,
+    overrides: &Overrides,
+    inspection: Option<&Inspection>,
+) -> Result<(Access, Vec<Note>), Problems> {
+    let text = value::without_mark(text);
+    let root = raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
+    // The command line may say all that there is to say.
+    let root = match root {
+        Node::Null => Node::Map(Map::new()),
+        root => root,
+    };
+    checked(root, text, file, overrides, inspection)
 }
 
 fn checked(
@@ -140,12 +173,13 @@ fn checked(
     text: &str,
     file: &Path,
     overrides: &Overrides,
+    inspection: Option<&Inspection>,
 ) -> Result<(Access, Vec<Note>), Problems> {
     let Node::Map(map) = &root else {
         let message = "not a configuration; write keys and values, connect: 127.0.0.1:30000";
         return Err(Problems::one(file, None, message));
     };
-    let findings = Findings::new(file, text, &root);
+    let findings = Findings::new(file, text, &root, inspection);
     keys::check(&findings, Level::Access, map, &(Vec::new(), String::new()));
     let top = Section::top(map, &findings, overrides.directory.as_deref());
     let access = access(&top, overrides);
@@ -178,7 +212,14 @@ fn access(top: &Section, overrides: &Overrides) -> Access {
         check: check(top),
         command: match overrides.command.is_empty() {
             true => command(top),
-            false => overrides.command.clone(),
+            false => {
+                if let Err(wrong) = program(top, &overrides.command[0]) {
+                    let shown = value::shown(&Node::Text(overrides.command[0].clone()));
+                    top.findings
+                        .problem(Place::CommandLine, format!("command {shown}: {wrong}"));
+                }
+                overrides.command.clone()
+            }
         },
         signals: signals(top),
         timeouts,
@@ -300,6 +341,24 @@ fn ssl(top: &Section) -> Option<Ssl> {
     };
     let certfile = path("certfile");
     let keyfile = path("keyfile");
+    if let Some(inspection) = top.findings.inspection {
+        if let Trust::Authorities(file) = &trust
+            && let Err(wrong) = (inspection.authorities)(file)
+        {
+            section.take("ca", |_| Err::<(), _>(wrong.clone()));
+        }
+        if let Some(certfile) = &certfile {
+            let keyfile = keyfile.as_ref().unwrap_or(certfile);
+            if let Err((file, wrong)) = (inspection.certificate)(certfile, keyfile) {
+                let key = if file == *certfile {
+                    "certfile"
+                } else {
+                    "keyfile"
+                };
+                section.take(key, |_| Err::<(), _>(wrong.clone()));
+            }
+        }
+    }
     if has("keyfile") && !has("certfile") {
         problem("keyfile without certfile; write both");
     }
@@ -349,8 +408,36 @@ fn command(top: &Section) -> Vec<String> {
         let wrong =
             "a command with blanks; write its words as a list, [puma, -b, \"unix:app.sock\"]";
         top.wrong("command", None, &node, wrong);
+    } else if let Some(first) = words.first()
+        && let Err(wrong) = program(top, first)
+    {
+        let item = matches!(raw::get(&top.map, "command"), Some(Node::List(_))).then_some(0);
+        top.wrong("command", item, &Node::Text(first.clone()), &wrong);
     }
     words
+}
+
+/// Whether the program of a command can be executed, before a start: where it has a slash, that file, and else one in a
+/// directory of PATH.
+fn program(top: &Section, name: &str) -> Result<(), Wrong> {
+    if top.findings.inspection.is_none() {
+        return Ok(());
+    }
+    let can_run = |path: &Path| path.is_file() && may(path, AccessFlags::X_OK).is_ok();
+    if name.contains('/') {
+        let path = value::absolute(top.directory, Path::new(name));
+        return match can_run(&path) {
+            true => Ok(()),
+            false if path.is_file() => Err("it may not be executed; see chmod(1)".into()),
+            false if path.is_dir() => Err("a directory, not a program".into()),
+            false => Err("there is no such program".into()),
+        };
+    }
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    match env::split_paths(&path).any(|folder| can_run(&folder.join(name))) {
+        true => Ok(()),
+        false => Err("there is no such program in PATH".into()),
+    }
 }
 
 fn signals(top: &Section) -> Vec<&'static str> {
@@ -363,6 +450,9 @@ fn signals(top: &Section) -> Vec<&'static str> {
     let all = || SIGNALS.into_iter().filter(|name| *name != "HUP").collect();
     top.take_many("signals", signal).unwrap_or_else(all)
 }
+
+/// Where programs are looked for without a PATH, as execvp(3) does.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// More than any one application takes.
 const MOST_CONNECTIONS: u64 = 1000;

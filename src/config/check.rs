@@ -9,14 +9,19 @@ use super::raw::{self, Map, Node, Step};
 use super::section::Section;
 use super::site::{self, Server};
 use super::value::{self, Front};
-use super::{Address, Config, LEAST_MEMORY, MOST_WORKERS, Overrides, Scheduling, Site, Tls};
+use super::{
+    Address, Config, Inspection, LEAST_MEMORY, MOST_WORKERS, Overrides, Scheduling, Site, Tls,
+};
+use crate::process;
 
 /// Checks the text of a file.
 pub(super) fn text(
     text: &str,
     file: &Path,
     overrides: &Overrides,
+    inspection: Option<&Inspection>,
 ) -> Result<(Config, Vec<Note>), Problems> {
+    let text = value::without_mark(text);
     let root = raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
     let Node::Map(map) = &root else {
         let message = match root {
@@ -25,16 +30,19 @@ pub(super) fn text(
         };
         return Err(Problems::one(file, None, message));
     };
-    let findings = Findings::new(file, text, &root);
+    let findings = Findings::new(file, text, &root, inspection);
     keys::check(&findings, Level::Top, map, &(Vec::new(), String::new()));
     let config = config(map, &findings, overrides);
     Ok((config, findings.finish()?))
 }
 
 /// Checks the command line alone.
-pub(super) fn overrides(overrides: &Overrides) -> Result<(Config, Vec<Note>), Problems> {
+pub(super) fn overrides(
+    overrides: &Overrides,
+    inspection: Option<&Inspection>,
+) -> Result<(Config, Vec<Note>), Problems> {
     let root = Node::Map(Map::new());
-    let findings = Findings::new(Path::new(COMMAND_LINE), "", &root);
+    let findings = Findings::new(Path::new(COMMAND_LINE), "", &root, inspection);
     let config = config(&Map::new(), &findings, overrides);
     Ok((config, findings.finish()?))
 }
@@ -46,8 +54,16 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     let base = Config::default();
     let limits = top.server_limits();
     let timeouts = top.server_timeouts();
-    let pidfile = top.take("pidfile", value::path(directory));
+    let pidfile = top.take("pidfile", |node| {
+        top.to_be_written(value::path(directory)(node)?)
+    });
     let pidfile_typed = overrides.pidfile.as_ref();
+    if let Some(path) = pidfile_typed
+        && let Err(wrong) = top.to_be_written(value::absolute(directory, path))
+    {
+        let message = format!("pidfile {:?}: {wrong}", path.display());
+        top.findings.problem(Place::CommandLine, message);
+    }
     let daemonize = top.take("daemonize", value::truth);
     let health = top.take("health_check_uri", |node| match value::truth(node) {
         Ok(false) => Ok(None),
@@ -65,8 +81,8 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         pidfile: pidfile_typed
             .map(|path| value::absolute(directory, path))
             .or(pidfile),
-        user: top.take("user", value::text),
-        group: top.take("group", value::text),
+        user: top.take("user", user),
+        group: top.take("group", group),
         logger: top.logger().unwrap_or(base.logger),
         access_log: top.access_log(None),
         health_check_uri: health.unwrap_or(base.health_check_uri),
@@ -115,6 +131,20 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     Config { sites, ..config }
 }
 
+/// The name or number of a user that exists.
+pub(super) fn user(node: &Node) -> Result<String, value::Wrong> {
+    let name = value::text(node)?;
+    let known = process::look_up(Some(&name), None);
+    known.map(|_| name).map_err(|_| "no such user".into())
+}
+
+/// The name or number of a group that exists.
+pub(super) fn group(node: &Node) -> Result<String, value::Wrong> {
+    let name = value::text(node)?;
+    let known = process::look_up(None, Some(&name));
+    known.map(|_| name).map_err(|_| "no such group".into())
+}
+
 fn scheduling(node: &Node) -> Result<Scheduling, value::Wrong> {
     match value::text(node).as_deref() {
         Ok("batch") => Ok(Scheduling::Batch),
@@ -125,7 +155,10 @@ fn scheduling(node: &Node) -> Result<Scheduling, value::Wrong> {
 
 /// Every `cluster_address` with every `cluster_port`.
 fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
-    let front = |node: &Node| value::front(top.directory, &value::text(node)?);
+    let front = |node: &Node| match value::front(top.directory, &value::text(node)?)? {
+        Front::Unix(path) => top.to_be_written(path).map(Front::Unix),
+        front => Ok(front),
+    };
     let typed = top.take_many("cluster_address", front);
     let fronts = match &overrides.cluster_address {
         None => typed.unwrap_or(vec![Front::Any]),
@@ -184,6 +217,7 @@ fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
         let Some((ats, certfile, keyfile)) = top.read("ssl", item, node, read) else {
             continue;
         };
+        inspect(top, "ssl", item, node, (&certfile, &keyfile, None));
         for at in ats {
             let known = listen.iter().find(|address| same_address(address, &at));
             let at = known.cloned().unwrap_or(at);
@@ -246,6 +280,8 @@ fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
         let Some(tls) = top.read("outgoing_ssl", item, node, read) else {
             continue;
         };
+        let files = (&*tls.certfile, &*tls.keyfile, tls.client_ca.as_deref());
+        inspect(top, "outgoing_ssl", item, node, files);
         let differs = |(_, known): &(Option<usize>, Tls)| {
             known.at == tls.at && known.client_ca != tls.client_ca
         };
@@ -284,6 +320,41 @@ fn certificate(
         .ok_or("no certfile; write the file of the certificate, certfile: cert.pem")?;
     let keyfile = file("keyfile")?.unwrap_or_else(|| certfile.clone());
     Ok((ats, certfile, keyfile))
+}
+
+/// Looks into the files of an entry of `ssl` or `outgoing_ssl` before a start: certificate, key, authorities.
+fn inspect(
+    top: &Section,
+    key: &str,
+    item: Option<usize>,
+    node: &Node,
+    (certfile, keyfile, client_ca): (&Path, &Path, Option<&Path>),
+) {
+    let (Some(inspection), Node::Map(map)) = (top.findings.inspection, node) else {
+        return;
+    };
+    let report = |inner: &str, why: &str| {
+        let shown = raw::get(map, inner).map(value::shown).unwrap_or_default();
+        let place = top.place_within(key, item, inner);
+        let message = format!("{key}.{inner} {shown}: {why}");
+        top.findings.problem(place, message);
+    };
+    if let Err((file, why)) = (inspection.certificate)(certfile, keyfile) {
+        let is_key = file == keyfile && raw::get(map, "keyfile").is_some();
+        report(if is_key { "keyfile" } else { "certfile" }, &why);
+    }
+    // The key was not looked at if the certificate is not there.
+    if keyfile != certfile
+        && !certfile.is_file()
+        && let Err(why) = value::read_file(keyfile, KEY_BYTES)
+    {
+        report("keyfile", &why);
+    }
+    if let Some(file) = client_ca
+        && let Err(why) = (inspection.authorities)(file)
+    {
+        report("client_ca", &why);
+    }
 }
 
 /// Whether two addresses are the same one, written or implied.
@@ -366,6 +437,7 @@ fn sites(top: &Section, server: &Server, overrides: &Overrides) -> Vec<Site> {
         sections.push(section);
     }
     backups(&sections, &mut sites);
+    shared_addresses(&sections, &sites);
     if entries.is_empty() {
         // Nothing reads them otherwise, and what is wrong with them shall not wait for the first entry.
         site::values(&defaulted(top, &defaults.map, Map::new()), server);
@@ -420,6 +492,38 @@ fn backups(sections: &[Section], sites: &mut [Site]) {
             continue;
         }
         sites[index].backup = sites[other].incoming.first().cloned();
+    }
+}
+
+/// Notes where sites share a dial-in address: what dials in there answers for all of them.
+fn shared_addresses(sections: &[Section], sites: &[Site]) {
+    let mut first: HashMap<&Address, usize> = HashMap::new();
+    for (index, (section, site)) in sections.iter().zip(sites).enumerate() {
+        // Found again in the file by its address, since wrong values are left out of the site.
+        let place = |address: &Address| {
+            let items = section.many("outgoing").unwrap_or_default().into_iter();
+            let reads = |node: &Node| site::outgoing_address(section, node).ok();
+            let mut same = items.filter(|(_, node)| reads(node).as_ref() == Some(address));
+            let item = same.next().and_then(|(item, _)| item);
+            section.place("outgoing", item)
+        };
+        for outgoing in &site.outgoing {
+            let is_fixed = !matches!(outgoing.to, Address::Tcp { port: 0, .. });
+            match first.get(&outgoing.to) {
+                None if is_fixed => {
+                    first.insert(&outgoing.to, index);
+                }
+                Some(other) if *other != index => {
+                    let label = &sections[*other].label;
+                    let message = format!(
+                        "outgoing {}: also that of {label}; what dials in there answers for both",
+                        outgoing.to
+                    );
+                    section.findings.note(place(&outgoing.to), message);
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -577,3 +681,6 @@ impl Names {
         section.findings.problem(place, message);
     }
 }
+
+/// Bounds what is read of a key file to see whether that can be done.
+const KEY_BYTES: u64 = 4 << 20;

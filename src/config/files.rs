@@ -49,6 +49,10 @@ pub(super) fn check(section: &Section, site: Site, server: &Config) -> Site {
 fn root(section: &Section, key: &str) -> Option<PathBuf> {
     let path = section.take(key, value::path(section.directory))?;
     if let (Some(node), false) = (raw::get(&section.map, key), path.is_dir()) {
+        if path.exists() {
+            section.wrong(key, None, node, "not a directory");
+            return None;
+        }
         let shown = value::shown(node);
         section.note(key, &format!(" {shown}: there is no such directory now"));
     }

@@ -34,7 +34,7 @@ pub(super) enum Level {
 enum Stage {
     /// It has its effect.
     Now,
-    /// It is not built yet: accepted in any shape, with a note.
+    /// It is not built yet, so it is a problem: access that is not limited must not look as if it were.
     Later,
     /// The Ruby implementation needed it: accepted in any shape, with a note.
     Never,
@@ -66,6 +66,10 @@ fn section(
     prefix: &str,
 ) {
     for (name, node) in map {
+        // Theirs alone who write them, for anchors (&name) that other places refer to.
+        if name.starts_with("x-") {
+            continue;
+        }
         let dotted = format!("{prefix}{name}");
         let steps = [steps.as_slice(), &[Step::Key(name.clone())]].concat();
         let place = Place::File(steps.clone(), label.clone());
@@ -74,7 +78,9 @@ fn section(
             continue;
         };
         match key.stage {
-            Stage::Later => findings.note(place, format!("{dotted}: has no effect yet")),
+            Stage::Later => {
+                findings.problem(place, format!("{dotted}: has no effect yet; remove it"));
+            }
             Stage::Never => findings.note(place, format!("{dotted}: has no effect here")),
             Stage::Now => {}
         }
@@ -142,21 +148,16 @@ fn unknown(dotted: &str, level: Level) -> String {
     if let Some(key) = all.iter().find(|key| key.name == dotted) {
         return format!("{message} here; it belongs {}", home(key));
     }
-    let same = |key: &&Key| split(key.name).1 == name;
-    if let Some(key) = all
-        .iter()
-        .filter(|key| stands(key, level))
-        .chain(all)
-        .find(same)
-    {
+    let same = |key: &&Key| stands(key, level) && split(key.name).1 == name;
+    if let Some(key) = all.iter().find(same) {
         return format!("{message} here; did you mean {:?} {}?", key.name, home(key));
     }
     let nearest = |keys: &mut dyn Iterator<Item = &'static Key>| {
         let near = keys
-            .filter(|key| key.stage != Stage::Never)
+            .filter(|key| key.stage == Stage::Now)
             .filter_map(|key| {
                 let distance = distance(&name.to_ascii_lowercase(), split(key.name).1);
-                (distance <= (name.len() / 3).clamp(1, 3)).then_some((distance, key))
+                (distance <= (name.len() / 4).clamp(1, 2)).then_some((distance, key))
             });
         near.min_by_key(|(distance, _)| *distance)
             .map(|(_, key)| key)
@@ -165,7 +166,9 @@ fn unknown(dotted: &str, level: Level) -> String {
     if let Some(key) = nearest(&mut all.iter().filter(here)) {
         return format!("{message}; did you mean {:?}?", split(key.name).1);
     }
-    if let Some(key) = nearest(&mut all.iter()) {
+    // Elsewhere a name without its section says too little.
+    let elsewhere = |key: &&Key| [section, ""].contains(&split(key.name).0);
+    if let Some(key) = nearest(&mut all.iter().filter(elsewhere)) {
         return format!("{message}; did you mean {:?} {}?", key.name, home(key));
     }
     message
@@ -424,6 +427,14 @@ mod tests {
             r#"unknown key "maps"; did you mean "map"?"#,
         );
         check("ouptut", Level::Site, r#"unknown key "ouptut""#);
+        check("try_files", Level::Site, r#"unknown key "try_files""#);
+        check("port", Level::Top, r#"unknown key "port""#);
+        check("allowed", Level::Top, r#"unknown key "allowed""#);
+        check(
+            "outgiong_ssl",
+            Level::Top,
+            r#"unknown key "outgiong_ssl"; did you mean "outgoing_ssl"?"#,
+        );
         check(
             "docroot",
             Level::Top,

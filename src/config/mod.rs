@@ -495,6 +495,18 @@ pub struct Overrides {
     pub directory: Option<PathBuf>,
 }
 
+/// A file, and what is wrong with it.
+pub type FileFault = (PathBuf, String);
+
+/// How to look into files of which this module knows nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Inspection {
+    /// Reads a certificate and its key; an error has the file that is at fault, and why.
+    pub certificate: fn(&Path, &Path) -> Result<(), FileFault>,
+    /// Reads the certificates of authorities; an error says what is wrong.
+    pub authorities: fn(&Path) -> Result<(), String>,
+}
+
 impl Config {
     /// Reads a file. Its name in messages is `path` as given.
     ///
@@ -504,6 +516,24 @@ impl Config {
     pub fn load(path: &Path, overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
         let text = read(path, overrides.directory.as_deref())?;
         Self::from_yaml(&text, path, overrides)
+    }
+
+    /// Reads a file, or the command line alone, before a start, and looks into what it names: whatever would keep the
+    /// server from starting is a problem, too, apart from what the system refuses.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn inspect(
+        path: Option<&Path>,
+        overrides: &Overrides,
+        inspection: &Inspection,
+    ) -> Result<(Self, Vec<Note>), Problems> {
+        let Some(path) = path else {
+            return check::overrides(overrides, Some(inspection));
+        };
+        let text = read(path, overrides.directory.as_deref())?;
+        check::text(&text, path, overrides, Some(inspection))
     }
 
     /// Reads the text of a file. `file` is its name in messages.
@@ -516,7 +546,7 @@ impl Config {
         file: &Path,
         overrides: &Overrides,
     ) -> Result<(Self, Vec<Note>), Problems> {
-        check::text(text, file, overrides)
+        check::text(text, file, overrides, None)
     }
 
     /// The configuration of a server without a file.
@@ -525,7 +555,7 @@ impl Config {
     ///
     /// What is missing or wrong on the command line.
     pub fn from_overrides(overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
-        check::overrides(overrides)
+        check::overrides(overrides, None)
     }
 }
 

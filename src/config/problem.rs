@@ -6,6 +6,7 @@ use std::error::Error;
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::Inspection;
 use super::raw::{self, Node, Step};
 use crate::escape::escape;
 
@@ -107,6 +108,8 @@ pub(super) struct Findings<'a> {
     file: &'a Path,
     text: &'a str,
     root: &'a Node,
+    /// Before a start: how to look into what the configuration names.
+    pub(super) inspection: Option<&'a Inspection>,
     problems: RefCell<Vec<Found>>,
     notes: RefCell<Vec<Found>>,
 }
@@ -123,11 +126,17 @@ pub(super) enum Place {
 type Found = (Place, String);
 
 impl<'a> Findings<'a> {
-    pub(super) fn new(file: &'a Path, text: &'a str, root: &'a Node) -> Self {
+    pub(super) fn new(
+        file: &'a Path,
+        text: &'a str,
+        root: &'a Node,
+        inspection: Option<&'a Inspection>,
+    ) -> Self {
         Self {
             file,
             text,
             root,
+            inspection,
             problems: RefCell::default(),
             notes: RefCell::default(),
         }

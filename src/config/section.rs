@@ -4,7 +4,7 @@
 //! one run tells everything.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::keys::FOREIGN_LOGGERS;
@@ -61,6 +61,29 @@ impl<'a> Section<'a> {
             }
             _ => Place::File(own, self.label.clone()),
         }
+    }
+
+    /// The place of a key of a section, or of a section in a list.
+    pub(super) fn place_within(&self, key: &str, item: Option<usize>, inner: &str) -> Place {
+        match self.place(key, item) {
+            Place::File(mut steps, label) => {
+                steps.push(Step::Key(inner.into()));
+                // One that is not written has the place of its section.
+                if !self.findings.has(&steps) {
+                    steps.pop();
+                }
+                Place::File(steps, label)
+            }
+            place => place,
+        }
+    }
+
+    /// A file that will be opened for writing at the start: its directory must be there, and no directory in its place.
+    pub(super) fn to_be_written(&self, path: PathBuf) -> Result<PathBuf, Wrong> {
+        if self.findings.inspection.is_some() {
+            value::writable_place(&path)?;
+        }
+        Ok(path)
     }
 
     /// Reports a value: the key, the value as typed and what is wrong with it.
@@ -281,7 +304,11 @@ impl<'a> Section<'a> {
             );
             return Some(Logger { file: None, level });
         }
-        let file = section.take("file", value::path(self.directory));
+        let to_be_written = |node: &Node| self.to_be_written(value::path(self.directory)(node)?);
+        let file = match kind.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            Some("stderr" | "stderror") => section.take("file", value::path(self.directory)),
+            _ => section.take("file", to_be_written),
+        };
         let file = match kind.as_deref().map(str::to_ascii_lowercase).as_deref() {
             None => file,
             Some("stderr" | "stderror") => {
@@ -343,8 +370,18 @@ impl<'a> Section<'a> {
             _ => Err("write combined or json".into()),
         });
         let file = file.filter(|file| file != "-");
+        let file = file.map(|file| value::absolute(self.directory, Path::new(&file)));
+        if let Some(path) = &file
+            && let Err(wrong) = self.to_be_written(path.clone())
+        {
+            let node = Node::Text(path.display().to_string());
+            match raw::get(&section.map, "file") {
+                Some(_) => section.wrong("file", None, &node, &wrong),
+                None => self.wrong("access_log", None, &node, &wrong),
+            }
+        }
         Some(AccessLog {
-            file: file.map(|file| value::absolute(self.directory, Path::new(&file))),
+            file,
             format: format.unwrap_or(AccessFormat::Combined),
         })
     }

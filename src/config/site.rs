@@ -36,7 +36,15 @@ pub(super) fn check(section: &Section, server: &Server) -> Site {
     if site.directory.is_some() {
         return site;
     }
+    let has = |key: &str| raw::get(&section.map, key).is_some();
+    if has("servers") {
+        let message =
+            "servers: without proxy: traditional nothing connects to them; write that as well";
+        let place = section.place("servers", None);
+        section.findings.problem(place, message);
+    }
     match raw::get(&section.map, "outgoing") {
+        None if has("servers") => {}
         None if raw::get(&section.map, "docroot").is_some() => {}
         None => {
             section.problem("no outgoing; write where backends dial in, outgoing: 127.0.0.1:30000")
@@ -46,8 +54,8 @@ pub(super) fn check(section: &Section, server: &Server) -> Site {
         }
         Some(_) => {}
     }
-    for key in ["servers", "directory", "check"] {
-        if raw::get(&section.map, key).is_some() {
+    for key in ["directory", "check"] {
+        if has(key) {
             section.note(key, ": has no effect without proxy: traditional");
         }
     }
@@ -71,7 +79,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
     let timeouts = section.site_timeouts(&config.timeouts);
     let limits = section.site_limits(&config.limits);
     section.note_largest_body(&limits);
-    let directory = (!dials_in(section)).then(|| directory(section));
+    let directory = (!dials_in(section)).then(|| directory(section, &config.listen));
     let keys = keys(section);
     let outgoing = outgoing(section, config, directory.is_none() && keys.is_empty());
     let connections = section.count("server_connections", 1..=100_000, base.server_connections);
@@ -141,7 +149,7 @@ fn dials_in(section: &Section) -> bool {
 }
 
 /// Where the servers are (`directory`, `servers`).
-fn directory(section: &Section) -> Directory {
+fn directory(section: &Section, listen: &[Address]) -> Directory {
     let redis = section.take("directory", |node| match value::text(node).as_deref() {
         Ok("static") => Ok(false),
         Ok("redis") if !cfg!(feature = "redis") => {
@@ -156,9 +164,17 @@ fn directory(section: &Section) -> Directory {
     let example = "servers: 127.0.0.1:3000";
     let mut servers = Vec::new();
     for (item, node) in section.many("servers").unwrap_or_default() {
-        let read = |node: &Node| match node {
-            Node::Map(_) => Err("write host:port; a section is for directory: redis".to_string()),
-            node => value::server(section.directory, &value::text(node)?),
+        let read = |node: &Node| {
+            let server = match node {
+                Node::Map(_) => {
+                    return Err("write host:port; a section is for directory: redis".to_string());
+                }
+                node => value::server(section.directory, &value::text(node)?)?,
+            };
+            match is_front(&server, listen) {
+                true => Err("visitors come in there, so requests would go in circles".into()),
+                false => Ok(server),
+            }
         };
         if let Some(server) = section.read("servers", item, node, read)
             && !servers.contains(&server)
@@ -174,6 +190,24 @@ fn directory(section: &Section) -> Directory {
         Some(_) => {}
     }
     Directory::Static(servers)
+}
+
+/// Whether a server would be a port where visitors come in, so that requests go round in circles.
+fn is_front(server: &Address, listen: &[Address]) -> bool {
+    let is_here = |host: &str| match host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
+        Err(_) => host == "localhost",
+    };
+    listen.iter().any(|front| match (front, server) {
+        (Address::Unix(front), Address::Unix(server)) => front == server,
+        (
+            Address::Tcp {
+                host: front_host, ..
+            },
+            Address::Tcp { host, .. },
+        ) => value::conflict(front, server) && (front_host == host || is_here(host)),
+        _ => false,
+    })
 }
 
 /// `servers` of `directory: redis`.
@@ -302,11 +336,23 @@ fn is_open(address: &Address, config: &Config) -> bool {
     !local && !config.outgoing_ssl.iter().any(asked)
 }
 
+/// The address of an item of `outgoing`.
+pub(super) fn outgoing_address(section: &Section, node: &Node) -> Result<Address, Wrong> {
+    let to = match node {
+        Node::Map(map) => raw::get(map, "to").unwrap_or(&Node::Null),
+        node => node,
+    };
+    value::address(section.directory, &value::text(to)?)
+}
+
 fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
     let address = |node: &Node| {
         let text =
             value::text(node).map_err(|_| "write an address, 127.0.0.1:30000".to_string())?;
-        value::address(section.directory, &text)
+        match value::address(section.directory, &text)? {
+            Address::Unix(path) => section.to_be_written(path).map(Address::Unix),
+            address => Ok(address),
+        }
     };
     let Node::Map(map) = node else {
         return Ok(Outgoing {
@@ -329,15 +375,15 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
         }
         _ => return Err("match and prefix; write one of them".into()),
     };
-    let name = |key: &str| {
-        let read = |node: &Node| value::text(node).map_err(|wrong| within(key, wrong, node));
+    let name = |key: &str, read: fn(&Node) -> Result<String, Wrong>| {
+        let read = |node: &Node| read(node).map_err(|wrong| within(key, wrong, node));
         raw::get(map, key).map(read).transpose()
     };
     let mode = |node: &Node| value::mode(node).map_err(|wrong| within("mode", wrong, node));
     let file = SocketFile {
         mode: raw::get(map, "mode").map(mode).transpose()?,
-        owner: name("owner")?,
-        group: name("group")?,
+        owner: name("owner", super::check::user)?,
+        group: name("group", super::check::group)?,
     };
     if file != SocketFile::default() && !matches!(address, Address::Unix(_)) {
         return Err("mode, owner and group are for a Unix socket; leave them out".into());
@@ -395,7 +441,10 @@ fn key(node: &Node) -> Result<String, Wrong> {
 pub(super) fn key_file(path: &Path) -> Result<Vec<String>, Wrong> {
     let bytes = value::read_file(path, KEY_FILE_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| "not UTF-8")?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines = value::without_mark(&text)
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     let keys: Vec<String> = lines.map(String::from).collect();
     if keys.is_empty() {
         return Err("no key in it".into());

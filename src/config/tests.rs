@@ -159,7 +159,7 @@ fn notes() {
     let site =
         |line: &str| format!("cluster_port: 80\nmap:\n  - incoming: a.example\n    {line}\n");
     check(&top("epoll: true"), &["s.yml:3: epoll: has no effect here"]);
-    check(&top("updates: 3"), &["s.yml:3: updates: has no effect yet"]);
+    check(&top("x-common: &common {updates: 3}"), &[]);
     // Who may dial in from elsewhere should have to prove something.
     let open = |address: &str| {
         format!(
@@ -250,16 +250,23 @@ fn notes() {
         ],
     );
     check(
-        &site("outgoing: 127.0.0.1:1\n    servers: c\n    check: {uri: /up}"),
+        &site("outgoing: 127.0.0.1:1\n    directory: static\n    check: {uri: /up}"),
         &[
-            "s.yml:5: map[1] (a.example): servers: has no effect without proxy: traditional",
+            "s.yml:5: map[1] (a.example): directory: has no effect without proxy: traditional",
             "s.yml:6: map[1] (a.example): check: has no effect without proxy: traditional",
         ],
     );
     check(
-        "cluster_port: 80\ndefaults: {sticky: true}\nmap:\n  - {incoming: a, outgoing: 127.0.0.1:1, url: c}\n",
+        "cluster_port: 80\nmap:\n  - {incoming: a, outgoing: [127.0.0.1:1, 127.0.0.1:2]}\n  - incoming: b\n    outgoing:\n      - 127.0.0.1:3\n      - {to: 127.0.0.1:2, prefix: /x}\n      - 127.0.0.1:1\n",
         &[
-            "s.yml:2: defaults: sticky: has no effect yet",
+            "s.yml:7: map[2] (b): outgoing 127.0.0.1:2: also that of map[1] (a); what dials in there answers for both",
+            "s.yml:8: map[2] (b): outgoing 127.0.0.1:1: also that of map[1] (a); what dials in there answers for both",
+        ],
+    );
+    check(
+        "cluster_port: 80\ndefaults: {timeslice: 1}\nmap:\n  - {incoming: a, outgoing: 127.0.0.1:1, url: c}\n",
+        &[
+            "s.yml:2: defaults: timeslice: has no effect here",
             "s.yml:4: map[1] (a): url: has no effect here",
         ],
     );
@@ -849,7 +856,7 @@ fn printing_and_loading_is_stable() {
 fn servers_that_are_connected_to() {
     let servers = |keys: &str| {
         let text = format!(
-            "cluster_port: 80\nmap: [{{incoming: a, proxy: traditional, servers: {keys}}}]\n"
+            "cluster_port: 8080\nmap: [{{incoming: a, proxy: traditional, servers: {keys}}}]\n"
         );
         match config(&text).sites.remove(0).directory {
             Some(Directory::Static(servers)) => {
@@ -1089,7 +1096,7 @@ fn dial_in_addresses_with_tls_and_files() {
         - incoming: a.example\n\
         \x20 outgoing: ['0.0.0.0:30000', '[::1]:30000']\n\
         - incoming: b.example\n\
-        \x20 outgoing: [{to: 'unix:/s', mode: 0660, owner: u, group: 33}, {to: 'unix:/t', prefix: /t, mode: '600'}]\n";
+        \x20 outgoing: [{to: 'unix:/s', mode: 0660, owner: root, group: 0}, {to: 'unix:/t', prefix: /t, mode: '600'}]\n";
     let (config, notes) = load(text).expect("a configuration");
     assert_eq!(notes, []);
     let seen: Vec<_> = config
@@ -1115,7 +1122,10 @@ fn dial_in_addresses_with_tls_and_files() {
         owner: owner.map(String::from),
         group: group.map(String::from),
     };
-    let expected = [file(0o660, Some("u"), Some("33")), file(0o600, None, None)];
+    let expected = [
+        file(0o660, Some("root"), Some("0")),
+        file(0o600, None, None),
+    ];
     assert_eq!(files, expected);
     // What is printed means the same.
     let printed = config.to_yaml();

@@ -4,7 +4,7 @@
 //! what would be right; the caller puts the key and the value as typed in front.
 
 use std::fs::{self, FileType, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -183,6 +183,33 @@ pub(super) fn folder(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathB
 pub(super) fn absolute(directory: Option<&Path>, path: &Path) -> PathBuf {
     let path = directory.map_or_else(|| path.to_path_buf(), |directory| directory.join(path));
     std::path::absolute(&path).unwrap_or(path)
+}
+
+/// Whether a file can be made at this path, or is there: what its directory says of that.
+///
+/// # Errors
+/// Why not. What the present user may not see is not known, and no error.
+pub(super) fn writable_place(path: &Path) -> Result<(), Wrong> {
+    let Some(parent) = path.parent() else {
+        return Err("a directory, not a file".into());
+    };
+    match fs::metadata(parent) {
+        Ok(about) if about.is_dir() => {}
+        Ok(_) => return Err(format!("{} is not a directory", parent.display())),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Err(format!("there is no directory {}", parent.display()));
+        }
+        Err(_) => {}
+    }
+    match path.is_dir() {
+        true => Err("a directory, not a file".into()),
+        false => Ok(()),
+    }
+}
+
+/// A text without the mark (U+FEFF) that some editors put in front of UTF-8.
+pub(super) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// The bytes of a regular file that has `most` bytes at the most.

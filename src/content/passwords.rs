@@ -52,6 +52,8 @@ impl Users {
     pub fn parse(text: &[u8]) -> Result<Self, BadLine> {
         let mut names = HashMap::new();
         let mut hashes = Vec::new();
+        // Some editors put a mark (U+FEFF) in front of UTF-8.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let line = line.trim_ascii();
             if line.is_empty() || line.starts_with(b"#") {

@@ -27,6 +27,7 @@ use swiftiply::access::{Access, StartError};
 use swiftiply::config::access::Access as Settings;
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
+use swiftiply::net::INSPECTION;
 use swiftiply::net::listener::reason;
 use swiftiply::process;
 
@@ -39,7 +40,7 @@ fn run() -> Result<ExitCode, Failure> {
         Order::Help => print(&options::usage()),
         Order::Version => print(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION"))),
         Order::Check(invocation) => {
-            let (settings, notes) = read(&invocation)?;
+            let (settings, notes) = inspect(&invocation)?;
             notes.iter().for_each(|note| eprintln!("{note}"));
             Access::check(&settings).map_err(Failure::usage)?;
             print("ok\n")
@@ -53,6 +54,15 @@ fn read(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Problems> {
     Settings::load(invocation.file.as_deref(), &invocation.overrides)
 }
 
+/// Reads the configuration before a start, and looks into what it names.
+fn inspect(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Problems> {
+    Settings::inspect(
+        invocation.file.as_deref(),
+        &invocation.overrides,
+        &INSPECTION,
+    )
+}
+
 /// What the logging of the library wants to know.
 fn logger(settings: &Settings) -> Config {
     Config {
@@ -62,7 +72,7 @@ fn logger(settings: &Settings) -> Config {
 }
 
 fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
-    let (settings, notes) = read(&invocation)?;
+    let (settings, notes) = inspect(&invocation)?;
     let logging = Logging::install().map_err(Failure::running)?;
     let prepared = logging.prepare(&logger(&settings));
     prepared.map_err(Failure::running)?.commit();

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use super::program::NAME;
 use super::program::choice::{self, Choice};
+use getopts::ParsingStyle;
+use swiftiply::config::Address;
 use swiftiply::config::access::Overrides;
 
 /// What the program is asked to do.
@@ -80,6 +82,11 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ord
             true => command.push(argument),
         }
     }
+    if !behind && let Some(word) = bare_command(&own) {
+        return Err(format!(
+            "{word}: not the address of a server, 127.0.0.1:30000; if the command begins here, write -- in front of it"
+        ));
+    }
     let matches = choice::parse(CHOICES, &own)?;
     if matches.opt_present("help") {
         return Ok(Order::Help);
@@ -106,6 +113,24 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ord
         true => Order::Check(invocation),
         false => Order::Serve(invocation),
     })
+}
+
+/// The first word that is neither an option nor an address, if it looks like the beginning of a command without its `--`:
+/// it is a path, or something follows it.
+fn bare_command(own: &[String]) -> Option<String> {
+    let mut options = choice::options(CHOICES);
+    options.parsing_style(ParsingStyle::StopAtFirstFree);
+    let mut rest = own.to_vec();
+    loop {
+        // An option in front of it may be wrong, which is another matter.
+        let mut free = options.parse(&rest).ok()?.free.into_iter();
+        let word = free.next()?;
+        rest = free.collect();
+        if word.parse::<Address>().is_err() {
+            let is_command = !rest.is_empty() || word.contains('/');
+            return is_command.then_some(word);
+        }
+    }
 }
 
 /// The text for `--help`.
@@ -145,6 +170,18 @@ mod tests {
         check("-x", "unrecognized option: 'x'");
         check("-c", "argument to option 'c' missing");
         check("a:1 --", "--: no command behind it");
+        let bare = |word: &str| {
+            format!(
+                "{word}: not the address of a server, 127.0.0.1:30000; if the command begins here, write -- in front of it"
+            )
+        };
+        check("-t b:2 a:1 puma -p 3000", &bare("puma"));
+        check("-t b:2 puma -p 3000", &bare("puma"));
+        check("-t b:2 a:1 c:3 ./serve", &bare("./serve"));
+        check("-t b:2 a:1 /srv/app --nonsense", &bare("/srv/app"));
+        // These may be addresses, and what is wrong with them is found with those of the file.
+        assert!(matches!(order("-t b:2 a"), Ok(Order::Serve(_))));
+        assert!(matches!(order("a:1 -t b"), Ok(Order::Serve(_))));
         assert!(matches!(order("-h"), Ok(Order::Help)));
         assert!(matches!(order("--version"), Ok(Order::Version)));
         assert!(matches!(order("--check a:1"), Ok(Order::Check(_))));

@@ -26,6 +26,7 @@ use program::reload::{Reloads, drop_last};
 use program::{Failure, print, reload_failed, report};
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
+use swiftiply::net::INSPECTION;
 use swiftiply::net::listener::reason;
 use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::{self, Side};
@@ -50,7 +51,7 @@ fn run() -> Result<ExitCode, Failure> {
 }
 
 fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
-    let (config, notes) = read(invocation)?;
+    let (config, notes) = inspect(invocation)?;
     for note in &notes {
         eprintln!("{note}");
     }
@@ -69,8 +70,17 @@ fn read(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     }
 }
 
+/// Reads the configuration before a start, and looks into what it names.
+fn inspect(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
+    Config::inspect(
+        invocation.file.as_deref(),
+        &invocation.overrides,
+        &INSPECTION,
+    )
+}
+
 fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
-    let (config, notes) = read(&invocation)?;
+    let (config, notes) = inspect(&invocation)?;
     let identity = process::look_up(config.user.as_deref(), config.group.as_deref())
         .map_err(Failure::usage)?;
     let mut ready = None;
