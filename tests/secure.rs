@@ -284,6 +284,23 @@ fn the_end_of_an_answer_cannot_be_forged() {
 }
 
 #[test]
+fn tls_at_an_address_without_it_is_recognized() {
+    let proxy = Proxy::simple();
+    // The beginning of a ClientHello, without any end of line in it, and the rest never comes.
+    let mut visitor = proxy.visit();
+    visitor.send([
+        0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03,
+    ]);
+    let answer = visitor.answer();
+    assert_eq!(answer.status, 400);
+    let says = "this port speaks HTTP; ask with http://";
+    assert!(answer.text().contains(says), "{}", answer.text());
+    proxy.wait_for_log(says);
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
 fn certificates_that_cannot_be_had_are_told_of_by_file() {
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "good", &["a.test"]);

@@ -449,9 +449,10 @@ impl Session {
                     Ok(None) => None,
                     Err(refusal) => Some(refusal),
                 };
-                let refusal = match worker.input.data().starts_with(preamble::PREFIX) {
-                    true => Some(Refusal::bad(PREAMBLE_HERE)),
-                    false => refusal,
+                let refusal = match worker.input.data() {
+                    data if data.starts_with(preamble::PREFIX) => Some(Refusal::bad(PREAMBLE_HERE)),
+                    data if data.starts_with(TLS_HANDSHAKE) => Some(Refusal::bad(TLS_HERE)),
+                    _ => refusal,
                 };
                 if let Some(refusal) = refusal {
                     return self.refuse(
@@ -925,6 +926,12 @@ impl Reading {
 /// What is said to a backend that dials in where clients are served.
 const PREAMBLE_HERE: &str = "this is the preamble of a backend, and the port is for clients; \
                              let the backend dial in at the outgoing address of its site";
+
+/// How a TLS connection begins: a record of type handshake and version 3 (RFC 8446 5.1).
+const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
+
+/// What is said to a client that begins TLS at an address without it.
+const TLS_HERE: &str = "this port speaks HTTP; ask with http://, or write its address in ssl";
 
 const fn head_limits(limits: &Limits) -> HeadLimits {
     HeadLimits {
