@@ -1208,6 +1208,8 @@ fn the_sample_is_a_configuration_with_its_comments_too() {
         .map(|line| format!("{line}\n"))
         .collect();
     let yaml = yaml.replace("/etc/swiftiply", path(directory.path()));
+    // A program that every machine has.
+    let yaml = yaml.replace("[puma,", "[sh,");
     assert!(certificate.exists());
     let file = directory.path().join("all.yml");
     fs::write(&file, &yaml).unwrap();
@@ -1220,12 +1222,20 @@ fn the_sample_is_a_configuration_with_its_comments_too() {
         assert!(told || yaml.contains(&format!("\n{key}: ")), "{key}");
     }
     // The unit starts it with a configuration, and reloads and ends it by signals that it knows.
-    let unit = include_str!("../conf/swiftiply-access.service");
+    let unit = include_str!("../conf/swiftiply-access@.service");
     for line in [
-        "ExecStart=/usr/local/bin/swiftiply-access -c ",
-        "ExecReload=/bin/kill -HUP $MAINPID",
-        "KillMode=mixed",
+        "WorkingDirectory=/srv/%i\n",
+        "ExecStart=/usr/local/bin/swiftiply-access -c /etc/swiftiply/access/%i.yml\n",
+        // In this order; the second is not done if the first fails.
+        "ExecReload=/usr/local/bin/swiftiply-access --check -c /etc/swiftiply/access/%i.yml\n\
+         ExecReload=/bin/kill -HUP $MAINPID\n",
+        "KillMode=mixed\n",
+        "User=%i\nGroup=%i\n",
     ] {
         assert!(unit.contains(line), "{line}");
     }
+    let unit = include_str!("../conf/swiftiply.service");
+    let reload = "ExecReload=/usr/local/bin/swiftiply --check -c /etc/swiftiply/swiftiply.yml\n\
+                  ExecReload=/bin/kill -HUP $MAINPID\n";
+    assert!(unit.contains(reload));
 }
