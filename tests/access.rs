@@ -429,6 +429,57 @@ fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
 }
 
 #[test]
+fn the_time_for_an_answer_begins_at_the_end_of_the_request() {
+    let (server, app) = (Server::start(), Server::start());
+    let access = Access::start(
+        &format!(
+            "{{connect: '{}', to: '{}', connections: 2, timeouts: {{first_byte: 3}}}}",
+            server.address(),
+            app.address()
+        ),
+        &[],
+    );
+    // One that is collected first, and one that is passed on as it comes.
+    let lengths = [6, 600_000];
+    let mut lines = lengths.map(|_| dialled(&server));
+    for (line, length) in lines.iter_mut().zip(lengths) {
+        line.send(format!(
+            "POST /{length} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
+        ));
+    }
+    // Longer than an answer may take.
+    for _ in 0..6 {
+        for (line, length) in lines.iter_mut().zip(lengths) {
+            line.send("x".repeat(length / 6));
+        }
+        thread::sleep(Duration::from_millis(700));
+    }
+    let end = Instant::now();
+    let mut backends = lengths.map(|_| app.accept_asking());
+    for backend in &mut backends {
+        let request = backend.request();
+        assert_eq!(request.target(), format!("/{}", request.body.len()));
+    }
+    // They are answered too late, but not before that time.
+    for line in &mut lines {
+        assert_eq!(line.answer().status, 504);
+    }
+    assert!(
+        end.elapsed() >= Duration::from_secs(2),
+        "{:?}",
+        end.elapsed()
+    );
+    // The lines are there still.
+    let line = &mut lines[1];
+    line.send_get("/");
+    let mut backend = app.accept_asking();
+    backend.request();
+    backend.reply_to(line, "ok");
+    drop((backend, backends, lines));
+    access.finish();
+}
+
+#[test]
 fn a_broken_answer_is_seen_as_one() {
     let proxy = Proxy::simple();
     let app = Server::start();
