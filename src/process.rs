@@ -123,7 +123,9 @@ fn memory_files(line: &str) -> Vec<PathBuf> {
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
 pub fn schedule_as_batch() -> io::Result<()> {
-    let parameters = nix::libc::sched_param { sched_priority: 0 };
+    // SAFETY: a structure of integers, for which all zeros are a value. Which ones it has differs: musl's has those of
+    // the sporadic server, too.
+    let parameters: nix::libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a value that lives until the call returns, and the call only reads it.
     // 0 stands for the calling thread. Nothing else of the program is touched.
     let result = unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_BATCH, &parameters) };
