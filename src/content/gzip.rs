@@ -1,62 +1,135 @@
 //! Bodies that are compressed while they pass through (RFC 1952).
 //!
 //! The exchange pushes what has arrived into a [`Gzip`] and passes on what comes out. When nothing more has arrived for now,
-//! it flushes what the compressor has kept back, so that a stream of few bytes now and then reaches its visitor as it would
+//! it flushes what the compressor has kept back, so that a stream of few bytes now and then reaches its client as it would
 //! without compression.
 //!
-//! Called by the worker that relays the response.
+//! A compressor has some 330 KiB of tables. To take them from the system and to give them back for each response costs
+//! more than to compress a page, and what the allocator keeps of them adds up. So [`Compressors`] keeps those that are used
+//! again and again.
+//!
+//! Called by the worker that relays the response; [`Compressors::tick`] by the tick.
 //!
 //! **Invariant**: memory is that of the compressor, some 400 KiB with its buffers ([`COST`]), whatever the length of the body.
-//! Each compressor holds a [`Charge`] for it.
+//! Each compressor holds a [`Charge`] for it, in use or not.
 
 use std::io::Write;
+use std::sync::Arc;
 
-use flate2::Compression;
 use flate2::write::GzEncoder;
+use flate2::{Compress, Compression, FlushCompress, Status};
+use parking_lot::Mutex;
 
-use crate::budget::Charge;
+use crate::budget::{Budget, Charge};
+
+/// The compressors of a server.
+#[derive(Debug)]
+pub struct Compressors {
+    memory: Arc<Budget>,
+    idle: Mutex<Idle>,
+}
+
+/// Compressors that no response uses now. The last one is the one that was used last.
+#[derive(Debug, Default)]
+struct Idle {
+    #[expect(clippy::vec_box, reason = "a response takes the box as it is")]
+    all: Vec<Box<Compressor>>,
+    /// So many were left at any time since the last tick: they were not needed.
+    least: usize,
+}
 
 /// A body that is compressed.
 #[derive(Debug)]
 pub struct Gzip {
-    encoder: GzEncoder<Vec<u8>>,
-    /// The encoder may keep something back.
+    /// `None` only while it is dropped.
+    compressor: Option<Box<Compressor>>,
+    home: Arc<Compressors>,
+}
+
+#[derive(Debug)]
+struct Compressor {
+    level: u32,
+    tables: Compress,
+    /// What has come out.
+    out: Vec<u8>,
+    /// The tables may keep something back.
     holds: bool,
     _charge: Charge,
 }
 
-impl Gzip {
-    /// Compresses with a level from 1 to 9.
-    pub fn new(level: u32, charge: Charge) -> Self {
+impl Compressors {
+    /// None yet; each of them is charged to this budget.
+    pub fn new(memory: Arc<Budget>) -> Self {
         Self {
-            encoder: GzEncoder::new(Vec::with_capacity(2 * ENOUGH), Compression::new(level)),
-            holds: false,
-            _charge: charge,
+            memory,
+            idle: Mutex::default(),
         }
     }
 
-    /// Compresses some more.
-    pub fn push(&mut self, bytes: &[u8]) {
-        // Writing to memory does not fail.
-        let _ = self.encoder.write_all(bytes);
-        self.holds = true;
+    /// Begins a body, with a level from 1 to 9. `None`: there is no memory for it.
+    pub fn begin(self: &Arc<Self>, level: u32) -> Option<Gzip> {
+        let found = self.idle.lock().take(level);
+        let compressor = match found {
+            Some(mut compressor) => {
+                compressor.tables.reset();
+                compressor
+            }
+            None => {
+                let charge = self.memory.charge_optional(COST)?;
+                Box::new(Compressor::new(level, charge))
+            }
+        };
+        Some(Gzip {
+            compressor: Some(compressor),
+            home: Arc::clone(self),
+        })
     }
 
-    /// Gets out what the encoder has kept back.
+    /// Gives back the memory of compressors that nothing has needed since the last call.
+    pub fn tick(&self) {
+        let unused = self.idle.lock().unused();
+        // Not under the lock.
+        drop(unused);
+    }
+}
+
+impl Idle {
+    fn take(&mut self, level: u32) -> Option<Box<Compressor>> {
+        let found = self.all.iter().rposition(|one| one.level == level)?;
+        let one = self.all.remove(found);
+        self.least = self.least.min(self.all.len());
+        Some(one)
+    }
+
+    #[expect(clippy::vec_box, reason = "a response takes the box as it is")]
+    fn unused(&mut self) -> Vec<Box<Compressor>> {
+        let unused = self.all.drain(..self.least).collect();
+        self.least = self.all.len();
+        unused
+    }
+}
+
+impl Gzip {
+    /// Compresses some more.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.run(bytes, FlushCompress::None);
+    }
+
+    /// Gets out what the compressor has kept back.
     pub fn flush(&mut self) {
-        if std::mem::take(&mut self.holds) {
-            let _ = self.encoder.flush();
+        if self.compressor.as_ref().is_some_and(|one| one.holds) {
+            self.run(&[], FlushCompress::Sync);
         }
     }
 
     /// Gets out everything, with the end.
     pub fn finish(&mut self) {
-        let _ = self.encoder.try_finish();
+        self.run(&[], FlushCompress::Finish);
     }
 
     /// What has come out.
     pub fn bytes(&self) -> &[u8] {
-        self.encoder.get_ref()
+        self.compressor.as_ref().map_or(&[], |one| &one.out)
     }
 
     /// Whether that is worth a piece of its own.
@@ -66,7 +139,54 @@ impl Gzip {
 
     /// What has come out was passed on.
     pub fn clear(&mut self) {
-        self.encoder.get_mut().clear();
+        if let Some(one) = &mut self.compressor {
+            one.out.clear();
+        }
+    }
+
+    fn run(&mut self, bytes: &[u8], flush: FlushCompress) {
+        if let Some(one) = &mut self.compressor {
+            one.run(bytes, flush);
+        }
+    }
+}
+
+impl Drop for Gzip {
+    fn drop(&mut self) {
+        if let Some(mut compressor) = self.compressor.take() {
+            compressor.out.clear();
+            compressor.out.shrink_to(2 * ENOUGH);
+            self.home.idle.lock().all.push(compressor);
+        }
+    }
+}
+
+impl Compressor {
+    fn new(level: u32, charge: Charge) -> Self {
+        Self {
+            level,
+            tables: Compress::new_gzip(Compression::new(level), WINDOW_BITS),
+            out: Vec::with_capacity(2 * ENOUGH),
+            holds: false,
+            _charge: charge,
+        }
+    }
+
+    fn run(&mut self, mut bytes: &[u8], flush: FlushCompress) {
+        loop {
+            // With less room than a flush needs for its mark, it would be made twice.
+            self.out.reserve(ENOUGH / 2);
+            let before = self.tables.total_in();
+            let status = self.tables.compress_vec(bytes, &mut self.out, flush);
+            // As many as were given, at the most.
+            let taken = (self.tables.total_in() - before) as usize;
+            bytes = bytes.get(taken..).unwrap_or_default();
+            let has_room = self.out.len() < self.out.capacity();
+            if !matches!(status, Ok(Status::Ok)) || bytes.is_empty() && has_room {
+                break;
+            }
+        }
+        self.holds = matches!(flush, FlushCompress::None);
     }
 }
 
@@ -82,20 +202,23 @@ pub fn compressed(bytes: &[u8], level: u32) -> Vec<u8> {
 pub const COST: u64 = 400 << 10;
 /// Bytes that are worth a piece of their own.
 const ENOUGH: usize = 8 << 10;
+/// Matches are looked for within 32 KiB, the most there is.
+const WINDOW_BITS: u8 = 15;
 
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::sync::Arc;
 
     use flate2::read::MultiGzDecoder;
 
     use super::*;
-    use crate::budget::Budget;
 
-    fn gzip() -> Gzip {
-        let budget = Arc::new(Budget::new(COST));
-        Gzip::new(6, budget.charge(COST).expect("the budget allows one"))
+    /// Room for so many compressors.
+    fn compressors(count: u64) -> (Arc<Budget>, Arc<Compressors>) {
+        // An eighth is for what cannot do without.
+        let budget = Arc::new(Budget::new(count * COST * 8 / 7 + 8));
+        let compressors = Compressors::new(Arc::clone(&budget));
+        (budget, Arc::new(compressors))
     }
 
     fn unpacked(bytes: &[u8]) -> Vec<u8> {
@@ -107,8 +230,9 @@ mod tests {
 
     #[test]
     fn all_that_was_pushed_comes_out_in_order() {
+        let (_, compressors) = compressors(1);
         for size in [1, 1000, 100_000] {
-            let mut gzip = gzip();
+            let mut gzip = compressors.begin(6).unwrap();
             let (mut pushed, mut out) = (Vec::new(), Vec::new());
             for number in 0..20_u8 {
                 let piece = vec![number; size];
@@ -128,7 +252,8 @@ mod tests {
 
     #[test]
     fn a_flush_gets_out_what_was_kept_back() {
-        let mut gzip = gzip();
+        let (_, compressors) = compressors(1);
+        let mut gzip = compressors.begin(6).unwrap();
         gzip.push(b"an event");
         gzip.flush();
         let mut out = gzip.bytes().to_vec();
@@ -140,5 +265,70 @@ mod tests {
         gzip.finish();
         out.extend_from_slice(gzip.bytes());
         assert_eq!(unpacked(&out), b"an event and another one", "at the end");
+    }
+
+    #[test]
+    fn a_body_that_is_cut_leaves_nothing_to_the_next_one() {
+        let (budget, compressors) = compressors(1);
+        for (number, level) in [9, 9, 1, 9].into_iter().enumerate() {
+            // The tables of another level cannot be used: they are given back first.
+            if number > 1 {
+                compressors.tick();
+                compressors.tick();
+            }
+            let mut gzip = compressors.begin(level).unwrap();
+            assert!(compressors.begin(level).is_none(), "there is no room");
+            gzip.push(&vec![b'a'; 50_000]);
+            gzip.flush();
+            gzip.push(b"and what is kept back");
+            assert_eq!(budget.used(), COST);
+            drop(gzip);
+            let mut gzip = compressors.begin(level).unwrap();
+            assert!(gzip.bytes().is_empty());
+            gzip.push(b"the next body");
+            gzip.finish();
+            assert_eq!(unpacked(gzip.bytes()), b"the next body");
+        }
+    }
+
+    #[test]
+    fn every_byte_comes_out_whatever_room_a_flush_finds() {
+        let (_, compressors) = compressors(1);
+        let noise = |count: usize| -> Vec<u8> {
+            let words = (0..count as u64).map(|n| (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            words.map(|word| (word >> 40) as u8).collect()
+        };
+        for size in (ENOUGH - 40..ENOUGH + 40).chain(2 * ENOUGH - 40..2 * ENOUGH + 40) {
+            let mut gzip = compressors.begin(1).unwrap();
+            let body = noise(size);
+            gzip.push(&body);
+            gzip.flush();
+            let flushed = gzip.bytes().len();
+            assert_eq!(unpacked(gzip.bytes()), body, "{size} bytes");
+            gzip.flush();
+            assert_eq!(gzip.bytes().len(), flushed, "a second mark");
+            gzip.finish();
+            let mut all = Vec::new();
+            let whole = MultiGzDecoder::new(gzip.bytes()).read_to_end(&mut all);
+            assert!(whole.is_ok() && all == body, "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn compressors_are_kept_while_they_are_needed_and_no_longer() {
+        let (budget, compressors) = compressors(10);
+        let crowd: Vec<_> = (0..10).map(|_| compressors.begin(5).unwrap()).collect();
+        assert!(compressors.begin(5).is_none(), "there is no room");
+        drop(crowd);
+        compressors.tick();
+        assert_eq!(budget.used(), 10 * COST, "they were needed until now");
+        for _ in 0..3 {
+            // Three at a time.
+            drop([(); 3].map(|()| compressors.begin(5).unwrap()));
+            compressors.tick();
+            assert_eq!(budget.used(), 3 * COST);
+        }
+        compressors.tick();
+        assert_eq!(budget.used(), 0, "nothing needed them");
     }
 }

@@ -1,5 +1,28 @@
 //! Stands in for `gzip` in a build without it: nothing is ever compressed.
 
+use std::sync::Arc;
+
+use crate::budget::Budget;
+
+/// The compressors of a server; there are none.
+#[derive(Debug)]
+pub struct Compressors;
+
+impl Compressors {
+    /// None.
+    pub const fn new(_: Arc<Budget>) -> Self {
+        Self
+    }
+
+    /// Never begins a body.
+    pub const fn begin(self: &Arc<Self>, _: u32) -> Option<Gzip> {
+        None
+    }
+
+    /// There is nothing to give back.
+    pub const fn tick(&self) {}
+}
+
 /// A body that is compressed; there is none.
 #[derive(Debug)]
 pub enum Gzip {}

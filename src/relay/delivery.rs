@@ -52,7 +52,7 @@ pub enum Payload<U> {
     /// It is at hand.
     Body(Body),
     /// It arrives from the backend, and may be compressed on its way.
-    Backend(Download<U>, Option<Box<Gzip>>),
+    Backend(Download<U>, Option<Gzip>),
 }
 
 /// How a delivery ended.
@@ -89,7 +89,7 @@ pub struct Delivery<U> {
 /// Where the rest of the body comes from.
 enum Behind<U> {
     Nothing,
-    Backend(Download<U>, Option<Box<Gzip>>),
+    Backend(Download<U>, Option<Gzip>),
     File(Content),
 }
 
@@ -257,7 +257,7 @@ impl<U: Upstream> Delivery<U> {
             tools.out.clear();
             download.resume();
         }
-        match pull(&mut self.output, download, gzip.as_deref_mut(), conn, tools) {
+        match pull(&mut self.output, download, gzip.as_mut(), conn, tools) {
             Ok(Pulled::All) => {
                 self.behind = Behind::Nothing;
                 Progress::Relayed

@@ -16,7 +16,7 @@ pub(crate) fn compress(
     pending: &PendingRequest,
     head: &mut ResponseHead,
     download: &Download<Lease>,
-) -> Option<Box<Gzip>> {
+) -> Option<Gzip> {
     let gzip = pending.site().settings.gzip.as_ref();
     let gzip = gzip.filter(|_| cfg!(feature = "gzip"))?;
     let request = &pending.request.head;
@@ -47,22 +47,7 @@ pub(crate) fn compress(
         encoding::encoded(head, Coding::Gzip);
         return None;
     }
-    compressor(pending, head, gzip.level)
-}
-
-#[cfg(feature = "gzip")]
-fn compressor(pending: &PendingRequest, head: &mut ResponseHead, level: u32) -> Option<Box<Gzip>> {
-    let charge = pending
-        .snapshot
-        .shared
-        .memory
-        .charge_optional(crate::content::gzip::COST)?;
+    let gzip = pending.snapshot.shared.compressors.begin(gzip.level)?;
     encoding::encoded(head, Coding::Gzip);
-    Some(Box::new(Gzip::new(level, charge)))
-}
-
-/// Never called.
-#[cfg(not(feature = "gzip"))]
-const fn compressor(_: &PendingRequest, _: &mut ResponseHead, _: u32) -> Option<Box<Gzip>> {
-    None
+    Some(gzip)
 }

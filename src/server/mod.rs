@@ -55,6 +55,7 @@ use threadpool::ThreadPool;
 use crate::backend::dial_in::{Connected, Control, DialIn};
 use crate::budget::{Budget, Shares};
 use crate::config::{Address, Config};
+use crate::content::gzip::Compressors;
 use crate::content::watched::FileError;
 use crate::logging::{AccessLog, OpenError};
 use crate::net::listener::{BindError, Listener, Local};
@@ -171,6 +172,7 @@ impl Server {
         let waiting = Arc::new(AtomicUsize::new(0));
         let memory = Arc::new(Budget::new(config.memory));
         let disk = Arc::new(Shares::new(config.limits.spool));
+        let compressors = Arc::new(Compressors::new(Arc::clone(&memory)));
         let pools: HashMap<_, _> = dials.iter().map(NewDial::pool).collect();
         let dial_in = DialIn::new(Arc::clone(&stats))?;
         dial_in.control().limit_newcomers(division.newcomers);
@@ -194,6 +196,7 @@ impl Server {
             draining: AtomicBool::new(false),
             memory,
             disk,
+            compressors,
             descriptors,
             connections: AtomicU64::new(division.both),
             waiting,

@@ -14,6 +14,7 @@ use super::session::Session;
 use super::snapshot::Snapshot;
 use crate::backend::lease::Lease;
 use crate::budget::{Budget, Shares};
+use crate::content::gzip::Compressors;
 use crate::net::conn::Conn;
 use crate::net::poller::Poller;
 use crate::net::stream::{Peer, Stream, network};
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<Budget>,
     /// Bytes on disk (`limits.spool`).
     pub(super) disk: Arc<Shares>,
+    /// For responses that are compressed on their way (`gzip`).
+    pub(crate) compressors: Arc<Compressors>,
     /// Descriptors for backends that dial in, at all addresses.
     pub(super) descriptors: Arc<Budget>,
     /// Descriptors for these and for visitors.
@@ -235,6 +238,7 @@ impl Shared {
                 for (_, log) in self.snapshot().access_logs() {
                     log.flush();
                 }
+                self.compressors.tick();
             }
         }
     }
