@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::common::{Backend, Proxy, exchange, head_end, proxy, wait_until};
+use crate::common::{Backend, Proxy, exchange, head_end, proxy, settle, wait_until};
 
 /// One site that compresses, with these lines on top.
 fn site(gzip: &str, lines: &str) -> String {
@@ -411,5 +411,106 @@ fn a_file_that_a_backend_names_goes_out_as_it_is() {
         assert_eq!(answer.field("ETag"), Some(tag));
     }
     drop((visitor, backend));
+    proxy.finish();
+}
+
+/// A site with files that are not kept in memory.
+fn files() -> (tempfile::TempDir, Proxy) {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("large.txt"), text(60_000)).unwrap();
+    fs::write(root.path().join("dense.txt"), dense(12 << 20)).unwrap();
+    fs::write(root.path().join("picture.png"), text(1000)).unwrap();
+    settle(root.path());
+    let path = root.path().display();
+    let site = proxy::site(&format!("gzip: true, docroot: {path}"));
+    let proxy = Proxy::start(&format!("cache_threshold: 4000\n{site}"));
+    (root, proxy)
+}
+
+fn get_file(method: &str, path: &str, fields: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: test\r\nAccept-Encoding: gzip\r\n{fields}\r\n")
+}
+
+#[test]
+fn a_file_that_is_not_in_memory_is_compressed_while_it_is_sent() {
+    let (root, proxy) = files();
+    let all = text(60_000);
+    // One connection: whatever is wrong with the framing breaks the next answer.
+    let mut visitor = proxy.visit();
+    let plain = visitor.get("/large.txt");
+    assert_eq!(plain.field("Vary"), Some("Accept-Encoding"));
+    assert_eq!(plain.field("Accept-Ranges"), Some("bytes"));
+    assert!(plain.field("Content-Encoding").is_none() && plain.text() == all);
+    let tag = plain.field("ETag").unwrap().to_owned();
+    let weak = format!("W/{tag}");
+    assert!(tag.starts_with('"'), "{tag}");
+    // Twice: what is known of a file that is not in memory changes nothing.
+    for fields in ["", "", &format!("Range: bytes=0-9\r\nIf-Range: {weak}\r\n")] {
+        let answer = visitor.ask(get_file("GET", "/large.txt", fields));
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.field("Content-Encoding"), Some("gzip"), "{fields}");
+        assert_eq!(answer.field("Vary"), Some("Accept-Encoding"));
+        assert_eq!(answer.field("ETag"), Some(&*weak));
+        let content_type = answer.field("Content-Type");
+        assert_eq!(content_type, Some("text/plain; charset=utf-8"));
+        assert!(answer.field("Accept-Ranges").is_none(), "{}", answer.head);
+        assert!(answer.body.len() < all.len() / 3);
+        assert!(gunzip(&answer.body) == (all.clone().into_bytes(), true));
+    }
+    visitor.send(get_file("HEAD", "/large.txt", ""));
+    let head = visitor.answer_to("HEAD");
+    assert_eq!(head.field("Content-Encoding"), Some("gzip"));
+    assert_eq!(head.field("ETag"), Some(&*weak));
+    assert!(head.field("Content-Length").is_none(), "{}", head.head);
+    // Parts are those of the file itself.
+    let part = visitor.ask(get_file("GET", "/large.txt", "Range: bytes=100-199\r\n"));
+    assert_eq!((part.status, part.text()), (206, all[100..200].to_owned()));
+    assert_eq!(part.field("Vary"), Some("Accept-Encoding"));
+    assert_eq!(part.field("ETag"), Some(&*tag));
+    for tag in [&tag, &weak] {
+        let fields = format!("If-None-Match: {tag}\r\n");
+        let same = visitor.ask(get_file("GET", "/large.txt", &fields));
+        assert_eq!((same.status, same.field("ETag")), (304, Some(&**tag)));
+        assert_eq!(same.field("Vary"), Some("Accept-Encoding"));
+    }
+    let as_it_is = visitor.ask(get_file(
+        "GET",
+        "/large.txt",
+        "Cache-Control: no-transform\r\n",
+    ));
+    assert!(as_it_is.field("Content-Encoding").is_none() && as_it_is.text() == all);
+    let picture = visitor.ask(get_file("GET", "/picture.png", ""));
+    assert!(picture.field("Content-Encoding").is_none() && picture.field("Vary").is_none());
+    let mut old = proxy.visit();
+    let old = old.ask(get_file("GET", "/large.txt", "").replace("1.1", "1.0"));
+    assert!(old.field("Content-Encoding").is_none() && old.text() == all);
+    assert_eq!(old.field("Vary"), Some("Accept-Encoding"));
+    drop(visitor);
+    proxy.finish();
+    drop(root);
+}
+
+#[test]
+fn a_compressed_file_waits_for_a_slow_client_and_is_cut_where_it_was_shortened() {
+    let (root, proxy) = files();
+    let all = dense(12 << 20);
+    let ask = || {
+        let mut visitor = proxy.visit();
+        visitor.send(get_file("GET", "/dense.txt", ""));
+        // So much does not fit into the buffers: it waits for us.
+        visitor.sees("Content-Encoding: gzip");
+        visitor
+    };
+    let (mut slow, mut cut) = (ask(), ask());
+    assert!(gunzip(&slow.answer().body) == (all, true));
+    // It goes on with what is left of the file, which is nothing.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(root.path().join("dense.txt"))
+        .and_then(|file| file.set_len(0))
+        .unwrap();
+    let answer = cut.answer();
+    assert!(answer.cut && !gunzip(&answer.body).1);
+    drop((slow, cut));
     proxy.finish();
 }

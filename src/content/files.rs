@@ -422,10 +422,9 @@ impl Files {
         };
         let mut variants = self.beside(name, &identity, &entity, now)?;
         let settled = entity.validators.are_strong() && variants.iter().all(Variant::is_settled);
-        // Only what is in memory is compressed.
-        let compresses =
-            bytes.is_some() && self.settings.compresses(&entity.content_type, &identity);
+        let compresses = self.settings.compresses(&entity.content_type, &identity);
         entity.varies = compresses || !variants.is_empty();
+        // What is not in memory is compressed while it is sent.
         if let (true, true, Some(bytes)) = (compresses, settled, &bytes) {
             variants.extend(self.make(bytes, &entity, &variants));
         }

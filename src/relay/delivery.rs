@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 
 use super::download::{Download, Filled, Piece};
 use super::drain::Drain;
-use super::file::{Content, Flushed};
+use super::file::{self, Content, Flushed};
 use super::rate::{Rate, SLOWEST, WINDOW};
 use super::spool::{Room, Spool};
 use super::{Interests, Tools};
 use crate::backend::lease::Upstream;
 use crate::content::gzip::Gzip;
-use crate::exchange::Body;
+use crate::exchange::{Body, FileBody};
 use crate::http::body::{Framing, LAST_CHUNK, write_chunk};
 use crate::http::head::{Method, Persistence, ResponseHead, Version, write_rest};
 use crate::net::buffer::Buffer;
@@ -51,6 +51,8 @@ pub struct Recipient<'a> {
 pub enum Payload<U> {
     /// It is at hand.
     Body(Body),
+    /// A file that is compressed while it is sent. Only for HTTP/1.1, and not for HEAD.
+    Compressed(FileBody, Gzip),
     /// It arrives from the backend, and may be compressed on its way.
     Backend(Download<U>, Option<Gzip>),
 }
@@ -91,6 +93,8 @@ enum Behind<U> {
     Nothing,
     Backend(Download<U>, Option<Gzip>),
     File(Content),
+    /// A file that is compressed.
+    Compressed(FileBody, Gzip),
 }
 
 /// The visitor's end.
@@ -192,6 +196,10 @@ impl<U: Upstream> Delivery<U> {
                 write(framing, keep);
                 (framing, Behind::File(Content::OnDisk(body)))
             }
+            Payload::Compressed(file, gzip) => {
+                write(Framing::Chunked, keep);
+                (Framing::Chunked, Behind::Compressed(file, gzip))
+            }
             Payload::Backend(download, gzip) => {
                 let length = download.length().filter(|_| gzip.is_none());
                 let framing = match (length, recipient.version) {
@@ -290,12 +298,18 @@ impl<U: Upstream> Delivery<U> {
 
     fn try_flush(&mut self, conn: &mut Conn, tools: &mut Tools<'_>) -> Result<Flushed, Close> {
         let gone = |_| Close::WriteFailed;
-        let Self {
-            output,
-            behind,
-            is_fresh,
-        } = self;
-        if std::mem::take(is_fresh) {
+        let Self { output, behind, .. } = self;
+        let is_fresh = std::mem::take(&mut self.is_fresh);
+        if let Behind::Compressed(file, gzip) = behind {
+            if !is_fresh {
+                tools.out.clear();
+            }
+            match compress(output, file, gzip, conn, tools)? {
+                // The compressor is free for others.
+                Flushed::All => *behind = Behind::Nothing,
+                other => return Ok(other),
+            }
+        } else if is_fresh {
             match behind {
                 Behind::File(file) => {
                     let written = file.write_with_head(tools.out, conn).map_err(gone)?;
@@ -473,6 +487,53 @@ fn pull<U: Upstream>(
         }
         if output.is_full() {
             return output.wait_for_room(tools).map(Pulled::Blocked);
+        }
+    }
+}
+
+/// Compresses a file for as long as the client takes what comes out. [`Flushed::All`]: all of it was compressed; what is
+/// left is in the backlog. The error is the reason for which the client's connection is cut.
+fn compress(
+    output: &mut Output,
+    file: &mut FileBody,
+    gzip: &mut Gzip,
+    conn: &mut Conn,
+    tools: &mut Tools<'_>,
+) -> Result<Flushed, Close> {
+    let gone = |_: io::Error| Close::WriteFailed;
+    let mut block = [0; Buffer::SIZE];
+    let mut compressed = 0;
+    if !output.flush(conn).map_err(gone)? {
+        return Ok(Flushed::Full);
+    }
+    loop {
+        let count = file::take(file, &mut block)?;
+        gzip.push(&block[..count]);
+        if count == 0 {
+            gzip.finish();
+        }
+        if count == 0 || gzip.is_enough() {
+            output
+                .emit_all(conn, gzip, tools.out, tools.room)
+                .map_err(gone)?;
+        }
+        compressed += count;
+        let is_over = count == 0;
+        if is_over {
+            tools.out.extend_from_slice(LAST_CHUNK);
+        }
+        let is_due = compressed >= COMPRESSED;
+        if is_over || is_due {
+            output
+                .write(conn, &[], tools.out, tools.room)
+                .map_err(gone)?;
+        }
+        match (is_over, output.backlog.is_some()) {
+            (true, _) => return Ok(Flushed::All),
+            // A compressor has to wait here, so no more is kept than was written in one piece.
+            (false, true) => return Ok(Flushed::Full),
+            (false, false) if is_due => return Ok(Flushed::Turn),
+            (false, false) => {}
         }
     }
 }
@@ -722,6 +783,8 @@ const fn has_length(status: u16) -> bool {
 const MOMENT: Duration = Duration::from_millis(5);
 /// So many bytes are relayed before others have their turn.
 const TURN: u64 = 1 << 20;
+/// So many bytes of a file are compressed before others have their turn: a few milliseconds of work.
+const COMPRESSED: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -168,6 +168,33 @@ fn send_piece(body: &mut FileBody, conn: &mut Conn, block: &mut Vec<u8>) -> Resu
     Ok(count)
 }
 
+/// Takes the next bytes of a file on disk, as many as there is room for. 0: there are no more.
+pub(super) fn take(body: &mut FileBody, room: &mut [u8]) -> Result<usize, Close> {
+    let FileBody { file, pieces } = body;
+    let Some(piece) = pieces.front_mut() else {
+        return Ok(0);
+    };
+    let (count, done) = match piece {
+        Piece::Text(text) => {
+            let count = text.len().min(room.len());
+            room[..count].copy_from_slice(&text[..count]);
+            text.drain(..count);
+            (count, text.is_empty())
+        }
+        Piece::Range(range) => {
+            let count = (range.end - range.start).min(room.len() as u64) as usize;
+            let read = file.read_exact_at(&mut room[..count], range.start);
+            read.map_err(|_| Close::FileFailed)?;
+            range.start += count as u64;
+            (count, range.is_empty())
+        }
+    };
+    if done {
+        pieces.pop_front();
+    }
+    Ok(count)
+}
+
 /// Reads a small part of a file, behind what there is.
 fn read_behind(file: &File, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), Close> {
     let start = out.len();

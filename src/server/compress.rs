@@ -1,13 +1,19 @@
-//! Which responses are compressed on their way (`gzip`).
+//! Which responses are compressed on their way (`gzip`): those of backends, and files that are not kept in memory in
+//! compressed form.
 //!
-//! Runs on a worker, between the head of a backend's response and its delivery. Each compressor takes some 400 KiB of the
-//! memory budget for as long as its response lasts; a response for which there is no memory goes out as it is.
+//! Runs on a worker, between the head of a response and its delivery. Each compressor takes some 400 KiB of the memory
+//! budget for as long as its response lasts; a response for which there is no memory goes out as it is.
 
 use super::pending::PendingRequest;
+use super::shared::Shared;
+use super::snapshot::Site;
 use crate::backend::lease::Lease;
+use crate::config;
 use crate::content::gzip::Gzip;
+use crate::exchange::Body;
 use crate::http::encoding::{self, Accepted, Coding};
-use crate::http::head::{Method, ResponseHead, Version};
+use crate::http::head::{Method, RequestHead, ResponseHead, Version};
+use crate::relay::delivery::Payload;
 use crate::relay::download::Download;
 
 /// Makes a head that of a compressed response, and the compressor, if the site wants that, the visitor takes it and the
@@ -17,8 +23,7 @@ pub(crate) fn compress(
     head: &mut ResponseHead,
     download: &Download<Lease>,
 ) -> Option<Gzip> {
-    let gzip = pending.site().settings.gzip.as_ref();
-    let gzip = gzip.filter(|_| cfg!(feature = "gzip"))?;
+    let gzip = settings(pending.site())?;
     let request = &pending.request.head;
     if head.status == 304 {
         encoding::varies(&mut head.headers);
@@ -31,16 +36,7 @@ pub(crate) fn compress(
         (true, Method::Head) => head.length,
         (true, _) => return None,
     };
-    let small = length.is_some_and(|length| length < gzip.minimum);
-    if small || !encoding::may_be_encoded(head, &gzip.types) {
-        return None;
-    }
-    encoding::varies(&mut head.headers);
-    // HTTP/1.0 knows no chunks: its connection would have to be closed at the end of the response.
-    let takes = request.version == Version::Http11
-        && Accepted::of(&request.headers).takes(Coding::Gzip)
-        && !encoding::forbids_change(&request.headers);
-    if !takes {
+    if !compresses(gzip, request, head, length) {
         return None;
     }
     if download.is_empty() {
@@ -50,4 +46,64 @@ pub(crate) fn compress(
     let gzip = pending.snapshot.shared.compressors.begin(gzip.level)?;
     encoding::encoded(head, Coding::Gzip);
     Some(gzip)
+}
+
+/// What goes out of a response of our own: as it is, or as a file that is compressed while it is sent, which its head says
+/// then. Files in memory are compressed already, where that is wanted.
+pub(crate) fn own(
+    shared: &Shared,
+    site: &Site,
+    request: &RequestHead,
+    head: &mut ResponseHead,
+    body: Body,
+) -> Payload<Lease> {
+    let Some(gzip) = settings(site) else {
+        return Payload::Body(body);
+    };
+    match body {
+        Body::File(file) if compresses(gzip, request, head, Some(file.length())) => {
+            if request.method == Method::Head {
+                encoding::encoded(head, Coding::Gzip);
+                return Payload::Body(Body::Empty);
+            }
+            match shared.compressors.begin(gzip.level) {
+                Some(gzip) => {
+                    encoding::encoded(head, Coding::Gzip);
+                    Payload::Compressed(file, gzip)
+                }
+                None => Payload::Body(Body::File(file)),
+            }
+        }
+        body => {
+            if head.status == 304 && head.headers.contains("Vary") {
+                encoding::matches(head, &request.headers);
+            }
+            Payload::Body(body)
+        }
+    }
+}
+
+fn settings(site: &Site) -> Option<&config::Gzip> {
+    site.settings
+        .gzip
+        .as_ref()
+        .filter(|_| cfg!(feature = "gzip"))
+}
+
+/// Whether a response is to be compressed. Says in its head that it might have been, if that is so.
+fn compresses(
+    gzip: &config::Gzip,
+    request: &RequestHead,
+    head: &mut ResponseHead,
+    length: Option<u64>,
+) -> bool {
+    let small = length.is_some_and(|length| length < gzip.minimum);
+    if small || !encoding::may_be_encoded(head, &gzip.types) {
+        return false;
+    }
+    encoding::varies(&mut head.headers);
+    // HTTP/1.0 knows no chunks: its connection would have to be closed at the end of the response.
+    request.version == Version::Http11
+        && Accepted::of(&request.headers).takes(Coding::Gzip)
+        && !encoding::forbids_change(&request.headers)
 }

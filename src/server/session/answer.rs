@@ -9,6 +9,7 @@ use crate::exchange::Response;
 use crate::net::stream::Pending;
 use crate::relay::Interests;
 use crate::relay::delivery::{Delivered, Delivery, Payload, Progress, Recipient};
+use crate::server::compress;
 use crate::server::pending::PendingRequest;
 use crate::server::worker::Worker;
 use crate::stats::Close;
@@ -70,7 +71,11 @@ impl Session {
         after: AfterResponse,
         worker: &mut Worker,
     ) -> Step {
-        let Response { head, body, trace } = response;
+        let Response {
+            mut head,
+            body,
+            trace,
+        } = response;
         // Before the visitor can know of it.
         self.shared.stats.answered(head.status);
         let timeouts = about
@@ -89,9 +94,13 @@ impl Session {
             date: Some(tools.date),
             patience: timeouts.write,
         };
+        let payload = match (about.site(), about.head) {
+            (Some(site), Some(request)) => compress::own(shared, site, request, &mut head, body),
+            _ => Payload::Body(body),
+        };
         let mut delivery = Delivery::new(
             &head,
-            Payload::Body(body),
+            payload,
             &recipient,
             &mut self.pending_output,
             tools.out,
