@@ -15,6 +15,7 @@ mod gzip;
 mod laws;
 mod layers;
 mod logs;
+mod memory;
 mod pages;
 mod parking;
 mod phases;

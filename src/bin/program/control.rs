@@ -11,7 +11,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
-use swiftiply::process::no_thread;
+use swiftiply::process::{no_thread, trim_memory};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +73,14 @@ impl Control {
         Ok(Self(receiver))
     }
 
-    /// The next message, however long it takes.
+    /// The next message, however long it takes. Until then memory that is free goes back to the system.
     pub(crate) fn wait(&self) -> Message {
-        // The threads that send live as long as the program.
-        self.0.recv().unwrap_or(Message::Stop)
+        loop {
+            if let Some(message) = self.wait_for(TRIM_INTERVAL) {
+                return message;
+            }
+            trim_memory();
+        }
     }
 
     /// The next message, if it comes in this time.
@@ -84,6 +88,7 @@ impl Control {
         match self.0.recv_timeout(time) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
+            // The threads that send live as long as the program.
             Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
         }
     }
@@ -104,6 +109,8 @@ fn send(sender: &Sender<Message>, message: Message) {
     let _ = sender.send(message);
 }
 
+/// How often free memory is given back.
+const TRIM_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the program may take to end when it was asked for that twice. What waits for a log waits less.
 const LONGEST: Duration = Duration::from_secs(5);
 

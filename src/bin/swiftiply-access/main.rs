@@ -32,6 +32,7 @@ use swiftiply::net::listener::reason;
 use swiftiply::process;
 
 fn main() -> ExitCode {
+    process::prepare_memory();
     program::end(run())
 }
 

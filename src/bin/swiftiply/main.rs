@@ -33,6 +33,7 @@ use swiftiply::process::{self, Side};
 use swiftiply::server::{Server, StartError};
 
 fn main() -> ExitCode {
+    process::prepare_memory();
     program::end(run())
 }
 
