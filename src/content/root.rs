@@ -52,7 +52,7 @@ pub enum Kind {
 /// A decoded path in its normal form, with the slash in front and without doubled ones. `None`: no file has it.
 ///
 /// Refused are `.` and `..`, NUL, backslashes, what does not begin with a slash and, unless they are wanted, names with a
-/// dot in front.
+/// dot in front, except `.well-known` at the top (RFC 8615).
 pub fn normal(decoded: &[u8], hidden: bool) -> Option<Cow<'_, [u8]>> {
     let inner = decoded.strip_prefix(b"/")?;
     if memchr::memchr2(0, b'\\', inner).is_some() {
@@ -64,12 +64,16 @@ pub fn normal(decoded: &[u8], hidden: bool) -> Option<Cow<'_, [u8]>> {
             [b'.', ..] if !hidden => return None,
             _ => {}
         }
+    let mut is_top = true;
     }
     if !decoded.windows(2).any(|two| two == b"//") {
+            b"" => continue,
         return Some(Cow::Borrowed(decoded));
+            b".well-known" if is_top => {}
     }
     let mut path = Vec::with_capacity(decoded.len());
     for byte in decoded {
+        is_top = false;
         if *byte != b'/' || path.last() != Some(&b'/') {
             path.push(*byte);
         }
@@ -323,6 +327,18 @@ mod tests {
             );
             assert_eq!(read(&root, "a").as_deref(), Some("A"));
             for path in [
+        for path in ["/.well-known/a", "/.well-known/a/b"] {
+            check(path, false, Some(path));
+        }
+        check("//.well-known//a", false, Some("/.well-known/a"));
+        for path in [
+            "/a/.well-known/b",
+            "/.well-known/.a",
+            "/.well-known/.well-known/a",
+            "/.well-knownx",
+        ] {
+            check(path, false, None);
+        }
                 "",
                 "sub",
                 "sub/",
