@@ -615,6 +615,83 @@ fn what_is_known_of_a_file_is_good_for_its_window_or_until_a_reload() {
 }
 
 #[test]
+fn another_directory_at_the_root_is_seen_for_all_paths() {
+    let base = tempfile::tempdir().unwrap();
+    let large = bytes(300_000);
+    for release in ["one", "two"] {
+        let public = base.path().join(release).join("public");
+        fs::create_dir_all(public.join("sub")).unwrap();
+        fs::write(public.join("a"), release).unwrap();
+        fs::write(public.join("sub/b"), release).unwrap();
+        fs::write(public.join("large"), &large).unwrap();
+        fs::write(public.join(release), release).unwrap();
+    }
+    let current = base.path().join("current");
+    let switch = |release: &str| {
+        symlink(release, base.path().join("next")).unwrap();
+        fs::rename(base.path().join("next"), &current).unwrap();
+    };
+    switch("one");
+    settle(&base.path().join("one"));
+    let proxy = Proxy::start(&format!(
+        "map: [{{incoming: test, default: true, docroot: {}/public}}]",
+        current.display()
+    ));
+    let mut visitor = proxy.visit();
+    let paths = ["/a", "/sub/b", "/large", "/one", "/two"];
+    let mut tag = String::new();
+    for _ in 0..3 {
+        let statuses = paths.map(|path| visitor.get(path).status);
+        assert_eq!(statuses, [200, 200, 200, 200, 404]);
+        tag = visitor.get("/large").field("ETag").unwrap().to_owned();
+    }
+    switch("two");
+    // As soon as one path is new, all are.
+    wait_until("the other release", || visitor.get("/a").text() == "two");
+    assert_eq!(visitor.get("/sub/b").text(), "two");
+    let ask = format!("GET /large HTTP/1.1\r\nHost: test\r\nIf-None-Match: {tag}\r\n\r\n");
+    assert_eq!(visitor.ask(&ask).status, 200);
+    assert_eq!(visitor.get("/one").status, 404);
+    assert_eq!(visitor.get("/two").text(), "two");
+    fs::remove_file(&current).unwrap();
+    wait_until("no release", || visitor.get("/a").status == 404);
+    let statuses = paths.map(|path| visitor.get(path).status);
+    assert_eq!(statuses, [404; 5]);
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
+fn a_file_replaced_by_one_of_the_same_size_and_time_has_another_tag() {
+    let folder = folder(&[("a", b"one")]);
+    let path = folder.path().join("www/a");
+    let none = "{window: 0}";
+    let proxy = Proxy::start(&site(
+        &folder,
+        &format!(", file_cache: {none}, etag_cache: {none}"),
+    ));
+    let mut visitor = proxy.visit();
+    settle(folder.path());
+    let tag = visitor.get("/a").field("ETag").unwrap().to_owned();
+    assert!(!tag.starts_with("W/"), "{tag}");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "two").unwrap();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_modified(modified).unwrap();
+    drop(file);
+    settle(folder.path());
+    for fields in [
+        format!("If-None-Match: {tag}"),
+        format!("Range: bytes=1-\r\nIf-Range: {tag}"),
+    ] {
+        let answer = visitor.ask(format!("GET /a HTTP/1.1\r\nHost: test\r\n{fields}\r\n\r\n"));
+        assert_eq!((answer.status, answer.text()), (200, "two".to_owned()));
+    }
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
 fn that_there_is_no_file_is_known_when_it_was_found_twice() {
     let folder = folder(&[("a.txt", b"one")]);
     let yaml = with_backends(&folder, "");

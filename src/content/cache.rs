@@ -29,6 +29,8 @@ pub struct Cache {
     nothing: Shelf,
     /// What was found out before that is to be looked at again.
     trusted: Instant,
+    /// Of the root to which all entries belong.
+    generation: u64,
 }
 
 /// Paths that were met before: hashes, each in a place of its own or not at all. So a path that is asked for once takes
@@ -194,6 +196,7 @@ impl Cache {
             tags: Shelf::new(tags),
             nothing: Shelf::new(nothing),
             trusted: now,
+            generation: 0,
         }
     }
 
@@ -260,13 +263,28 @@ impl Cache {
     /// Takes out everything that is known, for the caller to drop.
     #[must_use]
     pub fn clear(&mut self) -> Self {
-        let empty = Self::new(
+        let mut empty = Self::new(
             self.files.bounds,
             self.tags.bounds,
             self.nothing.bounds,
             self.trusted,
         );
+        empty.generation = self.generation;
         mem::replace(self, empty)
+    }
+
+    /// Takes out everything that belongs to an older root than the one of this generation, for the caller to drop.
+    #[must_use]
+    pub fn advance(&mut self, generation: u64) -> Option<Self> {
+        (generation > self.generation).then(|| {
+            self.generation = generation;
+            self.clear()
+        })
+    }
+
+    /// Whether entries belong to the root of this generation.
+    pub const fn is_of(&self, generation: u64) -> bool {
+        self.generation == generation
     }
 
     /// Has everything looked at again that was found out before.
@@ -352,22 +370,22 @@ impl Folders {
     }
 
     /// Whether it is there, if that was looked for a moment ago.
-    pub fn is_there(&self, name: &[u8], now: Instant) -> Option<bool> {
-        let (place, known) = self.find(name, now);
+    pub fn is_there(&self, name: &[u8], generation: u64, now: Instant) -> Option<bool> {
+        let (place, known) = self.find(name, generation, now);
         let found = place.load(Ordering::Relaxed);
         (found | 1 == known | 1).then_some(found & 1 == 1)
     }
 
     /// It was looked for now.
-    pub fn learn(&self, name: &[u8], is_there: bool, now: Instant) {
-        let (place, known) = self.find(name, now);
+    pub fn learn(&self, name: &[u8], generation: u64, is_there: bool, now: Instant) {
+        let (place, known) = self.find(name, generation, now);
         place.store(known & !1 | u64::from(is_there), Ordering::Relaxed);
     }
 
     /// Where it is noted, and what is noted there if it was looked for within this second: the upper half of a hash, the
     /// second, and one bit.
-    fn find(&self, name: &[u8], now: Instant) -> (&AtomicU64, u64) {
-        let hash = self.hasher.hash_one(name);
+    fn find(&self, name: &[u8], generation: u64, now: Instant) -> (&AtomicU64, u64) {
+        let hash = self.hasher.hash_one((name, generation));
         let second = now.saturating_duration_since(self.born).as_secs() + 1;
         let known = hash >> 32 << 32 | (second << 1 & 0xffff_ffff);
         (&self.places[at(hash, self.places.len())], known)
@@ -568,17 +586,17 @@ mod tests {
         let now = Instant::now();
         let folders = Folders::new(now);
         let after = |milliseconds| now + Duration::from_millis(milliseconds);
-        assert_eq!(folders.is_there(b"/a/", now), None);
-        folders.learn(b"/a/", false, now);
-        assert_eq!(folders.is_there(b"/a/", after(999)), Some(false));
-        assert_eq!(folders.is_there(b"/b/", after(999)), None);
-        assert_eq!(folders.is_there(b"/a/", after(1000)), None);
-        folders.learn(b"/a/", true, after(1000));
-        assert_eq!(folders.is_there(b"/a/", after(1001)), Some(true));
-        assert_eq!(folders.is_there(b"/a/", after(2001)), None);
+        assert_eq!(folders.is_there(b"/a/", 0, now), None);
+        folders.learn(b"/a/", 0, false, now);
+        assert_eq!(folders.is_there(b"/a/", 0, after(999)), Some(false));
+        assert_eq!(folders.is_there(b"/b/", 0, after(999)), None);
+        assert_eq!(folders.is_there(b"/a/", 0, after(1000)), None);
+        folders.learn(b"/a/", 0, true, after(1000));
+        assert_eq!(folders.is_there(b"/a/", 0, after(1001)), Some(true));
+        assert_eq!(folders.is_there(b"/a/", 0, after(2001)), None);
         for number in 0..100_000 {
             let name = format!("/{number}/");
-            assert_eq!(folders.is_there(name.as_bytes(), after(1001)), None);
+            assert_eq!(folders.is_there(name.as_bytes(), 0, after(1001)), None);
         }
     }
 

@@ -10,6 +10,8 @@
 //!
 //! **Invariants**
 //! - An entry of the cache is what these files and these settings would give, found out no longer ago than its window.
+//! - All entries belong to one directory: when another one stands at the root's path, which is looked at once a second,
+//!   the cache is emptied.
 //! - A file that was changed a moment ago may be about to be changed again: it is not kept, and its tag is weak.
 //! - What goes out under a strong tag is one version of a file: a file in memory was read without a change in between,
 //!   any other is the one that was opened.
@@ -221,7 +223,8 @@ impl Files {
 
     /// What stands at a decoded path, and in which encoding a visitor with these fields wants it.
     fn find(&self, decoded: &[u8], request: &Headers, now: Instant) -> Result<Found, Errno> {
-        let Some((key, look)) = self.look(decoded, now) else {
+        let generation = self.root.generation(now);
+        let Some((key, look)) = self.look(decoded, generation, now) else {
             return Ok(Found::Nothing);
         };
         // What was a file is one that is just being replaced, rather than the application's.
@@ -260,7 +263,7 @@ impl Files {
             }
             Located::Nothing => {
                 if !was_file {
-                    self.miss(&key, now)?;
+                    self.miss(&key, generation, now)?;
                 }
                 return Ok(Found::Nothing);
             }
@@ -273,7 +276,7 @@ impl Files {
                 if before == identity && (fresh || self.is_current(&known, &name, now)?) =>
             {
                 if !fresh {
-                    self.cache.lock().confirm(&key, now);
+                    self.confirm(&key, generation, now);
                 }
                 match known {
                     Known::File(stored, variants) => (Source::Stored(stored), variants),
@@ -284,15 +287,25 @@ impl Files {
                     Known::Nothing => return Ok(Found::Nothing),
                 }
             }
-            _ => self.take_in(&key, file, identity, &name, now)?,
+            _ => self.take_in(&key, file, identity, &name, generation, now)?,
         };
         let variant = self.chosen(&variants, request, now)?;
         Ok(Found::File(variant.unwrap_or(source)))
     }
 
     /// The path in the form under which it is remembered, and what is known of it. `None`: no file has it.
-    fn look<'p>(&self, decoded: &'p [u8], now: Instant) -> Option<(Cow<'p, [u8]>, Look)> {
-        let look = self.cache.lock().look(decoded, now);
+    fn look<'p>(
+        &self,
+        decoded: &'p [u8],
+        generation: u64,
+        now: Instant,
+    ) -> Option<(Cow<'p, [u8]>, Look)> {
+        let (old, look) = {
+            let mut cache = self.cache.lock();
+            (cache.advance(generation), cache.look(decoded, now))
+        };
+        // Not under the lock.
+        drop(old);
         if !matches!(look, Look::Unknown) {
             return Some((Cow::Borrowed(decoded), look));
         }
@@ -302,28 +315,47 @@ impl Files {
             Cow::Borrowed(_) => look,
             Cow::Owned(path) => self.cache.lock().look(path, now),
         };
-        let is_there = folder(&key).and_then(|folder| self.folders.is_there(folder, now));
+        let is_there =
+            folder(&key).and_then(|folder| self.folders.is_there(folder, generation, now));
         match look {
             Look::Unknown if is_there == Some(false) => None,
             look => Some((key, look)),
         }
     }
 
+    /// Remembers what was found, if it was all found below the root of this generation.
+    fn keep(&self, key: &[u8], known: Known, identity: Identity, generation: u64, now: Instant) {
+        let is_same = self.root.last_generation() == generation;
+        let mut cache = self.cache.lock();
+        if is_same && cache.is_of(generation) {
+            cache.keep(key, known, identity, now);
+        }
+    }
+
+    /// What is known of a path is still so, if that was found below the root of this generation.
+    fn confirm(&self, key: &[u8], generation: u64, now: Instant) {
+        let is_same = self.root.last_generation() == generation;
+        let mut cache = self.cache.lock();
+        if is_same && cache.is_of(generation) {
+            cache.confirm(key, now);
+        }
+    }
+
     /// There is no file at a path. That is remembered if it was found before: so it was in the original.
-    fn miss(&self, key: &[u8], now: Instant) -> Result<(), Errno> {
+    fn miss(&self, key: &[u8], generation: u64, now: Instant) -> Result<(), Errno> {
         if self.marks.see(key) {
             let identity = Identity::default();
-            self.cache.lock().keep(key, Known::Nothing, identity, now);
+            self.keep(key, Known::Nothing, identity, generation, now);
         }
-        self.look_for_folder(key, now)
+        self.look_for_folder(key, generation, now)
     }
 
     /// There is no file at a path. If that is not the first one below its first part, it may be for the lack of that one.
-    fn look_for_folder(&self, path: &[u8], now: Instant) -> Result<(), Errno> {
+    fn look_for_folder(&self, path: &[u8], generation: u64, now: Instant) -> Result<(), Errno> {
         let Some(folder) = folder(path) else {
             return Ok(());
         };
-        let known = self.folders.is_there(folder, now).is_some();
+        let known = self.folders.is_there(folder, generation, now).is_some();
         if known || self.served.has(folder) || !self.marks.see(folder) {
             return Ok(());
         }
@@ -333,7 +365,7 @@ impl Files {
             let name = [pages.directory.as_bytes(), b"/", name].concat();
             is_there |= self.root.kind(&name, now)?.is_some();
         }
-        self.folders.learn(folder, is_there, now);
+        self.folders.learn(folder, generation, is_there, now);
         Ok(())
     }
 
@@ -410,6 +442,7 @@ impl Files {
         file: File,
         mut identity: Identity,
         name: &[u8],
+        generation: u64,
         now: Instant,
     ) -> Result<(Source, Variants), Errno> {
         let bytes = self.read(&file, &mut identity)?;
@@ -441,7 +474,7 @@ impl Files {
             }
         };
         if settled {
-            self.cache.lock().keep(key, known, identity, now);
+            self.keep(key, known, identity, generation, now);
         }
         Ok((source, variants))
     }
@@ -897,6 +930,21 @@ fn validators(identity: &Identity) -> Validators {
     }
 }
 
+/// Tells versions of the same size and second apart: a hash (FNV-1a), the same after a restart, of the inode and the exact
+/// times. A hash, since clients need not know inodes.
+fn mark(identity: &Identity) -> u64 {
+    let numbers = [
+        identity.file.1.to_le_bytes(),
+        identity.modified.1.to_le_bytes(),
+        identity.changed.0.to_le_bytes(),
+        identity.changed.1.to_le_bytes(),
+    ];
+    let bytes = numbers.as_flattened().iter();
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// Whether a file was changed so lately that it may be about to change again without any of its times telling.
 fn is_recent(identity: &Identity) -> bool {
     (identity.changed.0 - seconds()).abs() < SETTLED.as_secs() as i64
@@ -930,21 +978,6 @@ fn errno(error: io::Error) -> Errno {
 
 /// What an application says about a file that it only names goes with it, and so does what is about the response: to whom
 /// else it may be shown (Vary, RFC 9111 4.1), how a browser is to treat it, cookies. These fields do not, for they are about
-/// Tells versions of the same size and second apart: a hash (FNV-1a), the same after a restart, of the inode and the exact
-/// times. A hash, since clients need not know inodes.
-fn mark(identity: &Identity) -> u64 {
-    let numbers = [
-        identity.file.1.to_le_bytes(),
-        identity.modified.1.to_le_bytes(),
-        identity.changed.0.to_le_bytes(),
-        identity.changed.1.to_le_bytes(),
-    ];
-    let bytes = numbers.as_flattened().iter();
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
 /// the body or the status in whose place the file goes out, or are the file's own. Those of the IANA's registry were gone
 /// through.
 const REPLACED: [&str; 16] = [

@@ -11,14 +11,14 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{self, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::cache::Identity;
 use crate::config::Symlinks;
@@ -29,6 +29,10 @@ pub struct Root {
     path: PathBuf,
     how: OpenHow,
     handle: RwLock<Option<Handle>>,
+    /// Held while the directory is opened, so that an older result never replaces a newer one.
+    reopening: Mutex<()>,
+    /// Grows each time another directory stands at the path.
+    generation: AtomicU64,
     /// The log has said that nothing can be opened here.
     told: AtomicBool,
 }
@@ -37,6 +41,8 @@ pub struct Root {
 #[derive(Clone, Debug)]
 struct Handle {
     directory: Option<Arc<OwnedFd>>,
+    /// Device and inode. While the descriptor is open no other directory gets the same ones.
+    identity: Option<(u64, u64)>,
     opened: Instant,
 }
 
@@ -58,22 +64,22 @@ pub fn normal(decoded: &[u8], hidden: bool) -> Option<Cow<'_, [u8]>> {
     if memchr::memchr2(0, b'\\', inner).is_some() {
         return None;
     }
+    let mut is_top = true;
     for part in inner.split(|byte| *byte == b'/') {
         match part {
+            b"" => continue,
             b"." | b".." => return None,
+            b".well-known" if is_top => {}
             [b'.', ..] if !hidden => return None,
             _ => {}
         }
-    let mut is_top = true;
+        is_top = false;
     }
     if !decoded.windows(2).any(|two| two == b"//") {
-            b"" => continue,
         return Some(Cow::Borrowed(decoded));
-            b".well-known" if is_top => {}
     }
     let mut path = Vec::with_capacity(decoded.len());
     for byte in decoded {
-        is_top = false;
         if *byte != b'/' || path.last() != Some(&b'/') {
             path.push(*byte);
         }
@@ -95,6 +101,8 @@ impl Root {
             path: path.to_owned(),
             how: OpenHow::new().flags(flags).resolve(resolve),
             handle: RwLock::new(None),
+            reopening: Mutex::new(()),
+            generation: AtomicU64::new(0),
             told: AtomicBool::new(false),
         }
     }
@@ -109,16 +117,55 @@ impl Root {
     /// # Errors
     /// Whatever `open(2)` says.
     pub fn reopen(&self, now: Instant) -> Result<(), Errno> {
+        let _one = self.reopening.lock();
+        self.replace(now)
+    }
+
+    /// A number that changes when another directory, or none, stands at the path. The path is looked at again at most
+    /// once a second; other calls take no system call.
+    pub fn generation(&self, now: Instant) -> u64 {
+        let is_open = match &*self.handle.read() {
+            Some(handle) if now.saturating_duration_since(handle.opened) < REOPEN => {
+                return self.generation.load(Ordering::Acquire);
+            }
+            handle => handle.is_some(),
+        };
+        if is_open {
+            // While one thread looks, the others use the directory that is known.
+            if let Some(_one) = self.reopening.try_lock() {
+                let _ = self.replace(now);
+            }
+        } else {
+            let _ = self.reopen(now);
+        }
+        self.last_generation()
+    }
+
+    /// The same as it was found last.
+    pub fn last_generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn replace(&self, now: Instant) -> Result<(), Errno> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let opened = fcntl::open(&self.path, flags, Mode::empty());
         let (directory, result) = match opened {
             Ok(directory) => (Some(Arc::new(directory)), Ok(())),
             Err(error) => (None, Err(error)),
         };
-        let old = self.handle.write().replace(Handle {
+        let about = directory.as_ref().and_then(|open| fstat(open).ok());
+        let identity = about.map(|about| (about.st_dev, about.st_ino));
+        let new = Handle {
             directory,
+            identity,
             opened: now,
-        });
+        };
+        let mut handle = self.handle.write();
+        if handle.as_ref().and_then(|old| old.identity) != identity {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+        let old = handle.replace(new);
+        drop(handle);
         // Closed here, not under the lock.
         drop(old);
         result
@@ -178,13 +225,8 @@ impl Root {
 
     /// The directory, opened anew every now and then.
     fn directory(&self, now: Instant) -> Option<Arc<OwnedFd>> {
-        if let Some(handle) = &*self.handle.read()
-            && now.saturating_duration_since(handle.opened) < REOPEN
-        {
-            return handle.directory.clone();
-        }
-        // If it fails, there are no files.
-        let _ = self.reopen(now);
+        // If it cannot be opened, there are no files.
+        self.generation(now);
         self.handle.read().as_ref()?.directory.clone()
     }
 
@@ -285,6 +327,18 @@ mod tests {
             check(path, false, None);
             check(path, true, Some(path));
         }
+        for path in ["/.well-known/a", "/.well-known/a/b"] {
+            check(path, false, Some(path));
+        }
+        check("//.well-known//a", false, Some("/.well-known/a"));
+        for path in [
+            "/a/.well-known/b",
+            "/.well-known/.a",
+            "/.well-known/.well-known/a",
+            "/.well-knownx",
+        ] {
+            check(path, false, None);
+        }
     }
 
     /// What stands at a path below `www`, beside which there are secrets.
@@ -327,18 +381,6 @@ mod tests {
             );
             assert_eq!(read(&root, "a").as_deref(), Some("A"));
             for path in [
-        for path in ["/.well-known/a", "/.well-known/a/b"] {
-            check(path, false, Some(path));
-        }
-        check("//.well-known//a", false, Some("/.well-known/a"));
-        for path in [
-            "/a/.well-known/b",
-            "/.well-known/.a",
-            "/.well-known/.well-known/a",
-            "/.well-knownx",
-        ] {
-            check(path, false, None);
-        }
                 "",
                 "sub",
                 "sub/",
