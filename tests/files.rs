@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -15,6 +16,10 @@ use crate::common::{Backend, Echo, Proxy, Visitor, bytes, exchange, secure, sett
 
 /// More than the buffers of the system take on both sides.
 const LARGE: usize = 24 << 20;
+
+/// What is known of a path is trusted for longer than any test takes.
+const LONG: &str =
+    "file_cache: {window: 60m}, etag_cache: {window: 60m}, dynamic_request_cache: {window: 60m}";
 
 /// A folder with `www`, which has these files in it.
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
@@ -586,7 +591,11 @@ fn visitors_that_leave_or_never_read_a_large_file_leave_nothing_behind() {
 fn what_is_known_of_a_file_is_good_for_its_window_or_until_a_reload() {
     let folder = folder(&[("sub/a.txt", b"one"), ("sub/b.bin", &bytes(300_000))]);
     let base = folder.path();
-    let yaml = site(&folder, ", dynamic_request_cache: {size: 0}");
+    let long = "file_cache: {window: 60m}, etag_cache: {window: 60m}";
+    let yaml = site(
+        &folder,
+        &format!(", {long}, dynamic_request_cache: {{size: 0}}"),
+    );
     let proxy = Proxy::start(&yaml);
     let mut visitor = proxy.visit();
     let aside = || fs::rename(base.join("www/sub"), base.join("aside")).unwrap();
@@ -634,7 +643,7 @@ fn another_directory_at_the_root_is_seen_for_all_paths() {
     switch("one");
     settle(&base.path().join("one"));
     let proxy = Proxy::start(&format!(
-        "map: [{{incoming: test, default: true, docroot: {}/public}}]",
+        "map: [{{incoming: test, default: true, docroot: {}/public, {LONG}}}]",
         current.display()
     ));
     let mut visitor = proxy.visit();
@@ -694,7 +703,7 @@ fn a_file_replaced_by_one_of_the_same_size_and_time_has_another_tag() {
 #[test]
 fn that_there_is_no_file_is_known_when_it_was_found_twice() {
     let folder = folder(&[("a.txt", b"one")]);
-    let yaml = with_backends(&folder, "");
+    let yaml = with_backends(&folder, ", dynamic_request_cache: {window: 60m}");
     let proxy = Proxy::start(&yaml);
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let mut visitor = proxy.visit();
@@ -733,6 +742,39 @@ fn without_a_window_each_change_is_seen() {
         assert_eq!(visitor.get("/a.txt").text(), format!("{number}"));
         fs::remove_file(folder.path().join("www/a.txt")).unwrap();
         assert_eq!(visitor.get("/a.txt").status, 404);
+    }
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
+fn a_link_below_the_root_is_followed_anew_soon() {
+    let folder = folder(&[
+        ("releases/1/a.txt", b"one"),
+        ("releases/2/a.txt", b"two"),
+        ("releases/2/new.txt", b"new"),
+    ]);
+    let www = folder.path().join("www");
+    let switch = |release: &str| {
+        symlink(format!("releases/{release}"), www.join("link")).unwrap();
+        fs::rename(www.join("link"), www.join("current")).unwrap();
+    };
+    switch("1");
+    // With the default settings.
+    let proxy = Proxy::start(&site(&folder, ""));
+    let mut visitor = proxy.visit();
+    settle(&www.join("releases/1"));
+    for _ in 0..3 {
+        assert_eq!(visitor.get("/current/a.txt").text(), "one");
+        assert_eq!(visitor.get("/current/new.txt").status, 404);
+    }
+    switch("2");
+    let soon = Instant::now() + Duration::from_secs(60);
+    for (path, text) in [("/current/a.txt", "two"), ("/current/new.txt", "new")] {
+        while visitor.get(path).text() != text {
+            assert!(Instant::now() < soon, "{path} is still the old one");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
     drop(visitor);
     proxy.finish();

@@ -166,7 +166,7 @@ fn neighbours_of_indexes_and_pages_are_found_and_old_ones_are_not() {
 #[test]
 fn what_is_beside_a_file_is_remembered_with_it() {
     let folder = folder(&ALL);
-    let yaml = site(&folder, "");
+    let yaml = site(&folder, ", file_cache: {window: 60m}");
     let proxy = Proxy::start(&yaml);
     settle(folder.path());
     let check = |codings: &str, coding: &str, text: &str| {
@@ -205,7 +205,8 @@ fn what_is_beside_a_file_is_remembered_with_it() {
 #[test]
 fn a_neighbour_on_disk_that_changes_is_not_taken_for_the_old_one() {
     let folder = folder(&ALL);
-    let yaml = format!("{}\ncache_threshold: 0", site(&folder, ""));
+    let long = site(&folder, ", etag_cache: {window: 60m}");
+    let yaml = format!("{long}\ncache_threshold: 0");
     let proxy = Proxy::start(&yaml);
     settle(folder.path());
     let answer = get(&proxy, "/a.css", "br", "");

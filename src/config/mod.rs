@@ -635,18 +635,18 @@ impl Default for Site {
             file_cache: FileCache {
                 cache: Cache {
                     size: 100,
-                    window: Duration::from_secs(300),
+                    window: WINDOW,
                 },
                 memory: 64 << 20,
                 largest: CACHE_THRESHOLD,
             },
             etag_cache: Cache {
                 size: 10_000,
-                window: Duration::from_secs(300),
+                window: WINDOW,
             },
             dynamic_request_cache: Cache {
                 size: 100,
-                window: Duration::from_secs(900),
+                window: WINDOW,
             },
             max_tunnels: 256,
             unframed_gap: Duration::from_millis(100),
@@ -781,6 +781,9 @@ const UNKNOWN_MEMORY: u64 = 64 << 20;
 
 /// Bytes of the largest file in memory, as in the original.
 const CACHE_THRESHOLD: u64 = 102_400;
+
+/// How long what was found out of a path is trusted. A deployment has to be seen soon, and one look in a second is cheap.
+const WINDOW: Duration = Duration::from_secs(1);
 
 /// Bounds what is read of a file.
 const FILE_BYTES: u64 = 16 << 20;

@@ -711,7 +711,7 @@ fn values_of_a_site() {
             memory,
             largest,
         } = site.file_cache;
-        let window = Duration::from_secs(300);
+        let window = Duration::from_secs(1);
         (cache, memory, largest) == (Cache { size: 7, window }, 1 << 20, 102_400)
     });
     check("dynamic_request_cache: {window: 0}", |site| {
