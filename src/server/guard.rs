@@ -1,21 +1,15 @@
 //! Who may see what: paths that ask for a password (`basic_auth`).
 //!
 //! [`look`] decides for a request, from what is known already, without waiting. What is not known has to be checked,
-//! which takes tens of milliseconds of CPU, so that is rationed by [`Checks`]: few at once in all the server, the rest
-//! in line without a worker, and only some of one address, so that a flood of wrong passwords neither holds the
-//! workers nor keeps others from proving who they are.
+//! in its turn ([`checks`](super::checks)).
 //!
 //! Called by workers, before anything of a request's body is read.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Instant;
 
-use super::admission::{Clients, Counted};
-use crate::backend::queue::ConcurrencyLimit;
 use crate::config::auth::{USERS_BYTES, users};
 use crate::config::{self, BasicAuth};
 use crate::content::passwords::Users;
@@ -55,30 +49,6 @@ pub(crate) enum Verdict<'g> {
     Check(&'g AuthRule, Arc<Users>, Credentials),
     /// Which paths it is below depends on who reads it.
     Unclear,
-}
-
-/// How many passwords are checked, and for whom.
-#[derive(Debug)]
-pub(crate) struct Checks {
-    pub(crate) limit: Arc<ConcurrencyLimit>,
-    waiting: AtomicUsize,
-    clients: Clients,
-}
-
-/// A request whose password is to be checked is counted.
-#[derive(Debug)]
-pub(crate) struct AuthSlot {
-    checks: Arc<Checks>,
-    counted: Option<Counted>,
-}
-
-/// Why a password is not checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AuthOverload {
-    /// The visitor's address has too many in line.
-    Client,
-    /// All have.
-    All,
 }
 
 /// Files with users, by path.
@@ -276,55 +246,6 @@ fn is_extended(own: &[u8], sent: &[u8]) -> bool {
 fn bare(part: &[u8]) -> &[u8] {
     part.split(|byte| *byte == b';').next().unwrap_or_default()
 }
-
-impl Checks {
-    /// A server needs one.
-    pub(crate) fn new() -> Self {
-        // Half of the processors: the others go on with everything else.
-        let most = thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
-        Self {
-            limit: Arc::new(ConcurrencyLimit::new(most)),
-            waiting: AtomicUsize::new(0),
-            clients: Clients::default(),
-        }
-    }
-
-    /// Counts a request whose password is to be checked, until the slot is dropped.
-    ///
-    /// # Errors
-    /// Who has too many in line.
-    pub(crate) fn enter(self: &Arc<Self>, request: &Request) -> Result<AuthSlot, AuthOverload> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        // Takes back what was added, whatever comes.
-        let mut slot = AuthSlot {
-            checks: Arc::clone(self),
-            counted: None,
-        };
-        if self.waiting.load(Ordering::Relaxed) > MOST_IN_LINE {
-            return Err(AuthOverload::All);
-        }
-        // Many visitors come from one proxy.
-        if let Some(ip) = request.peer.ip().filter(|_| !request.trusted) {
-            let counted = self.clients.enter(ip, MOST_OF_ONE);
-            slot.counted = Some(counted.ok_or(AuthOverload::Client)?);
-        }
-        Ok(slot)
-    }
-}
-
-impl Drop for AuthSlot {
-    fn drop(&mut self) {
-        self.checks.waiting.fetch_sub(1, Ordering::Relaxed);
-        if let Some(counted) = self.counted {
-            self.checks.clients.leave(counted);
-        }
-    }
-}
-
-/// Requests in line for a check of their password.
-const MOST_IN_LINE: usize = 128;
-/// The same of one address: a browser has six connections to a site.
-const MOST_OF_ONE: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! The server: its threads, what they share, and how it starts, reloads and stops.
 //!
 //! In reading order: a [`worker`] runs a [`session`], the front door, which goes through the life of a connection. On the
-//! way [`route`] chooses the site, [`guard`] asks for a password, [`files`] and [`pages`] make responses of our own,
+//! way [`route`] chooses the site, [`guard`] asks for a password, which [`checks`] lets be checked, [`files`] and [`pages`] make responses of our own,
 //! [`collect`] collects the body, and [`pending`] is the request on its way through [`relay`](crate::relay), with its fields
 //! for the backend ([`forwarding`]) and its response, compressed or not ([`compress`]). [`snapshot`] is the configuration as
 //! it runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`admission`] how many connections a
@@ -16,7 +16,7 @@
 //! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a look at all sessions: in a drain, and to make room for new connections, requests and bodies |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free seats, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
-//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Shares`, dial-in connections and settings, found addresses, notes of the Redis thread, `Shared::shedding` | see there | a few instructions |
+//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, `Shares`, dial-in connections and settings, found addresses, notes of the Redis thread, `Shared::shedding` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
@@ -25,6 +25,7 @@
 
 mod addresses;
 pub(crate) mod admission;
+pub(crate) mod checks;
 pub(crate) mod collect;
 pub(crate) mod compress;
 mod descriptors;
@@ -66,8 +67,8 @@ use crate::process;
 use crate::stats::{self, Close, Stats};
 use addresses::{Dial, Front, NewDial, Running, Wanted, arrange, load_outgoing};
 use admission::Clients;
+use checks::Checks;
 use drainer::Drainer;
-use guard::Checks;
 use secure::Secure;
 use shared::{Pace, Shared};
 use snapshot::{Parts, Snapshot};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use super::admission::Clients;
+use super::checks::Checks;
 use super::drainer::Drainer;
-use super::guard::Checks;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use crate::backend::lease::Lease;

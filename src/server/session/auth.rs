@@ -5,19 +5,18 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::{Session, State, Step};
-use crate::backend::queue::{Entry, LimitTicket, Permit};
 use crate::content::passwords::Users;
 use crate::http::auth::Credentials;
 use crate::relay::Interests;
-use crate::server::guard::{self, AuthOverload, AuthRule, AuthSlot, Verdict};
+use crate::server::checks::{Entry, Overload, Ticket, Turn};
+use crate::server::guard::{self, AuthRule, Verdict};
 use crate::server::pending::PendingRequest;
 use crate::server::worker::Worker;
 
 /// A request whose password waits to be checked.
 pub(super) struct AuthPending {
     pending: PendingRequest,
-    slot: AuthSlot,
-    ticket: LimitTicket,
+    ticket: Ticket,
 }
 
 impl AuthPending {
@@ -44,22 +43,14 @@ impl Session {
                 Verdict::Check(rule, users, credentials) => (rule, users, credentials),
                 verdict => return self.decide(pending, &verdict, worker),
             };
-        let checks = Arc::clone(&self.shared.checks);
-        let slot = match checks.enter(&pending.request) {
-            Ok(slot) => slot,
-            Err(overload) => return self.turn_away(&pending, overload, worker),
-        };
-        match checks.limit.enter(pending.since) {
-            Entry::Permit(permit) => {
-                self.check(pending, rule, &users, &credentials, (slot, permit), worker)
-            }
-            Entry::Queued(ticket) => {
+        // Many visitors come from one proxy.
+        let request = &pending.request;
+        let client = request.peer.ip().filter(|_| !request.trusted);
+        match self.shared.checks.enter(client, pending.since) {
+            Ok(Entry::Turn(turn)) => self.check(pending, rule, &users, &credentials, turn, worker),
+            Ok(Entry::Queued(ticket)) => {
                 let deadline = pending.since + pending.site().settings.timeout;
-                let auth = AuthPending {
-                    pending,
-                    slot,
-                    ticket,
-                };
+                let auth = AuthPending { pending, ticket };
                 Step::Wait(
                     State::Auth(Box::new(auth)),
                     Interests {
@@ -68,6 +59,7 @@ impl Session {
                     },
                 )
             }
+            Err(overload) => self.turn_away(&pending, overload, worker),
         }
     }
 
@@ -75,8 +67,7 @@ impl Session {
     pub(super) fn go_on_with_auth(&mut self, auth: AuthPending, worker: &mut Worker) -> Step {
         let AuthPending {
             mut pending,
-            slot,
-            mut ticket,
+            ticket,
         } = auth;
         let has_event = std::mem::take(&mut self.may_be_gone);
         if has_event && pending.disconnect.is_gone(&self.conn) {
@@ -85,14 +76,10 @@ impl Session {
         // Also where its turn comes too late.
         let deadline = pending.since + pending.site().settings.timeout;
         if self.expired || Instant::now() >= deadline {
-            return self.turn_away(&pending, AuthOverload::All, worker);
+            return self.turn_away(&pending, Overload::All, worker);
         }
-        let Some(permit) = ticket.take() else {
-            let auth = AuthPending {
-                pending,
-                slot,
-                ticket,
-            };
+        let Some(turn) = ticket.take() else {
+            let auth = AuthPending { pending, ticket };
             return Step::Wait(
                 State::Auth(Box::new(auth)),
                 Interests {
@@ -101,14 +88,22 @@ impl Session {
                 },
             );
         };
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(overload) => return self.turn_away(&pending, overload, worker),
+        };
         let snapshot = Arc::clone(&pending.snapshot);
         let guards = &snapshot.sites[pending.site].guards;
-        // Another request of the same visitor may have been first.
         match guard::look(guards, &mut pending.request, pending.since) {
             Verdict::Check(rule, users, credentials) => {
-                self.check(pending, rule, &users, &credentials, (slot, permit), worker)
+                self.check(pending, rule, &users, &credentials, turn, worker)
             }
-            verdict => self.decide(pending, &verdict, worker),
+            verdict => {
+                // Another request with the same password was first.
+                turn.prove(Instant::now());
+                drop(turn);
+                self.decide(pending, &verdict, worker)
+            }
         }
     }
 
@@ -137,10 +132,13 @@ impl Session {
         rule: &AuthRule,
         users: &Users,
         credentials: &Credentials,
-        turn: (AuthSlot, Permit),
+        turn: Turn,
         worker: &mut Worker,
     ) -> Step {
         let is_right = users.verify(credentials.name(), credentials.password());
+        if is_right {
+            turn.prove(Instant::now());
+        }
         drop(turn);
         if !is_right {
             let name = String::from_utf8_lossy(credentials.name());
@@ -171,15 +169,15 @@ impl Session {
     fn turn_away(
         &mut self,
         pending: &PendingRequest,
-        overload: AuthOverload,
+        overload: Overload,
         worker: &mut Worker,
     ) -> Step {
         let (status, why) = match overload {
-            AuthOverload::Client => (
+            Overload::Client => (
                 429,
                 "Too many passwords from this address are being checked.",
             ),
-            AuthOverload::All => (503, "Too many passwords are being checked."),
+            Overload::All => (503, "Too many passwords are being checked."),
         };
         let head = &pending.request.head;
         log::warn!(
