@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The bytes of one client's transfer over the last [`Rate::window`], in a few parts of equal length.
+/// The bytes of one client's transfer over the last window, in a few parts of equal length.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
     /// When it was begun, without pauses.
