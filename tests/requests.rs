@@ -438,6 +438,12 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
         "",
     ),
     (
+        "what a client may not say in other words",
+        "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-Ssl: on\r\nx-forwarded-scheme: https\r\nX-Forwarded-Prefix: /a\r\nX-Forwarded: a\r\nFront-End-Https: on\r\nX-Url-Scheme: https\r\nX-Scheme: https\r\nX-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\nX-Client-IP: 9.9.9.9\r\nClient-IP: 9.9.9.9\r\nTrue-Client-IP: 9.9.9.9\r\nCF-Connecting-IP: 9.9.9.9\r\nProxy: http://evil\r\nX-Forwardedly: kept\r\nProxy-Status: kept\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|X-Forwardedly: kept|Proxy-Status: kept|",
+        "",
+    ),
+    (
         "an upgrade, which stays HTTP until the answer",
         "GET / HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n",
         "GET / HTTP/1.1|Host: test|Sec-WebSocket-Version: 13|Connection: upgrade|Upgrade: websocket|",

@@ -34,7 +34,9 @@ pub(super) fn render(request: &Request, site: &config::Site, queue: &Queue, out:
         !(site.xforwardedfor && among(&FORWARDED)
             || site.via && is("Via")
             || site.queue_time && among(&QUEUE)
-            || !request.trusted && among(&FORWARDING))
+            // No application means it, and CGI makes HTTP_PROXY of it, which many libraries take for a setting (httpoxy).
+            || is("Proxy")
+            || !request.trusted && (among(&FORWARDING) || starts_with(name, b"X-Forwarded-")))
     };
     out.clear();
     let first = |out: &mut Vec<u8>| {
@@ -180,14 +182,25 @@ const FORWARDED: [&str; 4] = [
 ];
 /// The same, of the time in the queue.
 const QUEUE: [&str; 2] = ["X-Request-Start", "X-Queue-Time"];
-/// Fields by which one proxy speaks to the next, or an application to its proxy.
-const FORWARDING: [&str; 12] = [
-    "X-Forwarded-For",
-    "X-Forwarded-Proto",
-    "X-Forwarded-Host",
-    "X-Forwarded-Port",
+/// Fields by which one proxy speaks to the next or to an application, or an application to its proxy, beside all of
+/// `X-Forwarded-*`. Applications and frameworks believe what they say of a client's address, scheme, host or path.
+const FORWARDING: [&str; 22] = [
     "Forwarded",
+    "X-Forwarded",
     "X-Real-IP",
+    "X-Client-IP",
+    "Client-IP",
+    "True-Client-IP",
+    "CF-Connecting-IP",
+    "CF-Connecting-IPv6",
+    "Fastly-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Original-Forwarded-For",
+    "Front-End-Https",
+    "X-Url-Scheme",
+    "X-Scheme",
+    "X-Original-URL",
+    "X-Rewrite-URL",
     "X-Request-Start",
     "X-Queue-Time",
     "X-Sendfile",
@@ -195,6 +208,12 @@ const FORWARDING: [&str; 12] = [
     "X-Accel-Mapping",
     "X-Accel-Redirect",
 ];
+
+/// Whether a field's name begins so, in whatever case.
+fn starts_with(name: &[u8], start: &[u8]) -> bool {
+    name.get(..start.len())
+        .is_some_and(|own| own.eq_ignore_ascii_case(start))
+}
 
 #[cfg(test)]
 mod tests {
