@@ -8,18 +8,21 @@ pub mod pid_file;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 #[cfg(target_os = "linux")]
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 #[cfg(target_os = "linux")]
 use nix::sys::signal::Signal;
+use nix::sys::stat::fstat;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, ForkResult, Gid, Group, Pid, Uid, User};
 
@@ -259,6 +262,21 @@ pub fn detach(mut ready: PipeWriter) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether we have the rights of root.
+pub fn is_root() -> bool {
+    Uid::effective().is_root()
+}
+
+/// Whether standard output and standard error lead to the same terminal, pipe or file.
+pub fn is_one_output() -> bool {
+    let place = |stream: BorrowedFd<'_>| {
+        let data = fstat(stream).ok()?;
+        Some((data.st_dev, data.st_ino))
+    };
+    let output = place(io::stdout().as_fd());
+    output.is_some() && output == place(io::stderr().as_fd())
+}
+
 /// Looks up a user and a group by name, or else by number.
 ///
 /// # Errors
@@ -316,14 +334,27 @@ impl Identity {
     /// put the link there.
     ///
     /// # Errors
-    /// Whatever `lstat(2)` and `fchownat(2)` say.
+    /// The file has another name, which the new user may have made for a file of others; or whatever `lstat(2)`, `open(2)`
+    /// and `fchown(2)` say.
     pub fn own(&self, file: &Path) -> io::Result<()> {
-        if !file.symlink_metadata()?.is_file() {
+        let user = self.user.as_ref().map(|user| user.uid);
+        if user.is_none() && self.group.is_none() || !file.symlink_metadata()?.is_file() {
             return Ok(());
         }
-        let user = self.user.as_ref().map(|user| user.uid);
-        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        unistd::fchownat(AT_FDCWD, file, user, self.group, flags).map_err(io::Error::from)
+        // What is looked at is what is given away, whatever happens to its name meanwhile.
+        let mut options = OpenOptions::new();
+        let file = options
+            .append(true)
+            .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
+            .open(file)?;
+        let data = file.metadata()?;
+        if !data.is_file() {
+            return Ok(());
+        }
+        if data.nlink() > 1 {
+            return Err(io::Error::other("it has other names (hard links)"));
+        }
+        unistd::fchown(&file, user, self.group).map_err(io::Error::from)
     }
 }
 

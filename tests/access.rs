@@ -597,8 +597,9 @@ fn it_dials_in_only_while_the_application_answers() {
         ),
         &[],
     );
+    // It may just be starting: no reason for a warning.
     access.wait_for_log(&format!(
-        "application {address}: connection refused; waiting for it"
+        "[INFO] application {address}: connection refused; waiting for it"
     ));
     assert!(!proxy.log().contains("joined"));
     let app = EchoServer::at(address);

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getuid, mkfifo};
@@ -15,8 +15,8 @@ use nix::unistd::{Pid, getuid, mkfifo};
 use crate::common::backend::preamble;
 use crate::common::proxy::{SITE, check, program, run, site};
 use crate::common::{
-    Backend, Echo, Load, PATIENCE, Proxy, Visitor, bytes, ended, exchange, free_port, secure,
-    wait_until,
+    Backend, Echo, Load, PATIENCE, Proxy, Running, Visitor, bytes, ended, exchange, free_port,
+    secure, wait_until,
 };
 
 #[test]
@@ -313,7 +313,7 @@ fn a_daemon_is_ready_when_the_command_returns() {
     let yaml = format!(
         "cluster_address: 127.0.0.1\ncluster_port: {port}\nlogger: {{type: file, file: log}}\nmap: []"
     );
-    fs::write(directory.path().join("swiftiply.yml"), yaml).unwrap();
+    fs::write(directory.path().join("swiftiply.yml"), &yaml).unwrap();
     let daemon = |options: &[&str]| {
         let mut program = program();
         program.args(["-c", "swiftiply.yml", "-d"]).args(options);
@@ -355,12 +355,87 @@ fn a_daemon_is_ready_when_the_command_returns() {
     assert!(!started.out.contains("PID"), "{started:?}");
     end(&fs::read_to_string(directory.path().join("daemon.pid")).unwrap());
     assert!(!directory.path().join("daemon.pid").exists());
+    // Whatever has nowhere to go afterwards is warned of.
+    assert!(!started.err.contains("are lost"), "{started:?}");
+    let lossy = yaml.replace("type: file, file: log", "type: stderr") + "\naccess_log: '-'";
+    fs::write(directory.path().join("swiftiply.yml"), lossy).unwrap();
+    let started = daemon(&["-f", "daemon.pid"]);
+    assert_eq!(started.code, Some(0), "{started:?}");
+    let pid = fs::read_to_string(directory.path().join("daemon.pid")).unwrap();
+    let pid = Pid::from_raw(pid.trim().parse().unwrap());
+    kill(pid, SIGTERM).unwrap();
+    wait_until("the end of the daemon", || kill(pid, None).is_err());
+    for lost in [
+        "daemonize: there is no logger.file, so messages are lost from now on",
+        "daemonize: an access_log goes to standard output, and so is lost from now on",
+    ] {
+        assert!(started.err.contains(lost), "{started:?}");
+    }
+    fs::write(directory.path().join("swiftiply.yml"), &yaml).unwrap();
     // What goes wrong is told, with the code of the foreground.
     let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let failed = daemon(&[]);
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert!(failed.err.contains("listen 127.0.0.1"), "{failed:?}");
     drop(taken);
+}
+
+#[test]
+fn readiness_is_printed_once_and_not_into_an_access_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("output");
+    // How often each stream has the line, if both are the same or not.
+    let ready = |lines: &str, is_one: bool| {
+        let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\n{lines}\n");
+        fs::write(directory.path().join("swiftiply.yml"), yaml).unwrap();
+        for old in ["log", "errors"] {
+            let _ = fs::remove_file(directory.path().join(old));
+        }
+        let out = fs::File::create(&output).unwrap();
+        let err = match is_one {
+            true => out.try_clone().unwrap(),
+            false => fs::File::create(directory.path().join("errors")).unwrap(),
+        };
+        let mut program = program();
+        program.args(["-c", "swiftiply.yml", "-f", "pid"]);
+        let child = program.current_dir(&directory).stdout(out).stderr(err);
+        let mut running = Running(child.spawn().unwrap());
+        let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+        wait_until("signals to be heard", || !read("pid").is_empty());
+        let pid = Pid::from_raw(i32::try_from(running.0.id()).unwrap());
+        kill(pid, SIGTERM).unwrap();
+        assert_eq!(running.0.wait().unwrap().code(), Some(0));
+        let count = |name| read(name).matches("ready: visitors ").count();
+        let errors = if is_one { 0 } else { count("errors") };
+        (count("output"), errors, count("log"))
+    };
+    assert_eq!(ready("map: []", false), (1, 1, 0));
+    assert_eq!(ready("map: []", true), (1, 0, 0), "a terminal");
+    let file = "logger: {type: file, file: log}\nmap: []";
+    assert_eq!(ready(file, true), (1, 0, 1), "the log is elsewhere");
+    let quiet = "logger: {type: stderr, level: minimal}\nmap: []";
+    assert_eq!(ready(quiet, true), (1, 0, 0), "the log has it not");
+    assert_eq!(ready("access_log: '-'\nmap: []", false), (0, 1, 0));
+    let site = "map: [{incoming: a, outgoing: '127.0.0.1:0', access_log: '-'}]";
+    assert_eq!(ready(site, false), (0, 1, 0));
+}
+
+#[test]
+fn a_signal_without_meaning_is_logged_and_ignored() {
+    let (proxy, mut backend, mut visitor) = Proxy::scene();
+    proxy.signal(SIGUSR2);
+    proxy.wait_for_log("[INFO] signal USR2 has no meaning; ignored");
+    visitor.send_get("/");
+    backend.request();
+    backend.reply("still here");
+    assert_eq!(visitor.answer().text(), "still here");
+    // Root is told so.
+    assert_eq!(
+        proxy.log().contains("[WARN] running as root; set user"),
+        getuid().is_root()
+    );
+    drop((backend, visitor));
+    proxy.finish();
 }
 
 #[test]
@@ -373,13 +448,18 @@ fn privileges_are_given_up_after_binding() {
     let (secret, link) = (others.path().join("secret"), others.path().join("link"));
     fs::write(&secret, "").unwrap();
     symlink(&secret, &link).unwrap();
+    let (shared, hard) = (others.path().join("shared"), others.path().join("hard"));
+    fs::write(&shared, "").unwrap();
+    fs::hard_link(&shared, &hard).unwrap();
     let proxy = Proxy::start(&format!(
         "user: nobody\nlogger: {{type: file, file: messages}}\naccess_log: access\n\
          map:\n\
          - {{incoming: a, outgoing: '127.0.0.1:0', logger: {{type: file, file: site}}}}\n\
          - {{incoming: b, outgoing: '127.0.0.1:0', access_log: /dev/null}}\n\
-         - {{incoming: c, outgoing: '127.0.0.1:0', access_log: {}}}",
-        link.display()
+         - {{incoming: c, outgoing: '127.0.0.1:0', access_log: {}}}\n\
+         - {{incoming: d, outgoing: '127.0.0.1:0', access_log: {}}}",
+        link.display(),
+        hard.display()
     ));
     let owner = fs::metadata(format!("/proc/{}", proxy.pid()))
         .unwrap()
@@ -400,9 +480,16 @@ fn privileges_are_given_up_after_binding() {
             "{file}"
         );
     }
-    for file in [Path::new("/dev/null"), &secret] {
+    for file in [Path::new("/dev/null"), &secret, &shared] {
         assert_eq!(fs::metadata(file).unwrap().uid(), 0, "{file:?}");
     }
+    let messages = || fs::read_to_string(proxy.file("messages")).unwrap();
+    let refused = format!(
+        "{}: not given to user or group: it has other names (hard links)",
+        hard.display()
+    );
+    wait_until("a warning", || messages().contains(&refused));
+    assert!(!messages().contains("running as root"), "{}", messages());
     assert_eq!(ids("Uid:"), vec![owner.to_string(); 4]);
     assert!(ids("Gid:").iter().all(|id| id != "0"));
     assert!(ids("Groups:").iter().all(|id| id != "0"));

@@ -39,7 +39,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -107,6 +107,8 @@ struct State {
     up: bool,
     /// The log has said so, or what is wrong.
     told: Option<String>,
+    /// Since when it is waited for, from the start and until that has taken long.
+    waiting: Option<Instant>,
     draining: bool,
     /// Its process is ours and does not run: whoever answers there is not it, or is about to go.
     away: bool,
@@ -348,6 +350,7 @@ impl Shared {
                 return;
             }
             let told = state.told.replace(String::new());
+            state.waiting = None;
             state.up = true;
             self.open.store(true, Ordering::SeqCst);
             told
@@ -379,7 +382,7 @@ impl Shared {
     /// their exchange, and none is dialled until it answers.
     fn leave(&self, why: &str) {
         let settings = self.settings();
-        let (was_up, told) = {
+        let level = {
             let mut state = self.state.lock();
             let told = state.told.replace(why.to_owned());
             let was_up = mem::replace(&mut state.up, false);
@@ -389,12 +392,21 @@ impl Shared {
                 // It may well be our doing.
                 return;
             }
-            (was_up, told)
+            let late = |since: &mut Instant| since.elapsed() >= LATE;
+            if was_up {
+                Some((log::Level::Warn, "leaving"))
+            } else if told.is_none() {
+                // It may just be starting, as we are.
+                state.waiting = Some(Instant::now());
+                Some((log::Level::Info, "waiting for it"))
+            } else {
+                let waited = state.waiting.take_if(late);
+                waited.map(|_| (log::Level::Warn, "still waiting for it"))
+            }
         };
         self.close();
-        if was_up || told.is_none() {
-            let verb = if was_up { "leaving" } else { "waiting for it" };
-            log::warn!("application {}: {why}; {verb}", settings.config.to);
+        if let Some((level, verb)) = level {
+            log::log!(level, "application {}: {why}; {verb}", settings.config.to);
         }
     }
 
@@ -450,3 +462,6 @@ impl From<io::Error> for StartError {
         Self::System(error)
     }
 }
+
+/// After so long it is no start any more, and a warning that the application does not answer.
+const LATE: Duration = Duration::from_secs(10);

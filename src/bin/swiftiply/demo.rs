@@ -36,7 +36,7 @@ pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
     }
     let socket = std::env::temp_dir().join(format!("swiftiply-demo-{}.sock", std::process::id()));
     let config = configuration(&socket, overrides)?;
-    let control = Control::new(&[])?;
+    let control = Control::new(super::WITHOUT_MEANING)?;
     // Best effort: a demonstration does with what there is.
     let _ = process::raise_descriptors(None);
     let server = Server::start(config).map_err(|error| {

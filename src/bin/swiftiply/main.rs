@@ -13,6 +13,7 @@ mod options;
 #[path = "../program/mod.rs"]
 mod program;
 
+use std::ffi::c_int;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,8 +25,9 @@ use parking_lot::Mutex;
 use program::control::{Control, Message};
 use program::reload::{Reloads, drop_last};
 use program::{Failure, print, reload_failed, report};
-use swiftiply::config::{Config, Note, Problems};
-use swiftiply::logging::Logging;
+use signal_hook::consts::SIGUSR2;
+use swiftiply::config::{Config, Level, Logger, Note, Problems};
+use swiftiply::logging::{self, Logging};
 use swiftiply::net::INSPECTION;
 use swiftiply::net::listener::reason;
 use swiftiply::process::pid_file::PidFile;
@@ -97,6 +99,9 @@ fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
     for note in &notes {
         log::warn!("{note}");
     }
+    if config.daemonize {
+        warn_of_lost_logs(&config);
+    }
     let limit = process::raise_descriptors(config.descriptors)
         .map_err(|error| Failure::running(format!("descriptors: {}", reason(&error))))?;
     log::debug!("{limit} descriptors");
@@ -107,7 +112,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
         _ => Failure::running(error),
     })?;
     // From here on signals are messages. Until here they end us at once, whatever file is being read.
-    let control = Control::new(&[]).map_err(Failure::running)?;
+    let control = Control::new(WITHOUT_MEANING).map_err(Failure::running)?;
     let pid_file = config.pidfile.as_deref().map(|path| {
         PidFile::write(path)
             .map_err(|why| Failure::running(format!("pidfile {}: {why}", path.display())))
@@ -116,12 +121,19 @@ fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
     for file in log_files(&config) {
         // USR1 opens it anew, and then we are somebody else.
         if let Err(error) = identity.own(file) {
-            log::warn!("{}: chown: {}", file.display(), reason(&error));
+            log::warn!(
+                "{}: not given to user or group: {}",
+                file.display(),
+                reason(&error)
+            );
         }
     }
     identity.assume().map_err(Failure::running)?;
+    if config.user.is_none() && process::is_root() {
+        log::warn!("running as root; set user, to give that up when the addresses are bound");
+    }
     let server = bound.start().map_err(Failure::running)?;
-    announce(&server)?;
+    announce(&server, &config)?;
     if let Some(ready) = ready {
         // Standard error leads nowhere after that.
         log::logger().flush();
@@ -164,8 +176,21 @@ fn wait_for(child: i32, ready: io::PipeReader, config: &Config) -> ExitCode {
     ExitCode::from(process::exit_code(child))
 }
 
-/// Says on standard output where the server listens, for people and for scripts that wait for it.
-fn announce(server: &Server) -> Result<(), Failure> {
+/// Warns of what goes to a terminal or a pipe, from which a daemon detaches itself.
+fn warn_of_lost_logs(config: &Config) {
+    if config.logger.file.is_none() {
+        log::warn!("daemonize: there is no logger.file, so messages are lost from now on");
+    }
+    let sites = config.sites.iter().map(|site| &site.access_log);
+    let mut logs = sites.chain([&config.access_log]).flatten();
+    if logs.any(|log| log.file.is_none()) {
+        log::warn!("daemonize: an access_log goes to standard output, and so is lost from now on");
+    }
+}
+
+/// Says where the server listens: in the log, and on standard output for scripts that wait for it. Not there among the
+/// lines of an access log, nor a second time where both are the same, as on a terminal.
+fn announce(server: &Server, config: &Config) -> Result<(), Failure> {
     let list = |locals: Vec<swiftiply::net::listener::Local>| {
         let texts: Vec<_> = locals.iter().map(ToString::to_string).collect();
         texts.join(" ")
@@ -177,8 +202,15 @@ fn announce(server: &Server) -> Result<(), Failure> {
         line.push_str(&backends);
     }
     log::info!("{line}");
-    line.push('\n');
-    print(&line).map(drop)
+    let sites = config.sites.iter().map(|site| &site.access_log);
+    let mut logs = sites.chain([&config.access_log]).flatten();
+    let is_taken = logs.any(|log| log.file.is_none());
+    let Logger { file, level } = &config.logger;
+    let is_there = file.is_none() && *level >= Level::Normal && process::is_one_output();
+    if is_taken || is_there {
+        return Ok(());
+    }
+    logging::print(&line).map_err(|error| Failure::running(reason(&error)))
 }
 
 /// Does what the signals say until one of them ends the server.
@@ -219,7 +251,7 @@ fn obey(
                 drop_last(server);
                 return Ok(code);
             }
-            Message::Other(_) => {}
+            Message::Other(name) => log::info!("signal {name} has no meaning; ignored"),
         }
     }
 }
@@ -271,3 +303,6 @@ fn drain(control: &Control, server: &Server, grace: Duration) -> ExitCode {
         }
     }
 }
+
+/// Signals that would end the program if it did not listen to them.
+const WITHOUT_MEANING: &[(c_int, &str)] = &[(SIGUSR2, "USR2")];
