@@ -396,7 +396,7 @@ impl Shared {
             if was_up {
                 Some((log::Level::Warn, "leaving"))
             } else if told.is_none() {
-                // It may just be starting, as we are.
+                // Nothing was logged of it yet: it may just be starting, as we are.
                 state.waiting = Some(Instant::now());
                 Some((log::Level::Info, "waiting for it"))
             } else {

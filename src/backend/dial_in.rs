@@ -56,7 +56,7 @@ pub struct DialIn {
     /// Until when these addresses accept nothing, for want of descriptors.
     resting: Option<(Instant, Vec<u64>)>,
     rest: Duration,
-    /// When the log was last told that newcomers had to go.
+    /// When the log last said that newcomers had to go.
     warned: Option<Instant>,
 }
 
@@ -682,7 +682,7 @@ const MOST_AT_ONCE: usize = 64;
 
 /// What wakes the thread for a command; numbers never come so far.
 const WAKE: u64 = u64::MAX;
-/// How often the log is told at most that newcomers have to go.
+/// The log says that newcomers have to go once in this time at most.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
 const FIRST_REST: Duration = Duration::from_millis(5);
 const LONGEST_REST: Duration = Duration::from_secs(1);

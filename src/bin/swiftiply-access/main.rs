@@ -3,7 +3,7 @@
 //! | thread | does |
 //! |---|---|
 //! | main | starts the access proxy; waits for signals: reload, reopen, pass on, drain |
-//! | `reload` | reads the configuration and goes over to it |
+//! | `reload` | reads the configuration and puts it into effect |
 //! | `signals` | turns signals into messages (`ctrlc` does so for INT) |
 //!
 //! All others belong to [`swiftiply::access::Access`].

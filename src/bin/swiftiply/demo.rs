@@ -77,7 +77,7 @@ pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
         commands.join("\n    "),
         processes.kill().join("\n    "),
     );
-    // The demonstration goes on if nobody reads this.
+    // An output without a reader does not end the demonstration.
     let _ = io::stdout().write_all(text.as_bytes());
     while control.wait() != Message::Stop {}
     stoppers.iter().for_each(Stopper::stop);

@@ -3,7 +3,7 @@
 //! | thread | does |
 //! |---|---|
 //! | main | starts the server; waits for control messages: reload, reopen, drain |
-//! | `reload` | reads the configuration and goes over to it |
+//! | `reload` | reads the configuration and puts it into effect |
 //! | `signals` | turns HUP, TERM and USR1 into control messages (`ctrlc` does so for INT) |
 //!
 //! All others belong to [`swiftiply::Server`].
