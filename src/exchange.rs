@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,16 +27,25 @@ pub struct Request {
     pub head: RequestHead,
     /// Its body.
     pub body: RequestBody,
-    /// Who sent it to us: the visitor, or a proxy in front of us.
-    pub peer: Peer,
-    /// Whether the peer is a proxy whose forwarding fields are to be believed.
-    pub trusted: bool,
+    /// Who made it.
+    pub client: Client,
     /// Whether it came over TLS.
     pub secure: bool,
     /// When its head was complete.
     pub received: Instant,
     /// Who the visitor is, where it had to prove that (`basic_auth`).
     pub user: Option<Box<str>>,
+}
+
+/// Who made a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The other end of the connection: the client itself, or a proxy in front of us.
+    pub peer: Peer,
+    /// Whether the peer is a proxy whose forwarding fields are believed (`trusted_proxies`).
+    pub trusted: bool,
+    /// The address of the client that such a proxy has named.
+    pub forwarded: Option<IpAddr>,
 }
 
 /// The body of a request, without its framing.
@@ -74,6 +84,40 @@ pub enum UploadError {
     TooSlow,
     /// The visitor left.
     Gone,
+}
+
+impl Client {
+    /// A client without a trusted proxy in between.
+    pub const fn direct(peer: Peer) -> Self {
+        Self {
+            peer,
+            trusted: false,
+            forwarded: None,
+        }
+    }
+
+    /// The address of the client; that of the peer where no other is known. A Unix socket has none.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.forwarded.or_else(|| self.peer.ip())
+    }
+
+    /// The address that stands for this client alone, for limits per client. `None`: the trusted proxy has not named the
+    /// client, so the address is that of many, or the peer is a Unix socket.
+    pub fn own_address(&self) -> Option<IpAddr> {
+        match self.trusted {
+            true => self.forwarded,
+            false => self.peer.ip(),
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.forwarded {
+            Some(ip) => write!(out, "{ip} through {}", self.peer),
+            None => self.peer.fmt(out),
+        }
+    }
 }
 
 impl RequestBody {

@@ -29,6 +29,7 @@ mod secure;
 mod slow;
 mod thin;
 mod traditional;
+mod trusted_proxies;
 mod tunnels;
 mod vanished;
 mod waiting;

@@ -103,6 +103,9 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         trusted_proxies: top
             .take_many("trusted_proxies", value::network)
             .unwrap_or_default(),
+        client_address_field: top
+            .take("client_address_field", value::client_address_field)
+            .unwrap_or(base.client_address_field),
         temporary_directory: top
             .take("temporary_directory", value::folder(directory))
             .unwrap_or(base.temporary_directory),
@@ -115,6 +118,13 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         config: &config,
         timeout: commanded.or(timeout).unwrap_or(Site::default().timeout),
     };
+    let usual = Config::default().client_address_field;
+    if config.client_address_field != usual && config.trusted_proxies.is_empty() {
+        top.note(
+            "client_address_field",
+            ": has no effect without trusted_proxies",
+        );
+    }
     let sites = sites(&top, &server, overrides);
     let outgoing = sites.iter().flat_map(|site| &site.outgoing);
     let outgoing: HashSet<_> = outgoing.map(|outgoing| &outgoing.to).collect();

@@ -271,6 +271,7 @@ const KEYS: &[Key] = &[
     key("timeouts.connect", Level::Both, Stage::Now),
     key("timeouts.tunnel", Level::Both, Stage::Now),
     key("trusted_proxies", Level::Top, Stage::Now),
+    key("client_address_field", Level::Top, Stage::Now),
     key("temporary_directory", Level::Top, Stage::Now),
     key("incoming", Level::Site, Stage::Now),
     key("default", Level::Site, Stage::Now),

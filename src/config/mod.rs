@@ -87,6 +87,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Peers whose X-Forwarded-* fields are believed (`trusted_proxies`).
     pub trusted_proxies: Vec<Network>,
+    /// The field in which these name the client (`client_address_field`).
+    pub client_address_field: String,
     /// Where collected request bodies go that do not fit into memory (`temporary_directory`).
     pub temporary_directory: PathBuf,
     /// Largest file that is kept in memory, in bytes (`cache_threshold`).
@@ -593,6 +595,7 @@ impl Default for Config {
             memory: default_memory(),
             timeouts: Timeouts::default(),
             trusted_proxies: Vec::new(),
+            client_address_field: "X-Forwarded-For".into(),
             temporary_directory: env::temp_dir(),
             cache_threshold: CACHE_THRESHOLD,
             sites: Vec::new(),

@@ -61,6 +61,8 @@ fn top(config: &Config) -> Node {
     let networks = config.trusted_proxies.iter();
     let networks = networks.map(|network| text(&format!("{}/{}", network.address, network.prefix)));
     out.put("trusted_proxies", Node::List(networks.collect()));
+    let field = text(&config.client_address_field);
+    out.put("client_address_field", field);
     out.put("temporary_directory", path(&config.temporary_directory));
     out.put("cache_threshold", number(config.cache_threshold));
     let sites = config.sites.iter().map(site);

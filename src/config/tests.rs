@@ -848,7 +848,7 @@ fn printing_and_loading_is_stable() {
     );
     check("cluster_port: 80\nmap: [{incoming: a, outgoing: [], key: [0123, yes, '~', '', ' x', \"a\\nb\"]}]\n".replace("'', ", "").as_str());
     check(
-        "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k, memory: 5m}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
+        "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\nclient_address_field: CF-Connecting-IP\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k, memory: 5m}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
     );
 }
 

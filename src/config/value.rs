@@ -467,6 +467,19 @@ pub(super) fn front(directory: Option<&Path>, text: &str) -> Result<Front, Wrong
     }
 }
 
+/// The name of a field that has an address, or a list of them, as its value.
+pub(super) fn client_address_field(node: &Node) -> Result<String, Wrong> {
+    let name = text(node)?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if name.is_empty() || !name.bytes().all(allowed) {
+        return Err("write the name of a field, X-Forwarded-For or CF-Connecting-IP".into());
+    }
+    match name.eq_ignore_ascii_case("Forwarded") {
+        true => Err("is not understood; write X-Forwarded-For, or another field of your proxy that has nothing but addresses".into()),
+        false => Ok(name),
+    }
+}
+
 /// A network: `10.0.0.0/8`, `::1`.
 pub(super) fn network(node: &Node) -> Result<Network, Wrong> {
     let wrong = || "write an address or network, 192.0.2.1 or 10.0.0.0/8".to_string();
@@ -833,6 +846,21 @@ mod tests {
             "10",
             "[]",
         ] {
+            check(text, None);
+        }
+    }
+
+    #[test]
+    fn client_address_fields() {
+        let check = |text: &str, expected: Option<&str>| {
+            let name = client_address_field(&node(text)).ok();
+            assert_eq!(name.as_deref(), expected, "{text}");
+        };
+        check("CF-Connecting-IP", Some("CF-Connecting-IP"));
+        check("x-forwarded-for", Some("x-forwarded-for"));
+        // Its elements are not plain addresses (RFC 7239).
+        check("forwarded", None);
+        for text in ["''", "X_Real_IP", "'X-Real-IP:'", "[X-Real-IP]"] {
             check(text, None);
         }
     }

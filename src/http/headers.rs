@@ -63,7 +63,7 @@ impl Headers {
     }
 
     /// The values of all fields with this name, in order.
-    pub fn get_all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+    pub fn get_all(&self, name: &str) -> impl DoubleEndedIterator<Item = &[u8]> {
         let named = self.fields.iter().filter(move |field| self.is(field, name));
         named.map(|field| &self.bytes[field.value()])
     }

@@ -105,7 +105,7 @@ pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Re
 /// send files.
 pub(crate) fn named(request: &Request, site: &Site, head: &mut ResponseHead) -> Option<Response> {
     let files = site.files.sendfileroot.as_ref();
-    if files.is_none() && request.trusted {
+    if files.is_none() && request.client.trusted {
         return None;
     }
     let headers = &mut head.headers;

@@ -4,14 +4,16 @@
 //! visitor's, which keep their order and spelling.
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config;
-use crate::exchange::{Request, RequestBody};
+use crate::exchange::{Client, Request, RequestBody};
 use crate::http::body::Framing;
 use crate::http::head::{Version, write_field, write_number_field};
+use crate::http::headers::Headers;
 use crate::net::stream::Peer;
+use crate::server::snapshot::Snapshot;
 
 /// What the application learns of the time in the queue.
 pub(super) struct Queue {
@@ -21,8 +23,50 @@ pub(super) struct Queue {
     pub(super) waited: Duration,
 }
 
-/// Renders the head behind nothing.
-pub(super) fn render(request: &Request, site: &config::Site, queue: &Queue, out: &mut Vec<u8>) {
+/// Who made a request that came from a trusted proxy: the last address that is not that of a trusted proxy itself, of those
+/// that the proxies on the way have added to the field (`client_address_field`). What stands in front of it may be an
+/// invention of the client.
+pub(super) fn client(peer: Peer, sent: &Headers, snapshot: &Snapshot) -> Client {
+    let lists = sent.get_all(&snapshot.config.client_address_field).rev();
+    let elements = lists.flat_map(|list| list.rsplit(|byte| *byte == b','));
+    let elements = elements.map(<[u8]>::trim_ascii);
+    let mut forwarded = None;
+    for element in elements.filter(|element| !element.is_empty()) {
+        // A word such as `unknown`, which hides an address, hides those in front of it too.
+        let Some(ip) = address(element) else { break };
+        forwarded = Some(ip);
+        if !snapshot.trusts_address(ip) {
+            break;
+        }
+    }
+    Client {
+        peer,
+        trusted: true,
+        forwarded,
+    }
+}
+
+/// An address as proxies write it: alone or with a port, and one of IPv6 in brackets or not.
+fn address(text: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(text).ok()?;
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    let ip = bare.parse().ok().or_else(with_port)?;
+    Some(ip.to_canonical())
+}
+
+/// Renders the head as the application gets it. `client_address_field` is the field in which trusted proxies name the
+/// client.
+pub(super) fn render(
+    request: &Request,
+    client_address_field: &str,
+    site: &config::Site,
+    queue: &Queue,
+    out: &mut Vec<u8>,
+) {
     let framing = match &request.body {
         RequestBody::Empty | RequestBody::Stream { .. } => request.head.framing,
         body => Framing::Length(body.length()),
@@ -36,7 +80,10 @@ pub(super) fn render(request: &Request, site: &config::Site, queue: &Queue, out:
             || site.queue_time && among(&QUEUE)
             // No application means it, and CGI makes HTTP_PROXY of it, which many libraries take for a setting (httpoxy).
             || is("Proxy")
-            || !request.trusted && (among(&FORWARDING) || starts_with(name, b"X-Forwarded-")))
+            || !request.client.trusted
+                && (among(&FORWARDING)
+                    || starts_with(name, b"X-Forwarded-")
+                    || is(client_address_field)))
     };
     out.clear();
     let first = |out: &mut Vec<u8>| {
@@ -56,13 +103,13 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
         write_field("Host", name.as_bytes(), out);
     }
     // What a trusted proxy says about the visitor is passed on; the address it connected from is added.
-    let sent = request.trusted.then_some(&request.head.headers);
+    let sent = request.client.trusted.then_some(&request.head.headers);
     let told = |name| sent.into_iter().flat_map(move |sent| sent.get_all(name));
     // A proxy may add a field behind the one that its visitor has sent: then only the last one is its own.
     let last = |name| told(name).last();
     if site.xforwardedfor {
         let [forwarded_for, proto, host, real_ip] = FORWARDED;
-        let address = Address::of(&request.peer);
+        let address = Address::of(request.client.peer.ip());
         write_list(forwarded_for, told(forwarded_for), address.bytes(), out);
         let scheme: &[u8] = if request.secure { b"https" } else { b"http" };
         write_field(proto, last(proto).unwrap_or(scheme), out);
@@ -70,7 +117,10 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
         if let Some(name) = last(host).or(own.map(|host| host.as_str().as_bytes())) {
             write_field(host, name, out);
         }
-        write_field(real_ip, last(real_ip).unwrap_or(address.bytes()), out);
+        match request.client.forwarded {
+            None => write_field(real_ip, address.bytes(), out),
+            Some(client) => write_field(real_ip, Address::of(Some(client)).bytes(), out),
+        }
     }
     if site.via {
         let received: &[u8] = match request.head.version {
@@ -87,7 +137,7 @@ fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
 fn write_queue_time(request: &Request, queue: &Queue, out: &mut Vec<u8>) {
     let [start, waited] = QUEUE;
     // A proxy in front of us has seen it before.
-    let sent = request.trusted.then_some(&request.head.headers);
+    let sent = request.client.trusted.then_some(&request.head.headers);
     let told = sent.and_then(|sent| sent.get_all(start).last());
     if let Some(told) = told {
         write_field(start, told, out);
@@ -130,11 +180,11 @@ impl Address {
     /// The longest form of an IPv6 address.
     const LONGEST: usize = 45;
 
-    fn of(peer: &Peer) -> Self {
+    fn of(ip: Option<IpAddr>) -> Self {
         let mut text = [0; Self::LONGEST];
         let mut rest = &mut text[..];
         // No address is longer than that.
-        let _ = match peer.ip() {
+        let _ = match ip {
             Some(IpAddr::V4(ip)) => return Self::dotted(ip.octets()),
             Some(ip) => write!(rest, "{ip}"),
             None => write!(rest, "unix:"),
@@ -217,20 +267,43 @@ fn starts_with(name: &[u8], start: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
 
     #[test]
     fn addresses_as_text() {
         let check = |ip: &str| {
-            let peer = Peer::Tcp(SocketAddr::new(ip.parse().unwrap(), 1));
-            assert_eq!(str::from_utf8(Address::of(&peer).bytes()), Ok(ip));
+            let address = Address::of(ip.parse().ok());
+            assert_eq!(str::from_utf8(address.bytes()), Ok(ip));
         };
         for ip in ["0.0.0.0", "1.20.100.209", "255.255.255.255", "10.99.9.90"] {
             check(ip);
         }
         check("2001:db8::1");
-        assert_eq!(Address::of(&Peer::Unix).bytes(), b"unix:");
+        assert_eq!(Address::of(None).bytes(), b"unix:");
+    }
+
+    #[test]
+    fn addresses_as_proxies_write_them() {
+        let check = |text: &str, expected: Option<&str>| {
+            let expected = expected.map(|ip| ip.parse::<IpAddr>().unwrap());
+            assert_eq!(address(text.as_bytes()), expected, "{text}");
+        };
+        check("192.0.2.1", Some("192.0.2.1"));
+        check("192.0.2.1:55123", Some("192.0.2.1"));
+        check("2001:db8::1", Some("2001:db8::1"));
+        check("[2001:db8::1]", Some("2001:db8::1"));
+        check("[2001:db8::1]:443", Some("2001:db8::1"));
+        check("::ffff:192.0.2.1", Some("192.0.2.1"));
+        for other in [
+            "",
+            "unknown",
+            "_x",
+            "a.test",
+            "192.0.2.1:",
+            "[192.0.2",
+            "1.2.3",
+        ] {
+            check(other, None);
+        }
     }
 }

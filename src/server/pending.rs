@@ -110,7 +110,7 @@ impl PendingRequest {
             "{status} {} {} from {}: site {}: backend {}: {}",
             head.method.as_str(),
             head.target.as_str(),
-            self.request.peer,
+            self.request.client,
             site.settings.name,
             trace.origin(),
             self.reason(error),
@@ -244,7 +244,8 @@ impl Host for PendingRequest {
             waited: trace.queued,
         };
         let settings = &self.snapshot.sites[self.site].settings;
-        forwarding::render(&self.request, settings, &queue, out);
+        let field = &self.snapshot.config.client_address_field;
+        forwarding::render(&self.request, field, settings, &queue, out);
     }
 
     fn may_retry(&mut self, failure: &Failure<'_>) -> bool {

@@ -43,6 +43,7 @@ use auth::AuthPending;
 use super::admission::{Counted, Permit};
 use super::collect::{Collector, Fault};
 use super::files;
+use super::forwarding;
 use super::pages;
 use super::pending::PendingRequest;
 use super::route::{Route, route};
@@ -53,7 +54,7 @@ use crate::backend::lease::{Lease, Ticket, Upstream};
 use crate::backend::preamble;
 use crate::budget::Charge;
 use crate::config::Limits;
-use crate::exchange::{Request, RequestBody, Trace};
+use crate::exchange::{Client, Request, RequestBody, Trace};
 use crate::http::body::Framing;
 use crate::http::head::{HeadLimits, HeadScanner, Persistence, Refusal, RequestHead};
 use crate::net::conn::Conn;
@@ -78,6 +79,8 @@ pub(crate) struct Session {
     peer: Peer,
     /// It counts for the limit of its address.
     counted: Option<Counted>,
+    /// Its request counts for the limit of the address that the peer, a proxy, has named.
+    counted_request: Option<Counted>,
     /// Bytes that were read and not used when the session was parked.
     leftover: Vec<u8>,
     /// Bytes that the visitor did not take and that go in front of its next response.
@@ -207,6 +210,7 @@ impl Session {
             conn,
             peer,
             counted,
+            counted_request: None,
             leftover: Vec::new(),
             pending_output: Vec::new(),
             memory,
@@ -514,16 +518,20 @@ impl Session {
         worker: &mut Worker,
     ) -> Step {
         let received = Instant::now();
+        let client = match snapshot.trusts(&self.peer) {
+            true => forwarding::client(self.peer, &head.headers, &snapshot),
+            false => Client::direct(self.peer),
+        };
         let own = match route(&snapshot, &head) {
             Route::Site(site) => Ok(site),
-            Route::Health => Err(pages::health(&self.shared.stats, self.peer.ip())),
+            Route::Health => Err(pages::health(&self.shared.stats, client.ip())),
             Route::NotFound => Err(pages::page(404, "There is no such site here.", Some(&head))),
         };
         let unread = head.has_body();
         let site = match own {
             Ok(site) => site,
             Err(response) => {
-                let about = About::request(&head, received, None, &snapshot);
+                let about = About::request(client, &head, received, None, &snapshot);
                 let after = AfterResponse {
                     reason: Close::Complete,
                     idle: snapshot.config.timeouts.idle,
@@ -533,18 +541,20 @@ impl Session {
             }
         };
         if !self.charge_request(PendingRequest::memory(length)) {
-            return self.refuse_overload(&head, received, site, &snapshot, worker);
+            return self.refuse_overload(client, &head, received, site, &snapshot, worker);
         }
         let request = Request {
-            trusted: snapshot.trusts(&self.peer),
             head,
             body: RequestBody::Empty,
-            peer: self.peer,
+            client,
             secure: self.conn.is_secure(),
             received,
             user: None,
         };
         let pending = PendingRequest::new(request, snapshot, site);
+        if !self.count_request(&pending) {
+            return self.refuse_count(&pending, worker);
+        }
         let site = pending.site();
         if site.pages.are_closed(received) {
             let page = site.closed(&pending.request.head);
@@ -553,6 +563,25 @@ impl Session {
         match site.guards.is_empty() {
             true => self.open(pending, worker),
             false => self.admit(pending, worker),
+        }
+    }
+
+    /// Counts a request that came through a trusted proxy as a connection of the client's address. `false`: that has as
+    /// many as it may.
+    fn count_request(&mut self, pending: &PendingRequest) -> bool {
+        let most = pending.snapshot.config.limits.connections_per_client;
+        let client = pending.request.client.forwarded;
+        let Some(address) = client.filter(|_| most > 0) else {
+            return true;
+        };
+        self.counted_request = self.shared.clients.enter(address, most);
+        self.counted_request.is_some()
+    }
+
+    /// The request is over.
+    fn uncount_request(&mut self) {
+        if let Some(counted) = self.counted_request.take() {
+            self.shared.clients.leave(counted);
         }
     }
 
@@ -593,8 +622,11 @@ impl Session {
             framing,
             &head_limits(limits),
             limits.body,
-            self.shared
-                .room(&pending.snapshot, Some(pending.site), &self.peer),
+            self.shared.room(
+                &pending.snapshot,
+                Some(pending.site),
+                &pending.request.client,
+            ),
         );
         let collector = match collector {
             Ok(collector) => collector,
@@ -686,8 +718,8 @@ impl Session {
     fn relay(&mut self, mut exchange: Box<Exchange<PendingRequest>>, worker: &mut Worker) -> Step {
         self.expired = false;
         let snapshot = Arc::clone(&exchange.host.snapshot);
-        let site = exchange.host.site;
-        let room = || self.shared.room(&snapshot, Some(site), &self.peer);
+        let (site, client) = (exchange.host.site, exchange.host.request.client);
+        let room = || self.shared.room(&snapshot, Some(site), &client);
         let (input, mut tools) = worker.tools(&room);
         let mut visitor = Visitor {
             conn: &mut self.conn,
@@ -725,7 +757,7 @@ impl Session {
         match outcome {
             Outcome::Delivered(delivered, drain) => {
                 let about = About::pending(&pending);
-                about.log_end(&self.peer, status, &delivered, &trace);
+                about.log_end(status, &delivered, &trace);
                 let after = AfterResponse {
                     reason: Close::Complete,
                     idle: pending.site().settings.keepalive.unwrap_or_default(),
@@ -824,7 +856,7 @@ impl Session {
                 ended: ended.reason,
                 keep: false,
             };
-            self.log_subject(&subject, &delivered);
+            Self::log_subject(&subject, &delivered);
             log::debug!(
                 "visitor {}: {} bytes there and {} back through a tunnel: reason={}",
                 self.peer,
@@ -881,6 +913,7 @@ impl Drop for Session {
             self.conn.reset_on_close();
         }
         self.end_under_way();
+        self.uncount_request();
         if let Some(counted) = self.counted.take() {
             self.shared.clients.leave(counted);
         }

@@ -15,6 +15,7 @@ use super::snapshot::Snapshot;
 use crate::backend::lease::Lease;
 use crate::budget::{Budget, Shares};
 use crate::content::gzip::Compressors;
+use crate::exchange::Client;
 use crate::net::conn::Conn;
 use crate::net::poller::Poller;
 use crate::net::stream::{Peer, Stream, network};
@@ -67,15 +68,14 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Where to keep a body of a site's visitor, and what the visitor does not take of its answer. A proxy that is trusted
-    /// speaks for many.
-    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>, peer: &Peer) -> Room {
+    /// Where to keep the body of a client's request, and what the client does not take of the response.
+    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>, client: &Client) -> Room {
         let config = &snapshot.config;
         let limits = site.map_or(&config.limits, |site| &snapshot.sites[site].settings.limits);
         Room {
             memory: Arc::clone(&self.memory),
             disk: Arc::clone(&self.disk),
-            client: peer.ip().filter(|_| !snapshot.trusts(peer)).map(network),
+            client: client.own_address().map(network),
             directory: config.temporary_directory.clone(),
             most_in_memory: limits.body_memory,
         }

@@ -255,11 +255,14 @@ impl Snapshot {
 
     /// Whether a peer is a proxy whose forwarding fields are to be believed.
     pub(crate) fn trusts(&self, peer: &Peer) -> bool {
-        let networks = &self.config.trusted_proxies;
-        !networks.is_empty()
-            && peer
-                .ip()
-                .is_some_and(|ip| networks.iter().any(|network| contains(network, ip)))
+        !self.config.trusted_proxies.is_empty()
+            && peer.ip().is_some_and(|ip| self.trusts_address(ip))
+    }
+
+    /// Whether an address is that of such a proxy.
+    pub(crate) fn trusts_address(&self, ip: IpAddr) -> bool {
+        let mut networks = self.config.trusted_proxies.iter();
+        networks.any(|network| contains(network, ip))
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::exchange::{Request, Trace};
+use crate::exchange::{Client, Request, Trace};
 use crate::http::head::{RequestHead, Version};
 use crate::logging::{AccessLog, Entry as Line};
 use crate::net::stream::Peer;
@@ -15,6 +15,7 @@ use crate::stats::Close;
 
 /// What an answer is about, for its delivery and for the access log.
 pub(super) struct About<'a> {
+    pub(super) client: Client,
     pub(super) head: Option<&'a RequestHead>,
     pub(super) user: Option<&'a str>,
     pub(super) received: Instant,
@@ -26,6 +27,7 @@ pub(super) struct About<'a> {
 
 /// The same as the answer itself keeps it, while the visitor takes its time.
 pub(super) struct Subject {
+    pub(super) client: Client,
     pub(super) head: Option<RequestHead>,
     pub(super) user: Option<Box<str>>,
     pub(super) received: Instant,
@@ -38,12 +40,14 @@ pub(super) struct Subject {
 
 impl<'a> About<'a> {
     pub(super) const fn request(
+        client: Client,
         head: &'a RequestHead,
         received: Instant,
         site: Option<usize>,
         snapshot: &'a SnapshotRef,
     ) -> Self {
         Self {
+            client,
             head: Some(head),
             user: None,
             received,
@@ -55,6 +59,7 @@ impl<'a> About<'a> {
 
     pub(super) fn pending(pending: &'a PendingRequest) -> Self {
         let Request {
+            client,
             head,
             received,
             user,
@@ -62,16 +67,24 @@ impl<'a> About<'a> {
         } = &pending.request;
         Self {
             user: user.as_deref(),
-            ..Self::request(head, *received, Some(pending.site), &pending.snapshot)
+            ..Self::request(
+                *client,
+                head,
+                *received,
+                Some(pending.site),
+                &pending.snapshot,
+            )
         }
     }
 
     pub(super) fn unreadable(
+        peer: Peer,
         snapshot: &'a SnapshotRef,
         begun: Option<Instant>,
         reason: Close,
     ) -> Self {
         Self {
+            client: Client::direct(peer),
             head: None,
             user: None,
             received: begun.unwrap_or_else(Instant::now),
@@ -83,6 +96,7 @@ impl<'a> About<'a> {
 
     pub(super) fn of(subject: &'a Subject) -> Self {
         Self {
+            client: subject.client,
             head: subject.head.as_ref(),
             user: subject.user.as_deref(),
             received: subject.received,
@@ -95,6 +109,7 @@ impl<'a> About<'a> {
     /// The same, to be kept while the visitor takes its time.
     pub(super) fn keep(&self, status: u16, trace: Trace) -> Subject {
         Subject {
+            client: self.client,
             head: self.head.cloned(),
             user: self.user.map(Box::from),
             received: self.received,
@@ -117,19 +132,18 @@ impl<'a> About<'a> {
         }
     }
 
-    pub(super) fn log_end(&self, peer: &Peer, status: u16, delivered: &Delivered, trace: &Trace) {
+    pub(super) fn log_end(&self, status: u16, delivered: &Delivered, trace: &Trace) {
         let Some(log) = self.log() else { return };
         let ended = match delivered.ended {
             Close::Complete => self.ended.unwrap_or(Close::Complete),
             broken => broken,
         };
-        self.write(log, peer, status, delivered.bytes, trace, ended);
+        self.write(log, status, delivered.bytes, trace, ended);
     }
 
     pub(super) fn write(
         &self,
         log: &AccessLog,
-        peer: &Peer,
         status: u16,
         bytes: u64,
         trace: &Trace,
@@ -141,7 +155,8 @@ impl<'a> About<'a> {
         };
         let field = |name| text(self.head.and_then(|head| head.headers.get(name)));
         let host = self.head.and_then(|head| head.host.as_ref());
-        let client = peer
+        let client = self
+            .client
             .ip()
             .map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
         log.write(&Line {

@@ -84,8 +84,7 @@ impl Session {
                 &site.settings.timeouts
             });
         let shared = &self.shared;
-        let peer = self.peer;
-        let room = || shared.room(about.snapshot, about.site, &peer);
+        let room = || shared.room(about.snapshot, about.site, &about.client);
         let (_, mut tools) = worker.tools(&room);
         let recipient = Recipient {
             method: about.head.map(|head| &head.method),
@@ -107,7 +106,7 @@ impl Session {
         );
         match delivery.flush(&mut self.conn, &mut tools) {
             Progress::Done(delivered) => {
-                about.log_end(&self.peer, head.status, &delivered, &trace);
+                about.log_end(head.status, &delivered, &trace);
                 self.next(delivered, after, worker)
             }
             progress => {
@@ -133,7 +132,7 @@ impl Session {
         } = &mut sending;
         let room = || {
             self.shared
-                .room(&subject.snapshot, subject.site, &self.peer)
+                .room(&subject.snapshot, subject.site, &subject.client)
         };
         let (_, mut tools) = worker.tools(&room);
         let progress = delivery.flush(&mut self.conn, &mut tools);
@@ -143,7 +142,7 @@ impl Session {
     fn go_on(&mut self, sending: SendingResponse, progress: Progress, worker: &Worker) -> Step {
         match progress {
             Progress::Done(delivered) => {
-                self.log_subject(&sending.subject, &delivered);
+                Self::log_subject(&sending.subject, &delivered);
                 self.next(delivered, sending.after, worker)
             }
             Progress::Blocked(interests) => {
@@ -163,6 +162,7 @@ impl Session {
         self.answered = self.answered.saturating_add(1);
         self.expired = false;
         self.request_bytes = 0;
+        self.uncount_request();
         let now = Instant::now();
         if delivered.keep {
             let deadline = now + after.idle;
@@ -194,8 +194,8 @@ impl Session {
     }
 
     /// Writes the line of a response that is over.
-    pub(super) fn log_subject(&self, subject: &Subject, delivered: &Delivered) {
-        About::of(subject).log_end(&self.peer, subject.status, delivered, &subject.trace);
+    pub(super) fn log_subject(subject: &Subject, delivered: &Delivered) {
+        About::of(subject).log_end(subject.status, delivered, &subject.trace);
     }
 }
 

@@ -43,9 +43,7 @@ impl Session {
                 Verdict::Check(rule, users, credentials) => (rule, users, credentials),
                 verdict => return self.decide(pending, &verdict, worker),
             };
-        // Many visitors come from one proxy.
-        let request = &pending.request;
-        let client = request.peer.ip().filter(|_| !request.trusted);
+        let client = pending.request.client.own_address();
         match self.shared.checks.enter(client, pending.since) {
             Ok(Entry::Turn(turn)) => self.check(pending, rule, &users, &credentials, turn, worker),
             Ok(Entry::Queued(ticket)) => {
@@ -146,7 +144,7 @@ impl Session {
             log::info!(
                 target: &pending.site().log,
                 "401 for {}: {} {}: wrong name or password, name {name:?}",
-                self.peer, head.method.as_str(), head.target.as_str()
+                pending.request.client, head.method.as_str(), head.target.as_str()
             );
             return self.ask(&pending, rule, worker);
         }
@@ -183,7 +181,7 @@ impl Session {
         log::warn!(
             target: &pending.site().log,
             "{status} for {}: {} {}: too many passwords to check",
-            self.peer, head.method.as_str(), head.target.as_str()
+            pending.request.client, head.method.as_str(), head.target.as_str()
         );
         let why = format!("{why} Please try again.");
         let page = pending.site().page(status, &why, Some(head));

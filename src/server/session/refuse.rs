@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::about::About;
 use super::answer::AfterResponse;
 use super::{Exchange, Session, State, Step};
-use crate::exchange::{Response, Trace, UploadError};
+use crate::exchange::{Client, Response, Trace, UploadError};
 use crate::http::head::RequestHead;
 use crate::net::listener;
 use crate::relay::delivery::Delivered;
@@ -30,7 +30,7 @@ impl Session {
     ) -> Step {
         log::info!("{status} for {}: {why}", self.peer);
         let reason = reason_for(status);
-        let about = About::unreadable(snapshot, begun, reason);
+        let about = About::unreadable(self.peer, snapshot, begun, reason);
         let detail = format!("The request was refused: {why}.");
         let page = pages::page(status, &detail, None);
         self.deliver(&about, page, false, AfterResponse::close(reason), worker)
@@ -39,6 +39,7 @@ impl Session {
     /// Refuses a request because `limits.memory` is used up, and closes, which gives some of it back.
     pub(super) fn refuse_overload(
         &mut self,
+        client: Client,
         head: &RequestHead,
         received: Instant,
         site: usize,
@@ -48,20 +49,33 @@ impl Session {
         log::warn!(
             target: &snapshot.sites[site].log,
             "503 {} {} from {}: limits.memory reached",
-            head.method.as_str(), head.target.as_str(), self.peer
+            head.method.as_str(), head.target.as_str(), client
         );
         let reason = Close::Overload;
         let why = "Too many requests are being served already. Please try again.";
         let page = snapshot.sites[site].page(503, why, Some(head));
         let about = About {
             ended: Some(reason),
-            ..About::request(head, received, Some(site), snapshot)
+            ..About::request(client, head, received, Some(site), snapshot)
         };
         let after = AfterResponse {
             unread: head.has_body(),
             ..AfterResponse::close(reason)
         };
         self.deliver(&about, page, false, after, worker)
+    }
+
+    /// Refuses a request of an address that has too many under way.
+    pub(super) fn refuse_count(&mut self, pending: &PendingRequest, worker: &mut Worker) -> Step {
+        let head = &pending.request.head;
+        log::info!(
+            target: &pending.site().log,
+            "429 for {}: {} {}: limits.connections_per_client reached",
+            pending.request.client, head.method.as_str(), head.target.as_str()
+        );
+        let why = "Too many requests from this address are being served. Please try again.";
+        let page = pending.site().page(429, why, Some(head));
+        self.decline(pending, page, worker)
     }
 
     /// Refuses a request for the sake of its body.
@@ -113,7 +127,7 @@ impl Session {
         log::log!(
             target: &pending.site().log,
             level,
-            "{status} for {}: {} {}: {why}", self.peer, head.method.as_str(), head.target.as_str()
+            "{status} for {}: {} {}: {why}", pending.request.client, head.method.as_str(), head.target.as_str()
         );
         let detail = format!("The request was refused: {why}.");
         let page = Response {
@@ -188,22 +202,22 @@ impl Session {
                     ..
                 } = *exchange;
                 if let Some(delivered) = delivered {
-                    return About::pending(&host).log_end(&self.peer, status, &delivered, &trace);
+                    return About::pending(&host).log_end(status, &delivered, &trace);
                 }
                 host
             }
             State::Sending(mut sending) => {
                 let delivered = sending.delivery.cut(&mut self.conn, reason);
-                return self.log_subject(&sending.subject, &delivered);
+                return Self::log_subject(&sending.subject, &delivered);
             }
             State::Tunnel(tunnel) => {
                 let delivered = Delivered::failed(0, reason);
-                return self.log_subject(&tunnel.subject, &delivered);
+                return Self::log_subject(&tunnel.subject, &delivered);
             }
         };
         let about = About::pending(&pending);
         if let Some(log) = about.log() {
-            about.write(log, &self.peer, 503, 0, &Trace::default(), reason);
+            about.write(log, 503, 0, &Trace::default(), reason);
         }
     }
 
@@ -211,7 +225,7 @@ impl Session {
     pub(super) fn gone(&self, pending: &PendingRequest, trace: &Trace) -> Step {
         let about = About::pending(pending);
         if let Some(log) = about.log() {
-            about.write(log, &self.peer, CLIENT_GONE, 0, trace, Close::ClientGone);
+            about.write(log, CLIENT_GONE, 0, trace, Close::ClientGone);
         }
         Step::Close(Close::ClientGone)
     }
