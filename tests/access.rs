@@ -356,6 +356,37 @@ fn a_body_that_comes_too_slowly_is_given_up() {
 }
 
 #[test]
+fn options_goes_as_far_as_it_may() {
+    let (server, app, access) = by_hand();
+    let mut line = dialled(&server);
+    let options = |forwards: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "OPTIONS * HTTP/1.1\r\nHost: test\r\nMax-Forwards: {forwards}\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    // Whether its body is read at once or on its way, the next request follows.
+    for body in ["", "abc", &"x".repeat(100_000)] {
+        line.send(options("0", body));
+        let answer = line.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, ""));
+        assert_eq!(answer.field("Content-Length"), Some("0"));
+        assert!(answer.field("Allow").unwrap().contains("OPTIONS"));
+    }
+    line.send(options("7", ""));
+    let mut backend = app.accept_asking();
+    let seen = backend.request();
+    assert_eq!(seen.field("Max-Forwards"), Some("6"));
+    assert_eq!(seen.target(), "*");
+    backend.reply_to(&mut line, "ok");
+    line.send(options("many", ""));
+    assert_eq!(line.answer().status, 400);
+    assert!(backend.is_open() && app.accept_now().is_none());
+    drop(line);
+    access.finish();
+}
+
+#[test]
 fn the_server_sees_framing_as_the_application_chose_it() {
     let (server, app, access) = by_hand();
     let mut line = dialled(&server);

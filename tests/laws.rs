@@ -184,6 +184,17 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
         (None, told) => assert_eq!(head.host, *told),
     }
     assert!(head.host.is_some() || head.version == Version::Http10);
+    if head.method == Method::Options {
+        let told = simple.all("max-forwards");
+        // The largest numbers are too large for either.
+        let number = |value: &[u8]| str::from_utf8(value).ok()?.parse::<u128>().ok();
+        let told = told.first().map(|value| number(value).unwrap_or(u128::MAX));
+        let most = |told: u128| u32::try_from(told).unwrap_or(u32::MAX);
+        assert_eq!(head.max_forwards, told.map(most));
+        assert!(simple.all("max-forwards").len() <= 1);
+    } else {
+        assert_eq!(head.max_forwards, None);
+    }
     if let Some(protocols) = &head.upgrade {
         let bodiless = matches!(head.framing, Framing::Empty | Framing::Length(0));
         assert!(bodiless && head.version == Version::Http11);
@@ -232,6 +243,7 @@ fn rewrite_request(head: &RequestHead) {
         host: head.host.clone().or(Host::parse(b"none")),
         persistent: true,
         expect_continue: false,
+        max_forwards: head.max_forwards.map(|left| left.saturating_sub(1)),
         ..head.clone()
     };
     assert_eq!(again, expected, "{shown}");
@@ -396,6 +408,7 @@ impl<'h> SimpleHead<'h> {
         let options = self.all("connection");
         let options = options.iter().flat_map(|list| list.split(|b| *b == b','));
         let named: Vec<&[u8]> = options.map(trimmed).collect();
+        let options = request && self.line.starts_with("OPTIONS ");
         let goes = |name: &str| {
             let lower = name.to_ascii_lowercase();
             // These are words of their own in Connection, not names.
@@ -405,6 +418,7 @@ impl<'h> SimpleHead<'h> {
                 .any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
             HOP_BY_HOP.contains(&&*lower)
                 || request && (OF_REQUESTS.contains(&&*lower) || name.contains('_'))
+                || options && lower == "max-forwards"
                 || named && !word && !PROTECTED.iter().any(|known| lower.starts_with(known))
         };
         let expected = self.fields.iter().filter(|(name, _)| !goes(name));
@@ -441,6 +455,7 @@ const PROTECTED: &[&str] = &[
     "authorization",
     "cookie",
     "forwarded",
+    "max-forwards",
     "x-real-ip",
     "x-forwarded-",
 ];

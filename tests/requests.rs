@@ -343,6 +343,17 @@ const REFUSED: &[(&str, &str, u16)] = &[
         "GET http://one/ HTTP/1.1\r\nHost: test\r\n\r\n",
         400,
     ),
+    // The end of a loop (RFC 9110 7.6.2).
+    (
+        "Max-Forwards that is no number",
+        "OPTIONS / HTTP/1.1\r\nHost: test\r\nMax-Forwards: -1\r\n\r\n",
+        400,
+    ),
+    (
+        "Max-Forwards twice",
+        "OPTIONS * HTTP/1.1\r\nHost: test\r\nMax-Forwards: 1\r\nMax-Forwards: 1\r\n\r\n",
+        400,
+    ),
     // Expectations (RFC 9110 10.1.1).
     (
         "another expectation",
@@ -393,6 +404,24 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
         "OPTIONS *",
         "OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n",
         "OPTIONS * HTTP/1.1|Host: test|",
+        "",
+    ),
+    (
+        "OPTIONS * that is passed on for the last time",
+        "OPTIONS * HTTP/1.1\r\nHost: test\r\nMax-Forwards: 1\r\n\r\n",
+        "OPTIONS * HTTP/1.1|Host: test|Max-Forwards: 0|",
+        "",
+    ),
+    (
+        "Max-Forwards beyond all numbers, with a body",
+        "OPTIONS / HTTP/1.1\r\nHost: test\r\nMax-Forwards: 99999999999999999999\r\nA: b\r\nContent-Length: 1\r\n\r\na",
+        "OPTIONS / HTTP/1.1|Host: test|A: b|Max-Forwards: 4294967294|Content-Length: 1|",
+        "a",
+    ),
+    (
+        "Max-Forwards where it means nothing",
+        "GET / HTTP/1.1\r\nHost: test\r\nMax-Forwards: 0\r\nMax-Forwards: x\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|Max-Forwards: 0|Max-Forwards: x|",
         "",
     ),
     (
@@ -710,6 +739,34 @@ fn accepted(secure: bool) {
             assert_eq!(seen, expected, "{name} cut at {cut}");
         }
     }
+    end(proxy, thread);
+}
+
+#[test]
+fn options_that_may_not_be_passed_on_is_answered_here() {
+    let (proxy, thread, receiver) = recorded();
+    let mut visitor = proxy.visit();
+    for target in ["/a?b", "*", "http://test/a"] {
+        visitor.send(format!(
+            "OPTIONS {target} HTTP/1.1\r\nHost: test\r\nMax-Forwards: 00\r\n\r\n"
+        ));
+        let answer = visitor.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, ""));
+        assert_eq!(answer.field("Content-Length"), Some("0"));
+        let allowed = answer.field("Allow").unwrap();
+        assert!(allowed.contains("GET, HEAD, POST") && allowed.contains("OPTIONS"));
+        assert!(!allowed.contains("TRACE"), "{allowed}");
+    }
+    // The connection goes on, and this is the first request that a backend gets.
+    assert_eq!(visitor.get("/").text(), "ok");
+    let expected = "GET / HTTP/1.1|Host: test||";
+    assert_eq!(forwarded(&receiver, "test", "1.1", false), expected);
+    // Its body is of no use.
+    visitor.send(
+        "OPTIONS / HTTP/1.1\r\nHost: test\r\nMax-Forwards: 0\r\nContent-Length: 3\r\n\r\nabc",
+    );
+    assert_eq!(visitor.answer().status, 200);
+    assert!(visitor.finish().is_closed());
     end(proxy, thread);
 }
 

@@ -115,6 +115,17 @@ impl Buffers {
         let Some((body, upload)) = self.read_body(&head, link, timeouts.backend) else {
             return After::Close;
         };
+        if head.max_forwards == Some(0) {
+            // It may not be passed on, so the answer to it is ours.
+            let reply = Reply {
+                head: ResponseHead::options(),
+                body: Vec::new(),
+            };
+            return match self.answer(link, &reply, &head.method) {
+                true => self.finish_upload(upload, link),
+                false => After::Close,
+            };
+        }
         let arrived = Instant::now();
         let request = ForwardedRequest {
             shared: Arc::clone(shared),
@@ -287,6 +298,11 @@ impl Buffers {
     /// Answers with a status and its name. Returns whether the server has taken that.
     fn refuse(&mut self, link: &mut Conn, status: u16, method: &Method) -> bool {
         let reply = Reply::text(status, &format!("{}\n", ResponseHead::reason(status)));
+        self.answer(link, &reply, method)
+    }
+
+    /// Sends an answer of our own. Returns whether the server has taken it.
+    fn answer(&mut self, link: &mut Conn, reply: &Reply, method: &Method) -> bool {
         self.out.clear();
         let framing = Framing::Length(reply.body.len() as u64);
         let head = &reply.head;

@@ -22,7 +22,7 @@ use memchr::memchr;
 
 pub use answer::AnswerHeads;
 pub use request::RequestHead;
-pub use response::{ACCEL_REDIRECT, Persistence, ResponseHead, SENDFILE, write_rest};
+pub use response::{ACCEL_REDIRECT, ALLOW, Persistence, ResponseHead, SENDFILE, write_rest};
 pub use scan::HeadScanner;
 pub use write::{write_field, write_number_field};
 

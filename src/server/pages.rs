@@ -11,7 +11,7 @@ use crate::config::{self, PAGE_BYTES};
 use crate::content::watched::{FileError, Flag, Watched};
 use crate::exchange::{Body, Response, Trace};
 use crate::http::date;
-use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::head::{ALLOW, RequestHead, ResponseHead};
 use crate::stats::Stats;
 
 /// The pages of a site (`maintenance_page`, `error_pages`), and whether it is in maintenance (`maintenance_flag`).
@@ -159,9 +159,7 @@ pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> 
     head.headers.push("Cache-Control", b"no-store");
     match status {
         429 | 503 => head.headers.push("Retry-After", RETRY_AFTER),
-        405 => head
-            .headers
-            .push("Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        405 => head.headers.push("Allow", ALLOW.as_bytes()),
         _ => {}
     }
     Response {
@@ -186,6 +184,16 @@ pub(crate) fn health(stats: &Stats, client: Option<IpAddr>) -> Response {
     Response {
         head,
         body: Body::Bytes(body.into_bytes()),
+        trace: Trace::default(),
+    }
+}
+
+/// The answer to an OPTIONS request that may not be passed on.
+pub(crate) fn options() -> Response {
+    Response {
+        head: ResponseHead::options(),
+        // Not without one: the length, 0, is to be told.
+        body: Body::Bytes(Vec::new()),
         trace: Trace::default(),
     }
 }

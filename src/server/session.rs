@@ -585,11 +585,14 @@ impl Session {
         }
     }
 
-    /// A request may go on: answers it with a file, or decides what becomes of its body.
+    /// A request may go on: answers it here, with a file if there is one, or decides what becomes of its body.
     fn open(&mut self, mut pending: PendingRequest, worker: &mut Worker) -> Step {
         if let Some(response) = files::answer(pending.site(), &pending.request.head, pending.since)
         {
             return self.decline(&pending, response, worker);
+        }
+        if pending.request.head.max_forwards == Some(0) {
+            return self.decline(&pending, pages::options(), worker);
         }
         if !pending.request.head.has_body() {
             return self.begin_exchange(pending, None, worker);

@@ -227,13 +227,14 @@ impl Kind {
 
 /// Fields that a visitor cannot have removed by naming them in Connection.
 fn is_protected(name: &[u8]) -> bool {
-    let protected: [&[u8]; 6] = [
+    let protected: [&[u8]; 7] = [
         b"host",
         b"content-length",
         b"authorization",
         b"cookie",
         b"forwarded",
         b"x-real-ip",
+        b"max-forwards",
     ];
     let forwarding = b"x-forwarded-";
     protected

@@ -1,7 +1,7 @@
 //! Heads of requests (RFC 9112 3).
 
 use super::fields::{Fields, TOO_MANY_FIELDS, is_continue, list};
-use super::write::{write_field, write_framing};
+use super::write::{write_field, write_framing, write_number_field};
 use super::{
     HeadLimits, METHOD_TOO_LONG, MOST_METHOD, Method, Refusal, ResponseHead, TARGET_TOO_LONG,
     Version, is_token, split_first_line,
@@ -31,6 +31,9 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// The protocols to which the connection may be switched (RFC 9110 7.8), of those that do not carry HTTP themselves.
     pub upgrade: Option<Box<[u8]>>,
+    /// Max-Forwards of an OPTIONS request: how many more proxies and gateways may pass it on (RFC 9110 7.6.2). At 0 the
+    /// recipient answers it itself. With other methods the field means nothing and is one of the `headers`.
+    pub max_forwards: Option<u32>,
 }
 
 impl RequestHead {
@@ -77,6 +80,12 @@ impl RequestHead {
             (Some(meant), _) => Some(meant.clone()),
             (None, host) => host,
         };
+        let mut fields = fields;
+        let max_forwards = match method {
+            Method::Options => take_max_forwards(&mut fields.headers)?,
+            // TRACE, the other method for which it is meant, is refused.
+            _ => None,
+        };
         let expect_continue = match fields.expect {
             None => false,
             Some(value) if is_continue(value) => version == Version::Http11,
@@ -100,6 +109,7 @@ impl RequestHead {
             headers: fields.headers,
             framing,
             expect_continue,
+            max_forwards,
         })
     }
 
@@ -120,8 +130,8 @@ impl RequestHead {
         switches && chosen.peek().is_some() && chosen.all(is_offered)
     }
 
-    /// Writes a new head: request line (in origin-form, HTTP/1.1), Host, the fields that `first` writes, those of the
-    /// request for which `keep` is true, the framing, and the upgrade.
+    /// Writes a new head to pass the request on: request line (in origin-form, HTTP/1.1), Host, the fields that `first`
+    /// writes, those of the request for which `keep` is true, Max-Forwards with one less, the framing, and the upgrade.
     pub fn write(
         &self,
         first: impl FnOnce(&mut Vec<u8>),
@@ -138,6 +148,10 @@ impl RequestHead {
         }
         first(out);
         self.headers.write_some(keep, out);
+        if let Some(left) = self.max_forwards {
+            let left = left.saturating_sub(1);
+            write_number_field(MAX_FORWARDS, "", left.into(), out);
+        }
         write_framing(framing, out);
         if let Some(protocols) = &self.upgrade {
             write_field("Connection", b"upgrade", out);
@@ -185,6 +199,27 @@ fn parse_request_line(
     Ok((method, target, version))
 }
 
+/// Takes the Max-Forwards field of an OPTIONS request out of the others. A number that is too large is as large as it can be,
+/// which the RFC allows. What is no number is refused, as Apache does: passed on as it is, it could not end a loop.
+fn take_max_forwards(headers: &mut Headers) -> Result<Option<u32>, Refusal> {
+    let mut values = headers.get_all(MAX_FORWARDS);
+    let value = match (values.next(), values.next()) {
+        (None, _) => return Ok(None),
+        (Some(value), None) => value,
+        (Some(_), Some(_)) => return Err(Refusal::bad("two Max-Forwards fields")),
+    };
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Refusal::bad("an invalid Max-Forwards field"));
+    }
+    let number = value.iter().fold(0_u32, |number, digit| {
+        let digit = u32::from(*digit - b'0');
+        number.saturating_mul(10).saturating_add(digit)
+    });
+    drop(values);
+    headers.remove(MAX_FORWARDS);
+    Ok(Some(number))
+}
+
 /// The protocols of an Upgrade field to which a connection may be switched; `None` if there are none, or if it is no
 /// list of protocols.
 fn switchable(value: &[u8]) -> Option<Box<[u8]>> {
@@ -206,6 +241,7 @@ fn switchable(value: &[u8]) -> Option<Box<[u8]>> {
     (!protocols.is_empty()).then(|| protocols.join(&b", "[..]).into())
 }
 
+const MAX_FORWARDS: &str = "Max-Forwards";
 const VERSION_UNKNOWN: Refusal = Refusal {
     status: 505,
     why: "a version other than HTTP/1.0 and HTTP/1.1",
@@ -502,6 +538,62 @@ mod tests {
         check("a", "1.1 200 \r\nUpgrade: a", false);
         check("a", "1.0 101 \r\nUpgrade: a", false);
         check("h2c", "1.1 101 \r\nUpgrade: h2c", false);
+    }
+
+    #[test]
+    fn max_forwards_counts_for_options() {
+        let with =
+            |method: &str, lines: &str| format!("{method} /a HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let written = |head: &RequestHead| {
+            let mut out = Vec::new();
+            head.write(|_| (), head.framing, |_| true, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let check = |value: &str, expected: u32, passed_on: &str| {
+            let input = with("OPTIONS", &format!("max-forwards: {value}\r\nA: b\r\n"));
+            accepted(&input, |head| {
+                let passed_on = format!("A: b\r\nMax-Forwards: {passed_on}\r\n\r\n");
+                head.max_forwards == Some(expected)
+                    && !head.headers.contains("Max-Forwards")
+                    && written(head).ends_with(&passed_on)
+            });
+        };
+        check("1", 1, "0");
+        check("010", 10, "9");
+        check("4294967295", u32::MAX, "4294967294");
+        check("4294967296", u32::MAX, "4294967294");
+        check(&"9".repeat(100), u32::MAX, "4294967294");
+        accepted(&with("OPTIONS", "Max-Forwards: 0\r\n"), |head| {
+            head.max_forwards == Some(0)
+        });
+        accepted(&with("OPTIONS", ""), |head| {
+            head.max_forwards.is_none() && !written(head).contains("Max-Forwards")
+        });
+        accepted(
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 2\r\n\r\n",
+            |head| head.max_forwards == Some(2) && head.target.is_asterisk(),
+        );
+        // It cannot be named away, or a loop would have no end.
+        let named = with("OPTIONS", "Connection: Max-Forwards\r\nMax-Forwards: 0\r\n");
+        accepted(&named, |head| head.max_forwards == Some(0));
+        for lines in [
+            "Max-Forwards:\r\n",
+            "Max-Forwards: -1\r\n",
+            "Max-Forwards: +1\r\n",
+            "Max-Forwards: 1.0\r\n",
+            "Max-Forwards: 0x1\r\n",
+            "Max-Forwards: 1 1\r\n",
+            "Max-Forwards: 1, 1\r\n",
+            "Max-Forwards: 1\r\nMax-Forwards: 1\r\n",
+        ] {
+            refused(400, &with("OPTIONS", lines));
+            accepted(&with("GET", lines), |head| {
+                head.max_forwards.is_none() && written(head).contains(lines.trim_end())
+            });
+        }
+        accepted(&with("GET", "Max-Forwards: 0\r\n"), |head| {
+            head.max_forwards.is_none() && written(head).contains("Max-Forwards: 0\r\n")
+        });
     }
 
     #[test]

@@ -49,6 +49,10 @@ pub const SENDFILE: &str = "X-Sendfile";
 /// Names a file as nginx has it: a URI.
 pub const ACCEL_REDIRECT: &str = "X-Accel-Redirect";
 
+/// The methods that RFC 9110 and RFC 5789 define and that are passed on. Those of other RFCs are passed on, too, and
+/// whether the application takes a method is not known.
+pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 impl ResponseHead {
     /// A response of our own, without fields.
     pub fn new(status: u16) -> Self {
@@ -63,6 +67,14 @@ impl ResponseHead {
             persistent: true,
             upgrade: None,
         }
+    }
+
+    /// The response to an OPTIONS request that is not to be passed on any further, since its Max-Forwards is 0 (RFC 9110
+    /// 7.6.2, 9.3.7). It has no body.
+    pub fn options() -> Self {
+        let mut head = Self::new(200);
+        head.headers.push("Allow", ALLOW.as_bytes());
+        head
     }
 
     /// Whether it names a file that is to go out in the place of its body, so that the body may well not come.
