@@ -356,6 +356,29 @@ fn a_body_that_comes_too_slowly_is_given_up() {
 }
 
 #[test]
+fn a_target_and_a_host_that_differ_are_refused_as_the_server_does() {
+    let (server, app, access) = by_hand();
+    let mut line = dialled(&server);
+    line.send("GET http://test:81/a?b HTTP/1.1\r\nHost: test:81\r\n\r\n");
+    let mut backend = app.accept_asking();
+    let seen = backend.request();
+    assert_eq!(seen.target(), "/a?b");
+    assert_eq!(seen.field("Host"), Some("test:81"));
+    backend.reply_to(&mut line, "ok");
+    for (target, host) in [("http://one/", "test"), ("http://test:81/", "test")] {
+        line.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        let answer = line.answer();
+        assert_eq!(answer.status, 400, "{target}: {answer:?}");
+        assert!(line.is_closed());
+        access.wait_for_log("a request was refused: a Host field other than the target's host");
+        line = dialled(&server);
+    }
+    assert!(backend.is_open() && app.accept_now().is_none());
+    drop(line);
+    access.finish();
+}
+
+#[test]
 fn options_goes_as_far_as_it_may() {
     let (server, app, access) = by_hand();
     let mut line = dialled(&server);

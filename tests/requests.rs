@@ -343,6 +343,16 @@ const REFUSED: &[(&str, &str, u16)] = &[
         "GET http://one/ HTTP/1.1\r\nHost: test\r\n\r\n",
         400,
     ),
+    (
+        "absolute target with a port and Host without",
+        "GET http://test:81/ HTTP/1.1\r\nHost: test\r\n\r\n",
+        400,
+    ),
+    (
+        "absolute target and another Host in 1.0",
+        "GET http://test/ HTTP/1.0\r\nHost: one\r\n\r\n",
+        400,
+    ),
     // The end of a loop (RFC 9110 7.6.2).
     (
         "Max-Forwards that is no number",
