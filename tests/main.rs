@@ -16,6 +16,7 @@ mod laws;
 mod layers;
 mod logs;
 mod memory;
+mod messages;
 mod pages;
 mod parking;
 mod phases;

@@ -42,7 +42,11 @@ impl DialledIn {
             panic!("not a TCP address");
         };
         let stats = Arc::new(Stats::new());
-        let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(&stats)));
+        let pool = Arc::new(Pool::new(
+            address.to_string(),
+            Arc::clone(&stats),
+            &Arc::default(),
+        ));
         pool.set_keys(keys());
         let terms = Terms {
             preamble: PATIENCE,

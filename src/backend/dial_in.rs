@@ -34,6 +34,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
 use self::newcomers::{Newcomer, Newcomers, Surplus};
+use super::group::Group;
 use super::idle::Place;
 use super::pool::{Backend, Pool};
 use super::preamble::{self, Fault, Id, Reading};
@@ -121,6 +122,9 @@ pub struct Terms {
 pub struct Registration {
     open: Arc<Open>,
     connections: Arc<Connections>,
+    group: Arc<Group>,
+    /// Why the connection is closed, once it is dropped.
+    reason: Close,
     _here: Charge,
     _descriptor: Charge,
 }
@@ -197,7 +201,7 @@ impl Registration {
         let charge = || budget.charge(1).expect("there are two");
         let charges = (charge(), charge());
         let id = Id::new(b"0123456789ab").expect("the length of an id");
-        Connections::enter(&Arc::default(), 0, pool, (id, Peer::Unix), charges)
+        Connections::enter(&Arc::default(), 0, pool, (id, Peer::Unix, &[]), charges)
     }
 }
 
@@ -206,7 +210,7 @@ impl Connections {
         self: &Arc<Self>,
         number: u64,
         pool: &Arc<Pool>,
-        (id, peer): (Id, Peer),
+        (id, peer, key): (Id, Peer, &[u8]),
         (here, descriptor): (Charge, Charge),
     ) -> Registration {
         let open = Arc::new(Open {
@@ -219,9 +223,13 @@ impl Connections {
             place: Place::default(),
         });
         self.0.lock().insert(number, Arc::clone(&open));
+        let group = pool.group(key);
+        group.join(id, peer);
         Registration {
             open,
             connections: Arc::clone(self),
+            group,
+            reason: Close::Internal,
             _here: here,
             _descriptor: descriptor,
         }
@@ -241,6 +249,11 @@ impl Registration {
         responses.store(count + 1, Ordering::Relaxed);
     }
 
+    /// Says why the connection is closed, before it is dropped.
+    pub(super) fn close(&mut self, reason: Close) {
+        self.reason = reason;
+    }
+
     /// Where the backend is in its pool.
     pub(super) fn place(&self) -> &Place {
         &self.open.place
@@ -249,7 +262,11 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.connections.0.lock().remove(&self.open.number);
+        let Open {
+            number, id, peer, ..
+        } = *self.open;
+        self.connections.0.lock().remove(&number);
+        self.group.leave(id, peer, self.reason);
     }
 }
 
@@ -605,9 +622,6 @@ impl DialIn {
         dial.full.store(false, Ordering::Relaxed);
         conn.stream().send_at_once();
         conn.stream().watch_peer();
-        let pool = &dial.pool;
-        let connections = &self.control.connections;
-        let registration = connections.enter(number, pool, (preamble.id, peer), charges);
         // From now on only the hang-up is of interest, and only once.
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         let mut event = EpollEvent::new(flags, number);
@@ -616,11 +630,15 @@ impl DialIn {
             return;
         }
         stats::add(&self.stats.joined);
+        let pool = &dial.pool;
         log::debug!(
             "backend {} from {peer} joined at {}",
             preamble.id,
             pool.name()
         );
+        let connections = &self.control.connections;
+        let who = (preamble.id, peer, &*preamble.key);
+        let registration = connections.enter(number, pool, who, charges);
         pool.offer(Backend {
             pool: Arc::clone(pool),
             conn,

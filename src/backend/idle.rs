@@ -222,7 +222,11 @@ mod tests {
     /// Does what comes to a random mind, and the same with a plain list in order of age.
     #[test]
     fn it_does_what_a_plain_list_does() {
-        let pool = Arc::new(Pool::new("test".to_owned(), Arc::new(Stats::new())));
+        let pool = Arc::new(Pool::new(
+            "test".to_owned(),
+            Arc::new(Stats::new()),
+            &Arc::default(),
+        ));
         let all_keys = ["", "a", "b"];
         let mut idle = Idle::default();
         let mut list: Vec<(usize, &str)> = Vec::new();
@@ -273,7 +277,11 @@ mod tests {
 
     #[test]
     fn one_that_hangs_up_leaves_from_anywhere() {
-        let pool = Arc::new(Pool::new("test".to_owned(), Arc::new(Stats::new())));
+        let pool = Arc::new(Pool::new(
+            "test".to_owned(),
+            Arc::new(Stats::new()),
+            &Arc::default(),
+        ));
         pool.set_keys(Arc::new([Box::default()]));
         let mut all: Vec<_> = (0..5)
             .map(|id| {

@@ -20,6 +20,7 @@
 //!   [`Pool::offer`] looks at the mark under the pool's lock, so one of the two sees the other.
 //! - Pool locks are leaves; nothing is closed, logged or woken under them.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +30,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::dial_in::Registration;
+use super::group::{Group, Groups, Journal, Sites};
 use super::idle::{Idle, Place};
 use super::preamble::Id;
 use super::queue::{Queue, Slot, Turn};
@@ -43,6 +45,7 @@ pub struct Pool {
     /// The address, for logs.
     name: String,
     stats: Arc<Stats>,
+    groups: Groups,
     state: Mutex<State>,
 }
 
@@ -198,10 +201,11 @@ impl Drop for InLine {
 
 impl Pool {
     /// An empty pool. `name` is the address.
-    pub fn new(name: String, stats: Arc<Stats>) -> Self {
+    pub fn new(name: String, stats: Arc<Stats>, journal: &Arc<Journal>) -> Self {
         Self {
             name,
             stats,
+            groups: Groups::new(journal),
             state: Mutex::default(),
         }
     }
@@ -219,6 +223,21 @@ impl Pool {
     /// How many requests wait now.
     pub fn waiting(&self) -> usize {
         self.state.lock().waiting.len()
+    }
+
+    /// How many backends are connected that sent one of these keys, idle or not, and this id if there is one.
+    pub fn connected(&self, keys: &[Box<[u8]>], id: Option<&[u8]>) -> usize {
+        self.groups.connected(keys, id)
+    }
+
+    /// The backends that sent this key.
+    pub(super) fn group(&self, key: &[u8]) -> Arc<Group> {
+        self.groups.of(key, &self.name)
+    }
+
+    /// Changes which sites have each of the keys, for logs.
+    pub fn name_sites(&self, sites: &BTreeMap<Box<[u8]>, Sites>) {
+        self.groups.set(sites);
     }
 
     /// The keys that are accepted now; an empty key stands for none.
@@ -326,7 +345,8 @@ impl Pool {
 
 impl Backend {
     /// Closes the connection and says why.
-    fn close(self, reason: Close) {
+    fn close(mut self, reason: Close) {
+        self.registration.close(reason);
         self.pool.stats.backend_closed(reason);
         log::debug!(
             "backend {} from {} at {} closed: reason={reason}",
@@ -527,7 +547,7 @@ mod tests {
             let stats = Arc::new(Stats::new());
             let keys: Arc<[Box<[u8]>]> = Arc::from([Box::default()]);
             let pool = |_| {
-                let pool = Pool::new("test".to_owned(), Arc::clone(&stats));
+                let pool = Pool::new("test".to_owned(), Arc::clone(&stats), &Arc::default());
                 pool.set_keys(Arc::clone(&keys));
                 Arc::new(pool)
             };

@@ -33,7 +33,7 @@ pub struct Preamble {
 }
 
 /// The id of a backend: 12 bytes, or a few more. It is small, so that it can go along with each answer.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id {
     bytes: [u8; LONGEST_ID],
     length: u8,

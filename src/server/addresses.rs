@@ -1,15 +1,16 @@
 //! The addresses at which a server is reached, and the threads that serve them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::{io, mem};
 
 use super::StartError;
 use super::secure::{Secure, Slot};
 use super::shared::Shared;
-use super::snapshot::accepted_keys;
+use super::snapshot::{accepted_keys, log_target};
 use super::threads::Thread;
 use crate::backend::dial_in::{Control, Prepared, Settings, Terms};
+use crate::backend::group::{Journal, Sites};
 use crate::backend::pool::Pool;
 use crate::budget::Budget;
 use crate::config::{self, Address, Config};
@@ -62,6 +63,8 @@ pub(super) struct Wanted {
     pub(super) address: Address,
     /// The keys that are known there: those of every site that has it.
     keys: Arc<[Box<[u8]>]>,
+    /// Which sites have each of them.
+    sites: BTreeMap<Box<[u8]>, Sites>,
     /// What its file is to be like, as the first entry that says something has it.
     file: config::SocketFile,
 }
@@ -123,11 +126,14 @@ impl NewDial {
         config: &Config,
         outgoing: &Secure,
         stats: &Arc<Stats>,
+        journal: &Arc<Journal>,
         descriptors: &Arc<Budget>,
     ) -> Result<Self, StartError> {
         let address = &wanted.address;
         let file = wanted.socket_file()?;
-        let pool = Arc::new(Pool::new(address.to_string(), Arc::clone(stats)));
+        let pool = Pool::new(address.to_string(), Arc::clone(stats), journal);
+        let pool = Arc::new(pool);
+        pool.name_sites(&wanted.sites);
         pool.set_keys(Arc::clone(&wanted.keys));
         let terms = wanted.terms(config, outgoing);
         Ok(Self {
@@ -172,6 +178,7 @@ impl Dial {
         config: &Config,
         outgoing: &Secure,
     ) {
+        self.pool.name_sites(&wanted.sites);
         self.pool.set_keys(Arc::clone(&wanted.keys));
         let terms = wanted.terms(config, outgoing);
         self.settings.set(config.limits.backends, terms);
@@ -198,7 +205,8 @@ impl Wanted {
     /// The addresses at which backends dial in, each once, in the order of the configuration.
     pub(super) fn all(config: &Config) -> Vec<Self> {
         struct Entry<'a> {
-            keys: BTreeSet<Box<[u8]>>,
+            /// The names of the sites that have each key.
+            keys: BTreeMap<Box<[u8]>, Vec<&'a str>>,
             file: &'a config::SocketFile,
         }
         let none = config::SocketFile::default();
@@ -209,11 +217,17 @@ impl Wanted {
                 let entry = entries.entry(&outgoing.to).or_insert_with(|| {
                     order.push(&outgoing.to);
                     Entry {
-                        keys: BTreeSet::new(),
+                        keys: BTreeMap::new(),
                         file: &none,
                     }
                 });
-                entry.keys.extend(accepted_keys(site).iter().cloned());
+                for key in accepted_keys(site).iter() {
+                    let names = entry.keys.entry(key.clone()).or_default();
+                    // A site may have an address several times, for several paths.
+                    if names.last() != Some(&site.name.as_str()) {
+                        names.push(&site.name);
+                    }
+                }
                 if *entry.file == none {
                     entry.file = &outgoing.file;
                 }
@@ -223,7 +237,10 @@ impl Wanted {
             let entry = entries.remove(address)?;
             Some(Self {
                 address: address.clone(),
-                keys: entry.keys.into_iter().collect(),
+                keys: entry.keys.keys().cloned().collect(),
+                sites: (entry.keys.into_iter())
+                    .map(|(key, names)| (key, Sites::new(&names, log_target)))
+                    .collect(),
                 file: entry.file.clone(),
             })
         };

@@ -16,7 +16,7 @@
 //! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a look at all sessions: in a drain, and to make room for new connections, requests and bodies |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free seats, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
-//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, `Shares`, dial-in connections and settings, found addresses, notes of the Redis thread, `Shared::shedding` | see there | a few instructions |
+//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, `Shares`, dial-in connections, groups and settings, found addresses, notes of the Redis thread, `Shared::shedding` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
@@ -54,6 +54,7 @@ use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
 use crate::backend::dial_in::{Connected, Control, DialIn};
+use crate::backend::group::Journal;
 use crate::budget::{Budget, Shares};
 use crate::config::{Address, Config};
 use crate::content::gzip::Compressors;
@@ -148,6 +149,7 @@ impl Server {
         let (config, division) = descriptors::divide(config, process::descriptors());
         let descriptors = Arc::new(Budget::new(division.backends));
         let stats = Arc::new(Stats::new());
+        let journal = Arc::new(Journal::default());
         let mut secure = Secure::default();
         secure.load("ssl", &config.ssl)?;
         let mut outgoing = Secure::default();
@@ -164,6 +166,7 @@ impl Server {
                 &config,
                 &outgoing,
                 &stats,
+                &journal,
                 &descriptors,
             )?);
         }
@@ -202,6 +205,7 @@ impl Server {
             connections: AtomicU64::new(division.both),
             waiting,
             checks,
+            journal,
             shedding: Pace::default(),
         });
         Ok(Bound {
@@ -325,6 +329,7 @@ impl Server {
                 &config,
                 &outgoing,
                 &shared.stats,
+                &shared.journal,
                 &shared.descriptors,
             )?);
         }
@@ -481,6 +486,7 @@ impl Drop for Server {
         for servers in self.shared.snapshot().servers() {
             servers.shut(Close::Draining);
         }
+        self.shared.journal.tick(Instant::now(), true);
         let logs = self.shared.snapshot().access_logs();
         let logs: Vec<_> = logs.into_iter().map(|(_, log)| log).collect();
         AccessLog::settle(&logs);

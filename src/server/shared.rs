@@ -12,6 +12,7 @@ use super::checks::Checks;
 use super::drainer::Drainer;
 use super::session::Session;
 use super::snapshot::Snapshot;
+use crate::backend::group::Journal;
 use crate::backend::lease::Lease;
 use crate::budget::{Budget, Shares};
 use crate::content::gzip::Compressors;
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(super) waiting: Arc<AtomicUsize>,
     /// Passwords that are checked.
     pub(super) checks: Arc<Checks>,
+    /// Backends that connect and disconnect.
+    pub(super) journal: Arc<Journal>,
     /// When idle connections may be looked for, to make room.
     pub(super) shedding: Pace,
 }
@@ -239,6 +242,7 @@ impl Shared {
                     log.flush();
                 }
                 self.compressors.tick();
+                self.journal.tick(now, false);
             }
         }
     }

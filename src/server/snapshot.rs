@@ -291,7 +291,7 @@ impl Site {
                 filter => filtered.push((filter.clone(), [pool])),
             }
         }
-        let log = log_target(&settings);
+        let log = log_target(&settings.name);
         let servers = known.and_then(|site| site.servers.clone());
         let servers = match servers.filter(|servers| servers.fit(&settings)) {
             Some(servers) => Some(servers),
@@ -332,9 +332,9 @@ impl Site {
     }
 }
 
-/// The target of a site's log lines, by which they find its own logger.
-fn log_target(site: &config::Site) -> String {
-    format!("site:{}", site.name)
+/// The target of the log lines of a site with this name, by which they find its own logger.
+pub(super) fn log_target(site: &str) -> String {
+    format!("site:{site}")
 }
 
 /// The keys that a site's backends may send: its own, or none.

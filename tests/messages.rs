@@ -1,0 +1,125 @@
+//! What the log says of backends that connect and disconnect.
+
+use std::time::{Duration, Instant};
+
+use crate::common::{Backend, PATIENCE, Proxy, Visitor, wait_until};
+
+/// Asks a site, and does not wait for the answer.
+fn ask(proxy: &Proxy, host: &str) -> Visitor {
+    let mut visitor = proxy.visit();
+    visitor.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    visitor
+}
+
+/// The number in front of some words, in a line of the log.
+fn count(line: &str, words: &str) -> usize {
+    let before = line
+        .split(words)
+        .next()
+        .filter(|before| before.len() < line.len());
+    let number = before.and_then(|before| before.rsplit([' ', '(']).next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// The lines of the log about backends of this site, with how many of them connected and disconnected.
+fn comings_and_goings(proxy: &Proxy, site: &str) -> (usize, usize, usize) {
+    let log = proxy.log();
+    let about = format!("[INFO] {site}: ");
+    let lines = log.lines().filter(|line| line.contains(&about));
+    let mut sums = (0, 0, 0);
+    for line in lines.filter(|line| line.ends_with(" now")) {
+        let is_one = line.contains(": backend ");
+        let one = |words: &str| usize::from(is_one && line.contains(words));
+        sums.0 += 1;
+        sums.1 += one(" connected, ");
+        sums.2 += one(" disconnected (");
+        if !is_one {
+            let connected = count(line, " more backend");
+            match line.contains(" connected") {
+                true => {
+                    sums.1 += connected;
+                    sums.2 += count(line, " disconnected (");
+                }
+                false => sums.2 += connected,
+            }
+        }
+    }
+    sums
+}
+
+#[test]
+fn the_log_has_each_backend_that_connects_and_disconnects() {
+    let sites = "map:\n\
+                 - {incoming: [test, www.test], outgoing: '127.0.0.1:0', timeout: 60, logger: {type: file, file: test.log}}\n\
+                 - {incoming: shared, outgoing: '127.0.0.2:0', key: k, timeout: 60}\n\
+                 - {incoming: other, outgoing: ['127.0.0.2:0', '127.0.0.2:0'], key: [k, l], timeout: 60}";
+    let proxy = Proxy::start(&format!("logger: {{type: stderr, level: normal}}\n{sites}"));
+    let one = Backend::dial_as(proxy.dial_in(), "7f0000\x01\x1b1a2b", "");
+    // The site has a log of its own.
+    let in_log = |text: &str| {
+        wait_until(text, || proxy.read("test.log").contains(text));
+    };
+    in_log("site test: backend 7f0000\\x01\\x1b1a2b from 127.0.0.1:");
+    in_log(" connected, 1 now\n");
+    let shared = Backend::dial_as(proxy.dial_ins()[1], "000000000002", "k");
+    proxy.wait_for_log("sites shared, other: backend 000000000002 from 127.0.0.1:");
+    let other = Backend::dial_as(proxy.dial_ins()[1], "000000000003", "l");
+    proxy.wait_for_log("[INFO] site other: backend 000000000003 from 127.0.0.1:");
+    drop(one);
+    in_log(" disconnected (peer_closed), 0 now\n");
+    // A connection that fails within an exchange.
+    let mut failing = shared;
+    let mut visitor = ask(&proxy, "shared");
+    failing.request();
+    failing.send("nonsense\r\n\r\n");
+    assert_eq!(visitor.answer().status, 502);
+    proxy.wait_for_log("disconnected (backend_failed), 0 now\n");
+    // A key that a reload has removed.
+    proxy.reload(&sites.replace("[k, l]", "k"));
+    proxy.wait_for_log("site other: backend 000000000003 from 127.0.0.1:");
+    proxy.wait_for_log("disconnected (removed), 0 now\n");
+    drop((failing, other, visitor));
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn a_burst_of_backends_has_few_lines_which_count_them_all() {
+    const MANY: usize = 300;
+    let proxy = Proxy::start(
+        "logger: {type: stderr, level: normal}\n\
+         map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]",
+    );
+    let begun = Instant::now();
+    let backends: Vec<_> = (0..MANY)
+        .map(|n| Backend::dial_as(proxy.dial_in(), &format!("{n:012}"), ""))
+        .collect();
+    let sums = || comings_and_goings(&proxy, "site test");
+    wait_until("all are counted", || sums().1 == MANY);
+    assert!(proxy.log().contains(&format!(", {MANY} now")));
+    // One at once, and one for each second.
+    let most = |begun: Instant| 2 + begun.elapsed().as_secs() as usize;
+    assert!(sums().0 <= most(begun), "{}", proxy.log());
+    drop(backends);
+    wait_until("all have gone", || sums().2 == MANY);
+    assert!(proxy.log().contains(", 0 now"));
+    assert!(sums().0 <= most(begun), "{}", proxy.log());
+    // Processes that disconnect and connect again all the time.
+    let before = sums();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        let mut backend = Backend::dial(proxy.dial_in());
+        backend.finish();
+        assert!(backend.is_closed());
+    }
+    wait_until("all are counted", || {
+        let (_, connected, disconnected) = sums();
+        connected > before.1 && connected - before.1 == disconnected - before.2
+    });
+    assert!(sums().0 - before.0 <= most(begun), "{}", proxy.log());
+    assert!(begun.elapsed() < PATIENCE);
+    // The end of the server is no burst that is lost.
+    let last = Backend::dial(proxy.dial_in());
+    wait_until("it is counted", || sums().1 > before.1 + 1);
+    drop(last);
+    proxy.finish();
+}
