@@ -1,14 +1,141 @@
-//! What the log says of backends that connect and disconnect.
+//! What the log says of requests that get no backend, and of backends that connect and disconnect.
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Backend, PATIENCE, Proxy, Visitor, wait_until};
+use crate::common::{Backend, PATIENCE, Proxy, Server, Visitor, free_port, wait_until};
+
+/// Asks a site; returns the page of its 503.
+fn unserved(proxy: &Proxy, host: &str, target: &str) -> String {
+    let mut visitor = proxy.visit();
+    let answer = visitor.ask(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    assert_eq!(answer.status, 503, "{host}{target}");
+    answer.text()
+}
+
+#[test]
+fn a_503_says_whether_no_backend_is_connected_or_all_are_busy() {
+    let proxy = Proxy::start(
+        "map:\n\
+         - {incoming: one, outgoing: '127.0.0.1:0', key: one, timeout: 300ms}\n\
+         - {incoming: two, outgoing: '127.0.0.1:0', key: [two, new], timeout: 300ms, limits: {waiting: 0}}\n\
+         - {incoming: backed, outgoing: '127.0.0.2:0', timeout: 200ms, backup: one}",
+    );
+    let connect = |id: &str, key: &str| Backend::dial_as(proxy.dial_in(), id, key);
+    let page = unserved(&proxy, "one", "/none");
+    assert!(
+        page.contains("No application process is connected."),
+        "{page}"
+    );
+    proxy.wait_for_log("/none from 127.0.0.1");
+    proxy.wait_for_log(": site one: backend -: no backend in 300ms: none is connected\n");
+    // Only those with the site's own keys count.
+    let others = [
+        connect("000000000001", "two"),
+        connect("000000000002", "new"),
+    ];
+    proxy.wait_for_log("site two: backend 000000000001 from 127.0.0.1");
+    let mut held: Vec<_> = (0..3)
+        .map(|n| connect(&format!("00000000010{n}"), "one"))
+        .collect();
+    proxy.wait_for_logs(" joined at ", 5);
+    let mut visitors: Vec<_> = (0..3).map(|_| ask(&proxy, "one")).collect();
+    for backend in &mut held {
+        backend.request();
+    }
+    let page = unserved(&proxy, "one", "/busy");
+    assert!(
+        page.contains("No application process was free in time."),
+        "{page}"
+    );
+    proxy.wait_for_log(": site one: backend -: no backend in 300ms: all 3 are busy\n");
+    // One that the path asks for.
+    unserved(&proxy, "one", "/app/1-2-3.4.5-000000000102");
+    proxy.wait_for_log("no backend in 300ms: 000000000102 is busy\n");
+    unserved(&proxy, "one", "/app/1-2-3.4.5-000000000001");
+    proxy.wait_for_log("no backend in 300ms: 000000000001 is not connected\n");
+    // The backup was asked, too.
+    unserved(&proxy, "backed", "/");
+    proxy.wait_for_log(
+        ": site backed: backend -: no backend in 200ms: none is connected; none of backup one: all 3 are busy\n",
+    );
+    // Where no more requests may wait.
+    let mut others = others.map(|backend| (backend, ask(&proxy, "two")));
+    for (backend, _) in &mut others {
+        backend.request();
+    }
+    unserved(&proxy, "two", "/");
+    proxy.wait_for_log(": site two: backend -: limits.waiting reached, all 2 are busy\n");
+    for backend in &mut held {
+        backend.reply("ok");
+    }
+    for visitor in &mut visitors {
+        assert_eq!(visitor.answer().status, 200);
+    }
+    for (backend, _) in &mut others {
+        backend.reply("ok");
+    }
+    for (_, visitor) in &mut others {
+        assert_eq!(visitor.answer().status, 200);
+    }
+    // One is left.
+    held.truncate(1);
+    proxy.wait_for_logs("closed: reason=peer_closed", 2);
+    let visitor = ask(&proxy, "one");
+    held[0].request();
+    unserved(&proxy, "one", "/");
+    proxy.wait_for_log("no backend in 300ms: the only one is busy\n");
+    drop((visitor, visitors, held, others));
+    proxy.finish();
+}
 
 /// Asks a site, and does not wait for the answer.
 fn ask(proxy: &Proxy, host: &str) -> Visitor {
     let mut visitor = proxy.visit();
     visitor.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
     visitor
+}
+
+#[test]
+fn a_503_says_whether_the_servers_are_down_or_busy() {
+    let servers = [Server::start(), Server::start()];
+    let [a, b] = [0, 1].map(|n: usize| servers[n].address());
+    let [no, none] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
+    let proxy = Proxy::start(&format!(
+        "map:\n\
+         - {{incoming: down, proxy: traditional, servers: ['{no}', '{none}'], timeout: 300ms}}\n\
+         - {{incoming: busy, proxy: traditional, servers: ['{a}', '{b}'], server_connections: 1, timeout: 300ms}}\n\
+         - {{incoming: both, proxy: traditional, servers: ['{a}', '{no}'], server_connections: 1, timeout: 300ms}}\n\
+         - {{incoming: one, proxy: traditional, servers: '{no}', timeout: 300ms}}",
+    ));
+    let page = unserved(&proxy, "down", "/");
+    assert!(
+        page.contains("No application server can be reached."),
+        "{page}"
+    );
+    proxy.wait_for_log(": site down: backend -: no backend in 300ms: all 2 servers are down\n");
+    unserved(&proxy, "one", "/");
+    proxy.wait_for_log("no backend in 300ms: the only server is down\n");
+    let busy: Vec<_> = servers
+        .iter()
+        .map(|server| {
+            let visitor = ask(&proxy, "busy");
+            (visitor, server)
+        })
+        .collect();
+    let mut backends: Vec<_> = busy.iter().map(|(_, server)| server.accept()).collect();
+    for backend in &mut backends {
+        backend.request();
+    }
+    unserved(&proxy, "busy", "/");
+    proxy.wait_for_log("no backend in 300ms: all 2 servers are busy\n");
+    let visitor = ask(&proxy, "both");
+    let mut backend = servers[0].accept();
+    backend.request();
+    unserved(&proxy, "both", "/");
+    proxy.wait_for_log("no backend in 300ms: of 2 servers 1 is down and 1 busy\n");
+    drop((visitor, backend, backends, busy));
+    drop(servers);
+    proxy.finish();
 }
 
 /// The number in front of some words, in a line of the log.

@@ -336,3 +336,33 @@ fn a_password_is_wanted() {
     drop(server);
     proxy.finish();
 }
+
+#[test]
+fn a_503_says_what_is_wrong_with_the_list() {
+    let mut redis = Redis::start();
+    let proxy = Proxy::start(&redis.yaml("").replace("timeout: 60", "timeout: 300ms"));
+    proxy.wait_for_log("servers are listed in Redis");
+    assert_eq!(proxy.visit().get("/").status, 503);
+    proxy.wait_for_log(": site test: backend -: no backend in 300ms: no server is listed\n");
+    let server = Server::start();
+    redis.push("test", server.address());
+    let mut visitor = proxy.ask("/");
+    let mut backend = server.accept();
+    backend.request();
+    wait_until("the list was read, too", || {
+        assert_eq!(proxy.visit().get("/").status, 503);
+        proxy
+            .log()
+            .contains("no backend in 300ms: the only server is busy\n")
+    });
+    backend.reply_to(&mut visitor, "ok");
+    drop((backend, server));
+    assert_eq!(proxy.visit().get("/").status, 503);
+    proxy.wait_for_log("no backend in 300ms: the only server is down\n");
+    redis.kill();
+    proxy.wait_for_log("the servers known last go on");
+    assert_eq!(proxy.visit().get("/").status, 503);
+    proxy.wait_for_log("no backend in 300ms: the only server is down, and Redis does not answer\n");
+    drop(visitor);
+    proxy.finish_without_leak_check();
+}

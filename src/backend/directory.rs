@@ -48,6 +48,7 @@ use self::health::Health;
 pub use self::queue::{Acquired, Ticket, acquire};
 pub use self::seat::{Connected, Connecting, Lease};
 use self::seat::{IdleConnection, Seat};
+use super::lease::Shortage;
 use super::pool::Waiting;
 use super::queue::Queue;
 use crate::config::{self, Address};
@@ -365,6 +366,21 @@ impl Directory {
         state.servers.iter().map(|server| server.kept.len()).sum()
     }
 
+    /// Why no server has a free seat.
+    pub(super) fn shortage(&self) -> Shortage {
+        let state = self.state.lock();
+        let (all, down) = state.count();
+        #[cfg(feature = "redis")]
+        let is_unlisted = state.shelf.as_ref().is_some_and(shared::Shelf::is_away);
+        #[cfg(not(feature = "redis"))]
+        let is_unlisted = false;
+        Shortage::Servers {
+            all,
+            down,
+            is_unlisted,
+        }
+    }
+
     fn close(&self, conn: Conn, reason: Close) {
         drop(conn);
         self.stats.backend_closed(reason);
@@ -410,6 +426,18 @@ impl State {
         }
         self.settings = settings;
         gone
+    }
+
+    /// How many servers there are, and how many of them get no requests or only one, to see whether they are up again.
+    fn count(&self) -> (usize, usize) {
+        let servers = || self.servers.iter().filter(|server| !server.gone);
+        #[cfg(feature = "redis")]
+        let servers = || {
+            let redis = self.shelf.is_some();
+            servers().filter(move |server| !redis || server.stock.is_listed())
+        };
+        let down = servers().filter(|server| server.health != Health::Up);
+        (servers().count(), down.count())
     }
 
     fn position(&self, endpoint: &Arc<Endpoint>) -> Option<usize> {

@@ -2,6 +2,8 @@
 //!
 //! Runs on a worker.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -11,8 +13,8 @@ use super::compress;
 use super::files;
 use super::forwarding::{self, Queue};
 use super::route;
-use super::snapshot::{Site, SnapshotRef};
-use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError};
+use super::snapshot::{Site, Snapshot, SnapshotRef};
+use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError, Shortage};
 use crate::backend::pool::Wait;
 use crate::backend::{directory, pool};
 use crate::exchange::{Body, Request, RequestBody, Response, Trace};
@@ -103,8 +105,13 @@ impl PendingRequest {
     /// The response to a request that no backend has responded to, and the line in the log.
     pub(crate) fn failed(&self, error: RelayError, trace: Trace) -> Response {
         let site = self.site();
-        let (status, detail) = page_for(error);
+        let (status, mut detail) = page_for(error);
         let head = &self.request.head;
+        if error == RelayError::NoBackend
+            && let Some(shortage) = self.shortage(site)
+        {
+            detail = shortage.page();
+        }
         log::warn!(
             target: &site.log,
             "{status} {} {} from {}: site {}: backend {}: {}",
@@ -124,8 +131,11 @@ impl PendingRequest {
     /// Why there was no response, for the log.
     fn reason(&self, error: RelayError) -> String {
         match error {
-            RelayError::NoBackend => format!("no backend in {:?}", self.site().settings.timeout),
-            RelayError::Full => "limits.waiting reached".to_owned(),
+            RelayError::NoBackend => self.no_backend(),
+            RelayError::Full => match self.shortage(self.supplier()) {
+                Some(shortage) => format!("limits.waiting reached, {shortage}"),
+                None => "limits.waiting reached".to_owned(),
+            },
             RelayError::NoTunnel => "max_tunnels reached".to_owned(),
             RelayError::NoAddress => "no outgoing address for this path".to_owned(),
             RelayError::BadResponse(what) => format!("bad answer: {what}"),
@@ -136,6 +146,33 @@ impl PendingRequest {
                 "the collected body is lost".to_owned()
             }
         }
+    }
+
+    /// Which backends have not come in time: those of the site, and those of its backups that were asked.
+    fn no_backend(&self) -> String {
+        let mut site = self.site();
+        let mut text = format!("no backend in {:?}", site.settings.timeout);
+        if let Some(shortage) = self.shortage(site) {
+            let _ = write!(text, ": {shortage}");
+        }
+        while let Some(backup) = site.backup
+            && !std::ptr::eq(site, self.supplier())
+        {
+            site = &self.snapshot.sites[backup];
+            let name = &site.settings.name;
+            let _ = write!(text, "; none of backup {name}");
+            if let Some(shortage) = self.shortage(site) {
+                let _ = write!(text, ": {shortage}");
+            }
+        }
+        text
+    }
+
+    /// Why a site has no backend for this request now. `None`: it has no address for the path.
+    fn shortage(&self, supplier: &Site) -> Option<Shortage> {
+        let path = path_for(supplier, &self.request.head);
+        selector(&self.snapshot, supplier, &self.request.head, &path)
+            .map(|selector| selector.shortage())
     }
 
     /// Logs once per site that its responses lack a length, which costs time and connections.
@@ -186,30 +223,9 @@ impl Host for PendingRequest {
         let once = attempts == 0 && !(retries > 0 && self.is_repeatable(0));
         let supplier = &self.snapshot.sites[self.from];
         let head = &self.request.head;
-        let path;
-        let selector = match &supplier.servers {
-            Some(servers) => {
-                let host = head.host.as_ref();
-                BackendSelector::Server(directory::Selector {
-                    directory: servers.of(host.map(|host| host.name())),
-                    waiting: &supplier.waiting,
-                })
-            }
-            None => {
-                path = head.target.decoded_path();
-                let pools = supplier.pools(&path);
-                if pools.is_empty() {
-                    return Err(RelayError::NoAddress);
-                }
-                BackendSelector::Dialled(pool::Selector {
-                    pools,
-                    keys: &supplier.keys,
-                    id: route::sticky_id(&self.snapshot.sticky, &path),
-                    order: supplier.settings.order,
-                    waiting: &supplier.waiting,
-                })
-            }
-        };
+        let path = path_for(supplier, head);
+        let selector =
+            selector(&self.snapshot, supplier, head, &path).ok_or(RelayError::NoAddress)?;
         let acquired = lease::acquire(&selector, &mut self.wait, since, once);
         acquired.map_err(|LeaseError::Full| RelayError::Full)
     }
@@ -341,6 +357,41 @@ impl PendingRequest {
             && (self.request.head.method.is_idempotent()
                 || settings.redeployable && size <= settings.redeployment_sizelimit)
     }
+}
+
+/// The decoded path of a request, where it matters for the choice of a backend.
+fn path_for<'a>(supplier: &Site, head: &'a RequestHead) -> Cow<'a, [u8]> {
+    match supplier.servers {
+        Some(_) => Cow::default(),
+        None => head.target.decoded_path(),
+    }
+}
+
+/// Which backends of a site a request may go to; `path` is that of [`path_for`]. `None`: the site has no address for it.
+fn selector<'a>(
+    snapshot: &'a Snapshot,
+    supplier: &'a Site,
+    head: &RequestHead,
+    path: &'a [u8],
+) -> Option<BackendSelector<'a>> {
+    if let Some(servers) = &supplier.servers {
+        let host = head.host.as_ref();
+        return Some(BackendSelector::Server(directory::Selector {
+            directory: servers.of(host.map(|host| host.name())),
+            waiting: &supplier.waiting,
+        }));
+    }
+    let pools = supplier.pools(path);
+    if pools.is_empty() {
+        return None;
+    }
+    Some(BackendSelector::Dialled(pool::Selector {
+        pools,
+        keys: &supplier.keys,
+        id: route::sticky_id(&snapshot.sticky, path),
+        order: supplier.settings.order,
+        waiting: &supplier.waiting,
+    }))
 }
 
 /// The status of the page for a failure, and what it says.

@@ -244,6 +244,18 @@ impl Shelf {
             misses: 0,
         }
     }
+
+    /// Whether Redis does not answer.
+    pub(super) const fn is_away(&self) -> bool {
+        self.away
+    }
+}
+
+impl Stock {
+    /// Whether the server was in the list when that was read last, or is used by this proxy.
+    pub(super) fn is_listed(&self) -> bool {
+        self.known > 0 || !self.held.is_empty()
+    }
 }
 
 impl Keeper {
