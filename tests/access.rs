@@ -17,7 +17,7 @@ use crate::common::backend::preamble;
 use crate::common::proxy::site;
 use crate::common::{
     Access, Backend, EchoServer, Load, Proxy, Server, Visitor, bytes, exchange, free_port,
-    full_listener, limit, secure, wait_until,
+    full_listener, limit, needs, secure, wait_until,
 };
 
 const NO_KEY: &str = "swiftclient00000000000000";
@@ -1134,6 +1134,7 @@ fn group(pid: Pid) -> usize {
 
 #[test]
 fn a_command_is_started_again_and_ended_last() {
+    needs!("python3");
     let proxy = Proxy::simple();
     let access = with_command(&proxy, "", "");
     let mut visitor = proxy.visit();
@@ -1162,6 +1163,7 @@ fn a_command_is_started_again_and_ended_last() {
 
 #[test]
 fn a_command_that_does_not_end_is_killed() {
+    needs!("python3");
     let proxy = Proxy::simple();
     let mut access = with_command(&proxy, "grace: 300ms", ", stubborn");
     let pid = pid_of(&proxy.visit().get("/").text());
@@ -1174,6 +1176,7 @@ fn a_command_that_does_not_end_is_killed() {
 
 #[test]
 fn a_command_gets_term_when_the_access_proxy_is_killed() {
+    needs!("python3");
     let proxy = Proxy::simple();
     let mut access = with_command(&proxy, "", "");
     let pid = pid_of(&proxy.visit().get("/").text());
@@ -1191,6 +1194,7 @@ fn a_command_gets_term_when_the_access_proxy_is_killed() {
 
 #[test]
 fn signals_are_passed_on_as_the_configuration_says() {
+    needs!("python3");
     let proxy = Proxy::simple();
     let wait = |access: &Access, expected: &str| {
         wait_until(expected, || {
@@ -1219,6 +1223,7 @@ fn signals_are_passed_on_as_the_configuration_says() {
 
 #[test]
 fn a_reload_may_change_the_command() {
+    needs!("python3");
     let proxy = Proxy::simple();
     let access = with_command(&proxy, "", "");
     let mut visitor = proxy.visit();
@@ -1244,6 +1249,7 @@ fn a_reload_may_change_the_command() {
 
 #[test]
 fn a_command_that_does_not_give_way_to_another_is_killed() {
+    needs!("python3");
     let proxy = Proxy::simple();
     let access = with_command(&proxy, "grace: 300ms", ", stubborn");
     let mut visitor = proxy.visit();
@@ -1261,6 +1267,7 @@ fn a_command_that_does_not_give_way_to_another_is_killed() {
 
 #[test]
 fn a_command_on_the_command_line() {
+    needs!("python3");
     let proxy = Proxy::simple();
     let directory = tempfile::tempdir().unwrap();
     let program_file = directory.path().join("app.py");
@@ -1289,6 +1296,7 @@ fn path(file: &Path) -> &str {
 
 #[test]
 fn the_sample_is_a_configuration_with_its_comments_too() {
+    needs!("openssl");
     let sample = include_str!("../conf/swiftiply-access.yml");
     let proxy = Proxy::simple();
     let app = EchoServer::start();

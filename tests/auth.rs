@@ -7,12 +7,12 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::common::{Backend, Echo, Proxy, Visitor, proxy, wait_until};
+use crate::common::{Backend, Echo, Proxy, Visitor, needs, proxy, wait_until};
 
 /// What a program prints.
 fn output(program: &str, arguments: &[&str]) -> String {
     let run = Command::new(program).args(arguments).output();
-    let run = run.unwrap_or_else(|error| panic!("{program}, which tests/run installs: {error}"));
+    let run = run.unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(run.status.success(), "{run:?}");
     String::from_utf8(run.stdout).unwrap().trim().to_owned()
 }
@@ -61,6 +61,7 @@ fn status(visitor: &mut Visitor, target: &str, credentials: &str) -> u16 {
 
 #[test]
 fn who_knows_the_password_comes_in_and_the_application_does_not_see_it() {
+    needs!("htpasswd", "openssl");
     let files = tempfile::tempdir().unwrap();
     let path = users(files.path(), &["bob"]);
     let sha = format!("ann:{}", output("openssl", &["passwd", "-6", "secret"]));
@@ -118,6 +119,7 @@ fn who_knows_the_password_comes_in_and_the_application_does_not_see_it() {
 
 #[test]
 fn there_is_no_way_around_by_another_spelling() {
+    needs!("htpasswd", "openssl");
     let (_files, yaml) = for_bob("4", ", paths: [/admin, /a b]");
     let proxy = Proxy::start(&yaml);
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
@@ -172,6 +174,7 @@ fn there_is_no_way_around_by_another_spelling() {
 
 #[test]
 fn files_are_guarded_too() {
+    needs!("htpasswd", "openssl");
     let files = tempfile::tempdir().unwrap();
     let path = users(files.path(), &["bob"]);
     let www = files.path().join("www/admin");
@@ -212,6 +215,7 @@ fn files_are_guarded_too() {
 
 #[test]
 fn files_are_guarded_under_all_their_names() {
+    needs!("htpasswd", "openssl");
     let files = tempfile::tempdir().unwrap();
     let path = users(files.path(), &["bob"]);
     let root = files.path().join("www");
@@ -273,6 +277,7 @@ fn files_are_guarded_under_all_their_names() {
 
 #[test]
 fn a_body_is_not_read_before_the_password_was_right() {
+    needs!("htpasswd", "openssl");
     let (_files, yaml) = for_bob("4", "");
     let proxy = Proxy::start(&yaml);
     let mut backend = Backend::dial(proxy.dial_in());
@@ -301,6 +306,7 @@ fn a_body_is_not_read_before_the_password_was_right() {
 
 #[test]
 fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
+    needs!("htpasswd", "openssl");
     let (files, yaml) = for_bob("4", "");
     let path = files.path().join("users");
     let proxy = Proxy::start(&yaml);
@@ -344,6 +350,7 @@ fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
 
 #[test]
 fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
+    needs!("htpasswd", "openssl");
     let (_files, yaml) = for_bob("10", ", paths: /admin");
     let proxy = Proxy::start(&format!("{yaml}\nworkers: 3"));
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
@@ -383,6 +390,7 @@ fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
 
 #[test]
 fn a_check_that_does_not_come_in_time_is_given_up() {
+    needs!("htpasswd", "openssl");
     let (_files, yaml) = for_bob("9", "");
     let proxy = Proxy::start(&yaml.replace("timeout: 60", "timeout: 0.001"));
     let mut visitors: Vec<_> = (0..8).map(|_| proxy.visit()).collect();
@@ -405,6 +413,7 @@ fn a_check_that_does_not_come_in_time_is_given_up() {
 
 #[test]
 fn what_is_wrong_with_a_file_is_told_with_its_line() {
+    needs!("htpasswd");
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("users");
     let check = |text: &str, expected: &str| {

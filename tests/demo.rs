@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::common::proxy::program;
-use crate::common::{Backend, Proxy, Running, Visitor, exchange, wait_until};
+use crate::common::{Backend, Proxy, Running, Visitor, exchange, needs, wait_until};
 
 struct Demo {
     running: Running,
@@ -158,6 +158,7 @@ fn a_process_that_is_killed_disappears_and_requests_wait_for_the_next_one() {
 
 #[test]
 fn what_it_prints_connects_further_processes() {
+    needs!("thin", "python3", "node");
     let demo = Demo::start();
     demo.wait_for(2);
     let connect = demo

@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::common::backend::preamble;
 use crate::common::proxy::site;
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor};
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, needs};
 
 #[test]
 fn a_preamble_may_come_in_any_pieces() {
@@ -77,6 +77,7 @@ fn who_is_not_a_backend_is_closed_with_a_reason() {
 
 #[test]
 fn a_backend_that_dials_in_where_clients_are_served_hears_so_at_once() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let bytes = preamble("000000000001", "secret");
     let says = "this is the preamble of a backend, and the port is for clients";

@@ -13,8 +13,8 @@ use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
 use crate::common::{
-    Access, Backend, EchoServer, Proxy, Server, bytes, free_port, head_end, proxy, read_until,
-    secure, wait_until,
+    Access, Backend, EchoServer, Proxy, Server, bytes, free_port, head_end, needs, proxy,
+    read_until, secure, wait_until,
 };
 
 /// Makes an authority, and a certificate of it for a name; returns the files of the authority and of the pair.
@@ -137,6 +137,7 @@ fn exchange(proxy: &Proxy, app: &Server) {
 
 #[test]
 fn the_access_proxy_knows_the_server_by_authority_or_fingerprint() {
+    needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let (other, ..) = authority(files.path(), "elsewhere.test");
@@ -183,6 +184,7 @@ fn the_access_proxy_knows_the_server_by_authority_or_fingerprint() {
 
 #[test]
 fn a_certificate_of_another_name_is_not_believed() {
+    needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "self", &["other.test"]);
     let proxy = server(&certfile, &keyfile, "", "");
@@ -198,6 +200,7 @@ fn a_certificate_of_another_name_is_not_believed() {
 
 #[test]
 fn only_those_with_a_certificate_dial_in_where_it_is_wanted() {
+    needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let (client_ca, client, client_key) = authority(files.path(), "client.test");
@@ -227,6 +230,7 @@ fn only_those_with_a_certificate_dial_in_where_it_is_wanted() {
 
 #[test]
 fn a_handshake_holds_up_nobody_and_has_a_deadline() {
+    needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let proxy = server(&certfile, &keyfile, "", "timeouts: {preamble: 300ms}");
@@ -273,6 +277,7 @@ fn a_handshake_holds_up_nobody_and_has_a_deadline() {
 
 #[test]
 fn what_tls_says_to_itself_is_no_answer() {
+    needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (_, certfile, keyfile) = authority(files.path(), "localhost");
     let proxy = server(&certfile, &keyfile, "", "");
@@ -306,6 +311,7 @@ fn what_tls_says_to_itself_is_no_answer() {
 
 #[test]
 fn certificates_are_read_again_and_lines_stay() {
+    needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let proxy = server(&certfile, &keyfile, "", "");
@@ -352,6 +358,7 @@ fn certificates_are_read_again_and_lines_stay() {
 
 #[test]
 fn no_request_is_lost_over_tls_when_the_server_drains() {
+    needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let mut proxy = server(&certfile, &keyfile, "", "");

@@ -12,7 +12,9 @@ use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
 use crate::common::proxy::{SITE, site};
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, bytes, limit, proxy, wait_until};
+use crate::common::{
+    Backend, Echo, PATIENCE, Proxy, Visitor, bytes, limit, needs, proxy, wait_until,
+};
 
 /// The numbers of the descriptors that the program has open.
 fn descriptors(proxy: &Proxy) -> BTreeSet<u64> {
@@ -146,11 +148,13 @@ const ANSWERS: [(&str, bool); 3] = [
 
 #[test]
 fn a_backend_may_die_at_any_point_of_its_answer() {
+    needs!("openssl");
     dies(false);
 }
 
 #[test]
 fn a_backend_may_die_at_any_point_of_its_answer_with_tls() {
+    needs!("openssl");
     dies(true);
 }
 
@@ -327,6 +331,7 @@ fn clockwork() -> String {
 
 #[test]
 fn the_clock_may_be_set_and_no_deadline_notices() {
+    needs!("faketime");
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");
     fs::write(&clock, "+0").unwrap();

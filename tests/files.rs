@@ -12,7 +12,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use crate::common::{Backend, Echo, Proxy, Visitor, bytes, exchange, secure, settle, wait_until};
+use crate::common::{
+    Backend, Echo, Proxy, Visitor, bytes, exchange, needs, secure, settle, wait_until,
+};
 
 /// More than the buffers of the system take on both sides.
 const LARGE: usize = 24 << 20;
@@ -441,6 +443,7 @@ fn large(lines: &str) -> (TempDir, Proxy, Vec<u8>) {
 
 #[test]
 fn visitors_that_do_not_take_a_large_file_hold_no_worker() {
+    needs!("openssl");
     for secure in [false, true] {
         let (_folder, proxy, content) = large("limits: {spool: 0, body_memory: 0}");
         let mut slow: Vec<_> = (0..6).map(|_| proxy.visit_as(secure)).collect();
@@ -468,6 +471,7 @@ fn visitors_that_do_not_take_a_large_file_hold_no_worker() {
 
 #[test]
 fn large_files_that_are_asked_for_at_once_come_one_after_the_other() {
+    needs!("openssl");
     for secure in [false, true] {
         let (_folder, proxy, content) = large("");
         let mut visitor = proxy.visit_as(secure);
@@ -483,6 +487,7 @@ fn large_files_that_are_asked_for_at_once_come_one_after_the_other() {
 
 #[test]
 fn parts_of_a_large_file_come_together() {
+    needs!("openssl");
     for secure in [false, true] {
         let (_folder, proxy, content) = large("");
         let mut visitor = proxy.visit_as(secure);
@@ -524,6 +529,7 @@ fn while_it_is_sent(what: fn(&Path), check: fn(&Proxy, &mut Visitor, &[u8])) {
 
 #[test]
 fn a_file_that_becomes_shorter_while_it_is_sent_is_cut() {
+    needs!("openssl");
     while_it_is_sent(
         |path| {
             let file = OpenOptions::new().write(true).open(path).unwrap();
@@ -540,6 +546,7 @@ fn a_file_that_becomes_shorter_while_it_is_sent_is_cut() {
 
 #[test]
 fn of_a_file_that_grows_as_much_is_sent_as_was_announced() {
+    needs!("openssl");
     while_it_is_sent(
         |path| {
             let mut file = OpenOptions::new().append(true).open(path).unwrap();
@@ -555,6 +562,7 @@ fn of_a_file_that_grows_as_much_is_sent_as_was_announced() {
 
 #[test]
 fn a_file_that_is_replaced_or_removed_is_sent_to_its_end() {
+    needs!("openssl");
     let checks: [fn(&Path); 2] = [
         |path| {
             fs::write(path.with_extension("new"), "new").unwrap();
@@ -573,6 +581,7 @@ fn a_file_that_is_replaced_or_removed_is_sent_to_its_end() {
 
 #[test]
 fn visitors_that_leave_or_never_read_a_large_file_leave_nothing_behind() {
+    needs!("openssl");
     let (_folder, proxy, _) = large("timeouts: {write: 300ms}");
     let mut gone = proxy.ask("/large.bin");
     gone.at_least(1000);

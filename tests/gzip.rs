@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::common::{Backend, Proxy, exchange, head_end, proxy, settle, wait_until};
+use crate::common::{Backend, Proxy, exchange, head_end, needs, proxy, settle, wait_until};
 
 /// One site that compresses, with these lines on top.
 fn site(gzip: &str, lines: &str) -> String {
@@ -59,6 +59,7 @@ fn get(fields: &str) -> String {
 
 #[test]
 fn curl_gets_a_page_in_fewer_bytes() {
+    needs!("curl");
     let proxy = Proxy::start(&site("true", ""));
     let text = text(2000);
     let mut backend = Backend::dial(proxy.dial_in());

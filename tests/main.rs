@@ -17,6 +17,7 @@ mod layers;
 mod logs;
 mod memory;
 mod messages;
+mod needs;
 mod pages;
 mod parking;
 mod phases;

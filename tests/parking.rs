@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Proxy, SOON, Setup, Visitor};
+use crate::common::{Proxy, SOON, Setup, Visitor, needs};
 
 /// A visitor whose reads and writes end soon.
 fn visit(address: SocketAddr) -> Visitor {
@@ -341,6 +341,7 @@ mod thinking {
 
     #[test]
     fn tls_on_both_sides() {
+        needs!("openssl");
         use std::io::Write;
         use std::net::TcpStream;
 
@@ -614,16 +615,19 @@ mod leaving {
 
     #[test]
     fn dial_in() {
+        needs!("openssl");
         all_ways(Way::DialIn);
     }
 
     #[test]
     fn traditional() {
+        needs!("openssl");
         all_ways(Way::Traditional);
     }
 
     #[test]
     fn access() {
+        needs!("openssl");
         all_ways(Way::Access);
     }
 

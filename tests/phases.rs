@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::proxy::SITE;
 use crate::common::{
     Access, Backend, Proxy, Server, Setup, Visitor, Way, bytes, embedded, exchange, first,
-    full_listener,
+    full_listener, needs,
 };
 
 const STREAMING: &str = "defaults: {request_buffering: false}";
@@ -51,6 +51,7 @@ fn the_time_that_a_visitor_takes_for_its_body_is_not_the_backends() {
 
 #[test]
 fn a_visitor_that_has_said_all_of_a_body_on_its_way_gets_its_answer() {
+    needs!("openssl");
     let proxy = Proxy::both_with(STREAMING);
     for secure in [false, true] {
         let mut backend = Backend::dial(proxy.dial_in());
@@ -256,6 +257,7 @@ fn a_file_does_not_wait_for_the_response_that_it_replaces() {
 
 #[test]
 fn a_request_that_follows_while_a_visitor_takes_nothing_is_not_forgotten() {
+    needs!("openssl");
     let proxy = Proxy::both_with("workers: 2");
     for secure in [false, true] {
         let mut backend = Backend::dial(proxy.dial_in());

@@ -238,6 +238,7 @@ fn a_visitor_that_leaves_a_large_neighbour_leaves_nothing_behind() {
 #[cfg(feature = "gzip")]
 #[test]
 fn files_are_compressed_once_and_kept() {
+    crate::common::needs!("curl");
     let text: String = (0..500)
         .map(|line| format!(".line-{line} {{ color: red }}\n"))
         .collect();

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::common::{EchoServer, Load, Proxy, Running, Server, crowd, free_port, wait_until};
+use crate::common::{
+    EchoServer, Load, Proxy, Running, Server, crowd, free_port, needs, wait_until,
+};
 
 /// A Redis server of a test's own, which writes down what it is told.
 struct Redis {
@@ -39,7 +41,7 @@ impl Redis {
             .arg(self.directory.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server; tests/run installs it");
+            .unwrap();
         self.running = Some(Running(child));
         wait_until("Redis answers", || {
             let answer = self.ask("PING");
@@ -101,6 +103,7 @@ impl Redis {
 
 #[test]
 fn an_element_is_in_use_for_one_request() {
+    needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let servers = [(); 3].map(|()| Server::start());
     let [a, b, c] = [0, 1, 2].map(|n: usize| servers[n].address());
@@ -161,6 +164,7 @@ fn an_element_is_in_use_for_one_request() {
 
 #[test]
 fn a_server_as_often_as_it_stands_there() {
+    needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let server = EchoServer::run(Server::start(), Duration::from_millis(1));
     for _ in 0..3 {
@@ -181,6 +185,7 @@ fn a_server_as_often_as_it_stands_there() {
 
 #[test]
 fn redis_killed_and_restarted_under_load_costs_no_request() {
+    needs!("redis-server", "redis-cli");
     let mut redis = Redis::start();
     let servers = [(); 2].map(|()| EchoServer::start());
     for server in &servers {
@@ -217,6 +222,7 @@ fn redis_killed_and_restarted_under_load_costs_no_request() {
 
 #[test]
 fn two_proxies_share_one_list() {
+    needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let server = EchoServer::run(Server::start(), Duration::from_millis(1));
     redis.push("test", server.address());
@@ -241,6 +247,7 @@ fn two_proxies_share_one_list() {
 
 #[test]
 fn what_a_proxy_had_in_use_comes_back_when_it_is_killed() {
+    needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let server = Server::start();
     let address = server.address();
@@ -274,6 +281,7 @@ fn what_a_proxy_had_in_use_comes_back_when_it_is_killed() {
 
 #[test]
 fn without_redis_at_the_start_requests_wait_for_it() {
+    needs!("redis-server", "redis-cli");
     let mut redis = Redis::start();
     let server = EchoServer::start();
     redis.push("test", server.address());
@@ -293,6 +301,7 @@ fn without_redis_at_the_start_requests_wait_for_it() {
 
 #[test]
 fn a_reload_leaves_one_redis_for_another() {
+    needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let server = Server::start();
     let address = server.address();
@@ -321,6 +330,7 @@ fn a_reload_leaves_one_redis_for_another() {
 
 #[test]
 fn a_password_is_wanted() {
+    needs!("redis-server", "redis-cli");
     let mut redis = Redis::start();
     let server = EchoServer::start();
     redis.push("test", server.address());

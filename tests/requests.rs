@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::common::proxy::SITE;
-use crate::common::{Backend, Proxy, Visitor, bytes, exchange};
+use crate::common::{Backend, Proxy, Visitor, bytes, exchange, needs};
 
 /// Name, bytes, status. Each is one request that must not reach a backend.
 const REFUSED: &[(&str, &str, u16)] = &[
@@ -582,21 +582,25 @@ fn end(proxy: Proxy, thread: thread::JoinHandle<()>) {
 
 #[test]
 fn what_is_refused_reaches_no_backend() {
+    needs!("openssl");
     refused(false, "", REFUSED);
 }
 
 #[test]
 fn what_is_refused_reaches_no_backend_with_tls() {
+    needs!("openssl");
     refused(true, "", REFUSED);
 }
 
 #[test]
 fn what_is_over_a_limit_reaches_no_backend() {
+    needs!("openssl");
     over_a_limit(false);
 }
 
 #[test]
 fn what_is_over_a_limit_reaches_no_backend_with_tls() {
+    needs!("openssl");
     over_a_limit(true);
 }
 
@@ -669,6 +673,7 @@ fn over_a_limit(secure: bool) {
 
 #[test]
 fn the_extensions_of_a_body_have_a_limit_in_all() {
+    needs!("openssl");
     let (proxy, thread, receiver) = recorded();
     let extension = "e".repeat(255);
     let chunks = |count: usize| format!("1;{extension}\r\na\r\n").repeat(count);
@@ -716,11 +721,13 @@ fn refused(secure: bool, lines: &str, cases: &[(&str, &str, u16)]) {
 
 #[test]
 fn what_is_accepted_is_written_anew() {
+    needs!("openssl");
     accepted(false);
 }
 
 #[test]
 fn what_is_accepted_is_written_anew_with_tls() {
+    needs!("openssl");
     accepted(true);
 }
 
@@ -782,6 +789,7 @@ fn options_that_may_not_be_passed_on_is_answered_here() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
+    needs!("openssl");
     let (proxy, thread, receiver) = recorded();
     let mut all = String::new();
     for &(_, bytes, ..) in ACCEPTED {
@@ -829,6 +837,7 @@ fn a_long_row_of_pipelined_requests_is_answered_and_leaves_others_their_turn() {
 
 #[test]
 fn heads_over_the_limits_are_refused() {
+    needs!("openssl");
     let (proxy, thread, _receiver) = recorded();
     let check = |request: String, status: u16| {
         let mut visitor = proxy.visit();
@@ -913,6 +922,7 @@ fn a_large_body_goes_through_a_file_and_comes_out_whole() {
 
 #[test]
 fn a_visitor_that_waits_for_100_gets_it() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let mut backend = Backend::dial(proxy.dial_in());
     let head = format!("{POST}Expect: 100-continue\r\nContent-Length: 3\r\n\r\n");
@@ -1038,6 +1048,7 @@ fn forwarding_fields_of_trusted_proxies_are_believed_and_extended() {
 
 #[test]
 fn a_visitor_that_says_close_or_speaks_1_0_is_closed_after_its_answer() {
+    needs!("openssl");
     let (proxy, thread, _receiver) = recorded();
     for (request, connection) in [
         (
@@ -1070,6 +1081,7 @@ fn a_visitor_that_says_close_or_speaks_1_0_is_closed_after_its_answer() {
 
 #[test]
 fn what_a_visitor_sends_behind_its_last_answer_does_not_cost_the_answer() {
+    needs!("openssl");
     let proxy = Proxy::both_with("defaults: {keepalive: false}");
     let mut backend = Backend::dial(proxy.dial_in());
     // More than the visitor's system takes before the visitor reads: some of it is still with ours.
@@ -1121,6 +1133,7 @@ const CHUNKED: &str = "Transfer-Encoding: chunked\r\n\r\n";
 
 #[test]
 fn a_body_is_passed_on_as_it_comes_where_that_is_wanted() {
+    needs!("openssl");
     let proxy = streaming("");
     let mut backend = Backend::dial(proxy.dial_in());
     for secure in [false, true] {
@@ -1155,6 +1168,7 @@ fn a_body_is_passed_on_as_it_comes_where_that_is_wanted() {
 
 #[test]
 fn a_body_that_goes_wrong_on_its_way_costs_the_backend_and_gets_a_status() {
+    needs!("openssl");
     let proxy = streaming("limits: {body: 8}\ntimeouts: {body: 300ms}");
     for (rest, status) in [
         ("Content-Length: 9\r\n\r\n", 413),
@@ -1203,6 +1217,7 @@ fn a_body_that_goes_wrong_on_its_way_costs_the_backend_and_gets_a_status() {
 
 #[test]
 fn a_hint_before_the_end_of_a_body_on_its_way_is_passed_on_and_the_body_goes_on() {
+    needs!("openssl");
     let proxy = streaming("");
     let mut backend = Backend::dial(proxy.dial_in());
     for secure in [false, true] {
@@ -1225,6 +1240,7 @@ fn a_hint_before_the_end_of_a_body_on_its_way_is_passed_on_and_the_body_goes_on(
 
 #[test]
 fn an_answer_before_the_end_of_a_body_on_its_way_ends_both_connections() {
+    needs!("openssl");
     let proxy = streaming("");
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.visit();

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::common::{Backend, Proxy, Visitor, bytes, exchange};
+use crate::common::{Backend, Proxy, Visitor, bytes, exchange, needs};
 
 /// What becomes of a backend's connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -316,11 +316,13 @@ const CASES: &[Case] = &[
 
 #[test]
 fn answers_whole_and_cut_at_every_offset() {
+    needs!("openssl");
     answers(false);
 }
 
 #[test]
 fn answers_whole_and_cut_at_every_offset_with_tls() {
+    needs!("openssl");
     answers(true);
 }
 

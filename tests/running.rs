@@ -16,7 +16,7 @@ use crate::common::backend::preamble;
 use crate::common::proxy::{SITE, check, program, run, site};
 use crate::common::{
     Backend, Echo, Load, PATIENCE, Proxy, Running, Visitor, bytes, ended, exchange, free_port,
-    secure, wait_until,
+    needs, secure, wait_until,
 };
 
 #[test]
@@ -76,6 +76,7 @@ fn check_prints_every_problem_and_opens_nothing() {
 
 #[test]
 fn check_finds_what_would_keep_it_from_starting() {
+    needs!("openssl");
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     for name in ["good", "other"] {
@@ -200,6 +201,7 @@ fn a_start_without_enough_threads_is_no_panic() {
 
 #[test]
 fn a_named_pipe_is_no_file_of_a_configuration() {
+    needs!("openssl");
     const PIPE: &str = ": a named pipe, not a regular file";
     let directory = tempfile::tempdir().unwrap();
     mkfifo(&directory.path().join("pipe"), Mode::S_IRWXU).unwrap();
@@ -440,10 +442,7 @@ fn a_signal_without_meaning_is_logged_and_ignored() {
 
 #[test]
 fn privileges_are_given_up_after_binding() {
-    if !getuid().is_root() {
-        eprintln!("not root: nothing to give up");
-        return;
-    }
+    needs!(needs::ROOT);
     let others = tempfile::tempdir().unwrap();
     let (secret, link) = (others.path().join("secret"), others.path().join("link"));
     fs::write(&secret, "").unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls::{ClientConfig, HandshakeKind};
 
 use crate::common::proxy::SITE;
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, bytes, ended, proxy, secure};
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, bytes, ended, needs, proxy, secure};
 
 /// The line by which visitors are served with TLS at a second address.
 fn ssl(certfile: &Path, keyfile: &Path) -> String {
@@ -43,6 +43,7 @@ fn curl(address: SocketAddr, host: &str, trusted: &Path, options: &[&str]) -> (b
 
 #[test]
 fn the_certificate_is_chosen_by_name_and_curl_believes_it() {
+    needs!("curl", "openssl");
     let files = tempfile::tempdir().unwrap();
     let make = |file: &str, names: &[&str]| secure::certificate(files.path(), file, names);
     let pairs = [
@@ -78,6 +79,7 @@ fn the_certificate_is_chosen_by_name_and_curl_believes_it() {
 
 #[test]
 fn http_1_1_is_agreed_on_and_sessions_are_resumed_also_after_a_reload() {
+    needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "test", &["test"]);
     let yaml = format!("{SITE}\n{}", ssl(&certfile, &keyfile));
@@ -103,6 +105,7 @@ fn http_1_1_is_agreed_on_and_sessions_are_resumed_also_after_a_reload() {
 
 #[test]
 fn certificates_are_read_again_and_a_bad_pair_keeps_the_old_one() {
+    needs!("curl", "openssl");
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "test", &["old.test"]);
     let yaml = format!("{SITE}\n{}", ssl(&certfile, &keyfile));
@@ -146,6 +149,7 @@ fn certificates_are_read_again_and_a_bad_pair_keeps_the_old_one() {
 
 #[test]
 fn what_is_not_tls_is_told_so_or_closed() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let address = proxy.addresses()[1];
@@ -176,6 +180,7 @@ fn what_is_not_tls_is_told_so_or_closed() {
 
 #[test]
 fn who_wants_to_speak_nothing_but_http_2_is_told_so_in_the_handshake() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let mut config = secure::config();
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -191,6 +196,7 @@ fn who_wants_to_speak_nothing_but_http_2_is_told_so_in_the_handshake() {
 
 #[test]
 fn a_handshake_that_does_not_end_is_closed() {
+    needs!("openssl");
     let proxy = Proxy::both_with("timeouts: {head: 200ms}");
     let address = proxy.addresses()[1];
     let silent = TcpStream::connect(address).unwrap();
@@ -203,6 +209,7 @@ fn a_handshake_that_does_not_end_is_closed() {
 
 #[test]
 fn what_was_decrypted_is_not_forgotten_when_a_session_parks() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let mut visitor = proxy.visit_secure();
@@ -229,6 +236,7 @@ fn what_was_decrypted_is_not_forgotten_when_a_session_parks() {
 
 #[test]
 fn large_bodies_and_answers_go_through() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let mut backend = Backend::dial(proxy.dial_in());
     let body = bytes(3_000_000);
@@ -251,6 +259,7 @@ fn large_bodies_and_answers_go_through() {
 
 #[test]
 fn the_end_of_an_answer_cannot_be_forged() {
+    needs!("openssl");
     let proxy = Proxy::both();
     // The end of the connection is the end of the body: a whole one ends with a close_notify, one that broke off does not.
     for whole in [true, false] {
@@ -302,6 +311,7 @@ fn tls_at_an_address_without_it_is_recognized() {
 
 #[test]
 fn certificates_that_cannot_be_had_are_told_of_by_file() {
+    needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "good", &["a.test"]);
     let (_, other) = secure::certificate(files.path(), "other", &["a.test"]);
@@ -351,6 +361,7 @@ fn certificates_that_cannot_be_had_are_told_of_by_file() {
 
 #[test]
 fn a_visitor_that_leaves_while_it_waits_is_noticed() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let mut visitor = proxy.visit_secure();
     visitor.send_get("/waits");

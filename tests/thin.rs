@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::{Load, Proxy, Running, bytes};
+use crate::common::{Load, Proxy, Running, bytes, needs};
 
 /// Answers with process id, path, and a checksum of what was sent.
 const CONFIG_RU: &str = r##"
@@ -31,7 +31,7 @@ fn thin(directory: &Path, address: SocketAddr) -> Running {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("thin is installed by tests/run");
+        .unwrap();
     Running(child)
 }
 
@@ -55,6 +55,7 @@ fn split(text: &str) -> (&str, &str) {
 
 #[test]
 fn three_workers_of_thin_serve_a_site_and_one_is_killed_under_load() {
+    needs!("thin");
     let proxy = Proxy::start(
         "map: [{incoming: test, outgoing: '127.0.0.1:0', key: secret, timeout: 60, order: oldest}]",
     );

@@ -12,7 +12,7 @@ use swiftiply::stats::{self, Close};
 use crate::common::proxy::{SITE, site};
 use crate::common::{
     Access, Backend, Echo, PATIENCE, Proxy, Server, Visitor, crowd, embedded, exchange, first,
-    wait_until,
+    needs, wait_until,
 };
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -94,6 +94,7 @@ fn sockets(proxy: &Proxy) -> (TcpStream, Backend) {
 
 #[test]
 fn a_connection_is_upgraded_and_each_side_ends_in_its_own_time() {
+    needs!("openssl");
     let proxy = Proxy::both_with("access_log: {file: access, format: json}");
     for secure in [false, true] {
         for visitor_first in [true, false] {
@@ -149,6 +150,7 @@ fn a_connection_is_upgraded_and_each_side_ends_in_its_own_time() {
 
 #[test]
 fn early_bytes_of_both_sides_go_through_whole_and_cut_anywhere() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let there = format!("{ASK}early");
     let back = format!("{SWITCH}soon");
@@ -359,6 +361,7 @@ fn a_site_and_its_address_may_go_and_the_tunnel_stays() {
 
 #[test]
 fn silence_ends_a_tunnel() {
+    needs!("openssl");
     // Nothing in either direction.
     let proxy = Proxy::both_with("timeouts: {tunnel: 0.3}");
     for secure in [false, true] {
@@ -386,6 +389,7 @@ fn silence_ends_a_tunnel() {
 
 #[test]
 fn a_peer_that_takes_nothing_is_waited_for_so_long() {
+    needs!("openssl");
     let proxy = Proxy::both_with("timeouts: {write: 0.3, backend: 0.3}");
     let mut block = vec![0; BLOCK];
     noise(0, 0, &mut block);
@@ -407,6 +411,7 @@ fn a_peer_that_takes_nothing_is_waited_for_so_long() {
 
 #[test]
 fn a_peer_that_vanishes_takes_the_other_one_along() {
+    needs!("openssl");
     let proxy = Proxy::both_with("access_log: {file: access}");
     for secure in [false, true] {
         let mut visitor = proxy.visit_as(secure);
@@ -430,6 +435,7 @@ fn a_peer_that_vanishes_takes_the_other_one_along() {
 
 #[test]
 fn a_drain_leaves_tunnels_until_its_end() {
+    needs!("openssl");
     for second_signal in [false, true] {
         let grace = if second_signal { "60" } else { "0.5" };
         let mut proxy = Proxy::both_with(&format!("grace: {grace}"));
@@ -541,6 +547,7 @@ fn who_does_not_read_stops_the_other_side_and_loses_nothing() {
 
 #[test]
 fn much_goes_both_ways_at_once_and_others_have_their_turns() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let mut others: Vec<_> = (0..20)
         .map(|number| {
@@ -600,6 +607,7 @@ fn much_goes_both_ways_at_once_and_others_have_their_turns() {
 
 #[test]
 fn much_goes_through_intact_also_with_tls() {
+    needs!("openssl");
     let proxy = Proxy::both();
     let blocks = 512;
     let (visitor, backend) = sockets(&proxy);
@@ -637,6 +645,7 @@ fn much_goes_through_intact_also_with_tls() {
 
 #[test]
 fn two_hundred_idle_tunnels_leave_four_workers_to_the_others() {
+    needs!("openssl");
     let proxy = Proxy::both_with("workers: 4");
     let mut tunnels: Vec<_> = (0..200)
         .map(|number| {

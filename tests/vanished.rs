@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::unistd::getuid;
 use swiftiply::backend::dial_in::{Control, DialIn, Settings, Terms};
 use swiftiply::backend::pool::{self, Acquired, Lease, Pool, Waiting};
 use swiftiply::budget::Budget;
@@ -22,7 +21,7 @@ use swiftiply::net::conn::Conn;
 use swiftiply::net::listener::{Listener, Local};
 use swiftiply::stats::{Close, Stats};
 
-use crate::common::{Backend, PATIENCE, wait_until};
+use crate::common::{Backend, PATIENCE, needs, wait_until};
 
 /// A dial-in address of the library.
 struct DialledIn {
@@ -144,10 +143,7 @@ fn hurry(conn: &Conn) {
 
 #[test]
 fn a_machine_that_vanishes_is_found_out() {
-    if !getuid().is_root() {
-        eprintln!("not root: no network of its own");
-        return;
-    }
+    needs!(needs::ROOT, "ip");
     let [here, there] = [(); 2].map(|()| Network::new());
     let name = there.name();
     here.ip(&format!(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::common::python::python;
-use crate::common::{Access, Proxy, Running, secure};
+use crate::common::{Access, Proxy, Running, needs, secure};
 
 const PACKAGE: &str = "websockets==15.0.1";
 
@@ -72,6 +72,7 @@ fn proxy_with(files: &Path, keys: &str, lines: &str) -> (Proxy, PathBuf) {
 
 #[test]
 fn of_an_application_that_dials_in() {
+    needs!("openssl", "python3", PACKAGE);
     let files = tempfile::tempdir().unwrap();
     let (proxy, certificate) = proxy(files.path(), "outgoing: '127.0.0.1:0'");
     let app = dialling(&proxy, 30);
@@ -84,6 +85,7 @@ fn of_an_application_that_dials_in() {
 
 #[test]
 fn of_a_server_that_is_connected_to() {
+    needs!("openssl", "python3", PACKAGE);
     let files = tempfile::tempdir().unwrap();
     let (app, address) = serving();
     let keys = format!("proxy: traditional, servers: '{address}'");
@@ -96,6 +98,7 @@ fn of_a_server_that_is_connected_to() {
 
 #[test]
 fn of_a_server_behind_the_access_proxy() {
+    needs!("openssl", "python3", PACKAGE);
     let files = tempfile::tempdir().unwrap();
     let (proxy, certificate) = proxy(files.path(), "outgoing: '127.0.0.1:0'");
     let (app, address) = serving();
@@ -109,6 +112,7 @@ fn of_a_server_behind_the_access_proxy() {
 
 #[test]
 fn over_a_dial_in_link_with_tls() {
+    needs!("openssl", "python3", PACKAGE);
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "link", &["link"]);
     let pair = secure::pair(&certfile, &keyfile);

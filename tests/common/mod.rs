@@ -5,6 +5,7 @@
 pub(crate) mod access;
 pub(crate) mod backend;
 pub(crate) mod load;
+pub(crate) mod needs;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod python;
@@ -29,6 +30,7 @@ use swiftiply::net::listener::Local;
 pub(crate) use access::Access;
 pub(crate) use backend::{Backend, Echo, EchoServer, Server};
 pub(crate) use load::{Load, crowd};
+pub(crate) use needs::needs;
 pub(crate) use program::{Ended, Running, ended, limit};
 pub(crate) use proxy::Proxy;
 pub(crate) use setup::{Setup, Way};

@@ -5,12 +5,15 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::{fs, io};
 
+use super::needs;
+
 /// One installation at a time.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
-/// A program of the folder of tests, which may import a package: `name==version`. That is installed once, for tests only.
+/// A program of the folder of tests, which may import a package: `name==version`, one of those that the test
+/// [`needs`](needs::needs!).
 pub(crate) fn python(package: &str, program: &str) -> Command {
-    let folder = installed(package);
+    let folder = installed(package).expect("a package that the test needs");
     let program = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests")
         .join(program);
@@ -19,14 +22,18 @@ pub(crate) fn python(package: &str, program: &str) -> Command {
     command
 }
 
-fn installed(package: &str) -> PathBuf {
+/// The folder of a package, which is installed if nothing may be skipped: once, for tests only.
+pub(super) fn installed(package: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = root.join(package);
     let _one = INSTALLING
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     if folder.exists() {
-        return folder;
+        return Some(folder);
+    }
+    if !needs::required() {
+        return None;
     }
     fs::create_dir_all(root).unwrap();
     let fresh = tempfile::tempdir_in(root).unwrap();
@@ -51,5 +58,5 @@ fn installed(package: &str) -> PathBuf {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
         other => other.unwrap(),
     }
-    folder
+    Some(folder)
 }

@@ -1,0 +1,56 @@
+//! Tests that need a program that is missing are skipped, and say so.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use crate::common::{Ended, ended, needs};
+
+/// A test that needs a program.
+const TEST: &str = "needs::a_program_that_is_there_is_used";
+
+/// Runs that test alone, with nothing but this program to be found.
+fn alone(program: &str, required: &str) -> (Ended, String) {
+    let folder = tempfile::tempdir().unwrap();
+    symlink("/bin/true", folder.path().join(program)).unwrap();
+    let list = folder.path().join("skipped");
+    let run = ended(
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", TEST])
+            .env("PATH", folder.path())
+            .env("SWIFTIPLY_SKIPPED", &list)
+            .env("SWIFTIPLY_REQUIRE_ALL", required),
+    );
+    (run, fs::read_to_string(list).unwrap_or_default())
+}
+
+#[test]
+fn a_program_that_is_there_is_used() {
+    needs!("sh");
+    assert!(Command::new("sh").args(["-c", ":"]).status().is_ok());
+}
+
+#[test]
+fn a_test_without_its_program_is_skipped_with_a_line() {
+    let (run, list) = alone("other", "");
+    let line = format!("skipped {TEST}: needs sh\n");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.err.contains(&line), "{run:?}");
+    assert_eq!(list, line);
+}
+
+#[test]
+fn a_test_without_its_program_fails_where_nothing_may_be_skipped() {
+    let (run, list) = alone("other", "1");
+    assert_eq!(run.code, Some(101), "{run:?}");
+    let line = format!("skipped {TEST}: needs sh\ntests/run --install installs it");
+    assert!(run.out.contains(&line), "{run:?}");
+    assert_eq!(list, "");
+}
+
+#[test]
+fn a_test_with_its_program_is_run() {
+    let (run, list) = alone("sh", "1");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!((run.err.as_str(), list.as_str()), ("", ""));
+}
