@@ -1,4 +1,4 @@
-//! What the log says of requests that get no backend, and of backends that connect and disconnect.
+//! What the log says of requests that are refused or get no backend, and of backends that connect and disconnect.
 
 use std::time::{Duration, Instant};
 
@@ -248,5 +248,83 @@ fn a_burst_of_backends_has_few_lines_which_count_them_all() {
     let last = Backend::dial(proxy.dial_in());
     wait_until("it is counted", || sums().1 > before.1 + 1);
     drop(last);
+    proxy.finish();
+}
+
+#[test]
+fn what_is_refused_is_logged_with_its_site_and_the_limit() {
+    let proxy = Proxy::start(
+        "limits: {head: 8k, fields: 20, target: 1k}\n\
+         map:\n\
+         - {incoming: shop, outgoing: '127.0.0.1:0', limits: {body: 1m}, timeout: 60}\n\
+         - {incoming: files, docroot: .}",
+    );
+    let many = "A: b\r\n".repeat(30);
+    let large = format!("A: {}\r\n", "b".repeat(9000));
+    let long = "x".repeat(2000);
+    for (request, status, line) in [
+        (
+            "GET / HTTP/1.1\r\nhost:Shop:80\r\nA : b\r\n\r\n",
+            400,
+            "site shop: ",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: no.site\r\nA : b\r\n\r\n",
+            400,
+            "host no.site: ",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: shop\r\nHost: files\r\n\r\n",
+            400,
+            "two Host fields\n",
+        ),
+        ("GET / HTTP/1.1\r\n\r\n", 400, "no Host field\n"),
+        (
+            "CONNECT a:80 HTTP/1.1\r\nHost: shop\r\n\r\n",
+            405,
+            "site shop: a method that is not served\n",
+        ),
+        (
+            "GET / HTTP/3.0\r\nHost: shop\r\n\r\n",
+            505,
+            "site shop: a version other than ",
+        ),
+        (
+            &format!("GET /{long} HTTP/1.1\r\nHost: shop\r\n\r\n"),
+            414,
+            "site shop: the target is over the limit: limits.target (1k)\n",
+        ),
+        (
+            &format!("GET / HTTP/1.1\r\nHost: shop\r\n{many}\r\n"),
+            431,
+            "site shop: too many fields: limits.fields (20)\n",
+        ),
+        (
+            &format!("GET / HTTP/1.1\r\nHost: shop\r\n{large}\r\n"),
+            431,
+            "site shop: the head is over the limit: limits.head (8k)\n",
+        ),
+        (
+            "POST /up HTTP/1.1\r\nHost: shop\r\nContent-Length: 1048577\r\n\r\n",
+            413,
+            "site shop: POST /up: the body is over the limit: limits.body (1m)\n",
+        ),
+        (
+            "POST /x HTTP/1.1\r\nHost: files\r\n\r\n",
+            405,
+            "site files: POST /x: there are only files here\n",
+        ),
+    ] {
+        let before = proxy.log().len();
+        let mut visitor = proxy.visit();
+        visitor.send(request);
+        assert_eq!(visitor.answer().status, status, "{request}");
+        let about = format!("[INFO] {status} for 127.0.0.1:");
+        wait_until(line, || {
+            let log = proxy.log();
+            let mut new = log[before..].split_inclusive('\n');
+            new.any(|new| new.contains(&about) && new.contains(&format!(": {line}")))
+        });
+    }
     proxy.finish();
 }

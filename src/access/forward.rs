@@ -39,6 +39,7 @@ use crate::exchange::{Body, RequestBody, Trace};
 use crate::http::body::Framing;
 use crate::http::head::{
     HeadLimits, HeadScanner, Method, Persistence, RequestHead, ResponseHead, Version,
+    host_of_refused,
 };
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
@@ -105,7 +106,9 @@ impl Buffers {
             Ok(Some(head)) => head,
             Ok(None) => return After::Close,
             Err((status, why)) => {
-                log::warn!("a request was refused: {why}");
+                let host = host_of_refused(self.input.data());
+                let host = host.map_or_else(String::new, |host| format!(" for {}", host.as_str()));
+                log::warn!("a request{host} was refused with {status}: {why}");
                 self.refuse(link, status, &Method::Get);
                 return After::Close;
             }
@@ -221,7 +224,12 @@ impl Buffers {
                         log::warn!("{to}: bad answer: {why}");
                         502
                     }
-                    RelayError::NoBackend => 503,
+                    RelayError::NoBackend => {
+                        let most = request.settings.config.connections;
+                        let patience = request.rules.first_byte;
+                        log::warn!("{to}: no place in {patience:?}: connections ({most})");
+                        503
+                    }
                     RelayError::Unreachable => 502,
                     // The server asks another process, or answers itself.
                     _ => return After::Close,

@@ -44,6 +44,7 @@ pub use keys::{access_keys, keys};
 pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub(crate) use value::read_file;
+pub use value::size_text;
 
 use crate::budget::PART;
 use crate::process;

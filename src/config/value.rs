@@ -96,7 +96,7 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, 
         };
         let bytes = number.saturating_mul(unit);
         if !range.contains(&bytes) {
-            let (least, most) = (bytes_text(*range.start()), bytes_text(*range.end()));
+            let (least, most) = (size_text(*range.start()), size_text(*range.end()));
             return Err(format!("write a size from {least} to {most}"));
         }
         Ok(bytes)
@@ -238,7 +238,7 @@ pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
         .read_to_end(&mut bytes)
         .map_err(reason)?;
     if bytes.len() as u64 > most {
-        return Err(format!("larger than {}", bytes_text(most)));
+        return Err(format!("larger than {}", size_text(most)));
     }
     Ok(bytes)
 }
@@ -587,7 +587,7 @@ pub(super) fn cause(error: &io::Error) -> String {
 }
 
 /// A size in the largest unit that divides it.
-fn bytes_text(bytes: u64) -> String {
+pub fn size_text(bytes: u64) -> String {
     match bytes {
         0 => "0".into(),
         _ if bytes.is_multiple_of(1 << 30) => format!("{}g", bytes >> 30),

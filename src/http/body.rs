@@ -181,7 +181,7 @@ impl Decoder {
             (State::TrailerEnd { colon: true, .. }, b'\n') => {
                 self.trailer_fields += 1;
                 if self.trailer_fields > self.limits.fields {
-                    return Err(BadBody("too many trailers"));
+                    return Err(BadBody("more trailers than limits.fields allows"));
                 }
                 TRAILER
             }
@@ -208,7 +208,7 @@ impl Decoder {
     fn trailer_byte(&mut self, length: usize, colon: bool, byte: u8) -> Result<State, BadBody> {
         self.trailer_bytes += 1;
         if self.trailer_bytes > self.limits.head {
-            return Err(BadBody("trailers over the limit"));
+            return Err(BadBody("trailers larger than limits.head allows"));
         }
         let valid = match (colon, byte) {
             (true, byte) => byte == b'\t' || byte >= b' ' && byte != 0x7f,

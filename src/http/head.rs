@@ -20,6 +20,8 @@ use std::fmt;
 
 use memchr::memchr;
 
+use crate::http::target::Host;
+
 pub use answer::AnswerHeads;
 pub use request::RequestHead;
 pub use response::{ACCEL_REDIRECT, ALLOW, Persistence, ResponseHead, SENDFILE, write_rest};
@@ -84,6 +86,16 @@ impl Refusal {
     /// A 400 (Bad Request).
     pub const fn bad(why: &'static str) -> Self {
         Self { status: 400, why }
+    }
+
+    /// The limit that the head exceeds: its name in [`HeadLimits`], and its value, in bytes for `target` and `head`.
+    pub fn limit(&self, limits: &HeadLimits) -> Option<(&'static str, usize)> {
+        match self.status {
+            414 => Some(("target", limits.target)),
+            431 if self.why == fields::TOO_MANY_FIELDS => Some(("fields", limits.fields)),
+            431 => Some(("head", limits.head)),
+            _ => None,
+        }
     }
 }
 
@@ -153,6 +165,26 @@ pub(super) const fn is_token(byte: u8) -> bool {
         | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
 }
 
+/// The host that a head asks for, for a message about it: it need not be complete, nor a valid head. `None`: it has no
+/// complete and valid Host field, or several.
+pub fn host_of_refused(head: &[u8]) -> Option<Host> {
+    let mut lines = head.split_inclusive(|byte| *byte == b'\n');
+    // Empty lines may be in front of the first one.
+    lines.by_ref().find(|line| !line.trim_ascii().is_empty())?;
+    let mut hosts = lines
+        .map_while(|line| line.strip_suffix(b"\n"))
+        .map(<[u8]>::trim_ascii)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_at_checked(5))
+        .filter(|(name, _)| name.eq_ignore_ascii_case(b"host:"))
+        .map(|(_, value)| value.trim_ascii());
+    let host = hosts.next()?;
+    match hosts.next() {
+        None => Host::parse(host),
+        Some(_) => None,
+    }
+}
+
 /// The first line, without its end, and what follows it.
 fn split_first_line(head: &[u8]) -> (&[u8], &[u8]) {
     let end = memchr(b'\n', head).unwrap_or(head.len());
@@ -167,3 +199,27 @@ const TARGET_TOO_LONG: Refusal = Refusal {
 };
 /// Bytes of a method and the blank behind it.
 const MOST_METHOD: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_what_is_refused() {
+        let check = |head: &str, expected: Option<&str>| {
+            let host = host_of_refused(head.as_bytes());
+            assert_eq!(host.as_ref().map(Host::name), expected, "{head:?}");
+        };
+        check("GET / HTTP/1.1\r\nHost: A:80\r\n\r\n", Some("a"));
+        check("\r\n\r\nGET /\r\nB : c\r\nhost:\ta \r\n", Some("a"));
+        check("GET / HTTP/1.1\nHost: a\nB: c", Some("a"));
+        // It may be the beginning of a name.
+        check("GET / HTTP/1.1\r\nHost: a", None);
+        check("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", None);
+        check("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", None);
+        check("GET / HTTP/1.1\r\n\r\nHost: a\r\n", None);
+        check("Host: a\r\n", None);
+        check("\x16\x03\x01\n\n", None);
+        check("", None);
+    }
+}

@@ -28,6 +28,7 @@ mod answer;
 mod auth;
 mod refuse;
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -53,7 +54,7 @@ use super::worker::Worker;
 use crate::backend::lease::{Lease, Ticket, Upstream};
 use crate::backend::preamble;
 use crate::budget::Charge;
-use crate::config::Limits;
+use crate::config::{Limits, size_text};
 use crate::exchange::{Client, Request, RequestBody, Trace};
 use crate::http::body::Framing;
 use crate::http::head::{HeadLimits, HeadScanner, Persistence, Refusal, RequestHead};
@@ -443,10 +444,11 @@ impl Session {
             if !worker.input.is_empty() {
                 let refusal = match reading.scanner.scan(worker.input.data(), &limits) {
                     Ok(Some(end)) => {
-                        let parsed = RequestHead::parse(&worker.input.data()[..end], &limits);
-                        worker.input.consume(end);
-                        match parsed {
-                            Ok(head) => return self.begin(head, end, snapshot, worker),
+                        match RequestHead::parse(&worker.input.data()[..end], &limits) {
+                            Ok(head) => {
+                                worker.input.consume(end);
+                                return self.begin(head, end, snapshot, worker);
+                            }
                             Err(refusal) => Some(refusal),
                         }
                     }
@@ -459,13 +461,8 @@ impl Session {
                     _ => refusal,
                 };
                 if let Some(refusal) = refusal {
-                    return self.refuse(
-                        refusal.status,
-                        refusal.why,
-                        reading.begun,
-                        &snapshot,
-                        worker,
-                    );
+                    let why = reason_of(&refusal, &limits);
+                    return self.refuse(refusal.status, &why, reading.begun, &snapshot, worker);
                 }
                 if reading.scanner.has_begun() {
                     // Most heads arrive in one read; skip the clock then.
@@ -589,6 +586,9 @@ impl Session {
     fn open(&mut self, mut pending: PendingRequest, worker: &mut Worker) -> Step {
         if let Some(response) = files::answer(pending.site(), &pending.request.head, pending.since)
         {
+            if response.head.status == 405 {
+                self.log_refused(&pending, log::Level::Info, 405, "there are only files here");
+            }
             return self.decline(&pending, response, worker);
         }
         if pending.request.head.max_forwards == Some(0) {
@@ -968,6 +968,20 @@ const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
 
 /// What is said to a client that begins TLS at an address without it.
 const TLS_HERE: &str = "this port speaks HTTP; ask with http://, or write its address in ssl";
+
+/// Why a head is refused, with the key of the limit that it exceeds and its value.
+fn reason_of(refusal: &Refusal, limits: &HeadLimits) -> Cow<'static, str> {
+    match refusal.limit(limits) {
+        None => Cow::Borrowed(refusal.why),
+        Some((key, most)) => {
+            let most = match key {
+                "fields" => most.to_string(),
+                _ => size_text(most as u64),
+            };
+            Cow::Owned(format!("{}: limits.{key} ({most})", refusal.why))
+        }
+    }
+}
 
 const fn head_limits(limits: &Limits) -> HeadLimits {
     HeadLimits {

@@ -115,6 +115,7 @@ impl Session {
         match verdict {
             Verdict::Ask(rule) => self.ask(&pending, rule, worker),
             Verdict::Unclear => {
+                self.log_refused(&pending, log::Level::Info, 400, "a .. in its path");
                 let why = "The request was refused: a .. in its path.";
                 let page = pending.site().page(400, why, Some(&pending.request.head));
                 self.decline(&pending, page, worker)

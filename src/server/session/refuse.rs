@@ -6,15 +6,16 @@ use std::time::Instant;
 use super::about::About;
 use super::answer::AfterResponse;
 use super::{Exchange, Session, State, Step};
+use crate::config::size_text;
 use crate::exchange::{Client, Response, Trace, UploadError};
-use crate::http::head::RequestHead;
+use crate::http::head::{RequestHead, host_of_refused};
 use crate::net::listener;
 use crate::relay::delivery::Delivered;
 use crate::server::collect::Fault;
 
 use crate::server::pages;
 use crate::server::pending::{PendingRequest, reason_for};
-use crate::server::snapshot::SnapshotRef;
+use crate::server::snapshot::{Snapshot, SnapshotRef};
 use crate::server::worker::Worker;
 use crate::stats::Close;
 
@@ -28,12 +29,48 @@ impl Session {
         snapshot: &SnapshotRef,
         worker: &mut Worker,
     ) -> Step {
-        log::info!("{status} for {}: {why}", self.peer);
+        self.log_unreadable(status, why, snapshot, worker.input.data());
         let reason = reason_for(status);
         let about = About::unreadable(self.peer, snapshot, begun, reason);
         let detail = format!("The request was refused: {why}.");
         let page = pages::page(status, &detail, None);
         self.deliver(&about, page, false, AfterResponse::close(reason), worker)
+    }
+
+    /// Logs that what could not be read as a request was refused: to the log of the site that it asks for, as far as that can
+    /// be told.
+    fn log_unreadable(&self, status: u16, why: &str, snapshot: &Snapshot, head: &[u8]) {
+        let peer = self.peer;
+        let Some(host) = host_of_refused(head) else {
+            log::info!("{status} for {peer}: {why}");
+            return;
+        };
+        match snapshot.site(host.name()).or(snapshot.default) {
+            Some(site) => {
+                let site = &snapshot.sites[site];
+                let name = &site.settings.name;
+                log::info!(target: &site.log, "{status} for {peer}: site {name}: {why}");
+            }
+            None => log::info!("{status} for {peer}: host {}: {why}", host.as_str()),
+        }
+    }
+
+    /// Logs that a request was refused.
+    pub(super) fn log_refused(
+        &self,
+        pending: &PendingRequest,
+        level: log::Level,
+        status: u16,
+        why: &str,
+    ) {
+        let site = pending.site();
+        let head = &pending.request.head;
+        log::log!(
+            target: &site.log,
+            level,
+            "{status} for {}: site {}: {} {}: {why}",
+            pending.request.client, site.settings.name, head.method.as_str(), head.target.as_str()
+        );
     }
 
     /// Refuses a request because `limits.memory` is used up, and closes, which gives some of it back.
@@ -48,8 +85,8 @@ impl Session {
     ) -> Step {
         log::warn!(
             target: &snapshot.sites[site].log,
-            "503 {} {} from {}: limits.memory reached",
-            head.method.as_str(), head.target.as_str(), client
+            "503 {} {} from {client}: site {}: limits.memory reached",
+            head.method.as_str(), head.target.as_str(), snapshot.sites[site].settings.name
         );
         let reason = Close::Overload;
         let why = "Too many requests are being served already. Please try again.";
@@ -87,28 +124,31 @@ impl Session {
         worker: &mut Worker,
     ) -> Step {
         let head = &pending.request.head;
-        let most = pending.site().settings.limits.body;
+        let most = size_text(pending.site().settings.limits.body);
+        let spool = size_text(pending.snapshot.config.limits.spool);
         let (status, why) = match fault {
             Fault::TooLarge => (
                 413,
-                Cow::Owned(format!("the body has more than {most} bytes")),
+                Cow::Owned(format!("the body is over the limit: limits.body ({most})")),
             ),
             Fault::Bad(what) => (400, Cow::Borrowed(*what)),
             Fault::TooLargeToKeep(most) => (
                 413,
                 Cow::Owned(format!(
-                    "the body has more than {most} bytes, and no client may keep more here (limits.spool)"
+                    "the body has more than {most} bytes, and no client may keep more here: limits.spool ({spool})"
                 )),
             ),
             Fault::NoRoomForClient => (
                 503,
-                Cow::Borrowed(
-                    "other requests from this address keep as much here as they may (limits.spool)",
-                ),
+                Cow::Owned(format!(
+                    "other requests from this address keep as much here as they may: limits.spool ({spool})"
+                )),
             ),
             Fault::NoRoom => (
                 503,
-                Cow::Borrowed("there is no room for its body now (limits.spool)"),
+                Cow::Owned(format!(
+                    "there is no room for its body now: limits.spool ({spool})"
+                )),
             ),
             Fault::Disk(error) => {
                 let directory = pending.snapshot.config.temporary_directory.display();
@@ -124,11 +164,7 @@ impl Session {
             503 => log::Level::Warn,
             _ => log::Level::Info,
         };
-        log::log!(
-            target: &pending.site().log,
-            level,
-            "{status} for {}: {} {}: {why}", pending.request.client, head.method.as_str(), head.target.as_str()
-        );
+        self.log_refused(pending, level, status, &why);
         let detail = format!("The request was refused: {why}.");
         let page = Response {
             trace,
