@@ -11,9 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use super::context::{Interests, RelayError, RelayRequest, Rules, Tools, Visitor, write_interim};
 use super::download::Download;
 use super::upload::{self, StreamingUpload};
-use super::{Host, Interests, RelayError, Rules, Tools, Visitor, write_interim};
 use crate::backend::lease::Upstream;
 use crate::exchange::RequestBody;
 use crate::http::body::{Framing, LAST_CHUNK};
@@ -154,9 +154,9 @@ impl<U: Upstream> Call<U> {
     ///
     /// # Errors
     /// Why the backend cannot have it.
-    pub fn send<H: Host<Upstream = U>>(
+    pub fn send(
         &mut self,
-        host: &H,
+        request: RelayRequest<'_>,
         mut upload: Option<&mut StreamingUpload>,
         visitor: &mut Visitor<'_>,
         tools: &mut Tools<'_>,
@@ -169,9 +169,9 @@ impl<U: Upstream> Call<U> {
         if std::mem::replace(&mut self.is_started, true) {
             tools.out.clear();
             tools.out.append(&mut self.rest);
-        } else if matches!(host.body(), RequestBody::Memory(..)) {
+        } else if matches!(request.body, RequestBody::Memory(..)) {
             // A small body goes with the head in one write; some applications are slower with two.
-            self.render_more(host, None, visitor, tools.out)?;
+            self.render_more(request, None, visitor, tools.out)?;
         }
         if self.sent == 0 {
             // As at the beginning, if the request before was a large one.
@@ -182,9 +182,11 @@ impl<U: Upstream> Call<U> {
             if written == tools.out.len() {
                 tools.out.clear();
                 written = 0;
-                match self.render_more(host, upload.as_deref_mut(), visitor, tools.out)? {
+                match self.render_more(request, upload.as_deref_mut(), visitor, tools.out)? {
                     Rendered::Some => {}
-                    Rendered::Wait(deadline) => return self.wait(host, visitor, tools, deadline),
+                    Rendered::Wait(deadline) => {
+                        return self.wait(request, visitor, tools, deadline);
+                    }
                     Rendered::End => match self.upstream.as_mut().flush_now() {
                         Ok(true) => {
                             if self.was_blocked {
@@ -192,13 +194,13 @@ impl<U: Upstream> Call<U> {
                             }
                             return Ok(Sending::Sent);
                         }
-                        Ok(false) => return self.stuck(host, visitor, tools, 0, progress),
+                        Ok(false) => return self.stuck(request, visitor, tools, 0, progress),
                         Err(_) => return Ok(self.broken()),
                     },
                 }
             }
             match self.upstream.as_mut().write_now(&tools.out[written..]) {
-                Ok(0) => return self.stuck(host, visitor, tools, written, progress),
+                Ok(0) => return self.stuck(request, visitor, tools, written, progress),
                 Ok(count) => {
                     written += count;
                     progress = true;
@@ -206,7 +208,7 @@ impl<U: Upstream> Call<U> {
                     self.sent = before.saturating_add(count);
                     if before <= SMALL && self.sent > SMALL {
                         // It may fill the backend's buffers, and the backend may take its time.
-                        let patience = host.rules().backend.max(VANISHED);
+                        let patience = request.rules.backend.max(VANISHED);
                         self.upstream.as_mut().stream().give_up_after(patience);
                     }
                     left = left.saturating_sub(count);
@@ -222,16 +224,16 @@ impl<U: Upstream> Call<U> {
     }
 
     /// There is no more of the body now: the visitor may take its time, and the backend may respond before.
-    fn wait<H: Host<Upstream = U>>(
+    fn wait(
         &mut self,
-        host: &H,
+        request: RelayRequest<'_>,
         visitor: &mut Visitor<'_>,
         tools: &mut Tools<'_>,
         deadline: Instant,
     ) -> Result<Sending, RelayError> {
         self.was_blocked = true;
         self.is_waiting_for_visitor = true;
-        if self.listen(host, visitor, tools)? {
+        if self.listen(request, visitor, tools)? {
             return Ok(Sending::Sent);
         }
         // What TLS has taken of the body is for the backend, whether more of it comes or not.
@@ -248,9 +250,9 @@ impl<U: Upstream> Call<U> {
     }
 
     /// Appends the next part of the body to `out`.
-    fn render_more<H: Host>(
+    fn render_more(
         &mut self,
-        host: &H,
+        request: RelayRequest<'_>,
         upload: Option<&mut StreamingUpload>,
         visitor: &mut Visitor<'_>,
         out: &mut Vec<u8>,
@@ -258,7 +260,7 @@ impl<U: Upstream> Call<U> {
         let Cursor::At(position) = self.cursor else {
             return Ok(Rendered::End);
         };
-        let next = match (host.body(), upload) {
+        let next = match (request.body, upload) {
             (RequestBody::Memory(bytes, _), _) => {
                 let rest = usize::try_from(position).map_or(&[][..], |at| &bytes[at..]);
                 let count = rest.len().min(BLOCK.saturating_sub(out.len()));
@@ -314,15 +316,15 @@ impl<U: Upstream> Call<U> {
     }
 
     /// The backend takes nothing now: it may have responded, or it is waited for.
-    fn stuck<H: Host<Upstream = U>>(
+    fn stuck(
         &mut self,
-        host: &H,
+        request: RelayRequest<'_>,
         visitor: &mut Visitor<'_>,
         tools: &mut Tools<'_>,
         written: usize,
         progress: bool,
     ) -> Result<Sending, RelayError> {
-        if self.listen(host, visitor, tools)? {
+        if self.listen(request, visitor, tools)? {
             return Ok(Sending::Sent);
         }
         let now = Instant::now();
@@ -330,7 +332,7 @@ impl<U: Upstream> Call<U> {
             self.since = now;
         }
         self.was_blocked = true;
-        let until = self.since + host.rules().backend;
+        let until = self.since + request.rules.backend;
         if now >= until {
             return Err(RelayError::Stalled);
         }
@@ -348,9 +350,9 @@ impl<U: Upstream> Call<U> {
     }
 
     /// Reads what the backend says while the request is under way. Returns whether it needs no more of that.
-    fn listen<H: Host>(
+    fn listen(
         &mut self,
-        host: &H,
+        request: RelayRequest<'_>,
         visitor: &mut Visitor<'_>,
         tools: &mut Tools<'_>,
     ) -> Result<bool, RelayError> {
@@ -364,7 +366,7 @@ impl<U: Upstream> Call<U> {
                     return Ok(true);
                 }
             }
-            let taken = self.take_head(host.head(), host.rules(), Some(&mut *visitor), tools)?;
+            let taken = self.take_head(request.head, request.rules, Some(&mut *visitor), tools)?;
             self.head = taken;
             if self.head.is_some() {
                 self.is_part = true;

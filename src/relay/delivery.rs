@@ -16,12 +16,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use super::context::{Interests, Tools};
 use super::download::{Download, Filled, Piece};
 use super::drain::Drain;
 use super::file::{self, Content, Flushed};
 use super::rate::{Rate, SLOWEST, WINDOW};
 use super::spool::{Room, Spool};
-use super::{Interests, Tools};
 use crate::backend::lease::Upstream;
 use crate::content::gzip::Gzip;
 use crate::exchange::{Body, FileBody};

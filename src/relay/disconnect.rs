@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Visitor;
+use super::context::Visitor;
 use crate::net::conn::Conn;
 use crate::net::stream::Pending;
 

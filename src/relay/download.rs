@@ -6,8 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::drain::Drain;
-use super::{Interests, Rules, Tools};
+use super::context::{Interests, Rules, Tools};
 use crate::backend::lease::Upstream;
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::{Method, ResponseHead};
@@ -203,17 +202,6 @@ impl<U: Upstream> Download<U> {
     fn wait(&mut self, now: Instant) -> Interests {
         let quiet = *self.quiet.get_or_insert(now);
         Interests::response(quiet + self.patience)
-    }
-
-    /// Reads what is there of a body that a file replaces. What is left is to be read apart from that, which is not to wait.
-    pub fn discard(mut self, reply: &mut Buffer) -> Option<Drain<U>> {
-        loop {
-            match self.next(reply) {
-                Ok(Piece::Bytes(_)) => {}
-                Ok(Piece::Wait) => return Some(Drain::of_replaced(self)),
-                Ok(Piece::End) | Err(_) => return None,
-            }
-        }
     }
 
     /// Closes the connection before the end.

@@ -9,10 +9,11 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::call::{Awaiting, Call};
+use super::context::{Interests, RelayError, Rules, Tools};
 use super::download::{Download, Filled, Piece};
-use super::{Interests, RelayError, Rules, Tools};
 use crate::backend::lease::Upstream;
 use crate::http::head::RequestHead;
+use crate::net::buffer::Buffer;
 use crate::stats::Close;
 
 /// A response that is read for no visitor.
@@ -58,21 +59,29 @@ impl<U: Upstream> Drain<U> {
             download.close(Close::ClientGone);
             return None;
         }
-        Some(Self {
-            leftover,
-            reason: Close::ClientGone,
-            ..Self::of_replaced(download)
-        })
+        Some(Self::new(download, Close::ClientGone, leftover))
     }
 
-    /// The rest of a body that a file replaces, of which nothing was read that was not used. An application may well
-    /// announce the length of the file and send nothing.
-    pub(super) fn of_replaced(download: Download<U>) -> Self {
+    /// The rest of a body that a file replaces, after reading what is there of it; the file does not wait for the rest. An
+    /// application may well announce the length of the file and send nothing. `None`: nothing is left.
+    pub fn of_replaced(mut download: Download<U>, reply: &mut Buffer) -> Option<Self> {
+        loop {
+            match download.next(reply) {
+                Ok(Piece::Bytes(_)) => {}
+                Ok(Piece::Wait) => {
+                    return Some(Self::new(download, Close::BackendFailed, Vec::new()));
+                }
+                Ok(Piece::End) | Err(_) => return None,
+            }
+        }
+    }
+
+    fn new(download: Download<U>, reason: Close, leftover: Vec<u8>) -> Self {
         Self {
             rest: Rest::Body(Box::new(download)),
             deadline: Instant::now() + LONGEST,
-            reason: Close::BackendFailed,
-            leftover: Vec::new(),
+            reason,
+            leftover,
         }
     }
 

@@ -17,7 +17,7 @@
 //!
 //! Bytes that have arrived count even if the workers are late: each phase reads first and looks at the clock afterwards.
 //!
-//! In reading order: [`call`] sends the request and reads the head of the response, [`upload`] is a body that is passed on
+//! In reading order: [`handler`] is what the program adds, [`context`] what the phases share, [`call`] sends the request and reads the head of the response, [`upload`] is a body that is passed on
 //! as it arrives, [`download`] the body of a response, [`delivery`] its way to the visitor, [`mod@file`] what is sent from memory
 //! or disk, [`spool`] what the visitor has not taken yet, [`rate`] how fast it sends or takes, [`drain`] a response that no
 //! visitor waits for, [`disconnect`] tells a visitor that left from one that has only finished sending.
@@ -31,205 +31,34 @@
 //! - A phase owns no buffer, only bytes that were read and not used yet.
 
 pub mod call;
+pub mod context;
 pub mod delivery;
 pub mod disconnect;
 pub mod download;
 pub mod drain;
 pub mod file;
+pub mod handler;
 pub mod rate;
 pub mod spool;
 pub mod upload;
 
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use self::call::Call;
+pub use self::context::{
+    CONTINUE, Interests, RelayError, RelayRequest, Rules, Tools, Visitor, write_interim,
+};
 use self::delivery::{Delivered, Delivery, Progress, Reader};
-use self::download::Download;
 use self::drain::Drain;
-use self::spool::Room;
+pub use self::handler::{Failure, Host, Responding};
 use self::upload::StreamingUpload;
 use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
-use crate::exchange::{RequestBody, Trace, UploadError};
-use crate::http::head::{HeadLimits, RequestHead, ResponseHead};
-use crate::net::buffer::Buffer;
+use crate::exchange::{Trace, UploadError};
+use crate::http::head::ResponseHead;
 use crate::net::conn::Conn;
 use crate::net::poller::Interest;
 use crate::stats::Close;
-
-/// What an exchange asks of the program that it belongs to.
-pub trait Host {
-    /// The kind of backend that it gets.
-    type Upstream: Upstream;
-
-    /// The head of the request.
-    fn head(&self) -> &RequestHead;
-
-    /// The body of the request.
-    fn body(&self) -> &RequestBody;
-
-    /// Times and limits.
-    fn rules(&self) -> &Rules;
-
-    /// Asks for a backend without waiting. `since`: the request has waited from then on; `attempts`: backends that had the
-    /// request already.
-    ///
-    /// # Errors
-    /// Why it cannot even wait for one.
-    fn acquire(
-        &mut self,
-        since: Instant,
-        attempts: u32,
-    ) -> Result<Acquired<Self::Upstream>, RelayError>;
-
-    /// Until when a request that waits since `since` may do so.
-    fn deadline(&self, since: Instant) -> Instant;
-
-    /// There was no backend. Returns whether the request may ask elsewhere, where its wait begins again.
-    fn fall_back(&mut self, error: RelayError) -> bool;
-
-    /// The server that the request was given cannot be reached. Returns until when to wait before it asks for another.
-    ///
-    /// # Errors
-    /// Why it may not.
-    fn unreachable(&mut self, error: &io::Error) -> Result<Option<Instant>, RelayError>;
-
-    /// Renders the head of the request for a backend, behind nothing.
-    fn write_head(&mut self, trace: &Trace, acquired: Instant, out: &mut Vec<u8>);
-
-    /// An attempt failed before any byte of a final response. Returns whether the request may go to another backend.
-    fn may_retry(&mut self, failure: &Failure<'_>) -> bool;
-
-    /// The head of the final response is there: decides what the visitor gets. `is_read`: nothing of the request is left to
-    /// be read, so that the visitor's connection can be kept.
-    fn respond(
-        &mut self,
-        head: ResponseHead,
-        download: Download<Self::Upstream>,
-        is_read: bool,
-        tools: &mut Tools<'_>,
-        pending_output: &mut Vec<u8>,
-    ) -> Responding<Self::Upstream>;
-
-    /// The last of a body that is passed on as it arrives was read.
-    fn received(&mut self, visitor: &Conn);
-
-    /// Whether the visitor has left. Asked only after its socket has reported an event. `uploads`: the body of the request
-    /// is being read from it, so its end may follow the rest of that.
-    fn is_gone(&mut self, visitor: &mut Visitor<'_>, uploads: bool) -> bool;
-}
-
-/// An attempt that failed.
-#[derive(Debug)]
-pub struct Failure<'a> {
-    /// Why.
-    pub error: RelayError,
-    /// The backend and where the time went.
-    pub trace: &'a Trace,
-    /// Backends that had some of the request so far, this one included unless nothing was sent to it.
-    pub attempts: u32,
-    /// Some of the request was sent to this backend.
-    pub is_sent: bool,
-    /// Bytes of the head that was sent.
-    pub head_length: usize,
-    /// The backend's connection had an exchange before.
-    pub was_kept: bool,
-}
-
-/// What the visitor gets.
-pub struct Responding<U: Upstream> {
-    /// The response.
-    pub delivery: Delivery<U>,
-    /// The status, for the access log.
-    pub status: u16,
-}
-
-/// Times and limits of an exchange.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// How long a backend may take for the first byte of its response, once it has the request.
-    pub first_byte: Duration,
-    /// How long a backend may make no progress.
-    pub backend: Duration,
-    /// A silence of this length ends a response that has no length and does not end with its connection.
-    pub unframed_gap: Duration,
-    /// Limits of the head of a response.
-    pub limits: HeadLimits,
-    /// Bodies of responses of at most this many bytes are waited for, up to a second, before anything is passed on: until
-    /// then the request can still be repeated.
-    pub gathered: u64,
-}
-
-/// Why there is no response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RelayError {
-    /// No backend was free in time.
-    NoBackend,
-    /// The site has no dial-in address for such requests.
-    NoAddress,
-    /// No backend was free, and as many requests as may wait did so already.
-    Full,
-    /// As many upgraded connections as may be are open already.
-    NoTunnel,
-    /// The application cannot be reached, and the request may not be repeated.
-    Unreachable,
-    /// The backend closed its connection without a response.
-    ClosedEarly,
-    /// The backend's response broke a rule.
-    BadResponse(&'static str),
-    /// The backend did not begin to respond in time.
-    TooSlow,
-    /// The backend did not go on in time: with the head of its response, or with taking the request.
-    Stalled,
-    /// The collected body could not be read back.
-    LostBody,
-    /// A body that is passed on as it arrives did not arrive.
-    Upload(UploadError),
-}
-
-/// A visitor whose request is on its way.
-pub struct Visitor<'v> {
-    /// The connection.
-    pub conn: &'v mut Conn,
-    /// What was read from it and not used yet.
-    pub input: &'v mut Buffer,
-    /// What it has not taken of interim responses; goes in front of the final one.
-    pub pending_output: &'v mut Vec<u8>,
-    /// Its socket has reported an event that may be its disconnect.
-    pub has_event: bool,
-}
-
-/// What an exchange works with: lent by the thread that advances it.
-pub struct Tools<'w> {
-    /// For what is read from the backend.
-    pub reply: &'w mut Buffer,
-    /// For what is written.
-    pub out: &'w mut Vec<u8>,
-    /// The text of the Date field.
-    pub date: &'w str,
-    /// How long the next read of the backend may wait. It is used up by that.
-    pub patience: Duration,
-    /// Where to keep what the visitor does not take.
-    pub room: &'w dyn Fn() -> Room,
-}
-
-/// What an exchange waits for.
-#[derive(Clone, Copy, Debug)]
-pub struct Interests {
-    /// Bytes or the disconnect of the visitor, or room to write to it.
-    pub visitor: Interest,
-    /// What the backend's socket has to report.
-    pub backend: Option<Interest>,
-    /// The bytes of the visitor are more of the body of its request. Otherwise they can stay where they are.
-    pub uploads: bool,
-    /// Its turn in a queue.
-    pub queue: bool,
-    /// It goes on with a read of the backend, which may wait for as long as [`Tools::patience`] says.
-    pub reads: bool,
-    /// When it is to be advanced at the latest.
-    pub until: Instant,
-}
 
 /// What came of an advance.
 pub enum Step<U: Upstream> {
@@ -551,7 +380,12 @@ impl<H: Host> Exchange<H> {
         }
         let was_read = self.is_read();
         let upload = self.upload.as_deref_mut();
-        let sent = call.send(&self.host, upload, visitor, tools);
+        let request = RelayRequest {
+            head: self.host.head(),
+            body: self.host.body(),
+            rules: self.host.rules(),
+        };
+        let sent = call.send(request, upload, visitor, tools);
         if !was_read && self.is_read() {
             self.host.received(visitor.conn);
         }
@@ -713,75 +547,13 @@ fn flush<U: Upstream>(
     }
 }
 
-impl Interests {
-    /// Nothing but time, and the visitor's disconnect.
-    pub const fn time(until: Instant) -> Self {
-        Self {
-            visitor: Interest::Read,
-            backend: None,
-            uploads: false,
-            queue: false,
-            reads: false,
-            until,
-        }
-    }
-
-    /// The same, or that the backend sends something.
-    pub const fn response(until: Instant) -> Self {
-        Self {
-            backend: Some(Interest::Read),
-            reads: true,
-            ..Self::time(until)
-        }
-    }
-
-    /// Room to write to the visitor.
-    pub const fn room(until: Instant) -> Self {
-        Self {
-            visitor: Interest::Write,
-            ..Self::time(until)
-        }
-    }
-}
-
-impl Tools<'_> {
-    /// Reads from the backend, waiting for at most what is left of the patience. `None`: nothing yet. 0 is the end.
-    ///
-    /// # Errors
-    /// Those of [`Conn::read_now`].
-    pub fn read(&mut self, conn: &mut Conn) -> io::Result<Option<usize>> {
-        let patience = std::mem::take(&mut self.patience);
-        if patience.is_zero() {
-            return self.reply.fill_now(conn);
-        }
-        conn.set_read_timeout(patience)?;
-        match self.reply.fill(conn) {
-            Ok(count) => Ok(Some(count)),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Writes something before the final response; what the visitor does not take now goes in front of that.
-pub fn write_interim(conn: &mut Conn, pending_output: &mut Vec<u8>, bytes: &[u8]) {
-    // An error shows again when the final response is written.
-    let taken = match pending_output.is_empty() {
-        true => conn.write_now(bytes).unwrap_or(0),
-        false => 0,
-    };
-    pending_output.extend_from_slice(&bytes[taken..]);
-}
-
-/// The interim response that asks for a body (RFC 9110 10.1.1).
-pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// How long a process may take to die.
 const LAST_BREATH: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::io::Read;
+    use std::io::{self, Read};
     use std::net::{Shutdown, TcpListener};
     use std::os::fd::{AsFd, OwnedFd};
     use std::os::unix::net::UnixStream;
@@ -792,7 +564,9 @@ mod tests {
 
     use super::*;
     use crate::budget::Charge;
-    use crate::exchange::Origin;
+    use crate::exchange::{Origin, RequestBody};
+    use crate::http::head::{HeadLimits, RequestHead};
+    use crate::net::buffer::Buffer;
     use crate::net::stream::Stream;
 
     /// A backend that dialled in.
@@ -913,7 +687,7 @@ mod tests {
         fn respond(
             &mut self,
             _: ResponseHead,
-            _: Download<Dialled>,
+            _: download::Download<Dialled>,
             _: bool,
             _: &mut Tools<'_>,
             _: &mut Vec<u8>,

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::context::{CONTINUE, Visitor, write_interim};
 use super::rate::{Rate, TIME_TO_BEGIN, WINDOW};
-use super::{CONTINUE, Visitor, write_interim};
 use crate::exchange::UploadError;
 use crate::http::body::{Decoder, Framing, write_chunk};
 use crate::http::head::HeadLimits;

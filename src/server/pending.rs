@@ -23,6 +23,7 @@ use crate::net::conn::Conn;
 use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::disconnect::{self, DisconnectDetector};
 use crate::relay::download::Download;
+use crate::relay::drain::Drain;
 use crate::relay::{Exchange, Failure, Host, RelayError, Responding, Rules, Tools, Visitor};
 use crate::stats::{self, Close};
 
@@ -296,7 +297,7 @@ impl Host for PendingRequest {
         let (head, payload) = match named {
             // It goes out as it is, and does not wait for the rest of what it replaces.
             Some(file) => {
-                if let Some(drain) = download.discard(tools.reply) {
+                if let Some(drain) = Drain::of_replaced(download, tools.reply) {
                     self.snapshot.shared.drainer.add(drain);
                 }
                 (file.head, Payload::Body(file.body))
