@@ -370,7 +370,9 @@ fn a_target_and_a_host_that_differ_are_refused_as_the_server_does() {
         let answer = line.answer();
         assert_eq!(answer.status, 400, "{target}: {answer:?}");
         assert!(line.is_closed());
-        access.wait_for_log("a request was refused: a Host field other than the target's host");
+        access.wait_for_log(
+            "a request for test was refused with 400: a Host field other than the target's host",
+        );
         line = dialled(&server);
     }
     assert!(backend.is_open() && app.accept_now().is_none());
