@@ -907,6 +907,66 @@ fn a_server_that_does_not_let_it_in_is_asked_more_and_more_seldom() {
 }
 
 #[test]
+fn connections_that_come_and_go_are_counted_in_few_lines() {
+    let server = Server::start();
+    let app = EchoServer::start();
+    let access = Access::start(
+        &format!(
+            "{{connect: '{}', to: '{}', connections: 40}}",
+            server.address(),
+            app.address()
+        ),
+        &[],
+    );
+    let at = format!("server {}: ", server.address());
+    let lines = || {
+        let log = access.log();
+        let about = log.lines().filter(|line| line.contains(&at));
+        let about = about.filter(|line| line.ends_with(" now"));
+        about.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // How many came and went, by the lines.
+    let sum = || {
+        let mut sum = (0, 0);
+        for line in lines() {
+            let text = line.split(&at).nth(1).unwrap();
+            let number = |words: &str| -> Option<usize> {
+                let before = text.split_once(words)?.0;
+                before.rsplit(' ').next()?.parse().ok()
+            };
+            sum.0 += number(" more dialled in").unwrap_or(0);
+            sum.1 += number(" more disconnected").unwrap_or(0);
+            sum.1 += text
+                .contains(" dialled in and ")
+                .then(|| number(" disconnected"))
+                .flatten()
+                .unwrap_or(0);
+            sum.0 += usize::from(text.starts_with("dialled in, "));
+            sum.1 += usize::from(text.starts_with("disconnected, "));
+        }
+        sum
+    };
+    let since = Instant::now();
+    let connections: Vec<_> = (0..40).map(|_| server.accept()).collect();
+    wait_until("all are counted", || sum() == (40, 0));
+    access.wait_for_log(", 40 now\n");
+    drop(connections);
+    let connections: Vec<_> = (0..40).map(|_| server.accept()).collect();
+    wait_until("all are counted again", || sum() == (80, 40));
+    let most = 3 + since.elapsed().as_secs() as usize;
+    assert!(lines().len() <= most, "{}", access.log());
+    assert!(
+        lines()
+            .last()
+            .is_some_and(|line| line.ends_with(", 40 now"))
+    );
+    // Our own end is no loss.
+    drop(connections);
+    access.finish();
+    drop(app);
+}
+
+#[test]
 fn unix_sockets_and_host_names_on_both_sides() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);

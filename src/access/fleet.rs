@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
+use parking_lot::MutexGuard;
+
 use super::line::{self, Tie};
 use super::{Settings, Shared, spawn};
 use crate::client::Backoff;
@@ -59,6 +61,17 @@ pub(super) struct Dialling {
     lines: usize,
     /// What the log has said: nothing yet, that it is dialled (empty), or why not.
     told: Option<String>,
+    burst: Option<Burst>,
+}
+
+/// Lines that a server has let in, and lines that were lost, since the last time that the log said so.
+#[derive(Debug)]
+struct Burst {
+    server: String,
+    /// When they are reported.
+    due: Instant,
+    dialled: usize,
+    lost: usize,
 }
 
 /// The permission to dial.
@@ -106,11 +119,63 @@ impl Default for Dialling {
             next: Instant::now(),
             lines: 0,
             told: None,
+            burst: None,
         }
     }
 }
 
-/// Sees to it that the servers of the configuration are dialled, until there is a drain.
+impl Dialling {
+    /// A line is in, or was lost. Returns what is to be logged at once: the first of many, and what is news in any case.
+    fn note(&mut self, server: &Server, is_in: bool, is_news: bool) -> Option<String> {
+        match &mut self.burst {
+            Some(burst) if !is_news => {
+                *(if is_in {
+                    &mut burst.dialled
+                } else {
+                    &mut burst.lost
+                }) += 1;
+                return None;
+            }
+            Some(_) => {}
+            None => self.burst = Some(Burst::new(server.to_string())),
+        }
+        let verb = if is_in { "dialled in" } else { "disconnected" };
+        Some(format!("server {server}: {verb}, {} now", self.lines))
+    }
+
+    /// What has happened since the last line in the log, if that is due. When nothing has, the next line is logged at once
+    /// again.
+    fn report(&mut self, now: Instant) -> Option<String> {
+        let Burst {
+            server,
+            dialled,
+            lost,
+            ..
+        } = self.burst.take_if(|burst| burst.due <= now)?;
+        let what = match (dialled, lost) {
+            (0, 0) => return None,
+            (dialled, 0) => format!("{dialled} more dialled in"),
+            (0, lost) => format!("{lost} more disconnected"),
+            (dialled, lost) => format!("{dialled} more dialled in and {lost} disconnected"),
+        };
+        let line = format!("server {server}: {what}, {} now", self.lines);
+        self.burst = Some(Burst::new(server));
+        Some(line)
+    }
+}
+
+impl Burst {
+    fn new(server: String) -> Self {
+        Self {
+            server,
+            due: Instant::now() + BURST,
+            dialled: 0,
+            lost: 0,
+        }
+    }
+}
+
+/// Sees to it that the servers of the configuration are dialled, until there is a drain, and reports bursts of lines.
 pub(super) fn run(shared: &Arc<Shared>) {
     let mut fleet = Fleet::default();
     loop {
@@ -118,9 +183,18 @@ pub(super) fn run(shared: &Arc<Shared>) {
         fleet.apply(shared);
         let until = Instant::now() + LOOK_UP;
         let mut state = shared.state.lock();
-        while !state.draining && !state.changed {
-            if shared.changed.wait_until(&mut state, until).timed_out() {
-                break;
+        while !state.draining && !state.changed && Instant::now() < until {
+            let bursts = state.dialling.values();
+            let bursts = bursts.filter_map(|dialling| dialling.burst.as_ref());
+            let next = bursts.map(|burst| burst.due).chain([until]).min();
+            shared.changed.wait_until(&mut state, next.unwrap_or(until));
+            let now = Instant::now();
+            let dialling = state.dialling.values_mut();
+            let lines: Vec<_> = dialling.filter_map(|one| one.report(now)).collect();
+            if !lines.is_empty() {
+                MutexGuard::unlocked(&mut state, || {
+                    lines.iter().for_each(|line| log::info!("{line}"));
+                });
             }
         }
         if state.draining {
@@ -323,18 +397,34 @@ impl Shared {
                 dialling.scouting = false;
                 dialling.backoff.reset();
             }
-            dialling.told.replace(String::new()).as_deref() != Some("")
+            let is_news = dialling.told.replace(String::new()).as_deref() != Some("");
+            dialling.note(server, true, is_news)
         };
         self.changed.notify_all();
-        if news {
-            log::info!("server {server}: dialled in");
+        if let Some(news) = news {
+            log::info!("{news}");
         }
     }
 
     /// A line of a server that had let it in is over.
     pub(super) fn lost(&self, server: &Server) {
-        if let Some(dialling) = self.state.lock().dialling.get_mut(&server.number) {
+        let news = {
+            let mut state = self.state.lock();
+            // Then it is our doing.
+            let draining = state.draining;
+            let Some(dialling) = state.dialling.get_mut(&server.number) else {
+                return;
+            };
             dialling.lines -= 1;
+            match draining {
+                true => None,
+                false => dialling.note(server, false, false),
+            }
+        };
+        if let Some(news) = news {
+            // The fleet's thread has to report what follows.
+            self.changed.notify_all();
+            log::info!("{news}");
         }
     }
 
@@ -369,6 +459,8 @@ fn list(addresses: &[SocketAddr]) -> String {
     texts.join(", ")
 }
 
+/// Lines that are let in or lost within this time after a line in the log are counted, and reported together.
+const BURST: Duration = Duration::from_secs(1);
 /// How often host names are looked up.
 const LOOK_UP: Duration = Duration::from_secs(30);
 /// The longest pause between two tries.
