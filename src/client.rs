@@ -348,8 +348,10 @@ fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
         }
         read_more(conn, input)?;
     };
-    let head = RequestHead::parse(&input.data()[..end], &limits).ok()?;
+    let mut head = RequestHead::parse(&input.data()[..end], &limits).ok()?;
     input.consume(end);
+    // The server has left out what its configuration does not want (`underscores`).
+    head.admit_ambiguous(|_| true);
     let mut body = Vec::new();
     let mut decoder = Decoder::new(head.framing, &limits);
     while !decoder.is_done() {

@@ -381,6 +381,44 @@ fn a_target_and_a_host_that_differ_are_refused_as_the_server_does() {
 }
 
 #[test]
+fn a_field_with_an_underscore_comes_through_if_the_server_lets_it() {
+    let proxy = Proxy::start(&site("underscores: true"));
+    let app = Server::start();
+    let access = Access::between(proxy.dial_in(), app.address(), 1);
+    let mut visitor = proxy.visit();
+    visitor.send(
+        "GET / HTTP/1.1\r\nHost: test\r\napi_key: secret\r\nX_Forwarded_For: 6.6.6.6\r\nA.B: c\r\n\r\n",
+    );
+    let mut backend = app.accept_asking();
+    let seen = backend.request();
+    assert_eq!(seen.field("api_key"), Some("secret"));
+    assert_eq!(seen.field("A.B"), Some("c"));
+    assert_eq!(seen.field("X_Forwarded_For"), None);
+    backend.reply_to(&mut visitor, "ok");
+    drop(visitor);
+    access.finish();
+    proxy.finish();
+}
+
+#[test]
+fn a_field_that_could_be_taken_for_one_of_a_proxy_does_not_come_through() {
+    let (server, app, access) = by_hand();
+    let mut line = dialled(&server);
+    line.send(
+        "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.1\r\nX_Forwarded_For: 6.6.6.6\r\n\
+         X.Real.IP: 6.6.6.6\r\nContent_Length: 5\r\napi_key: secret\r\n\r\n",
+    );
+    let mut backend = app.accept_asking();
+    let seen = backend.request();
+    let expected =
+        "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.1\r\napi_key: secret\r\n\r\n";
+    assert_eq!(seen.head, expected);
+    backend.reply_to(&mut line, "ok");
+    drop(line);
+    access.finish();
+}
+
+#[test]
 fn options_goes_as_far_as_it_may() {
     let (server, app, access) = by_hand();
     let mut line = dialled(&server);

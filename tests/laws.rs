@@ -161,7 +161,7 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
         }
         Some(_) => assert!(sent.ends_with(head.target.as_str().trim_start_matches('/'))),
     }
-    simple.assert_fields(&head.headers, true);
+    simple.assert_fields(&head.headers, Some(&head.ambiguous));
     let lengths = simple.all("content-length");
     match simple.all("transfer-encoding")[..] {
         [] => match lengths[..] {
@@ -220,6 +220,16 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
 
 /// What is written of a request's head is a head of its own, and means the same.
 fn rewrite_request(head: &RequestHead) {
+    let mut head = head.clone();
+    let dropped = head.admit_ambiguous(|_| true);
+    for (name, _) in head.headers.iter().filter(|(name, _)| is_ambiguous(name)) {
+        let dashed = name.to_ascii_lowercase().replace(['_', '.'], "-");
+        let reserved = HOP_BY_HOP.contains(&&*dashed)
+            || OF_PROXIES.contains(&&*dashed)
+            || dashed.starts_with("x-forwarded-");
+        assert!(!reserved, "{name} is passed on");
+    }
+    assert!(dropped.iter().all(|(name, _)| is_ambiguous(name)));
     let mut out = Vec::new();
     // HTTP/1.0 may come without a host; HTTP/1.1 is read with one only.
     let first = |out: &mut Vec<u8>| {
@@ -229,11 +239,12 @@ fn rewrite_request(head: &RequestHead) {
     };
     head.write(first, head.framing, |_| true, &mut out);
     let shown = out.escape_ascii();
-    let (end, again) = read_request(&out, &[], &WIDE)
+    let (end, mut again) = read_request(&out, &[], &WIDE)
         .unwrap_or_else(|refusal| panic!("{refusal}: {shown}"))
         .unwrap_or_else(|| panic!("no end: {shown}"));
     assert_eq!(end, out.len(), "{shown}");
     judge_request(&out, &again);
+    assert!(again.admit_ambiguous(|_| true).is_empty(), "{shown}");
     assert_eq!(again.target.as_str(), head.target.as_str());
     assert_eq!(again.target.path(), head.target.path());
     assert_eq!(again.target.query(), head.target.query());
@@ -244,7 +255,7 @@ fn rewrite_request(head: &RequestHead) {
         persistent: true,
         expect_continue: false,
         max_forwards: head.max_forwards.map(|left| left.saturating_sub(1)),
-        ..head.clone()
+        ..head
     };
     assert_eq!(again, expected, "{shown}");
 }
@@ -289,7 +300,7 @@ fn judge_response(bytes: &[u8], head: &ResponseHead) {
     );
     // The blank behind the status may be left out with the reason.
     assert_eq!(simple.line.trim_end(), line.trim_end());
-    simple.assert_fields(&head.headers, false);
+    simple.assert_fields(&head.headers, None);
     let lengths = simple.all("content-length");
     let each = lengths.iter().flat_map(|list| list.split(|b| *b == b','));
     let each: HashSet<u64> = each.map(|length| decimal(trimmed(length))).collect();
@@ -403,12 +414,14 @@ impl<'h> SimpleHead<'h> {
         found.map(|(_, value)| *value).collect()
     }
 
-    /// The fields that were kept are those of both ends, in order and as they were spelt.
-    fn assert_fields(&self, kept: &Headers, request: bool) {
+    /// The fields that were kept are those of both ends, in order and as they were spelt; of a request, those whose names
+    /// are ambiguous apart from the others.
+    fn assert_fields(&self, kept: &Headers, ambiguous: Option<&Headers>) {
+        let request = ambiguous.is_some();
         let options = self.all("connection");
         let options = options.iter().flat_map(|list| list.split(|b| *b == b','));
         let named: Vec<&[u8]> = options.map(trimmed).collect();
-        let options = request && self.line.starts_with("OPTIONS ");
+        let is_options = request && self.line.starts_with("OPTIONS ");
         let goes = |name: &str| {
             let lower = name.to_ascii_lowercase();
             // These are words of their own in Connection, not names.
@@ -417,15 +430,17 @@ impl<'h> SimpleHead<'h> {
                 .iter()
                 .any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
             HOP_BY_HOP.contains(&&*lower)
-                || request && (OF_REQUESTS.contains(&&*lower) || name.contains('_'))
-                || options && lower == "max-forwards"
+                || request && OF_REQUESTS.contains(&&*lower)
+                || is_options && lower == "max-forwards"
                 || named && !word && !PROTECTED.iter().any(|known| lower.starts_with(known))
         };
         let expected = self.fields.iter().filter(|(name, _)| !goes(name));
-        let expected: Vec<_> = expected
-            .map(|(name, value)| (name.as_str(), *value))
-            .collect();
+        let expected = expected.map(|(name, value)| (name.as_str(), *value));
+        let (apart, expected): (Vec<_>, Vec<_>) =
+            expected.partition(|(name, _)| request && is_ambiguous(name));
         assert_eq!(kept.iter().collect::<Vec<_>>(), expected);
+        let ambiguous = ambiguous.into_iter().flat_map(Headers::iter);
+        assert_eq!(ambiguous.collect::<Vec<_>>(), apart);
     }
 }
 
@@ -447,6 +462,14 @@ const HOP_BY_HOP: &[&str] = &[
 ];
 
 const OF_REQUESTS: &[&str] = &["host", "expect"];
+
+/// Some of the fields that only proxies may send.
+const OF_PROXIES: &[&str] = &["x-real-ip", "x-request-start", "x-sendfile"];
+
+/// Whether applications may take the name for another one.
+fn is_ambiguous(name: &str) -> bool {
+    name.contains(['_', '.'])
+}
 
 /// How names begin that cannot be named away. None of these is the beginning of another one that can.
 const PROTECTED: &[&str] = &[

@@ -471,6 +471,12 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
         "",
     ),
     (
+        "names with dots",
+        "GET / HTTP/1.1\r\nHost: test\r\nX.Forwarded.For: 1\r\nX.Real-IP: 2\r\nA.B_C: 3\r\nA.B: 4\r\n\r\n",
+        "GET / HTTP/1.1|Host: test|A.B: 4|",
+        "",
+    ),
+    (
         "what a visitor may not say",
         "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\nX-Real-IP: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nX-Sendfile: /etc/passwd\r\nX-Request-Start: 1\r\n\r\n",
         "GET / HTTP/1.1|Host: test|",
@@ -1043,6 +1049,54 @@ fn forwarding_fields_of_trusted_proxies_are_believed_and_extended() {
     }
     backend.reply_to(&mut visitor, "ok");
     drop((visitor, backend));
+    proxy.finish();
+}
+
+/// Fields with underscores: those that only some sites want, and those that are dangerous everywhere.
+const UNDERSCORES: &str = "api_key: secret\r\nX_Forwarded_For: 6.6.6.6\r\nContent_Length: 7\r\nTransfer_Encoding: chunked\r\n\
+     X_Edge.Client: 6.6.6.6\r\nX_Real-IP: 6.6.6.6\r\nKeep_Alive: 1\r\nAPI_Version: 2\r\nX_Request_Start: t=1\r\n";
+
+#[test]
+fn a_field_with_an_underscore_is_passed_on_where_that_is_wanted() {
+    let proxy = Proxy::start(
+        "client_address_field: X-Edge-Client\ntrusted_proxies: 127.0.0.2\nmap:\n\
+         - {incoming: on.test, outgoing: '127.0.0.1:0', timeout: 60, underscores: true}\n\
+         - {incoming: off.test, outgoing: '127.0.0.1:0', timeout: 60}\n",
+    );
+    let ask = |host: &str, backend: &mut Backend, from: [u8; 4]| {
+        let mut visitor = Visitor::connect_from(from, proxy.address());
+        // Trailers do not come through, whatever their names.
+        visitor.send(format!(
+            "POST / HTTP/1.1\r\nHost: {host}\r\n{UNDERSCORES}Transfer-Encoding: chunked\r\n\r\n\
+             1\r\na\r\n0\r\nin_trailer: 1\r\nX_Forwarded_For: 6.6.6.6\r\n\r\n"
+        ));
+        let seen = backend.request();
+        backend.reply_to(&mut visitor, "ok");
+        assert_eq!(seen.body, b"a");
+        assert_eq!(seen.field("Content-Length"), Some("1"));
+        let lines = seen.head.lines().skip(1);
+        let names = lines.filter_map(|line| line.split(':').next());
+        let names = names.filter(|name| name.contains(['_', '.']));
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // The sites have one address, and so the same backend.
+    let mut backend = Backend::dial(proxy.dial_in());
+    let left_out = |line: &str, lines| {
+        proxy.wait_for_log(line);
+        assert_eq!(proxy.log().matches(" is left out").count(), lines);
+    };
+    let direct = ask("on.test", &mut backend, [127, 0, 0, 1]);
+    assert_eq!(direct, ["api_key", "API_Version"]);
+    left_out("site on.test: 127.0.0.1:", 1);
+    left_out(": field X_Forwarded_For is left out, and 6 more: ", 1);
+    // A trusted proxy has no other spelling for what it says either.
+    let through_a_proxy = ask("on.test", &mut backend, [127, 0, 0, 2]);
+    assert_eq!(through_a_proxy, direct);
+    left_out("site on.test: 127.0.0.2:", 2);
+    assert!(ask("off.test", &mut backend, [127, 0, 0, 1]).is_empty());
+    left_out("site off.test: 127.0.0.1:", 3);
+    left_out(": field api_key is left out, and 8 more: ", 3);
+    drop(backend);
     proxy.finish();
 }
 

@@ -256,9 +256,11 @@ impl Buffers {
                 return Ok(None);
             }
         };
-        let head = RequestHead::parse(&self.input.data()[..end], &LIMITS)
+        let mut head = RequestHead::parse(&self.input.data()[..end], &LIMITS)
             .map_err(|refusal| (refusal.status, refusal.why))?;
         self.input.consume(end);
+        // The server has left out what its configuration does not want (`underscores`).
+        head.admit_ambiguous(|_| true);
         Ok(Some(head))
     }
 

@@ -305,6 +305,7 @@ const KEYS: &[Key] = &[
     key("xforwardedfor", Level::Site, Stage::Now),
     key("via", Level::Site, Stage::Now),
     key("queue_time", Level::Site, Stage::Now),
+    key("underscores", Level::Site, Stage::Now),
     key("unframed_gap", Level::Site, Stage::Now),
     key("ssl", Level::Top, Stage::Now),
     key("ssl.at", Level::Top, Stage::Now),

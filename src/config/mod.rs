@@ -137,6 +137,8 @@ pub struct Site {
     pub via: bool,
     /// Add X-Request-Start and X-Queue-Time.
     pub queue_time: bool,
+    /// Pass on fields with underscores in their names.
+    pub underscores: bool,
     /// The site's own logger, if it is not the server's.
     pub logger: Option<Logger>,
     /// The site's access log, its own or the server's.
@@ -626,6 +628,7 @@ impl Default for Site {
             xforwardedfor: true,
             via: true,
             queue_time: true,
+            underscores: false,
             logger: None,
             access_log: None,
             docroot: None,

@@ -178,6 +178,7 @@ fn put_exchanges(site: &Site, out: &mut Out) {
     out.put("xforwardedfor", Node::Bool(site.xforwardedfor));
     out.put("via", Node::Bool(site.via));
     out.put("queue_time", Node::Bool(site.queue_time));
+    out.put("underscores", Node::Bool(site.underscores));
     out.put("max_tunnels", number(site.max_tunnels));
     out.put("unframed_gap", time(site.unframed_gap));
     out.put("limits", site_limits(&site.limits));

@@ -119,6 +119,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
         xforwardedfor: truth("xforwardedfor", base.xforwardedfor),
         via: truth("via", base.via),
         queue_time: truth("queue_time", base.queue_time),
+        underscores: truth("underscores", base.underscores),
         logger: section.logger(),
         access_log: section.access_log(config.access_log.as_ref()),
         max_tunnels: section.count("max_tunnels", 0..=MANY, base.max_tunnels),

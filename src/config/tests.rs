@@ -658,6 +658,7 @@ fn values_of_a_site() {
         site.redeployment_sizelimit == 65536
     });
     check("xforwardedfor: no", |site| !site.xforwardedfor);
+    check("underscores: true", |site| site.underscores);
     check("order: oldest", |site| site.order == Order::Oldest);
     check("keepalive: 5", |site| {
         site.keepalive == Some(Duration::from_secs(5))
@@ -840,7 +841,7 @@ fn printing_and_loading_is_stable() {
         "cluster_port: 80\naccess_log: /a\nmap: [{incoming: [a, '::1'], outgoing: [{to: b:1, match: 'a: \"#'}, {to: b:2, prefix: /é}], access_log: off}]\n",
     );
     check(
-        "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, backup: d, queue_time: false}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, timeouts: {connect: 1}}]\n",
+        "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, backup: d, queue_time: false, underscores: true}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, timeouts: {connect: 1}}]\n",
     );
     #[cfg(feature = "redis")]
     check(

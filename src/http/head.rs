@@ -2,13 +2,14 @@
 //!
 //! A [`HeadScanner`] finds the end of a head while it comes in; then [`RequestHead::parse`] or [`ResponseHead::parse`]
 //! takes the head apart, each with the help of `fields`, and `write` makes a new one of the parts. `httparse` splits the
-//! fields; it accepts more than a proxy may, so the strict rules stand here. [`AnswerHeads`] knows which heads may follow
-//! each other in an answer.
+//! fields; it accepts more than a proxy may, so the strict rules stand here. `ambiguous` knows the field names that an
+//! application may take for other ones, [`AnswerHeads`] which heads may follow each other in an answer.
 //!
 //! **Invariants**: what concerns one connection only (Connection and what it names, framing, Upgrade, Expect) is
 //! taken out of the fields and stands in the head's own members; a head has exactly one framing; the result does not
 //! depend on how the bytes were cut.
 
+mod ambiguous;
 mod answer;
 mod fields;
 mod request;
@@ -22,6 +23,7 @@ use memchr::memchr;
 
 use crate::http::target::Host;
 
+pub use ambiguous::is_confusable;
 pub use answer::AnswerHeads;
 pub use request::RequestHead;
 pub use response::{ACCEL_REDIRECT, ALLOW, Persistence, ResponseHead, SENDFILE, write_rest};

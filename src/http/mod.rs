@@ -6,13 +6,15 @@
 //!
 //! [`headers`] holds fields, [`target`] is what a request asks for, [`head`] reads and writes both kinds of head,
 //! [`body`] the three kinds of framing, [`conditional`] when an answer needs no body, or a part of it, [`encoding`] which
-//! answers are compressed for whom, [`auth`] how a visitor says who it is, [`date`] how dates are written.
+//! answers are compressed for whom, [`forwarding`] which fields only a proxy may send, [`auth`] how a visitor says who it
+//! is, [`date`] how dates are written.
 
 pub mod auth;
 pub mod body;
 pub mod conditional;
 pub mod date;
 pub mod encoding;
+pub mod forwarding;
 pub mod head;
 pub mod headers;
 pub mod target;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config;
 use crate::exchange::{Client, Request, RequestBody};
 use crate::http::body::Framing;
+use crate::http::forwarding::is_forwarding;
 use crate::http::head::{Version, write_field, write_number_field};
 use crate::http::headers::Headers;
 use crate::net::stream::Peer;
@@ -81,9 +82,7 @@ pub(super) fn render(
             // No application means it, and CGI makes HTTP_PROXY of it, which many libraries take for a setting (httpoxy).
             || is("Proxy")
             || !request.client.trusted
-                && (among(&FORWARDING)
-                    || starts_with(name, b"X-Forwarded-")
-                    || is(client_address_field)))
+                && (is_forwarding(name) || is(client_address_field)))
     };
     out.clear();
     let first = |out: &mut Vec<u8>| {
@@ -232,38 +231,6 @@ const FORWARDED: [&str; 4] = [
 ];
 /// The same, of the time in the queue.
 const QUEUE: [&str; 2] = ["X-Request-Start", "X-Queue-Time"];
-/// Fields by which one proxy speaks to the next or to an application, or an application to its proxy, beside all of
-/// `X-Forwarded-*`. Applications and frameworks believe what they say of a client's address, scheme, host or path.
-const FORWARDING: [&str; 22] = [
-    "Forwarded",
-    "X-Forwarded",
-    "X-Real-IP",
-    "X-Client-IP",
-    "Client-IP",
-    "True-Client-IP",
-    "CF-Connecting-IP",
-    "CF-Connecting-IPv6",
-    "Fastly-Client-IP",
-    "X-Cluster-Client-IP",
-    "X-Original-Forwarded-For",
-    "Front-End-Https",
-    "X-Url-Scheme",
-    "X-Scheme",
-    "X-Original-URL",
-    "X-Rewrite-URL",
-    "X-Request-Start",
-    "X-Queue-Time",
-    "X-Sendfile",
-    "X-Sendfile-Type",
-    "X-Accel-Mapping",
-    "X-Accel-Redirect",
-];
-
-/// Whether a field's name begins so, in whatever case.
-fn starts_with(name: &[u8], start: &[u8]) -> bool {
-    name.get(..start.len())
-        .is_some_and(|own| own.eq_ignore_ascii_case(start))
-}
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,7 @@ use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError, 
 use crate::backend::pool::Wait;
 use crate::backend::{directory, pool};
 use crate::exchange::{Body, Request, RequestBody, Response, Trace};
-use crate::http::head::{HeadLimits, RequestHead, ResponseHead};
+use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};
 use crate::net::conn::Conn;
 use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::disconnect::{self, DisconnectDetector};
@@ -73,6 +73,31 @@ impl PendingRequest {
             permit: None,
             wait: None,
             rules,
+        }
+    }
+
+    /// Makes the fields with ambiguous names some of the others, as far as the site wants that (`underscores`), and logs the
+    /// first one that is left out.
+    pub(crate) fn admit_ambiguous(&mut self) {
+        if self.request.head.ambiguous.is_empty() {
+            return;
+        }
+        let site = &self.snapshot.sites[self.site];
+        let of_proxies = &self.snapshot.config.client_address_field;
+        let dropped = self.request.head.admit_ambiguous(|name| {
+            (site.settings.underscores || !name.contains('_')) && !is_confusable(name, of_proxies)
+        });
+        if let Some((name, _)) = dropped.iter().next() {
+            let more = match dropped.len() - 1 {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
+            log::debug!(
+                target: &site.log,
+                "site {}: {}: field {name:.100} is left out{more}: applications may take it for another one (underscores)",
+                site.settings.name,
+                self.request.client,
+            );
         }
     }
 

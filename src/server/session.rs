@@ -548,7 +548,8 @@ impl Session {
             received,
             user: None,
         };
-        let pending = PendingRequest::new(request, snapshot, site);
+        let mut pending = PendingRequest::new(request, snapshot, site);
+        pending.admit_ambiguous();
         if !self.count_request(&pending) {
             return self.refuse_count(&pending, worker);
         }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use httparse::Status;
 
+use super::ambiguous::is_ambiguous;
 use super::scan::BARE_LF;
 use super::{BadHead, HeadLimits, Refusal, Version, is_token};
 use crate::http::body::Framing;
@@ -13,6 +14,8 @@ use crate::http::headers::Headers;
 #[derive(Default)]
 pub(super) struct Fields<'h> {
     pub(super) headers: Headers,
+    /// Those of a request whose names an application may take for other ones.
+    pub(super) ambiguous: Headers,
     /// The first two of each, for two are a fault.
     pub(super) hosts: [Option<&'h [u8]>; 2],
     pub(super) encodings: [Option<&'h [u8]>; 2],
@@ -74,12 +77,13 @@ impl<'h> Fields<'h> {
             let value = trim(field.value);
             match Kind::of(field.name) {
                 Kind::EndToEnd => {
-                    // Applications take `A_B` and `A-B` for the same, so one could pass for the other.
-                    if !request || !field.name.as_bytes().contains(&b'_') {
-                        match usual_line(lines, field.name, value) {
-                            Some(line) => fields.headers.push_line(line, field.name.len()),
-                            None => fields.headers.push(field.name, value),
-                        }
+                    let headers = match request && is_ambiguous(field.name) {
+                        true => &mut fields.ambiguous,
+                        false => &mut fields.headers,
+                    };
+                    match usual_line(lines, field.name, value) {
+                        Some(line) => headers.push_line(line, field.name.len()),
+                        None => headers.push(field.name, value),
                     }
                 }
                 Kind::Host if request => keep_two(&mut fields.hosts, value),
@@ -117,6 +121,7 @@ impl<'h> Fields<'h> {
             // What is not a name cannot name a field.
             if let Ok(name) = str::from_utf8(name) {
                 fields.headers.remove(name);
+                fields.ambiguous.remove(name);
             }
         }
         Ok(fields)
@@ -223,6 +228,11 @@ impl Kind {
             .find(|(known, _)| name.eq_ignore_ascii_case(known));
         found.map_or(Self::EndToEnd, |(_, kind)| *kind)
     }
+}
+
+/// Whether a field is more to us than something to be passed on.
+pub(super) fn is_ours(name: &str) -> bool {
+    !matches!(Kind::of(name), Kind::EndToEnd)
 }
 
 /// Fields that a visitor cannot have removed by naming them in Connection.

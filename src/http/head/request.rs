@@ -1,5 +1,8 @@
 //! Heads of requests (RFC 9112 3).
 
+use std::mem;
+
+use super::ambiguous::is_reserved;
 use super::fields::{Fields, TOO_MANY_FIELDS, is_continue, list};
 use super::write::{write_field, write_framing, write_number_field};
 use super::{
@@ -21,8 +24,11 @@ pub struct RequestHead {
     pub version: Version,
     /// The host that is meant; `None` only with HTTP/1.0.
     pub host: Option<Host>,
-    /// End-to-end fields but Host, Content-Length and Expect.
+    /// End-to-end fields but Host, Content-Length and Expect, and but those in `ambiguous`.
     pub headers: Headers,
+    /// Fields with `_` or `.` in their names, which applications may take for those with `-`. They are not passed on before
+    /// [`RequestHead::admit_ambiguous`] has made them some of the `headers`.
+    pub ambiguous: Headers,
     /// How the end of the body is told; never [`Framing::UntilClose`].
     pub framing: Framing,
     /// Whether the visitor wants to keep the connection (RFC 9112 9.3).
@@ -90,10 +96,25 @@ impl RequestHead {
             version,
             host,
             headers: fields.headers,
+            ambiguous: fields.ambiguous,
             framing,
             expect_continue,
             max_forwards,
         })
+    }
+
+    /// Puts the fields with ambiguous names for which `keep` is true behind the other `headers`, and gives back the rest. A
+    /// field is never kept that an application could take for one of framing, of the connection or of a proxy.
+    pub fn admit_ambiguous(&mut self, keep: impl Fn(&str) -> bool) -> Headers {
+        let mut dropped = Headers::new();
+        for (name, value) in mem::take(&mut self.ambiguous).iter() {
+            let headers = match keep(name) && !is_reserved(name) {
+                true => &mut self.headers,
+                false => &mut dropped,
+            };
+            headers.push(name, value);
+        }
+        dropped
     }
 
     /// Whether a body follows.
@@ -252,7 +273,7 @@ fn switchable(value: &[u8]) -> Option<Box<[u8]>> {
     (!protocols.is_empty()).then(|| protocols.join(&b", "[..]).into())
 }
 
-const MAX_FORWARDS: &str = "Max-Forwards";
+pub(super) const MAX_FORWARDS: &str = "Max-Forwards";
 const VERSION_UNKNOWN: Refusal = Refusal {
     status: 505,
     why: "a version other than HTTP/1.0 and HTTP/1.1",
@@ -468,6 +489,36 @@ mod tests {
         accepted(&with(lines), |head| {
             let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
             names == ["Cookie", "Authorization", "X-Three"] && !head.persistent
+        });
+    }
+
+    #[test]
+    fn names_that_could_be_taken_for_others_are_set_aside() {
+        let names = |headers: &Headers| {
+            let names = headers.iter().map(|(name, _)| name.to_owned());
+            names.collect::<Vec<_>>()
+        };
+        let lines = "Connection: x_named\r\napi_key: 1\r\nX-One: 2\r\nX_Named: 3\r\nContent_Length: 4\r\na.b:5\r\n\
+                     X_Forwarded_For: 6\r\nX.Real.IP: 7\r\napi_key: 8\r\n";
+        accepted(&with(lines), |head| {
+            let mut out = Vec::new();
+            head.write(|_| (), head.framing, |_| true, &mut out);
+            out == b"GET / HTTP/1.1\r\nHost: a\r\nX-One: 2\r\n\r\n"
+        });
+        accepted(&with(lines), |head| {
+            let mut head = head.clone();
+            let dropped = head.admit_ambiguous(|_| true);
+            names(&dropped) == ["Content_Length", "X_Forwarded_For", "X.Real.IP"]
+                && names(&head.headers) == ["X-One", "api_key", "a.b", "api_key"]
+                && head.headers.get("a.b") == Some(b"5")
+                && head.headers.get_all("api_key").eq([b"1", b"8"])
+                && head.ambiguous.is_empty()
+                && head.framing == Framing::Empty
+        });
+        accepted(&with(lines), |head| {
+            let mut head = head.clone();
+            let dropped = head.admit_ambiguous(|name| !name.contains('_'));
+            dropped.len() == 5 && names(&head.headers) == ["X-One", "a.b"]
         });
     }
 
