@@ -22,6 +22,7 @@ mod pages;
 mod parking;
 mod phases;
 mod precompressed;
+mod readme;
 #[cfg(feature = "redis")]
 mod redis;
 mod requests;

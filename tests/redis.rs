@@ -349,6 +349,7 @@ fn a_password_is_wanted() {
 
 #[test]
 fn a_503_says_what_is_wrong_with_the_list() {
+    needs!("redis-server", "redis-cli");
     let mut redis = Redis::start();
     let proxy = Proxy::start(&redis.yaml("").replace("timeout: 60", "timeout: 300ms"));
     proxy.wait_for_log("servers are listed in Redis");

@@ -1029,10 +1029,16 @@ fn what_the_readme_and_the_manual_show_can_be_used() {
         let file = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
         fs::read_to_string(file).expect("a text")
     };
-    let readme = read("README.md");
-    let is_code = |block: &&str| block.lines().all(|line| line.starts_with("    "));
-    let blocks = readme.split("\n\n").filter(is_code);
-    let blocks = blocks.map(|block| block.replace("\n    ", "\n").trim().to_owned());
+    let directory = tempfile::tempdir().expect("a directory");
+    for name in ["users", "down.html", "502.html"] {
+        fs::write(directory.path().join(name), "").expect("a file");
+    }
+    let directory = directory.path().display().to_string();
+    let readme = read("README.md").replace("/etc/swiftiply", &directory);
+    let blocks = readme.split("\n```yaml").skip(1).filter_map(|block| {
+        let (_, text) = block.split_once('\n')?;
+        Some(text.split_once("```")?.0.to_owned())
+    });
     let page = read("man/swiftiply.yml.5");
     let displays = page.split(".Bd ").skip(1);
     let displays = displays.filter_map(|display| {

@@ -36,13 +36,22 @@ pub(crate) fn all(test: &str, what: &[&str]) -> bool {
     };
     let name = test.trim_start_matches("swiftiply::");
     let name = name.trim_end_matches("::here");
-    let line = format!("skipped {name}: needs {missing}\n");
     assert!(
         *missing == ROOT || !required(),
-        "{line}tests/run --install installs it"
+        "{name} needs {missing}; tests/run --install installs it"
     );
-    report(&line);
+    skip(name, missing);
     false
+}
+
+/// Reports that a test is skipped: in a line that the test harness does not capture, and in the list of `tests/run`.
+pub(crate) fn skip(test: &str, missing: &str) {
+    let line = format!("skipped {test}: needs {missing}\n");
+    let _ = stderr().write_all(line.as_bytes());
+    if let Some(list) = env::var_os("SWIFTIPLY_SKIPPED") {
+        let list = OpenOptions::new().append(true).create(true).open(list);
+        list.unwrap().write_all(line.as_bytes()).unwrap();
+    }
 }
 
 /// Whether nothing may be skipped.
@@ -70,13 +79,4 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     env::split_paths(&path)
         .map(|folder| folder.join(program))
         .find(|file| executable(file))
-}
-
-/// Writes a line that the test harness does not capture, and adds it to the list of `tests/run`.
-fn report(line: &str) {
-    let _ = stderr().write_all(line.as_bytes());
-    if let Some(list) = env::var_os("SWIFTIPLY_SKIPPED") {
-        let list = OpenOptions::new().append(true).create(true).open(list);
-        list.unwrap().write_all(line.as_bytes()).unwrap();
-    }
 }
