@@ -45,7 +45,7 @@
 //! 3. [`http::head`] parses the head strictly, or refuses it with a status.
 //! 4. `server::route` chooses the site, in the immutable snapshot of the configuration that this request will use to its
 //!    end. The request is charged to `limits.memory`, or refused with 503. `server::guard` asks for a password where the
-//!    site wants one; the check waits for its turn in a [`ConcurrencyLimit`](backend::queue::ConcurrencyLimit). A request
+//!    site wants one; the check waits for its turn in a [`ConcurrencyLimit`](backend::limit::ConcurrencyLimit). A request
 //!    for a file is answered by [`content::files`], mostly from memory: continue at 9.
 //! 5. `server::collect` collects the body, in memory or in a temporary file. With `request_buffering: false` the body is
 //!    passed on as it arrives instead ([`relay::upload`]).

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use swiftiply::Server;
-use swiftiply::backend::dial_in::Connected;
+use swiftiply::backend::registration::Connected;
 use swiftiply::client::{Client, Reply};
 use swiftiply::config::{Config, Overrides};
 use swiftiply::stats::{self, Close};

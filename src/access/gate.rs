@@ -16,21 +16,21 @@
 //! **Invariants**: those of [`ConcurrencyLimit`]. A connection to an earlier application is never used for a later one:
 //! [`ConcurrencyLimit::forget`].
 
-use crate::backend::queue;
-use crate::backend::queue::ConcurrencyLimit;
+use crate::backend::limit;
+use crate::backend::limit::ConcurrencyLimit;
 use crate::net::conn::Conn;
 
 /// Counts the requests at the application.
 pub(super) type Gate = ConcurrencyLimit<Conn>;
 
 /// One of those that are there, with a connection that was kept.
-pub(super) type Permit = queue::Permit<Conn>;
+pub(super) type Permit = limit::Permit<Conn>;
 
 /// What came of an attempt to get there.
-pub(super) type Entry = queue::Entry<Conn>;
+pub(super) type Entry = limit::Entry<Conn>;
 
 /// A place in the line of those that wait.
-pub(super) type Ticket = queue::LimitTicket<Conn>;
+pub(super) type Ticket = limit::LimitTicket<Conn>;
 
 #[cfg(test)]
 mod tests {

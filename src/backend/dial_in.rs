@@ -15,7 +15,7 @@
 //! Other threads prepare addresses and give commands through [`Control`].
 //!
 //! **Invariants**: a connection that has not sent its preamble is owned by this thread, afterwards by the pool
-//! or a lease; its [`Registration`] leaves the list of connections when the connection is closed, on
+//! or a lease; its [`Registration`](super::registration::Registration) leaves the list of connections when the connection is closed, on
 //! whichever thread that is. Connections without a preamble have places of their own ([`newcomers`]): only a valid preamble
 //! takes one of `limits.backends`.
 
@@ -33,12 +33,11 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
-use self::newcomers::{Newcomer, Newcomers, Surplus};
-use super::group::Group;
-use super::idle::Place;
+use self::newcomers::{Newcomers, Surplus};
 use super::pool::{Backend, Pool};
-use super::preamble::{self, Fault, Id, Reading};
-use crate::budget::{Budget, Charge};
+use super::preamble::{self, Fault, Reading};
+use super::registration::{Connected, Connections};
+use crate::budget::Budget;
 use crate::net::conn::Conn;
 use crate::net::listener::{Listener, reason};
 use crate::net::stream::{Peer, Stream};
@@ -53,7 +52,7 @@ pub struct DialIn {
     stats: Arc<Stats>,
     /// By number.
     dials: HashMap<u64, Arc<Dial>>,
-    newcomers: Newcomers,
+    newcomers: Newcomers<Newcomer>,
     /// Until when these addresses accept nothing, for want of descriptors.
     resting: Option<(Instant, Vec<u64>)>,
     rest: Duration,
@@ -89,6 +88,17 @@ struct Dial {
     full: AtomicBool,
 }
 
+/// A connection whose preamble is not complete.
+#[derive(Debug)]
+struct Newcomer {
+    dial: Arc<Dial>,
+    conn: Conn,
+    peer: Peer,
+    /// What has come of the preamble.
+    bytes: Vec<u8>,
+    deadline: Instant,
+}
+
 #[derive(Debug)]
 enum Command {
     /// Accept at this address.
@@ -117,52 +127,6 @@ pub struct Terms {
     pub tls: Option<Acceptor>,
 }
 
-/// A backend's place on the list of those that dialled in.
-#[derive(Debug)]
-pub struct Registration {
-    open: Arc<Open>,
-    connections: Arc<Connections>,
-    group: Arc<Group>,
-    /// Why the connection is closed, once it is dropped.
-    reason: Close,
-    _here: Charge,
-    _descriptor: Charge,
-}
-
-/// A backend that is connected, idle or not.
-#[derive(Clone, Debug)]
-pub struct Connected {
-    /// A number that no other backend of this server has or had.
-    pub number: u64,
-    /// The dial-in address, as it is configured.
-    pub address: String,
-    /// The id that it sent; not unique.
-    pub id: Id,
-    /// Where it dialled in from.
-    pub peer: Peer,
-    /// How many responses it has sent to their end.
-    pub responses: u64,
-}
-
-/// What the thread knows of a backend that is connected.
-#[derive(Debug)]
-struct Open {
-    number: u64,
-    pool: Arc<Pool>,
-    id: Id,
-    peer: Peer,
-    /// Responses that were read to their end. Only the owner of the backend adds to it.
-    responses: AtomicU64,
-    /// It hung up.
-    gone: AtomicBool,
-    /// Where it is in the pool while it is idle.
-    place: Place,
-}
-
-/// Backends that are connected, by number.
-#[derive(Debug, Default)]
-struct Connections(Mutex<HashMap<u64, Arc<Open>>>);
-
 impl Settings {
     /// Those of an address. `backends`: how many there may be at once; `descriptors` has one for each, and is shared by all
     /// addresses.
@@ -178,95 +142,6 @@ impl Settings {
     pub fn set(&self, backends: usize, terms: Terms) {
         self.backends.limit(backends as u64);
         *self.terms.lock() = terms;
-    }
-}
-
-impl Open {
-    fn hung_up(&self) {
-        self.gone.store(true, Ordering::SeqCst);
-        self.pool.forget(&self.place);
-    }
-}
-
-#[cfg(test)]
-impl Registration {
-    /// What the thread does when the connection hangs up.
-    pub(super) fn hang_up(&self) -> impl Fn() + use<> {
-        let open = Arc::clone(&self.open);
-        move || open.hung_up()
-    }
-
-    pub(super) fn test(pool: &Arc<Pool>) -> Self {
-        let budget = Arc::new(Budget::new(2));
-        let charge = || budget.charge(1).expect("there are two");
-        let charges = (charge(), charge());
-        let id = Id::new(b"0123456789ab").expect("the length of an id");
-        Connections::enter(&Arc::default(), 0, pool, (id, Peer::Unix, &[]), charges)
-    }
-}
-
-impl Connections {
-    fn enter(
-        self: &Arc<Self>,
-        number: u64,
-        pool: &Arc<Pool>,
-        (id, peer, key): (Id, Peer, &[u8]),
-        (here, descriptor): (Charge, Charge),
-    ) -> Registration {
-        let open = Arc::new(Open {
-            number,
-            pool: Arc::clone(pool),
-            id,
-            peer,
-            responses: AtomicU64::new(0),
-            gone: AtomicBool::new(false),
-            place: Place::default(),
-        });
-        self.0.lock().insert(number, Arc::clone(&open));
-        let group = pool.group(key);
-        group.join(id, peer);
-        Registration {
-            open,
-            connections: Arc::clone(self),
-            group,
-            reason: Close::Internal,
-            _here: here,
-            _descriptor: descriptor,
-        }
-    }
-}
-
-impl Registration {
-    /// Whether the connection hung up.
-    pub fn is_gone(&self) -> bool {
-        self.open.gone.load(Ordering::SeqCst)
-    }
-
-    /// Counts a response that was read to its end. For the owner of the backend, who alone adds to it: a load and a store do.
-    pub(super) fn count_response(&self) {
-        let responses = &self.open.responses;
-        let count = responses.load(Ordering::Relaxed);
-        responses.store(count + 1, Ordering::Relaxed);
-    }
-
-    /// Says why the connection is closed, before it is dropped.
-    pub(super) fn close(&mut self, reason: Close) {
-        self.reason = reason;
-    }
-
-    /// Where the backend is in its pool.
-    pub(super) fn place(&self) -> &Place {
-        &self.open.place
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let Open {
-            number, id, peer, ..
-        } = *self.open;
-        self.connections.0.lock().remove(&number);
-        self.group.leave(id, peer, self.reason);
     }
 }
 
@@ -316,16 +191,7 @@ impl Control {
 
     /// The backends that are connected now, in the order in which they came.
     pub fn connected(&self) -> Vec<Connected> {
-        let mut open: Vec<_> = self.connections.0.lock().values().cloned().collect();
-        open.sort_unstable_by_key(|open| open.number);
-        let connected = open.iter().map(|open| Connected {
-            number: open.number,
-            address: open.pool.name().to_owned(),
-            id: open.id,
-            peer: open.peer,
-            responses: open.responses.load(Ordering::Relaxed),
-        });
-        connected.collect()
+        self.connections.all()
     }
 
     /// Ends the thread.
@@ -638,7 +504,7 @@ impl DialIn {
         );
         let connections = &self.control.connections;
         let who = (preamble.id, peer, &*preamble.key);
-        let registration = connections.enter(number, pool, who, charges);
+        let registration = connections.enter(number, Arc::<Pool>::clone(pool), who, charges);
         pool.offer(Backend {
             pool: Arc::clone(pool),
             conn,
@@ -666,10 +532,7 @@ impl DialIn {
 
     /// A backend closed its side. If it is leased, its worker sees that for itself.
     fn hung_up(&self, number: u64) {
-        let open = self.control.connections.0.lock().get(&number).cloned();
-        if let Some(open) = open {
-            open.hung_up();
-        }
+        self.control.connections.hung_up(number);
     }
 
     /// Closes those whose time for a preamble is over, and accepts again after a rest.

@@ -9,16 +9,28 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::pool::Backend;
 use crate::config::Order;
 
 /// In which cell of its pool a backend is.
 #[derive(Debug)]
 pub(super) struct Place(AtomicUsize);
 
+/// What a backend has that is kept here.
+pub(super) trait Listed {
+    /// The key that it sent.
+    fn key(&self) -> &[u8];
+
+    /// The id that it sent.
+    fn id(&self) -> &[u8];
+
+    /// Where it is here.
+    fn place(&self) -> &Place;
+}
+
+/// Idle backends; `B` is a backend.
 #[derive(Debug)]
-pub(super) struct Idle {
-    cells: Vec<Cell>,
+pub(super) struct Idle<B> {
+    cells: Vec<Cell<B>>,
     /// The first cell that is free; `after` leads to the next.
     free: usize,
     lists: BTreeMap<Box<[u8]>, List>,
@@ -28,9 +40,9 @@ pub(super) struct Idle {
 }
 
 #[derive(Debug)]
-struct Cell {
+struct Cell<B> {
     /// `None`: the cell is free.
-    backend: Option<Backend>,
+    backend: Option<B>,
     /// The backend is the so-manyth that was added.
     number: u64,
     before: usize,
@@ -50,7 +62,7 @@ impl Default for Place {
     }
 }
 
-impl Default for Idle {
+impl<B> Default for Idle<B> {
     fn default() -> Self {
         Self {
             cells: Vec::new(),
@@ -62,14 +74,14 @@ impl Default for Idle {
     }
 }
 
-impl Idle {
+impl<B: Listed> Idle<B> {
     /// How many there are.
     pub(super) const fn len(&self) -> usize {
         self.count
     }
 
     /// Adds one, as the newest.
-    pub(super) fn push(&mut self, backend: Backend) {
+    pub(super) fn push(&mut self, backend: B) {
         if self.free == NONE {
             self.free = self.cells.len();
             self.cells.push(Cell {
@@ -83,9 +95,9 @@ impl Idle {
         self.free = self.cells[index].after;
         self.count += 1;
         self.added += 1;
-        let list = match self.lists.get_mut(&backend.key) {
+        let list = match self.lists.get_mut(backend.key()) {
             Some(list) => list,
-            None => self.lists.entry(backend.key.clone()).or_insert(List {
+            None => self.lists.entry(backend.key().into()).or_insert(List {
                 oldest: NONE,
                 newest: NONE,
             }),
@@ -96,11 +108,7 @@ impl Idle {
             NONE => list.oldest = index,
             before => self.cells[before].after = index,
         }
-        backend
-            .registration
-            .place()
-            .0
-            .store(index, Ordering::Relaxed);
+        backend.place().0.store(index, Ordering::Relaxed);
         self.cells[index] = Cell {
             backend: Some(backend),
             number: self.added,
@@ -115,7 +123,7 @@ impl Idle {
         keys: &[Box<[u8]>],
         id: Option<&[u8]>,
         order: Order,
-    ) -> Option<Backend> {
+    ) -> Option<B> {
         let found = keys.iter().filter_map(|key| {
             let list = self.lists.get(key)?;
             let mut index = match order {
@@ -125,7 +133,7 @@ impl Idle {
             loop {
                 let cell = self.cells.get(index)?;
                 let backend = cell.backend.as_ref()?;
-                if id.is_none_or(|id| backend.id.as_bytes() == id) {
+                if id.is_none_or(|id| backend.id() == id) {
                     return Some((cell.number, index));
                 }
                 index = match order {
@@ -142,12 +150,12 @@ impl Idle {
     }
 
     /// Takes the one with this place; `None`: it is not idle now.
-    pub(super) fn take_at(&mut self, place: &Place) -> Option<Backend> {
+    pub(super) fn take_at(&mut self, place: &Place) -> Option<B> {
         self.remove(place.0.load(Ordering::Relaxed))
     }
 
     /// Takes all with other keys than these.
-    pub(super) fn take_others(&mut self, keys: &[Box<[u8]>]) -> Vec<Backend> {
+    pub(super) fn take_others(&mut self, keys: &[Box<[u8]>]) -> Vec<B> {
         let lists = self.lists.extract_if(.., |key, _| !keys.contains(key));
         let mut taken = Vec::new();
         let indices: Vec<_> = lists.map(|(_, list)| list.oldest).collect();
@@ -161,14 +169,10 @@ impl Idle {
         taken
     }
 
-    fn remove(&mut self, index: usize) -> Option<Backend> {
+    fn remove(&mut self, index: usize) -> Option<B> {
         let cell = self.cells.get_mut(index)?;
         let backend = cell.backend.take()?;
-        backend
-            .registration
-            .place()
-            .0
-            .store(NONE, Ordering::Relaxed);
+        backend.place().0.store(NONE, Ordering::Relaxed);
         let (before, after) = (cell.before, cell.after);
         cell.after = self.free;
         self.free = index;
@@ -179,7 +183,7 @@ impl Idle {
         if after != NONE {
             self.cells[after].before = before;
         }
-        if let Some(list) = self.lists.get_mut(&backend.key) {
+        if let Some(list) = self.lists.get_mut(backend.key()) {
             if list.oldest == index {
                 list.oldest = after;
             }
@@ -196,40 +200,34 @@ const NONE: usize = usize::MAX;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
-
     use super::*;
-    use crate::backend::dial_in::Registration;
-    use crate::backend::pool::Pool;
-    use crate::backend::preamble::Id;
-    use crate::net::conn::Conn;
-    use crate::net::stream::{Peer, Stream};
-    use crate::stats::Stats;
 
-    fn backend(pool: &Arc<Pool>, id: usize, key: &str) -> Backend {
-        let (own, _) = UnixStream::pair().unwrap();
-        Backend {
-            pool: Arc::clone(pool),
-            conn: Conn::plain(Stream::from(std::os::fd::OwnedFd::from(own))),
-            id: Id::new(id.to_string().as_bytes()).unwrap(),
-            key: key.as_bytes().into(),
-            peer: Peer::Unix,
-            registration: Registration::test(pool),
+    struct Backend {
+        id: String,
+        key: &'static str,
+        place: Place,
+    }
+
+    impl Listed for Backend {
+        fn key(&self) -> &[u8] {
+            self.key.as_bytes()
+        }
+
+        fn id(&self) -> &[u8] {
+            self.id.as_bytes()
+        }
+
+        fn place(&self) -> &Place {
+            &self.place
         }
     }
 
     /// Does what comes to a random mind, and the same with a plain list in order of age.
     #[test]
     fn it_does_what_a_plain_list_does() {
-        let pool = Arc::new(Pool::new(
-            "test".to_owned(),
-            Arc::new(Stats::new()),
-            &Arc::default(),
-        ));
         let all_keys = ["", "a", "b"];
         let mut idle = Idle::default();
-        let mut list: Vec<(usize, &str)> = Vec::new();
+        let mut list: Vec<(usize, &'static str)> = Vec::new();
         let mut random = 1_u64;
         let mut below = |most: usize| {
             random = random
@@ -243,13 +241,17 @@ mod tests {
             if below(3) < usize::from(grows) + 1 {
                 // Several may have the same id.
                 let (id, key) = (below(50), all_keys[below(3)]);
-                idle.push(backend(&pool, id, key));
+                idle.push(Backend {
+                    id: id.to_string(),
+                    key,
+                    place: Place::default(),
+                });
                 list.push((id, key));
             } else {
                 let keys = &all_keys[below(3)..];
                 let id = (below(2) == 0).then(|| below(50));
                 let order = [Order::Newest, Order::Oldest][below(2)];
-                let fits = |(other, key): &(usize, &str)| {
+                let fits = |(other, key): &(usize, &'static str)| {
                     keys.contains(key) && id.is_none_or(|id| id == *other)
                 };
                 let expected = match order {
@@ -257,56 +259,21 @@ mod tests {
                     Order::Oldest => list.iter().position(fits),
                 };
                 let expected = expected.map(|position| list.remove(position));
-                let expected = expected.map(|(id, key)| (id.to_string(), key.as_bytes().into()));
+                let expected = expected.map(|(id, key)| (id.to_string(), key));
                 let keys: Vec<Box<[u8]>> = keys.iter().map(|key| key.as_bytes().into()).collect();
                 let id = id.map(|id| id.to_string());
                 let taken = idle.take(&keys, id.as_ref().map(String::as_bytes), order);
-                let taken = taken.map(|backend| (backend.id.to_string(), backend.key));
+                let taken = taken.map(|backend| (backend.id, backend.key));
                 assert_eq!(taken, expected);
             }
             assert_eq!(idle.len(), list.len());
         }
         let mut others = idle.take_others(&["a".as_bytes().into()]);
         others.extend(idle.take_others(&[]));
-        let mut others: Vec<_> = others.iter().map(|other| other.id.to_string()).collect();
+        let mut others: Vec<_> = others.iter().map(|other| other.id.clone()).collect();
         let mut expected: Vec<_> = list.iter().map(|(id, _)| id.to_string()).collect();
         others.sort_unstable();
         expected.sort_unstable();
         assert_eq!((others, idle.len()), (expected, 0));
-    }
-
-    #[test]
-    fn one_that_hangs_up_leaves_from_anywhere() {
-        let pool = Arc::new(Pool::new(
-            "test".to_owned(),
-            Arc::new(Stats::new()),
-            &Arc::default(),
-        ));
-        pool.set_keys(Arc::new([Box::default()]));
-        let mut all: Vec<_> = (0..5)
-            .map(|id| {
-                let backend = backend(&pool, id, "");
-                let hang_up = backend.registration.hang_up();
-                pool.offer(backend);
-                hang_up
-            })
-            .collect();
-        for (position, left) in [(2, 4), (0, 3), (2, 2)] {
-            let hang_up = all.remove(position);
-            hang_up();
-            // Once more changes nothing.
-            hang_up();
-            assert_eq!(pool.idle(), left);
-        }
-        // A new one takes a free cell, which is not that of the old one any more.
-        pool.offer(backend(&pool, 5, ""));
-        assert_eq!(pool.idle(), 3);
-        // One that hung up before it came back does not become idle.
-        let late = backend(&pool, 6, "");
-        late.registration.hang_up()();
-        pool.offer(late);
-        assert_eq!(pool.idle(), 3);
-        pool.shut(crate::stats::Close::Draining);
-        assert_eq!(pool.idle(), 0);
     }
 }

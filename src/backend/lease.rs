@@ -15,7 +15,7 @@ use std::os::fd::BorrowedFd;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::pool::{Full, Wait};
+use super::waiting::{Full, Wait};
 use super::{directory, pool};
 use crate::exchange::Origin;
 use crate::net::conn::Conn;

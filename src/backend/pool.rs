@@ -8,7 +8,7 @@
 //! all pools of its site with one and the same slot; the first backend fills it.
 //!
 //! Called by workers ([`acquire`], [`Ticket`], [`Lease`]), none of which waits but in [`Ticket::wait`], and by the dial-in
-//! thread ([`Pool::offer`], [`Pool::forget`]).
+//! thread ([`Pool::offer`], `Pool::forget`).
 //!
 //! **Invariants**
 //! - A [`Backend`] is owned by a pool, a slot or a [`Lease`], never shared. It refers to its pool, which owns it while it
@@ -23,17 +23,17 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::dial_in::Registration;
 use super::group::{Group, Groups, Journal, Sites};
-use super::idle::{Idle, Place};
+use super::idle::{Idle, Listed, Place};
 use super::preamble::Id;
 use super::queue::{Queue, Slot, Turn};
+use super::registration::{Home, Registration};
+use super::waiting::{Full, InLine, Wait, Waiting};
 use crate::config::Order;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Pending};
@@ -81,30 +81,6 @@ pub struct Selector<'a> {
     pub waiting: &'a Arc<Waiting>,
 }
 
-/// How many requests of a site stand in line, and how many of all sites.
-#[derive(Debug)]
-pub struct Waiting {
-    here: AtomicUsize,
-    /// Shared by all sites.
-    everywhere: Arc<AtomicUsize>,
-    /// The limits, which a reload may change.
-    most_here: AtomicUsize,
-    most_everywhere: AtomicUsize,
-}
-
-/// The permission to stand in line, which a request keeps for as long as it lives: it has been let in once, so the limit
-/// does not refuse it when it has to go back into line.
-#[derive(Debug)]
-pub struct Wait(());
-
-/// A request that stands in line is counted as long as this lives.
-#[derive(Debug)]
-pub struct InLine(Arc<Waiting>);
-
-/// As many requests as may stand in line stand there already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
 /// A backend for the time of one exchange.
 #[derive(Debug)]
 pub struct Lease {
@@ -142,61 +118,12 @@ struct Wants {
 
 #[derive(Debug, Default)]
 struct State {
-    idle: Idle,
+    idle: Idle<Backend>,
     waiting: Queue<Lease, Arc<Wants>>,
     /// Nothing may be kept any more, for this reason.
     closed: Option<Close>,
     /// Keys that some site of this address knows.
     keys: Arc<[Box<[u8]>]>,
-}
-
-impl Waiting {
-    /// No request waits. `everywhere` is the count that all sites share.
-    pub fn new(everywhere: Arc<AtomicUsize>) -> Self {
-        Self {
-            here: AtomicUsize::new(0),
-            everywhere,
-            most_here: AtomicUsize::new(0),
-            most_everywhere: AtomicUsize::new(0),
-        }
-    }
-
-    /// Changes how many may wait, of this site and of all.
-    pub fn limit(&self, here: usize, everywhere: usize) {
-        self.most_here.store(here, Ordering::Relaxed);
-        self.most_everywhere.store(everywhere, Ordering::Relaxed);
-    }
-
-    /// How many requests of the site wait.
-    pub fn count(&self) -> usize {
-        self.here.load(Ordering::Relaxed)
-    }
-
-    /// Counts one more, unless there are too many already. `wait`: the permission, which is left there; a request that has it
-    /// is not refused.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub fn enter(self: &Arc<Self>, wait: &mut Option<Wait>) -> Result<InLine, Full> {
-        // The guard takes back what was added, also where the limit says no.
-        let in_line = InLine(Arc::clone(self));
-        let here = self.here.fetch_add(1, Ordering::Relaxed);
-        let everywhere = self.everywhere.fetch_add(1, Ordering::Relaxed);
-        let fits = here < self.most_here.load(Ordering::Relaxed)
-            && everywhere < self.most_everywhere.load(Ordering::Relaxed);
-        if wait.is_none() && !fits {
-            return Err(Full);
-        }
-        *wait = Some(Wait(()));
-        Ok(in_line)
-    }
-}
-
-impl Drop for InLine {
-    fn drop(&mut self) {
-        self.0.here.fetch_sub(1, Ordering::Relaxed);
-        self.0.everywhere.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Pool {
@@ -228,11 +155,6 @@ impl Pool {
     /// How many backends are connected that sent one of these keys, idle or not, and this id if there is one.
     pub fn connected(&self, keys: &[Box<[u8]>], id: Option<&[u8]>) -> usize {
         self.groups.connected(keys, id)
-    }
-
-    /// The backends that sent this key.
-    pub(super) fn group(&self, key: &[u8]) -> Arc<Group> {
-        self.groups.of(key, &self.name)
     }
 
     /// Changes which sites have each of the keys, for logs.
@@ -292,14 +214,6 @@ impl Pool {
         }
     }
 
-    /// Closes the backend with this place, which hung up, if it is idle. The dial-in thread has marked it before.
-    pub(super) fn forget(&self, place: &Place) {
-        let gone = self.state.lock().idle.take_at(place);
-        if let Some(backend) = gone {
-            backend.close(Close::PeerClosed);
-        }
-    }
-
     /// Closes what is idle and what comes later, for this reason. Requests that wait go on waiting to their deadlines.
     pub fn shut(&self, reason: Close) {
         let idle = {
@@ -340,6 +254,38 @@ impl Pool {
     fn leave_line(&self, turn: Turn) {
         let waiting = self.state.lock().waiting.remove(turn);
         drop(waiting);
+    }
+}
+
+impl Home for Pool {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn group(&self, key: &[u8]) -> Arc<Group> {
+        self.groups.of(key, &self.name)
+    }
+
+    /// The dial-in thread has marked the backend as gone before.
+    fn forget(&self, place: &Place) {
+        let gone = self.state.lock().idle.take_at(place);
+        if let Some(backend) = gone {
+            backend.close(Close::PeerClosed);
+        }
+    }
+}
+
+impl Listed for Backend {
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    fn id(&self) -> &[u8] {
+        self.id.as_bytes()
+    }
+
+    fn place(&self) -> &Place {
+        self.registration.place()
     }
 }
 
@@ -572,7 +518,7 @@ mod tests {
                 id: Id::new(id.as_bytes()).unwrap(),
                 key: Box::default(),
                 peer: Peer::Unix,
-                registration: Registration::test(pool),
+                registration: Registration::test(Arc::<Pool>::clone(pool)),
             });
             Stream::from(other)
         }
@@ -715,5 +661,52 @@ mod tests {
         assert_eq!(acquire(&mut None).unwrap_err(), Full);
         drop((ticket, again));
         assert!(acquire(&mut None).is_ok());
+    }
+
+    fn backend(pool: &Arc<Pool>, id: usize, key: &str) -> Backend {
+        let (own, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        Backend {
+            pool: Arc::clone(pool),
+            conn: Conn::plain(Stream::from(std::os::fd::OwnedFd::from(own))),
+            id: Id::new(id.to_string().as_bytes()).unwrap(),
+            key: key.as_bytes().into(),
+            peer: Peer::Unix,
+            registration: Registration::test(Arc::<Pool>::clone(pool)),
+        }
+    }
+
+    #[test]
+    fn one_that_hangs_up_leaves_from_anywhere() {
+        let pool = Arc::new(Pool::new(
+            "test".to_owned(),
+            Arc::new(Stats::new()),
+            &Arc::default(),
+        ));
+        pool.set_keys(Arc::new([Box::default()]));
+        let mut all: Vec<_> = (0..5)
+            .map(|id| {
+                let backend = backend(&pool, id, "");
+                let hang_up = backend.registration.hang_up();
+                pool.offer(backend);
+                hang_up
+            })
+            .collect();
+        for (position, left) in [(2, 4), (0, 3), (2, 2)] {
+            let hang_up = all.remove(position);
+            hang_up();
+            // Once more changes nothing.
+            hang_up();
+            assert_eq!(pool.idle(), left);
+        }
+        // A new one takes a free cell, which is not that of the old one any more.
+        pool.offer(backend(&pool, 5, ""));
+        assert_eq!(pool.idle(), 3);
+        // One that hung up before it came back does not become idle.
+        let late = backend(&pool, 6, "");
+        late.registration.hang_up()();
+        pool.offer(late);
+        assert_eq!(pool.idle(), 3);
+        pool.shut(Close::Draining);
+        assert_eq!(pool.idle(), 0);
     }
 }

@@ -8,8 +8,6 @@
 //! A request waits at its slot in one of two ways: a worker blocks in [`Slot::wait`] for a moment, or the exchange is parked
 //! and [`Slot::wake_with`] leaves the waker that puts it back to work.
 //!
-//! [`ConcurrencyLimit`] is a line for the right to do something that only so many may do at once.
-//!
 //! Called by workers, by the dial-in thread and by the tick thread. Nothing here logs or reads the clock.
 //!
 //! **Invariants**
@@ -19,8 +17,6 @@
 //! - A waker is called at most once, and only after the slot was filled.
 //! - The slot's lock is a leaf; threads and wakers are woken, and wakers dropped, without it.
 
-mod limit;
-
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
@@ -28,8 +24,6 @@ use std::task::Waker;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
-
-pub use self::limit::{ConcurrencyLimit, Entry, LimitTicket, Permit};
 
 /// A request's place in one line: by time of arrival, and in the order in which they entered where that is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -53,8 +53,9 @@ use std::{fmt, io, mem};
 use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
-use crate::backend::dial_in::{Connected, Control, DialIn};
+use crate::backend::dial_in::{Control, DialIn};
 use crate::backend::group::Journal;
+use crate::backend::registration::Connected;
 use crate::budget::{Budget, Shares};
 use crate::config::{Address, Config};
 use crate::content::gzip::Compressors;

@@ -15,7 +15,7 @@ use super::forwarding::{self, Queue};
 use super::route;
 use super::snapshot::{Site, Snapshot, SnapshotRef};
 use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError, Shortage};
-use crate::backend::pool::Wait;
+use crate::backend::waiting::Wait;
 use crate::backend::{directory, pool};
 use crate::exchange::{Body, Request, RequestBody, Response, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};

@@ -8,28 +8,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::time::Instant;
 
-use crate::net::conn::Conn;
 use crate::net::stream::Peer;
-
-use super::Dial;
-use std::sync::Arc;
-
-/// A connection whose preamble is not complete.
-#[derive(Debug)]
-pub(super) struct Newcomer {
-    pub(super) dial: Arc<Dial>,
-    pub(super) conn: Conn,
-    pub(super) peer: Peer,
-    /// What has come of the preamble.
-    pub(super) bytes: Vec<u8>,
-    pub(super) deadline: Instant,
-}
 
 /// All of them, by number; the one that came first has the lowest.
 #[derive(Debug)]
-pub(super) struct Newcomers<T = Newcomer> {
+pub(super) struct Newcomers<T> {
     all: BTreeMap<u64, (Option<IpAddr>, T)>,
     /// By address; `None`: Unix sockets.
     counts: HashMap<Option<IpAddr>, usize>,

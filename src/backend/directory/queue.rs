@@ -11,8 +11,8 @@ use std::time::Instant;
 use super::health::Health;
 use super::seat::{Connected, Connecting, Lease, Seat};
 use super::{Directory, Selector, State};
-use crate::backend::pool::{Full, InLine, Wait};
 use crate::backend::queue::{Slot, Turn};
+use crate::backend::waiting::{Full, InLine, Wait};
 
 /// What came of [`acquire`].
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct Ticket {
 }
 
 /// Takes a seat at a server, or stands in line with the requests that arrived before and after `since`. `wait`: see
-/// [`Waiting::enter`](crate::backend::pool::Waiting::enter); `once`: see [`acquire`](crate::backend::lease::acquire).
+/// [`Waiting::enter`](crate::backend::waiting::Waiting::enter); `once`: see [`acquire`](crate::backend::lease::acquire).
 /// Never waits.
 ///
 /// # Errors

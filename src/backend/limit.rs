@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::{Queue, Slot, Turn};
+use super::queue::{Queue, Slot, Turn};
 
 /// Lets so many in at once; the others wait, first come first served. Permits may carry a `T` along.
 #[derive(Debug)]
