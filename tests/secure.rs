@@ -12,7 +12,9 @@ use std::time::Duration;
 use rustls::{ClientConfig, HandshakeKind};
 
 use crate::common::proxy::SITE;
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, bytes, ended, needs, proxy, secure};
+use crate::common::{
+    Backend, Echo, PATIENCE, Proxy, Visitor, access, bytes, ended, needs, proxy, secure,
+};
 
 /// The line by which visitors are served with TLS at a second address.
 fn ssl(certfile: &Path, keyfile: &Path) -> String {
@@ -370,4 +372,62 @@ fn a_visitor_that_leaves_while_it_waits_is_noticed() {
     drop(visitor);
     proxy.wait_for_log("reason=client_gone");
     proxy.finish();
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_any_file_of_the_configuration() {
+    needs!("openssl");
+    let files = tempfile::tempdir().unwrap();
+    let mark = |path: &Path| {
+        let bytes = [b"\xef\xbb\xbf", &*fs::read(path).unwrap()].concat();
+        fs::write(path, bytes).unwrap();
+    };
+    let make = |name: &str, content: &str| {
+        let path = files.path().join(name);
+        fs::write(&path, content).unwrap();
+        mark(&path);
+        path.display().to_string()
+    };
+    let (certfile, keyfile) = secure::certificate(files.path(), "test", &["test"]);
+    mark(&certfile);
+    mark(&keyfile);
+    let ssl = ssl(&certfile, &keyfile);
+    let pair = secure::pair(&certfile, &keyfile);
+    let authorities = format!(
+        "outgoing_ssl: {{at: '127.0.0.1:0', {pair}, client_ca: {}}}",
+        certfile.display()
+    );
+    let keys = make("keys", "secret\n");
+    // The password is "secret"; by openssl passwd -5.
+    let users = make(
+        "users",
+        "bob:$5$saltstring$C3o4O1TC6aRHF4FI.QSZMXtHbaj2gSXr4sUc/3NcUi.\n",
+    );
+    let site = proxy::site(&format!(
+        "key_file: {keys}, basic_auth: {{users_file: {users}}}"
+    ));
+    let proxy = Proxy::start(&format!("{site}\n{ssl}"));
+    let serves = || {
+        let echo = Echo::dial(proxy.dial_in(), "00000000000e", "secret");
+        let mut visitor = proxy.visit_secure();
+        let fields = "Host: test\r\nAuthorization: Basic Ym9iOnNlY3JldA==";
+        let request = format!("GET /a HTTP/1.1\r\n{fields}\r\n\r\n");
+        assert_eq!(visitor.ask(request).text(), "/a");
+        drop((visitor, echo));
+    };
+    serves();
+    // And the configuration itself.
+    proxy.configure(&format!("{site}\n{authorities}"));
+    mark(&proxy.file("swiftiply.yml"));
+    let check = proxy::check(proxy.directory());
+    assert_eq!(check.code, Some(0), "{check:?}");
+    proxy.configure(&format!("{site}\n{ssl}\ngrace: 7"));
+    mark(&proxy.file("swiftiply.yml"));
+    proxy.load_again();
+    serves();
+    proxy.finish();
+    let yaml = "connect: '127.0.0.1:30000'\nto: '127.0.0.1:3000'\n";
+    let yaml = make("access.yml", &format!("{yaml}key_file: {keys}\n"));
+    let check = access::run(&["--check", "-c", &yaml]);
+    assert_eq!(check.code, Some(0), "{check:?}");
 }

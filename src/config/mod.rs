@@ -43,8 +43,8 @@ use regex::Regex;
 pub use keys::{access_keys, keys};
 pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
-pub(crate) use value::read_file;
 pub use value::size_text;
+pub(crate) use value::{read_file, read_text};
 
 use crate::budget::PART;
 use crate::process;
@@ -568,7 +568,7 @@ impl Config {
 fn read(path: &Path, directory: Option<&Path>) -> Result<String, Problems> {
     let one = |line, message: String| Problems::one(path, line, message);
     let absolute = value::absolute(directory, path);
-    let bytes = read_file(&absolute, FILE_BYTES).map_err(|wrong| one(None, wrong))?;
+    let bytes = read_text(&absolute, FILE_BYTES).map_err(|wrong| one(None, wrong))?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();

@@ -440,12 +440,9 @@ fn key(node: &Node) -> Result<String, Wrong> {
 
 /// The keys of a file, one a line.
 pub(super) fn key_file(path: &Path) -> Result<Vec<String>, Wrong> {
-    let bytes = value::read_file(path, KEY_FILE_BYTES)?;
+    let bytes = value::read_text(path, KEY_FILE_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| "not UTF-8")?;
-    let lines = value::without_mark(&text)
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty());
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let keys: Vec<String> = lines.map(String::from).collect();
     if keys.is_empty() {
         return Err("no key in it".into());

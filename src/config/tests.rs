@@ -459,6 +459,24 @@ fn keys_are_texts() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_text() {
+    let text = "\u{feff}cluster_port: 80\nmap: [{incoming: a, outgoing: b:1}]\n";
+    assert_eq!(config(text).sites[0].name, "a");
+    // Only in front, and once.
+    for wrong in [
+        format!("\u{feff}{text}"),
+        text.replace("map", "\u{feff}map"),
+    ] {
+        load(&wrong).expect_err("a key that does not exist");
+    }
+    let wrong = load(&text.replace("80", "x")).expect_err("no port");
+    assert!(
+        wrong.to_string().starts_with("s.yml:1: cluster_port"),
+        "{wrong}"
+    );
+}
+
+#[test]
 fn keys_come_from_a_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let overrides = Overrides {
@@ -481,6 +499,8 @@ fn keys_come_from_a_file() {
     };
     check(" one \n\ntwo\r\n", Ok(&["one", "two"]));
     check("one", Ok(&["one"]));
+    check("\u{feff}one\r\ntwo", Ok(&["one", "two"]));
+    check("\u{feff}\n", Err("no key in it"));
     check("\n", Err("no key in it"));
     check(&"k".repeat(256), Err("a line is longer than 255 bytes"));
     check(&"k\n".repeat(1 << 20), Err("larger than 1m"));

@@ -207,9 +207,21 @@ pub(super) fn writable_place(path: &Path) -> Result<(), Wrong> {
     }
 }
 
-/// A text without the mark (U+FEFF) that some editors put in front of UTF-8.
+/// A text without [`MARK`].
 pub(super) fn without_mark(text: &str) -> &str {
-    text.strip_prefix('\u{feff}').unwrap_or(text)
+    text.strip_prefix(MARK).unwrap_or(text)
+}
+
+/// The bytes of a text file without [`MARK`]; otherwise like [`read_file`].
+///
+/// # Errors
+/// As of [`read_file`].
+pub(crate) fn read_text(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
+    let mut bytes = read_file(path, most)?;
+    if bytes.starts_with(MARK.as_bytes()) {
+        bytes.drain(..MARK.len());
+    }
+    Ok(bytes)
 }
 
 /// The bytes of a regular file that has `most` bytes at the most.
@@ -603,6 +615,9 @@ fn shortened(text: &str) -> String {
         None => text.to_string(),
     }
 }
+
+/// The byte order mark that some editors put in front of UTF-8.
+const MARK: &str = "\u{feff}";
 
 /// Bounds every time, so that adding one to the clock cannot overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);

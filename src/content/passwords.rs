@@ -238,6 +238,9 @@ umlauts:$5$saltstring$NSEY/G5yPE2VSoJm0XzkVaaqfQbv42P.1FFf6Ph3HgB\r
             check(stranger, "secret", false);
         }
         assert!(!Users::parse(b"").unwrap().verify(b"bcrypt", b"secret"));
+        let (_, first) = FILE.split_once("\n\n").unwrap();
+        let marked = Users::parse(format!("\u{feff}{first}").as_bytes()).unwrap();
+        assert!(marked.verify(b"bcrypt", b"secret"));
         // The variants of bcrypt differ in nothing that matters here.
         for variant in ["2a", "2b"] {
             let users = Users::parse(FILE.replace("2y", variant).as_bytes()).unwrap();

@@ -104,7 +104,7 @@ impl Certificate {
             file: file.to_path_buf(),
             why,
         };
-        let read = |file: &Path| config::read_file(file, PEM_BYTES).map_err(|why| fault(file, why));
+        let read = |file: &Path| config::read_text(file, PEM_BYTES).map_err(|why| fault(file, why));
         let chain = CertificateDer::pem_slice_iter(&read(certfile)?).collect::<Result<_, _>>();
         let chain: Vec<_> = chain.map_err(|error| fault(certfile, pem_reason(error)))?;
         let Some(own) = chain.first() else {
@@ -169,7 +169,7 @@ impl Authorities {
             file: file.to_path_buf(),
             why,
         };
-        let text = config::read_file(file, PEM_BYTES).map_err(fault)?;
+        let text = config::read_text(file, PEM_BYTES).map_err(fault)?;
         let read = CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>();
         let certificates: Vec<_> = read.map_err(|error| fault(pem_reason(error)))?;
         let mut roots = RootCertStore::empty();
