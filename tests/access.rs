@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use nix::sys::signal::{kill, killpg};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -1289,6 +1289,24 @@ fn a_command_gets_term_when_the_access_proxy_is_killed() {
     });
     // What it has started itself is left to it.
     killpg(pid, Signal::SIGKILL).unwrap();
+    proxy.finish();
+}
+
+#[test]
+fn a_start_is_no_reason_for_a_warning_and_signals_without_a_command_are_ignored() {
+    let proxy = Proxy::simple();
+    let app = EchoServer::start();
+    let access = Access::between(proxy.dial_in(), app.address(), 2);
+    assert_eq!(proxy.visit().get("/a").text(), "/a");
+    // If one were not caught it would win over the signal to end.
+    for signal in [SIGUSR2, SIGTTIN, SIGTTOU] {
+        access.signal(signal);
+    }
+    assert_eq!(proxy.visit().get("/b").text(), "/b");
+    let log = access.log();
+    assert!(!log.contains("[WARN]") && !log.contains("[ERROR]"), "{log}");
+    access.finish();
+    drop(app);
     proxy.finish();
 }
 

@@ -132,6 +132,16 @@ fn the_page_shows_the_processes_and_takes_no_turn() {
 }
 
 #[test]
+fn a_signal_without_meaning_does_not_end_it() {
+    let demo = Demo::start();
+    demo.wait_for(2);
+    // If it were not caught it would win over the signal to stop.
+    demo.running.signal(Signal::SIGUSR2);
+    assert_eq!(demo.visit().get("/").status, 200);
+    demo.stop();
+}
+
+#[test]
 fn a_process_that_is_killed_disappears_and_requests_wait_for_the_next_one() {
     let mut demo = Demo::start();
     demo.wait_for(2);

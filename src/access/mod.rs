@@ -382,28 +382,15 @@ impl Shared {
     /// their exchange, and none is dialled until it answers.
     fn leave(&self, why: &str) {
         let settings = self.settings();
-        let level = {
+        let (draining, level) = {
             let mut state = self.state.lock();
-            let told = state.told.replace(why.to_owned());
-            let was_up = mem::replace(&mut state.up, false);
             self.open.store(false, Ordering::SeqCst);
-            state.look |= was_up;
-            if state.draining {
-                // It may well be our doing.
-                return;
-            }
-            let late = |since: &mut Instant| since.elapsed() >= LATE;
-            if was_up {
-                Some((log::Level::Warn, "leaving"))
-            } else if told.is_none() {
-                // Nothing was logged of it yet: it may just be starting, as we are.
-                state.waiting = Some(Instant::now());
-                Some((log::Level::Info, "waiting for it"))
-            } else {
-                let waited = state.waiting.take_if(late);
-                waited.map(|_| (log::Level::Warn, "still waiting for it"))
-            }
+            let level = state.leave(why, Instant::now());
+            (state.draining, level)
         };
+        if draining {
+            return;
+        }
         self.close();
         if let Some((level, verb)) = level {
             log::log!(level, "application {}: {why}; {verb}", settings.config.to);
@@ -422,6 +409,29 @@ impl Shared {
     /// Whether the application answers.
     fn is_up(&self) -> bool {
         self.state.lock().up
+    }
+}
+
+impl State {
+    /// The application does not answer at this time: what to log of that, if anything.
+    fn leave(&mut self, why: &str, now: Instant) -> Option<(log::Level, &'static str)> {
+        let told = self.told.replace(why.to_owned());
+        let was_up = mem::replace(&mut self.up, false);
+        self.look |= was_up;
+        if self.draining {
+            // It may well be our doing.
+            None
+        } else if was_up {
+            Some((log::Level::Warn, "leaving"))
+        } else if told.is_none() {
+            // Nothing was logged of it yet: it may just be starting, as we are.
+            self.waiting = Some(now);
+            Some((log::Level::Info, "waiting for it"))
+        } else {
+            let late = |since: &mut Instant| now.saturating_duration_since(*since) >= LATE;
+            let waited = self.waiting.take_if(late);
+            waited.map(|_| (log::Level::Warn, "still waiting for it"))
+        }
     }
 }
 
@@ -465,3 +475,43 @@ impl From<io::Error> for StartError {
 
 /// After so long it is no start any more, and a warning that the application does not answer.
 const LATE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_application_that_is_not_there_after_ten_seconds_is_warned_of_once() {
+        let start = Instant::now();
+        let mut state = State::default();
+        let mut after = |milliseconds| {
+            let level = state.leave("refused", start + Duration::from_millis(milliseconds));
+            level.map(|(level, verb)| (level.as_str(), verb))
+        };
+        // It may take its time to start.
+        assert_eq!(after(500), Some(("INFO", "waiting for it")));
+        assert_eq!(after(1000), None);
+        assert_eq!(after(10_499), None);
+        assert_eq!(after(10_500), Some(("WARN", "still waiting for it")));
+        assert_eq!(after(10_600), None);
+        assert_eq!(after(60_000), None);
+    }
+
+    #[test]
+    fn an_application_that_goes_away_is_warned_of_at_once_and_once() {
+        let now = Instant::now();
+        let later = now + LATE;
+        let mut state = State {
+            up: true,
+            told: Some(String::new()),
+            ..State::default()
+        };
+        let left = Some((log::Level::Warn, "leaving"));
+        assert_eq!(state.leave("refused", now), left);
+        assert_eq!(state.leave("refused", later), None);
+        // Not while everything ends.
+        state.up = true;
+        state.draining = true;
+        assert_eq!(state.leave("refused", later), None);
+    }
+}
