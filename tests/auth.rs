@@ -1,6 +1,7 @@
 //! Paths that ask for a password (`basic_auth`), with the files of htpasswd(1) and openssl(1).
 
 use std::fs;
+use std::iter;
 use std::path::Path;
 use std::process::Command;
 
@@ -385,6 +386,57 @@ fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
         status == 401
     });
     drop((flood, known, echo));
+    proxy.finish();
+}
+
+#[test]
+fn a_flood_of_wrong_passwords_from_other_addresses_locks_nobody_out() {
+    needs!("htpasswd", "openssl");
+    // So many that they fill all places in line: 20 addresses, each with as many requests as may wait.
+    let (addresses, each, rounds) = (20, 8, 50);
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("users");
+    let line = bcrypt("bob", "secret", "8");
+    // A right password is remembered, so that each is checked once.
+    let users = (0..2 * rounds).map(|number| line.replace("bob", &format!("bob{number}")) + "\n");
+    fs::write(&file, users.collect::<String>()).unwrap();
+    let proxy = Proxy::start(&site(&format!("{{users_file: {}}}", file.display())));
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let address = proxy.address();
+    let wrong = request("/", "bob0:wrong");
+    let from = (0..addresses).flat_map(|number| iter::repeat_n([127, 0, 1, number], each));
+    let mut flood: Vec<_> = from
+        .map(|from| Visitor::connect_from(from, address))
+        .collect();
+    let mut rounds = 0..rounds;
+    wait_until("a line that is full", || {
+        for visitor in &mut flood {
+            visitor.send(&wrong);
+        }
+        let round = rounds.next().expect("a flood that fills the line");
+        let right = |user| request("/", &format!("bob{user}:secret"));
+        // One that was never here, and one that mistypes and was here in the last round.
+        let (newcomer, known) = ([127, 0, 2, round], [127, 0, 3, 1]);
+        for (from, request, expected) in [
+            (newcomer, &right(2 * round), 200),
+            (known, &wrong, 401),
+            (known, &right(2 * round + 1), 200),
+        ] {
+            let answer = Visitor::connect_from(from, address).ask(request);
+            assert_eq!(answer.status, expected, "{from:?} in round {round}");
+        }
+        let answers = flood.iter_mut().map(Visitor::answer);
+        let statuses: Vec<u16> = answers.map(|answer| answer.status).collect();
+        let count = |status| statuses.iter().filter(|known| **known == status).count();
+        assert_eq!(
+            count(401) + count(429) + count(503),
+            flood.len(),
+            "{statuses:?}"
+        );
+        // A machine that is busy elsewhere may send so slowly that the line does not fill.
+        count(503) >= 1
+    });
+    drop((flood, echo));
     proxy.finish();
 }
 
