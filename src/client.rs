@@ -31,9 +31,9 @@ use crate::http::body::{Decoder, Framing};
 use crate::http::head::{HeadLimits, HeadScanner, Method, Persistence, RequestHead, ResponseHead};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
-use crate::net::listener::reason;
 use crate::net::stream::Stream;
 use crate::net::tls::Connector;
+use crate::process::reason;
 
 /// An application's connection to a server.
 #[derive(Debug)]

@@ -393,7 +393,7 @@ pub struct OpenError {
 
 impl std::fmt::Display for OpenError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let why = crate::net::listener::reason(&self.cause);
+        let why = crate::process::reason(&self.cause);
         write!(out, "{}: {why}", self.name)
     }
 }

@@ -118,6 +118,19 @@ fn memory_files(line: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The system's words for an error, lower case and without its number.
+pub fn reason(error: &io::Error) -> String {
+    let text = match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    };
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => text,
+    }
+}
+
 /// Has the allocator give memory back: to be called before there are threads.
 ///
 /// glibc's makes eight arenas for each processor and takes each large block from one of them, once it has seen one of

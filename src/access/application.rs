@@ -14,8 +14,9 @@ use crate::config::Address;
 use crate::exchange::Origin;
 use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
-use crate::net::listener::{is_shortage, reason};
+use crate::net::listener::is_shortage;
 use crate::net::stream::Pending;
+use crate::process::reason;
 use crate::stats::Close;
 
 /// A connection to the application, and the permit to use it.

@@ -24,8 +24,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::spawn;
 use crate::client::Backoff;
-use crate::net::listener::reason;
 use crate::process::end_with_us;
+use crate::process::reason;
 
 /// A process that is kept running.
 #[derive(Debug)]

@@ -20,8 +20,8 @@ use super::line::{self, Tie};
 use super::{Settings, Shared, spawn};
 use crate::client::Backoff;
 use crate::config::Address;
-use crate::net::listener::reason;
 use crate::net::stream::Stream;
+use crate::process::reason;
 
 /// The servers that are dialled: the fleet thread's own.
 #[derive(Default)]

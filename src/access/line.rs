@@ -23,9 +23,9 @@ use super::forward::{After, Buffers};
 use crate::backend::preamble;
 use crate::client::MISDIALLED;
 use crate::net::conn::Conn;
-use crate::net::listener::reason;
 use crate::net::stream::{Pending, Stream};
 use crate::process;
+use crate::process::reason;
 
 /// What others know of a line.
 #[derive(Debug)]

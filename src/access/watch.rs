@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::application::{connect, fault};
 use super::{Settings, Shared};
 use crate::backend::check::Question;
-use crate::net::listener::reason;
+use crate::process::reason;
 
 /// Looks until there is a drain.
 pub(super) fn run(shared: &Shared) {

@@ -39,9 +39,10 @@ use super::preamble::{self, Fault, Reading};
 use super::registration::{Connected, Connections};
 use crate::budget::Budget;
 use crate::net::conn::Conn;
-use crate::net::listener::{Listener, reason};
+use crate::net::listener::Listener;
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::Acceptor;
+use crate::process::reason;
 use crate::stats::{self, Close, Stats};
 
 /// What the thread of the dial-in addresses needs while it runs.

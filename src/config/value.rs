@@ -16,6 +16,7 @@ use regex::{Regex, RegexBuilder};
 
 use super::raw::Node;
 use super::{Address, Level, Network};
+use crate::process;
 
 /// What is wrong with a value.
 pub(super) type Wrong = String;
@@ -229,7 +230,7 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
 /// # Errors
 /// What keeps it from being read, as in a message of the configuration.
 pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
-    let reason = |error: io::Error| cause(&error);
+    let reason = |error: io::Error| process::reason(&error);
     let regular = |kind: FileType| match kind {
         kind if kind.is_file() => Ok(()),
         kind if kind.is_dir() => Err("a directory, not a file".to_owned()),
@@ -587,15 +588,6 @@ fn is_name(text: &str) -> bool {
 fn digits(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
-}
-
-/// The cause of a failure to read: `no such file or directory`.
-pub(super) fn cause(error: &io::Error) -> String {
-    let text = error.to_string().to_lowercase();
-    text.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_string()
 }
 
 /// A size in the largest unit that divides it.

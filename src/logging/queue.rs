@@ -23,8 +23,8 @@ use nix::libc::{O_NOCTTY, O_NONBLOCK};
 use parking_lot::{Condvar, Mutex};
 
 use super::{OpenError, message};
-use crate::net::listener::reason;
 use crate::process;
+use crate::process::reason;
 
 /// Lines for one file or standard stream.
 pub(super) struct Queue {

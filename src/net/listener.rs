@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, fs};
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
@@ -26,6 +25,7 @@ use nix::sys::socket::{
 
 use super::stream::{Peer, Stream};
 use crate::config::Address;
+use crate::process::reason;
 
 /// A socket that accepts connections. Dropping it closes it and removes its file, if it has one.
 #[derive(Debug)]
@@ -306,19 +306,6 @@ impl Stop {
 impl AsFd for Stop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-/// The system's words for an error, lower case and without its number.
-pub fn reason(error: &io::Error) -> String {
-    let text = match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
-        None => error.to_string(),
-    };
-    let mut letters = text.chars();
-    match letters.next() {
-        Some(first) => first.to_lowercase().chain(letters).collect(),
-        None => text,
     }
 }
 

@@ -26,9 +26,9 @@ use rustls::{
     ServerConnection, SignatureScheme, SupportedCipherSuite,
 };
 
-use super::listener;
 use super::stream::Stream;
 use crate::config;
+use crate::process::reason;
 
 /// A certificate with its key, read from files and checked against each other.
 #[derive(Clone, Debug)]
@@ -626,7 +626,7 @@ fn is_encrypted(text: &[u8]) -> bool {
 
 fn pem_reason(error: pem::Error) -> String {
     match error {
-        pem::Error::Io(error) => listener::reason(&error),
+        pem::Error::Io(error) => reason(&error),
         pem::Error::NoItemsFound => "no certificate in it".to_owned(),
         other => format!("not PEM: {other}"),
     }

@@ -10,8 +10,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
+
+use super::reason;
 
 /// A file with the id of this process. Dropping it removes the file, unless another process has written it meanwhile.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl PidFile {
                 Ok(()) | Err(TryLockError::Error(_)) => {}
             }
             if is_at(&file, path) {
-                fill(&mut file).map_err(|error| cause(&error))?;
+                fill(&mut file).map_err(|error| reason(&error))?;
                 let path = path.to_owned();
                 return Ok(Self { path, file });
             }
@@ -78,9 +79,9 @@ fn open(path: &Path) -> Result<File, String> {
         .open(path);
     let file = opened.map_err(|error| match error.raw_os_error() {
         Some(nix::libc::ELOOP) => "a symbolic link, which is not followed".to_owned(),
-        _ => cause(&error),
+        _ => reason(&error),
     })?;
-    let about = file.metadata().map_err(|error| cause(&error))?;
+    let about = file.metadata().map_err(|error| reason(&error))?;
     if !about.is_file() {
         return Err("not a regular file".to_owned());
     }
@@ -127,14 +128,6 @@ fn held_by(file: &mut File) -> String {
         Ok(pid) => format!("it is that of a server that runs, process {pid}"),
         Err(_) => "it is that of a server that runs".to_owned(),
     }
-}
-
-fn cause(error: &io::Error) -> String {
-    let number = error.raw_os_error();
-    number.map_or_else(
-        || error.to_string(),
-        |number| Errno::from_raw(number).desc().to_lowercase(),
-    )
 }
 
 /// Everybody may read it.

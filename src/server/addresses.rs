@@ -14,8 +14,9 @@ use crate::backend::group::{Journal, Sites};
 use crate::backend::pool::Pool;
 use crate::budget::Budget;
 use crate::config::{self, Address, Config};
-use crate::net::listener::{Listener, Local, SocketFile, Stop, reason};
+use crate::net::listener::{Listener, Local, SocketFile, Stop};
 use crate::process;
+use crate::process::reason;
 use crate::stats::{Close, Stats};
 
 /// What is bound, and by which certificates it speaks.

@@ -12,7 +12,7 @@ use crate::content::files::{Answer, Files};
 use crate::exchange::{Request, Response};
 use crate::http::head::{ACCEL_REDIRECT, Method, RequestHead, ResponseHead, SENDFILE};
 use crate::http::target;
-use crate::net::listener;
+use crate::process;
 
 /// The files of a site.
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ impl SiteFiles {
                     "site {}: {key} {}: {}",
                     site.name,
                     path.display(),
-                    listener::reason(&error)
+                    process::reason(&error)
                 );
             }
         }
@@ -159,7 +159,7 @@ fn present(answer: Answer, head: &RequestHead, site: &Site) -> Response {
             log::error!(
                 target: &site.log,
                 "site {}: {}: {}",
-                site.settings.name, head.target.as_str(), listener::reason(&error)
+                site.settings.name, head.target.as_str(), process::reason(&error)
             );
             site.page(503, "The file cannot be read now.", Some(head))
         }

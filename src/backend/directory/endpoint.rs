@@ -14,7 +14,7 @@ use crate::backend::check::Question;
 use crate::config::{self, Address};
 use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
-use crate::net::listener;
+use crate::process;
 
 /// Where a server is.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ pub(super) fn ask(endpoint: &Endpoint, check: &config::Check, host: &str) -> Res
     let deadline = Instant::now() + patience;
     let mut connect = endpoint.connect(deadline);
     let connected = connect.wait();
-    let mut conn = Conn::plain(connected.map_err(|error| listener::reason(&error))?);
+    let mut conn = Conn::plain(connected.map_err(|error| process::reason(&error))?);
     endpoint.reached(&connect);
     let question = Question {
         uri: &check.uri,
@@ -117,7 +117,7 @@ pub(super) fn ask(endpoint: &Endpoint, check: &config::Check, host: &str) -> Res
         Ok(..=399) => Ok(()),
         Ok(status) => Err(format!("a check is answered with {status}")),
         Err(error) => {
-            let why = listener::reason(&error);
+            let why = process::reason(&error);
             Err(format!("a check gets no valid answer: {why}"))
         }
     }

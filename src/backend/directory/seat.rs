@@ -14,8 +14,8 @@ use super::health::{Change, Outcome};
 use super::{Directory, Server};
 use crate::net::conn::Conn;
 use crate::net::connect::Connect;
-use crate::net::listener;
 use crate::net::stream::Pending;
+use crate::process;
 use crate::stats::{self, Close};
 
 /// A server for the time of one exchange, with a connection to it.
@@ -208,7 +208,7 @@ impl Connecting {
                 })
             }
             Err(error) => {
-                let reason = listener::reason(&error);
+                let reason = process::reason(&error);
                 log::debug!(
                     target: &directory.log,
                     "site {}: server {}: {reason}", directory.site, endpoint.name

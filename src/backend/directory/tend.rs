@@ -14,7 +14,6 @@ use super::health::{Change, Health};
 use super::seat::IdleConnection;
 use super::{Directory, Server, State};
 use crate::config;
-use crate::net::listener;
 use crate::process;
 use crate::stats::Close;
 
@@ -145,7 +144,7 @@ impl Directory {
                 };
                 log::log!(
                     target: &self.log, level,
-                    "site {site}: server {name}: the name is not found: {}; {so}", listener::reason(&error)
+                    "site {site}: server {name}: the name is not found: {}; {so}", process::reason(&error)
                 );
             }
             Ok(addresses) if moved || first => log::info!(

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use swiftiply::config::Problems;
-use swiftiply::net::listener::reason;
+use swiftiply::process::reason;
 
 /// The program's name, which begins its messages.
 pub(crate) const NAME: &str = env!("CARGO_BIN_NAME");

@@ -28,8 +28,8 @@ use swiftiply::config::access::Access as Settings;
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
 use swiftiply::net::INSPECTION;
-use swiftiply::net::listener::reason;
 use swiftiply::process;
+use swiftiply::process::reason;
 
 fn main() -> ExitCode {
     process::prepare_memory();

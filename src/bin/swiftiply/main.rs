@@ -29,8 +29,8 @@ use signal_hook::consts::SIGUSR2;
 use swiftiply::config::{Config, Level, Logger, Note, Problems};
 use swiftiply::logging::{self, Logging};
 use swiftiply::net::INSPECTION;
-use swiftiply::net::listener::reason;
 use swiftiply::process::pid_file::PidFile;
+use swiftiply::process::reason;
 use swiftiply::process::{self, Side};
 use swiftiply::server::{Server, StartError};
 

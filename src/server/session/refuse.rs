@@ -9,7 +9,7 @@ use super::{Exchange, Session, State, Step};
 use crate::config::size_text;
 use crate::exchange::{Client, Response, Trace, UploadError};
 use crate::http::head::{RequestHead, host_of_refused};
-use crate::net::listener;
+use crate::process;
 use crate::relay::delivery::Delivered;
 use crate::server::collect::Fault;
 
@@ -154,7 +154,7 @@ impl Session {
                 let directory = pending.snapshot.config.temporary_directory.display();
                 log::error!(
                     target: &pending.site().log,
-                    "temporary_directory {directory}: {}", listener::reason(error)
+                    "temporary_directory {directory}: {}", process::reason(error)
                 );
                 (500, Cow::Borrowed("the body could not be stored"))
             }
