@@ -14,9 +14,9 @@ use nix::unistd::{Pid, mkfifo};
 
 use crate::common::access::run;
 use crate::common::backend::preamble;
-use crate::common::proxy::site;
+use crate::common::proxy::{SITE, site};
 use crate::common::{
-    Access, Backend, EchoServer, Load, Proxy, Server, Visitor, bytes, exchange, free_port,
+    Access, Backend, EchoServer, Load, Port, Proxy, Server, Visitor, bytes, exchange,
     full_listener, limit, needs, secure, wait_until,
 };
 
@@ -858,10 +858,8 @@ fn no_request_that_may_be_repeated_is_lost_when_the_application_is_killed() {
 
 #[test]
 fn it_dials_in_again_when_a_server_is_killed_and_comes_back() {
-    let port = free_port();
-    let yaml = format!(
-        "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:{port}', timeout: 60}}]"
-    );
+    let port = Port::reserve();
+    let yaml = SITE.replace(":0", &format!(":{}", port.number()));
     let app = EchoServer::start();
     let mut proxy = Proxy::start(&yaml);
     let access = Access::between(proxy.dial_in(), app.address(), 3);
@@ -1202,7 +1200,8 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 
 /// Starts an access proxy with that program as its command.
 fn with_command(proxy: &Proxy, lines: &str, more: &str) -> Access {
-    let port = free_port();
+    let reserved = Port::reserve();
+    let port = reserved.number();
     fs::write(proxy.file("app.py"), PROGRAM).unwrap();
     let program = proxy.file("app.py");
     Access::start(
@@ -1214,6 +1213,7 @@ fn with_command(proxy: &Proxy, lines: &str, more: &str) -> Access {
         ),
         &[],
     )
+    .keeping(reserved)
 }
 
 fn pid_of(answer: &str) -> Pid {
@@ -1390,8 +1390,9 @@ fn a_command_on_the_command_line() {
     let directory = tempfile::tempdir().unwrap();
     let program_file = directory.path().join("app.py");
     fs::write(&program_file, PROGRAM).unwrap();
-    let port = free_port().to_string();
-    let to = format!("127.0.0.1:{port}");
+    let port = Port::reserve();
+    let number = port.number().to_string();
+    let to = format!("127.0.0.1:{number}");
     let server = proxy.dial_in().to_string();
     let words = [
         "-t",
@@ -1400,7 +1401,7 @@ fn a_command_on_the_command_line() {
         "--",
         "python3",
         path(&program_file),
-        &port,
+        &number,
     ];
     let access = Access::start("", &words);
     assert_eq!(proxy.visit().get("/").status, 200);

@@ -13,8 +13,8 @@ use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
 use crate::common::{
-    Access, Backend, EchoServer, Proxy, Server, bytes, free_port, head_end, needs, proxy,
-    read_until, secure, wait_until,
+    Access, Backend, EchoServer, Proxy, Server, bytes, head_end, needs, proxy, read_until, secure,
+    wait_until,
 };
 
 /// Makes an authority, and a certificate of it for a name; returns the files of the authority and of the pair.
@@ -381,10 +381,7 @@ fn no_request_is_lost_over_tls_when_the_server_drains() {
 #[test]
 fn a_loud_warning_where_anybody_may_dial_in() {
     let warning = "WARNING: whoever reaches this address can dial in";
-    let proxy = Proxy::start(&format!(
-        "map: [{{incoming: test, outgoing: '0.0.0.0:{}'}}]",
-        free_port()
-    ));
+    let proxy = Proxy::start("map: [{incoming: test, outgoing: '0.0.0.0:0'}]");
     proxy.wait_for_log(warning);
     let check = proxy::check(proxy.directory());
     assert_eq!(check.code, Some(0));

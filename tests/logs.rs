@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -11,7 +12,7 @@ use nix::sys::signal::Signal::{SIGHUP, SIGTERM, SIGUSR1};
 use nix::sys::stat::Mode;
 
 use crate::common::proxy::{SITE, program};
-use crate::common::{Echo, EchoServer, Proxy, Running, Visitor, access, free_port, wait_until};
+use crate::common::{Echo, EchoServer, Port, Proxy, Running, Visitor, access, wait_until};
 
 /// A program whose output nobody reads.
 struct Unread {
@@ -66,36 +67,28 @@ impl Unread {
     }
 }
 
-/// A configuration with one site and known ports: that of clients, and that of backends.
-fn configure(directory: &Path, lines: &str) -> (u16, u16) {
-    let (visitors, backends) = (free_port(), free_port());
-    let yaml = format!(
-        "cluster_address: 127.0.0.1\ncluster_port: {visitors}\nworkers: 2\n{lines}\n\
-         map: [{{incoming: test, default: true, outgoing: '127.0.0.1:{backends}', timeout: 60}}]"
-    );
-    fs::write(directory.join("swiftiply.yml"), yaml).unwrap();
-    (visitors, backends)
-}
-
-fn wait_for_port(port: u16) {
-    wait_until("a listener", || {
-        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-}
-
 #[test]
 fn logs_that_are_not_read_hold_up_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let lines = "logger: {type: stderr, level: full}\naccess_log: '-'";
-    let (visitors, backends) = configure(directory.path(), lines);
+    // What it prints is not read, so its ports have to be known.
+    let (clients, backends) = (Port::reserve(), Port::reserve());
+    let at = |port: &Port| SocketAddr::from(([127, 0, 0, 1], port.number()));
+    let yaml = format!(
+        "cluster_address: 127.0.0.1\ncluster_port: {}\nworkers: 2\n\
+         logger: {{type: stderr, level: full}}\naccess_log: '-'\n\
+         map: [{{incoming: test, default: true, outgoing: '{}', timeout: 60}}]",
+        clients.number(),
+        at(&backends)
+    );
+    fs::write(directory.path().join("swiftiply.yml"), yaml).unwrap();
     let mut swiftiply = program();
     swiftiply
         .args(["-c", "swiftiply.yml"])
         .current_dir(&directory);
     let mut swiftiply = Unread::start(&mut swiftiply);
-    wait_for_port(backends);
-    let echo = Echo::dial(([127, 0, 0, 1], backends).into(), "000000000001", "");
-    let address = ([127, 0, 0, 1], visitors).into();
+    wait_until("a listener", || TcpStream::connect(at(&backends)).is_ok());
+    let echo = Echo::dial(at(&backends), "000000000001", "");
+    let address = at(&clients);
     let mut visitor = Visitor::connect(address);
     let long = format!("/{}", "x".repeat(7000));
     // More than is kept of both logs.

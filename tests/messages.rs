@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Backend, PATIENCE, Proxy, Server, Visitor, free_port, wait_until};
+use crate::common::{Backend, PATIENCE, Port, Proxy, Server, Visitor, wait_until};
 
 /// Asks a site; returns the page of its 503.
 fn unserved(proxy: &Proxy, host: &str, target: &str) -> String {
@@ -99,7 +99,10 @@ fn ask(proxy: &Proxy, host: &str) -> Visitor {
 fn a_503_says_whether_the_servers_are_down_or_busy() {
     let servers = [Server::start(), Server::start()];
     let [a, b] = [0, 1].map(|n: usize| servers[n].address());
-    let [no, none] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
+    let ports = [(); 2].map(|()| Port::reserve());
+    let [no, none] = ports
+        .each_ref()
+        .map(|port| format!("127.0.0.1:{}", port.number()));
     let proxy = Proxy::start(&format!(
         "map:\n\
          - {{incoming: down, proxy: traditional, servers: ['{no}', '{none}'], timeout: 300ms}}\n\

@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::common::{
-    EchoServer, Load, Proxy, Running, Server, crowd, free_port, needs, wait_until,
-};
+use crate::common::{EchoServer, Load, Port, Proxy, Running, Server, crowd, needs, wait_until};
 
 /// A Redis server of a test's own, which writes down what it is told.
 struct Redis {
-    port: u16,
+    port: Port,
     /// Before its directory, in which it writes to its end.
     running: Option<Running>,
     directory: TempDir,
@@ -23,7 +21,7 @@ struct Redis {
 impl Redis {
     fn start() -> Self {
         let mut redis = Self {
-            port: free_port(),
+            port: Port::reserve(),
             directory: tempfile::tempdir().unwrap(),
             running: None,
         };
@@ -32,7 +30,7 @@ impl Redis {
     }
 
     fn run(&mut self, options: &[&str]) {
-        let port = self.port.to_string();
+        let port = self.port.number().to_string();
         let child = Command::new("redis-server")
             .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "no"])
@@ -60,7 +58,7 @@ impl Redis {
     /// Sends a command; gives the answer, a line for each element.
     fn ask(&self, command: &str) -> String {
         let output = Command::new("redis-cli")
-            .args(["-p", &self.port.to_string()])
+            .args(["-p", &self.port.number().to_string()])
             .args(command.split(' '))
             .output()
             .unwrap();
@@ -96,7 +94,7 @@ impl Redis {
              map:\n\
              - {{incoming: [test, other], default: true, proxy: traditional, directory: redis, timeout: 60, \
              servers: {{host: 127.0.0.1, port: {}, lease: 2{more}}}}}",
-            self.port
+            self.port.number()
         )
     }
 }

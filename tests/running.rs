@@ -15,8 +15,8 @@ use nix::unistd::{Pid, getuid, mkfifo};
 use crate::common::backend::preamble;
 use crate::common::proxy::{SITE, check, program, run, site};
 use crate::common::{
-    Backend, Echo, Load, PATIENCE, Proxy, Running, Visitor, bytes, ended, exchange, free_port,
-    needs, secure, wait_until,
+    Backend, Echo, Load, PATIENCE, Port, Proxy, Running, Visitor, bytes, ended, exchange, needs,
+    secure, wait_until,
 };
 
 #[test]
@@ -311,7 +311,8 @@ fn the_command_line_alone_makes_a_site() {
 #[test]
 fn a_daemon_is_ready_when_the_command_returns() {
     let directory = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let reserved = Port::reserve();
+    let port = reserved.number();
     let yaml = format!(
         "cluster_address: 127.0.0.1\ncluster_port: {port}\nlogger: {{type: file, file: log}}\nmap: []"
     );

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::program::tell_end;
-use super::{Ended, Running, ended, wait_until};
+use super::{Ended, Port, Running, ended, wait_until};
 
 /// The program's file.
 pub(crate) fn program() -> Command {
@@ -25,6 +25,8 @@ pub(crate) fn run(arguments: &[&str]) -> Ended {
 pub(crate) struct Access {
     running: Running,
     directory: TempDir,
+    /// What its command listens on.
+    ports: Vec<Port>,
 }
 
 impl Access {
@@ -44,6 +46,7 @@ impl Access {
         Self {
             running: Running(child),
             directory,
+            ports: Vec::new(),
         }
     }
 
@@ -55,6 +58,12 @@ impl Access {
         );
         access.wait_for_log(": dialled in");
         access
+    }
+
+    /// Reserves a port as long as it runs.
+    pub(crate) fn keeping(mut self, port: Port) -> Self {
+        self.ports.push(port);
+        self
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {

@@ -15,14 +15,15 @@ pub(crate) mod visitor;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, setsockopt,
+    socket, sockopt,
 };
 use swiftiply::config::{Config, Overrides};
 use swiftiply::net::listener::Local;
@@ -92,10 +93,34 @@ pub(crate) fn bytes(count: usize) -> Vec<u8> {
     bytes
 }
 
-/// A port on which nobody listens.
+/// A port on which no program listened a moment ago, for programs that may not set SO_REUSEADDR; for others see [`Port`].
 pub(crate) fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port()
+    Port::reserve().number()
+}
+
+/// A port of 127.0.0.1 for a program that has to know it before it starts. Until this is dropped the system gives it to no
+/// other program, since a socket is bound to it; that socket does not listen, so a program that sets SO_REUSEADDR can.
+pub(crate) struct Port {
+    number: u16,
+    _socket: OwnedFd,
+}
+
+impl Port {
+    pub(crate) fn reserve() -> Self {
+        let (family, kind) = (AddressFamily::Inet, SockType::Stream);
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        let bound: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
+        Self {
+            number: bound.port(),
+            _socket: socket,
+        }
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
 }
 
 /// Waits until the files of a directory, and those in the directories below it, have not been touched for so long that a
@@ -165,7 +190,7 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
         l_onoff: 1,
         l_linger: 0,
     };
-    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+    setsockopt(stream, sockopt::Linger, &linger).unwrap();
 }
 
 /// An address where the system does not answer whoever connects, as long as the sockets live: a listener whose queue is full.
