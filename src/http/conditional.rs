@@ -20,6 +20,8 @@ pub struct Validators {
     pub etag: Box<str>,
     /// Seconds since 1970 of the last change; `None` where nothing can be said of it.
     pub modified: Option<u64>,
+    /// Whether that second was over: until then there may be another change in it.
+    pub is_past: bool,
     /// Bytes.
     pub length: u64,
 }
@@ -63,6 +65,7 @@ impl Validators {
             etag: format!("\"{modified:x}-{length:x}\"").into(),
             // RFC 9110 8.8.2.1: not later than the answer.
             modified: u64::try_from(modified).ok().filter(|_| modified <= now),
+            is_past: modified < now,
             length,
         }
     }
@@ -189,13 +192,14 @@ impl<'h> Conditions<'h> {
         }
     }
 
-    /// Whether the ranges are of this version (RFC 9110 13.1.5): tag or time must be strong, and the very same.
+    /// Whether the ranges are of this version (RFC 9110 13.1.5): tag or time must be strong, and the very same. A time is
+    /// strong if it is at least one second before the Date of the response (8.8.2.2).
     fn if_range(&self, file: &Validators) -> bool {
         let Some(value) = self.headers.get(FIELDS[IF_RANGE]) else {
             return false;
         };
         match self.date(IF_RANGE) {
-            Some(date) => file.are_strong() && file.modified == Some(date),
+            Some(date) => file.are_strong() && file.is_past && file.modified == Some(date),
             None => {
                 let mut tags = tags(value);
                 tags.next().is_some_and(|tag| file.is(tag, false)) && tags.next().is_none()
@@ -504,6 +508,19 @@ mod tests {
         check("Sun, 06 Nov 1994 08:49:37 GMT", true);
         check("Sun, 06 Nov 1994 08:49:38 GMT", false);
         check("", false);
+    }
+
+    #[test]
+    fn a_date_is_strong_when_its_second_is_over() {
+        for (now, expected) in [(784_111_777, false), (784_111_778, true)] {
+            let file = Validators::new(784_111_777, 1000, now);
+            let check = |if_range: &str| {
+                let headers = headers(&format!("Range: bytes=0-0\nIf-Range: {if_range}"));
+                matches!(Conditions::of(&headers).ranges(&file), Wanted::Parts(_))
+            };
+            assert_eq!(check("Sun, 06 Nov 1994 08:49:37 GMT"), expected, "{now}");
+            assert!(check("\"2ebc98a1-3e8\""), "the tag does not depend on it");
+        }
     }
 
     #[test]
