@@ -27,9 +27,13 @@ fn put(folder: &TempDir, name: &str, content: &str) {
 /// Makes a file so many seconds old, by its date.
 fn date(path: &Path, age: u64) {
     // The same for all, whenever they are made.
-    let base = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    date_exactly(path, Duration::from_secs(1_700_000_000 - age));
+}
+
+/// Dates a file so long after the beginning of 1970.
+fn date_exactly(path: &Path, since: Duration) {
     let file = File::options().append(true).open(path).unwrap();
-    file.set_modified(base - Duration::from_secs(age)).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + since).unwrap();
 }
 
 fn site(folder: &TempDir, keys: &str) -> String {
@@ -126,6 +130,39 @@ fn a_visitor_gets_the_neighbour_that_it_likes_best() {
         assert_eq!(seen(&itself), ("-".into(), "Br".into()));
         proxy.finish();
     }
+}
+
+#[test]
+fn a_neighbour_that_is_a_fraction_of_a_second_older_is_not_used() {
+    let seconds = 1_600_000_000;
+    let neighbours = [
+        ("older.css", 500_000_699, "-"),
+        ("equal.css", 500_000_700, "gzip"),
+        ("newer.css", 500_000_701, "gzip"),
+        // As copied from the original by a program that knows microseconds, or seconds, only.
+        ("micro.css", 500_000_000, "gzip"),
+        ("older_micro.css", 499_999_000, "-"),
+        ("whole.css", 0, "gzip"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (name, nanoseconds, _) in neighbours {
+        for (name, nanoseconds) in [
+            (name.to_owned(), 500_000_700),
+            (format!("{name}.gz"), nanoseconds),
+        ] {
+            put(&folder, &name, &name);
+            date_exactly(
+                &folder.path().join(&name),
+                Duration::new(seconds, nanoseconds),
+            );
+        }
+    }
+    let proxy = Proxy::start(&site(&folder, ""));
+    for (name, _, coding) in neighbours {
+        let answer = get(&proxy, &format!("/{name}"), "gzip", "");
+        assert_eq!(seen(&answer).0, coding, "{name}");
+    }
+    proxy.finish();
 }
 
 #[test]

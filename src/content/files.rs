@@ -511,7 +511,7 @@ impl Files {
                 continue;
             };
             let bytes = self.read(&file, &mut identity)?;
-            if identity.modified.0 < original.modified.0 {
+            if is_older(&identity, original) {
                 continue;
             }
             let entity = Entity {
@@ -943,6 +943,18 @@ fn mark(identity: &Identity) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+/// Whether a file was modified before the other one. Some programs that compress a file give the result its time in whole
+/// seconds or microseconds, and such a time is compared as such.
+fn is_older(file: &Identity, other: &Identity) -> bool {
+    let unit = match file.modified.1 {
+        0 => 1_000_000_000,
+        nanoseconds if nanoseconds % 1000 == 0 => 1000,
+        _ => 1,
+    };
+    let (seconds, nanoseconds) = other.modified;
+    file.modified < (seconds, nanoseconds / unit * unit)
 }
 
 /// Whether a file was changed so lately that it may be about to change again without any of its times telling.
