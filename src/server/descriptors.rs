@@ -11,7 +11,7 @@
 //! of visitors, which are.
 
 use super::addresses::Wanted;
-use crate::config::{Config, Directory, Site};
+use crate::config::{Config, Directory, Limits, Site};
 
 /// How many descriptors there are for connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,15 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Division)
     let reserve = all.min(both / RESERVE);
     let connections = (limits.connections as u64).min(both - reserve);
     if all < addresses.saturating_mul(wanted) {
-        log::info!("limits.backends {wanted}: {descriptors} descriptors allow {all} in all");
+        // Most machines allow fewer than the default, and that is no news.
+        let level = match wanted == Limits::default().backends as u64 {
+            true => log::Level::Debug,
+            false => log::Level::Info,
+        };
+        log::log!(
+            level,
+            "limits.backends {wanted}: {descriptors} descriptors allow {all} in all"
+        );
     }
     // They were these types before, and are no larger now.
     config.limits.backends = backends as usize;
