@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -150,7 +150,7 @@ fn without_apt(text: &str) -> String {
 }
 
 /// A shell in which one recipe runs.
-struct Kitchen {
+struct Runner {
     shell: Running,
     commands: ChildStdin,
     directory: TempDir,
@@ -159,7 +159,7 @@ struct Kitchen {
     count: usize,
 }
 
-impl Kitchen {
+impl Runner {
     fn new(installed: Option<&Path>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // The reader is in a clone.
@@ -210,8 +210,11 @@ impl Kitchen {
         let [out, done] = ["out", "done"]
             .map(|kind| self.directory.path().join(format!("{}.{kind}", self.count)));
         let commands = with_ports(commands, &self.ports);
-        let (quoted_out, quoted_done) = (out.display(), done.display());
-        let text = format!("{{\n{commands}}} >{quoted_out}\n: >{quoted_done}\n");
+        let text = format!(
+            "{{\n{commands}}} >'{}'\n: >'{}'\n",
+            out.display(),
+            done.display()
+        );
         let sent = self.commands.write_all(text.as_bytes());
         wait_until(&format!("the end of:\n{commands}"), || {
             done.exists() || self.shell.0.try_wait().unwrap().is_some()
@@ -227,22 +230,22 @@ impl Kitchen {
     /// requests wait for it.
     fn run_until(&mut self, commands: &str, expected: &str) {
         let expected = with_ports(expected, &self.ports);
-        let mut text = String::new();
-        let mut tries = 0;
-        wait_at_most(
-            PATIENCE * 2,
-            &format!("{commands}prints:\n{expected}"),
-            || {
-                text = self.run(commands);
-                tries += 1;
-                assert!(tries < 100, "{commands}prints {text:?}, not {expected:?}");
-                fits(&text, &expected)
-            },
-        );
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = self.run(commands);
+            if fits(&text, &expected) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{commands}prints {text:?}, not {expected:?}"
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
-    /// Runs all blocks of a recipe; what is to be done before each of its commands is up to `before`.
-    fn cook(&mut self, blocks: &[Block], mut before: impl FnMut(&Self, &str)) {
+    /// Runs all blocks of a recipe; calls `before` before each block of commands.
+    fn run_blocks(&mut self, blocks: &[Block], mut before: impl FnMut(&Self, &str)) {
         let mut blocks = blocks.iter().peekable();
         while let Some(block) = blocks.next() {
             if let Some(name) = block.file() {
@@ -265,7 +268,7 @@ impl Kitchen {
     }
 
     /// Ends what runs.
-    fn clean(mut self) {
+    fn finish(mut self) {
         let end = "kill $(jobs -p) || :\nwait\nexit 0\n";
         self.commands.write_all(end.as_bytes()).unwrap();
         assert_eq!(self.shell.wait().code(), Some(0));
@@ -273,7 +276,7 @@ impl Kitchen {
     }
 }
 
-impl Drop for Kitchen {
+impl Drop for Runner {
     fn drop(&mut self) {
         tell_end(&self.log());
         // What a failed recipe leaves. TERM first, so that access proxies end their applications.
@@ -344,7 +347,7 @@ fn install(recipe: &Recipe) -> Result<Option<PathBuf>, ()> {
 }
 
 /// Runs a recipe as a test that is called so.
-fn run(test: &str, name: &str, before: impl FnMut(&Kitchen, &str)) {
+fn run(test: &str, name: &str, before: impl FnMut(&Runner, &str)) {
     let (recipes, _) = parse(&readme());
     let find = |name: &str| recipes.iter().find(|recipe| recipe.name == name).unwrap();
     let recipe = find(name);
@@ -352,7 +355,7 @@ fn run(test: &str, name: &str, before: impl FnMut(&Kitchen, &str)) {
         needs::skip(test, "packages that its recipe installs");
         return;
     };
-    let mut kitchen = Kitchen::new(installed.as_deref());
+    let mut runner = Runner::new(installed.as_deref());
     if let Some(after) = &recipe.after {
         let common = &find(after).blocks;
         let files = common.iter().filter(|block| block.file().is_some());
@@ -362,10 +365,10 @@ fn run(test: &str, name: &str, before: impl FnMut(&Kitchen, &str)) {
             text: lines.filter(|line| starts_server(line)).collect::<String>() + "\n",
         };
         let blocks: Vec<_> = files.cloned().chain([server]).collect();
-        kitchen.cook(&blocks, |_, _| {});
+        runner.run_blocks(&blocks, |_, _| {});
     }
-    kitchen.cook(&recipe.blocks, before);
-    kitchen.clean();
+    runner.run_blocks(&recipe.blocks, before);
+    runner.finish();
 }
 
 /// A test for each recipe, with the programs that it needs.
@@ -422,9 +425,9 @@ fn deploy() {
     thread::scope(|scope| {
         // Also where the recipe fails.
         let _stop = Stop(&stop);
-        run("readme::deploy", "deploy", |kitchen, commands| {
+        run("readme::deploy", "deploy", |runner, commands| {
             if commands.contains("kill $old") {
-                let address = kitchen.address();
+                let address = runner.address();
                 for _ in 0..4 {
                     let client = &client;
                     scope.spawn(move || client(address));

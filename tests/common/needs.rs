@@ -11,7 +11,7 @@ use std::{env, fs};
 
 use super::python;
 
-/// The rights of root, which no package can bring.
+/// The rights of root, which no package provides.
 pub(crate) const ROOT: &str = "root";
 
 /// Skips the rest of the test if something is missing: names of programs, [`ROOT`], or `name==version` of Python.
