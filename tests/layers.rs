@@ -23,7 +23,8 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Crates that one module hides from the others.
-const CONFINED: [(&str, &[&str]); 15] = [
+const CONFINED: [(&str, &[&str]); 16] = [
+    ("tikv_jemalloc_sys", &["process"]),
     ("httparse", &["http::head"]),
     ("base64", &["http::auth"]),
     ("bcrypt", &["content::passwords"]),

@@ -11,6 +11,20 @@ use std::process::ExitCode;
 use swiftiply::config::Problems;
 use swiftiply::process::reason;
 
+/// Static programs do not use the allocator of their C library; see Cargo.toml.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Its settings: few arenas, as with glibc, and small caches of threads, for these are not given back while a thread sleeps.
+#[cfg(target_env = "musl")]
+#[expect(
+    unsafe_code,
+    reason = "the allocator reads a variable of this name and type, char *"
+)]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static SETTINGS: &[u8; 26] = b"narenas:2,tcache_max:4096\0";
+
 /// The program's name, which begins its messages.
 pub(crate) const NAME: &str = env!("CARGO_BIN_NAME");
 
