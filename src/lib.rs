@@ -6,7 +6,7 @@
 //! which do not dial in: [`backend::directory`].)
 //!
 //! This library is the whole program: `swiftiply(8)` is a small program around [`Server`], `swiftiply-access(8)` one around
-//! [`access::Access`], and [`client`] is the other side of the protocol, for applications written in Rust. The examples there
+//! [`access::AccessConfig`], and [`client`] is the other side of the protocol, for applications written in Rust. The examples there
 //! start one of each.
 //!
 //! # The idea: workers block for work, exchanges are parked

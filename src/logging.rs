@@ -29,7 +29,7 @@ use serde::Serialize;
 use serde_json::ser::Formatter;
 use simplelog::{ConfigBuilder, SharedLogger, WriteLogger};
 
-use crate::config::{AccessFormat, Config, Level, Logger};
+use crate::config::{AccessFormat, Config, LogLevel, Logger};
 use crate::escape::{escape, is_plain, is_unsafe};
 use crate::http::date;
 use queue::{Added, Kind, Queue};
@@ -253,12 +253,12 @@ impl Log for Logging {
 }
 
 impl Sink {
-    fn new(level: Level, queue: Arc<Queue>) -> Self {
+    fn new(level: LogLevel, queue: Arc<Queue>) -> Self {
         let level = match level {
-            Level::Disabled => LevelFilter::Error,
-            Level::Minimal => LevelFilter::Warn,
-            Level::Normal => LevelFilter::Info,
-            Level::Full => LevelFilter::Debug,
+            LogLevel::Disabled => LevelFilter::Error,
+            LogLevel::Minimal => LevelFilter::Warn,
+            LogLevel::Normal => LevelFilter::Info,
+            LogLevel::Full => LevelFilter::Debug,
         };
         let writer = writer(level, Arc::clone(&queue));
         Self { writer, queue }
@@ -331,7 +331,7 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file that could not be opened and why.
-    pub fn open(log: &crate::config::AccessLog) -> Result<Self, OpenError> {
+    pub fn open(log: &crate::config::AccessLogConfig) -> Result<Self, OpenError> {
         Ok(Self {
             format: log.format,
             queue: Queue::open(log.file.as_deref(), Kind::Access)?,
@@ -602,7 +602,7 @@ mod tests {
     fn a_line_is_written_where_the_file_is_open_moved_or_retired() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let log = AccessLog::open(&crate::config::AccessLog {
+        let log = AccessLog::open(&crate::config::AccessLogConfig {
             file: Some(path.clone()),
             format: AccessFormat::Combined,
         });

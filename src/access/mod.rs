@@ -46,7 +46,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::client::Greeting;
 use crate::config;
-use crate::config::access::Trust;
+use crate::config::access::TrustConfig;
 use crate::net::conn::Conn;
 use crate::net::tls::{self, Authorities, Certificate, Connector, LoadError};
 use crate::net::tunnel::{Ended, Tunnels};
@@ -95,7 +95,7 @@ struct Shared {
 /// A configuration as it runs.
 #[derive(Debug)]
 struct Settings {
-    config: config::access::Access,
+    config: config::access::AccessConfig,
     greeting: Greeting,
     /// Changes with what a server is greeted with.
     generation: u64,
@@ -125,7 +125,7 @@ impl Access {
     ///
     /// # Errors
     /// The first one.
-    pub fn check(config: &config::access::Access) -> Result<(), StartError> {
+    pub fn check(config: &config::access::AccessConfig) -> Result<(), StartError> {
         Settings::new(config.clone()).map(drop)
     }
 
@@ -133,7 +133,7 @@ impl Access {
     ///
     /// # Errors
     /// What could not be had. Nothing runs then.
-    pub fn start(config: config::access::Access) -> Result<Self, StartError> {
+    pub fn start(config: config::access::AccessConfig) -> Result<Self, StartError> {
         let settings = Settings::new(config)?;
         let shared = Arc::new(Shared {
             gate: Arc::new(Gate::new(0)),
@@ -167,7 +167,7 @@ impl Access {
     ///
     /// # Errors
     /// What could not be had. Everything goes on as before then.
-    pub fn reload(&self, config: config::access::Access) -> Result<(), StartError> {
+    pub fn reload(&self, config: config::access::AccessConfig) -> Result<(), StartError> {
         let mut settings = Settings::new(config)?;
         let before = self.shared.settings();
         let (old, new) = (&before.config, &settings.config);
@@ -292,7 +292,7 @@ impl Drop for Access {
 }
 
 impl Settings {
-    fn new(config: config::access::Access) -> Result<Self, StartError> {
+    fn new(config: config::access::AccessConfig) -> Result<Self, StartError> {
         let mut greeting = Greeting::default();
         if let Ok(with_key) = greeting.clone().key(&config.key) {
             // The configuration has seen to its length.
@@ -300,8 +300,8 @@ impl Settings {
         }
         if let Some(ssl) = &config.ssl {
             let trust = match &ssl.trust {
-                Trust::Authorities(file) => tls::Trust::Authorities(Authorities::load(file)?),
-                Trust::Fingerprint(hash) => tls::Trust::Fingerprint(*hash),
+                TrustConfig::Authorities(file) => tls::Trust::Authorities(Authorities::load(file)?),
+                TrustConfig::Fingerprint(hash) => tls::Trust::Fingerprint(*hash),
             };
             let own = ssl
                 .own

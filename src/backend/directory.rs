@@ -1,6 +1,6 @@
 //! Servers that do not dial in but are connected to (`proxy: traditional`), and the requests that wait for them.
 //!
-//! A [`Directory`] has the servers of a site, each with so many *seats*: requests that it may have at once. A request
+//! A [`DirectoryConfig`] has the servers of a site, each with so many *seats*: requests that it may have at once. A request
 //! takes a seat at the server with the fewest that are taken, servers that are equal in turn, and with it a connection
 //! that was kept after an earlier exchange, or else a new one. Where all seats are taken, requests wait, first come first
 //! served, as they do at a [`pool`](super::pool): the thread that frees a seat puts it into the slot of the first request
@@ -62,7 +62,7 @@ pub struct Servers {
     /// One; where Redis has the lists, one for each name of the site.
     directories: Vec<(String, Arc<Directory>)>,
     /// What else [`Servers::fit`] depends on.
-    kind: config::Directory,
+    kind: config::DirectoryConfig,
     #[cfg(feature = "redis")]
     link: Option<shared::Link>,
 }
@@ -95,7 +95,7 @@ struct Settings {
     /// How long an idle connection is kept.
     idle: Duration,
     /// Active checks, and the Host that they ask for.
-    check: Option<config::Check>,
+    check: Option<config::CheckConfig>,
     host: String,
 }
 
@@ -154,7 +154,7 @@ impl Servers {
     /// # Errors
     /// What is wrong with the address of a Redis server.
     pub fn new(
-        site: &config::Site,
+        site: &config::SiteConfig,
         log: &str,
         stats: &Arc<Stats>,
         alarm: &Arc<Alarm>,
@@ -164,7 +164,7 @@ impl Servers {
         };
         match &site.directory {
             #[cfg(feature = "redis")]
-            Some(config::Directory::Redis(redis)) => {
+            Some(config::DirectoryConfig::Redis(redis)) => {
                 Self::shared(site, redis, log, &settings, (stats, alarm)).map(Some)
             }
             Some(kind) => Ok(Some(Self {
@@ -183,7 +183,7 @@ impl Servers {
     /// Those of lists in Redis, one for each name of the site.
     #[cfg(feature = "redis")]
     fn shared(
-        site: &config::Site,
+        site: &config::SiteConfig,
         redis: &config::Redis,
         log: &str,
         settings: &Settings,
@@ -201,14 +201,14 @@ impl Servers {
         let link = shared::Link::new(site, log, redis, &directories, bell);
         Ok(Self {
             directories,
-            kind: config::Directory::Redis(redis.clone()),
+            kind: config::DirectoryConfig::Redis(redis.clone()),
             link: Some(link.map_err(io::Error::other)?),
         })
     }
 
     /// Whether [`Servers::change`] can go over to the settings of this site.
-    pub fn fit(&self, site: &config::Site) -> bool {
-        use config::Directory::{Redis, Static};
+    pub fn fit(&self, site: &config::SiteConfig) -> bool {
+        use config::DirectoryConfig::{Redis, Static};
         let known = self.directories.iter().map(|(name, _)| name.as_str());
         match (&self.kind, &site.directory) {
             (Static(_), Some(Static(servers))) => !servers.is_empty(),
@@ -218,7 +218,7 @@ impl Servers {
     }
 
     /// Goes over to other settings of the same site.
-    pub fn change(&self, site: &config::Site) {
+    pub fn change(&self, site: &config::SiteConfig) {
         if let Some(settings) = Settings::of(site) {
             for (_, directory) in &self.directories {
                 directory.change(settings.clone());
@@ -274,19 +274,19 @@ impl Servers {
 }
 
 /// The names of a site's lists: its own, or what stands for it in logs.
-fn names(site: &config::Site) -> impl Iterator<Item = &str> {
+fn names(site: &config::SiteConfig) -> impl Iterator<Item = &str> {
     let own = site.incoming.iter().map(String::as_str);
     let none = site.incoming.is_empty().then_some(site.name.as_str());
     own.chain(none)
 }
 
 impl Settings {
-    fn of(site: &config::Site) -> Option<Self> {
+    fn of(site: &config::SiteConfig) -> Option<Self> {
         let (servers, seats) = match &site.directory {
-            Some(config::Directory::Static(servers)) if !servers.is_empty() => {
+            Some(config::DirectoryConfig::Static(servers)) if !servers.is_empty() => {
                 (servers.clone(), site.server_connections)
             }
-            Some(config::Directory::Redis(_)) => (Vec::new(), 0),
+            Some(config::DirectoryConfig::Redis(_)) => (Vec::new(), 0),
             _ => return None,
         };
         Some(Self {

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access as may};
 
-use super::keys::{self, Level};
-use super::problem::{COMMAND_LINE, Findings, Place};
+use super::keys::{self, KeyLevel};
+use super::problem::{COMMAND_LINE, Findings, Location};
 use super::raw::{self, Map, Node};
 use super::section::Section;
-use super::value::{self, Wrong};
+use super::value::{self, ValueError};
 use super::{Address, Inspection, Logger, Note, Problems, site};
 
 /// Everything the access proxy needs to know, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
+pub struct AccessConfig {
     /// Where servers are dialled, at least one (`connect`).
     pub connect: Vec<Address>,
     /// What they are sent as key (`key`, `key_file`); empty: none.
@@ -27,13 +27,13 @@ pub struct Access {
     /// Connections to each server, and requests at once at the application (`connections`).
     pub connections: usize,
     /// How it is found out whether the application answers (`check`).
-    pub check: Check,
+    pub check: ApplicationCheck,
     /// The application's program and its arguments (`command`); empty: it is started by somebody else.
     pub command: Vec<String>,
     /// Signals that the application is sent when they come (`signals`), in the spelling of [`SIGNALS`].
     pub signals: Vec<&'static str>,
     /// Deadlines (`timeouts`).
-    pub timeouts: Timeouts,
+    pub timeouts: AccessTimeouts,
     /// The longest drain (`grace`).
     pub grace: Duration,
     /// Where messages go (`logger`).
@@ -44,14 +44,14 @@ pub struct Access {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ssl {
     /// By what it is known.
-    pub trust: Trust,
+    pub trust: TrustConfig,
     /// Our certificate and its key, PEM, absolute.
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
 /// By what a server is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trust {
+pub enum TrustConfig {
     /// Authorities in a PEM file, absolute, vouch for the name that was dialled.
     Authorities(PathBuf),
     /// Its certificate has this SHA-256.
@@ -60,7 +60,7 @@ pub enum Trust {
 
 /// How it is found out whether the application answers (`check`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct ApplicationCheck {
     /// The path that must be answered with 200 to 399; `None`: a connection is enough.
     pub uri: Option<String>,
     /// How often.
@@ -69,7 +69,7 @@ pub struct Check {
 
 /// Deadlines (`timeouts`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub struct AccessTimeouts {
     /// Of a connection to the application, and of a check.
     pub connect: Duration,
     /// The first byte of an answer.
@@ -80,7 +80,7 @@ pub struct Timeouts {
 
 /// What the command line says. It goes above the file, at every reload too.
 #[derive(Clone, Debug, Default)]
-pub struct Overrides {
+pub struct AccessOverrides {
     /// Addresses of servers; empty: those of the file.
     pub connect: Vec<String>,
     /// `--key-file`
@@ -98,12 +98,12 @@ pub struct Overrides {
 /// Signals that may be passed on.
 pub const SIGNALS: [&str; 5] = ["HUP", "USR1", "USR2", "TTIN", "TTOU"];
 
-impl Access {
+impl AccessConfig {
     /// Reads a file, with the command line on top. Its name in messages is `path` as given.
     ///
     /// # Errors
     /// What keeps the file from being read, or all that is wrong.
-    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
+    pub fn load(path: Option<&Path>, overrides: &AccessOverrides) -> Result<(Self, Vec<Note>), Problems> {
         Self::load_with(path, overrides, None)
     }
 
@@ -113,7 +113,7 @@ impl Access {
     /// The same, and what would keep it from starting, apart from what the system refuses.
     pub fn inspect(
         path: Option<&Path>,
-        overrides: &Overrides,
+        overrides: &AccessOverrides,
         inspection: &Inspection,
     ) -> Result<(Self, Vec<Note>), Problems> {
         Self::load_with(path, overrides, Some(inspection))
@@ -121,7 +121,7 @@ impl Access {
 
     fn load_with(
         path: Option<&Path>,
-        overrides: &Overrides,
+        overrides: &AccessOverrides,
         inspection: Option<&Inspection>,
     ) -> Result<(Self, Vec<Note>), Problems> {
         match path {
@@ -146,7 +146,7 @@ impl Access {
     pub fn from_yaml(
         text: &str,
         file: &Path,
-        overrides: &Overrides,
+        overrides: &AccessOverrides,
     ) -> Result<(Self, Vec<Note>), Problems> {
         from_text(text, file, overrides, None)
     }
@@ -155,9 +155,9 @@ impl Access {
 fn from_text(
     text: &str,
     file: &Path,
-    overrides: &Overrides,
+    overrides: &AccessOverrides,
     inspection: Option<&Inspection>,
-) -> Result<(Access, Vec<Note>), Problems> {
+) -> Result<(AccessConfig, Vec<Note>), Problems> {
     let text = value::without_mark(text);
     let root = raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
     // The command line may say all that there is to say.
@@ -172,34 +172,34 @@ fn checked(
     root: Node,
     text: &str,
     file: &Path,
-    overrides: &Overrides,
+    overrides: &AccessOverrides,
     inspection: Option<&Inspection>,
-) -> Result<(Access, Vec<Note>), Problems> {
+) -> Result<(AccessConfig, Vec<Note>), Problems> {
     let Node::Map(map) = &root else {
         let message = "not a configuration; write keys and values, connect: 127.0.0.1:30000";
         return Err(Problems::one(file, None, message));
     };
     let findings = Findings::new(file, text, &root, inspection);
-    keys::check(&findings, Level::Access, map, &(Vec::new(), String::new()));
+    keys::check(&findings, KeyLevel::Access, map, &(Vec::new(), String::new()));
     let top = Section::top(map, &findings, overrides.directory.as_deref());
     let access = access(&top, overrides);
     Ok((access, findings.finish()?))
 }
 
 /// The configuration, with defaults where something is wrong.
-fn access(top: &Section, overrides: &Overrides) -> Access {
+fn access(top: &Section, overrides: &AccessOverrides) -> AccessConfig {
     let section = top.section("timeouts");
     let time = |key: &str, default| {
         let seconds = section.take(key, value::deadline);
         seconds.unwrap_or(Duration::from_secs(default))
     };
-    let timeouts = Timeouts {
+    let timeouts = AccessTimeouts {
         connect: time("connect", 5),
         first_byte: time("first_byte", 300),
         backend: time("backend", 300),
     };
     let connections = value::count(1..=MOST_CONNECTIONS);
-    Access {
+    AccessConfig {
         connect: connect(top, overrides),
         key: key(top, overrides),
         ssl: ssl(top),
@@ -216,7 +216,7 @@ fn access(top: &Section, overrides: &Overrides) -> Access {
                 if let Err(wrong) = program(top, &overrides.command[0]) {
                     let shown = value::shown(&Node::Text(overrides.command[0].clone()));
                     top.findings
-                        .problem(Place::CommandLine, format!("command {shown}: {wrong}"));
+                        .problem(Location::CommandLine, format!("command {shown}: {wrong}"));
                 }
                 overrides.command.clone()
             }
@@ -235,17 +235,17 @@ fn commanded<T>(
     top: &Section,
     key: &str,
     text: &str,
-    read: impl Fn(&Node) -> Result<T, Wrong>,
+    read: impl Fn(&Node) -> Result<T, ValueError>,
 ) -> Option<T> {
     let node = Node::Text(text.to_owned());
     let wrong = |wrong| {
         let message = format!("{key} {}: {wrong}", value::shown(&node));
-        top.findings.problem(Place::CommandLine, message);
+        top.findings.problem(Location::CommandLine, message);
     };
     read(&node).map_err(wrong).ok()
 }
 
-fn connect(top: &Section, overrides: &Overrides) -> Vec<Address> {
+fn connect(top: &Section, overrides: &AccessOverrides) -> Vec<Address> {
     let read = |node: &Node| match address(top, node)? {
         Address::Tcp { port: 0, .. } => Err("port 0; write the port of the server".into()),
         address => Ok(address),
@@ -271,12 +271,12 @@ fn connect(top: &Section, overrides: &Overrides) -> Vec<Address> {
     once
 }
 
-fn address(top: &Section, node: &Node) -> Result<Address, Wrong> {
+fn address(top: &Section, node: &Node) -> Result<Address, ValueError> {
     let text = value::text(node).map_err(|_| "write an address, 127.0.0.1:30000".to_string())?;
     value::address(top.directory, &text)
 }
 
-fn to(top: &Section, overrides: &Overrides) -> Address {
+fn to(top: &Section, overrides: &AccessOverrides) -> Address {
     let read = |node: &Node| address(top, node);
     let typed = top.take("to", read);
     let address = match &overrides.to {
@@ -289,7 +289,7 @@ fn to(top: &Section, overrides: &Overrides) -> Address {
     address.unwrap_or(Address::Unix(PathBuf::new()))
 }
 
-fn key(top: &Section, overrides: &Overrides) -> String {
+fn key(top: &Section, overrides: &AccessOverrides) -> String {
     if let Some(file) = &overrides.key_file {
         let read = |node: &Node| {
             let path = value::path(top.directory)(node)?;
@@ -331,8 +331,8 @@ fn ssl(top: &Section) -> Option<Ssl> {
             problem("ca and fingerprint; write one of them");
             return None;
         }
-        (Some(ca), _) => Trust::Authorities(ca),
-        (_, Some(fingerprint)) => Trust::Fingerprint(fingerprint),
+        (Some(ca), _) => TrustConfig::Authorities(ca),
+        (_, Some(fingerprint)) => TrustConfig::Fingerprint(fingerprint),
         _ if has("ca") || has("fingerprint") => return None,
         _ => {
             problem("neither ca nor fingerprint; write by what the server is known, ca: ca.pem");
@@ -342,7 +342,7 @@ fn ssl(top: &Section) -> Option<Ssl> {
     let certfile = path("certfile");
     let keyfile = path("keyfile");
     if let Some(inspection) = top.findings.inspection {
-        if let Trust::Authorities(file) = &trust
+        if let TrustConfig::Authorities(file) = &trust
             && let Err(wrong) = (inspection.authorities)(file)
         {
             section.take("ca", |_| Err::<(), _>(wrong.clone()));
@@ -370,7 +370,7 @@ fn ssl(top: &Section) -> Option<Ssl> {
 }
 
 /// 64 hexadecimal digits, with colons or without.
-fn fingerprint(node: &Node) -> Result<[u8; 32], Wrong> {
+fn fingerprint(node: &Node) -> Result<[u8; 32], ValueError> {
     let wrong = || "write the SHA-256 of the certificate, 64 hexadecimal digits".to_string();
     let text = value::text(node)?.replace(':', "");
     let mut bytes = [0; 32];
@@ -384,9 +384,9 @@ fn fingerprint(node: &Node) -> Result<[u8; 32], Wrong> {
     Ok(bytes)
 }
 
-fn check(top: &Section) -> Check {
+fn check(top: &Section) -> ApplicationCheck {
     let section = top.section("check");
-    Check {
+    ApplicationCheck {
         uri: section.take("uri", value::target),
         interval: section
             .take("interval", value::deadline)
@@ -419,7 +419,7 @@ fn command(top: &Section) -> Vec<String> {
 
 /// Whether the program of a command can be executed, before a start: where it has a slash, that file, and else one in a
 /// directory of PATH.
-fn program(top: &Section, name: &str) -> Result<(), Wrong> {
+fn program(top: &Section, name: &str) -> Result<(), ValueError> {
     if top.findings.inspection.is_none() {
         return Ok(());
     }
@@ -461,8 +461,8 @@ const MOST_CONNECTIONS: u64 = 1000;
 mod tests {
     use super::*;
 
-    fn read(text: &str, overrides: &Overrides) -> Result<Access, String> {
-        let read = Access::from_yaml(text, Path::new("a.yml"), overrides);
+    fn read(text: &str, overrides: &AccessOverrides) -> Result<AccessConfig, String> {
+        let read = AccessConfig::from_yaml(text, Path::new("a.yml"), overrides);
         read.map(|(access, _)| access)
             .map_err(|problems| problems.to_string())
     }
@@ -479,7 +479,7 @@ mod tests {
              check: {uri: '/up?quick', interval: 500ms}\n\
              timeouts: {first_byte: 1m}\n\
              ssl: {ca: /etc/ca.pem, certfile: /etc/own.pem}",
-            &Overrides::default(),
+            &AccessOverrides::default(),
         )
         .unwrap();
         let tcp = |host: &str, port| Address::Tcp {
@@ -487,19 +487,19 @@ mod tests {
             port,
             implied: false,
         };
-        let expected = Access {
+        let expected = AccessConfig {
             connect: vec![
                 tcp("proxy.example.com", 30000),
                 Address::Unix("/run/in.sock".into()),
             ],
             key: "0123".into(),
             ssl: Some(Ssl {
-                trust: Trust::Authorities("/etc/ca.pem".into()),
+                trust: TrustConfig::Authorities("/etc/ca.pem".into()),
                 own: Some(("/etc/own.pem".into(), "/etc/own.pem".into())),
             }),
             to: tcp("127.0.0.1", 3000),
             connections: 3,
-            check: Check {
+            check: ApplicationCheck {
                 uri: Some("/up?quick".into()),
                 interval: Duration::from_millis(500),
             },
@@ -507,7 +507,7 @@ mod tests {
                 .map(String::from)
                 .into(),
             signals: vec!["HUP", "USR2"],
-            timeouts: Timeouts {
+            timeouts: AccessTimeouts {
                 connect: Duration::from_secs(5),
                 first_byte: Duration::from_secs(60),
                 backend: Duration::from_secs(300),
@@ -520,12 +520,12 @@ mod tests {
 
     #[test]
     fn the_command_line_goes_above_the_file() {
-        let overrides = Overrides {
+        let overrides = AccessOverrides {
             connect: vec!["[::1]:30001".into()],
             to: Some("unix:/app.sock".into()),
             connections: Some("2".into()),
             command: vec!["./app".into()],
-            ..Overrides::default()
+            ..AccessOverrides::default()
         };
         for file in [
             "",
@@ -544,7 +544,7 @@ mod tests {
     #[test]
     fn what_is_wrong_has_its_line() {
         let check = |text: &str, expected: &str| {
-            let problems = read(text, &Overrides::default()).unwrap_err();
+            let problems = read(text, &AccessOverrides::default()).unwrap_err();
             let found = problems.lines().any(|line| line == expected);
             assert!(found, "{text}\n{problems}");
         };
@@ -605,9 +605,9 @@ mod tests {
             "[]",
             "a.yml: not a configuration; write keys and values, connect: 127.0.0.1:30000",
         );
-        let overrides = Overrides {
+        let overrides = AccessOverrides {
             connections: Some("many".into()),
-            ..Overrides::default()
+            ..AccessOverrides::default()
         };
         let problems = read("{connect: 'a:1', to: 'b:1'}", &overrides).unwrap_err();
         assert_eq!(

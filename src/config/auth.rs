@@ -3,7 +3,7 @@
 use super::BasicAuth;
 use super::raw::{self, Map, Node};
 use super::section::Section;
-use super::value::{self, Wrong};
+use super::value::{self, ValueError};
 use crate::content::passwords::Users;
 use crate::http::target::decoded;
 
@@ -45,7 +45,7 @@ pub(super) fn basic(section: &Section) -> Vec<BasicAuth> {
     result
 }
 
-fn one(section: &Section, node: &Node) -> Result<BasicAuth, Wrong> {
+fn one(section: &Section, node: &Node) -> Result<BasicAuth, ValueError> {
     let Node::Map(map) = node else {
         return Err("write {users_file: /etc/swiftiply/users}, or false".into());
     };
@@ -75,7 +75,7 @@ pub(crate) fn users(bytes: &[u8]) -> Result<Users, String> {
     Users::parse(bytes).map_err(|bad| bad.to_string())
 }
 
-fn realm(node: &Node) -> Result<String, Wrong> {
+fn realm(node: &Node) -> Result<String, ValueError> {
     let text = value::text(node)?;
     match text.chars().any(char::is_control) {
         true => Err("a control character; write a few words".into()),
@@ -84,7 +84,7 @@ fn realm(node: &Node) -> Result<String, Wrong> {
 }
 
 /// `paths`: one or many; all of the site where there are none.
-fn paths(map: &Map) -> Result<Vec<String>, Wrong> {
+fn paths(map: &Map) -> Result<Vec<String>, ValueError> {
     let nodes = match raw::get(map, "paths") {
         None => return Ok(vec!["/".into()]),
         Some(Node::List(list)) if list.is_empty() => {
@@ -121,7 +121,7 @@ fn has(paths: &[String], path: &str) -> bool {
 }
 
 /// A key of an entry, for what is wrong with its value.
-fn within<T>(key: &str, node: &Node, read: impl Fn(&Node) -> Result<T, Wrong>) -> Result<T, Wrong> {
+fn within<T>(key: &str, node: &Node, read: impl Fn(&Node) -> Result<T, ValueError>) -> Result<T, ValueError> {
     read(node).map_err(|wrong| format!("{key} {}: {wrong}", value::shown(node)))
 }
 

@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::keys::{self, Level};
-use super::problem::{COMMAND_LINE, Findings, Note, Place, Problems};
-use super::raw::{self, Map, Node, Step};
+use super::keys::{self, KeyLevel};
+use super::problem::{COMMAND_LINE, Findings, Note, Location, Problems};
+use super::raw::{self, Map, Node, PathStep};
 use super::section::Section;
-use super::site::{self, Server};
-use super::value::{self, Front};
+use super::site::{self, TopLevel};
+use super::value::{self, ClusterAddress};
 use super::{
-    Address, Config, Inspection, LEAST_MEMORY, MOST_WORKERS, Overrides, Scheduling, Site, Tls,
+    Address, Config, Inspection, LEAST_MEMORY, MOST_WORKERS, Overrides, Scheduling, SiteConfig, Tls,
 };
 use crate::process;
 
@@ -31,7 +31,7 @@ pub(super) fn text(
         return Err(Problems::one(file, None, message));
     };
     let findings = Findings::new(file, text, &root, inspection);
-    keys::check(&findings, Level::Top, map, &(Vec::new(), String::new()));
+    keys::check(&findings, KeyLevel::Top, map, &(Vec::new(), String::new()));
     let config = config(map, &findings, overrides);
     Ok((config, findings.finish()?))
 }
@@ -62,7 +62,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         && let Err(wrong) = top.to_be_written(value::absolute(directory, path))
     {
         let message = format!("pidfile {:?}: {wrong}", path.display());
-        top.findings.problem(Place::CommandLine, message);
+        top.findings.problem(Location::CommandLine, message);
     }
     let daemonize = top.take("daemonize", value::truth);
     let health = top.take("health_check_uri", |node| match value::truth(node) {
@@ -114,9 +114,9 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     };
     let timeout = top.take("timeout", value::time);
     let commanded = overrides.timeout.map(|timeout| timeout.min(value::LONGEST));
-    let server = Server {
+    let server = TopLevel {
         config: &config,
-        timeout: commanded.or(timeout).unwrap_or(Site::default().timeout),
+        timeout: commanded.or(timeout).unwrap_or(SiteConfig::default().timeout),
     };
     let usual = Config::default().client_address_field;
     if config.client_address_field != usual && config.trusted_proxies.is_empty() {
@@ -142,20 +142,20 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
 }
 
 /// The name or number of a user that exists.
-pub(super) fn user(node: &Node) -> Result<String, value::Wrong> {
+pub(super) fn user(node: &Node) -> Result<String, value::ValueError> {
     let name = value::text(node)?;
     let known = process::look_up(Some(&name), None);
     known.map(|_| name).map_err(|_| "no such user".into())
 }
 
 /// The name or number of a group that exists.
-pub(super) fn group(node: &Node) -> Result<String, value::Wrong> {
+pub(super) fn group(node: &Node) -> Result<String, value::ValueError> {
     let name = value::text(node)?;
     let known = process::look_up(None, Some(&name));
     known.map(|_| name).map_err(|_| "no such group".into())
 }
 
-fn scheduling(node: &Node) -> Result<Scheduling, value::Wrong> {
+fn scheduling(node: &Node) -> Result<Scheduling, value::ValueError> {
     match value::text(node).as_deref() {
         Ok("batch") => Ok(Scheduling::Batch),
         Ok("normal") => Ok(Scheduling::Normal),
@@ -166,18 +166,18 @@ fn scheduling(node: &Node) -> Result<Scheduling, value::Wrong> {
 /// Every `cluster_address` with every `cluster_port`.
 fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
     let front = |node: &Node| match value::front(top.directory, &value::text(node)?)? {
-        Front::Unix(path) => top.to_be_written(path).map(Front::Unix),
+        ClusterAddress::Unix(path) => top.to_be_written(path).map(ClusterAddress::Unix),
         front => Ok(front),
     };
     let typed = top.take_many("cluster_address", front);
     let fronts = match &overrides.cluster_address {
-        None => typed.unwrap_or(vec![Front::Any]),
+        None => typed.unwrap_or(vec![ClusterAddress::Any]),
         Some(text) => match value::front(top.directory, text) {
             Ok(front) => vec![front],
             Err(wrong) => {
                 let shown = value::shown(&Node::Text(text.clone()));
                 top.findings.problem(
-                    Place::CommandLine,
+                    Location::CommandLine,
                     format!("cluster address {shown}: {wrong}"),
                 );
                 return Vec::new();
@@ -187,7 +187,7 @@ fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
     let typed = top.take_many("cluster_port", value::port);
     let ports = overrides.cluster_port.map(|port| vec![port]).or(typed);
     let only_sockets =
-        !fronts.is_empty() && fronts.iter().all(|front| matches!(front, Front::Unix(_)));
+        !fronts.is_empty() && fronts.iter().all(|front| matches!(front, ClusterAddress::Unix(_)));
     let only_tls = ports.is_none() && raw::get(&top.map, "ssl").is_some();
     if !only_sockets
         && !only_tls
@@ -204,9 +204,9 @@ fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
     for front in fronts {
         let ports = ports.as_deref().unwrap_or_default();
         let addresses: Vec<Address> = match front {
-            Front::Unix(path) => vec![Address::Unix(path)],
-            Front::Host(host) => ports.iter().map(|port| tcp(&host, *port, false)).collect(),
-            Front::Any => {
+            ClusterAddress::Unix(path) => vec![Address::Unix(path)],
+            ClusterAddress::Host(host) => ports.iter().map(|port| tcp(&host, *port, false)).collect(),
+            ClusterAddress::Any => {
                 let both = |port: &u16| [tcp("0.0.0.0", *port, false), tcp("::", *port, true)];
                 ports.iter().flat_map(both).collect()
             }
@@ -308,7 +308,7 @@ fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
 fn certificate(
     top: &Section,
     node: &Node,
-) -> Result<(Vec<Address>, PathBuf, PathBuf), value::Wrong> {
+) -> Result<(Vec<Address>, PathBuf, PathBuf), value::ValueError> {
     let Node::Map(map) = node else {
         return Err("write {at: 0.0.0.0:443, certfile: cert.pem, keyfile: key.pem}".into());
     };
@@ -407,12 +407,12 @@ fn add(listen: &mut Vec<Address>, address: Address) {
 }
 
 /// The entries of `map`, and the site of the command line.
-fn sites(top: &Section, server: &Server, overrides: &Overrides) -> Vec<Site> {
+fn sites(top: &Section, server: &TopLevel, overrides: &Overrides) -> Vec<SiteConfig> {
     let defaults = top.section("defaults");
-    let root = [Step::Key("defaults".into())];
+    let root = [PathStep::Key("defaults".into())];
     keys::check(
         top.findings,
-        Level::Site,
+        KeyLevel::Site,
         &defaults.map,
         &(root.to_vec(), "defaults".into()),
     );
@@ -429,14 +429,14 @@ fn sites(top: &Section, server: &Server, overrides: &Overrides) -> Vec<Site> {
             &[]
         }
         None => {
-            if catch_all == Backend::None {
+            if catch_all == SingleBackend::None {
                 top.problem("map: missing; write map: and a list of sites, - {incoming: example.com, outgoing: 127.0.0.1:30000}");
             }
             &[]
         }
     };
     let mut sites = Vec::with_capacity(entries.len() + 1);
-    let mut names = Names::default();
+    let mut names = TakenNames::default();
     let mut sections = Vec::new();
     for (index, node) in entries.iter().enumerate() {
         let section = entry(top, &defaults.map, index, node);
@@ -452,7 +452,7 @@ fn sites(top: &Section, server: &Server, overrides: &Overrides) -> Vec<Site> {
         // Nothing reads them otherwise, and what is wrong with them shall not wait for the first entry.
         site::values(&defaulted(top, &defaults.map, Map::new()), server);
     }
-    if let Backend::To(address) = catch_all {
+    if let SingleBackend::To(address) = catch_all {
         let own = vec![
             ("default".into(), Node::Bool(true)),
             ("outgoing".into(), Node::Text(address)),
@@ -460,7 +460,7 @@ fn sites(top: &Section, server: &Server, overrides: &Overrides) -> Vec<Site> {
         let mut section = defaulted(top, &defaults.map, own);
         section.map.retain(|(key, _)| key != "incoming");
         let place = match overrides.backend_port {
-            Some(_) => Place::CommandLine,
+            Some(_) => Location::CommandLine,
             None => top.place("backend_port", None),
         };
         names.check_default("backend_port", &section, place);
@@ -470,9 +470,9 @@ fn sites(top: &Section, server: &Server, overrides: &Overrides) -> Vec<Site> {
 }
 
 /// `backup` names another site of the file, by any of its names, and nothing goes in a circle.
-fn backups(sections: &[Section], sites: &mut [Site]) {
-    let named = |sites: &[Site], name: &str| {
-        let is_named = |site: &Site| site.incoming.iter().any(|known| known == name);
+fn backups(sections: &[Section], sites: &mut [SiteConfig]) {
+    let named = |sites: &[SiteConfig], name: &str| {
+        let is_named = |site: &SiteConfig| site.incoming.iter().any(|known| known == name);
         sites.iter().position(is_named)
     };
     for (index, section) in sections.iter().enumerate() {
@@ -506,7 +506,7 @@ fn backups(sections: &[Section], sites: &mut [Site]) {
 }
 
 /// Notes where sites share a dial-in address: what dials in there answers for all of them.
-fn shared_addresses(sections: &[Section], sites: &[Site]) {
+fn shared_addresses(sections: &[Section], sites: &[SiteConfig]) {
     let mut first: HashMap<&Address, usize> = HashMap::new();
     for (index, (section, site)) in sections.iter().zip(sites).enumerate() {
         // Found again in the file by its address, since wrong values are left out of the site.
@@ -541,8 +541,8 @@ fn shared_addresses(sections: &[Section], sites: &[Site]) {
 fn defaulted<'a>(top: &Section<'a>, defaults: &Map, own: Map) -> Section<'a> {
     Section {
         map: raw::lay(&own, defaults),
-        steps: vec![Step::Key("backend_port".into())],
-        inherited: Some(vec![Step::Key("defaults".into())]),
+        steps: vec![PathStep::Key("backend_port".into())],
+        inherited: Some(vec![PathStep::Key("defaults".into())]),
         label: String::new(),
         prefix: String::new(),
         findings: top.findings,
@@ -552,7 +552,7 @@ fn defaulted<'a>(top: &Section<'a>, defaults: &Map, own: Map) -> Section<'a> {
 
 /// An entry of `map` with `defaults` merged in, its keys checked.
 fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Option<Section<'a>> {
-    let steps = vec![Step::Key("map".into()), Step::Item(index)];
+    let steps = vec![PathStep::Key("map".into()), PathStep::Item(index)];
     let number = index + 1;
     let Node::Map(own) = node else {
         let message = format!(
@@ -560,7 +560,7 @@ fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Op
             value::shown(node)
         );
         top.findings
-            .problem(Place::File(steps, format!("map[{number}]")), message);
+            .problem(Location::File(steps, format!("map[{number}]")), message);
         return None;
     };
     let map = raw::lay(own, defaults);
@@ -575,14 +575,14 @@ fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Op
     };
     keys::check(
         top.findings,
-        Level::Site,
+        KeyLevel::Site,
         own,
         &(steps.clone(), label.clone()),
     );
     Some(Section {
         map,
         steps,
-        inherited: Some(vec![Step::Key("defaults".into())]),
+        inherited: Some(vec![PathStep::Key("defaults".into())]),
         label,
         prefix: String::new(),
         findings: top.findings,
@@ -592,7 +592,7 @@ fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Op
 
 /// The site of `backend_address` and `backend_port`.
 #[derive(PartialEq)]
-enum Backend {
+enum SingleBackend {
     /// Neither is there.
     None,
     /// Something is wrong with them.
@@ -601,17 +601,17 @@ enum Backend {
     To(String),
 }
 
-fn catch_all(top: &Section, overrides: &Overrides) -> Backend {
+fn catch_all(top: &Section, overrides: &Overrides) -> SingleBackend {
     let typed_port = top.take("backend_port", value::port);
     let typed_host = top.take("backend_address", value::text);
     let Some(port) = overrides.backend_port.or(typed_port) else {
         if overrides.backend_address.is_some() {
             top.findings
-                .problem(Place::CommandLine, "backend address: no backend port");
-            return Backend::Wrong;
+                .problem(Location::CommandLine, "backend address: no backend port");
+            return SingleBackend::Wrong;
         }
         if raw::get(&top.map, "backend_port").is_some() {
-            return Backend::Wrong;
+            return SingleBackend::Wrong;
         }
         if typed_host.is_some() {
             let place = top.place("backend_address", None);
@@ -619,9 +619,9 @@ fn catch_all(top: &Section, overrides: &Overrides) -> Backend {
                 place,
                 "backend_address: no backend_port; write for example backend_port: 30000",
             );
-            return Backend::Wrong;
+            return SingleBackend::Wrong;
         }
-        return Backend::None;
+        return SingleBackend::None;
     };
     let host = overrides.backend_address.as_ref().or(typed_host.as_ref());
     let host = host.map_or("127.0.0.1", String::as_str);
@@ -631,31 +631,31 @@ fn catch_all(top: &Section, overrides: &Overrides) -> Backend {
     };
     let address = format!("{bracketed}:{port}");
     let place = match overrides.backend_address {
-        Some(_) => Place::CommandLine,
+        Some(_) => Location::CommandLine,
         None => top.place("backend_address", None),
     };
     match value::address(top.directory, &address) {
-        Ok(Address::Tcp { .. }) => Backend::To(address),
+        Ok(Address::Tcp { .. }) => SingleBackend::To(address),
         _ => {
             let shown = value::shown(&Node::Text(host.into()));
             top.findings.problem(
                 place,
                 format!("backend_address {shown}: not an address; write 127.0.0.1 or ::1"),
             );
-            Backend::Wrong
+            SingleBackend::Wrong
         }
     }
 }
 
 /// Which names are taken, and by whom.
 #[derive(Default)]
-struct Names {
-    taken: HashMap<String, (String, Place)>,
-    default: Option<(String, Place)>,
+struct TakenNames {
+    taken: HashMap<String, (String, Location)>,
+    default: Option<(String, Location)>,
 }
 
-impl Names {
-    fn check(&mut self, section: &Section, site: &Site) {
+impl TakenNames {
+    fn check(&mut self, section: &Section, site: &SiteConfig) {
         // By their places in the file, since a message needs the line.
         for (item, node) in section.many("incoming").unwrap_or_default() {
             let Ok(name) = value::host_name(node) else {
@@ -681,7 +681,7 @@ impl Names {
         }
     }
 
-    fn check_default(&mut self, key: &str, section: &Section, place: Place) {
+    fn check_default(&mut self, key: &str, section: &Section, place: Location) {
         let Some((label, first)) = &self.default else {
             self.default = Some((section.label.clone(), place));
             return;

@@ -4,11 +4,11 @@ use std::path::{Component, Path, PathBuf};
 
 use super::raw::{self, Node};
 use super::section::Section;
-use super::value::{self, Wrong};
-use super::{Cache, Config, FileCache, PageCache, Site, Symlinks};
+use super::value::{self, ValueError};
+use super::{CacheConfig, Config, FileCache, PageCache, SiteConfig, Symlinks};
 
 /// A site with what its section says about files.
-pub(super) fn check(section: &Section, site: Site, server: &Config) -> Site {
+pub(super) fn check(section: &Section, site: SiteConfig, server: &Config) -> SiteConfig {
     let truth = |key: &str, default| section.take(key, value::truth).unwrap_or(default);
     let docroot = root(section, "docroot");
     if docroot.is_none() {
@@ -18,7 +18,7 @@ pub(super) fn check(section: &Section, site: Site, server: &Config) -> Site {
             }
         }
     }
-    Site {
+    SiteConfig {
         docroot,
         index: index(section).unwrap_or(site.index),
         staticmask: section.take("staticmask", value::expression),
@@ -68,7 +68,7 @@ fn index(section: &Section) -> Option<Vec<String>> {
 }
 
 /// `follow_symlinks`.
-fn symlinks(node: &Node) -> Result<Symlinks, Wrong> {
+fn symlinks(node: &Node) -> Result<Symlinks, ValueError> {
     match value::truth(node) {
         Ok(true) => return Ok(Symlinks::All),
         Ok(false) => return Ok(Symlinks::None),
@@ -100,7 +100,7 @@ fn page_cache(section: &Section) -> Option<PageCache> {
 }
 
 /// A relative path that cannot lead out of where it begins.
-fn below(node: &Node) -> Result<String, Wrong> {
+fn below(node: &Node) -> Result<String, ValueError> {
     let text = value::text(node)?;
     let plain = |part: Component| match part {
         Component::Normal(part) => part.to_str().map(str::to_owned),
@@ -116,7 +116,7 @@ fn below(node: &Node) -> Result<String, Wrong> {
 }
 
 /// The name of a file, without its directory.
-fn name(node: &Node) -> Result<String, Wrong> {
+fn name(node: &Node) -> Result<String, ValueError> {
     let text = value::text(node)?;
     match text.contains(['/', '\0']) || matches!(text.as_str(), "." | "..") {
         true => Err("not the name of a file; write it without a directory".into()),
@@ -125,9 +125,9 @@ fn name(node: &Node) -> Result<String, Wrong> {
 }
 
 /// `file_cache`, `etag_cache` or `dynamic_request_cache`.
-fn cache(section: &Section, key: &str, default: Cache) -> Cache {
+fn cache(section: &Section, key: &str, default: CacheConfig) -> CacheConfig {
     let section = section.section(key);
-    Cache {
+    CacheConfig {
         size: section.count("size", 0..=MOST_ENTRIES, default.size),
         window: section
             .take("window", value::time)

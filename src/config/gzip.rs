@@ -1,15 +1,15 @@
 //! From what was typed to what is meant: compression (`gzip`).
 
-use super::Gzip;
+use super::GzipConfig;
 use super::raw::{self, Node};
 use super::section::Section;
-use super::value::{self, Wrong};
+use super::value::{self, ValueError};
 
 /// `gzip`: true, false or `{types, minimum, level}`.
-pub(super) fn gzip(section: &Section) -> Option<Gzip> {
+pub(super) fn gzip(section: &Section) -> Option<GzipConfig> {
     const KEY: &str = "gzip";
     let node = raw::get(&section.map, KEY)?;
-    let base = Gzip::default();
+    let base = GzipConfig::default();
     let gzip = match node {
         Node::Map(_) => {
             let section = section.section(KEY);
@@ -17,7 +17,7 @@ pub(super) fn gzip(section: &Section) -> Option<Gzip> {
             if types.as_ref().is_some_and(Vec::is_empty) {
                 section.problem("types: an empty list; write gzip: false for none");
             }
-            Gzip {
+            GzipConfig {
                 types: types.unwrap_or(base.types),
                 minimum: section.bytes("minimum", 0..=1 << 30, base.minimum),
                 level: section
@@ -43,7 +43,7 @@ pub(super) fn gzip(section: &Section) -> Option<Gzip> {
 }
 
 /// `text/html`, `text/*`, lower case.
-fn media_type(node: &Node) -> Result<String, Wrong> {
+fn media_type(node: &Node) -> Result<String, ValueError> {
     let text = value::text(node)?.to_ascii_lowercase();
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
     let name = |name: &str| !name.is_empty() && name.bytes().all(fine);

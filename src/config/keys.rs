@@ -4,21 +4,21 @@
 
 use std::collections::BTreeSet;
 
-use super::problem::{Findings, Place};
-use super::raw::{Map, Node, Step};
+use super::problem::{Findings, Location};
+use super::raw::{Map, Node, PathStep};
 use super::value;
 
 /// A key of the file.
-pub(super) struct Key {
+pub(super) struct ConfigKey {
     /// Its name with the sections it is in: `limits.head`.
     name: &'static str,
-    level: Level,
-    stage: Stage,
+    level: KeyLevel,
+    stage: KeyStatus,
 }
 
 /// Where a key may stand.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Level {
+pub(super) enum KeyLevel {
     /// At the top.
     Top,
     /// In a map entry, and in `defaults`.
@@ -31,7 +31,7 @@ pub(super) enum Level {
 
 /// Whether a key does something.
 #[derive(Clone, Copy, PartialEq)]
-enum Stage {
+enum KeyStatus {
     /// It has its effect.
     Now,
     /// It is not built yet, so it is a problem: access that is not limited must not look as if it were.
@@ -54,15 +54,15 @@ pub fn access_keys() -> impl Iterator<Item = &'static str> {
 }
 
 /// Checks the keys of a section as typed, and of the sections in it.
-pub(super) fn check(findings: &Findings, level: Level, map: &Map, place: &(Vec<Step>, String)) {
+pub(super) fn check(findings: &Findings, level: KeyLevel, map: &Map, place: &(Vec<PathStep>, String)) {
     section(findings, level, map, place, "");
 }
 
 fn section(
     findings: &Findings,
-    level: Level,
+    level: KeyLevel,
     map: &Map,
-    (steps, label): &(Vec<Step>, String),
+    (steps, label): &(Vec<PathStep>, String),
     prefix: &str,
 ) {
     for (name, node) in map {
@@ -71,22 +71,22 @@ fn section(
             continue;
         }
         let dotted = format!("{prefix}{name}");
-        let steps = [steps.as_slice(), &[Step::Key(name.clone())]].concat();
-        let place = Place::File(steps.clone(), label.clone());
+        let steps = [steps.as_slice(), &[PathStep::Key(name.clone())]].concat();
+        let place = Location::File(steps.clone(), label.clone());
         let Some(key) = find(&dotted, level) else {
             findings.problem(place, unknown(&dotted, level));
             continue;
         };
         match key.stage {
-            Stage::Later => {
+            KeyStatus::Later => {
                 findings.problem(place, format!("{dotted}: has no effect yet; remove it"));
             }
-            Stage::Never => findings.note(place, format!("{dotted}: has no effect here")),
-            Stage::Now => {}
+            KeyStatus::Never => findings.note(place, format!("{dotted}: has no effect here")),
+            KeyStatus::Now => {}
         }
         // What loggers of another kind need is theirs.
         let foreign = name == "logger" && !is_own_logger(node);
-        if key.stage != Stage::Now || foreign {
+        if key.stage != KeyStatus::Now || foreign {
             continue;
         }
         let inner = format!("{dotted}.");
@@ -98,7 +98,7 @@ fn section(
             Node::List(list) => {
                 for (index, node) in list.iter().enumerate() {
                     let Node::Map(map) = node else { continue };
-                    let steps = [steps.as_slice(), &[Step::Item(index)]].concat();
+                    let steps = [steps.as_slice(), &[PathStep::Item(index)]].concat();
                     section(findings, level, map, &(steps, label.clone()), &inner);
                 }
             }
@@ -114,25 +114,25 @@ fn is_own_logger(node: &Node) -> bool {
 }
 
 /// The keys of the file in which this is.
-const fn table(level: Level) -> &'static [Key] {
+const fn table(level: KeyLevel) -> &'static [ConfigKey] {
     match level {
-        Level::Access => ACCESS,
+        KeyLevel::Access => ACCESS,
         _ => KEYS,
     }
 }
 
-fn find(dotted: &str, level: Level) -> Option<&'static Key> {
+fn find(dotted: &str, level: KeyLevel) -> Option<&'static ConfigKey> {
     table(level)
         .iter()
         .find(|key| key.name == dotted && stands(key, level))
 }
 
-fn stands(key: &Key, level: Level) -> bool {
-    key.level == level || key.level == Level::Both
+fn stands(key: &ConfigKey, level: KeyLevel) -> bool {
+    key.level == level || key.level == KeyLevel::Both
 }
 
 /// What to say about an unknown key: where it belongs, or which one is nearest.
-fn unknown(dotted: &str, level: Level) -> String {
+fn unknown(dotted: &str, level: KeyLevel) -> String {
     let (section, name) = split(dotted);
     let inside = if section.is_empty() {
         String::new()
@@ -148,13 +148,13 @@ fn unknown(dotted: &str, level: Level) -> String {
     if let Some(key) = all.iter().find(|key| key.name == dotted) {
         return format!("{message} here; it belongs {}", home(key));
     }
-    let same = |key: &&Key| stands(key, level) && split(key.name).1 == name;
+    let same = |key: &&ConfigKey| stands(key, level) && split(key.name).1 == name;
     if let Some(key) = all.iter().find(same) {
         return format!("{message} here; did you mean {:?} {}?", key.name, home(key));
     }
-    let nearest = |keys: &mut dyn Iterator<Item = &'static Key>| {
+    let nearest = |keys: &mut dyn Iterator<Item = &'static ConfigKey>| {
         let near = keys
-            .filter(|key| key.stage == Stage::Now)
+            .filter(|key| key.stage == KeyStatus::Now)
             .filter_map(|key| {
                 let distance = distance(&name.to_ascii_lowercase(), split(key.name).1);
                 (distance <= (name.len() / 4).clamp(1, 2)).then_some((distance, key))
@@ -162,12 +162,12 @@ fn unknown(dotted: &str, level: Level) -> String {
         near.min_by_key(|(distance, _)| *distance)
             .map(|(_, key)| key)
     };
-    let here = |key: &&Key| stands(key, level) && split(key.name).0 == section;
+    let here = |key: &&ConfigKey| stands(key, level) && split(key.name).0 == section;
     if let Some(key) = nearest(&mut all.iter().filter(here)) {
         return format!("{message}; did you mean {:?}?", split(key.name).1);
     }
     // Elsewhere a name without its section says too little.
-    let elsewhere = |key: &&Key| [section, ""].contains(&split(key.name).0);
+    let elsewhere = |key: &&ConfigKey| [section, ""].contains(&split(key.name).0);
     if let Some(key) = nearest(&mut all.iter().filter(elsewhere)) {
         return format!("{message}; did you mean {:?} {}?", key.name, home(key));
     }
@@ -175,11 +175,11 @@ fn unknown(dotted: &str, level: Level) -> String {
 }
 
 /// Where a key stands, in words.
-fn home(key: &Key) -> &'static str {
+fn home(key: &ConfigKey) -> &'static str {
     match key.level {
-        Level::Top | Level::Access => "at the top level",
-        Level::Site => "in a map entry",
-        Level::Both => "at the top level or in a map entry",
+        KeyLevel::Top | KeyLevel::Access => "at the top level",
+        KeyLevel::Site => "in a map entry",
+        KeyLevel::Both => "at the top level or in a map entry",
     }
 }
 
@@ -213,195 +213,195 @@ fn distance(one: &str, other: &str) -> usize {
     rows[one.len()][other.len()]
 }
 
-const fn key(name: &'static str, level: Level, stage: Stage) -> Key {
-    Key { name, level, stage }
+const fn key(name: &'static str, level: KeyLevel, stage: KeyStatus) -> ConfigKey {
+    ConfigKey { name, level, stage }
 }
 
 /// Loggers of the original that are not built.
 pub(super) const FOREIGN_LOGGERS: [&str; 2] = ["analogger", "syslog"];
 
 /// All keys. `defaults` takes those of a site.
-const KEYS: &[Key] = &[
-    key("cluster_address", Level::Top, Stage::Now),
-    key("cluster_port", Level::Top, Stage::Now),
-    key("backend_address", Level::Top, Stage::Now),
-    key("backend_port", Level::Top, Stage::Now),
-    key("daemonize", Level::Top, Stage::Now),
-    key("pidfile", Level::Top, Stage::Now),
-    key("user", Level::Top, Stage::Now),
-    key("group", Level::Top, Stage::Now),
-    key("defaults", Level::Top, Stage::Now),
-    key("map", Level::Top, Stage::Now),
-    key("logger", Level::Both, Stage::Now),
-    key("logger.type", Level::Both, Stage::Now),
-    key("logger.file", Level::Both, Stage::Now),
-    key("logger.level", Level::Both, Stage::Now),
-    key("logger.log_level", Level::Both, Stage::Now),
-    key("access_log", Level::Both, Stage::Now),
-    key("access_log.file", Level::Both, Stage::Now),
-    key("access_log.format", Level::Both, Stage::Now),
-    key("health_check_uri", Level::Top, Stage::Now),
-    key("workers", Level::Top, Stage::Now),
-    key("scheduling", Level::Top, Stage::Now),
-    key("grace", Level::Top, Stage::Now),
-    key("descriptors", Level::Top, Stage::Now),
-    key("epoll_descriptors", Level::Top, Stage::Now),
-    key("timeout", Level::Both, Stage::Now),
-    key("limits", Level::Both, Stage::Now),
-    key("limits.head", Level::Top, Stage::Now),
-    key("limits.fields", Level::Top, Stage::Now),
-    key("limits.target", Level::Top, Stage::Now),
-    key("limits.body", Level::Both, Stage::Now),
-    key("limits.body_memory", Level::Both, Stage::Now),
-    key("limits.waiting", Level::Both, Stage::Now),
-    key("limits.waiting_total", Level::Top, Stage::Now),
-    key("limits.backends", Level::Top, Stage::Now),
-    key("limits.connections", Level::Top, Stage::Now),
-    key("limits.connections_per_client", Level::Top, Stage::Now),
-    key("limits.spool", Level::Top, Stage::Now),
-    key("limits.memory", Level::Top, Stage::Now),
-    key("timeouts", Level::Both, Stage::Now),
-    key("timeouts.head", Level::Top, Stage::Now),
-    key("timeouts.idle", Level::Both, Stage::Now),
-    key("timeouts.body", Level::Both, Stage::Now),
-    key("timeouts.write", Level::Both, Stage::Now),
-    key("timeouts.first_byte", Level::Both, Stage::Now),
-    key("timeouts.backend", Level::Both, Stage::Now),
-    key("timeouts.preamble", Level::Top, Stage::Now),
-    key("timeouts.connect", Level::Both, Stage::Now),
-    key("timeouts.tunnel", Level::Both, Stage::Now),
-    key("trusted_proxies", Level::Top, Stage::Now),
-    key("client_address_field", Level::Top, Stage::Now),
-    key("temporary_directory", Level::Top, Stage::Now),
-    key("incoming", Level::Site, Stage::Now),
-    key("default", Level::Site, Stage::Now),
-    key("outgoing", Level::Site, Stage::Now),
-    key("outgoing.to", Level::Site, Stage::Now),
-    key("outgoing.match", Level::Site, Stage::Now),
-    key("outgoing.prefix", Level::Site, Stage::Now),
-    key("outgoing.mode", Level::Site, Stage::Now),
-    key("outgoing.owner", Level::Site, Stage::Now),
-    key("outgoing.group", Level::Site, Stage::Now),
-    key("key", Level::Site, Stage::Now),
-    key("key_file", Level::Site, Stage::Now),
-    key("keepalive", Level::Site, Stage::Now),
-    key("proxy", Level::Site, Stage::Now),
-    key("directory", Level::Site, Stage::Now),
-    key("servers", Level::Site, Stage::Now),
-    key("servers.host", Level::Site, Stage::Now),
-    key("servers.port", Level::Site, Stage::Now),
-    key("servers.db", Level::Site, Stage::Now),
-    key("servers.password", Level::Site, Stage::Now),
-    key("servers.lease", Level::Site, Stage::Now),
-    key("server_connections", Level::Site, Stage::Now),
-    key("check", Level::Site, Stage::Now),
-    key("check.uri", Level::Site, Stage::Now),
-    key("check.interval", Level::Site, Stage::Now),
-    key("backup", Level::Site, Stage::Now),
-    key("order", Level::Site, Stage::Now),
-    key("retries", Level::Site, Stage::Now),
-    key("redeployable", Level::Site, Stage::Now),
-    key("redeployment_sizelimit", Level::Site, Stage::Now),
-    key("xforwardedfor", Level::Site, Stage::Now),
-    key("via", Level::Site, Stage::Now),
-    key("queue_time", Level::Site, Stage::Now),
-    key("underscores", Level::Site, Stage::Now),
-    key("unframed_gap", Level::Site, Stage::Now),
-    key("ssl", Level::Top, Stage::Now),
-    key("ssl.at", Level::Top, Stage::Now),
-    key("ssl.certfile", Level::Top, Stage::Now),
-    key("ssl.keyfile", Level::Top, Stage::Now),
-    key("outgoing_ssl", Level::Top, Stage::Now),
-    key("outgoing_ssl.at", Level::Top, Stage::Now),
-    key("outgoing_ssl.certfile", Level::Top, Stage::Now),
-    key("outgoing_ssl.keyfile", Level::Top, Stage::Now),
-    key("outgoing_ssl.client_ca", Level::Top, Stage::Now),
-    key("cache_threshold", Level::Top, Stage::Now),
-    key("chunked_encoding_threshold", Level::Top, Stage::Never),
-    key("updates", Level::Top, Stage::Later),
-    key("status", Level::Top, Stage::Later),
-    key("acme", Level::Top, Stage::Later),
-    key("proxy_protocol", Level::Top, Stage::Later),
-    key("rate_limit", Level::Top, Stage::Later),
-    key("allow", Level::Top, Stage::Later),
-    key("deny", Level::Top, Stage::Later),
-    key("health", Level::Site, Stage::Later),
-    key("request_buffering", Level::Site, Stage::Now),
-    key("max_tunnels", Level::Site, Stage::Now),
-    key("docroot", Level::Site, Stage::Now),
-    key("index", Level::Site, Stage::Now),
-    key("staticmask", Level::Site, Stage::Now),
-    key("follow_symlinks", Level::Site, Stage::Now),
-    key("hidden_files", Level::Site, Stage::Now),
-    key("cache_directory", Level::Site, Stage::Now),
-    key("cache_extensions", Level::Site, Stage::Now),
-    key("sendfileroot", Level::Site, Stage::Now),
-    key("enable_sendfile_404", Level::Site, Stage::Now),
-    key("file_cache", Level::Site, Stage::Now),
-    key("file_cache.size", Level::Site, Stage::Now),
-    key("file_cache.window", Level::Site, Stage::Now),
-    key("file_cache.memory", Level::Site, Stage::Now),
-    key("file_cache.timeslice", Level::Site, Stage::Never),
-    key("etag_cache", Level::Site, Stage::Now),
-    key("etag_cache.size", Level::Site, Stage::Now),
-    key("etag_cache.window", Level::Site, Stage::Now),
-    key("etag_cache.timeslice", Level::Site, Stage::Never),
-    key("dynamic_request_cache", Level::Site, Stage::Now),
-    key("dynamic_request_cache.size", Level::Site, Stage::Now),
-    key("dynamic_request_cache.window", Level::Site, Stage::Now),
-    key("dynamic_request_cache.timeslice", Level::Site, Stage::Never),
-    key("gzip", Level::Site, Stage::Now),
-    key("gzip.types", Level::Site, Stage::Now),
-    key("gzip.minimum", Level::Site, Stage::Now),
-    key("gzip.level", Level::Site, Stage::Now),
-    key("precompressed", Level::Site, Stage::Now),
-    key("maintenance_page", Level::Site, Stage::Now),
-    key("maintenance_flag", Level::Site, Stage::Now),
-    key("error_pages", Level::Site, Stage::Now),
-    key("basic_auth", Level::Site, Stage::Now),
-    key("basic_auth.realm", Level::Site, Stage::Now),
-    key("basic_auth.users_file", Level::Site, Stage::Now),
-    key("basic_auth.paths", Level::Site, Stage::Now),
-    key("basic_auth.forward", Level::Site, Stage::Now),
-    key("caching", Level::Site, Stage::Never),
-    key("sticky", Level::Site, Stage::Later),
-    key("manager", Level::Site, Stage::Never),
-    key("workers", Level::Site, Stage::Later),
-    key("epoll", Level::Top, Stage::Never),
-    key("kqueue", Level::Top, Stage::Never),
-    key("n", Level::Top, Stage::Never),
-    key("url", Level::Both, Stage::Never),
-    key("groups", Level::Site, Stage::Never),
-    key("timeslice", Level::Both, Stage::Never),
+const KEYS: &[ConfigKey] = &[
+    key("cluster_address", KeyLevel::Top, KeyStatus::Now),
+    key("cluster_port", KeyLevel::Top, KeyStatus::Now),
+    key("backend_address", KeyLevel::Top, KeyStatus::Now),
+    key("backend_port", KeyLevel::Top, KeyStatus::Now),
+    key("daemonize", KeyLevel::Top, KeyStatus::Now),
+    key("pidfile", KeyLevel::Top, KeyStatus::Now),
+    key("user", KeyLevel::Top, KeyStatus::Now),
+    key("group", KeyLevel::Top, KeyStatus::Now),
+    key("defaults", KeyLevel::Top, KeyStatus::Now),
+    key("map", KeyLevel::Top, KeyStatus::Now),
+    key("logger", KeyLevel::Both, KeyStatus::Now),
+    key("logger.type", KeyLevel::Both, KeyStatus::Now),
+    key("logger.file", KeyLevel::Both, KeyStatus::Now),
+    key("logger.level", KeyLevel::Both, KeyStatus::Now),
+    key("logger.log_level", KeyLevel::Both, KeyStatus::Now),
+    key("access_log", KeyLevel::Both, KeyStatus::Now),
+    key("access_log.file", KeyLevel::Both, KeyStatus::Now),
+    key("access_log.format", KeyLevel::Both, KeyStatus::Now),
+    key("health_check_uri", KeyLevel::Top, KeyStatus::Now),
+    key("workers", KeyLevel::Top, KeyStatus::Now),
+    key("scheduling", KeyLevel::Top, KeyStatus::Now),
+    key("grace", KeyLevel::Top, KeyStatus::Now),
+    key("descriptors", KeyLevel::Top, KeyStatus::Now),
+    key("epoll_descriptors", KeyLevel::Top, KeyStatus::Now),
+    key("timeout", KeyLevel::Both, KeyStatus::Now),
+    key("limits", KeyLevel::Both, KeyStatus::Now),
+    key("limits.head", KeyLevel::Top, KeyStatus::Now),
+    key("limits.fields", KeyLevel::Top, KeyStatus::Now),
+    key("limits.target", KeyLevel::Top, KeyStatus::Now),
+    key("limits.body", KeyLevel::Both, KeyStatus::Now),
+    key("limits.body_memory", KeyLevel::Both, KeyStatus::Now),
+    key("limits.waiting", KeyLevel::Both, KeyStatus::Now),
+    key("limits.waiting_total", KeyLevel::Top, KeyStatus::Now),
+    key("limits.backends", KeyLevel::Top, KeyStatus::Now),
+    key("limits.connections", KeyLevel::Top, KeyStatus::Now),
+    key("limits.connections_per_client", KeyLevel::Top, KeyStatus::Now),
+    key("limits.spool", KeyLevel::Top, KeyStatus::Now),
+    key("limits.memory", KeyLevel::Top, KeyStatus::Now),
+    key("timeouts", KeyLevel::Both, KeyStatus::Now),
+    key("timeouts.head", KeyLevel::Top, KeyStatus::Now),
+    key("timeouts.idle", KeyLevel::Both, KeyStatus::Now),
+    key("timeouts.body", KeyLevel::Both, KeyStatus::Now),
+    key("timeouts.write", KeyLevel::Both, KeyStatus::Now),
+    key("timeouts.first_byte", KeyLevel::Both, KeyStatus::Now),
+    key("timeouts.backend", KeyLevel::Both, KeyStatus::Now),
+    key("timeouts.preamble", KeyLevel::Top, KeyStatus::Now),
+    key("timeouts.connect", KeyLevel::Both, KeyStatus::Now),
+    key("timeouts.tunnel", KeyLevel::Both, KeyStatus::Now),
+    key("trusted_proxies", KeyLevel::Top, KeyStatus::Now),
+    key("client_address_field", KeyLevel::Top, KeyStatus::Now),
+    key("temporary_directory", KeyLevel::Top, KeyStatus::Now),
+    key("incoming", KeyLevel::Site, KeyStatus::Now),
+    key("default", KeyLevel::Site, KeyStatus::Now),
+    key("outgoing", KeyLevel::Site, KeyStatus::Now),
+    key("outgoing.to", KeyLevel::Site, KeyStatus::Now),
+    key("outgoing.match", KeyLevel::Site, KeyStatus::Now),
+    key("outgoing.prefix", KeyLevel::Site, KeyStatus::Now),
+    key("outgoing.mode", KeyLevel::Site, KeyStatus::Now),
+    key("outgoing.owner", KeyLevel::Site, KeyStatus::Now),
+    key("outgoing.group", KeyLevel::Site, KeyStatus::Now),
+    key("key", KeyLevel::Site, KeyStatus::Now),
+    key("key_file", KeyLevel::Site, KeyStatus::Now),
+    key("keepalive", KeyLevel::Site, KeyStatus::Now),
+    key("proxy", KeyLevel::Site, KeyStatus::Now),
+    key("directory", KeyLevel::Site, KeyStatus::Now),
+    key("servers", KeyLevel::Site, KeyStatus::Now),
+    key("servers.host", KeyLevel::Site, KeyStatus::Now),
+    key("servers.port", KeyLevel::Site, KeyStatus::Now),
+    key("servers.db", KeyLevel::Site, KeyStatus::Now),
+    key("servers.password", KeyLevel::Site, KeyStatus::Now),
+    key("servers.lease", KeyLevel::Site, KeyStatus::Now),
+    key("server_connections", KeyLevel::Site, KeyStatus::Now),
+    key("check", KeyLevel::Site, KeyStatus::Now),
+    key("check.uri", KeyLevel::Site, KeyStatus::Now),
+    key("check.interval", KeyLevel::Site, KeyStatus::Now),
+    key("backup", KeyLevel::Site, KeyStatus::Now),
+    key("order", KeyLevel::Site, KeyStatus::Now),
+    key("retries", KeyLevel::Site, KeyStatus::Now),
+    key("redeployable", KeyLevel::Site, KeyStatus::Now),
+    key("redeployment_sizelimit", KeyLevel::Site, KeyStatus::Now),
+    key("xforwardedfor", KeyLevel::Site, KeyStatus::Now),
+    key("via", KeyLevel::Site, KeyStatus::Now),
+    key("queue_time", KeyLevel::Site, KeyStatus::Now),
+    key("underscores", KeyLevel::Site, KeyStatus::Now),
+    key("unframed_gap", KeyLevel::Site, KeyStatus::Now),
+    key("ssl", KeyLevel::Top, KeyStatus::Now),
+    key("ssl.at", KeyLevel::Top, KeyStatus::Now),
+    key("ssl.certfile", KeyLevel::Top, KeyStatus::Now),
+    key("ssl.keyfile", KeyLevel::Top, KeyStatus::Now),
+    key("outgoing_ssl", KeyLevel::Top, KeyStatus::Now),
+    key("outgoing_ssl.at", KeyLevel::Top, KeyStatus::Now),
+    key("outgoing_ssl.certfile", KeyLevel::Top, KeyStatus::Now),
+    key("outgoing_ssl.keyfile", KeyLevel::Top, KeyStatus::Now),
+    key("outgoing_ssl.client_ca", KeyLevel::Top, KeyStatus::Now),
+    key("cache_threshold", KeyLevel::Top, KeyStatus::Now),
+    key("chunked_encoding_threshold", KeyLevel::Top, KeyStatus::Never),
+    key("updates", KeyLevel::Top, KeyStatus::Later),
+    key("status", KeyLevel::Top, KeyStatus::Later),
+    key("acme", KeyLevel::Top, KeyStatus::Later),
+    key("proxy_protocol", KeyLevel::Top, KeyStatus::Later),
+    key("rate_limit", KeyLevel::Top, KeyStatus::Later),
+    key("allow", KeyLevel::Top, KeyStatus::Later),
+    key("deny", KeyLevel::Top, KeyStatus::Later),
+    key("health", KeyLevel::Site, KeyStatus::Later),
+    key("request_buffering", KeyLevel::Site, KeyStatus::Now),
+    key("max_tunnels", KeyLevel::Site, KeyStatus::Now),
+    key("docroot", KeyLevel::Site, KeyStatus::Now),
+    key("index", KeyLevel::Site, KeyStatus::Now),
+    key("staticmask", KeyLevel::Site, KeyStatus::Now),
+    key("follow_symlinks", KeyLevel::Site, KeyStatus::Now),
+    key("hidden_files", KeyLevel::Site, KeyStatus::Now),
+    key("cache_directory", KeyLevel::Site, KeyStatus::Now),
+    key("cache_extensions", KeyLevel::Site, KeyStatus::Now),
+    key("sendfileroot", KeyLevel::Site, KeyStatus::Now),
+    key("enable_sendfile_404", KeyLevel::Site, KeyStatus::Now),
+    key("file_cache", KeyLevel::Site, KeyStatus::Now),
+    key("file_cache.size", KeyLevel::Site, KeyStatus::Now),
+    key("file_cache.window", KeyLevel::Site, KeyStatus::Now),
+    key("file_cache.memory", KeyLevel::Site, KeyStatus::Now),
+    key("file_cache.timeslice", KeyLevel::Site, KeyStatus::Never),
+    key("etag_cache", KeyLevel::Site, KeyStatus::Now),
+    key("etag_cache.size", KeyLevel::Site, KeyStatus::Now),
+    key("etag_cache.window", KeyLevel::Site, KeyStatus::Now),
+    key("etag_cache.timeslice", KeyLevel::Site, KeyStatus::Never),
+    key("dynamic_request_cache", KeyLevel::Site, KeyStatus::Now),
+    key("dynamic_request_cache.size", KeyLevel::Site, KeyStatus::Now),
+    key("dynamic_request_cache.window", KeyLevel::Site, KeyStatus::Now),
+    key("dynamic_request_cache.timeslice", KeyLevel::Site, KeyStatus::Never),
+    key("gzip", KeyLevel::Site, KeyStatus::Now),
+    key("gzip.types", KeyLevel::Site, KeyStatus::Now),
+    key("gzip.minimum", KeyLevel::Site, KeyStatus::Now),
+    key("gzip.level", KeyLevel::Site, KeyStatus::Now),
+    key("precompressed", KeyLevel::Site, KeyStatus::Now),
+    key("maintenance_page", KeyLevel::Site, KeyStatus::Now),
+    key("maintenance_flag", KeyLevel::Site, KeyStatus::Now),
+    key("error_pages", KeyLevel::Site, KeyStatus::Now),
+    key("basic_auth", KeyLevel::Site, KeyStatus::Now),
+    key("basic_auth.realm", KeyLevel::Site, KeyStatus::Now),
+    key("basic_auth.users_file", KeyLevel::Site, KeyStatus::Now),
+    key("basic_auth.paths", KeyLevel::Site, KeyStatus::Now),
+    key("basic_auth.forward", KeyLevel::Site, KeyStatus::Now),
+    key("caching", KeyLevel::Site, KeyStatus::Never),
+    key("sticky", KeyLevel::Site, KeyStatus::Later),
+    key("manager", KeyLevel::Site, KeyStatus::Never),
+    key("workers", KeyLevel::Site, KeyStatus::Later),
+    key("epoll", KeyLevel::Top, KeyStatus::Never),
+    key("kqueue", KeyLevel::Top, KeyStatus::Never),
+    key("n", KeyLevel::Top, KeyStatus::Never),
+    key("url", KeyLevel::Both, KeyStatus::Never),
+    key("groups", KeyLevel::Site, KeyStatus::Never),
+    key("timeslice", KeyLevel::Both, KeyStatus::Never),
 ];
 
 /// All keys of `swiftiply-access`.
-const ACCESS: &[Key] = &[
-    key("connect", Level::Access, Stage::Now),
-    key("key", Level::Access, Stage::Now),
-    key("key_file", Level::Access, Stage::Now),
-    key("ssl", Level::Access, Stage::Now),
-    key("ssl.ca", Level::Access, Stage::Now),
-    key("ssl.fingerprint", Level::Access, Stage::Now),
-    key("ssl.certfile", Level::Access, Stage::Now),
-    key("ssl.keyfile", Level::Access, Stage::Now),
-    key("to", Level::Access, Stage::Now),
-    key("connections", Level::Access, Stage::Now),
-    key("check", Level::Access, Stage::Now),
-    key("check.uri", Level::Access, Stage::Now),
-    key("check.interval", Level::Access, Stage::Now),
-    key("command", Level::Access, Stage::Now),
-    key("signals", Level::Access, Stage::Now),
-    key("timeouts", Level::Access, Stage::Now),
-    key("timeouts.connect", Level::Access, Stage::Now),
-    key("timeouts.first_byte", Level::Access, Stage::Now),
-    key("timeouts.backend", Level::Access, Stage::Now),
-    key("grace", Level::Access, Stage::Now),
-    key("logger", Level::Access, Stage::Now),
-    key("logger.type", Level::Access, Stage::Now),
-    key("logger.file", Level::Access, Stage::Now),
-    key("logger.level", Level::Access, Stage::Now),
-    key("logger.log_level", Level::Access, Stage::Now),
+const ACCESS: &[ConfigKey] = &[
+    key("connect", KeyLevel::Access, KeyStatus::Now),
+    key("key", KeyLevel::Access, KeyStatus::Now),
+    key("key_file", KeyLevel::Access, KeyStatus::Now),
+    key("ssl", KeyLevel::Access, KeyStatus::Now),
+    key("ssl.ca", KeyLevel::Access, KeyStatus::Now),
+    key("ssl.fingerprint", KeyLevel::Access, KeyStatus::Now),
+    key("ssl.certfile", KeyLevel::Access, KeyStatus::Now),
+    key("ssl.keyfile", KeyLevel::Access, KeyStatus::Now),
+    key("to", KeyLevel::Access, KeyStatus::Now),
+    key("connections", KeyLevel::Access, KeyStatus::Now),
+    key("check", KeyLevel::Access, KeyStatus::Now),
+    key("check.uri", KeyLevel::Access, KeyStatus::Now),
+    key("check.interval", KeyLevel::Access, KeyStatus::Now),
+    key("command", KeyLevel::Access, KeyStatus::Now),
+    key("signals", KeyLevel::Access, KeyStatus::Now),
+    key("timeouts", KeyLevel::Access, KeyStatus::Now),
+    key("timeouts.connect", KeyLevel::Access, KeyStatus::Now),
+    key("timeouts.first_byte", KeyLevel::Access, KeyStatus::Now),
+    key("timeouts.backend", KeyLevel::Access, KeyStatus::Now),
+    key("grace", KeyLevel::Access, KeyStatus::Now),
+    key("logger", KeyLevel::Access, KeyStatus::Now),
+    key("logger.type", KeyLevel::Access, KeyStatus::Now),
+    key("logger.file", KeyLevel::Access, KeyStatus::Now),
+    key("logger.level", KeyLevel::Access, KeyStatus::Now),
+    key("logger.log_level", KeyLevel::Access, KeyStatus::Now),
 ];
 
 #[cfg(test)]
@@ -415,59 +415,59 @@ mod tests {
         };
         check(
             "docrot",
-            Level::Site,
+            KeyLevel::Site,
             r#"unknown key "docrot"; did you mean "docroot"?"#,
         );
         check(
             "OutGoing",
-            Level::Site,
+            KeyLevel::Site,
             r#"unknown key "OutGoing"; did you mean "outgoing"?"#,
         );
         check(
             "maps",
-            Level::Top,
+            KeyLevel::Top,
             r#"unknown key "maps"; did you mean "map"?"#,
         );
-        check("ouptut", Level::Site, r#"unknown key "ouptut""#);
-        check("try_files", Level::Site, r#"unknown key "try_files""#);
-        check("port", Level::Top, r#"unknown key "port""#);
-        check("allowed", Level::Top, r#"unknown key "allowed""#);
+        check("ouptut", KeyLevel::Site, r#"unknown key "ouptut""#);
+        check("try_files", KeyLevel::Site, r#"unknown key "try_files""#);
+        check("port", KeyLevel::Top, r#"unknown key "port""#);
+        check("allowed", KeyLevel::Top, r#"unknown key "allowed""#);
         check(
             "outgiong_ssl",
-            Level::Top,
+            KeyLevel::Top,
             r#"unknown key "outgiong_ssl"; did you mean "outgoing_ssl"?"#,
         );
         check(
             "docroot",
-            Level::Top,
+            KeyLevel::Top,
             r#"unknown key "docroot" here; it belongs in a map entry"#,
         );
         check(
             "cluster_port",
-            Level::Site,
+            KeyLevel::Site,
             r#"unknown key "cluster_port" here; it belongs at the top level"#,
         );
         check(
             "limits.head",
-            Level::Site,
+            KeyLevel::Site,
             r#"limits: unknown key "head" here; it belongs at the top level"#,
         );
         check(
             "limits.bdy",
-            Level::Site,
+            KeyLevel::Site,
             r#"limits: unknown key "bdy"; did you mean "body"?"#,
         );
         check(
             "first_byte",
-            Level::Top,
+            KeyLevel::Top,
             r#"unknown key "first_byte" here; did you mean "timeouts.first_byte" at the top level or in a map entry?"#,
         );
         check(
             "docrot",
-            Level::Top,
+            KeyLevel::Top,
             r#"unknown key "docrot"; did you mean "docroot" in a map entry?"#,
         );
-        check("", Level::Top, r#"unknown key """#);
+        check("", KeyLevel::Top, r#"unknown key """#);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub struct Config {
     /// Where the server's own messages go (`logger`).
     pub logger: Logger,
     /// Where one line per exchange goes (`access_log`); `None` is off.
-    pub access_log: Option<AccessLog>,
+    pub access_log: Option<AccessLogConfig>,
     /// Path that the proxy itself answers (`health_check_uri`); `None` is off.
     pub health_check_uri: Option<String>,
     /// Number of worker threads (`workers`): how much is done in parallel, not how many requests are under way.
@@ -80,11 +80,11 @@ pub struct Config {
     pub grace: Duration,
     /// RLIMIT_NOFILE to ask for (`descriptors`); `None` raises it to the hard limit.
     pub descriptors: Option<u64>,
-    /// Limits of the whole server. A site's own are in [`Site::limits`].
+    /// Limits of the whole server. A site's own are in [`SiteConfig::limits`].
     pub limits: Limits,
     /// Bytes of memory for everything that grows with the traffic (`limits.memory`).
     pub memory: u64,
-    /// Deadlines of connections that have no site yet. A site's own are in [`Site::timeouts`].
+    /// Deadlines of connections that have no site yet. A site's own are in [`SiteConfig::timeouts`].
     pub timeouts: Timeouts,
     /// Peers whose X-Forwarded-* fields are believed (`trusted_proxies`).
     pub trusted_proxies: Vec<Network>,
@@ -95,13 +95,13 @@ pub struct Config {
     /// Largest file that is kept in memory, in bytes (`cache_threshold`).
     pub cache_threshold: u64,
     /// The sites in the order of the file (`map`).
-    pub sites: Vec<Site>,
+    pub sites: Vec<SiteConfig>,
 }
 
 /// One entry of `map`, with `defaults` merged in.
 #[derive(Clone, Debug)]
-pub struct Site {
-    /// The first of [`Site::incoming`], or `default` where there is none (`backend_address`): the name in logs.
+pub struct SiteConfig {
+    /// The first of [`SiteConfig::incoming`], or `default` where there is none (`backend_address`): the name in logs.
     pub name: String,
     /// Host names, lower case, without port.
     pub incoming: Vec<String>,
@@ -110,11 +110,11 @@ pub struct Site {
     /// Where backends dial in, in the order of the file.
     pub outgoing: Vec<Outgoing>,
     /// The servers that are connected to (`proxy: traditional`); `None`: backends dial in.
-    pub directory: Option<Directory>,
+    pub directory: Option<DirectoryConfig>,
     /// Requests that each of them may have at once.
     pub server_connections: usize,
     /// Whether they are asked now and then if they are well.
-    pub check: Option<Check>,
+    pub check: Option<CheckConfig>,
     /// The site, by its first name, whose backends are used when none came in time.
     pub backup: Option<String>,
     /// Keys of which a backend must send one; empty: it must send none.
@@ -142,7 +142,7 @@ pub struct Site {
     /// The site's own logger, if it is not the server's.
     pub logger: Option<Logger>,
     /// The site's access log, its own or the server's.
-    pub access_log: Option<AccessLog>,
+    pub access_log: Option<AccessLogConfig>,
     /// Files that are served without asking a backend.
     pub docroot: Option<PathBuf>,
     /// Names that stand for a directory, in the order in which they are looked for.
@@ -162,9 +162,9 @@ pub struct Site {
     /// Files in memory.
     pub file_cache: FileCache,
     /// Tags of files that are not in memory.
-    pub etag_cache: Cache,
+    pub etag_cache: CacheConfig,
     /// Paths that are not those of files.
-    pub dynamic_request_cache: Cache,
+    pub dynamic_request_cache: CacheConfig,
     /// Upgraded connections at once; 0: upgrades are not passed on.
     pub max_tunnels: usize,
     /// How long a silence ends an answer without length.
@@ -184,14 +184,14 @@ pub struct Site {
     /// What is shown with these statuses of our own; absolute (`error_pages`).
     pub error_pages: BTreeMap<u16, PathBuf>,
     /// Which answers are compressed on their way (`gzip`); `None`: none.
-    pub gzip: Option<Gzip>,
+    pub gzip: Option<GzipConfig>,
     /// Files beside others with their content, compressed, are sent in their place (`precompressed`).
     pub precompressed: bool,
 }
 
 /// Which answers are compressed on their way (`gzip`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gzip {
+pub struct GzipConfig {
     /// Media types, lower case; `text/*` is all that begin so.
     pub types: Vec<String>,
     /// Answers with fewer bytes go out as they are.
@@ -215,7 +215,7 @@ pub struct BasicAuth {
 
 /// Where the servers of a site are found (`directory`, `servers`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Directory {
+pub enum DirectoryConfig {
     /// They are listed.
     Static(Vec<Address>),
     /// Redis has the list.
@@ -239,7 +239,7 @@ pub struct Redis {
 
 /// Asking servers whether they are well (`check`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct CheckConfig {
     /// Path and query.
     pub uri: String,
     /// How often.
@@ -249,7 +249,7 @@ pub struct Check {
 /// A certificate for an address (an entry of `ssl` or `outgoing_ssl`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tls {
-    /// One of [`Config::listen`], or of the sites' [`Site::outgoing`].
+    /// One of [`Config::listen`], or of the sites' [`SiteConfig::outgoing`].
     pub at: Address,
     /// The certificate with its chain, PEM, absolute.
     pub certfile: PathBuf,
@@ -293,7 +293,7 @@ impl PageCache {
 
 /// How much is remembered of files, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cache {
+pub struct CacheConfig {
     /// How many.
     pub size: usize,
     /// After this time it is looked at the file again.
@@ -304,7 +304,7 @@ pub struct Cache {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileCache {
     /// How many, and for how long.
-    pub cache: Cache,
+    pub cache: CacheConfig,
     /// Bytes of all of them.
     pub memory: u64,
     /// Bytes of the largest one, the server's `cache_threshold`.
@@ -319,12 +319,12 @@ pub struct Outgoing {
     /// Requests that go to this address. The first match of a site wins; [`Filter::Any`] takes the rest.
     pub filter: Filter,
     /// The file of a Unix socket.
-    pub file: SocketFile,
+    pub file: SocketFileConfig,
 }
 
 /// What the file of a Unix socket is to be like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SocketFile {
+pub struct SocketFileConfig {
     /// Its permissions; `None`: everybody may connect.
     pub mode: Option<u32>,
     /// Its user; `None`: whoever starts the server.
@@ -435,12 +435,12 @@ pub struct Logger {
     /// File, or standard error.
     pub file: Option<PathBuf>,
     /// How much is told.
-    pub level: Level,
+    pub level: LogLevel,
 }
 
 /// The original's four levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub enum LogLevel {
     /// 0: errors only.
     Disabled,
     /// 1: and warnings.
@@ -453,7 +453,7 @@ pub enum Level {
 
 /// A destination for one line per exchange (`access_log`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AccessLog {
+pub struct AccessLogConfig {
     /// File, or standard output (`-`).
     pub file: Option<PathBuf>,
     /// Its lines.
@@ -607,7 +607,7 @@ impl Default for Config {
 }
 
 /// The values of an empty entry: no host names, no backends.
-impl Default for Site {
+impl Default for SiteConfig {
     fn default() -> Self {
         Self {
             name: "default".into(),
@@ -640,18 +640,18 @@ impl Default for Site {
             sendfileroot: None,
             enable_sendfile_404: false,
             file_cache: FileCache {
-                cache: Cache {
+                cache: CacheConfig {
                     size: 100,
                     window: WINDOW,
                 },
                 memory: 64 << 20,
                 largest: CACHE_THRESHOLD,
             },
-            etag_cache: Cache {
+            etag_cache: CacheConfig {
                 size: 10_000,
                 window: WINDOW,
             },
-            dynamic_request_cache: Cache {
+            dynamic_request_cache: CacheConfig {
                 size: 100,
                 window: WINDOW,
             },
@@ -671,7 +671,7 @@ impl Default for Site {
 }
 
 /// What `gzip: true` means.
-impl Default for Gzip {
+impl Default for GzipConfig {
     fn default() -> Self {
         Self {
             types: GZIP_TYPES.map(String::from).to_vec(),
@@ -739,7 +739,7 @@ impl Default for Logger {
     fn default() -> Self {
         Self {
             file: None,
-            level: Level::Normal,
+            level: LogLevel::Normal,
         }
     }
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::raw::{self, Node};
 use super::section::Section;
-use super::value::{self, Wrong};
+use super::value::{self, ValueError};
 
 /// The path of a page that can be read.
-pub(super) fn page(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, Wrong> {
+pub(super) fn page(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, ValueError> {
     move |node| {
         let path = value::path(directory)(node)?;
         value::read_file(&path, PAGE_BYTES)?;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::raw::{self, Map, Node};
 use super::{
-    AccessFormat, AccessLog, Address, BasicAuth, Cache, Config, Directory, Filter, Level, Limits,
-    Logger, Order, Outgoing, Scheduling, Site, SocketFile, Symlinks, Timeouts, Tls,
+    AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, Config, DirectoryConfig, Filter, LogLevel, Limits,
+    Logger, Order, Outgoing, Scheduling, SiteConfig, SocketFileConfig, Symlinks, Timeouts, Tls,
 };
 
 impl Config {
@@ -124,7 +124,7 @@ fn site_timeouts(timeouts: &Timeouts) -> Node {
     ])
 }
 
-fn site(site: &Site) -> Node {
+fn site(site: &SiteConfig) -> Node {
     let mut out = Out(Map::new());
     put_backends(site, &mut out);
     put_exchanges(site, &mut out);
@@ -134,7 +134,7 @@ fn site(site: &Site) -> Node {
 }
 
 /// Who is served, and by whom.
-fn put_backends(site: &Site, out: &mut Out) {
+fn put_backends(site: &SiteConfig, out: &mut Out) {
     let incoming = (!site.incoming.is_empty()).then(|| texts(&site.incoming));
     out.put("incoming", incoming);
     out.put("default", Node::Bool(site.default));
@@ -167,7 +167,7 @@ fn put_backends(site: &Site, out: &mut Out) {
 }
 
 /// How requests and answers go through.
-fn put_exchanges(site: &Site, out: &mut Out) {
+fn put_exchanges(site: &SiteConfig, out: &mut Out) {
     let keepalive = site.keepalive.map_or(Node::Bool(false), time);
     out.put("keepalive", keepalive);
     out.put("retries", number(site.retries));
@@ -196,7 +196,7 @@ fn put_exchanges(site: &Site, out: &mut Out) {
 }
 
 /// What is served without a backend.
-fn put_files(site: &Site, out: &mut Out) {
+fn put_files(site: &SiteConfig, out: &mut Out) {
     out.put("docroot", site.docroot.as_deref().map(path));
     out.put("index", texts(&site.index));
     let mask = site.staticmask.as_ref();
@@ -216,7 +216,7 @@ fn put_files(site: &Site, out: &mut Out) {
     out.put("cache_extensions", extensions);
     out.put("sendfileroot", site.sendfileroot.as_deref().map(path));
     out.put("enable_sendfile_404", Node::Bool(site.enable_sendfile_404));
-    let Cache { size, window } = site.file_cache.cache;
+    let CacheConfig { size, window } = site.file_cache.cache;
     let file_cache = section([
         ("size", number(size)),
         ("window", time(window)),
@@ -228,7 +228,7 @@ fn put_files(site: &Site, out: &mut Out) {
 }
 
 /// Who may see what, and what is said in the place of our own words.
-fn put_pages(site: &Site, out: &mut Out) {
+fn put_pages(site: &SiteConfig, out: &mut Out) {
     let guards = match site.basic_auth.as_slice() {
         [] => Node::Bool(false),
         entries => Node::List(entries.iter().map(basic_auth).collect()),
@@ -322,7 +322,7 @@ fn fronts(config: &Config) -> (Vec<Node>, Vec<Node>) {
 fn outgoing(outgoing: &Outgoing) -> Node {
     let to = text(&outgoing.to.to_string());
     let file = &outgoing.file;
-    if matches!(outgoing.filter, Filter::Any) && *file == SocketFile::default() {
+    if matches!(outgoing.filter, Filter::Any) && *file == SocketFileConfig::default() {
         return to;
     }
     let mut out = Out(Map::new());
@@ -339,13 +339,13 @@ fn outgoing(outgoing: &Outgoing) -> Node {
 }
 
 /// `directory` and `servers`.
-fn servers(directory: &Directory) -> (&'static str, Node) {
+fn servers(directory: &DirectoryConfig) -> (&'static str, Node) {
     match directory {
-        Directory::Static(servers) => {
+        DirectoryConfig::Static(servers) => {
             let servers = servers.iter().map(|server| text(&server.to_string()));
             ("static", Node::List(servers.collect()))
         }
-        Directory::Redis(redis) => {
+        DirectoryConfig::Redis(redis) => {
             let mut out = Out(Map::new());
             out.put("host", text(&redis.host));
             out.put("port", number(redis.port));
@@ -359,10 +359,10 @@ fn servers(directory: &Directory) -> (&'static str, Node) {
 
 fn logger(logger: &Logger) -> Node {
     let level = match logger.level {
-        Level::Disabled => "disabled",
-        Level::Minimal => "minimal",
-        Level::Normal => "normal",
-        Level::Full => "full",
+        LogLevel::Disabled => "disabled",
+        LogLevel::Minimal => "minimal",
+        LogLevel::Normal => "normal",
+        LogLevel::Full => "full",
     };
     match &logger.file {
         None => section([("type", text("stderr")), ("level", text(level))]),
@@ -374,11 +374,11 @@ fn logger(logger: &Logger) -> Node {
     }
 }
 
-fn cache(cache: Cache) -> Node {
+fn cache(cache: CacheConfig) -> Node {
     section([("size", number(cache.size)), ("window", time(cache.window))])
 }
 
-fn access_log(log: Option<&AccessLog>) -> Node {
+fn access_log(log: Option<&AccessLogConfig>) -> Node {
     let Some(log) = log else {
         return Node::Bool(false);
     };

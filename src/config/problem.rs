@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Inspection;
-use super::raw::{self, Node, Step};
+use super::raw::{self, Node, PathStep};
 use crate::escape::escape;
 
 /// Something that keeps a configuration from being used.
@@ -110,20 +110,20 @@ pub(super) struct Findings<'a> {
     root: &'a Node,
     /// Before a start: how to look into what the configuration names.
     pub(super) inspection: Option<&'a Inspection>,
-    problems: RefCell<Vec<Found>>,
-    notes: RefCell<Vec<Found>>,
+    problems: RefCell<Vec<Finding>>,
+    notes: RefCell<Vec<Finding>>,
 }
 
 /// Where something was found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Place {
+pub(super) enum Location {
     /// In the file: the way there, and its section for the message.
-    File(Vec<Step>, String),
+    File(Vec<PathStep>, String),
     /// On the command line.
     CommandLine,
 }
 
-type Found = (Place, String);
+type Finding = (Location, String);
 
 impl<'a> Findings<'a> {
     pub(super) fn new(
@@ -142,25 +142,25 @@ impl<'a> Findings<'a> {
         }
     }
 
-    pub(super) fn problem(&self, place: Place, message: impl Into<String>) {
+    pub(super) fn problem(&self, place: Location, message: impl Into<String>) {
         self.problems.borrow_mut().push((place, message.into()));
     }
 
-    pub(super) fn note(&self, place: Place, message: impl Into<String>) {
+    pub(super) fn note(&self, place: Location, message: impl Into<String>) {
         self.notes.borrow_mut().push((place, message.into()));
     }
 
     /// Whether something stands there in the file, before `defaults` are merged.
-    pub(super) fn has(&self, steps: &[Step]) -> bool {
+    pub(super) fn has(&self, steps: &[PathStep]) -> bool {
         self.root.get(steps).is_some()
     }
 
     /// `, line 4`, for a message that refers to another place.
-    pub(super) fn reference(&self, place: &Place) -> String {
+    pub(super) fn reference(&self, place: &Location) -> String {
         match place {
-            Place::CommandLine => ", command line".into(),
-            Place::File(..) if self.problems.borrow().len() > self.affordable() => String::new(),
-            Place::File(steps, _) => raw::line(self.text, steps)
+            Location::CommandLine => ", command line".into(),
+            Location::File(..) if self.problems.borrow().len() > self.affordable() => String::new(),
+            Location::File(steps, _) => raw::line(self.text, steps)
                 .map(|line| format!(", line {line}"))
                 .unwrap_or_default(),
         }
@@ -197,18 +197,18 @@ impl<'a> Findings<'a> {
 
     /// Looks up the lines, sorts by them and drops what was found twice: a value in `defaults` is read
     /// with every entry.
-    fn located(&self, found: &[Found]) -> Vec<Problem> {
+    fn located(&self, found: &[Finding]) -> Vec<Problem> {
         let mut seen = HashSet::new();
-        let unique: Vec<&Found> = found.iter().filter(|found| seen.insert(*found)).collect();
+        let unique: Vec<&Finding> = found.iter().filter(|found| seen.insert(*found)).collect();
         let affordable = self.affordable();
         let mut problems: Vec<Problem> = Vec::with_capacity(unique.len());
         for (index, (place, message)) in unique.into_iter().enumerate() {
             let (file, line, path) = match place {
-                Place::File(steps, path) if index < affordable => {
+                Location::File(steps, path) if index < affordable => {
                     (self.file, raw::line(self.text, steps), path.clone())
                 }
-                Place::File(_, path) => (self.file, None, path.clone()),
-                Place::CommandLine => (Path::new(COMMAND_LINE), None, String::new()),
+                Location::File(_, path) => (self.file, None, path.clone()),
+                Location::CommandLine => (Path::new(COMMAND_LINE), None, String::new()),
             };
             problems.push(Problem {
                 file: file.to_path_buf(),

@@ -40,7 +40,7 @@ pub(super) type Map = Vec<(String, Node)>;
 
 /// One step from a value to a value inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Step {
+pub(super) enum PathStep {
     /// To the value of a key.
     Key(String),
     /// To an item of a list, from 0.
@@ -49,7 +49,7 @@ pub(super) enum Step {
 
 /// Text that is not the YAML of a configuration.
 #[derive(Debug, PartialEq)]
-pub(super) struct Fault {
+pub(super) struct YamlError {
     /// The line, where one can be told.
     pub(super) line: Option<usize>,
     /// What is wrong.
@@ -57,13 +57,13 @@ pub(super) struct Fault {
 }
 
 /// Reads a document and resolves its aliases and merge keys.
-pub(super) fn parse(text: &str) -> Result<Node, Fault> {
+pub(super) fn parse(text: &str) -> Result<Node, YamlError> {
     let mut typed: Node = serde_yaml::from_str(text).map_err(|error| fault(text, &error))?;
     // A second pass, now that it is known which values are numbers.
-    let characters = Characters(&mut typed).deserialize(serde_yaml::Deserializer::from_str(text));
+    let characters = NumbersAsWritten(&mut typed).deserialize(serde_yaml::Deserializer::from_str(text));
     characters.map_err(|error| fault(text, &error))?;
     let mut steps = Vec::new();
-    merged(typed, &mut steps).map_err(|message| Fault {
+    merged(typed, &mut steps).map_err(|message| YamlError {
         line: line(text, &steps),
         message,
     })
@@ -77,13 +77,13 @@ pub(super) fn render(node: &Node) -> String {
 
 impl Node {
     /// The value at `steps`.
-    pub(super) fn get(&self, steps: &[Step]) -> Option<&Self> {
+    pub(super) fn get(&self, steps: &[PathStep]) -> Option<&Self> {
         let Some((step, rest)) = steps.split_first() else {
             return Some(self);
         };
         match (self, step) {
-            (Self::Map(map), Step::Key(key)) => get(map, key)?.get(rest),
-            (Self::List(list), Step::Item(index)) => list.get(*index)?.get(rest),
+            (Self::Map(map), PathStep::Key(key)) => get(map, key)?.get(rest),
+            (Self::List(list), PathStep::Item(index)) => list.get(*index)?.get(rest),
             _ => None,
         }
     }
@@ -114,12 +114,12 @@ pub(super) fn lay(over: &[(String, Node)], under: &[(String, Node)]) -> Map {
 
 /// Resolves `<<`: what the named sections have goes under what the section has itself, the first named
 /// above the later ones. On an error `steps` leads to the place.
-fn merged(node: Node, steps: &mut Vec<Step>) -> Result<Node, String> {
+fn merged(node: Node, steps: &mut Vec<PathStep>) -> Result<Node, String> {
     match node {
         Node::List(list) => {
             let mut result = Vec::with_capacity(list.len());
             for (index, node) in list.into_iter().enumerate() {
-                steps.push(Step::Item(index));
+                steps.push(PathStep::Item(index));
                 result.push(merged(node, steps)?);
                 steps.pop();
             }
@@ -129,7 +129,7 @@ fn merged(node: Node, steps: &mut Vec<Step>) -> Result<Node, String> {
             let mut own = Vec::with_capacity(map.len());
             let mut sources = Vec::new();
             for (key, node) in map {
-                steps.push(Step::Key(key.clone()));
+                steps.push(PathStep::Key(key.clone()));
                 match (key.as_str(), merged(node, steps)?) {
                     ("<<", Node::List(list)) => sources = list,
                     ("<<", node) => sources = vec![node],
@@ -157,7 +157,7 @@ fn merged(node: Node, steps: &mut Vec<Step>) -> Result<Node, String> {
 }
 
 /// The YAML library's complaint as one of ours.
-fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
+fn fault(text: &str, error: &serde_yaml::Error) -> YamlError {
     let line = error.location().map(|location| location.line());
     let typed = line
         .and_then(|line| text.lines().nth(line - 1))
@@ -165,7 +165,7 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
     let blank = typed.len() - typed.trim_start().len();
     if typed[..blank].contains('\t') {
         let message = "a tab in front; YAML is indented with blanks".into();
-        return Fault { line, message };
+        return YamlError { line, message };
     }
     let message = error.to_string();
     if message.contains("more than one document") {
@@ -175,19 +175,19 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
         let line = second
             .map(|(index, _)| index + 1)
             .or_else(|| locate::second(text));
-        return Fault { line, message };
+        return YamlError { line, message };
     }
     // The line is in front already, and the library's path of keys is in front of our own messages.
     let message = without_places(&message);
     if message.contains(TEXT_KEY) {
         let message = "a list or section as key; write a text".into();
-        return Fault { line, message };
+        return YamlError { line, message };
     }
     let message = match message.rfind(OURS) {
         Some(start) => message[start + OURS.len()..].to_string(),
         None => format!("not YAML: {message}"),
     };
-    Fault { line, message }
+    YamlError { line, message }
 }
 
 /// The message without its ` at line 3 column 1`.
@@ -330,9 +330,9 @@ impl Visitor<'_> for NewKey<'_> {
 }
 
 /// Puts the characters of the file into the numbers of a tree that was read from it.
-struct Characters<'a>(&'a mut Node);
+struct NumbersAsWritten<'a>(&'a mut Node);
 
-impl<'de> DeserializeSeed<'de> for Characters<'_> {
+impl<'de> DeserializeSeed<'de> for NumbersAsWritten<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -344,7 +344,7 @@ impl<'de> DeserializeSeed<'de> for Characters<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Characters<'_> {
+impl<'de> Visitor<'de> for NumbersAsWritten<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
@@ -361,7 +361,7 @@ impl<'de> Visitor<'de> for Characters<'_> {
             return Ok(());
         };
         for node in list {
-            items.next_element_seed(Characters(node))?;
+            items.next_element_seed(NumbersAsWritten(node))?;
         }
         Ok(())
     }
@@ -372,7 +372,7 @@ impl<'de> Visitor<'de> for Characters<'_> {
         };
         for (_, node) in map {
             pairs.next_key::<IgnoredAny>()?;
-            pairs.next_value_seed(Characters(node))?;
+            pairs.next_value_seed(NumbersAsWritten(node))?;
         }
         Ok(())
     }
@@ -389,10 +389,10 @@ mod tests {
     use super::*;
 
     /// `a.1.b` as steps.
-    pub(super) fn steps(path: &str) -> Vec<Step> {
+    pub(super) fn steps(path: &str) -> Vec<PathStep> {
         let step = |step: &str| match step.parse() {
-            Ok(index) => Step::Item(index),
-            Err(_) => Step::Key(step.into()),
+            Ok(index) => PathStep::Item(index),
+            Err(_) => PathStep::Key(step.into()),
         };
         path.split('.').map(step).collect()
     }
@@ -403,7 +403,7 @@ mod tests {
             let number = Node::Number(expected.into());
             for whole in [format!("[x, {text}]"), format!("- x\n- &a {text}\n- *a")] {
                 let node = parse(&whole).expect("a list");
-                assert_eq!(node.get(&[Step::Item(1)]), Some(&number), "{whole}");
+                assert_eq!(node.get(&[PathStep::Item(1)]), Some(&number), "{whole}");
             }
         };
         check("0x1F", "0x1F");
@@ -462,7 +462,7 @@ mod tests {
     fn faults_have_a_line() {
         let check = |text: &str, line, message: &str| {
             let message = message.into();
-            assert_eq!(parse(text), Err(Fault { line, message }), "{text:?}");
+            assert_eq!(parse(text), Err(YamlError { line, message }), "{text:?}");
         };
         check("a: 1\nb: 2\na: 3\n", Some(3), "\"a\" is there twice");
         check("l:\n  - x: 1\n    x: 2\n", Some(3), "\"x\" is there twice");

@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::keys::FOREIGN_LOGGERS;
-use super::problem::{Findings, Place};
-use super::raw::{self, Map, Node, Step};
-use super::value::{self, Wrong};
-use super::{AccessFormat, AccessLog, Level, Limits, Logger, Timeouts};
+use super::problem::{Findings, Location};
+use super::raw::{self, Map, Node, PathStep};
+use super::value::{self, ValueError};
+use super::{AccessFormat, AccessLogConfig, LogLevel, Limits, Logger, Timeouts};
 
 /// A section with what was merged into it.
 pub(super) struct Section<'a> {
     /// Keys and values, `defaults` included.
     pub(super) map: Map,
     /// The way to it.
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<PathStep>,
     /// The way to the section that its other keys come from.
-    pub(super) inherited: Option<Vec<Step>>,
+    pub(super) inherited: Option<Vec<PathStep>>,
     /// How messages name it: `map[2] (blog.example.com)`.
     pub(super) label: String,
     /// In front of its keys: `limits.`.
@@ -46,40 +46,40 @@ impl<'a> Section<'a> {
     }
 
     /// The place of a key or, in its list, of an item.
-    pub(super) fn place(&self, key: &str, item: Option<usize>) -> Place {
-        let step = Step::Key(key.into());
-        let with = |steps: &[Step]| {
+    pub(super) fn place(&self, key: &str, item: Option<usize>) -> Location {
+        let step = PathStep::Key(key.into());
+        let with = |steps: &[PathStep]| {
             let mut steps = steps.to_vec();
             steps.push(step.clone());
-            steps.extend(item.map(Step::Item));
+            steps.extend(item.map(PathStep::Item));
             steps
         };
         let own = with(&self.steps);
         match &self.inherited {
             Some(steps) if !self.findings.has(&own) && self.findings.has(&with(steps)) => {
-                Place::File(with(steps), "defaults".into())
+                Location::File(with(steps), "defaults".into())
             }
-            _ => Place::File(own, self.label.clone()),
+            _ => Location::File(own, self.label.clone()),
         }
     }
 
     /// The place of a key of a section, or of a section in a list.
-    pub(super) fn place_within(&self, key: &str, item: Option<usize>, inner: &str) -> Place {
+    pub(super) fn place_within(&self, key: &str, item: Option<usize>, inner: &str) -> Location {
         match self.place(key, item) {
-            Place::File(mut steps, label) => {
-                steps.push(Step::Key(inner.into()));
+            Location::File(mut steps, label) => {
+                steps.push(PathStep::Key(inner.into()));
                 // One that is not written has the place of its section.
                 if !self.findings.has(&steps) {
                     steps.pop();
                 }
-                Place::File(steps, label)
+                Location::File(steps, label)
             }
             place => place,
         }
     }
 
     /// A file that will be opened for writing at the start: its directory must be there, and no directory in its place.
-    pub(super) fn to_be_written(&self, path: PathBuf) -> Result<PathBuf, Wrong> {
+    pub(super) fn to_be_written(&self, path: PathBuf) -> Result<PathBuf, ValueError> {
         if self.findings.inspection.is_some() {
             value::writable_place(&path)?;
         }
@@ -99,7 +99,7 @@ impl<'a> Section<'a> {
 
     /// Reports a key that is not there, or two that do not fit, at the section itself.
     pub(super) fn problem(&self, message: &str) {
-        let place = Place::File(self.steps.clone(), self.label.clone());
+        let place = Location::File(self.steps.clone(), self.label.clone());
         self.findings
             .problem(place, format!("{}{message}", self.prefix));
     }
@@ -111,7 +111,7 @@ impl<'a> Section<'a> {
     }
 
     /// The value of a key, if it is there and right.
-    pub(super) fn take<T>(&self, key: &str, read: impl Fn(&Node) -> Result<T, Wrong>) -> Option<T> {
+    pub(super) fn take<T>(&self, key: &str, read: impl Fn(&Node) -> Result<T, ValueError>) -> Option<T> {
         let node = raw::get(&self.map, key)?;
         self.read(key, None, node, read)
     }
@@ -122,7 +122,7 @@ impl<'a> Section<'a> {
         key: &str,
         item: Option<usize>,
         node: &Node,
-        read: impl Fn(&Node) -> Result<T, Wrong>,
+        read: impl Fn(&Node) -> Result<T, ValueError>,
     ) -> Option<T> {
         read(node)
             .map_err(|wrong| self.wrong(key, item, node, &wrong))
@@ -146,7 +146,7 @@ impl<'a> Section<'a> {
     pub(super) fn take_many<T>(
         &self,
         key: &str,
-        read: impl Fn(&Node) -> Result<T, Wrong>,
+        read: impl Fn(&Node) -> Result<T, ValueError>,
     ) -> Option<Vec<T>> {
         let values = self.many(key)?.into_iter();
         Some(
@@ -171,7 +171,7 @@ impl<'a> Section<'a> {
 
     /// A section under a key whose map is already known.
     fn inner(&self, key: &str, map: Map) -> Self {
-        let with = |steps: &[Step]| [steps, &[Step::Key(key.into())]].concat();
+        let with = |steps: &[PathStep]| [steps, &[PathStep::Key(key.into())]].concat();
         Self {
             map,
             steps: with(&self.steps),
@@ -293,7 +293,7 @@ impl<'a> Section<'a> {
                 &format!(" {shown}: taken as minimal; write disabled, minimal, normal or full"),
             );
         }
-        let level = level.map_or(Level::Normal, |(level, _)| level);
+        let level = level.map_or(LogLevel::Normal, |(level, _)| level);
         let kind = section.take("type", value::text);
         if let Some(kind) = &kind
             && FOREIGN_LOGGERS.contains(&kind.to_ascii_lowercase().as_str())
@@ -333,7 +333,7 @@ impl<'a> Section<'a> {
     }
 
     /// `access_log`, or the server's.
-    pub(super) fn access_log(&self, server: Option<&AccessLog>) -> Option<AccessLog> {
+    pub(super) fn access_log(&self, server: Option<&AccessLogConfig>) -> Option<AccessLogConfig> {
         let (section, file) = match raw::get(&self.map, "access_log") {
             None => return server.cloned(),
             Some(node @ (Node::Bool(_) | Node::Text(_))) if value::truth(node) == Ok(false) => {
@@ -380,7 +380,7 @@ impl<'a> Section<'a> {
                 None => self.wrong("access_log", None, &node, &wrong),
             }
         }
-        Some(AccessLog {
+        Some(AccessLogConfig {
             file,
             format: format.unwrap_or(AccessFormat::Combined),
         })

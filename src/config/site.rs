@@ -10,13 +10,13 @@ use super::gzip;
 use super::pages;
 use super::raw::{self, Node};
 use super::section::{MANY, Section};
-use super::value::{self, Wrong};
+use super::value::{self, ValueError};
 use super::{
-    Address, Check, Config, Directory, Filter, Order, Outgoing, Redis, Site, SocketFile, Tls,
+    Address, CheckConfig, Config, DirectoryConfig, Filter, Order, Outgoing, Redis, SiteConfig, SocketFileConfig, Tls,
 };
 
 /// What sites have from the top level.
-pub(super) struct Server<'a> {
+pub(super) struct TopLevel<'a> {
     /// The server's own values; no sites yet.
     pub(super) config: &'a Config,
     /// The top level's `timeout`.
@@ -24,7 +24,7 @@ pub(super) struct Server<'a> {
 }
 
 /// A site, with defaults where something is wrong.
-pub(super) fn check(section: &Section, server: &Server) -> Site {
+pub(super) fn check(section: &Section, server: &TopLevel) -> SiteConfig {
     let site = values(section, server);
     if !site.default
         && section
@@ -63,8 +63,8 @@ pub(super) fn check(section: &Section, server: &Server) -> Site {
 }
 
 /// The values of a site, whatever is missing.
-pub(super) fn values(section: &Section, server: &Server) -> Site {
-    let base = Site::default();
+pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
+    let base = SiteConfig::default();
     let config = server.config;
     let truth = |key: &str, default| section.take(key, value::truth).unwrap_or(default);
     let mut incoming = Vec::new();
@@ -87,7 +87,7 @@ pub(super) fn values(section: &Section, server: &Server) -> Site {
     if directory.is_some() && !outgoing.is_empty() {
         section.note("outgoing", ": has no effect with proxy: traditional");
     }
-    let site = Site {
+    let site = SiteConfig {
         name: incoming
             .first()
             .cloned()
@@ -150,7 +150,7 @@ fn dials_in(section: &Section) -> bool {
 }
 
 /// Where the servers are (`directory`, `servers`).
-fn directory(section: &Section, listen: &[Address]) -> Directory {
+fn directory(section: &Section, listen: &[Address]) -> DirectoryConfig {
     let redis = section.take("directory", |node| match value::text(node).as_deref() {
         Ok("static") => Ok(false),
         Ok("redis") if !cfg!(feature = "redis") => {
@@ -160,7 +160,7 @@ fn directory(section: &Section, listen: &[Address]) -> Directory {
         _ => Err("write static or redis".into()),
     });
     if redis == Some(true) {
-        return Directory::Redis(redis_server(section));
+        return DirectoryConfig::Redis(redis_server(section));
     }
     let example = "servers: 127.0.0.1:3000";
     let mut servers = Vec::new();
@@ -190,7 +190,7 @@ fn directory(section: &Section, listen: &[Address]) -> Directory {
         }
         Some(_) => {}
     }
-    Directory::Static(servers)
+    DirectoryConfig::Static(servers)
 }
 
 /// Whether a server would be a port where visitors come in, so that requests go round in circles.
@@ -238,7 +238,7 @@ fn redis_server(section: &Section) -> Redis {
 }
 
 /// `check`: `{uri, interval}`, or false.
-fn check_of(section: &Section) -> Option<Check> {
+fn check_of(section: &Section) -> Option<CheckConfig> {
     match raw::get(&section.map, "check")? {
         node if value::truth(node) == Ok(false) => return None,
         Node::Map(_) => {}
@@ -257,7 +257,7 @@ fn check_of(section: &Section) -> Option<Check> {
         section.problem("no uri; write {uri: /up}");
     }
     let interval = section.deadline("interval", CHECK_INTERVAL);
-    Some(Check {
+    Some(CheckConfig {
         uri: section.take("uri", value::target)?,
         interval,
     })
@@ -273,7 +273,7 @@ fn keepalive(section: &Section, idle: Duration) -> Option<Duration> {
     Some(keepalive.unwrap_or(idle)).filter(|idle| !idle.is_zero())
 }
 
-fn order(node: &Node) -> Result<Order, Wrong> {
+fn order(node: &Node) -> Result<Order, ValueError> {
     match value::text(node).as_deref() {
         Ok("newest") => Ok(Order::Newest),
         Ok("oldest") => Ok(Order::Oldest),
@@ -338,7 +338,7 @@ fn is_open(address: &Address, config: &Config) -> bool {
 }
 
 /// The address of an item of `outgoing`.
-pub(super) fn outgoing_address(section: &Section, node: &Node) -> Result<Address, Wrong> {
+pub(super) fn outgoing_address(section: &Section, node: &Node) -> Result<Address, ValueError> {
     let to = match node {
         Node::Map(map) => raw::get(map, "to").unwrap_or(&Node::Null),
         node => node,
@@ -346,7 +346,7 @@ pub(super) fn outgoing_address(section: &Section, node: &Node) -> Result<Address
     value::address(section.directory, &value::text(to)?)
 }
 
-fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
+fn one(section: &Section, node: &Node) -> Result<Outgoing, ValueError> {
     let address = |node: &Node| {
         let text =
             value::text(node).map_err(|_| "write an address, 127.0.0.1:30000".to_string())?;
@@ -359,11 +359,11 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
         return Ok(Outgoing {
             to: address(node)?,
             filter: Filter::Any,
-            file: SocketFile::default(),
+            file: SocketFileConfig::default(),
         });
     };
     let within =
-        |key: &str, wrong: Wrong, node: &Node| format!("{key} {}: {wrong}", value::shown(node));
+        |key: &str, wrong: ValueError, node: &Node| format!("{key} {}: {wrong}", value::shown(node));
     let to = raw::get(map, "to").ok_or("no to; write {to: 127.0.0.1:30000, prefix: /path}")?;
     let address = address(to).map_err(|wrong| within("to", wrong, to))?;
     let filter = match (raw::get(map, "match"), raw::get(map, "prefix")) {
@@ -376,17 +376,17 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, Wrong> {
         }
         _ => return Err("match and prefix; write one of them".into()),
     };
-    let name = |key: &str, read: fn(&Node) -> Result<String, Wrong>| {
+    let name = |key: &str, read: fn(&Node) -> Result<String, ValueError>| {
         let read = |node: &Node| read(node).map_err(|wrong| within(key, wrong, node));
         raw::get(map, key).map(read).transpose()
     };
     let mode = |node: &Node| value::mode(node).map_err(|wrong| within("mode", wrong, node));
-    let file = SocketFile {
+    let file = SocketFileConfig {
         mode: raw::get(map, "mode").map(mode).transpose()?,
         owner: name("owner", super::check::user)?,
         group: name("group", super::check::group)?,
     };
-    if file != SocketFile::default() && !matches!(address, Address::Unix(_)) {
+    if file != SocketFileConfig::default() && !matches!(address, Address::Unix(_)) {
         return Err("mode, owner and group are for a Unix socket; leave them out".into());
     }
     Ok(Outgoing {
@@ -430,7 +430,7 @@ pub(super) fn keys(section: &Section) -> Vec<String> {
     keys
 }
 
-fn key(node: &Node) -> Result<String, Wrong> {
+fn key(node: &Node) -> Result<String, ValueError> {
     let key = value::text(node)?;
     if key.len() > KEY_BYTES {
         return Err(format!("longer than {KEY_BYTES} bytes"));
@@ -439,7 +439,7 @@ fn key(node: &Node) -> Result<String, Wrong> {
 }
 
 /// The keys of a file, one a line.
-pub(super) fn key_file(path: &Path) -> Result<Vec<String>, Wrong> {
+pub(super) fn key_file(path: &Path) -> Result<Vec<String>, ValueError> {
     let bytes = value::read_text(path, KEY_FILE_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| "not UTF-8")?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

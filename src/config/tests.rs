@@ -21,7 +21,7 @@ fn config(text: &str) -> Config {
 }
 
 /// Reads the keys of one entry.
-fn site(keys: &str) -> Site {
+fn site(keys: &str) -> SiteConfig {
     let text = format!(
         "cluster_port: 80\nmap:\n  - incoming: a.example\n    outgoing: 127.0.0.1:1\n    {keys}\n"
     );
@@ -388,7 +388,7 @@ map:
         a.logger,
         Some(Logger {
             file,
-            level: Level::Normal
+            level: LogLevel::Normal
         })
     );
     assert_eq!(b.logger, None);
@@ -413,7 +413,7 @@ map:
         config.logger,
         Logger {
             file: None,
-            level: Level::Full
+            level: LogLevel::Full
         }
     );
 }
@@ -513,7 +513,7 @@ fn compression() {
         let text = format!("cluster_port: 80\nmap: [{{incoming: a, outgoing: b:1, {text}}}]");
         let config = config(&text);
         for config in [&config, &self::config(&config.to_yaml())] {
-            let expected = expected.map(|(types, minimum, level)| Gzip {
+            let expected = expected.map(|(types, minimum, level)| GzipConfig {
                 types: types.iter().map(ToString::to_string).collect(),
                 minimum,
                 level,
@@ -523,7 +523,7 @@ fn compression() {
     };
     check("gzip: ~", None);
     check("gzip: off", None);
-    let all = Gzip::default().types;
+    let all = GzipConfig::default().types;
     let all: Vec<_> = all.iter().map(String::as_str).collect();
     check("gzip: true", Some((&all, 1024, 5)));
     check("gzip: {}", Some((&all, 1024, 5)));
@@ -569,8 +569,8 @@ fn paths_that_ask_for_a_password() {
     let file = directory.path().join("users");
     fs::write(&file, "").expect("a file");
     let file = file.display();
-    type Entry<'a> = (&'a str, &'a [&'a str], bool);
-    let check = |text: &str, expected: Result<&[Entry<'_>], &str>| {
+    type ExpectedRule<'a> = (&'a str, &'a [&'a str], bool);
+    let check = |text: &str, expected: Result<&[ExpectedRule<'_>], &str>| {
         let text = format!(
             "cluster_port: 80\nmap:\n  - incoming: a\n    outgoing: b:1\n    basic_auth: {}\n",
             text.replace("FILE", &file.to_string())
@@ -658,19 +658,19 @@ fn paths_that_ask_for_a_password() {
 
 #[test]
 fn values_of_a_site() {
-    let check = |keys: &str, right: fn(&Site) -> bool| assert!(right(&site(keys)), "{keys}");
+    let check = |keys: &str, right: fn(&SiteConfig) -> bool| assert!(right(&site(keys)), "{keys}");
     check("via: true", |site| {
-        let base = Site::default();
+        let base = SiteConfig::default();
         let same = format!(
             "{:?}",
-            Site {
+            SiteConfig {
                 name: base.name,
                 incoming: vec![],
                 outgoing: vec![],
                 ..site.clone()
             }
         );
-        same == format!("{:?}", Site::default())
+        same == format!("{:?}", SiteConfig::default())
     });
     check("retries: 0", |site| site.retries == 0);
     check("redeployable: 'true'", |site| site.redeployable);
@@ -696,7 +696,7 @@ fn values_of_a_site() {
     check("access_log: {file: /a, format: json}", |site| {
         let file = Some("/a".into());
         site.access_log
-            == Some(AccessLog {
+            == Some(AccessLogConfig {
                 file,
                 format: AccessFormat::Json,
             })
@@ -705,7 +705,7 @@ fn values_of_a_site() {
         site.logger
             == Some(Logger {
                 file: None,
-                level: Level::Full,
+                level: LogLevel::Full,
             })
     });
     check("docroot: /x", |site| site.docroot == Some("/x".into()));
@@ -733,7 +733,7 @@ fn values_of_a_site() {
             largest,
         } = site.file_cache;
         let window = Duration::from_secs(1);
-        (cache, memory, largest) == (Cache { size: 7, window }, 1 << 20, 102_400)
+        (cache, memory, largest) == (CacheConfig { size: 7, window }, 1 << 20, 102_400)
     });
     check("dynamic_request_cache: {window: 0}", |site| {
         site.dynamic_request_cache.size == 100 && site.dynamic_request_cache.window.is_zero()
@@ -742,7 +742,7 @@ fn values_of_a_site() {
         site.logger
             == Some(Logger {
                 file: None,
-                level: Level::Normal,
+                level: LogLevel::Normal,
             })
     });
 }
@@ -880,7 +880,7 @@ fn servers_that_are_connected_to() {
             "cluster_port: 8080\nmap: [{{incoming: a, proxy: traditional, servers: {keys}}}]\n"
         );
         match config(&text).sites.remove(0).directory {
-            Some(Directory::Static(servers)) => {
+            Some(DirectoryConfig::Static(servers)) => {
                 let shown: Vec<_> = servers.iter().map(Address::to_string).collect();
                 shown.join(" ")
             }
@@ -915,7 +915,7 @@ fn samples_load_without_notes() {
             continue;
         }
         let notes = match path.ends_with("swiftiply-access.yml") {
-            true => access::Access::load(Some(&path), &access::Overrides::default())
+            true => access::AccessConfig::load(Some(&path), &access::AccessOverrides::default())
                 .map(|(_, notes)| notes),
             false => Config::load(&path, &Overrides::default()).map(|(_, notes)| notes),
         };
@@ -1144,7 +1144,7 @@ fn dial_in_addresses_with_tls_and_files() {
         .iter()
         .map(|o| o.file.clone())
         .collect();
-    let file = |mode, owner: Option<&str>, group: Option<&str>| SocketFile {
+    let file = |mode, owner: Option<&str>, group: Option<&str>| SocketFileConfig {
         mode: Some(mode),
         owner: owner.map(String::from),
         group: group.map(String::from),

@@ -15,11 +15,11 @@ use nix::libc::{O_NOCTTY, O_NONBLOCK};
 use regex::{Regex, RegexBuilder};
 
 use super::raw::Node;
-use super::{Address, Level, Network};
+use super::{Address, LogLevel, Network};
 use crate::process;
 
 /// What is wrong with a value.
-pub(super) type Wrong = String;
+pub(super) type ValueError = String;
 
 /// A value as it is quoted in a message: short, on one line.
 pub(super) fn shown(node: &Node) -> String {
@@ -34,7 +34,7 @@ pub(super) fn shown(node: &Node) -> String {
 }
 
 /// A text or a number as text.
-pub(super) fn text(node: &Node) -> Result<String, Wrong> {
+pub(super) fn text(node: &Node) -> Result<String, ValueError> {
     match node {
         Node::Text(text) | Node::Number(text) if text.is_empty() => {
             Err("empty; write a value, or remove the line".into())
@@ -46,7 +46,7 @@ pub(super) fn text(node: &Node) -> Result<String, Wrong> {
 }
 
 /// true or false, with the words that YAML had for them when the original was written.
-pub(super) fn truth(node: &Node) -> Result<bool, Wrong> {
+pub(super) fn truth(node: &Node) -> Result<bool, ValueError> {
     let word = match node {
         Node::Bool(value) => return Ok(*value),
         Node::Text(text) => text.to_ascii_lowercase(),
@@ -60,7 +60,7 @@ pub(super) fn truth(node: &Node) -> Result<bool, Wrong> {
 }
 
 /// A count within a range.
-pub(super) fn count(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, Wrong> {
+pub(super) fn count(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, ValueError> {
     move |node| {
         let number = match node {
             Node::Number(text) | Node::Text(text) => digits(text),
@@ -74,13 +74,13 @@ pub(super) fn count(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64,
 }
 
 /// A port.
-pub(super) fn port(node: &Node) -> Result<u16, Wrong> {
+pub(super) fn port(node: &Node) -> Result<u16, ValueError> {
     let number = count(0..=u64::from(u16::MAX))(node)?;
     u16::try_from(number).map_err(|_| "write a number from 0 to 65535".into())
 }
 
 /// Bytes within a range: `65536`, `64k`, `10m`, `1g`.
-pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, Wrong> {
+pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, ValueError> {
     move |node| {
         let text = match node {
             Node::Number(text) | Node::Text(text) => text.as_str(),
@@ -105,7 +105,7 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, 
 }
 
 /// A time: seconds with fractions, `500ms`, `30s`, `5m`. Whole milliseconds.
-pub(super) fn time(node: &Node) -> Result<Duration, Wrong> {
+pub(super) fn time(node: &Node) -> Result<Duration, ValueError> {
     let text = match node {
         Node::Number(text) | Node::Text(text) => text.as_str(),
         _ => "",
@@ -131,7 +131,7 @@ pub(super) fn time(node: &Node) -> Result<Duration, Wrong> {
 }
 
 /// A time that may not be over before it begins.
-pub(super) fn deadline(node: &Node) -> Result<Duration, Wrong> {
+pub(super) fn deadline(node: &Node) -> Result<Duration, ValueError> {
     let time = time(node)?;
     if time.is_zero() {
         return Err("write at least 1ms".into());
@@ -140,25 +140,25 @@ pub(super) fn deadline(node: &Node) -> Result<Duration, Wrong> {
 }
 
 /// A level as the original reads it, and whether that is what it says.
-pub(super) fn level(node: &Node) -> Result<(Level, bool), Wrong> {
+pub(super) fn level(node: &Node) -> Result<(LogLevel, bool), ValueError> {
     let text = text(node).map_err(|_| "write disabled, minimal, normal or full".to_string())?;
     let text = text.to_ascii_lowercase();
     let level = if text.starts_with('d') || text.contains('0') {
-        Level::Disabled
+        LogLevel::Disabled
     } else if text.starts_with('m') || text.contains('1') {
-        Level::Minimal
+        LogLevel::Minimal
     } else if text.starts_with('n') || text.contains('2') {
-        Level::Normal
+        LogLevel::Normal
     } else if text.starts_with('f') || text.contains('3') {
-        Level::Full
+        LogLevel::Full
     } else {
-        return Ok((Level::Minimal, false));
+        return Ok((LogLevel::Minimal, false));
     };
     Ok((level, true))
 }
 
 /// A file's path, absolute.
-pub(super) fn path(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, Wrong> {
+pub(super) fn path(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, ValueError> {
     move |node| {
         let text = text(node)?;
         if text.contains('\0') {
@@ -169,7 +169,7 @@ pub(super) fn path(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf
 }
 
 /// The path of a directory that exists; see [`path`].
-pub(super) fn folder(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, Wrong> {
+pub(super) fn folder(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, ValueError> {
     move |node| {
         let path = path(directory)(node)?;
         match path.metadata() {
@@ -190,7 +190,7 @@ pub(super) fn absolute(directory: Option<&Path>, path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// Why not. What the present user may not see is not known, and no error.
-pub(super) fn writable_place(path: &Path) -> Result<(), Wrong> {
+pub(super) fn writable_place(path: &Path) -> Result<(), ValueError> {
     let Some(parent) = path.parent() else {
         return Err("a directory, not a file".into());
     };
@@ -229,7 +229,7 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
 ///
 /// # Errors
 /// What keeps it from being read, as in a message of the configuration.
-pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
+pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, ValueError> {
     let reason = |error: io::Error| process::reason(&error);
     let regular = |kind: FileType| match kind {
         kind if kind.is_file() => Ok(()),
@@ -257,7 +257,7 @@ pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
 }
 
 /// A path of a URL.
-pub(super) fn url_path(node: &Node) -> Result<String, Wrong> {
+pub(super) fn url_path(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
     let fine = |byte: u8| byte.is_ascii_graphic() && !b"?#".contains(&byte);
     if !text.starts_with('/') || !text.bytes().all(fine) {
@@ -267,7 +267,7 @@ pub(super) fn url_path(node: &Node) -> Result<String, Wrong> {
 }
 
 /// What requests' decoded paths are to begin with.
-pub(super) fn prefix(node: &Node) -> Result<String, Wrong> {
+pub(super) fn prefix(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
     if !text.starts_with('/') {
         return Err(format!(
@@ -279,7 +279,7 @@ pub(super) fn prefix(node: &Node) -> Result<String, Wrong> {
 }
 
 /// Permissions of a file in octal digits: `0660`, `660`, `0o660`.
-pub(super) fn mode(node: &Node) -> Result<u32, Wrong> {
+pub(super) fn mode(node: &Node) -> Result<u32, ValueError> {
     let text = text(node)?;
     let digits = text.strip_prefix("0o").unwrap_or(&text);
     let octal = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -289,7 +289,7 @@ pub(super) fn mode(node: &Node) -> Result<u32, Wrong> {
 }
 
 /// A regular expression, bounded in size.
-pub(super) fn expression(node: &Node) -> Result<Regex, Wrong> {
+pub(super) fn expression(node: &Node) -> Result<Regex, ValueError> {
     let text = text(node)?;
     let built = RegexBuilder::new(&text)
         .size_limit(EXPRESSION_BYTES)
@@ -305,7 +305,7 @@ pub(super) fn expression(node: &Node) -> Result<Regex, Wrong> {
 }
 
 /// A host name as it is compared: lower case, without port and final dot.
-pub(super) fn host_name(node: &Node) -> Result<String, Wrong> {
+pub(super) fn host_name(node: &Node) -> Result<String, ValueError> {
     let text = text(node).map_err(|_| "write a host name".to_string())?;
     if text.contains("://") || text.contains('/') {
         return Err("a URL; write its host name only".into());
@@ -346,7 +346,7 @@ pub(super) fn host_name(node: &Node) -> Result<String, Wrong> {
 }
 
 /// Where backends dial in: `host:port`, `[::1]:port`, `unix:/path`.
-pub(super) fn address(directory: Option<&Path>, text: &str) -> Result<Address, Wrong> {
+pub(super) fn address(directory: Option<&Path>, text: &str) -> Result<Address, ValueError> {
     if let Some(path) = text.strip_prefix("unix:") {
         return socket(directory, path).map(Address::Unix);
     }
@@ -393,7 +393,7 @@ pub(super) fn address(directory: Option<&Path>, text: &str) -> Result<Address, W
 }
 
 /// A server that is connected to: `host:port`, port 80 if none is written, `http://host:port`, `unix:/path`.
-pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<Address, Wrong> {
+pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<Address, ValueError> {
     if text.starts_with("https://") {
         return Err("no TLS to servers; write http://".into());
     }
@@ -432,13 +432,13 @@ pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<Address, Wr
 }
 
 /// The host of a server whose port is written elsewhere.
-pub(super) fn host(node: &Node) -> Result<String, Wrong> {
+pub(super) fn host(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
     literal_or_name(&text).ok_or_else(|| "write a host name or an address".into())
 }
 
 /// A path with or without query.
-pub(super) fn target(node: &Node) -> Result<String, Wrong> {
+pub(super) fn target(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
     let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
     if !text.starts_with('/') || !text.bytes().all(fine) {
@@ -449,7 +449,7 @@ pub(super) fn target(node: &Node) -> Result<String, Wrong> {
 
 /// One of `cluster_address`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Front {
+pub(super) enum ClusterAddress {
     /// `*`: all addresses of both families.
     Any,
     /// A host name or address, without brackets.
@@ -459,18 +459,18 @@ pub(super) enum Front {
 }
 
 /// An address for visitors, whose port is in `cluster_port`: `0.0.0.0`, `::`, `*`, `localhost`, `unix:/path`.
-pub(super) fn front(directory: Option<&Path>, text: &str) -> Result<Front, Wrong> {
+pub(super) fn front(directory: Option<&Path>, text: &str) -> Result<ClusterAddress, ValueError> {
     if text == "*" {
-        return Ok(Front::Any);
+        return Ok(ClusterAddress::Any);
     }
     if let Some(path) = text.strip_prefix("unix:") {
-        return socket(directory, path).map(Front::Unix);
+        return socket(directory, path).map(ClusterAddress::Unix);
     }
     if text.contains('/') {
         return Err("not an address; write 0.0.0.0, :: or unix:/path".into());
     }
     if let Some(host) = literal_or_name(text) {
-        return Ok(Front::Host(host));
+        return Ok(ClusterAddress::Host(host));
     }
     match text.rsplit_once(':') {
         Some((host, port)) if digits(port).is_some() && literal_or_name(host).is_some() => {
@@ -481,7 +481,7 @@ pub(super) fn front(directory: Option<&Path>, text: &str) -> Result<Front, Wrong
 }
 
 /// The name of a field that has an address, or a list of them, as its value.
-pub(super) fn client_address_field(node: &Node) -> Result<String, Wrong> {
+pub(super) fn client_address_field(node: &Node) -> Result<String, ValueError> {
     let name = text(node)?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if name.is_empty() || !name.bytes().all(allowed) {
@@ -494,7 +494,7 @@ pub(super) fn client_address_field(node: &Node) -> Result<String, Wrong> {
 }
 
 /// A network: `10.0.0.0/8`, `::1`.
-pub(super) fn network(node: &Node) -> Result<Network, Wrong> {
+pub(super) fn network(node: &Node) -> Result<Network, ValueError> {
     let wrong = || "write an address or network, 192.0.2.1 or 10.0.0.0/8".to_string();
     let text = text(node).map_err(|_| wrong())?;
     let (address, prefix) = match text.split_once('/') {
@@ -546,7 +546,7 @@ fn covers(wildcard: &str, host: &str) -> bool {
 }
 
 /// The path of a Unix socket, absolute.
-fn socket(directory: Option<&Path>, path: &str) -> Result<PathBuf, Wrong> {
+fn socket(directory: Option<&Path>, path: &str) -> Result<PathBuf, ValueError> {
     if path.is_empty() || path.contains('\0') {
         return Err("no path; write unix:/path".into());
     }
@@ -703,17 +703,17 @@ mod tests {
         let check = |text: &str, expected, sure| {
             assert_eq!(level(&node(text)), Ok((expected, sure)), "{text}");
         };
-        check("0", Level::Disabled, true);
-        check("debug", Level::Disabled, true);
-        check("10", Level::Disabled, true);
-        check("Minimal", Level::Minimal, true);
-        check("'1'", Level::Minimal, true);
-        check("2", Level::Normal, true);
-        check("normal", Level::Normal, true);
-        check("full", Level::Full, true);
-        check("3", Level::Full, true);
-        check("verbose", Level::Minimal, false);
-        check("7", Level::Minimal, false);
+        check("0", LogLevel::Disabled, true);
+        check("debug", LogLevel::Disabled, true);
+        check("10", LogLevel::Disabled, true);
+        check("Minimal", LogLevel::Minimal, true);
+        check("'1'", LogLevel::Minimal, true);
+        check("2", LogLevel::Normal, true);
+        check("normal", LogLevel::Normal, true);
+        check("full", LogLevel::Full, true);
+        check("3", LogLevel::Full, true);
+        check("verbose", LogLevel::Minimal, false);
+        check("7", LogLevel::Minimal, false);
     }
 
     #[test]
@@ -777,7 +777,7 @@ mod tests {
     fn visitors_addresses() {
         let check = |text: &str, expected: Result<&str, &str>| {
             let expected = expected
-                .map(|host| Front::Host(host.into()))
+                .map(|host| ClusterAddress::Host(host.into()))
                 .map_err(String::from);
             assert_eq!(front(None, text), expected, "{text}");
         };
@@ -795,8 +795,8 @@ mod tests {
             "a b",
             Err("not an address; write 0.0.0.0, :: or unix:/path"),
         );
-        assert_eq!(front(None, "*"), Ok(Front::Any));
-        assert_eq!(front(None, "unix:/s"), Ok(Front::Unix("/s".into())));
+        assert_eq!(front(None, "*"), Ok(ClusterAddress::Any));
+        assert_eq!(front(None, "unix:/s"), Ok(ClusterAddress::Unix("/s".into())));
     }
 
     #[test]

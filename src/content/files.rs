@@ -64,10 +64,10 @@ struct Settings {
     index: Vec<String>,
     pages: Option<config::PageCache>,
     precompressed: bool,
-    gzip: Option<config::Gzip>,
+    gzip: Option<config::GzipConfig>,
     file_cache: config::FileCache,
-    etag_cache: config::Cache,
-    dynamic_request_cache: config::Cache,
+    etag_cache: config::CacheConfig,
+    dynamic_request_cache: config::CacheConfig,
 }
 
 /// What there is to be said to a request.
@@ -110,7 +110,7 @@ enum Located {
 
 impl Files {
     /// The files of a site's `docroot`, if it has one.
-    pub fn of_docroot(site: &config::Site) -> Option<Self> {
+    pub fn of_docroot(site: &config::SiteConfig) -> Option<Self> {
         let root = site.docroot.as_deref()?;
         let settings = Settings {
             index: site.index.clone(),
@@ -123,13 +123,13 @@ impl Files {
     }
 
     /// The files that a site's backends may name, if they may.
-    pub fn of_backends(site: &config::Site) -> Option<Self> {
+    pub fn of_backends(site: &config::SiteConfig) -> Option<Self> {
         let root = site.sendfileroot.as_deref()?;
         Some(Self::new(root, Settings::new(site)))
     }
 
     fn new(root: &Path, settings: Settings) -> Self {
-        let bounds = |cache: config::Cache, memory| Bounds {
+        let bounds = |cache: config::CacheConfig, memory| Bounds {
             size: cache.size,
             memory,
             window: cache.window,
@@ -655,7 +655,7 @@ impl Variant {
 
 impl Settings {
     /// Those of a site, without what is for the paths of requests only.
-    fn new(site: &config::Site) -> Self {
+    fn new(site: &config::SiteConfig) -> Self {
         Self {
             links: site.follow_symlinks,
             hidden: site.hidden_files,

@@ -67,7 +67,7 @@ pub(super) struct Wanted {
     /// Which sites have each of them.
     sites: BTreeMap<Box<[u8]>, Sites>,
     /// What its file is to be like, as the first entry that says something has it.
-    file: config::SocketFile,
+    file: config::SocketFileConfig,
 }
 
 impl Running {
@@ -208,9 +208,9 @@ impl Wanted {
         struct Entry<'a> {
             /// The names of the sites that have each key.
             keys: BTreeMap<Box<[u8]>, Vec<&'a str>>,
-            file: &'a config::SocketFile,
+            file: &'a config::SocketFileConfig,
         }
-        let none = config::SocketFile::default();
+        let none = config::SocketFileConfig::default();
         let mut order = Vec::new();
         let mut entries: HashMap<&Address, Entry> = HashMap::new();
         for site in &config.sites {

@@ -83,7 +83,7 @@ pub(crate) fn own(
     }
 }
 
-fn settings(site: &Site) -> Option<&config::Gzip> {
+fn settings(site: &Site) -> Option<&config::GzipConfig> {
     site.settings
         .gzip
         .as_ref()
@@ -92,7 +92,7 @@ fn settings(site: &Site) -> Option<&config::Gzip> {
 
 /// Whether a response is to be compressed. Says in its head that it might have been, if that is so.
 fn compresses(
-    gzip: &config::Gzip,
+    gzip: &config::GzipConfig,
     request: &RequestHead,
     head: &mut ResponseHead,
     length: Option<u64>,

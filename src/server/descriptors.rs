@@ -11,7 +11,7 @@
 //! of visitors, which are.
 
 use super::addresses::Wanted;
-use crate::config::{Config, Directory, Limits, Site};
+use crate::config::{Config, DirectoryConfig, Limits, SiteConfig};
 
 /// How many descriptors there are for connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +82,10 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Division)
 
 /// How many connections to its servers a site may have; `None`: its backends dial in. A list in Redis may be of any length,
 /// and is taken for an address with as many backends as there may be.
-fn connections_to_servers(site: &Site, backends: u64) -> Option<u64> {
+fn connections_to_servers(site: &SiteConfig, backends: u64) -> Option<u64> {
     let requests = match site.directory.as_ref()? {
-        Directory::Static(servers) => servers.len() as u64 * site.server_connections as u64,
-        Directory::Redis(_) => backends,
+        DirectoryConfig::Static(servers) => servers.len() as u64 * site.server_connections as u64,
+        DirectoryConfig::Redis(_) => backends,
     };
     Some(requests + site.max_tunnels as u64)
 }

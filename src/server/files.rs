@@ -25,7 +25,7 @@ pub(crate) struct SiteFiles {
 
 impl SiteFiles {
     /// Those of a site as configured, with all that is known of them already.
-    pub(crate) fn new(site: &config::Site, before: Option<&Snapshot>) -> Self {
+    pub(crate) fn new(site: &config::SiteConfig, before: Option<&Snapshot>) -> Self {
         let carry = |new: Files, old: Option<&Arc<Files>>| match old {
             Some(old) if old.are_like(&new) => {
                 old.distrust();
@@ -62,7 +62,7 @@ impl SiteFiles {
     }
 
     /// Tells the log what keeps files from being served now. Called when the server has become the user that it is to be.
-    pub(crate) fn check(&self, site: &config::Site) {
+    pub(crate) fn check(&self, site: &config::SiteConfig) {
         for (key, files, path) in [
             ("docroot", &self.docroot, &site.docroot),
             ("sendfileroot", &self.sendfileroot, &site.sendfileroot),

@@ -64,7 +64,7 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 pub(super) fn render(
     request: &Request,
     client_address_field: &str,
-    site: &config::Site,
+    site: &config::SiteConfig,
     queue: &Queue,
     out: &mut Vec<u8>,
 ) {
@@ -95,7 +95,7 @@ pub(super) fn render(
 }
 
 /// Writes the fields that tell the application about the visitor. They stand in front of the visitor's own fields.
-fn write_forwarding(request: &Request, site: &config::Site, out: &mut Vec<u8>) {
+fn write_forwarding(request: &Request, site: &config::SiteConfig, out: &mut Vec<u8>) {
     if request.head.host.is_none() {
         // HTTP/1.0 may leave it out, HTTP/1.1, in which this is sent on, may not (RFC 9112 3.2).
         let name = site.incoming.first().map_or("", String::as_str);

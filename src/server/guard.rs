@@ -60,7 +60,7 @@ impl AuthRule {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(crate) fn all(site: &config::Site, known: &mut UsersFiles) -> Result<Vec<Self>, FileError> {
+    pub(crate) fn all(site: &config::SiteConfig, known: &mut UsersFiles) -> Result<Vec<Self>, FileError> {
         let guards = site.basic_auth.iter().map(|entry| {
             let users = match known.get(&entry.users_file) {
                 Some(users) => {
@@ -84,7 +84,7 @@ impl AuthRule {
         (self.users.path().to_owned(), Arc::clone(&self.users))
     }
 
-    fn new(entry: &BasicAuth, site: &config::Site, users: Arc<Watched<Users>>) -> Self {
+    fn new(entry: &BasicAuth, site: &config::SiteConfig, users: Arc<Watched<Users>>) -> Self {
         let all = |path: &String| GuardedPath::all(path.as_bytes(), site);
         Self {
             challenge: challenge(&entry.realm),
@@ -113,7 +113,7 @@ impl AuthRule {
 impl GuardedPath {
     /// A configured path, and the shorter names under which the site's files give out what is there: without the
     /// extension of a cached page or of a precompressed file, and the directory of an index.
-    fn all(path: &[u8], site: &config::Site) -> Vec<Self> {
+    fn all(path: &[u8], site: &config::SiteConfig) -> Vec<Self> {
         let own: Vec<Box<[u8]>> = parts(path).map(Box::from).collect();
         let weight = own.len();
         let mut names = vec![own];
@@ -163,7 +163,7 @@ impl GuardedPath {
 }
 
 /// The names, one step shorter, under which a site's files give out what has this one.
-fn shorter_names(parts: &[Box<[u8]>], site: &config::Site) -> Vec<Vec<Box<[u8]>>> {
+fn shorter_names(parts: &[Box<[u8]>], site: &config::SiteConfig) -> Vec<Vec<Box<[u8]>>> {
     let (Some((last, folder)), Some(_)) = (parts.split_last(), &site.docroot) else {
         return Vec::new();
     };
@@ -252,10 +252,10 @@ mod tests {
     use super::*;
 
     fn guard(paths: &[&str]) -> AuthRule {
-        guard_of(paths, &config::Site::default())
+        guard_of(paths, &config::SiteConfig::default())
     }
 
-    fn guard_of(paths: &[&str], site: &config::Site) -> AuthRule {
+    fn guard_of(paths: &[&str], site: &config::SiteConfig) -> AuthRule {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("users");
         std::fs::write(&file, "").unwrap();
@@ -322,13 +322,13 @@ mod tests {
 
     #[test]
     fn every_name_of_a_file_is_covered() {
-        let site = config::Site {
+        let site = config::SiteConfig {
             docroot: Some("/srv".into()),
             page_cache: Some(config::PageCache {
                 directory: "public".into(),
                 extensions: vec!["html".into(), "xml".into()],
             }),
-            ..config::Site::default()
+            ..config::SiteConfig::default()
         };
         let check = |own: &str, names: &[&str], others: &[&str]| {
             let guard = guard_of(&[own], &site);

@@ -37,7 +37,7 @@ impl SitePages {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(crate) fn new(site: &config::Site, known: &mut PageFiles) -> Result<Self, FileError> {
+    pub(crate) fn new(site: &config::SiteConfig, known: &mut PageFiles) -> Result<Self, FileError> {
         let mut open = |path: &Path| {
             let file = match known.get(path) {
                 Some(file) => {

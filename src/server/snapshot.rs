@@ -105,7 +105,7 @@ impl fmt::Debug for Generation {
 /// A site as it runs.
 #[derive(Debug)]
 pub(crate) struct Site {
-    pub(crate) settings: config::Site,
+    pub(crate) settings: config::SiteConfig,
     pub(crate) keys: Arc<[Box<[u8]>]>,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) tunnels: Arc<Allowance>,
@@ -136,11 +136,11 @@ impl Snapshot {
     /// # Errors
     /// A file that cannot be read, a log that cannot be opened, or what the system refuses.
     pub(crate) fn new(config: Config, parts: &Parts<'_>) -> Result<Self, StartError> {
-        let mut logs: HashMap<config::AccessLog, Arc<AccessLog>> = match parts.before {
+        let mut logs: HashMap<config::AccessLogConfig, Arc<AccessLog>> = match parts.before {
             Some(before) => before.access_logs().into_iter().collect(),
             None => HashMap::new(),
         };
-        let mut log = |wanted: &Option<config::AccessLog>| -> Result<_, StartError> {
+        let mut log = |wanted: &Option<config::AccessLogConfig>| -> Result<_, StartError> {
             let Some(wanted) = wanted else {
                 return Ok(None);
             };
@@ -231,11 +231,11 @@ impl Snapshot {
     }
 
     /// The access logs, each once.
-    pub(crate) fn access_logs(&self) -> Vec<(config::AccessLog, Arc<AccessLog>)> {
+    pub(crate) fn access_logs(&self) -> Vec<(config::AccessLogConfig, Arc<AccessLog>)> {
         let server = (&self.config.access_log, &self.access_log);
         let sites = self.sites.iter();
         let sites = sites.map(|site| (&site.settings.access_log, &site.access_log));
-        let mut logs: Vec<(config::AccessLog, Arc<AccessLog>)> = Vec::new();
+        let mut logs: Vec<(config::AccessLogConfig, Arc<AccessLog>)> = Vec::new();
         let mut known = HashSet::new();
         for pair in sites.chain([server]) {
             if let (Some(settings), Some(log)) = pair
@@ -273,7 +273,7 @@ impl Site {
     /// # Errors
     /// A file that cannot be read, or what the system refuses.
     fn new(
-        settings: config::Site,
+        settings: config::SiteConfig,
         access_log: Option<Arc<AccessLog>>,
         parts: &Parts<'_>,
         read: &mut FilesRead,
@@ -339,7 +339,7 @@ pub(super) fn log_target(site: &str) -> String {
 }
 
 /// The keys that a site's backends may send: its own, or none.
-pub(crate) fn accepted_keys(site: &config::Site) -> Arc<[Box<[u8]>]> {
+pub(crate) fn accepted_keys(site: &config::SiteConfig) -> Arc<[Box<[u8]>]> {
     if site.keys.is_empty() {
         return Arc::new([Box::default()]);
     }

@@ -131,7 +131,7 @@ struct List {
 impl Link {
     /// A link for the lists of these names.
     pub(super) fn new(
-        site: &config::Site,
+        site: &config::SiteConfig,
         log: &str,
         redis: &config::Redis,
         directories: &[(String, Arc<Directory>)],

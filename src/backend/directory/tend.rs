@@ -25,7 +25,7 @@ pub(super) struct Due {
     /// How long they may be.
     idle: Duration,
     lookups: Vec<Arc<Endpoint>>,
-    checks: Vec<(Arc<Endpoint>, config::Check, String)>,
+    checks: Vec<(Arc<Endpoint>, config::CheckConfig, String)>,
 }
 
 impl Directory {

@@ -139,7 +139,7 @@ fn pauses_grow_and_end_with_success() {
 #[test]
 fn what_a_check_finds_counts_only_while_there_are_checks() {
     let directory = directory(&["127.0.0.1:80".parse().unwrap()], 1);
-    let set_check = |check: Option<config::Check>| {
+    let set_check = |check: Option<config::CheckConfig>| {
         let mut settings = directory.state.lock().settings.clone();
         settings.check = check;
         directory.change(settings);
@@ -147,7 +147,7 @@ fn what_a_check_finds_counts_only_while_there_are_checks() {
     let endpoint = Arc::clone(&directory.state.lock().servers[0].endpoint);
     let bad = || directory.checked(&endpoint, Err("not well".to_owned()));
     let is_up = || directory.state.lock().servers[0].health == Health::Up;
-    let check = config::Check {
+    let check = config::CheckConfig {
         uri: "/".to_owned(),
         interval: Duration::from_secs(10),
     };
@@ -302,7 +302,7 @@ fn a_tick_says_when_it_is_due_again() {
     let since = directory.state.lock().servers[0].kept[0].since;
     assert_eq!(due(), Some(since + Duration::from_secs(1)));
     let mut settings = directory.state.lock().settings.clone();
-    settings.check = Some(config::Check {
+    settings.check = Some(config::CheckConfig {
         uri: "/".to_owned(),
         interval: Duration::from_secs(10),
     });

@@ -6,7 +6,7 @@
 //! | `reload` | reads the configuration and puts it into effect |
 //! | `signals` | turns signals into messages (`ctrlc` does so for INT) |
 //!
-//! All others belong to [`swiftiply::access::Access`].
+//! All others belong to [`swiftiply::access::AccessConfig`].
 
 mod options;
 #[path = "../program/mod.rs"]
@@ -24,7 +24,7 @@ use program::reload::{Reloads, drop_last};
 use program::{Failure, NAME, print, reload_failed, report};
 use signal_hook::consts::{SIGTTIN, SIGTTOU, SIGUSR2};
 use swiftiply::access::{Access, StartError};
-use swiftiply::config::access::Access as Settings;
+use swiftiply::config::access::AccessConfig as Settings;
 use swiftiply::config::{Config, Note, Problems};
 use swiftiply::logging::Logging;
 use swiftiply::net::INSPECTION;

@@ -7,7 +7,7 @@ use super::program::NAME;
 use super::program::choice::{self, Choice};
 use getopts::ParsingStyle;
 use swiftiply::config::Address;
-use swiftiply::config::access::Overrides;
+use swiftiply::config::access::AccessOverrides;
 
 /// What the program is asked to do.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct Invocation {
     /// The file.
     pub(crate) file: Option<PathBuf>,
     /// What the command line says on top of it.
-    pub(crate) overrides: Overrides,
+    pub(crate) overrides: AccessOverrides,
 }
 
 const CHOICES: &[Choice] = &[
@@ -100,7 +100,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ord
     let check = matches.opt_present("check");
     let invocation = Invocation {
         file: matches.opt_str("config").map(PathBuf::from),
-        overrides: Overrides {
+        overrides: AccessOverrides {
             key_file: matches.opt_str("key-file"),
             to: matches.opt_str("to"),
             connections: matches.opt_str("connections"),

@@ -26,7 +26,7 @@ use program::control::{Control, Message};
 use program::reload::{Reloads, drop_last};
 use program::{Failure, print, reload_failed, report};
 use signal_hook::consts::SIGUSR2;
-use swiftiply::config::{Config, Level, Logger, Note, Problems};
+use swiftiply::config::{Config, LogLevel, Logger, Note, Problems};
 use swiftiply::logging::{self, Logging};
 use swiftiply::net::INSPECTION;
 use swiftiply::process::pid_file::PidFile;
@@ -206,7 +206,7 @@ fn announce(server: &Server, config: &Config) -> Result<(), Failure> {
     let mut logs = sites.chain([&config.access_log]).flatten();
     let is_taken = logs.any(|log| log.file.is_none());
     let Logger { file, level } = &config.logger;
-    let is_there = file.is_none() && *level >= Level::Normal && process::is_one_output();
+    let is_there = file.is_none() && *level >= LogLevel::Normal && process::is_one_output();
     if is_taken || is_there {
         return Ok(());
     }

@@ -9,15 +9,15 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Step, TEXT_KEY};
+use super::{PathStep, TEXT_KEY};
 
 /// The line on which the value at `steps` stands: that of its key, or for an item of a list its own.
 ///
 /// Where there is no such value it is the line of the nearest one around it; `None` for the document.
-pub(in crate::config) fn line(text: &str, steps: &[Step]) -> Option<usize> {
+pub(in crate::config) fn line(text: &str, steps: &[PathStep]) -> Option<usize> {
     let target = match steps.last()? {
-        Step::Key(_) => Target::Key,
-        Step::Item(_) => Target::Value,
+        PathStep::Key(_) => LineOf::Key,
+        PathStep::Item(_) => LineOf::Value,
     };
     // What a section has itself goes before what `<<` brings, as in the merge.
     [false, true]
@@ -29,9 +29,9 @@ pub(in crate::config) fn line(text: &str, steps: &[Step]) -> Option<usize> {
 /// The line on which a second document begins, or what the library takes for one: whatever is behind the end of the first.
 pub(in crate::config) fn second(text: &str) -> Option<usize> {
     let document = serde_yaml::Deserializer::from_str(text).nth(1)?;
-    let walk = Walk {
+    let walk = PathWalk {
         steps: &[],
-        target: Target::Value,
+        target: LineOf::Value,
         merges: false,
         found: &Cell::new(false),
     };
@@ -41,7 +41,7 @@ pub(in crate::config) fn second(text: &str) -> Option<usize> {
 
 /// What is looked for at the end of the steps.
 #[derive(Clone, Copy, PartialEq)]
-enum Target {
+enum LineOf {
     /// The line of the last step's key.
     Key,
     /// The line of the value.
@@ -50,9 +50,9 @@ enum Target {
 
 /// Reads the text once more along `steps` and fails on purpose at the target, since a place in the text is
 /// told with an error only.
-fn walk(text: &str, steps: &[Step], target: Target, merges: bool) -> Option<usize> {
+fn walk(text: &str, steps: &[PathStep], target: LineOf, merges: bool) -> Option<usize> {
     let found = Cell::new(false);
-    let walk = Walk {
+    let walk = PathWalk {
         steps,
         target,
         merges,
@@ -67,22 +67,22 @@ fn walk(text: &str, steps: &[Step], target: Target, merges: bool) -> Option<usiz
 
 /// A walk along `steps`. Ends with `Ok` where it leads nowhere.
 #[derive(Clone, Copy)]
-struct Walk<'a> {
-    steps: &'a [Step],
-    target: Target,
+struct PathWalk<'a> {
+    steps: &'a [PathStep],
+    target: LineOf,
     /// Follow `<<` too.
     merges: bool,
     found: &'a Cell<bool>,
 }
 
-impl Walk<'_> {
+impl PathWalk<'_> {
     fn stop<T, E: Error>(&self) -> Result<T, E> {
         self.found.set(true);
         Err(E::custom("here"))
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
+impl<'de> DeserializeSeed<'de> for PathWalk<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -90,7 +90,7 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Walk<'_> {
+impl<'de> Visitor<'de> for PathWalk<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
@@ -142,12 +142,12 @@ impl<'de> Visitor<'de> for Walk<'_> {
         };
         for index in 0.. {
             let here = match step {
-                Step::Item(wanted) if *wanted == index => Some(Self {
+                PathStep::Item(wanted) if *wanted == index => Some(Self {
                     steps: rest,
                     ..self
                 }),
                 // The list of `<<: [*a, *b]`.
-                Step::Key(_) if self.merges => Some(self),
+                PathStep::Key(_) if self.merges => Some(self),
                 _ => None,
             };
             let more = match here {
@@ -167,7 +167,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         };
         while let Some(key) = pairs.next_key_seed(KnownKey(self))? {
             match step {
-                Step::Key(wanted) if *wanted == key => pairs.next_value_seed(Self {
+                PathStep::Key(wanted) if *wanted == key => pairs.next_value_seed(Self {
                     steps: rest,
                     ..self
                 })?,
@@ -180,7 +180,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
 }
 
 /// Reads a key, and stops at the one whose line is wanted.
-struct KnownKey<'a>(Walk<'a>);
+struct KnownKey<'a>(PathWalk<'a>);
 
 impl<'de> DeserializeSeed<'de> for KnownKey<'_> {
     type Value = String;
@@ -199,7 +199,7 @@ impl Visitor<'_> for KnownKey<'_> {
 
     fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
         match self.0.steps {
-            [Step::Key(wanted)] if self.0.target == Target::Key && wanted == key => self.0.stop(),
+            [PathStep::Key(wanted)] if self.0.target == LineOf::Key && wanted == key => self.0.stop(),
             _ => Ok(key.to_string()),
         }
     }
