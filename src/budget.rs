@@ -156,11 +156,11 @@ pub struct Share {
 
 /// A holder that waits for room, as long as this lives.
 #[derive(Debug)]
-pub struct Wait(Arc<Shares>);
+pub struct WaitForRoom(Arc<Shares>);
 
 /// Why a share may not grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ShareRefusal {
     /// It alone would have more than one client may use.
     Part,
     /// Its client would use more than it may.
@@ -218,11 +218,11 @@ impl Share {
     ///
     /// # Errors
     /// Why it may not grow; it stays as it was.
-    pub fn set(&mut self, bytes: u64) -> Result<(), Refusal> {
+    pub fn set(&mut self, bytes: u64) -> Result<(), ShareRefusal> {
         let own = self.charge.bytes();
         let part = self.shares.part();
         if bytes > own && bytes > part {
-            return Err(Refusal::Part);
+            return Err(ShareRefusal::Part);
         }
         let Some(client) = self.client else {
             return self.set_charge(bytes);
@@ -232,7 +232,7 @@ impl Share {
         let used = clients.get(&client).copied().unwrap_or(0);
         let then = (used - own).saturating_add(bytes);
         if bytes > own && then > part {
-            return Err(Refusal::Client);
+            return Err(ShareRefusal::Client);
         }
         self.set_charge(bytes)?;
         match then {
@@ -243,17 +243,17 @@ impl Share {
     }
 
     /// It has to wait for room.
-    pub fn wait(&self) -> Wait {
+    pub fn wait(&self) -> WaitForRoom {
         self.shares.waiting.fetch_add(1, Ordering::Relaxed);
-        Wait(Arc::clone(&self.shares))
+        WaitForRoom(Arc::clone(&self.shares))
     }
 
-    fn set_charge(&mut self, bytes: u64) -> Result<(), Refusal> {
+    fn set_charge(&mut self, bytes: u64) -> Result<(), ShareRefusal> {
         if self.charge.set(bytes) {
             return Ok(());
         }
         self.shares.exhausted.store(true, Ordering::Relaxed);
-        Err(Refusal::All)
+        Err(ShareRefusal::All)
     }
 }
 
@@ -264,7 +264,7 @@ impl Drop for Share {
     }
 }
 
-impl Drop for Wait {
+impl Drop for WaitForRoom {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -318,25 +318,25 @@ mod tests {
         let shares = Arc::new(Shares::new(800));
         let client = |last| Some(IpAddr::from([192, 0, 2, last]));
         let mut one = Share::new(&shares, client(1));
-        assert_eq!(one.set(101), Err(Refusal::Part));
+        assert_eq!(one.set(101), Err(ShareRefusal::Part));
         assert_eq!(one.set(60), Ok(()));
         let mut other = Share::new(&shares, client(1));
-        assert_eq!(other.set(41), Err(Refusal::Client));
+        assert_eq!(other.set(41), Err(ShareRefusal::Client));
         assert_eq!(other.set(40), Ok(()));
-        assert_eq!((one.set(61), one.set(10)), (Err(Refusal::Client), Ok(())));
+        assert_eq!((one.set(61), one.set(10)), (Err(ShareRefusal::Client), Ok(())));
         assert_eq!(other.set(90), Ok(()));
         let mut unknown = [(); 6].map(|()| Share::new(&shares, None));
         assert!(unknown.iter_mut().all(|share| share.set(100) == Ok(())));
-        assert_eq!(unknown[0].set(101), Err(Refusal::Part));
+        assert_eq!(unknown[0].set(101), Err(ShareRefusal::Part));
         assert!(!shares.take_exhausted());
         let mut last = Share::new(&shares, client(2));
         assert_eq!(last.set(100), Ok(()));
-        assert_eq!(Share::new(&shares, client(3)).set(1), Err(Refusal::All));
+        assert_eq!(Share::new(&shares, client(3)).set(1), Err(ShareRefusal::All));
         assert!(shares.take_exhausted() && !shares.take_exhausted());
         // A lower limit takes nothing away.
         shares.all().limit(80);
         assert_eq!((last.set(100), last.set(50)), (Ok(()), Ok(())));
-        assert_eq!(last.set(51), Err(Refusal::Part));
+        assert_eq!(last.set(51), Err(ShareRefusal::Part));
         let wait = last.wait();
         assert_eq!(shares.waiting(), 1);
         drop((wait, one, other, unknown, last));

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::backend::preamble::Id;
 use crate::budget::{Charge, Share};
 use crate::http::conditional::Validators;
-use crate::http::encoding::Coding;
+use crate::http::encoding::ContentCoding;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::stream::Peer;
 
@@ -28,7 +28,7 @@ pub struct Request {
     /// Its body.
     pub body: RequestBody,
     /// Who made it.
-    pub client: Client,
+    pub client: ClientAddress,
     /// Whether it came over TLS.
     pub secure: bool,
     /// When its head was complete.
@@ -39,7 +39,7 @@ pub struct Request {
 
 /// Who made a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientAddress {
     /// The other end of the connection: the client itself, or a proxy in front of us.
     pub peer: Peer,
     /// Whether the peer is a proxy whose forwarding fields are believed (`trusted_proxies`).
@@ -86,7 +86,7 @@ pub enum UploadError {
     Gone,
 }
 
-impl Client {
+impl ClientAddress {
     /// A client without a trusted proxy in between.
     pub const fn direct(peer: Peer) -> Self {
         Self {
@@ -111,7 +111,7 @@ impl Client {
     }
 }
 
-impl fmt::Display for Client {
+impl fmt::Display for ClientAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.forwarded {
             Some(ip) => write!(out, "{ip} through {}", self.peer),
@@ -146,7 +146,7 @@ pub struct Response {
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// The backend that answered or failed last.
-    pub backend: Option<Origin>,
+    pub backend: Option<BackendName>,
     /// Time spent waiting for a backend.
     pub queued: Duration,
     /// Time from a backend's lease to the head of its answer.
@@ -165,14 +165,14 @@ impl Trace {
 
 /// A backend, for logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum BackendName {
     /// One that dialled in, by its id.
     Dialled(Id),
     /// A server that was connected to, by its address.
     Server(Arc<str>),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for BackendName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dialled(id) => id.fmt(out),
@@ -190,10 +190,10 @@ pub enum Body {
     /// A part of a file in memory.
     Stored {
         /// The file.
-        stored: Arc<Stored>,
+        stored: Arc<StoredFile>,
         /// Which bytes.
         range: Range<usize>,
-        /// The head is [`Stored::head`]; that of the response has the status only.
+        /// The head is [`StoredFile::head`]; that of the response has the status only.
         ready: bool,
     },
     /// Parts of a file on disk.
@@ -202,7 +202,7 @@ pub enum Body {
 
 /// A file in memory, as many answers share it.
 #[derive(Debug)]
-pub struct Stored {
+pub struct StoredFile {
     /// Status line and fields of the 200 with all of it, up to Date.
     pub head: Vec<u8>,
     /// The file.
@@ -219,7 +219,7 @@ pub struct Entity {
     /// Its Content-Type: of what is in it, however that is encoded.
     pub content_type: Cow<'static, str>,
     /// How it is encoded.
-    pub coding: Option<Coding>,
+    pub coding: Option<ContentCoding>,
     /// Others may get it in another encoding.
     pub varies: bool,
     /// Parts of it can be had.
@@ -232,12 +232,12 @@ pub struct FileBody {
     /// The file; where it stands does not matter.
     pub file: File,
     /// What is left to be sent, in order.
-    pub pieces: VecDeque<Piece>,
+    pub pieces: VecDeque<FilePart>,
 }
 
 /// A part of a [`FileBody`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
+pub enum FilePart {
     /// Bytes of ours.
     Text(Vec<u8>),
     /// Bytes of the file.
@@ -248,8 +248,8 @@ impl FileBody {
     /// Bytes that are left.
     pub fn length(&self) -> u64 {
         let lengths = self.pieces.iter().map(|piece| match piece {
-            Piece::Text(text) => text.len() as u64,
-            Piece::Range(range) => range.end - range.start,
+            FilePart::Text(text) => text.len() as u64,
+            FilePart::Range(range) => range.end - range.start,
         });
         lengths.sum()
     }

@@ -32,7 +32,7 @@ use simplelog::{ConfigBuilder, SharedLogger, WriteLogger};
 use crate::config::{AccessFormat, Config, LogLevel, Logger};
 use crate::escape::{escape, is_plain, is_unsafe};
 use crate::http::date;
-use queue::{Added, Kind, Queue};
+use queue::{LineFate, LogKind, LogQueue};
 
 /// The loggers of a server and of its sites.
 #[derive(Default)]
@@ -41,23 +41,23 @@ pub struct Logging {
 }
 
 /// Loggers that are open and not used yet.
-pub struct Prepared {
+pub struct PreparedLogging {
     logging: &'static Logging,
     sinks: Sinks,
     /// Those that were open before, to be opened under their names when it is committed.
-    kept: Vec<Arc<Queue>>,
+    kept: Vec<Arc<LogQueue>>,
 }
 
 /// The lines of exchanges, to one file.
 #[derive(Debug)]
 pub struct AccessLog {
     format: AccessFormat,
-    queue: Arc<Queue>,
+    queue: Arc<LogQueue>,
 }
 
 /// One line of an access log.
 #[derive(Debug, Serialize)]
-pub struct Entry<'a> {
+pub struct AccessRecord<'a> {
     /// When the request was complete; rendered by [`AccessLog::write`].
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
@@ -100,19 +100,19 @@ pub struct Entry<'a> {
 
 #[derive(Default)]
 struct Sinks {
-    server: Option<Sink>,
-    sites: HashMap<String, Sink>,
+    server: Option<LogSink>,
+    sites: HashMap<String, LogSink>,
 }
 
-struct Sink {
-    writer: Box<WriteLogger<Line>>,
-    queue: Arc<Queue>,
+struct LogSink {
+    writer: Box<WriteLogger<MessageLine>>,
+    queue: Arc<LogQueue>,
 }
 
 /// A message on its way into a queue: it comes in many pieces, of which the last one is the end of the line.
-struct Line {
+struct MessageLine {
     bytes: Vec<u8>,
-    queue: Arc<Queue>,
+    queue: Arc<LogQueue>,
 }
 
 impl Logging {
@@ -148,21 +148,21 @@ impl Logging {
         Ok(logging)
     }
 
-    /// Opens what a configuration names and is not open yet. Nothing goes there before [`Prepared::commit`].
+    /// Opens what a configuration names and is not open yet. Nothing goes there before [`PreparedLogging::commit`].
     ///
     /// # Errors
     /// The file that could not be opened and why.
-    pub fn prepare(&'static self, config: &Config) -> Result<Prepared, OpenError> {
+    pub fn prepare(&'static self, config: &Config) -> Result<PreparedLogging, OpenError> {
         let kept = self.queues();
-        let named = |queue: &Arc<Queue>| (queue.path().map(Path::to_owned), Arc::clone(queue));
-        let mut queues: HashMap<Option<PathBuf>, Arc<Queue>> = kept.iter().map(named).collect();
-        let mut sink = |logger: &Logger| -> Result<Sink, OpenError> {
+        let named = |queue: &Arc<LogQueue>| (queue.path().map(Path::to_owned), Arc::clone(queue));
+        let mut queues: HashMap<Option<PathBuf>, Arc<LogQueue>> = kept.iter().map(named).collect();
+        let mut sink = |logger: &Logger| -> Result<LogSink, OpenError> {
             let queue = match queues.get(&logger.file) {
                 Some(queue) => Arc::clone(queue),
-                None => Queue::open(logger.file.as_deref(), Kind::Messages)?,
+                None => LogQueue::open(logger.file.as_deref(), LogKind::Messages)?,
             };
             queues.insert(logger.file.clone(), Arc::clone(&queue));
-            Ok(Sink::new(logger.level, queue))
+            Ok(LogSink::new(logger.level, queue))
         };
         let mut sinks = Sinks {
             server: Some(sink(&config.logger)?),
@@ -176,7 +176,7 @@ impl Logging {
                 sinks.sites.insert(target, sink(logger)?);
             }
         }
-        Ok(Prepared {
+        Ok(PreparedLogging {
             logging: self,
             sinks,
             kept,
@@ -189,7 +189,7 @@ impl Logging {
     }
 
     /// Where messages go, each once.
-    fn queues(&self) -> Vec<Arc<Queue>> {
+    fn queues(&self) -> Vec<Arc<LogQueue>> {
         let sinks = self.sinks.read();
         let mut queues: Vec<_> = sinks.all().map(|sink| Arc::clone(&sink.queue)).collect();
         drop(sinks);
@@ -199,7 +199,7 @@ impl Logging {
     }
 }
 
-impl Prepared {
+impl PreparedLogging {
     /// Sends all further messages to what was opened. What was open before is opened under its name, as by
     /// [`Logging::reopen`].
     pub fn commit(self) {
@@ -210,7 +210,7 @@ impl Prepared {
     }
 }
 
-fn reopen(queues: &[Arc<Queue>]) {
+fn reopen(queues: &[Arc<LogQueue>]) {
     for queue in queues {
         if let Err(error) = queue.reopen() {
             log::error!("{error}; going on with the old file");
@@ -219,11 +219,11 @@ fn reopen(queues: &[Arc<Queue>]) {
 }
 
 impl Sinks {
-    fn all(&self) -> impl Iterator<Item = &Sink> {
+    fn all(&self) -> impl Iterator<Item = &LogSink> {
         self.sites.values().chain(&self.server)
     }
 
-    fn get(&self, target: &str) -> Option<&Sink> {
+    fn get(&self, target: &str) -> Option<&LogSink> {
         self.sites.get(target).or(self.server.as_ref())
     }
 }
@@ -247,13 +247,13 @@ impl Log for Logging {
     /// Waits until all messages are written, and what goes to standard output, but not for a log that takes nothing.
     fn flush(&self) {
         let mut queues = self.queues();
-        queues.extend(Queue::stdout());
+        queues.extend(LogQueue::stdout());
         queue::settle(queues.iter());
     }
 }
 
-impl Sink {
-    fn new(level: LogLevel, queue: Arc<Queue>) -> Self {
+impl LogSink {
+    fn new(level: LogLevel, queue: Arc<LogQueue>) -> Self {
         let level = match level {
             LogLevel::Disabled => LevelFilter::Error,
             LogLevel::Minimal => LevelFilter::Warn,
@@ -265,7 +265,7 @@ impl Sink {
     }
 }
 
-fn writer(level: LevelFilter, queue: Arc<Queue>) -> Box<WriteLogger<Line>> {
+fn writer(level: LevelFilter, queue: Arc<LogQueue>) -> Box<WriteLogger<MessageLine>> {
     let format = ConfigBuilder::new()
         .set_time_format_rfc3339()
         .set_thread_level(LevelFilter::Off)
@@ -273,10 +273,10 @@ fn writer(level: LevelFilter, queue: Arc<Queue>) -> Box<WriteLogger<Line>> {
         .set_location_level(LevelFilter::Off)
         .build();
     let bytes = Vec::new();
-    WriteLogger::new(level, format, Line { bytes, queue })
+    WriteLogger::new(level, format, MessageLine { bytes, queue })
 }
 
-fn write(writer: &WriteLogger<Line>, record: &Record<'_>) {
+fn write(writer: &WriteLogger<MessageLine>, record: &Record<'_>) {
     let text = record.args().to_string();
     let safe = escape(&text);
     let metadata = record.metadata().clone();
@@ -290,7 +290,7 @@ fn write(writer: &WriteLogger<Line>, record: &Record<'_>) {
 }
 
 /// Puts a message into a queue, whatever else goes there.
-fn message(queue: &Arc<Queue>, level: log::Level, text: &str) {
+fn message(queue: &Arc<LogQueue>, level: log::Level, text: &str) {
     let mut record = Record::builder();
     let writer = writer(LevelFilter::Trace, Arc::clone(queue));
     write(
@@ -304,12 +304,12 @@ fn message(queue: &Arc<Queue>, level: log::Level, text: &str) {
 /// # Errors
 /// There is no thread to be had that could write it.
 pub fn print(line: &str) -> io::Result<()> {
-    Queue::stdout()?.add(format!("{line}\n").as_bytes(), true);
+    LogQueue::stdout()?.add(format!("{line}\n").as_bytes(), true);
     Ok(())
 }
 
 // Simplelog does not add up what it writes.
-impl Write for Line {
+impl Write for MessageLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes.extend_from_slice(bytes);
         // A message itself has no line feed: it was escaped.
@@ -334,19 +334,19 @@ impl AccessLog {
     pub fn open(log: &crate::config::AccessLogConfig) -> Result<Self, OpenError> {
         Ok(Self {
             format: log.format,
-            queue: Queue::open(log.file.as_deref(), Kind::Access)?,
+            queue: LogQueue::open(log.file.as_deref(), LogKind::Access)?,
         })
     }
 
     /// Adds a line. It may stay in memory until [`AccessLog::flush`]. Never waits.
-    pub fn write(&self, entry: &Entry<'_>) {
+    pub fn write(&self, entry: &AccessRecord<'_>) {
         let mut line = Vec::with_capacity(512);
         match self.format {
             AccessFormat::Json => json(entry, &mut line),
             AccessFormat::Combined => combined(entry, &mut line),
         }
         line.push(b'\n');
-        if self.queue.add(&line, false) == Added::FirstLost {
+        if self.queue.add(&line, false) == LineFate::FirstLost {
             let name = self.queue.name();
             log::error!("{name}: it takes nothing, or too little; lines are lost");
         }
@@ -400,7 +400,7 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-fn json(entry: &Entry<'_>, line: &mut Vec<u8>) {
+fn json(entry: &AccessRecord<'_>, line: &mut Vec<u8>) {
     let mut serializer = serde_json::Serializer::with_formatter(line, Escaping);
     // Writing to memory does not fail, and the entry has no map with odd keys.
     let _ = entry.serialize(&mut serializer);
@@ -429,7 +429,7 @@ impl Formatter for Escaping {
 }
 
 /// Apache's combined format, then host, site, backend, the three times in milliseconds, and how it ended.
-fn combined(entry: &Entry<'_>, line: &mut Vec<u8>) {
+fn combined(entry: &AccessRecord<'_>, line: &mut Vec<u8>) {
     let date = date::text(entry.time);
     // `Sun, 06 Nov 1994 08:49:37 GMT`, always of this length.
     let (day, month, year, time) = (&date[5..7], &date[8..11], &date[12..16], &date[17..25]);
@@ -513,8 +513,8 @@ mod tests {
 
     use super::*;
 
-    fn entry() -> Entry<'static> {
-        Entry {
+    fn entry() -> AccessRecord<'static> {
+        AccessRecord {
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_250),
             client: "192.0.2.1",
             user: "J. Doe",
@@ -537,7 +537,7 @@ mod tests {
 
     #[test]
     fn lines_of_both_formats() {
-        let check = |render: fn(&Entry<'_>, &mut Vec<u8>), expected: &str| {
+        let check = |render: fn(&AccessRecord<'_>, &mut Vec<u8>), expected: &str| {
             let mut line = Vec::new();
             render(&entry(), &mut line);
             assert_eq!(String::from_utf8(line).unwrap(), expected);
@@ -562,7 +562,7 @@ mod tests {
         let foreign: String = ('\0'..'\u{3000}')
             .filter(|letter| is_unsafe(*letter))
             .collect();
-        let entry = Entry {
+        let entry = AccessRecord {
             user: &foreign,
             target: &foreign,
             host: &foreign,
@@ -587,7 +587,7 @@ mod tests {
 
     #[test]
     fn a_time_before_1970_is_written_as_1970() {
-        let entry = Entry {
+        let entry = AccessRecord {
             time: SystemTime::UNIX_EPOCH - Duration::from_secs(1),
             ..entry()
         };

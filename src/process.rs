@@ -28,7 +28,7 @@ use nix::unistd::{self, ForkResult, Gid, Group, Pid, Uid, User};
 
 /// Which side of [`fork`] this is.
 #[derive(Debug)]
-pub enum Side {
+pub enum ForkSide {
     /// The old process, which waits for what the new one says.
     Parent {
         /// The new process.
@@ -45,7 +45,7 @@ pub enum Side {
 
 /// Whom to become; see [`look_up`].
 #[derive(Debug)]
-pub struct Identity {
+pub struct UserAndGroup {
     user: Option<User>,
     group: Option<Gid>,
 }
@@ -212,7 +212,7 @@ pub fn schedule_as_batch() -> io::Result<()> {
 /// # Errors
 /// Whatever `pipe(2)`, `fork(2)` or `setsid(2)` say; and if the process has more than one thread.
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
-pub fn fork() -> io::Result<Side> {
+pub fn fork() -> io::Result<ForkSide> {
     if threads()? != 1 {
         return Err(io::Error::other("fork needs a process of one thread"));
     }
@@ -220,14 +220,14 @@ pub fn fork() -> io::Result<Side> {
     // SAFETY: after a fork only the calling thread goes on in the child, so that locks of the others would stay
     // locked for ever. There are no others: that was checked above, and only they could start one in between.
     match unsafe { unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(Side::Parent {
+        ForkResult::Parent { child } => Ok(ForkSide::Parent {
             child: child.as_raw(),
             ready: reader,
         }),
         ForkResult::Child => {
             drop(reader);
             unistd::setsid()?;
-            Ok(Side::Child { ready: writer })
+            Ok(ForkSide::Child { ready: writer })
         }
     }
 }
@@ -309,7 +309,7 @@ pub fn is_one_output() -> bool {
 ///
 /// # Errors
 /// The name that does not exist.
-pub fn look_up(user: Option<&str>, group: Option<&str>) -> Result<Identity, String> {
+pub fn look_up(user: Option<&str>, group: Option<&str>) -> Result<UserAndGroup, String> {
     let user = user.map(|name| {
         let by_number = || User::from_uid(Uid::from_raw(name.parse().ok()?)).ok()?;
         let found = User::from_name(name).ok().flatten().or_else(by_number);
@@ -322,10 +322,10 @@ pub fn look_up(user: Option<&str>, group: Option<&str>) -> Result<Identity, Stri
     });
     let (user, group) = (user.transpose()?, group.transpose()?);
     let group = group.map(|group| group.gid);
-    Ok(Identity { user, group })
+    Ok(UserAndGroup { user, group })
 }
 
-impl Identity {
+impl UserAndGroup {
     /// The numbers of user and group, where they were asked for.
     pub fn ids(&self) -> (Option<u32>, Option<u32>) {
         let user = self.user.as_ref().map(|user| user.uid.as_raw());

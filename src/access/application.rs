@@ -11,7 +11,7 @@ use super::gate::{self, Permit};
 use super::{Settings, Shared};
 use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
 use crate::config::Address;
-use crate::exchange::Origin;
+use crate::exchange::BackendName;
 use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
 use crate::net::listener::is_shortage;
@@ -97,7 +97,7 @@ impl Upstream for Application {
         self.was_kept
     }
 
-    fn origin(&self) -> Option<Origin> {
+    fn origin(&self) -> Option<BackendName> {
         None
     }
 

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use super::waiting::{Full, Wait};
 use super::{directory, pool};
-use crate::exchange::Origin;
+use crate::exchange::BackendName;
 use crate::net::conn::Conn;
 use crate::stats::Close;
 
@@ -36,7 +36,7 @@ pub trait Upstream: AsMut<Conn> + Sized {
     fn was_kept(&self) -> bool;
 
     /// The backend, for logs.
-    fn origin(&self) -> Option<Origin>;
+    fn origin(&self) -> Option<BackendName>;
 
     /// The exchange is over and its response was read to its end: the next one may begin.
     fn finish(self);
@@ -267,10 +267,10 @@ impl Upstream for Lease {
         }
     }
 
-    fn origin(&self) -> Option<Origin> {
+    fn origin(&self) -> Option<BackendName> {
         Some(match self {
-            Self::Dialled(lease) => Origin::Dialled(lease.id()),
-            Self::Server(lease) => Origin::Server(lease.name()),
+            Self::Dialled(lease) => BackendName::Dialled(lease.id()),
+            Self::Server(lease) => BackendName::Server(lease.name()),
         })
     }
 

@@ -17,16 +17,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::exchange::{Entity, Stored};
-use crate::http::encoding::Coding;
+use crate::exchange::{Entity, StoredFile};
+use crate::http::encoding::ContentCoding;
 
 /// What is remembered of a site's paths.
 #[derive(Debug)]
 pub struct Cache {
-    index: HashMap<Arc<[u8]>, Place>,
-    files: Shelf,
-    tags: Shelf,
-    nothing: Shelf,
+    index: HashMap<Arc<[u8]>, EntryIndex>,
+    files: EntryTable,
+    tags: EntryTable,
+    nothing: EntryTable,
     /// What was found out before that is to be looked at again.
     trusted: Instant,
     /// Of the root to which all entries belong.
@@ -36,7 +36,7 @@ pub struct Cache {
 /// Paths that were met before: hashes, each in a place of its own or not at all. So a path that is asked for once takes
 /// nobody's place in the cache, and no time. No lock is taken, and nothing depends on a mark that is lost.
 #[derive(Debug)]
-pub struct Marks {
+pub struct SeenPaths {
     hasher: RandomState,
     places: Box<[AtomicU64]>,
 }
@@ -44,7 +44,7 @@ pub struct Marks {
 /// Which directories are there, as it was seen in this second. Most paths of an application are below a few that are not,
 /// and need not be looked for one by one. No lock is taken here either.
 #[derive(Debug)]
-pub struct Folders {
+pub struct KnownDirs {
     hasher: RandomState,
     born: Instant,
     places: Box<[AtomicU64]>,
@@ -52,7 +52,7 @@ pub struct Folders {
 
 /// How much one shelf may hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct CacheLimits {
     /// Entries.
     pub size: usize,
     /// Bytes of what is kept, with its keys.
@@ -63,9 +63,9 @@ pub struct Bounds {
 
 /// What is known of a path.
 #[derive(Clone, Debug)]
-pub enum Known {
+pub enum CacheEntry {
     /// It is that of a file, which is in memory.
-    File(Arc<Stored>, Variants),
+    File(Arc<StoredFile>, Variants),
     /// It is that of a file, of which this is known.
     Tag(Arc<Entity>, Variants),
     /// It is not that of a file.
@@ -79,32 +79,32 @@ pub type Variants = Option<Arc<[Variant]>>;
 #[derive(Debug)]
 pub struct Variant {
     /// Which one.
-    pub coding: Coding,
+    pub coding: ContentCoding,
     /// Where it is.
-    pub form: Form,
+    pub form: Encoding,
 }
 
 /// Where the content of a file is in another encoding.
 #[derive(Debug)]
-pub enum Form {
+pub enum Encoding {
     /// It was made of the file and is kept with it.
-    Made(Arc<Stored>),
+    Made(Arc<StoredFile>),
     /// In a file beside it.
     Beside {
         /// The name of that, relative to the root.
         name: Vec<u8>,
         /// What tells whether it is still the same.
-        identity: Identity,
+        identity: FileIdentity,
         /// What is said of it.
         entity: Entity,
         /// The file, if it is in memory.
-        stored: Option<Arc<Stored>>,
+        stored: Option<Arc<StoredFile>>,
     },
 }
 
 /// What tells a file from another, and from itself after a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
+pub struct FileIdentity {
     /// Device and inode.
     pub file: (u64, u64),
     /// Bytes.
@@ -117,60 +117,60 @@ pub struct Identity {
 
 /// What a look-up has found.
 #[derive(Clone, Debug)]
-pub enum Look {
+pub enum Lookup {
     /// This, and it is good.
-    Fresh(Known, Identity),
+    Fresh(CacheEntry, FileIdentity),
     /// This; it has to be looked at again.
-    Stale(Known, Identity),
+    Stale(CacheEntry, FileIdentity),
     /// No entry.
     Unknown,
 }
 
 /// Where an entry is.
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    kind: Kind,
+struct EntryIndex {
+    kind: EntryKind,
     slot: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum EntryKind {
     File,
     Tag,
     Nothing,
 }
 
 #[derive(Debug)]
-struct Shelf {
-    bounds: Bounds,
-    items: Vec<Option<Item>>,
+struct EntryTable {
+    bounds: CacheLimits,
+    items: Vec<Option<CachedPath>>,
     free: Vec<u32>,
     hand: usize,
     bytes: u64,
 }
 
 #[derive(Debug)]
-struct Item {
+struct CachedPath {
     key: Arc<[u8]>,
-    known: Known,
-    identity: Identity,
+    known: CacheEntry,
+    identity: FileIdentity,
     checked: Instant,
     /// It was asked for since the hand came by.
     used: bool,
     cost: u64,
 }
 
-impl Known {
-    const fn kind(&self) -> Kind {
+impl CacheEntry {
+    const fn kind(&self) -> EntryKind {
         match self {
-            Self::File(..) => Kind::File,
-            Self::Tag(..) => Kind::Tag,
-            Self::Nothing => Kind::Nothing,
+            Self::File(..) => EntryKind::File,
+            Self::Tag(..) => EntryKind::Tag,
+            Self::Nothing => EntryKind::Nothing,
         }
     }
 
     fn cost(&self) -> u64 {
-        let size = |stored: &Arc<Stored>| (stored.bytes.len() + stored.head.len()) as u64;
+        let size = |stored: &Arc<StoredFile>| (stored.bytes.len() + stored.head.len()) as u64;
         let (own, variants) = match self {
             Self::File(stored, variants) => (size(stored), variants),
             Self::Tag(_, variants) => (0, variants),
@@ -178,8 +178,8 @@ impl Known {
         };
         let variants = variants.iter().flat_map(|variants| variants.iter());
         let others = variants.map(|variant| match &variant.form {
-            Form::Made(stored) => size(stored) + OVERHEAD,
-            Form::Beside { name, stored, .. } => {
+            Encoding::Made(stored) => size(stored) + OVERHEAD,
+            Encoding::Beside { name, stored, .. } => {
                 name.len() as u64 + stored.as_ref().map_or(0, size) + OVERHEAD
             }
         });
@@ -189,12 +189,12 @@ impl Known {
 
 impl Cache {
     /// An empty one.
-    pub fn new(files: Bounds, tags: Bounds, nothing: Bounds, now: Instant) -> Self {
+    pub fn new(files: CacheLimits, tags: CacheLimits, nothing: CacheLimits, now: Instant) -> Self {
         Self {
             index: HashMap::new(),
-            files: Shelf::new(files),
-            tags: Shelf::new(tags),
-            nothing: Shelf::new(nothing),
+            files: EntryTable::new(files),
+            tags: EntryTable::new(tags),
+            nothing: EntryTable::new(nothing),
             trusted: now,
             generation: 0,
         }
@@ -206,26 +206,26 @@ impl Cache {
     }
 
     /// What is known of a path.
-    pub fn look(&mut self, key: &[u8], now: Instant) -> Look {
+    pub fn look(&mut self, key: &[u8], now: Instant) -> Lookup {
         let Some(place) = self.index.get(key).copied() else {
-            return Look::Unknown;
+            return Lookup::Unknown;
         };
         let trusted = self.trusted;
         let shelf = self.shelf(place.kind);
         let window = shelf.bounds.window;
         let Some(item) = &mut shelf.items[place.slot as usize] else {
-            return Look::Unknown;
+            return Lookup::Unknown;
         };
         item.used = true;
         let young = now.saturating_duration_since(item.checked) < window;
         if young && item.checked >= trusted {
-            return Look::Fresh(item.known.clone(), item.identity);
+            return Lookup::Fresh(item.known.clone(), item.identity);
         }
-        Look::Stale(item.known.clone(), item.identity)
+        Lookup::Stale(item.known.clone(), item.identity)
     }
 
     /// Remembers what was found at a path, in place of what was known of it.
-    pub fn keep(&mut self, key: &[u8], known: Known, identity: Identity, now: Instant) {
+    pub fn keep(&mut self, key: &[u8], known: CacheEntry, identity: FileIdentity, now: Instant) {
         let kind = known.kind();
         self.forget(key);
         let key: Arc<[u8]> = key.into();
@@ -233,7 +233,7 @@ impl Cache {
         if !self.make_room(kind, cost) {
             return;
         }
-        let slot = self.shelf(kind).put(Item {
+        let slot = self.shelf(kind).put(CachedPath {
             key: Arc::clone(&key),
             known,
             identity,
@@ -241,7 +241,7 @@ impl Cache {
             used: false,
             cost,
         });
-        self.index.insert(key, Place { kind, slot });
+        self.index.insert(key, EntryIndex { kind, slot });
     }
 
     /// What is known of a path is still so.
@@ -296,11 +296,11 @@ impl Cache {
     pub fn sizes(&self) -> ([usize; 3], u64) {
         let shelves = [&self.files, &self.tags, &self.nothing];
         let bytes = shelves.iter().map(|shelf| shelf.bytes).sum();
-        (shelves.map(Shelf::count), bytes)
+        (shelves.map(EntryTable::count), bytes)
     }
 
     /// Takes out what was not asked for lately until there is room. `false`: there never is for so much.
-    fn make_room(&mut self, kind: Kind, cost: u64) -> bool {
+    fn make_room(&mut self, kind: EntryKind, cost: u64) -> bool {
         let shelf = self.shelf(kind);
         if shelf.bounds.size == 0 || cost > shelf.bounds.memory {
             return false;
@@ -317,16 +317,16 @@ impl Cache {
         }
     }
 
-    const fn shelf(&mut self, kind: Kind) -> &mut Shelf {
+    const fn shelf(&mut self, kind: EntryKind) -> &mut EntryTable {
         match kind {
-            Kind::File => &mut self.files,
-            Kind::Tag => &mut self.tags,
-            Kind::Nothing => &mut self.nothing,
+            EntryKind::File => &mut self.files,
+            EntryKind::Tag => &mut self.tags,
+            EntryKind::Nothing => &mut self.nothing,
         }
     }
 }
 
-impl Marks {
+impl SeenPaths {
     /// For about so many paths, at least a few dozen.
     pub fn new(size: usize) -> Self {
         let places = (2 * size).clamp(64, 1 << 20).next_power_of_two();
@@ -359,7 +359,7 @@ impl Marks {
     }
 }
 
-impl Folders {
+impl KnownDirs {
     /// Nothing is known.
     pub fn new(now: Instant) -> Self {
         Self {
@@ -397,8 +397,8 @@ const fn at(hash: u64, places: usize) -> usize {
     hash as usize >> 1 & (places - 1)
 }
 
-impl Shelf {
-    const fn new(bounds: Bounds) -> Self {
+impl EntryTable {
+    const fn new(bounds: CacheLimits) -> Self {
         Self {
             bounds,
             items: Vec::new(),
@@ -416,7 +416,7 @@ impl Shelf {
         self.count() < self.bounds.size && self.bytes + cost <= self.bounds.memory
     }
 
-    fn put(&mut self, item: Item) -> u32 {
+    fn put(&mut self, item: CachedPath) -> u32 {
         self.bytes += item.cost;
         match self.free.pop() {
             Some(slot) => {
@@ -431,7 +431,7 @@ impl Shelf {
         }
     }
 
-    fn take(&mut self, slot: u32) -> Option<Item> {
+    fn take(&mut self, slot: u32) -> Option<CachedPath> {
         let item = self.items[slot as usize].take()?;
         self.free.push(slot);
         self.bytes -= item.cost;
@@ -440,7 +440,7 @@ impl Shelf {
 
     /// Turns the hand until it comes to an item that was not used since the last turn, and takes that. `None`: there is
     /// none at all.
-    fn turn(&mut self) -> Option<Item> {
+    fn turn(&mut self) -> Option<CachedPath> {
         if self.count() == 0 {
             return None;
         }
@@ -466,8 +466,8 @@ mod tests {
     use super::*;
     use crate::http::conditional::Validators;
 
-    fn bounds(size: usize, memory: u64) -> Bounds {
-        Bounds {
+    fn bounds(size: usize, memory: u64) -> CacheLimits {
+        CacheLimits {
             size,
             memory,
             window: Duration::from_secs(10),
@@ -479,7 +479,7 @@ mod tests {
         Cache::new(bounds(size, memory), small, small, now)
     }
 
-    fn file(text: &str) -> Known {
+    fn file(text: &str) -> CacheEntry {
         let entity = Entity {
             validators: Validators::new(0, text.len() as u64, 0),
             content_type: "text/plain".into(),
@@ -487,30 +487,30 @@ mod tests {
             varies: false,
             divides: true,
         };
-        let stored = Stored {
+        let stored = StoredFile {
             head: Vec::new(),
             bytes: text.into(),
             entity,
         };
-        Known::File(Arc::new(stored), None)
+        CacheEntry::File(Arc::new(stored), None)
     }
 
     /// What is known, as text: `=` in front where it is fresh.
     fn seen(cache: &mut Cache, key: &str, now: Instant) -> String {
-        let text = |known: Known| match known {
-            Known::File(stored, _) => String::from_utf8_lossy(&stored.bytes).into_owned(),
-            Known::Tag(..) => "tag".into(),
-            Known::Nothing => "nothing".into(),
+        let text = |known: CacheEntry| match known {
+            CacheEntry::File(stored, _) => String::from_utf8_lossy(&stored.bytes).into_owned(),
+            CacheEntry::Tag(..) => "tag".into(),
+            CacheEntry::Nothing => "nothing".into(),
         };
         match cache.look(key.as_bytes(), now) {
-            Look::Fresh(known, _) => format!("={}", text(known)),
-            Look::Stale(known, _) => text(known),
-            Look::Unknown => String::new(),
+            Lookup::Fresh(known, _) => format!("={}", text(known)),
+            Lookup::Stale(known, _) => text(known),
+            Lookup::Unknown => String::new(),
         }
     }
 
-    fn keep(cache: &mut Cache, key: &str, known: Known, now: Instant) {
-        cache.keep(key.as_bytes(), known, Identity::default(), now);
+    fn keep(cache: &mut Cache, key: &str, known: CacheEntry, now: Instant) {
+        cache.keep(key.as_bytes(), known, FileIdentity::default(), now);
         check(cache);
     }
 
@@ -518,9 +518,9 @@ mod tests {
     fn check(cache: &Cache) {
         let mut entries = 0;
         for (kind, shelf) in [
-            (Kind::File, &cache.files),
-            (Kind::Tag, &cache.tags),
-            (Kind::Nothing, &cache.nothing),
+            (EntryKind::File, &cache.files),
+            (EntryKind::Tag, &cache.tags),
+            (EntryKind::Nothing, &cache.nothing),
         ] {
             let items = shelf.items.iter().enumerate();
             let mut bytes = 0;
@@ -563,7 +563,7 @@ mod tests {
         let now = Instant::now();
         let mut cache = cache(4, u64::MAX, now);
         keep(&mut cache, "/a", file("A"), now);
-        keep(&mut cache, "/n", Known::Nothing, now);
+        keep(&mut cache, "/n", CacheEntry::Nothing, now);
         drop(cache.clear());
         check(&cache);
         assert_eq!(cache.sizes(), ([0, 0, 0], 0));
@@ -573,7 +573,7 @@ mod tests {
 
     #[test]
     fn marks_are_seen_again() {
-        let marks = Marks::new(0);
+        let marks = SeenPaths::new(0);
         assert!(!marks.has(b"/x") && !marks.see(b"/x"));
         assert!(marks.has(b"/x") && marks.see(b"/x"));
         for number in 0..100_000 {
@@ -584,7 +584,7 @@ mod tests {
     #[test]
     fn directories_are_known_for_a_second() {
         let now = Instant::now();
-        let folders = Folders::new(now);
+        let folders = KnownDirs::new(now);
         let after = |milliseconds| now + Duration::from_millis(milliseconds);
         assert_eq!(folders.is_there(b"/a/", 0, now), None);
         folders.learn(b"/a/", 0, false, now);
@@ -620,7 +620,7 @@ mod tests {
     fn memory_is_bounded_and_one_shelf_does_not_empty_another() {
         let now = Instant::now();
         let mut cache = cache(1000, 10_000, now);
-        keep(&mut cache, "/n", Known::Nothing, now);
+        keep(&mut cache, "/n", CacheEntry::Nothing, now);
         for number in 0..500 {
             keep(
                 &mut cache,
@@ -642,7 +642,7 @@ mod tests {
         let now = Instant::now();
         let mut cache = cache(0, u64::MAX, now);
         keep(&mut cache, "/a", file("A"), now);
-        keep(&mut cache, "/b", Known::Nothing, now);
+        keep(&mut cache, "/b", CacheEntry::Nothing, now);
         assert_eq!(seen(&mut cache, "/a", now), "");
         assert!(!cache.keeps_files());
     }

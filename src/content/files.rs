@@ -32,13 +32,13 @@ use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 use regex::Regex;
 
-use super::cache::{Bounds, Cache, Folders, Form, Identity, Known, Look, Marks, Variant, Variants};
-use super::root::{self, Kind, Root, normal};
+use super::cache::{CacheLimits, Cache, KnownDirs, Encoding, FileIdentity, CacheEntry, Lookup, SeenPaths, Variant, Variants};
+use super::root::{self, FileKind, Root, normal};
 use crate::config::{self, Symlinks};
-use crate::exchange::{Body, Entity, FileBody, Piece, Response, Stored, Trace};
+use crate::exchange::{Body, Entity, FileBody, FilePart, Response, StoredFile, Trace};
 use crate::http::body::Framing;
-use crate::http::conditional::{Conditions, Validators, Verdict, Wanted};
-use crate::http::encoding::{self, Accepted, Coding};
+use crate::http::conditional::{Conditions, Validators, ConditionResult, RangeSelection};
+use crate::http::encoding::{self, Accepted, ContentCoding};
 use crate::http::head::{Method, RequestHead, ResponseHead};
 use crate::http::headers::Headers;
 
@@ -46,18 +46,18 @@ use crate::http::headers::Headers;
 #[derive(Debug)]
 pub struct Files {
     root: Root,
-    settings: Settings,
+    settings: FileSettings,
     cache: Mutex<Cache>,
     /// Of paths that are not those of files.
-    marks: Marks,
-    folders: Folders,
+    marks: SeenPaths,
+    folders: KnownDirs,
     /// Of directories in which a file was found: if they are gone, they are about to come back.
-    served: Marks,
+    served: SeenPaths,
 }
 
 /// What decides over the answers; files with the same settings are the same files.
 #[derive(Clone, Debug)]
-struct Settings {
+struct FileSettings {
     links: Symlinks,
     hidden: bool,
     mask: Option<Regex>,
@@ -85,7 +85,7 @@ pub enum Answer {
 }
 
 /// What stands at a path.
-enum Found {
+enum PathKind {
     File(Source),
     /// A directory that is to be asked for with a slash.
     Directory,
@@ -94,7 +94,7 @@ enum Found {
 
 /// What there is of a file.
 enum Source {
-    Stored(Arc<Stored>),
+    Stored(Arc<StoredFile>),
     /// Only enough to say that it has not changed.
     Tag(Entity),
     Open(File, Entity),
@@ -103,7 +103,7 @@ enum Source {
 /// What the file system has at a path.
 enum Located {
     /// The file, and the name that says its type.
-    File(File, Identity, Vec<u8>),
+    File(File, FileIdentity, Vec<u8>),
     Directory,
     Nothing,
 }
@@ -112,12 +112,12 @@ impl Files {
     /// The files of a site's `docroot`, if it has one.
     pub fn of_docroot(site: &config::SiteConfig) -> Option<Self> {
         let root = site.docroot.as_deref()?;
-        let settings = Settings {
+        let settings = FileSettings {
             index: site.index.clone(),
             pages: site.page_cache.clone(),
             precompressed: site.precompressed,
             gzip: site.gzip.clone().filter(|_| cfg!(feature = "gzip")),
-            ..Settings::new(site)
+            ..FileSettings::new(site)
         };
         Some(Self::new(root, settings))
     }
@@ -125,11 +125,11 @@ impl Files {
     /// The files that a site's backends may name, if they may.
     pub fn of_backends(site: &config::SiteConfig) -> Option<Self> {
         let root = site.sendfileroot.as_deref()?;
-        Some(Self::new(root, Settings::new(site)))
+        Some(Self::new(root, FileSettings::new(site)))
     }
 
-    fn new(root: &Path, settings: Settings) -> Self {
-        let bounds = |cache: config::CacheConfig, memory| Bounds {
+    fn new(root: &Path, settings: FileSettings) -> Self {
+        let bounds = |cache: config::CacheConfig, memory| CacheLimits {
             size: cache.size,
             memory,
             window: cache.window,
@@ -147,9 +147,9 @@ impl Files {
             root: Root::new(root, settings.links),
             settings,
             cache: Mutex::new(cache),
-            marks: Marks::new(size),
-            folders: Folders::new(now),
-            served: Marks::new(FOLDERS),
+            marks: SeenPaths::new(size),
+            folders: KnownDirs::new(now),
+            served: SeenPaths::new(FOLDERS),
         }
     }
 
@@ -184,9 +184,9 @@ impl Files {
     pub fn answer(&self, request: &RequestHead, now: Instant) -> Option<Answer> {
         let path = request.target.decoded_path();
         match self.find(&path, &request.headers, now) {
-            Ok(Found::Nothing) => None,
-            Ok(Found::Directory) => Some(Answer::Moved(with_slash(request))),
-            Ok(Found::File(source)) => Some(serve(source, request, None)),
+            Ok(PathKind::Nothing) => None,
+            Ok(PathKind::Directory) => Some(Answer::Moved(with_slash(request))),
+            Ok(PathKind::File(source)) => Some(serve(source, request, None)),
             Err(error) => Some(Answer::Unreadable(error.into())),
         }
     }
@@ -211,8 +211,8 @@ impl Files {
             .filter(|inner| inner.starts_with(b"/"));
         for path in [Some(&*name), inner].into_iter().flatten() {
             match self.find(path, &request.headers, now) {
-                Ok(Found::Nothing | Found::Directory) => {}
-                Ok(Found::File(source)) => {
+                Ok(PathKind::Nothing | PathKind::Directory) => {}
+                Ok(PathKind::File(source)) => {
                     return Some(serve(source, request, Some(&backend.headers)));
                 }
                 Err(error) => return Some(Answer::Unreadable(error.into())),
@@ -222,34 +222,34 @@ impl Files {
     }
 
     /// What stands at a decoded path, and in which encoding a visitor with these fields wants it.
-    fn find(&self, decoded: &[u8], request: &Headers, now: Instant) -> Result<Found, Errno> {
+    fn find(&self, decoded: &[u8], request: &Headers, now: Instant) -> Result<PathKind, Errno> {
         let generation = self.root.generation(now);
         let Some((key, look)) = self.look(decoded, generation, now) else {
-            return Ok(Found::Nothing);
+            return Ok(PathKind::Nothing);
         };
         // What was a file is one that is just being replaced, rather than the application's.
         let was_file = matches!(
             look,
-            Look::Fresh(Known::Tag(..), _) | Look::Stale(Known::File(..) | Known::Tag(..), _)
+            Lookup::Fresh(CacheEntry::Tag(..), _) | Lookup::Stale(CacheEntry::File(..) | CacheEntry::Tag(..), _)
         );
         // What is known, of which file, and whether that need not be asked again.
         let known = match look {
-            Look::Fresh(Known::Nothing, _) => return Ok(Found::Nothing),
-            Look::Fresh(Known::File(stored, variants), _) => {
+            Lookup::Fresh(CacheEntry::Nothing, _) => return Ok(PathKind::Nothing),
+            Lookup::Fresh(CacheEntry::File(stored, variants), _) => {
                 let variant = self.chosen(&variants, request, now)?;
-                return Ok(Found::File(variant.unwrap_or(Source::Stored(stored))));
+                return Ok(PathKind::File(variant.unwrap_or(Source::Stored(stored))));
             }
-            Look::Fresh(Known::Tag(entity, variants), identity) => {
+            Lookup::Fresh(CacheEntry::Tag(entity, variants), identity) => {
                 if let Some(variant) = self.chosen(&variants, request, now)? {
-                    return Ok(Found::File(variant));
+                    return Ok(PathKind::File(variant));
                 }
                 if has_not_changed(&entity, request) {
-                    return Ok(Found::File(Source::Tag((*entity).clone())));
+                    return Ok(PathKind::File(Source::Tag((*entity).clone())));
                 }
-                Some((Known::Tag(entity, variants), identity, true))
+                Some((CacheEntry::Tag(entity, variants), identity, true))
             }
-            Look::Stale(known, identity) => Some((known, identity, false)),
-            Look::Unknown => None,
+            Lookup::Stale(known, identity) => Some((known, identity, false)),
+            Lookup::Unknown => None,
         };
         let located = self.locate(&key[1..], now).inspect_err(|_| {
             // It is not known any more, so that it is not taken for what it was when the trouble is over.
@@ -259,13 +259,13 @@ impl Files {
             Located::File(file, identity, name) => (file, identity, name),
             Located::Directory => {
                 self.cache.lock().forget(&key);
-                return Ok(Found::Directory);
+                return Ok(PathKind::Directory);
             }
             Located::Nothing => {
                 if !was_file {
                     self.miss(&key, generation, now)?;
                 }
-                return Ok(Found::Nothing);
+                return Ok(PathKind::Nothing);
             }
         };
         if let Some(folder) = folder(&key) {
@@ -279,18 +279,18 @@ impl Files {
                     self.confirm(&key, generation, now);
                 }
                 match known {
-                    Known::File(stored, variants) => (Source::Stored(stored), variants),
-                    Known::Tag(entity, variants) => {
+                    CacheEntry::File(stored, variants) => (Source::Stored(stored), variants),
+                    CacheEntry::Tag(entity, variants) => {
                         (Source::Open(file, (*entity).clone()), variants)
                     }
                     // No file has the identity of nothing.
-                    Known::Nothing => return Ok(Found::Nothing),
+                    CacheEntry::Nothing => return Ok(PathKind::Nothing),
                 }
             }
             _ => self.take_in(&key, file, identity, &name, generation, now)?,
         };
         let variant = self.chosen(&variants, request, now)?;
-        Ok(Found::File(variant.unwrap_or(source)))
+        Ok(PathKind::File(variant.unwrap_or(source)))
     }
 
     /// The path in the form under which it is remembered, and what is known of it. `None`: no file has it.
@@ -299,14 +299,14 @@ impl Files {
         decoded: &'p [u8],
         generation: u64,
         now: Instant,
-    ) -> Option<(Cow<'p, [u8]>, Look)> {
+    ) -> Option<(Cow<'p, [u8]>, Lookup)> {
         let (old, look) = {
             let mut cache = self.cache.lock();
             (cache.advance(generation), cache.look(decoded, now))
         };
         // Not under the lock.
         drop(old);
-        if !matches!(look, Look::Unknown) {
+        if !matches!(look, Lookup::Unknown) {
             return Some((Cow::Borrowed(decoded), look));
         }
         // Other spellings of a path would only take the place of others.
@@ -318,13 +318,13 @@ impl Files {
         let is_there =
             folder(&key).and_then(|folder| self.folders.is_there(folder, generation, now));
         match look {
-            Look::Unknown if is_there == Some(false) => None,
+            Lookup::Unknown if is_there == Some(false) => None,
             look => Some((key, look)),
         }
     }
 
     /// Remembers what was found, if it was all found below the root of this generation.
-    fn keep(&self, key: &[u8], known: Known, identity: Identity, generation: u64, now: Instant) {
+    fn keep(&self, key: &[u8], known: CacheEntry, identity: FileIdentity, generation: u64, now: Instant) {
         let is_same = self.root.last_generation() == generation;
         let mut cache = self.cache.lock();
         if is_same && cache.is_of(generation) {
@@ -344,8 +344,8 @@ impl Files {
     /// There is no file at a path. That is remembered if it was found before: so it was in the original.
     fn miss(&self, key: &[u8], generation: u64, now: Instant) -> Result<(), Errno> {
         if self.marks.see(key) {
-            let identity = Identity::default();
-            self.keep(key, Known::Nothing, identity, generation, now);
+            let identity = FileIdentity::default();
+            self.keep(key, CacheEntry::Nothing, identity, generation, now);
         }
         self.look_for_folder(key, generation, now)
     }
@@ -371,7 +371,7 @@ impl Files {
 
     /// Looks for a file at a relative path, and at those where the application may have written one.
     fn locate(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
-        let Settings { pages, .. } = &self.settings;
+        let FileSettings { pages, .. } = &self.settings;
         // Its pages have the paths at which they are served, and what is said of those paths counts for them.
         if pages.as_ref().is_some_and(|pages| pages.holds(path)) {
             return Ok(Located::Nothing);
@@ -387,7 +387,7 @@ impl Files {
         }
         for extension in &pages.extensions {
             let name = [&below, b".".as_slice(), extension.as_bytes()].concat();
-            if self.root.kind(&name, now)? == Some(Kind::File)
+            if self.root.kind(&name, now)? == Some(FileKind::File)
                 && let Some(found) = self.open(name, now)?
             {
                 return Ok(found);
@@ -402,7 +402,7 @@ impl Files {
         if asks_for_index {
             for index in &self.settings.index {
                 let name = [path, index.as_bytes()].concat();
-                if self.root.kind(&name, now)? == Some(Kind::File)
+                if self.root.kind(&name, now)? == Some(FileKind::File)
                     && let Some(found) = self.open(name, now)?
                 {
                     return Ok(found);
@@ -411,8 +411,8 @@ impl Files {
             return Ok(Located::Nothing);
         }
         match self.root.kind(path, now)? {
-            Some(Kind::File) => Ok(self.open(path.to_vec(), now)?.unwrap_or(Located::Nothing)),
-            Some(Kind::Directory) => {
+            Some(FileKind::File) => Ok(self.open(path.to_vec(), now)?.unwrap_or(Located::Nothing)),
+            Some(FileKind::Directory) => {
                 let inside = self.locate_at(&[path, b"/"].concat(), now)?;
                 Ok(match inside {
                     Located::Nothing => Located::Nothing,
@@ -440,7 +440,7 @@ impl Files {
         &self,
         key: &[u8],
         file: File,
-        mut identity: Identity,
+        mut identity: FileIdentity,
         name: &[u8],
         generation: u64,
         now: Instant,
@@ -465,11 +465,11 @@ impl Files {
         let (known, source) = match bytes {
             Some(bytes) => {
                 let stored = Arc::new(store(bytes, entity));
-                let known = Known::File(Arc::clone(&stored), variants.clone());
+                let known = CacheEntry::File(Arc::clone(&stored), variants.clone());
                 (known, Source::Stored(stored))
             }
             None => {
-                let known = Known::Tag(Arc::new(entity.clone()), variants.clone());
+                let known = CacheEntry::Tag(Arc::new(entity.clone()), variants.clone());
                 (known, Source::Open(file, entity))
             }
         };
@@ -480,7 +480,7 @@ impl Files {
     }
 
     /// All of a small file, if it does not change all the time. `None`: it is to be sent from the disk.
-    fn read(&self, file: &File, identity: &mut Identity) -> Result<Option<Vec<u8>>, Errno> {
+    fn read(&self, file: &File, identity: &mut FileIdentity) -> Result<Option<Vec<u8>>, Errno> {
         let small = identity.size <= self.settings.file_cache.largest;
         if !small || !self.cache.lock().keeps_files() {
             return Ok(None);
@@ -501,12 +501,12 @@ impl Files {
     fn beside(
         &self,
         name: &[u8],
-        original: &Identity,
+        original: &FileIdentity,
         entity: &Entity,
         now: Instant,
     ) -> Result<Vec<Variant>, Errno> {
         let mut variants = Vec::new();
-        for coding in Coding::ALL {
+        for coding in ContentCoding::ALL {
             let Some((file, mut identity, name)) = self.open_beside(name, coding, now)? else {
                 continue;
             };
@@ -521,7 +521,7 @@ impl Files {
                 ..entity.clone()
             };
             let stored = bytes.map(|bytes| Arc::new(store(bytes, entity.clone())));
-            let form = Form::Beside {
+            let form = Encoding::Beside {
                 name,
                 identity,
                 entity,
@@ -536,11 +536,11 @@ impl Files {
     fn open_beside(
         &self,
         name: &[u8],
-        coding: Coding,
+        coding: ContentCoding,
         now: Instant,
-    ) -> Result<Option<(File, Identity, Vec<u8>)>, Errno> {
+    ) -> Result<Option<(File, FileIdentity, Vec<u8>)>, Errno> {
         let name = [name, coding.extension().as_bytes()].concat();
-        if !self.settings.precompressed || self.root.kind(&name, now)? != Some(Kind::File) {
+        if !self.settings.precompressed || self.root.kind(&name, now)? != Some(FileKind::File) {
             return Ok(None);
         }
         Ok(match self.open(name, now)? {
@@ -550,17 +550,17 @@ impl Files {
     }
 
     /// Whether beside a file, which has not changed, there is still what is known to be there.
-    fn is_current(&self, known: &Known, name: &[u8], now: Instant) -> Result<bool, Errno> {
-        let (Known::File(_, variants) | Known::Tag(_, variants)) = known else {
+    fn is_current(&self, known: &CacheEntry, name: &[u8], now: Instant) -> Result<bool, Errno> {
+        let (CacheEntry::File(_, variants) | CacheEntry::Tag(_, variants)) = known else {
             return Ok(false);
         };
-        for coding in Coding::ALL {
+        for coding in ContentCoding::ALL {
             let there = self.open_beside(name, coding, now)?;
             let variants = variants.iter().flat_map(|variants| variants.iter());
             let mut variants = variants.filter(|variant| variant.coding == coding);
             let before = variants.find_map(|variant| match &variant.form {
-                Form::Beside { identity, .. } => Some(*identity),
-                Form::Made(_) => None,
+                Encoding::Beside { identity, .. } => Some(*identity),
+                Encoding::Made(_) => None,
             });
             if there.map(|(_, identity, _)| identity) != before {
                 return Ok(false);
@@ -573,7 +573,7 @@ impl Files {
     #[cfg(feature = "gzip")]
     fn make(&self, bytes: &[u8], entity: &Entity, variants: &[Variant]) -> Option<Variant> {
         let gzip = self.settings.gzip.as_ref()?;
-        let coding = Coding::Gzip;
+        let coding = ContentCoding::Gzip;
         if variants.iter().any(|variant| variant.coding == coding) {
             return None;
         }
@@ -584,7 +584,7 @@ impl Files {
             divides: false,
             ..entity.clone()
         };
-        let form = Form::Made(Arc::new(store(made, entity)));
+        let form = Encoding::Made(Arc::new(store(made, entity)));
         Some(Variant { coding, form }).filter(|made| made.size() < bytes.len())
     }
 
@@ -608,18 +608,18 @@ impl Files {
         Ok(match best.and_then(has).map(|variant| &variant.form) {
             None => None,
             // There are no parts of this, and of the file there are.
-            Some(Form::Made(_)) if Conditions::of(request).want_part() => None,
+            Some(Encoding::Made(_)) if Conditions::of(request).want_part() => None,
             Some(
-                Form::Made(stored)
-                | Form::Beside {
+                Encoding::Made(stored)
+                | Encoding::Beside {
                     stored: Some(stored),
                     ..
                 },
             ) => Some(Source::Stored(Arc::clone(stored))),
-            Some(Form::Beside { entity, .. }) if has_not_changed(entity, request) => {
+            Some(Encoding::Beside { entity, .. }) if has_not_changed(entity, request) => {
                 Some(Source::Tag(entity.clone()))
             }
-            Some(Form::Beside {
+            Some(Encoding::Beside {
                 name,
                 identity,
                 entity,
@@ -639,21 +639,21 @@ impl Variant {
     /// Whether it may be kept.
     fn is_settled(&self) -> bool {
         match &self.form {
-            Form::Made(_) => true,
-            Form::Beside { entity, .. } => entity.validators.are_strong(),
+            Encoding::Made(_) => true,
+            Encoding::Beside { entity, .. } => entity.validators.are_strong(),
         }
     }
 
     #[cfg(feature = "gzip")]
     fn size(&self) -> usize {
         match &self.form {
-            Form::Made(stored) => stored.bytes.len(),
-            Form::Beside { identity, .. } => usize::try_from(identity.size).unwrap_or(usize::MAX),
+            Encoding::Made(stored) => stored.bytes.len(),
+            Encoding::Beside { identity, .. } => usize::try_from(identity.size).unwrap_or(usize::MAX),
         }
     }
 }
 
-impl Settings {
+impl FileSettings {
     /// Those of a site, without what is for the paths of requests only.
     fn new(site: &config::SiteConfig) -> Self {
         Self {
@@ -671,7 +671,7 @@ impl Settings {
     }
 
     /// Whether files of this type and size are compressed.
-    fn compresses(&self, content_type: &str, identity: &Identity) -> bool {
+    fn compresses(&self, content_type: &str, identity: &FileIdentity) -> bool {
         self.gzip.as_ref().is_some_and(|gzip| {
             identity.size >= gzip.minimum
                 && encoding::has_type(content_type.as_bytes(), &gzip.types)
@@ -705,9 +705,9 @@ fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> An
     };
     let validators = &entity.validators;
     match conditions.check(validators) {
-        Verdict::Go => {}
-        Verdict::Failed => return Answer::Failed,
-        Verdict::NotModified => {
+        ConditionResult::Go => {}
+        ConditionResult::Failed => return Answer::Failed,
+        ConditionResult::NotModified => {
             let mut head = ResponseHead::new(304);
             push_entity(&mut head.headers, &entity);
             push_kept(&mut head.headers, backend, &OF_CONTENT);
@@ -718,13 +718,13 @@ fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> An
     let accepts = entity.divides && !backend.is_some_and(refuses);
     let wanted = match request.method == Method::Get && accepts {
         true => conditions.ranges(validators),
-        false => Wanted::Whole,
+        false => RangeSelection::Whole,
     };
     let whole = 0..validators.length;
     let (status, parts) = match wanted {
-        Wanted::Whole => (200, Vec::from([whole])),
-        Wanted::Parts(parts) => (206, parts),
-        Wanted::Unsatisfiable => return Answer::Unsatisfiable(validators.length),
+        RangeSelection::Whole => (200, Vec::from([whole])),
+        RangeSelection::Parts(parts) => (206, parts),
+        RangeSelection::Unsatisfiable => return Answer::Unsatisfiable(validators.length),
     };
     let mut head = ResponseHead::new(status);
     push_entity(&mut head.headers, &entity);
@@ -744,14 +744,14 @@ fn divide(
     length: u64,
     content_type: &[u8],
     head: &mut ResponseHead,
-) -> Vec<Piece> {
+) -> Vec<FilePart> {
     let headers = &mut head.headers;
     if let [part] = &*parts {
         headers.push("Content-Type", content_type);
         if head.status == 206 {
             headers.push("Content-Range", content_range(part, length).as_bytes());
         }
-        return parts.into_iter().map(Piece::Range).collect();
+        return parts.into_iter().map(FilePart::Range).collect();
     }
     let boundary = boundary();
     let text = format!("multipart/byteranges; boundary={boundary}");
@@ -759,13 +759,13 @@ fn divide(
     several(&parts, length, content_type, &boundary)
 }
 
-fn body(source: Source, pieces: Vec<Piece>) -> Body {
+fn body(source: Source, pieces: Vec<FilePart>) -> Body {
     match (source, &*pieces) {
         (Source::Open(file, _), _) => Body::File(FileBody {
             file,
             pieces: pieces.into(),
         }),
-        (Source::Stored(stored), [Piece::Range(range)]) => Body::Stored {
+        (Source::Stored(stored), [FilePart::Range(range)]) => Body::Stored {
             range: within(range, &stored),
             stored,
             ready: false,
@@ -777,7 +777,7 @@ fn body(source: Source, pieces: Vec<Piece>) -> Body {
 }
 
 /// A whole file in memory. Most answers are one of these, so its head is ready.
-fn ready(stored: Arc<Stored>) -> Answer {
+fn ready(stored: Arc<StoredFile>) -> Answer {
     let body = Body::Stored {
         range: 0..stored.bytes.len(),
         stored,
@@ -794,7 +794,7 @@ fn file(head: ResponseHead, body: Body) -> Answer {
     })
 }
 
-fn store(bytes: Vec<u8>, entity: Entity) -> Stored {
+fn store(bytes: Vec<u8>, entity: Entity) -> StoredFile {
     let mut head = ResponseHead::new(200);
     push_entity(&mut head.headers, &entity);
     push_coding(&mut head.headers, &entity);
@@ -805,7 +805,7 @@ fn store(bytes: Vec<u8>, entity: Entity) -> Stored {
     let mut written = Vec::new();
     head.write_first(Framing::Length(bytes.len() as u64), &mut written);
     written.shrink_to_fit();
-    Stored {
+    StoredFile {
         head: written,
         bytes,
         entity,
@@ -815,7 +815,7 @@ fn store(bytes: Vec<u8>, entity: Entity) -> Stored {
 /// Whether the visitor has this already.
 fn has_not_changed(entity: &Entity, request: &Headers) -> bool {
     let conditions = Conditions::of(request);
-    conditions.is_about_cache() && conditions.check(&entity.validators) == Verdict::NotModified
+    conditions.is_about_cache() && conditions.check(&entity.validators) == ConditionResult::NotModified
 }
 
 /// What a 304 says too.
@@ -847,7 +847,7 @@ fn push_kept(headers: &mut Headers, backend: Option<&Headers>, without: &[&str])
 }
 
 /// Several parts with what stands around them (RFC 9110 14.6).
-fn several(parts: &[Range<u64>], length: u64, content_type: &[u8], boundary: &str) -> Vec<Piece> {
+fn several(parts: &[Range<u64>], length: u64, content_type: &[u8], boundary: &str) -> Vec<FilePart> {
     let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
     let mut before = format!("--{boundary}\r\nContent-Type: ");
     for part in parts {
@@ -857,10 +857,10 @@ fn several(parts: &[Range<u64>], length: u64, content_type: &[u8], boundary: &st
         text.extend_from_slice(content_type);
         let range = content_range(part, length);
         text.extend_from_slice(format!("\r\nContent-Range: {range}\r\n\r\n").as_bytes());
-        pieces.push(Piece::Text(text));
-        pieces.push(Piece::Range(part.clone()));
+        pieces.push(FilePart::Text(text));
+        pieces.push(FilePart::Range(part.clone()));
     }
-    pieces.push(Piece::Text(format!("\r\n--{boundary}--\r\n").into_bytes()));
+    pieces.push(FilePart::Text(format!("\r\n--{boundary}--\r\n").into_bytes()));
     pieces
 }
 
@@ -874,19 +874,19 @@ fn boundary() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 
-fn join(pieces: &[Piece], stored: &Stored) -> Vec<u8> {
+fn join(pieces: &[FilePart], stored: &StoredFile) -> Vec<u8> {
     let mut bytes = Vec::new();
     for piece in pieces {
         bytes.extend_from_slice(match piece {
-            Piece::Text(text) => text,
-            Piece::Range(range) => &stored.bytes[within(range, stored)],
+            FilePart::Text(text) => text,
+            FilePart::Range(range) => &stored.bytes[within(range, stored)],
         });
     }
     bytes
 }
 
 /// The same range, of bytes in memory. It is within the length, which is that of the bytes.
-fn within(range: &Range<u64>, stored: &Stored) -> Range<usize> {
+fn within(range: &Range<u64>, stored: &StoredFile) -> Range<usize> {
     let at = |place: u64| {
         usize::try_from(place).map_or(stored.bytes.len(), |at| at.min(stored.bytes.len()))
     };
@@ -921,7 +921,7 @@ fn content_type(name: &[u8]) -> Cow<'static, str> {
     }
 }
 
-fn validators(identity: &Identity) -> Validators {
+fn validators(identity: &FileIdentity) -> Validators {
     let validators =
         Validators::new(identity.modified.0, identity.size, seconds()).marked(mark(identity));
     match is_recent(identity) {
@@ -932,7 +932,7 @@ fn validators(identity: &Identity) -> Validators {
 
 /// Tells versions of the same size and second apart: a hash (FNV-1a), the same after a restart, of the inode and the exact
 /// times. A hash, since clients need not know inodes.
-fn mark(identity: &Identity) -> u64 {
+fn mark(identity: &FileIdentity) -> u64 {
     let numbers = [
         identity.file.1.to_le_bytes(),
         identity.modified.1.to_le_bytes(),
@@ -958,7 +958,7 @@ fn is_older(file: &Identity, other: &Identity) -> bool {
 }
 
 /// Whether a file was changed so lately that it may be about to change again without any of its times telling.
-fn is_recent(identity: &Identity) -> bool {
+fn is_recent(identity: &FileIdentity) -> bool {
     (identity.changed.0 - seconds()).abs() < SETTLED.as_secs() as i64
 }
 

@@ -1,6 +1,6 @@
 //! Bodies that are compressed while they pass through (RFC 1952).
 //!
-//! The exchange pushes what has arrived into a [`Gzip`] and passes on what comes out. When nothing more has arrived for now,
+//! The exchange pushes what has arrived into a [`GzipBody`] and passes on what comes out. When nothing more has arrived for now,
 //! it flushes what the compressor has kept back, so that a stream of few bytes now and then reaches its client as it would
 //! without compression.
 //!
@@ -26,12 +26,12 @@ use crate::budget::{Budget, Charge};
 #[derive(Debug)]
 pub struct Compressors {
     memory: Arc<Budget>,
-    idle: Mutex<Idle>,
+    idle: Mutex<IdleCompressors>,
 }
 
 /// Compressors that no response uses now. The last one is the one that was used last.
 #[derive(Debug, Default)]
-struct Idle {
+struct IdleCompressors {
     #[expect(clippy::vec_box, reason = "a response takes the box as it is")]
     all: Vec<Box<Compressor>>,
     /// So many were left at any time since the last tick: they were not needed.
@@ -40,7 +40,7 @@ struct Idle {
 
 /// A body that is compressed.
 #[derive(Debug)]
-pub struct Gzip {
+pub struct GzipBody {
     /// `None` only while it is dropped.
     compressor: Option<Box<Compressor>>,
     home: Arc<Compressors>,
@@ -67,7 +67,7 @@ impl Compressors {
     }
 
     /// Begins a body, with a level from 1 to 9. `None`: there is no memory for it.
-    pub fn begin(self: &Arc<Self>, level: u32) -> Option<Gzip> {
+    pub fn begin(self: &Arc<Self>, level: u32) -> Option<GzipBody> {
         let found = self.idle.lock().take(level);
         let compressor = match found {
             Some(mut compressor) => {
@@ -79,7 +79,7 @@ impl Compressors {
                 Box::new(Compressor::new(level, charge))
             }
         };
-        Some(Gzip {
+        Some(GzipBody {
             compressor: Some(compressor),
             home: Arc::clone(self),
         })
@@ -93,7 +93,7 @@ impl Compressors {
     }
 }
 
-impl Idle {
+impl IdleCompressors {
     fn take(&mut self, level: u32) -> Option<Box<Compressor>> {
         let found = self.all.iter().rposition(|one| one.level == level)?;
         let one = self.all.remove(found);
@@ -109,7 +109,7 @@ impl Idle {
     }
 }
 
-impl Gzip {
+impl GzipBody {
     /// Compresses some more.
     pub fn push(&mut self, bytes: &[u8]) {
         self.run(bytes, FlushCompress::None);
@@ -151,7 +151,7 @@ impl Gzip {
     }
 }
 
-impl Drop for Gzip {
+impl Drop for GzipBody {
     fn drop(&mut self) {
         if let Some(mut compressor) = self.compressor.take() {
             compressor.out.clear();

@@ -15,7 +15,7 @@ impl Compressors {
     }
 
     /// Never begins a body.
-    pub const fn begin(self: &Arc<Self>, _: u32) -> Option<Gzip> {
+    pub const fn begin(self: &Arc<Self>, _: u32) -> Option<GzipBody> {
         None
     }
 
@@ -25,9 +25,9 @@ impl Compressors {
 
 /// A body that is compressed; there is none.
 #[derive(Debug)]
-pub enum Gzip {}
+pub enum GzipBody {}
 
-impl Gzip {
+impl GzipBody {
     /// Compresses some more.
     pub const fn push(&mut self, _: &[u8]) {
         match *self {}

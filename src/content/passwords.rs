@@ -22,7 +22,7 @@ pub struct Users {
     /// In the order of the file.
     hashes: Vec<Hash>,
     /// Credentials that were right the last time, as keyed hashes: one for each of `hashes`.
-    verified: RwLock<Box<[Option<Key>]>>,
+    verified: RwLock<Box<[Option<HashKey>]>>,
     keys: [RandomState; 2],
 }
 
@@ -41,7 +41,7 @@ enum Hash {
 }
 
 /// 128 bits that nobody can choose credentials for.
-type Key = [u64; 2];
+type HashKey = [u64; 2];
 
 impl Users {
     /// Reads a file's text: `name:hash`, one a line. Empty lines and those that begin with `#` are skipped, and what
@@ -124,7 +124,7 @@ impl Users {
         self.names.get(&credentials[..colon]).copied()
     }
 
-    fn key(&self, credentials: &[u8]) -> Key {
+    fn key(&self, credentials: &[u8]) -> HashKey {
         self.keys.each_ref().map(|key| key.hash_one(credentials))
     }
 }

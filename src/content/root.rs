@@ -20,7 +20,7 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use parking_lot::{Mutex, RwLock};
 
-use super::cache::Identity;
+use super::cache::FileIdentity;
 use crate::config::Symlinks;
 
 /// A directory below which files are served.
@@ -48,7 +48,7 @@ struct Handle {
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// A regular file.
     File,
     /// A directory.
@@ -182,14 +182,14 @@ impl Root {
     ///
     /// # Errors
     /// Whatever `fstatat(2)` says, but that there is nothing.
-    pub fn kind(&self, path: &[u8], now: Instant) -> Result<Option<Kind>, Errno> {
+    pub fn kind(&self, path: &[u8], now: Instant) -> Result<Option<FileKind>, Errno> {
         let Some(directory) = self.directory(now) else {
             return Ok(None);
         };
         let kind = match fstatat(&*directory, path, AtFlags::empty()) {
             Ok(about) => match about.st_mode & libc::S_IFMT {
-                libc::S_IFREG => Some(Kind::File),
-                libc::S_IFDIR => Some(Kind::Directory),
+                libc::S_IFREG => Some(FileKind::File),
+                libc::S_IFDIR => Some(FileKind::Directory),
                 _ => None,
             },
             Err(error) => self.absent(error)?,
@@ -202,7 +202,7 @@ impl Root {
     ///
     /// # Errors
     /// Whatever `openat2(2)` says, but that there is nothing.
-    pub fn open(&self, path: &[u8], now: Instant) -> Result<Option<(File, Identity)>, Errno> {
+    pub fn open(&self, path: &[u8], now: Instant) -> Result<Option<(File, FileIdentity)>, Errno> {
         let Some(directory) = self.directory(now) else {
             return Ok(None);
         };
@@ -260,12 +260,12 @@ impl Root {
 ///
 /// # Errors
 /// Whatever `fstat(2)` says.
-pub fn identify(file: &impl AsFd) -> Result<Identity, Errno> {
+pub fn identify(file: &impl AsFd) -> Result<FileIdentity, Errno> {
     fstat(file).map(|about| identity(&about))
 }
 
-fn identity(about: &FileStat) -> Identity {
-    Identity {
+fn identity(about: &FileStat) -> FileIdentity {
+    FileIdentity {
         file: (about.st_dev, about.st_ino),
         size: u64::try_from(about.st_size).unwrap_or(0),
         modified: (about.st_mtime, about.st_mtime_nsec),

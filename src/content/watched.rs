@@ -27,8 +27,8 @@ pub struct Watched<T> {
     most: u64,
     read: fn(&[u8]) -> Result<T, String>,
     hasher: RandomState,
-    watch: Watch,
-    state: RwLock<State<T>>,
+    watch: NextLook,
+    state: RwLock<FileState<T>>,
 }
 
 /// A file that could not be read or understood.
@@ -42,23 +42,23 @@ pub struct FileError {
 #[derive(Debug)]
 pub struct Flag {
     path: PathBuf,
-    watch: Watch,
+    watch: NextLook,
     is_up: AtomicBool,
 }
 
-struct State<T> {
+struct FileState<T> {
     value: Arc<T>,
     /// Keyed hash of the bytes of which the value was made.
     content: u64,
     /// Of the file when it was looked at last; `None`: there was none.
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     /// Whoever changes it from now on changes its stamp.
     settled: bool,
 }
 
 /// What tells one content of a file from the next: where it is, its size, and when it and its rights were changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     inode: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -67,7 +67,7 @@ struct Stamp {
 
 /// When to look next.
 #[derive(Debug)]
-struct Watch {
+struct NextLook {
     since: Instant,
     /// Milliseconds after `since`.
     due: AtomicU64,
@@ -84,7 +84,7 @@ impl<T> Watched<T> {
         read: fn(&[u8]) -> Result<T, String>,
     ) -> Result<Self, FileError> {
         // Before it is read: what changes meanwhile changes its stamp.
-        let (stamp, settled) = Stamp::of(path);
+        let (stamp, settled) = FileStamp::of(path);
         let wrong = |why| FileError {
             path: path.to_owned(),
             why,
@@ -96,8 +96,8 @@ impl<T> Watched<T> {
             path: path.to_owned(),
             most,
             read,
-            watch: Watch::new(),
-            state: RwLock::new(State {
+            watch: NextLook::new(),
+            state: RwLock::new(FileState {
                 value: Arc::new(value),
                 content: hasher.hash_one(&bytes),
                 stamp,
@@ -122,7 +122,7 @@ impl<T> Watched<T> {
 
     /// Looks at the file now, whenever that was done last.
     pub fn look(&self) {
-        let (stamp, settled) = Stamp::of(&self.path);
+        let (stamp, settled) = FileStamp::of(&self.path);
         let (known, content) = {
             let state = self.state.read();
             if stamp == state.stamp && state.settled {
@@ -164,7 +164,7 @@ impl Flag {
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            watch: Watch::new(),
+            watch: NextLook::new(),
             is_up: AtomicBool::new(path.exists()),
         }
     }
@@ -178,7 +178,7 @@ impl Flag {
     }
 }
 
-impl Watch {
+impl NextLook {
     fn new() -> Self {
         Self {
             since: Instant::now(),
@@ -203,7 +203,7 @@ impl Watch {
     }
 }
 
-impl Stamp {
+impl FileStamp {
     /// The stamp of a file, if it is there, and whether it has settled: within one tick of the clock a file may change
     /// twice.
     fn of(path: &Path) -> (Option<Self>, bool) {

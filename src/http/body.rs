@@ -20,7 +20,7 @@ pub enum Framing {
 /// Takes a body out of a stream of bytes, without its framing. Never reads past the end of the message.
 #[derive(Clone, Debug)]
 pub struct Decoder {
-    state: State,
+    state: DecoderState,
     /// Bytes of chunk extensions so far.
     extensions: usize,
     /// Bytes and fields of trailers so far.
@@ -31,7 +31,7 @@ pub struct Decoder {
 
 /// A piece of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct Decoded {
     /// Bytes of the input that are done with.
     pub consumed: usize,
     /// Which of them belong to the body; may be empty.
@@ -43,7 +43,7 @@ pub struct Piece {
 pub struct BadBody(pub &'static str);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum DecoderState {
     Length(u64),
     UntilClose,
     /// In the digits of a chunk's size.
@@ -82,10 +82,10 @@ impl Decoder {
     /// For a body with this framing. Trailers are held to the limits of a head.
     pub const fn new(framing: Framing, limits: &HeadLimits) -> Self {
         let state = match framing {
-            Framing::Empty | Framing::Length(0) => State::Done,
-            Framing::Length(length) => State::Length(length),
+            Framing::Empty | Framing::Length(0) => DecoderState::Done,
+            Framing::Length(length) => DecoderState::Length(length),
             Framing::Chunked => START,
-            Framing::UntilClose => State::UntilClose,
+            Framing::UntilClose => DecoderState::UntilClose,
         };
         Self {
             state,
@@ -98,13 +98,13 @@ impl Decoder {
 
     /// Whether the end of the body was reached. One that ends with the connection never is.
     pub const fn is_done(&self) -> bool {
-        matches!(self.state, State::Done)
+        matches!(self.state, DecoderState::Done)
     }
 
     /// Bytes that are still to come, if the length is known.
     pub const fn remaining(&self) -> Option<u64> {
         match self.state {
-            State::Length(left) => Some(left),
+            DecoderState::Length(left) => Some(left),
             _ => None,
         }
     }
@@ -112,7 +112,7 @@ impl Decoder {
     /// Bytes that are still to come of the chunk whose size was read last.
     pub const fn announced(&self) -> u64 {
         match self.state {
-            State::Data(left) => left,
+            DecoderState::Data(left) => left,
             _ => 0,
         }
     }
@@ -121,30 +121,30 @@ impl Decoder {
     ///
     /// # Errors
     /// Which rule the chunks break.
-    pub fn next(&mut self, input: &[u8]) -> Result<Piece, BadBody> {
+    pub fn next(&mut self, input: &[u8]) -> Result<Decoded, BadBody> {
         let mut at = 0;
         while at < input.len() {
             match self.state {
-                State::Length(left) => {
+                DecoderState::Length(left) => {
                     let end = at + take(left, input.len() - at);
                     self.state = match left - (end - at) as u64 {
-                        0 => State::Done,
-                        left => State::Length(left),
+                        0 => DecoderState::Done,
+                        left => DecoderState::Length(left),
                     };
                     return Ok(piece(at, end));
                 }
-                State::Data(left) => {
+                DecoderState::Data(left) => {
                     let end = at + take(left, input.len() - at);
                     self.state = match left - (end - at) as u64 {
-                        0 => State::DataEnd {
+                        0 => DecoderState::DataEnd {
                             carriage_return: false,
                         },
-                        left => State::Data(left),
+                        left => DecoderState::Data(left),
                     };
                     return Ok(piece(at, end));
                 }
-                State::UntilClose => return Ok(piece(at, input.len())),
-                State::Done => break,
+                DecoderState::UntilClose => return Ok(piece(at, input.len())),
+                DecoderState::Done => break,
                 state => {
                     self.state = self.framing_byte(state, input[at])?;
                     at += 1;
@@ -155,41 +155,41 @@ impl Decoder {
     }
 
     /// One byte of chunk framing, which is strict: no bare LF, no blanks, nothing left out.
-    fn framing_byte(&mut self, state: State, byte: u8) -> Result<State, BadBody> {
+    fn framing_byte(&mut self, state: DecoderState, byte: u8) -> Result<DecoderState, BadBody> {
         Ok(match (state, byte) {
-            (State::Size { digits, size }, byte) => size_byte(digits, size, byte)?,
-            (State::Extension { size, .. }, b'\r') => State::SizeEnd { size },
-            (State::Extension { size, length }, byte) => {
+            (DecoderState::Size { digits, size }, byte) => size_byte(digits, size, byte)?,
+            (DecoderState::Extension { size, .. }, b'\r') => DecoderState::SizeEnd { size },
+            (DecoderState::Extension { size, length }, byte) => {
                 self.extension_byte(byte, length)?;
-                State::Extension {
+                DecoderState::Extension {
                     size,
                     length: length + 1,
                 }
             }
-            (State::SizeEnd { size: 0 }, b'\n') => TRAILER,
-            (State::SizeEnd { size }, b'\n') => State::Data(size),
-            (State::DataEnd { carriage_return }, byte) => match (carriage_return, byte) {
-                (false, b'\r') => State::DataEnd {
+            (DecoderState::SizeEnd { size: 0 }, b'\n') => TRAILER,
+            (DecoderState::SizeEnd { size }, b'\n') => DecoderState::Data(size),
+            (DecoderState::DataEnd { carriage_return }, byte) => match (carriage_return, byte) {
+                (false, b'\r') => DecoderState::DataEnd {
                     carriage_return: true,
                 },
                 (true, b'\n') => START,
                 _ => return Err(BadBody("a chunk longer than its size")),
             },
-            (State::Trailer { length, colon }, b'\r') => State::TrailerEnd { length, colon },
-            (State::Trailer { length, colon }, byte) => self.trailer_byte(length, colon, byte)?,
-            (State::TrailerEnd { length: 0, .. }, b'\n') => State::Done,
-            (State::TrailerEnd { colon: true, .. }, b'\n') => {
+            (DecoderState::Trailer { length, colon }, b'\r') => DecoderState::TrailerEnd { length, colon },
+            (DecoderState::Trailer { length, colon }, byte) => self.trailer_byte(length, colon, byte)?,
+            (DecoderState::TrailerEnd { length: 0, .. }, b'\n') => DecoderState::Done,
+            (DecoderState::TrailerEnd { colon: true, .. }, b'\n') => {
                 self.trailer_fields += 1;
                 if self.trailer_fields > self.limits.fields {
                     return Err(BadBody("more trailers than limits.fields allows"));
                 }
                 TRAILER
             }
-            (State::TrailerEnd { .. }, b'\n') => return Err(BadBody("a trailer without a colon")),
-            (State::SizeEnd { .. } | State::TrailerEnd { .. }, _) => {
+            (DecoderState::TrailerEnd { .. }, b'\n') => return Err(BadBody("a trailer without a colon")),
+            (DecoderState::SizeEnd { .. } | DecoderState::TrailerEnd { .. }, _) => {
                 return Err(BadBody("a carriage return without a line feed"));
             }
-            (State::Length(_) | State::UntilClose | State::Data(_) | State::Done, _) => state,
+            (DecoderState::Length(_) | DecoderState::UntilClose | DecoderState::Data(_) | DecoderState::Done, _) => state,
         })
     }
 
@@ -205,7 +205,7 @@ impl Decoder {
         }
     }
 
-    fn trailer_byte(&mut self, length: usize, colon: bool, byte: u8) -> Result<State, BadBody> {
+    fn trailer_byte(&mut self, length: usize, colon: bool, byte: u8) -> Result<DecoderState, BadBody> {
         self.trailer_bytes += 1;
         if self.trailer_bytes > self.limits.head {
             return Err(BadBody("trailers larger than limits.head allows"));
@@ -218,7 +218,7 @@ impl Decoder {
         if !valid {
             return Err(BadBody("a byte that may not stand in a trailer"));
         }
-        Ok(State::Trailer {
+        Ok(DecoderState::Trailer {
             length: length + 1,
             colon: colon || byte == b':',
         })
@@ -226,23 +226,23 @@ impl Decoder {
 }
 
 /// A byte of a chunk's size, of which there were so many digits before.
-fn size_byte(digits: u8, size: u64, byte: u8) -> Result<State, BadBody> {
+fn size_byte(digits: u8, size: u64, byte: u8) -> Result<DecoderState, BadBody> {
     let digit = char::from(byte).to_digit(16);
     Ok(match (digits, digit, byte) {
         (16, Some(_), _) => return Err(BadBody("a chunk size of more than 16 digits")),
-        (_, Some(digit), _) => State::Size {
+        (_, Some(digit), _) => DecoderState::Size {
             digits: digits + 1,
             size: size << 4 | u64::from(digit),
         },
         (0, None, _) => return Err(BadBody("a chunk without a size")),
-        (_, None, b';') => State::Extension { size, length: 1 },
-        (_, None, b'\r') => State::SizeEnd { size },
+        (_, None, b';') => DecoderState::Extension { size, length: 1 },
+        (_, None, b'\r') => DecoderState::SizeEnd { size },
         _ => return Err(BadBody("a chunk size with other bytes than digits")),
     })
 }
 
-const fn piece(start: usize, end: usize) -> Piece {
-    Piece {
+const fn piece(start: usize, end: usize) -> Decoded {
+    Decoded {
         consumed: end,
         data: start..end,
     }
@@ -271,8 +271,8 @@ pub fn write_chunk(data: &[u8], out: &mut Vec<u8>) {
 /// The chunk that ends a body, without trailers.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-const START: State = State::Size { digits: 0, size: 0 };
-const TRAILER: State = State::Trailer {
+const START: DecoderState = DecoderState::Size { digits: 0, size: 0 };
+const TRAILER: DecoderState = DecoderState::Trailer {
     length: 0,
     colon: false,
 };

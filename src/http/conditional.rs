@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 use httpdate::parse_http_date;
 
 use super::date;
-use super::encoding::Coding;
+use super::encoding::ContentCoding;
 use super::headers::Headers;
 
 /// What tells one version of a file from another.
@@ -36,7 +36,7 @@ pub struct Conditions<'h> {
 
 /// What the preconditions of a request come to (RFC 9110 13.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ConditionResult {
     /// The request is to be answered.
     Go,
     /// 304: the visitor has what it asks for.
@@ -47,7 +47,7 @@ pub enum Verdict {
 
 /// Which bytes are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum RangeSelection {
     /// All of them, with a 200.
     Whole,
     /// These, each within the length and none empty, with a 206; at least one.
@@ -80,7 +80,7 @@ impl Validators {
     /// The same of a file that has the content of the one that is asked for, encoded: another representation, whose tag is
     /// another one even if time and length are the same.
     #[must_use]
-    pub fn in_coding(mut self, coding: Coding) -> Self {
+    pub fn in_coding(mut self, coding: ContentCoding) -> Self {
         let mark = if self.are_strong() { "" } else { "W/" };
         self.etag = format!("{mark}\"{}-{}\"", self.opaque(), coding.name()).into();
         self
@@ -120,7 +120,7 @@ impl Validators {
 
     /// Whether a tag of a list is this one. Comparison is weak (RFC 9110 8.8.3.2) or strong; the original knew no
     /// quotes, and what it has given to visitors is still good.
-    fn is(&self, tag: Tag<'_>, weak: bool) -> bool {
+    fn is(&self, tag: EntityTag<'_>, weak: bool) -> bool {
         tag.text == self.opaque().as_bytes() && (weak || self.are_strong() && !tag.weak)
     }
 }
@@ -157,38 +157,38 @@ impl<'h> Conditions<'h> {
     }
 
     /// Looks at the preconditions of a GET or HEAD, in the order of RFC 9110 13.2.2.
-    pub fn check(&self, file: &Validators) -> Verdict {
+    pub fn check(&self, file: &Validators) -> ConditionResult {
         if self.has(IF_MATCH) {
             if !self.names(IF_MATCH, file, false) {
-                return Verdict::Failed;
+                return ConditionResult::Failed;
             }
         } else if let Some((date, modified)) = self.date(IF_UNMODIFIED_SINCE).zip(file.modified)
             && modified > date
         {
-            return Verdict::Failed;
+            return ConditionResult::Failed;
         }
         if self.has(IF_NONE_MATCH) {
             if self.names(IF_NONE_MATCH, file, true) {
-                return Verdict::NotModified;
+                return ConditionResult::NotModified;
             }
         } else if let Some((date, modified)) = self.date(IF_MODIFIED_SINCE).zip(file.modified)
             && modified <= date
         {
-            return Verdict::NotModified;
+            return ConditionResult::NotModified;
         }
-        Verdict::Go
+        ConditionResult::Go
     }
 
     /// Which bytes a GET wants (RFC 9110 14). What is no range, or an unreasonable lot of ranges, means the whole, which
     /// is always a right answer.
-    pub fn ranges(&self, file: &Validators) -> Wanted {
+    pub fn ranges(&self, file: &Validators) -> RangeSelection {
         if !self.has(RANGE) || self.has(IF_RANGE) && !self.if_range(file) {
-            return Wanted::Whole;
+            return RangeSelection::Whole;
         }
         let mut values = self.headers.get_all(FIELDS[RANGE]);
         match (values.next(), values.next()) {
             (Some(value), None) => parse_ranges(value, file.length),
-            _ => Wanted::Whole,
+            _ => RangeSelection::Whole,
         }
     }
 
@@ -236,13 +236,13 @@ impl<'h> Conditions<'h> {
 
 /// An entity tag of a list, without its quotes.
 #[derive(Clone, Copy)]
-struct Tag<'v> {
+struct EntityTag<'v> {
     weak: bool,
     text: &'v [u8],
 }
 
 /// The tags of a list (RFC 9110 8.8.3). A comma may stand in a tag.
-fn tags(mut list: &[u8]) -> impl Iterator<Item = Tag<'_>> {
+fn tags(mut list: &[u8]) -> impl Iterator<Item = EntityTag<'_>> {
     std::iter::from_fn(move || {
         while let [b' ' | b'\t' | b',', rest @ ..] = list {
             list = rest;
@@ -263,18 +263,18 @@ fn tags(mut list: &[u8]) -> impl Iterator<Item = Tag<'_>> {
             }
         };
         list = rest;
-        Some(Tag { weak, text })
+        Some(EntityTag { weak, text })
     })
 }
 
 /// Reads `bytes=0-499, -500` for a file of this length.
-fn parse_ranges(value: &[u8], length: u64) -> Wanted {
+fn parse_ranges(value: &[u8], length: u64) -> RangeSelection {
     let Some((unit, set)) = value.split_at_checked(BYTES.len()) else {
-        return Wanted::Whole;
+        return RangeSelection::Whole;
     };
     // No range can say where it is in nothing at all.
     if !unit.eq_ignore_ascii_case(BYTES) || length == 0 {
-        return Wanted::Whole;
+        return RangeSelection::Whole;
     }
     let mut parts = Vec::new();
     let mut any = false;
@@ -283,14 +283,14 @@ fn parse_ranges(value: &[u8], length: u64) -> Wanted {
             continue;
         }
         let Some(part) = parse_range(spec, length) else {
-            return Wanted::Whole;
+            return RangeSelection::Whole;
         };
         any = true;
         if part.is_empty() {
             continue;
         }
         if parts.len() == MOST_RANGES {
-            return Wanted::Whole;
+            return RangeSelection::Whole;
         }
         parts.push(part);
     }
@@ -300,9 +300,9 @@ fn parse_ranges(value: &[u8], length: u64) -> Wanted {
             .filter(|sum| *sum <= length)
     });
     match (any, parts.is_empty(), total) {
-        (false, ..) | (_, _, None) => Wanted::Whole,
-        (true, true, _) => Wanted::Unsatisfiable,
-        (true, false, Some(_)) => Wanted::Parts(parts),
+        (false, ..) | (_, _, None) => RangeSelection::Whole,
+        (true, true, _) => RangeSelection::Unsatisfiable,
+        (true, false, Some(_)) => RangeSelection::Parts(parts),
     }
 }
 
@@ -389,7 +389,7 @@ mod tests {
                 "{lines:?}"
             );
         };
-        let (go, same, failed) = (Verdict::Go, Verdict::NotModified, Verdict::Failed);
+        let (go, same, failed) = (ConditionResult::Go, ConditionResult::NotModified, ConditionResult::Failed);
         check("", go);
         check("Accept: */*\nRange: bytes=0-1", go);
         check("If-None-Match: \"2ebc98a1-3e8\"", same);
@@ -435,7 +435,7 @@ mod tests {
             let headers = headers(&format!("Range: {value}"));
             let found = Conditions::of(&headers).ranges(&file());
             let parts = expected.iter().map(|(start, end)| *start..*end).collect();
-            assert_eq!(found, Wanted::Parts(parts), "{value}");
+            assert_eq!(found, RangeSelection::Parts(parts), "{value}");
         };
         check("bytes=0-0", &[(0, 1)]);
         check("bytes=0-", &[(0, 1000)]);
@@ -445,7 +445,7 @@ mod tests {
         check("bytes=5-99999999999999999999999999", &[(5, 1000)]);
         check("bytes=0-9, 20-29,,-5 ", &[(0, 10), (20, 30), (995, 1000)]);
         check("bytes=2000-, 7-7", &[(7, 8)]);
-        let others = |value: &str, expected: Wanted| {
+        let others = |value: &str, expected: RangeSelection| {
             let headers = headers(&format!("Range: {value}"));
             assert_eq!(
                 Conditions::of(&headers).ranges(&file()),
@@ -459,7 +459,7 @@ mod tests {
             "bytes=1000-1001, -0",
             "bytes=99999999999999999999999-",
         ] {
-            others(value, Wanted::Unsatisfiable);
+            others(value, RangeSelection::Unsatisfiable);
         }
         let many = vec!["1-1"; 17].join(",");
         for value in [
@@ -479,9 +479,9 @@ mod tests {
             "bytes=0-600, 300-999",
             &format!("bytes={many}"),
         ] {
-            others(value, Wanted::Whole);
+            others(value, RangeSelection::Whole);
         }
-        others("bytes=0-1\nRange: bytes=3-4", Wanted::Whole);
+        others("bytes=0-1\nRange: bytes=3-4", RangeSelection::Whole);
     }
 
     #[test]
@@ -490,7 +490,7 @@ mod tests {
         for value in ["bytes=0-", "bytes=-1"] {
             let headers = headers(&format!("Range: {value}"));
             let wanted = Conditions::of(&headers).ranges(&empty);
-            assert_eq!(wanted, Wanted::Whole, "{value}");
+            assert_eq!(wanted, RangeSelection::Whole, "{value}");
         }
     }
 
@@ -499,7 +499,7 @@ mod tests {
         let check = |if_range: &str, expected| {
             let headers = headers(&format!("Range: bytes=0-0\nIf-Range: {if_range}"));
             let wanted = Conditions::of(&headers).ranges(&file());
-            assert_eq!(matches!(wanted, Wanted::Parts(_)), expected, "{if_range}");
+            assert_eq!(matches!(wanted, RangeSelection::Parts(_)), expected, "{if_range}");
         };
         check("\"2ebc98a1-3e8\"", true);
         check("W/\"2ebc98a1-3e8\"", false);
@@ -528,28 +528,28 @@ mod tests {
         let weak = file().weak();
         assert_eq!(&*weak.etag, "W/\"2ebc98a1-3e8\"");
         assert_eq!(weak.clone().weak(), weak);
-        let zstd = weak.clone().in_coding(Coding::Zstd);
+        let zstd = weak.clone().in_coding(ContentCoding::Zstd);
         assert_eq!(&*zstd.etag, "W/\"2ebc98a1-3e8-zstd\"");
         let check = |lines: &str, expected, part| {
             let headers = headers(&format!("Range: bytes=0-0\n{lines}"));
             let conditions = Conditions::of(&headers);
             assert_eq!(conditions.check(&weak), expected, "{lines}");
             let wanted = conditions.ranges(&weak);
-            assert_eq!(matches!(wanted, Wanted::Parts(_)), part, "{lines}");
+            assert_eq!(matches!(wanted, RangeSelection::Parts(_)), part, "{lines}");
         };
-        check("Accept: */*", Verdict::Go, true);
+        check("Accept: */*", ConditionResult::Go, true);
         check(
             "If-None-Match: \"2ebc98a1-3e8\"",
-            Verdict::NotModified,
+            ConditionResult::NotModified,
             true,
         );
-        check("If-Match: \"2ebc98a1-3e8\"", Verdict::Failed, true);
-        check("If-Match: W/\"2ebc98a1-3e8\"", Verdict::Failed, true);
-        check("If-Range: \"2ebc98a1-3e8\"", Verdict::Go, false);
-        check("If-Range: W/\"2ebc98a1-3e8\"", Verdict::Go, false);
+        check("If-Match: \"2ebc98a1-3e8\"", ConditionResult::Failed, true);
+        check("If-Match: W/\"2ebc98a1-3e8\"", ConditionResult::Failed, true);
+        check("If-Range: \"2ebc98a1-3e8\"", ConditionResult::Go, false);
+        check("If-Range: W/\"2ebc98a1-3e8\"", ConditionResult::Go, false);
         check(
             "If-Range: Sun, 06 Nov 1994 08:49:37 GMT",
-            Verdict::Go,
+            ConditionResult::Go,
             false,
         );
     }

@@ -5,7 +5,7 @@ use super::headers::Headers;
 
 /// A content coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Coding {
+pub enum ContentCoding {
     /// Brotli (RFC 7932).
     Brotli,
     /// Zstandard (RFC 8878).
@@ -17,13 +17,13 @@ pub enum Coding {
 /// What the Accept-Encoding of a request says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// In the order of [`Coding::ALL`], in thousandths.
+    /// In the order of [`ContentCoding::ALL`], in thousandths.
     codings: [u16; 3],
     /// What is said of no coding at all, or 0: nobody minds it.
     identity: u16,
 }
 
-impl Coding {
+impl ContentCoding {
     /// All of them, what makes the least of a text first.
     pub const ALL: [Self; 3] = [Self::Brotli, Self::Zstd, Self::Gzip];
 
@@ -59,7 +59,7 @@ impl Accepted {
     /// Reads the Accept-Encoding fields. Without any, and where one is not understood, nothing is to be encoded: that may
     /// be done then (RFC 9110 12.5.3), but whoever says nothing may well not know how to decode it.
     pub fn of(headers: &Headers) -> Self {
-        let mut codings = [None; Coding::ALL.len()];
+        let mut codings = [None; ContentCoding::ALL.len()];
         let mut rest = 0;
         let mut identity = None;
         let lists = headers.get_all("Accept-Encoding");
@@ -75,7 +75,7 @@ impl Accepted {
                 b"*" => rest = weight,
                 _ if name.eq_ignore_ascii_case(b"identity") => identity = Some(weight),
                 _ => {
-                    if let Some(coding) = Coding::parse(name) {
+                    if let Some(coding) = ContentCoding::parse(name) {
                         codings[coding as usize] = Some(weight);
                     }
                 }
@@ -88,23 +88,23 @@ impl Accepted {
     }
 
     /// Whether a coding is taken, and liked as much as none.
-    pub const fn takes(&self, coding: Coding) -> bool {
+    pub const fn takes(&self, coding: ContentCoding) -> bool {
         let weight = self.codings[coding as usize];
         weight > 0 && weight >= self.identity
     }
 
-    /// Which of these is liked best; of two that are liked as much the one that comes first in [`Coding::ALL`]. `None`:
+    /// Which of these is liked best; of two that are liked as much the one that comes first in [`ContentCoding::ALL`]. `None`:
     /// none at all.
-    pub fn best(&self, available: impl Fn(Coding) -> bool) -> Option<Coding> {
-        let fit = |coding: &Coding| self.takes(*coding) && available(*coding);
-        let weight = |coding: &Coding| self.codings[*coding as usize];
+    pub fn best(&self, available: impl Fn(ContentCoding) -> bool) -> Option<ContentCoding> {
+        let fit = |coding: &ContentCoding| self.takes(*coding) && available(*coding);
+        let weight = |coding: &ContentCoding| self.codings[*coding as usize];
         // Of several that are the largest the last one counts.
-        Coding::ALL.into_iter().rev().filter(fit).max_by_key(weight)
+        ContentCoding::ALL.into_iter().rev().filter(fit).max_by_key(weight)
     }
 
     /// Whether the visitor takes none of the codings there are.
     pub fn is_nothing(&self) -> bool {
-        !Coding::ALL.into_iter().any(|coding| self.takes(coding))
+        !ContentCoding::ALL.into_iter().any(|coding| self.takes(coding))
     }
 }
 
@@ -135,7 +135,7 @@ pub fn forbids_change(headers: &Headers) -> bool {
 
 /// Says that an answer comes in a coding, whose length is not known. It is another representation then: its tag says no
 /// more than that the content is the same (RFC 9110 8.8.3), and parts of it cannot be had.
-pub fn encoded(head: &mut ResponseHead, coding: Coding) {
+pub fn encoded(head: &mut ResponseHead, coding: ContentCoding) {
     head.length = None;
     head.headers
         .set("Content-Encoding", coding.name().as_bytes());
@@ -266,7 +266,7 @@ mod tests {
                 .map(|value| ("accept-encoding", *value))
                 .collect();
             let accepted = Accepted::of(&headers(&fields));
-            let mut left = Coding::ALL.to_vec();
+            let mut left = ContentCoding::ALL.to_vec();
             let mut found = Vec::new();
             while let Some(best) = accepted.best(|coding| left.contains(&coding)) {
                 left.retain(|coding| *coding != best);
@@ -384,7 +384,7 @@ mod tests {
                 ("Vary", "Origin"),
             ],
         );
-        encoded(&mut head, Coding::Gzip);
+        encoded(&mut head, ContentCoding::Gzip);
         varies(&mut head.headers);
         varies(&mut head.headers);
         let expected = headers(&[

@@ -1,6 +1,6 @@
 //! Lines on their way into a file, and the threads that write them.
 //!
-//! A line is added to a [`Queue`] in memory, by any thread, which takes a lock for a few instructions and never waits for
+//! A line is added to a [`LogQueue`] in memory, by any thread, which takes a lock for a few instructions and never waits for
 //! the file. One thread writes to all files that have a path; these are opened so that no write waits for a reader (FIFOs,
 //! terminals). Standard output and standard error are shared with other programs, which such a setting would affect, so
 //! each of them has a thread of its own, which may wait in the system.
@@ -27,22 +27,22 @@ use crate::process;
 use crate::process::reason;
 
 /// Lines for one file or standard stream.
-pub(super) struct Queue {
+pub(super) struct LogQueue {
     /// How messages name it: `access log /var/log/a`.
     name: String,
     path: Option<PathBuf>,
-    kind: Kind,
+    kind: LogKind,
     writer: &'static Writer,
-    state: Mutex<State>,
+    state: Mutex<LogQueueState>,
     /// With `state`: something was written, or given up.
     progress: Condvar,
     /// The writer's own.
-    hand: Mutex<Hand>,
+    hand: Mutex<PendingWrite>,
 }
 
 /// What the lines are, which decides where losses are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LogKind {
     /// Messages: in the same file, and on standard error.
     Messages,
     /// Lines of exchanges: in the messages.
@@ -51,7 +51,7 @@ pub(super) enum Kind {
 
 /// What has become of a line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Added {
+pub(super) enum LineFate {
     /// It will be written.
     Kept,
     /// There was no room for it. The first one since losses were reported.
@@ -61,10 +61,10 @@ pub(super) enum Added {
 }
 
 #[derive(Default)]
-struct State {
+struct LogQueueState {
     lines: Vec<u8>,
     /// What goes to the present target before the next one takes its place.
-    turns: Vec<(Vec<u8>, Target)>,
+    turns: Vec<(Vec<u8>, LogTarget)>,
     /// Bytes in `lines`, `turns` and the hand.
     pending: usize,
     /// Bytes written or given up, for whoever waits.
@@ -78,12 +78,12 @@ struct State {
 }
 
 /// What is being written.
-struct Hand {
-    target: Target,
+struct PendingWrite {
+    target: LogTarget,
     bytes: Vec<u8>,
     written: usize,
     /// The target that comes after `bytes`.
-    next: Option<Target>,
+    next: Option<LogTarget>,
     /// A line was broken off by an error.
     is_torn: bool,
     /// The last write failed.
@@ -97,7 +97,7 @@ struct Hand {
 }
 
 /// Where lines go.
-enum Target {
+enum LogTarget {
     File {
         file: File,
         /// No regular file: others may write to it, too.
@@ -113,29 +113,29 @@ enum Target {
 struct Writer {
     name: &'static str,
     is_started: Mutex<bool>,
-    due: Mutex<Vec<Arc<Queue>>>,
+    due: Mutex<Vec<Arc<LogQueue>>>,
     changed: Condvar,
 }
 
-impl Queue {
+impl LogQueue {
     /// Opens a file, or the standard stream for what it is.
     ///
     /// # Errors
     /// The system refuses it, or a thread to write to it.
-    pub(super) fn open(path: Option<&Path>, kind: Kind) -> Result<Arc<Self>, OpenError> {
+    pub(super) fn open(path: Option<&Path>, kind: LogKind) -> Result<Arc<Self>, OpenError> {
         static FILES: Writer = Writer::new("log");
         let name = match (path, kind) {
-            (Some(path), Kind::Messages) => format!("log {}", path.display()),
-            (Some(path), Kind::Access) => format!("access log {}", path.display()),
-            (None, Kind::Messages) => STANDARD_ERROR.to_owned(),
-            (None, Kind::Access) => STANDARD_OUTPUT.to_owned(),
+            (Some(path), LogKind::Messages) => format!("log {}", path.display()),
+            (Some(path), LogKind::Access) => format!("access log {}", path.display()),
+            (None, LogKind::Messages) => STANDARD_ERROR.to_owned(),
+            (None, LogKind::Access) => STANDARD_OUTPUT.to_owned(),
         };
         let queue = match (path, kind) {
-            (Some(path), kind) => Target::open(path).and_then(|target| {
+            (Some(path), kind) => LogTarget::open(path).and_then(|target| {
                 Self::new(name.clone(), Some(path.to_owned()), kind, target, &FILES)
             }),
-            (None, Kind::Messages) => Self::stderr(),
-            (None, Kind::Access) => Self::stdout(),
+            (None, LogKind::Messages) => Self::stderr(),
+            (None, LogKind::Access) => Self::stdout(),
         };
         queue.map_err(|cause| OpenError { name, cause })
     }
@@ -146,26 +146,26 @@ impl Queue {
     /// There is no thread to be had.
     pub(super) fn stdout() -> io::Result<Arc<Self>> {
         static STDOUT: Writer = Writer::new("log-stdout");
-        static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+        static QUEUE: OnceLock<Arc<LogQueue>> = OnceLock::new();
         let name = STANDARD_OUTPUT.to_owned();
-        let new = || Self::new(name, None, Kind::Access, Target::Stdout, &STDOUT);
+        let new = || Self::new(name, None, LogKind::Access, LogTarget::Stdout, &STDOUT);
         once(&QUEUE, new)
     }
 
     /// Standard error, for messages.
     fn stderr() -> io::Result<Arc<Self>> {
         static STDERR: Writer = Writer::new("log-stderr");
-        static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+        static QUEUE: OnceLock<Arc<LogQueue>> = OnceLock::new();
         let name = STANDARD_ERROR.to_owned();
-        let new = || Self::new(name, None, Kind::Messages, Target::Stderr, &STDERR);
+        let new = || Self::new(name, None, LogKind::Messages, LogTarget::Stderr, &STDERR);
         once(&QUEUE, new)
     }
 
     fn new(
         name: String,
         path: Option<PathBuf>,
-        kind: Kind,
-        target: Target,
+        kind: LogKind,
+        target: LogTarget,
         writer: &'static Writer,
     ) -> io::Result<Arc<Self>> {
         writer.start()?;
@@ -176,7 +176,7 @@ impl Queue {
             writer,
             state: Mutex::default(),
             progress: Condvar::new(),
-            hand: Mutex::new(Hand::new(target)),
+            hand: Mutex::new(PendingWrite::new(target)),
         }))
     }
 
@@ -190,16 +190,16 @@ impl Queue {
         self.path.as_deref()
     }
 
-    /// Adds a line, with its end. `urgent`: it is to be written at once, else after [`Queue::flush`] or when there are many.
+    /// Adds a line, with its end. `urgent`: it is to be written at once, else after [`LogQueue::flush`] or when there are many.
     /// Never waits.
-    pub(super) fn add(self: &Arc<Self>, line: &[u8], urgent: bool) -> Added {
+    pub(super) fn add(self: &Arc<Self>, line: &[u8], urgent: bool) -> LineFate {
         let mut state = self.state.lock();
         let fits = state.pending == 0 || state.pending + line.len() <= MOST;
         if !fits || !charge(line.len()) {
             state.lost += 1;
             return match state.lost {
-                1 => Added::FirstLost,
-                _ => Added::Lost,
+                1 => LineFate::FirstLost,
+                _ => LineFate::Lost,
             };
         }
         state.lines.extend_from_slice(line);
@@ -210,7 +210,7 @@ impl Queue {
         if wake {
             self.writer.wake(self);
         }
-        Added::Kept
+        LineFate::Kept
     }
 
     /// Has the lines written that are there. Does not wait for that.
@@ -243,7 +243,7 @@ impl Queue {
         let Some(path) = &self.path else {
             return Ok(());
         };
-        let target = Target::open(path).map_err(|cause| OpenError {
+        let target = LogTarget::open(path).map_err(|cause| OpenError {
             name: self.name.clone(),
             cause,
         })?;
@@ -254,12 +254,12 @@ impl Queue {
     /// Closes the file. Further lines are written each at once, for which it is opened.
     pub(super) fn retire(self: &Arc<Self>) {
         match &self.path {
-            Some(path) => self.turn(Target::Named(path.clone()), true),
+            Some(path) => self.turn(LogTarget::Named(path.clone()), true),
             None => self.flush(),
         }
     }
 
-    fn turn(self: &Arc<Self>, target: Target, is_retired: bool) {
+    fn turn(self: &Arc<Self>, target: LogTarget, is_retired: bool) {
         let mut state = self.state.lock();
         let lines = mem::take(&mut state.lines);
         state.turns.push((lines, target));
@@ -296,9 +296,9 @@ impl Queue {
         let report = self.report(&mut hand, failure);
         drop(hand);
         match report? {
-            Report::Later(again) => return Some(again),
-            Report::Broken(text) => self.tell(log::Level::Error, &text, true),
-            Report::Whole(text, was_reported) => {
+            LossReport::Later(again) => return Some(again),
+            LossReport::Broken(text) => self.tell(log::Level::Error, &text, true),
+            LossReport::Whole(text, was_reported) => {
                 self.tell(log::Level::Warn, &text, was_reported);
             }
         }
@@ -306,7 +306,7 @@ impl Queue {
     }
 
     /// Whether another target is to take the place of this one, so that waiting for it is over.
-    fn is_turning(&self, hand: &Hand) -> bool {
+    fn is_turning(&self, hand: &PendingWrite) -> bool {
         hand.next.is_some() || !self.state.lock().turns.is_empty()
     }
 
@@ -321,7 +321,7 @@ impl Queue {
     }
 
     /// What is to be said of losses now. Once when it cannot be written, once when it can be again.
-    fn report(&self, hand: &mut Hand, failure: Option<io::Error>) -> Option<Report> {
+    fn report(&self, hand: &mut PendingWrite, failure: Option<io::Error>) -> Option<LossReport> {
         let mut state = self.state.lock();
         let lost = match state.lost {
             1 => "1 line is lost".to_owned(),
@@ -334,7 +334,7 @@ impl Queue {
                 self.name,
                 reason(&error)
             );
-            return Some(Report::Broken(text));
+            return Some(LossReport::Broken(text));
         }
         if state.lost == 0 && !hand.is_reported {
             return None;
@@ -343,20 +343,20 @@ impl Queue {
         if let Some(reported) = hand.reported
             && now < reported + REST
         {
-            return Some(Report::Later(reported + REST));
+            return Some(LossReport::Later(reported + REST));
         }
         state.lost = 0;
         hand.reported = Some(now);
         let was_reported = mem::take(&mut hand.is_reported);
         let text = format!("{}: it is written again; {lost} in all", self.name);
-        Some(Report::Whole(text, was_reported))
+        Some(LossReport::Whole(text, was_reported))
     }
 
     /// Puts something about this log where it will be found. `aside`: not only in the log itself.
     fn tell(self: &Arc<Self>, level: log::Level, text: &str, aside: bool) {
         match self.kind {
-            Kind::Access => log::log!(level, "{text}"),
-            Kind::Messages => {
+            LogKind::Access => log::log!(level, "{text}"),
+            LogKind::Messages => {
                 // Where it cannot be written there is no use in adding to it.
                 if level != log::Level::Error {
                     message(self, level, text);
@@ -373,13 +373,13 @@ impl Queue {
 }
 
 /// Has the lines of all of these written and waits for it. `false`: one of them took nothing for a second.
-pub(super) fn settle<'a>(mut queues: impl Iterator<Item = &'a Arc<Queue>> + Clone) -> bool {
-    queues.clone().for_each(Queue::flush);
+pub(super) fn settle<'a>(mut queues: impl Iterator<Item = &'a Arc<LogQueue>> + Clone) -> bool {
+    queues.clone().for_each(LogQueue::flush);
     // After the first one that takes nothing, the others have had their second as well.
     queues.all(|queue| queue.settle())
 }
 
-enum Report {
+enum LossReport {
     /// It was reported too recently.
     Later(Instant),
     /// It cannot be written.
@@ -388,8 +388,8 @@ enum Report {
     Whole(String, bool),
 }
 
-impl Hand {
-    const fn new(target: Target) -> Self {
+impl PendingWrite {
+    const fn new(target: LogTarget) -> Self {
         Self {
             target,
             bytes: Vec::new(),
@@ -404,7 +404,7 @@ impl Hand {
     }
 
     /// Takes up what is to be written next. `false`: there is nothing, and the queue is not due any more.
-    fn load(&mut self, state: &mut State) -> bool {
+    fn load(&mut self, state: &mut LogQueueState) -> bool {
         while self.written == self.bytes.len() {
             self.bytes.clear();
             self.bytes.shrink_to(2 * BATCH);
@@ -473,7 +473,7 @@ fn whole_lines(bytes: &[u8]) -> usize {
     end.map_or(bytes.len(), |end| end + 1)
 }
 
-impl Target {
+impl LogTarget {
     fn open(path: &Path) -> io::Result<Self> {
         let file = append(path)?;
         let is_shared = !file.metadata()?.is_file();
@@ -546,14 +546,14 @@ impl Writer {
         Ok(())
     }
 
-    fn wake(&self, queue: &Arc<Queue>) {
+    fn wake(&self, queue: &Arc<LogQueue>) {
         self.due.lock().push(Arc::clone(queue));
         self.changed.notify_one();
     }
 
     fn run(&self) {
         let mut due = Vec::new();
-        let mut later: Vec<(Instant, Arc<Queue>)> = Vec::new();
+        let mut later: Vec<(Instant, Arc<LogQueue>)> = Vec::new();
         loop {
             self.next(&mut due, later.iter().map(|(at, _)| *at).min());
             let now = Instant::now();
@@ -568,7 +568,7 @@ impl Writer {
     }
 
     /// Waits for something that is due, or for this moment.
-    fn next(&self, into: &mut Vec<Arc<Queue>>, moment: Option<Instant>) {
+    fn next(&self, into: &mut Vec<Arc<LogQueue>>, moment: Option<Instant>) {
         let mut due = self.due.lock();
         while due.is_empty() {
             match moment {
@@ -594,9 +594,9 @@ fn charge(bytes: usize) -> bool {
 }
 
 fn once(
-    cell: &OnceLock<Arc<Queue>>,
-    new: impl FnOnce() -> io::Result<Arc<Queue>>,
-) -> io::Result<Arc<Queue>> {
+    cell: &OnceLock<Arc<LogQueue>>,
+    new: impl FnOnce() -> io::Result<Arc<LogQueue>>,
+) -> io::Result<Arc<LogQueue>> {
     if let Some(queue) = cell.get() {
         return Ok(Arc::clone(queue));
     }
@@ -604,7 +604,7 @@ fn once(
     Ok(Arc::clone(cell.get_or_init(|| queue)))
 }
 
-impl fmt::Debug for Queue {
+impl fmt::Debug for LogQueue {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_tuple("Queue").field(&self.name).finish()
     }
@@ -647,11 +647,11 @@ mod tests {
         }
     }
 
-    fn open(path: &Path, kind: Kind) -> Arc<Queue> {
-        Queue::open(Some(path), kind).unwrap()
+    fn open(path: &Path, kind: LogKind) -> Arc<LogQueue> {
+        LogQueue::open(Some(path), kind).unwrap()
     }
 
-    fn lost(queue: &Queue) -> u64 {
+    fn lost(queue: &LogQueue) -> u64 {
         queue.state.lock().lost
     }
 
@@ -660,18 +660,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("fifo");
         nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
-        let queue = open(&path, Kind::Messages);
+        let queue = open(&path, LogKind::Messages);
         let line = format!("{}\n", "x".repeat(999));
         let mut kept = 0;
-        while queue.add(line.as_bytes(), true) == Added::Kept {
+        while queue.add(line.as_bytes(), true) == LineFate::Kept {
             kept += 1;
             assert!(kept < 100_000, "there is no bound");
         }
-        assert_eq!(queue.add(line.as_bytes(), true), Added::Lost);
+        assert_eq!(queue.add(line.as_bytes(), true), LineFate::Lost);
         assert!(kept >= MOST / 1000 && lost(&queue) == 2);
         assert!(!queue.settle(), "nothing is taken");
         // Another log is not held up by it.
-        let other = open(&directory.path().join("other"), Kind::Messages);
+        let other = open(&directory.path().join("other"), LogKind::Messages);
         other.add(b"line\n", true);
         until("it is written", || other.settle());
         // The reader gets whole lines, and then how many it did not get.
@@ -701,7 +701,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-        let queue = open(&path, Kind::Messages);
+        let queue = open(&path, LogKind::Messages);
         let reported = || queue.hand.lock().is_reported;
         assert!(!reported());
         for count in 1..4 {
@@ -727,8 +727,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
-        let queue = open(&path, Kind::Messages);
-        while queue.add(&[b'\n'; 4096], true) == Added::Kept {}
+        let queue = open(&path, LogKind::Messages);
+        while queue.add(&[b'\n'; 4096], true) == LineFate::Kept {}
         fs::remove_file(&path).unwrap();
         queue.reopen().unwrap();
         until("all is given up", || queue.settle());
@@ -739,8 +739,8 @@ mod tests {
 
     #[test]
     fn a_line_that_was_torn_is_ended_before_the_next_one() {
-        let mut hand = Hand::new(Target::Stderr);
-        let mut state = State::default();
+        let mut hand = PendingWrite::new(LogTarget::Stderr);
+        let mut state = LogQueueState::default();
         hand.bytes = b"one\ntwo\nthree\n".to_vec();
         hand.written = 6;
         hand.is_torn = true;

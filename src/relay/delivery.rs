@@ -23,7 +23,7 @@ use super::file::{self, Content, Flushed};
 use super::rate::{Rate, SLOWEST, WINDOW};
 use super::spool::{Room, Spool};
 use crate::backend::lease::Upstream;
-use crate::content::gzip::Gzip;
+use crate::content::gzip::GzipBody;
 use crate::exchange::{Body, FileBody};
 use crate::http::body::{Framing, LAST_CHUNK, write_chunk};
 use crate::http::head::{Method, Persistence, ResponseHead, Version, write_rest};
@@ -52,9 +52,9 @@ pub enum Payload<U> {
     /// It is at hand.
     Body(Body),
     /// A file that is compressed while it is sent. Only for HTTP/1.1, and not for HEAD.
-    Compressed(FileBody, Gzip),
+    Compressed(FileBody, GzipBody),
     /// It arrives from the backend, and may be compressed on its way.
-    Backend(Download<U>, Option<Gzip>),
+    Backend(Download<U>, Option<GzipBody>),
 }
 
 /// How a delivery ended.
@@ -91,10 +91,10 @@ pub struct Delivery<U> {
 /// Where the rest of the body comes from.
 enum Behind<U> {
     Nothing,
-    Backend(Download<U>, Option<Gzip>),
+    Backend(Download<U>, Option<GzipBody>),
     File(Content),
     /// A file that is compressed.
-    Compressed(FileBody, Gzip),
+    Compressed(FileBody, GzipBody),
 }
 
 /// The visitor's end.
@@ -409,7 +409,7 @@ enum Pulled {
 fn pull<U: Upstream>(
     output: &mut Output,
     download: &mut Download<U>,
-    mut gzip: Option<&mut Gzip>,
+    mut gzip: Option<&mut GzipBody>,
     conn: &mut Conn,
     tools: &mut Tools<'_>,
 ) -> Result<Pulled, Close> {
@@ -496,7 +496,7 @@ fn pull<U: Upstream>(
 fn compress(
     output: &mut Output,
     file: &mut FileBody,
-    gzip: &mut Gzip,
+    gzip: &mut GzipBody,
     conn: &mut Conn,
     tools: &mut Tools<'_>,
 ) -> Result<Flushed, Close> {
@@ -568,7 +568,7 @@ impl Output {
     fn emit_all(
         &mut self,
         conn: &mut Conn,
-        gzip: &mut Gzip,
+        gzip: &mut GzipBody,
         out: &mut Vec<u8>,
         room: &dyn Fn() -> Room,
     ) -> io::Result<()> {

@@ -8,14 +8,14 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::exchange::{FileBody, Piece, Stored};
+use crate::exchange::{FileBody, FilePart, StoredFile};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::stats::Close;
 
 /// What is left to be sent of a file.
 pub(super) enum Content {
-    Stored(Arc<Stored>, Range<usize>),
+    Stored(Arc<StoredFile>, Range<usize>),
     OnDisk(FileBody),
 }
 
@@ -59,8 +59,8 @@ impl Content {
                 let head = out.len();
                 for piece in std::mem::take(&mut body.pieces) {
                     match piece {
-                        Piece::Text(text) => out.extend_from_slice(&text),
-                        Piece::Range(range) => read_behind(&body.file, range, out)?,
+                        FilePart::Text(text) => out.extend_from_slice(&text),
+                        FilePart::Range(range) => read_behind(&body.file, range, out)?,
                     }
                 }
                 Ok((out.len() - head) as u64)
@@ -124,7 +124,7 @@ fn send_piece(body: &mut FileBody, conn: &mut Conn, block: &mut Vec<u8>) -> Resu
         return Ok(0);
     };
     let (count, done) = match piece {
-        Piece::Text(text) => {
+        FilePart::Text(text) => {
             let count = match is_last {
                 true => conn.write_now(text),
                 false => conn.write_more_now(text),
@@ -133,7 +133,7 @@ fn send_piece(body: &mut FileBody, conn: &mut Conn, block: &mut Vec<u8>) -> Resu
             text.drain(..count);
             (count, text.is_empty())
         }
-        Piece::Range(range) => {
+        FilePart::Range(range) => {
             let most = (range.end - range.start).min(TURN);
             let sent = match conn.is_secure() {
                 true => None,
@@ -175,13 +175,13 @@ pub(super) fn take(body: &mut FileBody, room: &mut [u8]) -> Result<usize, Close>
         return Ok(0);
     };
     let (count, done) = match piece {
-        Piece::Text(text) => {
+        FilePart::Text(text) => {
             let count = text.len().min(room.len());
             room[..count].copy_from_slice(&text[..count]);
             text.drain(..count);
             (count, text.is_empty())
         }
-        Piece::Range(range) => {
+        FilePart::Range(range) => {
             let count = (range.end - range.start).min(room.len() as u64) as usize;
             let read = file.read_exact_at(&mut room[..count], range.start);
             read.map_err(|_| Close::FileFailed)?;

@@ -564,7 +564,7 @@ mod tests {
 
     use super::*;
     use crate::budget::Charge;
-    use crate::exchange::{Origin, RequestBody};
+    use crate::exchange::{BackendName, RequestBody};
     use crate::http::head::{HeadLimits, RequestHead};
     use crate::net::buffer::Buffer;
     use crate::net::stream::Stream;
@@ -603,7 +603,7 @@ mod tests {
             false
         }
 
-        fn origin(&self) -> Option<Origin> {
+        fn origin(&self) -> Option<BackendName> {
             None
         }
 

@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::budget::{Budget, Charge, Share, Shares, Wait};
+use crate::budget::{Budget, Charge, Share, Shares, WaitForRoom};
 use crate::net::buffer::Buffer;
 
 /// Where a spool, or a body that is collected, may keep its bytes; nowhere by default.
@@ -48,7 +48,7 @@ pub struct Spool {
     in_memory: Charge,
     on_disk: Share,
     /// There is something in the tail.
-    waits: Option<Wait>,
+    waits: Option<WaitForRoom>,
 }
 
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use crate::budget::{Charge, Refusal, Share};
+use crate::budget::{Charge, ShareRefusal, Share};
 use crate::exchange::RequestBody;
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::HeadLimits;
@@ -148,9 +148,9 @@ impl Collector {
     fn write(&mut self, data: &[u8]) -> Result<(), Fault> {
         let grown = self.on_disk.set(self.on_disk.bytes() + data.len() as u64);
         grown.map_err(|refusal| match refusal {
-            Refusal::Client => Fault::NoRoomForClient,
+            ShareRefusal::Client => Fault::NoRoomForClient,
             // It would have fitted into memory.
-            Refusal::Part | Refusal::All => Fault::NoRoom,
+            ShareRefusal::Part | ShareRefusal::All => Fault::NoRoom,
         })?;
         let file = match &mut self.file {
             Some(file) => file,

@@ -9,9 +9,9 @@ use super::shared::Shared;
 use super::snapshot::Site;
 use crate::backend::lease::Lease;
 use crate::config;
-use crate::content::gzip::Gzip;
+use crate::content::gzip::GzipBody;
 use crate::exchange::Body;
-use crate::http::encoding::{self, Accepted, Coding};
+use crate::http::encoding::{self, Accepted, ContentCoding};
 use crate::http::head::{Method, RequestHead, ResponseHead, Version};
 use crate::relay::delivery::Payload;
 use crate::relay::download::Download;
@@ -22,7 +22,7 @@ pub(crate) fn compress(
     pending: &PendingRequest,
     head: &mut ResponseHead,
     download: &Download<Lease>,
-) -> Option<Gzip> {
+) -> Option<GzipBody> {
     let gzip = settings(pending.site())?;
     let request = &pending.request.head;
     if head.status == 304 {
@@ -40,11 +40,11 @@ pub(crate) fn compress(
         return None;
     }
     if download.is_empty() {
-        encoding::encoded(head, Coding::Gzip);
+        encoding::encoded(head, ContentCoding::Gzip);
         return None;
     }
     let gzip = pending.snapshot.shared.compressors.begin(gzip.level)?;
-    encoding::encoded(head, Coding::Gzip);
+    encoding::encoded(head, ContentCoding::Gzip);
     Some(gzip)
 }
 
@@ -63,12 +63,12 @@ pub(crate) fn own(
     match body {
         Body::File(file) if compresses(gzip, request, head, Some(file.length())) => {
             if request.method == Method::Head {
-                encoding::encoded(head, Coding::Gzip);
+                encoding::encoded(head, ContentCoding::Gzip);
                 return Payload::Body(Body::Empty);
             }
             match shared.compressors.begin(gzip.level) {
                 Some(gzip) => {
-                    encoding::encoded(head, Coding::Gzip);
+                    encoding::encoded(head, ContentCoding::Gzip);
                     Payload::Compressed(file, gzip)
                 }
                 None => Payload::Body(Body::File(file)),
@@ -104,6 +104,6 @@ fn compresses(
     encoding::varies(&mut head.headers);
     // HTTP/1.0 knows no chunks: its connection would have to be closed at the end of the response.
     request.version == Version::Http11
-        && Accepted::of(&request.headers).takes(Coding::Gzip)
+        && Accepted::of(&request.headers).takes(ContentCoding::Gzip)
         && !encoding::forbids_change(&request.headers)
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config;
-use crate::exchange::{Client, Request, RequestBody};
+use crate::exchange::{ClientAddress, Request, RequestBody};
 use crate::http::body::Framing;
 use crate::http::forwarding::is_forwarding;
 use crate::http::head::{Version, write_field, write_number_field};
@@ -27,7 +27,7 @@ pub(super) struct Queue {
 /// Who made a request that came from a trusted proxy: the last address that is not that of a trusted proxy itself, of those
 /// that the proxies on the way have added to the field (`client_address_field`). What stands in front of it may be an
 /// invention of the client.
-pub(super) fn client(peer: Peer, sent: &Headers, snapshot: &Snapshot) -> Client {
+pub(super) fn client(peer: Peer, sent: &Headers, snapshot: &Snapshot) -> ClientAddress {
     let lists = sent.get_all(&snapshot.config.client_address_field).rev();
     let elements = lists.flat_map(|list| list.rsplit(|byte| *byte == b','));
     let elements = elements.map(<[u8]>::trim_ascii);
@@ -40,7 +40,7 @@ pub(super) fn client(peer: Peer, sent: &Headers, snapshot: &Snapshot) -> Client 
             break;
         }
     }
-    Client {
+    ClientAddress {
         peer,
         trusted: true,
         forwarded,

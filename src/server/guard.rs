@@ -16,7 +16,7 @@ use crate::content::passwords::Users;
 use crate::content::watched::{FileError, Watched};
 use crate::exchange::Request;
 use crate::http::auth::{Credentials, challenge};
-use crate::http::encoding::Coding;
+use crate::http::encoding::ContentCoding;
 
 /// An entry of `basic_auth` as it runs.
 #[derive(Debug)]
@@ -169,7 +169,7 @@ fn shorter_names(parts: &[Box<[u8]>], site: &config::SiteConfig) -> Vec<Vec<Box<
     };
     let pages = site.page_cache.iter().flat_map(|pages| &pages.extensions);
     let pages: Vec<String> = pages.map(|extension| format!(".{extension}")).collect();
-    let codings = Coding::ALL.iter().filter(|_| site.precompressed);
+    let codings = ContentCoding::ALL.iter().filter(|_| site.precompressed);
     let endings = pages.iter().map(String::as_str);
     let endings = endings.chain(codings.map(|coding| coding.extension()));
     let mut names: Vec<Vec<Box<[u8]>>> = endings

@@ -55,7 +55,7 @@ use crate::backend::lease::{Lease, Ticket, Upstream};
 use crate::backend::preamble;
 use crate::budget::Charge;
 use crate::config::{Limits, size_text};
-use crate::exchange::{Client, Request, RequestBody, Trace};
+use crate::exchange::{ClientAddress, Request, RequestBody, Trace};
 use crate::http::body::Framing;
 use crate::http::head::{HeadLimits, HeadScanner, Persistence, Refusal, RequestHead};
 use crate::net::conn::Conn;
@@ -517,7 +517,7 @@ impl Session {
         let received = Instant::now();
         let client = match snapshot.trusts(&self.peer) {
             true => forwarding::client(self.peer, &head.headers, &snapshot),
-            false => Client::direct(self.peer),
+            false => ClientAddress::direct(self.peer),
         };
         let own = match route(&snapshot, &head) {
             Route::Site(site) => Ok(site),

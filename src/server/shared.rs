@@ -16,7 +16,7 @@ use crate::backend::group::Journal;
 use crate::backend::lease::Lease;
 use crate::budget::{Budget, Shares};
 use crate::content::gzip::Compressors;
-use crate::exchange::Client;
+use crate::exchange::ClientAddress;
 use crate::net::conn::Conn;
 use crate::net::poller::Poller;
 use crate::net::stream::{Peer, Stream, network};
@@ -72,7 +72,7 @@ impl Shared {
     }
 
     /// Where to keep the body of a client's request, and what the client does not take of the response.
-    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>, client: &Client) -> Room {
+    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>, client: &ClientAddress) -> Room {
         let config = &snapshot.config;
         let limits = site.map_or(&config.limits, |site| &snapshot.sites[site].settings.limits);
         Room {

@@ -31,7 +31,7 @@ use swiftiply::logging::{self, Logging};
 use swiftiply::net::INSPECTION;
 use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::reason;
-use swiftiply::process::{self, Side};
+use swiftiply::process::{self, ForkSide};
 use swiftiply::server::{Server, StartError};
 
 fn main() -> ExitCode {
@@ -89,8 +89,8 @@ fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
     let mut ready = None;
     if config.daemonize {
         match process::fork().map_err(|error| Failure::running(reason(&error)))? {
-            Side::Parent { child, ready } => return Ok(wait_for(child, ready, &config)),
-            Side::Child { ready: writer } => ready = Some(writer),
+            ForkSide::Parent { child, ready } => return Ok(wait_for(child, ready, &config)),
+            ForkSide::Child { ready: writer } => ready = Some(writer),
         }
     }
     // From here on there may be threads.

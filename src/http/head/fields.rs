@@ -75,8 +75,8 @@ impl<'h> Fields<'h> {
         let mut nominated: Vec<&[u8]> = Vec::new();
         for field in parsed {
             let value = trim(field.value);
-            match Kind::of(field.name) {
-                Kind::EndToEnd => {
+            match FieldKind::of(field.name) {
+                FieldKind::EndToEnd => {
                     let headers = match request && is_ambiguous(field.name) {
                         true => &mut fields.ambiguous,
                         false => &mut fields.headers,
@@ -86,26 +86,26 @@ impl<'h> Fields<'h> {
                         None => headers.push(field.name, value),
                     }
                 }
-                Kind::Host if request => keep_two(&mut fields.hosts, value),
+                FieldKind::Host if request => keep_two(&mut fields.hosts, value),
                 // Of several, the one that is not known counts.
-                Kind::Expect if request => {
+                FieldKind::Expect if request => {
                     if fields.expect.is_none_or(is_continue) {
                         fields.expect = Some(value);
                     }
                 }
-                Kind::Host | Kind::Expect => fields.headers.push(field.name, value),
-                Kind::TransferEncoding => keep_two(&mut fields.encodings, value),
-                Kind::ContentLength => match fields.length {
+                FieldKind::Host | FieldKind::Expect => fields.headers.push(field.name, value),
+                FieldKind::TransferEncoding => keep_two(&mut fields.encodings, value),
+                FieldKind::ContentLength => match fields.length {
                     None => fields.length = Some(value),
                     Some(_) => fields.more_lengths.push(value),
                 },
-                Kind::Upgrade => {
+                FieldKind::Upgrade => {
                     fields.upgrade = Some(match fields.upgrade.take() {
                         None => Cow::Borrowed(value),
                         Some(first) => Cow::Owned([&*first, value].join(&b", "[..])),
                     });
                 }
-                Kind::Connection => {
+                FieldKind::Connection => {
                     for option in list(value) {
                         fields.option(option, &mut nominated);
                     }
@@ -114,7 +114,7 @@ impl<'h> Fields<'h> {
                         return Err("too many options in Connection");
                     }
                 }
-                Kind::HopByHop => {}
+                FieldKind::HopByHop => {}
             }
         }
         for name in nominated {
@@ -192,7 +192,7 @@ impl<'h> Fields<'h> {
 
 /// What a field is to us.
 #[derive(Clone, Copy)]
-enum Kind {
+enum FieldKind {
     EndToEnd,
     Host,
     ContentLength,
@@ -204,7 +204,7 @@ enum Kind {
     HopByHop,
 }
 
-impl Kind {
+impl FieldKind {
     fn of(name: &str) -> Self {
         // By length first, so that most fields are done with after one comparison of numbers.
         let known: &[(&str, Self)] = match name.len() {
@@ -232,7 +232,7 @@ impl Kind {
 
 /// Whether a field is more to us than something to be passed on.
 pub(super) fn is_ours(name: &str) -> bool {
-    !matches!(Kind::of(name), Kind::EndToEnd)
+    !matches!(FieldKind::of(name), FieldKind::EndToEnd)
 }
 
 /// Fields that a visitor cannot have removed by naming them in Connection.

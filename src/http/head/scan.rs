@@ -12,13 +12,13 @@ pub struct HeadScanner {
     at: u32,
     /// Where the present line begins.
     line: u32,
-    place: Place,
+    place: ScanPosition,
     empty_lines: u8,
     response: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum ScanPosition {
     /// In front of the first line.
     Before,
     /// In the first line.
@@ -33,7 +33,7 @@ impl HeadScanner {
         Self {
             at: 0,
             line: 0,
-            place: Place::Before,
+            place: ScanPosition::Before,
             empty_lines: 0,
             response: false,
         }
@@ -64,11 +64,11 @@ impl HeadScanner {
         }
         let (mut at, mut line) = (self.at as usize, self.line as usize);
         let end = loop {
-            if self.place == Place::Before && at == line {
+            if self.place == ScanPosition::Before && at == line {
                 match within.get(line) {
                     None => break None,
                     Some(b'\r') => {}
-                    Some(first) if self.response || is_token(*first) => self.place = Place::First,
+                    Some(first) if self.response || is_token(*first) => self.place = ScanPosition::First,
                     Some(b'\n') => return Err(Refusal::bad(BARE_LF)),
                     Some(_) => return Err(Refusal::bad("a first byte that no method has")),
                 }
@@ -90,14 +90,14 @@ impl HeadScanner {
             let empty = feed - 1 == line;
             (at, line) = (feed + 1, feed + 1);
             match (empty, self.place) {
-                (true, Place::Before) => {
+                (true, ScanPosition::Before) => {
                     self.empty_lines += 1;
                     if self.response || self.empty_lines > MOST_EMPTY_LINES {
                         return Err(Refusal::bad("too many empty lines in front"));
                     }
                 }
                 (true, _) => break Some(at),
-                (false, _) => self.place = Place::Fields,
+                (false, _) => self.place = ScanPosition::Fields,
             }
         };
         if end.is_none() {
@@ -111,14 +111,14 @@ impl HeadScanner {
     /// Whether something of the message itself has come. Empty lines in front of it, which some visitors send behind the body
     /// of the one before, are nothing (RFC 9112 2.2).
     pub const fn has_begun(&self) -> bool {
-        !matches!(self.place, Place::Before)
+        !matches!(self.place, ScanPosition::Before)
     }
 
     /// The length of a head that came in one piece and breaks none of the rules, as nearly all do: found with a few
     /// instructions for many bytes at a time. Everything else takes the long way, which knows what is wrong.
     fn whole(&self, bytes: &[u8]) -> Option<usize> {
         let first = bytes.first()?;
-        let fresh = self.at == 0 && self.place == Place::Before;
+        let fresh = self.at == 0 && self.place == ScanPosition::Before;
         if !fresh || !(self.response && *first > b' ' || is_token(*first)) {
             return None;
         }
@@ -134,7 +134,7 @@ impl HeadScanner {
         received: usize,
         limits: &HeadLimits,
     ) -> Result<(), Refusal> {
-        if self.place == Place::First && !self.response && line.len() > limits.target {
+        if self.place == ScanPosition::First && !self.response && line.len() > limits.target {
             let target =
                 memchr(b' ', &line[..MOST_METHOD.min(line.len())]).map(|space| &line[space + 1..]);
             let Some(target) = target else {

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::exchange::{Client, Request, Trace};
+use crate::exchange::{ClientAddress, Request, Trace};
 use crate::http::head::{RequestHead, Version};
-use crate::logging::{AccessLog, Entry as Line};
+use crate::logging::{AccessLog, AccessRecord as Line};
 use crate::net::stream::Peer;
 use crate::relay::delivery::Delivered;
 use crate::server::pending::PendingRequest;
@@ -15,7 +15,7 @@ use crate::stats::Close;
 
 /// What an answer is about, for its delivery and for the access log.
 pub(super) struct About<'a> {
-    pub(super) client: Client,
+    pub(super) client: ClientAddress,
     pub(super) head: Option<&'a RequestHead>,
     pub(super) user: Option<&'a str>,
     pub(super) received: Instant,
@@ -27,7 +27,7 @@ pub(super) struct About<'a> {
 
 /// The same as the answer itself keeps it, while the visitor takes its time.
 pub(super) struct Subject {
-    pub(super) client: Client,
+    pub(super) client: ClientAddress,
     pub(super) head: Option<RequestHead>,
     pub(super) user: Option<Box<str>>,
     pub(super) received: Instant,
@@ -40,7 +40,7 @@ pub(super) struct Subject {
 
 impl<'a> About<'a> {
     pub(super) const fn request(
-        client: Client,
+        client: ClientAddress,
         head: &'a RequestHead,
         received: Instant,
         site: Option<usize>,
@@ -84,7 +84,7 @@ impl<'a> About<'a> {
         reason: Close,
     ) -> Self {
         Self {
-            client: Client::direct(peer),
+            client: ClientAddress::direct(peer),
             head: None,
             user: None,
             received: begun.unwrap_or_else(Instant::now),

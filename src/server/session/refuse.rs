@@ -7,7 +7,7 @@ use super::about::About;
 use super::answer::AfterResponse;
 use super::{Exchange, Session, State, Step};
 use crate::config::size_text;
-use crate::exchange::{Client, Response, Trace, UploadError};
+use crate::exchange::{ClientAddress, Response, Trace, UploadError};
 use crate::http::head::{RequestHead, host_of_refused};
 use crate::process;
 use crate::relay::delivery::Delivered;
@@ -76,7 +76,7 @@ impl Session {
     /// Refuses a request because `limits.memory` is used up, and closes, which gives some of it back.
     pub(super) fn refuse_overload(
         &mut self,
-        client: Client,
+        client: ClientAddress,
         head: &RequestHead,
         received: Instant,
         site: usize,
