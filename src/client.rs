@@ -40,7 +40,7 @@ use crate::process::reason;
 pub struct Client {
     address: Address,
     greeting: Greeting,
-    line: Arc<Line>,
+    line: Arc<CurrentConnection>,
 }
 
 /// What a server is told when it is dialled, and how.
@@ -79,7 +79,7 @@ pub struct Reply {
 
 /// Ends a client from another thread; see [`Client::stopper`].
 #[derive(Clone, Debug)]
-pub struct Stopper(Arc<Line>);
+pub struct Stopper(Arc<CurrentConnection>);
 
 /// A key of more than 255 bytes, which the protocol cannot tell.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub struct KeyTooLong;
 
 /// The connection of the moment, for whoever wants to end it.
 #[derive(Debug, Default)]
-struct Line {
+struct CurrentConnection {
     stopped: AtomicBool,
     /// Another handle of its socket.
     stream: Mutex<Option<Arc<Stream>>>,

@@ -19,7 +19,7 @@ use swiftiply::backend::waiting::Waiting;
 use swiftiply::budget::Budget;
 use swiftiply::config::{Address, Order};
 use swiftiply::net::conn::Conn;
-use swiftiply::net::listener::{Listener, Local};
+use swiftiply::net::listener::{Listener, LocalAddress};
 use swiftiply::stats::{Close, Stats};
 
 use crate::common::{Backend, PATIENCE, needs, wait_until};
@@ -38,7 +38,7 @@ impl DialledIn {
     fn start(ip: &str) -> Self {
         let address: Address = format!("{ip}:0").parse().unwrap();
         let listener = Listener::bind(&address).unwrap().remove(0);
-        let Local::Tcp(local) = *listener.local() else {
+        let LocalAddress::Tcp(local) = *listener.local() else {
             panic!("not a TCP address");
         };
         let stats = Arc::new(Stats::new());

@@ -45,7 +45,7 @@ use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::poller::Interest;
 use crate::net::stream::poll_timeout;
-use crate::net::tunnel::{Patience, Start};
+use crate::net::tunnel::{TunnelTimeouts, Start};
 use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::download::Download;
 use crate::relay::rate::{Rate, SLOWEST, TIME_TO_BEGIN, WINDOW};
@@ -344,7 +344,7 @@ impl Buffers {
             backend: switched.upstream.into_conn(),
             to_visitor: to_server,
             to_backend: to_app,
-            patience: Patience {
+            patience: TunnelTimeouts {
                 idle: SILENCE,
                 write: patience,
                 backend: patience,

@@ -49,7 +49,7 @@ use crate::config;
 use crate::config::access::TrustConfig;
 use crate::net::conn::Conn;
 use crate::net::tls::{self, Authorities, Certificate, Connector, LoadError};
-use crate::net::tunnel::{Ended, Tunnels};
+use crate::net::tunnel::{TunnelEnded, Tunnels};
 use crate::process;
 use crate::stats::{add, get};
 use command::Command;
@@ -436,7 +436,7 @@ impl State {
 }
 
 /// An upgraded connection has ended.
-fn over(server: Box<Conn>, app: Conn, ended: Ended) {
+fn over(server: Box<Conn>, app: Conn, ended: TunnelEnded) {
     drop((server, app));
     log::debug!(
         "{} bytes there and {} back through a tunnel: reason={}",

@@ -12,12 +12,12 @@ use parking_lot::{Condvar, Mutex};
 /// The earliest deadline that the tick thread does not know yet, and the tick thread's sleep.
 #[derive(Debug, Default)]
 pub struct Alarm {
-    state: Mutex<State>,
+    state: Mutex<AlarmState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct AlarmState {
     /// The earliest deadline since the last wait began to sleep.
     next: Option<Instant>,
     stopped: bool,

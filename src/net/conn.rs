@@ -9,13 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::stream::{Pending, Stream};
-use super::tls::{Acceptor, Connector, Session};
+use super::tls::{Acceptor, Connector, TlsSession};
 
 /// A connection.
 #[derive(Debug)]
 pub struct Conn {
     stream: Stream,
-    tls: Option<Box<Session>>,
+    tls: Option<Box<TlsSession>>,
 }
 
 impl Conn {

@@ -249,12 +249,12 @@ mod tests {
 
     /// A listener that does not answer, as its queue is full; with the connections that fill it.
     fn silent() -> (SocketAddr, impl Drop) {
-        struct Full {
+        struct FullListener {
             _listener: OwnedFd,
             _streams: Vec<Stream>,
             _pending: Connect,
         }
-        impl Drop for Full {
+        impl Drop for FullListener {
             fn drop(&mut self) {}
         }
         let (family, kind) = (AddressFamily::Inet, SockType::Stream);
@@ -271,7 +271,7 @@ mod tests {
             match connect.advance().unwrap() {
                 Some(stream) => streams.push(stream),
                 None => {
-                    let full = Full {
+                    let full = FullListener {
                         _listener: listener,
                         _streams: streams,
                         _pending: connect,

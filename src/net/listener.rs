@@ -30,15 +30,15 @@ use crate::process::reason;
 /// A socket that accepts connections. Dropping it closes it and removes its file, if it has one.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Socket,
-    local: Local,
+    socket: ListenerSocket,
+    local: LocalAddress,
     /// Device and inode of the file of a Unix socket.
     file: Option<(u64, u64)>,
 }
 
 /// Where a listener really listens: the port is known even if any was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Local {
+pub enum LocalAddress {
     /// A TCP address.
     Tcp(SocketAddr),
     /// A Unix socket.
@@ -68,12 +68,12 @@ pub struct BindError {
 pub struct Stop(Arc<EventFd>);
 
 #[derive(Debug)]
-enum Socket {
+enum ListenerSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl fmt::Display for Local {
+impl fmt::Display for LocalAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(out),
@@ -186,9 +186,9 @@ impl Listener {
         socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
         socket::listen(&socket, BACKLOG)?;
         let listener = TcpListener::from(socket);
-        let local = Local::Tcp(listener.local_addr()?);
+        let local = LocalAddress::Tcp(listener.local_addr()?);
         Ok(Self {
-            socket: Socket::Tcp(listener),
+            socket: ListenerSocket::Tcp(listener),
             local,
             file: None,
         })
@@ -200,8 +200,8 @@ impl Listener {
         let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
         socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
         let listener = Self {
-            socket: Socket::Unix(UnixListener::from(socket)),
-            local: Local::Unix(path.to_owned()),
+            socket: ListenerSocket::Unix(UnixListener::from(socket)),
+            local: LocalAddress::Unix(path.to_owned()),
             file: identity(path),
         };
         // Nobody can connect before the file is as it is to be.
@@ -211,7 +211,7 @@ impl Listener {
     }
 
     /// Where it listens.
-    pub const fn local(&self) -> &Local {
+    pub const fn local(&self) -> &LocalAddress {
         &self.local
     }
 
@@ -222,10 +222,10 @@ impl Listener {
     pub fn accept_now(&self) -> io::Result<Option<(Stream, Peer)>> {
         loop {
             let accepted = match &self.socket {
-                Socket::Tcp(listener) => listener
+                ListenerSocket::Tcp(listener) => listener
                     .accept()
                     .map(|(stream, address)| (OwnedFd::from(stream), Peer::Tcp(address))),
-                Socket::Unix(listener) => listener
+                ListenerSocket::Unix(listener) => listener
                     .accept()
                     .map(|(stream, _)| (OwnedFd::from(stream), Peer::Unix)),
             };
@@ -269,15 +269,15 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Socket::Tcp(listener) => listener.as_fd(),
-            Socket::Unix(listener) => listener.as_fd(),
+            ListenerSocket::Tcp(listener) => listener.as_fd(),
+            ListenerSocket::Unix(listener) => listener.as_fd(),
         }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Local::Unix(path) = &self.local
+        if let LocalAddress::Unix(path) = &self.local
             && identity(path) == self.file
         {
             // It may have been removed meanwhile, which is nobody's loss; if it was replaced, it is somebody else's.
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn accepts_until_stopped() {
         let listener = Listener::bind(&tcp("127.0.0.1", 0)).unwrap().remove(0);
-        let Local::Tcp(address) = *listener.local() else {
+        let LocalAddress::Tcp(address) = *listener.local() else {
             panic!("not a TCP address");
         };
         assert_ne!(address.port(), 0);
@@ -399,7 +399,7 @@ mod tests {
     #[test]
     fn is_stopped_however_many_come() {
         let listener = Listener::bind(&tcp("127.0.0.1", 0)).unwrap().remove(0);
-        let Local::Tcp(address) = *listener.local() else {
+        let LocalAddress::Tcp(address) = *listener.local() else {
             panic!("not a TCP address");
         };
         let stop = Stop::new().unwrap();
@@ -419,7 +419,7 @@ mod tests {
     #[test]
     fn says_which_address_is_taken() {
         let first = Listener::bind(&tcp("127.0.0.1", 0)).unwrap().remove(0);
-        let Local::Tcp(address) = *first.local() else {
+        let LocalAddress::Tcp(address) = *first.local() else {
             panic!("not a TCP address");
         };
         let error = Listener::bind(&tcp("127.0.0.1", address.port())).unwrap_err();

@@ -46,7 +46,7 @@ pub enum Trust {
 
 /// There is none.
 #[derive(Debug)]
-pub struct Session(Infallible);
+pub struct TlsSession(Infallible);
 
 impl Certificate {
     /// Never succeeds.
@@ -95,7 +95,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// Never.
-    pub fn accept(&self) -> io::Result<Session> {
+    pub fn accept(&self) -> io::Result<TlsSession> {
         match self.0 {}
     }
 }
@@ -113,12 +113,12 @@ impl Connector {
     ///
     /// # Errors
     /// Never.
-    pub fn connect(&self, _name: &str) -> io::Result<Session> {
+    pub fn connect(&self, _name: &str) -> io::Result<TlsSession> {
         match self.0 {}
     }
 }
 
-impl Session {
+impl TlsSession {
     /// Cannot be called.
     pub fn is_handshaking(&self) -> bool {
         match self.0 {}

@@ -112,15 +112,15 @@ pub struct Blocking<'p> {
 }
 
 /// An item that came out, and why.
-type Found<T> = (Box<T>, Cause);
+type TakenItem<T> = (Box<T>, Cause);
 
 /// What is under the lock. It makes no calls, so a test can go through all orders of its operations.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 struct Slots<T> {
-    entries: Vec<Slot<T>>,
+    entries: Vec<PollerSlot<T>>,
     free: Vec<u32>,
-    handed_over: VecDeque<Found<T>>,
+    handed_over: VecDeque<TakenItem<T>>,
     /// How many items of `handed_over` come before the next look for events: those that were there at the last look.
     round: usize,
     /// Workers that sleep in `epoll_wait(2)`, or are on the way there or back.
@@ -134,7 +134,7 @@ struct Slots<T> {
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
-struct Slot<T> {
+struct PollerSlot<T> {
     generation: u32,
     /// Something happened while the item was out.
     marked: bool,
@@ -147,7 +147,7 @@ struct Slot<T> {
 
 /// What a worker does next.
 #[derive(Debug)]
-enum Next<T> {
+enum NextWork<T> {
     Run(Work<T>),
     /// Look for events, but do not sleep: items are handed over.
     Look,
@@ -291,9 +291,9 @@ impl<T: AsFd> Poller<T> {
         loop {
             let next = self.slots.lock().next();
             let (_, found) = match next {
-                Next::Run(work) => return (work, load),
-                Next::Look => self.poll(EpollTimeout::ZERO),
-                Next::Sleep => {
+                NextWork::Run(work) => return (work, load),
+                NextWork::Look => self.poll(EpollTimeout::ZERO),
+                NextWork::Sleep => {
                     load = Load::Quiet;
                     self.poll(EpollTimeout::NONE)
                 }
@@ -418,7 +418,7 @@ impl<T: AsFd> Poller<T> {
 
     /// Takes events from the system: how many, and what the caller is to run. A worker that is counted as sleeping passes
     /// no timeout.
-    fn poll(&self, timeout: EpollTimeout) -> (usize, Option<Found<T>>) {
+    fn poll(&self, timeout: EpollTimeout) -> (usize, Option<TakenItem<T>>) {
         let mut events = [EpollEvent::empty(); BATCH];
         let count = match self.epoll.wait(&mut events, timeout) {
             Ok(count) => count,
@@ -456,7 +456,7 @@ impl<T> Slots<T> {
 
     fn reserve(&mut self) -> Token {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Slot {
+            self.entries.push(PollerSlot {
                 generation: 0,
                 marked: false,
                 armed: Interest::Read,
@@ -549,34 +549,34 @@ impl<T> Slots<T> {
     }
 
     /// What a worker that has nothing to do does next.
-    fn next(&mut self) -> Next<T> {
+    fn next(&mut self) -> NextWork<T> {
         match self.try_next() {
-            (Some((item, cause)), _) => Next::Run(Work::Item(item, cause)),
-            (None, false) => Next::Look,
-            (None, true) if self.stopping => Next::Run(Work::Stop),
+            (Some((item, cause)), _) => NextWork::Run(Work::Item(item, cause)),
+            (None, false) => NextWork::Look,
+            (None, true) if self.stopping => NextWork::Run(Work::Stop),
             (None, true) => {
                 self.sleeping += 1;
-                Next::Sleep
+                NextWork::Sleep
             }
         }
     }
 
     /// A handed-over item, unless it is the turn of the events; and whether that was all.
-    fn try_next(&mut self) -> (Option<Found<T>>, bool) {
+    fn try_next(&mut self) -> (Option<TakenItem<T>>, bool) {
         if self.round == 0 && !self.handed_over.is_empty() {
             return (None, false);
         }
         (self.pop(), self.handed_over.is_empty())
     }
 
-    fn pop(&mut self) -> Option<Found<T>> {
+    fn pop(&mut self) -> Option<TakenItem<T>> {
         self.round = self.round.saturating_sub(1);
         self.handed_over.pop_front()
     }
 
     /// A worker has come with events: what it is to run, and whether to ring. The other items are handed over, for it may
     /// take its time with the first one.
-    fn receive(&mut self, slept: bool, events: &[EpollEvent]) -> (Option<Found<T>>, bool) {
+    fn receive(&mut self, slept: bool, events: &[EpollEvent]) -> (Option<TakenItem<T>>, bool) {
         self.sleeping -= usize::from(slept);
         let mut first = None;
         for event in events {
@@ -1084,12 +1084,12 @@ mod tests {
     }
 
     /// What is read of the backend while it is parked for its visitor.
-    struct Exchange {
+    struct ParkedExchange {
         visitor: UnixStream,
         backend: UnixStream,
     }
 
-    impl AsFd for Exchange {
+    impl AsFd for ParkedExchange {
         fn as_fd(&self) -> BorrowedFd<'_> {
             self.visitor.as_fd()
         }
@@ -1098,11 +1098,11 @@ mod tests {
     #[test]
     fn a_backend_that_answers_at_the_instant_of_arming_is_not_missed() {
         const ANSWERS: usize = 100_000;
-        let poller: Poller<Exchange> = Poller::new(2).unwrap();
+        let poller: Poller<ParkedExchange> = Poller::new(2).unwrap();
         let (visitor, _other) = UnixStream::pair().unwrap();
         let (backend, mut application) = UnixStream::pair().unwrap();
         backend.set_nonblocking(true).unwrap();
-        let exchange = Exchange { visitor, backend };
+        let exchange = ParkedExchange { visitor, backend };
         let token = poller.enter(|_| Box::new(exchange), far()).unwrap();
         poller.wake(token);
         let answers = AtomicUsize::new(0);
@@ -1243,10 +1243,10 @@ mod model {
     /// Three workers, the item that they run, and one more that is handed over and runs once. A step is what happens
     /// under the lock at once, or one system call.
     #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    struct World {
-        slots: Slots<Kind>,
+    struct Model {
+        slots: Slots<ModelItem>,
         token: Token,
-        workers: Vec<Worker>,
+        workers: Vec<ModelWorker>,
         now: Instant,
         alarm: Option<Instant>,
         /// Events that no worker has taken yet, by their data.
@@ -1261,12 +1261,12 @@ mod model {
         sent: bool,
         news: bool,
         wakes: usize,
-        script: Script,
+        script: ModelScript,
     }
 
     /// How often it happens that ...
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    struct Script {
+    struct ModelScript {
         /// the backend sends something,
         answers: usize,
         /// the visitor does,
@@ -1284,36 +1284,36 @@ mod model {
     }
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-    enum Kind {
+    enum ModelItem {
         Session { deadline: Instant },
         Other,
     }
 
     #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-    enum Worker {
+    enum ModelWorker {
         Free,
         Sleeping,
         Looking,
         Returning { slept: bool, events: Vec<u64> },
-        Reading(Box<Kind>),
-        Arming(Box<Kind>),
-        Parking(Box<Kind>),
+        Reading(Box<ModelItem>),
+        Arming(Box<ModelItem>),
+        Parking(Box<ModelItem>),
         Stopped,
     }
 
     const LONG: Duration = Duration::from_secs(10);
 
-    impl World {
-        fn new(script: Script) -> Self {
+    impl Model {
+        fn new(script: ModelScript) -> Self {
             let mut slots = Slots::new();
             let token = slots.reserve();
             let now = Instant::now();
             let deadline = now + LONG;
-            let item = Box::new(Kind::Session { deadline });
+            let item = Box::new(ModelItem::Session { deadline });
             Self {
                 slots,
                 token,
-                workers: vec![Worker::Reading(item), Worker::Free, Worker::Free],
+                workers: vec![ModelWorker::Reading(item), ModelWorker::Free, ModelWorker::Free],
                 now,
                 alarm: None,
                 events: Vec::new(),
@@ -1356,61 +1356,61 @@ mod model {
         }
 
         fn work(&mut self, index: usize) -> bool {
-            let worker = mem::replace(&mut self.workers[index], Worker::Free);
+            let worker = mem::replace(&mut self.workers[index], ModelWorker::Free);
             self.workers[index] = match worker {
-                Worker::Free => match self.slots.next() {
-                    Next::Run(Work::Item(item, _)) => Worker::Reading(item),
-                    Next::Run(Work::Stop) => Worker::Stopped,
-                    Next::Look => Worker::Looking,
-                    Next::Sleep => Worker::Sleeping,
+                ModelWorker::Free => match self.slots.next() {
+                    NextWork::Run(Work::Item(item, _)) => ModelWorker::Reading(item),
+                    NextWork::Run(Work::Stop) => ModelWorker::Stopped,
+                    NextWork::Look => ModelWorker::Looking,
+                    NextWork::Sleep => ModelWorker::Sleeping,
                 },
-                Worker::Sleeping if self.events.is_empty() => return false,
-                Worker::Sleeping => Worker::Returning {
+                ModelWorker::Sleeping if self.events.is_empty() => return false,
+                ModelWorker::Sleeping => ModelWorker::Returning {
                     slept: true,
                     events: self.take_events(),
                 },
-                Worker::Looking if self.events.is_empty() => Worker::Free,
-                Worker::Looking => Worker::Returning {
+                ModelWorker::Looking if self.events.is_empty() => ModelWorker::Free,
+                ModelWorker::Looking => ModelWorker::Returning {
                     slept: false,
                     events: self.take_events(),
                 },
-                Worker::Returning { slept, events } => {
+                ModelWorker::Returning { slept, events } => {
                     let event = |data| EpollEvent::new(EpollFlags::EPOLLIN, data);
                     let events: Vec<_> = events.into_iter().map(event).collect();
                     let (found, must_ring) = self.slots.receive(slept, &events);
                     self.rings += usize::from(must_ring);
-                    found.map_or(Worker::Free, |(item, _)| Worker::Reading(item))
+                    found.map_or(ModelWorker::Free, |(item, _)| ModelWorker::Reading(item))
                 }
-                Worker::Reading(item) if *item == Kind::Other => Worker::Free,
-                Worker::Reading(mut item) => {
+                ModelWorker::Reading(item) if *item == ModelItem::Other => ModelWorker::Free,
+                ModelWorker::Reading(mut item) => {
                     (self.answered, self.sent, self.news) = (false, false, false);
-                    if let Kind::Session { deadline } = &mut *item
+                    if let ModelItem::Session { deadline } = &mut *item
                         && *deadline <= self.now
                     {
                         *deadline = self.now + LONG;
                     }
-                    Worker::Arming(item)
+                    ModelWorker::Arming(item)
                 }
-                Worker::Arming(item) => {
+                ModelWorker::Arming(item) => {
                     self.armed = true;
                     self.report_answer();
-                    Worker::Parking(item)
+                    ModelWorker::Parking(item)
                 }
-                Worker::Parking(item) => {
-                    let Kind::Session { deadline } = *item else {
+                ModelWorker::Parking(item) => {
+                    let ModelItem::Session { deadline } = *item else {
                         panic!("the other item is never parked");
                     };
                     match self.slots.park(self.token, item, deadline) {
-                        Ok(false) => Worker::Free,
+                        Ok(false) => ModelWorker::Free,
                         Ok(true) => {
                             self.set_alarm(deadline);
-                            Worker::Free
+                            ModelWorker::Free
                         }
-                        Err(item) => Worker::Reading(item),
+                        Err(item) => ModelWorker::Reading(item),
                     }
                 }
-                Worker::Stopped => {
-                    self.workers[index] = Worker::Stopped;
+                ModelWorker::Stopped => {
+                    self.workers[index] = ModelWorker::Stopped;
                     return false;
                 }
             };
@@ -1498,7 +1498,7 @@ mod model {
             // Once the workers have ended, no one is left to run it.
             let happens = !self.slots.stopping && once(&mut self.script.others);
             if happens {
-                let item = Box::new(Kind::Other);
+                let item = Box::new(ModelItem::Other);
                 self.rings += usize::from(self.slots.hand_over(item));
             }
             happens
@@ -1523,16 +1523,16 @@ mod model {
         /// What holds after each step.
         fn check(&self) {
             let slot = &self.slots.entries[self.token.index as usize];
-            let held = self.workers.iter().filter_map(Worker::item);
+            let held = self.workers.iter().filter_map(ModelWorker::item);
             let handed_over = self.slots.handed_over.iter().map(|(item, _)| &**item);
             let parked = slot.parked.iter().map(|(item, _)| &**item);
             let all = held.chain(handed_over).chain(parked);
-            let sessions = all.filter(|item| **item != Kind::Other).count();
+            let sessions = all.filter(|item| **item != ModelItem::Other).count();
             assert_eq!(sessions, 1, "{self:#?}");
             let sleeping = self.workers.iter().filter(|worker| {
                 matches!(
                     worker,
-                    Worker::Sleeping | Worker::Returning { slept: true, .. }
+                    ModelWorker::Sleeping | ModelWorker::Returning { slept: true, .. }
                 )
             });
             assert_eq!(self.slots.sleeping, sleeping.count(), "{self:#?}");
@@ -1540,7 +1540,7 @@ mod model {
             let has_work = self.slots.stopping || !self.slots.handed_over.is_empty();
             let may_wait = has_work && self.slots.sleeping > 0;
             assert!(!may_wait || self.slots.rung, "no ring is due: {self:#?}");
-            let taken = self.workers.iter().filter_map(Worker::events);
+            let taken = self.workers.iter().filter_map(ModelWorker::events);
             let all = taken.chain([&self.events[..]]).flatten();
             let bells = all.filter(|data| **data == BELL).count();
             assert_eq!(
@@ -1563,7 +1563,7 @@ mod model {
             assert!(self.slots.handed_over.is_empty(), "forgotten: {self:#?}");
             if self.slots.stopping {
                 assert!(
-                    self.workers.iter().all(|worker| *worker == Worker::Stopped),
+                    self.workers.iter().all(|worker| *worker == ModelWorker::Stopped),
                     "{self:#?}"
                 );
                 return;
@@ -1577,8 +1577,8 @@ mod model {
         }
     }
 
-    impl Worker {
-        fn item(&self) -> Option<&Kind> {
+    impl ModelWorker {
+        fn item(&self) -> Option<&ModelItem> {
             match self {
                 Self::Reading(item) | Self::Arming(item) | Self::Parking(item) => Some(item),
                 _ => None,
@@ -1600,8 +1600,8 @@ mod model {
     }
 
     /// Goes through all states; how many there are.
-    fn explore(script: Script) -> usize {
-        let first = World::new(script);
+    fn explore(script: ModelScript) -> usize {
+        let first = Model::new(script);
         let mut seen = HashSet::from([first.clone()]);
         let mut open = vec![first];
         while let Some(world) = open.pop() {
@@ -1623,22 +1623,22 @@ mod model {
 
     #[test]
     fn no_order_of_steps_loses_a_wake_up_or_an_item() {
-        let base = Script::default();
+        let base = ModelScript::default();
         #[rustfmt::skip]
         let scripts = [
-            Script { answers: 2, sends: 2, ..base },
-            Script { answers: 1, news: 2, ..base },
-            Script { answers: 1, sends: 1, expiries: 1, ..base },
-            Script { expiries: 2, ..base },
-            Script { sends: 1, news: 1, ..base },
-            Script { answers: 1, others: 2, ..base },
-            Script { sends: 1, news: 1, others: 1, ..base },
-            Script { others: 3, ..base },
-            Script { answers: 1, others: 1, stops: 1, ..base },
+            ModelScript { answers: 2, sends: 2, ..base },
+            ModelScript { answers: 1, news: 2, ..base },
+            ModelScript { answers: 1, sends: 1, expiries: 1, ..base },
+            ModelScript { expiries: 2, ..base },
+            ModelScript { sends: 1, news: 1, ..base },
+            ModelScript { answers: 1, others: 2, ..base },
+            ModelScript { sends: 1, news: 1, others: 1, ..base },
+            ModelScript { others: 3, ..base },
+            ModelScript { answers: 1, others: 1, stops: 1, ..base },
         ];
         for script in scripts {
             for batch in [1, 2] {
-                let states = explore(Script { batch, ..script });
+                let states = explore(ModelScript { batch, ..script });
                 assert!(states > 100, "{script:?} has only {states} states");
             }
         }

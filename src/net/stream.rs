@@ -381,7 +381,7 @@ impl Stream {
         Ok(self.wait(PollFlags::POLLOUT, patience)?.writable)
     }
 
-    fn wait(&self, events: PollFlags, patience: Duration) -> io::Result<Ready> {
+    fn wait(&self, events: PollFlags, patience: Duration) -> io::Result<Readiness> {
         let deadline = Instant::now() + patience;
         loop {
             let mut sockets = [PollFd::new(self.as_fd(), events)];
@@ -390,7 +390,7 @@ impl Stream {
                     let seen = sockets[0].revents().unwrap_or(PollFlags::empty());
                     // An error or a hang-up shows at the next read or write, so both count as ready.
                     let broken = seen.intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
-                    return Ok(Ready {
+                    return Ok(Readiness {
                         readable: broken || seen.contains(PollFlags::POLLIN),
                         writable: broken || seen.contains(PollFlags::POLLOUT),
                     });
@@ -495,7 +495,7 @@ fn time_value(time: Duration) -> TimeVal {
 
 /// What a wait found.
 #[derive(Clone, Copy, Debug)]
-pub struct Ready {
+pub struct Readiness {
     /// Reading will not wait.
     pub readable: bool,
     /// Writing will not wait.

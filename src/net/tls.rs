@@ -74,7 +74,7 @@ pub enum Trust {
 
 /// The records of one connection.
 #[derive(Debug)]
-pub struct Session {
+pub struct TlsSession {
     connection: Connection,
     /// Nothing was received yet.
     fresh: bool,
@@ -150,7 +150,7 @@ impl Tickets {
     /// # Errors
     /// The system gave no random numbers.
     pub fn new() -> io::Result<Self> {
-        let clock = Clock(SystemTime::now);
+        let clock = TlsClock(SystemTime::now);
         let tickets = match clock.is_after_1970() {
             true => OnceLock::from(ring::Ticketer::new().map_err(io::Error::other)?),
             false => OnceLock::new(),
@@ -223,7 +223,7 @@ impl Acceptor {
             }
         };
         let mut config =
-            ServerConfig::builder_with_details(provider, Arc::new(Clock(SystemTime::now)))
+            ServerConfig::builder_with_details(provider, Arc::new(TlsClock(SystemTime::now)))
                 .with_safe_default_protocol_versions()
                 .expect("the provider knows TLS 1.2 and 1.3")
                 .with_client_cert_verifier(verifier)
@@ -239,11 +239,11 @@ impl Acceptor {
     ///
     /// # Errors
     /// Those of the library; none is known that a visitor could cause.
-    pub fn accept(&self) -> io::Result<Session> {
+    pub fn accept(&self) -> io::Result<TlsSession> {
         let mut connection =
             ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
         connection.set_buffer_limit(Some(MOST_BUFFERED));
-        Ok(Session {
+        Ok(TlsSession {
             connection: connection.into(),
             fresh: true,
             more: false,
@@ -271,7 +271,7 @@ impl Connector {
             }),
         };
         let builder =
-            ClientConfig::builder_with_details(provider, Arc::new(Clock(SystemTime::now)))
+            ClientConfig::builder_with_details(provider, Arc::new(TlsClock(SystemTime::now)))
                 .with_safe_default_protocol_versions()
                 .map_err(io::Error::other)?
                 .dangerous()
@@ -289,13 +289,13 @@ impl Connector {
     ///
     /// # Errors
     /// `InvalidInput` for what cannot be a name.
-    pub fn connect(&self, name: &str) -> io::Result<Session> {
+    pub fn connect(&self, name: &str) -> io::Result<TlsSession> {
         let wrong = |_| io::Error::new(ErrorKind::InvalidInput, "not a name for a certificate");
         let name = ServerName::try_from(name.to_owned()).map_err(wrong)?;
         let mut connection =
             ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
         connection.set_buffer_limit(Some(MOST_BUFFERED));
-        Ok(Session {
+        Ok(TlsSession {
             connection: connection.into(),
             fresh: false,
             more: false,
@@ -306,15 +306,15 @@ impl Connector {
 
 /// A clock. The library's own panics when the system's stands before 1970, as it may after a start without a battery.
 #[derive(Debug)]
-struct Clock(fn() -> SystemTime);
+struct TlsClock(fn() -> SystemTime);
 
-impl Clock {
+impl TlsClock {
     fn is_after_1970(&self) -> bool {
         (self.0)() > UNIX_EPOCH
     }
 }
 
-impl TimeProvider for Clock {
+impl TimeProvider for TlsClock {
     fn current_time(&self) -> Option<UnixTime> {
         let since = (self.0)().duration_since(UNIX_EPOCH);
         Some(UnixTime::since_unix_epoch(since.unwrap_or_default()))
@@ -324,7 +324,7 @@ impl TimeProvider for Clock {
 /// The library's tickets, which ask its own clock: without them, connections are not resumed, while that would panic.
 #[derive(Debug)]
 struct Rotating {
-    clock: Clock,
+    clock: TlsClock,
     tickets: OnceLock<Arc<dyn ProducesTickets>>,
 }
 
@@ -424,7 +424,7 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-impl Session {
+impl TlsSession {
     /// Whether the handshake is still under way.
     pub fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
@@ -478,7 +478,7 @@ impl Session {
     /// Goes on with a handshake as far as it goes without waiting. Returns whether it is over.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the peer ends it, and those of [`Session::read_now`].
+    /// `UnexpectedEof` if the peer ends it, and those of [`TlsSession::read_now`].
     pub fn shake_now(&mut self, stream: &Stream) -> io::Result<bool> {
         self.flush_now(stream)?;
         while self.connection.is_handshaking() {
@@ -493,7 +493,7 @@ impl Session {
 
     /// Takes records out of the socket, and answers those of the handshake. `None`: there are none. 0 is the end.
     fn receive(&mut self, stream: &Stream) -> io::Result<Option<usize>> {
-        let mut socket = Socket {
+        let mut socket = TlsSocket {
             stream,
             full: false,
         };
@@ -536,7 +536,7 @@ impl Session {
     /// Whatever `send(2)` says.
     pub fn flush_now(&mut self, stream: &Stream) -> io::Result<bool> {
         while self.connection.wants_write() {
-            let mut socket = Socket {
+            let mut socket = TlsSocket {
                 stream,
                 full: false,
             };
@@ -574,13 +574,13 @@ impl Session {
 }
 
 /// A socket as the library wants it.
-struct Socket<'a> {
+struct TlsSocket<'a> {
     stream: &'a Stream,
     /// A read has brought all that there was room for.
     full: bool,
 }
 
-impl Read for Socket<'_> {
+impl Read for TlsSocket<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read_now(into)?;
         let count = count.ok_or(ErrorKind::WouldBlock)?;
@@ -590,7 +590,7 @@ impl Read for Socket<'_> {
     }
 }
 
-impl Write for Socket<'_> {
+impl Write for TlsSocket<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.stream.write_now(bytes)? {
             0 => Err(ErrorKind::WouldBlock.into()),
@@ -647,9 +647,9 @@ mod tests {
     fn a_clock_before_1970_costs_tickets_and_nothing_else() {
         let wrong = || UNIX_EPOCH - Duration::from_secs(3600);
         let epoch = UnixTime::since_unix_epoch(Duration::ZERO);
-        assert_eq!(Clock(wrong).current_time(), Some(epoch));
+        assert_eq!(TlsClock(wrong).current_time(), Some(epoch));
         let rotating = |now| Rotating {
-            clock: Clock(now),
+            clock: TlsClock(now),
             tickets: OnceLock::new(),
         };
         let tickets = rotating(wrong);

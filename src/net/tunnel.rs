@@ -4,7 +4,7 @@
 //! switched a connection to another protocol gives both ends away ([`Tunnels::enter`]), each within its owner;
 //! these come back when the tunnel is over.
 //!
-//! Sockets are registered once, edge-triggered, for everything, and what the system told of each is kept in [`Ready`]. A
+//! Sockets are registered once, edge-triggered, for everything, and what the system told of each is kept in [`EndReadiness`]. A
 //! tunnel with something to do stands in line, has its turn of at most [`PIECES`] blocks each way, and goes to the end of
 //! the line if there is more: however much goes through one, the others have their turns.
 //!
@@ -37,7 +37,7 @@ pub struct Tunnels<V, B> {
     epoll: Epoll,
     /// Rings when something was put into the inbox.
     bell: EventFd,
-    inbox: Mutex<Inbox<V, B>>,
+    inbox: Mutex<TunnelInbox<V, B>>,
     /// All that were to be closed are closed.
     closed: Condvar,
     /// How many there are.
@@ -54,12 +54,12 @@ pub struct Start<B> {
     /// What was read from the visitor already.
     pub to_backend: Vec<u8>,
     /// How long to wait for what.
-    pub patience: Patience,
+    pub patience: TunnelTimeouts,
 }
 
 /// How long a tunnel may wait.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct TunnelTimeouts {
     /// Nothing moves.
     pub idle: Duration,
     /// The visitor takes nothing while there is something for it.
@@ -72,7 +72,7 @@ pub struct Patience {
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended {
+pub struct TunnelEnded {
     /// Why.
     pub reason: Close,
     /// Bytes that were handed to the system for the visitor.
@@ -83,7 +83,7 @@ pub struct Ended {
 
 /// What the thread is told.
 #[derive(Debug)]
-struct Inbox<V, B> {
+struct TunnelInbox<V, B> {
     new: Vec<(Box<V>, Start<B>)>,
     /// All are to be closed.
     close: Option<Close>,
@@ -106,7 +106,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
         Ok(Self {
             epoll,
             bell,
-            inbox: Mutex::new(Inbox {
+            inbox: Mutex::new(TunnelInbox {
                 new: Vec::new(),
                 close: None,
                 closing: false,
@@ -163,7 +163,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
     ///
     /// # Panics
     /// If the system takes the descriptor away. A panic within a tunnel, or of `done`, costs this one tunnel.
-    pub fn run(&self, mut done: impl FnMut(Box<V>, B, Ended)) {
+    pub fn run(&self, mut done: impl FnMut(Box<V>, B, TunnelEnded)) {
         let mut done = |visitor, backend, ended| {
             let told = catch_unwind(AssertUnwindSafe(|| done(visitor, backend, ended)));
             if told.is_err() {
@@ -208,7 +208,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
         &self,
         carrier: &mut Carrier<'_, V, B>,
         now: Instant,
-        done: &mut impl FnMut(Box<V>, B, Ended),
+        done: &mut impl FnMut(Box<V>, B, TunnelEnded),
     ) -> bool {
         let (new, close, stopped) = {
             let mut inbox = self.inbox.lock();
@@ -238,7 +238,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
 struct Carrier<'a, V, B> {
     epoll: &'a Epoll,
     /// By number. Numbers are not used again, so that late events find nobody.
-    open: HashMap<u64, Box<Open<V, B>>>,
+    open: HashMap<u64, Box<Tunnel<V, B>>>,
     /// Those that have something to do.
     line: VecDeque<u64>,
     next: u64,
@@ -248,20 +248,20 @@ struct Carrier<'a, V, B> {
 }
 
 /// A tunnel.
-struct Open<V, B> {
+struct Tunnel<V, B> {
     visitor: Box<V>,
     backend: B,
-    at_visitor: Ready,
-    at_backend: Ready,
+    at_visitor: EndReadiness,
+    at_backend: EndReadiness,
     to_visitor: Flow,
     to_backend: Flow,
-    patience: Patience,
+    patience: TunnelTimeouts,
     in_line: bool,
 }
 
 /// What a socket can do, as far as is known.
 #[derive(Clone, Copy)]
-struct Ready {
+struct EndReadiness {
     readable: bool,
     writable: bool,
     /// The peer has ended its side: behind what can be read is the end, and no further event.
@@ -277,7 +277,7 @@ struct Flow {
     taken: usize,
     /// Bytes that were written.
     bytes: u64,
-    stage: Stage,
+    stage: FlowStage,
     /// When something moved last.
     moved: Instant,
     /// Since when nothing is taken of what waits.
@@ -285,7 +285,7 @@ struct Flow {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum FlowStage {
     Open,
     /// Its source has ended.
     Ending,
@@ -294,14 +294,14 @@ enum Stage {
 }
 
 /// One end of a tunnel.
-struct End<'a> {
+struct TunnelEnd<'a> {
     conn: &'a mut Conn,
-    ready: &'a mut Ready,
+    ready: &'a mut EndReadiness,
 }
 
 /// Which end of a flow broke.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Broken {
+enum BrokenEnd {
     Source,
     Sink,
 }
@@ -325,7 +325,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         mut visitor: Box<V>,
         mut start: Start<B>,
         now: Instant,
-        done: &mut impl FnMut(Box<V>, B, Ended),
+        done: &mut impl FnMut(Box<V>, B, TunnelEnded),
     ) {
         let number = self.next;
         self.next += 1;
@@ -341,7 +341,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
             add((*visitor).as_mut(), VISITOR).and_then(|()| add(start.backend.as_mut(), BACKEND));
         if let Err(error) = added {
             log::error!("epoll_ctl: {error}; a tunnel is closed");
-            let ended = Ended {
+            let ended = TunnelEnded {
                 reason: Close::Internal,
                 to_visitor: 0,
                 to_backend: 0,
@@ -349,11 +349,11 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
             done(visitor, start.backend, ended);
             return;
         }
-        let open = Box::new(Open {
+        let open = Box::new(Tunnel {
             visitor,
             backend: start.backend,
-            at_visitor: Ready::UNKNOWN,
-            at_backend: Ready::UNKNOWN,
+            at_visitor: EndReadiness::UNKNOWN,
+            at_backend: EndReadiness::UNKNOWN,
             to_visitor: Flow::new(start.to_visitor, now),
             to_backend: Flow::new(start.to_backend, now),
             patience: start.patience,
@@ -389,7 +389,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
     }
 
     /// A turn for each of those in line.
-    fn round(&mut self, now: Instant, done: &mut impl FnMut(Box<V>, B, Ended)) {
+    fn round(&mut self, now: Instant, done: &mut impl FnMut(Box<V>, B, TunnelEnded)) {
         for _ in 0..self.line.len() {
             let Some(number) = self.line.pop_front() else {
                 return;
@@ -419,7 +419,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
     }
 
     /// Closes those whose deadlines are over.
-    fn expire(&mut self, now: Instant, done: &mut impl FnMut(Box<V>, B, Ended)) {
+    fn expire(&mut self, now: Instant, done: &mut impl FnMut(Box<V>, B, TunnelEnded)) {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
@@ -441,7 +441,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
     }
 
     /// Closes all of them, those that have just come included.
-    fn close_all(&mut self, reason: Close, done: &mut impl FnMut(Box<V>, B, Ended)) {
+    fn close_all(&mut self, reason: Close, done: &mut impl FnMut(Box<V>, B, TunnelEnded)) {
         let numbers: Vec<_> = self.open.keys().copied().collect();
         for number in numbers {
             self.close(number, reason, done);
@@ -449,11 +449,11 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
     }
 
     /// Closes one. Who has not got everything is told so by a reset.
-    fn close(&mut self, number: u64, reason: Close, done: &mut impl FnMut(Box<V>, B, Ended)) {
+    fn close(&mut self, number: u64, reason: Close, done: &mut impl FnMut(Box<V>, B, TunnelEnded)) {
         let Some(open) = self.open.remove(&number) else {
             return;
         };
-        let Open {
+        let Tunnel {
             mut visitor,
             mut backend,
             to_visitor,
@@ -466,7 +466,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         if !to_backend.waiting.is_empty() {
             backend.as_mut().reset_on_close();
         }
-        let ended = Ended {
+        let ended = TunnelEnded {
             reason,
             to_visitor: to_visitor.bytes,
             to_backend: to_backend.bytes,
@@ -475,14 +475,14 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
     }
 }
 
-impl<V: AsMut<Conn>, B: AsMut<Conn>> Open<V, B> {
+impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnel<V, B> {
     /// Carries what is at hand, both ways, but no more than is fair. Returns whether there may be more.
     fn turn(&mut self, block: &mut [u8], now: Instant) -> Result<bool, Close> {
-        let mut visitor = End {
+        let mut visitor = TunnelEnd {
             conn: (*self.visitor).as_mut(),
             ready: &mut self.at_visitor,
         };
-        let mut backend = End {
+        let mut backend = TunnelEnd {
             conn: self.backend.as_mut(),
             ready: &mut self.at_backend,
         };
@@ -491,24 +491,24 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Open<V, B> {
         // An error is told of once, and behind it there is what looks like a good end.
         let there = match there {
             Ok(more) => more,
-            Err(Broken::Source) => return Err(backend.cut(Close::ClientGone)),
-            Err(Broken::Sink) => return Err(visitor.cut(Close::BackendFailed)),
+            Err(BrokenEnd::Source) => return Err(backend.cut(Close::ClientGone)),
+            Err(BrokenEnd::Sink) => return Err(visitor.cut(Close::BackendFailed)),
         };
         let to_visitor = &mut self.to_visitor;
         let back = to_visitor.carry(&mut backend, &mut visitor, block, now);
         match back {
-            Ok(_) if [to_visitor.stage, self.to_backend.stage] == [Stage::Over; 2] => {
+            Ok(_) if [to_visitor.stage, self.to_backend.stage] == [FlowStage::Over; 2] => {
                 Err(Close::TunnelDone)
             }
             Ok(back) => Ok(there || back),
-            Err(Broken::Source) => Err(visitor.cut(Close::BackendFailed)),
-            Err(Broken::Sink) => Err(backend.cut(Close::ClientGone)),
+            Err(BrokenEnd::Source) => Err(visitor.cut(Close::BackendFailed)),
+            Err(BrokenEnd::Sink) => Err(backend.cut(Close::ClientGone)),
         }
     }
 
     /// Until when something has to move, and what it means if nothing does.
     fn deadline(&self) -> (Instant, Close) {
-        let Patience {
+        let TunnelTimeouts {
             idle,
             write,
             backend,
@@ -523,7 +523,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Open<V, B> {
                 first = (since + patience, reason);
             }
         };
-        let after = |flow: &Flow| (flow.stage != Stage::Open).then_some(moved);
+        let after = |flow: &Flow| (flow.stage != FlowStage::Open).then_some(moved);
         or(after(&self.to_backend), backend, Close::TunnelIdle);
         or(after(&self.to_visitor), visitor, Close::TunnelIdle);
         or(self.to_visitor.stuck, write, Close::WriteTimeout);
@@ -538,7 +538,7 @@ impl Flow {
             waiting,
             taken: 0,
             bytes: 0,
-            stage: Stage::Open,
+            stage: FlowStage::Open,
             moved: now,
             stuck: None,
         }
@@ -547,27 +547,27 @@ impl Flow {
     /// Carries up to so many blocks. Returns whether there may be more at hand.
     fn carry(
         &mut self,
-        from: &mut End<'_>,
-        to: &mut End<'_>,
+        from: &mut TunnelEnd<'_>,
+        to: &mut TunnelEnd<'_>,
         block: &mut [u8],
         now: Instant,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, BrokenEnd> {
         for _ in 0..PIECES {
             if !self.drain(to, now)? {
                 return Ok(false);
             }
             match self.stage {
-                Stage::Over => return Ok(false),
-                Stage::Ending => return self.pass_end(to, now).map(|()| false),
-                Stage::Open if !from.ready.readable => return Ok(false),
-                Stage::Open => {}
+                FlowStage::Over => return Ok(false),
+                FlowStage::Ending => return self.pass_end(to, now).map(|()| false),
+                FlowStage::Open if !from.ready.readable => return Ok(false),
+                FlowStage::Open => {}
             }
-            match from.conn.read_now(block).map_err(|_| Broken::Source)? {
+            match from.conn.read_now(block).map_err(|_| BrokenEnd::Source)? {
                 None => from.ready.readable = false,
                 Some(0) => {
                     from.ready.readable = false;
                     from.ready.silent = true;
-                    self.stage = Stage::Ending;
+                    self.stage = FlowStage::Ending;
                     self.moved = now;
                 }
                 Some(count) => {
@@ -583,7 +583,7 @@ impl Flow {
     }
 
     /// Writes what waits. Returns whether nothing waits any more and more may come.
-    fn drain(&mut self, to: &mut End<'_>, now: Instant) -> Result<bool, Broken> {
+    fn drain(&mut self, to: &mut TunnelEnd<'_>, now: Instant) -> Result<bool, BrokenEnd> {
         if !self.waiting.is_empty() {
             let waiting = std::mem::take(&mut self.waiting);
             self.taken += self.write(&waiting[self.taken..], to, now)?;
@@ -594,7 +594,7 @@ impl Flow {
             }
         }
         // The library may have taken what the socket does not.
-        if to.ready.writable && !to.conn.flush_now().map_err(|_| Broken::Sink)? {
+        if to.ready.writable && !to.conn.flush_now().map_err(|_| BrokenEnd::Sink)? {
             to.ready.writable = false;
         }
         self.note(to, now);
@@ -602,7 +602,7 @@ impl Flow {
     }
 
     /// Writes bytes while none wait, and keeps those that are not taken.
-    fn put(&mut self, bytes: &[u8], to: &mut End<'_>, now: Instant) -> Result<(), Broken> {
+    fn put(&mut self, bytes: &[u8], to: &mut TunnelEnd<'_>, now: Instant) -> Result<(), BrokenEnd> {
         debug_assert!(self.waiting.is_empty() && self.taken == 0);
         let written = self.write(bytes, to, now)?;
         // Without memory if that is nothing.
@@ -610,11 +610,11 @@ impl Flow {
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8], to: &mut End<'_>, now: Instant) -> Result<usize, Broken> {
+    fn write(&mut self, bytes: &[u8], to: &mut TunnelEnd<'_>, now: Instant) -> Result<usize, BrokenEnd> {
         let mut written = 0;
         while to.ready.writable && written < bytes.len() {
             let count = to.conn.write_now(&bytes[written..]);
-            let count = count.map_err(|_| Broken::Sink)?;
+            let count = count.map_err(|_| BrokenEnd::Sink)?;
             to.ready.writable = count > 0;
             written += count;
         }
@@ -626,20 +626,20 @@ impl Flow {
     }
 
     /// Tells the sink that nothing more comes.
-    fn pass_end(&mut self, to: &mut End<'_>, now: Instant) -> Result<(), Broken> {
+    fn pass_end(&mut self, to: &mut TunnelEnd<'_>, now: Instant) -> Result<(), BrokenEnd> {
         match to.conn.finish_writing_now() {
-            Ok(true) => self.stage = Stage::Over,
+            Ok(true) => self.stage = FlowStage::Over,
             Ok(false) => to.ready.writable = false,
             // Who has said good-bye may have gone without waiting for ours.
-            Err(_) if to.ready.silent => self.stage = Stage::Over,
-            Err(_) => return Err(Broken::Sink),
+            Err(_) if to.ready.silent => self.stage = FlowStage::Over,
+            Err(_) => return Err(BrokenEnd::Sink),
         }
         self.note(to, now);
         Ok(())
     }
 
     /// Whether the sink takes what there is for it.
-    fn note(&mut self, to: &End<'_>, now: Instant) {
+    fn note(&mut self, to: &TunnelEnd<'_>, now: Instant) {
         self.stuck = match to.ready.writable {
             true => None,
             false => Some(self.stuck.unwrap_or(now)),
@@ -647,7 +647,7 @@ impl Flow {
     }
 }
 
-impl End<'_> {
+impl TunnelEnd<'_> {
     /// Lets it know that the other one did not end well.
     fn cut(self, reason: Close) -> Close {
         self.conn.reset_on_close();
@@ -655,7 +655,7 @@ impl End<'_> {
     }
 }
 
-impl Ready {
+impl EndReadiness {
     /// Nothing is known; trying tells.
     const UNKNOWN: Self = Self {
         readable: true,

@@ -14,7 +14,7 @@ use crate::backend::group::{Journal, Sites};
 use crate::backend::pool::Pool;
 use crate::budget::Budget;
 use crate::config::{self, Address, Config};
-use crate::net::listener::{Listener, Local, SocketFile, Stop};
+use crate::net::listener::{Listener, LocalAddress, SocketFile, Stop};
 use crate::process;
 use crate::process::reason;
 use crate::stats::{Close, Stats};
@@ -32,7 +32,7 @@ pub(super) struct Running {
 /// An address for visitors.
 pub(super) struct Front {
     pub(super) address: Address,
-    pub(super) locals: Vec<Local>,
+    pub(super) locals: Vec<LocalAddress>,
     stop: Stop,
     pub(super) tls: Slot,
     threads: Vec<Thread>,
@@ -41,7 +41,7 @@ pub(super) struct Front {
 /// An address for backends.
 pub(super) struct Dial {
     pub(super) address: Address,
-    pub(super) locals: Vec<Local>,
+    pub(super) locals: Vec<LocalAddress>,
     pub(super) pool: Arc<Pool>,
     settings: Arc<Settings>,
     file: SocketFile,

@@ -61,7 +61,7 @@ use crate::config::{Address, Config};
 use crate::content::gzip::Compressors;
 use crate::content::watched::FileError;
 use crate::logging::{AccessLog, OpenError};
-use crate::net::listener::{BindError, Listener, Local};
+use crate::net::listener::{BindError, Listener, LocalAddress};
 use crate::net::poller::Poller;
 use crate::net::tls::LoadError;
 use crate::net::tunnel::Tunnels;
@@ -241,7 +241,7 @@ impl Server {
     }
 
     /// Where visitors are served, in the order of the configuration; ports are the real ones.
-    pub fn visitors(&self) -> Vec<Local> {
+    pub fn visitors(&self) -> Vec<LocalAddress> {
         let running = self.running.lock();
         running
             .fronts
@@ -251,7 +251,7 @@ impl Server {
     }
 
     /// Where backends dial in, in the order of the configuration; ports are the real ones.
-    pub fn backends(&self) -> Vec<Local> {
+    pub fn backends(&self) -> Vec<LocalAddress> {
         let running = self.running.lock();
         running
             .dials

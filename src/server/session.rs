@@ -61,7 +61,7 @@ use crate::http::head::{HeadLimits, HeadScanner, Persistence, Refusal, RequestHe
 use crate::net::conn::Conn;
 use crate::net::poller::{Cause, Interest, Token};
 use crate::net::stream::{Peer, Pending};
-use crate::net::tunnel::{self, Ended, Patience};
+use crate::net::tunnel::{self, TunnelEnded, TunnelTimeouts};
 use crate::relay::delivery::{Delivered, Reader};
 use crate::relay::disconnect::DisconnectDetector;
 use crate::relay::drain::Drain;
@@ -821,7 +821,7 @@ impl Session {
         let to_backend = worker.input.data().to_vec();
         worker.input.clear();
         let timeouts = &pending.site().settings.timeouts;
-        let patience = Patience {
+        let patience = TunnelTimeouts {
             idle: timeouts.tunnel,
             write: timeouts.write,
             backend: timeouts.backend,
@@ -846,7 +846,7 @@ impl Session {
     }
 
     /// Its upgraded connection is over.
-    pub(crate) fn end_tunnel(mut self, backend: Lease, ended: &Ended) {
+    pub(crate) fn end_tunnel(mut self, backend: Lease, ended: &TunnelEnded) {
         backend.close(ended.reason);
         if let State::Tunnel(carried) = mem::replace(&mut self.state, State::Running) {
             let TunnelState {

@@ -26,7 +26,7 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 use swiftiply::config::{Config, Overrides};
-use swiftiply::net::listener::Local;
+use swiftiply::net::listener::LocalAddress;
 
 pub(crate) use access::Access;
 pub(crate) use backend::{Backend, Echo, EchoServer, Server};
@@ -80,7 +80,7 @@ pub(crate) fn embedded(lines: &str) -> swiftiply::Server {
 }
 
 /// The first of the addresses of such a server.
-pub(crate) fn first(locals: &[Local]) -> SocketAddr {
+pub(crate) fn first(locals: &[LocalAddress]) -> SocketAddr {
     locals[0].to_string().parse().unwrap()
 }
 

@@ -191,7 +191,7 @@ fn warn_of_lost_logs(config: &Config) {
 /// Says where the server listens: in the log, and on standard output for scripts that wait for it. Not there among the
 /// lines of an access log, nor a second time where both are the same, as on a terminal.
 fn announce(server: &Server, config: &Config) -> Result<(), Failure> {
-    let list = |locals: Vec<swiftiply::net::listener::Local>| {
+    let list = |locals: Vec<swiftiply::net::listener::LocalAddress>| {
         let texts: Vec<_> = locals.iter().map(ToString::to_string).collect();
         texts.join(" ")
     };
