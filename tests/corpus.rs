@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use swiftiply::backend::preamble::{self, Reading};
+use swiftiply::backend::preamble::{self, PreambleReading};
 use swiftiply::config::{Config, Overrides};
 use swiftiply::content::root;
 use swiftiply::http::body::Framing;
@@ -76,9 +76,9 @@ fn verdict(name: &str, input: &[u8]) -> String {
             ];
             let keys = keys.map(|key| key.as_bytes().into());
             told(match preamble::read(input, &keys) {
-                Reading::Complete(_) => Ok(true),
-                Reading::Partial => Ok(false),
-                Reading::Refused(_) => Err(()),
+                PreambleReading::Complete(_) => Ok(true),
+                PreambleReading::Partial => Ok(false),
+                PreambleReading::Refused(_) => Err(()),
             })
         }
         "target" => {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use swiftiply::Server;
-use swiftiply::backend::registration::Connected;
+use swiftiply::backend::registration::ConnectedBackend;
 use swiftiply::client::{Client, Reply};
 use swiftiply::config::{Config, Overrides};
 use swiftiply::stats::{self, Close};
@@ -65,7 +65,7 @@ fn a_server_and_its_clients_in_one_program() {
     assert_eq!((server.open(), server.queues()), (1, (1, 0)));
     let connected = server.connected();
     assert_eq!(connected.len(), 1, "{connected:?}");
-    let Connected { id, responses, .. } = &connected[0];
+    let ConnectedBackend { id, responses, .. } = &connected[0];
     assert_eq!((id.to_string().as_str(), *responses), ("0123456789ab", 3));
     assert_eq!(connected[0].address, "127.0.0.1:0");
     // What cannot be had changes nothing.

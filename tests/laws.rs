@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::time::Instant;
 
-use swiftiply::backend::preamble::{self, Fault, Preamble, Reading};
+use swiftiply::backend::preamble::{self, PreambleError, Preamble, PreambleReading};
 use swiftiply::config::{Address, Config, Filter, Overrides, Symlinks};
 use swiftiply::content::root::{self, Root};
 use swiftiply::http::body::{BadBody, Decoder, Framing, LAST_CHUNK, write_chunk};
@@ -643,10 +643,10 @@ fn preamble(input: &[u8]) {
         let keys = [key.into()];
         for end in 0..written.len() {
             let reading = preamble::read(&written[..end], &keys);
-            assert_eq!(reading, Reading::Partial, "{end} bytes");
+            assert_eq!(reading, PreambleReading::Partial, "{end} bytes");
         }
         match preamble::read(&written, &keys) {
-            Reading::Complete(preamble) => {
+            PreambleReading::Complete(preamble) => {
                 assert_eq!(preamble.id.as_bytes(), id);
                 assert_eq!((&*preamble.key, preamble.length), (key, written.len()));
             }
@@ -664,13 +664,13 @@ fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
         let seen = &bytes[..end];
         let reading = preamble::read(seen, keys);
         let begins = preamble::PREFIX.starts_with(&seen[..end.min(preamble::PREFIX.len())]);
-        assert_eq!(reading == Reading::Refused(Fault::Prefix), !begins);
-        if reading != Reading::Partial {
+        assert_eq!(reading == PreambleReading::Refused(PreambleError::Prefix), !begins);
+        if reading != PreambleReading::Partial {
             told_at = told_at.or(Some(end));
         }
         match reading {
-            Reading::Partial => assert!(complete.is_none(), "complete, and then not"),
-            Reading::Complete(found) => {
+            PreambleReading::Partial => assert!(complete.is_none(), "complete, and then not"),
+            PreambleReading::Complete(found) => {
                 let id = found.id.as_bytes();
                 assert!(found.length <= end && keys.contains(&found.key));
                 let told = seen[preamble::PREFIX.len() + id.len()..found.length].to_vec();
@@ -693,19 +693,19 @@ fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
                 }
             }
             // Nothing is told about a key before as many bytes came as it has.
-            Reading::Refused(Fault::Key) => {
+            PreambleReading::Refused(PreambleError::Key) => {
                 assert!(complete.is_none(), "complete, and then refused");
                 let digits = str::from_utf8(&seen[START..START + 2]).expect("two digits");
                 let length = usize::from_str_radix(digits, 16).expect("two digits");
                 assert!(end >= START + 2 + length);
             }
-            Reading::Refused(Fault::Length) => {
+            PreambleReading::Refused(PreambleError::Length) => {
                 assert!(complete.is_none(), "complete, and then refused");
                 let digits = &seen[START..START + 2];
                 assert!(!digits.iter().all(u8::is_ascii_hexdigit));
             }
             // What came behind a preamble may make it ambiguous.
-            Reading::Refused(Fault::Prefix | Fault::Ambiguous) => {}
+            PreambleReading::Refused(PreambleError::Prefix | PreambleError::Ambiguous) => {}
         }
     }
 }

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
-use swiftiply::backend::dial_in::{Control, DialIn, Settings, Terms};
-use swiftiply::backend::pool::{self, Acquired, Lease, Pool};
-use swiftiply::backend::waiting::Waiting;
+use swiftiply::backend::dial_in::{DialInControl, DialIn, DialInSettings, DialInTerms};
+use swiftiply::backend::pool::{self, PoolAcquired, PoolLease, Pool};
+use swiftiply::backend::waiting::WaitingCount;
 use swiftiply::budget::Budget;
 use swiftiply::config::{Address, Order};
 use swiftiply::net::conn::Conn;
@@ -29,7 +29,7 @@ struct DialledIn {
     address: SocketAddr,
     pool: Arc<Pool>,
     stats: Arc<Stats>,
-    control: Arc<Control>,
+    control: Arc<DialInControl>,
     thread: JoinHandle<()>,
 }
 
@@ -48,11 +48,11 @@ impl DialledIn {
             &Arc::default(),
         ));
         pool.set_keys(keys());
-        let terms = Terms {
+        let terms = DialInTerms {
             preamble: PATIENCE,
             tls: None,
         };
-        let settings = Settings::new(100, terms, &Arc::new(Budget::new(100)));
+        let settings = DialInSettings::new(100, terms, &Arc::new(Budget::new(100)));
         let dial_in = DialIn::new(Arc::clone(&stats)).unwrap();
         let control = dial_in.control();
         control.limit_newcomers(100);
@@ -68,9 +68,9 @@ impl DialledIn {
     }
 
     /// The backend that is idle, or will be.
-    fn lease(&self) -> Lease {
-        let waiting = Arc::new(Waiting::new(Arc::new(AtomicUsize::new(0))));
-        let selector = pool::Selector {
+    fn lease(&self) -> PoolLease {
+        let waiting = Arc::new(WaitingCount::new(Arc::new(AtomicUsize::new(0))));
+        let selector = pool::PoolSelector {
             pools: &[Arc::clone(&self.pool)],
             keys: &keys(),
             id: None,
@@ -82,7 +82,7 @@ impl DialledIn {
             // The limit is zero, so it does not stand in line.
             let acquired = pool::acquire(&selector, &mut None, Instant::now());
             lease = match acquired {
-                Ok(Acquired::Ready(lease)) => Some(lease),
+                Ok(PoolAcquired::Ready(lease)) => Some(lease),
                 _ => None,
             };
             lease.is_some()

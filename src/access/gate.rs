@@ -27,7 +27,7 @@ pub(super) type Gate = ConcurrencyLimit<Conn>;
 pub(super) type Permit = limit::Permit<Conn>;
 
 /// What came of an attempt to get there.
-pub(super) type Entry = limit::Entry<Conn>;
+pub(super) type Entry = limit::LimitEntry<Conn>;
 
 /// A place in the line of those that wait.
 pub(super) type Ticket = limit::LimitTicket<Conn>;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::application::{connect, fault};
 use super::{Settings, Shared};
-use crate::backend::check::Question;
+use crate::backend::check::HealthProbe;
 use crate::process::reason;
 
 /// Looks until there is a drain.
@@ -78,7 +78,7 @@ fn look(shared: &Shared, settings: &Settings) -> Result<(), String> {
     let Some(_permit) = shared.gate.try_enter() else {
         return Ok(());
     };
-    let question = Question {
+    let question = HealthProbe {
         uri,
         host: "localhost",
         agent: "swiftiply-access",

@@ -13,7 +13,7 @@ use crate::net::conn::Conn;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
+pub struct HealthProbe<'a> {
     /// The path, with a query if there is one.
     pub uri: &'a str,
     /// The Host.
@@ -22,7 +22,7 @@ pub struct Question<'a> {
     pub agent: &'a str,
 }
 
-impl Question<'_> {
+impl HealthProbe<'_> {
     /// Asks, and returns the status of the answer; up to ten interim ones are passed over.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ mod tests {
             (!closes).then_some(stream)
         });
         let mut conn = Conn::plain(Stream::connect_to(address, PATIENCE).unwrap());
-        let question = Question {
+        let question = HealthProbe {
             uri: "/up",
             host: "test",
             agent: "test",

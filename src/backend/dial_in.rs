@@ -12,7 +12,7 @@
 //! A connection is in the epoll set from accept to close: first for reading, under a deadline, then, edge-triggered, only
 //! for the hang-up, which costs no system call per request.
 //!
-//! Other threads prepare addresses and give commands through [`Control`].
+//! Other threads prepare addresses and give commands through [`DialInControl`].
 //!
 //! **Invariants**: a connection that has not sent its preamble is owned by this thread, afterwards by the pool
 //! or a lease; its [`Registration`](super::registration::Registration) leaves the list of connections when the connection is closed, on
@@ -35,8 +35,8 @@ use parking_lot::Mutex;
 
 use self::newcomers::{Newcomers, Surplus};
 use super::pool::{Backend, Pool};
-use super::preamble::{self, Fault, Reading};
-use super::registration::{Connected, Connections};
+use super::preamble::{self, PreambleError, PreambleReading};
+use super::registration::{ConnectedBackend, Connections};
 use crate::budget::Budget;
 use crate::net::conn::Conn;
 use crate::net::listener::Listener;
@@ -48,11 +48,11 @@ use crate::stats::{self, Close, Stats};
 /// What the thread of the dial-in addresses needs while it runs.
 #[derive(Debug)]
 pub struct DialIn {
-    control: Arc<Control>,
-    commands: Receiver<Command>,
+    control: Arc<DialInControl>,
+    commands: Receiver<DialInCommand>,
     stats: Arc<Stats>,
     /// By number.
-    dials: HashMap<u64, Arc<Dial>>,
+    dials: HashMap<u64, Arc<DialInAddress>>,
     newcomers: Newcomers<Newcomer>,
     /// Until when these addresses accept nothing, for want of descriptors.
     resting: Option<(Instant, Vec<u64>)>,
@@ -63,10 +63,10 @@ pub struct DialIn {
 
 /// What other threads ask of the thread of the dial-in addresses.
 #[derive(Debug)]
-pub struct Control {
+pub struct DialInControl {
     epoll: Epoll,
     connections: Arc<Connections>,
-    commands: Sender<Command>,
+    commands: Sender<DialInCommand>,
     wake: EventFd,
     /// The number of the next address or connection.
     next: AtomicU64,
@@ -76,15 +76,15 @@ pub struct Control {
 
 /// An address that is ready and does not accept yet. Dropping it closes it.
 #[derive(Debug)]
-pub struct Prepared(Dial);
+pub struct PreparedDialIn(DialInAddress);
 
 /// An address at which backends dial in.
 #[derive(Debug)]
-struct Dial {
+struct DialInAddress {
     number: u64,
     listener: Listener,
     pool: Arc<Pool>,
-    settings: Arc<Settings>,
+    settings: Arc<DialInSettings>,
     /// As many are connected as may be, which the log has.
     full: AtomicBool,
 }
@@ -92,7 +92,7 @@ struct Dial {
 /// A connection whose preamble is not complete.
 #[derive(Debug)]
 struct Newcomer {
-    dial: Arc<Dial>,
+    dial: Arc<DialInAddress>,
     conn: Conn,
     peer: Peer,
     /// What has come of the preamble.
@@ -101,9 +101,9 @@ struct Newcomer {
 }
 
 #[derive(Debug)]
-enum Command {
+enum DialInCommand {
     /// Accept at this address.
-    Begin(Dial),
+    Begin(DialInAddress),
     /// Close these addresses and what has not sent its preamble there, for this reason, and then drop the sender.
     Remove(Vec<u64>, Close, Sender<()>),
     Stop,
@@ -111,27 +111,27 @@ enum Command {
 
 /// Settings of an address that a reload may change.
 #[derive(Debug)]
-pub struct Settings {
+pub struct DialInSettings {
     /// Backends at once, here.
     backends: Arc<Budget>,
     /// Descriptors for backends at all addresses.
     descriptors: Arc<Budget>,
-    terms: Mutex<Terms>,
+    terms: Mutex<DialInTerms>,
 }
 
 /// What a connection that dials in finds.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct DialInTerms {
     /// Time for a preamble.
     pub preamble: Duration,
     /// `None`: no TLS.
     pub tls: Option<Acceptor>,
 }
 
-impl Settings {
+impl DialInSettings {
     /// Those of an address. `backends`: how many there may be at once; `descriptors` has one for each, and is shared by all
     /// addresses.
-    pub fn new(backends: usize, terms: Terms, descriptors: &Arc<Budget>) -> Self {
+    pub fn new(backends: usize, terms: DialInTerms, descriptors: &Arc<Budget>) -> Self {
         Self {
             backends: Arc::new(Budget::new(backends as u64)),
             descriptors: Arc::clone(descriptors),
@@ -140,19 +140,19 @@ impl Settings {
     }
 
     /// Changes them for connections that come from now on.
-    pub fn set(&self, backends: usize, terms: Terms) {
+    pub fn set(&self, backends: usize, terms: DialInTerms) {
         self.backends.limit(backends as u64);
         *self.terms.lock() = terms;
     }
 }
 
-impl Control {
+impl DialInControl {
     /// Changes how many connections without a preamble there may be, at all addresses.
     pub fn limit_newcomers(&self, most: usize) {
         self.newcomers.store(most, Ordering::Relaxed);
     }
 
-    /// Prepares an address, which accepts nothing before [`Control::begin`].
+    /// Prepares an address, which accepts nothing before [`DialInControl::begin`].
     ///
     /// # Errors
     /// Whatever `epoll_ctl(2)` says.
@@ -160,12 +160,12 @@ impl Control {
         &self,
         listener: Listener,
         pool: Arc<Pool>,
-        settings: Arc<Settings>,
-    ) -> io::Result<Prepared> {
+        settings: Arc<DialInSettings>,
+    ) -> io::Result<PreparedDialIn> {
         let number = self.number();
         self.epoll
             .add(&listener, EpollEvent::new(EpollFlags::empty(), number))?;
-        Ok(Prepared(Dial {
+        Ok(PreparedDialIn(DialInAddress {
             number,
             listener,
             pool,
@@ -174,10 +174,10 @@ impl Control {
         }))
     }
 
-    /// Has an address accept. Returns its number, for [`Control::remove`].
-    pub fn begin(&self, Prepared(dial): Prepared) -> u64 {
+    /// Has an address accept. Returns its number, for [`DialInControl::remove`].
+    pub fn begin(&self, PreparedDialIn(dial): PreparedDialIn) -> u64 {
         let number = dial.number;
-        self.send(Command::Begin(dial));
+        self.send(DialInCommand::Begin(dial));
         number
     }
 
@@ -185,22 +185,22 @@ impl Control {
     /// are connected stay so.
     pub fn remove(&self, numbers: Vec<u64>, reason: Close) {
         let (done, wait) = mpsc::channel();
-        self.send(Command::Remove(numbers, reason, done));
+        self.send(DialInCommand::Remove(numbers, reason, done));
         // Never a message: this ends when the thread has dropped the other side, or is gone.
         let _ = wait.recv();
     }
 
     /// The backends that are connected now, in the order in which they came.
-    pub fn connected(&self) -> Vec<Connected> {
+    pub fn connected(&self) -> Vec<ConnectedBackend> {
         self.connections.all()
     }
 
     /// Ends the thread.
     pub fn stop(&self) {
-        self.send(Command::Stop);
+        self.send(DialInCommand::Stop);
     }
 
-    fn send(&self, command: Command) {
+    fn send(&self, command: DialInCommand) {
         // A thread that has ended closes everything itself.
         let _ = self.commands.send(command);
         let _ = self.wake.write(1);
@@ -222,7 +222,7 @@ impl DialIn {
         epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         let (sender, commands) = mpsc::channel();
         Ok(Self {
-            control: Arc::new(Control {
+            control: Arc::new(DialInControl {
                 epoll,
                 connections: Arc::default(),
                 commands: sender,
@@ -241,7 +241,7 @@ impl DialIn {
     }
 
     /// For other threads.
-    pub fn control(&self) -> Arc<Control> {
+    pub fn control(&self) -> Arc<DialInControl> {
         Arc::clone(&self.control)
     }
 
@@ -283,16 +283,16 @@ impl DialIn {
         let _ = self.control.wake.read();
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Begin(dial) => {
+                DialInCommand::Begin(dial) => {
                     let dial = Arc::new(dial);
                     self.listen(&dial, EpollFlags::EPOLLIN);
                     self.dials.insert(dial.number, dial);
                 }
-                Command::Remove(numbers, reason, done) => {
+                DialInCommand::Remove(numbers, reason, done) => {
                     self.remove(&numbers, reason);
                     drop(done);
                 }
-                Command::Stop => return true,
+                DialInCommand::Stop => return true,
             }
         }
         false
@@ -323,7 +323,7 @@ impl DialIn {
 
     /// Accepts those that wait, but no more in one go than leaves time for those that are here; for the others the system
     /// tells again.
-    fn accept(&mut self, dial: &Arc<Dial>) {
+    fn accept(&mut self, dial: &Arc<DialInAddress>) {
         for _ in 0..MOST_AT_ONCE {
             match dial.listener.accept_now() {
                 Ok(Some((stream, peer))) => {
@@ -346,7 +346,7 @@ impl DialIn {
     }
 
     /// Listens again, or not for a while.
-    fn listen(&self, dial: &Dial, flags: EpollFlags) {
+    fn listen(&self, dial: &DialInAddress, flags: EpollFlags) {
         let mut event = EpollEvent::new(flags, dial.number);
         if let Err(error) = self.control.epoll.modify(&dial.listener, &mut event) {
             log::error!("epoll_ctl {}: {error}", dial.listener.local());
@@ -354,14 +354,14 @@ impl DialIn {
     }
 
     /// Takes in a connection that was just accepted.
-    fn enter(&mut self, dial: &Arc<Dial>, stream: Stream, peer: Peer) {
+    fn enter(&mut self, dial: &Arc<DialInAddress>, stream: Stream, peer: Peer) {
         let number = self.control.number();
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, number);
         if let Err(error) = self.control.epoll.add(&stream, event) {
             self.refuse(dial, &peer, Close::Internal, error.desc());
             return;
         }
-        let Terms { preamble, tls, .. } = dial.settings.terms.lock().clone();
+        let DialInTerms { preamble, tls, .. } = dial.settings.terms.lock().clone();
         let conn = match &tls {
             None => Ok(Conn::plain(stream)),
             Some(tls) => Conn::secure(stream, tls),
@@ -428,15 +428,15 @@ impl DialIn {
             Ok(Some(count @ 1..)) => {
                 newcomer.bytes.extend_from_slice(&bytes[..count]);
                 match preamble::read(&newcomer.bytes, &newcomer.dial.pool.keys()) {
-                    Reading::Partial => return,
-                    Reading::Refused(fault @ Fault::Key) => (Close::BadKey, fault.to_string()),
-                    Reading::Refused(fault) => (Close::BadPreamble, fault.to_string()),
-                    Reading::Complete(preamble)
+                    PreambleReading::Partial => return,
+                    PreambleReading::Refused(fault @ PreambleError::Key) => (Close::BadKey, fault.to_string()),
+                    PreambleReading::Refused(fault) => (Close::BadPreamble, fault.to_string()),
+                    PreambleReading::Complete(preamble)
                         if preamble.length < newcomer.bytes.len() || newcomer.conn.has_unread() =>
                     {
                         (Close::Junk, "bytes behind the preamble".to_owned())
                     }
-                    Reading::Complete(preamble) => {
+                    PreambleReading::Complete(preamble) => {
                         if let Some(newcomer) = self.newcomers.remove(number) {
                             self.join(number, newcomer, preamble);
                         }
@@ -467,7 +467,7 @@ impl DialIn {
         let Newcomer {
             dial, conn, peer, ..
         } = newcomer;
-        let Settings {
+        let DialInSettings {
             backends,
             descriptors,
             ..
@@ -517,7 +517,7 @@ impl DialIn {
     }
 
     /// Counts and logs a connection that does not become a backend. The caller closes it.
-    fn refuse(&self, dial: &Dial, peer: &Peer, close: Close, why: &str) {
+    fn refuse(&self, dial: &DialInAddress, peer: &Peer, close: Close, why: &str) {
         self.stats.backend_closed(close);
         let level = match close {
             // There may be many, and one warning has been logged for all of them.

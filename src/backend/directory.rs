@@ -9,7 +9,7 @@
 //! A server that cannot be connected to, or fails several times in a row, is *set aside* for a moment that doubles each
 //! time; then one request tries it. Requests that have not been sent yet go to another server, or wait.
 //!
-//! Called by workers ([`acquire`], [`Ticket`], [`Connecting`], [`Lease`]), none of which waits but in [`Ticket::wait`], and
+//! Called by workers ([`acquire`], [`ServerTicket`], [`ServerConnecting`], [`ServerLease`]), none of which waits but in [`ServerTicket::wait`], and
 //! by the tick thread ([`Servers::tick`]), which never waits: names are looked up and servers checked by threads of their
 //! own, one at a time for each server, which end by themselves. The [`Alarm`] brings the tick thread when a pause ends.
 //!
@@ -18,7 +18,7 @@
 //! [`endpoint`] where a server is and how it is reached, [`shared`] the list in Redis.
 //!
 //! **Invariants**
-//! - A [`seat::Seat`] is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
+//! - A [`seat::ConnectionSlot`] is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
 //!   connection belongs to its server, to a seat or to a lease.
 //! - No request waits while a seat is free, but for the moment between the end of a pause and the tick; and none takes a
 //!   seat while one that arrived earlier waits.
@@ -29,9 +29,9 @@ mod choose;
 mod endpoint;
 mod health;
 mod queue;
-mod seat;
+mod slot;
 #[cfg(feature = "redis")]
-mod shared;
+mod redis;
 mod tend;
 #[cfg(test)]
 mod tests;
@@ -45,12 +45,12 @@ use parking_lot::Mutex;
 
 use self::endpoint::Endpoint;
 use self::health::Health;
-pub use self::queue::{Acquired, Ticket, acquire};
-pub use self::seat::{Connected, Connecting, Lease};
-use self::seat::{IdleConnection, Seat};
+pub use self::queue::{ServerAcquired, ServerTicket, acquire};
+pub use self::slot::{ServerConnected, ServerConnecting, ServerLease};
+use self::slot::{IdleConnection, ConnectionSlot};
 use super::lease::Shortage;
 use super::queue::Queue;
-use super::waiting::Waiting;
+use super::waiting::WaitingCount;
 use crate::config::{self, Address};
 use crate::net::alarm::Alarm;
 use crate::net::conn::Conn;
@@ -64,7 +64,7 @@ pub struct Servers {
     /// What else [`Servers::fit`] depends on.
     kind: config::DirectoryConfig,
     #[cfg(feature = "redis")]
-    link: Option<shared::Link>,
+    link: Option<redis::Link>,
 }
 
 /// The servers of a site, and the requests that wait for them.
@@ -77,15 +77,15 @@ pub struct Directory {
     stats: Arc<Stats>,
     /// Brings the tick thread.
     alarm: Arc<Alarm>,
-    state: Mutex<State>,
+    state: Mutex<DirectoryState>,
     /// Where Redis has the list.
     #[cfg(feature = "redis")]
-    bell: Option<Arc<shared::Bell>>,
+    bell: Option<Arc<redis::Notify>>,
 }
 
 /// What a directory has of its site's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Settings {
+struct DirectorySettings {
     /// Where the servers are.
     servers: Vec<Address>,
     /// Seats of each.
@@ -101,29 +101,29 @@ struct Settings {
 
 /// From which directory a request is served.
 #[derive(Clone, Debug)]
-pub struct Selector<'a> {
+pub struct ServerSelector<'a> {
     /// The directory.
     pub directory: &'a Arc<Directory>,
     /// The count of requests that wait, which has a limit.
-    pub waiting: &'a Arc<Waiting>,
+    pub waiting: &'a Arc<WaitingCount>,
 }
 
 #[derive(Debug)]
-struct State {
-    settings: Settings,
-    servers: Vec<Server>,
+struct DirectoryState {
+    settings: DirectorySettings,
+    servers: Vec<ServerEntry>,
     /// Requests that wait, and whether they must not be sent a second time.
-    waiting: Queue<Seat, bool>,
+    waiting: Queue<ConnectionSlot, bool>,
     /// Which of several equal servers is next.
     turn: usize,
     /// Nothing may be kept any more, for this reason.
     closed: Option<Close>,
     #[cfg(feature = "redis")]
-    shelf: Option<shared::Shelf>,
+    shelf: Option<redis::ListState>,
 }
 
 #[derive(Debug)]
-struct Server {
+struct ServerEntry {
     endpoint: Arc<Endpoint>,
     /// Requests that it may have at once, and that it has.
     seats: usize,
@@ -144,7 +144,7 @@ struct Server {
     /// The configuration has no place for it any more.
     gone: bool,
     #[cfg(feature = "redis")]
-    stock: shared::Stock,
+    stock: redis::Element,
 }
 
 impl Servers {
@@ -159,7 +159,7 @@ impl Servers {
         stats: &Arc<Stats>,
         alarm: &Arc<Alarm>,
     ) -> io::Result<Option<Self>> {
-        let Some(settings) = Settings::of(site) else {
+        let Some(settings) = DirectorySettings::of(site) else {
             return Ok(None);
         };
         match &site.directory {
@@ -186,19 +186,19 @@ impl Servers {
         site: &config::SiteConfig,
         redis: &config::Redis,
         log: &str,
-        settings: &Settings,
+        settings: &DirectorySettings,
         parts: (&Arc<Stats>, &Arc<Alarm>),
     ) -> io::Result<Self> {
-        let bell = Arc::new(shared::Bell::default());
+        let bell = Arc::new(redis::Notify::default());
         let directories: Vec<_> = names(site)
             .map(|name| {
                 let mut directory = Directory::new(&site.name, log, settings.clone(), parts);
                 directory.bell = Some(Arc::clone(&bell));
-                directory.state.get_mut().shelf = Some(shared::Shelf::new());
+                directory.state.get_mut().shelf = Some(redis::ListState::new());
                 (name.to_owned(), Arc::new(directory))
             })
             .collect();
-        let link = shared::Link::new(site, log, redis, &directories, bell);
+        let link = redis::Link::new(site, log, redis, &directories, bell);
         Ok(Self {
             directories,
             kind: config::DirectoryConfig::Redis(redis.clone()),
@@ -219,7 +219,7 @@ impl Servers {
 
     /// Goes over to other settings of the same site.
     pub fn change(&self, site: &config::SiteConfig) {
-        if let Some(settings) = Settings::of(site) {
+        if let Some(settings) = DirectorySettings::of(site) {
             for (_, directory) in &self.directories {
                 directory.change(settings.clone());
             }
@@ -245,7 +245,7 @@ impl Servers {
     /// become idle meanwhile do not set the alarm.
     pub fn tick(&self, now: Instant) -> Option<Instant> {
         #[cfg(feature = "redis")]
-        let again = self.link.as_ref().is_some_and(shared::Link::start);
+        let again = self.link.as_ref().is_some_and(redis::Link::start);
         #[cfg(not(feature = "redis"))]
         let again = false;
         let due = self.directories.iter();
@@ -280,7 +280,7 @@ fn names(site: &config::SiteConfig) -> impl Iterator<Item = &str> {
     own.chain(none)
 }
 
-impl Settings {
+impl DirectorySettings {
     fn of(site: &config::SiteConfig) -> Option<Self> {
         let (servers, seats) = match &site.directory {
             Some(config::DirectoryConfig::Static(servers)) if !servers.is_empty() => {
@@ -304,18 +304,18 @@ impl Directory {
     fn new(
         site: &str,
         log: &str,
-        settings: Settings,
+        settings: DirectorySettings,
         (stats, alarm): (&Arc<Stats>, &Arc<Alarm>),
     ) -> Self {
         let now = Instant::now();
         let servers = settings.servers.iter();
-        let servers = servers.map(|address| Server::new(address, settings.seats, now));
+        let servers = servers.map(|address| ServerEntry::new(address, settings.seats, now));
         Self {
             site: site.to_owned(),
             log: log.to_owned(),
             stats: Arc::clone(stats),
             alarm: Arc::clone(alarm),
-            state: Mutex::new(State {
+            state: Mutex::new(DirectoryState {
                 servers: servers.collect(),
                 settings,
                 waiting: Queue::default(),
@@ -331,7 +331,7 @@ impl Directory {
 
     /// Goes over to other settings. Servers that stay keep their connections and what is known of them; exchanges with
     /// those that go come to their end.
-    fn change(self: &Arc<Self>, settings: Settings) {
+    fn change(self: &Arc<Self>, settings: DirectorySettings) {
         let gone = {
             let mut state = self.state.lock();
             if state.settings == settings {
@@ -371,7 +371,7 @@ impl Directory {
         let state = self.state.lock();
         let (all, down) = state.count();
         #[cfg(feature = "redis")]
-        let is_unlisted = state.shelf.as_ref().is_some_and(shared::Shelf::is_away);
+        let is_unlisted = state.shelf.as_ref().is_some_and(redis::ListState::is_away);
         #[cfg(not(feature = "redis"))]
         let is_unlisted = false;
         Shortage::Servers {
@@ -387,19 +387,19 @@ impl Directory {
     }
 }
 
-impl State {
+impl DirectoryState {
     /// Goes over to other settings. Returns the idle connections to servers that are gone.
-    fn change(&mut self, settings: Settings, now: Instant) -> Vec<IdleConnection> {
+    fn change(&mut self, settings: DirectorySettings, now: Instant) -> Vec<IdleConnection> {
         let mut old = match settings.servers.is_empty() {
             // Those of Redis stay.
             true => Vec::new(),
             false => mem::take(&mut self.servers),
         };
         for address in &settings.servers {
-            let known = |server: &Server| server.endpoint.address == *address;
+            let known = |server: &ServerEntry| server.endpoint.address == *address;
             let mut server = match old.iter().position(known) {
                 Some(position) => old.swap_remove(position),
-                None => Server::new(address, settings.seats, now),
+                None => ServerEntry::new(address, settings.seats, now),
             };
             server.seats = settings.seats;
             // It may have been on its way out.
@@ -446,7 +446,7 @@ impl State {
     }
 
     /// A server that is still there.
-    fn server(&mut self, endpoint: &Arc<Endpoint>) -> Option<&mut Server> {
+    fn server(&mut self, endpoint: &Arc<Endpoint>) -> Option<&mut ServerEntry> {
         let index = self.position(endpoint)?;
         Some(&mut self.servers[index])
     }
@@ -459,7 +459,7 @@ impl State {
     }
 }
 
-impl Server {
+impl ServerEntry {
     fn new(address: &Address, seats: usize, now: Instant) -> Self {
         let endpoint = Endpoint::new(address);
         let known = endpoint.is_known();
@@ -482,7 +482,7 @@ impl Server {
             check: Some(now),
             gone: false,
             #[cfg(feature = "redis")]
-            stock: shared::Stock::default(),
+            stock: redis::Element::default(),
         }
     }
 }

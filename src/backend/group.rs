@@ -33,7 +33,7 @@ pub(super) struct Groups {
 #[derive(Debug)]
 pub(super) struct Group {
     journal: Weak<Journal>,
-    state: Mutex<State>,
+    state: Mutex<GroupState>,
 }
 
 /// The groups for which a line may be due.
@@ -51,17 +51,17 @@ pub struct Sites {
 }
 
 #[derive(Debug)]
-struct State {
+struct GroupState {
     sites: Sites,
     /// Backends by id, which need not be unique.
     ids: HashMap<Id, usize>,
     connected: usize,
-    burst: Option<Burst>,
+    burst: Option<ConnectionBurst>,
 }
 
 /// What has happened since the last line.
 #[derive(Debug)]
-struct Burst {
+struct ConnectionBurst {
     /// When it is reported.
     due: Instant,
     connected: usize,
@@ -80,7 +80,7 @@ struct Event {
 
 /// A line for the log.
 #[derive(Debug)]
-struct Line {
+struct ConnectionLine {
     sites: Sites,
     text: String,
 }
@@ -146,7 +146,7 @@ impl Group {
     fn new(journal: Weak<Journal>, sites: Sites) -> Self {
         Self {
             journal,
-            state: Mutex::new(State {
+            state: Mutex::new(GroupState {
                 sites,
                 ids: HashMap::new(),
                 connected: 0,
@@ -230,9 +230,9 @@ impl Sites {
     }
 }
 
-impl State {
+impl GroupState {
     /// Counts it. Returns the line that is due at once.
-    fn add(&mut self, event: Event, now: Instant) -> Option<Line> {
+    fn add(&mut self, event: Event, now: Instant) -> Option<ConnectionLine> {
         match event.reason {
             None => {
                 self.connected += 1;
@@ -252,16 +252,16 @@ impl State {
             burst.add(event);
             return None;
         }
-        self.burst = Some(Burst::new(now));
+        self.burst = Some(ConnectionBurst::new(now));
         Some(self.line(&event))
     }
 
     /// What has happened since the last line, if that is due. When nothing has, the next backend is logged at once again.
-    fn report(&mut self, now: Instant, at_once: bool) -> Option<Line> {
+    fn report(&mut self, now: Instant, at_once: bool) -> Option<ConnectionLine> {
         let burst = self.burst.take_if(|burst| at_once || burst.due <= now)?;
         let last = burst.last?;
         if !at_once {
-            self.burst = Some(Burst::new(now));
+            self.burst = Some(ConnectionBurst::new(now));
         }
         Some(match burst.count() {
             1 => self.line(&last),
@@ -269,15 +269,15 @@ impl State {
         })
     }
 
-    fn line(&self, what: &dyn fmt::Display) -> Line {
-        Line {
+    fn line(&self, what: &dyn fmt::Display) -> ConnectionLine {
+        ConnectionLine {
             sites: self.sites.clone(),
             text: format!("{what}, {} now", self.connected),
         }
     }
 }
 
-impl Burst {
+impl ConnectionBurst {
     fn new(now: Instant) -> Self {
         Self {
             due: now + BURST,
@@ -311,7 +311,7 @@ impl fmt::Display for Event {
     }
 }
 
-impl fmt::Display for Burst {
+impl fmt::Display for ConnectionBurst {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let disconnected: usize = self.disconnected.values().sum();
         let noun = |count| match count {
@@ -335,7 +335,7 @@ impl fmt::Display for Burst {
     }
 }
 
-impl Line {
+impl ConnectionLine {
     fn log(&self) {
         log::info!(target: &self.sites.log, "{}: {}", self.sites.text, self.text);
     }
@@ -360,13 +360,13 @@ mod tests {
         }
     }
 
-    fn state() -> State {
+    fn state() -> GroupState {
         let sites = Sites::new(&["a"], |name| format!("site:{name}"));
         let group = Group::new(Weak::new(), sites);
         group.state.into_inner()
     }
 
-    fn text(line: Option<Line>) -> Option<String> {
+    fn text(line: Option<ConnectionLine>) -> Option<String> {
         line.map(|line| line.text)
     }
 

@@ -3,7 +3,7 @@
 //! To add one, to take the newest or the oldest, and to remove one that hung up takes the same time however many there are:
 //! they are in doubly linked lists, one for each key. To find one by its id takes a walk through the list of its key.
 //!
-//! **Invariants**: a backend is in the list of its own key, and its [`Place`] says in which cell; the owner's lock guards
+//! **Invariants**: a backend is in the list of its own key, and its [`CellIndex`] says in which cell; the owner's lock guards
 //! both.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::config::Order;
 
 /// In which cell of its pool a backend is.
 #[derive(Debug)]
-pub(super) struct Place(AtomicUsize);
+pub(super) struct CellIndex(AtomicUsize);
 
 /// What a backend has that is kept here.
 pub(super) trait Listed {
@@ -24,16 +24,16 @@ pub(super) trait Listed {
     fn id(&self) -> &[u8];
 
     /// Where it is here.
-    fn place(&self) -> &Place;
+    fn place(&self) -> &CellIndex;
 }
 
 /// Idle backends; `B` is a backend.
 #[derive(Debug)]
-pub(super) struct Idle<B> {
+pub(super) struct IdleBackends<B> {
     cells: Vec<Cell<B>>,
     /// The first cell that is free; `after` leads to the next.
     free: usize,
-    lists: BTreeMap<Box<[u8]>, List>,
+    lists: BTreeMap<Box<[u8]>, KeyList>,
     count: usize,
     /// How many were added so far.
     added: u64,
@@ -51,18 +51,18 @@ struct Cell<B> {
 
 /// Backends of one key.
 #[derive(Debug)]
-struct List {
+struct KeyList {
     oldest: usize,
     newest: usize,
 }
 
-impl Default for Place {
+impl Default for CellIndex {
     fn default() -> Self {
         Self(AtomicUsize::new(NONE))
     }
 }
 
-impl<B> Default for Idle<B> {
+impl<B> Default for IdleBackends<B> {
     fn default() -> Self {
         Self {
             cells: Vec::new(),
@@ -74,7 +74,7 @@ impl<B> Default for Idle<B> {
     }
 }
 
-impl<B: Listed> Idle<B> {
+impl<B: Listed> IdleBackends<B> {
     /// How many there are.
     pub(super) const fn len(&self) -> usize {
         self.count
@@ -97,7 +97,7 @@ impl<B: Listed> Idle<B> {
         self.added += 1;
         let list = match self.lists.get_mut(backend.key()) {
             Some(list) => list,
-            None => self.lists.entry(backend.key().into()).or_insert(List {
+            None => self.lists.entry(backend.key().into()).or_insert(KeyList {
                 oldest: NONE,
                 newest: NONE,
             }),
@@ -150,7 +150,7 @@ impl<B: Listed> Idle<B> {
     }
 
     /// Takes the one with this place; `None`: it is not idle now.
-    pub(super) fn take_at(&mut self, place: &Place) -> Option<B> {
+    pub(super) fn take_at(&mut self, place: &CellIndex) -> Option<B> {
         self.remove(place.0.load(Ordering::Relaxed))
     }
 
@@ -202,13 +202,13 @@ const NONE: usize = usize::MAX;
 mod tests {
     use super::*;
 
-    struct Backend {
+    struct TestBackend {
         id: String,
         key: &'static str,
-        place: Place,
+        place: CellIndex,
     }
 
-    impl Listed for Backend {
+    impl Listed for TestBackend {
         fn key(&self) -> &[u8] {
             self.key.as_bytes()
         }
@@ -217,7 +217,7 @@ mod tests {
             self.id.as_bytes()
         }
 
-        fn place(&self) -> &Place {
+        fn place(&self) -> &CellIndex {
             &self.place
         }
     }
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn it_does_what_a_plain_list_does() {
         let all_keys = ["", "a", "b"];
-        let mut idle = Idle::default();
+        let mut idle = IdleBackends::default();
         let mut list: Vec<(usize, &'static str)> = Vec::new();
         let mut random = 1_u64;
         let mut below = |most: usize| {
@@ -241,10 +241,10 @@ mod tests {
             if below(3) < usize::from(grows) + 1 {
                 // Several may have the same id.
                 let (id, key) = (below(50), all_keys[below(3)]);
-                idle.push(Backend {
+                idle.push(TestBackend {
                     id: id.to_string(),
                     key,
-                    place: Place::default(),
+                    place: CellIndex::default(),
                 });
                 list.push((id, key));
             } else {

@@ -15,7 +15,7 @@ use std::os::fd::BorrowedFd;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::waiting::{Full, Wait};
+use super::waiting::{QueueFull, CountedWait};
 use super::{directory, pool};
 use crate::exchange::BackendName;
 use crate::net::conn::Conn;
@@ -102,9 +102,9 @@ pub enum Connected<U: Upstream> {
 #[derive(Clone, Debug)]
 pub enum BackendSelector<'a> {
     /// Some of those that dialled in.
-    Dialled(pool::Selector<'a>),
+    Dialled(pool::PoolSelector<'a>),
     /// The servers of a directory.
-    Server(directory::Selector<'a>),
+    Server(directory::ServerSelector<'a>),
 }
 
 /// Why there was no backend.
@@ -136,18 +136,18 @@ pub enum Shortage {
 #[derive(Debug)]
 pub enum Lease {
     /// It dialled in.
-    Dialled(pool::Lease),
+    Dialled(pool::PoolLease),
     /// It was connected to.
-    Server(directory::Lease),
+    Server(directory::ServerLease),
 }
 
 /// The place in line of a request to a [`Lease`].
 #[derive(Debug)]
 pub enum LeaseTicket {
     /// It waits for backends that dial in.
-    Dialled(pool::Ticket),
+    Dialled(pool::PoolTicket),
     /// It waits for a server of a directory.
-    Server(directory::Ticket),
+    Server(directory::ServerTicket),
 }
 
 /// Takes a backend, begins to connect to one, or puts the request into line, behind those that arrived before `since`.
@@ -163,7 +163,7 @@ pub enum LeaseTicket {
 /// [`LeaseError::Full`].
 pub fn acquire(
     selector: &BackendSelector<'_>,
-    wait: &mut Option<Wait>,
+    wait: &mut Option<CountedWait>,
     since: Instant,
     once: bool,
 ) -> Result<Acquired<Lease>, LeaseError> {
@@ -254,7 +254,7 @@ impl AsMut<Conn> for Lease {
 
 impl Upstream for Lease {
     type Ticket = LeaseTicket;
-    type Connecting = directory::Connecting;
+    type Connecting = directory::ServerConnecting;
 
     fn is_dialled(&self) -> bool {
         matches!(self, Self::Dialled(_))
@@ -298,7 +298,7 @@ impl Upstream for Lease {
 impl Ticket<Lease> for LeaseTicket {
     fn take(&mut self) -> Option<Acquired<Lease>> {
         match self {
-            Self::Dialled(ticket) => ticket.take().map(pool::Acquired::Ready).map(Into::into),
+            Self::Dialled(ticket) => ticket.take().map(pool::PoolAcquired::Ready).map(Into::into),
             Self::Server(ticket) => ticket.take().map(Into::into),
         }
     }
@@ -318,12 +318,12 @@ impl Ticket<Lease> for LeaseTicket {
     }
 }
 
-impl Connecting<Lease> for directory::Connecting {
+impl Connecting<Lease> for directory::ServerConnecting {
     fn advance(self) -> Connected<Lease> {
         match Self::advance(self) {
-            directory::Connected::Ready(lease) => Connected::Ready(Lease::Server(lease)),
-            directory::Connected::Pending(connecting) => Connected::Pending(connecting),
-            directory::Connected::Failed(error) => Connected::Failed(error),
+            directory::ServerConnected::Ready(lease) => Connected::Ready(Lease::Server(lease)),
+            directory::ServerConnected::Pending(connecting) => Connected::Pending(connecting),
+            directory::ServerConnected::Failed(error) => Connected::Failed(error),
         }
     }
 
@@ -336,27 +336,27 @@ impl Connecting<Lease> for directory::Connecting {
     }
 }
 
-impl From<pool::Acquired> for Acquired<Lease> {
-    fn from(acquired: pool::Acquired) -> Self {
+impl From<pool::PoolAcquired> for Acquired<Lease> {
+    fn from(acquired: pool::PoolAcquired) -> Self {
         match acquired {
-            pool::Acquired::Ready(lease) => Self::Ready(Lease::Dialled(lease)),
-            pool::Acquired::Queued(ticket) => Self::Queued(LeaseTicket::Dialled(ticket)),
+            pool::PoolAcquired::Ready(lease) => Self::Ready(Lease::Dialled(lease)),
+            pool::PoolAcquired::Queued(ticket) => Self::Queued(LeaseTicket::Dialled(ticket)),
         }
     }
 }
 
-impl From<directory::Acquired> for Acquired<Lease> {
-    fn from(acquired: directory::Acquired) -> Self {
+impl From<directory::ServerAcquired> for Acquired<Lease> {
+    fn from(acquired: directory::ServerAcquired) -> Self {
         match acquired {
-            directory::Acquired::Ready(lease) => Self::Ready(Lease::Server(lease)),
-            directory::Acquired::Connecting(connecting) => Self::Connecting(connecting),
-            directory::Acquired::Queued(ticket) => Self::Queued(LeaseTicket::Server(ticket)),
+            directory::ServerAcquired::Ready(lease) => Self::Ready(Lease::Server(lease)),
+            directory::ServerAcquired::Connecting(connecting) => Self::Connecting(connecting),
+            directory::ServerAcquired::Queued(ticket) => Self::Queued(LeaseTicket::Server(ticket)),
         }
     }
 }
 
-impl From<Full> for LeaseError {
-    fn from(Full: Full) -> Self {
+impl From<QueueFull> for LeaseError {
+    fn from(QueueFull: QueueFull) -> Self {
         Self::Full
     }
 }

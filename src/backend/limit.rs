@@ -18,11 +18,11 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::queue::{Queue, Slot, Turn};
+use super::queue::{Queue, Slot, QueuePosition};
 
 /// Lets so many in at once; the others wait, first come first served. Permits may carry a `T` along.
 #[derive(Debug)]
-pub struct ConcurrencyLimit<T = ()>(Mutex<State<T>>);
+pub struct ConcurrencyLimit<T = ()>(Mutex<LimitState<T>>);
 
 /// The right to go on. Dropping it passes it on.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Permit<T = ()> {
 
 /// What came of [`ConcurrencyLimit::enter`].
 #[derive(Debug)]
-pub enum Entry<T = ()> {
+pub enum LimitEntry<T = ()> {
     /// A permit was free.
     Permit(Permit<T>),
     /// The request stands in line.
@@ -46,11 +46,11 @@ pub enum Entry<T = ()> {
 pub struct LimitTicket<T = ()> {
     limit: Arc<ConcurrencyLimit<T>>,
     slot: Arc<Slot<Permit<T>>>,
-    turn: Turn,
+    turn: QueuePosition,
 }
 
 #[derive(Debug)]
-struct State<T> {
+struct LimitState<T> {
     most: usize,
     taken: usize,
     /// What the next permits carry; what was kept last is at the end.
@@ -63,7 +63,7 @@ struct State<T> {
 impl<T> ConcurrencyLimit<T> {
     /// Lets at most `most` in.
     pub fn new(most: usize) -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(LimitState {
             most,
             taken: 0,
             kept: Vec::new(),
@@ -115,14 +115,14 @@ impl<T> ConcurrencyLimit<T> {
     }
 
     /// A permit, or a place in line for a request that arrived at `since`.
-    pub fn enter(self: &Arc<Self>, since: Instant) -> Entry<T> {
+    pub fn enter(self: &Arc<Self>, since: Instant) -> LimitEntry<T> {
         let mut state = self.0.lock();
         if let Some(permit) = state.enter(self) {
-            return Entry::Permit(permit);
+            return LimitEntry::Permit(permit);
         }
         let slot = Arc::new(Slot::new());
         let turn = state.waiting.push(since, (), Arc::clone(&slot));
-        Entry::Queued(LimitTicket {
+        LimitEntry::Queued(LimitTicket {
             limit: Arc::clone(self),
             slot,
             turn,
@@ -155,7 +155,7 @@ impl<T> ConcurrencyLimit<T> {
     }
 }
 
-impl<T> State<T> {
+impl<T> LimitState<T> {
     fn enter(&mut self, limit: &Arc<ConcurrencyLimit<T>>) -> Option<Permit<T>> {
         // While a request waits, none is free.
         (self.taken < self.most).then(|| {
@@ -241,16 +241,16 @@ mod tests {
 
     fn queued<T>(limit: &Arc<ConcurrencyLimit<T>>) -> LimitTicket<T> {
         match limit.enter(Instant::now()) {
-            Entry::Permit(_) => panic!("a permit was free"),
-            Entry::Queued(ticket) => ticket,
+            LimitEntry::Permit(_) => panic!("a permit was free"),
+            LimitEntry::Queued(ticket) => ticket,
         }
     }
 
     /// Blocks until there is a permit.
     fn enter(limit: &Arc<ConcurrencyLimit>) -> Permit {
         match limit.enter(Instant::now()) {
-            Entry::Permit(permit) => permit,
-            Entry::Queued(mut ticket) => {
+            LimitEntry::Permit(permit) => permit,
+            LimitEntry::Queued(mut ticket) => {
                 assert!(ticket.wait(far()));
                 ticket.take().expect("a permit")
             }

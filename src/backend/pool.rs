@@ -7,15 +7,15 @@
 //! request in the pool's [`queue`](super::queue), so that no newcomer can take it first. A request stands in the queues of
 //! all pools of its site with one and the same slot; the first backend fills it.
 //!
-//! Called by workers ([`acquire`], [`Ticket`], [`Lease`]), none of which waits but in [`Ticket::wait`], and by the dial-in
+//! Called by workers ([`acquire`], [`PoolTicket`], [`PoolLease`]), none of which waits but in [`PoolTicket::wait`], and by the dial-in
 //! thread ([`Pool::offer`], `Pool::forget`).
 //!
 //! **Invariants**
-//! - A [`Backend`] is owned by a pool, a slot or a [`Lease`], never shared. It refers to its pool, which owns it while it
+//! - A [`Backend`] is owned by a pool, a slot or a [`PoolLease`], never shared. It refers to its pool, which owns it while it
 //!   is idle; [`Pool::shut`] breaks that reference cycle. A lease gives its backend back when it is
 //!   finished and closes it when it is dropped.
 //! - No backend is idle in a pool while a request waits there for which it will do.
-//! - A backend is never left in a slot: a [`Ticket`] that is dropped passes on what it was given.
+//! - A backend is never left in a slot: a [`PoolTicket`] that is dropped passes on what it was given.
 //! - A backend that hung up is never in a pool for long: the dial-in thread marks it gone and then takes it out, and
 //!   [`Pool::offer`] looks at the mark under the pool's lock, so one of the two sees the other.
 //! - Pool locks are leaves; nothing is closed, logged or woken under them.
@@ -29,11 +29,11 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::group::{Group, Groups, Journal, Sites};
-use super::idle::{Idle, Listed, Place};
+use super::idle::{IdleBackends, Listed, CellIndex};
 use super::preamble::Id;
-use super::queue::{Queue, Slot, Turn};
+use super::queue::{Queue, Slot, QueuePosition};
 use super::registration::{Home, Registration};
-use super::waiting::{Full, InLine, Wait, Waiting};
+use super::waiting::{QueueFull, InLine, CountedWait, WaitingCount};
 use crate::config::Order;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Pending};
@@ -46,7 +46,7 @@ pub struct Pool {
     name: String,
     stats: Arc<Stats>,
     groups: Groups,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
 /// An application's connection that has sent its preamble.
@@ -68,7 +68,7 @@ pub struct Backend {
 
 /// Which backends a request may go to.
 #[derive(Clone, Debug)]
-pub struct Selector<'a> {
+pub struct PoolSelector<'a> {
     /// Pools to draw from, at least one.
     pub pools: &'a [Arc<Pool>],
     /// Keys of which the backend must have sent one.
@@ -78,31 +78,31 @@ pub struct Selector<'a> {
     /// Which of several idle backends is taken.
     pub order: Order,
     /// The count of requests that wait, which has a limit.
-    pub waiting: &'a Arc<Waiting>,
+    pub waiting: &'a Arc<WaitingCount>,
 }
 
 /// A backend for the time of one exchange.
 #[derive(Debug)]
-pub struct Lease {
+pub struct PoolLease {
     backend: Option<Backend>,
 }
 
 /// What came of [`acquire`].
 #[derive(Debug)]
-pub enum Acquired {
+pub enum PoolAcquired {
     /// A backend was idle.
-    Ready(Lease),
+    Ready(PoolLease),
     /// The request stands in line.
-    Queued(Ticket),
+    Queued(PoolTicket),
 }
 
 /// A request's place in the lines of its site's pools. Dropping it leaves them.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct PoolTicket {
     pools: Box<[Arc<Pool>]>,
     /// The places in the lines of the first of these pools; all of them, unless the ticket is used up.
-    turns: Vec<Turn>,
-    slot: Arc<Slot<Lease>>,
+    turns: Vec<QueuePosition>,
+    slot: Arc<Slot<PoolLease>>,
     wants: Arc<Wants>,
     order: Order,
     since: Instant,
@@ -117,9 +117,9 @@ struct Wants {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    idle: Idle<Backend>,
-    waiting: Queue<Lease, Arc<Wants>>,
+struct PoolState {
+    idle: IdleBackends<Backend>,
+    waiting: Queue<PoolLease, Arc<Wants>>,
     /// Nothing may be kept any more, for this reason.
     closed: Option<Close>,
     /// Keys that some site of this address knows.
@@ -207,7 +207,7 @@ impl Pool {
                 }
             };
             // The request may have been given another one, or have left, just now.
-            match slot.fill(Lease::of(backend)).and_then(Lease::into_backend) {
+            match slot.fill(PoolLease::of(backend)).and_then(PoolLease::into_backend) {
                 Some(refused) => backend = refused,
                 None => return,
             }
@@ -227,7 +227,7 @@ impl Pool {
     }
 
     /// An idle backend that will do and is alive. Dead ones on the way are closed.
-    fn take(&self, selector: &Selector<'_>) -> Option<Lease> {
+    fn take(&self, selector: &PoolSelector<'_>) -> Option<PoolLease> {
         loop {
             let idle = {
                 let mut state = self.state.lock();
@@ -240,8 +240,8 @@ impl Pool {
     }
 
     /// Puts a request into line, which adds its place to `turns`, unless a backend has become idle just before.
-    fn stand_in_line(&self, ticket: &Ticket, turns: &mut Vec<Turn>) -> Option<Backend> {
-        let Ticket { wants, order, .. } = ticket;
+    fn stand_in_line(&self, ticket: &PoolTicket, turns: &mut Vec<QueuePosition>) -> Option<Backend> {
+        let PoolTicket { wants, order, .. } = ticket;
         let mut state = self.state.lock();
         let idle = state.idle.take(&wants.keys, wants.id.as_deref(), *order);
         if idle.is_none() {
@@ -251,7 +251,7 @@ impl Pool {
         idle
     }
 
-    fn leave_line(&self, turn: Turn) {
+    fn leave_line(&self, turn: QueuePosition) {
         let waiting = self.state.lock().waiting.remove(turn);
         drop(waiting);
     }
@@ -267,7 +267,7 @@ impl Home for Pool {
     }
 
     /// The dial-in thread has marked the backend as gone before.
-    fn forget(&self, place: &Place) {
+    fn forget(&self, place: &CellIndex) {
         let gone = self.state.lock().idle.take_at(place);
         if let Some(backend) = gone {
             backend.close(Close::PeerClosed);
@@ -284,7 +284,7 @@ impl Listed for Backend {
         self.id.as_bytes()
     }
 
-    fn place(&self) -> &Place {
+    fn place(&self) -> &CellIndex {
         self.registration.place()
     }
 }
@@ -303,9 +303,9 @@ impl Backend {
     }
 
     /// Makes a lease of it, unless it has closed or has sent something that was not asked for.
-    fn lend(self) -> Option<Lease> {
+    fn lend(self) -> Option<PoolLease> {
         let reason = match self.conn.pending() {
-            Pending::Nothing => return Some(Lease::of(self)),
+            Pending::Nothing => return Some(PoolLease::of(self)),
             Pending::Bytes => Close::Junk,
             Pending::End | Pending::Broken => Close::PeerClosed,
         };
@@ -320,7 +320,7 @@ impl Wants {
     }
 }
 
-impl Lease {
+impl PoolLease {
     const fn of(backend: Backend) -> Self {
         Self {
             backend: Some(backend),
@@ -365,7 +365,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for PoolLease {
     fn drop(&mut self) {
         // A lease that ends in good order has lost its backend before; this is an error path or a panic.
         if let Some(backend) = self.backend.take() {
@@ -375,21 +375,21 @@ impl Drop for Lease {
 }
 
 /// Takes an idle backend, or stands in line with the requests that arrived before and after `since`. `wait`: see
-/// [`Waiting::enter`]. Never waits.
+/// [`WaitingCount::enter`]. Never waits.
 ///
 /// # Errors
-/// [`Full`].
+/// [`QueueFull`].
 pub fn acquire(
-    selector: &Selector<'_>,
-    wait: &mut Option<Wait>,
+    selector: &PoolSelector<'_>,
+    wait: &mut Option<CountedWait>,
     since: Instant,
-) -> Result<Acquired, Full> {
+) -> Result<PoolAcquired, QueueFull> {
     // What is idle is of no use to those that wait, so it can be taken at any time.
     let idle = selector.pools.iter().find_map(|pool| pool.take(selector));
     if let Some(lease) = idle {
-        return Ok(Acquired::Ready(lease));
+        return Ok(PoolAcquired::Ready(lease));
     }
-    let mut ticket = Ticket {
+    let mut ticket = PoolTicket {
         pools: selector.pools.into(),
         turns: Vec::with_capacity(selector.pools.len()),
         slot: Arc::default(),
@@ -402,15 +402,15 @@ pub fn acquire(
         _in_line: selector.waiting.enter(wait)?,
     };
     Ok(match ticket.stand_in_line() {
-        Some(lease) => Acquired::Ready(lease),
-        None => Acquired::Queued(ticket),
+        Some(lease) => PoolAcquired::Ready(lease),
+        None => PoolAcquired::Queued(ticket),
     })
 }
 
-impl Ticket {
+impl PoolTicket {
     /// The backend that the request was given, checked. One that is dead is closed; then the request takes another that is
     /// idle, or goes back to its old place in line: `None`. A ticket that has yielded a backend is used up.
-    pub fn take(&mut self) -> Option<Lease> {
+    pub fn take(&mut self) -> Option<PoolLease> {
         let lease = self.slot.take()?;
         match self.pools.len() {
             // The only line that it stood in has let it go already.
@@ -434,7 +434,7 @@ impl Ticket {
     }
 
     /// Enters the lines of all pools with its slot, which was not used yet, unless a backend has become idle in one of them.
-    fn stand_in_line(&mut self) -> Option<Lease> {
+    fn stand_in_line(&mut self) -> Option<PoolLease> {
         loop {
             let mut turns = mem::take(&mut self.turns);
             let mut pools = self.pools.iter();
@@ -460,7 +460,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for PoolTicket {
     fn drop(&mut self) {
         self.leave_lines();
     }
@@ -481,14 +481,14 @@ mod tests {
     use super::*;
     use crate::net::stream::Stream;
 
-    struct Site {
+    struct TestSite {
         pools: Vec<Arc<Pool>>,
         keys: Arc<[Box<[u8]>]>,
-        waiting: Arc<Waiting>,
+        waiting: Arc<WaitingCount>,
         stats: Arc<Stats>,
     }
 
-    impl Site {
+    impl TestSite {
         fn new(pools: usize) -> Self {
             let stats = Arc::new(Stats::new());
             let keys: Arc<[Box<[u8]>]> = Arc::from([Box::default()]);
@@ -497,7 +497,7 @@ mod tests {
                 pool.set_keys(Arc::clone(&keys));
                 Arc::new(pool)
             };
-            let waiting = Arc::new(Waiting::new(Arc::default()));
+            let waiting = Arc::new(WaitingCount::new(Arc::default()));
             waiting.limit(10, 10);
             Self {
                 pools: (0..pools).map(pool).collect(),
@@ -526,10 +526,10 @@ mod tests {
         fn acquire(
             &self,
             id: Option<&str>,
-            wait: &mut Option<Wait>,
+            wait: &mut Option<CountedWait>,
             since: Instant,
-        ) -> Result<Acquired, Full> {
-            let selector = Selector {
+        ) -> Result<PoolAcquired, QueueFull> {
+            let selector = PoolSelector {
                 pools: &self.pools,
                 keys: &self.keys,
                 id: id.map(str::as_bytes),
@@ -539,16 +539,16 @@ mod tests {
             acquire(&selector, wait, since)
         }
 
-        fn ready(&self) -> Lease {
+        fn ready(&self) -> PoolLease {
             match self.acquire(None, &mut None, Instant::now()) {
-                Ok(Acquired::Ready(lease)) => lease,
+                Ok(PoolAcquired::Ready(lease)) => lease,
                 other => panic!("{other:?}"),
             }
         }
 
-        fn queued(&self, id: Option<&str>, since: Instant) -> Ticket {
+        fn queued(&self, id: Option<&str>, since: Instant) -> PoolTicket {
             match self.acquire(id, &mut None, since) {
-                Ok(Acquired::Queued(ticket)) => ticket,
+                Ok(PoolAcquired::Queued(ticket)) => ticket,
                 other => panic!("{other:?}"),
             }
         }
@@ -558,13 +558,13 @@ mod tests {
         }
     }
 
-    fn id(lease: Option<Lease>) -> Option<String> {
+    fn id(lease: Option<PoolLease>) -> Option<String> {
         lease.map(|lease| lease.id().to_string())
     }
 
     #[test]
     fn what_comes_back_after_the_end_is_closed_with_its_reason() {
-        let site = Site::new(1);
+        let site = TestSite::new(1);
         let _backend = site.join(0, "test");
         let lease = site.ready();
         site.pools[0].shut(Close::Draining);
@@ -575,7 +575,7 @@ mod tests {
 
     #[test]
     fn requests_are_served_in_the_order_of_their_arrival() {
-        let site = Site::new(1);
+        let site = TestSite::new(1);
         let start = Instant::now();
         let mut second = site.queued(None, start + Duration::from_millis(2));
         let mut first = site.queued(None, start + Duration::from_millis(1));
@@ -595,7 +595,7 @@ mod tests {
 
     #[test]
     fn a_request_stands_in_all_lines_of_its_site_and_takes_one_backend() {
-        let site = Site::new(3);
+        let site = TestSite::new(3);
         let mut ticket = site.queued(None, Instant::now());
         assert_eq!(site.lines(), [1, 1, 1]);
         let _one = site.join(1, "one");
@@ -610,7 +610,7 @@ mod tests {
 
     #[test]
     fn a_request_that_leaves_passes_its_backend_on() {
-        let site = Site::new(2);
+        let site = TestSite::new(2);
         let first = site.queued(None, Instant::now());
         let mut second = site.queued(None, Instant::now());
         let _one = site.join(0, "one");
@@ -627,7 +627,7 @@ mod tests {
 
     #[test]
     fn a_request_whose_backend_is_dead_keeps_its_place() {
-        let site = Site::new(2);
+        let site = TestSite::new(2);
         let start = Instant::now();
         let mut first = site.queued(None, start);
         let mut second = site.queued(None, start + Duration::from_millis(1));
@@ -647,18 +647,18 @@ mod tests {
 
     #[test]
     fn a_request_that_has_been_let_in_is_not_refused_later() {
-        let site = Site::new(1);
+        let site = TestSite::new(1);
         site.waiting.limit(1, 1);
-        let acquire = |wait: &mut Option<Wait>| site.acquire(None, wait, Instant::now());
+        let acquire = |wait: &mut Option<CountedWait>| site.acquire(None, wait, Instant::now());
         let [mut own, mut other] = [None, None];
         let ticket = acquire(&mut own).unwrap();
-        assert_eq!(acquire(&mut other).unwrap_err(), Full);
+        assert_eq!(acquire(&mut other).unwrap_err(), QueueFull);
         assert!(other.is_none());
         // The limit holds for those that stand in line.
         drop(ticket);
         let ticket = acquire(&mut other).unwrap();
         let again = acquire(&mut own).unwrap();
-        assert_eq!(acquire(&mut None).unwrap_err(), Full);
+        assert_eq!(acquire(&mut None).unwrap_err(), QueueFull);
         drop((ticket, again));
         assert!(acquire(&mut None).is_ok());
     }

@@ -12,13 +12,13 @@ use std::hint::black_box;
 
 /// What has been received so far means this.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum PreambleReading {
     /// It may become a preamble.
     Partial,
     /// It is one.
     Complete(Preamble),
     /// It will never be one that is accepted.
-    Refused(Fault),
+    Refused(PreambleError),
 }
 
 /// A preamble whose key is known.
@@ -69,7 +69,7 @@ impl fmt::Debug for Id {
 
 /// What is wrong with a preamble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum PreambleError {
     /// It does not begin with `swiftclient`.
     Prefix,
     /// The length of the key is not two hexadecimal digits.
@@ -80,7 +80,7 @@ pub enum Fault {
     Ambiguous,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for PreambleError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Prefix => "it does not begin with \"swiftclient\"",
@@ -99,28 +99,28 @@ pub fn is_misdialled(first: &[u8]) -> bool {
 }
 
 /// Reads what has been received so far, given the keys that are known (an empty one: no key is sent).
-pub fn read(bytes: &[u8], keys: &[Box<[u8]>]) -> Reading {
+pub fn read(bytes: &[u8], keys: &[Box<[u8]>]) -> PreambleReading {
     let beginning = bytes.len().min(PREFIX.len());
     if bytes[..beginning] != PREFIX[..beginning] {
-        return Reading::Refused(Fault::Prefix);
+        return PreambleReading::Refused(PreambleError::Prefix);
     }
     let standard = try_id(bytes, ID, keys);
     // A longer id never leaves bytes over: it is only believed if it explains every one of them.
     let mut longer = (ID + 1..=LONGEST_ID).filter_map(|id| match try_id(bytes, id, keys) {
-        Attempt::Fits(preamble) if preamble.length == bytes.len() => Some(preamble),
+        PreambleAttempt::Fits(preamble) if preamble.length == bytes.len() => Some(preamble),
         _ => None,
     });
     match (standard, longer.next(), longer.next()) {
         // Whatever longer ids explain: the key that was announced may still come.
-        (Attempt::Partial { possible: true }, ..) | (Attempt::Partial { .. }, None, _) => {
-            Reading::Partial
+        (PreambleAttempt::Partial { possible: true }, ..) | (PreambleAttempt::Partial { .. }, None, _) => {
+            PreambleReading::Partial
         }
-        (Attempt::Fits(preamble), None, _) => Reading::Complete(preamble),
-        (Attempt::Fits(_), Some(_), _) | (_, Some(_), Some(_)) => {
-            Reading::Refused(Fault::Ambiguous)
+        (PreambleAttempt::Fits(preamble), None, _) => PreambleReading::Complete(preamble),
+        (PreambleAttempt::Fits(_), Some(_), _) | (_, Some(_), Some(_)) => {
+            PreambleReading::Refused(PreambleError::Ambiguous)
         }
-        (_, Some(preamble), None) => Reading::Complete(preamble),
-        (Attempt::Refused(fault), None, _) => Reading::Refused(fault),
+        (_, Some(preamble), None) => PreambleReading::Complete(preamble),
+        (PreambleAttempt::Refused(fault), None, _) => PreambleReading::Refused(fault),
     }
 }
 
@@ -136,42 +136,42 @@ pub fn write<'k>(id: &[u8; ID], key: &'k [u8]) -> Result<Vec<u8>, &'k [u8]> {
 }
 
 /// What the bytes mean if the id has a certain length.
-enum Attempt {
+enum PreambleAttempt {
     /// More bytes are needed; it is impossible if no key has the length that was announced.
     Partial {
         possible: bool,
     },
     Fits(Preamble),
-    Refused(Fault),
+    Refused(PreambleError),
 }
 
-fn try_id(bytes: &[u8], id: usize, keys: &[Box<[u8]>]) -> Attempt {
+fn try_id(bytes: &[u8], id: usize, keys: &[Box<[u8]>]) -> PreambleAttempt {
     let start = PREFIX.len() + id;
     let Some(digits) = bytes.get(start..start + 2) else {
-        return Attempt::Partial { possible: true };
+        return PreambleAttempt::Partial { possible: true };
     };
     let Some(length) = two_digits(digits) else {
-        return Attempt::Refused(Fault::Length);
+        return PreambleAttempt::Refused(PreambleError::Length);
     };
     let end = start + 2 + length;
     let Some(key) = bytes.get(start + 2..end) else {
         let possible = keys.iter().any(|known| known.len() == length);
-        return Attempt::Partial { possible };
+        return PreambleAttempt::Partial { possible };
     };
     // All keys are compared, whichever fits.
     let known = keys
         .iter()
         .fold(false, |found, known| found | equal(known, key));
     if !known {
-        return Attempt::Refused(Fault::Key);
+        return PreambleAttempt::Refused(PreambleError::Key);
     }
     match Id::new(&bytes[PREFIX.len()..start]) {
-        Some(id) => Attempt::Fits(Preamble {
+        Some(id) => PreambleAttempt::Fits(Preamble {
             id,
             key: key.into(),
             length: end,
         }),
-        None => Attempt::Refused(Fault::Length),
+        None => PreambleAttempt::Refused(PreambleError::Length),
     }
 }
 
@@ -208,15 +208,15 @@ mod tests {
     }
 
     /// The reading of the whole. No beginning is enough.
-    fn grown(whole: &[u8], keys: &[Box<[u8]>]) -> Reading {
+    fn grown(whole: &[u8], keys: &[Box<[u8]>]) -> PreambleReading {
         for end in 0..whole.len() {
-            assert_eq!(read(&whole[..end], keys), Reading::Partial, "{end}");
+            assert_eq!(read(&whole[..end], keys), PreambleReading::Partial, "{end}");
         }
         read(whole, keys)
     }
 
-    fn complete(id: &str, key: &str) -> Reading {
-        Reading::Complete(Preamble {
+    fn complete(id: &str, key: &str) -> PreambleReading {
+        PreambleReading::Complete(Preamble {
             id: Id::new(id.as_bytes()).unwrap(),
             key: key.as_bytes().into(),
             length: PREFIX.len() + id.len() + 2 + key.len(),
@@ -225,10 +225,10 @@ mod tests {
 
     #[test]
     fn reads() {
-        let check = |bytes: &str, known: &[&str], expected: Reading| {
+        let check = |bytes: &str, known: &[&str], expected: PreambleReading| {
             assert_eq!(read(bytes.as_bytes(), &keys(known)), expected, "{bytes}");
         };
-        let refused = Reading::Refused;
+        let refused = PreambleReading::Refused;
         check(
             "swiftclient7f000001ab1200",
             &[""],
@@ -257,15 +257,15 @@ mod tests {
         check(
             "swiftclient7f000001ab1203kez",
             &["key"],
-            refused(Fault::Key),
+            refused(PreambleError::Key),
         );
-        check("swiftclient7f000001ab1203key", &[""], refused(Fault::Key));
-        check("swiftclient7f000001ab1200", &["key"], refused(Fault::Key));
-        check("swiftclient7f000001ab12+1k", &["k"], refused(Fault::Length));
-        check("swiftClient", &[""], refused(Fault::Prefix));
-        check("GET / HTTP/1.1", &[""], refused(Fault::Prefix));
-        check("", &[""], Reading::Partial);
-        check("swift", &[""], Reading::Partial);
+        check("swiftclient7f000001ab1203key", &[""], refused(PreambleError::Key));
+        check("swiftclient7f000001ab1200", &["key"], refused(PreambleError::Key));
+        check("swiftclient7f000001ab12+1k", &["k"], refused(PreambleError::Length));
+        check("swiftClient", &[""], refused(PreambleError::Prefix));
+        check("GET / HTTP/1.1", &[""], refused(PreambleError::Prefix));
+        check("", &[""], PreambleReading::Partial);
+        check("swift", &[""], PreambleReading::Partial);
         // A process id above 65535.
         check(
             "swiftclient7f0000011234503key",
@@ -280,7 +280,7 @@ mod tests {
         check(
             "swiftclient7f0000011000000",
             &[""],
-            refused(Fault::Ambiguous),
+            refused(PreambleError::Ambiguous),
         );
     }
 
@@ -301,7 +301,7 @@ mod tests {
     fn a_wrong_key_is_not_refused_before_all_of_it_came() {
         let known = keys(&["secret"]);
         let wrong = write(b"7f0000011234", b"xecret").unwrap();
-        assert_eq!(grown(&wrong, &known), Reading::Refused(Fault::Key));
+        assert_eq!(grown(&wrong, &known), PreambleReading::Refused(PreambleError::Key));
     }
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
         let bytes = write(b"7f0000011234", &key[..255]).unwrap();
         assert!(bytes.len() < LONGEST);
         let known = [key[..255].into()];
-        assert!(matches!(read(&bytes, &known), Reading::Complete(_)));
+        assert!(matches!(read(&bytes, &known), PreambleReading::Complete(_)));
         assert!(write(b"7f0000011234", &key).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! The lines in which requests wait: for a backend that dials in, for a connection to a server, for a permit.
 //!
-//! A [`Queue`] is a line, ordered by the time at which a request arrived ([`Turn`]); its owner guards it with a lock. What a
+//! A [`Queue`] is a line, ordered by the time at which a request arrived ([`QueuePosition`]); its owner guards it with a lock. What a
 //! request waits for is handed over directly: the thread that frees a thing takes the first request out of the line and
 //! puts the thing into its [`Slot`], so that no newcomer can take it first. A request that has to go back into line, because
 //! what it was given turned out to be unusable, enters again with the time of its arrival and keeps its place.
@@ -27,7 +27,7 @@ use parking_lot::{Condvar, Mutex};
 
 /// A request's place in one line: by time of arrival, and in the order in which they entered where that is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Turn {
+pub struct QueuePosition {
     since: Instant,
     number: u64,
 }
@@ -35,7 +35,7 @@ pub struct Turn {
 /// Requests that wait for a `T`, the one that arrived first in front. `W` says what will do for each of them.
 #[derive(Debug)]
 pub struct Queue<T, W> {
-    waiting: BTreeMap<Turn, Waiter<T, W>>,
+    waiting: BTreeMap<QueuePosition, Waiter<T, W>>,
     /// The number of the next one that enters.
     number: u64,
 }
@@ -49,12 +49,12 @@ struct Waiter<T, W> {
 /// Where a request is given the thing that it waits for.
 #[derive(Debug)]
 pub struct Slot<T> {
-    content: Mutex<Content<T>>,
+    content: Mutex<SlotContent<T>>,
     filled: Condvar,
 }
 
 #[derive(Debug)]
-enum Content<T> {
+enum SlotContent<T> {
     /// Nothing yet; with the waker to be called then.
     Empty(Option<Waker>),
     Filled(T),
@@ -83,8 +83,8 @@ impl<T, W> Queue<T, W> {
     }
 
     /// Puts a request that arrived at `since` into line. Returns its place, for [`Queue::remove`].
-    pub fn push(&mut self, since: Instant, wants: W, slot: Arc<Slot<T>>) -> Turn {
-        let turn = Turn {
+    pub fn push(&mut self, since: Instant, wants: W, slot: Arc<Slot<T>>) -> QueuePosition {
+        let turn = QueuePosition {
             since,
             number: self.number,
         };
@@ -94,12 +94,12 @@ impl<T, W> Queue<T, W> {
     }
 
     /// Takes a request out of the line. `None`: it is not there any more.
-    pub fn remove(&mut self, turn: Turn) -> Option<Arc<Slot<T>>> {
+    pub fn remove(&mut self, turn: QueuePosition) -> Option<Arc<Slot<T>>> {
         Some(self.waiting.remove(&turn)?.slot)
     }
 
     /// The first request.
-    pub fn first(&self) -> Option<(Turn, &W)> {
+    pub fn first(&self) -> Option<(QueuePosition, &W)> {
         let (turn, waiter) = self.waiting.first_key_value()?;
         Some((*turn, &waiter.wants))
     }
@@ -134,7 +134,7 @@ impl<T> Slot<T> {
     /// An empty one.
     pub const fn new() -> Self {
         Self {
-            content: Mutex::new(Content::Empty(None)),
+            content: Mutex::new(SlotContent::Empty(None)),
             filled: Condvar::new(),
         }
     }
@@ -143,11 +143,11 @@ impl<T> Slot<T> {
     pub fn fill(&self, thing: T) -> Option<T> {
         let waker = {
             let mut content = self.content.lock();
-            let Content::Empty(waker) = &mut *content else {
+            let SlotContent::Empty(waker) = &mut *content else {
                 return Some(thing);
             };
             let waker = waker.take();
-            *content = Content::Filled(thing);
+            *content = SlotContent::Filled(thing);
             waker
         };
         self.filled.notify_one();
@@ -161,20 +161,20 @@ impl<T> Slot<T> {
     pub fn take(&self) -> Option<T> {
         let mut content = self.content.lock();
         match *content {
-            Content::Filled(_) => empty(&mut content).0,
-            Content::Empty(_) | Content::Closed => None,
+            SlotContent::Filled(_) => empty(&mut content).0,
+            SlotContent::Empty(_) | SlotContent::Closed => None,
         }
     }
 
     /// Blocks until the slot is filled, or until `until`. Returns whether something is there.
     pub fn wait(&self, until: Instant) -> bool {
         let mut content = self.content.lock();
-        while matches!(*content, Content::Empty(_)) {
+        while matches!(*content, SlotContent::Empty(_)) {
             if self.filled.wait_until(&mut content, until).timed_out() {
                 break;
             }
         }
-        matches!(*content, Content::Filled(_))
+        matches!(*content, SlotContent::Filled(_))
     }
 
     /// Has a waker called when the slot is filled, in place of one that was given before. `false`: the slot is filled or
@@ -182,7 +182,7 @@ impl<T> Slot<T> {
     pub fn wake_with(&self, waker: Waker) -> bool {
         let earlier = {
             let mut content = self.content.lock();
-            let Content::Empty(kept) = &mut *content else {
+            let SlotContent::Empty(kept) = &mut *content else {
                 return false;
             };
             kept.replace(waker)
@@ -200,11 +200,11 @@ impl<T> Slot<T> {
 }
 
 /// Closes a slot. Returns what was in it, or the waker, which must not be dropped under the lock.
-fn empty<T>(content: &mut Content<T>) -> (Option<T>, Option<Waker>) {
-    match mem::replace(content, Content::Closed) {
-        Content::Empty(waker) => (None, waker),
-        Content::Filled(thing) => (Some(thing), None),
-        Content::Closed => (None, None),
+fn empty<T>(content: &mut SlotContent<T>) -> (Option<T>, Option<Waker>) {
+    match mem::replace(content, SlotContent::Closed) {
+        SlotContent::Empty(waker) => (None, waker),
+        SlotContent::Filled(thing) => (Some(thing), None),
+        SlotContent::Closed => (None, None),
     }
 }
 
@@ -219,15 +219,15 @@ mod tests {
 
     /// Counts how often its waker is called.
     #[derive(Default)]
-    struct Calls(AtomicUsize);
+    struct WakerCalls(AtomicUsize);
 
-    impl Wake for Calls {
+    impl Wake for WakerCalls {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    impl Calls {
+    impl WakerCalls {
         fn waker(self: &Arc<Self>) -> Waker {
             Arc::clone(self).into()
         }
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_waker_is_called_once_and_only_when_filled() {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(WakerCalls::default());
         let slot = Slot::new();
         assert!(slot.wake_with(calls.waker()));
         // A second one takes the place of the first.
@@ -355,7 +355,7 @@ mod tests {
 
     /// What can happen at a slot. Each is one section under its lock, so the orders of these are all that there are.
     #[derive(Clone, Copy, Debug)]
-    enum Step {
+    enum SlotEvent {
         Fill,
         WakeWith,
         Close,
@@ -363,10 +363,10 @@ mod tests {
 
     #[test]
     fn every_order_of_events_at_a_slot() {
-        use Step::{Close, Fill, WakeWith};
+        use SlotEvent::{Close, Fill, WakeWith};
         // Whether the thing went in, the waker was kept, the close found the thing; how often the waker was called.
-        let check = |steps: [Step; 3], expected: (bool, bool, bool, usize)| {
-            let (slot, calls) = (Slot::new(), Arc::new(Calls::default()));
+        let check = |steps: [SlotEvent; 3], expected: (bool, bool, bool, usize)| {
+            let (slot, calls) = (Slot::new(), Arc::new(WakerCalls::default()));
             let (mut went_in, mut kept, mut found) = (false, false, false);
             for step in steps {
                 match step {
@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn nothing_is_lost_between_two_threads() {
         let slots: Vec<Slot<usize>> = (0..ROUNDS).map(|_| Slot::new()).collect();
-        let calls: Vec<_> = (0..ROUNDS).map(|_| Arc::new(Calls::default())).collect();
+        let calls: Vec<_> = (0..ROUNDS).map(|_| Arc::new(WakerCalls::default())).collect();
         let arrived = [(); 2].map(|()| AtomicUsize::new(0));
         // Both begin a round at the same time.
         let meet = |own: usize, round: usize| {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::group::Group;
-use super::idle::Place;
+use super::idle::CellIndex;
 use super::preamble::Id;
 #[cfg(test)]
 use crate::budget::Budget;
@@ -28,13 +28,13 @@ pub(super) trait Home: Debug + Send + Sync {
     fn group(&self, key: &[u8]) -> Arc<Group>;
 
     /// Closes the backend with this place, which hung up, if it is idle.
-    fn forget(&self, place: &Place);
+    fn forget(&self, place: &CellIndex);
 }
 
 /// A backend's place on the list of those that dialled in.
 #[derive(Debug)]
 pub struct Registration {
-    open: Arc<Open>,
+    open: Arc<OpenBackend>,
     connections: Arc<Connections>,
     group: Arc<Group>,
     /// Why the connection is closed, once it is dropped.
@@ -45,7 +45,7 @@ pub struct Registration {
 
 /// A backend that is connected, idle or not.
 #[derive(Clone, Debug)]
-pub struct Connected {
+pub struct ConnectedBackend {
     /// A number that no other backend of this server has or had.
     pub number: u64,
     /// The dial-in address, as it is configured.
@@ -60,7 +60,7 @@ pub struct Connected {
 
 /// What the thread knows of a backend that is connected.
 #[derive(Debug)]
-struct Open {
+struct OpenBackend {
     number: u64,
     home: Arc<dyn Home>,
     id: Id,
@@ -70,14 +70,14 @@ struct Open {
     /// It hung up.
     gone: AtomicBool,
     /// Where it is in the pool while it is idle.
-    place: Place,
+    place: CellIndex,
 }
 
 /// Backends that are connected, by number.
 #[derive(Debug, Default)]
-pub(super) struct Connections(Mutex<HashMap<u64, Arc<Open>>>);
+pub(super) struct Connections(Mutex<HashMap<u64, Arc<OpenBackend>>>);
 
-impl Open {
+impl OpenBackend {
     fn hung_up(&self) {
         self.gone.store(true, Ordering::SeqCst);
         self.home.forget(&self.place);
@@ -110,14 +110,14 @@ impl Connections {
         (id, peer, key): (Id, Peer, &[u8]),
         (here, descriptor): (Charge, Charge),
     ) -> Registration {
-        let open = Arc::new(Open {
+        let open = Arc::new(OpenBackend {
             number,
             home: Arc::clone(&home),
             id,
             peer,
             responses: AtomicU64::new(0),
             gone: AtomicBool::new(false),
-            place: Place::default(),
+            place: CellIndex::default(),
         });
         self.0.lock().insert(number, Arc::clone(&open));
         let group = home.group(key);
@@ -133,10 +133,10 @@ impl Connections {
     }
 
     /// The backends that are connected now, in the order in which they came.
-    pub(super) fn all(&self) -> Vec<Connected> {
+    pub(super) fn all(&self) -> Vec<ConnectedBackend> {
         let mut open: Vec<_> = self.0.lock().values().cloned().collect();
         open.sort_unstable_by_key(|open| open.number);
-        let connected = open.iter().map(|open| Connected {
+        let connected = open.iter().map(|open| ConnectedBackend {
             number: open.number,
             address: open.home.name().to_owned(),
             id: open.id,
@@ -174,14 +174,14 @@ impl Registration {
     }
 
     /// Where the backend is in its pool.
-    pub(super) fn place(&self) -> &Place {
+    pub(super) fn place(&self) -> &CellIndex {
         &self.open.place
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let Open {
+        let OpenBackend {
             number, id, peer, ..
         } = *self.open;
         self.connections.0.lock().remove(&number);

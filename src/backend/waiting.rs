@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many requests of a site stand in line, and how many of all sites.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingCount {
     here: AtomicUsize,
     /// Shared by all sites.
     everywhere: Arc<AtomicUsize>,
@@ -17,17 +17,17 @@ pub struct Waiting {
 /// The permission to stand in line, which a request keeps for as long as it lives: it has been let in once, so the limit
 /// does not refuse it when it has to go back into line.
 #[derive(Debug)]
-pub struct Wait(());
+pub struct CountedWait(());
 
 /// A request that stands in line is counted as long as this lives.
 #[derive(Debug)]
-pub struct InLine(Arc<Waiting>);
+pub struct InLine(Arc<WaitingCount>);
 
 /// As many requests as may stand in line stand there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct QueueFull;
 
-impl Waiting {
+impl WaitingCount {
     /// No request waits. `everywhere` is the count that all sites share.
     pub fn new(everywhere: Arc<AtomicUsize>) -> Self {
         Self {
@@ -53,8 +53,8 @@ impl Waiting {
     /// is not refused.
     ///
     /// # Errors
-    /// [`Full`].
-    pub fn enter(self: &Arc<Self>, wait: &mut Option<Wait>) -> Result<InLine, Full> {
+    /// [`QueueFull`].
+    pub fn enter(self: &Arc<Self>, wait: &mut Option<CountedWait>) -> Result<InLine, QueueFull> {
         // The guard takes back what was added, also where the limit says no.
         let in_line = InLine(Arc::clone(self));
         let here = self.here.fetch_add(1, Ordering::Relaxed);
@@ -62,9 +62,9 @@ impl Waiting {
         let fits = here < self.most_here.load(Ordering::Relaxed)
             && everywhere < self.most_everywhere.load(Ordering::Relaxed);
         if wait.is_none() && !fits {
-            return Err(Full);
+            return Err(QueueFull);
         }
-        *wait = Some(Wait(()));
+        *wait = Some(CountedWait(()));
         Ok(in_line)
     }
 }

@@ -9,7 +9,7 @@ use super::secure::{Secure, Slot};
 use super::shared::Shared;
 use super::snapshot::{accepted_keys, log_target};
 use super::threads::Thread;
-use crate::backend::dial_in::{Control, Prepared, Settings, Terms};
+use crate::backend::dial_in::{DialInControl, PreparedDialIn, DialInSettings, DialInTerms};
 use crate::backend::group::{Journal, Sites};
 use crate::backend::pool::Pool;
 use crate::budget::Budget;
@@ -43,10 +43,10 @@ pub(super) struct Dial {
     pub(super) address: Address,
     pub(super) locals: Vec<LocalAddress>,
     pub(super) pool: Arc<Pool>,
-    settings: Arc<Settings>,
+    settings: Arc<DialInSettings>,
     file: SocketFile,
     /// Listeners that do not accept yet, and the numbers of those that do.
-    prepared: Vec<Prepared>,
+    prepared: Vec<PreparedDialIn>,
     begun: Vec<u64>,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct NewDial {
     address: Address,
     listeners: Vec<Listener>,
     pool: Arc<Pool>,
-    settings: Arc<Settings>,
+    settings: Arc<DialInSettings>,
     file: SocketFile,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Wanted {
 
 impl Running {
     /// Has every address accept that does not yet.
-    pub(super) fn begin(&mut self, control: &Control) {
+    pub(super) fn begin(&mut self, control: &DialInControl) {
         for Front { threads, .. } in &mut self.fronts {
             *threads = mem::take(threads).into_iter().map(Thread::begin).collect();
         }
@@ -141,7 +141,7 @@ impl NewDial {
             address: address.clone(),
             listeners: Listener::bind_with(address, &file)?,
             pool,
-            settings: Arc::new(Settings::new(config.limits.backends, terms, descriptors)),
+            settings: Arc::new(DialInSettings::new(config.limits.backends, terms, descriptors)),
             file,
         })
     }
@@ -151,7 +151,7 @@ impl NewDial {
     }
 
     /// Prepares its listeners, which accept nothing yet.
-    pub(super) fn prepare(self, control: &Control) -> Result<Dial, StartError> {
+    pub(super) fn prepare(self, control: &DialInControl) -> Result<Dial, StartError> {
         let locals = self.listeners.iter();
         let locals = locals.map(|listener| listener.local().clone()).collect();
         let listeners = self.listeners.into_iter();
@@ -193,7 +193,7 @@ impl Dial {
     }
 
     /// Closes addresses, what has sent no preamble there, and idle backends.
-    pub(super) fn stop_all(dials: Vec<Self>, control: &Control, reason: Close) {
+    pub(super) fn stop_all(dials: Vec<Self>, control: &DialInControl, reason: Close) {
         let begun = dials.iter().flat_map(|dial| &dial.begun);
         control.remove(begun.copied().collect(), reason);
         for dial in dials {
@@ -258,8 +258,8 @@ impl Wanted {
         Ok(SocketFile { mode, owner, group })
     }
 
-    fn terms(&self, config: &Config, outgoing: &Secure) -> Terms {
-        Terms {
+    fn terms(&self, config: &Config, outgoing: &Secure) -> DialInTerms {
+        DialInTerms {
             preamble: config.timeouts.preamble,
             tls: outgoing.acceptor(&self.address),
         }

@@ -53,9 +53,9 @@ use std::{fmt, io, mem};
 use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
-use crate::backend::dial_in::{Control, DialIn};
+use crate::backend::dial_in::{DialInControl, DialIn};
 use crate::backend::group::Journal;
-use crate::backend::registration::Connected;
+use crate::backend::registration::ConnectedBackend;
 use crate::budget::{Budget, Shares};
 use crate::config::{Address, Config};
 use crate::content::gzip::Compressors;
@@ -108,7 +108,7 @@ pub struct Server {
     drainer: Option<Thread>,
     dial_in: Option<Thread>,
     /// Of the thread of the dial-in addresses.
-    control: Arc<Control>,
+    control: Arc<DialInControl>,
 }
 
 /// A server that has bound its addresses and opened its logs, and runs no thread yet: the moment to give up
@@ -282,7 +282,7 @@ impl Server {
     }
 
     /// The backends that are dialled in now, in the order in which they came.
-    pub fn connected(&self) -> Vec<Connected> {
+    pub fn connected(&self) -> Vec<ConnectedBackend> {
         self.control.connected()
     }
 

@@ -15,7 +15,7 @@ use super::forwarding::{self, Queue};
 use super::route;
 use super::snapshot::{Site, Snapshot, SnapshotRef};
 use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError, Shortage};
-use crate::backend::waiting::Wait;
+use crate::backend::waiting::CountedWait;
 use crate::backend::{directory, pool};
 use crate::exchange::{Body, Request, RequestBody, Response, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};
@@ -43,7 +43,7 @@ pub(crate) struct PendingRequest {
     /// To become an upgraded connection, where that is asked for.
     pub(crate) permit: Option<Permit>,
     /// The permission to stand in line for a backend, once it was given.
-    wait: Option<Wait>,
+    wait: Option<CountedWait>,
     /// Times and limits of its exchange.
     rules: Rules,
 }
@@ -402,7 +402,7 @@ fn selector<'a>(
 ) -> Option<BackendSelector<'a>> {
     if let Some(servers) = &supplier.servers {
         let host = head.host.as_ref();
-        return Some(BackendSelector::Server(directory::Selector {
+        return Some(BackendSelector::Server(directory::ServerSelector {
             directory: servers.of(host.map(|host| host.name())),
             waiting: &supplier.waiting,
         }));
@@ -411,7 +411,7 @@ fn selector<'a>(
     if pools.is_empty() {
         return None;
     }
-    Some(BackendSelector::Dialled(pool::Selector {
+    Some(BackendSelector::Dialled(pool::PoolSelector {
         pools,
         keys: &supplier.keys,
         id: route::sticky_id(&snapshot.sticky, path),

@@ -24,7 +24,7 @@ use super::route;
 use super::shared::Shared;
 use crate::backend::directory::Servers;
 use crate::backend::pool::Pool;
-use crate::backend::waiting::Waiting;
+use crate::backend::waiting::WaitingCount;
 use crate::config::{self, Address, Config, Filter, Network};
 use crate::logging::AccessLog;
 use crate::net::alarm::Alarm;
@@ -107,7 +107,7 @@ impl fmt::Debug for Generation {
 pub(crate) struct Site {
     pub(crate) settings: config::SiteConfig,
     pub(crate) keys: Arc<[Box<[u8]>]>,
-    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) waiting: Arc<WaitingCount>,
     pub(crate) tunnels: Arc<Allowance>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Who may see what.
@@ -299,7 +299,7 @@ impl Site {
             None => Servers::new(&settings, &log, parts.stats, parts.alarm)?.map(Arc::new),
         };
         let waiting = known.map(|site| Arc::clone(&site.waiting));
-        let new_line = || Arc::new(Waiting::new(Arc::clone(parts.waiting)));
+        let new_line = || Arc::new(WaitingCount::new(Arc::clone(parts.waiting)));
         let tunnels = known.map(|site| Arc::clone(&site.tunnels));
         Ok(Self {
             guards: AuthRule::all(&settings, &mut read.users)?,

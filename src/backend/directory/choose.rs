@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use super::endpoint::Endpoint;
 use super::health::Health;
-use super::seat::Seat;
-use super::{Directory, Server, State};
+use super::slot::ConnectionSlot;
+use super::{Directory, ServerEntry, DirectoryState};
 
-impl State {
+impl DirectoryState {
     /// Whether requests can go to another server than this one.
     pub(super) fn others(&self, endpoint: &Arc<Endpoint>) -> bool {
-        let other = |server: &Server| !Arc::ptr_eq(&server.endpoint, endpoint);
+        let other = |server: &ServerEntry| !Arc::ptr_eq(&server.endpoint, endpoint);
         self.servers
             .iter()
             .any(|server| other(server) && !server.gone && server.health == Health::Up)
     }
 
     /// Takes a seat at the server with the fewest requests of those that are open, servers that are equal in turn, and the
-    /// connection that became idle last there. `once`: see [`Server::pop_kept`].
-    pub(super) fn take(&mut self, directory: &Arc<Directory>, once: bool) -> Option<Seat> {
+    /// connection that became idle last there. `once`: see [`ServerEntry::pop_kept`].
+    pub(super) fn take(&mut self, directory: &Arc<Directory>, once: bool) -> Option<ConnectionSlot> {
         let count = self.servers.len();
         let mut best: Option<(usize, usize)> = None;
         let mut now = None;
@@ -40,6 +40,6 @@ impl State {
             *trial = true;
         }
         let endpoint = Arc::clone(&server.endpoint);
-        Some(Seat::new(directory, endpoint, server.pop_kept(once)))
+        Some(ConnectionSlot::new(directory, endpoint, server.pop_kept(once)))
     }
 }

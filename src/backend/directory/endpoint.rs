@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::backend::check::Question;
+use crate::backend::check::HealthProbe;
 use crate::config::{self, Address};
 use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
@@ -108,7 +108,7 @@ pub(super) fn ask(endpoint: &Endpoint, check: &config::CheckConfig, host: &str) 
     let connected = connect.wait();
     let mut conn = Conn::plain(connected.map_err(|error| process::reason(&error))?);
     endpoint.reached(&connect);
-    let question = Question {
+    let question = HealthProbe {
         uri: &check.uri,
         host,
         agent: "swiftiply",

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::Server;
+use super::ServerEntry;
 use super::tend::{LOOK_UP_AGAIN, LOOK_UP_SOON};
 
 /// Whether requests are sent to a server.
@@ -28,7 +28,7 @@ pub(super) enum Health {
 
 /// What a request tells about its server.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum HealthReport {
     /// Nothing.
     Nothing,
     /// It works.
@@ -48,7 +48,7 @@ pub(super) enum Change {
     Back,
 }
 
-impl Server {
+impl ServerEntry {
     /// Whether a request may go there. The time is asked for only if it matters.
     pub(super) fn is_open(&self, now: &mut Option<Instant>) -> bool {
         match self.health {
@@ -59,16 +59,16 @@ impl Server {
     }
 
     /// Learns from what became of a request. `enough`: if it failed too often, others shall do without this server.
-    pub(super) fn judge(&mut self, outcome: &Outcome, enough: bool) -> Change {
+    pub(super) fn judge(&mut self, outcome: &HealthReport, enough: bool) -> Change {
         match outcome {
-            Outcome::Nothing => {
+            HealthReport::Nothing => {
                 // Whoever was to try it did not come so far.
                 if let Health::Aside { trial, .. } = &mut self.health {
                     *trial = false;
                 }
                 Change::None
             }
-            Outcome::Good => {
+            HealthReport::Good => {
                 self.failures = 0;
                 match self.health {
                     Health::Aside { .. } => {
@@ -78,9 +78,9 @@ impl Server {
                     _ => Change::None,
                 }
             }
-            Outcome::Failed | Outcome::Unreachable(_) => {
+            HealthReport::Failed | HealthReport::Unreachable(_) => {
                 self.failures += 1;
-                let unreachable = matches!(outcome, Outcome::Unreachable(_));
+                let unreachable = matches!(outcome, HealthReport::Unreachable(_));
                 match self.health {
                     Health::Up if unreachable || enough && self.failures >= FAILURES => {
                         self.set_aside(FIRST_PAUSE);
@@ -148,7 +148,7 @@ impl Server {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for HealthReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(reason) => out.write_str(reason),

@@ -9,54 +9,54 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::health::Health;
-use super::seat::{Connected, Connecting, Lease, Seat};
-use super::{Directory, Selector, State};
-use crate::backend::queue::{Slot, Turn};
-use crate::backend::waiting::{Full, InLine, Wait};
+use super::slot::{ServerConnected, ServerConnecting, ServerLease, ConnectionSlot};
+use super::{Directory, ServerSelector, DirectoryState};
+use crate::backend::queue::{Slot, QueuePosition};
+use crate::backend::waiting::{QueueFull, InLine, CountedWait};
 
 /// What came of [`acquire`].
 #[derive(Debug)]
-pub enum Acquired {
+pub enum ServerAcquired {
     /// A server with a connection to it.
-    Ready(Lease),
+    Ready(ServerLease),
     /// A server to which a connection is being made.
-    Connecting(Connecting),
+    Connecting(ServerConnecting),
     /// The request stands in line.
-    Queued(Ticket),
+    Queued(ServerTicket),
 }
 
 /// A request's place in line. Dropping it leaves the line.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct ServerTicket {
     directory: Arc<Directory>,
-    slot: Arc<Slot<Seat>>,
+    slot: Arc<Slot<ConnectionSlot>>,
     /// `None`: the ticket is used up.
-    turn: Option<Turn>,
+    turn: Option<QueuePosition>,
     since: Instant,
     once: bool,
     _in_line: InLine,
 }
 
 /// Takes a seat at a server, or stands in line with the requests that arrived before and after `since`. `wait`: see
-/// [`Waiting::enter`](crate::backend::waiting::Waiting::enter); `once`: see [`acquire`](crate::backend::lease::acquire).
+/// [`WaitingCount::enter`](crate::backend::waiting::WaitingCount::enter); `once`: see [`acquire`](crate::backend::lease::acquire).
 /// Never waits.
 ///
 /// # Errors
-/// [`Full`].
+/// [`QueueFull`].
 pub fn acquire(
-    selector: &Selector<'_>,
-    wait: &mut Option<Wait>,
+    selector: &ServerSelector<'_>,
+    wait: &mut Option<CountedWait>,
     since: Instant,
     once: bool,
-) -> Result<Acquired, Full> {
+) -> Result<ServerAcquired, QueueFull> {
     let directory = selector.directory;
     // Each server that cannot be reached is set aside, so this comes to an end.
     while let Some(seat) = directory.seat_now(once, since) {
-        if let Some(acquired) = Acquired::of(seat.connect(once)) {
+        if let Some(acquired) = ServerAcquired::of(seat.connect(once)) {
             return Ok(acquired);
         }
     }
-    let mut ticket = Ticket {
+    let mut ticket = ServerTicket {
         directory: Arc::clone(directory),
         slot: Arc::default(),
         turn: None,
@@ -65,28 +65,28 @@ pub fn acquire(
         _in_line: selector.waiting.enter(wait)?,
     };
     let acquired = ticket.stand_in_line();
-    Ok(acquired.unwrap_or(Acquired::Queued(ticket)))
+    Ok(acquired.unwrap_or(ServerAcquired::Queued(ticket)))
 }
 
-impl Acquired {
+impl ServerAcquired {
     /// `None`: the server cannot be reached.
-    fn of(connected: Connected) -> Option<Self> {
+    fn of(connected: ServerConnected) -> Option<Self> {
         match connected {
-            Connected::Ready(lease) => Some(Self::Ready(lease)),
-            Connected::Pending(connecting) => Some(Self::Connecting(connecting)),
-            Connected::Failed(_) => None,
+            ServerConnected::Ready(lease) => Some(Self::Ready(lease)),
+            ServerConnected::Pending(connecting) => Some(Self::Connecting(connecting)),
+            ServerConnected::Failed(_) => None,
         }
     }
 }
 
-impl Ticket {
+impl ServerTicket {
     /// What the request was given, which is never another ticket. If the server cannot be reached, the request takes
     /// another that has a free seat, or goes back to its old place in line: `None`. A ticket that has yielded something is
     /// used up.
-    pub fn take(&mut self) -> Option<Acquired> {
+    pub fn take(&mut self) -> Option<ServerAcquired> {
         let seat = self.slot.take()?;
         self.turn = None;
-        Acquired::of(seat.connect(self.once)).or_else(|| self.stand_in_line())
+        ServerAcquired::of(seat.connect(self.once)).or_else(|| self.stand_in_line())
     }
 
     /// Blocks until the request was given something, or until `until`; see [`Slot::wait`].
@@ -100,7 +100,7 @@ impl Ticket {
     }
 
     /// Enters the line with a new slot, unless a seat has become free.
-    fn stand_in_line(&mut self) -> Option<Acquired> {
+    fn stand_in_line(&mut self) -> Option<ServerAcquired> {
         loop {
             self.slot = Arc::default();
             match self.directory.stand_in_line(self) {
@@ -109,7 +109,7 @@ impl Ticket {
                     return None;
                 }
                 Err(seat) => {
-                    if let Some(acquired) = Acquired::of(seat.connect(self.once)) {
+                    if let Some(acquired) = ServerAcquired::of(seat.connect(self.once)) {
                         return Some(acquired);
                     }
                 }
@@ -118,7 +118,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for ServerTicket {
     fn drop(&mut self) {
         if let Some(turn) = self.turn {
             let waiting = self.directory.state.lock().waiting.remove(turn);
@@ -131,7 +131,7 @@ impl Drop for Ticket {
 
 impl Directory {
     /// A seat, unless a request that arrived earlier waits for one.
-    fn seat_now(self: &Arc<Self>, once: bool, since: Instant) -> Option<Seat> {
+    fn seat_now(self: &Arc<Self>, once: bool, since: Instant) -> Option<ConnectionSlot> {
         let mut state = self.state.lock();
         match state.waiting.would_be_first(since) {
             true => state.take(self, once),
@@ -140,8 +140,8 @@ impl Directory {
     }
 
     /// Puts a request into line, unless it is the first there and a seat has become free just before.
-    fn stand_in_line(self: &Arc<Self>, ticket: &Ticket) -> Result<Turn, Seat> {
-        let Ticket { since, once, .. } = *ticket;
+    fn stand_in_line(self: &Arc<Self>, ticket: &ServerTicket) -> Result<QueuePosition, ConnectionSlot> {
+        let ServerTicket { since, once, .. } = *ticket;
         let (turn, pause) = {
             let mut state = self.state.lock();
             if state.waiting.would_be_first(since)
@@ -186,7 +186,7 @@ impl Directory {
     }
 }
 
-impl State {
+impl DirectoryState {
     /// When a pause ends and frees seats for which requests wait.
     pub(super) fn next_pause(&self) -> Option<Instant> {
         if self.waiting.is_empty() {

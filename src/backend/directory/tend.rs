@@ -11,8 +11,8 @@ use std::{fmt, io, mem};
 
 use super::endpoint::{Endpoint, ask};
 use super::health::{Change, Health};
-use super::seat::IdleConnection;
-use super::{Directory, Server, State};
+use super::slot::IdleConnection;
+use super::{Directory, ServerEntry, DirectoryState};
 use crate::config;
 use crate::process;
 use crate::stats::Close;
@@ -149,7 +149,7 @@ impl Directory {
             }
             Ok(addresses) if moved || first => log::info!(
                 target: &self.log,
-                "site {site}: server {name} is at {}", List(&addresses)
+                "site {site}: server {name} is at {}", AddressList(&addresses)
             ),
             Ok(_) => {}
         }
@@ -189,13 +189,13 @@ impl Directory {
     }
 }
 
-impl State {
+impl DirectoryState {
     /// When something is due that [`Directory::tick`] does.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         let servers = || self.servers.iter();
         let lookups = servers().filter_map(|server| server.lookup);
         let checked =
-            |server: &&Server| self.settings.check.is_some() && server.health != Health::Unknown;
+            |server: &&ServerEntry| self.settings.check.is_some() && server.health != Health::Unknown;
         let checks = servers().filter(checked).filter_map(|server| server.check);
         let oldest = servers().filter_map(|server| server.kept.front());
         // Those that have been looked at are looked at again after a while.
@@ -239,9 +239,9 @@ impl State {
 }
 
 /// Addresses with blanks between.
-struct List<'a>(&'a [SocketAddr]);
+struct AddressList<'a>(&'a [SocketAddr]);
 
-impl fmt::Display for List<'_> {
+impl fmt::Display for AddressList<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, address) in self.0.iter().enumerate() {
             let blank = if index > 0 { " " } else { "" };

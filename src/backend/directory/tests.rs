@@ -5,11 +5,11 @@ use std::thread;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::TcpUserTimeout;
 
-use super::health::{Change, Health, LONGEST_PAUSE, Outcome};
+use super::health::{Change, Health, LONGEST_PAUSE, HealthReport};
 use super::*;
 
 fn directory(servers: &[Address], seats: usize) -> Arc<Directory> {
-    let settings = Settings {
+    let settings = DirectorySettings {
         servers: servers.to_vec(),
         seats,
         connect: Duration::from_secs(10),
@@ -26,40 +26,40 @@ fn directory(servers: &[Address], seats: usize) -> Arc<Directory> {
     ))
 }
 
-fn acquire_at(directory: &Arc<Directory>, since: Instant) -> Acquired {
-    let waiting = Arc::new(Waiting::new(Arc::new(AtomicUsize::new(0))));
+fn acquire_at(directory: &Arc<Directory>, since: Instant) -> ServerAcquired {
+    let waiting = Arc::new(WaitingCount::new(Arc::new(AtomicUsize::new(0))));
     waiting.limit(10, 10);
-    let selector = Selector {
+    let selector = ServerSelector {
         directory,
         waiting: &waiting,
     };
     acquire(&selector, &mut None, since, false).expect("there is room in line")
 }
 
-fn take(directory: &Arc<Directory>) -> Lease {
+fn take(directory: &Arc<Directory>) -> ServerLease {
     ready(Some(acquire_at(directory, Instant::now()))).expect("a server")
 }
 
-fn queued(directory: &Arc<Directory>, since: Instant) -> Ticket {
+fn queued(directory: &Arc<Directory>, since: Instant) -> ServerTicket {
     match acquire_at(directory, since) {
-        Acquired::Queued(ticket) => ticket,
+        ServerAcquired::Queued(ticket) => ticket,
         other => panic!("{other:?}"),
     }
 }
 
 /// The lease, for which a connection that is being made is waited for.
-fn ready(acquired: Option<Acquired>) -> Option<Lease> {
+fn ready(acquired: Option<ServerAcquired>) -> Option<ServerLease> {
     let mut connecting = match acquired? {
-        Acquired::Ready(lease) => return Some(lease),
-        Acquired::Connecting(connecting) => connecting,
-        Acquired::Queued(ticket) => panic!("{ticket:?}"),
+        ServerAcquired::Ready(lease) => return Some(lease),
+        ServerAcquired::Connecting(connecting) => connecting,
+        ServerAcquired::Queued(ticket) => panic!("{ticket:?}"),
     };
     loop {
         thread::sleep(Duration::from_millis(1));
         connecting = match connecting.advance() {
-            Connected::Ready(lease) => return Some(lease),
-            Connected::Pending(connecting) => connecting,
-            Connected::Failed(error) => panic!("{error}"),
+            ServerConnected::Ready(lease) => return Some(lease),
+            ServerConnected::Pending(connecting) => connecting,
+            ServerConnected::Failed(error) => panic!("{error}"),
         };
     }
 }
@@ -103,12 +103,12 @@ fn a_name_that_moves_takes_its_requests_along() {
 
 #[test]
 fn pauses_grow_and_end_with_success() {
-    let mut server = Server::new(&"127.0.0.1:80".parse().unwrap(), 1, Instant::now());
-    let pause = |server: &Server| match server.health {
+    let mut server = ServerEntry::new(&"127.0.0.1:80".parse().unwrap(), 1, Instant::now());
+    let pause = |server: &ServerEntry| match server.health {
         Health::Aside { pause, .. } => Some(pause.as_millis()),
         _ => None,
     };
-    let unreachable = || Outcome::Unreachable("no".to_owned());
+    let unreachable = || HealthReport::Unreachable("no".to_owned());
     assert_eq!(server.judge(&unreachable(), true), Change::Aside);
     let mut pauses = Vec::new();
     for _ in 0..8 {
@@ -125,13 +125,13 @@ fn pauses_grow_and_end_with_success() {
     assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
     assert!(!server.is_open(&mut None));
     assert!(server.is_open(&mut Some(Instant::now() + LONGEST_PAUSE * 2)));
-    assert_eq!(server.judge(&Outcome::Good, true), Change::Back);
+    assert_eq!(server.judge(&HealthReport::Good, true), Change::Back);
     assert_eq!(server.health, Health::Up);
     // What may be the request's fault counts if it comes again and again, and others can do it.
     for enough in [false, false, true] {
-        assert_eq!(server.judge(&Outcome::Failed, false), Change::None);
-        assert_eq!(server.judge(&Outcome::Failed, false), Change::None);
-        let third = server.judge(&Outcome::Failed, enough);
+        assert_eq!(server.judge(&HealthReport::Failed, false), Change::None);
+        assert_eq!(server.judge(&HealthReport::Failed, false), Change::None);
+        let third = server.judge(&HealthReport::Failed, enough);
         assert_eq!(third == Change::Aside, enough);
     }
 }

@@ -29,29 +29,29 @@ use redis::{
     Client, Connection, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult,
 };
 
-use super::{Directory, Server, State};
+use super::{Directory, ServerEntry, DirectoryState};
 use crate::config;
 use crate::stats::Close;
 
 /// A site's thread that speaks with Redis.
 #[derive(Debug)]
 pub(super) struct Link {
-    bell: Arc<Bell>,
+    bell: Arc<Notify>,
     /// What the thread will have, until it takes it.
-    keeper: Arc<Mutex<Option<Keeper>>>,
+    keeper: Arc<Mutex<Option<Syncer>>>,
     /// Disconnected when the thread has ended.
     ended: Mutex<Receiver<()>>,
 }
 
 /// Tells that thread that there is something to do.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
-    state: Mutex<Rung>,
+pub(super) struct Notify {
+    state: Mutex<NotifyState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Rung {
+struct NotifyState {
     rung: bool,
     /// The directory is not used any more.
     leaving: bool,
@@ -59,13 +59,13 @@ struct Rung {
 
 /// What a directory has of its list.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct ListState {
     /// Redis does not answer.
     away: bool,
     /// Other proxies use the list.
     others: bool,
     /// What has to go back.
-    giving: Vec<Given>,
+    giving: Vec<ReturnedElement>,
     /// Nothing is taken before that.
     rest: Option<Instant>,
     /// Elements in a row that could not be used.
@@ -74,30 +74,30 @@ pub(super) struct Shelf {
 
 /// What a server has of it.
 #[derive(Debug, Default)]
-pub(super) struct Stock {
+pub(super) struct Element {
     /// As it stands in Redis.
     element: Box<[u8]>,
     /// What this proxy has taken out; the first is the oldest.
-    held: VecDeque<Held>,
+    held: VecDeque<LeasedElement>,
     /// How often it stands there, in use or not.
     known: usize,
 }
 
 #[derive(Debug)]
-struct Held {
+struct LeasedElement {
     number: u64,
     since: Instant,
 }
 
 /// An element on its way back.
 #[derive(Debug)]
-struct Given {
+struct ReturnedElement {
     element: Box<[u8]>,
     number: u64,
 }
 
 /// The thread's own.
-struct Keeper {
+struct Syncer {
     site: String,
     log: String,
     name: String,
@@ -106,8 +106,8 @@ struct Keeper {
     lease: Duration,
     client: Client,
     connection: Option<Connection>,
-    lists: Vec<List>,
-    bell: Arc<Bell>,
+    lists: Vec<RedisList>,
+    bell: Arc<Notify>,
     /// The number of the element that is taken next.
     number: u64,
     /// When Redis is tried again, and how long after that.
@@ -122,7 +122,7 @@ struct Keeper {
 }
 
 #[derive(Debug)]
-struct List {
+struct RedisList {
     directory: Arc<Directory>,
     /// `NAME`, `NAME.inuse`, `NAME.leases`, `NAME.proxies`.
     keys: [String; 4],
@@ -135,7 +135,7 @@ impl Link {
         log: &str,
         redis: &config::Redis,
         directories: &[(String, Arc<Directory>)],
-        bell: Arc<Bell>,
+        bell: Arc<Notify>,
     ) -> RedisResult<Self> {
         let address = ConnectionAddr::Tcp(redis.host.clone(), redis.port);
         let mut info = RedisConnectionInfo::default().set_db(redis.db.into());
@@ -143,13 +143,13 @@ impl Link {
             info = info.set_password(password);
         }
         let info = address.into_connection_info()?.set_redis_settings(info);
-        let lists = directories.iter().map(|(name, directory)| List {
+        let lists = directories.iter().map(|(name, directory)| RedisList {
             directory: Arc::clone(directory),
             keys: ["", ".inuse", ".leases", ".proxies"].map(|end| format!("{name}{end}")),
         });
         let (sender, receiver) = mpsc::channel();
         let now = Instant::now();
-        let keeper = Keeper {
+        let keeper = Syncer {
             site: site.name.clone(),
             log: log.to_owned(),
             name: format!("{}:{}", redis.host, redis.port),
@@ -206,7 +206,7 @@ impl Drop for Link {
     }
 }
 
-impl Bell {
+impl Notify {
     pub(super) fn ring(&self) {
         self.state.lock().rung = true;
         self.changed.notify_one();
@@ -233,7 +233,7 @@ impl Bell {
     }
 }
 
-impl Shelf {
+impl ListState {
     /// Nothing is known yet.
     pub(super) const fn new() -> Self {
         Self {
@@ -251,14 +251,14 @@ impl Shelf {
     }
 }
 
-impl Stock {
+impl Element {
     /// Whether the server was in the list when that was read last, or is used by this proxy.
     pub(super) fn is_listed(&self) -> bool {
         self.known > 0 || !self.held.is_empty()
     }
 }
 
-impl Keeper {
+impl Syncer {
     fn run(mut self) {
         let mut leaving = false;
         loop {
@@ -285,7 +285,7 @@ impl Keeper {
         if self.connection.is_none() {
             return self.retry;
         }
-        let waits = |list: &List| !list.directory.state.lock().waiting.is_empty();
+        let waits = |list: &RedisList| !list.directory.state.lock().waiting.is_empty();
         match self.lists.iter().any(waits) {
             true => self.tend.min(now + POLL),
             false => self.tend,
@@ -402,7 +402,7 @@ impl Keeper {
             for given in &members {
                 command.arg(self.member(given));
             }
-            let (returned, proxies, leases, free, used): Tended = command.query(connection)?;
+            let (returned, proxies, leases, free, used): SyncReply = command.query(connection)?;
             if returned > 0 {
                 log::info!(
                     target: &self.log,
@@ -416,7 +416,7 @@ impl Keeper {
     }
 
     /// How an element in use is called in Redis.
-    fn member(&self, given: &Given) -> Vec<u8> {
+    fn member(&self, given: &ReturnedElement) -> Vec<u8> {
         let mut member = format!("{}:{} ", self.me, given.number).into_bytes();
         member.extend_from_slice(&given.element);
         member
@@ -427,7 +427,7 @@ impl Keeper {
         self.lists.iter().all(|list| {
             let state = list.directory.state.lock();
             let giving = state.shelf.as_ref().map_or(0, |shelf| shelf.giving.len());
-            let held = |server: &Server| !server.stock.held.is_empty();
+            let held = |server: &ServerEntry| !server.stock.held.is_empty();
             giving == 0 && state.waiting.is_empty() && !state.servers.iter().any(held)
         })
     }
@@ -447,7 +447,7 @@ impl Keeper {
 }
 
 /// What [`TEND`] says: how many came back, how many proxies and leases there are, elements that are free, and in use.
-type Tended = (usize, usize, usize, Vec<Vec<u8>>, Vec<Vec<u8>>);
+type SyncReply = (usize, usize, usize, Vec<Vec<u8>>, Vec<Vec<u8>>);
 
 impl Directory {
     /// A request waits.
@@ -462,7 +462,7 @@ impl Directory {
         let Some(bell) = &self.bell else { return };
         let mut state = self.state.lock();
         let wanted = !state.waiting.is_empty();
-        let State { servers, shelf, .. } = &mut *state;
+        let DirectoryState { servers, shelf, .. } = &mut *state;
         let Some(shelf) = shelf else { return };
         for server in servers {
             while !shelf.away
@@ -480,7 +480,7 @@ impl Directory {
     }
 
     /// What the thread has to do: what goes back, and how many are wanted.
-    fn orders(&self, now: Instant) -> (Vec<Given>, usize) {
+    fn orders(&self, now: Instant) -> (Vec<ReturnedElement>, usize) {
         let mut state = self.state.lock();
         let waiting = state.waiting.len();
         let Some(shelf) = &mut state.shelf else {
@@ -491,7 +491,7 @@ impl Directory {
         (giving, if rests { 0 } else { waiting.min(MOST_AT_ONCE) })
     }
 
-    fn give_again(&self, mut giving: Vec<Given>) {
+    fn give_again(&self, mut giving: Vec<ReturnedElement>) {
         if let Some(shelf) = &mut self.state.lock().shelf {
             shelf.giving.append(&mut giving);
         }
@@ -505,20 +505,20 @@ impl Directory {
             let mut missed = 0;
             for (number, element) in (first..).zip(elements) {
                 let index = state.index_of(&element, now);
-                let State { servers, shelf, .. } = &mut *state;
+                let DirectoryState { servers, shelf, .. } = &mut *state;
                 let Some(shelf) = shelf else { return };
                 let usable = index
                     .map(|index| &mut servers[index])
                     .filter(|server| server.is_open(&mut Some(now)));
                 match usable {
                     Some(server) => {
-                        server.stock.held.push_back(Held { number, since: now });
+                        server.stock.held.push_back(LeasedElement { number, since: now });
                         server.seats = server.stock.held.len();
                     }
                     None => {
                         missed += 1;
                         let element = element.into();
-                        shelf.giving.push(Given { element, number });
+                        shelf.giving.push(ReturnedElement { element, number });
                     }
                 }
             }
@@ -541,10 +541,10 @@ impl Directory {
     }
 
     /// What is held, to be renewed.
-    fn members(&self) -> Vec<Given> {
+    fn members(&self) -> Vec<ReturnedElement> {
         let state = self.state.lock();
         let all = state.servers.iter().flat_map(|server| {
-            server.stock.held.iter().map(|held| Given {
+            server.stock.held.iter().map(|held| ReturnedElement {
                 element: server.stock.element.clone(),
                 number: held.number,
             })
@@ -567,7 +567,7 @@ impl Directory {
                     None => bad.push(String::from_utf8_lossy(element).into_owned()),
                 }
             }
-            let is_gone = |server: &mut Server| {
+            let is_gone = |server: &mut ServerEntry| {
                 server.stock.known == 0 && server.stock.held.is_empty() && server.taken == 0
             };
             for mut server in state.servers.extract_if(.., is_gone) {
@@ -597,12 +597,12 @@ impl Directory {
     fn set_away(self: &Arc<Self>, away: bool) {
         {
             let mut state = self.state.lock();
-            let State { servers, shelf, .. } = &mut *state;
+            let DirectoryState { servers, shelf, .. } = &mut *state;
             let Some(shelf) = shelf else { return };
             shelf.away = away;
             shelf.rest = None;
             for server in servers {
-                let Stock { held, known, .. } = &server.stock;
+                let Element { held, known, .. } = &server.stock;
                 server.seats = match away {
                     true => held.len().max(*known),
                     false => held.len(),
@@ -614,15 +614,15 @@ impl Directory {
     }
 }
 
-impl State {
+impl DirectoryState {
     /// The server of an element, a new one if need be. `None`: it does not name one.
     fn index_of(&mut self, element: &[u8], now: Instant) -> Option<usize> {
-        let known = |server: &Server| *server.stock.element == *element;
+        let known = |server: &ServerEntry| *server.stock.element == *element;
         if let Some(index) = self.servers.iter().position(known) {
             return Some(index);
         }
         let address = str::from_utf8(element).ok()?.parse().ok()?;
-        let mut server = Server::new(&address, 0, now);
+        let mut server = ServerEntry::new(&address, 0, now);
         server.stock.element = element.into();
         self.servers.push(server);
         Some(self.servers.len() - 1)
@@ -646,21 +646,21 @@ impl State {
     }
 }
 
-impl Server {
+impl ServerEntry {
     /// Has the oldest element that is held go back.
-    fn give_one(&mut self, shelf: &mut Shelf) {
+    fn give_one(&mut self, shelf: &mut ListState) {
         let Some(held) = self.stock.held.pop_front() else {
             return;
         };
         self.seats = self.stock.held.len();
-        shelf.giving.push(Given {
+        shelf.giving.push(ReturnedElement {
             element: self.stock.element.clone(),
             number: held.number,
         });
     }
 }
 
-impl std::fmt::Debug for Keeper {
+impl std::fmt::Debug for Syncer {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Keeper")
             .field("name", &self.name)

@@ -1,7 +1,7 @@
 //! A seat at a server, and the connection that goes with it: one that was kept, or a new one.
 //!
-//! A request waits for a [`Seat`]. With a connection, which may have to be made first ([`Connecting`]), the seat becomes a
-//! [`Lease`], which the exchange has. When that ends, the connection is kept for the next one or closed, the seat is free,
+//! A request waits for a [`ConnectionSlot`]. With a connection, which may have to be made first ([`ServerConnecting`]), the seat becomes a
+//! [`ServerLease`], which the exchange has. When that ends, the connection is kept for the next one or closed, the seat is free,
 //! and the first request in line is served.
 
 use std::os::fd::BorrowedFd;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
 
 use super::endpoint::Endpoint;
-use super::health::{Change, Outcome};
-use super::{Directory, Server};
+use super::health::{Change, HealthReport};
+use super::{Directory, ServerEntry};
 use crate::net::conn::Conn;
 use crate::net::connect::Connect;
 use crate::net::stream::Pending;
@@ -20,8 +20,8 @@ use crate::stats::{self, Close};
 
 /// A server for the time of one exchange, with a connection to it.
 #[derive(Debug)]
-pub struct Lease {
-    seat: Seat,
+pub struct ServerLease {
+    seat: ConnectionSlot,
     conn: Option<Conn>,
     /// The connection had an exchange before.
     kept: bool,
@@ -29,30 +29,30 @@ pub struct Lease {
 
 /// A seat at a server to which a connection is being made. Dropping it gives up.
 #[derive(Debug)]
-pub struct Connecting {
-    seat: Seat,
+pub struct ServerConnecting {
+    seat: ConnectionSlot,
     connect: Connect,
 }
 
 /// How far a connection has come.
 #[derive(Debug)]
-pub enum Connected {
+pub enum ServerConnected {
     /// It is there.
-    Ready(Lease),
+    Ready(ServerLease),
     /// It is being made.
-    Pending(Connecting),
+    Pending(ServerConnecting),
     /// The server cannot be reached, and gets no requests for a while.
     Failed(io::Error),
 }
 
 /// The right to have one request at a server.
-pub(super) struct Seat {
+pub(super) struct ConnectionSlot {
     directory: Arc<Directory>,
     endpoint: Arc<Endpoint>,
     /// A connection that was idle. It may have ended meanwhile.
     kept: Option<IdleConnection>,
     /// What became of the request, for the server's health.
-    outcome: Outcome,
+    outcome: HealthReport,
     /// It is not taken any more.
     is_free: bool,
 }
@@ -75,7 +75,7 @@ impl IdleConnection {
     }
 }
 
-impl Server {
+impl ServerEntry {
     /// The connection that became idle last, unless it is too old for a request that must not be sent twice (`once`).
     pub(super) fn pop_kept(&mut self, once: bool) -> Option<IdleConnection> {
         self.kept
@@ -90,7 +90,7 @@ impl Server {
     }
 }
 
-impl Seat {
+impl ConnectionSlot {
     /// One that was counted already.
     pub(super) fn new(
         directory: &Arc<Directory>,
@@ -101,15 +101,15 @@ impl Seat {
             directory: Arc::clone(directory),
             endpoint,
             kept,
-            outcome: Outcome::Nothing,
+            outcome: HealthReport::Nothing,
             is_free: false,
         }
     }
 
     /// A connection to the server: one that was kept, or a new one.
-    pub(super) fn connect(mut self, once: bool) -> Connected {
+    pub(super) fn connect(mut self, once: bool) -> ServerConnected {
         match self.sound(once) {
-            Some(conn) => Connected::Ready(Lease {
+            Some(conn) => ServerConnected::Ready(ServerLease {
                 seat: self,
                 conn: Some(conn),
                 kept: true,
@@ -133,18 +133,18 @@ impl Seat {
     }
 
     /// A new connection.
-    fn dial(self) -> Connected {
+    fn dial(self) -> ServerConnected {
         let directory = &self.directory;
         let (connect, surplus) = {
             let mut state = directory.state.lock();
             let server = state.server(&self.endpoint);
-            let surplus = server.and_then(Server::surplus);
+            let surplus = server.and_then(ServerEntry::surplus);
             (state.settings.connect, surplus)
         };
         if let Some(kept) = surplus {
             directory.close(kept.conn, Close::Idle);
         }
-        let connecting = Connecting {
+        let connecting = ServerConnecting {
             connect: self.endpoint.connect(Instant::now() + connect),
             seat: self,
         };
@@ -173,35 +173,35 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.give_up();
     }
 }
 
-impl fmt::Debug for Seat {
+impl fmt::Debug for ConnectionSlot {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_tuple("Seat").field(&self.endpoint.name).finish()
     }
 }
 
-impl Connecting {
+impl ServerConnecting {
     /// Goes on without waiting.
-    pub fn advance(mut self) -> Connected {
+    pub fn advance(mut self) -> ServerConnected {
         let advanced = self.connect.advance();
-        let Seat {
+        let ConnectionSlot {
             directory,
             endpoint,
             ..
         } = &self.seat;
         match advanced {
-            Ok(None) => Connected::Pending(self),
+            Ok(None) => ServerConnected::Pending(self),
             Ok(Some(stream)) => {
                 endpoint.reached(&self.connect);
                 stream.send_at_once();
                 stream.watch_peer();
                 stats::add(&directory.stats.joined);
-                Connected::Ready(Lease {
+                ServerConnected::Ready(ServerLease {
                     seat: self.seat,
                     conn: Some(Conn::plain(stream)),
                     kept: false,
@@ -213,8 +213,8 @@ impl Connecting {
                     target: &directory.log,
                     "site {}: server {}: {reason}", directory.site, endpoint.name
                 );
-                self.seat.outcome = Outcome::Unreachable(reason);
-                Connected::Failed(error)
+                self.seat.outcome = HealthReport::Unreachable(reason);
+                ServerConnected::Failed(error)
             }
         }
     }
@@ -230,7 +230,7 @@ impl Connecting {
     }
 }
 
-impl Lease {
+impl ServerLease {
     /// The connection.
     pub fn conn(&mut self) -> &mut Conn {
         self.conn
@@ -250,7 +250,7 @@ impl Lease {
 
     /// The exchange is over and its response was read to its end: the next one may begin.
     pub fn finish(mut self) {
-        self.seat.outcome = Outcome::Good;
+        self.seat.outcome = HealthReport::Good;
         self.seat.kept = self.conn.take().map(|conn| IdleConnection {
             conn,
             since: Instant::now(),
@@ -259,23 +259,23 @@ impl Lease {
 
     /// The connection goes on with another protocol: that is no request any more, so it takes no seat.
     pub fn switch(&mut self) {
-        self.seat.outcome = Outcome::Good;
+        self.seat.outcome = HealthReport::Good;
         self.seat.give_up();
     }
 
     /// The connection cannot be used again.
     pub fn close(mut self, reason: Close) {
         self.seat.outcome = match reason {
-            Close::Complete => Outcome::Good,
-            Close::BackendFailed => Outcome::Failed,
-            _ => Outcome::Nothing,
+            Close::Complete => HealthReport::Good,
+            Close::BackendFailed => HealthReport::Failed,
+            _ => HealthReport::Nothing,
         };
         self.end(reason);
     }
 
     fn end(&mut self, reason: Close) {
         if let Some(conn) = self.conn.take() {
-            let Seat {
+            let ConnectionSlot {
                 directory,
                 endpoint,
                 ..
@@ -289,7 +289,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for ServerLease {
     fn drop(&mut self) {
         // A lease that ends in good order has lost its connection before; this is an error path or a panic.
         self.end(Close::BackendFailed);
@@ -297,18 +297,18 @@ impl Drop for Lease {
 }
 
 impl Directory {
-    /// Takes a seat back, with the connection to be kept and what is learnt from its request; see [`Seat::free`].
+    /// Takes a seat back, with the connection to be kept and what is learnt from its request; see [`ConnectionSlot::free`].
     fn free(
         &self,
         endpoint: &Arc<Endpoint>,
         kept: Option<IdleConnection>,
-        outcome: &Outcome,
+        outcome: &HealthReport,
     ) -> bool {
         let (change, over, waits, pause) = {
             let mut state = self.state.lock();
             // Without another server nothing would be won, and what is wrong may be the requests.
             let enough = match outcome {
-                Outcome::Failed => state.others(endpoint),
+                HealthReport::Failed => state.others(endpoint),
                 _ => true,
             };
             let waits = !state.waiting.is_empty();
