@@ -52,7 +52,7 @@ use crate::relay::rate::{Rate, SLOWEST, TIME_TO_BEGIN, WINDOW};
 use crate::relay::spool::Room;
 use crate::relay::upload::{self, StreamingUpload};
 use crate::relay::{
-    Exchange, Failure, Host, Interests, Outcome, RelayError, Responding, Rules, Step, Switched,
+    Exchange, FailedAttempt, ExchangeHandler, Interests, Outcome, RelayError, Responding, Rules, Step, Switched,
     Tools, Visitor,
 };
 use crate::stats::Close;
@@ -295,7 +295,7 @@ impl Buffers {
             self.input.consume(length);
             return Some((RequestBody::Memory(body, Charge::new(Arc::default())), None));
         }
-        let limits = upload::Limits {
+        let limits = upload::UploadLimits {
             most: u64::MAX,
             // The server asks for as much, and says so to the client.
             slowest: SLOWEST,
@@ -371,16 +371,16 @@ impl Buffers {
             };
             self.out.clear();
             match upload.advance(&mut visitor, false, &mut self.out) {
-                Ok(upload::Step::End) => return After::Keep,
-                Ok(upload::Step::Some) if left > self.out.len() => left -= self.out.len(),
-                Ok(upload::Step::Wait(_)) if link.stream().wait_for_input(deadline).is_ok() => {}
+                Ok(upload::UploadStep::End) => return After::Keep,
+                Ok(upload::UploadStep::Some) if left > self.out.len() => left -= self.out.len(),
+                Ok(upload::UploadStep::Wait(_)) if link.stream().wait_for_input(deadline).is_ok() => {}
                 _ => return After::Close,
             }
         }
     }
 }
 
-impl Host for ForwardedRequest {
+impl ExchangeHandler for ForwardedRequest {
     type Upstream = Application;
 
     fn head(&self) -> &RequestHead {
@@ -434,7 +434,7 @@ impl Host for ForwardedRequest {
         self.head.write(|_| (), self.head.framing, |_| true, out);
     }
 
-    fn may_retry(&mut self, failure: &Failure<'_>) -> bool {
+    fn may_retry(&mut self, failure: &FailedAttempt<'_>) -> bool {
         if failure.error != RelayError::ClosedEarly {
             return false;
         }

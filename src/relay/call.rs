@@ -286,12 +286,12 @@ impl<U: Upstream> Call<U> {
                     .advance(visitor, chunked, out)
                     .map_err(RelayError::Upload)?
                 {
-                    upload::Step::Some => Cursor::At(1),
-                    upload::Step::Wait(deadline) => {
+                    upload::UploadStep::Some => Cursor::At(1),
+                    upload::UploadStep::Wait(deadline) => {
                         self.cursor = Cursor::At(1);
                         return Ok(Rendered::Wait(deadline));
                     }
-                    upload::Step::End => {
+                    upload::UploadStep::End => {
                         if chunked {
                             out.extend_from_slice(LAST_CHUNK);
                         }

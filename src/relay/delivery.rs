@@ -17,9 +17,9 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::context::{Interests, Tools};
-use super::download::{Download, Filled, Piece};
+use super::download::{Download, Filled, BodyPart};
 use super::drain::Drain;
-use super::file::{self, Content, Flushed};
+use super::file::{self, FileContent, Flushed};
 use super::rate::{Rate, SLOWEST, WINDOW};
 use super::spool::{Room, Spool};
 use crate::backend::lease::Upstream;
@@ -83,16 +83,16 @@ pub enum Progress {
 /// A response on its way.
 pub struct Delivery<U> {
     output: Output,
-    behind: Behind<U>,
+    behind: BodySource<U>,
     /// Its head is in the buffer for what is written.
     is_fresh: bool,
 }
 
 /// Where the rest of the body comes from.
-enum Behind<U> {
+enum BodySource<U> {
     Nothing,
     Backend(Download<U>, Option<GzipBody>),
-    File(Content),
+    File(FileContent),
     /// A file that is compressed.
     Compressed(FileBody, GzipBody),
 }
@@ -165,7 +165,7 @@ impl<U: Upstream> Delivery<U> {
                     _ => Framing::Empty,
                 };
                 write(framing, keep);
-                (framing, Behind::Nothing)
+                (framing, BodySource::Nothing)
             }
             Payload::Body(Body::Bytes(body)) => {
                 let framing = Framing::Length(body.len() as u64);
@@ -174,7 +174,7 @@ impl<U: Upstream> Delivery<U> {
                     bytes = body.len() as u64;
                     out.extend_from_slice(&body);
                 }
-                (framing, Behind::Nothing)
+                (framing, BodySource::Nothing)
             }
             Payload::Body(Body::Stored {
                 stored,
@@ -189,16 +189,16 @@ impl<U: Upstream> Delivery<U> {
                 } else {
                     write(framing, keep);
                 }
-                (framing, Behind::File(Content::Stored(stored, range)))
+                (framing, BodySource::File(FileContent::Stored(stored, range)))
             }
             Payload::Body(Body::File(body)) => {
                 let framing = Framing::Length(body.length());
                 write(framing, keep);
-                (framing, Behind::File(Content::OnDisk(body)))
+                (framing, BodySource::File(FileContent::OnDisk(body)))
             }
             Payload::Compressed(file, gzip) => {
                 write(Framing::Chunked, keep);
-                (Framing::Chunked, Behind::Compressed(file, gzip))
+                (Framing::Chunked, BodySource::Compressed(file, gzip))
             }
             Payload::Backend(download, gzip) => {
                 let length = download.length().filter(|_| gzip.is_none());
@@ -209,11 +209,11 @@ impl<U: Upstream> Delivery<U> {
                 };
                 keep &= framing != Framing::UntilClose;
                 write(framing, keep);
-                (framing, Behind::Backend(download, gzip))
+                (framing, BodySource::Backend(download, gzip))
             }
         };
         let behind = match behind {
-            Behind::File(mut file) => {
+            BodySource::File(mut file) => {
                 // What is small goes with the head in one write.
                 match is_wanted.then(|| file.join(out)) {
                     None => file.clear(),
@@ -224,8 +224,8 @@ impl<U: Upstream> Delivery<U> {
                     }
                 }
                 match file.is_empty() {
-                    true => Behind::Nothing,
-                    false => Behind::File(file),
+                    true => BodySource::Nothing,
+                    false => BodySource::File(file),
                 }
             }
             other => other,
@@ -251,14 +251,14 @@ impl<U: Upstream> Delivery<U> {
     /// The backend's socket, while it is read from.
     pub fn fd(&mut self) -> Option<BorrowedFd<'_>> {
         match &mut self.behind {
-            Behind::Backend(download, _) => download.fd(),
+            BodySource::Backend(download, _) => download.fd(),
             _ => None,
         }
     }
 
     /// Passes on what the backend sends, until all of it was read.
     pub fn relay(&mut self, conn: &mut Conn, tools: &mut Tools<'_>) -> Progress {
-        let Behind::Backend(download, gzip) = &mut self.behind else {
+        let BodySource::Backend(download, gzip) = &mut self.behind else {
             return Progress::Relayed;
         };
         if !std::mem::take(&mut self.is_fresh) {
@@ -266,12 +266,12 @@ impl<U: Upstream> Delivery<U> {
             download.resume();
         }
         match pull(&mut self.output, download, gzip.as_mut(), conn, tools) {
-            Ok(Pulled::All) => {
-                self.behind = Behind::Nothing;
+            Ok(PullResult::All) => {
+                self.behind = BodySource::Nothing;
                 Progress::Relayed
             }
-            Ok(Pulled::Blocked(interests)) => Progress::Blocked(interests),
-            Ok(Pulled::Turn) => Progress::Yield,
+            Ok(PullResult::Blocked(interests)) => Progress::Blocked(interests),
+            Ok(PullResult::Turn) => Progress::Yield,
             Err(reason) => Progress::Done(self.cut(conn, reason)),
         }
     }
@@ -300,18 +300,18 @@ impl<U: Upstream> Delivery<U> {
         let gone = |_| Close::WriteFailed;
         let Self { output, behind, .. } = self;
         let is_fresh = std::mem::take(&mut self.is_fresh);
-        if let Behind::Compressed(file, gzip) = behind {
+        if let BodySource::Compressed(file, gzip) = behind {
             if !is_fresh {
                 tools.out.clear();
             }
             match compress(output, file, gzip, conn, tools)? {
                 // The compressor is free for others.
-                Flushed::All => *behind = Behind::Nothing,
+                Flushed::All => *behind = BodySource::Nothing,
                 other => return Ok(other),
             }
         } else if is_fresh {
             match behind {
-                Behind::File(file) => {
+                BodySource::File(file) => {
                     let written = file.write_with_head(tools.out, conn).map_err(gone)?;
                     match written.checked_sub(tools.out.len()) {
                         Some(count) => {
@@ -330,7 +330,7 @@ impl<U: Upstream> Delivery<U> {
         if !output.flush_backlog(conn).map_err(gone)? {
             return Ok(Flushed::Full);
         }
-        if let Behind::File(file) = behind {
+        if let BodySource::File(file) = behind {
             let mut taken = 0;
             let sent = file.send(conn, tools.out, &mut taken);
             output.bytes += taken;
@@ -361,7 +361,7 @@ impl<U: Upstream> Delivery<U> {
             rate: rate.per_second(now),
             age: rate.age(now),
             on_disk: backlog.spool.on_disk(),
-            holds_backend: backlog.spool.is_full() && matches!(self.behind, Behind::Backend(..)),
+            holds_backend: backlog.spool.is_full() && matches!(self.behind, BodySource::Backend(..)),
         })
     }
 
@@ -380,7 +380,7 @@ impl<U: Upstream> Delivery<U> {
 
     /// Closes the backend's connection, if its response was not read to its end.
     pub fn close(&mut self, reason: Close) {
-        if let Behind::Backend(download, _) = &mut self.behind {
+        if let BodySource::Backend(download, _) = &mut self.behind {
             download.close(reason);
         }
     }
@@ -388,7 +388,7 @@ impl<U: Upstream> Delivery<U> {
     /// What the backend still sends, for no visitor.
     pub fn into_drain(self, leftover: Vec<u8>) -> Option<Drain<U>> {
         match self.behind {
-            Behind::Backend(download, _) if !download.is_empty() => {
+            BodySource::Backend(download, _) if !download.is_empty() => {
                 Drain::of_body(download, leftover)
             }
             _ => None,
@@ -397,7 +397,7 @@ impl<U: Upstream> Delivery<U> {
 }
 
 /// How pulling from the backend ended.
-enum Pulled {
+enum PullResult {
     /// The body is over, or broke.
     All,
     Blocked(Interests),
@@ -412,15 +412,15 @@ fn pull<U: Upstream>(
     mut gzip: Option<&mut GzipBody>,
     conn: &mut Conn,
     tools: &mut Tools<'_>,
-) -> Result<Pulled, Close> {
+) -> Result<PullResult, Close> {
     let gone = |_: io::Error| Close::WriteFailed;
     let end = output.bytes + TURN;
     if !output.flush(conn).map_err(gone)? && output.is_full() {
-        return output.wait_for_room(tools).map(Pulled::Blocked);
+        return output.wait_for_room(tools).map(PullResult::Blocked);
     }
     loop {
         match download.next(tools.reply) {
-            Ok(Piece::Bytes(piece)) => {
+            Ok(BodyPart::Bytes(piece)) => {
                 let emitted = match &mut gzip {
                     None => output.emit(conn, piece, tools.out, tools.room),
                     Some(gzip) => {
@@ -433,7 +433,7 @@ fn pull<U: Upstream>(
                 };
                 emitted.map_err(gone)?;
             }
-            Ok(Piece::Wait) => {
+            Ok(BodyPart::Wait) => {
                 if let Some(gzip) = &mut gzip {
                     gzip.flush();
                     output
@@ -444,19 +444,19 @@ fn pull<U: Upstream>(
                     .write(conn, &[], tools.out, tools.room)
                     .map_err(gone)?;
                 if output.is_full() || output.is_in_moment() {
-                    return output.wait_for_room(tools).map(Pulled::Blocked);
+                    return output.wait_for_room(tools).map(PullResult::Blocked);
                 }
                 if output.bytes >= end {
-                    return Ok(Pulled::Turn);
+                    return Ok(PullResult::Turn);
                 }
                 match download.fill(tools) {
                     Ok(Filled::Some) => {}
                     Ok(Filled::Wait(interests)) => {
-                        return output.wait_beside(interests).map(Pulled::Blocked);
+                        return output.wait_beside(interests).map(PullResult::Blocked);
                     }
                     Err(error) => {
                         output.ended = error.reason;
-                        return Ok(Pulled::All);
+                        return Ok(PullResult::All);
                     }
                 }
             }
@@ -482,11 +482,11 @@ fn pull<U: Upstream>(
                 output
                     .write(conn, &[], tools.out, tools.room)
                     .map_err(gone)?;
-                return Ok(Pulled::All);
+                return Ok(PullResult::All);
             }
         }
         if output.is_full() {
-            return output.wait_for_room(tools).map(Pulled::Blocked);
+            return output.wait_for_room(tools).map(PullResult::Blocked);
         }
     }
 }

@@ -39,7 +39,7 @@ pub struct Download<U> {
 
 /// What there is of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Piece<'b> {
+pub enum BodyPart<'b> {
     /// At least one byte of it.
     Bytes(&'b [u8]),
     /// Nothing yet.
@@ -130,7 +130,7 @@ impl<U: Upstream> Download<U> {
     ///
     /// # Errors
     /// What is wrong with the body; nothing more comes.
-    pub fn next<'b>(&mut self, reply: &'b mut Buffer) -> Result<Piece<'b>, BodyError> {
+    pub fn next<'b>(&mut self, reply: &'b mut Buffer) -> Result<BodyPart<'b>, BodyError> {
         reply.consume(std::mem::take(&mut self.used));
         while self.upstream.is_some() && !reply.is_empty() {
             let piece = match self.decoder.next(reply.data()) {
@@ -151,15 +151,15 @@ impl<U: Upstream> Download<U> {
             if done {
                 self.end(reply);
             }
-            return Ok(Piece::Bytes(&reply.data()[piece.data]));
+            return Ok(BodyPart::Bytes(&reply.data()[piece.data]));
         }
         Ok(match self.upstream.is_some() {
-            true => Piece::Wait,
-            false => Piece::End,
+            true => BodyPart::Wait,
+            false => BodyPart::End,
         })
     }
 
-    /// Reads more, after [`Piece::Wait`].
+    /// Reads more, after [`BodyPart::Wait`].
     ///
     /// # Errors
     /// What is wrong with the body; nothing more comes.

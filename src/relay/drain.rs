@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::call::{Awaiting, Call};
 use super::context::{Interests, RelayError, Rules, Tools};
-use super::download::{Download, Filled, Piece};
+use super::download::{Download, Filled, BodyPart};
 use crate::backend::lease::Upstream;
 use crate::http::head::RequestHead;
 use crate::net::buffer::Buffer;
@@ -18,7 +18,7 @@ use crate::stats::Close;
 
 /// A response that is read for no visitor.
 pub struct Drain<U: Upstream> {
-    rest: Rest<U>,
+    rest: DrainPhase<U>,
     deadline: Instant,
     /// Why the connection is closed at the deadline.
     reason: Close,
@@ -26,7 +26,7 @@ pub struct Drain<U: Upstream> {
     leftover: Vec<u8>,
 }
 
-enum Rest<U: Upstream> {
+enum DrainPhase<U: Upstream> {
     /// Its head is still to come.
     Head(Box<(Call<U>, RequestHead, Rules)>),
     Body(Box<Download<U>>),
@@ -46,7 +46,7 @@ impl<U: Upstream> Drain<U> {
             return None;
         }
         Some(Self {
-            rest: Rest::Head(Box::new((call, request.clone(), *rules))),
+            rest: DrainPhase::Head(Box::new((call, request.clone(), *rules))),
             deadline: Instant::now() + LONGEST,
             reason: Close::ClientGone,
             leftover,
@@ -67,18 +67,18 @@ impl<U: Upstream> Drain<U> {
     pub fn of_replaced(mut download: Download<U>, reply: &mut Buffer) -> Option<Self> {
         loop {
             match download.next(reply) {
-                Ok(Piece::Bytes(_)) => {}
-                Ok(Piece::Wait) => {
+                Ok(BodyPart::Bytes(_)) => {}
+                Ok(BodyPart::Wait) => {
                     return Some(Self::new(download, Close::BackendFailed, Vec::new()));
                 }
-                Ok(Piece::End) | Err(_) => return None,
+                Ok(BodyPart::End) | Err(_) => return None,
             }
         }
     }
 
     fn new(download: Download<U>, reason: Close, leftover: Vec<u8>) -> Self {
         Self {
-            rest: Rest::Body(Box::new(download)),
+            rest: DrainPhase::Body(Box::new(download)),
             deadline: Instant::now() + LONGEST,
             reason,
             leftover,
@@ -100,14 +100,14 @@ impl<U: Upstream> Drain<U> {
     }
 
     fn read(&mut self, tools: &mut Tools<'_>) -> Option<Interests> {
-        let mut download = match std::mem::replace(&mut self.rest, Rest::Over) {
-            Rest::Over => return None,
-            Rest::Body(download) => download,
-            Rest::Head(mut both) => {
+        let mut download = match std::mem::replace(&mut self.rest, DrainPhase::Over) {
+            DrainPhase::Over => return None,
+            DrainPhase::Body(download) => download,
+            DrainPhase::Head(mut both) => {
                 let (call, request, rules) = &mut *both;
                 match call.await_response(request, rules, None, tools) {
                     Ok(Awaiting::Blocked(interests)) => {
-                        self.rest = Rest::Head(both);
+                        self.rest = DrainPhase::Head(both);
                         return Some(interests);
                     }
                     Ok(Awaiting::Head(head)) if head.status != 101 => {
@@ -134,36 +134,36 @@ impl<U: Upstream> Drain<U> {
         let mut left = TURN;
         let interests = loop {
             match download.next(tools.reply) {
-                Ok(Piece::Bytes(bytes)) => left = left.saturating_sub(bytes.len()),
+                Ok(BodyPart::Bytes(bytes)) => left = left.saturating_sub(bytes.len()),
                 // However fast it arrives, other work has its turn in between.
-                Ok(Piece::Wait) if left == 0 => break Interests::response(self.deadline),
-                Ok(Piece::Wait) => match download.fill(tools) {
+                Ok(BodyPart::Wait) if left == 0 => break Interests::response(self.deadline),
+                Ok(BodyPart::Wait) => match download.fill(tools) {
                     Ok(Filled::Some) => {}
                     Ok(Filled::Wait(interests)) => break interests,
                     Err(_) => return None,
                 },
-                Ok(Piece::End) | Err(_) => return None,
+                Ok(BodyPart::End) | Err(_) => return None,
             }
         };
-        self.rest = Rest::Body(download);
+        self.rest = DrainPhase::Body(download);
         Some(interests)
     }
 
     /// The backend's socket.
     pub fn fd(&mut self) -> Option<BorrowedFd<'_>> {
         match &mut self.rest {
-            Rest::Head(both) => Some(both.0.fd()),
-            Rest::Body(download) => download.fd(),
-            Rest::Over => None,
+            DrainPhase::Head(both) => Some(both.0.fd()),
+            DrainPhase::Body(download) => download.fd(),
+            DrainPhase::Over => None,
         }
     }
 
     /// Closes the connection before the end.
     pub fn close(&mut self, reason: Close) {
-        match std::mem::replace(&mut self.rest, Rest::Over) {
-            Rest::Head(both) => both.0.close(reason),
-            Rest::Body(mut download) => download.close(reason),
-            Rest::Over => {}
+        match std::mem::replace(&mut self.rest, DrainPhase::Over) {
+            DrainPhase::Head(both) => both.0.close(reason),
+            DrainPhase::Body(mut download) => download.close(reason),
+            DrainPhase::Over => {}
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::net::conn::Conn;
 use crate::stats::Close;
 
 /// What is left to be sent of a file.
-pub(super) enum Content {
+pub(super) enum FileContent {
     Stored(Arc<StoredFile>, Range<usize>),
     OnDisk(FileBody),
 }
@@ -30,7 +30,7 @@ pub(super) enum Flushed {
     Turn,
 }
 
-impl Content {
+impl FileContent {
     /// Nothing of it is to be sent.
     pub(super) fn clear(&mut self) {
         match self {

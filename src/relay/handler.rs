@@ -12,7 +12,7 @@ use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::conn::Conn;
 
 /// What an exchange asks of the program that it belongs to.
-pub trait Host {
+pub trait ExchangeHandler {
     /// The kind of backend that it gets.
     type Upstream: Upstream;
 
@@ -52,7 +52,7 @@ pub trait Host {
     fn write_head(&mut self, trace: &Trace, acquired: Instant, out: &mut Vec<u8>);
 
     /// An attempt failed before any byte of a final response. Returns whether the request may go to another backend.
-    fn may_retry(&mut self, failure: &Failure<'_>) -> bool;
+    fn may_retry(&mut self, failure: &FailedAttempt<'_>) -> bool;
 
     /// The head of the final response is there: decides what the visitor gets. `is_read`: nothing of the request is left to
     /// be read, so that the visitor's connection can be kept.
@@ -75,7 +75,7 @@ pub trait Host {
 
 /// An attempt that failed.
 #[derive(Debug)]
-pub struct Failure<'a> {
+pub struct FailedAttempt<'a> {
     /// Why.
     pub error: RelayError,
     /// The backend and where the time went.

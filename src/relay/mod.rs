@@ -3,7 +3,7 @@
 //! An [`Exchange`] is a state machine that never waits. [`Exchange::advance`] does what can be done now and says what it is
 //! [blocked](Step::Blocked) on; the program that owns the exchange decides how to wait. The server's worker blocks for a
 //! moment or parks the exchange in the poller, the access proxy's thread polls both sockets. What differs between the two
-//! programs is behind the [`Host`] trait.
+//! programs is behind the [`ExchangeHandler`] trait.
 //!
 //! | phase | waits for | deadline | what expiry means |
 //! |---|---|---|---|
@@ -51,7 +51,7 @@ pub use self::context::{
 };
 use self::delivery::{Delivered, Delivery, Progress, Reader};
 use self::drain::Drain;
-pub use self::handler::{Failure, Host, Responding};
+pub use self::handler::{FailedAttempt, ExchangeHandler, Responding};
 use self::upload::StreamingUpload;
 use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
 use crate::exchange::{Trace, UploadError};
@@ -93,7 +93,7 @@ pub struct Switched<U> {
 }
 
 /// An exchange.
-pub struct Exchange<H: Host> {
+pub struct Exchange<H: ExchangeHandler> {
     /// The request, and what its program does about it.
     pub host: H,
     /// Where the time went.
@@ -128,14 +128,14 @@ enum Phase<U: Upstream> {
 }
 
 /// What a phase leads to.
-enum Next<U: Upstream> {
+enum Transition<U: Upstream> {
     Phase(Phase<U>),
     Blocked(Phase<U>, Interests),
     Yield(Phase<U>),
     Done(Outcome<U>),
 }
 
-impl<H: Host> Exchange<H> {
+impl<H: ExchangeHandler> Exchange<H> {
     /// An exchange that has waited since `since` and has no backend yet.
     pub fn new(host: H, upload: Option<Box<StreamingUpload>>, since: Instant) -> Self {
         Self {
@@ -173,21 +173,21 @@ impl<H: Host> Exchange<H> {
                 Phase::Awaiting(call) => self.await_response(call, visitor, tools),
                 Phase::Relaying(delivery) => relay(delivery, visitor, tools),
                 Phase::Flushing(delivery) => flush(delivery, visitor, tools),
-                Phase::Over => Next::Done(Outcome::Gone(None)),
+                Phase::Over => Transition::Done(Outcome::Gone(None)),
             };
             match next {
-                Next::Phase(phase) => self.phase = phase,
-                Next::Blocked(phase, interests) => {
+                Transition::Phase(phase) => self.phase = phase,
+                Transition::Blocked(phase, interests) => {
                     self.phase = phase;
                     self.leftover.extend_from_slice(tools.reply.data());
                     return Step::Blocked(interests);
                 }
-                Next::Yield(phase) => {
+                Transition::Yield(phase) => {
                     self.phase = phase;
                     self.leftover.extend_from_slice(tools.reply.data());
                     return Step::Yield;
                 }
-                Next::Done(outcome) => return Step::Done(outcome),
+                Transition::Done(outcome) => return Step::Done(outcome),
             }
         }
     }
@@ -284,29 +284,29 @@ impl<H: Host> Exchange<H> {
         }
     }
 
-    fn ask(&mut self) -> Next<H::Upstream> {
+    fn ask(&mut self) -> Transition<H::Upstream> {
         match self.host.acquire(self.since, self.attempts) {
             Ok(acquired) => self.acquired(acquired),
             Err(error) => self.missed(error),
         }
     }
 
-    fn acquired(&mut self, acquired: Acquired<H::Upstream>) -> Next<H::Upstream> {
+    fn acquired(&mut self, acquired: Acquired<H::Upstream>) -> Transition<H::Upstream> {
         match acquired {
             Acquired::Ready(upstream) => self.begin(upstream),
-            Acquired::Connecting(connecting) => Next::Phase(Phase::Connecting(connecting)),
+            Acquired::Connecting(connecting) => Transition::Phase(Phase::Connecting(connecting)),
             Acquired::Queued(ticket) => self.queue(ticket),
         }
     }
 
-    fn pause(&self, until: Instant) -> Next<H::Upstream> {
+    fn pause(&self, until: Instant) -> Transition<H::Upstream> {
         if Instant::now() < until {
-            return Next::Blocked(Phase::Pausing(until), Interests::time(until));
+            return Transition::Blocked(Phase::Pausing(until), Interests::time(until));
         }
-        Next::Phase(Phase::Asking)
+        Transition::Phase(Phase::Asking)
     }
 
-    fn queue(&mut self, mut ticket: <H::Upstream as Upstream>::Ticket) -> Next<H::Upstream> {
+    fn queue(&mut self, mut ticket: <H::Upstream as Upstream>::Ticket) -> Transition<H::Upstream> {
         if let Some(acquired) = ticket.take() {
             return self.acquired(acquired);
         }
@@ -319,10 +319,10 @@ impl<H: Host> Exchange<H> {
             queue: true,
             ..Interests::time(deadline)
         };
-        Next::Blocked(Phase::Queued(ticket), interests)
+        Transition::Blocked(Phase::Queued(ticket), interests)
     }
 
-    fn connect(&mut self, connected: Connected<H::Upstream>) -> Next<H::Upstream> {
+    fn connect(&mut self, connected: Connected<H::Upstream>) -> Transition<H::Upstream> {
         match connected {
             Connected::Ready(upstream) => self.begin(upstream),
             Connected::Pending(connecting) => {
@@ -330,33 +330,33 @@ impl<H: Host> Exchange<H> {
                     backend: connecting.fd().map(|_| Interest::Write),
                     ..Interests::time(connecting.until())
                 };
-                Next::Blocked(Phase::Connecting(connecting), interests)
+                Transition::Blocked(Phase::Connecting(connecting), interests)
             }
             Connected::Failed(error) => match self.host.unreachable(&error) {
                 // The queue is left for good only when the time is over.
                 Ok(None) if Instant::now() < self.host.deadline(self.since) => {
-                    Next::Phase(Phase::Asking)
+                    Transition::Phase(Phase::Asking)
                 }
                 Ok(None) => self.missed(RelayError::NoBackend),
-                Ok(Some(until)) => Next::Phase(Phase::Pausing(until)),
-                Err(error) => Next::Done(Outcome::Failed(error)),
+                Ok(Some(until)) => Transition::Phase(Phase::Pausing(until)),
+                Err(error) => Transition::Done(Outcome::Failed(error)),
             },
         }
     }
 
     /// There is no backend for it here.
-    fn missed(&mut self, error: RelayError) -> Next<H::Upstream> {
+    fn missed(&mut self, error: RelayError) -> Transition<H::Upstream> {
         let now = Instant::now();
         self.trace.queued += now.saturating_duration_since(self.since);
         self.since = now;
         match self.host.fall_back(error) {
-            true => Next::Phase(Phase::Asking),
-            false => Next::Done(Outcome::Failed(error)),
+            true => Transition::Phase(Phase::Asking),
+            false => Transition::Done(Outcome::Failed(error)),
         }
     }
 
     /// There is a backend: renders the request for it.
-    fn begin(&mut self, upstream: H::Upstream) -> Next<H::Upstream> {
+    fn begin(&mut self, upstream: H::Upstream) -> Transition<H::Upstream> {
         let now = Instant::now();
         self.trace.queued += now.saturating_duration_since(self.since);
         self.trace.backend = upstream.origin();
@@ -364,7 +364,7 @@ impl<H: Host> Exchange<H> {
         self.since = now;
         self.attempts += 1;
         let call = Call::new(upstream, now);
-        Next::Phase(Phase::Sending(Box::new(call)))
+        Transition::Phase(Phase::Sending(Box::new(call)))
     }
 
     fn send(
@@ -372,7 +372,7 @@ impl<H: Host> Exchange<H> {
         mut call: Box<Call<H::Upstream>>,
         visitor: &mut Visitor<'_>,
         tools: &mut Tools<'_>,
-    ) -> Next<H::Upstream> {
+    ) -> Transition<H::Upstream> {
         if call.is_fresh() {
             tools.out.clear();
             self.host.write_head(&self.trace, self.since, tools.out);
@@ -390,14 +390,14 @@ impl<H: Host> Exchange<H> {
             self.host.received(visitor.conn);
         }
         match sent {
-            Ok(call::Sending::Blocked(interests)) => Next::Blocked(Phase::Sending(call), interests),
-            Ok(call::Sending::Turn) => Next::Yield(Phase::Sending(call)),
+            Ok(call::Sending::Blocked(interests)) => Transition::Blocked(Phase::Sending(call), interests),
+            Ok(call::Sending::Turn) => Transition::Yield(Phase::Sending(call)),
             // The response cannot be there yet, unless it came before the end of the request.
             Ok(call::Sending::Sent) => match call.expect_response(self.host.rules()) {
                 Some(interests) if tools.patience.is_zero() => {
-                    Next::Blocked(Phase::Awaiting(call), interests)
+                    Transition::Blocked(Phase::Awaiting(call), interests)
                 }
-                _ => Next::Phase(Phase::Awaiting(call)),
+                _ => Transition::Phase(Phase::Awaiting(call)),
             },
             Err(error) => self.failed(error, *call),
         }
@@ -408,17 +408,17 @@ impl<H: Host> Exchange<H> {
         mut call: Box<Call<H::Upstream>>,
         visitor: &mut Visitor<'_>,
         tools: &mut Tools<'_>,
-    ) -> Next<H::Upstream> {
+    ) -> Transition<H::Upstream> {
         let (head, rules) = (self.host.head(), self.host.rules());
         match call.await_response(head, rules, Some(visitor), tools) {
             Ok(call::Awaiting::Blocked(interests)) => {
-                Next::Blocked(Phase::Awaiting(call), interests)
+                Transition::Blocked(Phase::Awaiting(call), interests)
             }
             Ok(call::Awaiting::Head(head)) => {
                 self.trace.answering = self.since.elapsed();
                 self.status = head.status;
                 if head.status == 101 {
-                    return Next::Done(Outcome::Switched(Switched {
+                    return Transition::Done(Outcome::Switched(Switched {
                         head,
                         upstream: call.into_upstream(),
                         behind: tools.reply.data().to_vec(),
@@ -436,7 +436,7 @@ impl<H: Host> Exchange<H> {
         call: Call<H::Upstream>,
         visitor: &mut Visitor<'_>,
         tools: &mut Tools<'_>,
-    ) -> Next<H::Upstream> {
+    ) -> Transition<H::Upstream> {
         let method = &self.host.head().method;
         let download = call.into_download(&head, method, self.host.rules(), tools.reply);
         let is_read = self.is_read();
@@ -448,24 +448,24 @@ impl<H: Host> Exchange<H> {
         // Most responses are there in one piece and taken at once; then nothing has to be kept.
         match delivery.relay(visitor.conn, tools) {
             Progress::Relayed => match delivery.flush(visitor.conn, tools) {
-                Progress::Done(delivered) => Next::Done(Outcome::Delivered(delivered, None)),
+                Progress::Done(delivered) => Transition::Done(Outcome::Delivered(delivered, None)),
                 Progress::Blocked(interests) => {
-                    Next::Blocked(Phase::Flushing(Box::new(delivery)), interests)
+                    Transition::Blocked(Phase::Flushing(Box::new(delivery)), interests)
                 }
-                _ => Next::Yield(Phase::Flushing(Box::new(delivery))),
+                _ => Transition::Yield(Phase::Flushing(Box::new(delivery))),
             },
             progress => relayed(Box::new(delivery), progress, tools),
         }
     }
 
     /// An attempt failed: the backend is closed, and another one may get the request.
-    fn failed(&mut self, error: RelayError, call: Call<H::Upstream>) -> Next<H::Upstream> {
+    fn failed(&mut self, error: RelayError, call: Call<H::Upstream>) -> Transition<H::Upstream> {
         self.trace.answering = self.since.elapsed();
         let is_sent = call.is_sent();
         if !is_sent {
             self.attempts -= 1;
         }
-        let failure = Failure {
+        let failure = FailedAttempt {
             error,
             trace: &self.trace,
             attempts: self.attempts,
@@ -483,7 +483,7 @@ impl<H: Host> Exchange<H> {
             _ => Close::BackendFailed,
         });
         if !again {
-            return Next::Done(match error {
+            return Transition::Done(match error {
                 RelayError::Upload(UploadError::Gone) => Outcome::Gone(None),
                 error => Outcome::Failed(error),
             });
@@ -501,12 +501,12 @@ impl<H: Host> Exchange<H> {
             }
             // There are only so many of these.
             if is_old {
-                return Next::Phase(Phase::Asking);
+                return Transition::Phase(Phase::Asking);
             }
         }
         // A process that dies closes its connections one after the other; the next one may be another of them. And a server
         // that closes every connection at once is not asked without end.
-        Next::Phase(Phase::Pausing(now + LAST_BREATH))
+        Transition::Phase(Phase::Pausing(now + LAST_BREATH))
     }
 }
 
@@ -514,7 +514,7 @@ fn relay<U: Upstream>(
     mut delivery: Box<Delivery<U>>,
     visitor: &mut Visitor<'_>,
     tools: &mut Tools<'_>,
-) -> Next<U> {
+) -> Transition<U> {
     let progress = delivery.relay(visitor.conn, tools);
     relayed(delivery, progress, tools)
 }
@@ -523,14 +523,14 @@ fn relayed<U: Upstream>(
     delivery: Box<Delivery<U>>,
     progress: Progress,
     tools: &Tools<'_>,
-) -> Next<U> {
+) -> Transition<U> {
     match progress {
-        Progress::Blocked(interests) => Next::Blocked(Phase::Relaying(delivery), interests),
-        Progress::Yield => Next::Yield(Phase::Relaying(delivery)),
-        Progress::Relayed => Next::Phase(Phase::Flushing(delivery)),
+        Progress::Blocked(interests) => Transition::Blocked(Phase::Relaying(delivery), interests),
+        Progress::Yield => Transition::Yield(Phase::Relaying(delivery)),
+        Progress::Relayed => Transition::Phase(Phase::Flushing(delivery)),
         Progress::Done(delivered) => {
             let leftover = tools.reply.data().to_vec();
-            Next::Done(Outcome::Delivered(delivered, delivery.into_drain(leftover)))
+            Transition::Done(Outcome::Delivered(delivered, delivery.into_drain(leftover)))
         }
     }
 }
@@ -539,11 +539,11 @@ fn flush<U: Upstream>(
     mut delivery: Box<Delivery<U>>,
     visitor: &mut Visitor<'_>,
     tools: &mut Tools<'_>,
-) -> Next<U> {
+) -> Transition<U> {
     match delivery.flush(visitor.conn, tools) {
-        Progress::Blocked(interests) => Next::Blocked(Phase::Flushing(delivery), interests),
-        Progress::Yield | Progress::Relayed => Next::Yield(Phase::Flushing(delivery)),
-        Progress::Done(delivered) => Next::Done(Outcome::Delivered(delivered, None)),
+        Progress::Blocked(interests) => Transition::Blocked(Phase::Flushing(delivery), interests),
+        Progress::Yield | Progress::Relayed => Transition::Yield(Phase::Flushing(delivery)),
+        Progress::Done(delivered) => Transition::Done(Outcome::Delivered(delivered, None)),
     }
 }
 
@@ -576,7 +576,7 @@ mod tests {
     enum Never {}
 
     /// A request that goes to these backends, one after the other.
-    struct Request {
+    struct TestRequest {
         head: RequestHead,
         body: RequestBody,
         rules: Rules,
@@ -642,7 +642,7 @@ mod tests {
         }
     }
 
-    impl Host for Request {
+    impl ExchangeHandler for TestRequest {
         type Upstream = Dialled;
 
         fn head(&self) -> &RequestHead {
@@ -678,7 +678,7 @@ mod tests {
             out.extend_from_slice(HEAD);
         }
 
-        fn may_retry(&mut self, failure: &Failure<'_>) -> bool {
+        fn may_retry(&mut self, failure: &FailedAttempt<'_>) -> bool {
             assert_eq!(failure.error, RelayError::ClosedEarly);
             self.failures.push((failure.attempts, failure.is_sent));
             !failure.is_sent
@@ -702,7 +702,7 @@ mod tests {
         }
     }
 
-    impl Request {
+    impl TestRequest {
         fn new(body: RequestBody, backends: Vec<Dialled>) -> Self {
             let limits = HeadLimits::default();
             Self {
@@ -726,7 +726,7 @@ mod tests {
         (Conn::plain(Stream::from(OwnedFd::from(own))), other)
     }
 
-    fn advance(exchange: &mut Exchange<Request>) -> Step<Dialled> {
+    fn advance(exchange: &mut Exchange<TestRequest>) -> Step<Dialled> {
         let (mut conn, _client) = pair();
         let mut visitor = Visitor {
             conn: &mut conn,
@@ -755,7 +755,7 @@ mod tests {
         };
         let (good, mut backend) = pair();
         let backends = vec![broken(), broken(), broken(), Dialled(good)];
-        let request = Request::new(RequestBody::Empty, backends);
+        let request = TestRequest::new(RequestBody::Empty, backends);
         let mut exchange = Exchange::new(request, None, Instant::now());
         let step = advance(&mut exchange);
         assert!(matches!(step, Step::Blocked(Interests { reads: true, .. })));
@@ -788,7 +788,7 @@ mod tests {
         ] {
             let charge = Charge::new(Arc::default());
             let body = RequestBody::Memory(vec![b'x'; length], charge);
-            let request = Request::new(body, vec![Dialled(conn)]);
+            let request = TestRequest::new(body, vec![Dialled(conn)]);
             let mut exchange = Exchange::new(request, None, Instant::now());
             assert!(matches!(advance(&mut exchange), Step::Blocked(_)));
             let milliseconds = getsockopt(&socket, sockopt::TcpUserTimeout).unwrap();

@@ -15,7 +15,7 @@ pub struct StreamingUpload {
     decoder: Decoder,
     /// Bytes of it so far.
     length: u64,
-    limits: Limits,
+    limits: UploadLimits,
     /// What is wrong with the next piece.
     fault: Option<UploadError>,
     /// The visitor waits for 100 (RFC 9110 10.1.1).
@@ -30,7 +30,7 @@ pub struct StreamingUpload {
 
 /// What a body may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct UploadLimits {
     /// Bytes of it.
     pub most: u64,
     /// Bytes a second over the last [`WINDOW`], once it has had [`TIME_TO_BEGIN`].
@@ -41,7 +41,7 @@ pub struct Limits {
 
 /// What there is of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum UploadStep {
     /// Some, which was appended.
     Some,
     /// Nothing yet; more has to arrive until then.
@@ -56,7 +56,7 @@ impl StreamingUpload {
     pub fn new(
         framing: Framing,
         trailers: &HeadLimits,
-        limits: Limits,
+        limits: UploadLimits,
         expects: bool,
     ) -> Option<Self> {
         if matches!(framing, Framing::Length(length) if length > limits.most) {
@@ -88,7 +88,7 @@ impl StreamingUpload {
         visitor: &mut Visitor<'_>,
         chunked: bool,
         out: &mut Vec<u8>,
-    ) -> Result<Step, UploadError> {
+    ) -> Result<UploadStep, UploadError> {
         self.resume(Instant::now(), visitor.input.data().len());
         loop {
             while self.fault.is_none() && !self.decoder.is_done() && out.len() < Buffer::SIZE {
@@ -118,12 +118,12 @@ impl StreamingUpload {
                 visitor.input.consume(piece.consumed);
             }
             if self.decoder.is_done() && self.fault.is_none() {
-                return Ok(Step::End);
+                return Ok(UploadStep::End);
             }
             // What came before a fault is passed on.
             if !out.is_empty() {
                 self.paused = Some(Instant::now());
-                return Ok(Step::Some);
+                return Ok(UploadStep::Some);
             }
             if let Some(fault) = self.fault {
                 return Err(fault);
@@ -160,7 +160,7 @@ impl StreamingUpload {
         }
     }
 
-    fn wait(&self) -> Result<Step, UploadError> {
+    fn wait(&self) -> Result<UploadStep, UploadError> {
         let now = Instant::now();
         let deadline = self.progress + self.limits.patience;
         let slowest = self.limits.slowest;
@@ -172,7 +172,7 @@ impl StreamingUpload {
         {
             Err(UploadError::TooSlow)
         } else {
-            Ok(Step::Wait(deadline))
+            Ok(UploadStep::Wait(deadline))
         }
     }
 }

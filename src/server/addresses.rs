@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::{io, mem};
 
 use super::StartError;
-use super::secure::{Secure, Slot};
+use super::secure::{Secure, AcceptorSlot};
 use super::shared::Shared;
 use super::snapshot::{accepted_keys, log_target};
-use super::threads::Thread;
+use super::threads::PreparedThread;
 use crate::backend::dial_in::{DialInControl, PreparedDialIn, DialInSettings, DialInTerms};
 use crate::backend::group::{Journal, Sites};
 use crate::backend::pool::Pool;
@@ -22,24 +22,24 @@ use crate::stats::{Close, Stats};
 /// What is bound, and by which certificates it speaks.
 #[derive(Default)]
 pub(super) struct Running {
-    pub(super) fronts: Vec<Front>,
-    pub(super) dials: Vec<Dial>,
+    pub(super) fronts: Vec<VisitorListener>,
+    pub(super) dials: Vec<BackendListener>,
     pub(super) secure: Secure,
     /// The certificates of dial-in addresses.
     pub(super) outgoing: Secure,
 }
 
 /// An address for visitors.
-pub(super) struct Front {
+pub(super) struct VisitorListener {
     pub(super) address: Address,
     pub(super) locals: Vec<LocalAddress>,
     stop: Stop,
-    pub(super) tls: Slot,
-    threads: Vec<Thread>,
+    pub(super) tls: AcceptorSlot,
+    threads: Vec<PreparedThread>,
 }
 
 /// An address for backends.
-pub(super) struct Dial {
+pub(super) struct BackendListener {
     pub(super) address: Address,
     pub(super) locals: Vec<LocalAddress>,
     pub(super) pool: Arc<Pool>,
@@ -60,7 +60,7 @@ pub(super) struct NewDial {
 }
 
 /// What a configuration says about an address for backends.
-pub(super) struct Wanted {
+pub(super) struct BackendAddress {
     pub(super) address: Address,
     /// The keys that are known there: those of every site that has it.
     keys: Arc<[Box<[u8]>]>,
@@ -73,8 +73,8 @@ pub(super) struct Wanted {
 impl Running {
     /// Has every address accept that does not yet.
     pub(super) fn begin(&mut self, control: &DialInControl) {
-        for Front { threads, .. } in &mut self.fronts {
-            *threads = mem::take(threads).into_iter().map(Thread::begin).collect();
+        for VisitorListener { threads, .. } in &mut self.fronts {
+            *threads = mem::take(threads).into_iter().map(PreparedThread::begin).collect();
         }
         for dial in &mut self.dials {
             let prepared = mem::take(&mut dial.prepared).into_iter();
@@ -83,7 +83,7 @@ impl Running {
     }
 }
 
-impl Front {
+impl VisitorListener {
     /// Makes its threads, which do not begin yet, and speak no TLS if nothing else is said until then.
     pub(super) fn prepare(
         address: Address,
@@ -95,10 +95,10 @@ impl Front {
             .map(|listener| listener.local().clone())
             .collect();
         let stop = Stop::new()?;
-        let tls = Slot::default();
+        let tls = AcceptorSlot::default();
         let threads = listeners.into_iter().map(|listener| {
             let (stop, shared, tls) = (stop.clone(), Arc::clone(shared), Arc::clone(&tls));
-            Thread::new("accept", move || {
+            PreparedThread::new("accept", move || {
                 listener.accept_loop(&stop, |stream, peer| {
                     let acceptor = tls.read().clone();
                     shared.accepted(stream, peer, acceptor.as_ref());
@@ -117,13 +117,13 @@ impl Front {
     /// Stops accepting; connections that are open stay so.
     pub(super) fn stop(self) {
         self.stop.stop();
-        self.threads.into_iter().for_each(Thread::join);
+        self.threads.into_iter().for_each(PreparedThread::join);
     }
 }
 
 impl NewDial {
     pub(super) fn bind(
-        wanted: &Wanted,
+        wanted: &BackendAddress,
         config: &Config,
         outgoing: &Secure,
         stats: &Arc<Stats>,
@@ -151,14 +151,14 @@ impl NewDial {
     }
 
     /// Prepares its listeners, which accept nothing yet.
-    pub(super) fn prepare(self, control: &DialInControl) -> Result<Dial, StartError> {
+    pub(super) fn prepare(self, control: &DialInControl) -> Result<BackendListener, StartError> {
         let locals = self.listeners.iter();
         let locals = locals.map(|listener| listener.local().clone()).collect();
         let listeners = self.listeners.into_iter();
         let prepared = listeners.map(|listener| {
             control.prepare(listener, Arc::clone(&self.pool), Arc::clone(&self.settings))
         });
-        Ok(Dial {
+        Ok(BackendListener {
             prepared: prepared.collect::<io::Result<_>>()?,
             begun: Vec::new(),
             address: self.address,
@@ -170,11 +170,11 @@ impl NewDial {
     }
 }
 
-impl Dial {
+impl BackendListener {
     /// Goes over to what a new configuration says about it.
     pub(super) fn change(
         &mut self,
-        wanted: &Wanted,
+        wanted: &BackendAddress,
         file: SocketFile,
         config: &Config,
         outgoing: &Secure,
@@ -202,22 +202,22 @@ impl Dial {
     }
 }
 
-impl Wanted {
+impl BackendAddress {
     /// The addresses at which backends dial in, each once, in the order of the configuration.
     pub(super) fn all(config: &Config) -> Vec<Self> {
-        struct Entry<'a> {
+        struct MergedAddress<'a> {
             /// The names of the sites that have each key.
             keys: BTreeMap<Box<[u8]>, Vec<&'a str>>,
             file: &'a config::SocketFileConfig,
         }
         let none = config::SocketFileConfig::default();
         let mut order = Vec::new();
-        let mut entries: HashMap<&Address, Entry> = HashMap::new();
+        let mut entries: HashMap<&Address, MergedAddress> = HashMap::new();
         for site in &config.sites {
             for outgoing in &site.outgoing {
                 let entry = entries.entry(&outgoing.to).or_insert_with(|| {
                     order.push(&outgoing.to);
-                    Entry {
+                    MergedAddress {
                         keys: BTreeMap::new(),
                         file: &none,
                     }
@@ -306,7 +306,7 @@ mod tests {
         ";
         let read = Config::from_yaml(yaml, Path::new("s.yml"), &Overrides::default());
         let (config, _) = read.unwrap_or_else(|problems| panic!("{problems}"));
-        let all = Wanted::all(&config);
+        let all = BackendAddress::all(&config);
         let shown = all.iter().map(|wanted| {
             let keys = wanted.keys.iter().map(|key| String::from_utf8_lossy(key));
             let mode = wanted.socket_file().unwrap().mode;

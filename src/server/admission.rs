@@ -23,7 +23,7 @@ pub(crate) struct Allowance {
 
 /// One upgraded connection, or one that may become so, as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Permit {
+pub(crate) struct TunnelPermit {
     allowance: Arc<Allowance>,
     /// It has become one.
     used: Option<Arc<Stats>>,
@@ -36,9 +36,9 @@ impl Allowance {
     }
 
     /// One more, unless there are too many already.
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<TunnelPermit> {
         // The guard takes back what was added, also where the limit says no.
-        let permit = Permit {
+        let permit = TunnelPermit {
             allowance: Arc::clone(self),
             used: None,
         };
@@ -47,7 +47,7 @@ impl Allowance {
     }
 }
 
-impl Permit {
+impl TunnelPermit {
     /// The connection is upgraded now.
     pub(crate) fn make_use(&mut self, stats: &Arc<Stats>) {
         stats::add(&stats.tunnels);
@@ -55,7 +55,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for TunnelPermit {
     fn drop(&mut self) {
         self.allowance.used.fetch_sub(1, Ordering::Relaxed);
         if let Some(stats) = &self.used {
@@ -70,12 +70,12 @@ pub(crate) struct Clients(Mutex<HashMap<IpAddr, usize>>);
 
 /// A connection that is counted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Counted(IpAddr);
+pub(crate) struct CountedConnection(IpAddr);
 
 impl Clients {
     /// Counts one more connection of an address, unless it has as many as it may. The caller must call
     /// [`Clients::leave`].
-    pub(crate) fn enter(&self, address: IpAddr, most: usize) -> Option<Counted> {
+    pub(crate) fn enter(&self, address: IpAddr, most: usize) -> Option<CountedConnection> {
         let address = network(address);
         let mut counts = self.0.lock();
         let count = counts.entry(address).or_default();
@@ -83,11 +83,11 @@ impl Clients {
             return None;
         }
         *count += 1;
-        Some(Counted(address))
+        Some(CountedConnection(address))
     }
 
     /// A connection that was counted is closed.
-    pub(crate) fn leave(&self, Counted(address): Counted) {
+    pub(crate) fn leave(&self, CountedConnection(address): CountedConnection) {
         let mut counts = self.0.lock();
         if let Some(count) = counts.get_mut(&address) {
             *count -= 1;

@@ -29,12 +29,12 @@ use crate::net::stream::network;
 pub(crate) struct Checks {
     /// Checks at once.
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<ChecksState>,
 }
 
 /// Why a password is not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Overload {
+pub(crate) enum AuthOverload {
     /// The address has too many in line.
     Client,
     /// All have.
@@ -43,44 +43,44 @@ pub(crate) enum Overload {
 
 /// What came of [`Checks::enter`].
 #[derive(Debug)]
-pub(crate) enum Entry {
+pub(crate) enum CheckEntry {
     /// The password can be checked now.
-    Turn(Turn),
+    Turn(AuthSlot),
     /// The request stands in line.
-    Queued(Ticket),
+    Queued(AuthTicket),
 }
 
 /// The right to check one password. Dropping it gives the next turn away.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct AuthSlot {
     checks: Arc<Checks>,
-    client: Client,
+    client: ClientNetwork,
 }
 
 /// A request's place in line. Dropping it leaves the line.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct AuthTicket {
     checks: Arc<Checks>,
     number: u64,
-    slot: Arc<Slot<Result<Turn, Overload>>>,
+    slot: Arc<Slot<Result<AuthSlot, AuthOverload>>>,
 }
 
 /// An address, or a network with IPv6. `None`: it is not known, as behind a proxy that does not tell it.
-type Client = Option<IpAddr>;
+type ClientNetwork = Option<IpAddr>;
 
 #[derive(Debug, Default)]
-struct State {
+struct ChecksState {
     running: usize,
-    waiting: BTreeMap<u64, Waiter>,
+    waiting: BTreeMap<u64, WaitingCheck>,
     /// The number of the next request that enters.
     number: u64,
-    records: HashMap<Client, Record>,
+    records: HashMap<ClientNetwork, Record>,
 }
 
 #[derive(Debug)]
-struct Waiter {
-    client: Client,
-    slot: Arc<Slot<Result<Turn, Overload>>>,
+struct WaitingCheck {
+    client: ClientNetwork,
+    slot: Arc<Slot<Result<AuthSlot, AuthOverload>>>,
 }
 
 /// What is known of an address.
@@ -98,7 +98,7 @@ struct Record {
 
 /// Who has the next turn: the smallest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
+struct CheckPriority {
     is_unproved: bool,
     tries: u32,
 }
@@ -125,12 +125,12 @@ impl Checks {
         self: &Arc<Self>,
         client: Option<IpAddr>,
         now: Instant,
-    ) -> Result<Entry, Overload> {
+    ) -> Result<CheckEntry, AuthOverload> {
         let client = client.map(network);
         let mut state = self.state.lock();
         if state.running < self.most {
             state.begin(client, now);
-            return Ok(Entry::Turn(self.turn(client)));
+            return Ok(CheckEntry::Turn(self.turn(client)));
         }
         // Many visitors may be behind one that is not known.
         let waiting = state
@@ -138,17 +138,17 @@ impl Checks {
             .get(&client)
             .map_or(0, |record| record.waiting);
         if client.is_some() && waiting >= MOST_OF_ONE {
-            return Err(Overload::Client);
+            return Err(AuthOverload::Client);
         }
         let evicted = if state.waiting.len() < MOST_IN_LINE {
             None
         } else {
-            Some(state.evict_for(client, now).ok_or(Overload::All)?)
+            Some(state.evict_for(client, now).ok_or(AuthOverload::All)?)
         };
         let slot = Arc::new(Slot::new());
         let number = state.number;
         state.number += 1;
-        let waiter = Waiter {
+        let waiter = WaitingCheck {
             client,
             slot: Arc::clone(&slot),
         };
@@ -156,9 +156,9 @@ impl Checks {
         state.record(client, now).waiting += 1;
         drop(state);
         if let Some(evicted) = evicted {
-            drop(evicted.fill(Err(Overload::All)));
+            drop(evicted.fill(Err(AuthOverload::All)));
         }
-        Ok(Entry::Queued(Ticket {
+        Ok(CheckEntry::Queued(AuthTicket {
             checks: Arc::clone(self),
             number,
             slot,
@@ -166,16 +166,16 @@ impl Checks {
     }
 
     /// A turn that was counted already.
-    fn turn(self: &Arc<Self>, client: Client) -> Turn {
-        Turn {
+    fn turn(self: &Arc<Self>, client: ClientNetwork) -> AuthSlot {
+        AuthSlot {
             checks: Arc::clone(self),
             client,
         }
     }
 }
 
-impl State {
-    fn record(&mut self, client: Client, now: Instant) -> &mut Record {
+impl ChecksState {
+    fn record(&mut self, client: ClientNetwork, now: Instant) -> &mut Record {
         if self.records.len() >= MOST_RECORDS && !self.records.contains_key(&client) {
             self.forget(now);
         }
@@ -203,16 +203,16 @@ impl State {
         }
     }
 
-    fn rank(&self, client: Client, now: Instant) -> Rank {
+    fn rank(&self, client: ClientNetwork, now: Instant) -> CheckPriority {
         let record = self.records.get(&client);
-        Rank {
+        CheckPriority {
             is_unproved: !record.is_some_and(|record| record.is_proved(now)),
             tries: record.map_or(0, |record| record.tries(now)),
         }
     }
 
     /// Counts a check that begins.
-    fn begin(&mut self, client: Client, now: Instant) {
+    fn begin(&mut self, client: ClientNetwork, now: Instant) {
         self.running += 1;
         let record = self.record(client, now);
         record.tries = record.tries(now).saturating_add(1);
@@ -222,9 +222,9 @@ impl State {
     /// Takes the request out of line that would come last, if this address comes before it.
     fn evict_for(
         &mut self,
-        client: Client,
+        client: ClientNetwork,
         now: Instant,
-    ) -> Option<Arc<Slot<Result<Turn, Overload>>>> {
+    ) -> Option<Arc<Slot<Result<AuthSlot, AuthOverload>>>> {
         let ranked = self
             .waiting
             .iter()
@@ -237,7 +237,7 @@ impl State {
     }
 
     /// Takes the request out of line that comes first, and counts its check.
-    fn next(&mut self, now: Instant) -> Option<Waiter> {
+    fn next(&mut self, now: Instant) -> Option<WaitingCheck> {
         let ranked = self
             .waiting
             .iter()
@@ -248,7 +248,7 @@ impl State {
         Some(waiter)
     }
 
-    fn remove(&mut self, number: u64) -> Option<Waiter> {
+    fn remove(&mut self, number: u64) -> Option<WaitingCheck> {
         let waiter = self.waiting.remove(&number)?;
         if let Some(record) = self.records.get_mut(&waiter.client) {
             record.waiting = record.waiting.saturating_sub(1);
@@ -274,7 +274,7 @@ impl Record {
     }
 }
 
-impl Turn {
+impl AuthSlot {
     /// The password was right.
     pub(crate) fn prove(&self, now: Instant) {
         let mut state = self.checks.state.lock();
@@ -284,7 +284,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for AuthSlot {
     fn drop(&mut self) {
         let now = Instant::now();
         let next = {
@@ -295,16 +295,16 @@ impl Drop for Turn {
                 false => None,
             }
         };
-        if let Some(Waiter { client, slot }) = next {
+        if let Some(WaitingCheck { client, slot }) = next {
             // If the request has left, the turn is dropped, which gives it to another one.
             drop(slot.fill(Ok(self.checks.turn(client))));
         }
     }
 }
 
-impl Ticket {
+impl AuthTicket {
     /// The turn, or why there is none; `None`: it has not come yet.
-    pub(crate) fn take(&self) -> Option<Result<Turn, Overload>> {
+    pub(crate) fn take(&self) -> Option<Result<AuthSlot, AuthOverload>> {
         self.slot.take()
     }
 
@@ -319,7 +319,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for AuthTicket {
     fn drop(&mut self) {
         let waiter = self.checks.state.lock().remove(self.number);
         drop(waiter);
@@ -349,22 +349,22 @@ mod tests {
         Some(IpAddr::from([192, 0, 2, number]))
     }
 
-    fn turn(checks: &Arc<Checks>, client: Option<IpAddr>) -> Turn {
+    fn turn(checks: &Arc<Checks>, client: Option<IpAddr>) -> AuthSlot {
         match checks.enter(client, Instant::now()) {
-            Ok(Entry::Turn(turn)) => turn,
+            Ok(CheckEntry::Turn(turn)) => turn,
             other => panic!("{other:?}"),
         }
     }
 
-    fn queued(checks: &Arc<Checks>, client: Option<IpAddr>) -> Ticket {
+    fn queued(checks: &Arc<Checks>, client: Option<IpAddr>) -> AuthTicket {
         match checks.enter(client, Instant::now()) {
-            Ok(Entry::Queued(ticket)) => ticket,
+            Ok(CheckEntry::Queued(ticket)) => ticket,
             other => panic!("{other:?}"),
         }
     }
 
     /// The tickets in the order in which they have their turns, each of which is dropped before the next one.
-    fn order(first: Turn, mut tickets: Vec<(u8, Ticket)>) -> Vec<u8> {
+    fn order(first: AuthSlot, mut tickets: Vec<(u8, AuthTicket)>) -> Vec<u8> {
         drop(first);
         let mut order = Vec::new();
         while !tickets.is_empty() {
@@ -410,13 +410,13 @@ mod tests {
         for number in 0..MOST_OF_ONE {
             tickets.push(from(&format!("2001:db8::{number}:1")).expect("a place"));
         }
-        assert_eq!(from("2001:db8::ffff").unwrap_err(), Overload::Client);
+        assert_eq!(from("2001:db8::ffff").unwrap_err(), AuthOverload::Client);
         tickets.push(from("2001:db8:0:1::1").expect("another network"));
         // One that leaves makes room.
         drop(tickets.remove(0));
         tickets.push(from("2001:db8::ffff").expect("a place"));
         // Addresses that are not known may be many.
-        tickets.extend((0..=MOST_OF_ONE).map(|_| Entry::Queued(queued(&checks, None))));
+        tickets.extend((0..=MOST_OF_ONE).map(|_| CheckEntry::Queued(queued(&checks, None))));
         drop(busy);
         drop(tickets);
         assert_eq!(checks.state.lock().running, 0);
@@ -435,7 +435,7 @@ mod tests {
         // No room for more of the same, and room for another one at the cost of the worst.
         let none = checks.enter(address(16), Instant::now());
         let newcomer = match none {
-            Ok(Entry::Queued(ticket)) => ticket,
+            Ok(CheckEntry::Queued(ticket)) => ticket,
             other => panic!("{other:?}"),
         };
         let evicted = flood.iter_mut().rposition(|ticket| ticket.take().is_some());
@@ -455,7 +455,7 @@ mod tests {
             .record(address(17), Instant::now())
             .tries = 5;
         let refused = checks.enter(address(17), Instant::now());
-        assert_eq!(refused.unwrap_err(), Overload::All);
+        assert_eq!(refused.unwrap_err(), AuthOverload::All);
     }
 
     #[test]

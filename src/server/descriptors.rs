@@ -10,12 +10,12 @@
 //! **Invariants**: the limits only become lower. Connections to servers are not bounded here: they carry the requests
 //! of visitors, which are.
 
-use super::addresses::Wanted;
+use super::addresses::BackendAddress;
 use crate::config::{Config, DirectoryConfig, Limits, SiteConfig};
 
 /// How many descriptors there are for connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Division {
+pub(super) struct DescriptorShares {
     /// For backends at all dial-in addresses together.
     pub(super) backends: u64,
     /// For these and for visitors.
@@ -25,10 +25,10 @@ pub(super) struct Division {
 }
 
 /// Lowers `limits.connections` and `limits.backends` to what so many descriptors allow.
-pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Division) {
+pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, DescriptorShares) {
     let half = descriptors / 2;
     let limits = &config.limits;
-    let addresses = Wanted::all(&config).len() as u64;
+    let addresses = BackendAddress::all(&config).len() as u64;
     let newcomers = match addresses {
         0 => 0,
         _ => (descriptors / NEWCOMERS_PART).clamp(1, MOST_NEWCOMERS),
@@ -72,7 +72,7 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Division)
     // They were these types before, and are no larger now.
     config.limits.backends = backends as usize;
     config.limits.connections = connections as usize;
-    let division = Division {
+    let division = DescriptorShares {
         backends: all,
         both,
         newcomers: newcomers as usize,

@@ -28,19 +28,19 @@ use crate::stats::Close;
 
 /// What is read for no visitor.
 pub(crate) struct Drainer {
-    inbox: Mutex<Inbox>,
+    inbox: Mutex<DrainInbox>,
     /// Rings when something was put into the inbox.
     bell: EventFd,
 }
 
 #[derive(Default)]
-struct Inbox {
+struct DrainInbox {
     drains: Vec<Drain<Lease>>,
     stopped: bool,
 }
 
 /// A drain that waits for its backend, and until when.
-type Waiting = (Drain<Lease>, Instant);
+type ParkedDrain = (Drain<Lease>, Instant);
 
 impl Drainer {
     /// One that has nothing to do yet.
@@ -81,7 +81,7 @@ impl Drainer {
     /// Reads until it is stopped.
     pub(super) fn run(&self) {
         let mut reply = Buffer::new();
-        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut waiting: Vec<ParkedDrain> = Vec::new();
         loop {
             let ready = self.wait(&mut waiting);
             let (mut due, rest): (Vec<_>, Vec<_>) = waiting
@@ -118,7 +118,7 @@ impl Drainer {
     }
 
     /// Waits for one of the backends, a deadline or the bell. Returns which backends have something to read.
-    fn wait(&self, waiting: &mut [Waiting]) -> Vec<bool> {
+    fn wait(&self, waiting: &mut [ParkedDrain]) -> Vec<bool> {
         let until = waiting.iter().map(|(_, until)| *until).min();
         let until = until.unwrap_or_else(|| Instant::now() + LONGEST_PAUSE);
         let mut sockets = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
@@ -149,7 +149,7 @@ impl Drainer {
 }
 
 /// Reads what is there. `None`: it is over.
-fn advance(mut drain: Drain<Lease>, reply: &mut Buffer) -> Option<Waiting> {
+fn advance(mut drain: Drain<Lease>, reply: &mut Buffer) -> Option<ParkedDrain> {
     let mut tools = Tools {
         reply,
         out: &mut Vec::new(),

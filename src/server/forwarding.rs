@@ -17,7 +17,7 @@ use crate::net::stream::Peer;
 use crate::server::snapshot::Snapshot;
 
 /// What the application learns of the time in the queue.
-pub(super) struct Queue {
+pub(super) struct QueueTime {
     /// When a backend was there.
     pub(super) at: Instant,
     /// How long it was waited for.
@@ -65,7 +65,7 @@ pub(super) fn render(
     request: &Request,
     client_address_field: &str,
     site: &config::SiteConfig,
-    queue: &Queue,
+    queue: &QueueTime,
     out: &mut Vec<u8>,
 ) {
     let framing = match &request.body {
@@ -108,7 +108,7 @@ fn write_forwarding(request: &Request, site: &config::SiteConfig, out: &mut Vec<
     let last = |name| told(name).last();
     if site.xforwardedfor {
         let [forwarded_for, proto, host, real_ip] = FORWARDED;
-        let address = Address::of(request.client.peer.ip());
+        let address = AddressText::of(request.client.peer.ip());
         write_list(forwarded_for, told(forwarded_for), address.bytes(), out);
         let scheme: &[u8] = if request.secure { b"https" } else { b"http" };
         write_field(proto, last(proto).unwrap_or(scheme), out);
@@ -118,7 +118,7 @@ fn write_forwarding(request: &Request, site: &config::SiteConfig, out: &mut Vec<
         }
         match request.client.forwarded {
             None => write_field(real_ip, address.bytes(), out),
-            Some(client) => write_field(real_ip, Address::of(Some(client)).bytes(), out),
+            Some(client) => write_field(real_ip, AddressText::of(Some(client)).bytes(), out),
         }
     }
     if site.via {
@@ -133,7 +133,7 @@ fn write_forwarding(request: &Request, site: &config::SiteConfig, out: &mut Vec<
 
 /// Writes the fields from which the application can tell how long its visitors waited: when the request was complete, in
 /// microseconds as most monitors want it, and how many milliseconds no backend was free.
-fn write_queue_time(request: &Request, queue: &Queue, out: &mut Vec<u8>) {
+fn write_queue_time(request: &Request, queue: &QueueTime, out: &mut Vec<u8>) {
     let [start, waited] = QUEUE;
     // A proxy in front of us has seen it before.
     let sent = request.client.trusted.then_some(&request.head.headers);
@@ -170,12 +170,12 @@ fn write_list<'v>(
 }
 
 /// A visitor's address as text, on the stack.
-struct Address {
+struct AddressText {
     text: [u8; Self::LONGEST],
     length: usize,
 }
 
-impl Address {
+impl AddressText {
     /// The longest form of an IPv6 address.
     const LONGEST: usize = 45;
 
@@ -239,14 +239,14 @@ mod tests {
     #[test]
     fn addresses_as_text() {
         let check = |ip: &str| {
-            let address = Address::of(ip.parse().ok());
+            let address = AddressText::of(ip.parse().ok());
             assert_eq!(str::from_utf8(address.bytes()), Ok(ip));
         };
         for ip in ["0.0.0.0", "1.20.100.209", "255.255.255.255", "10.99.9.90"] {
             check(ip);
         }
         check("2001:db8::1");
-        assert_eq!(Address::of(None).bytes(), b"unix:");
+        assert_eq!(AddressText::of(None).bytes(), b"unix:");
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | `Server::reloading` | the order of reloads | a reload, with the files that it reads |
 //! | `Server::running` | listeners and their threads | start, the change of a reload to the new configuration, stop |
-//! | `Shared::snapshot`, `Front::tls` | the current snapshot, certificates | a clone |
+//! | `Shared::snapshot`, `VisitorListener::tls` | the current snapshot, certificates | a clone |
 //! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a look at all sessions: in a drain, and to make room for new connections, requests and bodies |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free seats, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
@@ -26,13 +26,13 @@
 mod addresses;
 pub(crate) mod admission;
 pub(crate) mod checks;
-pub(crate) mod collect;
+pub(crate) mod body;
 pub(crate) mod compress;
 mod descriptors;
 mod drainer;
 pub(crate) mod files;
 mod forwarding;
-pub(crate) mod guard;
+pub(crate) mod auth;
 pub(crate) mod pages;
 pub(crate) mod pending;
 pub(crate) mod route;
@@ -67,14 +67,14 @@ use crate::net::tls::LoadError;
 use crate::net::tunnel::Tunnels;
 use crate::process;
 use crate::stats::{self, Close, Stats};
-use addresses::{Dial, Front, NewDial, Running, Wanted, arrange, load_outgoing};
+use addresses::{BackendListener, VisitorListener, NewDial, Running, BackendAddress, arrange, load_outgoing};
 use admission::Clients;
 use checks::Checks;
 use drainer::Drainer;
 use secure::Secure;
-use shared::{Pace, Shared};
-use snapshot::{Parts, Snapshot};
-use threads::Thread;
+use shared::{ScanBackoff, Shared};
+use snapshot::{SnapshotParts, Snapshot};
+use threads::PreparedThread;
 use worker::{Worker, be_scheduled};
 
 /// A running server.
@@ -103,10 +103,10 @@ pub struct Server {
     reloading: Mutex<()>,
     running: Mutex<Running>,
     workers: ThreadPool,
-    tick: Option<Thread>,
-    tunnels: Option<Thread>,
-    drainer: Option<Thread>,
-    dial_in: Option<Thread>,
+    tick: Option<PreparedThread>,
+    tunnels: Option<PreparedThread>,
+    drainer: Option<PreparedThread>,
+    dial_in: Option<PreparedThread>,
     /// Of the thread of the dial-in addresses.
     control: Arc<DialInControl>,
 }
@@ -161,7 +161,7 @@ impl Server {
             .map(|address| Ok((address.clone(), Listener::bind(address)?)));
         let fronts = fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut dials = Vec::new();
-        for wanted in Wanted::all(&config) {
+        for wanted in BackendAddress::all(&config) {
             dials.push(NewDial::bind(
                 &wanted,
                 &config,
@@ -181,7 +181,7 @@ impl Server {
         let pools: HashMap<_, _> = dials.iter().map(NewDial::pool).collect();
         let dial_in = DialIn::new(Arc::clone(&stats))?;
         dial_in.control().limit_newcomers(division.newcomers);
-        let parts = Parts {
+        let parts = SnapshotParts {
             waiting: &waiting,
             stats: &stats,
             alarm: poller.alarm(),
@@ -207,7 +207,7 @@ impl Server {
             waiting,
             checks,
             journal,
-            shedding: Pace::default(),
+            shedding: ScanBackoff::default(),
         });
         Ok(Bound {
             shared,
@@ -226,7 +226,7 @@ impl Server {
     pub fn check(config: &Config) -> Result<(), StartError> {
         Secure::default().load("ssl", &config.ssl)?;
         load_outgoing(&mut Secure::default(), config)?;
-        for wanted in Wanted::all(config) {
+        for wanted in BackendAddress::all(config) {
             wanted.socket_file()?;
         }
         Ok(())
@@ -321,9 +321,9 @@ impl Server {
         for address in config.listen.iter().filter(is_new) {
             new_fronts.push((address.clone(), Listener::bind(address)?));
         }
-        let wanted = Wanted::all(&config);
+        let wanted = BackendAddress::all(&config);
         let mut new_dials = Vec::new();
-        let is_new = |wanted: &&Wanted| !pools.contains_key(&wanted.address);
+        let is_new = |wanted: &&BackendAddress| !pools.contains_key(&wanted.address);
         for new in wanted.iter().filter(is_new) {
             new_dials.push(NewDial::bind(
                 new,
@@ -335,11 +335,11 @@ impl Server {
             )?);
         }
         pools.extend(new_dials.iter().map(NewDial::pool));
-        let files = wanted.iter().map(Wanted::socket_file);
+        let files = wanted.iter().map(BackendAddress::socket_file);
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let before = shared.snapshot();
         let listen = config.listen.clone();
-        let parts = Parts {
+        let parts = SnapshotParts {
             waiting: &shared.waiting,
             stats: &shared.stats,
             alarm: shared.poller.alarm(),
@@ -352,7 +352,7 @@ impl Server {
         let new_dials = new_dials.collect::<Result<Vec<_>, StartError>>()?;
         let new_fronts = new_fronts.into_iter();
         let new_fronts =
-            new_fronts.map(|(address, listeners)| Front::prepare(address, listeners, shared));
+            new_fronts.map(|(address, listeners)| VisitorListener::prepare(address, listeners, shared));
         let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut running = self.running.lock();
         if shared.draining.load(Ordering::SeqCst) {
@@ -391,7 +391,7 @@ impl Server {
         let fronts = mem::take(&mut running.fronts);
         let (fronts, gone) = arrange(fronts, |front| &front.address, listen.iter());
         running.fronts = fronts;
-        gone.into_iter().for_each(Front::stop);
+        gone.into_iter().for_each(VisitorListener::stop);
         let order = wanted.iter().map(|wanted| &wanted.address);
         let dials = mem::take(&mut running.dials);
         let (mut dials, gone) = arrange(dials, |dial| &dial.address, order);
@@ -400,7 +400,7 @@ impl Server {
         }
         running.dials = dials;
         running.outgoing = outgoing;
-        Dial::stop_all(gone, &self.control, Close::Removed);
+        BackendListener::stop_all(gone, &self.control, Close::Removed);
         Ok(())
     }
 
@@ -418,7 +418,7 @@ impl Server {
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         let fronts = mem::take(&mut self.running.lock().fronts);
-        fronts.into_iter().for_each(Front::stop);
+        fronts.into_iter().for_each(VisitorListener::stop);
         self.shared.close_idle(false);
     }
 
@@ -458,8 +458,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         let Running { fronts, dials, .. } = mem::take(&mut *self.running.lock());
-        fronts.into_iter().for_each(Front::stop);
-        Dial::stop_all(dials, &self.control, Close::Draining);
+        fronts.into_iter().for_each(VisitorListener::stop);
+        BackendListener::stop_all(dials, &self.control, Close::Draining);
         self.control.stop();
         if let Some(thread) = self.dial_in.take() {
             thread.join();
@@ -513,11 +513,11 @@ impl Bound {
         let control = dial_in.control();
         let tick = {
             let shared = Arc::clone(&shared);
-            Thread::new("tick", move || shared.tick())?
+            PreparedThread::new("tick", move || shared.tick())?
         };
         let tunnels = {
             let shared = Arc::clone(&shared);
-            Thread::new("tunnels", move || {
+            PreparedThread::new("tunnels", move || {
                 be_scheduled(config.scheduling);
                 let tunnels = &shared.tunnels;
                 tunnels.run(|session, backend, ended| session.end_tunnel(backend, &ended));
@@ -525,15 +525,15 @@ impl Bound {
         };
         let drainer = {
             let shared = Arc::clone(&shared);
-            Thread::new("drain", move || shared.drainer.run())?
+            PreparedThread::new("drain", move || shared.drainer.run())?
         };
-        let dial_in = Thread::new("dial-in", move || dial_in.run())?;
+        let dial_in = PreparedThread::new("dial-in", move || dial_in.run())?;
         let mut running = Running::default();
         for dial in dials {
             running.dials.push(dial.prepare(&control)?);
         }
         for (address, listeners) in fronts {
-            let front = Front::prepare(address, listeners, &shared)?;
+            let front = VisitorListener::prepare(address, listeners, &shared)?;
             *front.tls.write() = secure.acceptor(&front.address);
             running.fronts.push(front);
         }

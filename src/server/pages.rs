@@ -18,13 +18,13 @@ use crate::stats::Stats;
 #[derive(Debug)]
 pub(crate) struct SitePages {
     flag: Option<Flag>,
-    maintenance: Option<Page>,
-    by_status: Vec<(u16, Page)>,
+    maintenance: Option<CustomPage>,
+    by_status: Vec<(u16, CustomPage)>,
 }
 
 /// A file that is shown in the place of our own words.
 #[derive(Debug)]
-struct Page {
+struct CustomPage {
     file: Arc<Watched<Vec<u8>>>,
     content_type: &'static str,
 }
@@ -51,7 +51,7 @@ impl SitePages {
                     file
                 }
             };
-            Ok(Page {
+            Ok(CustomPage {
                 file,
                 content_type: content_type(path),
             })
@@ -80,7 +80,7 @@ impl SitePages {
     }
 
     /// The one for a status. That of maintenance is also for other times in which there is no service.
-    fn of(&self, status: u16) -> Option<&Page> {
+    fn of(&self, status: u16) -> Option<&CustomPage> {
         let own = self.by_status.iter().find(|(own, _)| *own == status);
         let own = own.map(|(_, page)| page);
         own.or(self.maintenance.as_ref().filter(|_| status == 503))
@@ -116,7 +116,7 @@ impl Site {
     }
 }
 
-impl Page {
+impl CustomPage {
     /// The same answer with these words.
     fn in_place_of(&self, mut page: Response) -> Response {
         let fields = &mut page.head.headers;

@@ -8,10 +8,10 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::admission::Permit;
+use super::admission::TunnelPermit;
 use super::compress;
 use super::files;
-use super::forwarding::{self, Queue};
+use super::forwarding::{self, QueueTime};
 use super::route;
 use super::snapshot::{Site, Snapshot, SnapshotRef};
 use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError, Shortage};
@@ -24,7 +24,7 @@ use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::disconnect::{self, DisconnectDetector};
 use crate::relay::download::Download;
 use crate::relay::drain::Drain;
-use crate::relay::{Exchange, Failure, Host, RelayError, Responding, Rules, Tools, Visitor};
+use crate::relay::{Exchange, FailedAttempt, ExchangeHandler, RelayError, Responding, Rules, Tools, Visitor};
 use crate::stats::{self, Close};
 
 /// A request on its way to a backend.
@@ -41,7 +41,7 @@ pub(crate) struct PendingRequest {
     /// Whether the visitor is still there.
     pub(crate) disconnect: DisconnectDetector,
     /// To become an upgraded connection, where that is asked for.
-    pub(crate) permit: Option<Permit>,
+    pub(crate) permit: Option<TunnelPermit>,
     /// The permission to stand in line for a backend, once it was given.
     wait: Option<CountedWait>,
     /// Times and limits of its exchange.
@@ -216,7 +216,7 @@ impl PendingRequest {
     }
 }
 
-impl Host for PendingRequest {
+impl ExchangeHandler for PendingRequest {
     type Upstream = Lease;
 
     fn head(&self) -> &RequestHead {
@@ -281,7 +281,7 @@ impl Host for PendingRequest {
     }
 
     fn write_head(&mut self, trace: &Trace, acquired: Instant, out: &mut Vec<u8>) {
-        let queue = Queue {
+        let queue = QueueTime {
             at: acquired,
             waited: trace.queued,
         };
@@ -290,7 +290,7 @@ impl Host for PendingRequest {
         forwarding::render(&self.request, field, settings, &queue, out);
     }
 
-    fn may_retry(&mut self, failure: &Failure<'_>) -> bool {
+    fn may_retry(&mut self, failure: &FailedAttempt<'_>) -> bool {
         log::debug!(
             "site {}: backend {}: {:?}",
             self.site().settings.name,

@@ -10,7 +10,7 @@ use crate::config::{Address, Tls};
 use crate::net::tls::{Acceptor, Authorities, Certificate, LoadError, Tickets};
 
 /// What an acceptor thread looks at for each connection; `None`: no TLS.
-pub(crate) type Slot = Arc<RwLock<Option<Acceptor>>>;
+pub(crate) type AcceptorSlot = Arc<RwLock<Option<Acceptor>>>;
 
 /// The certificates of a server.
 #[derive(Clone, Debug, Default)]

@@ -23,7 +23,7 @@
 //! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
 //! - The backend's socket is armed in the poller only while the session is parked.
 
-mod about;
+mod log_context;
 mod answer;
 mod auth;
 mod refuse;
@@ -37,12 +37,12 @@ use std::task::Waker;
 use std::thread;
 use std::time::Instant;
 
-use about::{About, Subject};
+use log_context::{LogContext, OwnedLogContext};
 use answer::{AfterResponse, LINGER, SendingResponse};
 use auth::AuthPending;
 
-use super::admission::{Counted, Permit};
-use super::collect::{Collector, Fault};
+use super::admission::{CountedConnection, TunnelPermit};
+use super::body::{BodyBuffer, CollectError};
 use super::files;
 use super::forwarding;
 use super::pages;
@@ -79,9 +79,9 @@ pub(crate) struct Session {
     conn: Conn,
     peer: Peer,
     /// It counts for the limit of its address.
-    counted: Option<Counted>,
+    counted: Option<CountedConnection>,
     /// Its request counts for the limit of the address that the peer, a proxy, has named.
-    counted_request: Option<Counted>,
+    counted_request: Option<CountedConnection>,
     /// Bytes that were read and not used when the session was parked.
     leftover: Vec<u8>,
     /// Bytes that the visitor did not take and that go in front of its next response.
@@ -122,7 +122,7 @@ enum Unread {
 enum State {
     /// A worker is at it.
     Running,
-    Head(Reading),
+    Head(ReadingHead),
     Auth(Box<AuthPending>),
     Open(Box<PendingRequest>),
     Body(Box<Collecting>),
@@ -138,7 +138,7 @@ enum State {
 }
 
 /// A head on its way in.
-struct Reading {
+struct ReadingHead {
     scanner: HeadScanner,
     /// When its first byte was seen; `None` while the connection is idle.
     begun: Option<Instant>,
@@ -151,21 +151,21 @@ struct Reading {
 /// A body on its way in.
 struct Collecting {
     pending: PendingRequest,
-    collector: Collector,
+    collector: BodyBuffer,
     rate: Rate,
     deadline: Instant,
 }
 
 /// An upgraded connection.
 struct TunnelState {
-    subject: Subject,
-    permit: Permit,
+    subject: OwnedLogContext,
+    permit: TunnelPermit,
     /// Bytes of what went to the visitor that are not the backend's.
     head: u64,
 }
 
 /// What comes next.
-enum Step {
+enum SessionStep {
     Go(State),
     Wait(State, Interests),
     /// There is more to do, but other work should have its turn.
@@ -193,7 +193,7 @@ impl Session {
         token: Token,
         conn: Conn,
         peer: Peer,
-        counted: Option<Counted>,
+        counted: Option<CountedConnection>,
     ) -> Self {
         stats::add(&shared.stats.accepted);
         stats::add(&shared.stats.open);
@@ -217,9 +217,9 @@ impl Session {
             memory,
             request_bytes: 0,
             unread: Unread::Unsure,
-            state: State::Head(Reading {
+            state: State::Head(ReadingHead {
                 handshake,
-                ..Reading::idle(Instant::now() + patience)
+                ..ReadingHead::idle(Instant::now() + patience)
             }),
             reason: Close::Internal,
             expired: false,
@@ -377,7 +377,7 @@ impl Session {
         let enough = self.answered.saturating_add(MOST_IN_A_ROW);
         loop {
             let step = match mem::replace(&mut self.state, State::Running) {
-                State::Running | State::Tunnel(_) => Step::Close(Close::Internal),
+                State::Running | State::Tunnel(_) => SessionStep::Close(Close::Internal),
                 State::Head(reading) => self.read_head(reading, worker),
                 State::Auth(pending) => self.go_on_with_auth(*pending, worker),
                 State::Open(pending) => self.open(*pending, worker),
@@ -387,29 +387,29 @@ impl Session {
                 State::Linger { quiet, deadline } => self.linger(quiet, deadline, worker),
             };
             match step {
-                Step::Go(state) => {
+                SessionStep::Go(state) => {
                     self.state = state;
                     if self.answered >= enough {
                         self.leftover.extend_from_slice(worker.input.data());
                         return Disposition::Yield(self);
                     }
                 }
-                Step::Yield(state) => {
+                SessionStep::Yield(state) => {
                     self.state = state;
                     self.leftover.extend_from_slice(worker.input.data());
                     return Disposition::Yield(self);
                 }
-                Step::Wait(state, interests) => {
+                SessionStep::Wait(state, interests) => {
                     self.state = state;
                     self.leftover.extend_from_slice(worker.input.data());
                     self.recount();
                     return Disposition::Wait(self, interests);
                 }
-                Step::Tunnel(state, start) => {
+                SessionStep::Tunnel(state, start) => {
                     self.state = state;
                     return Disposition::Tunnel(self, start);
                 }
-                Step::Close(reason) => {
+                SessionStep::Close(reason) => {
                     self.reason = reason;
                     return Disposition::Closed;
                 }
@@ -436,7 +436,7 @@ impl Session {
         }
     }
 
-    fn read_head(&mut self, mut reading: Reading, worker: &mut Worker) -> Step {
+    fn read_head(&mut self, mut reading: ReadingHead, worker: &mut Worker) -> SessionStep {
         let snapshot = Arc::clone(worker.snapshot());
         let patience = snapshot.config.timeouts.head;
         let limits = head_limits(&snapshot.config.limits);
@@ -484,7 +484,7 @@ impl Session {
                 }
                 (Ok(None), _) => {
                     let deadline = begun.map_or(reading.idle_until, |begun| begun + patience);
-                    return Step::Wait(State::Head(reading), Interests::time(deadline));
+                    return SessionStep::Wait(State::Head(reading), Interests::time(deadline));
                 }
                 (Err(error), _) if error.kind() == ErrorKind::Unsupported => {
                     self.conn.give_up_tls();
@@ -498,10 +498,10 @@ impl Session {
                 }
                 (Err(error), _) if error.kind() == ErrorKind::InvalidData => {
                     log::debug!("visitor {}: {error}", self.peer);
-                    return Step::Close(Close::TlsFailed);
+                    return SessionStep::Close(Close::TlsFailed);
                 }
-                (_, Some(_)) => return Step::Close(Close::ClientGone),
-                (_, None) => return Step::Close(Close::PeerClosed),
+                (_, Some(_)) => return SessionStep::Close(Close::ClientGone),
+                (_, None) => return SessionStep::Close(Close::PeerClosed),
             }
         }
     }
@@ -513,7 +513,7 @@ impl Session {
         length: usize,
         snapshot: SnapshotRef,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let received = Instant::now();
         let client = match snapshot.trusts(&self.peer) {
             true => forwarding::client(self.peer, &head.headers, &snapshot),
@@ -528,7 +528,7 @@ impl Session {
         let site = match own {
             Ok(site) => site,
             Err(response) => {
-                let about = About::request(client, &head, received, None, &snapshot);
+                let about = LogContext::request(client, &head, received, None, &snapshot);
                 let after = AfterResponse {
                     reason: Close::Complete,
                     idle: snapshot.config.timeouts.idle,
@@ -584,7 +584,7 @@ impl Session {
     }
 
     /// A request may go on: answers it here, with a file if there is one, or decides what becomes of its body.
-    fn open(&mut self, mut pending: PendingRequest, worker: &mut Worker) -> Step {
+    fn open(&mut self, mut pending: PendingRequest, worker: &mut Worker) -> SessionStep {
         if let Some(response) = files::answer(pending.site(), &pending.request.head, pending.since)
         {
             if response.head.status == 405 {
@@ -604,7 +604,7 @@ impl Session {
         let limits = &settings.limits;
         if !settings.request_buffering {
             let expects = pending.request.head.expect_continue;
-            let of_body = upload::Limits {
+            let of_body = upload::UploadLimits {
                 most: limits.body,
                 slowest: SLOWEST,
                 patience: settings.timeouts.body,
@@ -612,7 +612,7 @@ impl Session {
             let trailers = head_limits(limits);
             let upload = StreamingUpload::new(framing, &trailers, of_body, expects);
             let Some(upload) = upload else {
-                return self.refuse_body(&pending, &Fault::TooLarge, Trace::default(), worker);
+                return self.refuse_body(&pending, &CollectError::TooLarge, Trace::default(), worker);
             };
             pending.request.body = RequestBody::Stream {
                 length: match framing {
@@ -622,7 +622,7 @@ impl Session {
             };
             return self.begin_exchange(pending, Some(Box::new(upload)), worker);
         }
-        let collector = Collector::new(
+        let collector = BodyBuffer::new(
             framing,
             &head_limits(limits),
             limits.body,
@@ -643,7 +643,7 @@ impl Session {
         let deadline = received + settings.timeouts.body;
         let mut rate = Rate::new(received, WINDOW);
         rate.add(received, worker.input.data().len() as u64);
-        Step::Go(State::Body(Box::new(Collecting {
+        SessionStep::Go(State::Body(Box::new(Collecting {
             pending,
             collector,
             rate,
@@ -651,7 +651,7 @@ impl Session {
         })))
     }
 
-    fn collect(&mut self, mut collecting: Box<Collecting>, worker: &mut Worker) -> Step {
+    fn collect(&mut self, mut collecting: Box<Collecting>, worker: &mut Worker) -> SessionStep {
         let mut left = TURN;
         loop {
             match collecting.collector.take(&mut worker.input) {
@@ -662,7 +662,7 @@ impl Session {
                 }
             }
             if left == 0 {
-                return Step::Yield(State::Body(collecting));
+                return SessionStep::Yield(State::Body(collecting));
             }
             match self.fill(worker) {
                 Ok(Some(count @ 1..)) => {
@@ -683,7 +683,7 @@ impl Session {
                         (false, true) => Close::BodySlow,
                         (false, false) => {
                             let deadline = collecting.deadline;
-                            return Step::Wait(State::Body(collecting), Interests::time(deadline));
+                            return SessionStep::Wait(State::Body(collecting), Interests::time(deadline));
                         }
                     };
                     return self.refuse_slow(&collecting.pending, reason, Trace::default(), worker);
@@ -693,7 +693,7 @@ impl Session {
         }
     }
 
-    fn collected(&mut self, collecting: Collecting, worker: &mut Worker) -> Step {
+    fn collected(&mut self, collecting: Collecting, worker: &mut Worker) -> SessionStep {
         let Collecting {
             mut pending,
             collector,
@@ -711,7 +711,7 @@ impl Session {
         pending: PendingRequest,
         upload: Option<Box<StreamingUpload>>,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         // The end may have come right after the request, and the poller does not report it again.
         self.may_be_gone = self.unread == Unread::Unsure;
         let since = pending.since;
@@ -719,7 +719,7 @@ impl Session {
     }
 
     /// Goes on with an exchange.
-    fn relay(&mut self, mut exchange: Box<Exchange<PendingRequest>>, worker: &mut Worker) -> Step {
+    fn relay(&mut self, mut exchange: Box<Exchange<PendingRequest>>, worker: &mut Worker) -> SessionStep {
         self.expired = false;
         let snapshot = Arc::clone(&exchange.host.snapshot);
         let (site, client) = (exchange.host.site, exchange.host.request.client);
@@ -738,8 +738,8 @@ impl Session {
             self.unread = Unread::Unsure;
         }
         match step {
-            relay::Step::Blocked(interests) => Step::Wait(State::Exchange(exchange), interests),
-            relay::Step::Yield => Step::Yield(State::Exchange(exchange)),
+            relay::Step::Blocked(interests) => SessionStep::Wait(State::Exchange(exchange), interests),
+            relay::Step::Yield => SessionStep::Yield(State::Exchange(exchange)),
             relay::Step::Done(outcome) => self.end_exchange(*exchange, outcome, worker),
         }
     }
@@ -750,7 +750,7 @@ impl Session {
         exchange: Exchange<PendingRequest>,
         outcome: Outcome<Lease>,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let is_read = exchange.is_read();
         let Exchange {
             host: pending,
@@ -760,7 +760,7 @@ impl Session {
         } = exchange;
         match outcome {
             Outcome::Delivered(delivered, drain) => {
-                let about = About::pending(&pending);
+                let about = LogContext::pending(&pending);
                 about.log_end(status, &delivered, &trace);
                 let after = AfterResponse {
                     reason: Close::Complete,
@@ -799,14 +799,14 @@ impl Session {
         switched: Switched<Lease>,
         trace: Trace,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let Switched {
             head,
             upstream: mut lease,
             behind,
         } = switched;
         let Some(mut permit) = pending.permit.take() else {
-            return Step::Close(Close::Internal);
+            return SessionStep::Close(Close::Internal);
         };
         lease.switch();
         let stats = &self.shared.stats;
@@ -838,11 +838,11 @@ impl Session {
             patience,
         });
         let carried = Box::new(TunnelState {
-            subject: About::pending(&pending).keep(head.status, trace),
+            subject: LogContext::pending(&pending).keep(head.status, trace),
             permit,
             head: length,
         });
-        Step::Tunnel(State::Tunnel(carried), start)
+        SessionStep::Tunnel(State::Tunnel(carried), start)
     }
 
     /// Its upgraded connection is over.
@@ -872,16 +872,16 @@ impl Session {
         self.close(ended.reason);
     }
 
-    fn linger(&mut self, mut quiet: Instant, deadline: Instant, worker: &mut Worker) -> Step {
+    fn linger(&mut self, mut quiet: Instant, deadline: Instant, worker: &mut Worker) -> SessionStep {
         let mut left = TURN;
         loop {
             worker.input.clear();
             let now = Instant::now();
             if self.expired || now >= deadline.min(quiet) {
-                return Step::Close(self.reason);
+                return SessionStep::Close(self.reason);
             }
             if left == 0 {
-                return Step::Yield(State::Linger { quiet, deadline });
+                return SessionStep::Yield(State::Linger { quiet, deadline });
             }
             match self.fill(worker) {
                 Ok(Some(count @ 1..)) => {
@@ -890,9 +890,9 @@ impl Session {
                 }
                 Ok(None) => {
                     let state = State::Linger { quiet, deadline };
-                    return Step::Wait(state, Interests::time(deadline.min(quiet)));
+                    return SessionStep::Wait(state, Interests::time(deadline.min(quiet)));
                 }
-                Ok(Some(0)) | Err(_) => return Step::Close(self.reason),
+                Ok(Some(0)) | Err(_) => return SessionStep::Close(self.reason),
             }
         }
     }
@@ -929,7 +929,7 @@ impl Drop for Session {
 
 impl State {
     const fn idle(idle_until: Instant) -> Self {
-        Self::Head(Reading::idle(idle_until))
+        Self::Head(ReadingHead::idle(idle_until))
     }
 
     /// Whether the visitor's socket is read in this state.
@@ -949,7 +949,7 @@ impl State {
     }
 }
 
-impl Reading {
+impl ReadingHead {
     const fn idle(idle_until: Instant) -> Self {
         Self {
             scanner: HeadScanner::new(),

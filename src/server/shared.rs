@@ -54,12 +54,12 @@ pub(crate) struct Shared {
     /// Backends that connect and disconnect.
     pub(super) journal: Arc<Journal>,
     /// When idle connections may be looked for, to make room.
-    pub(super) shedding: Pace,
+    pub(super) shedding: ScanBackoff,
 }
 
 /// Keeps what takes its time and was in vain from taking more than a part of all the time.
 #[derive(Default)]
-pub(super) struct Pace(Mutex<Option<Instant>>);
+pub(super) struct ScanBackoff(Mutex<Option<Instant>>);
 
 impl Shared {
     /// The configuration as it is now. For one request, take it once.
@@ -248,7 +248,7 @@ impl Shared {
     }
 }
 
-impl Pace {
+impl ScanBackoff {
     /// Whether it may be tried again.
     fn is_due(&self, now: Instant) -> bool {
         self.0.lock().is_none_or(|due| due <= now)
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_is_in_vain_takes_a_tenth_of_the_time() {
-        let (pace, start) = (Pace::default(), Instant::now());
+        let (pace, start) = (ScanBackoff::default(), Instant::now());
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         assert!(pace.is_due(start));
         pace.rest(start, at(3));

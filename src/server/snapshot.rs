@@ -18,7 +18,7 @@ use regex::bytes::Regex;
 use super::StartError;
 use super::admission::Allowance;
 use super::files::SiteFiles;
-use super::guard::{AuthRule, UsersFiles};
+use super::auth::{AuthRule, UsersFiles};
 use super::pages::{PageFiles, SitePages};
 use super::route;
 use super::shared::Shared;
@@ -50,7 +50,7 @@ pub(crate) struct Snapshot {
 }
 
 /// What a snapshot is made of besides its configuration.
-pub(crate) struct Parts<'a> {
+pub(crate) struct SnapshotParts<'a> {
     /// Requests that wait for a backend, at all sites.
     pub(crate) waiting: &'a Arc<AtomicUsize>,
     pub(crate) stats: &'a Arc<Stats>,
@@ -135,7 +135,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// A file that cannot be read, a log that cannot be opened, or what the system refuses.
-    pub(crate) fn new(config: Config, parts: &Parts<'_>) -> Result<Self, StartError> {
+    pub(crate) fn new(config: Config, parts: &SnapshotParts<'_>) -> Result<Self, StartError> {
         let mut logs: HashMap<config::AccessLogConfig, Arc<AccessLog>> = match parts.before {
             Some(before) => before.access_logs().into_iter().collect(),
             None => HashMap::new(),
@@ -275,7 +275,7 @@ impl Site {
     fn new(
         settings: config::SiteConfig,
         access_log: Option<Arc<AccessLog>>,
-        parts: &Parts<'_>,
+        parts: &SnapshotParts<'_>,
         read: &mut FilesRead,
     ) -> Result<Self, StartError> {
         let before = parts.before;

@@ -14,9 +14,9 @@ use crate::process;
 /// It does not.
 pub(super) fn can_have(count: usize) -> io::Result<()> {
     let before = process::threads();
-    let trial = (0..count).map(|_| Thread::new("worker", || {}));
+    let trial = (0..count).map(|_| PreparedThread::new("worker", || {}));
     let trial = trial.collect::<io::Result<Vec<_>>>()?;
-    trial.into_iter().for_each(Thread::join);
+    trial.into_iter().for_each(PreparedThread::join);
     // One that has ended counts until the system has cleaned up after it.
     let deadline = Instant::now() + CLEANED_UP;
     while let (Ok(before), Ok(now)) = (&before, process::threads())
@@ -29,7 +29,7 @@ pub(super) fn can_have(count: usize) -> io::Result<()> {
 }
 
 /// A thread that was made, and begins when nothing can fail any more. One that never begins ends when this is dropped.
-pub(super) enum Thread {
+pub(super) enum PreparedThread {
     Made {
         go: mpsc::Sender<()>,
         handle: JoinHandle<()>,
@@ -37,7 +37,7 @@ pub(super) enum Thread {
     Begun(JoinHandle<()>),
 }
 
-impl Thread {
+impl PreparedThread {
     /// Makes a thread that waits until it may begin.
     pub(super) fn new(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (go, wait) = mpsc::channel();

@@ -40,14 +40,14 @@ pub(crate) struct Worker {
     reply: Buffer,
     /// What will be written.
     out: Vec<u8>,
-    clock: Clock,
+    clock: DateClock,
     /// How long the next read of a backend may wait.
     patience: Duration,
 }
 
 /// The text of the Date field, made once a second.
 #[derive(Default)]
-struct Clock {
+struct DateClock {
     second: u64,
     text: String,
 }
@@ -65,7 +65,7 @@ impl Wake for SessionWaker {
 }
 
 /// A session that has something to do, and what the poller says about it.
-type Ready = (Box<Session>, Cause);
+type ReadySession = (Box<Session>, Cause);
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
@@ -76,7 +76,7 @@ impl Worker {
             input: Buffer::new(),
             reply: Buffer::new(),
             out: Vec::new(),
-            clock: Clock::default(),
+            clock: DateClock::default(),
             patience: Duration::ZERO,
         }
     }
@@ -110,9 +110,9 @@ impl Worker {
         mut session: Box<Session>,
         cause: Cause,
         load: Load,
-    ) -> Option<Ready> {
+    ) -> Option<ReadySession> {
         session.notice(Some(cause));
-        let mut patience = Patience {
+        let mut patience = BlockingAllowance {
             load,
             blocking: None,
             until: None,
@@ -151,7 +151,7 @@ impl Worker {
         shared: &'s Arc<Shared>,
         session: Box<Session>,
         interests: Interests,
-        patience: &mut Patience<'s>,
+        patience: &mut BlockingAllowance<'s>,
     ) -> Waited {
         let mut next = None;
         if patience.load == Load::Quiet && (interests.queue || interests.reads) {
@@ -213,7 +213,7 @@ impl Worker {
 }
 
 /// How long a worker may still block in the run of one session.
-struct Patience<'s> {
+struct BlockingAllowance<'s> {
     /// A worker that has found work ready does not block at all: it parks the session and looks for more.
     load: Load,
     /// It blocks, or is about to.
@@ -222,7 +222,7 @@ struct Patience<'s> {
     until: Option<Instant>,
 }
 
-impl Patience<'_> {
+impl BlockingAllowance<'_> {
     fn is_left(&mut self) -> bool {
         let now = Instant::now();
         *self.until.get_or_insert(now + PATIENCE) > now
@@ -234,7 +234,7 @@ enum Waited {
     /// The session is to be run again.
     Again(Box<Session>),
     /// It is parked. There may be other work.
-    Parked(Option<Ready>),
+    Parked(Option<ReadySession>),
 }
 
 fn waker(shared: &Arc<Shared>, token: Token) -> Waker {
@@ -289,7 +289,7 @@ fn park(
     }
 }
 
-impl Clock {
+impl DateClock {
     fn date(&mut self) -> &str {
         // Good to a few milliseconds, and half a dozen times cheaper than the precise one.
         let second = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map_or(0, |time| time.tv_sec());

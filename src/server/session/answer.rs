@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::about::{About, Subject};
-use super::{Session, State, Step, Unread};
+use super::log_context::{LogContext, OwnedLogContext};
+use super::{Session, State, SessionStep, Unread};
 use crate::backend::lease::Lease;
 use crate::exchange::Response;
 use crate::net::stream::Pending;
@@ -17,7 +17,7 @@ use crate::stats::Close;
 /// A response of our own that the visitor takes slowly.
 pub(super) struct SendingResponse {
     pub(super) delivery: Delivery<Lease>,
-    pub(super) subject: Subject,
+    pub(super) subject: OwnedLogContext,
     pub(super) after: AfterResponse,
 }
 
@@ -39,7 +39,7 @@ impl Session {
         pending: &PendingRequest,
         page: Response,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let unread = pending.request.head.has_body();
         self.answer(pending, page, !unread, worker)
     }
@@ -51,7 +51,7 @@ impl Session {
         response: Response,
         is_read: bool,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let keepalive = pending.site().settings.keepalive;
         let after = AfterResponse {
             reason: Close::Complete,
@@ -59,18 +59,18 @@ impl Session {
             unread: !is_read,
         };
         let keep = keepalive.is_some() && is_read;
-        self.deliver(&About::pending(pending), response, keep, after, worker)
+        self.deliver(&LogContext::pending(pending), response, keep, after, worker)
     }
 
     /// Writes a response and counts it. `keep`: the connection may be kept for our part.
     pub(super) fn deliver(
         &mut self,
-        about: &About<'_>,
+        about: &LogContext<'_>,
         response: Response,
         keep: bool,
         after: AfterResponse,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let Response {
             mut head,
             body,
@@ -125,7 +125,7 @@ impl Session {
         &mut self,
         mut sending: SendingResponse,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         self.expired = false;
         let SendingResponse {
             delivery, subject, ..
@@ -139,16 +139,16 @@ impl Session {
         self.go_on(sending, progress, worker)
     }
 
-    fn go_on(&mut self, sending: SendingResponse, progress: Progress, worker: &Worker) -> Step {
+    fn go_on(&mut self, sending: SendingResponse, progress: Progress, worker: &Worker) -> SessionStep {
         match progress {
             Progress::Done(delivered) => {
                 Self::log_subject(&sending.subject, &delivered);
                 self.next(delivered, sending.after, worker)
             }
             Progress::Blocked(interests) => {
-                Step::Wait(State::Sending(Box::new(sending)), interests)
+                SessionStep::Wait(State::Sending(Box::new(sending)), interests)
             }
-            Progress::Yield | Progress::Relayed => Step::Yield(State::Sending(Box::new(sending))),
+            Progress::Yield | Progress::Relayed => SessionStep::Yield(State::Sending(Box::new(sending))),
         }
     }
 
@@ -158,7 +158,7 @@ impl Session {
         delivered: Delivered,
         after: AfterResponse,
         worker: &Worker,
-    ) -> Step {
+    ) -> SessionStep {
         self.answered = self.answered.saturating_add(1);
         self.expired = false;
         self.request_bytes = 0;
@@ -169,12 +169,12 @@ impl Session {
             let state = State::idle(deadline);
             // Looking for a next request that is rarely there would cost a system call each time.
             return match worker.input.is_empty() && self.unread == Unread::Nothing {
-                true => Step::Wait(state, Interests::time(deadline)),
-                false => Step::Go(state),
+                true => SessionStep::Wait(state, Interests::time(deadline)),
+                false => SessionStep::Go(state),
             };
         }
         if delivered.ended != Close::Complete {
-            return Step::Close(delivered.ended);
+            return SessionStep::Close(delivered.ended);
         }
         self.reason = match self.shared.is_draining() && after.reason == Close::Complete {
             true => Close::Draining,
@@ -184,18 +184,18 @@ impl Session {
         // A socket that is closed with something unread in it is reset (RFC 9112 9.6), and what the visitor has not got
         // of its response yet is lost.
         if is_heard_out && self.conn.stream().pending() != Pending::Bytes {
-            return Step::Close(self.reason);
+            return SessionStep::Close(self.reason);
         }
         self.conn.finish_writing();
-        Step::Go(State::Linger {
+        SessionStep::Go(State::Linger {
             quiet: now + LINGER,
             deadline: now + LONGEST_LINGER,
         })
     }
 
     /// Writes the line of a response that is over.
-    pub(super) fn log_subject(subject: &Subject, delivered: &Delivered) {
-        About::of(subject).log_end(subject.status, delivered, &subject.trace);
+    pub(super) fn log_subject(subject: &OwnedLogContext, delivered: &Delivered) {
+        LogContext::of(subject).log_end(subject.status, delivered, &subject.trace);
     }
 }
 

@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::{Session, State, Step};
+use super::{Session, State, SessionStep};
 use crate::content::passwords::Users;
 use crate::http::auth::Credentials;
 use crate::relay::Interests;
-use crate::server::checks::{Entry, Overload, Ticket, Turn};
-use crate::server::guard::{self, AuthRule, Verdict};
+use crate::server::checks::{CheckEntry, AuthOverload, AuthTicket, AuthSlot};
+use crate::server::auth::{self, AuthRule, AuthVerdict};
 use crate::server::pending::PendingRequest;
 use crate::server::worker::Worker;
 
 /// A request whose password waits to be checked.
 pub(super) struct AuthPending {
     pending: PendingRequest,
-    ticket: Ticket,
+    ticket: AuthTicket,
 }
 
 impl AuthPending {
@@ -35,21 +35,21 @@ impl AuthPending {
 
 impl Session {
     /// Lets a request in if its visitor may see what it asks for.
-    pub(super) fn admit(&mut self, mut pending: PendingRequest, worker: &mut Worker) -> Step {
+    pub(super) fn admit(&mut self, mut pending: PendingRequest, worker: &mut Worker) -> SessionStep {
         let snapshot = Arc::clone(&pending.snapshot);
         let guards = &snapshot.sites[pending.site].guards;
         let (rule, users, credentials) =
-            match guard::look(guards, &mut pending.request, pending.since) {
-                Verdict::Check(rule, users, credentials) => (rule, users, credentials),
+            match auth::look(guards, &mut pending.request, pending.since) {
+                AuthVerdict::Check(rule, users, credentials) => (rule, users, credentials),
                 verdict => return self.decide(pending, &verdict, worker),
             };
         let client = pending.request.client.own_address();
         match self.shared.checks.enter(client, pending.since) {
-            Ok(Entry::Turn(turn)) => self.check(pending, rule, &users, &credentials, turn, worker),
-            Ok(Entry::Queued(ticket)) => {
+            Ok(CheckEntry::Turn(turn)) => self.check(pending, rule, &users, &credentials, turn, worker),
+            Ok(CheckEntry::Queued(ticket)) => {
                 let deadline = pending.since + pending.site().settings.timeout;
                 let auth = AuthPending { pending, ticket };
-                Step::Wait(
+                SessionStep::Wait(
                     State::Auth(Box::new(auth)),
                     Interests {
                         queue: true,
@@ -62,7 +62,7 @@ impl Session {
     }
 
     /// A request has waited for the check of its password.
-    pub(super) fn go_on_with_auth(&mut self, auth: AuthPending, worker: &mut Worker) -> Step {
+    pub(super) fn go_on_with_auth(&mut self, auth: AuthPending, worker: &mut Worker) -> SessionStep {
         let AuthPending {
             mut pending,
             ticket,
@@ -74,11 +74,11 @@ impl Session {
         // Also where its turn comes too late.
         let deadline = pending.since + pending.site().settings.timeout;
         if self.expired || Instant::now() >= deadline {
-            return self.turn_away(&pending, Overload::All, worker);
+            return self.turn_away(&pending, AuthOverload::All, worker);
         }
         let Some(turn) = ticket.take() else {
             let auth = AuthPending { pending, ticket };
-            return Step::Wait(
+            return SessionStep::Wait(
                 State::Auth(Box::new(auth)),
                 Interests {
                     queue: true,
@@ -92,8 +92,8 @@ impl Session {
         };
         let snapshot = Arc::clone(&pending.snapshot);
         let guards = &snapshot.sites[pending.site].guards;
-        match guard::look(guards, &mut pending.request, pending.since) {
-            Verdict::Check(rule, users, credentials) => {
+        match auth::look(guards, &mut pending.request, pending.since) {
+            AuthVerdict::Check(rule, users, credentials) => {
                 self.check(pending, rule, &users, &credentials, turn, worker)
             }
             verdict => {
@@ -109,18 +109,18 @@ impl Session {
     fn decide(
         &mut self,
         pending: PendingRequest,
-        verdict: &Verdict<'_>,
+        verdict: &AuthVerdict<'_>,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         match verdict {
-            Verdict::Ask(rule) => self.ask(&pending, rule, worker),
-            Verdict::Unclear => {
+            AuthVerdict::Ask(rule) => self.ask(&pending, rule, worker),
+            AuthVerdict::Unclear => {
                 self.log_refused(&pending, log::Level::Info, 400, "a .. in its path");
                 let why = "The request was refused: a .. in its path.";
                 let page = pending.site().page(400, why, Some(&pending.request.head));
                 self.decline(&pending, page, worker)
             }
-            Verdict::Pass | Verdict::Check(..) => self.open(pending, worker),
+            AuthVerdict::Pass | AuthVerdict::Check(..) => self.open(pending, worker),
         }
     }
 
@@ -131,9 +131,9 @@ impl Session {
         rule: &AuthRule,
         users: &Users,
         credentials: &Credentials,
-        turn: Turn,
+        turn: AuthSlot,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let is_right = users.verify(credentials.name(), credentials.password());
         if is_right {
             turn.prove(Instant::now());
@@ -152,11 +152,11 @@ impl Session {
         users.remember(credentials.bytes());
         rule.welcome(credentials, &mut pending.request);
         pending.since = Instant::now();
-        Step::Go(State::Open(Box::new(pending)))
+        SessionStep::Go(State::Open(Box::new(pending)))
     }
 
     /// Asks for a name and a password (RFC 9110 11.6.1).
-    fn ask(&mut self, pending: &PendingRequest, rule: &AuthRule, worker: &mut Worker) -> Step {
+    fn ask(&mut self, pending: &PendingRequest, rule: &AuthRule, worker: &mut Worker) -> SessionStep {
         let why = "A name and a password are needed here.";
         let mut page = pending.site().page(401, why, Some(&pending.request.head));
         let challenge = rule.challenge.as_bytes();
@@ -168,15 +168,15 @@ impl Session {
     fn turn_away(
         &mut self,
         pending: &PendingRequest,
-        overload: Overload,
+        overload: AuthOverload,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let (status, why) = match overload {
-            Overload::Client => (
+            AuthOverload::Client => (
                 429,
                 "Too many passwords from this address are being checked.",
             ),
-            Overload::All => (503, "Too many passwords are being checked."),
+            AuthOverload::All => (503, "Too many passwords are being checked."),
         };
         let head = &pending.request.head;
         log::warn!(

@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use super::about::About;
+use super::log_context::LogContext;
 use super::answer::AfterResponse;
-use super::{Exchange, Session, State, Step};
+use super::{Exchange, Session, State, SessionStep};
 use crate::config::size_text;
 use crate::exchange::{ClientAddress, Response, Trace, UploadError};
 use crate::http::head::{RequestHead, host_of_refused};
 use crate::process;
 use crate::relay::delivery::Delivered;
-use crate::server::collect::Fault;
+use crate::server::body::CollectError;
 
 use crate::server::pages;
 use crate::server::pending::{PendingRequest, reason_for};
@@ -28,10 +28,10 @@ impl Session {
         begun: Option<Instant>,
         snapshot: &SnapshotRef,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         self.log_unreadable(status, why, snapshot, worker.input.data());
         let reason = reason_for(status);
-        let about = About::unreadable(self.peer, snapshot, begun, reason);
+        let about = LogContext::unreadable(self.peer, snapshot, begun, reason);
         let detail = format!("The request was refused: {why}.");
         let page = pages::page(status, &detail, None);
         self.deliver(&about, page, false, AfterResponse::close(reason), worker)
@@ -82,7 +82,7 @@ impl Session {
         site: usize,
         snapshot: &SnapshotRef,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         log::warn!(
             target: &snapshot.sites[site].log,
             "503 {} {} from {client}: site {}: limits.memory reached",
@@ -91,9 +91,9 @@ impl Session {
         let reason = Close::Overload;
         let why = "Too many requests are being served already. Please try again.";
         let page = snapshot.sites[site].page(503, why, Some(head));
-        let about = About {
+        let about = LogContext {
             ended: Some(reason),
-            ..About::request(client, head, received, Some(site), snapshot)
+            ..LogContext::request(client, head, received, Some(site), snapshot)
         };
         let after = AfterResponse {
             unread: head.has_body(),
@@ -103,7 +103,7 @@ impl Session {
     }
 
     /// Refuses a request of an address that has too many under way.
-    pub(super) fn refuse_count(&mut self, pending: &PendingRequest, worker: &mut Worker) -> Step {
+    pub(super) fn refuse_count(&mut self, pending: &PendingRequest, worker: &mut Worker) -> SessionStep {
         let head = &pending.request.head;
         log::info!(
             target: &pending.site().log,
@@ -119,38 +119,38 @@ impl Session {
     pub(super) fn refuse_body(
         &mut self,
         pending: &PendingRequest,
-        fault: &Fault,
+        fault: &CollectError,
         trace: Trace,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let head = &pending.request.head;
         let most = size_text(pending.site().settings.limits.body);
         let spool = size_text(pending.snapshot.config.limits.spool);
         let (status, why) = match fault {
-            Fault::TooLarge => (
+            CollectError::TooLarge => (
                 413,
                 Cow::Owned(format!("the body is over the limit: limits.body ({most})")),
             ),
-            Fault::Bad(what) => (400, Cow::Borrowed(*what)),
-            Fault::TooLargeToKeep(most) => (
+            CollectError::Bad(what) => (400, Cow::Borrowed(*what)),
+            CollectError::TooLargeToKeep(most) => (
                 413,
                 Cow::Owned(format!(
                     "the body has more than {most} bytes, and no client may keep more here: limits.spool ({spool})"
                 )),
             ),
-            Fault::NoRoomForClient => (
+            CollectError::NoRoomForClient => (
                 503,
                 Cow::Owned(format!(
                     "other requests from this address keep as much here as they may: limits.spool ({spool})"
                 )),
             ),
-            Fault::NoRoom => (
+            CollectError::NoRoom => (
                 503,
                 Cow::Owned(format!(
                     "there is no room for its body now: limits.spool ({spool})"
                 )),
             ),
-            Fault::Disk(error) => {
+            CollectError::Disk(error) => {
                 let directory = pending.snapshot.config.temporary_directory.display();
                 log::error!(
                     target: &pending.site().log,
@@ -180,10 +180,10 @@ impl Session {
         error: UploadError,
         trace: Trace,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         match error {
-            UploadError::TooLarge => self.refuse_body(pending, &Fault::TooLarge, trace, worker),
-            UploadError::Bad(what) => self.refuse_body(pending, &Fault::Bad(what), trace, worker),
+            UploadError::TooLarge => self.refuse_body(pending, &CollectError::TooLarge, trace, worker),
+            UploadError::Bad(what) => self.refuse_body(pending, &CollectError::Bad(what), trace, worker),
             UploadError::TimedOut => self.refuse_slow(pending, Close::BodyTimeout, trace, worker),
             UploadError::TooSlow => self.refuse_slow(pending, Close::BodySlow, trace, worker),
             UploadError::Gone => self.gone(pending, &trace),
@@ -196,7 +196,7 @@ impl Session {
         reason: Close,
         trace: Trace,
         worker: &mut Worker,
-    ) -> Step {
+    ) -> SessionStep {
         let why = "The body of the request did not arrive in time.";
         let page = Response {
             trace,
@@ -212,10 +212,10 @@ impl Session {
         page: Response,
         reason: Close,
         worker: &mut Worker,
-    ) -> Step {
-        let about = About {
+    ) -> SessionStep {
+        let about = LogContext {
             ended: Some(reason),
-            ..About::pending(pending)
+            ..LogContext::pending(pending)
         };
         self.deliver(&about, page, false, AfterResponse::close(reason), worker)
     }
@@ -238,7 +238,7 @@ impl Session {
                     ..
                 } = *exchange;
                 if let Some(delivered) = delivered {
-                    return About::pending(&host).log_end(status, &delivered, &trace);
+                    return LogContext::pending(&host).log_end(status, &delivered, &trace);
                 }
                 host
             }
@@ -251,19 +251,19 @@ impl Session {
                 return Self::log_subject(&tunnel.subject, &delivered);
             }
         };
-        let about = About::pending(&pending);
+        let about = LogContext::pending(&pending);
         if let Some(log) = about.log() {
             about.write(log, 503, 0, &Trace::default(), reason);
         }
     }
 
     /// The visitor left before its answer.
-    pub(super) fn gone(&self, pending: &PendingRequest, trace: &Trace) -> Step {
-        let about = About::pending(pending);
+    pub(super) fn gone(&self, pending: &PendingRequest, trace: &Trace) -> SessionStep {
+        let about = LogContext::pending(pending);
         if let Some(log) = about.log() {
             about.write(log, CLIENT_GONE, 0, trace, Close::ClientGone);
         }
-        Step::Close(Close::ClientGone)
+        SessionStep::Close(Close::ClientGone)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::server::snapshot::{Site, SnapshotRef};
 use crate::stats::Close;
 
 /// What an answer is about, for its delivery and for the access log.
-pub(super) struct About<'a> {
+pub(super) struct LogContext<'a> {
     pub(super) client: ClientAddress,
     pub(super) head: Option<&'a RequestHead>,
     pub(super) user: Option<&'a str>,
@@ -26,7 +26,7 @@ pub(super) struct About<'a> {
 }
 
 /// The same as the answer itself keeps it, while the visitor takes its time.
-pub(super) struct Subject {
+pub(super) struct OwnedLogContext {
     pub(super) client: ClientAddress,
     pub(super) head: Option<RequestHead>,
     pub(super) user: Option<Box<str>>,
@@ -38,7 +38,7 @@ pub(super) struct Subject {
     pub(super) trace: Trace,
 }
 
-impl<'a> About<'a> {
+impl<'a> LogContext<'a> {
     pub(super) const fn request(
         client: ClientAddress,
         head: &'a RequestHead,
@@ -94,7 +94,7 @@ impl<'a> About<'a> {
         }
     }
 
-    pub(super) fn of(subject: &'a Subject) -> Self {
+    pub(super) fn of(subject: &'a OwnedLogContext) -> Self {
         Self {
             client: subject.client,
             head: subject.head.as_ref(),
@@ -107,8 +107,8 @@ impl<'a> About<'a> {
     }
 
     /// The same, to be kept while the visitor takes its time.
-    pub(super) fn keep(&self, status: u16, trace: Trace) -> Subject {
-        Subject {
+    pub(super) fn keep(&self, status: u16, trace: Trace) -> OwnedLogContext {
+        OwnedLogContext {
             client: self.client,
             head: self.head.cloned(),
             user: self.user.map(Box::from),

@@ -17,7 +17,7 @@ use crate::relay::spool::Room;
 
 /// A body on its way in.
 #[derive(Debug)]
-pub(crate) struct Collector {
+pub(crate) struct BodyBuffer {
     decoder: Decoder,
     /// All of it, until there is a file.
     memory: Vec<u8>,
@@ -32,7 +32,7 @@ pub(crate) struct Collector {
 
 /// Why a body could not be collected.
 #[derive(Debug)]
-pub(crate) enum Fault {
+pub(crate) enum CollectError {
     /// It is longer than `limits.body`.
     TooLarge,
     /// Its chunks break a rule.
@@ -47,19 +47,19 @@ pub(crate) enum Fault {
     Disk(io::Error),
 }
 
-impl Collector {
+impl BodyBuffer {
     /// For a body with this framing, of `most` bytes.
     ///
     /// # Errors
-    /// [`Fault::TooLarge`] and [`Fault::TooLargeToKeep`], where the length says so already.
+    /// [`CollectError::TooLarge`] and [`CollectError::TooLargeToKeep`], where the length says so already.
     pub(crate) fn new(
         framing: Framing,
         limits: &HeadLimits,
         most: u64,
         room: Room,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, CollectError> {
         if matches!(framing, Framing::Length(length) if length > most) {
-            return Err(Fault::TooLarge);
+            return Err(CollectError::TooLarge);
         }
         let collector = Self {
             decoder: Decoder::new(framing, limits),
@@ -80,13 +80,13 @@ impl Collector {
     /// Takes from the buffer what belongs to the body. Returns whether it is complete.
     ///
     /// # Errors
-    /// Any [`Fault`]; the body is lost.
-    pub(crate) fn take(&mut self, input: &mut Buffer) -> Result<bool, Fault> {
+    /// Any [`CollectError`]; the body is lost.
+    pub(crate) fn take(&mut self, input: &mut Buffer) -> Result<bool, CollectError> {
         while !self.decoder.is_done() && !input.is_empty() {
             let piece = self
                 .decoder
                 .next(input.data())
-                .map_err(|bad| Fault::Bad(bad.0))?;
+                .map_err(|bad| CollectError::Bad(bad.0))?;
             if piece.consumed == 0 {
                 break;
             }
@@ -100,7 +100,7 @@ impl Collector {
         Ok(self.decoder.is_done())
     }
 
-    /// The whole body, after [`Collector::take`] has said that it is complete.
+    /// The whole body, after [`BodyBuffer::take`] has said that it is complete.
     pub(crate) fn finish(self) -> RequestBody {
         match self.file {
             None => RequestBody::Memory(self.memory, self.in_memory),
@@ -113,13 +113,13 @@ impl Collector {
     }
 
     /// Whether a body may have so many bytes.
-    fn check(&self, length: u64) -> Result<(), Fault> {
+    fn check(&self, length: u64) -> Result<(), CollectError> {
         if length > self.most {
-            return Err(Fault::TooLarge);
+            return Err(CollectError::TooLarge);
         }
         let most = self.room.disk.part().max(self.most_in_memory() as u64);
         match length > most {
-            true => Err(Fault::TooLargeToKeep(most)),
+            true => Err(CollectError::TooLargeToKeep(most)),
             false => Ok(()),
         }
     }
@@ -129,7 +129,7 @@ impl Collector {
         self.room.most_in_memory.max(Buffer::SIZE)
     }
 
-    fn store(&mut self, data: &[u8]) -> Result<(), Fault> {
+    fn store(&mut self, data: &[u8]) -> Result<(), CollectError> {
         self.length += data.len() as u64;
         if self.file.is_some() {
             return self.write(data);
@@ -145,21 +145,21 @@ impl Collector {
         self.write(data)
     }
 
-    fn write(&mut self, data: &[u8]) -> Result<(), Fault> {
+    fn write(&mut self, data: &[u8]) -> Result<(), CollectError> {
         let grown = self.on_disk.set(self.on_disk.bytes() + data.len() as u64);
         grown.map_err(|refusal| match refusal {
-            ShareRefusal::Client => Fault::NoRoomForClient,
+            ShareRefusal::Client => CollectError::NoRoomForClient,
             // It would have fitted into memory.
-            ShareRefusal::Part | ShareRefusal::All => Fault::NoRoom,
+            ShareRefusal::Part | ShareRefusal::All => CollectError::NoRoom,
         })?;
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let file = tempfile::tempfile_in(&self.room.directory).map_err(Fault::Disk)?;
+                let file = tempfile::tempfile_in(&self.room.directory).map_err(CollectError::Disk)?;
                 self.file.insert(file)
             }
         };
-        file.write_all(data).map_err(Fault::Disk)
+        file.write_all(data).map_err(CollectError::Disk)
     }
 }
 
@@ -186,8 +186,8 @@ mod tests {
         framing: Framing,
         input: &[u8],
         most: u64,
-    ) -> Result<RequestBody, Fault> {
-        let mut collector = Collector::new(framing, &HeadLimits::default(), most, room.clone())?;
+    ) -> Result<RequestBody, CollectError> {
+        let mut collector = BodyBuffer::new(framing, &HeadLimits::default(), most, room.clone())?;
         let mut buffer = Buffer::new();
         for piece in input.chunks(1000) {
             buffer.append(piece);
@@ -198,7 +198,7 @@ mod tests {
         panic!("not complete");
     }
 
-    fn collect(framing: Framing, input: &[u8], most: u64) -> Result<RequestBody, Fault> {
+    fn collect(framing: Framing, input: &[u8], most: u64) -> Result<RequestBody, CollectError> {
         collect_in(&room(1 << 20, 1 << 20), framing, input, most)
     }
 
@@ -240,7 +240,7 @@ mod tests {
                     }
                     assert_eq!(stored, bytes);
                 }
-                (Err(Fault::NoRoom | Fault::TooLargeToKeep(_)), None) => {}
+                (Err(CollectError::NoRoom | CollectError::TooLargeToKeep(_)), None) => {}
                 other => panic!("{length} {memory} {disk}: {other:?}"),
             }
             drop(result);
@@ -267,21 +267,21 @@ mod tests {
         };
         // More than it could ever have, which is clear before anything of it has come.
         assert!(matches!(
-            Collector::new(
+            BodyBuffer::new(
                 Framing::Length(50_001),
                 &HeadLimits::default(),
                 1 << 20,
                 room.clone()
             ),
-            Err(Fault::TooLargeToKeep(50_000))
+            Err(CollectError::TooLargeToKeep(50_000))
         ));
         let chunk = [b"EA60\r\n", &bytes[..40_000]].concat();
         assert!(matches!(
             collect_in(&room, Framing::Chunked, &chunk, 1 << 20),
-            Err(Fault::TooLargeToKeep(50_000))
+            Err(CollectError::TooLargeToKeep(50_000))
         ));
         let first = keep(&room, 30_000).unwrap();
-        assert!(matches!(keep(&room, 30_000), Err(Fault::NoRoomForClient)));
+        assert!(matches!(keep(&room, 30_000), Err(CollectError::NoRoomForClient)));
         let second = keep(&room, 20_000).unwrap();
         // Others have room until all is used.
         let mut others = Vec::new();
@@ -290,7 +290,7 @@ mod tests {
             others.push(keep(&room, 50_000).unwrap());
         }
         room.client = Some([192, 0, 2, 9].into());
-        assert!(matches!(keep(&room, 20_000), Err(Fault::NoRoom)));
+        assert!(matches!(keep(&room, 20_000), Err(CollectError::NoRoom)));
         drop((first, second, others));
         assert_eq!(room.disk.all().used(), 0);
         assert!(keep(&room, 20_000).is_ok());
@@ -301,11 +301,11 @@ mod tests {
         let limit = |framing, input: &[u8]| collect(framing, input, 4);
         assert!(matches!(
             limit(Framing::Length(5), b"12345"),
-            Err(Fault::TooLarge)
+            Err(CollectError::TooLarge)
         ));
         assert!(matches!(
             limit(Framing::Chunked, b"5\r\n12345\r\n0\r\n\r\n"),
-            Err(Fault::TooLarge)
+            Err(CollectError::TooLarge)
         ));
         assert!(limit(Framing::Chunked, b"4\r\n1234\r\n0\r\n\r\n").is_ok());
         // A size alone is enough, also one after others.
@@ -313,14 +313,14 @@ mod tests {
             assert!(
                 matches!(
                     limit(Framing::Chunked, announced.as_bytes()),
-                    Err(Fault::TooLarge)
+                    Err(CollectError::TooLarge)
                 ),
                 "{announced}"
             );
         }
         assert!(matches!(
             limit(Framing::Chunked, b"4\r\n1234\n"),
-            Err(Fault::Bad(_))
+            Err(CollectError::Bad(_))
         ));
     }
 }

@@ -40,7 +40,7 @@ struct GuardedPath {
 }
 
 /// What is to be done with a request.
-pub(crate) enum Verdict<'g> {
+pub(crate) enum AuthVerdict<'g> {
     /// It goes on.
     Pass,
     /// Its visitor has to prove who it is.
@@ -191,30 +191,30 @@ fn shorter_names(parts: &[Box<[u8]>], site: &config::SiteConfig) -> Vec<Vec<Box<
 }
 
 /// Decides about a request of a site. If its visitor is known, the request is made ready for the application.
-pub(crate) fn look<'g>(guards: &'g [AuthRule], request: &mut Request, now: Instant) -> Verdict<'g> {
+pub(crate) fn look<'g>(guards: &'g [AuthRule], request: &mut Request, now: Instant) -> AuthVerdict<'g> {
     let path = request.head.target.decoded_path();
     // Where all of the site asks, nothing leads around it.
     let asks_everywhere = |guard: &AuthRule| guard.paths.iter().any(GuardedPath::is_everything);
     if leads_up(&path) && !guards.iter().all(asks_everywhere) {
-        return Verdict::Unclear;
+        return AuthVerdict::Unclear;
     }
     let covering = guards
         .iter()
         .filter_map(|guard| Some((guard.covers(&path)?, guard)));
     // Of two the more special one, as in nginx.
     let Some((_, guard)) = covering.max_by_key(|(fit, _)| *fit) else {
-        return Verdict::Pass;
+        return AuthVerdict::Pass;
     };
     drop(path);
     let Some(credentials) = Credentials::of(&request.head.headers) else {
-        return Verdict::Ask(guard);
+        return AuthVerdict::Ask(guard);
     };
     let users = guard.users.get(now);
     if !users.remembers(credentials.bytes()) {
-        return Verdict::Check(guard, users, credentials);
+        return AuthVerdict::Check(guard, users, credentials);
     }
     guard.welcome(&credentials, request);
-    Verdict::Pass
+    AuthVerdict::Pass
 }
 
 /// The parts of a decoded path, as whoever takes it apart leniently sees them: doubled slashes and `.` are nothing, and a
