@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::gate::{self, Permit};
-use super::{Settings, Shared};
+use super::limit::{self, ApplicationPermit};
+use super::{RunningConfig, AccessShared};
 use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
 use crate::config::Address;
 use crate::exchange::BackendName;
@@ -21,22 +21,22 @@ use crate::stats::Close;
 
 /// A connection to the application, and the permit to use it.
 pub(super) struct Application {
-    permit: Permit,
+    permit: ApplicationPermit,
     conn: Conn,
     /// It had an exchange before.
     was_kept: bool,
 }
 
 /// A request that waits for a permit.
-pub(super) struct Waiting {
-    ticket: gate::Ticket,
-    shared: Arc<Shared>,
+pub(super) struct WaitingForPermit {
+    ticket: limit::ApplicationTicket,
+    shared: Arc<AccessShared>,
 }
 
 /// A connection to the application that is being made.
-pub(super) struct Dialling {
-    permit: Permit,
-    shared: Arc<Shared>,
+pub(super) struct ApplicationConnecting {
+    permit: ApplicationPermit,
+    shared: Arc<AccessShared>,
     /// `None`: it was not begun.
     connect: Option<Connect>,
     /// The application could not be reached: it is begun when the application answers, and given up then.
@@ -50,8 +50,8 @@ impl Application {
     /// `held_until`: the application could not be reached; the connection is made when it answers again, and waits for that
     /// until then.
     pub(super) fn with(
-        mut permit: Permit,
-        shared: &Arc<Shared>,
+        mut permit: ApplicationPermit,
+        shared: &Arc<AccessShared>,
         fresh: bool,
         held_until: Option<Instant>,
     ) -> Acquired<Self> {
@@ -64,7 +64,7 @@ impl Application {
                 was_kept: true,
             });
         }
-        Acquired::Connecting(Dialling {
+        Acquired::Connecting(ApplicationConnecting {
             permit,
             shared: Arc::clone(shared),
             connect: None,
@@ -86,8 +86,8 @@ impl AsMut<Conn> for Application {
 }
 
 impl Upstream for Application {
-    type Ticket = Waiting;
-    type Connecting = Dialling;
+    type Ticket = WaitingForPermit;
+    type Connecting = ApplicationConnecting;
 
     fn is_dialled(&self) -> bool {
         false
@@ -110,15 +110,15 @@ impl Upstream for Application {
     fn switch(&mut self) {}
 }
 
-impl Waiting {
+impl WaitingForPermit {
     /// A request that stands in line.
-    pub(super) fn new(ticket: gate::Ticket, shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(ticket: limit::ApplicationTicket, shared: &Arc<AccessShared>) -> Self {
         let shared = Arc::clone(shared);
         Self { ticket, shared }
     }
 }
 
-impl Ticket<Application> for Waiting {
+impl Ticket<Application> for WaitingForPermit {
     fn take(&mut self) -> Option<Acquired<Application>> {
         let permit = self.ticket.take()?;
         Some(Application::with(permit, &self.shared, false, None))
@@ -133,7 +133,7 @@ impl Ticket<Application> for Waiting {
     }
 }
 
-impl Dialling {
+impl ApplicationConnecting {
     /// Whether it is not begun because the application is away. When the time is over it is tried once more.
     fn is_held(&self) -> bool {
         let held = self.held_until.is_some_and(|until| Instant::now() < until);
@@ -141,7 +141,7 @@ impl Dialling {
     }
 }
 
-impl Connecting<Application> for Dialling {
+impl Connecting<Application> for ApplicationConnecting {
     fn advance(mut self) -> Connected<Application> {
         let is_held = self.is_held();
         let connect = match &mut self.connect {
@@ -182,14 +182,14 @@ impl Connecting<Application> for Dialling {
 }
 
 /// Connects to the application, and waits for that.
-pub(super) fn connect(settings: &Settings) -> io::Result<Conn> {
+pub(super) fn connect(settings: &RunningConfig) -> io::Result<Conn> {
     let stream = dial(settings)?.wait()?;
     stream.send_at_once();
     Ok(Conn::plain(stream))
 }
 
 /// Begins to connect. A host name is looked up, which may take its time.
-fn dial(settings: &Settings) -> io::Result<Connect> {
+fn dial(settings: &RunningConfig) -> io::Result<Connect> {
     let config = &settings.config;
     let targets = match &config.to {
         Address::Unix(path) => Targets::Path(path.clone()),

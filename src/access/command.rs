@@ -29,19 +29,19 @@ use crate::process::reason;
 
 /// A process that is kept running.
 #[derive(Debug)]
-pub(super) struct Command {
-    desk: Arc<Desk>,
+pub(super) struct SupervisedCommand {
+    desk: Arc<CommandControl>,
     thread: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Desk {
-    state: Mutex<State>,
+struct CommandControl {
+    state: Mutex<ProcessState>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
+struct ProcessState {
     words: Vec<String>,
     /// The process, while it is not reaped.
     running: Option<Pid>,
@@ -52,7 +52,7 @@ struct State {
     done: bool,
 }
 
-impl Command {
+impl SupervisedCommand {
     /// Starts it. `told` is called with true whenever it was started and with false when it has ended.
     ///
     /// # Errors
@@ -61,8 +61,8 @@ impl Command {
         words: Vec<String>,
         told: impl Fn(bool) + Send + 'static,
     ) -> io::Result<Self> {
-        let desk = Arc::new(Desk {
-            state: Mutex::new(State {
+        let desk = Arc::new(CommandControl {
+            state: Mutex::new(ProcessState {
                 words,
                 running: None,
                 renewed: false,
@@ -124,7 +124,7 @@ impl Command {
 }
 
 /// Says that the thread has ended, be it by a panic.
-struct Done(Arc<Desk>);
+struct Done(Arc<CommandControl>);
 
 impl Drop for Done {
     fn drop(&mut self) {
@@ -133,7 +133,7 @@ impl Drop for Done {
     }
 }
 
-impl Desk {
+impl CommandControl {
     /// Keeps it running until it is to stop.
     fn run(&self, told: &dyn Fn(bool)) {
         let mut backoff = Backoff::new(LONGEST);

@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
-use super::application::{Application, Waiting, connect};
-use super::gate::Entry;
-use super::{Settings, Shared};
+use super::application::{Application, WaitingForPermit, connect};
+use super::limit::ApplicationEntry;
+use super::{RunningConfig, AccessShared};
 use crate::backend::lease::{Acquired, Ticket};
 use crate::budget::Charge;
 use crate::client::Reply;
@@ -70,7 +70,7 @@ pub(super) struct Buffers {
 
 /// What becomes of the dialled connection after an exchange.
 #[derive(Debug)]
-pub(super) enum After {
+pub(super) enum AfterExchange {
     /// It can be used for the next one.
     Keep,
     Close,
@@ -80,8 +80,8 @@ pub(super) enum After {
 
 /// A request of the server.
 struct ForwardedRequest {
-    shared: Arc<Shared>,
-    settings: Arc<Settings>,
+    shared: Arc<AccessShared>,
+    settings: Arc<RunningConfig>,
     head: RequestHead,
     body: RequestBody,
     rules: Rules,
@@ -101,22 +101,22 @@ impl Buffers {
     }
 
     /// Serves the request of which something is in `input`.
-    pub(super) fn serve(&mut self, shared: &Arc<Shared>, link: &mut Conn) -> After {
+    pub(super) fn serve(&mut self, shared: &Arc<AccessShared>, link: &mut Conn) -> AfterExchange {
         let head = match self.read_head(link) {
             Ok(Some(head)) => head,
-            Ok(None) => return After::Close,
+            Ok(None) => return AfterExchange::Close,
             Err((status, why)) => {
                 let host = host_of_refused(self.input.data());
                 let host = host.map_or_else(String::new, |host| format!(" for {}", host.as_str()));
                 log::warn!("a request{host} was refused with {status}: {why}");
                 self.refuse(link, status, &Method::Get);
-                return After::Close;
+                return AfterExchange::Close;
             }
         };
         let settings = shared.settings();
         let timeouts = &settings.config.timeouts;
         let Some((body, upload)) = self.read_body(&head, link, timeouts.backend) else {
-            return After::Close;
+            return AfterExchange::Close;
         };
         if head.max_forwards == Some(0) {
             // It may not be passed on, so the answer to it is ours.
@@ -126,7 +126,7 @@ impl Buffers {
             };
             return match self.answer(link, &reply, &head.method) {
                 true => self.finish_upload(upload, link),
-                false => After::Close,
+                false => AfterExchange::Close,
             };
         }
         let arrived = Instant::now();
@@ -194,7 +194,7 @@ impl Buffers {
         exchange: Exchange<ForwardedRequest>,
         outcome: Outcome<Application>,
         link: &mut Conn,
-    ) -> After {
+    ) -> AfterExchange {
         let Exchange {
             host: request,
             upload,
@@ -210,10 +210,10 @@ impl Buffers {
                     log::warn!("{to}: the response is cut");
                 }
                 link.reset_on_close();
-                After::Close
+                AfterExchange::Close
             }
             Outcome::Switched(switched) => self.join(switched, &request, link),
-            Outcome::Gone(_) => After::Close,
+            Outcome::Gone(_) => AfterExchange::Close,
             Outcome::Failed(error) => {
                 let status = match error {
                     RelayError::TooSlow | RelayError::Stalled => {
@@ -232,11 +232,11 @@ impl Buffers {
                     }
                     RelayError::Unreachable => 502,
                     // The server asks another process, or answers itself.
-                    _ => return After::Close,
+                    _ => return AfterExchange::Close,
                 };
                 match self.refuse(link, status, &request.head.method) {
                     true => self.finish_upload(upload, link),
-                    false => After::Close,
+                    false => AfterExchange::Close,
                 }
             }
         }
@@ -330,7 +330,7 @@ impl Buffers {
         switched: Switched<Application>,
         request: &ForwardedRequest,
         link: &Conn,
-    ) -> After {
+    ) -> AfterExchange {
         let mut to_server = Vec::new();
         let head = &switched.head;
         head.write(Framing::Empty, Persistence::Upgrade, None, &mut to_server);
@@ -340,7 +340,7 @@ impl Buffers {
         let patience = request.settings.config.timeouts.backend;
         // A visitor may be slow, and the server with it.
         link.stream().give_up_after(patience);
-        After::Join(Box::new(Start {
+        AfterExchange::Join(Box::new(Start {
             backend: switched.upstream.into_conn(),
             to_visitor: to_server,
             to_backend: to_app,
@@ -355,9 +355,9 @@ impl Buffers {
 
     /// Reads what is left of the request's body, if that is little: the response is not lost then, as it would be if the
     /// connection were closed with something unread.
-    fn finish_upload(&mut self, upload: Option<Box<StreamingUpload>>, link: &mut Conn) -> After {
+    fn finish_upload(&mut self, upload: Option<Box<StreamingUpload>>, link: &mut Conn) -> AfterExchange {
         let Some(mut upload) = upload else {
-            return After::Keep;
+            return AfterExchange::Keep;
         };
         let deadline = Instant::now() + MOMENT;
         let mut left = MOST_DISCARDED;
@@ -371,10 +371,10 @@ impl Buffers {
             };
             self.out.clear();
             match upload.advance(&mut visitor, false, &mut self.out) {
-                Ok(upload::UploadStep::End) => return After::Keep,
+                Ok(upload::UploadStep::End) => return AfterExchange::Keep,
                 Ok(upload::UploadStep::Some) if left > self.out.len() => left -= self.out.len(),
                 Ok(upload::UploadStep::Wait(_)) if link.stream().wait_for_input(deadline).is_ok() => {}
-                _ => return After::Close,
+                _ => return AfterExchange::Close,
             }
         }
     }
@@ -398,10 +398,10 @@ impl ExchangeHandler for ForwardedRequest {
     fn acquire(&mut self, _: Instant, attempts: u32) -> Result<Acquired<Application>, RelayError> {
         // One that comes back keeps its place.
         Ok(match self.shared.gate.enter(self.arrived) {
-            Entry::Permit(permit) => {
+            ApplicationEntry::Permit(permit) => {
                 Application::with(permit, &self.shared, attempts > 0, self.held_until)
             }
-            Entry::Queued(ticket) => Acquired::Queued(Waiting::new(ticket, &self.shared)),
+            ApplicationEntry::Queued(ticket) => Acquired::Queued(WaitingForPermit::new(ticket, &self.shared)),
         })
     }
 

@@ -29,10 +29,10 @@
 
 mod application;
 mod command;
-mod fleet;
+mod dialer;
 mod forward;
-mod gate;
-mod line;
+mod limit;
+mod connection;
 mod watch;
 
 use std::collections::HashMap;
@@ -52,16 +52,16 @@ use crate::net::tls::{self, Authorities, Certificate, Connector, LoadError};
 use crate::net::tunnel::{TunnelEnded, Tunnels};
 use crate::process;
 use crate::stats::{add, get};
-use command::Command;
-use fleet::Dialling;
-use gate::Gate;
-use line::Tie;
+use command::SupervisedCommand;
+use dialer::DialState;
+use limit::ApplicationLimit;
+use connection::ConnectionHandle;
 
 /// A running access proxy. Dropping it stops it at once, and its command.
 #[derive(Debug)]
 pub struct Access {
-    shared: Arc<Shared>,
-    command: Mutex<Option<Command>>,
+    shared: Arc<AccessShared>,
+    command: Mutex<Option<SupervisedCommand>>,
     tunnels: Option<JoinHandle<()>>,
 }
 
@@ -76,10 +76,10 @@ pub enum StartError {
 
 /// What the threads share.
 #[derive(Debug)]
-struct Shared {
-    settings: RwLock<Arc<Settings>>,
-    gate: Arc<Gate>,
-    state: Mutex<State>,
+struct AccessShared {
+    settings: RwLock<Arc<RunningConfig>>,
+    gate: Arc<ApplicationLimit>,
+    state: Mutex<ApplicationState>,
     /// With `state`, for whoever waits for a change of it.
     changed: Condvar,
     /// The application answers and there is no drain: what `state` says, for a look without the lock, under which it is
@@ -89,12 +89,12 @@ struct Shared {
     answers: AtomicU64,
     tunnels: Tunnels<Conn, Conn>,
     /// The lines that are there.
-    ties: Mutex<Vec<Arc<Tie>>>,
+    ties: Mutex<Vec<Arc<ConnectionHandle>>>,
 }
 
 /// A configuration as it runs.
 #[derive(Debug)]
-struct Settings {
+struct RunningConfig {
     config: config::access::AccessConfig,
     greeting: Greeting,
     /// Changes with what a server is greeted with.
@@ -102,7 +102,7 @@ struct Settings {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ApplicationState {
     /// The application answers.
     up: bool,
     /// The log has said so, or what is wrong.
@@ -117,7 +117,7 @@ struct State {
     /// The fleet is to look at the configuration at once.
     changed: bool,
     /// By the number of a server's address.
-    dialling: HashMap<u64, Dialling>,
+    dialling: HashMap<u64, DialState>,
 }
 
 impl Access {
@@ -126,7 +126,7 @@ impl Access {
     /// # Errors
     /// The first one.
     pub fn check(config: &config::access::AccessConfig) -> Result<(), StartError> {
-        Settings::new(config.clone()).map(drop)
+        RunningConfig::new(config.clone()).map(drop)
     }
 
     /// Starts it.
@@ -134,9 +134,9 @@ impl Access {
     /// # Errors
     /// What could not be had. Nothing runs then.
     pub fn start(config: config::access::AccessConfig) -> Result<Self, StartError> {
-        let settings = Settings::new(config)?;
-        let shared = Arc::new(Shared {
-            gate: Arc::new(Gate::new(0)),
+        let settings = RunningConfig::new(config)?;
+        let shared = Arc::new(AccessShared {
+            gate: Arc::new(ApplicationLimit::new(0)),
             state: Mutex::default(),
             changed: Condvar::new(),
             open: AtomicBool::new(false),
@@ -158,7 +158,7 @@ impl Access {
         let own = Arc::clone(&shared);
         // They end by themselves, soon after a drain has begun.
         spawn("watch", move || watch::run(&own))?;
-        spawn("fleet", move || fleet::run(&shared))?;
+        spawn("fleet", move || dialer::run(&shared))?;
         Ok(access)
     }
 
@@ -168,7 +168,7 @@ impl Access {
     /// # Errors
     /// What could not be had. Everything goes on as before then.
     pub fn reload(&self, config: config::access::AccessConfig) -> Result<(), StartError> {
-        let mut settings = Settings::new(config)?;
+        let mut settings = RunningConfig::new(config)?;
         let before = self.shared.settings();
         let (old, new) = (&before.config, &settings.config);
         let greeting = old.key != new.key || old.ssl != new.ssl;
@@ -244,7 +244,7 @@ impl Access {
     ///
     /// # Errors
     /// There is no thread to be had for one, or a drain has begun. Nothing has changed then.
-    fn set_command(&self, settings: &Settings, is_other: bool) -> io::Result<()> {
+    fn set_command(&self, settings: &RunningConfig, is_other: bool) -> io::Result<()> {
         let words = &settings.config.command;
         let mut current = self.command.lock();
         // A drain ends the command after it has begun, and needs the lock for that.
@@ -260,7 +260,7 @@ impl Access {
                 let shared = Arc::clone(&self.shared);
                 shared.state.lock().away = true;
                 let told = move |runs| shared.told(runs);
-                let started = Command::start(words.clone(), told);
+                let started = SupervisedCommand::start(words.clone(), told);
                 if started.is_err() {
                     self.shared.state.lock().away = false;
                 }
@@ -291,7 +291,7 @@ impl Drop for Access {
     }
 }
 
-impl Settings {
+impl RunningConfig {
     fn new(config: config::access::AccessConfig) -> Result<Self, StartError> {
         let mut greeting = Greeting::default();
         if let Ok(with_key) = greeting.clone().key(&config.key) {
@@ -318,13 +318,13 @@ impl Settings {
     }
 }
 
-impl Shared {
+impl AccessShared {
     /// The configuration as it is now. For one exchange, take it once.
-    fn settings(&self) -> Arc<Settings> {
+    fn settings(&self) -> Arc<RunningConfig> {
         Arc::clone(&self.settings.read())
     }
 
-    fn ties(&self) -> Vec<Arc<Tie>> {
+    fn ties(&self) -> Vec<Arc<ConnectionHandle>> {
         self.ties.lock().clone()
     }
 

@@ -7,12 +7,12 @@
 use std::time::{Duration, Instant};
 
 use super::application::{connect, fault};
-use super::{Settings, Shared};
+use super::{RunningConfig, AccessShared};
 use crate::backend::check::HealthProbe;
 use crate::process::reason;
 
 /// Looks until there is a drain.
-pub(super) fn run(shared: &Shared) {
+pub(super) fn run(shared: &AccessShared) {
     let mut answers = shared.answers();
     let mut pause = SHORTEST;
     loop {
@@ -44,7 +44,7 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
-impl Shared {
+impl AccessShared {
     /// Waits for the next look. `false`: there is none.
     fn rest(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
@@ -64,7 +64,7 @@ impl Shared {
 }
 
 /// One look at the application.
-fn look(shared: &Shared, settings: &Settings) -> Result<(), String> {
+fn look(shared: &AccessShared, settings: &RunningConfig) -> Result<(), String> {
     if shared.state.lock().away {
         return Err("its process does not run".to_owned());
     }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use getopts::{HasArg, Matches, Occur, Options};
 
 /// An option: short name, long name, its argument's name (in brackets if it may be left out), what it does.
-pub(crate) struct Choice(
+pub(crate) struct CommandOption(
     pub(crate) &'static str,
     pub(crate) &'static str,
     pub(crate) &'static str,
@@ -13,9 +13,9 @@ pub(crate) struct Choice(
 );
 
 /// The options of a table.
-pub(crate) fn options(choices: &[Choice]) -> Options {
+pub(crate) fn options(choices: &[CommandOption]) -> Options {
     let mut options = Options::new();
-    for Choice(short, long, argument, help) in choices {
+    for CommandOption(short, long, argument, help) in choices {
         let has = match argument.chars().next() {
             None => HasArg::No,
             Some('[') => HasArg::Maybe,
@@ -32,7 +32,7 @@ pub(crate) fn options(choices: &[Choice]) -> Options {
 ///
 /// # Errors
 /// What is wrong with it, naming the option.
-pub(crate) fn parse(choices: &[Choice], arguments: &[String]) -> Result<Matches, String> {
+pub(crate) fn parse(choices: &[CommandOption], arguments: &[String]) -> Result<Matches, String> {
     let wrong = |fail: getopts::Fail| lower(&fail.to_string());
     options(choices).parse(arguments).map_err(wrong)
 }
@@ -57,9 +57,9 @@ fn lower(message: &str) -> String {
 
 /// Looks for every option in the manual.
 #[cfg(test)]
-pub(crate) fn check_manual(choices: &[Choice], page: &str) {
+pub(crate) fn check_manual(choices: &[CommandOption], page: &str) {
     let name = super::NAME;
-    for Choice(short, long, ..) in choices {
+    for CommandOption(short, long, ..) in choices {
         let line = match short.is_empty() {
             true => format!(".It Fl -{long}"),
             false => format!(".It Fl {short} "),

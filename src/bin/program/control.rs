@@ -27,9 +27,9 @@ pub(crate) enum Message {
 }
 
 /// Where the messages arrive.
-pub(crate) struct Control(Receiver<Message>);
+pub(crate) struct ControlMessages(Receiver<Message>);
 
-impl Control {
+impl ControlMessages {
     /// Begins to listen to signals, these others among them: number and name.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn the_second_signal_ends_a_program_that_ignores_its_messages() {
         if env::var_os(CHILD).is_some() {
-            let _control = Control::new(&[]).unwrap();
+            let _control = ControlMessages::new(&[]).unwrap();
             println!("\nlistening");
             thread::sleep(Duration::from_secs(120));
             process::exit(0);

@@ -29,12 +29,12 @@ static SETTINGS: &[u8; 26] = b"narenas:2,tcache_max:4096\0";
 pub(crate) const NAME: &str = env!("CARGO_BIN_NAME");
 
 /// Why the program ends early, and with which code.
-pub(crate) struct Failure {
+pub(crate) struct ExitError {
     code: u8,
     message: String,
 }
 
-impl Failure {
+impl ExitError {
     /// The command line is wrong, or what the configuration names.
     pub(crate) fn usage(message: impl Display) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl Failure {
 }
 
 /// The configuration is wrong. Each problem begins with the name of the file.
-impl From<Problems> for Failure {
+impl From<Problems> for ExitError {
     fn from(problems: Problems) -> Self {
         Self {
             code: 2,
@@ -77,8 +77,8 @@ pub(crate) fn reload_failed(why: &str) {
 }
 
 /// How the program ends. What has failed is told on standard error.
-pub(crate) fn end(result: Result<ExitCode, Failure>) -> ExitCode {
-    result.unwrap_or_else(|Failure { code, message }| {
+pub(crate) fn end(result: Result<ExitCode, ExitError>) -> ExitCode {
+    result.unwrap_or_else(|ExitError { code, message }| {
         // What was logged before it comes before it.
         log::logger().flush();
         eprintln!("{message}");
@@ -87,11 +87,11 @@ pub(crate) fn end(result: Result<ExitCode, Failure>) -> ExitCode {
 }
 
 /// Writes to standard output.
-pub(crate) fn print(text: &str) -> Result<ExitCode, Failure> {
+pub(crate) fn print(text: &str) -> Result<ExitCode, ExitError> {
     let mut out = io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Failure::running(format!(
+        Err(error) => Err(ExitError::running(format!(
             "standard output: {}",
             reason(&error)
         ))),

@@ -6,7 +6,7 @@
 //! | `reload` | reads the configuration and puts it into effect |
 //! | `signals` | turns signals into messages (`ctrlc` does so for INT) |
 //!
-//! All others belong to [`swiftiply::access::AccessConfig`].
+//! All others belong to [`swiftiply::access::Access`].
 
 mod options;
 #[path = "../program/mod.rs"]
@@ -17,11 +17,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use options::{Invocation, Order};
+use options::{Action, Invocation};
 use parking_lot::Mutex;
-use program::control::{Control, Message};
+use program::control::{ControlMessages, Message};
 use program::reload::{Reloads, drop_last};
-use program::{Failure, NAME, print, reload_failed, report};
+use program::{ExitError, NAME, print, reload_failed, report};
 use signal_hook::consts::{SIGTTIN, SIGTTOU, SIGUSR2};
 use swiftiply::access::{Access, StartError};
 use swiftiply::config::access::AccessConfig as Settings;
@@ -36,17 +36,17 @@ fn main() -> ExitCode {
     program::end(run())
 }
 
-fn run() -> Result<ExitCode, Failure> {
-    match options::parse(std::env::args_os().skip(1)).map_err(Failure::usage)? {
-        Order::Help => print(&options::usage()),
-        Order::Version => print(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION"))),
-        Order::Check(invocation) => {
+fn run() -> Result<ExitCode, ExitError> {
+    match options::parse(std::env::args_os().skip(1)).map_err(ExitError::usage)? {
+        Action::Help => print(&options::usage()),
+        Action::Version => print(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION"))),
+        Action::Check(invocation) => {
             let (settings, notes) = inspect(&invocation)?;
             notes.iter().for_each(|note| eprintln!("{note}"));
-            Access::check(&settings).map_err(Failure::usage)?;
+            Access::check(&settings).map_err(ExitError::usage)?;
             print("ok\n")
         }
-        Order::Serve(invocation) => serve(invocation),
+        Action::Serve(invocation) => serve(invocation),
     }
 }
 
@@ -72,21 +72,21 @@ fn logger(settings: &Settings) -> Config {
     }
 }
 
-fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
+fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     let (settings, notes) = inspect(&invocation)?;
-    let logging = Logging::install().map_err(Failure::running)?;
+    let logging = Logging::install().map_err(ExitError::running)?;
     let prepared = logging.prepare(&logger(&settings));
-    prepared.map_err(Failure::running)?.commit();
+    prepared.map_err(ExitError::running)?.commit();
     notes.iter().for_each(|note| log::warn!("{note}"));
     if let Err(error) = process::raise_descriptors(None) {
         log::warn!("descriptors: {}", reason(&error));
     }
-    let control = Control::new(PASSED_ON).map_err(Failure::running)?;
+    let control = ControlMessages::new(PASSED_ON).map_err(ExitError::running)?;
     announce(&settings);
     let grace = Arc::new(Mutex::new(settings.grace));
     let access = Access::start(settings).map_err(|error| match error {
-        StartError::Certificate(_) => Failure::usage(error),
-        error => Failure::running(error),
+        StartError::Certificate(_) => ExitError::usage(error),
+        error => ExitError::running(error),
     })?;
     let access = Arc::new(access);
     let current = Arc::clone(&grace);
@@ -97,7 +97,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
         }
         access.pass_on("HUP");
     });
-    let reloads = reloads.map_err(Failure::running)?;
+    let reloads = reloads.map_err(ExitError::running)?;
     loop {
         match control.wait() {
             Message::Reload => reloads.ask(),
@@ -151,7 +151,7 @@ fn reload(
 /// Leaves the servers, idle connections first, and then ends the command. A second signal, or the end of the grace
 /// period, cuts what is under way. Upgraded connections are left to the command, or to those who have them; closing them
 /// is no cut.
-fn drain(control: &Control, access: &Access, grace: Duration) -> ExitCode {
+fn drain(control: &ControlMessages, access: &Access, grace: Duration) -> ExitCode {
     log::info!("draining, for {grace:?} at most");
     let since = Instant::now();
     access.begin_drain();

@@ -4,14 +4,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::program::NAME;
-use super::program::choice::{self, Choice};
+use super::program::choice::{self, CommandOption};
 use getopts::ParsingStyle;
 use swiftiply::config::Address;
 use swiftiply::config::access::AccessOverrides;
 
 /// What the program is asked to do.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum Action {
     /// Say how it is used.
     Help,
     /// Say which version it is.
@@ -31,46 +31,46 @@ pub(crate) struct Invocation {
     pub(crate) overrides: AccessOverrides,
 }
 
-const CHOICES: &[Choice] = &[
-    Choice(
+const CHOICES: &[CommandOption] = &[
+    CommandOption(
         "c",
         "config",
         "FILE",
         "read the configuration from FILE (YAML)",
     ),
-    Choice(
+    CommandOption(
         "k",
         "key-file",
         "FILE",
         "the first line of FILE is the key that servers want",
     ),
-    Choice(
+    CommandOption(
         "n",
         "connections",
         "N",
         "connections to each server, and requests at once (8)",
     ),
-    Choice(
+    CommandOption(
         "t",
         "to",
         "ADDRESS",
         "the application: 127.0.0.1:3000 or unix:/path",
     ),
-    Choice(
+    CommandOption(
         "",
         "check",
         "",
         "check the configuration, print every problem and exit",
     ),
-    Choice("v", "version", "", "print the version and exit"),
-    Choice("h", "help", "", "print this and exit"),
+    CommandOption("v", "version", "", "print the version and exit"),
+    CommandOption("h", "help", "", "print this and exit"),
 ];
 
 /// Reads the command line, without the name of the program.
 ///
 /// # Errors
 /// What is wrong with it, naming the option.
-pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, String> {
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, String> {
     let mut own = Vec::new();
     let mut command = Vec::new();
     let mut behind = false;
@@ -89,10 +89,10 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ord
     }
     let matches = choice::parse(CHOICES, &own)?;
     if matches.opt_present("help") {
-        return Ok(Order::Help);
+        return Ok(Action::Help);
     }
     if matches.opt_present("version") {
-        return Ok(Order::Version);
+        return Ok(Action::Version);
     }
     if behind && command.is_empty() {
         return Err("--: no command behind it".to_owned());
@@ -110,8 +110,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ord
         },
     };
     Ok(match check {
-        true => Order::Check(invocation),
-        false => Order::Serve(invocation),
+        true => Action::Check(invocation),
+        false => Action::Serve(invocation),
     })
 }
 
@@ -145,14 +145,14 @@ pub(crate) fn usage() -> String {
 mod tests {
     use super::*;
 
-    fn order(line: &str) -> Result<Order, String> {
+    fn order(line: &str) -> Result<Action, String> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
     #[test]
     fn a_command_stands_behind_two_dashes() {
         let line = "-n 4 a:1 -t b:2 -kc c:3 -cd -- puma -b unix:x -- -n 5";
-        let Ok(Order::Serve(invocation)) = order(line) else {
+        let Ok(Action::Serve(invocation)) = order(line) else {
             panic!("{line}");
         };
         assert_eq!(invocation.file, Some("d".into()));
@@ -180,11 +180,11 @@ mod tests {
         check("-t b:2 a:1 c:3 ./serve", &bare("./serve"));
         check("-t b:2 a:1 /srv/app --nonsense", &bare("/srv/app"));
         // These may be addresses, and what is wrong with them is found with those of the file.
-        assert!(matches!(order("-t b:2 a"), Ok(Order::Serve(_))));
-        assert!(matches!(order("a:1 -t b"), Ok(Order::Serve(_))));
-        assert!(matches!(order("-h"), Ok(Order::Help)));
-        assert!(matches!(order("--version"), Ok(Order::Version)));
-        assert!(matches!(order("--check a:1"), Ok(Order::Check(_))));
+        assert!(matches!(order("-t b:2 a"), Ok(Action::Serve(_))));
+        assert!(matches!(order("a:1 -t b"), Ok(Action::Serve(_))));
+        assert!(matches!(order("-h"), Ok(Action::Help)));
+        assert!(matches!(order("--version"), Ok(Action::Version)));
+        assert!(matches!(order("--check a:1"), Ok(Action::Check(_))));
     }
 
     #[test]

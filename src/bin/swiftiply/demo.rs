@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::program::control::{Control, Message};
+use super::program::control::{ControlMessages, Message};
 use serde_json::json;
 use swiftiply::Server;
 use swiftiply::client::{Client, Reply, Request, Stopper};
@@ -36,7 +36,7 @@ pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
     }
     let socket = std::env::temp_dir().join(format!("swiftiply-demo-{}.sock", std::process::id()));
     let config = configuration(&socket, overrides)?;
-    let control = Control::new(super::WITHOUT_MEANING)?;
+    let control = ControlMessages::new(super::WITHOUT_MEANING)?;
     // Best effort: a demonstration does with what there is.
     let _ = process::raise_descriptors(None);
     let server = Server::start(config).map_err(|error| {
@@ -46,9 +46,9 @@ pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
     let address = server.visitors()[0].to_string();
     // The first one is that of the page.
     let dial_in = server.backends()[1].to_string();
-    let processes = Processes::start(&dial_in)?;
+    let processes = DemoProcesses::start(&dial_in)?;
     let commands = commands(&dial_in);
-    let page = Page {
+    let page = DemoPage {
         html: PAGE
             .replace("{address}", &escape(&address))
             .replace("{commands}", &escape(&commands.join("\n")))
@@ -131,7 +131,7 @@ fn commands(dial_in: &str) -> Vec<String> {
 }
 
 /// The processes that are built in.
-struct Processes {
+struct DemoProcesses {
     ids: Vec<u32>,
     /// Each ends when its own is closed, also if we are killed.
     inputs: Vec<ChildStdin>,
@@ -139,7 +139,7 @@ struct Processes {
     stopping: Arc<AtomicBool>,
 }
 
-impl Processes {
+impl DemoProcesses {
     fn start(dial_in: &str) -> Result<Self, String> {
         let mut processes = Self {
             ids: Vec::new(),
@@ -211,7 +211,7 @@ fn be_application(address: &str) -> Result<(), String> {
 }
 
 /// The application that answers requests for the page.
-struct Page {
+struct DemoPage {
     html: String,
     /// Weak, since it ends before the server does.
     server: Weak<Server>,
@@ -219,7 +219,7 @@ struct Page {
     socket: String,
 }
 
-impl Page {
+impl DemoPage {
     fn answer(&self, request: &Request) -> Reply {
         if !matches!(request.head.method, Method::Get | Method::Head) {
             let mut reply = Reply::text(405, "The demonstration's page can be read only.\n");

@@ -20,11 +20,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use options::{Invocation, Order};
+use options::{Invocation, Action};
 use parking_lot::Mutex;
-use program::control::{Control, Message};
+use program::control::{ControlMessages, Message};
 use program::reload::{Reloads, drop_last};
-use program::{Failure, print, reload_failed, report};
+use program::{ExitError, print, reload_failed, report};
 use signal_hook::consts::SIGUSR2;
 use swiftiply::config::{Config, LogLevel, Logger, Note, Problems};
 use swiftiply::logging::{self, Logging};
@@ -39,27 +39,27 @@ fn main() -> ExitCode {
     program::end(run())
 }
 
-fn run() -> Result<ExitCode, Failure> {
-    match options::parse(std::env::args_os().skip(1)).map_err(Failure::usage)? {
-        Order::Help => print(&options::usage()),
-        Order::Version => print(&format!("Swiftiply v. {}\n", env!("CARGO_PKG_VERSION"))),
-        Order::Check(invocation) => check(&invocation),
-        Order::Print(invocation) => print(&read(&invocation)?.0.to_yaml()),
-        Order::Demo(overrides) => {
-            demo::run(&overrides).map_err(Failure::running)?;
+fn run() -> Result<ExitCode, ExitError> {
+    match options::parse(std::env::args_os().skip(1)).map_err(ExitError::usage)? {
+        Action::Help => print(&options::usage()),
+        Action::Version => print(&format!("Swiftiply v. {}\n", env!("CARGO_PKG_VERSION"))),
+        Action::Check(invocation) => check(&invocation),
+        Action::Print(invocation) => print(&read(&invocation)?.0.to_yaml()),
+        Action::Demo(overrides) => {
+            demo::run(&overrides).map_err(ExitError::running)?;
             Ok(ExitCode::SUCCESS)
         }
-        Order::Serve(invocation) => serve(invocation),
+        Action::Serve(invocation) => serve(invocation),
     }
 }
 
-fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
+fn check(invocation: &Invocation) -> Result<ExitCode, ExitError> {
     let (config, notes) = inspect(invocation)?;
     for note in &notes {
         eprintln!("{note}");
     }
     // The file was right; what it names may not be.
-    Server::check(&config).map_err(Failure::usage)?;
+    Server::check(&config).map_err(ExitError::usage)?;
     let sites = config.sites.len();
     let noun = if sites == 1 { "site" } else { "sites" };
     print(&format!("ok: {sites} {noun}\n"))
@@ -82,20 +82,20 @@ fn inspect(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     )
 }
 
-fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
+fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     let (config, notes) = inspect(&invocation)?;
     let identity = process::look_up(config.user.as_deref(), config.group.as_deref())
-        .map_err(Failure::usage)?;
+        .map_err(ExitError::usage)?;
     let mut ready = None;
     if config.daemonize {
-        match process::fork().map_err(|error| Failure::running(reason(&error)))? {
+        match process::fork().map_err(|error| ExitError::running(reason(&error)))? {
             ForkSide::Parent { child, ready } => return Ok(wait_for(child, ready, &config)),
             ForkSide::Child { ready: writer } => ready = Some(writer),
         }
     }
     // From here on there may be threads.
-    let logging = Logging::install().map_err(Failure::running)?;
-    logging.prepare(&config).map_err(Failure::running)?.commit();
+    let logging = Logging::install().map_err(ExitError::running)?;
+    logging.prepare(&config).map_err(ExitError::running)?.commit();
     for note in &notes {
         log::warn!("{note}");
     }
@@ -103,19 +103,19 @@ fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
         warn_of_lost_logs(&config);
     }
     let limit = process::raise_descriptors(config.descriptors)
-        .map_err(|error| Failure::running(format!("descriptors: {}", reason(&error))))?;
+        .map_err(|error| ExitError::running(format!("descriptors: {}", reason(&error))))?;
     log::debug!("{limit} descriptors");
     let bound = Server::bind(config.clone()).map_err(|error| match error {
         StartError::Certificate(_)
         | StartError::DialInCertificate(_)
-        | StartError::SocketFile(_) => Failure::usage(error),
-        _ => Failure::running(error),
+        | StartError::SocketFile(_) => ExitError::usage(error),
+        _ => ExitError::running(error),
     })?;
     // From here on signals are messages. Until here they end us at once, whatever file is being read.
-    let control = Control::new(WITHOUT_MEANING).map_err(Failure::running)?;
+    let control = ControlMessages::new(WITHOUT_MEANING).map_err(ExitError::running)?;
     let pid_file = config.pidfile.as_deref().map(|path| {
         PidFile::write(path)
-            .map_err(|why| Failure::running(format!("pidfile {}: {why}", path.display())))
+            .map_err(|why| ExitError::running(format!("pidfile {}: {why}", path.display())))
     });
     let pid_file = pid_file.transpose()?;
     for file in log_files(&config) {
@@ -128,16 +128,16 @@ fn serve(invocation: Invocation) -> Result<ExitCode, Failure> {
             );
         }
     }
-    identity.assume().map_err(Failure::running)?;
+    identity.assume().map_err(ExitError::running)?;
     if config.user.is_none() && process::is_root() {
         log::warn!("running as root; set user, to give that up when the addresses are bound");
     }
-    let server = bound.start().map_err(Failure::running)?;
+    let server = bound.start().map_err(ExitError::running)?;
     announce(&server, &config)?;
     if let Some(ready) = ready {
         // Standard error leads nowhere after that.
         log::logger().flush();
-        process::detach(ready).map_err(|error| Failure::running(reason(&error)))?;
+        process::detach(ready).map_err(|error| ExitError::running(reason(&error)))?;
     }
     let code = obey(
         &control,
@@ -190,7 +190,7 @@ fn warn_of_lost_logs(config: &Config) {
 
 /// Says where the server listens: in the log, and on standard output for scripts that wait for it. Not there among the
 /// lines of an access log, nor a second time where both are the same, as on a terminal.
-fn announce(server: &Server, config: &Config) -> Result<(), Failure> {
+fn announce(server: &Server, config: &Config) -> Result<(), ExitError> {
     let list = |locals: Vec<swiftiply::net::listener::LocalAddress>| {
         let texts: Vec<_> = locals.iter().map(ToString::to_string).collect();
         texts.join(" ")
@@ -210,7 +210,7 @@ fn announce(server: &Server, config: &Config) -> Result<(), Failure> {
     if is_taken || is_there {
         return Ok(());
     }
-    logging::print(&line).map_err(|error| Failure::running(reason(&error)))
+    logging::print(&line).map_err(|error| ExitError::running(reason(&error)))
 }
 
 /// Does what the signals say until one of them ends the server.
@@ -218,13 +218,13 @@ fn announce(server: &Server, config: &Config) -> Result<(), Failure> {
 /// # Errors
 /// There is no thread to be had for reloads.
 fn obey(
-    control: &Control,
+    control: &ControlMessages,
     server: Server,
     invocation: Invocation,
     logging: &'static Logging,
     grace: Duration,
     pid_file: Option<&PidFile>,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, ExitError> {
     let server = Arc::new(server);
     let grace = Arc::new(Mutex::new(grace));
     let current = Arc::clone(&grace);
@@ -234,7 +234,7 @@ fn obey(
             Err(message) => reload_failed(&message),
         }
     });
-    let reloads = reloads.map_err(Failure::running)?;
+    let reloads = reloads.map_err(ExitError::running)?;
     loop {
         match control.wait() {
             Message::Reload => reloads.ask(),
@@ -281,7 +281,7 @@ fn reload(
 }
 
 /// Stops accepting and waits for what is under way. A second signal, or the end of the grace period, cuts it.
-fn drain(control: &Control, server: &Server, grace: Duration) -> ExitCode {
+fn drain(control: &ControlMessages, server: &Server, grace: Duration) -> ExitCode {
     log::info!("draining, for {grace:?} at most");
     let since = Instant::now();
     server.begin_drain();

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::program::NAME;
-use super::program::choice::{self, Choice};
+use super::program::choice::{self, CommandOption};
 use getopts::Matches;
 use swiftiply::config::Overrides;
 
 /// What the program is asked to do.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum Action {
     /// Say how it is used.
     Help,
     /// Say which version it is.
@@ -35,74 +35,74 @@ pub(crate) struct Invocation {
     pub(crate) overrides: Overrides,
 }
 
-const CHOICES: &[Choice] = &[
-    Choice(
+const CHOICES: &[CommandOption] = &[
+    CommandOption(
         "c",
         "config",
         "FILE",
         "read the configuration from FILE (YAML)",
     ),
-    Choice(
+    CommandOption(
         "",
         "cluster-address",
         "ADDRESS",
         "listen for visitors on ADDRESS",
     ),
-    Choice("", "cluster-port", "PORT", "listen for visitors on PORT"),
-    Choice(
+    CommandOption("", "cluster-port", "PORT", "listen for visitors on PORT"),
+    CommandOption(
         "",
         "backend-address",
         "ADDRESS",
         "with --backend-port: one more site, for everything, whose applications dial in at ADDRESS",
     ),
-    Choice("", "backend-port", "PORT", "the port of that site"),
-    Choice(
+    CommandOption("", "backend-port", "PORT", "the port of that site"),
+    CommandOption(
         "d",
         "daemonize",
         "[yes|no]",
         "go to the background (yes, if nothing else is said)",
     ),
-    Choice(
+    CommandOption(
         "t",
         "timeout",
         "SECONDS",
         "how long a request may wait for an application (10)",
     ),
-    Choice("f", "pid", "FILE", "write the process id to FILE"),
-    Choice(
+    CommandOption("f", "pid", "FILE", "write the process id to FILE"),
+    CommandOption(
         "p",
         "print-config",
         "",
         "print the merged configuration and exit",
     ),
-    Choice(
+    CommandOption(
         "",
         "check",
         "",
         "check the configuration, print every problem and exit",
     ),
-    Choice(
+    CommandOption(
         "",
         "demo",
         "",
         "serve a page on http://127.0.0.1:8080/ that shows which processes are connected",
     ),
-    Choice("v", "version", "", "print the version and exit"),
-    Choice("h", "help", "", "print this and exit"),
+    CommandOption("v", "version", "", "print the version and exit"),
+    CommandOption("h", "help", "", "print this and exit"),
 ];
 
 /// Reads the command line, without the name of the program.
 ///
 /// # Errors
 /// What is wrong with it, naming the option.
-pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, String> {
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, String> {
     let arguments = expand(arguments)?;
     let matches = choice::parse(CHOICES, &arguments)?;
     if matches.opt_present("help") {
-        return Ok(Order::Help);
+        return Ok(Action::Help);
     }
     if matches.opt_present("version") {
-        return Ok(Order::Version);
+        return Ok(Action::Version);
     }
     if let Some(word) = matches.free.first() {
         return Err(format!(
@@ -122,16 +122,16 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ord
         directory: std::env::current_dir().ok(),
     };
     if matches.opt_present("demo") {
-        return Ok(Order::Demo(overrides));
+        return Ok(Action::Demo(overrides));
     }
     let file = matches.opt_str("config").map(PathBuf::from);
     let invocation = Invocation { file, overrides };
     Ok(if matches.opt_present("check") {
-        Order::Check(invocation)
+        Action::Check(invocation)
     } else if matches.opt_present("print-config") {
-        Order::Print(invocation)
+        Action::Print(invocation)
     } else {
-        Order::Serve(invocation)
+        Action::Serve(invocation)
     })
 }
 
@@ -164,13 +164,13 @@ fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, 
             Some((name, value)) => (name, Some(value)),
             None => (long, None),
         };
-        let exact = CHOICES.iter().find(|Choice(_, long, ..)| *long == name);
+        let exact = CHOICES.iter().find(|CommandOption(_, long, ..)| *long == name);
         let mut candidates = CHOICES
             .iter()
-            .filter(|Choice(_, long, ..)| long.starts_with(name));
-        let Choice(_, long, takes, _) = match (exact, candidates.next(), candidates.next()) {
+            .filter(|CommandOption(_, long, ..)| long.starts_with(name));
+        let CommandOption(_, long, takes, _) = match (exact, candidates.next(), candidates.next()) {
             (Some(choice), _, _) | (None, Some(choice), None) => choice,
-            (None, Some(Choice(_, one, ..)), Some(Choice(_, other, ..))) => {
+            (None, Some(CommandOption(_, one, ..)), Some(CommandOption(_, other, ..))) => {
                 return Err(format!("--{name}: is it --{one} or --{other}?"));
             }
             (None, None, _) => return Err(format!("--{name}: no such option; see --help")),
@@ -220,27 +220,27 @@ fn daemonize(matches: &Matches) -> Result<Option<bool>, String> {
 mod tests {
     use super::*;
 
-    fn order(line: &str) -> Result<Order, String> {
+    fn order(line: &str) -> Result<Action, String> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
     fn overrides(line: &str) -> Overrides {
         match order(line) {
-            Ok(Order::Serve(invocation)) => invocation.overrides,
+            Ok(Action::Serve(invocation)) => invocation.overrides,
             other => panic!("{line}: {other:?}"),
         }
     }
 
     #[test]
     fn options_of_the_original() {
-        assert!(matches!(order("-h"), Ok(Order::Help)));
-        assert!(matches!(order("--vers"), Ok(Order::Version)));
+        assert!(matches!(order("-h"), Ok(Action::Help)));
+        assert!(matches!(order("--vers"), Ok(Action::Version)));
         assert!(
-            matches!(order("-cx.yml -p"), Ok(Order::Print(i)) if i.file == Some("x.yml".into()))
+            matches!(order("-cx.yml -p"), Ok(Action::Print(i)) if i.file == Some("x.yml".into()))
         );
         assert!(matches!(
             order("--config=x.yml --check"),
-            Ok(Order::Check(_))
+            Ok(Action::Check(_))
         ));
         assert_eq!(overrides("--cluster-p 81").cluster_port, Some(81));
         assert_eq!(

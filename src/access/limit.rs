@@ -1,7 +1,7 @@
 //! How many requests are at the application at once.
 //!
-//! N connections are dialled to *each* server, so that each may use all that the application can take; the [`Gate`] in
-//! front of the application makes sure that no more than N requests are there in all. A request takes a [`Permit`], which
+//! N connections are dialled to *each* server, so that each may use all that the application can take; the [`ApplicationLimit`] in
+//! front of the application makes sure that no more than N requests are there in all. A request takes a [`ApplicationPermit`], which
 //! is given back as soon as the last byte of the response was read. A permit brings the connection to the application
 //! along that was used last, so there are never more than N of those either.
 //!
@@ -21,16 +21,16 @@ use crate::backend::limit::ConcurrencyLimit;
 use crate::net::conn::Conn;
 
 /// Counts the requests at the application.
-pub(super) type Gate = ConcurrencyLimit<Conn>;
+pub(super) type ApplicationLimit = ConcurrencyLimit<Conn>;
 
 /// One of those that are there, with a connection that was kept.
-pub(super) type Permit = limit::Permit<Conn>;
+pub(super) type ApplicationPermit = limit::Permit<Conn>;
 
 /// What came of an attempt to get there.
-pub(super) type Entry = limit::LimitEntry<Conn>;
+pub(super) type ApplicationEntry = limit::LimitEntry<Conn>;
 
 /// A place in the line of those that wait.
-pub(super) type Ticket = limit::LimitTicket<Conn>;
+pub(super) type ApplicationTicket = limit::LimitTicket<Conn>;
 
 #[cfg(test)]
 mod tests {
@@ -49,23 +49,23 @@ mod tests {
         (Conn::plain(Stream::from(own)), Stream::from(other))
     }
 
-    fn queued(gate: &Arc<Gate>) -> Ticket {
+    fn queued(gate: &Arc<ApplicationLimit>) -> ApplicationTicket {
         match gate.enter(Instant::now()) {
-            Entry::Permit(_) => panic!("a permit was free"),
-            Entry::Queued(ticket) => ticket,
+            ApplicationEntry::Permit(_) => panic!("a permit was free"),
+            ApplicationEntry::Queued(ticket) => ticket,
         }
     }
 
     #[test]
     fn a_permit_brings_the_connection_along_that_was_used_last() {
-        let gate = Arc::new(Gate::new(1));
+        let gate = Arc::new(ApplicationLimit::new(1));
         let mut permit = gate.try_enter().unwrap();
         assert!(permit.carried().is_none());
         let (conn, app) = connection();
         let (mut first, mut second) = (queued(&gate), queued(&gate));
         permit.keep(conn);
         assert!(second.take().is_none());
-        let permit: Permit = first.take().expect("its turn");
+        let permit: ApplicationPermit = first.take().expect("its turn");
         // It does not use the connection, which goes to the next one.
         drop(permit);
         let mut permit = second.take().expect("its turn");
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn connections_to_an_earlier_application_are_closed() {
-        let gate = Arc::new(Gate::new(2));
+        let gate = Arc::new(ApplicationLimit::new(2));
         let ((idle, idle_end), (busy, busy_end)) = (connection(), connection());
         let permit = gate.try_enter().unwrap();
         gate.try_enter().unwrap().keep(idle);

@@ -1,7 +1,7 @@
 //! One dialled connection, from the dialling to its end, and again.
 //!
 //! A line's thread owns the connection. Whoever wants it to end (the application is down, a drain, a new configuration)
-//! has a [`Tie`]: it can close the connection while it is idle, and otherwise finds the line leaving by itself after
+//! has a [`ConnectionHandle`]: it can close the connection while it is idle, and otherwise finds the line leaving by itself after
 //! the exchange under way.
 //!
 //! **Invariants**
@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::Shared;
-use super::fleet::{Server, Turn};
-use super::forward::{After, Buffers};
+use super::AccessShared;
+use super::dialer::{ServerAddress, DialPermission};
+use super::forward::{AfterExchange, Buffers};
 use crate::backend::preamble;
 use crate::client::MISDIALLED;
 use crate::net::conn::Conn;
@@ -29,8 +29,8 @@ use crate::process::reason;
 
 /// What others know of a line.
 #[derive(Debug)]
-pub(super) struct Tie {
-    pub(super) server: Arc<Server>,
+pub(super) struct ConnectionHandle {
+    pub(super) server: Arc<ServerAddress>,
     wanted: AtomicBool,
     /// One of the constants below.
     place: AtomicU8,
@@ -47,8 +47,8 @@ const BUSY: u8 = 2;
 /// It was closed while it was idle.
 const CLOSED: u8 = 3;
 
-impl Tie {
-    pub(super) fn new(server: Arc<Server>) -> Self {
+impl ConnectionHandle {
+    pub(super) fn new(server: Arc<ServerAddress>) -> Self {
         Self {
             server,
             wanted: AtomicBool::new(true),
@@ -107,8 +107,8 @@ impl Tie {
 }
 
 /// Runs a line until nobody wants it any more.
-pub(super) fn run(shared: &Arc<Shared>, tie: &Arc<Tie>) {
-    let _leaves = Leaves { shared, tie };
+pub(super) fn run(shared: &Arc<AccessShared>, tie: &Arc<ConnectionHandle>) {
+    let _leaves = RemoveOnDrop { shared, tie };
     // As the server's workers: who wakes another one goes on.
     if let Err(error) = process::schedule_as_batch() {
         log::debug!("line: SCHED_BATCH: {error}");
@@ -148,18 +148,18 @@ pub(super) fn run(shared: &Arc<Shared>, tie: &Arc<Tie>) {
 }
 
 /// Strikes a line off the list when it ends, be it by a panic.
-struct Leaves<'a> {
-    shared: &'a Shared,
-    tie: &'a Arc<Tie>,
+struct RemoveOnDrop<'a> {
+    shared: &'a AccessShared,
+    tie: &'a Arc<ConnectionHandle>,
 }
 
-impl Drop for Leaves<'_> {
+impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
         let Self { shared, tie } = self;
         shared.ties.lock().retain(|other| !Arc::ptr_eq(other, tie));
         if std::thread::panicking() {
             log::error!("server {}: a line panicked", tie.server);
-            shared.given_up(&tie.server, Turn::Scout);
+            shared.given_up(&tie.server, DialPermission::Probe);
         }
         shared.changed.notify_all();
     }
@@ -181,7 +181,7 @@ enum Served {
 ///
 /// # Errors
 /// Those of [`Greeting::send`](crate::client::Greeting::send), and what the system says.
-fn dial(shared: &Shared, tie: &Tie) -> io::Result<Conn> {
+fn dial(shared: &AccessShared, tie: &ConnectionHandle) -> io::Result<Conn> {
     let stream = tie.server.connect(DIAL)?;
     // A drain that has no more patience finds it in the middle of a handshake, too.
     *tie.handle.lock() = Some(Arc::new(stream.try_clone()?));
@@ -192,9 +192,9 @@ fn dial(shared: &Shared, tie: &Tie) -> io::Result<Conn> {
 
 /// Serves requests until the connection ends.
 fn serve(
-    shared: &Arc<Shared>,
-    tie: &Tie,
-    turn: Turn,
+    shared: &Arc<AccessShared>,
+    tie: &ConnectionHandle,
+    turn: DialPermission,
     mut conn: Conn,
     buffers: &mut Buffers,
 ) -> Served {
@@ -235,9 +235,9 @@ fn serve(
             return served;
         }
         match buffers.serve(shared, &mut conn) {
-            After::Keep => {}
-            After::Close => return served,
-            After::Join(start) => {
+            AfterExchange::Keep => {}
+            AfterExchange::Close => return served,
+            AfterExchange::Join(start) => {
                 // If they are stopped already, both are closed here.
                 let _ = shared.tunnels.enter(Box::new(conn), *start);
                 return served;

@@ -1,6 +1,6 @@
 //! Which servers are dialled, and when.
 //!
-//! Each address that a `connect` stands for is a [`Server`] with as many lines as the application may get requests. Host
+//! Each address that a `connect` stands for is a [`ServerAddress`] with as many lines as the application may get requests. Host
 //! names are looked up again every [`LOOK_UP`]; addresses that are gone lose their lines, new ones get theirs.
 //!
 //! While a server cannot be dialled, one line of it tries for all of them, as its [`Backoff`] says: three times soon, then
@@ -16,8 +16,8 @@ use std::{fmt, io};
 
 use parking_lot::MutexGuard;
 
-use super::line::{self, Tie};
-use super::{Settings, Shared, spawn};
+use super::connection::{self, ConnectionHandle};
+use super::{AccessShared, RunningConfig, spawn};
 use crate::client::Backoff;
 use crate::config::Address;
 use crate::net::stream::Stream;
@@ -25,8 +25,8 @@ use crate::process::reason;
 
 /// The servers that are dialled: the fleet thread's own.
 #[derive(Default)]
-struct Fleet {
-    servers: Vec<Arc<Server>>,
+struct Dialer {
+    servers: Vec<Arc<ServerAddress>>,
     /// What host names stood for the last time.
     names: HashMap<Address, Vec<SocketAddr>>,
     next: u64,
@@ -34,24 +34,24 @@ struct Fleet {
 
 /// One address of a server.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct ServerAddress {
     number: u64,
-    at: At,
+    at: DialTarget,
     /// The name under which it is known to TLS.
     name: String,
-    /// The [`generation`](super::Settings::generation) of the greeting with which it is dialled.
+    /// The [`generation`](super::RunningConfig::generation) of the greeting with which it is dialled.
     greeting: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum At {
+enum DialTarget {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
 /// What is known of dialling a server.
 #[derive(Debug)]
-pub(super) struct Dialling {
+pub(super) struct DialState {
     backoff: Backoff,
     failing: bool,
     /// A line tries for all.
@@ -61,12 +61,12 @@ pub(super) struct Dialling {
     lines: usize,
     /// What the log has said: nothing yet, that it is dialled (empty), or why not.
     told: Option<String>,
-    burst: Option<Burst>,
+    burst: Option<DialBurst>,
 }
 
 /// Lines that a server has let in, and lines that were lost, since the last time that the log said so.
 #[derive(Debug)]
-struct Burst {
+struct DialBurst {
     server: String,
     /// When they are reported.
     due: Instant,
@@ -76,18 +76,18 @@ struct Burst {
 
 /// The permission to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum DialPermission {
     /// As one of many.
     Plain,
     /// As the one that tries for all.
-    Scout,
+    Probe,
 }
 
-impl Server {
+impl ServerAddress {
     pub(super) fn connect(&self, patience: Duration) -> io::Result<Stream> {
         match &self.at {
-            At::Tcp(address) => Stream::connect_to(*address, patience),
-            At::Unix(path) => Stream::connect_unix(path, patience),
+            DialTarget::Tcp(address) => Stream::connect_to(*address, patience),
+            DialTarget::Unix(path) => Stream::connect_unix(path, patience),
         }
     }
 
@@ -100,17 +100,17 @@ impl Server {
     }
 }
 
-impl fmt::Display for Server {
+impl fmt::Display for ServerAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.at {
-            At::Tcp(address) if address.ip().to_string() == self.name => address.fmt(out),
-            At::Tcp(address) => write!(out, "{} ({address})", self.name),
-            At::Unix(path) => write!(out, "unix:{}", path.display()),
+            DialTarget::Tcp(address) if address.ip().to_string() == self.name => address.fmt(out),
+            DialTarget::Tcp(address) => write!(out, "{} ({address})", self.name),
+            DialTarget::Unix(path) => write!(out, "unix:{}", path.display()),
         }
     }
 }
 
-impl Default for Dialling {
+impl Default for DialState {
     fn default() -> Self {
         Self {
             backoff: Backoff::new(LONGEST),
@@ -124,9 +124,9 @@ impl Default for Dialling {
     }
 }
 
-impl Dialling {
+impl DialState {
     /// A line is in, or was lost. Returns what is to be logged at once: the first of many, and what is news in any case.
-    fn note(&mut self, server: &Server, is_in: bool, is_news: bool) -> Option<String> {
+    fn note(&mut self, server: &ServerAddress, is_in: bool, is_news: bool) -> Option<String> {
         match &mut self.burst {
             Some(burst) if !is_news => {
                 *(if is_in {
@@ -137,7 +137,7 @@ impl Dialling {
                 return None;
             }
             Some(_) => {}
-            None => self.burst = Some(Burst::new(server.to_string())),
+            None => self.burst = Some(DialBurst::new(server.to_string())),
         }
         let verb = if is_in { "dialled in" } else { "disconnected" };
         Some(format!("server {server}: {verb}, {} now", self.lines))
@@ -146,7 +146,7 @@ impl Dialling {
     /// What has happened since the last line in the log, if that is due. When nothing has, the next line is logged at once
     /// again.
     fn report(&mut self, now: Instant) -> Option<String> {
-        let Burst {
+        let DialBurst {
             server,
             dialled,
             lost,
@@ -159,12 +159,12 @@ impl Dialling {
             (dialled, lost) => format!("{dialled} more dialled in and {lost} disconnected"),
         };
         let line = format!("server {server}: {what}, {} now", self.lines);
-        self.burst = Some(Burst::new(server));
+        self.burst = Some(DialBurst::new(server));
         Some(line)
     }
 }
 
-impl Burst {
+impl DialBurst {
     fn new(server: String) -> Self {
         Self {
             server,
@@ -176,8 +176,8 @@ impl Burst {
 }
 
 /// Sees to it that the servers of the configuration are dialled, until there is a drain, and reports bursts of lines.
-pub(super) fn run(shared: &Arc<Shared>) {
-    let mut fleet = Fleet::default();
+pub(super) fn run(shared: &Arc<AccessShared>) {
+    let mut fleet = Dialer::default();
     loop {
         shared.state.lock().changed = false;
         fleet.apply(shared);
@@ -203,9 +203,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
     }
 }
 
-impl Fleet {
+impl Dialer {
     /// Looks up all names, and gives each server as many lines as the configuration says.
-    fn apply(&mut self, shared: &Arc<Shared>) {
+    fn apply(&mut self, shared: &Arc<AccessShared>) {
         let settings = shared.settings();
         let wanted = self.wanted(&settings);
         let (stay, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.servers)
@@ -227,15 +227,15 @@ impl Fleet {
     }
 
     /// The servers of a configuration, each once, by names looked up now.
-    fn wanted(&mut self, settings: &Settings) -> Vec<Server> {
+    fn wanted(&mut self, settings: &RunningConfig) -> Vec<ServerAddress> {
         let addresses = &settings.config.connect;
         self.names.retain(|name, _| addresses.contains(name));
-        let mut wanted: Vec<Server> = Vec::new();
+        let mut wanted: Vec<ServerAddress> = Vec::new();
         for address in addresses {
             let found = look_up(address);
             for at in self.remember(address, found) {
                 if !wanted.iter().any(|other| other.at == at) {
-                    wanted.push(Server {
+                    wanted.push(ServerAddress {
                         number: self.next,
                         at,
                         name: name(address),
@@ -249,9 +249,13 @@ impl Fleet {
     }
 
     /// The addresses that a name stands for; those of before if it could not be looked up.
-    fn remember(&mut self, address: &Address, found: io::Result<Vec<SocketAddr>>) -> Vec<At> {
+    fn remember(
+        &mut self,
+        address: &Address,
+        found: io::Result<Vec<SocketAddr>>,
+    ) -> Vec<DialTarget> {
         if let Address::Unix(path) = address {
-            return vec![At::Unix(path.clone())];
+            return vec![DialTarget::Unix(path.clone())];
         }
         let known = self.names.get(address);
         match found {
@@ -269,13 +273,18 @@ impl Fleet {
             Err(_) => {}
         }
         let known = self.names.get(address);
-        known.into_iter().flatten().copied().map(At::Tcp).collect()
+        known
+            .into_iter()
+            .flatten()
+            .copied()
+            .map(DialTarget::Tcp)
+            .collect()
     }
 }
 
-impl Shared {
+impl AccessShared {
     /// Starts lines to a server, or ends some, until there are so many.
-    fn set_lines(self: &Arc<Self>, server: &Arc<Server>, count: usize) {
+    fn set_lines(self: &Arc<Self>, server: &Arc<ServerAddress>, count: usize) {
         let ties = self.ties();
         let own = ties
             .iter()
@@ -287,11 +296,11 @@ impl Shared {
             tie.retire();
         }
         for _ in own.len()..count {
-            let tie = Arc::new(Tie::new(Arc::clone(server)));
+            let tie = Arc::new(ConnectionHandle::new(Arc::clone(server)));
             self.ties.lock().push(Arc::clone(&tie));
             let shared = Arc::clone(self);
             let line = Arc::clone(&tie);
-            let started = spawn("line", move || line::run(&shared, &line));
+            let started = spawn("line", move || connection::run(&shared, &line));
             if let Err(error) = started {
                 self.ties.lock().retain(|other| !Arc::ptr_eq(other, &tie));
                 log::error!("{server}: {error}");
@@ -309,7 +318,7 @@ impl Shared {
     }
 
     /// Ends the lines to a server.
-    fn retire(&self, server: &Arc<Server>) {
+    fn retire(&self, server: &Arc<ServerAddress>) {
         for tie in self.ties() {
             if Arc::ptr_eq(&tie.server, server) {
                 tie.retire();
@@ -320,7 +329,7 @@ impl Shared {
     }
 
     /// Forgets what is known of dialling servers that are gone, with their last lines.
-    fn forget_others(&self, servers: &[Arc<Server>]) {
+    fn forget_others(&self, servers: &[Arc<ServerAddress>]) {
         let lines = self.ties();
         let lines = lines.iter().map(|tie| &tie.server);
         let known: HashSet<u64> = lines.chain(servers).map(|server| server.number).collect();
@@ -329,7 +338,7 @@ impl Shared {
     }
 
     /// Waits until a line may dial, for as long as the application does not answer. `None`: it is not wanted any more.
-    pub(super) fn turn(&self, tie: &Tie) -> Option<Turn> {
+    pub(super) fn turn(&self, tie: &ConnectionHandle) -> Option<DialPermission> {
         let mut state = self.state.lock();
         loop {
             if state.draining || !tie.is_wanted() {
@@ -340,12 +349,12 @@ impl Shared {
                 let dialling = state.dialling.entry(tie.server.number).or_default();
                 let now = Instant::now();
                 if !dialling.failing {
-                    return Some(Turn::Plain);
+                    return Some(DialPermission::Plain);
                 }
                 if !dialling.scouting {
                     if dialling.next <= now {
                         dialling.scouting = true;
-                        return Some(Turn::Scout);
+                        return Some(DialPermission::Probe);
                     }
                     until = Some(dialling.next);
                 }
@@ -358,20 +367,26 @@ impl Shared {
     }
 
     /// A server could not be dialled, or did not let a line in. `cheap`: it may be asked again soon.
-    pub(super) fn failed(&self, server: &Server, turn: Turn, why: &str, cheap: bool) {
+    pub(super) fn failed(
+        &self,
+        server: &ServerAddress,
+        turn: DialPermission,
+        why: &str,
+        cheap: bool,
+    ) {
         let news = {
             let mut state = self.state.lock();
             let Some(dialling) = state.dialling.get_mut(&server.number) else {
                 return;
             };
             // One failure of many at once counts.
-            if turn == Turn::Scout || !dialling.failing {
+            if turn == DialPermission::Probe || !dialling.failing {
                 let pause = dialling.backoff.pause();
                 let pause = if cheap { pause.min(SOON) } else { pause };
                 dialling.next = Instant::now() + pause;
             }
             dialling.failing = true;
-            dialling.scouting &= turn != Turn::Scout;
+            dialling.scouting &= turn != DialPermission::Probe;
             dialling.lines == 0 && dialling.told.as_deref() != Some(why) && {
                 dialling.told = Some(why.to_owned());
                 true
@@ -385,14 +400,14 @@ impl Shared {
     }
 
     /// A server has let a line in, so the others may come.
-    pub(super) fn proven(&self, server: &Server, turn: Turn) {
+    pub(super) fn proven(&self, server: &ServerAddress, turn: DialPermission) {
         let news = {
             let mut state = self.state.lock();
             let Some(dialling) = state.dialling.get_mut(&server.number) else {
                 return;
             };
             dialling.lines += 1;
-            if turn == Turn::Scout {
+            if turn == DialPermission::Probe {
                 dialling.failing = false;
                 dialling.scouting = false;
                 dialling.backoff.reset();
@@ -407,7 +422,7 @@ impl Shared {
     }
 
     /// A line of a server that had let it in is over.
-    pub(super) fn lost(&self, server: &Server) {
+    pub(super) fn lost(&self, server: &ServerAddress) {
         let news = {
             let mut state = self.state.lock();
             // Then it is our doing.
@@ -429,9 +444,9 @@ impl Shared {
     }
 
     /// A line was closed by us before it is known whether the server lets it in.
-    pub(super) fn given_up(&self, server: &Server, turn: Turn) {
+    pub(super) fn given_up(&self, server: &ServerAddress, turn: DialPermission) {
         if let Some(dialling) = self.state.lock().dialling.get_mut(&server.number) {
-            dialling.scouting &= turn != Turn::Scout;
+            dialling.scouting &= turn != DialPermission::Probe;
         }
         self.changed.notify_all();
     }
