@@ -323,7 +323,10 @@ mod tests {
         let mut other = Share::new(&shares, client(1));
         assert_eq!(other.set(41), Err(ShareRefusal::Client));
         assert_eq!(other.set(40), Ok(()));
-        assert_eq!((one.set(61), one.set(10)), (Err(ShareRefusal::Client), Ok(())));
+        assert_eq!(
+            (one.set(61), one.set(10)),
+            (Err(ShareRefusal::Client), Ok(()))
+        );
         assert_eq!(other.set(90), Ok(()));
         let mut unknown = [(); 6].map(|()| Share::new(&shares, None));
         assert!(unknown.iter_mut().all(|share| share.set(100) == Ok(())));
@@ -331,7 +334,10 @@ mod tests {
         assert!(!shares.take_exhausted());
         let mut last = Share::new(&shares, client(2));
         assert_eq!(last.set(100), Ok(()));
-        assert_eq!(Share::new(&shares, client(3)).set(1), Err(ShareRefusal::All));
+        assert_eq!(
+            Share::new(&shares, client(3)).set(1),
+            Err(ShareRefusal::All)
+        );
         assert!(shares.take_exhausted() && !shares.take_exhausted());
         // A lower limit takes nothing away.
         shares.all().limit(80);

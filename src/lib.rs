@@ -6,7 +6,7 @@
 //! which do not dial in: [`backend::directory`].)
 //!
 //! This library is the whole program: `swiftiply(8)` is a small program around [`Server`], `swiftiply-access(8)` one around
-//! [`access::AccessConfig`], and [`client`] is the other side of the protocol, for applications written in Rust. The examples there
+//! [`access::Access`], and [`client`] is the other side of the protocol, for applications written in Rust. The examples there
 //! start one of each.
 //!
 //! # The idea: workers block for work, exchanges are parked
@@ -44,14 +44,14 @@
 //!    bytes that were read and an unchanged deadline.
 //! 3. [`http::head`] parses the head strictly, or refuses it with a status.
 //! 4. `server::route` chooses the site, in the immutable snapshot of the configuration that this request will use to its
-//!    end. The request is charged to `limits.memory`, or refused with 503. `server::guard` asks for a password where the
+//!    end. The request is charged to `limits.memory`, or refused with 503. `server::auth` asks for a password where the
 //!    site wants one; the check waits for its turn in a [`ConcurrencyLimit`](backend::limit::ConcurrencyLimit). A request
 //!    for a file is answered by [`content::files`], mostly from memory: continue at 9.
-//! 5. `server::collect` collects the body, in memory or in a temporary file. With `request_buffering: false` the body is
+//! 5. `server::body` collects the body, in memory or in a temporary file. With `request_buffering: false` the body is
 //!    passed on as it arrives instead ([`relay::upload`]).
 //! 6. The request becomes an [`Exchange`](relay::Exchange), a state machine that never waits: it does what can be done now
 //!    and returns what it is blocked on; then the worker decides how to wait. `server::pending` is the server's side of it
-//!    ([`Host`](relay::Host)).
+//!    ([`ExchangeHandler`](relay::ExchangeHandler)).
 //! 7. The exchange leases a backend ([`backend::lease`]): an idle one of a [`backend::pool`], or a connection to a server of
 //!    a [`backend::directory`]. If there is none, the request enters a [`backend::queue`], in order of arrival. Whichever
 //!    thread frees a backend puts it into the slot of the first request in the queue and wakes that session.
@@ -122,7 +122,7 @@
 //!
 //! The same test keeps each external crate in the modules that wrap it: `redis` in `backend::directory`, `httparse` in
 //! `http::head`, `base64` in `http::auth`, `bcrypt` and `sha_crypt` in `content::passwords`, `flate2` in `content::gzip`,
-//! `mime_guess` in `content::files`, `rustls` in `net::tls`, `threadpool` in `server`, `tempfile` in `server::collect` and
+//! `mime_guess` in `content::files`, `rustls` in `net::tls`, `threadpool` in `server`, `tempfile` in `server::body` and
 //! `relay::spool`, `serde_yaml` in `config`, `httpdate` in `http::date` and `http::conditional`.
 
 pub mod access;

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::time::Instant;
 
-use swiftiply::backend::preamble::{self, PreambleError, Preamble, PreambleReading};
+use swiftiply::backend::preamble::{self, Preamble, PreambleError, PreambleReading};
 use swiftiply::config::{Address, Config, Filter, Overrides, Symlinks};
 use swiftiply::content::root::{self, Root};
 use swiftiply::http::body::{BadBody, Decoder, Framing, LAST_CHUNK, write_chunk};
@@ -664,7 +664,10 @@ fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
         let seen = &bytes[..end];
         let reading = preamble::read(seen, keys);
         let begins = preamble::PREFIX.starts_with(&seen[..end.min(preamble::PREFIX.len())]);
-        assert_eq!(reading == PreambleReading::Refused(PreambleError::Prefix), !begins);
+        assert_eq!(
+            reading == PreambleReading::Refused(PreambleError::Prefix),
+            !begins
+        );
         if reading != PreambleReading::Partial {
             told_at = told_at.or(Some(end));
         }

@@ -37,7 +37,7 @@ const CONFINED: [(&str, &[&str]); 16] = [
     ("threadpool", &["server"]),
     ("serde_yaml", &["config::raw", "config::print"]),
     ("serde", &["config::raw", "config::print", "logging"]),
-    ("tempfile", &["server::collect", "relay::spool"]),
+    ("tempfile", &["server::body", "relay::spool"]),
     ("percent_encoding", &["http::target"]),
     // It panics at times before 1970 and after 9999.
     ("httpdate", &["http::date", "http::conditional"]),

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
-use swiftiply::backend::dial_in::{DialInControl, DialIn, DialInSettings, DialInTerms};
-use swiftiply::backend::pool::{self, PoolAcquired, PoolLease, Pool};
+use swiftiply::backend::dial_in::{DialIn, DialInControl, DialInSettings, DialInTerms};
+use swiftiply::backend::pool::{self, Pool, PoolAcquired, PoolLease};
 use swiftiply::backend::waiting::WaitingCount;
 use swiftiply::budget::Budget;
 use swiftiply::config::{Address, Order};

@@ -1,4 +1,4 @@
-//! The application, for the time of one exchange: a permit of the [`super::gate`] and a connection.
+//! The application, for the time of one exchange: a permit of the [`super::limit`] and a connection.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -8,7 +8,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::limit::{self, ApplicationPermit};
-use super::{RunningConfig, AccessShared};
+use super::{AccessShared, RunningConfig};
 use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
 use crate::config::Address;
 use crate::exchange::BackendName;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::AccessShared;
-use super::dialer::{ServerAddress, DialPermission};
+use super::dialer::{DialPermission, ServerAddress};
 use super::forward::{AfterExchange, Buffers};
 use crate::backend::preamble;
 use crate::client::MISDIALLED;

@@ -2,7 +2,7 @@
 //!
 //! Runs on the thread of a dialled connection, which drives an [`Exchange`] and waits for both sockets where that is blocked.
 //! A small body is complete before the application gets any of it, a larger one is passed on as it arrives. The permit of
-//! the [`gate`](super::gate) is free again when the last byte of the response was *read*.
+//! the [`limit`](super::limit) is free again when the last byte of the response was *read*.
 //!
 //! What the server learns of a failure:
 //!
@@ -31,7 +31,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use super::application::{Application, WaitingForPermit, connect};
 use super::limit::ApplicationEntry;
-use super::{RunningConfig, AccessShared};
+use super::{AccessShared, RunningConfig};
 use crate::backend::lease::{Acquired, Ticket};
 use crate::budget::Charge;
 use crate::client::Reply;
@@ -45,15 +45,15 @@ use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::poller::Interest;
 use crate::net::stream::poll_timeout;
-use crate::net::tunnel::{TunnelTimeouts, Start};
+use crate::net::tunnel::{Start, TunnelTimeouts};
 use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::download::Download;
 use crate::relay::rate::{Rate, SLOWEST, TIME_TO_BEGIN, WINDOW};
 use crate::relay::spool::Room;
 use crate::relay::upload::{self, StreamingUpload};
 use crate::relay::{
-    Exchange, FailedAttempt, ExchangeHandler, Interests, Outcome, RelayError, Responding, Rules, Step, Switched,
-    Tools, Visitor,
+    Exchange, ExchangeHandler, FailedAttempt, Interests, Outcome, RelayError, Responding, Rules,
+    Step, Switched, Tools, Visitor,
 };
 use crate::stats::Close;
 
@@ -355,7 +355,11 @@ impl Buffers {
 
     /// Reads what is left of the request's body, if that is little: the response is not lost then, as it would be if the
     /// connection were closed with something unread.
-    fn finish_upload(&mut self, upload: Option<Box<StreamingUpload>>, link: &mut Conn) -> AfterExchange {
+    fn finish_upload(
+        &mut self,
+        upload: Option<Box<StreamingUpload>>,
+        link: &mut Conn,
+    ) -> AfterExchange {
         let Some(mut upload) = upload else {
             return AfterExchange::Keep;
         };
@@ -373,7 +377,8 @@ impl Buffers {
             match upload.advance(&mut visitor, false, &mut self.out) {
                 Ok(upload::UploadStep::End) => return AfterExchange::Keep,
                 Ok(upload::UploadStep::Some) if left > self.out.len() => left -= self.out.len(),
-                Ok(upload::UploadStep::Wait(_)) if link.stream().wait_for_input(deadline).is_ok() => {}
+                Ok(upload::UploadStep::Wait(_))
+                    if link.stream().wait_for_input(deadline).is_ok() => {}
                 _ => return AfterExchange::Close,
             }
         }
@@ -401,7 +406,9 @@ impl ExchangeHandler for ForwardedRequest {
             ApplicationEntry::Permit(permit) => {
                 Application::with(permit, &self.shared, attempts > 0, self.held_until)
             }
-            ApplicationEntry::Queued(ticket) => Acquired::Queued(WaitingForPermit::new(ticket, &self.shared)),
+            ApplicationEntry::Queued(ticket) => {
+                Acquired::Queued(WaitingForPermit::new(ticket, &self.shared))
+            }
         })
     }
 

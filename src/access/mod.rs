@@ -4,15 +4,15 @@
 //! request to an ordinary HTTP application over TCP or a Unix socket, and relays the response. It is dialled in only while
 //! the application answers. `swiftiply-access(8)` is a small program around [`Access`].
 //!
-//! In reading order: [`mod@line`] is one dialled connection from the dialling to its end, [`forward`] one exchange on it,
+//! In reading order: [`connection`] is one dialled connection from the dialling to its end, [`forward`] one exchange on it,
 //! driven by the line's thread with the same engine as in the server ([`relay`](crate::relay)), [`application`] the
-//! connection to the application that the exchange uses, [`gate`] the limit of requests at the application, [`fleet`] which
+//! connection to the application that the exchange uses, [`limit`] the limit of requests at the application, [`dialer`] which
 //! servers are dialled, [`watch`] whether the application answers, [`command`] the application's process, if we start it.
 //!
 //! | thread | how many | does | never does |
 //! |---|---|---|---|
 //! | `line` | `connections` per server's address | dials, forwards requests, one at a time | decide that the application is up; only that it cannot be reached |
-//! | `fleet` | one | looks up host names again | wait for a server |
+//! | `dialer` | one | looks up host names again | wait for a server |
 //! | `tunnels` | one | carries the bytes of upgraded connections, which belong to no line any more | wait for a single one of them |
 //! | `watch` | one | checks whether the application answers | carry requests |
 //! | `command` | one, if there is a command | starts it, waits for its end, starts it again | end before its process has |
@@ -29,10 +29,10 @@
 
 mod application;
 mod command;
+mod connection;
 mod dialer;
 mod forward;
 mod limit;
-mod connection;
 mod watch;
 
 use std::collections::HashMap;
@@ -53,9 +53,9 @@ use crate::net::tunnel::{TunnelEnded, Tunnels};
 use crate::process;
 use crate::stats::{add, get};
 use command::SupervisedCommand;
+use connection::ConnectionHandle;
 use dialer::DialState;
 use limit::ApplicationLimit;
-use connection::ConnectionHandle;
 
 /// A running access proxy. Dropping it stops it at once, and its command.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl Access {
         let own = Arc::clone(&shared);
         // They end by themselves, soon after a drain has begun.
         spawn("watch", move || watch::run(&own))?;
-        spawn("fleet", move || dialer::run(&shared))?;
+        spawn("dialer", move || dialer::run(&shared))?;
         Ok(access)
     }
 
@@ -412,7 +412,7 @@ impl AccessShared {
     }
 }
 
-impl State {
+impl ApplicationState {
     /// The application does not answer at this time: what to log of that, if anything.
     fn leave(&mut self, why: &str, now: Instant) -> Option<(log::Level, &'static str)> {
         let told = self.told.replace(why.to_owned());
@@ -483,7 +483,7 @@ mod tests {
     #[test]
     fn an_application_that_is_not_there_after_ten_seconds_is_warned_of_once() {
         let start = Instant::now();
-        let mut state = State::default();
+        let mut state = ApplicationState::default();
         let mut after = |milliseconds| {
             let level = state.leave("refused", start + Duration::from_millis(milliseconds));
             level.map(|(level, verb)| (level.as_str(), verb))
@@ -501,10 +501,10 @@ mod tests {
     fn an_application_that_goes_away_is_warned_of_at_once_and_once() {
         let now = Instant::now();
         let later = now + LATE;
-        let mut state = State {
+        let mut state = ApplicationState {
             up: true,
             told: Some(String::new()),
-            ..State::default()
+            ..ApplicationState::default()
         };
         let left = Some((log::Level::Warn, "leaving"));
         assert_eq!(state.leave("refused", now), left);

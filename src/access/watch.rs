@@ -1,13 +1,13 @@
 //! Whether the application answers.
 //!
 //! A thread looks every `check.interval` while it does, and sooner while it does not. Where answers have come since the
-//! last look there is no need to. A request of a check goes through the [`gate`](super::gate) like any other, so
+//! last look there is no need to. A request of a check goes through the [`limit`](super::limit) like any other, so
 //! that there are never too many; where no place is free a connection has to be enough.
 
 use std::time::{Duration, Instant};
 
 use super::application::{connect, fault};
-use super::{RunningConfig, AccessShared};
+use super::{AccessShared, RunningConfig};
 use crate::backend::check::HealthProbe;
 use crate::process::reason;
 

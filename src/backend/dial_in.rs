@@ -429,7 +429,9 @@ impl DialIn {
                 newcomer.bytes.extend_from_slice(&bytes[..count]);
                 match preamble::read(&newcomer.bytes, &newcomer.dial.pool.keys()) {
                     PreambleReading::Partial => return,
-                    PreambleReading::Refused(fault @ PreambleError::Key) => (Close::BadKey, fault.to_string()),
+                    PreambleReading::Refused(fault @ PreambleError::Key) => {
+                        (Close::BadKey, fault.to_string())
+                    }
                     PreambleReading::Refused(fault) => (Close::BadPreamble, fault.to_string()),
                     PreambleReading::Complete(preamble)
                         if preamble.length < newcomer.bytes.len() || newcomer.conn.has_unread() =>

@@ -1,6 +1,6 @@
 //! Servers that do not dial in but are connected to (`proxy: traditional`), and the requests that wait for them.
 //!
-//! A [`DirectoryConfig`] has the servers of a site, each with so many *seats*: requests that it may have at once. A request
+//! A [`Directory`] has the servers of a site, each with so many *seats*: requests that it may have at once. A request
 //! takes a seat at the server with the fewest that are taken, servers that are equal in turn, and with it a connection
 //! that was kept after an earlier exchange, or else a new one. Where all seats are taken, requests wait, first come first
 //! served, as they do at a [`pool`](super::pool): the thread that frees a seat puts it into the slot of the first request
@@ -13,12 +13,12 @@
 //! by the tick thread ([`Servers::tick`]), which never waits: names are looked up and servers checked by threads of their
 //! own, one at a time for each server, which end by themselves. The [`Alarm`] brings the tick thread when a pause ends.
 //!
-//! In reading order: [`queue`] is how a request gets its turn, [`choose`] which server it goes to, [`seat`] its place there
+//! In reading order: [`queue`] is how a request gets its turn, [`choose`] which server it goes to, [`slot`] its place there
 //! with a connection, [`health`] what is learnt from how it ends, [`tend`] what is done for servers beside requests,
-//! [`endpoint`] where a server is and how it is reached, [`shared`] the list in Redis.
+//! [`endpoint`] where a server is and how it is reached, [`redis`] the list in Redis.
 //!
 //! **Invariants**
-//! - A [`seat::ConnectionSlot`] is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
+//! - A [`slot::ConnectionSlot`] is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
 //!   connection belongs to its server, to a seat or to a lease.
 //! - No request waits while a seat is free, but for the moment between the end of a pause and the tick; and none takes a
 //!   seat while one that arrived earlier waits.
@@ -29,9 +29,9 @@ mod choose;
 mod endpoint;
 mod health;
 mod queue;
-mod slot;
 #[cfg(feature = "redis")]
 mod redis;
+mod slot;
 mod tend;
 #[cfg(test)]
 mod tests;
@@ -46,8 +46,8 @@ use parking_lot::Mutex;
 use self::endpoint::Endpoint;
 use self::health::Health;
 pub use self::queue::{ServerAcquired, ServerTicket, acquire};
+use self::slot::{ConnectionSlot, IdleConnection};
 pub use self::slot::{ServerConnected, ServerConnecting, ServerLease};
-use self::slot::{IdleConnection, ConnectionSlot};
 use super::lease::Shortage;
 use super::queue::Queue;
 use super::waiting::WaitingCount;

@@ -15,7 +15,7 @@ use std::os::fd::BorrowedFd;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::waiting::{QueueFull, CountedWait};
+use super::waiting::{CountedWait, QueueFull};
 use super::{directory, pool};
 use crate::exchange::BackendName;
 use crate::net::conn::Conn;

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::queue::{Queue, Slot, QueuePosition};
+use super::queue::{Queue, QueuePosition, Slot};
 
 /// Lets so many in at once; the others wait, first come first served. Permits may carry a `T` along.
 #[derive(Debug)]

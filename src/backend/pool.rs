@@ -29,11 +29,11 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::group::{Group, Groups, Journal, Sites};
-use super::idle::{IdleBackends, Listed, CellIndex};
+use super::idle::{CellIndex, IdleBackends, Listed};
 use super::preamble::Id;
-use super::queue::{Queue, Slot, QueuePosition};
+use super::queue::{Queue, QueuePosition, Slot};
 use super::registration::{Home, Registration};
-use super::waiting::{QueueFull, InLine, CountedWait, WaitingCount};
+use super::waiting::{CountedWait, InLine, QueueFull, WaitingCount};
 use crate::config::Order;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Pending};
@@ -207,7 +207,10 @@ impl Pool {
                 }
             };
             // The request may have been given another one, or have left, just now.
-            match slot.fill(PoolLease::of(backend)).and_then(PoolLease::into_backend) {
+            match slot
+                .fill(PoolLease::of(backend))
+                .and_then(PoolLease::into_backend)
+            {
                 Some(refused) => backend = refused,
                 None => return,
             }
@@ -240,7 +243,11 @@ impl Pool {
     }
 
     /// Puts a request into line, which adds its place to `turns`, unless a backend has become idle just before.
-    fn stand_in_line(&self, ticket: &PoolTicket, turns: &mut Vec<QueuePosition>) -> Option<Backend> {
+    fn stand_in_line(
+        &self,
+        ticket: &PoolTicket,
+        turns: &mut Vec<QueuePosition>,
+    ) -> Option<Backend> {
         let PoolTicket { wants, order, .. } = ticket;
         let mut state = self.state.lock();
         let idle = state.idle.take(&wants.keys, wants.id.as_deref(), *order);

@@ -112,9 +112,8 @@ pub fn read(bytes: &[u8], keys: &[Box<[u8]>]) -> PreambleReading {
     });
     match (standard, longer.next(), longer.next()) {
         // Whatever longer ids explain: the key that was announced may still come.
-        (PreambleAttempt::Partial { possible: true }, ..) | (PreambleAttempt::Partial { .. }, None, _) => {
-            PreambleReading::Partial
-        }
+        (PreambleAttempt::Partial { possible: true }, ..)
+        | (PreambleAttempt::Partial { .. }, None, _) => PreambleReading::Partial,
         (PreambleAttempt::Fits(preamble), None, _) => PreambleReading::Complete(preamble),
         (PreambleAttempt::Fits(_), Some(_), _) | (_, Some(_), Some(_)) => {
             PreambleReading::Refused(PreambleError::Ambiguous)
@@ -259,9 +258,21 @@ mod tests {
             &["key"],
             refused(PreambleError::Key),
         );
-        check("swiftclient7f000001ab1203key", &[""], refused(PreambleError::Key));
-        check("swiftclient7f000001ab1200", &["key"], refused(PreambleError::Key));
-        check("swiftclient7f000001ab12+1k", &["k"], refused(PreambleError::Length));
+        check(
+            "swiftclient7f000001ab1203key",
+            &[""],
+            refused(PreambleError::Key),
+        );
+        check(
+            "swiftclient7f000001ab1200",
+            &["key"],
+            refused(PreambleError::Key),
+        );
+        check(
+            "swiftclient7f000001ab12+1k",
+            &["k"],
+            refused(PreambleError::Length),
+        );
         check("swiftClient", &[""], refused(PreambleError::Prefix));
         check("GET / HTTP/1.1", &[""], refused(PreambleError::Prefix));
         check("", &[""], PreambleReading::Partial);
@@ -301,7 +312,10 @@ mod tests {
     fn a_wrong_key_is_not_refused_before_all_of_it_came() {
         let known = keys(&["secret"]);
         let wrong = write(b"7f0000011234", b"xecret").unwrap();
-        assert_eq!(grown(&wrong, &known), PreambleReading::Refused(PreambleError::Key));
+        assert_eq!(
+            grown(&wrong, &known),
+            PreambleReading::Refused(PreambleError::Key)
+        );
     }
 
     #[test]

@@ -389,7 +389,9 @@ mod tests {
     #[test]
     fn nothing_is_lost_between_two_threads() {
         let slots: Vec<Slot<usize>> = (0..ROUNDS).map(|_| Slot::new()).collect();
-        let calls: Vec<_> = (0..ROUNDS).map(|_| Arc::new(WakerCalls::default())).collect();
+        let calls: Vec<_> = (0..ROUNDS)
+            .map(|_| Arc::new(WakerCalls::default()))
+            .collect();
         let arrived = [(); 2].map(|()| AtomicUsize::new(0));
         // Both begin a round at the same time.
         let meet = |own: usize, round: usize| {

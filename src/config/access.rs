@@ -103,7 +103,10 @@ impl AccessConfig {
     ///
     /// # Errors
     /// What keeps the file from being read, or all that is wrong.
-    pub fn load(path: Option<&Path>, overrides: &AccessOverrides) -> Result<(Self, Vec<Note>), Problems> {
+    pub fn load(
+        path: Option<&Path>,
+        overrides: &AccessOverrides,
+    ) -> Result<(Self, Vec<Note>), Problems> {
         Self::load_with(path, overrides, None)
     }
 
@@ -180,7 +183,12 @@ fn checked(
         return Err(Problems::one(file, None, message));
     };
     let findings = Findings::new(file, text, &root, inspection);
-    keys::check(&findings, KeyLevel::Access, map, &(Vec::new(), String::new()));
+    keys::check(
+        &findings,
+        KeyLevel::Access,
+        map,
+        &(Vec::new(), String::new()),
+    );
     let top = Section::top(map, &findings, overrides.directory.as_deref());
     let access = access(&top, overrides);
     Ok((access, findings.finish()?))

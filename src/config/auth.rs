@@ -121,7 +121,11 @@ fn has(paths: &[String], path: &str) -> bool {
 }
 
 /// A key of an entry, for what is wrong with its value.
-fn within<T>(key: &str, node: &Node, read: impl Fn(&Node) -> Result<T, ValueError>) -> Result<T, ValueError> {
+fn within<T>(
+    key: &str,
+    node: &Node,
+    read: impl Fn(&Node) -> Result<T, ValueError>,
+) -> Result<T, ValueError> {
     read(node).map_err(|wrong| format!("{key} {}: {wrong}", value::shown(node)))
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::keys::{self, KeyLevel};
-use super::problem::{COMMAND_LINE, Findings, Note, Location, Problems};
+use super::problem::{COMMAND_LINE, Findings, Location, Note, Problems};
 use super::raw::{self, Map, Node, PathStep};
 use super::section::Section;
 use super::site::{self, TopLevel};
@@ -116,7 +116,9 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     let commanded = overrides.timeout.map(|timeout| timeout.min(value::LONGEST));
     let server = TopLevel {
         config: &config,
-        timeout: commanded.or(timeout).unwrap_or(SiteConfig::default().timeout),
+        timeout: commanded
+            .or(timeout)
+            .unwrap_or(SiteConfig::default().timeout),
     };
     let usual = Config::default().client_address_field;
     if config.client_address_field != usual && config.trusted_proxies.is_empty() {
@@ -186,8 +188,10 @@ fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
     };
     let typed = top.take_many("cluster_port", value::port);
     let ports = overrides.cluster_port.map(|port| vec![port]).or(typed);
-    let only_sockets =
-        !fronts.is_empty() && fronts.iter().all(|front| matches!(front, ClusterAddress::Unix(_)));
+    let only_sockets = !fronts.is_empty()
+        && fronts
+            .iter()
+            .all(|front| matches!(front, ClusterAddress::Unix(_)));
     let only_tls = ports.is_none() && raw::get(&top.map, "ssl").is_some();
     if !only_sockets
         && !only_tls
@@ -205,7 +209,9 @@ fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
         let ports = ports.as_deref().unwrap_or_default();
         let addresses: Vec<Address> = match front {
             ClusterAddress::Unix(path) => vec![Address::Unix(path)],
-            ClusterAddress::Host(host) => ports.iter().map(|port| tcp(&host, *port, false)).collect(),
+            ClusterAddress::Host(host) => {
+                ports.iter().map(|port| tcp(&host, *port, false)).collect()
+            }
             ClusterAddress::Any => {
                 let both = |port: &u16| [tcp("0.0.0.0", *port, false), tcp("::", *port, true)];
                 ports.iter().flat_map(both).collect()

@@ -54,7 +54,12 @@ pub fn access_keys() -> impl Iterator<Item = &'static str> {
 }
 
 /// Checks the keys of a section as typed, and of the sections in it.
-pub(super) fn check(findings: &Findings, level: KeyLevel, map: &Map, place: &(Vec<PathStep>, String)) {
+pub(super) fn check(
+    findings: &Findings,
+    level: KeyLevel,
+    map: &Map,
+    place: &(Vec<PathStep>, String),
+) {
     section(findings, level, map, place, "");
 }
 
@@ -257,7 +262,11 @@ const KEYS: &[ConfigKey] = &[
     key("limits.waiting_total", KeyLevel::Top, KeyStatus::Now),
     key("limits.backends", KeyLevel::Top, KeyStatus::Now),
     key("limits.connections", KeyLevel::Top, KeyStatus::Now),
-    key("limits.connections_per_client", KeyLevel::Top, KeyStatus::Now),
+    key(
+        "limits.connections_per_client",
+        KeyLevel::Top,
+        KeyStatus::Now,
+    ),
     key("limits.spool", KeyLevel::Top, KeyStatus::Now),
     key("limits.memory", KeyLevel::Top, KeyStatus::Now),
     key("timeouts", KeyLevel::Both, KeyStatus::Now),
@@ -317,7 +326,11 @@ const KEYS: &[ConfigKey] = &[
     key("outgoing_ssl.keyfile", KeyLevel::Top, KeyStatus::Now),
     key("outgoing_ssl.client_ca", KeyLevel::Top, KeyStatus::Now),
     key("cache_threshold", KeyLevel::Top, KeyStatus::Now),
-    key("chunked_encoding_threshold", KeyLevel::Top, KeyStatus::Never),
+    key(
+        "chunked_encoding_threshold",
+        KeyLevel::Top,
+        KeyStatus::Never,
+    ),
     key("updates", KeyLevel::Top, KeyStatus::Later),
     key("status", KeyLevel::Top, KeyStatus::Later),
     key("acme", KeyLevel::Top, KeyStatus::Later),
@@ -348,8 +361,16 @@ const KEYS: &[ConfigKey] = &[
     key("etag_cache.timeslice", KeyLevel::Site, KeyStatus::Never),
     key("dynamic_request_cache", KeyLevel::Site, KeyStatus::Now),
     key("dynamic_request_cache.size", KeyLevel::Site, KeyStatus::Now),
-    key("dynamic_request_cache.window", KeyLevel::Site, KeyStatus::Now),
-    key("dynamic_request_cache.timeslice", KeyLevel::Site, KeyStatus::Never),
+    key(
+        "dynamic_request_cache.window",
+        KeyLevel::Site,
+        KeyStatus::Now,
+    ),
+    key(
+        "dynamic_request_cache.timeslice",
+        KeyLevel::Site,
+        KeyStatus::Never,
+    ),
     key("gzip", KeyLevel::Site, KeyStatus::Now),
     key("gzip.types", KeyLevel::Site, KeyStatus::Now),
     key("gzip.minimum", KeyLevel::Site, KeyStatus::Now),

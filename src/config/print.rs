@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::raw::{self, Map, Node};
 use super::{
-    AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, Config, DirectoryConfig, Filter, LogLevel, Limits,
-    Logger, Order, Outgoing, Scheduling, SiteConfig, SocketFileConfig, Symlinks, Timeouts, Tls,
+    AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, Config, DirectoryConfig,
+    Filter, Limits, LogLevel, Logger, Order, Outgoing, Scheduling, SiteConfig, SocketFileConfig,
+    Symlinks, Timeouts, Tls,
 };
 
 impl Config {

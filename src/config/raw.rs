@@ -60,7 +60,8 @@ pub(super) struct YamlError {
 pub(super) fn parse(text: &str) -> Result<Node, YamlError> {
     let mut typed: Node = serde_yaml::from_str(text).map_err(|error| fault(text, &error))?;
     // A second pass, now that it is known which values are numbers.
-    let characters = NumbersAsWritten(&mut typed).deserialize(serde_yaml::Deserializer::from_str(text));
+    let characters =
+        NumbersAsWritten(&mut typed).deserialize(serde_yaml::Deserializer::from_str(text));
     characters.map_err(|error| fault(text, &error))?;
     let mut steps = Vec::new();
     merged(typed, &mut steps).map_err(|message| YamlError {

@@ -11,7 +11,7 @@ use super::keys::FOREIGN_LOGGERS;
 use super::problem::{Findings, Location};
 use super::raw::{self, Map, Node, PathStep};
 use super::value::{self, ValueError};
-use super::{AccessFormat, AccessLogConfig, LogLevel, Limits, Logger, Timeouts};
+use super::{AccessFormat, AccessLogConfig, Limits, LogLevel, Logger, Timeouts};
 
 /// A section with what was merged into it.
 pub(super) struct Section<'a> {
@@ -111,7 +111,11 @@ impl<'a> Section<'a> {
     }
 
     /// The value of a key, if it is there and right.
-    pub(super) fn take<T>(&self, key: &str, read: impl Fn(&Node) -> Result<T, ValueError>) -> Option<T> {
+    pub(super) fn take<T>(
+        &self,
+        key: &str,
+        read: impl Fn(&Node) -> Result<T, ValueError>,
+    ) -> Option<T> {
         let node = raw::get(&self.map, key)?;
         self.read(key, None, node, read)
     }

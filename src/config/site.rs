@@ -12,7 +12,8 @@ use super::raw::{self, Node};
 use super::section::{MANY, Section};
 use super::value::{self, ValueError};
 use super::{
-    Address, CheckConfig, Config, DirectoryConfig, Filter, Order, Outgoing, Redis, SiteConfig, SocketFileConfig, Tls,
+    Address, CheckConfig, Config, DirectoryConfig, Filter, Order, Outgoing, Redis, SiteConfig,
+    SocketFileConfig, Tls,
 };
 
 /// What sites have from the top level.
@@ -362,8 +363,9 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, ValueError> {
             file: SocketFileConfig::default(),
         });
     };
-    let within =
-        |key: &str, wrong: ValueError, node: &Node| format!("{key} {}: {wrong}", value::shown(node));
+    let within = |key: &str, wrong: ValueError, node: &Node| {
+        format!("{key} {}: {wrong}", value::shown(node))
+    };
     let to = raw::get(map, "to").ok_or("no to; write {to: 127.0.0.1:30000, prefix: /path}")?;
     let address = address(to).map_err(|wrong| within("to", wrong, to))?;
     let filter = match (raw::get(map, "match"), raw::get(map, "prefix")) {

@@ -217,7 +217,7 @@ pub(super) fn without_mark(text: &str) -> &str {
 ///
 /// # Errors
 /// As of [`read_file`].
-pub(crate) fn read_text(path: &Path, most: u64) -> Result<Vec<u8>, Wrong> {
+pub(crate) fn read_text(path: &Path, most: u64) -> Result<Vec<u8>, ValueError> {
     let mut bytes = read_file(path, most)?;
     if bytes.starts_with(MARK.as_bytes()) {
         bytes.drain(..MARK.len());
@@ -796,7 +796,10 @@ mod tests {
             Err("not an address; write 0.0.0.0, :: or unix:/path"),
         );
         assert_eq!(front(None, "*"), Ok(ClusterAddress::Any));
-        assert_eq!(front(None, "unix:/s"), Ok(ClusterAddress::Unix("/s".into())));
+        assert_eq!(
+            front(None, "unix:/s"),
+            Ok(ClusterAddress::Unix("/s".into()))
+        );
     }
 
     #[test]

@@ -32,12 +32,15 @@ use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 use regex::Regex;
 
-use super::cache::{CacheLimits, Cache, KnownDirs, Encoding, FileIdentity, CacheEntry, Lookup, SeenPaths, Variant, Variants};
+use super::cache::{
+    Cache, CacheEntry, CacheLimits, Encoding, FileIdentity, KnownDirs, Lookup, SeenPaths, Variant,
+    Variants,
+};
 use super::root::{self, FileKind, Root, normal};
 use crate::config::{self, Symlinks};
 use crate::exchange::{Body, Entity, FileBody, FilePart, Response, StoredFile, Trace};
 use crate::http::body::Framing;
-use crate::http::conditional::{Conditions, Validators, ConditionResult, RangeSelection};
+use crate::http::conditional::{ConditionResult, Conditions, RangeSelection, Validators};
 use crate::http::encoding::{self, Accepted, ContentCoding};
 use crate::http::head::{Method, RequestHead, ResponseHead};
 use crate::http::headers::Headers;
@@ -230,7 +233,8 @@ impl Files {
         // What was a file is one that is just being replaced, rather than the application's.
         let was_file = matches!(
             look,
-            Lookup::Fresh(CacheEntry::Tag(..), _) | Lookup::Stale(CacheEntry::File(..) | CacheEntry::Tag(..), _)
+            Lookup::Fresh(CacheEntry::Tag(..), _)
+                | Lookup::Stale(CacheEntry::File(..) | CacheEntry::Tag(..), _)
         );
         // What is known, of which file, and whether that need not be asked again.
         let known = match look {
@@ -324,7 +328,14 @@ impl Files {
     }
 
     /// Remembers what was found, if it was all found below the root of this generation.
-    fn keep(&self, key: &[u8], known: CacheEntry, identity: FileIdentity, generation: u64, now: Instant) {
+    fn keep(
+        &self,
+        key: &[u8],
+        known: CacheEntry,
+        identity: FileIdentity,
+        generation: u64,
+        now: Instant,
+    ) {
         let is_same = self.root.last_generation() == generation;
         let mut cache = self.cache.lock();
         if is_same && cache.is_of(generation) {
@@ -648,7 +659,9 @@ impl Variant {
     fn size(&self) -> usize {
         match &self.form {
             Encoding::Made(stored) => stored.bytes.len(),
-            Encoding::Beside { identity, .. } => usize::try_from(identity.size).unwrap_or(usize::MAX),
+            Encoding::Beside { identity, .. } => {
+                usize::try_from(identity.size).unwrap_or(usize::MAX)
+            }
         }
     }
 }
@@ -815,7 +828,8 @@ fn store(bytes: Vec<u8>, entity: Entity) -> StoredFile {
 /// Whether the visitor has this already.
 fn has_not_changed(entity: &Entity, request: &Headers) -> bool {
     let conditions = Conditions::of(request);
-    conditions.is_about_cache() && conditions.check(&entity.validators) == ConditionResult::NotModified
+    conditions.is_about_cache()
+        && conditions.check(&entity.validators) == ConditionResult::NotModified
 }
 
 /// What a 304 says too.
@@ -847,7 +861,12 @@ fn push_kept(headers: &mut Headers, backend: Option<&Headers>, without: &[&str])
 }
 
 /// Several parts with what stands around them (RFC 9110 14.6).
-fn several(parts: &[Range<u64>], length: u64, content_type: &[u8], boundary: &str) -> Vec<FilePart> {
+fn several(
+    parts: &[Range<u64>],
+    length: u64,
+    content_type: &[u8],
+    boundary: &str,
+) -> Vec<FilePart> {
     let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
     let mut before = format!("--{boundary}\r\nContent-Type: ");
     for part in parts {
@@ -860,7 +879,9 @@ fn several(parts: &[Range<u64>], length: u64, content_type: &[u8], boundary: &st
         pieces.push(FilePart::Text(text));
         pieces.push(FilePart::Range(part.clone()));
     }
-    pieces.push(FilePart::Text(format!("\r\n--{boundary}--\r\n").into_bytes()));
+    pieces.push(FilePart::Text(
+        format!("\r\n--{boundary}--\r\n").into_bytes(),
+    ));
     pieces
 }
 
@@ -947,7 +968,7 @@ fn mark(identity: &FileIdentity) -> u64 {
 
 /// Whether a file was modified before the other one. Some programs that compress a file give the result its time in whole
 /// seconds or microseconds, and such a time is compared as such.
-fn is_older(file: &Identity, other: &Identity) -> bool {
+fn is_older(file: &FileIdentity, other: &FileIdentity) -> bool {
     let unit = match file.modified.1 {
         0 => 1_000_000_000,
         nanoseconds if nanoseconds % 1000 == 0 => 1000,

@@ -175,8 +175,12 @@ impl Decoder {
                 (true, b'\n') => START,
                 _ => return Err(BadBody("a chunk longer than its size")),
             },
-            (DecoderState::Trailer { length, colon }, b'\r') => DecoderState::TrailerEnd { length, colon },
-            (DecoderState::Trailer { length, colon }, byte) => self.trailer_byte(length, colon, byte)?,
+            (DecoderState::Trailer { length, colon }, b'\r') => {
+                DecoderState::TrailerEnd { length, colon }
+            }
+            (DecoderState::Trailer { length, colon }, byte) => {
+                self.trailer_byte(length, colon, byte)?
+            }
             (DecoderState::TrailerEnd { length: 0, .. }, b'\n') => DecoderState::Done,
             (DecoderState::TrailerEnd { colon: true, .. }, b'\n') => {
                 self.trailer_fields += 1;
@@ -185,11 +189,19 @@ impl Decoder {
                 }
                 TRAILER
             }
-            (DecoderState::TrailerEnd { .. }, b'\n') => return Err(BadBody("a trailer without a colon")),
+            (DecoderState::TrailerEnd { .. }, b'\n') => {
+                return Err(BadBody("a trailer without a colon"));
+            }
             (DecoderState::SizeEnd { .. } | DecoderState::TrailerEnd { .. }, _) => {
                 return Err(BadBody("a carriage return without a line feed"));
             }
-            (DecoderState::Length(_) | DecoderState::UntilClose | DecoderState::Data(_) | DecoderState::Done, _) => state,
+            (
+                DecoderState::Length(_)
+                | DecoderState::UntilClose
+                | DecoderState::Data(_)
+                | DecoderState::Done,
+                _,
+            ) => state,
         })
     }
 
@@ -205,7 +217,12 @@ impl Decoder {
         }
     }
 
-    fn trailer_byte(&mut self, length: usize, colon: bool, byte: u8) -> Result<DecoderState, BadBody> {
+    fn trailer_byte(
+        &mut self,
+        length: usize,
+        colon: bool,
+        byte: u8,
+    ) -> Result<DecoderState, BadBody> {
         self.trailer_bytes += 1;
         if self.trailer_bytes > self.limits.head {
             return Err(BadBody("trailers larger than limits.head allows"));

@@ -99,12 +99,18 @@ impl Accepted {
         let fit = |coding: &ContentCoding| self.takes(*coding) && available(*coding);
         let weight = |coding: &ContentCoding| self.codings[*coding as usize];
         // Of several that are the largest the last one counts.
-        ContentCoding::ALL.into_iter().rev().filter(fit).max_by_key(weight)
+        ContentCoding::ALL
+            .into_iter()
+            .rev()
+            .filter(fit)
+            .max_by_key(weight)
     }
 
     /// Whether the visitor takes none of the codings there are.
     pub fn is_nothing(&self) -> bool {
-        !ContentCoding::ALL.into_iter().any(|coding| self.takes(coding))
+        !ContentCoding::ALL
+            .into_iter()
+            .any(|coding| self.takes(coding))
     }
 }
 

@@ -1313,7 +1313,11 @@ mod model {
             Self {
                 slots,
                 token,
-                workers: vec![ModelWorker::Reading(item), ModelWorker::Free, ModelWorker::Free],
+                workers: vec![
+                    ModelWorker::Reading(item),
+                    ModelWorker::Free,
+                    ModelWorker::Free,
+                ],
                 now,
                 alarm: None,
                 events: Vec::new(),
@@ -1563,7 +1567,9 @@ mod model {
             assert!(self.slots.handed_over.is_empty(), "forgotten: {self:#?}");
             if self.slots.stopping {
                 assert!(
-                    self.workers.iter().all(|worker| *worker == ModelWorker::Stopped),
+                    self.workers
+                        .iter()
+                        .all(|worker| *worker == ModelWorker::Stopped),
                     "{self:#?}"
                 );
                 return;

@@ -610,7 +610,12 @@ impl Flow {
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8], to: &mut TunnelEnd<'_>, now: Instant) -> Result<usize, BrokenEnd> {
+    fn write(
+        &mut self,
+        bytes: &[u8],
+        to: &mut TunnelEnd<'_>,
+        now: Instant,
+    ) -> Result<usize, BrokenEnd> {
         let mut written = 0;
         while to.ready.writable && written < bytes.len() {
             let count = to.conn.write_now(&bytes[written..]);

@@ -17,7 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::context::{Interests, Tools};
-use super::download::{Download, Filled, BodyPart};
+use super::download::{BodyPart, Download, Filled};
 use super::drain::Drain;
 use super::file::{self, FileContent, Flushed};
 use super::rate::{Rate, SLOWEST, WINDOW};
@@ -189,7 +189,10 @@ impl<U: Upstream> Delivery<U> {
                 } else {
                     write(framing, keep);
                 }
-                (framing, BodySource::File(FileContent::Stored(stored, range)))
+                (
+                    framing,
+                    BodySource::File(FileContent::Stored(stored, range)),
+                )
             }
             Payload::Body(Body::File(body)) => {
                 let framing = Framing::Length(body.length());
@@ -361,7 +364,8 @@ impl<U: Upstream> Delivery<U> {
             rate: rate.per_second(now),
             age: rate.age(now),
             on_disk: backlog.spool.on_disk(),
-            holds_backend: backlog.spool.is_full() && matches!(self.behind, BodySource::Backend(..)),
+            holds_backend: backlog.spool.is_full()
+                && matches!(self.behind, BodySource::Backend(..)),
         })
     }
 

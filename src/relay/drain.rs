@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::call::{Awaiting, Call};
 use super::context::{Interests, RelayError, Rules, Tools};
-use super::download::{Download, Filled, BodyPart};
+use super::download::{BodyPart, Download, Filled};
 use crate::backend::lease::Upstream;
 use crate::http::head::RequestHead;
 use crate::net::buffer::Buffer;

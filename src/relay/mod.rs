@@ -51,7 +51,7 @@ pub use self::context::{
 };
 use self::delivery::{Delivered, Delivery, Progress, Reader};
 use self::drain::Drain;
-pub use self::handler::{FailedAttempt, ExchangeHandler, Responding};
+pub use self::handler::{ExchangeHandler, FailedAttempt, Responding};
 use self::upload::StreamingUpload;
 use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
 use crate::exchange::{Trace, UploadError};
@@ -390,7 +390,9 @@ impl<H: ExchangeHandler> Exchange<H> {
             self.host.received(visitor.conn);
         }
         match sent {
-            Ok(call::Sending::Blocked(interests)) => Transition::Blocked(Phase::Sending(call), interests),
+            Ok(call::Sending::Blocked(interests)) => {
+                Transition::Blocked(Phase::Sending(call), interests)
+            }
             Ok(call::Sending::Turn) => Transition::Yield(Phase::Sending(call)),
             // The response cannot be there yet, unless it came before the end of the request.
             Ok(call::Sending::Sent) => match call.expect_response(self.host.rules()) {

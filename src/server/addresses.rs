@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::{io, mem};
 
 use super::StartError;
-use super::secure::{Secure, AcceptorSlot};
+use super::secure::{AcceptorSlot, Secure};
 use super::shared::Shared;
 use super::snapshot::{accepted_keys, log_target};
 use super::threads::PreparedThread;
-use crate::backend::dial_in::{DialInControl, PreparedDialIn, DialInSettings, DialInTerms};
+use crate::backend::dial_in::{DialInControl, DialInSettings, DialInTerms, PreparedDialIn};
 use crate::backend::group::{Journal, Sites};
 use crate::backend::pool::Pool;
 use crate::budget::Budget;
@@ -74,7 +74,10 @@ impl Running {
     /// Has every address accept that does not yet.
     pub(super) fn begin(&mut self, control: &DialInControl) {
         for VisitorListener { threads, .. } in &mut self.fronts {
-            *threads = mem::take(threads).into_iter().map(PreparedThread::begin).collect();
+            *threads = mem::take(threads)
+                .into_iter()
+                .map(PreparedThread::begin)
+                .collect();
         }
         for dial in &mut self.dials {
             let prepared = mem::take(&mut dial.prepared).into_iter();
@@ -141,7 +144,11 @@ impl NewDial {
             address: address.clone(),
             listeners: Listener::bind_with(address, &file)?,
             pool,
-            settings: Arc::new(DialInSettings::new(config.limits.backends, terms, descriptors)),
+            settings: Arc::new(DialInSettings::new(
+                config.limits.backends,
+                terms,
+                descriptors,
+            )),
             file,
         })
     }

@@ -60,7 +60,10 @@ impl AuthRule {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(crate) fn all(site: &config::SiteConfig, known: &mut UsersFiles) -> Result<Vec<Self>, FileError> {
+    pub(crate) fn all(
+        site: &config::SiteConfig,
+        known: &mut UsersFiles,
+    ) -> Result<Vec<Self>, FileError> {
         let guards = site.basic_auth.iter().map(|entry| {
             let users = match known.get(&entry.users_file) {
                 Some(users) => {
@@ -191,7 +194,11 @@ fn shorter_names(parts: &[Box<[u8]>], site: &config::SiteConfig) -> Vec<Vec<Box<
 }
 
 /// Decides about a request of a site. If its visitor is known, the request is made ready for the application.
-pub(crate) fn look<'g>(guards: &'g [AuthRule], request: &mut Request, now: Instant) -> AuthVerdict<'g> {
+pub(crate) fn look<'g>(
+    guards: &'g [AuthRule],
+    request: &mut Request,
+    now: Instant,
+) -> AuthVerdict<'g> {
     let path = request.head.target.decoded_path();
     // Where all of the site asks, nothing leads around it.
     let asks_everywhere = |guard: &AuthRule| guard.paths.iter().any(GuardedPath::is_everything);

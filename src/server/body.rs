@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use crate::budget::{Charge, ShareRefusal, Share};
+use crate::budget::{Charge, Share, ShareRefusal};
 use crate::exchange::RequestBody;
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::HeadLimits;
@@ -155,7 +155,8 @@ impl BodyBuffer {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let file = tempfile::tempfile_in(&self.room.directory).map_err(CollectError::Disk)?;
+                let file =
+                    tempfile::tempfile_in(&self.room.directory).map_err(CollectError::Disk)?;
                 self.file.insert(file)
             }
         };
@@ -281,7 +282,10 @@ mod tests {
             Err(CollectError::TooLargeToKeep(50_000))
         ));
         let first = keep(&room, 30_000).unwrap();
-        assert!(matches!(keep(&room, 30_000), Err(CollectError::NoRoomForClient)));
+        assert!(matches!(
+            keep(&room, 30_000),
+            Err(CollectError::NoRoomForClient)
+        ));
         let second = keep(&room, 20_000).unwrap();
         // Others have room until all is used.
         let mut others = Vec::new();

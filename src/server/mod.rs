@@ -1,8 +1,8 @@
 //! The server: its threads, what they share, and how it starts, reloads and stops.
 //!
 //! In reading order: a [`worker`] runs a [`session`], the front door, which goes through the life of a connection. On the
-//! way [`route`] chooses the site, [`guard`] asks for a password, which [`checks`] lets be checked, [`files`] and [`pages`] make responses of our own,
-//! [`collect`] collects the body, and [`pending`] is the request on its way through [`relay`](crate::relay), with its fields
+//! way [`route`] chooses the site, [`auth`] asks for a password, which [`checks`] lets be checked, [`files`] and [`pages`] make responses of our own,
+//! [`body`] collects the body, and [`pending`] is the request on its way through [`relay`](crate::relay), with its fields
 //! for the backend ([`forwarding`]) and its response, compressed or not ([`compress`]). [`snapshot`] is the configuration as
 //! it runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`admission`] how many connections a
 //! visitor and a site may have, [`descriptors`] how many each side may have. The [`drainer`] reads the rest of responses that
@@ -25,14 +25,14 @@
 
 mod addresses;
 pub(crate) mod admission;
-pub(crate) mod checks;
+pub(crate) mod auth;
 pub(crate) mod body;
+pub(crate) mod checks;
 pub(crate) mod compress;
 mod descriptors;
 mod drainer;
 pub(crate) mod files;
 mod forwarding;
-pub(crate) mod auth;
 pub(crate) mod pages;
 pub(crate) mod pending;
 pub(crate) mod route;
@@ -53,7 +53,7 @@ use std::{fmt, io, mem};
 use parking_lot::{Mutex, RwLock};
 use threadpool::ThreadPool;
 
-use crate::backend::dial_in::{DialInControl, DialIn};
+use crate::backend::dial_in::{DialIn, DialInControl};
 use crate::backend::group::Journal;
 use crate::backend::registration::ConnectedBackend;
 use crate::budget::{Budget, Shares};
@@ -67,13 +67,15 @@ use crate::net::tls::LoadError;
 use crate::net::tunnel::Tunnels;
 use crate::process;
 use crate::stats::{self, Close, Stats};
-use addresses::{BackendListener, VisitorListener, NewDial, Running, BackendAddress, arrange, load_outgoing};
+use addresses::{
+    BackendAddress, BackendListener, NewDial, Running, VisitorListener, arrange, load_outgoing,
+};
 use admission::Clients;
 use checks::Checks;
 use drainer::Drainer;
 use secure::Secure;
 use shared::{ScanBackoff, Shared};
-use snapshot::{SnapshotParts, Snapshot};
+use snapshot::{Snapshot, SnapshotParts};
 use threads::PreparedThread;
 use worker::{Worker, be_scheduled};
 
@@ -351,8 +353,8 @@ impl Server {
         let new_dials = new_dials.map(|dial| dial.prepare(&self.control));
         let new_dials = new_dials.collect::<Result<Vec<_>, StartError>>()?;
         let new_fronts = new_fronts.into_iter();
-        let new_fronts =
-            new_fronts.map(|(address, listeners)| VisitorListener::prepare(address, listeners, shared));
+        let new_fronts = new_fronts
+            .map(|(address, listeners)| VisitorListener::prepare(address, listeners, shared));
         let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut running = self.running.lock();
         if shared.draining.load(Ordering::SeqCst) {

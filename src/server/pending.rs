@@ -24,7 +24,9 @@ use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::disconnect::{self, DisconnectDetector};
 use crate::relay::download::Download;
 use crate::relay::drain::Drain;
-use crate::relay::{Exchange, FailedAttempt, ExchangeHandler, RelayError, Responding, Rules, Tools, Visitor};
+use crate::relay::{
+    Exchange, ExchangeHandler, FailedAttempt, RelayError, Responding, Rules, Tools, Visitor,
+};
 use crate::stats::{self, Close};
 
 /// A request on its way to a backend.

@@ -23,9 +23,9 @@
 //! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
 //! - The backend's socket is armed in the poller only while the session is parked.
 
-mod log_context;
 mod answer;
 mod auth;
+mod log_context;
 mod refuse;
 
 use std::borrow::Cow;
@@ -37,9 +37,9 @@ use std::task::Waker;
 use std::thread;
 use std::time::Instant;
 
-use log_context::{LogContext, OwnedLogContext};
 use answer::{AfterResponse, LINGER, SendingResponse};
 use auth::AuthPending;
+use log_context::{LogContext, OwnedLogContext};
 
 use super::admission::{CountedConnection, TunnelPermit};
 use super::body::{BodyBuffer, CollectError};
@@ -612,7 +612,12 @@ impl Session {
             let trailers = head_limits(limits);
             let upload = StreamingUpload::new(framing, &trailers, of_body, expects);
             let Some(upload) = upload else {
-                return self.refuse_body(&pending, &CollectError::TooLarge, Trace::default(), worker);
+                return self.refuse_body(
+                    &pending,
+                    &CollectError::TooLarge,
+                    Trace::default(),
+                    worker,
+                );
             };
             pending.request.body = RequestBody::Stream {
                 length: match framing {
@@ -683,7 +688,10 @@ impl Session {
                         (false, true) => Close::BodySlow,
                         (false, false) => {
                             let deadline = collecting.deadline;
-                            return SessionStep::Wait(State::Body(collecting), Interests::time(deadline));
+                            return SessionStep::Wait(
+                                State::Body(collecting),
+                                Interests::time(deadline),
+                            );
                         }
                     };
                     return self.refuse_slow(&collecting.pending, reason, Trace::default(), worker);
@@ -719,7 +727,11 @@ impl Session {
     }
 
     /// Goes on with an exchange.
-    fn relay(&mut self, mut exchange: Box<Exchange<PendingRequest>>, worker: &mut Worker) -> SessionStep {
+    fn relay(
+        &mut self,
+        mut exchange: Box<Exchange<PendingRequest>>,
+        worker: &mut Worker,
+    ) -> SessionStep {
         self.expired = false;
         let snapshot = Arc::clone(&exchange.host.snapshot);
         let (site, client) = (exchange.host.site, exchange.host.request.client);
@@ -738,7 +750,9 @@ impl Session {
             self.unread = Unread::Unsure;
         }
         match step {
-            relay::Step::Blocked(interests) => SessionStep::Wait(State::Exchange(exchange), interests),
+            relay::Step::Blocked(interests) => {
+                SessionStep::Wait(State::Exchange(exchange), interests)
+            }
             relay::Step::Yield => SessionStep::Yield(State::Exchange(exchange)),
             relay::Step::Done(outcome) => self.end_exchange(*exchange, outcome, worker),
         }
@@ -872,7 +886,12 @@ impl Session {
         self.close(ended.reason);
     }
 
-    fn linger(&mut self, mut quiet: Instant, deadline: Instant, worker: &mut Worker) -> SessionStep {
+    fn linger(
+        &mut self,
+        mut quiet: Instant,
+        deadline: Instant,
+        worker: &mut Worker,
+    ) -> SessionStep {
         let mut left = TURN;
         loop {
             worker.input.clear();

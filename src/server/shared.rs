@@ -72,7 +72,12 @@ impl Shared {
     }
 
     /// Where to keep the body of a client's request, and what the client does not take of the response.
-    pub(crate) fn room(&self, snapshot: &Snapshot, site: Option<usize>, client: &ClientAddress) -> Room {
+    pub(crate) fn room(
+        &self,
+        snapshot: &Snapshot,
+        site: Option<usize>,
+        client: &ClientAddress,
+    ) -> Room {
         let config = &snapshot.config;
         let limits = site.map_or(&config.limits, |site| &snapshot.sites[site].settings.limits);
         Room {

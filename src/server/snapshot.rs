@@ -17,8 +17,8 @@ use regex::bytes::Regex;
 
 use super::StartError;
 use super::admission::Allowance;
-use super::files::SiteFiles;
 use super::auth::{AuthRule, UsersFiles};
+use super::files::SiteFiles;
 use super::pages::{PageFiles, SitePages};
 use super::route;
 use super::shared::Shared;

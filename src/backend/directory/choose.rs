@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::endpoint::Endpoint;
 use super::health::Health;
 use super::slot::ConnectionSlot;
-use super::{Directory, ServerEntry, DirectoryState};
+use super::{Directory, DirectoryState, ServerEntry};
 
 impl DirectoryState {
     /// Whether requests can go to another server than this one.
@@ -18,7 +18,11 @@ impl DirectoryState {
 
     /// Takes a seat at the server with the fewest requests of those that are open, servers that are equal in turn, and the
     /// connection that became idle last there. `once`: see [`ServerEntry::pop_kept`].
-    pub(super) fn take(&mut self, directory: &Arc<Directory>, once: bool) -> Option<ConnectionSlot> {
+    pub(super) fn take(
+        &mut self,
+        directory: &Arc<Directory>,
+        once: bool,
+    ) -> Option<ConnectionSlot> {
         let count = self.servers.len();
         let mut best: Option<(usize, usize)> = None;
         let mut now = None;
@@ -40,6 +44,10 @@ impl DirectoryState {
             *trial = true;
         }
         let endpoint = Arc::clone(&server.endpoint);
-        Some(ConnectionSlot::new(directory, endpoint, server.pop_kept(once)))
+        Some(ConnectionSlot::new(
+            directory,
+            endpoint,
+            server.pop_kept(once),
+        ))
     }
 }

@@ -101,7 +101,11 @@ impl Endpoint {
 ///
 /// # Errors
 /// What is wrong with it, for the log.
-pub(super) fn ask(endpoint: &Endpoint, check: &config::CheckConfig, host: &str) -> Result<(), String> {
+pub(super) fn ask(
+    endpoint: &Endpoint,
+    check: &config::CheckConfig,
+    host: &str,
+) -> Result<(), String> {
     let patience = check.interval.min(LONGEST_CHECK);
     let deadline = Instant::now() + patience;
     let mut connect = endpoint.connect(deadline);

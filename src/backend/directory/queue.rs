@@ -9,10 +9,10 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::health::Health;
-use super::slot::{ServerConnected, ServerConnecting, ServerLease, ConnectionSlot};
-use super::{Directory, ServerSelector, DirectoryState};
-use crate::backend::queue::{Slot, QueuePosition};
-use crate::backend::waiting::{QueueFull, InLine, CountedWait};
+use super::slot::{ConnectionSlot, ServerConnected, ServerConnecting, ServerLease};
+use super::{Directory, DirectoryState, ServerSelector};
+use crate::backend::queue::{QueuePosition, Slot};
+use crate::backend::waiting::{CountedWait, InLine, QueueFull};
 
 /// What came of [`acquire`].
 #[derive(Debug)]
@@ -140,7 +140,10 @@ impl Directory {
     }
 
     /// Puts a request into line, unless it is the first there and a seat has become free just before.
-    fn stand_in_line(self: &Arc<Self>, ticket: &ServerTicket) -> Result<QueuePosition, ConnectionSlot> {
+    fn stand_in_line(
+        self: &Arc<Self>,
+        ticket: &ServerTicket,
+    ) -> Result<QueuePosition, ConnectionSlot> {
         let ServerTicket { since, once, .. } = *ticket;
         let (turn, pause) = {
             let mut state = self.state.lock();

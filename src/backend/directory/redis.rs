@@ -29,7 +29,7 @@ use redis::{
     Client, Connection, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult,
 };
 
-use super::{Directory, ServerEntry, DirectoryState};
+use super::{Directory, DirectoryState, ServerEntry};
 use crate::config;
 use crate::stats::Close;
 
@@ -512,7 +512,10 @@ impl Directory {
                     .filter(|server| server.is_open(&mut Some(now)));
                 match usable {
                     Some(server) => {
-                        server.stock.held.push_back(LeasedElement { number, since: now });
+                        server
+                            .stock
+                            .held
+                            .push_back(LeasedElement { number, since: now });
                         server.seats = server.stock.held.len();
                     }
                     None => {

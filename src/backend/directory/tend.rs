@@ -12,7 +12,7 @@ use std::{fmt, io, mem};
 use super::endpoint::{Endpoint, ask};
 use super::health::{Change, Health};
 use super::slot::IdleConnection;
-use super::{Directory, ServerEntry, DirectoryState};
+use super::{Directory, DirectoryState, ServerEntry};
 use crate::config;
 use crate::process;
 use crate::stats::Close;
@@ -194,8 +194,9 @@ impl DirectoryState {
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         let servers = || self.servers.iter();
         let lookups = servers().filter_map(|server| server.lookup);
-        let checked =
-            |server: &&ServerEntry| self.settings.check.is_some() && server.health != Health::Unknown;
+        let checked = |server: &&ServerEntry| {
+            self.settings.check.is_some() && server.health != Health::Unknown
+        };
         let checks = servers().filter(checked).filter_map(|server| server.check);
         let oldest = servers().filter_map(|server| server.kept.front());
         // Those that have been looked at are looked at again after a while.

@@ -5,7 +5,7 @@ use std::thread;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::TcpUserTimeout;
 
-use super::health::{Change, Health, LONGEST_PAUSE, HealthReport};
+use super::health::{Change, Health, HealthReport, LONGEST_PAUSE};
 use super::*;
 
 fn directory(servers: &[Address], seats: usize) -> Arc<Directory> {

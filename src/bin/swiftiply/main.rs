@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use options::{Invocation, Action};
+use options::{Action, Invocation};
 use parking_lot::Mutex;
 use program::control::{ControlMessages, Message};
 use program::reload::{Reloads, drop_last};
@@ -95,7 +95,10 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     }
     // From here on there may be threads.
     let logging = Logging::install().map_err(ExitError::running)?;
-    logging.prepare(&config).map_err(ExitError::running)?.commit();
+    logging
+        .prepare(&config)
+        .map_err(ExitError::running)?
+        .commit();
     for note in &notes {
         log::warn!("{note}");
     }

@@ -164,7 +164,9 @@ fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, 
             Some((name, value)) => (name, Some(value)),
             None => (long, None),
         };
-        let exact = CHOICES.iter().find(|CommandOption(_, long, ..)| *long == name);
+        let exact = CHOICES
+            .iter()
+            .find(|CommandOption(_, long, ..)| *long == name);
         let mut candidates = CHOICES
             .iter()
             .filter(|CommandOption(_, long, ..)| long.starts_with(name));

@@ -199,7 +199,9 @@ impl Visitor<'_> for KnownKey<'_> {
 
     fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
         match self.0.steps {
-            [PathStep::Key(wanted)] if self.0.target == LineOf::Key && wanted == key => self.0.stop(),
+            [PathStep::Key(wanted)] if self.0.target == LineOf::Key && wanted == key => {
+                self.0.stop()
+            }
             _ => Ok(key.to_string()),
         }
     }

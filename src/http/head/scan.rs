@@ -68,7 +68,9 @@ impl HeadScanner {
                 match within.get(line) {
                     None => break None,
                     Some(b'\r') => {}
-                    Some(first) if self.response || is_token(*first) => self.place = ScanPosition::First,
+                    Some(first) if self.response || is_token(*first) => {
+                        self.place = ScanPosition::First
+                    }
                     Some(b'\n') => return Err(Refusal::bad(BARE_LF)),
                     Some(_) => return Err(Refusal::bad("a first byte that no method has")),
                 }

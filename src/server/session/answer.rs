@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::log_context::{LogContext, OwnedLogContext};
-use super::{Session, State, SessionStep, Unread};
+use super::{Session, SessionStep, State, Unread};
 use crate::backend::lease::Lease;
 use crate::exchange::Response;
 use crate::net::stream::Pending;
@@ -139,7 +139,12 @@ impl Session {
         self.go_on(sending, progress, worker)
     }
 
-    fn go_on(&mut self, sending: SendingResponse, progress: Progress, worker: &Worker) -> SessionStep {
+    fn go_on(
+        &mut self,
+        sending: SendingResponse,
+        progress: Progress,
+        worker: &Worker,
+    ) -> SessionStep {
         match progress {
             Progress::Done(delivered) => {
                 Self::log_subject(&sending.subject, &delivered);
@@ -148,7 +153,9 @@ impl Session {
             Progress::Blocked(interests) => {
                 SessionStep::Wait(State::Sending(Box::new(sending)), interests)
             }
-            Progress::Yield | Progress::Relayed => SessionStep::Yield(State::Sending(Box::new(sending))),
+            Progress::Yield | Progress::Relayed => {
+                SessionStep::Yield(State::Sending(Box::new(sending)))
+            }
         }
     }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::{Session, State, SessionStep};
+use super::{Session, SessionStep, State};
 use crate::content::passwords::Users;
 use crate::http::auth::Credentials;
 use crate::relay::Interests;
-use crate::server::checks::{CheckEntry, AuthOverload, AuthTicket, AuthSlot};
 use crate::server::auth::{self, AuthRule, AuthVerdict};
+use crate::server::checks::{AuthOverload, AuthSlot, AuthTicket, CheckEntry};
 use crate::server::pending::PendingRequest;
 use crate::server::worker::Worker;
 
@@ -35,7 +35,11 @@ impl AuthPending {
 
 impl Session {
     /// Lets a request in if its visitor may see what it asks for.
-    pub(super) fn admit(&mut self, mut pending: PendingRequest, worker: &mut Worker) -> SessionStep {
+    pub(super) fn admit(
+        &mut self,
+        mut pending: PendingRequest,
+        worker: &mut Worker,
+    ) -> SessionStep {
         let snapshot = Arc::clone(&pending.snapshot);
         let guards = &snapshot.sites[pending.site].guards;
         let (rule, users, credentials) =
@@ -45,7 +49,9 @@ impl Session {
             };
         let client = pending.request.client.own_address();
         match self.shared.checks.enter(client, pending.since) {
-            Ok(CheckEntry::Turn(turn)) => self.check(pending, rule, &users, &credentials, turn, worker),
+            Ok(CheckEntry::Turn(turn)) => {
+                self.check(pending, rule, &users, &credentials, turn, worker)
+            }
             Ok(CheckEntry::Queued(ticket)) => {
                 let deadline = pending.since + pending.site().settings.timeout;
                 let auth = AuthPending { pending, ticket };
@@ -62,7 +68,11 @@ impl Session {
     }
 
     /// A request has waited for the check of its password.
-    pub(super) fn go_on_with_auth(&mut self, auth: AuthPending, worker: &mut Worker) -> SessionStep {
+    pub(super) fn go_on_with_auth(
+        &mut self,
+        auth: AuthPending,
+        worker: &mut Worker,
+    ) -> SessionStep {
         let AuthPending {
             mut pending,
             ticket,
@@ -156,7 +166,12 @@ impl Session {
     }
 
     /// Asks for a name and a password (RFC 9110 11.6.1).
-    fn ask(&mut self, pending: &PendingRequest, rule: &AuthRule, worker: &mut Worker) -> SessionStep {
+    fn ask(
+        &mut self,
+        pending: &PendingRequest,
+        rule: &AuthRule,
+        worker: &mut Worker,
+    ) -> SessionStep {
         let why = "A name and a password are needed here.";
         let mut page = pending.site().page(401, why, Some(&pending.request.head));
         let challenge = rule.challenge.as_bytes();

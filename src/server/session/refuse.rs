@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use super::log_context::LogContext;
 use super::answer::AfterResponse;
-use super::{Exchange, Session, State, SessionStep};
+use super::log_context::LogContext;
+use super::{Exchange, Session, SessionStep, State};
 use crate::config::size_text;
 use crate::exchange::{ClientAddress, Response, Trace, UploadError};
 use crate::http::head::{RequestHead, host_of_refused};
@@ -103,7 +103,11 @@ impl Session {
     }
 
     /// Refuses a request of an address that has too many under way.
-    pub(super) fn refuse_count(&mut self, pending: &PendingRequest, worker: &mut Worker) -> SessionStep {
+    pub(super) fn refuse_count(
+        &mut self,
+        pending: &PendingRequest,
+        worker: &mut Worker,
+    ) -> SessionStep {
         let head = &pending.request.head;
         log::info!(
             target: &pending.site().log,
@@ -182,8 +186,12 @@ impl Session {
         worker: &mut Worker,
     ) -> SessionStep {
         match error {
-            UploadError::TooLarge => self.refuse_body(pending, &CollectError::TooLarge, trace, worker),
-            UploadError::Bad(what) => self.refuse_body(pending, &CollectError::Bad(what), trace, worker),
+            UploadError::TooLarge => {
+                self.refuse_body(pending, &CollectError::TooLarge, trace, worker)
+            }
+            UploadError::Bad(what) => {
+                self.refuse_body(pending, &CollectError::Bad(what), trace, worker)
+            }
             UploadError::TimedOut => self.refuse_slow(pending, Close::BodyTimeout, trace, worker),
             UploadError::TooSlow => self.refuse_slow(pending, Close::BodySlow, trace, worker),
             UploadError::Gone => self.gone(pending, &trace),
