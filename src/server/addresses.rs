@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::{io, mem};
 
-use super::StartError;
+use super::error::StartError;
 use super::secure::{AcceptorSlot, Secure};
-use super::shared::Shared;
+use super::session::Session;
+use super::sessions::Sessions;
 use super::snapshot::{accepted_keys, log_target};
 use super::threads::PreparedThread;
 use crate::backend::dial_in::{DialInControl, DialInSettings, DialInTerms, PreparedDialIn};
@@ -91,7 +92,7 @@ impl VisitorListener {
     pub(super) fn prepare(
         address: Address,
         listeners: Vec<Listener>,
-        shared: &Arc<Shared>,
+        sessions: &Arc<Sessions<Session>>,
     ) -> Result<Self, StartError> {
         let locals = listeners
             .iter()
@@ -100,11 +101,11 @@ impl VisitorListener {
         let stop = Stop::new()?;
         let tls = AcceptorSlot::default();
         let threads = listeners.into_iter().map(|listener| {
-            let (stop, shared, tls) = (stop.clone(), Arc::clone(shared), Arc::clone(&tls));
+            let (stop, sessions, tls) = (stop.clone(), Arc::clone(sessions), Arc::clone(&tls));
             PreparedThread::new("accept", move || {
                 listener.accept_loop(&stop, |stream, peer| {
                     let acceptor = tls.read().clone();
-                    shared.accepted(stream, peer, acceptor.as_ref());
+                    sessions.accepted(stream, peer, acceptor.as_ref());
                 });
             })
         });

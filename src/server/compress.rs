@@ -4,12 +4,12 @@
 //! Runs on a worker, between the head of a response and its delivery. Each compressor takes some 400 KiB of the memory
 //! budget for as long as its response lasts; a response for which there is no memory goes out as it is.
 
-use super::pending::PendingRequest;
-use super::shared::Shared;
+use std::sync::Arc;
+
 use super::snapshot::Site;
 use crate::backend::lease::Lease;
 use crate::config;
-use crate::content::gzip::GzipBody;
+use crate::content::gzip::{Compressors, GzipBody};
 use crate::exchange::Body;
 use crate::http::encoding::{self, Accepted, ContentCoding};
 use crate::http::head::{Method, RequestHead, ResponseHead, Version};
@@ -19,12 +19,13 @@ use crate::relay::download::Download;
 /// Makes a head that of a compressed response, and the compressor, if the site wants that, the visitor takes it and the
 /// response allows it.
 pub(crate) fn compress(
-    pending: &PendingRequest,
+    compressors: &Arc<Compressors>,
+    site: &Site,
+    request: &RequestHead,
     head: &mut ResponseHead,
     download: &Download<Lease>,
 ) -> Option<GzipBody> {
-    let gzip = settings(pending.site())?;
-    let request = &pending.request.head;
+    let gzip = settings(site)?;
     if head.status == 304 {
         encoding::varies(&mut head.headers);
         encoding::matches(head, &request.headers);
@@ -43,7 +44,7 @@ pub(crate) fn compress(
         encoding::encoded(head, ContentCoding::Gzip);
         return None;
     }
-    let gzip = pending.snapshot.shared.compressors.begin(gzip.level)?;
+    let gzip = compressors.begin(gzip.level)?;
     encoding::encoded(head, ContentCoding::Gzip);
     Some(gzip)
 }
@@ -51,7 +52,7 @@ pub(crate) fn compress(
 /// What goes out of a response of our own: as it is, or as a file that is compressed while it is sent, which its head says
 /// then. Files in memory are compressed already, where that is wanted.
 pub(crate) fn own(
-    shared: &Shared,
+    compressors: &Arc<Compressors>,
     site: &Site,
     request: &RequestHead,
     head: &mut ResponseHead,
@@ -66,7 +67,7 @@ pub(crate) fn own(
                 encoding::encoded(head, ContentCoding::Gzip);
                 return Payload::Body(Body::Empty);
             }
-            match shared.compressors.begin(gzip.level) {
+            match compressors.begin(gzip.level) {
                 Some(gzip) => {
                     encoding::encoded(head, ContentCoding::Gzip);
                     Payload::Compressed(file, gzip)

@@ -3,88 +3,18 @@
 //! Runs on a worker.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Instant;
 
-use super::snapshot::{Site, Snapshot};
-use crate::config;
-use crate::content::files::{Answer, Files};
+use super::snapshot::Site;
+use crate::content::files::Answer;
 use crate::exchange::{Request, Response};
 use crate::http::head::{ACCEL_REDIRECT, Method, RequestHead, ResponseHead, SENDFILE};
 use crate::http::target;
 use crate::process;
 
-/// The files of a site.
-#[derive(Debug, Default)]
-pub(crate) struct SiteFiles {
-    /// Below `docroot`.
-    docroot: Option<Arc<Files>>,
-    /// Below `sendfileroot`. They are files of their own: what a backend has once shown to one visitor is no one else's.
-    sendfileroot: Option<Arc<Files>>,
-}
-
-impl SiteFiles {
-    /// Those of a site as configured, with all that is known of them already.
-    pub(crate) fn new(site: &config::SiteConfig, before: Option<&Snapshot>) -> Self {
-        let carry = |new: Files, old: Option<&Arc<Files>>| match old {
-            Some(old) if old.are_like(&new) => {
-                old.distrust();
-                Arc::clone(old)
-            }
-            _ => Arc::new(new),
-        };
-        let before = before.and_then(|before| before.files_of(&site.name));
-        let docroot = Files::of_docroot(site);
-        let sendfileroot = Files::of_backends(site);
-        let old =
-            |which: fn(&Self) -> &Option<Arc<Files>>| before.and_then(|old| which(old).as_ref());
-        Self {
-            docroot: docroot.map(|new| carry(new, old(|old| &old.docroot))),
-            sendfileroot: sendfileroot.map(|new| carry(new, old(|old| &old.sendfileroot))),
-        }
-    }
-
-    /// Lets go of those that have no place in a new configuration; `next` is what the site has there.
-    pub(crate) fn retire(&self, next: Option<&Self>) {
-        for (files, next) in [
-            (&self.docroot, next.and_then(|next| next.docroot.as_ref())),
-            (
-                &self.sendfileroot,
-                next.and_then(|next| next.sendfileroot.as_ref()),
-            ),
-        ] {
-            if let Some(files) = files
-                && !next.is_some_and(|next| Arc::ptr_eq(files, next))
-            {
-                files.retire();
-            }
-        }
-    }
-
-    /// Tells the log what keeps files from being served now. Called when the server has become the user that it is to be.
-    pub(crate) fn check(&self, site: &config::SiteConfig) {
-        for (key, files, path) in [
-            ("docroot", &self.docroot, &site.docroot),
-            ("sendfileroot", &self.sendfileroot, &site.sendfileroot),
-        ] {
-            let (Some(files), Some(path)) = (files, path) else {
-                continue;
-            };
-            if let Err(error) = files.check() {
-                log::warn!(
-                    "site {}: {key} {}: {}",
-                    site.name,
-                    path.display(),
-                    process::reason(&error)
-                );
-            }
-        }
-    }
-}
-
 /// The answer to a request that needs no backend: a file, or that there is none and nobody else to ask.
 pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Response> {
-    let files = site.files.docroot.as_ref()?;
+    let files = site.files.docroot()?;
     let reads = is_read(&head.method);
     if reads && let Some(answer) = files.answer(head, now) {
         return Some(present(answer, head, site));
@@ -104,7 +34,7 @@ pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Re
 /// that name a file are for us: they never reach a visitor, but for one that is a proxy itself where this one does not
 /// send files.
 pub(crate) fn named(request: &Request, site: &Site, head: &mut ResponseHead) -> Option<Response> {
-    let files = site.files.sendfileroot.as_ref();
+    let files = site.files.sendfileroot();
     if files.is_none() && request.client.trusted {
         return None;
     }

@@ -1,10 +1,12 @@
 //! The server: its threads, what they share, and how it starts, reloads and stops.
 //!
-//! In reading order: a [`worker`] runs a [`session`], the front door, which goes through the life of a connection. On the
+//! In reading order: [`accept`] makes a [`session`] of each new connection, and a [`worker`] runs it, which lends it its
+//! [`scratch`] buffers. A session goes through the life of a connection. On the
 //! way [`route`] chooses the site, [`auth`] asks for a password, which [`checks`] lets be checked, [`files`] and [`pages`] make responses of our own,
 //! [`body`] collects the body, and [`pending`] is the request on its way through [`relay`](crate::relay), with its fields
 //! for the backend ([`forwarding`]) and its response, compressed or not ([`compress`]). [`snapshot`] is the configuration as
-//! it runs, [`shared`] what the threads have in common, [`addresses`] where they listen, [`admission`] how many connections a
+//! it runs, [`shared`] what the threads have in common, [`sessions`] where sessions wait, [`idle`] and [`tick`] what closes
+//! them there, [`addresses`] where they listen, [`admission`] how many connections a
 //! visitor and a site may have, [`descriptors`] how many each side may have. The [`drainer`] reads the rest of responses that
 //! no visitor gets.
 //!
@@ -16,13 +18,14 @@
 //! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a look at all sessions: in a drain, and to make room for new connections, requests and bodies |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free seats, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
-//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, `Shares`, dial-in connections, groups and settings, found addresses, notes of the Redis thread, `Shared::shedding` | see there | a few instructions |
+//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, `Shares`, dial-in connections, groups and settings, found addresses, notes of the Redis thread, `Sessions::shedding` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
 //!
 //! All but the first two are leaves, and so are those of a log but for its loggers; the first two are never taken by a worker.
 
+mod accept;
 mod addresses;
 pub(crate) mod admission;
 pub(crate) mod auth;
@@ -31,16 +34,23 @@ pub(crate) mod checks;
 pub(crate) mod compress;
 mod descriptors;
 mod drainer;
+mod error;
 pub(crate) mod files;
 mod forwarding;
+mod idle;
 pub(crate) mod pages;
 pub(crate) mod pending;
 pub(crate) mod route;
+pub(crate) mod scratch;
 pub(crate) mod secure;
 pub(crate) mod session;
+pub(crate) mod sessions;
 pub(crate) mod shared;
+pub(crate) mod site_files;
 pub(crate) mod snapshot;
+pub(crate) mod sticky;
 mod threads;
+mod tick;
 pub(crate) mod worker;
 
 use std::collections::{HashMap, HashSet};
@@ -59,11 +69,9 @@ use crate::backend::registration::ConnectedBackend;
 use crate::budget::{Budget, Shares};
 use crate::config::{Address, Config};
 use crate::content::gzip::Compressors;
-use crate::content::watched::FileError;
-use crate::logging::{AccessLog, OpenError};
-use crate::net::listener::{BindError, Listener, LocalAddress};
+use crate::logging::AccessLog;
+use crate::net::listener::{Listener, LocalAddress};
 use crate::net::poller::Poller;
-use crate::net::tls::LoadError;
 use crate::net::tunnel::Tunnels;
 use crate::process;
 use crate::stats::{self, Close, Stats};
@@ -73,8 +81,11 @@ use addresses::{
 use admission::Clients;
 use checks::Checks;
 use drainer::Drainer;
+pub use error::StartError;
 use secure::Secure;
-use shared::{ScanBackoff, Shared};
+use session::Session;
+use sessions::{ScanBackoff, Sessions};
+use shared::Shared;
 use snapshot::{Snapshot, SnapshotParts};
 use threads::PreparedThread;
 use worker::{Worker, be_scheduled};
@@ -100,6 +111,7 @@ use worker::{Worker, be_scheduled};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Server {
+    sessions: Arc<Sessions<Session>>,
     shared: Arc<Shared>,
     /// Held for the whole of a reload: one after the other.
     reloading: Mutex<()>,
@@ -116,31 +128,13 @@ pub struct Server {
 /// A server that has bound its addresses and opened its logs, and runs no thread yet: the moment to give up
 /// privileges.
 pub struct Bound {
+    sessions: Arc<Sessions<Session>>,
     shared: Arc<Shared>,
     fronts: Vec<(Address, Vec<Listener>)>,
     dials: Vec<NewDial>,
     secure: Secure,
     outgoing: Secure,
     dial_in: DialIn,
-}
-
-/// Why a server did not start, or did not take a new configuration.
-#[derive(Debug)]
-pub enum StartError {
-    /// An address could not be bound.
-    Bind(BindError),
-    /// An access log could not be opened.
-    Log(OpenError),
-    /// A file with passwords or a page could not be read.
-    File(FileError),
-    /// A certificate or its key could not be had.
-    Certificate(LoadError),
-    /// One of a dial-in address could not, or the authorities for who dials in.
-    DialInCertificate(LoadError),
-    /// A Unix socket is to have a user or a group that does not exist.
-    SocketFile(String),
-    /// The system refused something else.
-    System(io::Error),
 }
 
 impl Server {
@@ -193,8 +187,6 @@ impl Server {
         let snapshot = Snapshot::new(config, &parts)?;
         snapshot.set_limits();
         let shared = Arc::new(Shared {
-            poller,
-            tunnels: Tunnels::new()?,
             drainer: Drainer::new()?,
             clients: Clients::default(),
             stats,
@@ -209,9 +201,15 @@ impl Server {
             waiting,
             checks,
             journal,
+        });
+        let sessions = Arc::new(Sessions {
+            shared: Arc::clone(&shared),
+            poller,
+            tunnels: Tunnels::new()?,
             shedding: ScanBackoff::default(),
         });
         Ok(Bound {
+            sessions,
             shared,
             fronts,
             dials,
@@ -344,7 +342,7 @@ impl Server {
         let parts = SnapshotParts {
             waiting: &shared.waiting,
             stats: &shared.stats,
-            alarm: shared.poller.alarm(),
+            alarm: self.sessions.poller.alarm(),
             pools: &pools,
             before: Some(&before),
         };
@@ -353,8 +351,9 @@ impl Server {
         let new_dials = new_dials.map(|dial| dial.prepare(&self.control));
         let new_dials = new_dials.collect::<Result<Vec<_>, StartError>>()?;
         let new_fronts = new_fronts.into_iter();
-        let new_fronts = new_fronts
-            .map(|(address, listeners)| VisitorListener::prepare(address, listeners, shared));
+        let new_fronts = new_fronts.map(|(address, listeners)| {
+            VisitorListener::prepare(address, listeners, &self.sessions)
+        });
         let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut running = self.running.lock();
         if shared.draining.load(Ordering::SeqCst) {
@@ -421,14 +420,14 @@ impl Server {
         self.shared.draining.store(true, Ordering::SeqCst);
         let fronts = mem::take(&mut self.running.lock().fronts);
         fronts.into_iter().for_each(VisitorListener::stop);
-        self.shared.close_idle(false);
+        self.sessions.close_idle(false);
     }
 
     /// Whether a drain is over. Call it every now and then, for it also closes what has become idle.
     ///
     /// A connection that has not had a request yet is given a second to send one: its visitor has just come.
     pub fn is_drained(&self, since: Instant) -> bool {
-        self.shared
+        self.sessions
             .close_idle(since.elapsed() >= Duration::from_secs(1));
         self.open() == 0
     }
@@ -436,7 +435,7 @@ impl Server {
     /// Closes all upgraded connections. They end when their users want, so a drain leaves them as they are and does this
     /// when its time is over.
     pub fn close_tunnels(&self) {
-        self.shared.tunnels.close_all(Close::Draining);
+        self.sessions.tunnels.close_all(Close::Draining);
     }
 
     /// Drains, at most for `grace`, and stops. Returns whether nothing was cut but upgraded connections.
@@ -466,12 +465,12 @@ impl Drop for Server {
         if let Some(thread) = self.dial_in.take() {
             thread.join();
         }
-        self.shared.poller.alarm().stop();
+        self.sessions.poller.alarm().stop();
         if let Some(thread) = self.tick.take() {
             thread.join();
         }
-        self.shared.poller.stop();
-        self.shared.tunnels.stop();
+        self.sessions.poller.stop();
+        self.sessions.tunnels.stop();
         if let Some(thread) = self.tunnels.take() {
             thread.join();
         }
@@ -479,7 +478,7 @@ impl Drop for Server {
         if let Some(thread) = self.drainer.take() {
             thread.join();
         }
-        for session in self.shared.poller.take_all(|_, _| true) {
+        for session in self.sessions.poller.take_all(|_, _| true) {
             session.close(Close::Draining);
         }
         // Workers in the middle of an exchange end when it does; nobody waits for them.
@@ -503,6 +502,7 @@ impl Bound {
     /// Whatever the system says.
     pub fn start(self) -> Result<Server, StartError> {
         let Self {
+            sessions,
             shared,
             fronts,
             dials,
@@ -514,14 +514,14 @@ impl Bound {
         let config = snapshot.config.clone();
         let control = dial_in.control();
         let tick = {
-            let shared = Arc::clone(&shared);
-            PreparedThread::new("tick", move || shared.tick())?
+            let sessions = Arc::clone(&sessions);
+            PreparedThread::new("tick", move || sessions.tick())?
         };
         let tunnels = {
-            let shared = Arc::clone(&shared);
+            let sessions = Arc::clone(&sessions);
             PreparedThread::new("tunnels", move || {
                 be_scheduled(config.scheduling);
-                let tunnels = &shared.tunnels;
+                let tunnels = &sessions.tunnels;
                 tunnels.run(|session, backend, ended| session.end_tunnel(backend, &ended));
             })?
         };
@@ -535,7 +535,7 @@ impl Bound {
             running.dials.push(dial.prepare(&control)?);
         }
         for (address, listeners) in fronts {
-            let front = VisitorListener::prepare(address, listeners, &shared)?;
+            let front = VisitorListener::prepare(address, listeners, &sessions)?;
             *front.tls.write() = secure.acceptor(&front.address);
             running.fronts.push(front);
         }
@@ -548,10 +548,10 @@ impl Bound {
             .thread_name("worker".to_owned())
             .build();
         for _ in 0..config.workers {
-            let shared = Arc::clone(&shared);
+            let sessions = Arc::clone(&sessions);
             let scheduling = config.scheduling;
             // One job for the life of the server: the library's queue has no bound, ours have.
-            workers.execute(move || Worker::new(shared).work(scheduling));
+            workers.execute(move || Worker::new(sessions).work(scheduling));
         }
         snapshot.check_files();
         for servers in snapshot.servers() {
@@ -567,54 +567,9 @@ impl Bound {
             drainer: Some(drainer.begin()),
             dial_in: Some(dial_in.begin()),
             control,
+            sessions,
             shared,
         })
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind(error) => error.fmt(out),
-            Self::Log(error) => error.fmt(out),
-            Self::File(error) => error.fmt(out),
-            Self::Certificate(error) => write!(out, "ssl: {error}"),
-            Self::DialInCertificate(error) => write!(out, "outgoing_ssl: {error}"),
-            Self::SocketFile(error) => write!(out, "outgoing: {error}"),
-            Self::System(error) => error.fmt(out),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<BindError> for StartError {
-    fn from(error: BindError) -> Self {
-        Self::Bind(error)
-    }
-}
-
-impl From<OpenError> for StartError {
-    fn from(error: OpenError) -> Self {
-        Self::Log(error)
-    }
-}
-
-impl From<FileError> for StartError {
-    fn from(error: FileError) -> Self {
-        Self::File(error)
-    }
-}
-
-impl From<LoadError> for StartError {
-    fn from(error: LoadError) -> Self {
-        Self::Certificate(error)
-    }
-}
-
-impl From<io::Error> for StartError {
-    fn from(error: io::Error) -> Self {
-        Self::System(error)
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::snapshot::Site;
 use crate::config::{self, PAGE_BYTES};
 use crate::content::watched::{FileError, Flag, Watched};
 use crate::exchange::{Body, Response, Trace};
@@ -79,15 +78,6 @@ impl SitePages {
         self.flag.as_ref().is_some_and(|flag| flag.is_up(now))
     }
 
-    /// The one for a status. That of maintenance is also for other times in which there is no service.
-    fn of(&self, status: u16) -> Option<&CustomPage> {
-        let own = self.by_status.iter().find(|(own, _)| *own == status);
-        let own = own.map(|(_, page)| page);
-        own.or(self.maintenance.as_ref().filter(|_| status == 503))
-    }
-}
-
-impl Site {
     /// A page with this status: the site's own if it has one, or one that says `detail`.
     pub(crate) fn page(
         &self,
@@ -96,7 +86,7 @@ impl Site {
         request: Option<&RequestHead>,
     ) -> Response {
         let page = page(status, detail, request);
-        match self.pages.of(status) {
+        match self.of(status) {
             Some(own) => own.in_place_of(page),
             None => page,
         }
@@ -109,10 +99,17 @@ impl Site {
         page.head
             .headers
             .set("Retry-After", RETRY_AFTER_MAINTENANCE);
-        match self.pages.maintenance.as_ref().or(self.pages.of(503)) {
+        match self.maintenance.as_ref().or(self.of(503)) {
             Some(own) => own.in_place_of(page),
             None => page,
         }
+    }
+
+    /// The one for a status. That of maintenance is also for other times in which there is no service.
+    fn of(&self, status: u16) -> Option<&CustomPage> {
+        let own = self.by_status.iter().find(|(own, _)| *own == status);
+        let own = own.map(|(_, page)| page);
+        own.or(self.maintenance.as_ref().filter(|_| status == 503))
     }
 }
 

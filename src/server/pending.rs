@@ -12,11 +12,13 @@ use super::admission::TunnelPermit;
 use super::compress;
 use super::files;
 use super::forwarding::{self, QueueTime};
-use super::route;
-use super::snapshot::{Site, Snapshot, SnapshotRef};
+use super::shared::SnapshotRef;
+use super::snapshot::{Site, Snapshot};
+use super::sticky::sticky_id;
 use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError, Shortage};
 use crate::backend::waiting::CountedWait;
 use crate::backend::{directory, pool};
+use crate::config::Limits;
 use crate::exchange::{Body, Request, RequestBody, Response, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};
 use crate::net::conn::Conn;
@@ -58,11 +60,7 @@ impl PendingRequest {
             first_byte: settings.timeouts.first_byte,
             backend: settings.timeouts.backend,
             unframed_gap: settings.unframed_gap,
-            limits: HeadLimits {
-                head: settings.limits.head,
-                fields: settings.limits.fields,
-                target: settings.limits.target,
-            },
+            limits: head_limits(&settings.limits),
             gathered: 0,
         };
         Self {
@@ -330,7 +328,13 @@ impl ExchangeHandler for PendingRequest {
                 (file.head, Payload::Body(file.body))
             }
             None => {
-                let gzip = compress::compress(self, &mut head, &download);
+                let gzip = compress::compress(
+                    &self.snapshot.shared.compressors,
+                    self.site(),
+                    &self.request.head,
+                    &mut head,
+                    &download,
+                );
                 let payload = match download.is_empty() {
                     true => Payload::Body(Body::Empty),
                     false => Payload::Backend(download, gzip),
@@ -416,10 +420,19 @@ fn selector<'a>(
     Some(BackendSelector::Dialled(pool::PoolSelector {
         pools,
         keys: &supplier.keys,
-        id: route::sticky_id(&snapshot.sticky, path),
+        id: sticky_id(&snapshot.sticky, path),
         order: supplier.settings.order,
         waiting: &supplier.waiting,
     }))
+}
+
+/// The limits of a request's head and trailers.
+pub(crate) const fn head_limits(limits: &Limits) -> HeadLimits {
+    HeadLimits {
+        head: limits.head,
+        fields: limits.fields,
+        target: limits.target,
+    }
 }
 
 /// The status of the page for a failure, and what it says.

@@ -7,25 +7,24 @@
 //! it is swapped in; [`Snapshot::set_limits`] and [`Snapshot::retire`] are for the moment of that.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::net::IpAddr;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use regex::bytes::Regex;
 
-use super::StartError;
 use super::admission::Allowance;
 use super::auth::{AuthRule, UsersFiles};
-use super::files::SiteFiles;
+use super::error::StartError;
 use super::pages::{PageFiles, SitePages};
-use super::route;
-use super::shared::Shared;
+use super::site_files::SiteFiles;
+use super::sticky::sticky;
 use crate::backend::directory::Servers;
 use crate::backend::pool::Pool;
 use crate::backend::waiting::WaitingCount;
 use crate::config::{self, Address, Config, Filter, Network};
+use crate::exchange::Response;
+use crate::http::head::RequestHead;
 use crate::logging::AccessLog;
 use crate::net::alarm::Alarm;
 use crate::net::stream::Peer;
@@ -66,40 +65,6 @@ pub(crate) struct SnapshotParts<'a> {
 struct FilesRead {
     users: UsersFiles,
     pages: PageFiles,
-}
-
-/// A snapshot as a worker and its requests hold it. The outer count is the worker's own, so that workers do not pass one
-/// cache line around for each request.
-pub(crate) type SnapshotRef = Arc<Generation>;
-
-/// A snapshot, and what all snapshots of a server share.
-pub(crate) struct Generation {
-    snapshot: Arc<Snapshot>,
-    pub(crate) shared: Arc<Shared>,
-}
-
-impl Generation {
-    /// The snapshot that counts now.
-    pub(crate) fn current(shared: &Arc<Shared>) -> Self {
-        Self {
-            snapshot: shared.snapshot(),
-            shared: Arc::clone(shared),
-        }
-    }
-}
-
-impl Deref for Generation {
-    type Target = Snapshot;
-
-    fn deref(&self) -> &Snapshot {
-        &self.snapshot
-    }
-}
-
-impl fmt::Debug for Generation {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Generation")
-    }
 }
 
 /// A site as it runs.
@@ -178,7 +143,7 @@ impl Snapshot {
             names: names.collect(),
             logged,
             default: config.sites.iter().position(|site| site.default),
-            sticky: route::sticky(),
+            sticky: sticky(),
             access_log: log(&config.access_log)?,
             sites,
             config,
@@ -304,7 +269,7 @@ impl Site {
         Ok(Self {
             guards: AuthRule::all(&settings, &mut read.users)?,
             pages: SitePages::new(&settings, &mut read.pages)?,
-            files: SiteFiles::new(&settings, before),
+            files: SiteFiles::new(&settings, known.map(|site| &site.files)),
             keys: accepted_keys(&settings),
             waiting: waiting.unwrap_or_else(new_line),
             tunnels: tunnels.unwrap_or_default(),
@@ -317,6 +282,16 @@ impl Site {
             filtered,
             plain,
         })
+    }
+
+    /// A page with this status: the site's own if it has one, or one that says `detail`.
+    pub(crate) fn page(
+        &self,
+        status: u16,
+        detail: &str,
+        request: Option<&RequestHead>,
+    ) -> Response {
+        self.pages.page(status, detail, request)
     }
 
     /// The pools for a decoded path: that of the first filter that matches, or those without filter.

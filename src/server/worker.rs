@@ -10,57 +10,34 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
-
+use super::scratch::Scratch;
 use super::session::{Disposition, Session};
-use super::shared::Shared;
-use super::snapshot::{Generation, SnapshotRef};
+use super::sessions::Sessions;
 use crate::backend::lease::Upstream;
 use crate::config::Scheduling;
-use crate::http::date;
-use crate::net::buffer::Buffer;
 use crate::net::poller::{Blocking, Cause, Load, Token, Work};
 use crate::process;
-use crate::relay::spool::Room;
-use crate::relay::{Interests, Tools};
+use crate::relay::Interests;
 use crate::stats::{self, Close};
 
-/// What a worker owns.
+/// A worker.
 pub(crate) struct Worker {
-    shared: Arc<Shared>,
-    snapshot: SnapshotRef,
-    generation: u64,
-    /// What was read from the visitor.
-    pub(crate) input: Buffer,
-    /// What was read from the backend.
-    reply: Buffer,
-    /// What will be written.
-    out: Vec<u8>,
-    clock: DateClock,
-    /// How long the next read of a backend may wait.
-    patience: Duration,
-}
-
-/// The text of the Date field, made once a second.
-#[derive(Default)]
-struct DateClock {
-    second: u64,
-    text: String,
+    sessions: Arc<Sessions<Session>>,
+    scratch: Scratch,
 }
 
 /// Puts a parked session back to work.
 struct SessionWaker {
-    shared: Arc<Shared>,
+    sessions: Arc<Sessions<Session>>,
     token: Token,
 }
 
 impl Wake for SessionWaker {
     fn wake(self: Arc<Self>) {
-        self.shared.poller.wake(self.token);
+        self.sessions.poller.wake(self.token);
     }
 }
 
@@ -68,35 +45,29 @@ impl Wake for SessionWaker {
 type ReadySession = (Box<Session>, Cause);
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(sessions: Arc<Sessions<Session>>) -> Self {
         Self {
-            generation: shared.generation.load(Ordering::Acquire),
-            snapshot: Arc::new(Generation::current(&shared)),
-            shared,
-            input: Buffer::new(),
-            reply: Buffer::new(),
-            out: Vec::new(),
-            clock: DateClock::default(),
-            patience: Duration::ZERO,
+            scratch: Scratch::new(Arc::clone(&sessions.shared)),
+            sessions,
         }
     }
 
     /// Runs one session after the other until the server stops.
     pub(super) fn work(mut self, scheduling: Scheduling) {
         be_scheduled(scheduling);
-        let shared = Arc::clone(&self.shared);
-        while let (Work::Item(session, cause), mut load) = shared.poller.wait() {
+        let sessions = Arc::clone(&self.sessions);
+        while let (Work::Item(session, cause), mut load) = sessions.poller.wait() {
             let mut ready = Some((session, cause));
             while let Some((session, cause)) = ready.take() {
                 // A panic is a fault of ours; it costs this one session, whose drop closes it, and no worker.
                 let now = std::mem::replace(&mut load, Load::Busy);
-                let run = AssertUnwindSafe(|| self.run(&shared, session, cause, now));
+                let run = AssertUnwindSafe(|| self.run(&sessions, session, cause, now));
                 match catch_unwind(run) {
                     Ok(more) => ready = more,
                     Err(_) => {
-                        stats::add(&shared.stats.panics);
+                        stats::add(&sessions.shared.stats.panics);
                         log::error!("a worker panicked; the connection it served is closed");
-                        self = Self::new(Arc::clone(&shared));
+                        self = Self::new(Arc::clone(&sessions));
                     }
                 }
             }
@@ -106,7 +77,7 @@ impl Worker {
     /// Runs a session until it is parked, given away or closed. Returns work that was found ready meanwhile.
     fn run(
         &mut self,
-        shared: &Arc<Shared>,
+        sessions: &Arc<Sessions<Session>>,
         mut session: Box<Session>,
         cause: Cause,
         load: Load,
@@ -118,23 +89,23 @@ impl Worker {
             until: None,
         };
         loop {
-            let disposition = session.run(self);
-            self.patience = Duration::ZERO;
+            let disposition = session.run(&mut self.scratch);
+            self.scratch.patience = Duration::ZERO;
             patience.blocking = None;
             session = match disposition {
                 Disposition::Wait(waiting, interests) => {
-                    match self.wait_for(shared, waiting, interests, &mut patience) {
+                    match self.wait_for(sessions, waiting, interests, &mut patience) {
                         Waited::Again(again) => again,
                         Waited::Parked(next) => return next,
                     }
                 }
                 Disposition::Yield(yielding) => {
-                    shared.poller.hand_over(yielding);
+                    sessions.poller.hand_over(yielding);
                     return None;
                 }
                 Disposition::Tunnel(session, start) => {
-                    shared.poller.let_go(&session);
-                    if let Err((session, start)) = shared.tunnels.enter(session, *start) {
+                    sessions.poller.let_go(&session);
+                    if let Err((session, start)) = sessions.tunnels.enter(session, *start) {
                         start.backend.close(Close::Draining);
                         session.close(Close::Draining);
                     }
@@ -148,16 +119,16 @@ impl Worker {
     /// Waits for what a session needs next: blocks for a moment, or parks the session.
     fn wait_for<'s>(
         &mut self,
-        shared: &'s Arc<Shared>,
+        sessions: &'s Arc<Sessions<Session>>,
         session: Box<Session>,
         interests: Interests,
         patience: &mut BlockingAllowance<'s>,
     ) -> Waited {
         let mut next = None;
         if patience.load == Load::Quiet && (interests.queue || interests.reads) {
-            next = shared.poller.try_wait();
+            next = sessions.poller.try_wait();
             if next.is_none() && patience.is_left() {
-                patience.blocking = shared.poller.try_block();
+                patience.blocking = sessions.poller.try_block();
             }
         }
         if patience.blocking.is_some() {
@@ -167,48 +138,18 @@ impl Worker {
                     patience.blocking = None;
                 }
                 // The exchange reads next, and that may wait.
-                false => self.patience = PATIENCE,
+                false => self.scratch.patience = PATIENCE,
             }
             return Waited::Again(session);
         }
-        match (park(shared, session, interests), next) {
+        match (park(sessions, session, interests), next) {
             (Some(back), None) => Waited::Again(back),
             (Some(back), next) => {
-                shared.poller.hand_over(back);
+                sessions.poller.hand_over(back);
                 Waited::Parked(next)
             }
             (None, next) => Waited::Parked(next),
         }
-    }
-
-    /// The configuration for the next request.
-    pub(crate) fn snapshot(&mut self) -> &SnapshotRef {
-        let generation = self.shared.generation.load(Ordering::Acquire);
-        if generation != self.generation {
-            self.generation = generation;
-            self.snapshot = Arc::new(Generation::current(&self.shared));
-        }
-        &self.snapshot
-    }
-
-    /// What was read from the visitor, and what an exchange works with.
-    pub(crate) fn tools<'w>(
-        &'w mut self,
-        room: &'w dyn Fn() -> Room,
-    ) -> (&'w mut Buffer, Tools<'w>) {
-        let tools = Tools {
-            reply: &mut self.reply,
-            out: &mut self.out,
-            date: self.clock.date(),
-            patience: std::mem::take(&mut self.patience),
-            room,
-        };
-        (&mut self.input, tools)
-    }
-
-    /// The time as RFC 9110 5.6.7 has it.
-    pub(crate) fn date(&mut self) -> &str {
-        self.clock.date()
     }
 }
 
@@ -237,14 +178,14 @@ enum Waited {
     Parked(Option<ReadySession>),
 }
 
-fn waker(shared: &Arc<Shared>, token: Token) -> Waker {
-    let shared = Arc::clone(shared);
-    Waker::from(Arc::new(SessionWaker { shared, token }))
+fn waker(sessions: &Arc<Sessions<Session>>, token: Token) -> Waker {
+    let sessions = Arc::clone(sessions);
+    Waker::from(Arc::new(SessionWaker { sessions, token }))
 }
 
 /// Parks a session. Gives it back if it has something to do already.
 fn park(
-    shared: &Arc<Shared>,
+    sessions: &Arc<Sessions<Session>>,
     mut session: Box<Session>,
     interests: Interests,
 ) -> Option<Box<Session>> {
@@ -259,19 +200,19 @@ fn park(
         log::error!("epoll_ctl: {error}; a connection is closed");
         return None;
     }
-    if interests.queue && !session.wake_with(|| waker(shared, token)) {
+    if interests.queue && !session.wake_with(|| waker(sessions, token)) {
         return Some(session);
     }
-    let parked = shared
+    let parked = sessions
         .poller
         .park(token, session, interests.visitor, interests.until);
     match parked {
         Ok(None) => {
             // Once the poller is stopped, no worker comes for it any more. It is taken out here, or by the thread that stops
             // the server, which looks after it has stopped the poller.
-            if shared.is_draining()
-                && shared.poller.is_stopped()
-                && let Some(session) = shared.poller.take(token)
+            if sessions.shared.is_draining()
+                && sessions.poller.is_stopped()
+                && let Some(session) = sessions.poller.take(token)
             {
                 session.close(Close::Draining);
             }
@@ -286,19 +227,6 @@ fn park(
             log::error!("park: {error}; a connection is closed");
             None
         }
-    }
-}
-
-impl DateClock {
-    fn date(&mut self) -> &str {
-        // Good to a few milliseconds, and half a dozen times cheaper than the precise one.
-        let second = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map_or(0, |time| time.tv_sec());
-        let second = u64::try_from(second).unwrap_or(0);
-        if second != self.second || self.text.is_empty() {
-            self.second = second;
-            self.text = date::of_seconds(second);
-        }
-        &self.text
     }
 }
 

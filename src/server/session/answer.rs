@@ -1,36 +1,19 @@
 //! How a response of our own goes out, and what follows a response.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::connection::{Session, Unread};
+use super::linger::{LINGER, LONGEST_LINGER};
 use super::log_context::{LogContext, OwnedLogContext};
-use super::{Session, SessionStep, State, Unread};
-use crate::backend::lease::Lease;
+use super::state::{AfterResponse, SendingResponse, SessionStep, State};
 use crate::exchange::Response;
 use crate::net::stream::Pending;
 use crate::relay::Interests;
 use crate::relay::delivery::{Delivered, Delivery, Payload, Progress, Recipient};
 use crate::server::compress;
 use crate::server::pending::PendingRequest;
-use crate::server::worker::Worker;
+use crate::server::scratch::Scratch;
 use crate::stats::Close;
-
-/// A response of our own that the visitor takes slowly.
-pub(super) struct SendingResponse {
-    pub(super) delivery: Delivery<Lease>,
-    pub(super) subject: OwnedLogContext,
-    pub(super) after: AfterResponse,
-}
-
-/// What to do once a response is delivered.
-#[derive(Clone, Copy)]
-pub(super) struct AfterResponse {
-    /// Why the connection is closed, if it is not kept.
-    pub(super) reason: Close,
-    /// How long it may be idle, if it is.
-    pub(super) idle: Duration,
-    /// The visitor may still be sending.
-    pub(super) unread: bool,
-}
 
 impl Session {
     /// Answers a request of a site of whose body nothing was read.
@@ -38,10 +21,10 @@ impl Session {
         &mut self,
         pending: &PendingRequest,
         page: Response,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let unread = pending.request.head.has_body();
-        self.answer(pending, page, !unread, worker)
+        self.answer(pending, page, !unread, scratch)
     }
 
     /// Answers a request of a site. `is_read`: nothing of the request is left to be read.
@@ -50,7 +33,7 @@ impl Session {
         pending: &PendingRequest,
         response: Response,
         is_read: bool,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let keepalive = pending.site().settings.keepalive;
         let after = AfterResponse {
@@ -59,7 +42,13 @@ impl Session {
             unread: !is_read,
         };
         let keep = keepalive.is_some() && is_read;
-        self.deliver(&LogContext::pending(pending), response, keep, after, worker)
+        self.deliver(
+            &LogContext::pending(pending),
+            response,
+            keep,
+            after,
+            scratch,
+        )
     }
 
     /// Writes a response and counts it. `keep`: the connection may be kept for our part.
@@ -69,7 +58,7 @@ impl Session {
         response: Response,
         keep: bool,
         after: AfterResponse,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let Response {
             mut head,
@@ -85,7 +74,7 @@ impl Session {
             });
         let shared = &self.shared;
         let room = || shared.room(about.snapshot, about.site, &about.client);
-        let (_, mut tools) = worker.tools(&room);
+        let (_, mut tools) = scratch.tools(&room);
         let recipient = Recipient {
             method: about.head.map(|head| &head.method),
             version: about.head.map(|head| head.version),
@@ -94,7 +83,9 @@ impl Session {
             patience: timeouts.write,
         };
         let payload = match (about.site(), about.head) {
-            (Some(site), Some(request)) => compress::own(shared, site, request, &mut head, body),
+            (Some(site), Some(request)) => {
+                compress::own(&shared.compressors, site, request, &mut head, body)
+            }
             _ => Payload::Body(body),
         };
         let mut delivery = Delivery::new(
@@ -107,7 +98,7 @@ impl Session {
         match delivery.flush(&mut self.conn, &mut tools) {
             Progress::Done(delivered) => {
                 about.log_end(head.status, &delivered, &trace);
-                self.next(delivered, after, worker)
+                self.next(delivered, after, scratch)
             }
             progress => {
                 let sending = SendingResponse {
@@ -115,7 +106,7 @@ impl Session {
                     subject: about.keep(head.status, trace),
                     after,
                 };
-                self.go_on(sending, progress, worker)
+                self.go_on(sending, progress, scratch)
             }
         }
     }
@@ -124,7 +115,7 @@ impl Session {
     pub(super) fn go_on_sending(
         &mut self,
         mut sending: SendingResponse,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         self.expired = false;
         let SendingResponse {
@@ -134,21 +125,21 @@ impl Session {
             self.shared
                 .room(&subject.snapshot, subject.site, &subject.client)
         };
-        let (_, mut tools) = worker.tools(&room);
+        let (_, mut tools) = scratch.tools(&room);
         let progress = delivery.flush(&mut self.conn, &mut tools);
-        self.go_on(sending, progress, worker)
+        self.go_on(sending, progress, scratch)
     }
 
     fn go_on(
         &mut self,
         sending: SendingResponse,
         progress: Progress,
-        worker: &Worker,
+        scratch: &Scratch,
     ) -> SessionStep {
         match progress {
             Progress::Done(delivered) => {
                 Self::log_subject(&sending.subject, &delivered);
-                self.next(delivered, sending.after, worker)
+                self.next(delivered, sending.after, scratch)
             }
             Progress::Blocked(interests) => {
                 SessionStep::Wait(State::Sending(Box::new(sending)), interests)
@@ -164,7 +155,7 @@ impl Session {
         &mut self,
         delivered: Delivered,
         after: AfterResponse,
-        worker: &Worker,
+        scratch: &Scratch,
     ) -> SessionStep {
         self.answered = self.answered.saturating_add(1);
         self.expired = false;
@@ -175,7 +166,7 @@ impl Session {
             let deadline = now + after.idle;
             let state = State::idle(deadline);
             // Looking for a next request that is rarely there would cost a system call each time.
-            return match worker.input.is_empty() && self.unread == Unread::Nothing {
+            return match scratch.input.is_empty() && self.unread == Unread::Nothing {
                 true => SessionStep::Wait(state, Interests::time(deadline)),
                 false => SessionStep::Go(state),
             };
@@ -187,7 +178,7 @@ impl Session {
             true => Close::Draining,
             false => after.reason,
         };
-        let is_heard_out = !after.unread && worker.input.is_empty();
+        let is_heard_out = !after.unread && scratch.input.is_empty();
         // A socket that is closed with something unread in it is reset (RFC 9112 9.6), and what the visitor has not got
         // of its response yet is lost.
         if is_heard_out && self.conn.stream().pending() != Pending::Bytes {
@@ -205,19 +196,3 @@ impl Session {
         LogContext::of(subject).log_end(subject.status, delivered, &subject.trace);
     }
 }
-
-impl AfterResponse {
-    /// A refusal: what the visitor still sends is of no use.
-    pub(super) const fn close(reason: Close) -> Self {
-        Self {
-            reason,
-            idle: Duration::ZERO,
-            unread: true,
-        }
-    }
-}
-
-/// How long a visitor may send nothing after its last response before its connection is closed, and how long it may go on
-/// sending. A program that sends a large body reads the response when it is done with that, or finds the connection reset.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
-const LONGEST_LINGER: Duration = Duration::from_secs(5);

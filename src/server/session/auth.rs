@@ -1,56 +1,36 @@
 //! A site that asks for a password: a request waits until its password can be checked.
 
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Instant;
 
-use super::{Session, SessionStep, State};
+use super::connection::Session;
+use super::state::{AuthPending, SessionStep, State};
 use crate::content::passwords::Users;
 use crate::http::auth::Credentials;
 use crate::relay::Interests;
 use crate::server::auth::{self, AuthRule, AuthVerdict};
-use crate::server::checks::{AuthOverload, AuthSlot, AuthTicket, CheckEntry};
+use crate::server::checks::{AuthOverload, AuthSlot, CheckEntry};
 use crate::server::pending::PendingRequest;
-use crate::server::worker::Worker;
-
-/// A request whose password waits to be checked.
-pub(super) struct AuthPending {
-    pending: PendingRequest,
-    ticket: AuthTicket,
-}
-
-impl AuthPending {
-    pub(super) fn wait(&self, until: Instant) {
-        self.ticket.wait(until);
-    }
-
-    pub(super) fn wake_with(&self, waker: Waker) -> bool {
-        self.ticket.wake_with(waker)
-    }
-
-    pub(super) fn into_request(self) -> PendingRequest {
-        self.pending
-    }
-}
+use crate::server::scratch::Scratch;
 
 impl Session {
     /// Lets a request in if its visitor may see what it asks for.
     pub(super) fn admit(
         &mut self,
         mut pending: PendingRequest,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let snapshot = Arc::clone(&pending.snapshot);
         let guards = &snapshot.sites[pending.site].guards;
         let (rule, users, credentials) =
             match auth::look(guards, &mut pending.request, pending.since) {
                 AuthVerdict::Check(rule, users, credentials) => (rule, users, credentials),
-                verdict => return self.decide(pending, &verdict, worker),
+                verdict => return self.decide(pending, &verdict, scratch),
             };
         let client = pending.request.client.own_address();
         match self.shared.checks.enter(client, pending.since) {
             Ok(CheckEntry::Turn(turn)) => {
-                self.check(pending, rule, &users, &credentials, turn, worker)
+                self.check(pending, rule, &users, &credentials, turn, scratch)
             }
             Ok(CheckEntry::Queued(ticket)) => {
                 let deadline = pending.since + pending.site().settings.timeout;
@@ -63,7 +43,7 @@ impl Session {
                     },
                 )
             }
-            Err(overload) => self.turn_away(&pending, overload, worker),
+            Err(overload) => self.turn_away(&pending, overload, scratch),
         }
     }
 
@@ -71,7 +51,7 @@ impl Session {
     pub(super) fn go_on_with_auth(
         &mut self,
         auth: AuthPending,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let AuthPending {
             mut pending,
@@ -84,7 +64,7 @@ impl Session {
         // Also where its turn comes too late.
         let deadline = pending.since + pending.site().settings.timeout;
         if self.expired || Instant::now() >= deadline {
-            return self.turn_away(&pending, AuthOverload::All, worker);
+            return self.turn_away(&pending, AuthOverload::All, scratch);
         }
         let Some(turn) = ticket.take() else {
             let auth = AuthPending { pending, ticket };
@@ -98,19 +78,19 @@ impl Session {
         };
         let turn = match turn {
             Ok(turn) => turn,
-            Err(overload) => return self.turn_away(&pending, overload, worker),
+            Err(overload) => return self.turn_away(&pending, overload, scratch),
         };
         let snapshot = Arc::clone(&pending.snapshot);
         let guards = &snapshot.sites[pending.site].guards;
         match auth::look(guards, &mut pending.request, pending.since) {
             AuthVerdict::Check(rule, users, credentials) => {
-                self.check(pending, rule, &users, &credentials, turn, worker)
+                self.check(pending, rule, &users, &credentials, turn, scratch)
             }
             verdict => {
                 // Another request with the same password was first.
                 turn.prove(Instant::now());
                 drop(turn);
-                self.decide(pending, &verdict, worker)
+                self.decide(pending, &verdict, scratch)
             }
         }
     }
@@ -120,17 +100,17 @@ impl Session {
         &mut self,
         pending: PendingRequest,
         verdict: &AuthVerdict<'_>,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         match verdict {
-            AuthVerdict::Ask(rule) => self.ask(&pending, rule, worker),
+            AuthVerdict::Ask(rule) => self.ask(&pending, rule, scratch),
             AuthVerdict::Unclear => {
                 self.log_refused(&pending, log::Level::Info, 400, "a .. in its path");
                 let why = "The request was refused: a .. in its path.";
                 let page = pending.site().page(400, why, Some(&pending.request.head));
-                self.decline(&pending, page, worker)
+                self.decline(&pending, page, scratch)
             }
-            AuthVerdict::Pass | AuthVerdict::Check(..) => self.open(pending, worker),
+            AuthVerdict::Pass | AuthVerdict::Check(..) => self.open(pending, scratch),
         }
     }
 
@@ -142,7 +122,7 @@ impl Session {
         users: &Users,
         credentials: &Credentials,
         turn: AuthSlot,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let is_right = users.verify(credentials.name(), credentials.password());
         if is_right {
@@ -157,7 +137,7 @@ impl Session {
                 "401 for {}: {} {}: wrong name or password, name {name:?}",
                 pending.request.client, head.method.as_str(), head.target.as_str()
             );
-            return self.ask(&pending, rule, worker);
+            return self.ask(&pending, rule, scratch);
         }
         users.remember(credentials.bytes());
         rule.welcome(credentials, &mut pending.request);
@@ -170,13 +150,13 @@ impl Session {
         &mut self,
         pending: &PendingRequest,
         rule: &AuthRule,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let why = "A name and a password are needed here.";
         let mut page = pending.site().page(401, why, Some(&pending.request.head));
         let challenge = rule.challenge.as_bytes();
         page.head.headers.push("WWW-Authenticate", challenge);
-        self.decline(pending, page, worker)
+        self.decline(pending, page, scratch)
     }
 
     /// There is no time to check a password.
@@ -184,7 +164,7 @@ impl Session {
         &mut self,
         pending: &PendingRequest,
         overload: AuthOverload,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let (status, why) = match overload {
             AuthOverload::Client => (
@@ -201,6 +181,6 @@ impl Session {
         );
         let why = format!("{why} Please try again.");
         let page = pending.site().page(status, &why, Some(head));
-        self.decline(pending, page, worker)
+        self.decline(pending, page, scratch)
     }
 }

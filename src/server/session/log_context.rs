@@ -10,7 +10,8 @@ use crate::logging::{AccessLog, AccessRecord as Line};
 use crate::net::stream::Peer;
 use crate::relay::delivery::Delivered;
 use crate::server::pending::PendingRequest;
-use crate::server::snapshot::{Site, SnapshotRef};
+use crate::server::shared::SnapshotRef;
+use crate::server::snapshot::Site;
 use crate::stats::Close;
 
 /// What an answer is about, for its delivery and for the access log.

@@ -3,20 +3,22 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use super::answer::AfterResponse;
+use super::connection::Session;
 use super::log_context::LogContext;
-use super::{Exchange, Session, SessionStep, State};
+use super::state::{AfterResponse, SessionStep, State};
 use crate::config::size_text;
 use crate::exchange::{ClientAddress, Response, Trace, UploadError};
 use crate::http::head::{RequestHead, host_of_refused};
 use crate::process;
+use crate::relay::Exchange;
 use crate::relay::delivery::Delivered;
 use crate::server::body::CollectError;
 
 use crate::server::pages;
 use crate::server::pending::{PendingRequest, reason_for};
-use crate::server::snapshot::{Snapshot, SnapshotRef};
-use crate::server::worker::Worker;
+use crate::server::scratch::Scratch;
+use crate::server::shared::SnapshotRef;
+use crate::server::snapshot::Snapshot;
 use crate::stats::Close;
 
 impl Session {
@@ -27,14 +29,14 @@ impl Session {
         why: &str,
         begun: Option<Instant>,
         snapshot: &SnapshotRef,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
-        self.log_unreadable(status, why, snapshot, worker.input.data());
+        self.log_unreadable(status, why, snapshot, scratch.input.data());
         let reason = reason_for(status);
         let about = LogContext::unreadable(self.peer, snapshot, begun, reason);
         let detail = format!("The request was refused: {why}.");
         let page = pages::page(status, &detail, None);
-        self.deliver(&about, page, false, AfterResponse::close(reason), worker)
+        self.deliver(&about, page, false, AfterResponse::close(reason), scratch)
     }
 
     /// Logs that what could not be read as a request was refused: to the log of the site that it asks for, as far as that can
@@ -81,7 +83,7 @@ impl Session {
         received: Instant,
         site: usize,
         snapshot: &SnapshotRef,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         log::warn!(
             target: &snapshot.sites[site].log,
@@ -99,14 +101,14 @@ impl Session {
             unread: head.has_body(),
             ..AfterResponse::close(reason)
         };
-        self.deliver(&about, page, false, after, worker)
+        self.deliver(&about, page, false, after, scratch)
     }
 
     /// Refuses a request of an address that has too many under way.
     pub(super) fn refuse_count(
         &mut self,
         pending: &PendingRequest,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let head = &pending.request.head;
         log::info!(
@@ -116,7 +118,7 @@ impl Session {
         );
         let why = "Too many requests from this address are being served. Please try again.";
         let page = pending.site().page(429, why, Some(head));
-        self.decline(pending, page, worker)
+        self.decline(pending, page, scratch)
     }
 
     /// Refuses a request for the sake of its body.
@@ -125,7 +127,7 @@ impl Session {
         pending: &PendingRequest,
         fault: &CollectError,
         trace: Trace,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let head = &pending.request.head;
         let most = size_text(pending.site().settings.limits.body);
@@ -174,7 +176,7 @@ impl Session {
             trace,
             ..pending.site().page(status, &detail, Some(head))
         };
-        self.refuse_with(pending, page, reason_for(status), worker)
+        self.refuse_with(pending, page, reason_for(status), scratch)
     }
 
     /// Refuses a request in the middle of a body that is passed on as it comes, or gives one up that nobody waits for.
@@ -183,17 +185,17 @@ impl Session {
         pending: &PendingRequest,
         error: UploadError,
         trace: Trace,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         match error {
             UploadError::TooLarge => {
-                self.refuse_body(pending, &CollectError::TooLarge, trace, worker)
+                self.refuse_body(pending, &CollectError::TooLarge, trace, scratch)
             }
             UploadError::Bad(what) => {
-                self.refuse_body(pending, &CollectError::Bad(what), trace, worker)
+                self.refuse_body(pending, &CollectError::Bad(what), trace, scratch)
             }
-            UploadError::TimedOut => self.refuse_slow(pending, Close::BodyTimeout, trace, worker),
-            UploadError::TooSlow => self.refuse_slow(pending, Close::BodySlow, trace, worker),
+            UploadError::TimedOut => self.refuse_slow(pending, Close::BodyTimeout, trace, scratch),
+            UploadError::TooSlow => self.refuse_slow(pending, Close::BodySlow, trace, scratch),
             UploadError::Gone => self.gone(pending, &trace),
         }
     }
@@ -203,14 +205,14 @@ impl Session {
         pending: &PendingRequest,
         reason: Close,
         trace: Trace,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let why = "The body of the request did not arrive in time.";
         let page = Response {
             trace,
             ..pending.site().page(408, why, Some(&pending.request.head))
         };
-        self.refuse_with(pending, page, reason, worker)
+        self.refuse_with(pending, page, reason, scratch)
     }
 
     /// Answers a request of which not everything was read, and closes.
@@ -219,13 +221,13 @@ impl Session {
         pending: &PendingRequest,
         page: Response,
         reason: Close,
-        worker: &mut Worker,
+        scratch: &mut Scratch,
     ) -> SessionStep {
         let about = LogContext {
             ended: Some(reason),
             ..LogContext::pending(pending)
         };
-        self.deliver(&about, page, false, AfterResponse::close(reason), worker)
+        self.deliver(&about, page, false, AfterResponse::close(reason), scratch)
     }
 
     /// The session ends while a request is under way: no step has taken the state out of it. Closes its backend and writes
@@ -234,7 +236,7 @@ impl Session {
         let reason = self.reason;
         let pending = match std::mem::replace(&mut self.state, State::Running) {
             State::Running | State::Head(_) | State::Linger { .. } => return,
-            State::Auth(auth) => auth.into_request(),
+            State::Auth(auth) => auth.pending,
             State::Body(collecting) => collecting.pending,
             State::Open(pending) => *pending,
             State::Exchange(mut exchange) => {

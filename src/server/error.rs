@@ -1,0 +1,73 @@
+//! Why a server does not start.
+
+use std::{fmt, io};
+
+use crate::content::watched::FileError;
+use crate::logging::OpenError;
+use crate::net::listener::BindError;
+use crate::net::tls::LoadError;
+
+/// Why a server did not start, or did not take a new configuration.
+#[derive(Debug)]
+pub enum StartError {
+    /// An address could not be bound.
+    Bind(BindError),
+    /// An access log could not be opened.
+    Log(OpenError),
+    /// A file with passwords or a page could not be read.
+    File(FileError),
+    /// A certificate or its key could not be had.
+    Certificate(LoadError),
+    /// One of a dial-in address could not, or the authorities for who dials in.
+    DialInCertificate(LoadError),
+    /// A Unix socket is to have a user or a group that does not exist.
+    SocketFile(String),
+    /// The system refused something else.
+    System(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(error) => error.fmt(out),
+            Self::Log(error) => error.fmt(out),
+            Self::File(error) => error.fmt(out),
+            Self::Certificate(error) => write!(out, "ssl: {error}"),
+            Self::DialInCertificate(error) => write!(out, "outgoing_ssl: {error}"),
+            Self::SocketFile(error) => write!(out, "outgoing: {error}"),
+            Self::System(error) => error.fmt(out),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<BindError> for StartError {
+    fn from(error: BindError) -> Self {
+        Self::Bind(error)
+    }
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl From<FileError> for StartError {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<LoadError> for StartError {
+    fn from(error: LoadError) -> Self {
+        Self::Certificate(error)
+    }
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}

@@ -1,0 +1,204 @@
+//! A client's connection: what a session owns in every state, from accept to close.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+use std::{io, thread};
+
+use super::state::{ReadingHead, State};
+use crate::budget::Charge;
+use crate::net::conn::Conn;
+use crate::net::poller::Token;
+use crate::net::stream::Peer;
+use crate::server::admission::CountedConnection;
+use crate::server::pending::PendingRequest;
+use crate::server::scratch::Scratch;
+use crate::server::sessions::Sessions;
+use crate::server::shared::Shared;
+use crate::stats::{self, Close};
+
+/// A visitor's connection.
+pub(crate) struct Session {
+    pub(super) shared: Arc<Shared>,
+    /// Where it is kept while no worker runs it.
+    pub(super) sessions: Arc<Sessions<Self>>,
+    pub(super) token: Token,
+    pub(super) conn: Conn,
+    pub(super) peer: Peer,
+    /// It counts for the limit of its address.
+    pub(super) counted: Option<CountedConnection>,
+    /// Its request counts for the limit of the address that the peer, a proxy, has named.
+    pub(super) counted_request: Option<CountedConnection>,
+    /// Bytes that were read and not used when the session was parked.
+    pub(super) leftover: Vec<u8>,
+    /// Bytes that the visitor did not take and that go in front of its next response.
+    pub(super) pending_output: Vec<u8>,
+    /// What the connection and its request take of the memory, without bodies.
+    pub(super) memory: Charge,
+    /// Bytes of that for the request.
+    pub(super) request_bytes: u64,
+    /// What may be left in the socket.
+    pub(super) unread: Unread,
+    pub(super) state: State,
+    /// Why the connection is closed, once it is dropped.
+    pub(super) reason: Close,
+    /// Its deadline is over; it was not closed at once since the visitor is owed an answer.
+    pub(super) expired: bool,
+    /// Exchanges so far.
+    pub(super) answered: u32,
+    /// The visitor's socket has reported an event that may be its disconnect, which was not looked at yet.
+    pub(super) may_be_gone: bool,
+    /// The backend's socket is armed in the poller.
+    pub(super) is_armed: bool,
+    /// Puts it back to work, once it has waited in a queue.
+    pub(super) waker: Option<Waker>,
+}
+
+/// What a socket may hold of which the poller will not tell again, so that it has to be read before the session is
+/// parked for more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Nothing: all was read.
+    Nothing,
+    /// Bytes, and no end: a read that brings less than there was room for has emptied it (epoll(7)).
+    Bytes,
+    /// Bytes, the end, or both: only a read that brings nothing settles it.
+    Unsure,
+}
+
+impl Session {
+    /// A connection that was just accepted.
+    pub(crate) fn new(
+        sessions: Arc<Sessions<Self>>,
+        token: Token,
+        conn: Conn,
+        peer: Peer,
+        counted: Option<CountedConnection>,
+    ) -> Self {
+        let shared = Arc::clone(&sessions.shared);
+        stats::add(&shared.stats.accepted);
+        stats::add(&shared.stats.open);
+        let handshake = conn.is_handshaking();
+        let mut memory = Charge::new(Arc::clone(&shared.memory));
+        memory.force(connection_bytes(conn.is_secure()));
+        let timeouts = &shared.snapshot().config.timeouts;
+        let patience = match handshake {
+            true => timeouts.head,
+            false => timeouts.idle,
+        };
+        Self {
+            shared,
+            sessions,
+            token,
+            conn,
+            peer,
+            counted,
+            counted_request: None,
+            leftover: Vec::new(),
+            pending_output: Vec::new(),
+            memory,
+            request_bytes: 0,
+            unread: Unread::Unsure,
+            state: State::Head(ReadingHead {
+                handshake,
+                ..ReadingHead::idle(Instant::now() + patience)
+            }),
+            reason: Close::Internal,
+            expired: false,
+            answered: 0,
+            may_be_gone: false,
+            is_armed: false,
+            waker: None,
+        }
+    }
+
+    /// Reads what is there, without waiting.
+    pub(super) fn fill(&mut self, scratch: &mut Scratch) -> io::Result<Option<usize>> {
+        let read = scratch.input.fill_now(&mut self.conn)?;
+        let emptied =
+            self.unread == Unread::Bytes && !scratch.input.is_full() && !self.conn.may_have_more();
+        if read.is_none() || emptied {
+            self.unread = Unread::Nothing;
+        }
+        Ok(read)
+    }
+
+    /// Charges what the connection keeps now.
+    pub(super) fn recount(&mut self) {
+        let kept = self.leftover.len() + self.pending_output.len();
+        let connection = connection_bytes(self.conn.is_secure());
+        self.memory
+            .force(connection + self.request_bytes + kept as u64);
+    }
+
+    /// Charges so many bytes for a request. Where the memory is used up, idle connections are closed to make room. `false`:
+    /// there is none even so, and the request has to be refused.
+    pub(super) fn charge_request(&mut self, bytes: u64) -> bool {
+        self.request_bytes = bytes;
+        let all = connection_bytes(self.conn.is_secure()) + bytes;
+        self.memory.set(all) || {
+            self.sessions.shed();
+            self.memory.set(all)
+        }
+    }
+
+    /// Counts a request that came through a trusted proxy as a connection of the client's address. `false`: that has as
+    /// many as it may.
+    pub(super) fn count_request(&mut self, pending: &PendingRequest) -> bool {
+        let most = pending.snapshot.config.limits.connections_per_client;
+        let client = pending.request.client.forwarded;
+        let Some(address) = client.filter(|_| most > 0) else {
+            return true;
+        };
+        self.counted_request = self.shared.clients.enter(address, most);
+        self.counted_request.is_some()
+    }
+
+    /// The request is over.
+    pub(super) fn uncount_request(&mut self) {
+        if let Some(counted) = self.counted_request.take() {
+            self.shared.clients.leave(counted);
+        }
+    }
+}
+
+impl AsMut<Conn> for Session {
+    fn as_mut(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.conn.as_fd()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // What was sent of an answer must not pass for a whole one.
+            self.conn.reset_on_close();
+        }
+        self.end_under_way();
+        self.uncount_request();
+        if let Some(counted) = self.counted.take() {
+            self.shared.clients.leave(counted);
+        }
+        self.shared.stats.visitor_closed(self.reason);
+        log::debug!("visitor {} closed: reason={}", self.peer, self.reason);
+        self.sessions.poller.leave(self.token);
+    }
+}
+
+/// Bytes of memory that an idle connection takes, with its socket's and the poller's notes about it.
+const fn connection_bytes(secure: bool) -> u64 {
+    match secure {
+        true => 8 << 10,
+        false => 1 << 10,
+    }
+}
+
+/// So many bytes of a body are collected before others have their turn.
+pub(super) const TURN: usize = 1 << 20;

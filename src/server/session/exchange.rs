@@ -1,0 +1,107 @@
+//! Drives the exchange of a request with a backend (`State::Exchange`).
+
+use std::sync::Arc;
+
+use super::connection::{Session, Unread};
+use super::log_context::LogContext;
+use super::state::{AfterResponse, SessionStep, State};
+use crate::backend::lease::Lease;
+use crate::relay::drain::Drain;
+use crate::relay::upload::StreamingUpload;
+use crate::relay::{Exchange, Outcome, RelayError, Step, Visitor};
+use crate::server::pending::PendingRequest;
+use crate::server::scratch::Scratch;
+use crate::stats::Close;
+
+impl Session {
+    /// The request is complete, or its body is passed on as it arrives: it goes to a backend.
+    pub(super) fn begin_exchange(
+        &mut self,
+        pending: PendingRequest,
+        upload: Option<Box<StreamingUpload>>,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        // The end may have come right after the request, and the poller does not report it again.
+        self.may_be_gone = self.unread == Unread::Unsure;
+        let since = pending.since;
+        self.relay(Box::new(Exchange::new(pending, upload, since)), scratch)
+    }
+
+    /// Goes on with an exchange.
+    pub(super) fn relay(
+        &mut self,
+        mut exchange: Box<Exchange<PendingRequest>>,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        self.expired = false;
+        let snapshot = Arc::clone(&exchange.host.snapshot);
+        let (site, client) = (exchange.host.site, exchange.host.request.client);
+        let room = || self.shared.room(&snapshot, Some(site), &client);
+        let (input, mut tools) = scratch.tools(&room);
+        let mut visitor = Visitor {
+            conn: &mut self.conn,
+            input,
+            pending_output: &mut self.pending_output,
+            has_event: self.may_be_gone,
+        };
+        let step = exchange.advance(&mut visitor, &mut tools);
+        self.may_be_gone = visitor.has_event;
+        if exchange.upload.is_some() {
+            // It is read past our own notes.
+            self.unread = Unread::Unsure;
+        }
+        match step {
+            Step::Blocked(interests) => SessionStep::Wait(State::Exchange(exchange), interests),
+            Step::Yield => SessionStep::Yield(State::Exchange(exchange)),
+            Step::Done(outcome) => self.end_exchange(*exchange, outcome, scratch),
+        }
+    }
+
+    /// An exchange is over.
+    pub(super) fn end_exchange(
+        &mut self,
+        exchange: Exchange<PendingRequest>,
+        outcome: Outcome<Lease>,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        let is_read = exchange.is_read();
+        let Exchange {
+            host: pending,
+            trace,
+            status,
+            ..
+        } = exchange;
+        match outcome {
+            Outcome::Delivered(delivered, drain) => {
+                let about = LogContext::pending(&pending);
+                about.log_end(status, &delivered, &trace);
+                let after = AfterResponse {
+                    reason: Close::Complete,
+                    idle: pending.site().settings.keepalive.unwrap_or_default(),
+                    unread: !is_read,
+                };
+                self.drain(drain);
+                self.next(delivered, after, scratch)
+            }
+            Outcome::Switched(switched) => self.switch(pending, switched, trace, scratch),
+            Outcome::Failed(RelayError::Upload(error)) => {
+                self.refuse_upload(&pending, error, trace, scratch)
+            }
+            Outcome::Failed(error) => {
+                let response = pending.failed(error, trace);
+                self.answer(&pending, response, is_read, scratch)
+            }
+            Outcome::Gone(drain) => {
+                self.drain(drain);
+                self.gone(&pending, &trace)
+            }
+        }
+    }
+
+    /// The visitor is given up: its backend's response is read for a moment, so that the backend can go on.
+    pub(super) fn drain(&self, drain: Option<Drain<Lease>>) {
+        if let Some(drain) = drain {
+            self.shared.drainer.add(drain);
+        }
+    }
+}

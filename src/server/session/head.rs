@@ -1,0 +1,116 @@
+//! Reads the head of a request (`State::Head`).
+
+use std::borrow::Cow;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connection::Session;
+use super::state::{ReadingHead, SessionStep, State};
+use crate::backend::preamble;
+use crate::config::size_text;
+use crate::http::head::{HeadLimits, Refusal, RequestHead};
+use crate::relay::Interests;
+use crate::server::pending::head_limits;
+use crate::server::scratch::Scratch;
+use crate::stats::Close;
+
+impl Session {
+    pub(super) fn read_head(
+        &mut self,
+        mut reading: ReadingHead,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        let snapshot = Arc::clone(scratch.snapshot());
+        let patience = snapshot.config.timeouts.head;
+        let limits = head_limits(&snapshot.config.limits);
+        loop {
+            if !scratch.input.is_empty() {
+                let refusal = match reading.scanner.scan(scratch.input.data(), &limits) {
+                    Ok(Some(end)) => {
+                        match RequestHead::parse(&scratch.input.data()[..end], &limits) {
+                            Ok(head) => {
+                                scratch.input.consume(end);
+                                return self.begin(head, end, snapshot, scratch);
+                            }
+                            Err(refusal) => Some(refusal),
+                        }
+                    }
+                    Ok(None) => None,
+                    Err(refusal) => Some(refusal),
+                };
+                let refusal = match scratch.input.data() {
+                    data if data.starts_with(preamble::PREFIX) => Some(Refusal::bad(PREAMBLE_HERE)),
+                    data if data.starts_with(TLS_HANDSHAKE) => Some(Refusal::bad(TLS_HERE)),
+                    _ => refusal,
+                };
+                if let Some(refusal) = refusal {
+                    let why = reason_of(&refusal, &limits);
+                    return self.refuse(refusal.status, &why, reading.begun, &snapshot, scratch);
+                }
+                if reading.scanner.has_begun() {
+                    // Most heads arrive in one read; skip the clock then.
+                    reading.begun.get_or_insert_with(Instant::now);
+                }
+            }
+            let begun = reading.begun;
+            let filled = self.fill(scratch);
+            if reading.handshake && !self.conn.is_handshaking() {
+                reading.handshake = false;
+                reading.idle_until = Instant::now() + snapshot.config.timeouts.idle;
+            }
+            match (filled, begun) {
+                (Ok(Some(1..)), _) => {}
+                // What has come by now has come in time: the workers may be late.
+                (Ok(None), Some(since)) if self.expired || since.elapsed() >= patience => {
+                    let why = "the head of the request did not arrive in time";
+                    return self.refuse(408, why, begun, &snapshot, scratch);
+                }
+                (Ok(None), _) => {
+                    let deadline = begun.map_or(reading.idle_until, |begun| begun + patience);
+                    return SessionStep::Wait(State::Head(reading), Interests::time(deadline));
+                }
+                (Err(error), _) if error.kind() == ErrorKind::Unsupported => {
+                    self.conn.give_up_tls();
+                    // What it is is still in the socket; an error shows again when the answer is written.
+                    let _ = self.fill(scratch);
+                    let why = match scratch.input.data().starts_with(preamble::PREFIX) {
+                        true => PREAMBLE_HERE,
+                        false => "this port speaks TLS; ask with https://",
+                    };
+                    return self.refuse(400, why, begun, &snapshot, scratch);
+                }
+                (Err(error), _) if error.kind() == ErrorKind::InvalidData => {
+                    log::debug!("visitor {}: {error}", self.peer);
+                    return SessionStep::Close(Close::TlsFailed);
+                }
+                (_, Some(_)) => return SessionStep::Close(Close::ClientGone),
+                (_, None) => return SessionStep::Close(Close::PeerClosed),
+            }
+        }
+    }
+}
+
+/// What is said to a backend that dials in where clients are served.
+const PREAMBLE_HERE: &str = "this is the preamble of a backend, and the port is for clients; \
+                             let the backend dial in at the outgoing address of its site";
+
+/// How a TLS connection begins: a record of type handshake and version 3 (RFC 8446 5.1).
+const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
+
+/// What is said to a client that begins TLS at an address without it.
+const TLS_HERE: &str = "this port speaks HTTP; ask with http://, or write its address in ssl";
+
+/// Why a head is refused, with the key of the limit that it exceeds and its value.
+fn reason_of(refusal: &Refusal, limits: &HeadLimits) -> Cow<'static, str> {
+    match refusal.limit(limits) {
+        None => Cow::Borrowed(refusal.why),
+        Some((key, most)) => {
+            let most = match key {
+                "fields" => most.to_string(),
+                _ => size_text(most as u64),
+            };
+            Cow::Owned(format!("{}: limits.{key} ({most})", refusal.why))
+        }
+    }
+}

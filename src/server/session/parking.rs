@@ -1,0 +1,146 @@
+//! What the poller, the tick and a worker ask of a session that does not run.
+
+use std::io;
+use std::task::Waker;
+use std::time::Instant;
+
+use super::connection::{Session, Unread};
+use super::state::State;
+use crate::backend::lease::Ticket;
+use crate::net::poller::{Cause, Interest, Token};
+use crate::net::stream::Pending;
+use crate::relay::delivery::Reader;
+use crate::stats::Close;
+
+impl Session {
+    /// Where the session is kept.
+    pub(crate) const fn token(&self) -> Token {
+        self.token
+    }
+
+    /// Whether nothing of a request has come: the connection can be closed without loss.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(&self.state, State::Head(reading) if reading.begun.is_none())
+    }
+
+    /// Whether it has not had any request yet.
+    pub(crate) const fn is_fresh(&self) -> bool {
+        self.answered == 0
+    }
+
+    /// Whether its visitor has sent something that nobody has read yet.
+    pub(crate) fn has_input(&self) -> bool {
+        self.conn.pending() == Pending::Bytes
+    }
+
+    /// Its visitor, if something of a backend's response is kept for it, and whether other requests wait for that backend.
+    pub(crate) fn reader(&self, now: Instant) -> Option<(Reader, bool)> {
+        match &self.state {
+            State::Exchange(exchange) => {
+                let reader = exchange.reader(now)?;
+                let is_waited_for = reader.holds_backend && exchange.host.keeps_others_waiting();
+                Some((reader, is_waited_for))
+            }
+            _ => None,
+        }
+    }
+
+    /// Has its response be cut when it is run next.
+    pub(crate) fn give_up_reader(&mut self) {
+        if let State::Exchange(exchange) = &mut self.state {
+            exchange.give_up();
+        }
+    }
+
+    /// Says why the session, which the caller owns, is closed.
+    pub(crate) fn close(mut self, reason: Close) {
+        self.reason = reason;
+    }
+
+    /// Its deadline is over: closes it if nobody is owed an answer, else gives it back to be run by a scratch.
+    pub(crate) fn expire(mut self: Box<Self>) -> Option<Box<Self>> {
+        let reason = match &self.state {
+            State::Head(reading) if reading.handshake => Close::TlsTimeout,
+            // It has come in time; the workers are late.
+            State::Head(reading) if reading.begun.is_none() && self.has_input() => {
+                return Some(self);
+            }
+            State::Head(reading) if reading.begun.is_none() => Close::Idle,
+            State::Linger { .. } => self.reason,
+            _ => {
+                self.expired = true;
+                return Some(self);
+            }
+        };
+        self.close(reason);
+        None
+    }
+
+    /// The poller says what it knows about the visitor's socket; `None` where something has happened in the meantime.
+    pub(crate) fn notice(&mut self, cause: Option<Cause>) {
+        if self.is_armed {
+            self.is_armed = false;
+            // What woke it is not the backend, so that socket is still armed, and may be in use elsewhere soon.
+            if cause != Some(Cause::Backend)
+                && let Some(backend) = self.state.backend()
+            {
+                self.sessions.poller.disarm(backend);
+            }
+        }
+        match cause {
+            // The poller reports nothing of what there is to read while it waits for room.
+            Some(Cause::Ready) if !self.state.reads() => self.unread = Unread::Unsure,
+            Some(Cause::Ready) => self.unread = Unread::Bytes,
+            Some(Cause::Woken | Cause::Backend) => {}
+            Some(Cause::Ended) | None => {
+                self.unread = Unread::Unsure;
+                self.may_be_gone = true;
+            }
+        }
+    }
+
+    /// Arms the backend's socket, before the session is parked.
+    ///
+    /// # Errors
+    /// Whatever `epoll_ctl(2)` says.
+    pub(crate) fn arm(&mut self, interest: Interest) -> io::Result<()> {
+        if let Some(backend) = self.state.backend() {
+            self.sessions.poller.arm(self.token, backend, interest)?;
+            self.is_armed = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the visitor may have left, which is to be looked at before the session is parked.
+    pub(crate) const fn may_be_gone(&self) -> bool {
+        self.may_be_gone && matches!(self.state, State::Exchange(_) | State::Auth(_))
+    }
+
+    /// Blocks until it was given what it waits for in a queue, or until `until`.
+    pub(crate) fn wait_in_queue(&self, until: Instant) {
+        match &self.state {
+            State::Exchange(exchange) => {
+                if let Some(ticket) = exchange.ticket() {
+                    ticket.wait(until);
+                }
+            }
+            State::Auth(pending) => {
+                pending.ticket.wait(until);
+            }
+            _ => {}
+        }
+    }
+
+    /// Has its waker, which is made once, called when it is given what it waits for in a queue. `false`: that has happened
+    /// already.
+    pub(crate) fn wake_with(&mut self, make: impl FnOnce() -> Waker) -> bool {
+        let waker = self.waker.get_or_insert_with(make).clone();
+        match &self.state {
+            State::Exchange(exchange) => exchange
+                .ticket()
+                .is_none_or(|ticket| ticket.wake_with(waker)),
+            State::Auth(pending) => pending.ticket.wake_with(waker),
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Decides where a request goes, once its head was read.
+
+use std::time::Instant;
+
+use super::connection::Session;
+use super::log_context::LogContext;
+use super::state::{AfterResponse, SessionStep};
+use crate::exchange::{ClientAddress, Request, RequestBody};
+use crate::http::head::RequestHead;
+use crate::server::pending::PendingRequest;
+use crate::server::route::{Route, route};
+use crate::server::scratch::Scratch;
+use crate::server::shared::SnapshotRef;
+use crate::server::{files, forwarding, pages};
+use crate::stats::Close;
+
+impl Session {
+    /// A head, of so many bytes, is complete: decides where the request goes, before anything of its body is read.
+    pub(super) fn begin(
+        &mut self,
+        head: RequestHead,
+        length: usize,
+        snapshot: SnapshotRef,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        let received = Instant::now();
+        let client = match snapshot.trusts(&self.peer) {
+            true => forwarding::client(self.peer, &head.headers, &snapshot),
+            false => ClientAddress::direct(self.peer),
+        };
+        let own = match route(&snapshot, &head) {
+            Route::Site(site) => Ok(site),
+            Route::Health => Err(pages::health(&self.shared.stats, client.ip())),
+            Route::NotFound => Err(pages::page(404, "There is no such site here.", Some(&head))),
+        };
+        let unread = head.has_body();
+        let site = match own {
+            Ok(site) => site,
+            Err(response) => {
+                let about = LogContext::request(client, &head, received, None, &snapshot);
+                let after = AfterResponse {
+                    reason: Close::Complete,
+                    idle: snapshot.config.timeouts.idle,
+                    unread,
+                };
+                return self.deliver(&about, response, !unread, after, scratch);
+            }
+        };
+        if !self.charge_request(PendingRequest::memory(length)) {
+            return self.refuse_overload(client, &head, received, site, &snapshot, scratch);
+        }
+        let request = Request {
+            head,
+            body: RequestBody::Empty,
+            client,
+            secure: self.conn.is_secure(),
+            received,
+            user: None,
+        };
+        let mut pending = PendingRequest::new(request, snapshot, site);
+        pending.admit_ambiguous();
+        if !self.count_request(&pending) {
+            return self.refuse_count(&pending, scratch);
+        }
+        let site = pending.site();
+        if site.pages.are_closed(received) {
+            let page = site.pages.closed(&pending.request.head);
+            return self.decline(&pending, page, scratch);
+        }
+        match site.guards.is_empty() {
+            true => self.open(pending, scratch),
+            false => self.admit(pending, scratch),
+        }
+    }
+
+    /// A request may go on: answers it here, with a file if there is one, or decides what becomes of its body.
+    pub(super) fn open(&mut self, pending: PendingRequest, scratch: &mut Scratch) -> SessionStep {
+        if let Some(response) = files::answer(pending.site(), &pending.request.head, pending.since)
+        {
+            if response.head.status == 405 {
+                self.log_refused(&pending, log::Level::Info, 405, "there are only files here");
+            }
+            return self.decline(&pending, response, scratch);
+        }
+        if pending.request.head.max_forwards == Some(0) {
+            return self.decline(&pending, pages::options(), scratch);
+        }
+        if !pending.request.head.has_body() {
+            return self.begin_exchange(pending, None, scratch);
+        }
+        self.begin_body(pending, scratch)
+    }
+}

@@ -1,0 +1,99 @@
+//! Hands an upgraded connection to the tunnels (`State::Tunnel`), and ends it.
+
+use std::mem;
+
+use super::connection::Session;
+use super::log_context::LogContext;
+use super::state::{SessionStep, State, TunnelState};
+use crate::backend::lease::{Lease, Upstream};
+use crate::exchange::Trace;
+use crate::http::body::Framing;
+use crate::http::head::Persistence;
+use crate::net::tunnel::{self, TunnelEnded, TunnelTimeouts};
+use crate::relay::Switched;
+use crate::relay::delivery::Delivered;
+use crate::server::pending::PendingRequest;
+use crate::server::scratch::Scratch;
+use crate::stats::Close;
+
+impl Session {
+    /// The backend has switched to another protocol, so the visitor does now, and HTTP is over.
+    pub(super) fn switch(
+        &mut self,
+        mut pending: PendingRequest,
+        switched: Switched<Lease>,
+        trace: Trace,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        let Switched {
+            head,
+            upstream: mut lease,
+            behind,
+        } = switched;
+        let Some(mut permit) = pending.permit.take() else {
+            return SessionStep::Close(Close::Internal);
+        };
+        lease.switch();
+        let stats = &self.shared.stats;
+        stats.answered(head.status);
+        permit.make_use(stats);
+        let mut to_visitor = mem::take(&mut self.pending_output);
+        let date = Some(scratch.date());
+        head.write(Framing::Empty, Persistence::Upgrade, date, &mut to_visitor);
+        let length = to_visitor.len() as u64;
+        to_visitor.extend_from_slice(&behind);
+        // What the visitor has sent behind its request was nobody's until now (RFC 9110 7.8).
+        let to_backend = scratch.input.data().to_vec();
+        scratch.input.clear();
+        let timeouts = &pending.site().settings.timeouts;
+        let patience = TunnelTimeouts {
+            idle: timeouts.tunnel,
+            write: timeouts.write,
+            backend: timeouts.backend,
+            visitor: timeouts.body,
+        };
+        // It may be silent for a long time.
+        self.conn.stream().watch_peer_at_leisure();
+        // And the backend may have other things to do for a while.
+        lease.as_mut().stream().give_up_after(timeouts.backend);
+        let start = Box::new(tunnel::Start {
+            backend: lease,
+            to_visitor,
+            to_backend,
+            patience,
+        });
+        let carried = Box::new(TunnelState {
+            subject: LogContext::pending(&pending).keep(head.status, trace),
+            permit,
+            head: length,
+        });
+        SessionStep::Tunnel(State::Tunnel(carried), start)
+    }
+
+    /// Its upgraded connection is over.
+    pub(crate) fn end_tunnel(mut self, backend: Lease, ended: &TunnelEnded) {
+        backend.close(ended.reason);
+        if let State::Tunnel(carried) = mem::replace(&mut self.state, State::Running) {
+            let TunnelState {
+                subject,
+                permit,
+                head,
+            } = *carried;
+            drop(permit);
+            let delivered = Delivered {
+                bytes: ended.to_visitor.saturating_sub(head),
+                ended: ended.reason,
+                keep: false,
+            };
+            Self::log_subject(&subject, &delivered);
+            log::debug!(
+                "visitor {}: {} bytes there and {} back through a tunnel: reason={}",
+                self.peer,
+                ended.to_backend,
+                delivered.bytes,
+                ended.reason
+            );
+        }
+        self.close(ended.reason);
+    }
+}

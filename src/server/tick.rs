@@ -1,0 +1,81 @@
+//! What the tick thread does: deadlines, slow readers, and what is done once a second.
+
+use std::cmp::Reverse;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::session::Session;
+use super::sessions::Sessions;
+
+impl Sessions<Session> {
+    /// Closes or hands over sessions whose deadlines are over, and has access logs written, until the alarm is stopped.
+    /// Runs on the tick thread.
+    pub(super) fn tick(&self) {
+        let mut flushed = Instant::now();
+        let mut relieved = flushed;
+        while self.poller.alarm().wait(LONGEST_PAUSE) {
+            let now = Instant::now();
+            for session in self.poller.expire(now) {
+                if let Some(session) = session.expire() {
+                    self.poller.hand_over(session);
+                }
+            }
+            for servers in self.shared.snapshot().servers() {
+                if let Some(next) = servers.tick(now) {
+                    self.poller.alarm().set(next);
+                }
+            }
+            if now.saturating_duration_since(relieved) >= LONGEST_PAUSE {
+                relieved = now;
+                self.relieve(now);
+            }
+            if flushed.elapsed() >= LONGEST_PAUSE {
+                flushed = now;
+                for (_, log) in self.shared.snapshot().access_logs() {
+                    log.flush();
+                }
+                self.shared.compressors.tick();
+                self.shared.journal.tick(now, false);
+            }
+        }
+    }
+
+    /// Gives up the visitors that read most slowly, where they hold backends that other requests wait for, or room on disk
+    /// that others need.
+    fn relieve(&self, now: Instant) {
+        let needs_room = self.shared.disk.take_exhausted();
+        let held = self.shared.disk.waiting();
+        let needs_backends = held > 0 && self.shared.waiting.load(Ordering::Relaxed) > 0;
+        if !needs_room && !needs_backends {
+            return;
+        }
+        let key = |session: &Session, _| {
+            let (reader, is_waited_for) = session.reader(now)?;
+            let is_in_the_way = needs_room && reader.on_disk > 0 || is_waited_for;
+            let is_slow = reader.age >= TIME_TO_READ && reader.rate < SLOW;
+            // Of two that are as slow the one that gives back more goes first.
+            (is_in_the_way && is_slow).then_some((reader.rate, Reverse(reader.on_disk)))
+        };
+        // Some at a time, for one may be enough.
+        let some = held / 8 + 1;
+        let slow = self.poller.take_lowest(some, key);
+        if slow.is_empty() {
+            return;
+        }
+        log::warn!(
+            "limits.spool reached: {} responses are cut, whose visitors read less than {SLOW} bytes a second",
+            slow.len()
+        );
+        for mut session in slow {
+            session.give_up_reader();
+            self.poller.hand_over(session);
+        }
+    }
+}
+
+/// How often the tick looks after servers and has access logs written; it looks at deadlines when they are over.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A visitor that reads fewer bytes a second may be given up when others need its backend, or what is kept for it, once it
+/// has had so long to read.
+const SLOW: u64 = 100_000;
+const TIME_TO_READ: Duration = Duration::from_secs(5);
