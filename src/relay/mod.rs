@@ -17,10 +17,12 @@
 //!
 //! Bytes that have arrived count even if the workers are late: each phase reads first and looks at the clock afterwards.
 //!
-//! In reading order: [`handler`] is what the program adds, [`context`] what the phases share, [`call`] sends the request and reads the head of the response, [`upload`] is a body that is passed on
-//! as it arrives, [`download`] the body of a response, [`delivery`] its way to the visitor, [`mod@file`] what is sent from memory
-//! or disk, [`spool`] what the visitor has not taken yet, [`rate`] how fast it sends or takes, [`drain`] a response that no
-//! visitor waits for, [`disconnect`] tells a visitor that left from one that has only finished sending.
+//! In reading order: [`handler`] is what the program adds, [`context`] what the phases share, [`call`] sends the request and
+//! reads the head of the response, [`upload`] is a body that is passed on as it arrives, [`download`] the body of a response,
+//! [`delivery`] its way to the visitor, `pull` carries the body from its source to the [`output`], which writes it,
+//! [`mod@file`] is what is sent from memory or disk, [`spool`] what the visitor has not taken yet, [`rate`] how fast it sends
+//! or takes, [`drain`] a response that no visitor waits for, [`disconnect`] tells a visitor that left from one that has only
+//! finished sending.
 //!
 //! Called by workers and by the access proxy's threads.
 //!
@@ -38,6 +40,8 @@ pub mod download;
 pub mod drain;
 pub mod file;
 pub mod handler;
+pub mod output;
+mod pull;
 pub mod rate;
 pub mod spool;
 pub mod upload;
@@ -49,9 +53,10 @@ use self::call::Call;
 pub use self::context::{
     CONTINUE, Interests, RelayError, RelayRequest, Rules, Tools, Visitor, write_interim,
 };
-use self::delivery::{Delivered, Delivery, Progress, Reader};
+use self::delivery::{Delivered, Delivery, Progress};
 use self::drain::Drain;
 pub use self::handler::{ExchangeHandler, FailedAttempt, Responding};
+use self::output::Reader;
 use self::upload::StreamingUpload;
 use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
 use crate::exchange::{Trace, UploadError};

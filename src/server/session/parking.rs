@@ -9,7 +9,7 @@ use super::state::State;
 use crate::backend::lease::Ticket;
 use crate::net::poller::{Cause, Interest, Token};
 use crate::net::stream::Pending;
-use crate::relay::delivery::Reader;
+use crate::relay::output::Reader;
 use crate::stats::Close;
 
 impl Session {
