@@ -138,7 +138,7 @@ impl Drop for Charge {
 #[derive(Debug, Default)]
 pub struct Shares {
     all: Arc<Budget>,
-    /// What each client uses.
+    /// What each client uses or has reserved.
     clients: Mutex<HashMap<IpAddr, u64>>,
     /// Something was refused because all of it is used.
     exhausted: AtomicBool,
@@ -152,6 +152,8 @@ pub struct Share {
     shares: Arc<Shares>,
     client: Option<IpAddr>,
     charge: Charge,
+    /// So many bytes count for the client at least.
+    reserved: u64,
 }
 
 /// A holder that waits for room, as long as this lives.
@@ -206,6 +208,7 @@ impl Share {
             charge: Charge::new(Arc::clone(&shares.all)),
             shares: Arc::clone(shares),
             client,
+            reserved: 0,
         }
     }
 
@@ -214,27 +217,45 @@ impl Share {
         self.charge.bytes()
     }
 
+    /// Reserves the room that the share will need out of what its client may use. Without it, several shares of one client
+    /// that grow side by side would all be refused at the same time. The budget itself is charged as the share grows, so a
+    /// client takes nothing from others by what it merely announces.
+    ///
+    /// # Errors
+    /// Why there is no such room; nothing is reserved.
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), ShareRefusal> {
+        self.change(self.charge.bytes(), bytes)
+    }
+
     /// Changes its size. It can always shrink.
     ///
     /// # Errors
     /// Why it may not grow; it stays as it was.
     pub fn set(&mut self, bytes: u64) -> Result<(), ShareRefusal> {
-        let own = self.charge.bytes();
+        self.change(bytes, self.reserved)
+    }
+
+    fn change(&mut self, bytes: u64, reserved: u64) -> Result<(), ShareRefusal> {
+        let own = self.charge.bytes().max(self.reserved);
+        let counted = bytes.max(reserved);
         let part = self.shares.part();
-        if bytes > own && bytes > part {
+        if counted > own && counted > part {
             return Err(ShareRefusal::Part);
         }
         let Some(client) = self.client else {
-            return self.set_charge(bytes);
+            self.set_charge(bytes)?;
+            self.reserved = reserved;
+            return Ok(());
         };
         let shares = Arc::clone(&self.shares);
         let mut clients = shares.clients.lock();
         let used = clients.get(&client).copied().unwrap_or(0);
-        let then = (used - own).saturating_add(bytes);
-        if bytes > own && then > part {
+        let then = (used - own).saturating_add(counted);
+        if counted > own && then > part {
             return Err(ShareRefusal::Client);
         }
         self.set_charge(bytes)?;
+        self.reserved = reserved;
         match then {
             0 => drop(clients.remove(&client)),
             _ => drop(clients.insert(client, then)),
@@ -259,7 +280,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let shrunk = self.set(0);
+        let shrunk = self.change(0, 0);
         debug_assert_eq!(shrunk, Ok(()), "a share can always shrink");
     }
 }
@@ -314,6 +335,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_reserved_counts_for_its_client_only() {
+        let shares = Arc::new(Shares::new(800));
+        let share = |last| Share::new(&shares, Some(IpAddr::from([192, 0, 2, last])));
+        let (mut one, mut two, mut three) = (share(1), share(1), share(1));
+        assert_eq!((one.reserve(50), two.reserve(40)), (Ok(()), Ok(())));
+        assert_eq!(three.reserve(11), Err(ShareRefusal::Client));
+        assert_eq!(three.set(11), Err(ShareRefusal::Client));
+        assert_eq!(shares.all().used(), 0, "bytes used by reservations");
+        // They grow side by side to what they have reserved.
+        assert_eq!((one.set(50), two.set(30)), (Ok(()), Ok(())));
+        assert_eq!(one.set(61), Err(ShareRefusal::Client));
+        assert_eq!(one.set(60), Ok(()), "more than was reserved");
+        drop(one);
+        assert_eq!((three.reserve(60), two.set(40)), (Ok(()), Ok(())));
+        assert_eq!(share(2).set(100), Ok(()), "another client");
+        drop((two, three));
+        assert_eq!(shares.all().used(), 0);
+        assert!(shares.clients.lock().is_empty(), "clients are forgotten");
+    }
+
+    #[test]
     fn one_client_may_use_an_eighth() {
         let shares = Arc::new(Shares::new(800));
         let client = |last| Some(IpAddr::from([192, 0, 2, last]));
@@ -343,6 +385,7 @@ mod tests {
         shares.all().limit(80);
         assert_eq!((last.set(100), last.set(50)), (Ok(()), Ok(())));
         assert_eq!(last.set(51), Err(ShareRefusal::Part));
+        assert_eq!(last.reserve(51), Err(ShareRefusal::Part));
         let wait = last.wait();
         assert_eq!(shares.waiting(), 1);
         drop((wait, one, other, unknown, last));

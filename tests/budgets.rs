@@ -142,6 +142,36 @@ fn one_client_keeps_an_eighth_of_the_room_on_disk_at_most() {
 }
 
 #[test]
+fn uploads_side_by_side_do_not_refuse_each_other() {
+    let server = with_limits("body_memory: 16k, spool: 800k");
+    let address = first(&server.visitors());
+    // Two fit into what one client may use, half of each has arrived.
+    let body = bytes(50_000);
+    let begin = || {
+        let mut visitor = Visitor::connect(address);
+        let head = "POST /large HTTP/1.1\r\nHost: test\r\nContent-Length: 50000\r\n\r\n";
+        visitor.send(head);
+        visitor.send(&body[..25_000]);
+        visitor
+    };
+    let mut both = [begin(), begin()];
+    wait_until("the first halves have arrived", || {
+        server.kept().1 == 2 * 25_000
+    });
+    let mut third = begin();
+    let answer = third.answer();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let mut backend = Backend::dial(first(&server.backends()));
+    for visitor in &mut both {
+        visitor.send(&body[25_000..]);
+        assert_eq!(backend.request().body, body);
+        backend.reply_to(visitor, "done");
+    }
+    drop((both, backend));
+    is_given_back(server);
+}
+
+#[test]
 fn without_room_on_disk_large_bodies_are_refused_and_small_ones_are_not() {
     let server = with_limits("body_memory: 16k, spool: 800k");
     let address = first(&server.visitors());

@@ -22,6 +22,8 @@ pub(crate) struct BodyBuffer {
     /// All of it, until there is a file.
     memory: Vec<u8>,
     file: Option<File>,
+    /// Its length, if that was announced.
+    announced: Option<u64>,
     /// Bytes so far.
     length: u64,
     most: u64,
@@ -65,6 +67,10 @@ impl BodyBuffer {
             decoder: Decoder::new(framing, limits),
             memory: Vec::new(),
             file: None,
+            announced: match framing {
+                Framing::Length(length) => Some(length),
+                _ => None,
+            },
             length: 0,
             most,
             in_memory: Charge::new(Arc::clone(&room.memory)),
@@ -146,12 +152,18 @@ impl BodyBuffer {
     }
 
     fn write(&mut self, data: &[u8]) -> Result<(), CollectError> {
-        let grown = self.on_disk.set(self.on_disk.bytes() + data.len() as u64);
-        grown.map_err(|refusal| match refusal {
+        let refused = |refusal| match refusal {
             ShareRefusal::Client => CollectError::NoRoomForClient,
             // It would have fitted into memory.
             ShareRefusal::Part | ShareRefusal::All => CollectError::NoRoom,
-        })?;
+        };
+        if self.file.is_none()
+            && let Some(length) = self.announced
+        {
+            self.on_disk.reserve(length).map_err(refused)?;
+        }
+        let grown = self.on_disk.set(self.on_disk.bytes() + data.len() as u64);
+        grown.map_err(refused)?;
         let file = match &mut self.file {
             Some(file) => file,
             None => {
