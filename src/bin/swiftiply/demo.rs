@@ -10,6 +10,7 @@
 //! | `page`, some | answer requests for the page |
 //! | one for each process | waits for its end |
 
+use std::ffi::c_int;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
@@ -26,17 +27,20 @@ use swiftiply::config::{Address, Config, Overrides};
 use swiftiply::http::head::Method;
 use swiftiply::process;
 
-/// Serves the demonstration until a signal ends it; or is one of its processes.
+/// Serves the demonstration until a signal ends it; or is one of its processes. `ignored` are signals without a meaning.
 ///
 /// # Errors
 /// What could not be had, in a sentence.
-pub(crate) fn run(overrides: &Overrides) -> Result<(), String> {
+pub(crate) fn run(
+    overrides: &Overrides,
+    ignored: &'static [(c_int, &'static str)],
+) -> Result<(), String> {
     if let Ok(address) = std::env::var(APPLICATION) {
         return be_application(&address);
     }
     let socket = std::env::temp_dir().join(format!("swiftiply-demo-{}.sock", std::process::id()));
     let config = configuration(&socket, overrides)?;
-    let control = ControlMessages::new(super::WITHOUT_MEANING)?;
+    let control = ControlMessages::new(ignored)?;
     // Best effort: a demonstration does with what there is.
     let _ = process::raise_descriptors(None);
     let server = Server::start(config).map_err(|error| {

@@ -46,7 +46,7 @@ fn run() -> Result<ExitCode, ExitError> {
         Action::Check(invocation) => check(&invocation),
         Action::Print(invocation) => print(&read(&invocation)?.0.to_yaml()),
         Action::Demo(overrides) => {
-            demo::run(&overrides).map_err(ExitError::running)?;
+            demo::run(&overrides, WITHOUT_MEANING).map_err(ExitError::running)?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Serve(invocation) => serve(invocation),
