@@ -102,11 +102,11 @@
 //! - **Locks are leaves**: no system call but a wake-up, no logging and no second lock while one is held. The table of locks
 //!   is in [`server`].
 //! - **A panic costs one session**, not a worker.
-//! - **`unsafe`** appears in [`process`] only.
+//! - **`unsafe`** appears in [`process`] only (and the programs have an attribute that exports a symbol).
 //!
 //! # Layers
 //!
-//! A module imports only from rows above its own; `tests/layers.rs` reads the `use` lines and checks this.
+//! A module imports only from rows above its own; `tests/layers.rs` reads this table and checks every path.
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
@@ -120,10 +120,26 @@
 //! | 7 | [`relay`] | one exchange, from the lease of a backend to the last byte of the response |
 //! | 8 | [`server`], [`access`] | everything |
 //!
-//! The same test keeps each external crate in the modules that wrap it: `redis` in `backend::directory`, `httparse` in
-//! `http::head`, `base64` in `http::auth`, `bcrypt` and `sha_crypt` in `content::passwords`, `flate2` in `content::gzip`,
-//! `mime_guess` in `content::files`, `rustls` in `net::tls`, `threadpool` in `server`, `tempfile` in `server::body` and
-//! `relay::spool`, `serde_yaml` in `config`, `httpdate` in `http::date` and `http::conditional`.
+//! The same test reads this table too, and keeps each of these crates in the modules that wrap it:
+//!
+//! | crate | modules |
+//! |---|---|
+//! | `base64` | `http::auth` |
+//! | `bcrypt` | `content::passwords` |
+//! | `flate2` | `content::gzip` |
+//! | `httparse` | `http::head` |
+//! | `httpdate` | `http::date`, `http::conditional` |
+//! | `mime_guess` | `content::files` |
+//! | `percent_encoding` | `http::target` |
+//! | `redis` | `backend::directory` |
+//! | `rustls` | `net::tls` |
+//! | `serde` | `config::raw`, `config::print`, `logging` |
+//! | `serde_yaml` | `config::raw`, `config::print` |
+//! | `sha_crypt` | `content::passwords` |
+//! | `tempfile` | `server::body`, `relay::spool` |
+//! | `threadpool` | `server` |
+//! | `tikv_jemalloc_sys` | `process` |
+//! | `webpki` | `net::tls` |
 
 pub mod access;
 pub mod backend;
