@@ -941,7 +941,7 @@ fn examples_of_the_manual_load_without_notes() {
         assert!(notes.is_empty(), "{text}\n{notes:?}");
         count += 1;
     }
-    assert_eq!(count, 5);
+    assert_eq!(count, 10);
 }
 
 #[test]
