@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::head::HeadLimits;
+use super::limits::HeadLimits;
+use super::syntax::is_token;
 
 /// How the end of a body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,7 +231,7 @@ impl Decoder {
         let valid = match (colon, byte) {
             (true, byte) => byte == b'\t' || byte >= b' ' && byte != 0x7f,
             (false, b':') => length > 0,
-            (false, byte) => super::head::is_token(byte),
+            (false, byte) => is_token(byte),
         };
         if !valid {
             return Err(BadBody("a byte that may not stand in a trailer"));

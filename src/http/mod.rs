@@ -17,4 +17,7 @@ pub mod encoding;
 pub mod forwarding;
 pub mod head;
 pub mod headers;
+mod limits;
+mod refusal;
+mod syntax;
 pub mod target;

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
-use super::head::{Method, Refusal};
+use super::refusal::Refusal;
+use super::syntax::Method;
 
 /// A target as it is forwarded: path and query, or `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]

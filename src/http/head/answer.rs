@@ -1,6 +1,10 @@
 //! The heads of an answer: any number of interim ones, and the final one (RFC 9110 15.2).
 
-use super::{BadHead, HeadLimits, HeadScanner, RequestHead, ResponseHead};
+use super::request::RequestHead;
+use super::response::ResponseHead;
+use super::scan::HeadScanner;
+use crate::http::limits::HeadLimits;
+use crate::http::refusal::BadHead;
 
 /// Takes the heads of the answer to one request out of what the other side says, as it comes.
 #[derive(Clone, Debug)]

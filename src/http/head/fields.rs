@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 use httparse::Status;
 
-use super::ambiguous::is_ambiguous;
+use super::names::{FieldKind, is_ambiguous};
 use super::scan::BARE_LF;
-use super::{BadHead, HeadLimits, Refusal, Version, is_token};
 use crate::http::body::Framing;
 use crate::http::headers::Headers;
+use crate::http::limits::HeadLimits;
+use crate::http::refusal::{BadHead, Refusal, TOO_MANY_FIELDS};
+use crate::http::syntax::{Version, is_token};
 
 /// The fields of a message, those of one connection set apart.
 #[derive(Default)]
@@ -190,51 +192,6 @@ impl<'h> Fields<'h> {
     }
 }
 
-/// What a field is to us.
-#[derive(Clone, Copy)]
-enum FieldKind {
-    EndToEnd,
-    Host,
-    ContentLength,
-    TransferEncoding,
-    Connection,
-    Upgrade,
-    Expect,
-    /// For one connection only (RFC 9110 7.6.1).
-    HopByHop,
-}
-
-impl FieldKind {
-    fn of(name: &str) -> Self {
-        // By length first, so that most fields are done with after one comparison of numbers.
-        let known: &[(&str, Self)] = match name.len() {
-            2 => &[("te", Self::HopByHop)],
-            4 => &[("host", Self::Host)],
-            6 => &[("expect", Self::Expect)],
-            7 => &[("upgrade", Self::Upgrade), ("trailer", Self::HopByHop)],
-            10 => &[
-                ("connection", Self::Connection),
-                ("keep-alive", Self::HopByHop),
-            ],
-            14 => &[("content-length", Self::ContentLength)],
-            16 => &[("proxy-connection", Self::HopByHop)],
-            17 => &[("transfer-encoding", Self::TransferEncoding)],
-            18 => &[("proxy-authenticate", Self::HopByHop)],
-            19 => &[("proxy-authorization", Self::HopByHop)],
-            _ => &[],
-        };
-        let found = known
-            .iter()
-            .find(|(known, _)| name.eq_ignore_ascii_case(known));
-        found.map_or(Self::EndToEnd, |(_, kind)| *kind)
-    }
-}
-
-/// Whether a field is more to us than something to be passed on.
-pub(super) fn is_ours(name: &str) -> bool {
-    !matches!(FieldKind::of(name), FieldKind::EndToEnd)
-}
-
 /// Fields that a visitor cannot have removed by naming them in Connection.
 fn is_protected(name: &[u8]) -> bool {
     let protected: [&[u8]; 7] = [
@@ -316,4 +273,3 @@ const fn fault(error: httparse::Error) -> &'static str {
 /// Slots for fields on the stack. Nobody needs to name more fields than there may be.
 const MOST_FIELDS: usize = 256;
 const USUAL_FIELDS: usize = 32;
-pub(super) const TOO_MANY_FIELDS: &str = "too many fields";

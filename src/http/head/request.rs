@@ -2,15 +2,16 @@
 
 use std::mem;
 
-use super::ambiguous::is_reserved;
-use super::fields::{Fields, TOO_MANY_FIELDS, is_continue, list};
+use super::fields::{Fields, is_continue, list};
+use super::names::{MAX_FORWARDS, is_reserved};
+use super::response::ResponseHead;
+use super::scan::{METHOD_TOO_LONG, MOST_METHOD, TARGET_TOO_LONG};
 use super::write::{write_field, write_framing, write_number_field};
-use super::{
-    HeadLimits, METHOD_TOO_LONG, MOST_METHOD, Method, Refusal, ResponseHead, TARGET_TOO_LONG,
-    Version, is_token, split_first_line,
-};
 use crate::http::body::Framing;
 use crate::http::headers::Headers;
+use crate::http::limits::HeadLimits;
+use crate::http::refusal::{Refusal, TOO_MANY_FIELDS};
+use crate::http::syntax::{Method, Version, is_token, split_first_line};
 use crate::http::target::{Host, Target};
 
 /// The head of a request.
@@ -273,7 +274,6 @@ fn switchable(value: &[u8]) -> Option<Box<[u8]>> {
     (!protocols.is_empty()).then(|| protocols.join(&b", "[..]).into())
 }
 
-pub(super) const MAX_FORWARDS: &str = "Max-Forwards";
 const VERSION_UNKNOWN: Refusal = Refusal {
     status: 505,
     why: "a version other than HTTP/1.0 and HTTP/1.1",

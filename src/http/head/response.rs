@@ -4,9 +4,11 @@ use std::borrow::Cow;
 
 use super::fields::Fields;
 use super::write::{write_field, write_framing, write_number};
-use super::{BadHead, HeadLimits, Method, Version, split_first_line};
 use crate::http::body::Framing;
 use crate::http::headers::Headers;
+use crate::http::limits::HeadLimits;
+use crate::http::refusal::BadHead;
+use crate::http::syntax::{Method, Version, split_first_line};
 
 /// The head of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]

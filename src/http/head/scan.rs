@@ -2,7 +2,9 @@
 
 use memchr::{memchr, memchr_iter};
 
-use super::{HeadLimits, METHOD_TOO_LONG, MOST_METHOD, Refusal, TARGET_TOO_LONG, is_token};
+use crate::http::limits::HeadLimits;
+use crate::http::refusal::Refusal;
+use crate::http::syntax::is_token;
 
 /// Finds the end of a head as its bytes come in. No byte is looked at twice, so that a head that is sent byte by
 /// byte costs no more than another; faults are found as early as they can be.
@@ -207,12 +209,19 @@ const fn break_pair(one: u8, next: u8) -> u8 {
     (control | ((one == b'\r') != lf)) as u8
 }
 
+pub(super) const METHOD_TOO_LONG: Refusal = Refusal::bad("a method over the limit");
+pub(super) const TARGET_TOO_LONG: Refusal = Refusal {
+    status: 414,
+    why: "the target is over the limit",
+};
 const HEAD_TOO_LARGE: Refusal = Refusal {
     status: 431,
     why: "the head is over the limit",
 };
 pub(super) const BARE_LF: &str = "a line feed without a carriage return";
 const MOST_EMPTY_LINES: u8 = 2;
+/// Bytes of a method and the blank behind it.
+pub(super) const MOST_METHOD: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! Field names that an application may take for other ones.
+//! Field names: what each field is to the proxy ([`FieldKind`]), and which names an application may confuse.
 //!
 //! CGI makes `HTTP_API_KEY` of `API-Key`, and of `API_Key`, too; Rack, WSGI and PHP do the same, and PHP also makes it of
 //! `API.Key`. So what is decided here about a field, such as that a client may not send it, must hold for the names that
@@ -6,9 +6,47 @@
 
 use memchr::memchr2;
 
-use super::fields;
-use super::request::MAX_FORWARDS;
 use crate::http::forwarding::is_forwarding;
+
+/// What a field is to us.
+#[derive(Clone, Copy)]
+pub(super) enum FieldKind {
+    EndToEnd,
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Upgrade,
+    Expect,
+    /// For one connection only (RFC 9110 7.6.1).
+    HopByHop,
+}
+
+impl FieldKind {
+    pub(super) fn of(name: &str) -> Self {
+        // By length first, so that most fields are done with after one comparison of numbers.
+        let known: &[(&str, Self)] = match name.len() {
+            2 => &[("te", Self::HopByHop)],
+            4 => &[("host", Self::Host)],
+            6 => &[("expect", Self::Expect)],
+            7 => &[("upgrade", Self::Upgrade), ("trailer", Self::HopByHop)],
+            10 => &[
+                ("connection", Self::Connection),
+                ("keep-alive", Self::HopByHop),
+            ],
+            14 => &[("content-length", Self::ContentLength)],
+            16 => &[("proxy-connection", Self::HopByHop)],
+            17 => &[("transfer-encoding", Self::TransferEncoding)],
+            18 => &[("proxy-authenticate", Self::HopByHop)],
+            19 => &[("proxy-authorization", Self::HopByHop)],
+            _ => &[],
+        };
+        let found = known
+            .iter()
+            .find(|(known, _)| name.eq_ignore_ascii_case(known));
+        found.map_or(Self::EndToEnd, |(_, kind)| *kind)
+    }
+}
 
 /// Whether an application could take the name for another one that has dashes.
 pub(super) fn is_ambiguous(name: &str) -> bool {
@@ -19,7 +57,7 @@ pub(super) fn is_ambiguous(name: &str) -> bool {
 /// connection, or one that only a proxy may send.
 pub(super) fn is_reserved(name: &str) -> bool {
     let dashed = name.replace(['_', '.'], "-");
-    fields::is_ours(&dashed)
+    !matches!(FieldKind::of(&dashed), FieldKind::EndToEnd)
         || dashed.eq_ignore_ascii_case(MAX_FORWARDS)
         || is_forwarding(dashed.as_bytes())
 }
@@ -32,6 +70,9 @@ pub fn is_confusable(name: &str, other: &str) -> bool {
     };
     name.bytes().map(folded).eq(other.bytes().map(folded))
 }
+
+/// The field that counts the proxies that may pass a request on (RFC 9110 7.6.2).
+pub(super) const MAX_FORWARDS: &str = "Max-Forwards";
 
 #[cfg(test)]
 mod tests {
