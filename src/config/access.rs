@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access as may};
 
+use super::address;
+use super::inspection::Inspection;
 use super::keys::{self, KeyLevel};
-use super::problem::{COMMAND_LINE, Findings, Location};
+use super::problem::{COMMAND_LINE, Findings, Location, Note, Problems};
 use super::raw::{self, Map, Node};
 use super::section::Section;
+use super::site;
+use super::types::{Address, Logger};
 use super::value::{self, ValueError};
-use super::{Address, Inspection, Logger, Note, Problems, site};
 
 /// Everything the access proxy needs to know, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,7 +284,7 @@ fn connect(top: &Section, overrides: &AccessOverrides) -> Vec<Address> {
 
 fn address(top: &Section, node: &Node) -> Result<Address, ValueError> {
     let text = value::text(node).map_err(|_| "write an address, 127.0.0.1:30000".to_string())?;
-    value::address(top.directory, &text)
+    address::dial_in(top.directory, &text)
 }
 
 fn to(top: &Section, overrides: &AccessOverrides) -> Address {

@@ -1,8 +1,8 @@
 //! From what was typed to what is meant: who may see what (`basic_auth`).
 
-use super::BasicAuth;
 use super::raw::{self, Map, Node};
 use super::section::Section;
+use super::types::BasicAuth;
 use super::value::{self, ValueError};
 use crate::content::passwords::Users;
 use crate::http::target::decoded;

@@ -4,8 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::raw::{self, Node};
 use super::section::Section;
+use super::types::{CacheConfig, Config, FileCache, PageCache, SiteConfig, Symlinks};
 use super::value::{self, ValueError};
-use super::{CacheConfig, Config, FileCache, PageCache, SiteConfig, Symlinks};
 
 /// A site with what its section says about files.
 pub(super) fn check(section: &Section, site: SiteConfig, server: &Config) -> SiteConfig {

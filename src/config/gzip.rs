@@ -1,8 +1,8 @@
 //! From what was typed to what is meant: compression (`gzip`).
 
-use super::GzipConfig;
 use super::raw::{self, Node};
 use super::section::Section;
+use super::types::GzipConfig;
 use super::value::{self, ValueError};
 
 /// `gzip`: true, false or `{types, minimum, level}`.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::raw::{self, Map, Node};
-use super::{
+use super::types::{
     AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, Config, DirectoryConfig,
     Filter, Limits, LogLevel, Logger, Order, Outgoing, Scheduling, SiteConfig, SocketFileConfig,
     Symlinks, Timeouts, Tls,

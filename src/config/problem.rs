@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::Inspection;
+use super::inspection::Inspection;
 use super::raw::{self, Node, PathStep};
 use crate::escape::escape;
 

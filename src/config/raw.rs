@@ -8,15 +8,14 @@
 //! It leaves alone what keys and values mean. One value instead of a list, a number instead of a text and
 //! the like are read by `value`, because a problem there must not hide the next one.
 
-mod locate;
-
 use std::fmt;
 
 use serde::de::{DeserializeSeed, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
-pub(super) use locate::line;
+use super::locate::{self, TEXT_KEY};
+pub(super) use super::locate::{PathStep, line};
 
 /// A value of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,15 +36,6 @@ pub(super) enum Node {
 
 /// Keys and values of a section in the order of the file.
 pub(super) type Map = Vec<(String, Node)>;
-
-/// One step from a value to a value inside it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum PathStep {
-    /// To the value of a key.
-    Key(String),
-    /// To an item of a list, from 0.
-    Item(usize),
-}
 
 /// Text that is not the YAML of a configuration.
 #[derive(Debug, PartialEq)]
@@ -382,15 +372,12 @@ impl<'de> Visitor<'de> for NumbersAsWritten<'_> {
 /// In front of our own messages, to find them behind the library's path.
 const OURS: &str = "\u{1}";
 
-/// What the library is told to expect of a key.
-const TEXT_KEY: &str = "a text as key";
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// `a.1.b` as steps.
-    pub(super) fn steps(path: &str) -> Vec<PathStep> {
+    pub(in crate::config) fn steps(path: &str) -> Vec<PathStep> {
         let step = |step: &str| match step.parse() {
             Ok(index) => PathStep::Item(index),
             Err(_) => PathStep::Key(step.into()),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::keys::FOREIGN_LOGGERS;
 use super::problem::{Findings, Location};
 use super::raw::{self, Map, Node, PathStep};
+use super::types::{AccessFormat, AccessLogConfig, Limits, LogLevel, Logger, Timeouts};
 use super::value::{self, ValueError};
-use super::{AccessFormat, AccessLogConfig, Limits, LogLevel, Logger, Timeouts};
 
 /// A section with what was merged into it.
 pub(super) struct Section<'a> {

@@ -4,17 +4,18 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::address;
 use super::auth;
 use super::files;
 use super::gzip;
 use super::pages;
 use super::raw::{self, Node};
 use super::section::{MANY, Section};
-use super::value::{self, ValueError};
-use super::{
+use super::types::{
     Address, CheckConfig, Config, DirectoryConfig, Filter, Order, Outgoing, Redis, SiteConfig,
     SocketFileConfig, Tls,
 };
+use super::value::{self, ValueError};
 
 /// What sites have from the top level.
 pub(super) struct TopLevel<'a> {
@@ -70,7 +71,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     let truth = |key: &str, default| section.take(key, value::truth).unwrap_or(default);
     let mut incoming = Vec::new();
     for name in section
-        .take_many("incoming", value::host_name)
+        .take_many("incoming", address::host_name)
         .unwrap_or_default()
     {
         if !incoming.contains(&name) {
@@ -105,7 +106,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         },
         check: check.filter(|_| directory.is_some()),
         directory,
-        backup: section.take("backup", value::host_name),
+        backup: section.take("backup", address::host_name),
         keys,
         keepalive: keepalive(section, timeouts.idle),
         order: section.take("order", order).unwrap_or(base.order),
@@ -171,7 +172,7 @@ fn directory(section: &Section, listen: &[Address]) -> DirectoryConfig {
                 Node::Map(_) => {
                     return Err("write host:port; a section is for directory: redis".to_string());
                 }
-                node => value::server(section.directory, &value::text(node)?)?,
+                node => address::server(section.directory, &value::text(node)?)?,
             };
             match is_front(&server, listen) {
                 true => Err("visitors come in there, so requests would go in circles".into()),
@@ -207,7 +208,7 @@ fn is_front(server: &Address, listen: &[Address]) -> bool {
                 host: front_host, ..
             },
             Address::Tcp { host, .. },
-        ) => value::conflict(front, server) && (front_host == host || is_here(host)),
+        ) => address::conflict(front, server) && (front_host == host || is_here(host)),
         _ => false,
     })
 }
@@ -228,7 +229,7 @@ fn redis_server(section: &Section) -> Redis {
         _ => Err("write a time from 1s to 1h".into()),
     };
     Redis {
-        host: section.take("host", value::host).unwrap_or(base.host),
+        host: section.take("host", address::host).unwrap_or(base.host),
         port: section.take("port", value::port).unwrap_or(base.port),
         db: section
             .take("db", value::count(0..=u64::from(u16::MAX)))
@@ -292,7 +293,7 @@ fn outgoing(section: &Section, config: &Config, keyless: bool) -> Vec<Outgoing> 
         if config
             .listen
             .iter()
-            .any(|listen| value::conflict(listen, &outgoing.to))
+            .any(|listen| address::conflict(listen, &outgoing.to))
         {
             section.wrong(
                 "outgoing",
@@ -344,14 +345,14 @@ pub(super) fn outgoing_address(section: &Section, node: &Node) -> Result<Address
         Node::Map(map) => raw::get(map, "to").unwrap_or(&Node::Null),
         node => node,
     };
-    value::address(section.directory, &value::text(to)?)
+    address::dial_in(section.directory, &value::text(to)?)
 }
 
 fn one(section: &Section, node: &Node) -> Result<Outgoing, ValueError> {
     let address = |node: &Node| {
         let text =
             value::text(node).map_err(|_| "write an address, 127.0.0.1:30000".to_string())?;
-        match value::address(section.directory, &text)? {
+        match address::dial_in(section.directory, &text)? {
             Address::Unix(path) => section.to_be_written(path).map(Address::Unix),
             address => Ok(address),
         }
@@ -385,8 +386,8 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, ValueError> {
     let mode = |node: &Node| value::mode(node).map_err(|wrong| within("mode", wrong, node));
     let file = SocketFileConfig {
         mode: raw::get(map, "mode").map(mode).transpose()?,
-        owner: name("owner", super::check::user)?,
-        group: name("group", super::check::group)?,
+        owner: name("owner", value::user)?,
+        group: name("group", value::group)?,
     };
     if file != SocketFileConfig::default() && !matches!(address, Address::Unix(_)) {
         return Err("mode, owner and group are for a Unix socket; leave them out".into());

@@ -1,8 +1,12 @@
 //! Whole configurations: what they mean, what is told about wrong ones, and that nothing panics.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::*;
+use crate::process;
 
 /// Reads a text as the file `s.yml`.
 fn load(text: &str) -> Result<(Config, Vec<Note>), Problems> {

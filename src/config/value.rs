@@ -1,11 +1,10 @@
-//! One value of the file, read: times, sizes, addresses, host names.
+//! One value of the file, read: times, sizes, paths, expressions. Addresses are in `address`.
 //!
 //! Pure, but for files. Every function takes a [`Node`] or its text and answers with the value, or with what is wrong and
 //! what would be right; the caller puts the key and the value as typed in front.
 
 use std::fs::{self, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use nix::libc::{O_NOCTTY, O_NONBLOCK};
 use regex::{Regex, RegexBuilder};
 
 use super::raw::Node;
-use super::{Address, LogLevel, Network};
+use super::types::LogLevel;
 use crate::process;
 
 /// What is wrong with a value.
@@ -186,6 +185,20 @@ pub(super) fn absolute(directory: Option<&Path>, path: &Path) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
+/// The name or number of a user that exists.
+pub(super) fn user(node: &Node) -> Result<String, ValueError> {
+    let name = text(node)?;
+    let known = process::look_up(Some(&name), None);
+    known.map(|_| name).map_err(|_| "no such user".into())
+}
+
+/// The name or number of a group that exists.
+pub(super) fn group(node: &Node) -> Result<String, ValueError> {
+    let name = text(node)?;
+    let known = process::look_up(None, Some(&name));
+    known.map(|_| name).map_err(|_| "no such group".into())
+}
+
 /// Whether a file can be made at this path, or is there: what its directory says of that.
 ///
 /// # Errors
@@ -304,139 +317,6 @@ pub(super) fn expression(node: &Node) -> Result<Regex, ValueError> {
     })
 }
 
-/// A host name as it is compared: lower case, without port and final dot.
-pub(super) fn host_name(node: &Node) -> Result<String, ValueError> {
-    let text = text(node).map_err(|_| "write a host name".to_string())?;
-    if text.contains("://") || text.contains('/') {
-        return Err("a URL; write its host name only".into());
-    }
-    if text.contains('*') {
-        return Err("no patterns; list the names, or write default: true for all others".into());
-    }
-    if !text.is_ascii() {
-        return Err("write it in its ASCII form (xn--...)".into());
-    }
-    let text = text.to_ascii_lowercase();
-    let bare = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    if let Ok(address) = bare
-        .map_or(text.as_str(), |(inside, _)| inside)
-        .parse::<Ipv6Addr>()
-    {
-        return match bare.map_or("", |(_, after)| after) {
-            "" => Ok(format!("[{address}]")),
-            after
-                if after
-                    .strip_prefix(':')
-                    .is_some_and(|port| digits(port).is_some()) =>
-            {
-                Ok(format!("[{address}]"))
-            }
-            _ => Err("not a host name".into()),
-        };
-    }
-    let name = match text.split_once(':') {
-        Some((name, port)) if digits(port).is_some() => name,
-        _ => text.as_str(),
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if !is_name(name) {
-        return Err("not a host name".into());
-    }
-    Ok(name.to_string())
-}
-
-/// Where backends dial in: `host:port`, `[::1]:port`, `unix:/path`.
-pub(super) fn address(directory: Option<&Path>, text: &str) -> Result<Address, ValueError> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return socket(directory, path).map(Address::Unix);
-    }
-    if text.contains('/') {
-        return Err("not an address; write 127.0.0.1:30000 or unix:/path".into());
-    }
-    if text.parse::<Ipv6Addr>().is_ok() && !text.contains('.') {
-        // `::1:80` may be an address, or one and a port.
-        return Err(format!(
-            "an IPv6 address needs brackets and a port; write [{text}]:30000"
-        ));
-    }
-    if digits(text).is_some() {
-        return Err(format!("no address; write 127.0.0.1:{text}"));
-    }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !text.ends_with(']') => (host, port),
-        _ => return Err(format!("no port; write {text}:30000")),
-    };
-    if host.is_empty() {
-        return Err(format!("no address; write 127.0.0.1{text}"));
-    }
-    if host == "*" {
-        return Err(format!(
-            "one address only; write 0.0.0.0:{port} or [::]:{port}"
-        ));
-    }
-    let Some(port) = digits(port).and_then(|port| u16::try_from(port).ok()) else {
-        return Err(format!("no port {port:?}; write a number from 0 to 65535"));
-    };
-    if host.contains(':') && !host.starts_with('[') {
-        return Err(format!(
-            "an IPv6 address needs brackets; write [{host}]:{port}"
-        ));
-    }
-    let Some(host) = literal_or_name(host) else {
-        return Err("not an address; write 127.0.0.1:30000, [::1]:30000 or unix:/path".into());
-    };
-    Ok(Address::Tcp {
-        host,
-        port,
-        implied: false,
-    })
-}
-
-/// A server that is connected to: `host:port`, port 80 if none is written, `http://host:port`, `unix:/path`.
-pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<Address, ValueError> {
-    if text.starts_with("https://") {
-        return Err("no TLS to servers; write http://".into());
-    }
-    let url = text.strip_prefix("http://");
-    if text.starts_with("unix:") {
-        return address(directory, text);
-    }
-    let place = match url {
-        Some(rest) => rest.strip_suffix('/').unwrap_or(rest),
-        None => text,
-    };
-    if place.contains('/') {
-        return Err(match url {
-            Some(_) => "no path; requests keep theirs".into(),
-            None => {
-                "not a server; write 127.0.0.1:3000, unix:/path or http://127.0.0.1:3000".into()
-            }
-        });
-    }
-    if place.parse::<Ipv6Addr>().is_ok() {
-        return Err(format!(
-            "an IPv6 address needs brackets; write [{place}]:3000"
-        ));
-    }
-    if let Some(host) = literal_or_name(place).filter(|_| digits(place).is_none()) {
-        return Ok(Address::Tcp {
-            host,
-            port: 80,
-            implied: false,
-        });
-    }
-    match address(directory, place)? {
-        Address::Tcp { port: 0, .. } => Err("no port 0; write the server's port".into()),
-        address => Ok(address),
-    }
-}
-
-/// The host of a server whose port is written elsewhere.
-pub(super) fn host(node: &Node) -> Result<String, ValueError> {
-    let text = text(node)?;
-    literal_or_name(&text).ok_or_else(|| "write a host name or an address".into())
-}
-
 /// A path with or without query.
 pub(super) fn target(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
@@ -445,39 +325,6 @@ pub(super) fn target(node: &Node) -> Result<String, ValueError> {
         return Err("not a path; write for example /up".into());
     }
     Ok(text)
-}
-
-/// One of `cluster_address`.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum ClusterAddress {
-    /// `*`: all addresses of both families.
-    Any,
-    /// A host name or address, without brackets.
-    Host(String),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-/// An address for visitors, whose port is in `cluster_port`: `0.0.0.0`, `::`, `*`, `localhost`, `unix:/path`.
-pub(super) fn front(directory: Option<&Path>, text: &str) -> Result<ClusterAddress, ValueError> {
-    if text == "*" {
-        return Ok(ClusterAddress::Any);
-    }
-    if let Some(path) = text.strip_prefix("unix:") {
-        return socket(directory, path).map(ClusterAddress::Unix);
-    }
-    if text.contains('/') {
-        return Err("not an address; write 0.0.0.0, :: or unix:/path".into());
-    }
-    if let Some(host) = literal_or_name(text) {
-        return Ok(ClusterAddress::Host(host));
-    }
-    match text.rsplit_once(':') {
-        Some((host, port)) if digits(port).is_some() && literal_or_name(host).is_some() => {
-            Err(format!("write {host} here and {port} in cluster_port"))
-        }
-        _ => Err("not an address; write 0.0.0.0, :: or unix:/path".into()),
-    }
 }
 
 /// The name of a field that has an address, or a list of them, as its value.
@@ -493,99 +340,8 @@ pub(super) fn client_address_field(node: &Node) -> Result<String, ValueError> {
     }
 }
 
-/// A network: `10.0.0.0/8`, `::1`.
-pub(super) fn network(node: &Node) -> Result<Network, ValueError> {
-    let wrong = || "write an address or network, 192.0.2.1 or 10.0.0.0/8".to_string();
-    let text = text(node).map_err(|_| wrong())?;
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address, Some(digits(prefix).ok_or_else(wrong)?)),
-        None => (text.as_str(), None),
-    };
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    match prefix.unwrap_or(most) {
-        // At most 128 by the guard.
-        prefix if prefix <= most => Ok(Network {
-            address,
-            prefix: prefix as u8,
-        }),
-        _ => Err(format!("a prefix of {address} has at most {most} bits")),
-    }
-}
-
-/// Whether two addresses cannot both be listened on.
-pub(super) fn conflict(one: &Address, other: &Address) -> bool {
-    match (one, other) {
-        (Address::Unix(one), Address::Unix(other)) => one == other,
-        (
-            Address::Tcp {
-                host: one, port, ..
-            },
-            Address::Tcp {
-                host: other,
-                port: same,
-                ..
-            },
-        ) => {
-            // Port 0 is another one each time.
-            port == same && *port != 0 && (one == other || covers(one, other) || covers(other, one))
-        }
-        _ => false,
-    }
-}
-
-/// Whether a wildcard takes the other host's port as well.
-fn covers(wildcard: &str, host: &str) -> bool {
-    let literal = host.parse::<IpAddr>();
-    match wildcard {
-        "0.0.0.0" => literal.map_or(true, |address| address.is_ipv4()),
-        "::" => literal.map_or(true, |address| address.is_ipv6()),
-        "localhost" => literal.is_ok_and(|address| address.is_loopback()),
-        _ => false,
-    }
-}
-
-/// The path of a Unix socket, absolute.
-fn socket(directory: Option<&Path>, path: &str) -> Result<PathBuf, ValueError> {
-    if path.is_empty() || path.contains('\0') {
-        return Err("no path; write unix:/path".into());
-    }
-    let path = absolute(directory, Path::new(path));
-    if path.as_os_str().len() > SOCKET_PATH {
-        return Err(format!(
-            "the path of a socket has at most {SOCKET_PATH} bytes"
-        ));
-    }
-    Ok(path)
-}
-
-/// A host name or literal address in one spelling: lower case, IPv6 without brackets and as short as it goes.
-fn literal_or_name(text: &str) -> Option<String> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    if let Ok(address) = bare.unwrap_or(text).parse::<Ipv6Addr>() {
-        return Some(address.to_string());
-    }
-    let text = text.to_ascii_lowercase();
-    let numeric = text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if numeric && text.parse::<Ipv4Addr>().is_err() {
-        return None;
-    }
-    is_name(&text).then_some(text)
-}
-
-/// Letters, digits, `-`, `_` and single dots, in the length that DNS allows.
-fn is_name(text: &str) -> bool {
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(fine);
-    text.len() <= 253 && text.split('.').all(label)
-}
-
 /// A number that is written in digits only.
-fn digits(text: &str) -> Option<u64> {
+pub(super) fn digits(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
 }
@@ -617,15 +373,12 @@ pub(super) const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Bounds the memory of a compiled regular expression.
 const EXPRESSION_BYTES: usize = 1 << 20;
 
-/// `sun_path` without its final NUL.
-const SOCKET_PATH: usize = 107;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn node(text: &str) -> Node {
-        super::super::raw::parse(text).expect("a value of a test")
+        crate::config::raw::parse(text).expect("a value of a test")
     }
 
     #[test]
@@ -717,150 +470,6 @@ mod tests {
     }
 
     #[test]
-    fn dial_in_addresses() {
-        let check = |text: &str, expected: Result<(&str, u16), &str>| {
-            let expected = expected
-                .map_err(String::from)
-                .map(|(host, port)| Address::Tcp {
-                    host: host.into(),
-                    port,
-                    implied: false,
-                });
-            assert_eq!(address(None, text), expected, "{text}");
-        };
-        check("127.0.0.1:30000", Ok(("127.0.0.1", 30000)));
-        check("LocalHost:0", Ok(("localhost", 0)));
-        check("[::1]:80", Ok(("::1", 80)));
-        check("[0:0::1]:80", Ok(("::1", 80)));
-        check("127.0.0.1", Err("no port; write 127.0.0.1:30000"));
-        check("app.example", Err("no port; write app.example:30000"));
-        check("[::1]", Err("no port; write [::1]:30000"));
-        check("30000", Err("no address; write 127.0.0.1:30000"));
-        check(":30000", Err("no address; write 127.0.0.1:30000"));
-        check(
-            "*:30000",
-            Err("one address only; write 0.0.0.0:30000 or [::]:30000"),
-        );
-        check(
-            "::1",
-            Err("an IPv6 address needs brackets and a port; write [::1]:30000"),
-        );
-        check(
-            "fe80:0:0:0:1:2:3:4:80",
-            Err("an IPv6 address needs brackets; write [fe80:0:0:0:1:2:3:4]:80"),
-        );
-        check(
-            "a:70000",
-            Err("no port \"70000\"; write a number from 0 to 65535"),
-        );
-        check(
-            "a:+80",
-            Err("no port \"+80\"; write a number from 0 to 65535"),
-        );
-        check("a:", Err("no port \"\"; write a number from 0 to 65535"));
-        let shape = "not an address; write 127.0.0.1:30000, [::1]:30000 or unix:/path";
-        check("256.0.0.1:80", Err(shape));
-        check("a b:80", Err(shape));
-        check("[x]:80", Err(shape));
-        check(
-            "http://a:80",
-            Err("not an address; write 127.0.0.1:30000 or unix:/path"),
-        );
-        check("unix:", Err("no path; write unix:/path"));
-        let long = format!("unix:/{}", "x".repeat(107));
-        check(&long, Err("the path of a socket has at most 107 bytes"));
-        let relative = address(Some(Path::new("/srv")), "unix:app.sock");
-        assert_eq!(relative, Ok(Address::Unix("/srv/app.sock".into())));
-    }
-
-    #[test]
-    fn visitors_addresses() {
-        let check = |text: &str, expected: Result<&str, &str>| {
-            let expected = expected
-                .map(|host| ClusterAddress::Host(host.into()))
-                .map_err(String::from);
-            assert_eq!(front(None, text), expected, "{text}");
-        };
-        check("0.0.0.0", Ok("0.0.0.0"));
-        check("::", Ok("::"));
-        check("[::1]", Ok("::1"));
-        check("Example.com", Ok("example.com"));
-        check(
-            "127.0.0.1:80",
-            Err("write 127.0.0.1 here and 80 in cluster_port"),
-        );
-        check("[::1]:80", Err("write [::1] here and 80 in cluster_port"));
-        check("80", Err("not an address; write 0.0.0.0, :: or unix:/path"));
-        check(
-            "a b",
-            Err("not an address; write 0.0.0.0, :: or unix:/path"),
-        );
-        assert_eq!(front(None, "*"), Ok(ClusterAddress::Any));
-        assert_eq!(
-            front(None, "unix:/s"),
-            Ok(ClusterAddress::Unix("/s".into()))
-        );
-    }
-
-    #[test]
-    fn host_names() {
-        let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(
-                host_name(&Node::Text(text.into())).ok().as_deref(),
-                expected,
-                "{text}"
-            );
-        };
-        check("Example.COM", Some("example.com"));
-        check("example.com.", Some("example.com"));
-        check("example.com:8080", Some("example.com"));
-        check("127.0.0.1", Some("127.0.0.1"));
-        check("my_app", Some("my_app"));
-        check("::1", Some("[::1]"));
-        check("[0::1]:80", Some("[::1]"));
-        for text in [
-            "",
-            ".",
-            "a..b",
-            "a b",
-            "*.a",
-            "http://a",
-            "a/b",
-            "bücher.de",
-            "a:b",
-            "[::1]x",
-            "[::1",
-        ] {
-            check(text, None);
-        }
-    }
-
-    #[test]
-    fn networks() {
-        let check = |text: &str, expected: Option<(&str, u8)>| {
-            let network = network(&node(text)).ok();
-            let network = network.map(|network| (network.address.to_string(), network.prefix));
-            let expected = expected.map(|(address, prefix)| (address.to_string(), prefix));
-            assert_eq!(network, expected, "{text}");
-        };
-        check("10.1.2.3/8", Some(("10.1.2.3", 8)));
-        check("192.0.2.1", Some(("192.0.2.1", 32)));
-        check("'::1'", Some(("::1", 128)));
-        check("0.0.0.0/0", Some(("0.0.0.0", 0)));
-        for text in [
-            "10.0.0.0/33",
-            "fe80::/129",
-            "10.0.0.0/",
-            "10.0.0.0/+8",
-            "a",
-            "10",
-            "[]",
-        ] {
-            check(text, None);
-        }
-    }
-
-    #[test]
     fn client_address_fields() {
         let check = |text: &str, expected: Option<&str>| {
             let name = client_address_field(&node(text)).ok();
@@ -873,28 +482,5 @@ mod tests {
         for text in ["''", "X_Real_IP", "'X-Real-IP:'", "[X-Real-IP]"] {
             check(text, None);
         }
-    }
-
-    #[test]
-    fn conflicts() {
-        let check = |one: &str, other: &str, expected| {
-            let address = |text| address(None, text).expect("an address of a test");
-            let (one, other) = (address(one), address(other));
-            assert_eq!(conflict(&one, &other), expected, "{one:?} {other:?}");
-            assert_eq!(conflict(&other, &one), expected, "{other:?} {one:?}");
-        };
-        check("a:80", "a:80", true);
-        check("a:80", "a:81", false);
-        check("a:80", "b:80", false);
-        check("a:0", "a:0", false);
-        check("0.0.0.0:80", "127.0.0.1:80", true);
-        check("0.0.0.0:80", "a:80", true);
-        check("0.0.0.0:80", "[::1]:80", false);
-        check("[::]:80", "[::1]:80", true);
-        check("localhost:80", "127.0.0.1:80", true);
-        check("localhost:80", "[::1]:80", true);
-        check("localhost:80", "10.0.0.1:80", false);
-        check("unix:/a", "unix:/a", true);
-        check("unix:/a", "a:80", false);
     }
 }

@@ -9,12 +9,19 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{PathStep, TEXT_KEY};
+/// One step from a value to a value inside it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum PathStep {
+    /// To the value of a key.
+    Key(String),
+    /// To an item of a list, from 0.
+    Item(usize),
+}
 
 /// The line on which the value at `steps` stands: that of its key, or for an item of a list its own.
 ///
 /// Where there is no such value it is the line of the nearest one around it; `None` for the document.
-pub(in crate::config) fn line(text: &str, steps: &[PathStep]) -> Option<usize> {
+pub(super) fn line(text: &str, steps: &[PathStep]) -> Option<usize> {
     let target = match steps.last()? {
         PathStep::Key(_) => LineOf::Key,
         PathStep::Item(_) => LineOf::Value,
@@ -27,7 +34,7 @@ pub(in crate::config) fn line(text: &str, steps: &[PathStep]) -> Option<usize> {
 }
 
 /// The line on which a second document begins, or what the library takes for one: whatever is behind the end of the first.
-pub(in crate::config) fn second(text: &str) -> Option<usize> {
+pub(super) fn second(text: &str) -> Option<usize> {
     let document = serde_yaml::Deserializer::from_str(text).nth(1)?;
     let walk = PathWalk {
         steps: &[],
@@ -207,10 +214,13 @@ impl Visitor<'_> for KnownKey<'_> {
     }
 }
 
+/// What the library is told to expect of a key.
+pub(super) const TEXT_KEY: &str = "a text as key";
+
 #[cfg(test)]
 mod tests {
-    use super::super::tests::steps;
     use super::*;
+    use crate::config::raw::tests::steps;
 
     #[test]
     fn every_value_has_its_line() {

@@ -1,0 +1,220 @@
+//! The values of everything that a configuration leaves out.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::thread;
+use std::time::Duration;
+
+use super::types::{
+    CacheConfig, Config, FileCache, GzipConfig, Limits, LogLevel, Logger, Order, Redis, Scheduling,
+    SiteConfig, Symlinks, Timeouts,
+};
+use crate::process;
+
+/// The values of an empty file; nothing to listen on, no sites.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            ssl: Vec::new(),
+            outgoing_ssl: Vec::new(),
+            daemonize: false,
+            pidfile: None,
+            user: None,
+            group: None,
+            logger: Logger::default(),
+            access_log: None,
+            health_check_uri: Some("/swiftiply_health".into()),
+            workers: default_workers(),
+            scheduling: Scheduling::Batch,
+            grace: Duration::from_secs(30),
+            descriptors: None,
+            limits: Limits::default(),
+            memory: default_memory(),
+            timeouts: Timeouts::default(),
+            trusted_proxies: Vec::new(),
+            client_address_field: "X-Forwarded-For".into(),
+            temporary_directory: env::temp_dir(),
+            cache_threshold: CACHE_THRESHOLD,
+            sites: Vec::new(),
+        }
+    }
+}
+
+/// The values of an empty entry: no host names, no backends.
+impl Default for SiteConfig {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            incoming: Vec::new(),
+            default: false,
+            outgoing: Vec::new(),
+            directory: None,
+            server_connections: 64,
+            check: None,
+            backup: None,
+            keys: Vec::new(),
+            keepalive: Some(Timeouts::default().idle),
+            order: Order::Newest,
+            retries: 1,
+            redeployable: false,
+            request_buffering: true,
+            redeployment_sizelimit: 16384,
+            xforwardedfor: true,
+            via: true,
+            queue_time: true,
+            underscores: false,
+            logger: None,
+            access_log: None,
+            docroot: None,
+            index: vec!["index.html".into()],
+            staticmask: None,
+            follow_symlinks: Symlinks::Inside,
+            hidden_files: false,
+            page_cache: None,
+            sendfileroot: None,
+            enable_sendfile_404: false,
+            file_cache: FileCache {
+                cache: CacheConfig {
+                    size: 100,
+                    window: WINDOW,
+                },
+                memory: 64 << 20,
+                largest: CACHE_THRESHOLD,
+            },
+            etag_cache: CacheConfig {
+                size: 10_000,
+                window: WINDOW,
+            },
+            dynamic_request_cache: CacheConfig {
+                size: 100,
+                window: WINDOW,
+            },
+            max_tunnels: 256,
+            unframed_gap: Duration::from_millis(100),
+            timeout: Duration::from_secs(10),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            basic_auth: Vec::new(),
+            maintenance_page: None,
+            maintenance_flag: None,
+            error_pages: BTreeMap::new(),
+            gzip: None,
+            precompressed: true,
+        }
+    }
+}
+
+/// What `gzip: true` means.
+impl Default for GzipConfig {
+    fn default() -> Self {
+        Self {
+            types: GZIP_TYPES.map(String::from).to_vec(),
+            minimum: 1024,
+            level: 5,
+        }
+    }
+}
+
+/// The values of an empty section.
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 6379,
+            db: 0,
+            password: None,
+            lease: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: 64 << 10,
+            fields: 100,
+            target: 16 << 10,
+            body: 64 << 20,
+            body_memory: 64 << 10,
+            spool: 1 << 30,
+            waiting: 10_000,
+            waiting_total: 20_000,
+            backends: 10_000,
+            connections: 100_000,
+            connections_per_client: 0,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(65),
+            body: Duration::from_secs(30),
+            write: Duration::from_secs(60),
+            first_byte: Duration::from_secs(60),
+            backend: Duration::from_secs(60),
+            preamble: Duration::from_secs(5),
+            connect: Duration::from_secs(2),
+            tunnel: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Default for Logger {
+    fn default() -> Self {
+        Self {
+            file: None,
+            level: LogLevel::Normal,
+        }
+    }
+}
+
+/// Worker threads where nothing else is said: two for each processor that the process may use, at least four.
+pub fn default_workers() -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    (2 * processors).clamp(4, MOST_WORKERS)
+}
+
+/// `limits.memory` where nothing else is said: a quarter of what the process may use.
+fn default_memory() -> u64 {
+    process::memory().map_or(UNKNOWN_MEMORY, |all| (all / 4).max(LEAST_MEMORY))
+}
+
+/// More worker threads than any machine has use for.
+pub(super) const MOST_WORKERS: usize = 4096;
+
+/// The least that `limits.memory` may be.
+pub(super) const LEAST_MEMORY: u64 = 1 << 20;
+
+/// `limits.memory` where the system does not say how much memory there is.
+const UNKNOWN_MEMORY: u64 = 64 << 20;
+
+/// Bytes of the largest file in memory, as in the original.
+const CACHE_THRESHOLD: u64 = 102_400;
+
+/// How long what was found out of a path is trusted. A deployment has to be seen soon, and one look in a second is cheap.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// What becomes much smaller and is not compressed already.
+const GZIP_TYPES: [&str; 17] = [
+    "text/html",
+    "text/css",
+    "text/csv",
+    "text/javascript",
+    "text/markdown",
+    "text/plain",
+    "text/xml",
+    "application/atom+xml",
+    "application/javascript",
+    "application/json",
+    "application/ld+json",
+    "application/manifest+json",
+    "application/rss+xml",
+    "application/wasm",
+    "application/xhtml+xml",
+    "application/xml",
+    "image/svg+xml",
+];

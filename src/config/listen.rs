@@ -1,0 +1,259 @@
+//! From what was typed to what is meant: the addresses for visitors, and the certificates.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use super::address::{self, ClusterAddress};
+use super::overrides::Overrides;
+use super::problem::Location;
+use super::raw::{self, Node};
+use super::section::Section;
+use super::types::{Address, Tls};
+use super::value::{self, ValueError};
+
+/// Every `cluster_address` with every `cluster_port`.
+pub(super) fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
+    let front = |node: &Node| match address::cluster_address(top.directory, &value::text(node)?)? {
+        ClusterAddress::Unix(path) => top.to_be_written(path).map(ClusterAddress::Unix),
+        front => Ok(front),
+    };
+    let typed = top.take_many("cluster_address", front);
+    let fronts = match &overrides.cluster_address {
+        None => typed.unwrap_or(vec![ClusterAddress::Any]),
+        Some(text) => match address::cluster_address(top.directory, text) {
+            Ok(front) => vec![front],
+            Err(wrong) => {
+                let shown = value::shown(&Node::Text(text.clone()));
+                top.findings.problem(
+                    Location::CommandLine,
+                    format!("cluster address {shown}: {wrong}"),
+                );
+                return Vec::new();
+            }
+        },
+    };
+    let typed = top.take_many("cluster_port", value::port);
+    let ports = overrides.cluster_port.map(|port| vec![port]).or(typed);
+    let only_sockets = !fronts.is_empty()
+        && fronts
+            .iter()
+            .all(|front| matches!(front, ClusterAddress::Unix(_)));
+    let only_tls = ports.is_none() && raw::get(&top.map, "ssl").is_some();
+    if !only_sockets
+        && !only_tls
+        && ports
+            .as_ref()
+            .is_none_or(|ports| ports.is_empty() && nothing(top, "cluster_port"))
+    {
+        top.problem("cluster_port: missing; write cluster_port: 80");
+    }
+    if fronts.is_empty() && nothing(top, "cluster_address") {
+        top.problem("cluster_address: an empty list; leave it out for all addresses");
+    }
+    let mut listen: Vec<Address> = Vec::new();
+    for front in fronts {
+        let ports = ports.as_deref().unwrap_or_default();
+        let addresses: Vec<Address> = match front {
+            ClusterAddress::Unix(path) => vec![Address::Unix(path)],
+            ClusterAddress::Host(host) => {
+                ports.iter().map(|port| tcp(&host, *port, false)).collect()
+            }
+            ClusterAddress::Any => {
+                let both = |port: &u16| [tcp("0.0.0.0", *port, false), tcp("::", *port, true)];
+                ports.iter().flat_map(both).collect()
+            }
+        };
+        for address in addresses {
+            add(&mut listen, address);
+        }
+    }
+    listen
+}
+
+/// `ssl`: one `{at, certfile, keyfile}` or a list of them. An address that is not among those for visitors yet is added.
+pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
+    let mut result: Vec<Tls> = Vec::new();
+    let mut taken = HashSet::new();
+    for (item, node) in top.many("ssl").unwrap_or_default() {
+        let read = |node: &Node| certificate(top, node);
+        let Some((ats, certfile, keyfile)) = top.read("ssl", item, node, read) else {
+            continue;
+        };
+        inspect(top, "ssl", item, node, (&certfile, &keyfile, None));
+        for at in ats {
+            let known = listen.iter().find(|address| same_address(address, &at));
+            let at = known.cloned().unwrap_or(at);
+            let known = known.is_some();
+            let other = |address: &&Address| address::conflict(address, &at);
+            if !known && let Some(address) = listen.iter().find(other) {
+                let message =
+                    format!("{at} would get the visitors of {address}; write at: {address}");
+                top.wrong("ssl", item, node, &message);
+            } else if !known {
+                listen.push(at.clone());
+            }
+            // All addresses are meant where none was written.
+            let implied = match &at {
+                Address::Tcp { host, port, .. } if host == "0.0.0.0" => listen
+                    .iter()
+                    .find(|address| **address == tcp("::", *port, true)),
+                _ => None,
+            };
+            for at in [&at].into_iter().chain(implied) {
+                let tls = Tls {
+                    at: at.clone(),
+                    certfile: certfile.clone(),
+                    keyfile: keyfile.clone(),
+                    client_ca: None,
+                };
+                if taken.insert(tls.clone()) {
+                    result.push(tls);
+                }
+            }
+        }
+    }
+    result
+}
+
+/// `outgoing_ssl`: one `{at, certfile, keyfile, client_ca}` or a list of them, each with its place in it.
+pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
+    let mut result: Vec<(Option<usize>, Tls)> = Vec::new();
+    for (item, node) in top.many("outgoing_ssl").unwrap_or_default() {
+        let read = |node: &Node| {
+            let (ats, certfile, keyfile) = certificate(top, node)?;
+            let client_ca = match node {
+                Node::Map(map) => raw::get(map, "client_ca"),
+                _ => None,
+            };
+            let client_ca = client_ca
+                .map(value::path(top.directory))
+                .transpose()
+                .map_err(|wrong| format!("client_ca: {wrong}"))?;
+            let [at] = ats.as_slice() else {
+                return Err("at: write the outgoing address of a site, at: 0.0.0.0:30000".into());
+            };
+            Ok(Tls {
+                at: at.clone(),
+                certfile,
+                keyfile,
+                client_ca,
+            })
+        };
+        let Some(tls) = top.read("outgoing_ssl", item, node, read) else {
+            continue;
+        };
+        let files = (&*tls.certfile, &*tls.keyfile, tls.client_ca.as_deref());
+        inspect(top, "outgoing_ssl", item, node, files);
+        let differs = |(_, known): &(Option<usize>, Tls)| {
+            known.at == tls.at && known.client_ca != tls.client_ca
+        };
+        if result.iter().any(differs) {
+            let wrong = "another client_ca than the entry above has for this address";
+            top.wrong("outgoing_ssl", item, node, wrong);
+        }
+        result.push((item, tls));
+    }
+    result
+}
+
+/// One entry of `ssl` or `outgoing_ssl`.
+fn certificate(top: &Section, node: &Node) -> Result<(Vec<Address>, PathBuf, PathBuf), ValueError> {
+    let Node::Map(map) = node else {
+        return Err("write {at: 0.0.0.0:443, certfile: cert.pem, keyfile: key.pem}".into());
+    };
+    let file = |key: &str| {
+        raw::get(map, key)
+            .map(|node| value::path(top.directory)(node).map_err(|wrong| format!("{key}: {wrong}")))
+            .transpose()
+    };
+    let at = raw::get(map, "at").ok_or("no at; write the address and port, at: 0.0.0.0:443")?;
+    let text = value::text(at).map_err(|wrong| format!("at: {wrong}"))?;
+    let any = text.strip_prefix("*:");
+    let literal = any.map_or(text.clone(), |port| format!("0.0.0.0:{port}"));
+    let at = address::dial_in(top.directory, &literal).map_err(|wrong| format!("at: {wrong}"))?;
+    let ats = match (any, &at) {
+        (Some(_), Address::Tcp { port, .. }) => vec![at.clone(), tcp("::", *port, true)],
+        _ => vec![at],
+    };
+    let certfile = file("certfile")?
+        .ok_or("no certfile; write the file of the certificate, certfile: cert.pem")?;
+    let keyfile = file("keyfile")?.unwrap_or_else(|| certfile.clone());
+    Ok((ats, certfile, keyfile))
+}
+
+/// Looks into the files of an entry of `ssl` or `outgoing_ssl` before a start: certificate, key, authorities.
+fn inspect(
+    top: &Section,
+    key: &str,
+    item: Option<usize>,
+    node: &Node,
+    (certfile, keyfile, client_ca): (&Path, &Path, Option<&Path>),
+) {
+    let (Some(inspection), Node::Map(map)) = (top.findings.inspection, node) else {
+        return;
+    };
+    let report = |inner: &str, why: &str| {
+        let shown = raw::get(map, inner).map(value::shown).unwrap_or_default();
+        let place = top.place_within(key, item, inner);
+        let message = format!("{key}.{inner} {shown}: {why}");
+        top.findings.problem(place, message);
+    };
+    if let Err((file, why)) = (inspection.certificate)(certfile, keyfile) {
+        let is_key = file == keyfile && raw::get(map, "keyfile").is_some();
+        report(if is_key { "keyfile" } else { "certfile" }, &why);
+    }
+    // The key was not looked at if the certificate is not there.
+    if keyfile != certfile
+        && !certfile.is_file()
+        && let Err(why) = value::read_file(keyfile, KEY_BYTES)
+    {
+        report("keyfile", &why);
+    }
+    if let Some(file) = client_ca
+        && let Err(why) = (inspection.authorities)(file)
+    {
+        report("client_ca", &why);
+    }
+}
+
+/// Whether two addresses are the same one, written or implied.
+fn same_address(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (
+            Address::Tcp { host, port, .. },
+            Address::Tcp {
+                host: other,
+                port: typed,
+                ..
+            },
+        ) => host == other && port == typed,
+        _ => one == other,
+    }
+}
+
+/// Whether a list is empty as typed, rather than because of what is wrong with its values.
+fn nothing(top: &Section, key: &str) -> bool {
+    top.many(key).is_none_or(|values| values.is_empty())
+}
+
+fn tcp(host: &str, port: u16, implied: bool) -> Address {
+    Address::Tcp {
+        host: host.into(),
+        port,
+        implied,
+    }
+}
+
+/// Adds an address unless it is there. One that is written beats one that is implied; port 0 is another one
+/// each time it is written, yet for one host once is enough.
+fn add(listen: &mut Vec<Address>, address: Address) {
+    let same = |known: &&mut Address| same_address(known, &address);
+    match (listen.iter_mut().find(same), &address) {
+        (None, _) => listen.push(address),
+        (Some(known), Address::Tcp { implied: false, .. }) => *known = address,
+        _ => {}
+    }
+}
+
+/// Bounds what is read of a key file to see whether that can be done.
+const KEY_BYTES: u64 = 4 << 20;
