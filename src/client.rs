@@ -25,7 +25,6 @@ use std::{error, fmt, io};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::backend::preamble;
 use crate::config::Address;
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::{HeadLimits, HeadScanner, Method, Persistence, RequestHead, ResponseHead};
@@ -33,6 +32,7 @@ use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::stream::Stream;
 use crate::net::tls::Connector;
+use crate::preamble;
 use crate::process::reason;
 
 /// An application's connection to a server.

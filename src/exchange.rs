@@ -13,12 +13,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::preamble::Id;
 use crate::budget::{Charge, Share};
 use crate::http::conditional::Validators;
 use crate::http::encoding::ContentCoding;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::stream::Peer;
+use crate::preamble::Id;
 
 /// A request of a visitor.
 #[derive(Debug)]

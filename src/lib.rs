@@ -110,7 +110,7 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | 1 | [`http`], [`backend::preamble`], [`content::passwords`], [`budget`], [`escape`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
+//! | 1 | [`http`], [`preamble`], [`passwords`], [`budget`], [`escape`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
 //! | 2 | [`process`] | the operating system, for the process as a whole |
 //! | 3 | [`config`] | files, once, at the start and at reloads |
 //! | 4 | [`net`] | sockets |
@@ -125,7 +125,7 @@
 //! | crate | modules |
 //! |---|---|
 //! | `base64` | `http::auth` |
-//! | `bcrypt` | `content::passwords` |
+//! | `bcrypt` | `passwords` |
 //! | `flate2` | `content::gzip` |
 //! | `httparse` | `http::head` |
 //! | `httpdate` | `http::date`, `http::conditional` |
@@ -133,9 +133,9 @@
 //! | `percent_encoding` | `http::target` |
 //! | `redis` | `backend::directory` |
 //! | `rustls` | `net::tls` |
-//! | `serde` | `config::raw`, `config::print`, `logging` |
-//! | `serde_yaml` | `config::raw`, `config::print` |
-//! | `sha_crypt` | `content::passwords` |
+//! | `serde` | `config::raw`, `config::locate`, `config::print`, `logging` |
+//! | `serde_yaml` | `config::raw`, `config::locate`, `config::print` |
+//! | `sha_crypt` | `passwords` |
 //! | `tempfile` | `server::body`, `relay::spool` |
 //! | `threadpool` | `server` |
 //! | `tikv_jemalloc_sys` | `process` |
@@ -152,6 +152,8 @@ pub mod exchange;
 pub mod http;
 pub mod logging;
 pub mod net;
+pub mod passwords;
+pub mod preamble;
 pub mod process;
 pub mod relay;
 pub mod server;

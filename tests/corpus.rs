@@ -6,12 +6,12 @@
 use std::fs;
 use std::path::Path;
 
-use swiftiply::backend::preamble::{self, PreambleReading};
 use swiftiply::config::{Config, Overrides};
 use swiftiply::content::root;
 use swiftiply::http::body::Framing;
 use swiftiply::http::head::Method;
 use swiftiply::http::target::{Host, Target, decoded};
+use swiftiply::preamble::{self, PreambleReading};
 
 use crate::laws::{self, LIMITS, Law};
 

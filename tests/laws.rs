@@ -11,7 +11,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::time::Instant;
 
-use swiftiply::backend::preamble::{self, Preamble, PreambleError, PreambleReading};
 use swiftiply::config::{Address, Config, Filter, Overrides, Symlinks};
 use swiftiply::content::root::{self, Root};
 use swiftiply::http::body::{BadBody, Decoder, Framing, LAST_CHUNK, write_chunk};
@@ -21,6 +20,7 @@ use swiftiply::http::head::{
 };
 use swiftiply::http::headers::Headers;
 use swiftiply::http::target::{Host, Target, decoded};
+use swiftiply::preamble::{self, Preamble, PreambleError, PreambleReading};
 
 /// A law, by what it is about.
 #[derive(Clone, Copy)]

@@ -20,10 +20,10 @@ use parking_lot::Mutex;
 use super::AccessShared;
 use super::dialer::{DialPermission, ServerAddress};
 use super::forward::{AfterExchange, Buffers};
-use crate::backend::preamble;
 use crate::client::MISDIALLED;
 use crate::net::conn::Conn;
 use crate::net::stream::{Pending, Stream};
+use crate::preamble;
 use crate::process;
 use crate::process::reason;
 

@@ -35,13 +35,13 @@ use parking_lot::Mutex;
 
 use self::newcomers::{Newcomers, Surplus};
 use super::pool::{Backend, Pool};
-use super::preamble::{self, PreambleError, PreambleReading};
 use super::registration::{ConnectedBackend, Connections};
 use crate::budget::Budget;
 use crate::net::conn::Conn;
 use crate::net::listener::Listener;
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::Acceptor;
+use crate::preamble::{self, PreambleError, PreambleReading};
 use crate::process::reason;
 use crate::stats::{self, Close, Stats};
 

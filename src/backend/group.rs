@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::preamble::Id;
 use crate::net::stream::Peer;
+use crate::preamble::Id;
 use crate::stats::Close;
 
 /// The groups of a dial-in address, by key.

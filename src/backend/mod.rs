@@ -1,6 +1,6 @@
 //! Backends: how they join, where they wait, and how a request gets one.
 //!
-//! In reading order: [`preamble`] is what a backend sends first, [`dial_in`] the thread that takes it in, [`group`] counts
+//! In reading order: [`preamble`](crate::preamble) is what a backend sends first, [`dial_in`] the thread that takes it in, [`group`] counts
 //! and logs it, [`pool`] is where it waits for requests (among the others in [`idle`]), [`queue`] the line in which requests
 //! wait for it, with [`waiting`] their count. [`limit`] is such a line for a right. [`registration`] is the list of backends that
 //! are connected. [`directory`] is the same for servers that do not
@@ -17,7 +17,6 @@ mod idle;
 pub mod lease;
 pub mod limit;
 pub mod pool;
-pub mod preamble;
 pub mod queue;
 pub mod registration;
 pub mod waiting;

@@ -30,13 +30,13 @@ use parking_lot::Mutex;
 
 use super::group::{Group, Groups, Journal, Sites};
 use super::idle::{CellIndex, IdleBackends, Listed};
-use super::preamble::Id;
 use super::queue::{Queue, QueuePosition, Slot};
 use super::registration::{Home, Registration};
 use super::waiting::{CountedWait, InLine, QueueFull, WaitingCount};
 use crate::config::Order;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Pending};
+use crate::preamble::Id;
 use crate::stats::{Close, Stats};
 
 /// The backends of one dial-in address and the requests that wait for them.

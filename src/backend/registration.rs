@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 
 use super::group::Group;
 use super::idle::CellIndex;
-use super::preamble::Id;
 #[cfg(test)]
 use crate::budget::Budget;
 use crate::budget::Charge;
 use crate::net::stream::Peer;
+use crate::preamble::Id;
 use crate::stats::Close;
 
 /// What a backend's entry needs of its pool.

@@ -4,8 +4,8 @@ use super::raw::{self, Map, Node};
 use super::section::Section;
 use super::types::BasicAuth;
 use super::value::{self, ValueError};
-use crate::content::passwords::Users;
 use crate::http::target::decoded;
+use crate::passwords::Users;
 
 /// `basic_auth`: one `{realm, users_file, paths, forward}` or a list of them.
 pub(super) fn basic(section: &Section) -> Vec<BasicAuth> {

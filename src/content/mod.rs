@@ -1,8 +1,7 @@
 //! What is answered without an application, and who may see it.
 //!
-//! [`files`] are those below a directory: [`root`] finds them safely, [`cache`] remembers what was found. [`passwords`]
-//! are those of visitors, [`watched`] are files that are read again when they have changed, and `gzip` compresses what
-//! passes through.
+//! [`files`] are those below a directory: [`root`] finds them safely, [`cache`] remembers what was found. [`watched`] are
+//! files that are read again when they have changed, and `gzip` compresses what passes through.
 
 pub mod cache;
 pub mod files;
@@ -11,6 +10,5 @@ pub mod gzip;
 #[cfg(not(feature = "gzip"))]
 #[path = "no_gzip.rs"]
 pub mod gzip;
-pub mod passwords;
 pub mod root;
 pub mod watched;

@@ -12,11 +12,11 @@ use std::time::Instant;
 
 use crate::config::auth::{USERS_BYTES, users};
 use crate::config::{self, BasicAuth};
-use crate::content::passwords::Users;
 use crate::content::watched::{FileError, Watched};
 use crate::exchange::Request;
 use crate::http::auth::{Credentials, challenge};
 use crate::http::encoding::ContentCoding;
+use crate::passwords::Users;
 
 /// An entry of `basic_auth` as it runs.
 #[derive(Debug)]

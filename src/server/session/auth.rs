@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::connection::Session;
 use super::state::{AuthPending, SessionStep, State};
-use crate::content::passwords::Users;
 use crate::http::auth::Credentials;
+use crate::passwords::Users;
 use crate::relay::Interests;
 use crate::server::auth::{self, AuthRule, AuthVerdict};
 use crate::server::checks::{AuthOverload, AuthSlot, CheckEntry};

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use super::connection::Session;
 use super::state::{ReadingHead, SessionStep, State};
-use crate::backend::preamble;
 use crate::config::size_text;
 use crate::http::head::{HeadLimits, Refusal, RequestHead};
+use crate::preamble;
 use crate::relay::Interests;
 use crate::server::pending::head_limits;
 use crate::server::scratch::Scratch;
