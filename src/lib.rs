@@ -129,7 +129,7 @@
 //! | `flate2` | `content::gzip` |
 //! | `httparse` | `http::head` |
 //! | `httpdate` | `http::date`, `http::conditional` |
-//! | `mime_guess` | `content::files` |
+//! | `mime_guess` | `content::entity` |
 //! | `percent_encoding` | `http::target` |
 //! | `redis` | `backend::directory` |
 //! | `rustls` | `net::tls` |

@@ -18,38 +18,34 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
-use regex::Regex;
 
-use super::cache::{
-    Cache, CacheEntry, CacheLimits, Encoding, FileIdentity, KnownDirs, Lookup, SeenPaths, Variant,
-    Variants,
-};
-use super::root::{self, FileKind, Root, normal};
-use crate::config::{self, Symlinks};
-use crate::exchange::{Body, Entity, FileBody, FilePart, Response, StoredFile, Trace};
-use crate::http::body::Framing;
-use crate::http::conditional::{ConditionResult, Conditions, RangeSelection, Validators};
-use crate::http::encoding::{self, Accepted, ContentCoding};
-use crate::http::head::{Method, RequestHead, ResponseHead};
+use super::cache::{Cache, CacheEntry, CacheLimits, Encoding, Lookup, Variant, Variants};
+use super::entity::{FileIdentity, content_type, is_older, validators};
+use super::locator::{Located, Locator};
+pub use super::response::Answer;
+use super::response::{Source, has_not_changed, serve, store, with_slash};
+use super::root::{self, Root, errno, normal, read};
+use super::seen::{KnownDirs, SeenPaths};
+use super::settings::FileSettings;
+use crate::config;
+use crate::exchange::Entity;
+use crate::http::conditional::Conditions;
+use crate::http::encoding::{Accepted, ContentCoding};
+use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::headers::Headers;
 
 /// The files below one directory.
 #[derive(Debug)]
 pub struct Files {
-    root: Root,
-    settings: FileSettings,
+    locator: Locator,
     cache: Mutex<Cache>,
     /// Of paths that are not those of files.
     marks: SeenPaths,
@@ -58,55 +54,10 @@ pub struct Files {
     served: SeenPaths,
 }
 
-/// What decides over the answers; files with the same settings are the same files.
-#[derive(Clone, Debug)]
-struct FileSettings {
-    links: Symlinks,
-    hidden: bool,
-    mask: Option<Regex>,
-    index: Vec<String>,
-    pages: Option<config::PageCache>,
-    precompressed: bool,
-    gzip: Option<config::GzipConfig>,
-    file_cache: config::FileCache,
-    etag_cache: config::CacheConfig,
-    dynamic_request_cache: config::CacheConfig,
-}
-
-/// What there is to be said to a request.
-pub enum Answer {
-    /// The file, a part of it, or that it has not changed.
-    File(Response),
-    /// 301: it is a directory, and this is its path, with the slash.
-    Moved(String),
-    /// 412: a condition does not hold.
-    Failed,
-    /// 416: the file, which has so many bytes, lacks those.
-    Unsatisfiable(u64),
-    /// The file is there and cannot be had at this moment.
-    Unreadable(io::Error),
-}
-
 /// What stands at a path.
 enum PathKind {
     File(Source),
     /// A directory that is to be asked for with a slash.
-    Directory,
-    Nothing,
-}
-
-/// What there is of a file.
-enum Source {
-    Stored(Arc<StoredFile>),
-    /// Only enough to say that it has not changed.
-    Tag(Entity),
-    Open(File, Entity),
-}
-
-/// What the file system has at a path.
-enum Located {
-    /// The file, and the name that says its type.
-    File(File, FileIdentity, Vec<u8>),
     Directory,
     Nothing,
 }
@@ -147,8 +98,10 @@ impl Files {
         );
         let size = settings.dynamic_request_cache.size;
         Self {
-            root: Root::new(root, settings.links),
-            settings,
+            locator: Locator {
+                root: Root::new(root, settings.links),
+                settings,
+            },
             cache: Mutex::new(cache),
             marks: SeenPaths::new(size),
             folders: KnownDirs::new(now),
@@ -158,7 +111,8 @@ impl Files {
 
     /// Whether these would answer as the others do, so that they may take their place with all that they know.
     pub fn are_like(&self, others: &Self) -> bool {
-        self.root.path() == others.root.path() && self.settings.is_like(&others.settings)
+        self.locator.root.path() == others.locator.root.path()
+            && self.locator.settings.is_like(&others.locator.settings)
     }
 
     /// Says what keeps these files from being served, if anything does now.
@@ -166,13 +120,13 @@ impl Files {
     /// # Errors
     /// Whatever `open(2)` says of the directory.
     pub fn check(&self) -> io::Result<()> {
-        Ok(self.root.reopen(Instant::now())?)
+        Ok(self.locator.root.reopen(Instant::now())?)
     }
 
     /// Lets go of the directory and of all that is known: nobody asks here any more but requests that began before, which
     /// find it all again.
     pub fn retire(&self) {
-        self.root.close();
+        self.locator.root.close();
         let known = self.cache.lock().clear();
         // Not under the lock.
         drop(known);
@@ -208,7 +162,7 @@ impl Files {
             false => Cow::Owned(slash.concat()),
         };
         // The original's names begin at the root, those that others are made for may begin at the system's.
-        let root = self.root.path().as_os_str().as_bytes();
+        let root = self.locator.root.path().as_os_str().as_bytes();
         let inner = name
             .strip_prefix(root)
             .filter(|inner| inner.starts_with(b"/"));
@@ -226,7 +180,7 @@ impl Files {
 
     /// What stands at a decoded path, and in which encoding a visitor with these fields wants it.
     fn find(&self, decoded: &[u8], request: &Headers, now: Instant) -> Result<PathKind, Errno> {
-        let generation = self.root.generation(now);
+        let generation = self.locator.root.generation(now);
         let Some((key, look)) = self.look(decoded, generation, now) else {
             return Ok(PathKind::Nothing);
         };
@@ -255,7 +209,7 @@ impl Files {
             Lookup::Stale(known, identity) => Some((known, identity, false)),
             Lookup::Unknown => None,
         };
-        let located = self.locate(&key[1..], now).inspect_err(|_| {
+        let located = self.locator.locate(&key[1..], now).inspect_err(|_| {
             // It is not known any more, so that it is not taken for what it was when the trouble is over.
             self.cache.lock().forget(&key);
         })?;
@@ -314,7 +268,7 @@ impl Files {
             return Some((Cow::Borrowed(decoded), look));
         }
         // Other spellings of a path would only take the place of others.
-        let key = normal(decoded, self.settings.hidden)?;
+        let key = normal(decoded, self.locator.settings.hidden)?;
         let look = match &key {
             Cow::Borrowed(_) => look,
             Cow::Owned(path) => self.cache.lock().look(path, now),
@@ -336,7 +290,7 @@ impl Files {
         generation: u64,
         now: Instant,
     ) {
-        let is_same = self.root.last_generation() == generation;
+        let is_same = self.locator.root.last_generation() == generation;
         let mut cache = self.cache.lock();
         if is_same && cache.is_of(generation) {
             cache.keep(key, known, identity, now);
@@ -345,7 +299,7 @@ impl Files {
 
     /// What is known of a path is still so, if that was found below the root of this generation.
     fn confirm(&self, key: &[u8], generation: u64, now: Instant) {
-        let is_same = self.root.last_generation() == generation;
+        let is_same = self.locator.root.last_generation() == generation;
         let mut cache = self.cache.lock();
         if is_same && cache.is_of(generation) {
             cache.confirm(key, now);
@@ -371,79 +325,9 @@ impl Files {
             return Ok(());
         }
         let name = &folder[1..folder.len() - 1];
-        let mut is_there = self.root.kind(name, now)?.is_some();
-        if let Some(pages) = &self.settings.pages {
-            let name = [pages.directory.as_bytes(), b"/", name].concat();
-            is_there |= self.root.kind(&name, now)?.is_some();
-        }
+        let is_there = self.locator.has(name, now)?;
         self.folders.learn(folder, generation, is_there, now);
         Ok(())
-    }
-
-    /// Looks for a file at a relative path, and at those where the application may have written one.
-    fn locate(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
-        let FileSettings { pages, .. } = &self.settings;
-        // Its pages have the paths at which they are served, and what is said of those paths counts for them.
-        if pages.as_ref().is_some_and(|pages| pages.holds(path)) {
-            return Ok(Located::Nothing);
-        }
-        let first = self.locate_at(path, now)?;
-        let (Located::Nothing, Some(pages)) = (&first, pages) else {
-            return Ok(first);
-        };
-        let below = [pages.directory.as_bytes(), b"/", path].concat();
-        let second = self.locate_at(&below, now)?;
-        if !matches!(second, Located::Nothing) || path.is_empty() || path.ends_with(b"/") {
-            return Ok(second);
-        }
-        for extension in &pages.extensions {
-            let name = [&below, b".".as_slice(), extension.as_bytes()].concat();
-            if self.root.kind(&name, now)? == Some(FileKind::File)
-                && let Some(found) = self.open(name, now)?
-            {
-                return Ok(found);
-            }
-        }
-        Ok(Located::Nothing)
-    }
-
-    /// Looks for a file at a relative path, or for one that stands for the directory there.
-    fn locate_at(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
-        let asks_for_index = path.is_empty() || path.ends_with(b"/");
-        if asks_for_index {
-            for index in &self.settings.index {
-                let name = [path, index.as_bytes()].concat();
-                if self.root.kind(&name, now)? == Some(FileKind::File)
-                    && let Some(found) = self.open(name, now)?
-                {
-                    return Ok(found);
-                }
-            }
-            return Ok(Located::Nothing);
-        }
-        match self.root.kind(path, now)? {
-            Some(FileKind::File) => Ok(self.open(path.to_vec(), now)?.unwrap_or(Located::Nothing)),
-            Some(FileKind::Directory) => {
-                let inside = self.locate_at(&[path, b"/"].concat(), now)?;
-                Ok(match inside {
-                    Located::Nothing => Located::Nothing,
-                    _ => Located::Directory,
-                })
-            }
-            None => Ok(Located::Nothing),
-        }
-    }
-
-    fn open(&self, name: Vec<u8>, now: Instant) -> Result<Option<Located>, Errno> {
-        if let Some(mask) = &self.settings.mask {
-            let root = self.root.path().as_os_str().as_bytes();
-            let whole = [root, b"/", &name].concat();
-            if mask.is_match(&String::from_utf8_lossy(&whole)) {
-                return Ok(None);
-            }
-        }
-        let found = self.root.open(&name, now)?;
-        Ok(found.map(|(file, identity)| Located::File(file, identity, name)))
     }
 
     /// Reads a small file, and remembers what was found.
@@ -466,7 +350,10 @@ impl Files {
         };
         let mut variants = self.beside(name, &identity, &entity, now)?;
         let settled = entity.validators.are_strong() && variants.iter().all(Variant::is_settled);
-        let compresses = self.settings.compresses(&entity.content_type, &identity);
+        let compresses = self
+            .locator
+            .settings
+            .compresses(&entity.content_type, &identity);
         entity.varies = compresses || !variants.is_empty();
         // What is not in memory is compressed while it is sent.
         if let (true, true, Some(bytes)) = (compresses, settled, &bytes) {
@@ -492,7 +379,7 @@ impl Files {
 
     /// All of a small file, if it does not change all the time. `None`: it is to be sent from the disk.
     fn read(&self, file: &File, identity: &mut FileIdentity) -> Result<Option<Vec<u8>>, Errno> {
-        let small = identity.size <= self.settings.file_cache.largest;
+        let small = identity.size <= self.locator.settings.file_cache.largest;
         if !small || !self.cache.lock().keeps_files() {
             return Ok(None);
         }
@@ -518,7 +405,8 @@ impl Files {
     ) -> Result<Vec<Variant>, Errno> {
         let mut variants = Vec::new();
         for coding in ContentCoding::ALL {
-            let Some((file, mut identity, name)) = self.open_beside(name, coding, now)? else {
+            let Some((file, mut identity, name)) = self.locator.open_beside(name, coding, now)?
+            else {
                 continue;
             };
             let bytes = self.read(&file, &mut identity)?;
@@ -543,30 +431,13 @@ impl Files {
         Ok(variants)
     }
 
-    /// The file in this coding beside the one with this name.
-    fn open_beside(
-        &self,
-        name: &[u8],
-        coding: ContentCoding,
-        now: Instant,
-    ) -> Result<Option<(File, FileIdentity, Vec<u8>)>, Errno> {
-        let name = [name, coding.extension().as_bytes()].concat();
-        if !self.settings.precompressed || self.root.kind(&name, now)? != Some(FileKind::File) {
-            return Ok(None);
-        }
-        Ok(match self.open(name, now)? {
-            Some(Located::File(file, identity, name)) => Some((file, identity, name)),
-            _ => None,
-        })
-    }
-
     /// Whether beside a file, which has not changed, there is still what is known to be there.
     fn is_current(&self, known: &CacheEntry, name: &[u8], now: Instant) -> Result<bool, Errno> {
         let (CacheEntry::File(_, variants) | CacheEntry::Tag(_, variants)) = known else {
             return Ok(false);
         };
         for coding in ContentCoding::ALL {
-            let there = self.open_beside(name, coding, now)?;
+            let there = self.locator.open_beside(name, coding, now)?;
             let variants = variants.iter().flat_map(|variants| variants.iter());
             let mut variants = variants.filter(|variant| variant.coding == coding);
             let before = variants.find_map(|variant| match &variant.form {
@@ -583,7 +454,7 @@ impl Files {
     /// Compresses a file (`gzip`), unless that is there already or is not worth it.
     #[cfg(feature = "gzip")]
     fn make(&self, bytes: &[u8], entity: &Entity, variants: &[Variant]) -> Option<Variant> {
-        let gzip = self.settings.gzip.as_ref()?;
+        let gzip = self.locator.settings.gzip.as_ref()?;
         let coding = ContentCoding::Gzip;
         if variants.iter().any(|variant| variant.coding == coding) {
             return None;
@@ -635,7 +506,7 @@ impl Files {
                 identity,
                 entity,
                 ..
-            }) => match self.open(name.clone(), now)? {
+            }) => match self.locator.open(name.clone(), now)? {
                 // If it has changed meanwhile, the file itself is always right.
                 Some(Located::File(file, there, _)) if there == *identity => {
                     Some(Source::Open(file, entity.clone()))
@@ -646,400 +517,13 @@ impl Files {
     }
 }
 
-impl Variant {
-    /// Whether it may be kept.
-    fn is_settled(&self) -> bool {
-        match &self.form {
-            Encoding::Made(_) => true,
-            Encoding::Beside { entity, .. } => entity.validators.are_strong(),
-        }
-    }
-
-    #[cfg(feature = "gzip")]
-    fn size(&self) -> usize {
-        match &self.form {
-            Encoding::Made(stored) => stored.bytes.len(),
-            Encoding::Beside { identity, .. } => {
-                usize::try_from(identity.size).unwrap_or(usize::MAX)
-            }
-        }
-    }
-}
-
-impl FileSettings {
-    /// Those of a site, without what is for the paths of requests only.
-    fn new(site: &config::SiteConfig) -> Self {
-        Self {
-            links: site.follow_symlinks,
-            hidden: site.hidden_files,
-            mask: site.staticmask.clone(),
-            index: Vec::new(),
-            pages: None,
-            precompressed: false,
-            gzip: None,
-            file_cache: site.file_cache,
-            etag_cache: site.etag_cache,
-            dynamic_request_cache: site.dynamic_request_cache,
-        }
-    }
-
-    /// Whether files of this type and size are compressed.
-    fn compresses(&self, content_type: &str, identity: &FileIdentity) -> bool {
-        self.gzip.as_ref().is_some_and(|gzip| {
-            identity.size >= gzip.minimum
-                && encoding::has_type(content_type.as_bytes(), &gzip.types)
-        })
-    }
-
-    fn is_like(&self, other: &Self) -> bool {
-        let mask = |settings: &Self| settings.mask.as_ref().map(|mask| mask.as_str().to_owned());
-        mask(self) == mask(other)
-            && self.links == other.links
-            && self.hidden == other.hidden
-            && self.index == other.index
-            && self.pages == other.pages
-            && self.precompressed == other.precompressed
-            && self.gzip == other.gzip
-            && self.file_cache == other.file_cache
-            && self.etag_cache == other.etag_cache
-            && self.dynamic_request_cache == other.dynamic_request_cache
-    }
-}
-
-/// Makes the answer of a file. `backend`: the fields of the answer whose place it takes.
-fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> Answer {
-    let conditions = Conditions::of(&request.headers);
-    if let (Source::Stored(stored), true, None) = (&source, conditions.is_empty(), backend) {
-        return ready(Arc::clone(stored));
-    }
-    let entity = match &source {
-        Source::Stored(stored) => stored.entity.clone(),
-        Source::Open(_, entity) | Source::Tag(entity) => entity.clone(),
-    };
-    let validators = &entity.validators;
-    match conditions.check(validators) {
-        ConditionResult::Go => {}
-        ConditionResult::Failed => return Answer::Failed,
-        ConditionResult::NotModified => {
-            let mut head = ResponseHead::new(304);
-            push_entity(&mut head.headers, &entity);
-            push_kept(&mut head.headers, backend, &OF_CONTENT);
-            return file(head, Body::Empty);
-        }
-    }
-    let refuses = |fields: &Headers| fields.get("Accept-Ranges") == Some(b"none");
-    let accepts = entity.divides && !backend.is_some_and(refuses);
-    let wanted = match request.method == Method::Get && accepts {
-        true => conditions.ranges(validators),
-        false => RangeSelection::Whole,
-    };
-    let whole = 0..validators.length;
-    let (status, parts) = match wanted {
-        RangeSelection::Whole => (200, Vec::from([whole])),
-        RangeSelection::Parts(parts) => (206, parts),
-        RangeSelection::Unsatisfiable => return Answer::Unsatisfiable(validators.length),
-    };
-    let mut head = ResponseHead::new(status);
-    push_entity(&mut head.headers, &entity);
-    push_coding(&mut head.headers, &entity);
-    let accepts: &[u8] = if accepts { b"bytes" } else { b"none" };
-    head.headers.push("Accept-Ranges", accepts);
-    push_kept(&mut head.headers, backend, &[]);
-    let own_type = backend.and_then(|fields| fields.get("Content-Type"));
-    let content_type = own_type.unwrap_or(entity.content_type.as_bytes());
-    let pieces = divide(parts, validators.length, content_type, &mut head);
-    file(head, body(source, pieces))
-}
-
-/// The pieces of the body that has these parts of a file with this length; says in the head what they are.
-fn divide(
-    parts: Vec<Range<u64>>,
-    length: u64,
-    content_type: &[u8],
-    head: &mut ResponseHead,
-) -> Vec<FilePart> {
-    let headers = &mut head.headers;
-    if let [part] = &*parts {
-        headers.push("Content-Type", content_type);
-        if head.status == 206 {
-            headers.push("Content-Range", content_range(part, length).as_bytes());
-        }
-        return parts.into_iter().map(FilePart::Range).collect();
-    }
-    let boundary = boundary();
-    let text = format!("multipart/byteranges; boundary={boundary}");
-    headers.push("Content-Type", text.as_bytes());
-    several(&parts, length, content_type, &boundary)
-}
-
-fn body(source: Source, pieces: Vec<FilePart>) -> Body {
-    match (source, &*pieces) {
-        (Source::Open(file, _), _) => Body::File(FileBody {
-            file,
-            pieces: pieces.into(),
-        }),
-        (Source::Stored(stored), [FilePart::Range(range)]) => Body::Stored {
-            range: within(range, &stored),
-            stored,
-            ready: false,
-        },
-        (Source::Stored(stored), pieces) => Body::Bytes(join(pieces, &stored)),
-        // Found only for what has not changed.
-        (Source::Tag(_), _) => Body::Empty,
-    }
-}
-
-/// A whole file in memory. Most answers are one of these, so its head is ready.
-fn ready(stored: Arc<StoredFile>) -> Answer {
-    let body = Body::Stored {
-        range: 0..stored.bytes.len(),
-        stored,
-        ready: true,
-    };
-    file(ResponseHead::new(200), body)
-}
-
-fn file(head: ResponseHead, body: Body) -> Answer {
-    Answer::File(Response {
-        head,
-        body,
-        trace: Trace::default(),
-    })
-}
-
-fn store(bytes: Vec<u8>, entity: Entity) -> StoredFile {
-    let mut head = ResponseHead::new(200);
-    push_entity(&mut head.headers, &entity);
-    push_coding(&mut head.headers, &entity);
-    let accepts: &[u8] = if entity.divides { b"bytes" } else { b"none" };
-    head.headers.push("Accept-Ranges", accepts);
-    head.headers
-        .push("Content-Type", entity.content_type.as_bytes());
-    let mut written = Vec::new();
-    head.write_first(Framing::Length(bytes.len() as u64), &mut written);
-    written.shrink_to_fit();
-    StoredFile {
-        head: written,
-        bytes,
-        entity,
-    }
-}
-
-/// Whether the visitor has this already.
-fn has_not_changed(entity: &Entity, request: &Headers) -> bool {
-    let conditions = Conditions::of(request);
-    conditions.is_about_cache()
-        && conditions.check(&entity.validators) == ConditionResult::NotModified
-}
-
-/// What a 304 says too.
-fn push_entity(headers: &mut Headers, entity: &Entity) {
-    let validators = &entity.validators;
-    headers.push("ETag", validators.etag.as_bytes());
-    if let Some(date) = validators.last_modified() {
-        headers.push("Last-Modified", date.as_bytes());
-    }
-    if entity.varies {
-        encoding::varies(headers);
-    }
-}
-
-fn push_coding(headers: &mut Headers, entity: &Entity) {
-    if let Some(coding) = entity.coding {
-        headers.push("Content-Encoding", coding.name().as_bytes());
-    }
-}
-
-/// Passes on what an application says about a file that it only names, but for these fields.
-fn push_kept(headers: &mut Headers, backend: Option<&Headers>, without: &[&str]) {
-    for (name, value) in backend.into_iter().flat_map(Headers::iter) {
-        let mut left_out = REPLACED.iter().chain(without);
-        if !left_out.any(|left_out| name.eq_ignore_ascii_case(left_out)) {
-            headers.push(name, value);
-        }
-    }
-}
-
-/// Several parts with what stands around them (RFC 9110 14.6).
-fn several(
-    parts: &[Range<u64>],
-    length: u64,
-    content_type: &[u8],
-    boundary: &str,
-) -> Vec<FilePart> {
-    let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
-    let mut before = format!("--{boundary}\r\nContent-Type: ");
-    for part in parts {
-        let mut text =
-            std::mem::replace(&mut before, format!("\r\n--{boundary}\r\nContent-Type: "))
-                .into_bytes();
-        text.extend_from_slice(content_type);
-        let range = content_range(part, length);
-        text.extend_from_slice(format!("\r\nContent-Range: {range}\r\n\r\n").as_bytes());
-        pieces.push(FilePart::Text(text));
-        pieces.push(FilePart::Range(part.clone()));
-    }
-    pieces.push(FilePart::Text(
-        format!("\r\n--{boundary}--\r\n").into_bytes(),
-    ));
-    pieces
-}
-
-fn content_range(part: &Range<u64>, length: u64) -> String {
-    format!("bytes {}-{}/{length}", part.start, part.end - 1)
-}
-
-/// A text that stands in no file, but for an accident that does not happen.
-fn boundary() -> String {
-    let random = || RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}", random(), random())
-}
-
-fn join(pieces: &[FilePart], stored: &StoredFile) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for piece in pieces {
-        bytes.extend_from_slice(match piece {
-            FilePart::Text(text) => text,
-            FilePart::Range(range) => &stored.bytes[within(range, stored)],
-        });
-    }
-    bytes
-}
-
-/// The same range, of bytes in memory. It is within the length, which is that of the bytes.
-fn within(range: &Range<u64>, stored: &StoredFile) -> Range<usize> {
-    let at = |place: u64| {
-        usize::try_from(place).map_or(stored.bytes.len(), |at| at.min(stored.bytes.len()))
-    };
-    at(range.start)..at(range.end)
-}
-
-/// Where a directory is to be asked for: the path as it was sent and a slash, with the query.
-fn with_slash(request: &RequestHead) -> String {
-    // Two slashes in front would be the name of a host (RFC 3986 4.2).
-    let path = request.target.path().trim_matches('/');
-    match request.target.query() {
-        Some(query) => format!("/{path}/?{query}"),
-        None => format!("/{path}/"),
-    }
-}
-
 /// The first part of a path with the slashes around it, if there is more behind.
 fn folder(path: &[u8]) -> Option<&[u8]> {
     let end = memchr::memchr(b'/', path.get(1..)?)? + 2;
     (end < path.len()).then(|| &path[..end])
 }
 
-fn content_type(name: &[u8]) -> Cow<'static, str> {
-    let name = String::from_utf8_lossy(name);
-    let guessed = mime_guess::from_path(&*name).first_raw();
-    match guessed {
-        None => Cow::Borrowed("application/octet-stream"),
-        Some(text) if text.starts_with("text/") || text == "application/javascript" => {
-            Cow::Owned(format!("{text}; charset=utf-8"))
-        }
-        Some(other) => Cow::Borrowed(other),
-    }
-}
-
-fn validators(identity: &FileIdentity) -> Validators {
-    let validators =
-        Validators::new(identity.modified.0, identity.size, seconds()).marked(mark(identity));
-    match is_recent(identity) {
-        true => validators.weak(),
-        false => validators,
-    }
-}
-
-/// Tells versions of the same size and second apart: a hash (FNV-1a), the same after a restart, of the inode and the exact
-/// times. A hash, since clients need not know inodes.
-fn mark(identity: &FileIdentity) -> u64 {
-    let numbers = [
-        identity.file.1.to_le_bytes(),
-        identity.modified.1.to_le_bytes(),
-        identity.changed.0.to_le_bytes(),
-        identity.changed.1.to_le_bytes(),
-    ];
-    let bytes = numbers.as_flattened().iter();
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-/// Whether a file was modified before the other one. Some programs that compress a file give the result its time in whole
-/// seconds or microseconds, and such a time is compared as such.
-fn is_older(file: &FileIdentity, other: &FileIdentity) -> bool {
-    let unit = match file.modified.1 {
-        0 => 1_000_000_000,
-        nanoseconds if nanoseconds % 1000 == 0 => 1000,
-        _ => 1,
-    };
-    let (seconds, nanoseconds) = other.modified;
-    file.modified < (seconds, nanoseconds / unit * unit)
-}
-
-/// Whether a file was changed so lately that it may be about to change again without any of its times telling.
-fn is_recent(identity: &FileIdentity) -> bool {
-    (identity.changed.0 - seconds()).abs() < SETTLED.as_secs() as i64
-}
-
-/// Now, in seconds since 1970.
-fn seconds() -> i64 {
-    clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map_or(0, |time| time.tv_sec())
-}
-
-/// The first bytes of a file, fewer only if it has no more.
-fn read(file: &File, length: u64) -> io::Result<Vec<u8>> {
-    // Of a small file.
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes)
-}
-
-fn errno(error: io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO))
-}
-
-/// What an application says about a file that it only names goes with it, and so does what is about the response: to whom
-/// else it may be shown (Vary, RFC 9111 4.1), how a browser is to treat it, cookies. These fields do not, for they are about
-/// the body or the status in whose place the file goes out, or are the file's own. Those of the IANA's registry were gone
-/// through.
-const REPLACED: [&str; 16] = [
-    "Accept-Ranges",
-    "Content-Digest",
-    "Content-MD5",
-    "Content-Range",
-    "Content-Type",
-    "Digest",
-    "ETag",
-    "Last-Modified",
-    "Location",
-    "Proxy-Authenticate",
-    "Proxy-Authentication-Info",
-    "Repr-Digest",
-    "Retry-After",
-    "Trailer",
-    "Unencoded-Digest",
-    "WWW-Authenticate",
-];
-/// What else a 304 does not say (RFC 9110 15.4.5).
-const OF_CONTENT: [&str; 3] = [
-    "Content-Disposition",
-    "Content-Encoding",
-    "Content-Language",
-];
 /// Directories that are told from others.
 const FOLDERS: usize = 1000;
-/// How long after its last change a file is taken to be at rest.
-const SETTLED: Duration = Duration::from_secs(2);
 /// How often a file is read that is changed meanwhile; then it is sent as it comes.
 const MOST_READS: u32 = 3;

@@ -4,11 +4,16 @@
 //! files that are read again when they have changed, and `gzip` compresses what passes through.
 
 pub mod cache;
+pub mod entity;
 pub mod files;
 #[cfg(feature = "gzip")]
 pub mod gzip;
 #[cfg(not(feature = "gzip"))]
 #[path = "no_gzip.rs"]
 pub mod gzip;
+mod locator;
+mod response;
 pub mod root;
+pub mod seen;
+mod settings;
 pub mod watched;

@@ -8,7 +8,9 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +22,7 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use parking_lot::{Mutex, RwLock};
 
-use super::cache::FileIdentity;
+use super::entity::FileIdentity;
 use crate::config::Symlinks;
 
 /// A directory below which files are served.
@@ -277,6 +279,27 @@ fn identity(about: &FileStat) -> FileIdentity {
 const REOPEN: Duration = Duration::from_secs(1);
 /// How often a path is resolved anew while others rename what is on the way.
 const MOST_TRIES: u32 = 16;
+
+/// The first bytes of a file, fewer only if it has no more.
+pub(super) fn read(file: &File, length: u64) -> io::Result<Vec<u8>> {
+    // Of a small file.
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+pub(super) fn errno(error: io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ pub mod alarm;
 pub mod buffer;
 pub mod conn;
 pub mod connect;
+mod flow;
 pub mod listener;
 pub mod poller;
 pub mod stream;

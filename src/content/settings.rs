@@ -1,0 +1,62 @@
+//! The settings that decide which files are served, and how.
+
+use regex::Regex;
+
+use super::entity::FileIdentity;
+use crate::config::{self, Symlinks};
+use crate::http::encoding;
+
+/// What decides over the answers; files with the same settings are the same files.
+#[derive(Clone, Debug)]
+pub(super) struct FileSettings {
+    pub(super) links: Symlinks,
+    pub(super) hidden: bool,
+    pub(super) mask: Option<Regex>,
+    pub(super) index: Vec<String>,
+    pub(super) pages: Option<config::PageCache>,
+    pub(super) precompressed: bool,
+    pub(super) gzip: Option<config::GzipConfig>,
+    pub(super) file_cache: config::FileCache,
+    pub(super) etag_cache: config::CacheConfig,
+    pub(super) dynamic_request_cache: config::CacheConfig,
+}
+
+impl FileSettings {
+    /// Those of a site, without what is for the paths of requests only.
+    pub(super) fn new(site: &config::SiteConfig) -> Self {
+        Self {
+            links: site.follow_symlinks,
+            hidden: site.hidden_files,
+            mask: site.staticmask.clone(),
+            index: Vec::new(),
+            pages: None,
+            precompressed: false,
+            gzip: None,
+            file_cache: site.file_cache,
+            etag_cache: site.etag_cache,
+            dynamic_request_cache: site.dynamic_request_cache,
+        }
+    }
+
+    /// Whether files of this type and size are compressed.
+    pub(super) fn compresses(&self, content_type: &str, identity: &FileIdentity) -> bool {
+        self.gzip.as_ref().is_some_and(|gzip| {
+            identity.size >= gzip.minimum
+                && encoding::has_type(content_type.as_bytes(), &gzip.types)
+        })
+    }
+
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let mask = |settings: &Self| settings.mask.as_ref().map(|mask| mask.as_str().to_owned());
+        mask(self) == mask(other)
+            && self.links == other.links
+            && self.hidden == other.hidden
+            && self.index == other.index
+            && self.pages == other.pages
+            && self.precompressed == other.precompressed
+            && self.gzip == other.gzip
+            && self.file_cache == other.file_cache
+            && self.etag_cache == other.etag_cache
+            && self.dynamic_request_cache == other.dynamic_request_cache
+    }
+}
