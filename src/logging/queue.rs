@@ -8,21 +8,18 @@
 //! **Invariants**: a line goes out whole and in its order, or is counted as lost. What is kept of one file is bounded, and
 //! so is what is kept of all.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
-use nix::errno::Errno;
-use nix::libc::{O_NOCTTY, O_NONBLOCK};
+use log::{LevelFilter, Record};
 use parking_lot::{Condvar, Mutex};
 
-use super::{OpenError, message};
+use super::message::{write, writer};
+use super::target::{LogTarget, OpenError};
 use crate::process;
 use crate::process::reason;
 
@@ -96,25 +93,18 @@ struct PendingWrite {
     pause: Duration,
 }
 
-/// Where lines go.
-enum LogTarget {
-    File {
-        file: File,
-        /// No regular file: others may write to it, too.
-        is_shared: bool,
-    },
-    /// A file that is opened for each write.
-    Named(PathBuf),
-    Stdout,
-    Stderr,
-}
-
 /// A thread that writes, and what it is to look at.
 struct Writer {
     name: &'static str,
     is_started: Mutex<bool>,
     due: Mutex<Vec<Arc<LogQueue>>>,
     changed: Condvar,
+}
+
+/// A message on its way into a queue: it comes in many pieces, of which the last one is the end of the line.
+pub(super) struct MessageLine {
+    bytes: Vec<u8>,
+    queue: Arc<LogQueue>,
 }
 
 impl LogQueue {
@@ -379,6 +369,43 @@ pub(super) fn settle<'a>(mut queues: impl Iterator<Item = &'a Arc<LogQueue>> + C
     queues.all(|queue| queue.settle())
 }
 
+impl MessageLine {
+    pub(super) fn new(queue: &Arc<LogQueue>) -> Self {
+        Self {
+            bytes: Vec::new(),
+            queue: Arc::clone(queue),
+        }
+    }
+}
+
+// Simplelog does not add up what it writes.
+impl Write for MessageLine {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        // A message itself has no line feed: it was escaped.
+        if bytes.ends_with(b"\n") {
+            self.queue.add(&self.bytes, true);
+            self.bytes.clear();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.queue.flush();
+        Ok(())
+    }
+}
+
+/// Puts a message into a queue, whatever else goes there.
+fn message(queue: &Arc<LogQueue>, level: log::Level, text: &str) {
+    let mut record = Record::builder();
+    let writer = writer(LevelFilter::Trace, MessageLine::new(queue));
+    write(
+        &writer,
+        &record.level(level).args(format_args!("{text}")).build(),
+    );
+}
+
 enum LossReport {
     /// It was reported too recently.
     Later(Instant),
@@ -471,60 +498,6 @@ fn whole_lines(bytes: &[u8]) -> usize {
     let end = bytes[..most].iter().rposition(|byte| *byte == b'\n');
     let end = end.or_else(|| bytes.iter().position(|byte| *byte == b'\n'));
     end.map_or(bytes.len(), |end| end + 1)
-}
-
-impl LogTarget {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = append(path)?;
-        let is_shared = !file.metadata()?.is_file();
-        Ok(Self::File { file, is_shared })
-    }
-
-    const fn is_shared(&self) -> bool {
-        match self {
-            Self::File { is_shared, .. } => *is_shared,
-            Self::Named(_) => false,
-            Self::Stdout | Self::Stderr => true,
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::File { file, .. } => file.write(bytes),
-            Self::Named(path) => append(path)?.write(bytes),
-            // Not by the library's own, which keeps what it could not write for the end of the program.
-            Self::Stdout => write_stream(io::stdout().as_fd(), bytes),
-            Self::Stderr => write_stream(io::stderr().as_fd(), bytes),
-        }
-    }
-}
-
-fn write_stream(stream: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    match nix::unistd::write(stream, bytes) {
-        // It was closed by whoever has started us.
-        Err(Errno::EBADF) => Ok(bytes.len()),
-        result => Ok(result?),
-    }
-}
-
-/// Opens a file for adding to it, without waiting for whoever reads it and so that no write waits either.
-fn append(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options
-        .append(true)
-        .create(true)
-        // The mask of the process takes away from that.
-        .mode(0o644)
-        .custom_flags(O_NONBLOCK | O_NOCTTY);
-    let is_fifo = fs::metadata(path).is_ok_and(|data| data.file_type().is_fifo());
-    if is_fifo {
-        // Also for reading: then it can be opened before its reader is there, and its reader may come and go.
-        match options.clone().read(true).open(path) {
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
-            result => return result,
-        }
-    }
-    options.open(path)
 }
 
 impl Writer {
@@ -632,6 +605,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
     use std::io::Read;
     use std::thread;
 

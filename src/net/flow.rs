@@ -190,5 +190,5 @@ impl EndReadiness {
     };
 }
 
-/// Blocks of [`Buffer::SIZE`] that go one way through a tunnel in one turn.
+/// Blocks of [`Buffer::SIZE`](super::buffer::Buffer::SIZE) that go one way through a tunnel in one turn.
 pub(super) const PIECES: usize = 8;
