@@ -196,7 +196,7 @@ impl Buffers {
         link: &mut Conn,
     ) -> AfterExchange {
         let Exchange {
-            host: request,
+            handler: request,
             upload,
             ..
         } = exchange;

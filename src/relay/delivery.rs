@@ -80,7 +80,7 @@ pub enum Progress {
 /// A response on its way.
 pub struct Delivery<U> {
     output: Output,
-    behind: BodySource<U>,
+    source: BodySource<U>,
     /// Its head is in the buffer for what is written.
     is_fresh: bool,
 }
@@ -195,14 +195,14 @@ impl<U: Upstream> Delivery<U> {
                 ended,
                 ..Output::new(framing, keep, recipient.patience)
             },
-            behind,
+            source: behind,
             is_fresh: true,
         }
     }
 
     /// The backend's socket, while it is read from.
     pub fn fd(&mut self) -> Option<BorrowedFd<'_>> {
-        match &mut self.behind {
+        match &mut self.source {
             BodySource::Backend(download, _) => download.fd(),
             _ => None,
         }
@@ -210,7 +210,7 @@ impl<U: Upstream> Delivery<U> {
 
     /// Passes on what the backend sends, until all of it was read.
     pub fn relay(&mut self, conn: &mut Conn, tools: &mut Tools<'_>) -> Progress {
-        let BodySource::Backend(download, gzip) = &mut self.behind else {
+        let BodySource::Backend(download, gzip) = &mut self.source else {
             return Progress::Relayed;
         };
         if !std::mem::take(&mut self.is_fresh) {
@@ -219,7 +219,7 @@ impl<U: Upstream> Delivery<U> {
         }
         match pull(&mut self.output, download, gzip.as_mut(), conn, tools) {
             Ok(PullResult::All) => {
-                self.behind = BodySource::Nothing;
+                self.source = BodySource::Nothing;
                 Progress::Relayed
             }
             Ok(PullResult::Blocked(interests)) => Progress::Blocked(interests),
@@ -250,7 +250,11 @@ impl<U: Upstream> Delivery<U> {
 
     fn try_flush(&mut self, conn: &mut Conn, tools: &mut Tools<'_>) -> Result<Flushed, Close> {
         let gone = |_| Close::WriteFailed;
-        let Self { output, behind, .. } = self;
+        let Self {
+            output,
+            source: behind,
+            ..
+        } = self;
         let is_fresh = std::mem::take(&mut self.is_fresh);
         if let BodySource::Compressed(file, gzip) = behind {
             if !is_fresh {
@@ -314,7 +318,7 @@ impl<U: Upstream> Delivery<U> {
             age: rate.age(now),
             on_disk: backlog.spool.on_disk(),
             holds_backend: backlog.spool.is_full()
-                && matches!(self.behind, BodySource::Backend(..)),
+                && matches!(self.source, BodySource::Backend(..)),
         })
     }
 
@@ -333,14 +337,14 @@ impl<U: Upstream> Delivery<U> {
 
     /// Closes the backend's connection, if its response was not read to its end.
     pub fn close(&mut self, reason: Close) {
-        if let BodySource::Backend(download, _) = &mut self.behind {
+        if let BodySource::Backend(download, _) = &mut self.source {
             download.close(reason);
         }
     }
 
     /// What the backend still sends, for no visitor.
     pub fn into_drain(self, leftover: Vec<u8>) -> Option<Drain<U>> {
-        match self.behind {
+        match self.source {
             BodySource::Backend(download, _) if !download.is_empty() => {
                 Drain::of_body(download, leftover)
             }

@@ -100,7 +100,7 @@ pub struct Switched<U> {
 /// An exchange.
 pub struct Exchange<H: ExchangeHandler> {
     /// The request, and what its program does about it.
-    pub host: H,
+    pub handler: H,
     /// Where the time went.
     pub trace: Trace,
     /// The status of the response, once there is one.
@@ -110,7 +110,7 @@ pub struct Exchange<H: ExchangeHandler> {
     /// Since when the request waits for a backend.
     since: Instant,
     /// Since when it waited for the backend that it has now.
-    asked: Instant,
+    queued_since: Instant,
     /// Backends that had some of the request.
     attempts: u32,
     phase: Phase<H::Upstream>,
@@ -120,7 +120,7 @@ pub struct Exchange<H: ExchangeHandler> {
 
 enum Phase<U: Upstream> {
     /// It asks for a backend.
-    Asking,
+    Acquiring,
     /// It asks for a backend then.
     Pausing(Instant),
     Queued(U::Ticket),
@@ -144,14 +144,14 @@ impl<H: ExchangeHandler> Exchange<H> {
     /// An exchange that has waited since `since` and has no backend yet.
     pub fn new(host: H, upload: Option<Box<StreamingUpload>>, since: Instant) -> Self {
         Self {
-            host,
+            handler: host,
             trace: Trace::default(),
             status: 0,
             upload,
             since,
-            asked: since,
+            queued_since: since,
             attempts: 0,
-            phase: Phase::Asking,
+            phase: Phase::Acquiring,
             leftover: Vec::new(),
         }
     }
@@ -170,7 +170,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
         loop {
             let next = match std::mem::replace(&mut self.phase, Phase::Over) {
-                Phase::Asking => self.ask(),
+                Phase::Acquiring => self.acquire(),
                 Phase::Pausing(until) => self.pause(until),
                 Phase::Queued(ticket) => self.queue(ticket),
                 Phase::Connecting(connecting) => self.connect(connecting.advance()),
@@ -262,7 +262,7 @@ impl<H: ExchangeHandler> Exchange<H> {
 
     fn is_gone(&mut self, visitor: &mut Visitor<'_>) -> bool {
         let uploads = matches!(self.phase, Phase::Sending(_)) && !self.is_read();
-        self.host.is_gone(visitor, uploads)
+        self.handler.is_gone(visitor, uploads)
     }
 
     /// The visitor left.
@@ -274,8 +274,8 @@ impl<H: ExchangeHandler> Exchange<H> {
             }
             Phase::Awaiting(call) => Outcome::Gone(Drain::of_call(
                 *call,
-                self.host.head(),
-                self.host.rules(),
+                self.handler.head(),
+                self.handler.rules(),
                 leftover,
             )),
             Phase::Relaying(delivery) | Phase::Flushing(delivery) => {
@@ -289,10 +289,10 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
     }
 
-    fn ask(&mut self) -> Transition<H::Upstream> {
-        match self.host.acquire(self.since, self.attempts) {
+    fn acquire(&mut self) -> Transition<H::Upstream> {
+        match self.handler.acquire(self.since, self.attempts) {
             Ok(acquired) => self.acquired(acquired),
-            Err(error) => self.missed(error),
+            Err(error) => self.without_backend(error),
         }
     }
 
@@ -308,17 +308,17 @@ impl<H: ExchangeHandler> Exchange<H> {
         if Instant::now() < until {
             return Transition::Blocked(Phase::Pausing(until), Interests::time(until));
         }
-        Transition::Phase(Phase::Asking)
+        Transition::Phase(Phase::Acquiring)
     }
 
     fn queue(&mut self, mut ticket: <H::Upstream as Upstream>::Ticket) -> Transition<H::Upstream> {
         if let Some(acquired) = ticket.take() {
             return self.acquired(acquired);
         }
-        let deadline = self.host.deadline(self.since);
+        let deadline = self.handler.deadline(self.since);
         if Instant::now() >= deadline {
             drop(ticket);
-            return self.missed(RelayError::NoBackend);
+            return self.without_backend(RelayError::NoBackend);
         }
         let interests = Interests {
             queue: true,
@@ -337,12 +337,12 @@ impl<H: ExchangeHandler> Exchange<H> {
                 };
                 Transition::Blocked(Phase::Connecting(connecting), interests)
             }
-            Connected::Failed(error) => match self.host.unreachable(&error) {
+            Connected::Failed(error) => match self.handler.unreachable(&error) {
                 // The queue is left for good only when the time is over.
-                Ok(None) if Instant::now() < self.host.deadline(self.since) => {
-                    Transition::Phase(Phase::Asking)
+                Ok(None) if Instant::now() < self.handler.deadline(self.since) => {
+                    Transition::Phase(Phase::Acquiring)
                 }
-                Ok(None) => self.missed(RelayError::NoBackend),
+                Ok(None) => self.without_backend(RelayError::NoBackend),
                 Ok(Some(until)) => Transition::Phase(Phase::Pausing(until)),
                 Err(error) => Transition::Done(Outcome::Failed(error)),
             },
@@ -350,12 +350,12 @@ impl<H: ExchangeHandler> Exchange<H> {
     }
 
     /// There is no backend for it here.
-    fn missed(&mut self, error: RelayError) -> Transition<H::Upstream> {
+    fn without_backend(&mut self, error: RelayError) -> Transition<H::Upstream> {
         let now = Instant::now();
         self.trace.queued += now.saturating_duration_since(self.since);
         self.since = now;
-        match self.host.fall_back(error) {
-            true => Transition::Phase(Phase::Asking),
+        match self.handler.fall_back(error) {
+            true => Transition::Phase(Phase::Acquiring),
             false => Transition::Done(Outcome::Failed(error)),
         }
     }
@@ -365,7 +365,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         let now = Instant::now();
         self.trace.queued += now.saturating_duration_since(self.since);
         self.trace.backend = upstream.origin();
-        self.asked = self.since;
+        self.queued_since = self.since;
         self.since = now;
         self.attempts += 1;
         let call = Call::new(upstream, now);
@@ -380,19 +380,19 @@ impl<H: ExchangeHandler> Exchange<H> {
     ) -> Transition<H::Upstream> {
         if call.is_fresh() {
             tools.out.clear();
-            self.host.write_head(&self.trace, self.since, tools.out);
+            self.handler.write_head(&self.trace, self.since, tools.out);
             call.rendered(tools.out.len());
         }
         let was_read = self.is_read();
         let upload = self.upload.as_deref_mut();
         let request = RelayRequest {
-            head: self.host.head(),
-            body: self.host.body(),
-            rules: self.host.rules(),
+            head: self.handler.head(),
+            body: self.handler.body(),
+            rules: self.handler.rules(),
         };
         let sent = call.send(request, upload, visitor, tools);
         if !was_read && self.is_read() {
-            self.host.received(visitor.conn);
+            self.handler.received(visitor.conn);
         }
         match sent {
             Ok(call::Sending::Blocked(interests)) => {
@@ -400,13 +400,13 @@ impl<H: ExchangeHandler> Exchange<H> {
             }
             Ok(call::Sending::Turn) => Transition::Yield(Phase::Sending(call)),
             // The response cannot be there yet, unless it came before the end of the request.
-            Ok(call::Sending::Sent) => match call.expect_response(self.host.rules()) {
+            Ok(call::Sending::Sent) => match call.expect_response(self.handler.rules()) {
                 Some(interests) if tools.patience.is_zero() => {
                     Transition::Blocked(Phase::Awaiting(call), interests)
                 }
                 _ => Transition::Phase(Phase::Awaiting(call)),
             },
-            Err(error) => self.failed(error, *call),
+            Err(error) => self.attempt_failed(error, *call),
         }
     }
 
@@ -416,7 +416,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         visitor: &mut Visitor<'_>,
         tools: &mut Tools<'_>,
     ) -> Transition<H::Upstream> {
-        let (head, rules) = (self.host.head(), self.host.rules());
+        let (head, rules) = (self.handler.head(), self.handler.rules());
         match call.await_response(head, rules, Some(visitor), tools) {
             Ok(call::Awaiting::Blocked(interests)) => {
                 Transition::Blocked(Phase::Awaiting(call), interests)
@@ -433,7 +433,7 @@ impl<H: ExchangeHandler> Exchange<H> {
                 }
                 self.respond(head, *call, visitor, tools)
             }
-            Err(error) => self.failed(error, *call),
+            Err(error) => self.attempt_failed(error, *call),
         }
     }
 
@@ -444,12 +444,12 @@ impl<H: ExchangeHandler> Exchange<H> {
         visitor: &mut Visitor<'_>,
         tools: &mut Tools<'_>,
     ) -> Transition<H::Upstream> {
-        let method = &self.host.head().method;
-        let download = call.into_download(&head, method, self.host.rules(), tools.reply);
+        let method = &self.handler.head().method;
+        let download = call.into_download(&head, method, self.handler.rules(), tools.reply);
         let is_read = self.is_read();
-        let responding = self
-            .host
-            .respond(head, download, is_read, tools, visitor.pending_output);
+        let responding =
+            self.handler
+                .respond(head, download, is_read, tools, visitor.pending_output);
         self.status = responding.status;
         let mut delivery = responding.delivery;
         // Most responses are there in one piece and taken at once; then nothing has to be kept.
@@ -461,12 +461,16 @@ impl<H: ExchangeHandler> Exchange<H> {
                 }
                 _ => Transition::Yield(Phase::Flushing(Box::new(delivery))),
             },
-            progress => relayed(Box::new(delivery), progress, tools),
+            progress => after_relay(Box::new(delivery), progress, tools),
         }
     }
 
     /// An attempt failed: the backend is closed, and another one may get the request.
-    fn failed(&mut self, error: RelayError, call: Call<H::Upstream>) -> Transition<H::Upstream> {
+    fn attempt_failed(
+        &mut self,
+        error: RelayError,
+        call: Call<H::Upstream>,
+    ) -> Transition<H::Upstream> {
         self.trace.answering = self.since.elapsed();
         let is_sent = call.is_sent();
         if !is_sent {
@@ -482,7 +486,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         };
         let was_kept = failure.was_kept;
         let is_old = was_kept || call.is_dialled();
-        let again = self.host.may_retry(&failure);
+        let again = self.handler.may_retry(&failure);
         call.close(match error {
             RelayError::Upload(_) => Close::ClientGone,
             // A connection that was kept had been given up by the server, most likely.
@@ -500,15 +504,15 @@ impl<H: ExchangeHandler> Exchange<H> {
             self.since = now;
         } else {
             // It goes on waiting as if it had not had this backend.
-            let waited = self.since.saturating_duration_since(self.asked);
+            let waited = self.since.saturating_duration_since(self.queued_since);
             self.trace.queued = self.trace.queued.saturating_sub(waited);
-            self.since = self.asked;
-            if now >= self.host.deadline(self.since) {
-                return self.missed(RelayError::NoBackend);
+            self.since = self.queued_since;
+            if now >= self.handler.deadline(self.since) {
+                return self.without_backend(RelayError::NoBackend);
             }
             // There are only so many of these.
             if is_old {
-                return Transition::Phase(Phase::Asking);
+                return Transition::Phase(Phase::Acquiring);
             }
         }
         // A process that dies closes its connections one after the other; the next one may be another of them. And a server
@@ -523,10 +527,10 @@ fn relay<U: Upstream>(
     tools: &mut Tools<'_>,
 ) -> Transition<U> {
     let progress = delivery.relay(visitor.conn, tools);
-    relayed(delivery, progress, tools)
+    after_relay(delivery, progress, tools)
 }
 
-fn relayed<U: Upstream>(
+fn after_relay<U: Upstream>(
     delivery: Box<Delivery<U>>,
     progress: Progress,
     tools: &Tools<'_>,
@@ -766,7 +770,7 @@ mod tests {
         let mut exchange = Exchange::new(request, None, Instant::now());
         let step = advance(&mut exchange);
         assert!(matches!(step, Step::Blocked(Interests { reads: true, .. })));
-        assert_eq!(exchange.host.failures, [(0, false); 3]);
+        assert_eq!(exchange.handler.failures, [(0, false); 3]);
         let mut seen = [0; HEAD.len()];
         backend.read_exact(&mut seen).unwrap();
         assert_eq!(seen, HEAD);
@@ -776,7 +780,7 @@ mod tests {
             advance(&mut exchange),
             Step::Done(Outcome::Failed(RelayError::ClosedEarly))
         ));
-        assert_eq!(exchange.host.failures[3..], [(1, true)]);
+        assert_eq!(exchange.handler.failures[3..], [(1, true)]);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) struct Output {
     /// Its room or its backend is needed for others.
     pub(super) is_given_up: bool,
     /// How much longer the visitor may be waited for before the backend's next bytes are read.
-    pub(super) moment: Duration,
+    pub(super) grace: Duration,
 }
 
 /// What the visitor has not taken yet, and since when.
@@ -69,7 +69,7 @@ impl Output {
             rate: None,
             paused: None,
             is_given_up: false,
-            moment: MOMENT,
+            grace: GRACE,
         }
     }
 
@@ -158,7 +158,7 @@ impl Output {
         }
         if let Some(backlog) = self.backlog.take() {
             let now = Instant::now();
-            self.moment = self.moment.saturating_sub(now - backlog.since);
+            self.grace = self.grace.saturating_sub(now - backlog.since);
             self.paused = Some(now);
         }
         Ok(true)
@@ -204,7 +204,7 @@ impl Output {
 
     /// Why the visitor is not waited for any longer: it took nothing for too long, or too little lately once it had as
     /// long, or others need what is kept for it.
-    pub(super) fn complaint(&self, now: Instant) -> Option<Close> {
+    pub(super) fn reason_to_cut(&self, now: Instant) -> Option<Close> {
         let backlog = self.backlog.as_ref()?;
         let is_too_slow = |rate: Rate| rate.is_below(SLOWEST, self.patience, now);
         if now >= backlog.progress + self.patience {
@@ -224,21 +224,21 @@ impl Output {
     }
 
     /// Whether the visitor still has time to take what is at hand before the backend's next bytes are read.
-    pub(super) fn is_in_moment(&self) -> bool {
+    pub(super) fn is_in_grace(&self) -> bool {
         self.backlog
             .as_ref()
-            .is_some_and(|backlog| backlog.since.elapsed() < self.moment)
+            .is_some_and(|backlog| backlog.since.elapsed() < self.grace)
     }
 
     /// Waits for the visitor alone.
     pub(super) fn wait_for_room(&mut self, tools: &Tools<'_>) -> Result<Interests, Close> {
         let now = Instant::now();
-        let is_in_moment = self.is_in_moment() && !self.is_full();
+        let is_in_moment = self.is_in_grace() && !self.is_full();
         self.backlog(tools.room);
-        if let Some(reason) = self.complaint(now) {
+        if let Some(reason) = self.reason_to_cut(now) {
             return Err(reason);
         }
-        let (moment, patience) = (self.moment, self.patience);
+        let (moment, patience) = (self.grace, self.patience);
         let backlog = self.backlog(tools.room);
         Ok(Interests::room(match is_in_moment {
             true => backlog.since + moment,
@@ -251,7 +251,7 @@ impl Output {
         let Some(backlog) = &self.backlog else {
             return Ok(interests);
         };
-        if let Some(reason) = self.complaint(Instant::now()) {
+        if let Some(reason) = self.reason_to_cut(Instant::now()) {
             return Err(reason);
         }
         Ok(Interests {
@@ -288,7 +288,7 @@ impl Backlog {
 }
 
 /// A visitor that is about to read is waited for so long in each delivery.
-const MOMENT: Duration = Duration::from_millis(5);
+const GRACE: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
@@ -307,7 +307,7 @@ mod tests {
             if let Some(rate) = &mut output.rate {
                 rate.add(last, taken);
             }
-            let complaint = output.complaint(now);
+            let complaint = output.reason_to_cut(now);
             assert_eq!(complaint, expected, "{since} {progress} {taken}");
         };
         check(0, 0, 0, None);

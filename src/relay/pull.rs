@@ -62,7 +62,7 @@ pub(super) fn pull<U: Upstream>(
                 output
                     .write(conn, &[], tools.out, tools.room)
                     .map_err(gone)?;
-                if output.is_full() || output.is_in_moment() {
+                if output.is_full() || output.is_in_grace() {
                     return output.wait_for_room(tools).map(PullResult::Blocked);
                 }
                 if output.bytes >= end {

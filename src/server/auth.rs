@@ -194,7 +194,7 @@ fn shorter_names(parts: &[Box<[u8]>], site: &config::SiteConfig) -> Vec<Vec<Box<
 }
 
 /// Decides about a request of a site. If its visitor is known, the request is made ready for the application.
-pub(crate) fn look<'g>(
+pub(crate) fn verdict<'g>(
     guards: &'g [AuthRule],
     request: &mut Request,
     now: Instant,

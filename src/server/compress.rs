@@ -18,7 +18,7 @@ use crate::relay::download::Download;
 
 /// Makes a head that of a compressed response, and the compressor, if the site wants that, the visitor takes it and the
 /// response allows it.
-pub(crate) fn compress(
+pub(crate) fn compress_backend(
     compressors: &Arc<Compressors>,
     site: &Site,
     request: &RequestHead,
@@ -51,7 +51,7 @@ pub(crate) fn compress(
 
 /// What goes out of a response of our own: as it is, or as a file that is compressed while it is sent, which its head says
 /// then. Files in memory are compressed already, where that is wanted.
-pub(crate) fn own(
+pub(crate) fn compress_own(
     compressors: &Arc<Compressors>,
     site: &Site,
     request: &RequestHead,

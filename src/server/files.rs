@@ -13,11 +13,11 @@ use crate::http::target;
 use crate::process;
 
 /// The answer to a request that needs no backend: a file, or that there is none and nobody else to ask.
-pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Response> {
+pub(crate) fn respond(site: &Site, head: &RequestHead, now: Instant) -> Option<Response> {
     let files = site.files.docroot()?;
     let reads = is_read(&head.method);
     if reads && let Some(answer) = files.answer(head, now) {
-        return Some(present(answer, head, site));
+        return Some(response_of(answer, head, site));
     }
     if !site.settings.outgoing.is_empty() || site.servers.is_some() {
         return None;
@@ -33,7 +33,11 @@ pub(crate) fn answer(site: &Site, head: &RequestHead, now: Instant) -> Option<Re
 /// The answer with the file that a backend names, for the place of the backend's own; `None`: that is passed on. The fields
 /// that name a file are for us: they never reach a visitor, but for one that is a proxy itself where this one does not
 /// send files.
-pub(crate) fn named(request: &Request, site: &Site, head: &mut ResponseHead) -> Option<Response> {
+pub(crate) fn named_by_backend(
+    request: &Request,
+    site: &Site,
+    head: &mut ResponseHead,
+) -> Option<Response> {
     let files = site.files.sendfileroot();
     if files.is_none() && request.client.trusted {
         return None;
@@ -49,7 +53,7 @@ pub(crate) fn named(request: &Request, site: &Site, head: &mut ResponseHead) -> 
     let files = files.filter(|_| is_read(&request.head.method))?;
     let asked = &request.head;
     Some(match files.answer_for(&name, asked, head, Instant::now()) {
-        Some(answer) => present(answer, asked, site),
+        Some(answer) => response_of(answer, asked, site),
         None => {
             let name = String::from_utf8_lossy(&name);
             let root = site.settings.sendfileroot.as_deref();
@@ -67,7 +71,7 @@ pub(crate) fn named(request: &Request, site: &Site, head: &mut ResponseHead) -> 
     })
 }
 
-fn present(answer: Answer, head: &RequestHead, site: &Site) -> Response {
+fn response_of(answer: Answer, head: &RequestHead, site: &Site) -> Response {
     match answer {
         Answer::File(response) => response,
         Answer::Moved(location) => {

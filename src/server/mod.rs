@@ -88,7 +88,7 @@ use sessions::{ScanBackoff, Sessions};
 use shared::Shared;
 use snapshot::{Snapshot, SnapshotParts};
 use threads::PreparedThread;
-use worker::{Worker, be_scheduled};
+use worker::{Worker, set_scheduling};
 
 /// A running server.
 ///
@@ -520,7 +520,7 @@ impl Bound {
         let tunnels = {
             let sessions = Arc::clone(&sessions);
             PreparedThread::new("tunnels", move || {
-                be_scheduled(config.scheduling);
+                set_scheduling(config.scheduling);
                 let tunnels = &sessions.tunnels;
                 tunnels.run(|session, backend, ended| session.end_tunnel(backend, &ended));
             })?

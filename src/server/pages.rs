@@ -74,7 +74,7 @@ impl SitePages {
     }
 
     /// Whether the site is in maintenance.
-    pub(crate) fn are_closed(&self, now: Instant) -> bool {
+    pub(crate) fn in_maintenance(&self, now: Instant) -> bool {
         self.flag.as_ref().is_some_and(|flag| flag.is_up(now))
     }
 
@@ -93,7 +93,7 @@ impl SitePages {
     }
 
     /// What everybody sees while the site is in maintenance.
-    pub(crate) fn closed(&self, request: &RequestHead) -> Response {
+    pub(crate) fn maintenance_page(&self, request: &RequestHead) -> Response {
         let why = "The site is down for maintenance. Please come back later.";
         let mut page = page(503, why, Some(request));
         page.head

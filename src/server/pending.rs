@@ -39,7 +39,7 @@ pub(crate) struct PendingRequest {
     /// Index of its site.
     pub(crate) site: usize,
     /// Index of the site whose backends are to respond: the same, or its backup.
-    pub(crate) from: usize,
+    pub(crate) supplier_index: usize,
     /// Since when it waits for what comes next.
     pub(crate) since: Instant,
     /// Whether the visitor is still there.
@@ -67,7 +67,7 @@ impl PendingRequest {
             request,
             snapshot,
             site,
-            from: site,
+            supplier_index: site,
             since: received,
             disconnect: DisconnectDetector::new(received),
             permit: None,
@@ -120,7 +120,7 @@ impl PendingRequest {
 
     /// The site whose backends are to respond.
     fn supplier(&self) -> &Site {
-        &self.snapshot.sites[self.from]
+        &self.snapshot.sites[self.supplier_index]
     }
 
     /// Whether other requests wait for a backend of the same site.
@@ -205,7 +205,10 @@ impl PendingRequest {
     fn warn_of_unframed(&self, head: &ResponseHead, download: &Download<Lease>) {
         let site = self.site();
         let unframed = !download.is_empty() && download.length().is_none() && !head.chunked;
-        if unframed && download.is_dialled() && !site.unframed_told.swap(true, Ordering::Relaxed) {
+        if unframed
+            && download.is_dialled()
+            && !site.unframed_reported.swap(true, Ordering::Relaxed)
+        {
             log::warn!(
                 target: &site.log,
                 "site {}: the application sends answers without Content-Length or chunks, whose end can only be guessed; \
@@ -247,7 +250,7 @@ impl ExchangeHandler for PendingRequest {
         }
         let retries = self.site().settings.retries;
         let once = attempts == 0 && !(retries > 0 && self.is_repeatable(0));
-        let supplier = &self.snapshot.sites[self.from];
+        let supplier = &self.snapshot.sites[self.supplier_index];
         let head = &self.request.head;
         let path = path_for(supplier, head);
         let selector =
@@ -267,7 +270,7 @@ impl ExchangeHandler for PendingRequest {
         );
         match self.supplier().backup.filter(|_| missed) {
             Some(backup) => {
-                self.from = backup;
+                self.supplier_index = backup;
                 self.wait = None;
                 true
             }
@@ -318,7 +321,7 @@ impl ExchangeHandler for PendingRequest {
         self.permit = None;
         self.warn_of_unframed(&head, &download);
         let mut head = head;
-        let named = files::named(&self.request, self.site(), &mut head);
+        let named = files::named_by_backend(&self.request, self.site(), &mut head);
         let (head, payload) = match named {
             // It goes out as it is, and does not wait for the rest of what it replaces.
             Some(file) => {
@@ -328,7 +331,7 @@ impl ExchangeHandler for PendingRequest {
                 (file.head, Payload::Body(file.body))
             }
             None => {
-                let gzip = compress::compress(
+                let gzip = compress::compress_backend(
                     &self.snapshot.shared.compressors,
                     self.site(),
                     &self.request.head,

@@ -15,7 +15,7 @@
 //!    the system does not reset the connection before the response was read.
 //!
 //! Each state has its file, and the data of all states are in `state`. `request` decides where a request goes, `refuse` what
-//! becomes of one that is refused, `answer` how a response is begun and what follows it, `log_context` what the access log gets.
+//! becomes of one that is refused, `respond` how a response is begun and what follows it, `log_context` what the access log gets.
 //! `connection` is what a session owns in every state, `parking` what others ask of one that does not run.
 //!
 //! **Invariants**
@@ -24,7 +24,6 @@
 //! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
 //! - The backend's socket is armed in the poller only while the session is parked.
 
-mod answer;
 mod auth;
 mod body;
 mod connection;
@@ -35,6 +34,7 @@ mod log_context;
 mod parking;
 mod refuse;
 mod request;
+mod respond;
 mod state;
 mod tunnel;
 
@@ -65,22 +65,22 @@ impl Session {
     pub(crate) fn run(mut self: Box<Self>, scratch: &mut Scratch) -> Disposition {
         scratch.input.clear();
         scratch.input.append(&mem::take(&mut self.leftover));
-        let enough = self.answered.saturating_add(MOST_IN_A_ROW);
+        let enough = self.responses.saturating_add(MOST_IN_A_ROW);
         loop {
             let step = match mem::replace(&mut self.state, State::Running) {
                 State::Running | State::Tunnel(_) => SessionStep::Close(Close::Internal),
                 State::Head(reading) => self.read_head(reading, scratch),
-                State::Auth(pending) => self.go_on_with_auth(*pending, scratch),
-                State::Open(pending) => self.open(*pending, scratch),
-                State::Body(collecting) => self.collect(collecting, scratch),
-                State::Exchange(exchange) => self.relay(exchange, scratch),
-                State::Sending(sending) => self.go_on_sending(*sending, scratch),
+                State::Auth(pending) => self.resume_auth(*pending, scratch),
+                State::Authorised(pending) => self.serve(*pending, scratch),
+                State::Body(reading) => self.read_body(reading, scratch),
+                State::Exchange(exchange) => self.advance_exchange(exchange, scratch),
+                State::Sending(sending) => self.resume_sending(*sending, scratch),
                 State::Linger { quiet, deadline } => self.linger(quiet, deadline, scratch),
             };
             match step {
                 SessionStep::Go(state) => {
                     self.state = state;
-                    if self.answered >= enough {
+                    if self.responses >= enough {
                         self.leftover.extend_from_slice(scratch.input.data());
                         return Disposition::Yield(self);
                     }
@@ -93,7 +93,7 @@ impl Session {
                 SessionStep::Wait(state, interests) => {
                     self.state = state;
                     self.leftover.extend_from_slice(scratch.input.data());
-                    self.recount();
+                    self.charge_kept();
                     return Disposition::Wait(self, interests);
                 }
                 SessionStep::Tunnel(state, start) => {

@@ -84,7 +84,7 @@ pub(crate) struct Site {
     /// Target of its log lines, by which they find the site's own logger.
     pub(crate) log: String,
     /// The log has said that answers of this site lack a length.
-    pub(crate) unframed_told: AtomicBool,
+    pub(crate) unframed_reported: AtomicBool,
     /// Servers in place of pools.
     pub(crate) servers: Option<Arc<Servers>>,
     /// The site whose backends are used when none came in time.
@@ -273,7 +273,7 @@ impl Site {
             keys: accepted_keys(&settings),
             waiting: waiting.unwrap_or_else(new_line),
             tunnels: tunnels.unwrap_or_default(),
-            unframed_told: AtomicBool::new(false),
+            unframed_reported: AtomicBool::new(false),
             backup: None,
             settings,
             access_log,

@@ -54,7 +54,7 @@ impl Worker {
 
     /// Runs one session after the other until the server stops.
     pub(super) fn work(mut self, scheduling: Scheduling) {
-        be_scheduled(scheduling);
+        set_scheduling(scheduling);
         let sessions = Arc::clone(&self.sessions);
         while let (Work::Item(session, cause), mut load) = sessions.poller.wait() {
             let mut ready = Some((session, cause));
@@ -231,7 +231,7 @@ fn park(
 }
 
 /// The scheduling class of this thread, one of those that do the work.
-pub(super) fn be_scheduled(scheduling: Scheduling) {
+pub(super) fn set_scheduling(scheduling: Scheduling) {
     if scheduling == Scheduling::Batch
         && let Err(error) = process::schedule_as_batch()
     {

@@ -15,7 +15,7 @@ use crate::server::scratch::Scratch;
 
 impl Session {
     /// Lets a request in if its visitor may see what it asks for.
-    pub(super) fn admit(
+    pub(super) fn authorise(
         &mut self,
         mut pending: PendingRequest,
         scratch: &mut Scratch,
@@ -23,14 +23,14 @@ impl Session {
         let snapshot = Arc::clone(&pending.snapshot);
         let guards = &snapshot.sites[pending.site].guards;
         let (rule, users, credentials) =
-            match auth::look(guards, &mut pending.request, pending.since) {
+            match auth::verdict(guards, &mut pending.request, pending.since) {
                 AuthVerdict::Check(rule, users, credentials) => (rule, users, credentials),
-                verdict => return self.decide(pending, &verdict, scratch),
+                verdict => return self.apply_verdict(pending, &verdict, scratch),
             };
         let client = pending.request.client.own_address();
         match self.shared.checks.enter(client, pending.since) {
             Ok(CheckEntry::Turn(turn)) => {
-                self.check(pending, rule, &users, &credentials, turn, scratch)
+                self.check_password(pending, rule, &users, &credentials, turn, scratch)
             }
             Ok(CheckEntry::Queued(ticket)) => {
                 let deadline = pending.since + pending.site().settings.timeout;
@@ -43,28 +43,24 @@ impl Session {
                     },
                 )
             }
-            Err(overload) => self.turn_away(&pending, overload, scratch),
+            Err(overload) => self.refuse_auth_overload(&pending, overload, scratch),
         }
     }
 
     /// A request has waited for the check of its password.
-    pub(super) fn go_on_with_auth(
-        &mut self,
-        auth: AuthPending,
-        scratch: &mut Scratch,
-    ) -> SessionStep {
+    pub(super) fn resume_auth(&mut self, auth: AuthPending, scratch: &mut Scratch) -> SessionStep {
         let AuthPending {
             mut pending,
             ticket,
         } = auth;
         let has_event = std::mem::take(&mut self.may_be_gone);
         if has_event && pending.disconnect.is_gone(&self.conn) {
-            return self.gone(&pending, &pending.waited());
+            return self.client_gone(&pending, &pending.waited());
         }
         // Also where its turn comes too late.
         let deadline = pending.since + pending.site().settings.timeout;
         if self.expired || Instant::now() >= deadline {
-            return self.turn_away(&pending, AuthOverload::All, scratch);
+            return self.refuse_auth_overload(&pending, AuthOverload::All, scratch);
         }
         let Some(turn) = ticket.take() else {
             let auth = AuthPending { pending, ticket };
@@ -78,44 +74,44 @@ impl Session {
         };
         let turn = match turn {
             Ok(turn) => turn,
-            Err(overload) => return self.turn_away(&pending, overload, scratch),
+            Err(overload) => return self.refuse_auth_overload(&pending, overload, scratch),
         };
         let snapshot = Arc::clone(&pending.snapshot);
         let guards = &snapshot.sites[pending.site].guards;
-        match auth::look(guards, &mut pending.request, pending.since) {
+        match auth::verdict(guards, &mut pending.request, pending.since) {
             AuthVerdict::Check(rule, users, credentials) => {
-                self.check(pending, rule, &users, &credentials, turn, scratch)
+                self.check_password(pending, rule, &users, &credentials, turn, scratch)
             }
             verdict => {
                 // Another request with the same password was first.
                 turn.prove(Instant::now());
                 drop(turn);
-                self.decide(pending, &verdict, scratch)
+                self.apply_verdict(pending, &verdict, scratch)
             }
         }
     }
 
     /// What needs no check.
-    fn decide(
+    fn apply_verdict(
         &mut self,
         pending: PendingRequest,
         verdict: &AuthVerdict<'_>,
         scratch: &mut Scratch,
     ) -> SessionStep {
         match verdict {
-            AuthVerdict::Ask(rule) => self.ask(&pending, rule, scratch),
+            AuthVerdict::Ask(rule) => self.ask_for_password(&pending, rule, scratch),
             AuthVerdict::Unclear => {
                 self.log_refused(&pending, log::Level::Info, 400, "a .. in its path");
                 let why = "The request was refused: a .. in its path.";
                 let page = pending.site().page(400, why, Some(&pending.request.head));
-                self.decline(&pending, page, scratch)
+                self.respond_before_body(&pending, page, scratch)
             }
-            AuthVerdict::Pass | AuthVerdict::Check(..) => self.open(pending, scratch),
+            AuthVerdict::Pass | AuthVerdict::Check(..) => self.serve(pending, scratch),
         }
     }
 
     /// Checks a password, which takes tens of milliseconds.
-    fn check(
+    fn check_password(
         &mut self,
         mut pending: PendingRequest,
         rule: &AuthRule,
@@ -137,16 +133,16 @@ impl Session {
                 "401 for {}: {} {}: wrong name or password, name {name:?}",
                 pending.request.client, head.method.as_str(), head.target.as_str()
             );
-            return self.ask(&pending, rule, scratch);
+            return self.ask_for_password(&pending, rule, scratch);
         }
         users.remember(credentials.bytes());
         rule.welcome(credentials, &mut pending.request);
         pending.since = Instant::now();
-        SessionStep::Go(State::Open(Box::new(pending)))
+        SessionStep::Go(State::Authorised(Box::new(pending)))
     }
 
     /// Asks for a name and a password (RFC 9110 11.6.1).
-    fn ask(
+    fn ask_for_password(
         &mut self,
         pending: &PendingRequest,
         rule: &AuthRule,
@@ -156,11 +152,11 @@ impl Session {
         let mut page = pending.site().page(401, why, Some(&pending.request.head));
         let challenge = rule.challenge.as_bytes();
         page.head.headers.push("WWW-Authenticate", challenge);
-        self.decline(pending, page, scratch)
+        self.respond_before_body(pending, page, scratch)
     }
 
     /// There is no time to check a password.
-    fn turn_away(
+    fn refuse_auth_overload(
         &mut self,
         pending: &PendingRequest,
         overload: AuthOverload,
@@ -181,6 +177,6 @@ impl Session {
         );
         let why = format!("{why} Please try again.");
         let page = pending.site().page(status, &why, Some(head));
-        self.decline(pending, page, scratch)
+        self.respond_before_body(pending, page, scratch)
     }
 }

@@ -51,7 +51,7 @@ impl Session {
             };
             return self.begin_exchange(pending, Some(Box::new(upload)), scratch);
         }
-        let collector = BodyBuffer::new(
+        let buffer = BodyBuffer::new(
             framing,
             &head_limits(limits),
             limits.body,
@@ -61,8 +61,8 @@ impl Session {
                 &pending.request.client,
             ),
         );
-        let collector = match collector {
-            Ok(collector) => collector,
+        let buffer = match buffer {
+            Ok(buffer) => buffer,
             Err(fault) => return self.refuse_body(&pending, &fault, Trace::default(), scratch),
         };
         if pending.request.head.expect_continue && scratch.input.is_empty() {
@@ -74,82 +74,70 @@ impl Session {
         rate.add(received, scratch.input.data().len() as u64);
         SessionStep::Go(State::Body(Box::new(ReadingBody {
             pending,
-            collector,
+            buffer,
             rate,
             deadline,
         })))
     }
 
-    pub(super) fn collect(
+    pub(super) fn read_body(
         &mut self,
-        mut collecting: Box<ReadingBody>,
+        mut reading: Box<ReadingBody>,
         scratch: &mut Scratch,
     ) -> SessionStep {
         let mut left = TURN;
         loop {
-            match collecting.collector.take(&mut scratch.input) {
+            match reading.buffer.take(&mut scratch.input) {
                 Ok(false) => {}
-                Ok(true) => return self.collected(*collecting, scratch),
+                Ok(true) => return self.end_body(*reading, scratch),
                 Err(fault) => {
-                    return self.refuse_body(
-                        &collecting.pending,
-                        &fault,
-                        Trace::default(),
-                        scratch,
-                    );
+                    return self.refuse_body(&reading.pending, &fault, Trace::default(), scratch);
                 }
             }
             if left == 0 {
-                return SessionStep::Yield(State::Body(collecting));
+                return SessionStep::Yield(State::Body(reading));
             }
             match self.fill(scratch) {
                 Ok(Some(count @ 1..)) => {
                     left = left.saturating_sub(count);
-                    let patience = collecting.pending.site().settings.timeouts.body;
+                    let patience = reading.pending.site().settings.timeouts.body;
                     let now = Instant::now();
-                    collecting.deadline = now + patience;
-                    collecting.rate.add(now, count as u64);
+                    reading.deadline = now + patience;
+                    reading.rate.add(now, count as u64);
                     self.expired = false;
                 }
                 // As with a head, what has come by now counts.
                 Ok(None) => {
                     let now = Instant::now();
-                    let late = self.expired || now >= collecting.deadline;
-                    let is_slow = collecting.rate.is_below(SLOWEST, TIME_TO_BEGIN, now);
+                    let late = self.expired || now >= reading.deadline;
+                    let is_slow = reading.rate.is_below(SLOWEST, TIME_TO_BEGIN, now);
                     let reason = match (late, is_slow) {
                         (true, _) => Close::BodyTimeout,
                         (false, true) => Close::BodySlow,
                         (false, false) => {
-                            let deadline = collecting.deadline;
+                            let deadline = reading.deadline;
                             return SessionStep::Wait(
-                                State::Body(collecting),
+                                State::Body(reading),
                                 Interests::time(deadline),
                             );
                         }
                     };
-                    return self.refuse_slow(
-                        &collecting.pending,
-                        reason,
-                        Trace::default(),
-                        scratch,
-                    );
+                    return self.refuse_slow(&reading.pending, reason, Trace::default(), scratch);
                 }
-                Ok(Some(0)) | Err(_) => return self.gone(&collecting.pending, &Trace::default()),
+                Ok(Some(0)) | Err(_) => {
+                    return self.client_gone(&reading.pending, &Trace::default());
+                }
             }
         }
     }
 
-    pub(super) fn collected(
-        &mut self,
-        collecting: ReadingBody,
-        scratch: &mut Scratch,
-    ) -> SessionStep {
+    pub(super) fn end_body(&mut self, reading: ReadingBody, scratch: &mut Scratch) -> SessionStep {
         let ReadingBody {
             mut pending,
-            collector,
+            buffer,
             ..
-        } = collecting;
-        pending.request.body = collector.finish();
+        } = reading;
+        pending.request.body = buffer.finish();
         pending.since = Instant::now();
         pending.disconnect = DisconnectDetector::new(pending.since);
         self.begin_exchange(pending, None, scratch)

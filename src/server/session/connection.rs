@@ -46,7 +46,7 @@ pub(crate) struct Session {
     /// Its deadline is over; it was not closed at once since the visitor is owed an answer.
     pub(super) expired: bool,
     /// Exchanges so far.
-    pub(super) answered: u32,
+    pub(super) responses: u32,
     /// The visitor's socket has reported an event that may be its disconnect, which was not looked at yet.
     pub(super) may_be_gone: bool,
     /// The backend's socket is armed in the poller.
@@ -106,7 +106,7 @@ impl Session {
             }),
             reason: Close::Internal,
             expired: false,
-            answered: 0,
+            responses: 0,
             may_be_gone: false,
             is_armed: false,
             waker: None,
@@ -125,7 +125,7 @@ impl Session {
     }
 
     /// Charges what the connection keeps now.
-    pub(super) fn recount(&mut self) {
+    pub(super) fn charge_kept(&mut self) {
         let kept = self.leftover.len() + self.pending_output.len();
         let connection = connection_bytes(self.conn.is_secure());
         self.memory
@@ -181,7 +181,7 @@ impl Drop for Session {
             // What was sent of an answer must not pass for a whole one.
             self.conn.reset_on_close();
         }
-        self.end_under_way();
+        self.log_unfinished();
         self.uncount_request();
         if let Some(counted) = self.counted.take() {
             self.shared.clients.leave(counted);

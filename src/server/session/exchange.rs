@@ -24,18 +24,18 @@ impl Session {
         // The end may have come right after the request, and the poller does not report it again.
         self.may_be_gone = self.unread == Unread::Unsure;
         let since = pending.since;
-        self.relay(Box::new(Exchange::new(pending, upload, since)), scratch)
+        self.advance_exchange(Box::new(Exchange::new(pending, upload, since)), scratch)
     }
 
     /// Goes on with an exchange.
-    pub(super) fn relay(
+    pub(super) fn advance_exchange(
         &mut self,
         mut exchange: Box<Exchange<PendingRequest>>,
         scratch: &mut Scratch,
     ) -> SessionStep {
         self.expired = false;
-        let snapshot = Arc::clone(&exchange.host.snapshot);
-        let (site, client) = (exchange.host.site, exchange.host.request.client);
+        let snapshot = Arc::clone(&exchange.handler.snapshot);
+        let (site, client) = (exchange.handler.site, exchange.handler.request.client);
         let room = || self.shared.room(&snapshot, Some(site), &client);
         let (input, mut tools) = scratch.tools(&room);
         let mut visitor = Visitor {
@@ -66,40 +66,40 @@ impl Session {
     ) -> SessionStep {
         let is_read = exchange.is_read();
         let Exchange {
-            host: pending,
+            handler: pending,
             trace,
             status,
             ..
         } = exchange;
         match outcome {
             Outcome::Delivered(delivered, drain) => {
-                let about = LogContext::pending(&pending);
-                about.log_end(status, &delivered, &trace);
+                let context = LogContext::of_request(&pending);
+                context.log_response(status, &delivered, &trace);
                 let after = AfterResponse {
                     reason: Close::Complete,
                     idle: pending.site().settings.keepalive.unwrap_or_default(),
                     unread: !is_read,
                 };
-                self.drain(drain);
-                self.next(delivered, after, scratch)
+                self.add_drain(drain);
+                self.end_response(delivered, after, scratch)
             }
-            Outcome::Switched(switched) => self.switch(pending, switched, trace, scratch),
+            Outcome::Switched(switched) => self.begin_tunnel(pending, switched, trace, scratch),
             Outcome::Failed(RelayError::Upload(error)) => {
                 self.refuse_upload(&pending, error, trace, scratch)
             }
             Outcome::Failed(error) => {
                 let response = pending.failed(error, trace);
-                self.answer(&pending, response, is_read, scratch)
+                self.respond(&pending, response, is_read, scratch)
             }
             Outcome::Gone(drain) => {
-                self.drain(drain);
-                self.gone(&pending, &trace)
+                self.add_drain(drain);
+                self.client_gone(&pending, &trace)
             }
         }
     }
 
     /// The visitor is given up: its backend's response is read for a moment, so that the backend can go on.
-    pub(super) fn drain(&self, drain: Option<Drain<Lease>>) {
+    pub(super) fn add_drain(&self, drain: Option<Drain<Lease>>) {
         if let Some(drain) = drain {
             self.shared.drainer.add(drain);
         }

@@ -31,7 +31,7 @@ impl Session {
                         match RequestHead::parse(&scratch.input.data()[..end], &limits) {
                             Ok(head) => {
                                 scratch.input.consume(end);
-                                return self.begin(head, end, snapshot, scratch);
+                                return self.begin_request(head, end, snapshot, scratch);
                             }
                             Err(refusal) => Some(refusal),
                         }
@@ -46,7 +46,13 @@ impl Session {
                 };
                 if let Some(refusal) = refusal {
                     let why = reason_of(&refusal, &limits);
-                    return self.refuse(refusal.status, &why, reading.begun, &snapshot, scratch);
+                    return self.refuse_unreadable(
+                        refusal.status,
+                        &why,
+                        reading.begun,
+                        &snapshot,
+                        scratch,
+                    );
                 }
                 if reading.scanner.has_begun() {
                     // Most heads arrive in one read; skip the clock then.
@@ -64,7 +70,7 @@ impl Session {
                 // What has come by now has come in time: the workers may be late.
                 (Ok(None), Some(since)) if self.expired || since.elapsed() >= patience => {
                     let why = "the head of the request did not arrive in time";
-                    return self.refuse(408, why, begun, &snapshot, scratch);
+                    return self.refuse_unreadable(408, why, begun, &snapshot, scratch);
                 }
                 (Ok(None), _) => {
                     let deadline = begun.map_or(reading.idle_until, |begun| begun + patience);
@@ -78,7 +84,7 @@ impl Session {
                         true => PREAMBLE_HERE,
                         false => "this port speaks TLS; ask with https://",
                     };
-                    return self.refuse(400, why, begun, &snapshot, scratch);
+                    return self.refuse_unreadable(400, why, begun, &snapshot, scratch);
                 }
                 (Err(error), _) if error.kind() == ErrorKind::InvalidData => {
                     log::debug!("visitor {}: {error}", self.peer);

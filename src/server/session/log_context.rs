@@ -1,4 +1,4 @@
-//! What an answer is about: for its delivery, and for its line in the access log.
+//! What an answer is context: for its delivery, and for its line in the access log.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::server::shared::SnapshotRef;
 use crate::server::snapshot::Site;
 use crate::stats::Close;
 
-/// What an answer is about, for its delivery and for the access log.
+/// What an answer is context, for its delivery and for the access log.
 pub(super) struct LogContext<'a> {
     pub(super) client: ClientAddress,
     pub(super) head: Option<&'a RequestHead>,
@@ -58,7 +58,7 @@ impl<'a> LogContext<'a> {
         }
     }
 
-    pub(super) fn pending(pending: &'a PendingRequest) -> Self {
+    pub(super) fn of_request(pending: &'a PendingRequest) -> Self {
         let Request {
             client,
             head,
@@ -108,7 +108,7 @@ impl<'a> LogContext<'a> {
     }
 
     /// The same, to be kept while the visitor takes its time.
-    pub(super) fn keep(&self, status: u16, trace: Trace) -> OwnedLogContext {
+    pub(super) fn to_owned_context(&self, status: u16, trace: Trace) -> OwnedLogContext {
         OwnedLogContext {
             client: self.client,
             head: self.head.cloned(),
@@ -126,15 +126,15 @@ impl<'a> LogContext<'a> {
         self.site.map(|site| &self.snapshot.sites[site])
     }
 
-    pub(super) fn log(&self) -> Option<&AccessLog> {
+    pub(super) fn access_log(&self) -> Option<&AccessLog> {
         match self.site() {
             Some(site) => site.access_log.as_deref(),
             None => self.snapshot.access_log.as_deref(),
         }
     }
 
-    pub(super) fn log_end(&self, status: u16, delivered: &Delivered, trace: &Trace) {
-        let Some(log) = self.log() else { return };
+    pub(super) fn log_response(&self, status: u16, delivered: &Delivered, trace: &Trace) {
+        let Some(log) = self.access_log() else { return };
         let ended = match delivered.ended {
             Close::Complete => self.ended.unwrap_or(Close::Complete),
             broken => broken,

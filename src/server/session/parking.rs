@@ -25,7 +25,7 @@ impl Session {
 
     /// Whether it has not had any request yet.
     pub(crate) const fn is_fresh(&self) -> bool {
-        self.answered == 0
+        self.responses == 0
     }
 
     /// Whether its visitor has sent something that nobody has read yet.
@@ -38,7 +38,7 @@ impl Session {
         match &self.state {
             State::Exchange(exchange) => {
                 let reader = exchange.reader(now)?;
-                let is_waited_for = reader.holds_backend && exchange.host.keeps_others_waiting();
+                let is_waited_for = reader.holds_backend && exchange.handler.keeps_others_waiting();
                 Some((reader, is_waited_for))
             }
             _ => None,

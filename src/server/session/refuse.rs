@@ -23,7 +23,7 @@ use crate::stats::Close;
 
 impl Session {
     /// Refuses what could not be read as a request. `begun`: since when it was on its way.
-    pub(super) fn refuse(
+    pub(super) fn refuse_unreadable(
         &mut self,
         status: u16,
         why: &str,
@@ -33,10 +33,10 @@ impl Session {
     ) -> SessionStep {
         self.log_unreadable(status, why, snapshot, scratch.input.data());
         let reason = reason_for(status);
-        let about = LogContext::unreadable(self.peer, snapshot, begun, reason);
+        let context = LogContext::unreadable(self.peer, snapshot, begun, reason);
         let detail = format!("The request was refused: {why}.");
         let page = pages::page(status, &detail, None);
-        self.deliver(&about, page, false, AfterResponse::close(reason), scratch)
+        self.deliver(&context, page, false, AfterResponse::close(reason), scratch)
     }
 
     /// Logs that what could not be read as a request was refused: to the log of the site that it asks for, as far as that can
@@ -93,7 +93,7 @@ impl Session {
         let reason = Close::Overload;
         let why = "Too many requests are being served already. Please try again.";
         let page = snapshot.sites[site].page(503, why, Some(head));
-        let about = LogContext {
+        let context = LogContext {
             ended: Some(reason),
             ..LogContext::request(client, head, received, Some(site), snapshot)
         };
@@ -101,11 +101,11 @@ impl Session {
             unread: head.has_body(),
             ..AfterResponse::close(reason)
         };
-        self.deliver(&about, page, false, after, scratch)
+        self.deliver(&context, page, false, after, scratch)
     }
 
     /// Refuses a request of an address that has too many under way.
-    pub(super) fn refuse_count(
+    pub(super) fn refuse_too_many(
         &mut self,
         pending: &PendingRequest,
         scratch: &mut Scratch,
@@ -118,7 +118,7 @@ impl Session {
         );
         let why = "Too many requests from this address are being served. Please try again.";
         let page = pending.site().page(429, why, Some(head));
-        self.decline(pending, page, scratch)
+        self.respond_before_body(pending, page, scratch)
     }
 
     /// Refuses a request for the sake of its body.
@@ -176,7 +176,7 @@ impl Session {
             trace,
             ..pending.site().page(status, &detail, Some(head))
         };
-        self.refuse_with(pending, page, reason_for(status), scratch)
+        self.respond_and_close(pending, page, reason_for(status), scratch)
     }
 
     /// Refuses a request in the middle of a body that is passed on as it comes, or gives one up that nobody waits for.
@@ -196,7 +196,7 @@ impl Session {
             }
             UploadError::TimedOut => self.refuse_slow(pending, Close::BodyTimeout, trace, scratch),
             UploadError::TooSlow => self.refuse_slow(pending, Close::BodySlow, trace, scratch),
-            UploadError::Gone => self.gone(pending, &trace),
+            UploadError::Gone => self.client_gone(pending, &trace),
         }
     }
 
@@ -212,66 +212,66 @@ impl Session {
             trace,
             ..pending.site().page(408, why, Some(&pending.request.head))
         };
-        self.refuse_with(pending, page, reason, scratch)
+        self.respond_and_close(pending, page, reason, scratch)
     }
 
     /// Answers a request of which not everything was read, and closes.
-    pub(super) fn refuse_with(
+    pub(super) fn respond_and_close(
         &mut self,
         pending: &PendingRequest,
         page: Response,
         reason: Close,
         scratch: &mut Scratch,
     ) -> SessionStep {
-        let about = LogContext {
+        let context = LogContext {
             ended: Some(reason),
-            ..LogContext::pending(pending)
+            ..LogContext::of_request(pending)
         };
-        self.deliver(&about, page, false, AfterResponse::close(reason), scratch)
+        self.deliver(&context, page, false, AfterResponse::close(reason), scratch)
     }
 
     /// The session ends while a request is under way: no step has taken the state out of it. Closes its backend and writes
     /// its line in the access log.
-    pub(super) fn end_under_way(&mut self) {
+    pub(super) fn log_unfinished(&mut self) {
         let reason = self.reason;
         let pending = match std::mem::replace(&mut self.state, State::Running) {
             State::Running | State::Head(_) | State::Linger { .. } => return,
             State::Auth(auth) => auth.pending,
             State::Body(collecting) => collecting.pending,
-            State::Open(pending) => *pending,
+            State::Authorised(pending) => *pending,
             State::Exchange(mut exchange) => {
                 let delivered = exchange.cut(&mut self.conn, reason);
                 let Exchange {
-                    host,
+                    handler: host,
                     trace,
                     status,
                     ..
                 } = *exchange;
                 if let Some(delivered) = delivered {
-                    return LogContext::pending(&host).log_end(status, &delivered, &trace);
+                    return LogContext::of_request(&host).log_response(status, &delivered, &trace);
                 }
                 host
             }
             State::Sending(mut sending) => {
                 let delivered = sending.delivery.cut(&mut self.conn, reason);
-                return Self::log_subject(&sending.subject, &delivered);
+                return Self::log_response(&sending.log_context, &delivered);
             }
             State::Tunnel(tunnel) => {
                 let delivered = Delivered::failed(0, reason);
-                return Self::log_subject(&tunnel.subject, &delivered);
+                return Self::log_response(&tunnel.log_context, &delivered);
             }
         };
-        let about = LogContext::pending(&pending);
-        if let Some(log) = about.log() {
-            about.write(log, 503, 0, &Trace::default(), reason);
+        let context = LogContext::of_request(&pending);
+        if let Some(log) = context.access_log() {
+            context.write(log, 503, 0, &Trace::default(), reason);
         }
     }
 
     /// The visitor left before its answer.
-    pub(super) fn gone(&self, pending: &PendingRequest, trace: &Trace) -> SessionStep {
-        let about = LogContext::pending(pending);
-        if let Some(log) = about.log() {
-            about.write(log, CLIENT_GONE, 0, trace, Close::ClientGone);
+    pub(super) fn client_gone(&self, pending: &PendingRequest, trace: &Trace) -> SessionStep {
+        let context = LogContext::of_request(pending);
+        if let Some(log) = context.access_log() {
+            context.write(log, CLIENT_GONE, 0, trace, Close::ClientGone);
         }
         SessionStep::Close(Close::ClientGone)
     }

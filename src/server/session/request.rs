@@ -16,7 +16,7 @@ use crate::stats::Close;
 
 impl Session {
     /// A head, of so many bytes, is complete: decides where the request goes, before anything of its body is read.
-    pub(super) fn begin(
+    pub(super) fn begin_request(
         &mut self,
         head: RequestHead,
         length: usize,
@@ -37,13 +37,13 @@ impl Session {
         let site = match own {
             Ok(site) => site,
             Err(response) => {
-                let about = LogContext::request(client, &head, received, None, &snapshot);
+                let context = LogContext::request(client, &head, received, None, &snapshot);
                 let after = AfterResponse {
                     reason: Close::Complete,
                     idle: snapshot.config.timeouts.idle,
                     unread,
                 };
-                return self.deliver(&about, response, !unread, after, scratch);
+                return self.deliver(&context, response, !unread, after, scratch);
             }
         };
         if !self.charge_request(PendingRequest::memory(length)) {
@@ -60,30 +60,30 @@ impl Session {
         let mut pending = PendingRequest::new(request, snapshot, site);
         pending.admit_ambiguous();
         if !self.count_request(&pending) {
-            return self.refuse_count(&pending, scratch);
+            return self.refuse_too_many(&pending, scratch);
         }
         let site = pending.site();
-        if site.pages.are_closed(received) {
-            let page = site.pages.closed(&pending.request.head);
-            return self.decline(&pending, page, scratch);
+        if site.pages.in_maintenance(received) {
+            let page = site.pages.maintenance_page(&pending.request.head);
+            return self.respond_before_body(&pending, page, scratch);
         }
         match site.guards.is_empty() {
-            true => self.open(pending, scratch),
-            false => self.admit(pending, scratch),
+            true => self.serve(pending, scratch),
+            false => self.authorise(pending, scratch),
         }
     }
 
     /// A request may go on: answers it here, with a file if there is one, or decides what becomes of its body.
-    pub(super) fn open(&mut self, pending: PendingRequest, scratch: &mut Scratch) -> SessionStep {
-        if let Some(response) = files::answer(pending.site(), &pending.request.head, pending.since)
+    pub(super) fn serve(&mut self, pending: PendingRequest, scratch: &mut Scratch) -> SessionStep {
+        if let Some(response) = files::respond(pending.site(), &pending.request.head, pending.since)
         {
             if response.head.status == 405 {
                 self.log_refused(&pending, log::Level::Info, 405, "there are only files here");
             }
-            return self.decline(&pending, response, scratch);
+            return self.respond_before_body(&pending, response, scratch);
         }
         if pending.request.head.max_forwards == Some(0) {
-            return self.decline(&pending, pages::options(), scratch);
+            return self.respond_before_body(&pending, pages::options(), scratch);
         }
         if !pending.request.head.has_body() {
             return self.begin_exchange(pending, None, scratch);

@@ -21,7 +21,7 @@ pub(super) enum State {
     Running,
     Head(ReadingHead),
     Auth(Box<AuthPending>),
-    Open(Box<PendingRequest>),
+    Authorised(Box<PendingRequest>),
     Body(Box<ReadingBody>),
     Exchange(Box<Exchange<PendingRequest>>),
     Sending(Box<SendingResponse>),
@@ -48,14 +48,14 @@ pub(super) struct ReadingHead {
 /// A body on its way in.
 pub(super) struct ReadingBody {
     pub(super) pending: PendingRequest,
-    pub(super) collector: BodyBuffer,
+    pub(super) buffer: BodyBuffer,
     pub(super) rate: Rate,
     pub(super) deadline: Instant,
 }
 
 /// An upgraded connection.
 pub(super) struct TunnelState {
-    pub(super) subject: OwnedLogContext,
+    pub(super) log_context: OwnedLogContext,
     pub(super) permit: TunnelPermit,
     /// Bytes of what went to the visitor that are not the backend's.
     pub(super) head: u64,
@@ -80,7 +80,7 @@ pub(super) struct AuthPending {
 /// A response of our own that the visitor takes slowly.
 pub(super) struct SendingResponse {
     pub(super) delivery: Delivery<Lease>,
-    pub(super) subject: OwnedLogContext,
+    pub(super) log_context: OwnedLogContext,
     pub(super) after: AfterResponse,
 }
 

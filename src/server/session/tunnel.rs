@@ -18,7 +18,7 @@ use crate::stats::Close;
 
 impl Session {
     /// The backend has switched to another protocol, so the visitor does now, and HTTP is over.
-    pub(super) fn switch(
+    pub(super) fn begin_tunnel(
         &mut self,
         mut pending: PendingRequest,
         switched: Switched<Lease>,
@@ -63,7 +63,7 @@ impl Session {
             patience,
         });
         let carried = Box::new(TunnelState {
-            subject: LogContext::pending(&pending).keep(head.status, trace),
+            log_context: LogContext::of_request(&pending).to_owned_context(head.status, trace),
             permit,
             head: length,
         });
@@ -75,7 +75,7 @@ impl Session {
         backend.close(ended.reason);
         if let State::Tunnel(carried) = mem::replace(&mut self.state, State::Running) {
             let TunnelState {
-                subject,
+                log_context: subject,
                 permit,
                 head,
             } = *carried;
@@ -85,7 +85,7 @@ impl Session {
                 ended: ended.reason,
                 keep: false,
             };
-            Self::log_subject(&subject, &delivered);
+            Self::log_response(&subject, &delivered);
             log::debug!(
                 "visitor {}: {} bytes there and {} back through a tunnel: reason={}",
                 self.peer,

@@ -17,18 +17,18 @@ use crate::stats::Close;
 
 impl Session {
     /// Answers a request of a site of whose body nothing was read.
-    pub(super) fn decline(
+    pub(super) fn respond_before_body(
         &mut self,
         pending: &PendingRequest,
         page: Response,
         scratch: &mut Scratch,
     ) -> SessionStep {
         let unread = pending.request.head.has_body();
-        self.answer(pending, page, !unread, scratch)
+        self.respond(pending, page, !unread, scratch)
     }
 
     /// Answers a request of a site. `is_read`: nothing of the request is left to be read.
-    pub(super) fn answer(
+    pub(super) fn respond(
         &mut self,
         pending: &PendingRequest,
         response: Response,
@@ -43,7 +43,7 @@ impl Session {
         };
         let keep = keepalive.is_some() && is_read;
         self.deliver(
-            &LogContext::pending(pending),
+            &LogContext::of_request(pending),
             response,
             keep,
             after,
@@ -54,7 +54,7 @@ impl Session {
     /// Writes a response and counts it. `keep`: the connection may be kept for our part.
     pub(super) fn deliver(
         &mut self,
-        about: &LogContext<'_>,
+        context: &LogContext<'_>,
         response: Response,
         keep: bool,
         after: AfterResponse,
@@ -67,24 +67,24 @@ impl Session {
         } = response;
         // Before the visitor can know of it.
         self.shared.stats.answered(head.status);
-        let timeouts = about
+        let timeouts = context
             .site()
-            .map_or(&about.snapshot.config.timeouts, |site| {
+            .map_or(&context.snapshot.config.timeouts, |site| {
                 &site.settings.timeouts
             });
         let shared = &self.shared;
-        let room = || shared.room(about.snapshot, about.site, &about.client);
+        let room = || shared.room(context.snapshot, context.site, &context.client);
         let (_, mut tools) = scratch.tools(&room);
         let recipient = Recipient {
-            method: about.head.map(|head| &head.method),
-            version: about.head.map(|head| head.version),
-            keep: keep && about.head.is_some_and(|head| head.persistent) && !shared.is_draining(),
+            method: context.head.map(|head| &head.method),
+            version: context.head.map(|head| head.version),
+            keep: keep && context.head.is_some_and(|head| head.persistent) && !shared.is_draining(),
             date: Some(tools.date),
             patience: timeouts.write,
         };
-        let payload = match (about.site(), about.head) {
+        let payload = match (context.site(), context.head) {
             (Some(site), Some(request)) => {
-                compress::own(&shared.compressors, site, request, &mut head, body)
+                compress::compress_own(&shared.compressors, site, request, &mut head, body)
             }
             _ => Payload::Body(body),
         };
@@ -97,29 +97,31 @@ impl Session {
         );
         match delivery.flush(&mut self.conn, &mut tools) {
             Progress::Done(delivered) => {
-                about.log_end(head.status, &delivered, &trace);
-                self.next(delivered, after, scratch)
+                context.log_response(head.status, &delivered, &trace);
+                self.end_response(delivered, after, scratch)
             }
             progress => {
                 let sending = SendingResponse {
                     delivery,
-                    subject: about.keep(head.status, trace),
+                    log_context: context.to_owned_context(head.status, trace),
                     after,
                 };
-                self.go_on(sending, progress, scratch)
+                self.after_flush(sending, progress, scratch)
             }
         }
     }
 
     /// There may be room for more of a response.
-    pub(super) fn go_on_sending(
+    pub(super) fn resume_sending(
         &mut self,
         mut sending: SendingResponse,
         scratch: &mut Scratch,
     ) -> SessionStep {
         self.expired = false;
         let SendingResponse {
-            delivery, subject, ..
+            delivery,
+            log_context: subject,
+            ..
         } = &mut sending;
         let room = || {
             self.shared
@@ -127,10 +129,10 @@ impl Session {
         };
         let (_, mut tools) = scratch.tools(&room);
         let progress = delivery.flush(&mut self.conn, &mut tools);
-        self.go_on(sending, progress, scratch)
+        self.after_flush(sending, progress, scratch)
     }
 
-    fn go_on(
+    fn after_flush(
         &mut self,
         sending: SendingResponse,
         progress: Progress,
@@ -138,8 +140,8 @@ impl Session {
     ) -> SessionStep {
         match progress {
             Progress::Done(delivered) => {
-                Self::log_subject(&sending.subject, &delivered);
-                self.next(delivered, sending.after, scratch)
+                Self::log_response(&sending.log_context, &delivered);
+                self.end_response(delivered, sending.after, scratch)
             }
             Progress::Blocked(interests) => {
                 SessionStep::Wait(State::Sending(Box::new(sending)), interests)
@@ -151,13 +153,13 @@ impl Session {
     }
 
     /// The next request, or the close.
-    pub(super) fn next(
+    pub(super) fn end_response(
         &mut self,
         delivered: Delivered,
         after: AfterResponse,
         scratch: &Scratch,
     ) -> SessionStep {
-        self.answered = self.answered.saturating_add(1);
+        self.responses = self.responses.saturating_add(1);
         self.expired = false;
         self.request_bytes = 0;
         self.uncount_request();
@@ -192,7 +194,7 @@ impl Session {
     }
 
     /// Writes the line of a response that is over.
-    pub(super) fn log_subject(subject: &OwnedLogContext, delivered: &Delivered) {
-        LogContext::of(subject).log_end(subject.status, delivered, &subject.trace);
+    pub(super) fn log_response(subject: &OwnedLogContext, delivered: &Delivered) {
+        LogContext::of(subject).log_response(subject.status, delivered, &subject.trace);
     }
 }
