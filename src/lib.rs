@@ -1,24 +1,28 @@
 //! swiftiply is a clustering HTTP proxy whose backends dial in.
 //!
 //! An application process connects to the proxy over TCP or a Unix socket, sends 25 bytes and perhaps a key, and from then
-//! on answers plain HTTP/1.1 requests on that connection, one at a time. Start a process and it serves; stop it and nothing
-//! breaks. Visitors are routed by host name to the idle backends of a site. (The proxy can also connect to ordinary servers,
-//! which do not dial in: [`backend::directory`].)
+//! on serves plain HTTP/1.1 requests on that connection, one at a time. Start a process and it takes requests; stop it and
+//! no request is lost. Requests are routed by host name to the idle backends of a site. (The proxy can also connect to
+//! ordinary servers, which do not dial in: [`backend::directory`].)
 //!
 //! This library is the whole program: `swiftiply(8)` is a small program around [`Server`], `swiftiply-access(8)` one around
-//! [`access::Access`], and [`client`] is the other side of the protocol, for applications written in Rust. The examples there
-//! start one of each.
+//! [`access::Access`], and [`client`] is the other side of the protocol, for applications written in Rust. The examples
+//! there start one of each.
+//!
+//! The words: a *client* sends requests, a *backend* is a connection to an application process that serves them, a *site* is
+//! an entry of the configuration's map, a *session* is a client's connection with its state, an *exchange* is one request
+//! with its response. (Many identifiers say `visitor` for the client.)
 //!
 //! # The idea: workers block for work, exchanges are parked
 //!
 //! This is a blocking, threaded server: no async runtime, an acceptor thread for each listener, a fixed pool of worker
-//! threads. What keeps a few workers free for thousands of connections is that a connection with nothing to do is *parked*:
-//! it costs memory and no thread. That holds for both sides. A session is parked while its visitor is slow or idle, and while
-//! its request waits for a backend: for a free one, for a connection to it, for room to write, for the response or more of
-//! it. So the number of requests under way is bounded by backends, connections and memory, and not by the number of workers.
+//! threads. A few workers suffice for thousands of connections because a connection with nothing to do is *parked*: it costs
+//! memory and no thread. That holds for both sides. A session is parked while its client is slow or idle, and while its
+//! request waits for a backend: for a free one, for a connection to it, for room to write, for the response or more of it.
+//! So backends, connections and memory limit the number of requests under way; the number of workers does not.
 //!
 //! ```text
-//!  visitors ---> acceptor -------> poller: parked sessions, an epoll set  ---> worker 1..N
+//!  clients ----> acceptor -------> poller: parked sessions, an epoll set  ---> worker 1..N
 //!                registers the     with the sockets of both sides         <--- runs a session until it
 //!                session                  ^                                    has to wait, parks it again
 //!                                         | wakes the session that               |           ^
@@ -30,73 +34,123 @@
 //! ```
 //!
 //! A worker blocks in three places: in `epoll_wait(2)` for work, and for at most 20 ms in the read of a response or on the
-//! Condvar of a place in a queue. The rule (module `worker` of [`server`]): a session that has to wait for its backend is
-//! parked at once if the server is busy, which is if work was ready when the worker came for this session or is ready now,
-//! or if this is the last worker that can take new work. Otherwise the worker blocks, and parks the session if that was not
-//! long enough. So a quiet server needs one blocking read for each exchange, a busy one does not sleep while there is work,
-//! and one worker always remains for the next event.
+//! Condvar of a slot in a queue. The rule (module `worker` of [`server`]): a session that has to wait for its backend is
+//! parked at once if the server is busy, which it is if work was ready when the worker came for this session or is ready
+//! now, or if this is the last worker that can take new work. Otherwise the worker blocks, and parks the session if that was
+//! not long enough. So a quiet server needs one blocking read for each exchange, a busy one does not sleep while there is
+//! work, and one worker always remains for the next event.
 //!
-//! # The life of a request
+//! # Life of a session
 //!
-//! 1. [`net::listener`]: an acceptor takes the connection and puts a session into [`net::poller`].
-//! 2. When bytes arrive, a worker takes the session out and runs it. `server::session` is the front door: it goes from state
-//!    to state until it has to wait. An incomplete head, or an incomplete TLS handshake ([`net::conn`]), is parked with the
-//!    bytes that were read and an unchanged deadline.
-//! 3. [`http::head`] parses the head strictly, or refuses it with a status.
-//! 4. `server::route` chooses the site, in the immutable snapshot of the configuration that this request will use to its
-//!    end. The request is charged to `limits.memory`, or refused with 503. `server::auth` asks for a password where the
-//!    site wants one; the check waits for its turn in a [`ConcurrencyLimit`](backend::limit::ConcurrencyLimit). A request
-//!    for a file is answered by [`content::files`], mostly from memory: continue at 9.
-//! 5. `server::body` collects the body, in memory or in a temporary file. With `request_buffering: false` the body is
-//!    passed on as it arrives instead ([`relay::upload`]).
-//! 6. The request becomes an [`Exchange`](relay::Exchange), a state machine that never waits: it does what can be done now
-//!    and returns what it is blocked on; then the worker decides how to wait. `server::pending` is the server's side of it
-//!    ([`ExchangeHandler`](relay::ExchangeHandler)).
-//! 7. The exchange leases a backend ([`backend::lease`]): an idle one of a [`backend::pool`], or a connection to a server of
-//!    a [`backend::directory`]. If there is none, the request enters a [`backend::queue`], in order of arrival. Whichever
-//!    thread frees a backend puts it into the slot of the first request in the queue and wakes that session.
-//! 8. [`relay::call`] sends the request and reads the head of the response. If the backend closes its connection before
-//!    any byte of it, the request goes to another one if it may. A visitor that disconnects wakes the session: the access
-//!    log gets 499, a connection to a server is closed, and the response of a backend that dialled in is read for up to a
-//!    second ([`relay::drain`]), so that its connection can be kept.
-//! 9. [`relay::delivery`] writes the response while [`relay::download`] reads it. The backend is free when the last byte was
-//!    read, which is before that byte is written. Bytes that the visitor does not take go to a [`relay::spool`], in memory
-//!    and then on disk; if that is full, the backend waits, and the session is parked. A file needs no spool, and what it
-//!    replaces is read apart from it. After each
-//!    mebibyte or two of a body, in either direction, other sessions have their turn.
-//!    If the response is a switch to another protocol that the visitor asked for (a WebSocket), HTTP is over: both
-//!    connections go to the [tunnels](net::tunnel), whose one thread carries the bytes until both sides have ended.
-//! 10. The access log gets its line. The session reads the next request, is parked, or is closed, with a reason from one
-//!     table: [`stats::Close`].
+//! This page follows one request through the code. A test (`tests/life.rs`) fails if a function that it names is gone.
 //!
-//! The phases of an exchange, with what each waits for and until when, are in a table in [`relay`]. The access proxy
-//! ([`access`]) drives the same exchanges, from one thread for each dialled connection.
+//! **Accepted.** `src/net/listener.rs: fn accept_loop` accepts the connection; `src/server/accept.rs: fn accepted` checks
+//! `limits.connections` and `limits.connections_per_client` and puts a new session into the poller
+//! (`src/net/poller.rs: fn enter`). When bytes arrive, a worker takes the session out (`src/server/worker.rs: fn work`) and
+//! runs it (`src/server/session.rs: fn run`): the loop that goes from state to state until the session has to wait or is
+//! closed. `src/server/session/state.rs: enum State` has all states.
+//!
+//! **The head.** `src/server/session/head.rs: fn read_head` reads until the head is complete and parses it strictly, or
+//! refuses it (`src/server/session/refuse.rs: fn refuse_unreadable`). An incomplete head, or an incomplete TLS handshake, is
+//! parked with the bytes that were read and an unchanged deadline.
+//!
+//! **Where it goes.** `src/server/session/request.rs: fn begin_request` takes the snapshot of the configuration that this
+//! request uses to its end, chooses the site (`src/server/route.rs: fn route`), and charges the request to `limits.memory`.
+//! If the site wants a password, `src/server/session/auth.rs: fn authorise` lets the check wait for its turn
+//! (`src/server/checks.rs: fn enter`) and `src/server/session/auth.rs: fn check_password` checks it.
+//! `src/server/session/request.rs: fn serve` answers a request for a file (`src/server/files.rs: fn respond`), mostly from
+//! memory; any other request is for a backend.
+//!
+//! **The body.** `src/server/session/body.rs: fn read_body` reads it into memory or a temporary file. With
+//! `request_buffering: false`, `src/relay/upload.rs: fn advance` passes it on as it arrives instead.
+//!
+//! **A backend.** `src/server/session/exchange.rs: fn begin_exchange` makes the request an exchange, a state machine that
+//! never waits: `src/relay/mod.rs: fn advance` does what can be done now and returns what it is blocked on; then the worker
+//! blocks for a moment or parks the session (`src/server/worker.rs: fn wait_for`). What is particular to the server stands
+//! in `src/server/pending.rs: struct PendingRequest`. `src/backend/lease.rs: fn acquire` takes an idle backend of a pool or
+//! a connection to a server of a directory, or puts the request into the queue. The thread that frees a backend puts it into
+//! the slot of the first request in the queue (`src/backend/queue.rs: fn fill`) and so wakes that session.
+//!
+//! **Sent.** `src/server/forwarding.rs: fn render` writes the head as the application gets it, and
+//! `src/relay/call.rs: fn send` sends it with the body. `src/relay/call.rs: fn await_response` reads the head of the
+//! response. If the backend closes its connection before any byte of it, the request may go to another one
+//! (`src/server/pending.rs: fn may_retry`). If the client disconnects, the access log gets 499; the response of a backend
+//! that dialled in is read for up to a second (`src/relay/drain.rs: fn advance`), so that its connection can be kept.
+//!
+//! **The response.** `src/server/pending.rs: fn respond` decides what the client gets: the backend's response, compressed or
+//! not, or a file that the backend names. `src/relay/pull.rs: fn pull` reads the body from the backend and
+//! `src/relay/output.rs: fn write` writes it. The backend is free when its last byte was read, which is before that byte is
+//! written. Bytes that the client does not take go to a spool (`src/relay/spool.rs: fn put`), in memory and then on disk; if
+//! the spool is full, the backend waits, and the session is parked. After each mebibyte or two of a body, in either
+//! direction, other sessions have their turn. `src/server/session/respond.rs: fn deliver` sends the server's own responses:
+//! pages, files and refusals.
+//!
+//! **Another protocol.** If the response is a switch that the client asked for (a WebSocket),
+//! `src/server/session/tunnel.rs: fn begin_tunnel` gives both connections to the thread of the tunnels
+//! (`src/net/tunnel.rs: fn enter`), which carries the bytes until both sides have ended;
+//! `src/server/session/tunnel.rs: fn end_tunnel` closes them.
+//!
+//! **The end.** `src/server/session/log_context.rs: fn log_response` writes the line in the access log. Then
+//! `src/server/session/respond.rs: fn end_response` waits for the next request, closes the connection, or first reads what
+//! the client still sends (`src/server/session/linger.rs: fn linger`), since the system would reset the connection otherwise
+//! and the client might lose the response. Dropping the session closes and counts it
+//! (`src/server/session/connection.rs: fn drop`), with a reason from one table (`src/stats.rs: fn word`).
+//!
+//! A session in one of these states is parked, and comes back when what it waits for has happened or its deadline is over.
+//! The phases are those of an exchange (`src/relay/mod.rs: enum Phase`); the access proxy ([`access`]) drives the same
+//! exchanges, from one thread for each dialled connection. A number is the status of the response, a word such as `idle` the
+//! reason for which the client's connection is closed ([`stats::Close`]); after a status without a reason it is kept.
+//!
+//! | state or phase | waits for | then | deadline | deadline over | client closes |
+//! |---|---|---|---|---|---|
+//! | `State::Head`, handshake | the end of the TLS handshake | idle | `timeouts.head` | `tls_timeout` | `peer_closed` |
+//! | `State::Head`, idle | the first byte of a request | `State::Head`, begun | `timeouts.idle`, that of the site after a response | `idle` | `peer_closed` |
+//! | `State::Head`, begun | the rest of the head | `State::Auth`, `State::Authorised`; 400 `bad_request`, 414 or 431 `too_large`, 503 `overload` | `timeouts.head` | 408 `head_timeout` | `client_gone` |
+//! | `State::Auth` | its turn to have a password checked | `State::Authorised`; 401 | `timeout` | 503 | 499 `client_gone` |
+//! | `State::Authorised` | nothing | a file, `State::Body`, `State::Exchange` | | | |
+//! | `State::Body` | more of the body | `State::Exchange`; 400 `bad_request`, 413 `too_large`, 503 `overload` | `timeouts.body` for each piece, and a least rate | 408 `body_timeout`, `body_slow` | 499 `client_gone` |
+//! | `State::Exchange` | see the phases | `State::Head`, `State::Tunnel`, `State::Linger` | | | |
+//! | `Phase::Acquiring` | nothing | `Phase::Queued`, `Phase::Connecting`, `Phase::Sending`; 503 if too many wait | | | |
+//! | `Phase::Pausing` | time between two attempts | `Phase::Acquiring` | 10 ms | the next attempt | 499 `client_gone` |
+//! | `Phase::Queued` | a backend | `Phase::Connecting`, `Phase::Sending` | `timeout` | the backup site, or 503 | 499 `client_gone` |
+//! | `Phase::Connecting` | the connection to a server | `Phase::Sending` | `timeouts.connect` | another server, or `Phase::Queued` again | 499 `client_gone` |
+//! | `Phase::Sending` | room at the backend; more of a body that is passed on | `Phase::Awaiting`; another backend, or 502 | `timeouts.backend`; `timeouts.body` | 504; 408 `body_timeout`, `body_slow` | 499 `client_gone` |
+//! | `Phase::Awaiting` | the head of the response | `Phase::Relaying`; another backend, or 502 | `timeouts.first_byte`, then `timeouts.backend` | 504 | 499 `client_gone` |
+//! | `Phase::Relaying` | more of the body; room at the client | `Phase::Flushing`; `backend_failed` | `timeouts.backend`; `timeouts.write` and a least rate | `backend_failed`; `write_timeout`, `write_slow` | `client_gone` |
+//! | `Phase::Flushing` | room at the client; the backend is free already | `State::Head`, `State::Linger` | `timeouts.write` and a least rate | `write_timeout`, `write_slow` | `client_gone` |
+//! | `Phase::Over` | nothing | | | | |
+//! | `State::Sending` | room at the client, for a response of the server's own | `State::Head`, `State::Linger` | `timeouts.write` and a least rate | `write_timeout`, `write_slow` | `write_failed` |
+//! | `State::Tunnel` | bytes from either side | closed: `tunnel_done` | `timeouts.tunnel`; `timeouts.write`, `timeouts.backend` | `tunnel_idle`; `write_timeout`, `backend_failed` | its end is passed on; `client_gone` if it breaks off |
+//! | `State::Linger` | what the client still sends | closed, with the reason for that | 1 s of silence, 5 s in all | closed, with the reason for that | closed, with the reason for that |
+//! | `State::Running` | nothing: a worker has it | | | | |
+//!
+//! A full server closes idle connections with `overload`, a draining one with `draining`.
 //!
 //! # Threads
 //!
 //! | thread | how many | does | never does |
 //! |---|---|---|---|
-//! | `accept` | one for each address for visitors | accepts, registers sessions in the poller; pauses when descriptors run out | read or write the socket |
+//! | `accept` | one for each address for clients | accepts, registers sessions in the poller; pauses when descriptors run out | read or write the socket |
 //! | `dial-in` | one for all addresses for backends | accepts, reads preambles under a deadline, watches for hang-ups | wait for a single peer |
-//! | `worker` | `workers` | runs sessions: the life of a request, above | block for a backend for longer than 20 ms, or as the last one |
+//! | `worker` | `workers` | runs sessions: their life, above | block for a backend for longer than 20 ms, or as the last one |
 //! | `tick` | one | wakes or closes sessions whose deadline has passed; has the slowest readers cut where others need their backends or their room on disk; looks after idle connections to servers; has access logs written once a second | serve requests, wait for a log |
 //! | `tunnels` | one | carries the bytes of all upgraded connections, in turn | wait for a single one of them |
 //! | `drain` | one | reads the rest of responses that no client gets: it has left, or gets a file instead | wait for a single backend, read one for longer than a second |
 //! | `log`, `log-stdout`, `log-stderr` | one each | write log files, standard output and standard error | anything else |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
-//! | `lookup`, `check` | at most one of each for a server, short-lived | looks up a host name; checks whether a server is well | anything else |
+//! | `lookup`, `check` | at most one of each for a server, short-lived | looks up a host name; checks whether a server is healthy | anything else |
 //!
-//! Those of the access proxy are in [`access`].
+//! The threads of the access proxy are described in [`access`].
 //!
-//! Preambles are read by the dial-in thread, so that a backend can join however busy the workers are. A worker also waits for
-//! the disk (files, temporary files), and is busy while it checks a password.
+//! The dial-in thread reads preambles, so that a backend can join however busy the workers are. A worker also waits for the
+//! disk (files, temporary files), and is busy while it checks a password.
 //!
 //! # Rules that hold everywhere
 //!
-//! - **Ownership is the protocol.** A socket has one owner, the poller, a worker, the pool or the tunnels, and moves by
-//!   value. A [`Lease`](backend::lease::Lease) returns its backend when it is finished and closes it when it is dropped.
+//! - **A socket has one owner**: the poller, a worker, the pool or the tunnels. It moves by value. A
+//!   [`Lease`](backend::lease::Lease) returns its backend when it is finished and closes it when it is dropped.
 //! - **No wake-up is lost.** A backend's socket is armed, and a waker is left in the queue, while the session is *out* of
-//!   the poller. What happens then leaves a mark, and parking returns the session ([`net::poller`]).
+//!   the poller. An event that comes then leaves a mark, and parking returns the session ([`net::poller`]).
 //! - **Every close has a reason** and every wait a deadline. Bytes that have arrived count even if the workers are late:
 //!   read first, then look at the clock.
 //! - **Locks are leaves**: no system call but a wake-up, no logging and no second lock while one is held. The table of locks

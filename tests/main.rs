@@ -14,6 +14,7 @@ mod files;
 mod gzip;
 mod laws;
 mod layers;
+mod life;
 mod logs;
 mod memory;
 mod messages;

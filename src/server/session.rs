@@ -1,25 +1,27 @@
-//! One visitor's connection, from accept to close. **The front door**: start reading here.
+//! A client's connection, from accept to close. **Start reading here.**
 //!
-//! A session is a small machine. [`Session::run`] is called by a worker whenever there is something to do, and goes from
-//! state to state until the session has to wait, and is *parked*, or until the connection is closed:
+//! A session is a state machine. A worker calls [`Session::run`] whenever there is something to do; it goes from state to
+//! state until the session has to wait, and is *parked*, or until the connection is closed. The page "Life of a session" of
+//! the [library](crate) follows a request through it and has a table of what each state waits for.
 //!
-//! 1. [`State::Head`]: reading the head of a request. An idle connection is one that has read nothing of it yet.
-//!    Where the site asks for a password, [`State::Auth`]: waiting until it can be checked (`auth`); then [`State::Open`].
-//! 2. [`State::Body`]: collecting the body of the request.
-//! 3. [`State::Exchange`]: the request is on its way to a backend, and the response on its way back
+//! 1. [`State::Head`] (`head`): reads the head of a request. The connection is idle while nothing of one has arrived.
+//!    `request` then decides where the request goes. Where the site asks for a password, [`State::Auth`] (`auth`) waits
+//!    until it can be checked, and [`State::Authorised`] goes on.
+//! 2. [`State::Body`] (`body`): reads the body of the request.
+//! 3. [`State::Exchange`] (`exchange`): the request is on its way to a backend, and the response on its way back
 //!    ([`crate::relay`]); then back to 1.
-//! 4. [`State::Sending`]: a response of our own that the visitor has not taken yet; then back to 1.
-//! 5. [`State::Tunnel`]: the backend has switched to another protocol. No worker runs the session any more, the thread
-//!    of the [`tunnel`]s has it.
-//! 6. [`State::Linger`]: everything is said; what the visitor still sends is thrown away for a moment, so that
-//!    the system does not reset the connection before the response was read.
+//! 4. [`State::Sending`] (`respond`): sends a response of the server's own that the client takes slowly; then back to 1.
+//! 5. [`State::Tunnel`] (`tunnel`): the backend has switched to another protocol. No worker runs the session any more: the
+//!    thread of the tunnels has it.
+//! 6. [`State::Linger`] (`linger`): the last response was sent. What the client still sends is discarded for a moment, so
+//!    that the system does not reset the connection before the client has read the response.
 //!
-//! Each state has its file, and the data of all states are in `state`. `request` decides where a request goes, `refuse` what
-//! becomes of one that is refused, `respond` how a response is begun and what follows it, `log_context` what the access log gets.
-//! `connection` is what a session owns in every state, `parking` what others ask of one that does not run.
+//! `connection` is what a session owns in every state, `state` what it owns in one of them, `parking` what other threads ask
+//! of a session that does not run, `refuse` the responses to requests that are refused, `log_context` what the access log
+//! gets.
 //!
 //! **Invariants**
-//! - The box owns the socket. Who holds the box, a worker, the poller or the tunnels, owns the connection.
+//! - The box owns the socket. The owner of the box (a worker, the poller or the tunnels) owns the connection.
 //! - A deadline is set when a state is entered and stays the same however often the session is parked in it.
 //! - Every way out sets [`Session::reason`]; dropping the session closes the connection, counts and logs that.
 //! - The backend's socket is armed in the poller only while the session is parked.

@@ -57,7 +57,7 @@ impl Session {
         self.reason = reason;
     }
 
-    /// Its deadline is over: closes it if nobody is owed an answer, else gives it back to be run by a scratch.
+    /// Its deadline is over: closes it if nobody is owed an answer, else gives it back to be run by a worker.
     pub(crate) fn expire(mut self: Box<Self>) -> Option<Box<Self>> {
         let reason = match &self.state {
             State::Head(reading) if reading.handshake => Close::TlsTimeout,
