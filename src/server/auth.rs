@@ -1,6 +1,6 @@
 //! Who may see what: paths that ask for a password (`basic_auth`).
 //!
-//! [`look`] decides for a request, from what is known already, without waiting. What is not known has to be checked,
+//! [`verdict`] decides for a request, from what is known already, without waiting. What is not known has to be checked,
 //! in its turn ([`checks`](super::checks)).
 //!
 //! Called by workers, before anything of a request's body is read.
