@@ -11,8 +11,8 @@ use swiftiply::stats::{self, Close};
 
 use crate::common::proxy::{SITE, site};
 use crate::common::{
-    Access, Backend, Echo, PATIENCE, Proxy, Server, Visitor, crowd, embedded, exchange, first,
-    needs, wait_until,
+    Access, Backend, Echo, PATIENCE, Port, Proxy, Server, Visitor, crowd, embedded, exchange,
+    first, needs, wait_until,
 };
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -463,6 +463,42 @@ fn a_drain_leaves_tunnels_until_its_end() {
         assert_eq!(log.matches("bytes there and").count(), 2, "{log}");
         assert!(log.contains("reason=draining"), "{log}");
     }
+}
+
+#[test]
+fn a_successor_starts_while_a_tunnel_goes_on() {
+    let ports = [(); 2].map(|()| Port::reserve());
+    let [visitors, backends] = ports.each_ref().map(|port| port.number().to_string());
+    let site = SITE.replace("127.0.0.1:0", &format!("127.0.0.1:{backends}"));
+    let start = || {
+        Proxy::start_with(
+            &format!("grace: 600\n{site}"),
+            &["--cluster-port", &visitors],
+        )
+    };
+    let mut first = start();
+    let mut visitor = first.visit();
+    let mut backend = tunnel(&first, &mut visitor);
+    // A response that takes its time has its backend, too, and an idle one has to connect again.
+    let mut long = Backend::dial(first.dial_in());
+    let mut waiting = first.ask("/long");
+    long.request();
+    let mut idle = Backend::dial(first.dial_in());
+    first.wait_for_logs("joined", 3);
+    first.signal(Signal::SIGTERM);
+    first.wait_for_log("draining, for");
+    // It waits for the address until the first one needs it no more.
+    let second = start();
+    assert!(idle.is_closed(), "the idle backend can connect again");
+    let echo = Echo::dial(second.dial_in(), "127001017771", "");
+    assert_eq!(second.visit().get("/").status, 200);
+    assert_open(&mut visitor, &mut backend);
+    long.reply("done");
+    assert_eq!(waiting.answer().text(), "done");
+    drop((visitor, backend));
+    assert_eq!(first.wait().code(), Some(0), "{}", first.log());
+    drop((echo, long, waiting));
+    second.finish();
 }
 
 #[test]

@@ -82,6 +82,13 @@ impl fmt::Display for LocalAddress {
     }
 }
 
+impl BindError {
+    /// Whether another socket has the address now.
+    pub fn is_in_use(&self) -> bool {
+        self.cause.kind() == ErrorKind::AddrInUse
+    }
+}
+
 impl fmt::Display for BindError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "listen {}: {}", self.address, reason(&self.cause))?;

@@ -427,9 +427,30 @@ impl Server {
     ///
     /// A connection that has not had a request yet is given a second to send one: its visitor has just come.
     pub fn is_drained(&self, since: Instant) -> bool {
-        self.sessions
-            .close_idle(since.elapsed() >= Duration::from_secs(1));
+        let first_second_is_over = since.elapsed() >= Duration::from_secs(1);
+        self.sessions.close_idle(first_second_is_over);
+        if first_second_is_over {
+            self.release_backends();
+        }
         self.open() == 0
+    }
+
+    /// Gives up the dial-in addresses and the idle backends once no client's connection may need a backend any more: each has
+    /// its own, for an upgraded connection or a long response. So a new process can have the addresses meanwhile, and the
+    /// applications connect to that.
+    fn release_backends(&self) {
+        let dials = {
+            let mut running = self.running.lock();
+            let idle: usize = running.dials.iter().map(|dial| dial.pool.idle()).sum();
+            let busy = self.control.connected().len().saturating_sub(idle) as u64;
+            let waiting = self.shared.waiting.load(Ordering::Relaxed);
+            if running.dials.is_empty() || waiting > 0 || self.open() > busy {
+                return;
+            }
+            mem::take(&mut running.dials)
+        };
+        BackendListener::stop_all(dials, &self.control, Close::Draining);
+        log::debug!("dial-in addresses are closed, since no client needs another backend");
     }
 
     /// Closes all upgraded connections. They end when their users want, so a drain leaves them as they are and does this

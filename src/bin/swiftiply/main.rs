@@ -18,6 +18,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use options::{Action, Invocation};
@@ -32,7 +33,7 @@ use swiftiply::net::INSPECTION;
 use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::reason;
 use swiftiply::process::{self, ForkSide};
-use swiftiply::server::{Server, StartError};
+use swiftiply::server::{Bound, Server, StartError};
 
 fn main() -> ExitCode {
     process::prepare_memory();
@@ -108,7 +109,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     let limit = process::raise_descriptors(config.descriptors)
         .map_err(|error| ExitError::running(format!("descriptors: {}", reason(&error))))?;
     log::debug!("{limit} descriptors");
-    let bound = Server::bind(config.clone()).map_err(|error| match error {
+    let bound = bind(&config).map_err(|error| match error {
         StartError::Certificate(_)
         | StartError::DialInCertificate(_)
         | StartError::SocketFile(_) => ExitError::usage(error),
@@ -153,6 +154,24 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     drop(pid_file);
     log::logger().flush();
     Ok(code)
+}
+
+/// Binds the addresses. A server that is ending may still have some for a moment.
+fn bind(config: &Config) -> Result<Bound, StartError> {
+    let since = Instant::now();
+    let mut is_logged = false;
+    loop {
+        match Server::bind(config.clone()) {
+            Err(StartError::Bind(error)) if error.is_in_use() && since.elapsed() < BIND_AGAIN => {
+                if !is_logged {
+                    log::warn!("{error}; trying again for {BIND_AGAIN:?}");
+                    is_logged = true;
+                }
+                thread::sleep(BIND_PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// The files of all logs.
@@ -307,5 +326,9 @@ fn drain(control: &ControlMessages, server: &Server, grace: Duration) -> ExitCod
     }
 }
 
+/// How long an address that is in use is tried again.
+const BIND_AGAIN: Duration = Duration::from_secs(5);
+/// The time between two attempts.
+const BIND_PAUSE: Duration = Duration::from_millis(100);
 /// Signals that would end the program if it did not listen to them.
 const WITHOUT_MEANING: &[(c_int, &str)] = &[(SIGUSR2, "USR2")];
