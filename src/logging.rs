@@ -1,15 +1,15 @@
-//! Where messages go, and the access log.
+//! Logging: messages, and the access log.
 //!
-//! Everything in the program speaks through the `log` crate. The server binary installs a [`Logging`], which
-//! sends each record to the logger of its site (by the record's target, `site:NAME`) or to the server's; a
-//! program that embeds the server installs what it likes. The lines are written by `simplelog`.
+//! The whole program logs messages through the `log` crate. The server binary installs a [`Logging`], which sends each
+//! record to the logger of its site (by the record's target, `site:NAME`) or to that of the server; a program that
+//! embeds the server installs a logger of its own. `simplelog` formats the lines.
 //!
-//! [`AccessLog`] is apart from that: a line for each exchange, collected in memory and written out once a second.
+//! [`AccessLog`] is separate: it collects a line for each exchange in memory and writes them once a second.
 //!
-//! Both go through a queue in memory with a bound, and threads of their own write that to files. So no thread that
-//! serves ever waits for a log. What does not fit is lost, counted and reported.
+//! Both write to bounded queues in memory, and threads write the queues to files. So a thread that serves requests
+//! never waits for a log. Lines that do not fit are dropped, counted and reported.
 //!
-//! **Invariants**: a line goes out whole, or is lost. No letter of foreign text ends a line or instructs a terminal
+//! **Invariants**: a line is written whole or dropped. No foreign text can end a line or control a terminal
 //! ([`escape`](crate::escape)).
 
 mod access;
@@ -40,11 +40,11 @@ pub struct Logging {
     sinks: RwLock<Sinks>,
 }
 
-/// Loggers that are open and not used yet.
+/// Loggers that are open but not in use yet.
 pub struct PreparedLogging {
     logging: &'static Logging,
     sinks: Sinks,
-    /// Those that were open before, to be opened under their names when it is committed.
+    /// The queues that were in use before; their files are opened again on commit.
     kept: Vec<Arc<LogQueue>>,
 }
 
@@ -60,11 +60,11 @@ struct LogSink {
 }
 
 impl Logging {
-    /// Makes this the program's logger, until its end. Until something is prepared and committed, messages go nowhere.
-    /// Panics become messages, too: a thread that panics must not wait for standard error.
+    /// Makes this the program's logger until its end. Messages are discarded until a configuration is prepared and
+    /// committed. Panics are logged as messages, since a thread that panics must not wait for standard error.
     ///
     /// # Errors
-    /// If the program has a logger already.
+    /// The program already has a logger.
     pub fn install() -> Result<&'static Self, log::SetLoggerError> {
         let logging: &'static Self = Box::leak(Box::default());
         log::set_logger(logging)?;
@@ -92,10 +92,11 @@ impl Logging {
         Ok(logging)
     }
 
-    /// Opens what a configuration names and is not open yet. Nothing goes there before [`PreparedLogging::commit`].
+    /// Opens the logs of a configuration that are not open yet. Nothing is written to them before
+    /// [`PreparedLogging::commit`].
     ///
     /// # Errors
-    /// The file that could not be opened and why.
+    /// The file that cannot be opened, and the reason.
     pub fn prepare(&'static self, config: &Config) -> Result<PreparedLogging, OpenError> {
         let kept = self.queues();
         let named = |queue: &Arc<LogQueue>| (queue.path().map(Path::to_owned), Arc::clone(queue));
@@ -127,12 +128,13 @@ impl Logging {
         })
     }
 
-    /// Opens every file under its name, after it was moved away. What cannot be opened goes on as before, which is logged.
+    /// Opens every file again by its name, after it was moved away. If that fails, logs an error and keeps the old
+    /// file.
     pub fn reopen(&self) {
         reopen(&self.queues());
     }
 
-    /// Where messages go, each once.
+    /// All queues, without duplicates.
     fn queues(&self) -> Vec<Arc<LogQueue>> {
         let sinks = self.sinks.read();
         let mut queues: Vec<_> = sinks.all().map(|sink| Arc::clone(&sink.queue)).collect();
@@ -144,7 +146,7 @@ impl Logging {
 }
 
 impl PreparedLogging {
-    /// Sends all further messages to what was opened. What was open before is opened under its name, as by
+    /// Sends all further messages to the new loggers. Files that were open before are opened again, as by
     /// [`Logging::reopen`].
     pub fn commit(self) {
         let levels = self.sinks.all().map(|sink| sink.writer.level());
@@ -188,7 +190,7 @@ impl Log for Logging {
         }
     }
 
-    /// Waits until all messages are written, and what goes to standard output, but not for a log that takes nothing.
+    /// Waits until all messages and standard output are written, but not for a log that is stuck.
     fn flush(&self) {
         let mut queues = self.queues();
         queues.extend(LogQueue::stdout());
@@ -209,10 +211,10 @@ impl LogSink {
     }
 }
 
-/// Puts a line for people or programs on standard output, where an access log may go, too. Does not wait for it.
+/// Writes a line to standard output, in order with an access log there. Does not wait for it.
 ///
 /// # Errors
-/// There is no thread to be had that could write it.
+/// The thread that writes it cannot be started.
 pub fn print(line: &str) -> io::Result<()> {
     LogQueue::stdout()?.add(format!("{line}\n").as_bytes(), true);
     Ok(())

@@ -1,4 +1,4 @@
-//! Names and passwords of visitors, as htpasswd(1) writes them. Pure.
+//! Names and passwords of clients, as htpasswd(1) writes them. Pure.
 //!
 //! Hashes are bcrypt (`$2a$`, `$2b$`, `$2y$`) and SHA-crypt (`$5$`, `$6$`). All others are refused when the text is
 //! read: those of MD5, of SHA-1 without salt and of DES crypt are guessed within hours once the file is lost.
@@ -107,7 +107,7 @@ impl Users {
         }
     }
 
-    /// Whether the password is that of this name. Costs tens of milliseconds, whatever the answer.
+    /// Whether the password is that of this name. Costs tens of milliseconds, whatever the result.
     pub fn verify(&self, name: &[u8], password: &[u8]) -> bool {
         let known = self.names.get(name);
         // A stranger is measured with somebody else's hash: the same one for this name each time, so that not even many

@@ -4,8 +4,8 @@
 //! process id. A process id above 65535 needs more than four, which shifts all that follows. Such a preamble is
 //! accepted if the keys that are known leave only one way to read it.
 //!
-//! **Invariants**: the answer does not depend on how the bytes were cut while they came, as long as the
-//! id has 12 bytes; how much of a wrong key was right cannot be learnt from the answer or from its time.
+//! **Invariants**: the result does not depend on how the bytes were cut while they came, as long as the
+//! id has 12 bytes; how much of a wrong key was right cannot be learnt from the result or from its time.
 
 use std::fmt;
 use std::hint::black_box;
@@ -32,7 +32,7 @@ pub struct Preamble {
     pub length: usize,
 }
 
-/// The id of a backend: 12 bytes, or a few more. It is small, so that it can go along with each answer.
+/// The id of a backend: 12 bytes, or a few more. It is small, so that it can go along with each response.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id {
     bytes: [u8; LONGEST_ID],

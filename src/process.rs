@@ -357,7 +357,7 @@ impl UserAndGroup {
         Ok(())
     }
 
-    /// Gives a file to the new user, so that it can be opened anew later. What is no regular file, such as
+    /// Gives a file to the new user, so that it can be opened again later. What is no regular file, such as
     /// `/dev/null`, belongs to others and stays as it is; so does what a symbolic link leads to, for the new user may have
     /// put the link there.
     ///

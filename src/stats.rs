@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Makes [`Close`] from the table of reasons, with its words and explanations.
 macro_rules! close_reasons {
     ($($variant:ident $word:literal $why:literal,)*) => {
-        /// Why a connection, of a visitor or of a backend, was closed.
+        /// Why a connection, of a client or of a backend, was closed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Close {
             $(#[doc = $why] $variant,)*
@@ -66,9 +66,9 @@ impl fmt::Display for Close {
 /// What a server counts from its start.
 #[derive(Debug)]
 pub struct Stats {
-    /// Visitors' connections accepted.
+    /// Clients' connections accepted.
     pub accepted: AtomicU64,
-    /// Visitors' connections open now.
+    /// Clients' connections open now.
     pub open: AtomicU64,
     /// Requests sent again to another backend.
     pub retries: AtomicU64,
@@ -99,7 +99,7 @@ impl Stats {
         }
     }
 
-    /// Counts an answer by its status code.
+    /// Counts a response by its status code.
     pub fn answered(&self, status: u16) {
         if let Some(counter) = self.statuses.get(usize::from(status)) {
             add(counter);
@@ -116,7 +116,7 @@ impl Stats {
         self.statuses.get(usize::from(status)).map_or(0, get)
     }
 
-    /// Counts a visitor's connection that was closed.
+    /// Counts a client's connection that was closed.
     pub fn visitor_closed(&self, reason: Close) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         add(&self.visitors_closed[reason as usize]);
@@ -127,7 +127,7 @@ impl Stats {
         add(&self.backends_closed[reason as usize]);
     }
 
-    /// Connections of visitors closed so far for this reason.
+    /// Connections of clients closed so far for this reason.
     pub fn visitors_closed(&self, reason: Close) -> u64 {
         get(&self.visitors_closed[reason as usize])
     }

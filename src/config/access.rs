@@ -16,72 +16,72 @@ use super::site;
 use super::types::{Address, Logger};
 use super::value::{self, ValueError};
 
-/// Everything the access proxy needs to know, checked.
+/// The checked configuration of the access proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessConfig {
-    /// Where servers are dialled, at least one (`connect`).
+    /// The dial-in addresses of servers, at least one (`connect`).
     pub connect: Vec<Address>,
-    /// What they are sent as key (`key`, `key_file`); empty: none.
+    /// The key to send to them (`key`, `key_file`); empty: none.
     pub key: String,
-    /// TLS to them (`ssl`).
+    /// TLS for these connections (`ssl`).
     pub ssl: Option<Ssl>,
-    /// The application (`to`).
+    /// The address of the application (`to`).
     pub to: Address,
-    /// Connections to each server, and requests at once at the application (`connections`).
+    /// Connections to each server, and most concurrent requests to the application (`connections`).
     pub connections: usize,
-    /// How it is found out whether the application answers (`check`).
+    /// Health checks of the application (`check`).
     pub check: ApplicationCheck,
-    /// The application's program and its arguments (`command`); empty: it is started by somebody else.
+    /// The application's program with its arguments (`command`); empty: the access proxy does not start it.
     pub command: Vec<String>,
-    /// Signals that the application is sent when they come (`signals`), in the spelling of [`SIGNALS`].
+    /// Signals to pass on to the application (`signals`), in the spelling of [`SIGNALS`].
     pub signals: Vec<&'static str>,
-    /// Deadlines (`timeouts`).
+    /// Timeouts (`timeouts`).
     pub timeouts: AccessTimeouts,
-    /// The longest drain (`grace`).
+    /// Longest time for draining (`grace`).
     pub grace: Duration,
-    /// Where messages go (`logger`).
+    /// The destination of messages (`logger`).
     pub logger: Logger,
 }
 
-/// How a server is known, and what it is shown (`ssl`).
+/// How a server proves its identity, and we ours (`ssl`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ssl {
-    /// By what it is known.
+    /// How a server is verified.
     pub trust: TrustConfig,
-    /// Our certificate and its key, PEM, absolute.
+    /// Our certificate and its key, PEM files, absolute.
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
-/// By what a server is known.
+/// How a server is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrustConfig {
-    /// Authorities in a PEM file, absolute, vouch for the name that was dialled.
+    /// By its name and the authorities in a PEM file, absolute.
     Authorities(PathBuf),
-    /// Its certificate has this SHA-256.
+    /// By the SHA-256 of its certificate.
     Fingerprint([u8; 32]),
 }
 
-/// How it is found out whether the application answers (`check`).
+/// Health checks of the application (`check`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApplicationCheck {
-    /// The path that must be answered with 200 to 399; `None`: a connection is enough.
+    /// The path to which the response must have a status from 200 to 399; `None`: a connection is enough.
     pub uri: Option<String>,
-    /// How often.
+    /// The interval between checks.
     pub interval: Duration,
 }
 
-/// Deadlines (`timeouts`).
+/// Timeouts (`timeouts`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessTimeouts {
-    /// Of a connection to the application, and of a check.
+    /// For connecting to the application, and for a check.
     pub connect: Duration,
-    /// The first byte of an answer.
+    /// For the first byte of a response.
     pub first_byte: Duration,
-    /// An answer without progress after that.
+    /// For a response without progress after the first byte.
     pub backend: Duration,
 }
 
-/// What the command line says. It goes above the file, at every reload too.
+/// Options of the command line. They override the file, also on reload.
 #[derive(Clone, Debug, Default)]
 pub struct AccessOverrides {
     /// Addresses of servers; empty: those of the file.
@@ -92,9 +92,9 @@ pub struct AccessOverrides {
     pub to: Option<String>,
     /// `--connections`
     pub connections: Option<String>,
-    /// What stands behind `--`; empty: that of the file.
+    /// The command after `--`; empty: that of the file.
     pub command: Vec<String>,
-    /// Where relative paths begin. `None` is the working directory.
+    /// The base of relative paths; `None`: the working directory.
     pub directory: Option<PathBuf>,
 }
 
@@ -102,10 +102,10 @@ pub struct AccessOverrides {
 pub const SIGNALS: [&str; 5] = ["HUP", "USR1", "USR2", "TTIN", "TTOU"];
 
 impl AccessConfig {
-    /// Reads a file, with the command line on top. Its name in messages is `path` as given.
+    /// Reads a file and applies the options of the command line. Messages name the file `path`, as given.
     ///
     /// # Errors
-    /// What keeps the file from being read, or all that is wrong.
+    /// The reason why the file cannot be read, or all problems in it.
     pub fn load(
         path: Option<&Path>,
         overrides: &AccessOverrides,
@@ -113,10 +113,12 @@ impl AccessConfig {
         Self::load_with(path, overrides, None)
     }
 
-    /// Reads a file before a start, and looks into what it names: certificates, the command, the directory of the log.
+    /// Reads a file before a start, and also inspects what it names: certificates, the command, the directory of the
+    /// log.
     ///
     /// # Errors
-    /// The same, and what would keep it from starting, apart from what the system refuses.
+    /// Those of [`AccessConfig::load`], and everything that would keep the program from starting, except errors of the
+    /// system.
     pub fn inspect(
         path: Option<&Path>,
         overrides: &AccessOverrides,
@@ -145,10 +147,10 @@ impl AccessConfig {
         }
     }
 
-    /// Reads the text of a file. `file` is its name in messages.
+    /// Reads the text of a file. Messages name it `file`.
     ///
     /// # Errors
-    /// All that is wrong.
+    /// All problems in it.
     pub fn from_yaml(
         text: &str,
         file: &Path,
@@ -166,7 +168,7 @@ fn from_text(
 ) -> Result<(AccessConfig, Vec<Note>), Problems> {
     let text = value::without_mark(text);
     let root = raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
-    // The command line may say all that there is to say.
+    // An empty file is valid: the command line may give all values.
     let root = match root {
         Node::Null => Node::Map(Map::new()),
         root => root,
@@ -197,7 +199,7 @@ fn checked(
     Ok((access, findings.finish()?))
 }
 
-/// The configuration, with defaults where something is wrong.
+/// Reads the configuration; uses defaults where something is wrong.
 fn access(top: &Section, overrides: &AccessOverrides) -> AccessConfig {
     let section = top.section("timeouts");
     let time = |key: &str, default| {
@@ -241,7 +243,7 @@ fn access(top: &Section, overrides: &AccessOverrides) -> AccessConfig {
     }
 }
 
-/// A value of the command line.
+/// Reads a value of the command line.
 fn commanded<T>(
     top: &Section,
     key: &str,
@@ -322,7 +324,7 @@ fn key(top: &Section, overrides: &AccessOverrides) -> String {
             "more than one key; a server is sent one only",
         );
     }
-    // The first line of a file is the newest key.
+    // The first line of a key file is the newest key.
     keys.into_iter().next().unwrap_or_default()
 }
 
@@ -380,7 +382,7 @@ fn ssl(top: &Section) -> Option<Ssl> {
     Some(Ssl { trust, own })
 }
 
-/// 64 hexadecimal digits, with colons or without.
+/// Parses 64 hexadecimal digits, with or without colons.
 fn fingerprint(node: &Node) -> Result<[u8; 32], ValueError> {
     let wrong = || "write the SHA-256 of the certificate, 64 hexadecimal digits".to_string();
     let text = value::text(node)?.replace(':', "");
@@ -428,8 +430,8 @@ fn command(top: &Section) -> Vec<String> {
     words
 }
 
-/// Whether the program of a command can be executed, before a start: where it has a slash, that file, and else one in a
-/// directory of PATH.
+/// Whether the program of a command is executable, checked before a start: if its name has a slash, that file,
+/// otherwise a file in a directory of PATH.
 fn program(top: &Section, name: &str) -> Result<(), ValueError> {
     if top.findings.inspection.is_none() {
         return Ok(());
@@ -462,10 +464,10 @@ fn signals(top: &Section) -> Vec<&'static str> {
     top.take_many("signals", signal).unwrap_or_else(all)
 }
 
-/// Where programs are looked for without a PATH, as execvp(3) does.
+/// Where execvp(3) searches without PATH.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// More than any one application takes.
+/// Most connections; far more than any one application accepts.
 const MOST_CONNECTIONS: u64 = 1000;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Addresses, host names and networks as they are read from the file.
+//! Parses addresses, host names and networks of the file.
 //!
-//! Pure. Like the functions of `value`, these return the value, or what is wrong with it and what would be right.
+//! Pure. Like those of `value`, the functions return the value, or an error that says what is wrong and what to write
+//! instead.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -13,13 +14,13 @@ use super::value::{ValueError, absolute, digits, text};
 impl FromStr for Address {
     type Err = String;
 
-    /// Reads `host:port`, `[ipv6]:port` or `unix:/path`, as in `outgoing`.
+    /// Parses `host:port`, `[ipv6]:port` or `unix:/path`, as in `outgoing`.
     fn from_str(text: &str) -> Result<Self, String> {
         dial_in(None, text).map_err(|wrong| format!("{text}: {wrong}"))
     }
 }
 
-/// A host name as it is compared: lower case, without port and final dot.
+/// Parses a host name; the result is in lower case, without port and final dot.
 pub(super) fn host_name(node: &Node) -> Result<String, ValueError> {
     let text = text(node).map_err(|_| "write a host name".to_string())?;
     if text.contains("://") || text.contains('/') {
@@ -60,7 +61,7 @@ pub(super) fn host_name(node: &Node) -> Result<String, ValueError> {
     Ok(name.to_string())
 }
 
-/// Where backends dial in: `host:port`, `[::1]:port`, `unix:/path`.
+/// Parses a dial-in address: `host:port`, `[::1]:port`, `unix:/path`.
 pub(super) fn dial_in(directory: Option<&Path>, text: &str) -> Result<Address, ValueError> {
     if let Some(path) = text.strip_prefix("unix:") {
         return socket(directory, path).map(Address::Unix);
@@ -69,7 +70,7 @@ pub(super) fn dial_in(directory: Option<&Path>, text: &str) -> Result<Address, V
         return Err("not an address; write 127.0.0.1:30000 or unix:/path".into());
     }
     if text.parse::<Ipv6Addr>().is_ok() && !text.contains('.') {
-        // `::1:80` may be an address, or one and a port.
+        // `::1:80` is ambiguous: it may be an address, or an address with a port.
         return Err(format!(
             "an IPv6 address needs brackets and a port; write [{text}]:30000"
         ));
@@ -107,7 +108,7 @@ pub(super) fn dial_in(directory: Option<&Path>, text: &str) -> Result<Address, V
     })
 }
 
-/// A server that is connected to: `host:port`, port 80 if none is written, `http://host:port`, `unix:/path`.
+/// Parses the address of a server: `host:port`, with port 80 by default, `http://host:port`, `unix:/path`.
 pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<Address, ValueError> {
     if text.starts_with("https://") {
         return Err("no TLS to servers; write http://".into());
@@ -146,13 +147,13 @@ pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<Address, Va
     }
 }
 
-/// The host of a server whose port is written elsewhere.
+/// Parses the host of a server whose port is a key of its own.
 pub(super) fn host(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
     literal_or_name(&text).ok_or_else(|| "write a host name or an address".into())
 }
 
-/// One of `cluster_address`.
+/// A value of `cluster_address`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ClusterAddress {
     /// `*`: all addresses of both families.
@@ -163,7 +164,7 @@ pub(super) enum ClusterAddress {
     Unix(PathBuf),
 }
 
-/// An address for visitors, whose port is in `cluster_port`: `0.0.0.0`, `::`, `*`, `localhost`, `unix:/path`.
+/// Parses a value of `cluster_address`: `0.0.0.0`, `::`, `*`, `localhost`, `unix:/path`.
 pub(super) fn cluster_address(
     directory: Option<&Path>,
     text: &str,
@@ -188,7 +189,7 @@ pub(super) fn cluster_address(
     }
 }
 
-/// A network: `10.0.0.0/8`, `::1`.
+/// Parses a network: `10.0.0.0/8`, `::1`.
 pub(super) fn network(node: &Node) -> Result<Network, ValueError> {
     let wrong = || "write an address or network, 192.0.2.1 or 10.0.0.0/8".to_string();
     let text = text(node).map_err(|_| wrong())?;
@@ -208,7 +209,7 @@ pub(super) fn network(node: &Node) -> Result<Network, ValueError> {
     }
 }
 
-/// Whether two addresses cannot both be listened on.
+/// Whether it is impossible to listen on both addresses.
 pub(super) fn conflict(one: &Address, other: &Address) -> bool {
     match (one, other) {
         (Address::Unix(one), Address::Unix(other)) => one == other,
@@ -222,14 +223,14 @@ pub(super) fn conflict(one: &Address, other: &Address) -> bool {
                 ..
             },
         ) => {
-            // Port 0 is another one each time.
+            // Port 0 is a different port each time.
             port == same && *port != 0 && (one == other || covers(one, other) || covers(other, one))
         }
         _ => false,
     }
 }
 
-/// Whether a wildcard takes the other host's port as well.
+/// Whether a wildcard address occupies the port of the other host too.
 fn covers(wildcard: &str, host: &str) -> bool {
     let literal = host.parse::<IpAddr>();
     match wildcard {
@@ -240,7 +241,7 @@ fn covers(wildcard: &str, host: &str) -> bool {
     }
 }
 
-/// The path of a Unix socket, absolute.
+/// Parses the path of a Unix socket; the result is absolute.
 fn socket(directory: Option<&Path>, path: &str) -> Result<PathBuf, ValueError> {
     if path.is_empty() || path.contains('\0') {
         return Err("no path; write unix:/path".into());
@@ -254,7 +255,7 @@ fn socket(directory: Option<&Path>, path: &str) -> Result<PathBuf, ValueError> {
     Ok(path)
 }
 
-/// A host name or literal address in one spelling: lower case, IPv6 without brackets and as short as it goes.
+/// Parses a host name or literal address; the result is in lower case, IPv6 without brackets and in its shortest form.
 fn literal_or_name(text: &str) -> Option<String> {
     let bare = text
         .strip_prefix('[')
@@ -272,14 +273,14 @@ fn literal_or_name(text: &str) -> Option<String> {
     is_name(&text).then_some(text)
 }
 
-/// Letters, digits, `-`, `_` and single dots, in the length that DNS allows.
+/// Whether a text has letters, digits, `-`, `_` and single dots only, and a length that DNS allows.
 fn is_name(text: &str) -> bool {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(fine);
     text.len() <= 253 && text.split('.').all(label)
 }
 
-/// `sun_path` without its final NUL.
+/// The longest path that fits into `sun_path` with its final NUL.
 const SOCKET_PATH: usize = 107;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! From what was typed to what is meant: who may see what (`basic_auth`).
+//! Reads `basic_auth`: which paths need a password.
 
 use super::raw::{self, Map, Node};
 use super::section::Section;
@@ -7,10 +7,10 @@ use super::value::{self, ValueError};
 use crate::http::target::decoded;
 use crate::passwords::Users;
 
-/// `basic_auth`: one `{realm, users_file, paths, forward}` or a list of them.
+/// Reads `basic_auth`: one `{realm, users_file, paths, forward}` or a list of them.
 pub(super) fn basic(section: &Section) -> Vec<BasicAuth> {
     const KEY: &str = "basic_auth";
-    // Null is no value elsewhere. Here it would open the site to everybody by an empty line.
+    // Elsewhere null means no value. Here an empty line would make the paths public.
     let typed = section.map.iter().find(|(key, _)| key == KEY);
     match typed.map(|(_, node)| node) {
         None => return Vec::new(),
@@ -67,10 +67,10 @@ fn one(section: &Section, node: &Node) -> Result<BasicAuth, ValueError> {
     })
 }
 
-/// Reads what is in a `users_file`.
+/// Parses a `users_file`.
 ///
 /// # Errors
-/// The first line that is not understood, and why.
+/// The first invalid line, and the reason.
 pub(crate) fn users(bytes: &[u8]) -> Result<Users, String> {
     Users::parse(bytes).map_err(|bad| bad.to_string())
 }
@@ -83,7 +83,7 @@ fn realm(node: &Node) -> Result<String, ValueError> {
     }
 }
 
-/// `paths`: one or many; all of the site where there are none.
+/// Reads `paths`: one or a list; the whole site if it is missing.
 fn paths(map: &Map) -> Result<Vec<String>, ValueError> {
     let nodes = match raw::get(map, "paths") {
         None => return Ok(vec!["/".into()]),
@@ -115,12 +115,12 @@ fn paths(map: &Map) -> Result<Vec<String>, ValueError> {
     Ok(paths)
 }
 
-/// Whether one of the paths is this one; upper and lower case do not differ.
+/// Whether a path is in a list, ignoring case.
 fn has(paths: &[String], path: &str) -> bool {
     paths.iter().any(|known| known.eq_ignore_ascii_case(path))
 }
 
-/// A key of an entry, for what is wrong with its value.
+/// Reads a key of an entry; an error names the key.
 fn within<T>(
     key: &str,
     node: &Node,
@@ -129,5 +129,5 @@ fn within<T>(
     read(node).map_err(|wrong| format!("{key} {}: {wrong}", value::shown(node)))
 }
 
-/// Bounds what is read of a users file: some ten thousand of them.
+/// Most bytes of a users file: room for some ten thousand users.
 pub(crate) const USERS_BYTES: u64 = 1 << 20;

@@ -1,4 +1,4 @@
-//! From what was typed to what is meant: the top level.
+//! Checks the top level of the file.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -50,7 +50,7 @@ pub(super) fn overrides(
     Ok((config, findings.finish()?))
 }
 
-/// The configuration, with defaults where something is wrong.
+/// Reads the configuration; uses defaults where something is wrong.
 fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     let directory = overrides.directory.as_deref();
     let top = Section::top(map, findings, directory);
@@ -94,7 +94,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
             .take("scheduling", scheduling)
             .unwrap_or(base.scheduling),
         grace: top.take("grace", value::time).unwrap_or(base.grace),
-        // The first one wins, as in the original.
+        // The first key takes precedence, as in the original.
         descriptors: top
             .take("epoll_descriptors", &descriptors)
             .or(top.take("descriptors", &descriptors)),

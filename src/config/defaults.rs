@@ -1,4 +1,4 @@
-//! The values of everything that a configuration leaves out.
+//! The defaults of all keys.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -11,7 +11,7 @@ use super::types::{
 };
 use crate::process;
 
-/// The values of an empty file; nothing to listen on, no sites.
+/// The configuration of an empty file: no addresses, no sites.
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -41,7 +41,7 @@ impl Default for Config {
     }
 }
 
-/// The values of an empty entry: no host names, no backends.
+/// The site of an empty entry: no host names, no backends.
 impl Default for SiteConfig {
     fn default() -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Default for SiteConfig {
     }
 }
 
-/// What `gzip: true` means.
+/// The settings of `gzip: true`.
 impl Default for GzipConfig {
     fn default() -> Self {
         Self {
@@ -116,7 +116,7 @@ impl Default for GzipConfig {
     }
 }
 
-/// The values of an empty section.
+/// The settings of an empty section.
 impl Default for Redis {
     fn default() -> Self {
         Self {
@@ -172,33 +172,33 @@ impl Default for Logger {
     }
 }
 
-/// Worker threads where nothing else is said: two for each processor that the process may use, at least four.
+/// The default of `workers`: two for each processor that the process may use, at least four.
 pub fn default_workers() -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     (2 * processors).clamp(4, MOST_WORKERS)
 }
 
-/// `limits.memory` where nothing else is said: a quarter of what the process may use.
+/// The default of `limits.memory`: a quarter of the memory that the process may use.
 fn default_memory() -> u64 {
     process::memory().map_or(UNKNOWN_MEMORY, |all| (all / 4).max(LEAST_MEMORY))
 }
 
-/// More worker threads than any machine has use for.
+/// The largest value of `workers`.
 pub(super) const MOST_WORKERS: usize = 4096;
 
-/// The least that `limits.memory` may be.
+/// The smallest value of `limits.memory`.
 pub(super) const LEAST_MEMORY: u64 = 1 << 20;
 
-/// `limits.memory` where the system does not say how much memory there is.
+/// The default of `limits.memory` if the system does not report how much memory there is.
 const UNKNOWN_MEMORY: u64 = 64 << 20;
 
-/// Bytes of the largest file in memory, as in the original.
+/// The default of `cache_threshold` in bytes, as in the original.
 const CACHE_THRESHOLD: u64 = 102_400;
 
-/// How long what was found out of a path is trusted. A deployment has to be seen soon, and one look in a second is cheap.
+/// The default window of the caches. A deployment must be visible soon, and one check per second is cheap.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// What becomes much smaller and is not compressed already.
+/// Types that compress well and are not compressed already.
 const GZIP_TYPES: [&str; 17] = [
     "text/html",
     "text/css",

@@ -1,4 +1,4 @@
-//! From what was typed to what is meant: the keys of a site that are about files.
+//! Reads the keys of a site about files.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -7,7 +7,7 @@ use super::section::Section;
 use super::types::{CacheConfig, Config, FileCache, PageCache, SiteConfig, Symlinks};
 use super::value::{self, ValueError};
 
-/// A site with what its section says about files.
+/// Adds the settings about files to a site.
 pub(super) fn check(section: &Section, site: SiteConfig, server: &Config) -> SiteConfig {
     let truth = |key: &str, default| section.take(key, value::truth).unwrap_or(default);
     let docroot = root(section, "docroot");
@@ -45,7 +45,7 @@ pub(super) fn check(section: &Section, site: SiteConfig, server: &Config) -> Sit
     }
 }
 
-/// A directory, which may come later: a deployment makes it, a disk is mounted there.
+/// Reads a directory that need not exist yet: a deployment may create it, or a disk be mounted there.
 fn root(section: &Section, key: &str) -> Option<PathBuf> {
     let path = section.take(key, value::path(section.directory))?;
     if let (Some(node), false) = (raw::get(&section.map, key), path.is_dir()) {
@@ -59,7 +59,7 @@ fn root(section: &Section, key: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// `index`: names of files, or none.
+/// Reads `index`: names of files, or none.
 fn index(section: &Section) -> Option<Vec<String>> {
     if let Some(Ok(false)) = raw::get(&section.map, "index").map(value::truth) {
         return Some(Vec::new());
@@ -67,7 +67,7 @@ fn index(section: &Section) -> Option<Vec<String>> {
     section.take_many("index", name)
 }
 
-/// `follow_symlinks`.
+/// Reads `follow_symlinks`.
 fn symlinks(node: &Node) -> Result<Symlinks, ValueError> {
     match value::truth(node) {
         Ok(true) => return Ok(Symlinks::All),
@@ -80,7 +80,7 @@ fn symlinks(node: &Node) -> Result<Symlinks, ValueError> {
     }
 }
 
-/// `cache_directory` and `cache_extensions`; one of them is enough to have both.
+/// Reads `cache_directory` and `cache_extensions`; either one enables both.
 fn page_cache(section: &Section) -> Option<PageCache> {
     let directory = section.take("cache_directory", below);
     let extensions = section.take_many("cache_extensions", |node| {
@@ -99,7 +99,7 @@ fn page_cache(section: &Section) -> Option<PageCache> {
     })
 }
 
-/// A relative path that cannot lead out of where it begins.
+/// Parses a relative path that stays below its base.
 fn below(node: &Node) -> Result<String, ValueError> {
     let text = value::text(node)?;
     let plain = |part: Component| match part {
@@ -115,7 +115,7 @@ fn below(node: &Node) -> Result<String, ValueError> {
     }
 }
 
-/// The name of a file, without its directory.
+/// Parses the name of a file without a directory.
 fn name(node: &Node) -> Result<String, ValueError> {
     let text = value::text(node)?;
     match text.contains(['/', '\0']) || matches!(text.as_str(), "." | "..") {
@@ -124,7 +124,7 @@ fn name(node: &Node) -> Result<String, ValueError> {
     }
 }
 
-/// `file_cache`, `etag_cache` or `dynamic_request_cache`.
+/// Reads `file_cache`, `etag_cache` or `dynamic_request_cache`.
 fn cache(section: &Section, key: &str, default: CacheConfig) -> CacheConfig {
     let section = section.section(key);
     CacheConfig {
@@ -135,5 +135,5 @@ fn cache(section: &Section, key: &str, default: CacheConfig) -> CacheConfig {
     }
 }
 
-/// More than one server has files.
+/// Most entries of a cache; far more than a server has files.
 const MOST_ENTRIES: u64 = 10_000_000;

@@ -1,11 +1,11 @@
-//! From what was typed to what is meant: compression (`gzip`).
+//! Reads the settings of compression (`gzip`).
 
 use super::raw::{self, Node};
 use super::section::Section;
 use super::types::GzipConfig;
 use super::value::{self, ValueError};
 
-/// `gzip`: true, false or `{types, minimum, level}`.
+/// Reads `gzip`: true, false or `{types, minimum, level}`.
 pub(super) fn gzip(section: &Section) -> Option<GzipConfig> {
     const KEY: &str = "gzip";
     let node = raw::get(&section.map, KEY)?;
@@ -42,7 +42,7 @@ pub(super) fn gzip(section: &Section) -> Option<GzipConfig> {
     Some(gzip)
 }
 
-/// `text/html`, `text/*`, lower case.
+/// Parses `text/html` or `text/*`; the result is in lower case.
 fn media_type(node: &Node) -> Result<String, ValueError> {
     let text = value::text(node)?.to_ascii_lowercase();
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);

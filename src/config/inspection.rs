@@ -1,15 +1,15 @@
-//! How the files that a configuration names are looked into before a start.
+//! How to inspect certificates and keys that a configuration names, before a start.
 
 use std::path::{Path, PathBuf};
 
 /// A file, and what is wrong with it.
 pub type FileFault = (PathBuf, String);
 
-/// How to look into files of which this module knows nothing.
+/// Functions that inspect files of which this module knows nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Inspection {
-    /// Reads a certificate and its key; an error has the file that is at fault, and why.
+    /// Loads a certificate and its key; an error names the wrong file and the reason.
     pub certificate: fn(&Path, &Path) -> Result<(), FileFault>,
-    /// Reads the certificates of authorities; an error says what is wrong.
+    /// Loads the certificates of authorities; an error gives the reason.
     pub authorities: fn(&Path) -> Result<(), String>,
 }

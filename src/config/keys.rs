@@ -1,6 +1,6 @@
-//! Every key there is, and what to say about one that is not.
+//! The table of all keys, and the messages about unknown ones.
 //!
-//! The table drives the check for unknown keys; a test holds the manual page to it.
+//! The check for unknown keys uses the table; a test compares the manual with it.
 
 use std::collections::BTreeSet;
 
@@ -10,33 +10,33 @@ use super::value;
 
 /// A key of the file.
 pub(super) struct ConfigKey {
-    /// Its name with the sections it is in: `limits.head`.
+    /// Its name with the enclosing sections: `limits.head`.
     name: &'static str,
     level: KeyLevel,
     stage: KeyStatus,
 }
 
-/// Where a key may stand.
+/// The level at which a key is valid.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum KeyLevel {
-    /// At the top.
+    /// At the top level.
     Top,
-    /// In a map entry, and in `defaults`.
+    /// In an entry of `map`, and in `defaults`.
     Site,
-    /// In either.
+    /// At both levels.
     Both,
     /// In the file of `swiftiply-access`.
     Access,
 }
 
-/// Whether a key does something.
+/// Whether a key has an effect.
 #[derive(Clone, Copy, PartialEq)]
 enum KeyStatus {
-    /// It has its effect.
+    /// It has an effect.
     Now,
-    /// It is not built yet, so it is a problem: access that is not limited must not look as if it were.
+    /// It is not implemented yet; using it is a problem, since access must not look restricted when it is not.
     Later,
-    /// The Ruby implementation needed it: accepted in any shape, with a note.
+    /// Only the Ruby implementation needed it: any value is accepted, with a note.
     Never,
 }
 
@@ -48,12 +48,12 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
         .filter(move |name| seen.insert(*name))
 }
 
-/// Those of `swiftiply-access`.
+/// The dotted names of all keys of `swiftiply-access`.
 pub fn access_keys() -> impl Iterator<Item = &'static str> {
     ACCESS.iter().map(|key| key.name)
 }
 
-/// Checks the keys of a section as typed, and of the sections in it.
+/// Checks the keys of a section as written, and those of the sections in it.
 pub(super) fn check(
     findings: &Findings,
     level: KeyLevel,
@@ -71,7 +71,7 @@ fn section(
     prefix: &str,
 ) {
     for (name, node) in map {
-        // Theirs alone who write them, for anchors (&name) that other places refer to.
+        // Keys for YAML anchors (&name) that other parts of the file refer to.
         if name.starts_with("x-") {
             continue;
         }
@@ -89,7 +89,7 @@ fn section(
             KeyStatus::Never => findings.note(place, format!("{dotted}: has no effect here")),
             KeyStatus::Now => {}
         }
-        // What loggers of another kind need is theirs.
+        // Loggers of other kinds have keys of their own.
         let foreign = name == "logger" && !is_own_logger(node);
         if key.stage != KeyStatus::Now || foreign {
             continue;
@@ -118,7 +118,7 @@ fn is_own_logger(node: &Node) -> bool {
     kind.is_none_or(|kind| !FOREIGN_LOGGERS.contains(&kind.to_ascii_lowercase().as_str()))
 }
 
-/// The keys of the file in which this is.
+/// The table of keys for the file with this level.
 const fn table(level: KeyLevel) -> &'static [ConfigKey] {
     match level {
         KeyLevel::Access => ACCESS,
@@ -136,7 +136,7 @@ fn stands(key: &ConfigKey, level: KeyLevel) -> bool {
     key.level == level || key.level == KeyLevel::Both
 }
 
-/// What to say about an unknown key: where it belongs, or which one is nearest.
+/// The message about an unknown key: where it belongs, or which key it resembles.
 fn unknown(dotted: &str, level: KeyLevel) -> String {
     let (section, name) = split(dotted);
     let inside = if section.is_empty() {
@@ -144,7 +144,7 @@ fn unknown(dotted: &str, level: KeyLevel) -> String {
     } else {
         format!("{section}: ")
     };
-    // Not the whole of a long name, and on one line.
+    // Shortened, and on one line.
     let message = format!(
         "{inside}unknown key {}",
         value::shown(&Node::Text(name.into()))
@@ -171,7 +171,7 @@ fn unknown(dotted: &str, level: KeyLevel) -> String {
     if let Some(key) = nearest(&mut all.iter().filter(here)) {
         return format!("{message}; did you mean {:?}?", split(key.name).1);
     }
-    // Elsewhere a name without its section says too little.
+    // A key of another section is only suggested with its section.
     let elsewhere = |key: &&ConfigKey| [section, ""].contains(&split(key.name).0);
     if let Some(key) = nearest(&mut all.iter().filter(elsewhere)) {
         return format!("{message}; did you mean {:?} {}?", key.name, home(key));
@@ -179,7 +179,7 @@ fn unknown(dotted: &str, level: KeyLevel) -> String {
     message
 }
 
-/// Where a key stands, in words.
+/// Where a key is valid, in words.
 fn home(key: &ConfigKey) -> &'static str {
     match key.level {
         KeyLevel::Top | KeyLevel::Access => "at the top level",
@@ -188,14 +188,14 @@ fn home(key: &ConfigKey) -> &'static str {
     }
 }
 
-/// The section and the name of a dotted name.
+/// Splits a dotted name into section and name.
 fn split(dotted: &str) -> (&str, &str) {
     dotted.rsplit_once('.').unwrap_or(("", dotted))
 }
 
-/// How many letters must be added, removed, replaced or swapped with the next.
+/// The edit distance: letters that are added, removed, replaced or swapped with the next one.
 fn distance(one: &str, other: &str) -> usize {
-    // Far beyond any key; the work is the product of both lengths.
+    // Longer than any key; the time is the product of both lengths.
     if one.len() > 64 {
         return usize::MAX;
     }
@@ -222,10 +222,10 @@ const fn key(name: &'static str, level: KeyLevel, stage: KeyStatus) -> ConfigKey
     ConfigKey { name, level, stage }
 }
 
-/// Loggers of the original that are not built.
+/// Types of loggers of the original that are not implemented.
 pub(super) const FOREIGN_LOGGERS: [&str; 2] = ["analogger", "syslog"];
 
-/// All keys. `defaults` takes those of a site.
+/// All keys of `swiftiply`. `defaults` accepts those of a site.
 const KEYS: &[ConfigKey] = &[
     key("cluster_address", KeyLevel::Top, KeyStatus::Now),
     key("cluster_port", KeyLevel::Top, KeyStatus::Now),

@@ -1,4 +1,4 @@
-//! From what was typed to what is meant: the addresses for visitors, and the certificates.
+//! Checks the addresses for clients and the certificates.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::section::Section;
 use super::types::{Address, Tls};
 use super::value::{self, ValueError};
 
-/// Every `cluster_address` with every `cluster_port`.
+/// Combines every `cluster_address` with every `cluster_port`.
 pub(super) fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
     let front = |node: &Node| match address::cluster_address(top.directory, &value::text(node)?)? {
         ClusterAddress::Unix(path) => top.to_be_written(path).map(ClusterAddress::Unix),
@@ -70,7 +70,7 @@ pub(super) fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
     listen
 }
 
-/// `ssl`: one `{at, certfile, keyfile}` or a list of them. An address that is not among those for visitors yet is added.
+/// Reads `ssl`: one `{at, certfile, keyfile}` or a list of them. Adds addresses that are not in `listen` yet.
 pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
     let mut result: Vec<Tls> = Vec::new();
     let mut taken = HashSet::new();
@@ -92,7 +92,7 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
             } else if !known {
                 listen.push(at.clone());
             }
-            // All addresses are meant where none was written.
+            // A port without an address is on 0.0.0.0 and `::`: the certificate is for both.
             let implied = match &at {
                 Address::Tcp { host, port, .. } if host == "0.0.0.0" => listen
                     .iter()
@@ -115,7 +115,8 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
     result
 }
 
-/// `outgoing_ssl`: one `{at, certfile, keyfile, client_ca}` or a list of them, each with its place in it.
+/// Reads `outgoing_ssl`: one `{at, certfile, keyfile, client_ca}` or a list of them; returns each with its index in
+/// the list.
 pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
     let mut result: Vec<(Option<usize>, Tls)> = Vec::new();
     for (item, node) in top.many("outgoing_ssl").unwrap_or_default() {
@@ -156,7 +157,7 @@ pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
     result
 }
 
-/// One entry of `ssl` or `outgoing_ssl`.
+/// Reads an entry of `ssl` or `outgoing_ssl`.
 fn certificate(top: &Section, node: &Node) -> Result<(Vec<Address>, PathBuf, PathBuf), ValueError> {
     let Node::Map(map) = node else {
         return Err("write {at: 0.0.0.0:443, certfile: cert.pem, keyfile: key.pem}".into());
@@ -181,7 +182,7 @@ fn certificate(top: &Section, node: &Node) -> Result<(Vec<Address>, PathBuf, Pat
     Ok((ats, certfile, keyfile))
 }
 
-/// Looks into the files of an entry of `ssl` or `outgoing_ssl` before a start: certificate, key, authorities.
+/// Inspects the files of an entry of `ssl` or `outgoing_ssl` before a start: certificate, key, authorities.
 fn inspect(
     top: &Section,
     key: &str,
@@ -202,7 +203,7 @@ fn inspect(
         let is_key = file == keyfile && raw::get(map, "keyfile").is_some();
         report(if is_key { "keyfile" } else { "certfile" }, &why);
     }
-    // The key was not looked at if the certificate is not there.
+    // The inspection stops at a missing certificate, so check the key too.
     if keyfile != certfile
         && !certfile.is_file()
         && let Err(why) = value::read_file(keyfile, KEY_BYTES)
@@ -216,7 +217,7 @@ fn inspect(
     }
 }
 
-/// Whether two addresses are the same one, written or implied.
+/// Whether two addresses are equal, whether written or implied.
 fn same_address(one: &Address, other: &Address) -> bool {
     match (one, other) {
         (
@@ -231,7 +232,7 @@ fn same_address(one: &Address, other: &Address) -> bool {
     }
 }
 
-/// Whether a list is empty as typed, rather than because of what is wrong with its values.
+/// Whether a list is empty as written, rather than because all its values are wrong.
 fn nothing(top: &Section, key: &str) -> bool {
     top.many(key).is_none_or(|values| values.is_empty())
 }
@@ -244,8 +245,8 @@ fn tcp(host: &str, port: u16, implied: bool) -> Address {
     }
 }
 
-/// Adds an address unless it is there. One that is written beats one that is implied; port 0 is another one
-/// each time it is written, yet for one host once is enough.
+/// Adds an address unless it is in the list. A written one replaces an implied one; port 0 counts once per host,
+/// although it is a different port each time.
 fn add(listen: &mut Vec<Address>, address: Address) {
     let same = |known: &&mut Address| same_address(known, &address);
     match (listen.iter_mut().find(same), &address) {
@@ -255,5 +256,5 @@ fn add(listen: &mut Vec<Address>, address: Address) {
     }
 }
 
-/// Bounds what is read of a key file to see whether that can be done.
+/// Most bytes of a key file to read.
 const KEY_BYTES: u64 = 4 << 20;

@@ -1,7 +1,7 @@
-//! On which line a value stands.
+//! Finds the line of a value.
 //!
-//! A place in the text is told with an error only, so the text is read once more and the reading fails on purpose. That is
-//! done for messages alone.
+//! The YAML library reports positions only with errors. So this module reads the text once more and makes the reading
+//! fail at the value. It is only used for messages.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// One step from a value to a value inside it.
+/// A step from a value to a value inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum PathStep {
     /// To the value of a key.
@@ -18,22 +18,22 @@ pub(super) enum PathStep {
     Item(usize),
 }
 
-/// The line on which the value at `steps` stands: that of its key, or for an item of a list its own.
+/// The line of the value at `steps`: that of its key, or of the item itself in a list.
 ///
-/// Where there is no such value it is the line of the nearest one around it; `None` for the document.
+/// If there is no such value, the line of the closest value around it; `None` for the document.
 pub(super) fn line(text: &str, steps: &[PathStep]) -> Option<usize> {
     let target = match steps.last()? {
         PathStep::Key(_) => LineOf::Key,
         PathStep::Item(_) => LineOf::Value,
     };
-    // What a section has itself goes before what `<<` brings, as in the merge.
+    // A section's own keys take precedence over `<<`, as in the merge.
     [false, true]
         .into_iter()
         .find_map(|merges| walk(text, steps, target, merges))
         .or_else(|| line(text, &steps[..steps.len() - 1]))
 }
 
-/// The line on which a second document begins, or what the library takes for one: whatever is behind the end of the first.
+/// The line of a second document, or of whatever else follows the end of the first.
 pub(super) fn second(text: &str) -> Option<usize> {
     let document = serde_yaml::Deserializer::from_str(text).nth(1)?;
     let walk = PathWalk {
@@ -46,7 +46,7 @@ pub(super) fn second(text: &str) -> Option<usize> {
     error.location().map(|location| location.line())
 }
 
-/// What is looked for at the end of the steps.
+/// What to find at the end of the steps.
 #[derive(Clone, Copy, PartialEq)]
 enum LineOf {
     /// The line of the last step's key.
@@ -55,8 +55,8 @@ enum LineOf {
     Value,
 }
 
-/// Reads the text once more along `steps` and fails on purpose at the target, since a place in the text is
-/// told with an error only.
+/// Reads the text once more along `steps` and makes the reading fail at the target, since the library reports
+/// positions only with errors.
 fn walk(text: &str, steps: &[PathStep], target: LineOf, merges: bool) -> Option<usize> {
     let found = Cell::new(false);
     let walk = PathWalk {
@@ -72,12 +72,12 @@ fn walk(text: &str, steps: &[PathStep], target: LineOf, merges: bool) -> Option<
     Some(location.line())
 }
 
-/// A walk along `steps`. Ends with `Ok` where it leads nowhere.
+/// A walk along `steps`. Returns `Ok` if there is no such value.
 #[derive(Clone, Copy)]
 struct PathWalk<'a> {
     steps: &'a [PathStep],
     target: LineOf,
-    /// Follow `<<` too.
+    /// Whether to follow `<<`.
     merges: bool,
     found: &'a Cell<bool>,
 }
@@ -153,7 +153,7 @@ impl<'de> Visitor<'de> for PathWalk<'_> {
                     steps: rest,
                     ..self
                 }),
-                // The list of `<<: [*a, *b]`.
+                // The list in `<<: [*a, *b]`.
                 PathStep::Key(_) if self.merges => Some(self),
                 _ => None,
             };
@@ -186,7 +186,7 @@ impl<'de> Visitor<'de> for PathWalk<'_> {
     }
 }
 
-/// Reads a key, and stops at the one whose line is wanted.
+/// Reads a key, and fails at the target.
 struct KnownKey<'a>(PathWalk<'a>);
 
 impl<'de> DeserializeSeed<'de> for KnownKey<'_> {
@@ -214,7 +214,7 @@ impl Visitor<'_> for KnownKey<'_> {
     }
 }
 
-/// What the library is told to expect of a key.
+/// The type of a key in errors of the library.
 pub(super) const TEXT_KEY: &str = "a text as key";
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
-//! The checked configuration.
+//! The configuration: read, checked, printed.
 //!
-//! What was typed (`raw`) and what is meant ([`Config`]) are two types. [`Config::from_yaml`] reads a
-//! file's text and either returns a [`Config`] in which every value has been checked, together with
-//! [`Note`]s about keys that have no effect, or *all* [`Problems`] at once, each with its line and key.
+//! The YAML as written (`raw`) and its checked meaning ([`Config`]) are two types. [`Config::from_yaml`] reads the
+//! text of a file and returns either a [`Config`] in which every value is checked, with [`Note`]s about keys that have
+//! no effect, or *all* [`Problems`] at once, each with its line and key.
 //!
-//! Called on the main thread, at the start and at every reload. Nothing here opens a socket, or a file other
-//! than the one that is read, and the `key_file`s, `users_file`s and pages that it names.
+//! Called on the main thread, at the start and at each reload. Nothing here opens a socket, or a file other than the
+//! configuration and the `key_file`s, `users_file`s and pages that it names.
 //!
-//! **Invariants** of a [`Config`] that was loaded: at least one address to listen on, none of which is a
-//! dial-in address too; at most one default site; no host name twice; every path absolute; every
-//! deadline at least a millisecond.
+//! **Invariants** of a loaded [`Config`]: it has at least one address to listen on, and none of them is also a dial-in
+//! address; at most one default site; no host name twice; every path is absolute; every deadline is at least a
+//! millisecond.
 //!
-//! In reading order: `raw` (YAML as a tree with lines), `keys` (every key there is), `value` (one value read),
-//! `section` (key by key), `check`, `site` and `files` (the top level, an entry of `map`), [`access`] (the file of
-//! `swiftiply-access`), `problem` (messages), `print` (back to YAML).
+//! In reading order: `types` (the result), `defaults`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
+//! of all keys), `value` and `address` (single values), `section` (key by key), `check` and `listen` (the top level),
+//! `sites` and `site` with `files`, `auth`, `gzip` and `pages` (`map`), [`access`] (the file of `swiftiply-access`),
+//! `problem` (messages), `print` (back to YAML).
 
 pub mod access;
 mod address;
@@ -54,22 +55,22 @@ pub use value::size_text;
 pub(crate) use value::{read_file, read_text};
 
 impl Config {
-    /// Reads a file. Its name in messages is `path` as given.
+    /// Reads a file. Messages name it `path`, as given.
     ///
     /// # Errors
     ///
-    /// What keeps the file from being read, or all that is wrong in it.
+    /// The reason why the file cannot be read, or all problems in it.
     pub fn load(path: &Path, overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
         let text = read(path, overrides.directory.as_deref())?;
         Self::from_yaml(&text, path, overrides)
     }
 
-    /// Reads a file, or the command line alone, before a start, and looks into what it names: whatever would keep the
-    /// server from starting is a problem, too, apart from what the system refuses.
+    /// Reads a file, or the command line alone, before a start, and also inspects the files that it names. Everything
+    /// that would keep the server from starting is a problem, except errors of the system.
     ///
     /// # Errors
     ///
-    /// The same.
+    /// Those of [`Config::load`].
     pub fn inspect(
         path: Option<&Path>,
         overrides: &Overrides,
@@ -82,11 +83,11 @@ impl Config {
         check::text(&text, path, overrides, Some(inspection))
     }
 
-    /// Reads the text of a file. `file` is its name in messages.
+    /// Reads the text of a file. Messages name it `file`.
     ///
     /// # Errors
     ///
-    /// All that is wrong in it.
+    /// All problems in it.
     pub fn from_yaml(
         text: &str,
         file: &Path,
@@ -99,7 +100,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// What is missing or wrong on the command line.
+    /// All problems of the command line.
     pub fn from_overrides(overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
         check::overrides(overrides, None)
     }
@@ -117,7 +118,7 @@ fn read(path: &Path, directory: Option<&Path>) -> Result<String, Problems> {
     })
 }
 
-/// Bounds what is read of a file.
+/// Largest configuration file in bytes.
 const FILE_BYTES: u64 = 16 << 20;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! From what was typed to what is meant: pages of a site's own (`maintenance_page`, `error_pages`).
+//! Reads a site's own pages (`maintenance_page`, `error_pages`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::raw::{self, Node};
 use super::section::Section;
 use super::value::{self, ValueError};
 
-/// The path of a page that can be read.
+/// Parses the path of a page that can be read.
 pub(super) fn page(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, ValueError> {
     move |node| {
         let path = value::path(directory)(node)?;
@@ -16,7 +16,7 @@ pub(super) fn page(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf
     }
 }
 
-/// `error_pages`: statuses, and a page for each.
+/// Reads `error_pages`: a page for each status.
 pub(super) fn by_status(section: &Section) -> BTreeMap<u16, PathBuf> {
     let section = section.section("error_pages");
     let mut result = BTreeMap::new();
@@ -25,7 +25,7 @@ pub(super) fn by_status(section: &Section) -> BTreeMap<u16, PathBuf> {
             section.wrong(key, None, node, "not a status; write one from 400 to 599");
             continue;
         };
-        // Null takes a default back.
+        // Null removes a default.
         if raw::get(&section.map, key).is_some() {
             let path = section.read(key, None, node, page(section.directory));
             result.extend(path.map(|path| (status, path)));
@@ -40,5 +40,5 @@ fn status(key: &str) -> Option<u16> {
     (400..=599).contains(&status).then_some(status)
 }
 
-/// Bounds a page, which is kept in memory.
+/// Most bytes of a page; pages are kept in memory.
 pub(crate) const PAGE_BYTES: u64 = 1 << 20;

@@ -1,7 +1,7 @@
-//! A configuration as a file that means the same: what `-p` prints.
+//! Prints a configuration as an equivalent file, for `--print-config`.
 //!
-//! `defaults` are gone into the entries, every value that has an effect is there, and keys from a `key_file`
-//! stand in the text.
+//! `defaults` are merged into the entries, every value with an effect is printed, and keys from a `key_file` are
+//! included.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use super::types::{
 };
 
 impl Config {
-    /// This configuration as YAML. Loading that gives the same configuration again.
+    /// This configuration as YAML. Loading it results in the same configuration.
     pub fn to_yaml(&self) -> String {
         raw::render(&top(self))
     }
 }
 
-/// A section on its way.
+/// A section under construction.
 struct Out(Map);
 
 impl Out {
-    /// Adds a key with its value, if it has one.
+    /// Adds a key, if it has a value.
     fn put(&mut self, key: &str, node: impl Into<Option<Node>>) {
         self.0.extend(node.into().map(|node| (key.into(), node)));
     }
@@ -134,7 +134,7 @@ fn site(site: &SiteConfig) -> Node {
     Node::Map(out.0)
 }
 
-/// Who is served, and by whom.
+/// The host names of a site and its backends.
 fn put_backends(site: &SiteConfig, out: &mut Out) {
     let incoming = (!site.incoming.is_empty()).then(|| texts(&site.incoming));
     out.put("incoming", incoming);
@@ -167,7 +167,7 @@ fn put_backends(site: &SiteConfig, out: &mut Out) {
     out.put("timeout", time(site.timeout));
 }
 
-/// How requests and answers go through.
+/// How requests and responses are passed on.
 fn put_exchanges(site: &SiteConfig, out: &mut Out) {
     let keepalive = site.keepalive.map_or(Node::Bool(false), time);
     out.put("keepalive", keepalive);
@@ -228,7 +228,7 @@ fn put_files(site: &SiteConfig, out: &mut Out) {
     out.put("dynamic_request_cache", cache(site.dynamic_request_cache));
 }
 
-/// Who may see what, and what is said in the place of our own words.
+/// Passwords and pages.
 fn put_pages(site: &SiteConfig, out: &mut Out) {
     let guards = match site.basic_auth.as_slice() {
         [] => Node::Bool(false),
@@ -257,7 +257,7 @@ fn basic_auth(entry: &BasicAuth) -> Node {
     ])
 }
 
-/// An entry of `ssl`; none for an address that is implied by another one.
+/// An entry of `ssl`; `None` for an address that another one implies.
 fn certificate(config: &Config, tls: &Tls) -> Option<Node> {
     let implied = |port: &u16| {
         let any = Address::Tcp {
@@ -291,7 +291,7 @@ fn dial_in_certificate(tls: &Tls) -> Node {
     Node::Map(out.0)
 }
 
-/// The addresses and ports whose product the listeners without TLS are.
+/// The addresses and ports whose combinations are the listeners without TLS.
 fn fronts(config: &Config) -> (Vec<Node>, Vec<Node>) {
     let is_plain = |address: &&Address| !config.ssl.iter().any(|tls| tls.at == **address);
     let any = config
@@ -418,7 +418,7 @@ fn number(number: impl ToString) -> Node {
     Node::Number(number.to_string())
 }
 
-/// Whole milliseconds, as they are read.
+/// A time in whole milliseconds or seconds.
 fn time(time: Duration) -> Node {
     let milliseconds = time.as_millis();
     match milliseconds.is_multiple_of(1000) {

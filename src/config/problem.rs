@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, or without effect, and where.
+//! Problems and notes about a configuration, with their places.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -10,38 +10,38 @@ use super::inspection::Inspection;
 use super::raw::{self, Node, PathStep};
 use crate::escape::escape;
 
-/// Something that keeps a configuration from being used.
+/// A reason why a configuration cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file as it was named, or `command line`.
+    /// The file as named by the caller, or `command line`.
     pub file: PathBuf,
-    /// The line, from 1; `None` for what is not there at all.
+    /// The line, from 1; `None` if the problem has no line.
     pub line: Option<usize>,
     /// The section: `map[2] (blog.example.com)`, `defaults`; empty for the top level.
     pub path: String,
-    /// The key, its value, what is wrong and what would be right.
+    /// The key, its value, what is wrong and what to write instead.
     pub message: String,
 }
 
-/// Something that is read but has no effect. Same shape as a [`Problem`].
+/// A setting that has no effect. Same shape as a [`Problem`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// The file as it was named, or `command line`.
+    /// The file as named by the caller, or `command line`.
     pub file: PathBuf,
     /// The line, from 1.
     pub line: Option<usize>,
     /// The section: `map[2] (blog.example.com)`, `defaults`; empty for the top level.
     pub path: String,
-    /// The key and what there is to know about it.
+    /// The key and an explanation.
     pub message: String,
 }
 
-/// All problems of a configuration, in the order of lines; at least one.
+/// All problems of a configuration, sorted by line; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// The line that ends a report: `2 problems, nothing changed`.
+    /// The last line of a report of a reload: `2 problems, nothing changed`.
     pub fn closing(&self) -> String {
         match self.0.len() {
             1 => "1 problem, nothing changed".into(),
@@ -49,7 +49,7 @@ impl Problems {
         }
     }
 
-    /// The one problem of a file that cannot be read.
+    /// A single problem, for a file that cannot be read.
     pub(super) fn one(file: &Path, line: Option<usize>, message: impl Into<String>) -> Self {
         Self(vec![Problem {
             file: file.to_path_buf(),
@@ -98,26 +98,26 @@ fn located(
     if !path.is_empty() {
         write!(formatter, " {path}:")?;
     }
-    // One line, whatever stands in a value that it quotes.
+    // Keep it on one line, whatever a quoted value contains.
     formatter.write_char(' ')?;
     formatter.write_str(&escape(message))
 }
 
-/// The text under examination, and what has been found in it so far.
+/// The text that is being checked, with the findings so far.
 pub(super) struct Findings<'a> {
     file: &'a Path,
     text: &'a str,
     root: &'a Node,
-    /// Before a start: how to look into what the configuration names.
+    /// Before a start: how to inspect files that the configuration names.
     pub(super) inspection: Option<&'a Inspection>,
     problems: RefCell<Vec<Finding>>,
     notes: RefCell<Vec<Finding>>,
 }
 
-/// Where something was found.
+/// The place of a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Location {
-    /// In the file: the way there, and its section for the message.
+    /// In the file: the steps to it, and the name of its section.
     File(Vec<PathStep>, String),
     /// On the command line.
     CommandLine,
@@ -150,12 +150,12 @@ impl<'a> Findings<'a> {
         self.notes.borrow_mut().push((place, message.into()));
     }
 
-    /// Whether something stands there in the file, before `defaults` are merged.
+    /// Whether the file itself has a value there, before `defaults` are merged.
     pub(super) fn has(&self, steps: &[PathStep]) -> bool {
         self.root.get(steps).is_some()
     }
 
-    /// `, line 4`, for a message that refers to another place.
+    /// A reference to another place, `, line 4`.
     pub(super) fn reference(&self, place: &Location) -> String {
         match place {
             Location::CommandLine => ", command line".into(),
@@ -166,7 +166,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// The notes, unless there are problems.
+    /// The notes, or the problems if there are any.
     pub(super) fn finish(self) -> Result<Vec<Note>, Problems> {
         let problems = self.located(&self.problems.borrow());
         if !problems.is_empty() {
@@ -190,13 +190,12 @@ impl<'a> Findings<'a> {
             .collect())
     }
 
-    /// How many lines are looked up. Each costs a pass over the text, and a huge file gets fewer.
+    /// How many lines to look up. Each takes a pass over the text, so a huge file gets fewer.
     fn affordable(&self) -> usize {
         (LOOKUP_BYTES / self.text.len().max(1)).clamp(10, 1000)
     }
 
-    /// Looks up the lines, sorts by them and drops what was found twice: a value in `defaults` is read
-    /// with every entry.
+    /// Looks up the lines, sorts by them and removes duplicates: a value in `defaults` is read with every entry.
     fn located(&self, found: &[Finding]) -> Vec<Problem> {
         let mut seen = HashSet::new();
         let unique: Vec<&Finding> = found.iter().filter(|found| seen.insert(*found)).collect();
@@ -225,8 +224,8 @@ impl<'a> Findings<'a> {
     }
 }
 
-/// Stands for the file where there is none.
+/// The name of the file if there is none.
 pub(super) const COMMAND_LINE: &str = "command line";
 
-/// How much text may be walked through to tell the lines of a report.
+/// Most bytes of text to read for the lines of a report.
 const LOOKUP_BYTES: usize = 4 << 20;

@@ -1,12 +1,12 @@
-//! What was typed: a YAML document as a tree of [`Node`]s, and the line of every one of them.
+//! Parses YAML into a tree of [`Node`]s.
 //!
-//! With `locate` the only module that knows serde's YAML. Called by the checks of this folder, on the main thread.
+//! Only this module and `locate` know the YAML library. Called by the checks of this directory, on the main thread.
 //!
-//! **Invariants**: a [`Node::Map`] has no key twice and no `<<` left. [`parse`] never panics, whatever
-//! the text. Lines count from 1.
+//! **Invariants**: a [`Node::Map`] has no duplicate keys and no `<<`. [`parse`] never panics, whatever the text. Lines
+//! count from 1.
 //!
-//! It leaves alone what keys and values mean. One value instead of a list, a number instead of a text and
-//! the like are read by `value`, because a problem there must not hide the next one.
+//! The module does not interpret keys and values. `value` handles a single value instead of a list, a number instead
+//! of a text and so on, since one problem of that kind must not hide the next.
 
 use std::fmt;
 
@@ -22,9 +22,9 @@ pub(super) use super::locate::{PathStep, line};
 pub(super) enum Node {
     /// Nothing, or `~`.
     Null,
-    /// `true` or `false`; YAML 1.2 knows no other, `value` takes `yes` and `no` too.
+    /// `true` or `false`; those are all that YAML 1.2 has, `value` accepts `yes` and `no` too.
     Bool(bool),
-    /// A number, as its characters stand in the file: `0123` is not 123 when it is a key.
+    /// A number in its original spelling: a key `0123` is not 123.
     Number(String),
     /// A text.
     Text(String),
@@ -34,19 +34,19 @@ pub(super) enum Node {
     Map(Map),
 }
 
-/// Keys and values of a section in the order of the file.
+/// Keys and values of a section, in the order of the file.
 pub(super) type Map = Vec<(String, Node)>;
 
-/// Text that is not the YAML of a configuration.
+/// An error in the YAML.
 #[derive(Debug, PartialEq)]
 pub(super) struct YamlError {
-    /// The line, where one can be told.
+    /// The line, if it is known.
     pub(super) line: Option<usize>,
     /// What is wrong.
     pub(super) message: String,
 }
 
-/// Reads a document and resolves its aliases and merge keys.
+/// Parses a document and resolves its aliases and merge keys.
 pub(super) fn parse(text: &str) -> Result<Node, YamlError> {
     let mut typed: Node = serde_yaml::from_str(text).map_err(|error| fault(text, &error))?;
     // A second pass, now that it is known which values are numbers.
@@ -60,7 +60,7 @@ pub(super) fn parse(text: &str) -> Result<Node, YamlError> {
     })
 }
 
-/// The text of a document that [`parse`] reads as this tree.
+/// The YAML of a tree; [`parse`] results in the same tree.
 pub(super) fn render(node: &Node) -> String {
     serde_yaml::to_string(&value(node))
         .expect("scalars, lists and maps with text keys can be written")
@@ -80,7 +80,7 @@ impl Node {
     }
 }
 
-/// The value of a key, unless it is null: `key: ~` is how an entry takes a default back.
+/// The value of a key, unless it is null: with `key: ~` an entry removes a default.
 pub(super) fn get<'a>(map: &'a [(String, Node)], key: &str) -> Option<&'a Node> {
     map.iter()
         .find(|(name, _)| name == key)
@@ -88,7 +88,7 @@ pub(super) fn get<'a>(map: &'a [(String, Node)], key: &str) -> Option<&'a Node> 
         .filter(|node| **node != Node::Null)
 }
 
-/// `over` laid over a copy of `under`: sections level by level, everything else replaced.
+/// Merges `over` into a copy of `under`: sections are merged recursively, everything else is replaced.
 pub(super) fn lay(over: &[(String, Node)], under: &[(String, Node)]) -> Map {
     let mut result: Map = Vec::with_capacity(over.len() + under.len());
     for (key, node) in over {
@@ -103,8 +103,8 @@ pub(super) fn lay(over: &[(String, Node)], under: &[(String, Node)]) -> Map {
     result
 }
 
-/// Resolves `<<`: what the named sections have goes under what the section has itself, the first named
-/// above the later ones. On an error `steps` leads to the place.
+/// Resolves `<<`: a section's own keys take precedence over merged ones, and earlier merged sections over later ones.
+/// On an error, `steps` leads to its place.
 fn merged(node: Node, steps: &mut Vec<PathStep>) -> Result<Node, String> {
     match node {
         Node::List(list) => {
@@ -147,7 +147,7 @@ fn merged(node: Node, steps: &mut Vec<PathStep>) -> Result<Node, String> {
     }
 }
 
-/// The YAML library's complaint as one of ours.
+/// Converts an error of the YAML library.
 fn fault(text: &str, error: &serde_yaml::Error) -> YamlError {
     let line = error.location().map(|location| location.line());
     let typed = line
@@ -168,7 +168,7 @@ fn fault(text: &str, error: &serde_yaml::Error) -> YamlError {
             .or_else(|| locate::second(text));
         return YamlError { line, message };
     }
-    // The line is in front already, and the library's path of keys is in front of our own messages.
+    // The line is reported separately, and the library prepends its path of keys to our own messages.
     let message = without_places(&message);
     if message.contains(TEXT_KEY) {
         let message = "a list or section as key; write a text".into();
@@ -181,7 +181,7 @@ fn fault(text: &str, error: &serde_yaml::Error) -> YamlError {
     YamlError { line, message }
 }
 
-/// The message without its ` at line 3 column 1`.
+/// Removes ` at line 3 column 1` from a message.
 fn without_places(message: &str) -> String {
     let mut parts = message.split(" at line ");
     let mut result = parts.next().unwrap_or_default().to_string();
@@ -199,7 +199,7 @@ fn without_places(message: &str) -> String {
     result
 }
 
-/// The library's tree for one of ours.
+/// Converts a tree to that of the library.
 fn value(node: &Node) -> Value {
     match node {
         Node::Null => Value::Null,
@@ -294,7 +294,7 @@ impl<'de> Visitor<'de> for Build {
     }
 }
 
-/// Reads a key as it is typed and refuses one that the map has, while the reader still knows its line.
+/// Reads a key and refuses a duplicate while the reader still knows its line.
 struct NewKey<'a>(&'a Map);
 
 impl<'de> DeserializeSeed<'de> for NewKey<'_> {
@@ -320,7 +320,7 @@ impl Visitor<'_> for NewKey<'_> {
     }
 }
 
-/// Puts the characters of the file into the numbers of a tree that was read from it.
+/// Replaces the numbers of a tree by their spelling in the file.
 struct NumbersAsWritten<'a>(&'a mut Node);
 
 impl<'de> DeserializeSeed<'de> for NumbersAsWritten<'_> {
@@ -369,7 +369,7 @@ impl<'de> Visitor<'de> for NumbersAsWritten<'_> {
     }
 }
 
-/// In front of our own messages, to find them behind the library's path.
+/// Marks our own messages, to find them after the library's path.
 const OURS: &str = "\u{1}";
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! A section of the file being read key by key.
+//! Reads a section of the file key by key.
 //!
-//! Whatever is wrong with a value goes to the [`Findings`], and the reader goes on with the default, so that
-//! one run tells everything.
+//! Problems with values go to [`Findings`], and reading continues with the default, so that one run reports all of
+//! them.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -13,21 +13,21 @@ use super::raw::{self, Map, Node, PathStep};
 use super::types::{AccessFormat, AccessLogConfig, Limits, LogLevel, Logger, Timeouts};
 use super::value::{self, ValueError};
 
-/// A section with what was merged into it.
+/// A section with the values that were merged into it.
 pub(super) struct Section<'a> {
     /// Keys and values, `defaults` included.
     pub(super) map: Map,
-    /// The way to it.
+    /// The steps to it.
     pub(super) steps: Vec<PathStep>,
-    /// The way to the section that its other keys come from.
+    /// The steps to the section from which its other keys were merged.
     pub(super) inherited: Option<Vec<PathStep>>,
     /// How messages name it: `map[2] (blog.example.com)`.
     pub(super) label: String,
-    /// In front of its keys: `limits.`.
+    /// The prefix of its keys: `limits.`.
     pub(super) prefix: String,
-    /// Where problems go.
+    /// The destination of problems.
     pub(super) findings: &'a Findings<'a>,
-    /// Where relative paths begin.
+    /// The base of relative paths.
     pub(super) directory: Option<&'a Path>,
 }
 
@@ -63,12 +63,12 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The place of a key of a section, or of a section in a list.
+    /// The place of a key in a section, or in a section of a list.
     pub(super) fn place_within(&self, key: &str, item: Option<usize>, inner: &str) -> Location {
         match self.place(key, item) {
             Location::File(mut steps, label) => {
                 steps.push(PathStep::Key(inner.into()));
-                // One that is not written has the place of its section.
+                // A missing key has the place of its section.
                 if !self.findings.has(&steps) {
                     steps.pop();
                 }
@@ -78,7 +78,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A file that will be opened for writing at the start: its directory must be there, and no directory in its place.
+    /// Checks a file that is opened for writing at the start: its directory must exist, and it must not be a directory
+    /// itself.
     pub(super) fn to_be_written(&self, path: PathBuf) -> Result<PathBuf, ValueError> {
         if self.findings.inspection.is_some() {
             value::writable_place(&path)?;
@@ -86,9 +87,9 @@ impl<'a> Section<'a> {
         Ok(path)
     }
 
-    /// Reports a value: the key, the value as typed and what is wrong with it.
+    /// Reports a problem of a value: the key, the value as written and what is wrong with it.
     pub(super) fn wrong(&self, key: &str, item: Option<usize>, node: &Node, wrong: &str) {
-        // These are secrets, and messages go to logs.
+        // Secrets: messages go to logs.
         let shown = match key {
             "key" | "password" => String::new(),
             _ => format!(" {}", value::shown(node)),
@@ -97,20 +98,20 @@ impl<'a> Section<'a> {
         self.findings.problem(self.place(key, item), message);
     }
 
-    /// Reports a key that is not there, or two that do not fit, at the section itself.
+    /// Reports a missing key, or two that conflict, at the section itself.
     pub(super) fn problem(&self, message: &str) {
         let place = Location::File(self.steps.clone(), self.label.clone());
         self.findings
             .problem(place, format!("{}{message}", self.prefix));
     }
 
-    /// Notes something about a key.
+    /// Reports a note about a key.
     pub(super) fn note(&self, key: &str, message: &str) {
         let message = format!("{}{key}{message}", self.prefix);
         self.findings.note(self.place(key, None), message);
     }
 
-    /// The value of a key, if it is there and right.
+    /// Reads the value of a key; `None` if it is missing or wrong.
     pub(super) fn take<T>(
         &self,
         key: &str,
@@ -120,7 +121,7 @@ impl<'a> Section<'a> {
         self.read(key, None, node, read)
     }
 
-    /// One value, or an item of a key's list.
+    /// Reads a single value, or an item of a list.
     pub(super) fn read<T>(
         &self,
         key: &str,
@@ -133,7 +134,7 @@ impl<'a> Section<'a> {
             .ok()
     }
 
-    /// The values of a key that takes one or many, each with its index in the list.
+    /// The values of a key that takes one or a list, each with its index in the list.
     pub(super) fn many(&self, key: &str) -> Option<Vec<(Option<usize>, &Node)>> {
         match raw::get(&self.map, key)? {
             Node::List(list) => Some(
@@ -146,7 +147,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The values of a key that takes one or many, without the wrong ones.
+    /// Reads the values of a key that takes one or a list, without the wrong ones.
     pub(super) fn take_many<T>(
         &self,
         key: &str,
@@ -160,7 +161,7 @@ impl<'a> Section<'a> {
         )
     }
 
-    /// The section under a key; an empty one where there is none.
+    /// The section at a key; empty if it is missing.
     pub(super) fn section(&self, key: &str) -> Self {
         let map = match raw::get(&self.map, key) {
             None => Map::new(),
@@ -173,7 +174,7 @@ impl<'a> Section<'a> {
         self.inner(key, map)
     }
 
-    /// A section under a key whose map is already known.
+    /// The section at a key, with a map that is already known.
     fn inner(&self, key: &str, map: Map) -> Self {
         let with = |steps: &[PathStep]| [steps, &[PathStep::Key(key.into())]].concat();
         Self {
@@ -187,7 +188,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// `limits` of the server.
+    /// Reads the server's `limits`.
     pub(super) fn server_limits(&self) -> Limits {
         let base = Limits::default();
         let common = self.site_limits(&base);
@@ -211,7 +212,7 @@ impl<'a> Section<'a> {
         limits
     }
 
-    /// Says so where the largest body of a request is larger than one client may keep.
+    /// Notes that the largest body of a request exceeds what one client may store.
     pub(super) fn note_largest_body(&self, limits: &Limits) {
         let section = self.section("limits");
         let most = limits.largest_kept();
@@ -224,7 +225,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// `limits` of a site, over those of the server. A key that a site cannot have is told of as unknown and ignored here.
+    /// Reads a site's `limits`; missing ones are the server's. Keys that a site cannot have are reported as unknown,
+    /// and ignored here.
     pub(super) fn site_limits(&self, server: &Limits) -> Limits {
         let section = self.section("limits");
         let memory = section.bytes("body_memory", 0..=1 << 30, server.body_memory as u64);
@@ -236,7 +238,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// `timeouts` of the server.
+    /// Reads the server's `timeouts`.
     pub(super) fn server_timeouts(&self) -> Timeouts {
         let base = Timeouts::default();
         let common = self.site_timeouts(&base);
@@ -248,7 +250,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// `timeouts` of a site, over those of the server.
+    /// Reads a site's `timeouts`; missing ones are the server's.
     pub(super) fn site_timeouts(&self, server: &Timeouts) -> Timeouts {
         let section = self.section("timeouts");
         Timeouts {
@@ -263,27 +265,27 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Bytes within a range.
+    /// Reads a number of bytes within a range.
     pub(super) fn bytes(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
         self.take(key, value::size(range)).unwrap_or(default)
     }
 
-    /// A count within a range.
+    /// Reads a count within a range.
     pub(super) fn count(&self, key: &str, range: RangeInclusive<u64>, default: usize) -> usize {
         self.take(key, value::count(range))
             .map_or(default, |count| count as usize)
     }
 
-    /// A time that may not be over before it begins.
+    /// Reads a time that must not be zero.
     pub(super) fn deadline(&self, key: &str, default: Duration) -> Duration {
         self.take(key, value::deadline).unwrap_or(default)
     }
 
-    /// `logger`, if there is one.
+    /// Reads `logger`, if it is present.
     pub(super) fn logger(&self) -> Option<Logger> {
         raw::get(&self.map, "logger")?;
         let section = self.section("logger");
-        // `level` beats `log_level`, and a section without either means what no section means.
+        // `level` takes precedence over `log_level`; without either, the level is the default.
         let key = if raw::get(&section.map, "level").is_some() {
             "level"
         } else {
@@ -336,7 +338,7 @@ impl<'a> Section<'a> {
         Some(Logger { file, level })
     }
 
-    /// `access_log`, or the server's.
+    /// Reads `access_log`; the default is the server's.
     pub(super) fn access_log(&self, server: Option<&AccessLogConfig>) -> Option<AccessLogConfig> {
         let (section, file) = match raw::get(&self.map, "access_log") {
             None => return server.cloned(),
@@ -391,5 +393,5 @@ impl<'a> Section<'a> {
     }
 }
 
-/// More of anything than one server has.
+/// A bound for counts without a more specific one.
 pub(super) const MANY: u64 = 1_000_000;

@@ -1,4 +1,4 @@
-//! From what was typed to what is meant: an entry of `map`.
+//! Checks an entry of `map`.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -17,15 +17,15 @@ use super::types::{
 };
 use super::value::{self, ValueError};
 
-/// What sites have from the top level.
+/// Values of the top level that sites need.
 pub(super) struct TopLevel<'a> {
-    /// The server's own values; no sites yet.
+    /// The server's values, without sites.
     pub(super) config: &'a Config,
     /// The top level's `timeout`.
     pub(super) timeout: Duration,
 }
 
-/// A site, with defaults where something is wrong.
+/// Checks a site; uses defaults where something is wrong.
 pub(super) fn check(section: &Section, server: &TopLevel) -> SiteConfig {
     let site = values(section, server);
     if !site.default
@@ -64,7 +64,7 @@ pub(super) fn check(section: &Section, server: &TopLevel) -> SiteConfig {
     site
 }
 
-/// The values of a site, whatever is missing.
+/// Reads the values of a site, whichever keys are missing.
 pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     let base = SiteConfig::default();
     let config = server.config;
@@ -151,7 +151,7 @@ fn dials_in(section: &Section) -> bool {
     proxy != Some(false)
 }
 
-/// Where the servers are (`directory`, `servers`).
+/// Reads the source of servers (`directory`, `servers`).
 fn directory(section: &Section, listen: &[Address]) -> DirectoryConfig {
     let redis = section.take("directory", |node| match value::text(node).as_deref() {
         Ok("static") => Ok(false),
@@ -195,7 +195,7 @@ fn directory(section: &Section, listen: &[Address]) -> DirectoryConfig {
     DirectoryConfig::Static(servers)
 }
 
-/// Whether a server would be a port where visitors come in, so that requests go round in circles.
+/// Whether a server is one of our own addresses for clients, which would be a loop.
 fn is_front(server: &Address, listen: &[Address]) -> bool {
     let is_here = |host: &str| match host.parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
@@ -213,7 +213,7 @@ fn is_front(server: &Address, listen: &[Address]) -> bool {
     })
 }
 
-/// `servers` of `directory: redis`.
+/// Reads `servers` of `directory: redis`.
 fn redis_server(section: &Section) -> Redis {
     let base = Redis::default();
     let section = match raw::get(&section.map, "servers") {
@@ -239,7 +239,7 @@ fn redis_server(section: &Section) -> Redis {
     }
 }
 
-/// `check`: `{uri, interval}`, or false.
+/// Reads `check`: `{uri, interval}`, or false.
 fn check_of(section: &Section) -> Option<CheckConfig> {
     match raw::get(&section.map, "check")? {
         node if value::truth(node) == Ok(false) => return None,
@@ -265,7 +265,7 @@ fn check_of(section: &Section) -> Option<CheckConfig> {
     })
 }
 
-/// How long idle visitors are kept: true means as long as others, a number its seconds.
+/// Reads `keepalive`: true is the usual time, a number is in seconds.
 fn keepalive(section: &Section, idle: Duration) -> Option<Duration> {
     let keepalive = section.take("keepalive", |node| match value::truth(node) {
         Ok(true) => Ok(idle),
@@ -283,7 +283,7 @@ fn order(node: &Node) -> Result<Order, ValueError> {
     }
 }
 
-/// `outgoing`: an address, or `{to, match}`, `{to, prefix}`; one or many. `keyless`: whoever dials in needs no key.
+/// Reads `outgoing`: an address, or `{to, match}`, `{to, prefix}`; one or a list. `keyless`: backends need no key.
 fn outgoing(section: &Section, config: &Config, keyless: bool) -> Vec<Outgoing> {
     let mut result: Vec<Outgoing> = Vec::new();
     for (item, node) in section.many("outgoing").unwrap_or_default() {
@@ -326,7 +326,7 @@ fn outgoing(section: &Section, config: &Config, keyless: bool) -> Vec<Outgoing> 
     result
 }
 
-/// Whether others than this machine, and than those with a certificate, can connect.
+/// Whether other machines can connect without a certificate.
 fn is_open(address: &Address, config: &Config) -> bool {
     let Address::Tcp { host, .. } = address else {
         return false;
@@ -339,7 +339,7 @@ fn is_open(address: &Address, config: &Config) -> bool {
     !local && !config.outgoing_ssl.iter().any(asked)
 }
 
-/// The address of an item of `outgoing`.
+/// Reads the address of an item of `outgoing`.
 pub(super) fn outgoing_address(section: &Section, node: &Node) -> Result<Address, ValueError> {
     let to = match node {
         Node::Map(map) => raw::get(map, "to").unwrap_or(&Node::Null),
@@ -399,10 +399,10 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, ValueError> {
     })
 }
 
-/// `key` and the lines of `key_file`.
+/// Reads `key` and the lines of `key_file`.
 pub(super) fn keys(section: &Section) -> Vec<String> {
     let mut keys = Vec::new();
-    // Null is no key elsewhere. Here it would open the site to everybody by an empty line.
+    // Elsewhere null means no value. Here an empty line would let every process dial in.
     for name in ["key", "key_file"] {
         if let Some((_, Node::Null)) = section.map.iter().find(|(key, _)| key == name) {
             section.wrong(
@@ -441,7 +441,7 @@ fn key(node: &Node) -> Result<String, ValueError> {
     Ok(key)
 }
 
-/// The keys of a file, one a line.
+/// Reads the keys of a file, one per line.
 pub(super) fn key_file(path: &Path) -> Result<Vec<String>, ValueError> {
     let bytes = value::read_text(path, KEY_FILE_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| "not UTF-8")?;
@@ -456,15 +456,15 @@ pub(super) fn key_file(path: &Path) -> Result<Vec<String>, ValueError> {
     Ok(keys)
 }
 
-/// How often servers are asked, where nothing is said of that.
+/// The default interval of health checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bounds of a lease: a proxy that is alive must come round to renew it.
+/// Bounds of a lease: a live proxy must get around to renewing it.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
-/// The preamble has two hex digits for a key's length.
+/// Longest key: the preamble has two hexadecimal digits for its length.
 const KEY_BYTES: usize = 255;
 
-/// Bounds what is read of a key file.
+/// Most bytes of a key file.
 const KEY_FILE_BYTES: u64 = 1 << 20;

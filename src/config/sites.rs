@@ -1,4 +1,4 @@
-//! From what was typed to what is meant: `map` as a whole, and the site of `backend_address` and `backend_port`.
+//! Checks `map` as a whole, and the site of `backend_address` and `backend_port`.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::site::{self, TopLevel};
 use super::types::{Address, SiteConfig};
 use super::value;
 
-/// The entries of `map`, and the site of the command line.
+/// Reads the entries of `map`, and the site of the command line.
 pub(super) fn sites(top: &Section, server: &TopLevel, overrides: &Overrides) -> Vec<SiteConfig> {
     let defaults = top.section("defaults");
     let root = [PathStep::Key("defaults".into())];
@@ -55,7 +55,7 @@ pub(super) fn sites(top: &Section, server: &TopLevel, overrides: &Overrides) -> 
     backups(&sections, &mut sites);
     shared_addresses(&sections, &sites);
     if entries.is_empty() {
-        // Nothing reads them otherwise, and what is wrong with them shall not wait for the first entry.
+        // Check `defaults` here if there are no entries: otherwise its problems would only show with the first entry.
         site::values(&defaulted(top, &defaults.map, Map::new()), server);
     }
     if let SingleBackend::To(address) = catch_all {
@@ -75,7 +75,7 @@ pub(super) fn sites(top: &Section, server: &TopLevel, overrides: &Overrides) -> 
     sites
 }
 
-/// `backup` names another site of the file, by any of its names, and nothing goes in a circle.
+/// Resolves `backup`: it names another site of the file, by any of its names, without a cycle.
 fn backups(sections: &[Section], sites: &mut [SiteConfig]) {
     let named = |sites: &[SiteConfig], name: &str| {
         let is_named = |site: &SiteConfig| site.incoming.iter().any(|known| known == name);
@@ -93,13 +93,13 @@ fn backups(sections: &[Section], sites: &mut [SiteConfig]) {
             wrong("no site has this name");
             continue;
         };
-        // Those that come later in the file still have theirs as typed.
+        // Sites later in the file still have the name as written.
         let next = |site: usize| {
             let backup = sites[site].backup.as_deref()?;
             named(sites, backup)
         };
         let mut chain = std::iter::successors(Some(other), |site| next(*site));
-        // A circle without this site is told of at one that is in it.
+        // A cycle without this site is reported at one of its members.
         if chain.by_ref().take(sites.len()).any(|site| site == index) {
             wrong(match other == index {
                 true => "the site itself; write another one",
@@ -111,11 +111,11 @@ fn backups(sections: &[Section], sites: &mut [SiteConfig]) {
     }
 }
 
-/// Notes where sites share a dial-in address: what dials in there answers for all of them.
+/// Notes sites that share a dial-in address: their backends serve all of them.
 fn shared_addresses(sections: &[Section], sites: &[SiteConfig]) {
     let mut first: HashMap<&Address, usize> = HashMap::new();
     for (index, (section, site)) in sections.iter().zip(sites).enumerate() {
-        // Found again in the file by its address, since wrong values are left out of the site.
+        // Find the line by the address, since wrong values were left out of the site.
         let place = |address: &Address| {
             let items = section.many("outgoing").unwrap_or_default().into_iter();
             let reads = |node: &Node| site::outgoing_address(section, node).ok();
@@ -143,7 +143,7 @@ fn shared_addresses(sections: &[Section], sites: &[SiteConfig]) {
     }
 }
 
-/// A section that has nothing of its own in the file.
+/// A section that is not in the file; it has the defaults.
 fn defaulted<'a>(top: &Section<'a>, defaults: &Map, own: Map) -> Section<'a> {
     Section {
         map: raw::lay(&own, defaults),
@@ -156,7 +156,7 @@ fn defaulted<'a>(top: &Section<'a>, defaults: &Map, own: Map) -> Section<'a> {
     }
 }
 
-/// An entry of `map` with `defaults` merged in, its keys checked.
+/// Reads an entry of `map`: merges `defaults` and checks its keys.
 fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Option<Section<'a>> {
     let steps = vec![PathStep::Key("map".into()), PathStep::Item(index)];
     let number = index + 1;
@@ -199,11 +199,11 @@ fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Op
 /// The site of `backend_address` and `backend_port`.
 #[derive(PartialEq)]
 enum SingleBackend {
-    /// Neither is there.
+    /// Neither is given.
     None,
-    /// Something is wrong with them.
+    /// At least one is wrong; the problem is reported.
     Wrong,
-    /// A dial-in address, checked.
+    /// The dial-in address, checked.
     To(String),
 }
 
@@ -253,7 +253,7 @@ fn catch_all(top: &Section, overrides: &Overrides) -> SingleBackend {
     }
 }
 
-/// Which names are taken, and by whom.
+/// Names that are in use, with the site that has them.
 #[derive(Default)]
 struct TakenNames {
     taken: HashMap<String, (String, Location)>,
@@ -262,7 +262,7 @@ struct TakenNames {
 
 impl TakenNames {
     fn check(&mut self, section: &Section, site: &SiteConfig) {
-        // By their places in the file, since a message needs the line.
+        // Iterate over the file rather than the site, since a message needs the line.
         for (item, node) in section.many("incoming").unwrap_or_default() {
             let Ok(name) = address::host_name(node) else {
                 continue;

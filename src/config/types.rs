@@ -10,10 +10,10 @@ use regex::Regex;
 
 use crate::budget::PART;
 
-/// Everything a running server needs to know, checked.
+/// The checked configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Addresses for visitors, at least one (`cluster_address` x `cluster_port`, and those of `ssl`).
+    /// Addresses for clients, at least one (`cluster_address` x `cluster_port`, and those of `ssl`).
     pub listen: Vec<Address>,
     /// Which of [`Config::listen`] speak TLS, and with which certificates (`ssl`).
     pub ssl: Vec<Tls>,
@@ -21,165 +21,165 @@ pub struct Config {
     pub outgoing_ssl: Vec<Tls>,
     /// Go to the background (`daemonize`).
     pub daemonize: bool,
-    /// Where the process id is written (`pidfile`), absolute.
+    /// The file for the process id (`pidfile`), absolute.
     pub pidfile: Option<PathBuf>,
     /// User to change to after binding (`user`).
     pub user: Option<String>,
     /// Group to change to after binding (`group`).
     pub group: Option<String>,
-    /// Where the server's own messages go (`logger`).
+    /// The destination of the server's messages (`logger`).
     pub logger: Logger,
-    /// Where one line per exchange goes (`access_log`); `None` is off.
+    /// The destination of the access log (`access_log`); `None`: off.
     pub access_log: Option<AccessLogConfig>,
-    /// Path that the proxy itself answers (`health_check_uri`); `None` is off.
+    /// The path at which the proxy responds with its state (`health_check_uri`); `None`: off.
     pub health_check_uri: Option<String>,
-    /// Number of worker threads (`workers`): how much is done in parallel, not how many requests are under way.
+    /// Number of worker threads (`workers`). It bounds parallel work, not the number of requests in progress.
     pub workers: usize,
     /// Scheduling class of the worker threads (`scheduling`).
     pub scheduling: Scheduling,
-    /// The longest drain (`grace`).
+    /// Longest time for draining (`grace`).
     pub grace: Duration,
     /// RLIMIT_NOFILE to ask for (`descriptors`); `None` raises it to the hard limit.
     pub descriptors: Option<u64>,
-    /// Limits of the whole server. A site's own are in [`SiteConfig::limits`].
+    /// Limits of the whole server. Those of a site are in [`SiteConfig::limits`].
     pub limits: Limits,
     /// Bytes of memory for everything that grows with the traffic (`limits.memory`).
     pub memory: u64,
-    /// Deadlines of connections that have no site yet. A site's own are in [`SiteConfig::timeouts`].
+    /// Timeouts of connections that have no site yet. Those of a site are in [`SiteConfig::timeouts`].
     pub timeouts: Timeouts,
-    /// Peers whose X-Forwarded-* fields are believed (`trusted_proxies`).
+    /// Peers whose X-Forwarded-* fields are trusted (`trusted_proxies`).
     pub trusted_proxies: Vec<Network>,
-    /// The field in which these name the client (`client_address_field`).
+    /// The field in which trusted proxies name the client (`client_address_field`).
     pub client_address_field: String,
-    /// Where collected request bodies go that do not fit into memory (`temporary_directory`).
+    /// The directory for request bodies that do not fit into memory (`temporary_directory`).
     pub temporary_directory: PathBuf,
-    /// Largest file that is kept in memory, in bytes (`cache_threshold`).
+    /// Largest file that is cached in memory, in bytes (`cache_threshold`).
     pub cache_threshold: u64,
-    /// The sites in the order of the file (`map`).
+    /// The sites, in the order of the file (`map`).
     pub sites: Vec<SiteConfig>,
 }
 
 /// One entry of `map`, with `defaults` merged in.
 #[derive(Clone, Debug)]
 pub struct SiteConfig {
-    /// The first of [`SiteConfig::incoming`], or `default` where there is none (`backend_address`): the name in logs.
+    /// The name in logs: the first of [`SiteConfig::incoming`], or `default` if there is none (`backend_address`).
     pub name: String,
-    /// Host names, lower case, without port.
+    /// Host names in lower case, without port.
     pub incoming: Vec<String>,
-    /// Takes the requests that no other site's name matches.
+    /// Gets the requests that match no other site's names.
     pub default: bool,
-    /// Where backends dial in, in the order of the file.
+    /// The addresses at which backends dial in, in the order of the file.
     pub outgoing: Vec<Outgoing>,
-    /// The servers that are connected to (`proxy: traditional`); `None`: backends dial in.
+    /// The servers to connect to (`proxy: traditional`); `None`: backends dial in.
     pub directory: Option<DirectoryConfig>,
-    /// Requests that each of them may have at once.
+    /// Most requests that a server has at once.
     pub server_connections: usize,
-    /// Whether they are asked now and then if they are well.
+    /// Health checks of the servers.
     pub check: Option<CheckConfig>,
-    /// The site, by its first name, whose backends are used when none came in time.
+    /// The first name of the site whose backends take over when none became available in time.
     pub backup: Option<String>,
-    /// Keys of which a backend must send one; empty: it must send none.
+    /// Keys, one of which a backend must send; empty: it must send none.
     pub keys: Vec<String>,
-    /// How long an idle visitor's connection is kept; `None`: closed after each answer.
+    /// How long an idle client connection is kept; `None`: closed after each response.
     pub keepalive: Option<Duration>,
-    /// Which idle backend is taken.
+    /// Which idle backend gets the next request.
     pub order: Order,
-    /// How often a request is sent again, to another backend, when the one that had it closes its connection (a count).
+    /// How often a request is sent again, to another backend, when its backend closes the connection (a count).
     pub retries: usize,
-    /// Any request whose backend dies may go to another.
+    /// Whether any request may go to another backend when its backend fails.
     pub redeployable: bool,
-    /// Collect a request's body before a backend is taken.
+    /// Whether the body of a request is read completely before a backend is leased.
     pub request_buffering: bool,
-    /// Largest such request, head and body, in bytes.
+    /// Largest request that may go to another backend, head and body, in bytes.
     pub redeployment_sizelimit: u64,
-    /// Add X-Forwarded-For, -Proto, -Host and X-Real-IP.
+    /// Whether to add X-Forwarded-For, -Proto, -Host and X-Real-IP.
     pub xforwardedfor: bool,
-    /// Add `Via: 1.1 swiftiply`.
+    /// Whether to add `Via: 1.1 swiftiply`.
     pub via: bool,
-    /// Add X-Request-Start and X-Queue-Time.
+    /// Whether to add X-Request-Start and X-Queue-Time.
     pub queue_time: bool,
-    /// Pass on fields with underscores in their names.
+    /// Whether to forward fields with underscores in their names.
     pub underscores: bool,
-    /// The site's own logger, if it is not the server's.
+    /// The site's own logger; `None`: the server's.
     pub logger: Option<Logger>,
-    /// The site's access log, its own or the server's.
+    /// The access log: the site's own or the server's.
     pub access_log: Option<AccessLogConfig>,
-    /// Files that are served without asking a backend.
+    /// The directory of files that are served without a backend.
     pub docroot: Option<PathBuf>,
-    /// Names that stand for a directory, in the order in which they are looked for.
+    /// The index files of a directory, in order of preference.
     pub index: Vec<String>,
-    /// Files that are not served, by their whole path.
+    /// Files that are not served; matches the absolute path.
     pub staticmask: Option<Regex>,
     /// Which symbolic links are followed.
     pub follow_symlinks: Symlinks,
-    /// Serve what has a dot in front.
+    /// Whether to serve files whose names start with a dot.
     pub hidden_files: bool,
-    /// Look for pages that the application has written into a directory below the docroot.
+    /// Pages that the application writes into a directory below the docroot.
     pub page_cache: Option<PageCache>,
-    /// What a backend may name in X-Sendfile stands below this.
+    /// The directory of files that a backend may name in X-Sendfile.
     pub sendfileroot: Option<PathBuf>,
-    /// Answer 404 where a backend names a file that is not there.
+    /// Whether to respond with 404 when a backend names a file that does not exist.
     pub enable_sendfile_404: bool,
-    /// Files in memory.
+    /// The cache of files in memory.
     pub file_cache: FileCache,
-    /// Tags of files that are not in memory.
+    /// The cache of entity tags of files that are not in memory.
     pub etag_cache: CacheConfig,
-    /// Paths that are not those of files.
+    /// The cache of paths that are not files.
     pub dynamic_request_cache: CacheConfig,
-    /// Upgraded connections at once; 0: upgrades are not passed on.
+    /// Most upgraded connections at once; 0: upgrades are not forwarded.
     pub max_tunnels: usize,
-    /// How long a silence ends an answer without length.
+    /// A response without length ends after a silence of this duration.
     pub unframed_gap: Duration,
-    /// How long a request may wait for a backend.
+    /// Longest time that a request waits for a backend.
     pub timeout: Duration,
-    /// The site's own limits, or the server's (only `body`, `body_memory`, `waiting` are a site's).
+    /// Limits: the site's own or the server's (only `body`, `body_memory`, `waiting` can differ).
     pub limits: Limits,
-    /// The site's own deadlines, or the server's.
+    /// Timeouts: the site's own or the server's.
     pub timeouts: Timeouts,
-    /// Which paths ask for a password (`basic_auth`).
+    /// The paths that need a password (`basic_auth`).
     pub basic_auth: Vec<BasicAuth>,
-    /// What is shown in maintenance, and whenever there is no service; absolute (`maintenance_page`).
+    /// The page that is shown during maintenance, and with 503; absolute (`maintenance_page`).
     pub maintenance_page: Option<PathBuf>,
-    /// The site is in maintenance while this file is there; absolute (`maintenance_flag`).
+    /// The site is in maintenance while this file exists; absolute (`maintenance_flag`).
     pub maintenance_flag: Option<PathBuf>,
-    /// What is shown with these statuses of our own; absolute (`error_pages`).
+    /// Pages for statuses that the proxy itself responds with; absolute (`error_pages`).
     pub error_pages: BTreeMap<u16, PathBuf>,
-    /// Which answers are compressed on their way (`gzip`); `None`: none.
+    /// Which responses to compress (`gzip`); `None`: none.
     pub gzip: Option<GzipConfig>,
-    /// Files beside others with their content, compressed, are sent in their place (`precompressed`).
+    /// Whether to send a compressed copy that is beside a file (`precompressed`).
     pub precompressed: bool,
 }
 
-/// Which answers are compressed on their way (`gzip`).
+/// Which responses to compress (`gzip`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GzipConfig {
-    /// Media types, lower case; `text/*` is all that begin so.
+    /// Media types in lower case; `text/*` matches all that start with `text/`.
     pub types: Vec<String>,
-    /// Answers with fewer bytes go out as they are.
+    /// The smallest body to compress, in bytes.
     pub minimum: u64,
-    /// 1, which takes the least time, to 9, which makes the least of them.
+    /// The compression level, from 1 (fastest) to 9 (smallest).
     pub level: u32,
 }
 
-/// Paths that only known visitors may see (an entry of `basic_auth`).
+/// Paths that need a password (an entry of `basic_auth`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BasicAuth {
-    /// What the visitor is told that the password is for, without control characters.
+    /// The name of the area that the browser shows; without control characters.
     pub realm: String,
-    /// Names and hashes, as htpasswd(1) writes them; absolute.
+    /// The file of user names and hashes, as htpasswd(1) writes it; absolute.
     pub users_file: PathBuf,
-    /// Decoded paths; these, and all below them, ask. `/` is all of the site.
+    /// Decoded paths that need a password, with everything below them. `/` is the whole site.
     pub paths: Vec<String>,
-    /// The application gets the visitor's password too.
+    /// Whether the application gets the password too.
     pub forward: bool,
 }
 
-/// Where the servers of a site are found (`directory`, `servers`).
+/// The source of a site's list of servers (`directory`, `servers`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirectoryConfig {
-    /// They are listed.
+    /// The list in the file.
     Static(Vec<Address>),
-    /// Redis has the list.
+    /// A list in Redis.
     Redis(Redis),
 }
 
@@ -194,16 +194,16 @@ pub struct Redis {
     pub db: u32,
     /// Password.
     pub password: Option<String>,
-    /// After what time what a proxy has in use comes back if the proxy is gone.
+    /// A server that a proxy has taken returns to the list after this time if the proxy has failed.
     pub lease: Duration,
 }
 
-/// Asking servers whether they are well (`check`).
+/// Health checks of servers (`check`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckConfig {
     /// Path and query.
     pub uri: String,
-    /// How often.
+    /// The interval between checks.
     pub interval: Duration,
 }
 
@@ -216,14 +216,14 @@ pub struct Tls {
     pub certfile: PathBuf,
     /// Its key, PEM, absolute; may be the same file.
     pub keyfile: PathBuf,
-    /// Authorities, PEM, absolute, one of which has to vouch for who connects; only with `outgoing_ssl`.
+    /// PEM file of the authorities that must have signed a peer's certificate, absolute; only with `outgoing_ssl`.
     pub client_ca: Option<PathBuf>,
 }
 
 /// Which symbolic links below a root are followed (`follow_symlinks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symlinks {
-    /// Those that are relative and stay below it.
+    /// Relative ones that stay below the root.
     Inside,
     /// All.
     All,
@@ -231,18 +231,17 @@ pub enum Symlinks {
     None,
 }
 
-/// Pages that the application has written (`cache_directory`, `cache_extensions`).
+/// Pages that the application writes (`cache_directory`, `cache_extensions`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageCache {
-    /// Below the docroot: `public`, `tmp/pages`.
+    /// The directory relative to the docroot: `public`, `tmp/pages`.
     pub directory: String,
-    /// Without dot, in the order in which they are tried.
+    /// Extensions without dot, in order of preference.
     pub extensions: Vec<String>,
 }
 
 impl PageCache {
-    /// Whether a path relative to the docroot is that of the directory or leads into it, also where the file system does
-    /// not tell upper from lower case.
+    /// Whether a path relative to the docroot is the directory or is below it; ignores case, as some file systems do.
     pub fn holds(&self, path: &[u8]) -> bool {
         let split = path.split_at_checked(self.directory.len());
         split.is_some_and(|(start, rest)| {
@@ -252,60 +251,60 @@ impl PageCache {
     }
 }
 
-/// How much is remembered of files, and for how long.
+/// The bounds of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheConfig {
-    /// How many.
+    /// Most entries.
     pub size: usize,
-    /// After this time it is looked at the file again.
+    /// After this time the file system is checked again.
     pub window: Duration,
 }
 
-/// The same for files in memory.
+/// The bounds of the cache of files in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileCache {
-    /// How many, and for how long.
+    /// Most entries, and for how long they are used without a check.
     pub cache: CacheConfig,
-    /// Bytes of all of them.
+    /// Most bytes of all files.
     pub memory: u64,
-    /// Bytes of the largest one, the server's `cache_threshold`.
+    /// Largest file in bytes, the server's `cache_threshold`.
     pub largest: u64,
 }
 
-/// Where backends of a site dial in, and which requests they get.
+/// An address at which backends of a site dial in, and the requests that they get.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     /// The dial-in address.
     pub to: Address,
-    /// Requests that go to this address. The first match of a site wins; [`Filter::Any`] takes the rest.
+    /// Requests for this address. The first match of a site wins; [`Filter::Any`] gets the rest.
     pub filter: Filter,
-    /// The file of a Unix socket.
+    /// The attributes of a Unix socket's file.
     pub file: SocketFileConfig,
 }
 
-/// What the file of a Unix socket is to be like.
+/// The attributes of a Unix socket's file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketFileConfig {
-    /// Its permissions; `None`: everybody may connect.
+    /// Permissions; `None`: every user may connect.
     pub mode: Option<u32>,
-    /// Its user; `None`: whoever starts the server.
+    /// Owner; `None`: the user who starts the server.
     pub owner: Option<String>,
-    /// Its group.
+    /// Group; `None`: that of this user.
     pub group: Option<String>,
 }
 
-/// Which requests an [`Outgoing`] gets, by the percent-decoded path without query.
+/// Which requests an [`Outgoing`] gets, by the decoded path without query.
 #[derive(Clone, Debug)]
 pub enum Filter {
-    /// Those that no other address of the site matches.
+    /// All that no other address of the site matches.
     Any,
-    /// Paths that begin so.
+    /// Paths that start with this text.
     Prefix(String),
-    /// Paths that match.
+    /// Paths that match this expression.
     Match(Regex),
 }
 
-/// A listening address as written.
+/// An address as written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     /// A TCP port on a host name or literal IPv4 or IPv6 address (without brackets).
@@ -314,20 +313,20 @@ pub enum Address {
         host: String,
         /// Port, 0 for any free one.
         port: u16,
-        /// Not written but implied (`::` beside `0.0.0.0` when only a port is given): may be left out
-        /// where the system has no IPv6.
+        /// Implied rather than written (`::` beside `0.0.0.0` when only a port is given): skipped where the system has
+        /// no IPv6.
         implied: bool,
     },
     /// A Unix socket.
     Unix(PathBuf),
 }
 
-/// Which idle backend is taken (`order`).
+/// Which idle backend gets the next request (`order`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// The one that became idle last.
     Newest,
-    /// The one that is idle longest, as the original did.
+    /// The one that has been idle longest, as in the original.
     Oldest,
 }
 
@@ -340,7 +339,7 @@ pub enum Scheduling {
     Normal,
 }
 
-/// Sizes and counts (`limits`). Bytes unless told otherwise.
+/// Sizes in bytes, and counts (`limits`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest request or response head.
@@ -351,42 +350,42 @@ pub struct Limits {
     pub target: usize,
     /// Largest request body.
     pub body: u64,
-    /// What of a request body is kept in memory; the rest goes to a temporary file.
+    /// Bytes of a request body to keep in memory; the rest goes to a temporary file.
     pub body_memory: usize,
-    /// Answers and collected bodies on disk, in all.
+    /// Responses and request bodies on disk, in total.
     pub spool: u64,
-    /// Requests of a site that may wait for a backend (a count).
+    /// Requests of a site that wait for a backend (a count).
     pub waiting: usize,
-    /// The same for all sites together (a count).
+    /// Requests of all sites that wait for a backend (a count).
     pub waiting_total: usize,
     /// Backends per dial-in address (a count).
     pub backends: usize,
-    /// Visitors' connections (a count).
+    /// Client connections (a count).
     pub connections: usize,
-    /// Visitors' connections per client address (a count); 0: no limit.
+    /// Client connections per client address (a count); 0: no limit.
     pub connections_per_client: usize,
 }
 
-/// Deadlines (`timeouts`).
+/// Timeouts (`timeouts`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// A request head, from its first byte.
+    /// For a request head, from its first byte.
     pub head: Duration,
-    /// An idle kept connection.
+    /// For an idle client connection.
     pub idle: Duration,
-    /// A request body without progress.
+    /// For a request body without progress.
     pub body: Duration,
-    /// A response that the visitor does not take, without progress.
+    /// For a response of which the client accepts nothing.
     pub write: Duration,
-    /// The first byte of a backend's answer.
+    /// For the first byte of a backend's response.
     pub first_byte: Duration,
-    /// A backend's answer without progress after that.
+    /// For a backend's response without progress after the first byte.
     pub backend: Duration,
-    /// A backend's preamble.
+    /// For a backend's preamble.
     pub preamble: Duration,
-    /// A connection to a server (`proxy: traditional`).
+    /// For connecting to a server (`proxy: traditional`).
     pub connect: Duration,
-    /// A tunnel through which nothing goes.
+    /// For a tunnel without traffic.
     pub tunnel: Duration,
 }
 
@@ -395,38 +394,38 @@ pub struct Timeouts {
 pub struct Logger {
     /// File, or standard error.
     pub file: Option<PathBuf>,
-    /// How much is told.
+    /// The least important messages that are written.
     pub level: LogLevel,
 }
 
 /// The original's four levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
-    /// 0: errors only.
+    /// 0: errors.
     Disabled,
-    /// 1: and warnings.
+    /// 1: also warnings.
     Minimal,
-    /// 2: and changes of state.
+    /// 2: also changes of state.
     Normal,
-    /// 3: everything.
+    /// 3: all messages.
     Full,
 }
 
-/// A destination for one line per exchange (`access_log`).
+/// A destination for the access log (`access_log`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AccessLogConfig {
     /// File, or standard output (`-`).
     pub file: Option<PathBuf>,
-    /// Its lines.
+    /// The format of its lines.
     pub format: AccessFormat,
 }
 
-/// Lines of an access log.
+/// Formats of an access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AccessFormat {
     /// Apache's combined format, with swiftiply's fields at the end.
     Combined,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -435,11 +434,11 @@ pub enum AccessFormat {
 pub struct Network {
     /// Any address in it.
     pub address: IpAddr,
-    /// Leading bits that count.
+    /// The number of leading bits that are compared.
     pub prefix: u8,
 }
 
-/// As it is written for `outgoing`: `127.0.0.1:80`, `[::1]:80`, `unix:/path`.
+/// The form in `outgoing`: `127.0.0.1:80`, `[::1]:80`, `unix:/path`.
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         match self {
@@ -453,7 +452,7 @@ impl fmt::Display for Address {
 }
 
 impl Limits {
-    /// The largest body of a request that can be collected, in memory or on disk.
+    /// The largest request body that can be collected, in memory or on disk.
     pub fn largest_kept(&self) -> u64 {
         (self.spool / PART).max(self.body_memory as u64)
     }

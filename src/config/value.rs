@@ -1,7 +1,7 @@
-//! One value of the file, read: times, sizes, paths, expressions. Addresses are in `address`.
+//! Parses single values of the file: times, sizes, paths, expressions. Addresses are in `address`.
 //!
-//! Pure, but for files. Every function takes a [`Node`] or its text and answers with the value, or with what is wrong and
-//! what would be right; the caller puts the key and the value as typed in front.
+//! Pure, except for functions that read files. Every function takes a [`Node`] or its text and returns the value, or
+//! an error that says what is wrong and what to write instead; the caller prepends the key and the value.
 
 use std::fs::{self, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -20,7 +20,7 @@ use crate::process;
 /// What is wrong with a value.
 pub(super) type ValueError = String;
 
-/// A value as it is quoted in a message: short, on one line.
+/// A value as quoted in a message: short, on one line.
 pub(super) fn shown(node: &Node) -> String {
     match node {
         Node::Null => "~".into(),
@@ -32,7 +32,7 @@ pub(super) fn shown(node: &Node) -> String {
     }
 }
 
-/// A text or a number as text.
+/// Parses a text; accepts a number as text.
 pub(super) fn text(node: &Node) -> Result<String, ValueError> {
     match node {
         Node::Text(text) | Node::Number(text) if text.is_empty() => {
@@ -44,7 +44,7 @@ pub(super) fn text(node: &Node) -> Result<String, ValueError> {
     }
 }
 
-/// true or false, with the words that YAML had for them when the original was written.
+/// Parses a boolean; accepts all words that YAML had for them when the original was written.
 pub(super) fn truth(node: &Node) -> Result<bool, ValueError> {
     let word = match node {
         Node::Bool(value) => return Ok(*value),
@@ -58,7 +58,7 @@ pub(super) fn truth(node: &Node) -> Result<bool, ValueError> {
     }
 }
 
-/// A count within a range.
+/// Parses a count within a range.
 pub(super) fn count(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, ValueError> {
     move |node| {
         let number = match node {
@@ -72,13 +72,13 @@ pub(super) fn count(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64,
     }
 }
 
-/// A port.
+/// Parses a port.
 pub(super) fn port(node: &Node) -> Result<u16, ValueError> {
     let number = count(0..=u64::from(u16::MAX))(node)?;
     u16::try_from(number).map_err(|_| "write a number from 0 to 65535".into())
 }
 
-/// Bytes within a range: `65536`, `64k`, `10m`, `1g`.
+/// Parses a number of bytes within a range: `65536`, `64k`, `10m`, `1g`.
 pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, ValueError> {
     move |node| {
         let text = match node {
@@ -103,7 +103,7 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, 
     }
 }
 
-/// A time: seconds with fractions, `500ms`, `30s`, `5m`. Whole milliseconds.
+/// Parses a time: seconds with fractions, `500ms`, `30s`, `5m`. The result is in whole milliseconds.
 pub(super) fn time(node: &Node) -> Result<Duration, ValueError> {
     let text = match node {
         Node::Number(text) | Node::Text(text) => text.as_str(),
@@ -125,11 +125,11 @@ pub(super) fn time(node: &Node) -> Result<Duration, ValueError> {
     if milliseconds > LONGEST.as_millis() as f64 {
         return Err("longer than a year".into());
     }
-    // In range by the line above, and not negative: a sign is not plain.
+    // The line above bounds it, and it is not negative, since a sign is not accepted.
     Ok(Duration::from_millis(milliseconds as u64))
 }
 
-/// A time that may not be over before it begins.
+/// Parses a time that must not be zero.
 pub(super) fn deadline(node: &Node) -> Result<Duration, ValueError> {
     let time = time(node)?;
     if time.is_zero() {
@@ -138,7 +138,7 @@ pub(super) fn deadline(node: &Node) -> Result<Duration, ValueError> {
     Ok(time)
 }
 
-/// A level as the original reads it, and whether that is what it says.
+/// Parses a log level as the original does; returns also whether the value was recognised.
 pub(super) fn level(node: &Node) -> Result<(LogLevel, bool), ValueError> {
     let text = text(node).map_err(|_| "write disabled, minimal, normal or full".to_string())?;
     let text = text.to_ascii_lowercase();
@@ -156,7 +156,7 @@ pub(super) fn level(node: &Node) -> Result<(LogLevel, bool), ValueError> {
     Ok((level, true))
 }
 
-/// A file's path, absolute.
+/// Parses the path of a file; the result is absolute.
 pub(super) fn path(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, ValueError> {
     move |node| {
         let text = text(node)?;
@@ -167,7 +167,7 @@ pub(super) fn path(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf
     }
 }
 
-/// The path of a directory that exists; see [`path`].
+/// Parses the path of a directory that exists; see [`path`].
 pub(super) fn folder(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathBuf, ValueError> {
     move |node| {
         let path = path(directory)(node)?;
@@ -179,30 +179,30 @@ pub(super) fn folder(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathB
     }
 }
 
-/// The path from `directory`, or from the working directory. The file need not exist.
+/// Makes a path absolute, relative to `directory` or to the working directory. The file need not exist.
 pub(super) fn absolute(directory: Option<&Path>, path: &Path) -> PathBuf {
     let path = directory.map_or_else(|| path.to_path_buf(), |directory| directory.join(path));
     std::path::absolute(&path).unwrap_or(path)
 }
 
-/// The name or number of a user that exists.
+/// Parses the name or number of a user that exists.
 pub(super) fn user(node: &Node) -> Result<String, ValueError> {
     let name = text(node)?;
     let known = process::look_up(Some(&name), None);
     known.map(|_| name).map_err(|_| "no such user".into())
 }
 
-/// The name or number of a group that exists.
+/// Parses the name or number of a group that exists.
 pub(super) fn group(node: &Node) -> Result<String, ValueError> {
     let name = text(node)?;
     let known = process::look_up(None, Some(&name));
     known.map(|_| name).map_err(|_| "no such group".into())
 }
 
-/// Whether a file can be made at this path, or is there: what its directory says of that.
+/// Whether a file exists at this path or could be created, as far as its directory shows.
 ///
 /// # Errors
-/// Why not. What the present user may not see is not known, and no error.
+/// The reason why not. A directory that the current user cannot inspect is not an error.
 pub(super) fn writable_place(path: &Path) -> Result<(), ValueError> {
     let Some(parent) = path.parent() else {
         return Err("a directory, not a file".into());
@@ -221,15 +221,15 @@ pub(super) fn writable_place(path: &Path) -> Result<(), ValueError> {
     }
 }
 
-/// A text without [`MARK`].
+/// Removes [`MARK`] from the start of a text.
 pub(super) fn without_mark(text: &str) -> &str {
     text.strip_prefix(MARK).unwrap_or(text)
 }
 
-/// The bytes of a text file without [`MARK`]; otherwise like [`read_file`].
+/// Reads a text file without [`MARK`]; otherwise like [`read_file`].
 ///
 /// # Errors
-/// As of [`read_file`].
+/// Those of [`read_file`].
 pub(crate) fn read_text(path: &Path, most: u64) -> Result<Vec<u8>, ValueError> {
     let mut bytes = read_file(path, most)?;
     if bytes.starts_with(MARK.as_bytes()) {
@@ -238,10 +238,10 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<Vec<u8>, ValueError> {
     Ok(bytes)
 }
 
-/// The bytes of a regular file that has `most` bytes at the most.
+/// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// What keeps it from being read, as in a message of the configuration.
+/// The reason, worded for messages of the configuration.
 pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, ValueError> {
     let reason = |error: io::Error| process::reason(&error);
     let regular = |kind: FileType| match kind {
@@ -250,9 +250,9 @@ pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, ValueError> {
         kind if kind.is_fifo() => Err("a named pipe, not a regular file".to_owned()),
         _ => Err("not a regular file".to_owned()),
     };
-    // Before it is opened, for that alone is felt by some devices.
+    // Check before opening: opening alone has an effect on some devices.
     regular(fs::metadata(path).map_err(reason)?.file_type())?;
-    // By now it may be a named pipe, and must not make us wait for its writer.
+    // If it has become a named pipe since, opening must not wait for its writer.
     let open = OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK | O_NOCTTY)
@@ -269,7 +269,7 @@ pub(crate) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, ValueError> {
     Ok(bytes)
 }
 
-/// A path of a URL.
+/// Parses a path of a URL.
 pub(super) fn url_path(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
     let fine = |byte: u8| byte.is_ascii_graphic() && !b"?#".contains(&byte);
@@ -279,7 +279,7 @@ pub(super) fn url_path(node: &Node) -> Result<String, ValueError> {
     Ok(text)
 }
 
-/// What requests' decoded paths are to begin with.
+/// Parses a prefix of decoded request paths.
 pub(super) fn prefix(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
     if !text.starts_with('/') {
@@ -291,7 +291,7 @@ pub(super) fn prefix(node: &Node) -> Result<String, ValueError> {
     Ok(text)
 }
 
-/// Permissions of a file in octal digits: `0660`, `660`, `0o660`.
+/// Parses file permissions in octal digits: `0660`, `660`, `0o660`.
 pub(super) fn mode(node: &Node) -> Result<u32, ValueError> {
     let text = text(node)?;
     let digits = text.strip_prefix("0o").unwrap_or(&text);
@@ -301,7 +301,7 @@ pub(super) fn mode(node: &Node) -> Result<u32, ValueError> {
         .ok_or_else(|| "write permissions in octal, 0660".into())
 }
 
-/// A regular expression, bounded in size.
+/// Parses a regular expression of bounded size.
 pub(super) fn expression(node: &Node) -> Result<Regex, ValueError> {
     let text = text(node)?;
     let built = RegexBuilder::new(&text)
@@ -317,7 +317,7 @@ pub(super) fn expression(node: &Node) -> Result<Regex, ValueError> {
     })
 }
 
-/// A path with or without query.
+/// Parses a path with an optional query.
 pub(super) fn target(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
     let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
@@ -327,7 +327,7 @@ pub(super) fn target(node: &Node) -> Result<String, ValueError> {
     Ok(text)
 }
 
-/// The name of a field that has an address, or a list of them, as its value.
+/// Parses the name of a field whose value is an address or a list of addresses.
 pub(super) fn client_address_field(node: &Node) -> Result<String, ValueError> {
     let name = text(node)?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
@@ -340,13 +340,13 @@ pub(super) fn client_address_field(node: &Node) -> Result<String, ValueError> {
     }
 }
 
-/// A number that is written in digits only.
+/// Parses a number of digits only.
 pub(super) fn digits(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
 }
 
-/// A size in the largest unit that divides it.
+/// Formats a size in the largest unit that divides it.
 pub fn size_text(bytes: u64) -> String {
     match bytes {
         0 => "0".into(),
@@ -367,10 +367,10 @@ fn shortened(text: &str) -> String {
 /// The byte order mark that some editors put in front of UTF-8.
 const MARK: &str = "\u{feff}";
 
-/// Bounds every time, so that adding one to the clock cannot overflow.
+/// Longest time; bounds all times, so that adding one to the clock cannot overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// Bounds the memory of a compiled regular expression.
+/// Most bytes of a compiled regular expression.
 const EXPRESSION_BYTES: usize = 1 << 20;
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ impl Files {
         self.cache.lock().distrust(Instant::now());
     }
 
-    /// The answer to a GET or HEAD. `None`: what it asks for is no file.
+    /// The response to a GET or HEAD. `None`: what it asks for is no file.
     pub fn answer(&self, request: &RequestHead, now: Instant) -> Option<Answer> {
         let path = request.target.decoded_path();
         match self.find(&path, &request.headers, now) {
@@ -148,7 +148,7 @@ impl Files {
         }
     }
 
-    /// The answer with the file that a backend names, in the place of the backend's. `None`: there is no such file.
+    /// The response with the file that a backend names, in the place of the backend's. `None`: there is no such file.
     pub fn answer_for(
         &self,
         name: &[u8],
@@ -178,7 +178,7 @@ impl Files {
         None
     }
 
-    /// What stands at a decoded path, and in which encoding a visitor with these fields wants it.
+    /// What stands at a decoded path, and in which encoding a client with these fields wants it.
     fn find(&self, decoded: &[u8], request: &Headers, now: Instant) -> Result<PathKind, Errno> {
         let generation = self.locator.root.generation(now);
         let Some((key, look)) = self.look(decoded, generation, now) else {
@@ -475,7 +475,7 @@ impl Files {
         None
     }
 
-    /// The content in the encoding that the visitor likes best. `None`: as it is.
+    /// The content in the encoding that the client likes best. `None`: as it is.
     fn chosen(
         &self,
         variants: &Variants,

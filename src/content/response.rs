@@ -35,7 +35,7 @@ pub(super) enum Source {
     Open(File, Entity),
 }
 
-/// Makes the answer of a file. `backend`: the fields of the answer whose place it takes.
+/// Makes the response of a file. `backend`: the fields of the response whose place it takes.
 pub(super) fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> Answer {
     let conditions = Conditions::of(&request.headers);
     if let (Source::Stored(stored), true, None) = (&source, conditions.is_empty(), backend) {
@@ -154,7 +154,7 @@ pub(super) fn store(bytes: Vec<u8>, entity: Entity) -> StoredFile {
     }
 }
 
-/// Whether the visitor has this already.
+/// Whether the client has this already.
 pub(super) fn has_not_changed(entity: &Entity, request: &Headers) -> bool {
     let conditions = Conditions::of(request);
     conditions.is_about_cache()

@@ -1,6 +1,6 @@
 //! From the path of a request to an open file below a root, safely.
 //!
-//! Two things keep a visitor inside: [`normal`] refuses every path that could mean something else to the system than to
+//! Two things keep a client inside: [`normal`] refuses every path that could mean something else to the system than to
 //! us, and the system itself resolves the rest with `openat2(2)`, component by component from an open directory, so that
 //! a link that somebody puts there in the middle of it leads nowhere.
 //!
@@ -225,7 +225,7 @@ impl Root {
         Ok(Some((File::from(file), identity(&about))))
     }
 
-    /// The directory, opened anew every now and then.
+    /// The directory, opened again every now and then.
     fn directory(&self, now: Instant) -> Option<Arc<OwnedFd>> {
         // If it cannot be opened, there are no files.
         self.generation(now);
@@ -277,7 +277,7 @@ fn identity(about: &FileStat) -> FileIdentity {
 
 /// How long a directory is taken for what stands at its path.
 const REOPEN: Duration = Duration::from_secs(1);
-/// How often a path is resolved anew while others rename what is on the way.
+/// How often a path is resolved again while others rename what is on the way.
 const MOST_TRIES: u32 = 16;
 
 /// The first bytes of a file, fewer only if it has no more.

@@ -1,11 +1,11 @@
-//! Basic authentication (RFC 7617): what a visitor sends, and what it is asked.
+//! Basic authentication (RFC 7617): the credentials that a client sends, and the challenge that it gets.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::headers::Headers;
 
-/// A name and a password as a visitor sent them.
+/// A name and a password as a client sent them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// `name:password`.
@@ -14,8 +14,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the Authorization field. `None`: there is none, more than one, or it is not valid: another scheme, no
-    /// Base64, no colon, control characters, or longer than any password that somebody has.
+    /// Reads the Authorization field. `None`: the field is missing, repeated or invalid: another scheme, not Base64,
+    /// no colon, control characters, or longer than [`LONGEST`].
     pub fn of(headers: &Headers) -> Option<Self> {
         let mut fields = headers.get_all("Authorization");
         let (Some(value), None) = (fields.next(), fields.next()) else {
@@ -31,29 +31,29 @@ impl Credentials {
         fits.then_some(Self { bytes, colon })
     }
 
-    /// Who the visitor says it is.
+    /// The user name.
     pub fn name(&self) -> &[u8] {
         &self.bytes[..self.colon]
     }
 
-    /// How it proves that.
+    /// The password.
     pub fn password(&self) -> &[u8] {
         &self.bytes[self.colon + 1..]
     }
 
-    /// Both, as one.
+    /// Name, colon and password.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// The value of WWW-Authenticate. The realm has no control characters.
+/// The value of WWW-Authenticate. The realm must have no control characters.
 pub fn challenge(realm: &str) -> String {
     let realm = realm.replace('\\', "\\\\").replace('"', "\\\"");
     format!("Basic realm=\"{realm}\", charset=\"UTF-8\"")
 }
 
-/// Bytes of a name and a password: htpasswd(1) takes 255 of each.
+/// The longest credentials in bytes: htpasswd(1) accepts names and passwords of at most 255 bytes each.
 const LONGEST: usize = 511;
 
 #[cfg(test)]

@@ -1,24 +1,24 @@
-//! Message bodies: where they end (RFC 9112 6 and 7).
+//! Message bodies: where they end, and how chunks are encoded and decoded (RFC 9112 6 and 7).
 
 use std::ops::Range;
 
 use super::limits::HeadLimits;
 use super::syntax::is_token;
 
-/// How the end of a body is told.
+/// How the end of a body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// There is no body.
     Empty,
-    /// It has so many bytes.
+    /// The body has this many bytes.
     Length(u64),
-    /// It comes in chunks (RFC 9112 7.1).
+    /// The body is sent in chunks (RFC 9112 7.1).
     Chunked,
-    /// It ends with the connection.
+    /// The body ends when the connection is closed.
     UntilClose,
 }
 
-/// Takes a body out of a stream of bytes, without its framing. Never reads past the end of the message.
+/// Decodes a body: removes the framing from a stream of bytes. Never reads past the end of the message.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     state: DecoderState,
@@ -33,13 +33,13 @@ pub struct Decoder {
 /// A piece of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// Bytes of the input that are done with.
+    /// Bytes of the input that were used up.
     pub consumed: usize,
-    /// Which of them belong to the body; may be empty.
+    /// The part of them that is data of the body; may be empty.
     pub data: Range<usize>,
 }
 
-/// The chunks of a body break a rule.
+/// Chunks that break a rule: which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadBody(pub &'static str);
 
@@ -47,31 +47,31 @@ pub struct BadBody(pub &'static str);
 enum DecoderState {
     Length(u64),
     UntilClose,
-    /// In the digits of a chunk's size.
+    /// Within the digits of a chunk size.
     Size {
         digits: u8,
         size: u64,
     },
-    /// In the extension behind the digits.
+    /// Within the extension after the digits.
     Extension {
         size: u64,
         length: usize,
     },
-    /// Behind the CR of that line.
+    /// After the CR of that line.
     SizeEnd {
         size: u64,
     },
     Data(u64),
-    /// Behind the data: CR, then LF.
+    /// After the data: CR, then LF.
     DataEnd {
         carriage_return: bool,
     },
-    /// In a line of the trailers, or in the empty one behind them.
+    /// Within a line of the trailers, or in the empty line after them.
     Trailer {
         length: usize,
         colon: bool,
     },
-    /// Behind the CR of that line.
+    /// After the CR of that line.
     TrailerEnd {
         length: usize,
         colon: bool,
@@ -80,7 +80,7 @@ enum DecoderState {
 }
 
 impl Decoder {
-    /// For a body with this framing. Trailers are held to the limits of a head.
+    /// Decodes a body with this framing. Trailers are held to the limits of a head.
     pub const fn new(framing: Framing, limits: &HeadLimits) -> Self {
         let state = match framing {
             Framing::Empty | Framing::Length(0) => DecoderState::Done,
@@ -102,7 +102,7 @@ impl Decoder {
         matches!(self.state, DecoderState::Done)
     }
 
-    /// Bytes that are still to come, if the length is known.
+    /// Bytes still to come, if the length is known.
     pub const fn remaining(&self) -> Option<u64> {
         match self.state {
             DecoderState::Length(left) => Some(left),
@@ -110,7 +110,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes that are still to come of the chunk whose size was read last.
+    /// Bytes still to come of the current chunk.
     pub const fn announced(&self) -> u64 {
         match self.state {
             DecoderState::Data(left) => left,
@@ -118,10 +118,11 @@ impl Decoder {
         }
     }
 
-    /// Takes the next piece from the front of the input. Nothing consumed: more input is needed, or the body is done.
+    /// Decodes the next piece at the front of the input. If it consumes nothing, it needs more input, or the body has
+    /// ended.
     ///
     /// # Errors
-    /// Which rule the chunks break.
+    /// The rule that the chunks break.
     pub fn next(&mut self, input: &[u8]) -> Result<Decoded, BadBody> {
         let mut at = 0;
         while at < input.len() {
@@ -155,7 +156,7 @@ impl Decoder {
         Ok(piece(at, at))
     }
 
-    /// One byte of chunk framing, which is strict: no bare LF, no blanks, nothing left out.
+    /// Handles one byte of chunk framing. It is strict: no bare LF, no spaces, nothing omitted.
     fn framing_byte(&mut self, state: DecoderState, byte: u8) -> Result<DecoderState, BadBody> {
         Ok(match (state, byte) {
             (DecoderState::Size { digits, size }, byte) => size_byte(digits, size, byte)?,
@@ -206,7 +207,7 @@ impl Decoder {
         })
     }
 
-    /// A byte of a chunk extension, of which the line has `length` already.
+    /// Handles a byte of a chunk extension; the line has `length` bytes of it already.
     fn extension_byte(&mut self, byte: u8, length: usize) -> Result<(), BadBody> {
         self.extensions += 1;
         if byte < b' ' && byte != b'\t' || byte == 0x7f {
@@ -243,7 +244,7 @@ impl Decoder {
     }
 }
 
-/// A byte of a chunk's size, of which there were so many digits before.
+/// Handles a byte of a chunk size, after this many digits.
 fn size_byte(digits: u8, size: u64, byte: u8) -> Result<DecoderState, BadBody> {
     let digit = char::from(byte).to_digit(16);
     Ok(match (digits, digit, byte) {
@@ -266,12 +267,12 @@ const fn piece(start: usize, end: usize) -> Decoded {
     }
 }
 
-/// The smaller of what is left of a body and what is at hand.
+/// The number of bytes to take: what is left of the body, or the available bytes if they are fewer.
 fn take(left: u64, at_hand: usize) -> usize {
     usize::try_from(left).map_or(at_hand, |left| left.min(at_hand))
 }
 
-/// Writes data as one chunk. Empty data writes nothing, for an empty chunk would be the last.
+/// Writes data as one chunk. Writes nothing for empty data, since an empty chunk would end the body.
 pub fn write_chunk(data: &[u8], out: &mut Vec<u8>) {
     if data.is_empty() {
         return;
@@ -286,7 +287,7 @@ pub fn write_chunk(data: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The chunk that ends a body, without trailers.
+/// The chunk that ends a body without trailers.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 const START: DecoderState = DecoderState::Size { digits: 0, size: 0 };
@@ -294,7 +295,7 @@ const TRAILER: DecoderState = DecoderState::Trailer {
     length: 0,
     colon: false,
 };
-/// Bytes of a chunk extension on one line, and of all of a body.
+/// Most bytes of chunk extensions, on one line and in the whole body.
 const MOST_EXTENSION: usize = 256;
 const MOST_EXTENSIONS: usize = 16 * 1024;
 

@@ -1,8 +1,8 @@
-//! Conditions and ranges of requests (RFC 9110 13 and 14). Pure.
+//! Conditional requests and ranges (RFC 9110 13 and 14). Pure.
 //!
-//! What is asked for is a file, of which an entity tag, a time and a length are known. [`Conditions`] are found in one
-//! pass over the fields, since most requests have none; then [`Conditions::check`] says whether there is an answer
-//! without the file, and [`Conditions::ranges`] which bytes of it are wanted.
+//! They are evaluated for a file whose entity tag, time and length are known. [`Conditions::of`] finds the fields in
+//! one pass, since most requests have none; [`Conditions::check`] decides between the file, 304 and 412, and
+//! [`Conditions::ranges`] which bytes to send.
 
 use std::ops::Range;
 use std::time::UNIX_EPOCH;
@@ -13,16 +13,16 @@ use super::date;
 use super::encoding::ContentCoding;
 use super::headers::Headers;
 
-/// What tells one version of a file from another.
+/// What distinguishes one version of a file from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Validators {
-    /// The entity tag as a field's value, quoted; with `W/` in front where it is weak.
+    /// The entity tag as in the field, with quotes, and with the prefix `W/` if it is weak.
     pub etag: Box<str>,
-    /// Seconds since 1970 of the last change; `None` where nothing can be said of it.
+    /// The time of the last change, in seconds since 1970; `None`: unknown.
     pub modified: Option<u64>,
-    /// Whether that second was over: until then there may be another change in it.
+    /// Whether that second has passed: until then the file may change again within it.
     pub is_past: bool,
-    /// Bytes.
+    /// The length in bytes.
     pub length: u64,
 }
 
@@ -30,55 +30,55 @@ pub struct Validators {
 #[derive(Clone, Copy, Debug)]
 pub struct Conditions<'h> {
     headers: &'h Headers,
-    /// Which of the fields there are.
+    /// Which of [`FIELDS`] the request has.
     present: [bool; FIELDS.len()],
 }
 
-/// What the preconditions of a request come to (RFC 9110 13.2.2).
+/// The result of the preconditions of a request (RFC 9110 13.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionResult {
-    /// The request is to be answered.
+    /// All hold: respond as usual.
     Go,
-    /// 304: the visitor has what it asks for.
+    /// 304: the client has this version already.
     NotModified,
-    /// 412: the visitor wants nothing under these circumstances.
+    /// 412: a condition does not hold.
     Failed,
 }
 
-/// Which bytes are wanted.
+/// The bytes that a request selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeSelection {
-    /// All of them, with a 200.
+    /// The whole file, with status 200.
     Whole,
-    /// These, each within the length and none empty, with a 206; at least one.
+    /// These ranges, with status 206: at least one, each within the file and not empty.
     Parts(Vec<Range<u64>>),
-    /// None that there are: 416.
+    /// Status 416: no range overlaps the file.
     Unsatisfiable,
 }
 
 impl Validators {
-    /// For a file with this time, in seconds since 1970, and length, as seen at the time `now`.
+    /// The validators of a file with this time (in seconds since 1970) and length, seen at the time `now`.
     ///
-    /// The tag is that of the original, in quotes: both numbers in hexadecimal.
+    /// The tag has the format of the original: both numbers in hexadecimal.
     pub fn new(modified: i64, length: u64, now: i64) -> Self {
         Self {
             etag: format!("\"{modified:x}-{length:x}\"").into(),
-            // RFC 9110 8.8.2.1: not later than the answer.
+            // RFC 9110 8.8.2.1: not later than the Date of the response.
             modified: u64::try_from(modified).ok().filter(|_| modified <= now),
             is_past: modified < now,
             length,
         }
     }
 
-    /// The same with a number in the tag that tells versions of the same second and length apart.
+    /// Adds a number to the tag that distinguishes versions of the same second and length.
     #[must_use]
     pub fn marked(mut self, mark: u64) -> Self {
         self.etag = format!("\"{}-{mark:x}\"", self.opaque()).into();
         self
     }
 
-    /// The same of a file that has the content of the one that is asked for, encoded: another representation, whose tag is
-    /// another one even if time and length are the same.
+    /// The validators of the same content in a content coding. This is another representation, so its tag differs even
+    /// if time and length are the same.
     #[must_use]
     pub fn in_coding(mut self, coding: ContentCoding) -> Self {
         let mark = if self.are_strong() { "" } else { "W/" };
@@ -86,15 +86,15 @@ impl Validators {
         self
     }
 
-    /// The same of `length` bytes with this content that were made for the occasion: the tag is weak.
+    /// The validators of `length` bytes that were encoded from this content on the fly: the tag is weak.
     #[must_use]
     pub fn made(mut self, length: u64) -> Self {
         self.length = length;
         self.weak()
     }
 
-    /// The same of what may change again without time and length telling (RFC 9110 8.8.1): neither the tag nor the time
-    /// says that two versions are the same, byte for byte.
+    /// Makes the validators weak: the file may change again without a change of its time and length (RFC 9110 8.8.1),
+    /// so neither tag nor time proves that two versions are the same byte for byte.
     #[must_use]
     pub fn weak(mut self) -> Self {
         if self.are_strong() {
@@ -108,7 +108,7 @@ impl Validators {
         self.modified.map(date::of_seconds)
     }
 
-    /// Whether what has the same tag, or the same time, is the same, byte for byte.
+    /// Whether versions with the same tag, or the same time, are the same byte for byte.
     pub fn are_strong(&self) -> bool {
         !self.etag.starts_with("W/")
     }
@@ -118,19 +118,19 @@ impl Validators {
         self.etag.trim_start_matches("W/").trim_matches('"')
     }
 
-    /// Whether a tag of a list is this one. Comparison is weak (RFC 9110 8.8.3.2) or strong; the original knew no
-    /// quotes, and what it has given to visitors is still good.
+    /// Whether this tag matches one of a list, by weak or strong comparison (RFC 9110 8.8.3.2). The original wrote
+    /// tags without quotes; clients may still have those, so they match too.
     fn is(&self, tag: EntityTag<'_>, weak: bool) -> bool {
         tag.text == self.opaque().as_bytes() && (weak || self.are_strong() && !tag.weak)
     }
 }
 
 impl<'h> Conditions<'h> {
-    /// Looks for conditions among the fields of a request.
+    /// Finds the conditions among the fields of a request.
     pub fn of(headers: &'h Headers) -> Self {
         let mut present = [false; FIELDS.len()];
         for name in headers.names() {
-            // By length first, so that nearly all fields are done with after one comparison.
+            // Compare lengths first: that rules out nearly all fields.
             if !matches!(name.len(), 5 | 8 | 13 | 17 | 19) {
                 continue;
             }
@@ -141,22 +141,22 @@ impl<'h> Conditions<'h> {
         Self { headers, present }
     }
 
-    /// Whether there are none, so that the answer is the whole file.
+    /// Whether there are none, so that the response is the whole file.
     pub fn is_empty(&self) -> bool {
         self.present == [false; FIELDS.len()]
     }
 
-    /// Whether a part is asked for.
+    /// Whether the request has a Range field.
     pub fn want_part(&self) -> bool {
         self.has(RANGE)
     }
 
-    /// Whether the answer may be 304.
+    /// Whether the response may be 304.
     pub fn is_about_cache(&self) -> bool {
         self.has(IF_NONE_MATCH) || self.has(IF_MODIFIED_SINCE)
     }
 
-    /// Looks at the preconditions of a GET or HEAD, in the order of RFC 9110 13.2.2.
+    /// Evaluates the preconditions of a GET or HEAD, in the order of RFC 9110 13.2.2.
     pub fn check(&self, file: &Validators) -> ConditionResult {
         if self.has(IF_MATCH) {
             if !self.names(IF_MATCH, file, false) {
@@ -179,8 +179,8 @@ impl<'h> Conditions<'h> {
         ConditionResult::Go
     }
 
-    /// Which bytes a GET wants (RFC 9110 14). What is no range, or an unreasonable lot of ranges, means the whole, which
-    /// is always a right answer.
+    /// The bytes that a GET selects (RFC 9110 14). An invalid Range field, or an unreasonable number of ranges,
+    /// selects the whole file, which is always a correct response.
     pub fn ranges(&self, file: &Validators) -> RangeSelection {
         if !self.has(RANGE) || self.has(IF_RANGE) && !self.if_range(file) {
             return RangeSelection::Whole;
@@ -192,8 +192,8 @@ impl<'h> Conditions<'h> {
         }
     }
 
-    /// Whether the ranges are of this version (RFC 9110 13.1.5): tag or time must be strong, and the very same. A time is
-    /// strong if it is at least one second before the Date of the response (8.8.2.2).
+    /// Whether If-Range matches this version (RFC 9110 13.1.5): tag or time must be strong and equal. A time is strong
+    /// if it is at least one second before the Date of the response (8.8.2.2).
     fn if_range(&self, file: &Validators) -> bool {
         let Some(value) = self.headers.get(FIELDS[IF_RANGE]) else {
             return false;
@@ -211,14 +211,14 @@ impl<'h> Conditions<'h> {
         self.present[field]
     }
 
-    /// Whether a list of tags has that of the file, or is `*`.
+    /// Whether a list of tags contains that of the file, or is `*`.
     fn names(&self, field: usize, file: &Validators, weak: bool) -> bool {
         self.headers
             .get_all(FIELDS[field])
             .any(|list| list == b"*" || tags(list).any(|tag| file.is(tag, weak)))
     }
 
-    /// The seconds of a date. `None`: there is none, or it is not valid, and then it is ignored.
+    /// The seconds of a date. `None`: the field is missing or invalid, so it is ignored.
     fn date(&self, field: usize) -> Option<u64> {
         if !self.has(field) {
             return None;
@@ -241,7 +241,7 @@ struct EntityTag<'v> {
     text: &'v [u8],
 }
 
-/// The tags of a list (RFC 9110 8.8.3). A comma may stand in a tag.
+/// The tags of a list (RFC 9110 8.8.3). A tag may contain a comma.
 fn tags(mut list: &[u8]) -> impl Iterator<Item = EntityTag<'_>> {
     std::iter::from_fn(move || {
         while let [b' ' | b'\t' | b',', rest @ ..] = list {
@@ -267,12 +267,12 @@ fn tags(mut list: &[u8]) -> impl Iterator<Item = EntityTag<'_>> {
     })
 }
 
-/// Reads `bytes=0-499, -500` for a file of this length.
+/// Parses `bytes=0-499, -500` for a file of this length.
 fn parse_ranges(value: &[u8], length: u64) -> RangeSelection {
     let Some((unit, set)) = value.split_at_checked(BYTES.len()) else {
         return RangeSelection::Whole;
     };
-    // No range can say where it is in nothing at all.
+    // No range overlaps an empty file.
     if !unit.eq_ignore_ascii_case(BYTES) || length == 0 {
         return RangeSelection::Whole;
     }
@@ -294,7 +294,7 @@ fn parse_ranges(value: &[u8], length: u64) -> RangeSelection {
         }
         parts.push(part);
     }
-    // Ranges that overlap that much are a way to have much sent for little.
+    // Heavily overlapping ranges would make a small request cause a huge response.
     let total = parts.iter().try_fold(0_u64, |sum, part| {
         sum.checked_add(part.end - part.start)
             .filter(|sum| *sum <= length)
@@ -306,7 +306,7 @@ fn parse_ranges(value: &[u8], length: u64) -> RangeSelection {
     }
 }
 
-/// One of `0-499`, `500-`, `-500`; empty if it is outside. `None`: it is none of these.
+/// Parses one of `0-499`, `500-`, `-500`; the result is empty if it is outside the file. `None`: invalid.
 fn parse_range(spec: &[u8], length: u64) -> Option<Range<u64>> {
     let dash = memchr::memchr(b'-', spec)?;
     let (first, last) = (&spec[..dash], &spec[dash + 1..]);
@@ -321,7 +321,7 @@ fn parse_range(spec: &[u8], length: u64) -> Option<Range<u64>> {
     }
 }
 
-/// A number of digits only, however many. `Some(None)`: nothing is there.
+/// A number of any count of digits and nothing else. `Some(None)`: the text is empty.
 fn number(digits: &[u8]) -> Option<Option<u64>> {
     if digits.is_empty() {
         return Some(None);
@@ -350,7 +350,7 @@ const IF_UNMODIFIED_SINCE: usize = 3;
 const IF_RANGE: usize = 4;
 const RANGE: usize = 5;
 const BYTES: &[u8] = b"bytes=";
-/// More ranges than that are answered with the whole.
+/// Most ranges in a request; with more, the response is the whole file.
 const MOST_RANGES: usize = 16;
 
 #[cfg(test)]

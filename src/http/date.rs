@@ -1,5 +1,5 @@
-//! Dates as HTTP writes them (RFC 9110 5.6.7), for every clock: one before 1970 shows the first date that the format has, one
-//! after 9999 the last.
+//! HTTP dates (RFC 9110 5.6.7). Times before 1970 become the first date that the format can express, times after 9999
+//! the last.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ pub fn text(time: SystemTime) -> String {
     of_seconds(since.as_secs())
 }
 
-/// The same for seconds since 1970.
+/// The date of a number of seconds since 1970.
 pub fn of_seconds(seconds: u64) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds.min(LAST)))
 }

@@ -1,4 +1,4 @@
-//! Content codings: which of them a visitor takes, and which answers may be encoded on their way (RFC 9110 8.4, 12.5.3).
+//! Content codings: which ones a client accepts, and which responses may be compressed (RFC 9110 8.4, 12.5.3).
 
 use super::head::ResponseHead;
 use super::headers::Headers;
@@ -14,20 +14,20 @@ pub enum ContentCoding {
     Gzip,
 }
 
-/// What the Accept-Encoding of a request says.
+/// The Accept-Encoding fields of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// In the order of [`ContentCoding::ALL`], in thousandths.
+    /// Weights in the order of [`ContentCoding::ALL`], in thousandths.
     codings: [u16; 3],
-    /// What is said of no coding at all, or 0: nobody minds it.
+    /// The weight of `identity` (no coding); 0 if it is not mentioned.
     identity: u16,
 }
 
 impl ContentCoding {
-    /// All of them, what makes the least of a text first.
+    /// All codings, the one that compresses text best first.
     pub const ALL: [Self; 3] = [Self::Brotli, Self::Zstd, Self::Gzip];
 
-    /// As it stands in fields.
+    /// The name in fields.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Brotli => "br",
@@ -36,7 +36,7 @@ impl ContentCoding {
         }
     }
 
-    /// What the name of a file has at its end whose content is in this coding.
+    /// The extension of files in this coding.
     pub const fn extension(self) -> &'static str {
         match self {
             Self::Brotli => ".br",
@@ -56,8 +56,8 @@ impl ContentCoding {
 }
 
 impl Accepted {
-    /// Reads the Accept-Encoding fields. Without any, and where one is not understood, nothing is to be encoded: that may
-    /// be done then (RFC 9110 12.5.3), but whoever says nothing may well not know how to decode it.
+    /// Reads the Accept-Encoding fields. If there is none, or one is invalid, nothing is encoded: the standard would
+    /// allow it (RFC 9110 12.5.3), but a client that sends no field may well be unable to decode anything.
     pub fn of(headers: &Headers) -> Self {
         let mut codings = [None; ContentCoding::ALL.len()];
         let mut rest = 0;
@@ -87,18 +87,18 @@ impl Accepted {
         }
     }
 
-    /// Whether a coding is taken, and liked as much as none.
+    /// Whether the client accepts a coding and prefers it to, or likes it as much as, none.
     pub const fn takes(&self, coding: ContentCoding) -> bool {
         let weight = self.codings[coding as usize];
         weight > 0 && weight >= self.identity
     }
 
-    /// Which of these is liked best; of two that are liked as much the one that comes first in [`ContentCoding::ALL`]. `None`:
-    /// none at all.
+    /// The coding of these that the client prefers; with equal weights the first one in [`ContentCoding::ALL`].
+    /// `None`: it accepts none of them.
     pub fn best(&self, available: impl Fn(ContentCoding) -> bool) -> Option<ContentCoding> {
         let fit = |coding: &ContentCoding| self.takes(*coding) && available(*coding);
         let weight = |coding: &ContentCoding| self.codings[*coding as usize];
-        // Of several that are the largest the last one counts.
+        // `max_by_key` returns the last of several maxima.
         ContentCoding::ALL
             .into_iter()
             .rev()
@@ -106,7 +106,7 @@ impl Accepted {
             .max_by_key(weight)
     }
 
-    /// Whether the visitor takes none of the codings there are.
+    /// Whether the client accepts no coding at all.
     pub fn is_nothing(&self) -> bool {
         !ContentCoding::ALL
             .into_iter()
@@ -114,11 +114,11 @@ impl Accepted {
     }
 }
 
-/// Whether an answer is one that may be encoded for who takes it: complete, not encoded yet, of a type that `types` have
-/// (`text/html`, `text/*`), and without a field that forbids it or would be wrong then.
+/// Whether a response may be encoded: it is complete, not encoded yet, of one of these types (`text/html`, `text/*`),
+/// and has no field that forbids encoding or would become wrong.
 pub fn may_be_encoded<T: AsRef<str>>(head: &ResponseHead, types: &[T]) -> bool {
     let whole = match head.status {
-        // RFC 9110 15.3.6, 15.3.7: no content, and a part of it.
+        // RFC 9110 15.3.6, 15.3.7: 205 has no content, 206 is a part.
         204..=206 => false,
         200..=299 | 400..=599 => true,
         _ => false,
@@ -132,15 +132,15 @@ pub fn may_be_encoded<T: AsRef<str>>(head: &ResponseHead, types: &[T]) -> bool {
             .is_some_and(|value| has_type(value, types))
 }
 
-/// Whether Cache-Control says no-transform, in a request or a response (RFC 9111 5.2.1.6, 5.2.2.6).
+/// Whether Cache-Control has no-transform, in a request or a response (RFC 9111 5.2.1.6, 5.2.2.6).
 pub fn forbids_change(headers: &Headers) -> bool {
     let lists = headers.get_all("Cache-Control");
     let mut directives = lists.flat_map(|list| list.split(|byte| *byte == b','));
     directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
 }
 
-/// Says that an answer comes in a coding, whose length is not known. It is another representation then: its tag says no
-/// more than that the content is the same (RFC 9110 8.8.3), and parts of it cannot be had.
+/// Changes the head of a response for an encoded body of unknown length. The encoded body is another representation,
+/// so the tag becomes weak (RFC 9110 8.8.3) and ranges are not offered.
 pub fn encoded(head: &mut ResponseHead, coding: ContentCoding) {
     head.length = None;
     head.headers
@@ -149,7 +149,7 @@ pub fn encoded(head: &mut ResponseHead, coding: ContentCoding) {
     weaken(&mut head.headers);
 }
 
-/// Says of an answer, or of a 304, that it would be another one with another Accept-Encoding (RFC 9110 12.5.5).
+/// Adds Accept-Encoding to Vary, in a response or a 304 (RFC 9110 12.5.5).
 pub fn varies(headers: &mut Headers) {
     let said = |list: &[u8]| {
         list.split(|byte| *byte == b',').any(|name| {
@@ -165,7 +165,7 @@ pub fn varies(headers: &mut Headers) {
     headers.set("Vary", &all);
 }
 
-/// Gives a 304 the tag by which the visitor knows what it has: an encoded answer has a weak one.
+/// Gives a 304 the tag that the client's copy has: encoded responses have weak ones.
 pub fn matches(head: &mut ResponseHead, request: &Headers) {
     let Some(tag) = head
         .headers
@@ -181,7 +181,7 @@ pub fn matches(head: &mut ResponseHead, request: &Headers) {
     }
 }
 
-/// Makes a strong tag weak. What is no tag at all is removed.
+/// Makes a strong tag weak. Removes an invalid one.
 fn weaken(headers: &mut Headers) {
     let Some(tag) = headers.get("ETag") else {
         return;
@@ -198,7 +198,7 @@ fn weaken(headers: &mut Headers) {
     }
 }
 
-/// Whether the value of Content-Type, without its parameters, is in a list.
+/// Whether the media type of a Content-Type, without parameters, is in a list.
 pub fn has_type<T: AsRef<str>>(value: &[u8], types: &[T]) -> bool {
     let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
     let essence = essence.trim_ascii();
@@ -213,7 +213,7 @@ pub fn has_type<T: AsRef<str>>(value: &[u8], types: &[T]) -> bool {
     })
 }
 
-/// A weight in thousandths (RFC 9110 12.4.2): `q=0.5`.
+/// Parses a weight (RFC 9110 12.4.2): `q=0.5` is 500.
 fn weight(text: &[u8]) -> Option<u16> {
     let ([b'q' | b'Q', b'='], digits) = text.split_at_checked(2)? else {
         return None;
@@ -241,8 +241,8 @@ fn weight(text: &[u8]) -> Option<u16> {
 }
 
 const ACCEPT_ENCODING: &[u8] = b"Accept-Encoding";
-/// Fields of an answer that is encoded already, is a part, or says what its bytes are (RFC 9110 8.4, 14.4; RFC 9530; the
-/// last two are older).
+/// Fields that forbid encoding: the response is encoded already, is a part, or carries a digest of its bytes (RFC 9110
+/// 8.4, 14.4; RFC 9530; the last two are older).
 const OBSTACLES: [&str; 6] = [
     "Content-Encoding",
     "Content-Range",

@@ -1,7 +1,7 @@
-//! Fields by which proxies and applications speak to each other.
+//! Fields that only proxies and applications may send to each other.
 
-/// Whether a field is one by which one proxy speaks to the next or to an application, or an application to its proxy.
-/// Applications and frameworks believe what these say of a client's address, scheme, host or path.
+/// Whether a field is reserved for communication between proxies, or between a proxy and an application. Applications
+/// and frameworks trust what these fields say about the address, scheme, host or path of a request.
 pub fn is_forwarding(name: &[u8]) -> bool {
     let is = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
     FORWARDING.iter().any(is)
@@ -10,9 +10,9 @@ pub fn is_forwarding(name: &[u8]) -> bool {
             .is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED))
 }
 
-/// The beginning of many of them.
+/// The common prefix of many of them.
 const X_FORWARDED: &[u8] = b"X-Forwarded-";
-/// The others.
+/// The other fields.
 const FORWARDING: [&str; 22] = [
     "Forwarded",
     "X-Forwarded",

@@ -1,13 +1,13 @@
 //! Heads of requests and responses (RFC 9112 2 to 6).
 //!
-//! A [`HeadScanner`] finds the end of a head while it comes in; then [`RequestHead::parse`] or [`ResponseHead::parse`]
-//! takes the head apart, each with the help of `fields`, and `write` makes a new one of the parts. `httparse` splits the
-//! fields; it accepts more than a proxy may, so the strict rules stand here. `names` knows the field names that an
-//! application may take for other ones, [`AnswerHeads`] which heads may follow each other in an answer.
+//! A [`HeadScanner`] finds the end of a head as its bytes arrive; [`RequestHead::parse`] and [`ResponseHead::parse`]
+//! parse the head. `fields` parses the field lines with `httparse`, which accepts more than a proxy may, so the strict
+//! rules are applied here. `names` classifies field names, `write` writes lines, and [`AnswerHeads`] reads the interim
+//! heads and the final head of a response.
 //!
-//! **Invariants**: what concerns one connection only (Connection and what it names, framing, Upgrade, Expect) is
-//! taken out of the fields and stands in the head's own members; a head has exactly one framing; the result does not
-//! depend on how the bytes were cut.
+//! **Invariants**: everything that concerns one connection only (Connection and the fields it names, framing, Upgrade,
+//! Expect) is removed from the fields and kept in members of the head; a head has exactly one framing; the result does
+//! not depend on how the bytes were split.
 
 mod answer;
 mod fields;
@@ -29,11 +29,11 @@ pub use response::{ACCEL_REDIRECT, ALLOW, Persistence, ResponseHead, SENDFILE, w
 pub use scan::HeadScanner;
 pub use write::{write_field, write_number_field};
 
-/// The host that a head asks for, for a message about it: it need not be complete, nor a valid head. `None`: it has no
-/// complete and valid Host field, or several.
+/// The host that an incomplete or invalid head asks for, for log messages. `None`: it has no complete and valid Host
+/// field, or more than one.
 pub fn host_of_refused(head: &[u8]) -> Option<Host> {
     let mut lines = head.split_inclusive(|byte| *byte == b'\n');
-    // Empty lines may be in front of the first one.
+    // Empty lines may precede the first line.
     lines.by_ref().find(|line| !line.trim_ascii().is_empty())?;
     let mut hosts = lines
         .map_while(|line| line.strip_suffix(b"\n"))

@@ -3,19 +3,19 @@
 use std::fmt;
 use std::ops::Range;
 
-/// Fields in their order and spelling. Names are compared without regard to case (RFC 9110 5.1).
+/// Fields in order, with their spelling. Names are compared case-insensitively (RFC 9110 5.1).
 ///
-/// All bytes are in one buffer, so that a head costs two allocations however many fields it has; they stand there as
-/// they will be written, so that writing them is one copy.
+/// All fields are in one buffer, as they will be written, so that a head costs two allocations however many fields it
+/// has, and writing is one copy.
 #[derive(Clone, Default)]
 pub struct Headers {
     bytes: Vec<u8>,
     fields: Vec<Field>,
-    /// There are bytes that belong to no field any more, or fields in another order than their bytes.
+    /// The buffer contains bytes of removed fields, or the fields are in another order than their bytes.
     mixed: bool,
 }
 
-/// Where the line of a field is in the buffer: `Name: value` and CRLF.
+/// The position of a field's line, `Name: value` and CRLF, in the buffer.
 #[derive(Clone, Copy)]
 struct Field {
     start: u32,
@@ -34,7 +34,7 @@ impl Headers {
         }
     }
 
-    /// No fields, and room for some.
+    /// No fields, with room for this many fields and bytes.
     pub fn with_capacity(fields: usize, bytes: usize) -> Self {
         Self {
             bytes: Vec::with_capacity(bytes),
@@ -43,14 +43,14 @@ impl Headers {
         }
     }
 
-    /// Adds a field behind the others. The name must be a token and the value free of control bytes.
+    /// Adds a field at the end. The name must be a token and the value free of control bytes.
     pub fn push(&mut self, name: &str, value: &[u8]) {
         let field = self.store(name, value);
         self.fields.push(field);
     }
 
-    /// Adds a field that is a line already: `Name: value` and CRLF. `name` is the length of the name. Under the same
-    /// conditions as [`Headers::push`].
+    /// Adds a complete line, `Name: value` and CRLF, at the end. `name` is the length of the name; the conditions of
+    /// [`Headers::push`] hold.
     pub(super) fn push_line(&mut self, line: &[u8], name: usize) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(line);
@@ -73,7 +73,7 @@ impl Headers {
         self.get(name).is_some()
     }
 
-    /// Removes all fields with this name; tells whether there were any.
+    /// Removes all fields with this name; returns whether there were any.
     pub fn remove(&mut self, name: &str) -> bool {
         let before = self.fields.len();
         let Self { bytes, fields, .. } = self;
@@ -83,7 +83,7 @@ impl Headers {
         any
     }
 
-    /// Makes this the only field with its name: in the place of the first one, or behind all others.
+    /// Makes this the only field with its name, in the position of the first one, or at the end.
     pub fn set(&mut self, name: &str, value: &[u8]) {
         let first = self.fields.iter().position(|field| self.is(field, name));
         self.remove(name);
@@ -96,7 +96,7 @@ impl Headers {
     /// Names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.fields.iter().map(|field| {
-            // Names come in as `str`, so they are still that.
+            // Names were `str` when they were added.
             let name = str::from_utf8(&self.bytes[field.name()]).unwrap_or_default();
             (name, &self.bytes[field.value()])
         })
@@ -124,7 +124,7 @@ impl Headers {
         self.mixed = false;
     }
 
-    /// Writes `Name: value` and CRLF for each (RFC 9112 5).
+    /// Writes `Name: value` and CRLF for each field (RFC 9112 5).
     pub fn write(&self, out: &mut Vec<u8>) {
         if !self.mixed {
             return out.extend_from_slice(&self.bytes);
@@ -132,7 +132,7 @@ impl Headers {
         self.write_some(|_| true, out);
     }
 
-    /// The same for those whose names are wanted.
+    /// Writes the fields whose names `wanted` accepts.
     pub fn write_some(&self, wanted: impl Fn(&[u8]) -> bool, out: &mut Vec<u8>) {
         for field in &self.fields {
             if wanted(&self.bytes[field.name()]) {
@@ -157,7 +157,7 @@ impl Headers {
 
 impl Field {
     fn new(start: usize, name: usize, end: usize) -> Self {
-        // Heads are limited far below 4 GiB.
+        // Heads are limited to far less than 4 GiB.
         let position = |at: usize| u32::try_from(at).expect("a head of less than 4 GiB");
         Self {
             start: position(start),

@@ -1,13 +1,13 @@
-//! How large a head may be.
+//! The limits for heads.
 
-/// How large a head may be; trailers are held to the same limits.
+/// The limits for a head; trailers are held to them too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
-    /// Bytes of all of it.
+    /// Most bytes of the whole head.
     pub head: usize,
-    /// Fields, at most 256.
+    /// Most fields, at most 256.
     pub fields: usize,
-    /// Bytes of a request's target.
+    /// Most bytes of a request target.
     pub target: usize,
 }
 

@@ -1,13 +1,13 @@
-//! HTTP/1.1 without sockets: bytes in, messages out, and back.
+//! HTTP/1.1 without sockets: parsing and writing messages.
 //!
 //! Everything here is pure: no sockets, no files, no clock, no log. A message is parsed strictly into its parts, with
-//! exactly one framing, and written anew from them; head bytes and chunk framing are never copied through, for
-//! nearly every way to smuggle a request begins where two readers understand the same bytes differently.
+//! exactly one framing, and written again from them. Heads and chunk framing are never copied verbatim: most request
+//! smuggling depends on two readers that understand the same bytes differently.
 //!
-//! [`headers`] holds fields, [`target`] is what a request asks for, [`head`] reads and writes both kinds of head,
-//! [`body`] the three kinds of framing, [`conditional`] when an answer needs no body, or a part of it, [`encoding`] which
-//! answers are compressed for whom, [`forwarding`] which fields only a proxy may send, [`auth`] how a visitor says who it
-//! is, [`date`] how dates are written.
+//! [`head`] parses and writes heads, [`headers`] holds fields, [`target`] parses request targets and hosts, [`body`]
+//! decodes and encodes bodies, [`conditional`] evaluates conditions and ranges, [`encoding`] negotiates compression,
+//! [`forwarding`] lists the fields that only a proxy may send, [`auth`] is Basic authentication, [`date`] formats
+//! dates.
 
 pub mod auth;
 pub mod body;

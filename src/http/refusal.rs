@@ -7,18 +7,18 @@ use super::limits::HeadLimits;
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The status code of the answer.
+    /// The status code of the response.
     pub status: u16,
-    /// Which rule it breaks.
+    /// The rule that the request breaks.
     pub why: &'static str,
 }
 
-/// Which rule a response breaks.
+/// The rule that a response breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadHead(pub &'static str);
 
 impl Refusal {
-    /// A 400 (Bad Request).
+    /// A refusal with status 400 (Bad Request).
     pub const fn bad(why: &'static str) -> Self {
         Self { status: 400, why }
     }
@@ -40,5 +40,5 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Why a head with more than [`HeadLimits::fields`] fields is refused.
+/// The reason for refusing a head with more than [`HeadLimits::fields`] fields.
 pub(super) const TOO_MANY_FIELDS: &str = "too many fields";

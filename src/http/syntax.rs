@@ -2,7 +2,7 @@
 
 use memchr::memchr;
 
-/// A version of HTTP that is spoken.
+/// A supported version of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0.
@@ -51,7 +51,7 @@ impl Method {
         })
     }
 
-    /// As it stands in the request line.
+    /// The method as in the request line.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Get => "GET",
@@ -65,24 +65,24 @@ impl Method {
         }
     }
 
-    /// Whether the request asks for nothing to be changed (RFC 9110 9.2.1).
+    /// Whether the method is safe: it asks for no change (RFC 9110 9.2.1).
     pub fn is_safe(&self) -> bool {
         matches!(self, Self::Get | Self::Head | Self::Options)
     }
 
-    /// Whether sending the request twice means the same as once (RFC 9110 9.2.2).
+    /// Whether sending the request twice has the same effect as sending it once (RFC 9110 9.2.2).
     pub fn is_idempotent(&self) -> bool {
         self.is_safe() || matches!(self, Self::Put | Self::Delete)
     }
 }
 
-/// Whether a byte may stand in a token (RFC 9110 5.6.2).
+/// Whether a token may contain this byte (RFC 9110 5.6.2).
 pub(super) const fn is_token(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
         | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
 }
 
-/// The first line, without its end, and what follows it.
+/// Splits a head into its first line, without the line end, and the rest.
 pub(super) fn split_first_line(head: &[u8]) -> (&[u8], &[u8]) {
     let end = memchr(b'\n', head).unwrap_or(head.len());
     let line = head[..end].strip_suffix(b"\r").unwrap_or(&head[..end]);

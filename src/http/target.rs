@@ -1,4 +1,4 @@
-//! What a request asks for: the target of its request line (RFC 9112 3.2), and hosts.
+//! Request targets (RFC 9112 3.2) and hosts.
 
 use std::borrow::Cow;
 
@@ -7,33 +7,33 @@ use percent_encoding::percent_decode;
 use super::refusal::Refusal;
 use super::syntax::Method;
 
-/// A target as it is forwarded: path and query, or `*`.
+/// A target in the form in which it is forwarded: path and query, or `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     text: Box<str>,
-    /// Bytes of the path, before a `?`.
+    /// The length of the path, up to a `?`.
     path: usize,
     authority: Option<Host>,
 }
 
-/// A host and maybe a port: a Host field or the authority of a target.
+/// A host with an optional port: a Host field or the authority of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     text: Box<str>,
-    /// Lower case, without a final dot. Empty where the text is so already, which it nearly always is.
+    /// In lower case, without a final dot; `None` if the text is so already, as it nearly always is.
     folded: Option<Box<str>>,
-    /// Bytes of the name in the text.
+    /// The length of the name in the text.
     name: usize,
     port: Option<u16>,
 }
 
 impl Target {
-    /// Reads a target in origin-form (`/path?query`), absolute-form (`http://host/path?query`) or asterisk-form (`*`, with
-    /// OPTIONS only).
+    /// Parses a target in origin-form (`/path?query`), absolute-form (`http://host/path?query`) or asterisk-form (`*`,
+    /// with OPTIONS only).
     ///
     /// # Errors
-    /// 400 for everything else: other forms, other schemes, user information, bytes that may not stand in a URI
-    /// (RFC 3986 2).
+    /// 400 for everything else: other forms, other schemes, user information, bytes that are invalid in a URI (RFC
+    /// 3986 2).
     pub fn parse(method: &Method, bytes: &[u8]) -> Result<Self, Refusal> {
         let allowed = |byte: &u8| matches!(byte, b'!'..=b'~') && *byte != b'#';
         let text = match str::from_utf8(bytes) {
@@ -67,7 +67,7 @@ impl Target {
         };
         let text = match path.starts_with('/') {
             true => path.into(),
-            // RFC 9112 3.2.4: without a path it is about the whole server.
+            // RFC 9112 3.2.4: without a path, the target is the server as a whole.
             false if path.is_empty() && *method == Method::Options => "*".into(),
             // RFC 9112 3.2.1: an empty path is sent as `/`.
             false => format!("/{path}").into(),
@@ -83,22 +83,22 @@ impl Target {
         }
     }
 
-    /// Path and query.
+    /// Path and query, or `*`.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The path as it was sent, without query.
+    /// The path as sent, without the query.
     pub fn path(&self) -> &str {
         &self.text[..self.path]
     }
 
-    /// What follows the first `?`.
+    /// The query: what follows the first `?`.
     pub fn query(&self) -> Option<&str> {
         self.text.get(self.path + 1..)
     }
 
-    /// The path with `%XX` decoded, once. What is not two hexadecimal digits stays as it is.
+    /// The path with `%XX` decoded once. A `%` without two hexadecimal digits stays as it is.
     pub fn decoded_path(&self) -> Cow<'_, [u8]> {
         decoded(self.path().as_bytes())
     }
@@ -108,19 +108,19 @@ impl Target {
         self.authority.as_ref()
     }
 
-    /// Whether the request is about the server as a whole.
+    /// Whether the target is `*`, the server as a whole.
     pub fn is_asterisk(&self) -> bool {
         &*self.text == "*"
     }
 }
 
-/// Bytes with `%XX` decoded, once. What is not two hexadecimal digits stays as it is.
+/// Decodes `%XX` once. A `%` without two hexadecimal digits stays as it is.
 pub fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
     percent_decode(bytes).into()
 }
 
 impl Host {
-    /// Reads `uri-host [ ":" port ]` (RFC 9110 7.2). `None`: it is empty or not valid.
+    /// Parses `uri-host [ ":" port ]` (RFC 9110 7.2). `None`: empty or invalid.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = str::from_utf8(bytes).ok()?;
         let name = match text.strip_prefix('[') {
@@ -138,7 +138,7 @@ impl Host {
         let port = match text[name..].strip_prefix(':') {
             None if name < text.len() => return None,
             None | Some("") => None,
-            // `parse` would take a sign.
+            // `parse` would accept a sign.
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Some(digits.parse().ok()?)
             }
@@ -157,28 +157,28 @@ impl Host {
         })
     }
 
-    /// The name, lower case, without port and final dot; an IPv6 address in its brackets.
+    /// The name in lower case, without port and final dot; an IPv6 address in brackets.
     pub fn name(&self) -> &str {
         self.folded.as_deref().unwrap_or(&self.text[..self.name])
     }
 
-    /// The port, if it was sent.
+    /// The port, if there is one.
     pub const fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// Name and port as they were sent.
+    /// Name and port as sent.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether both mean the same host.
+    /// Whether both are the same host and port.
     pub fn is_same(&self, other: &Self) -> bool {
         self.name() == other.name() && self.port == other.port
     }
 }
 
-/// RFC 3986 3.2.2, without percent-encoding, which no host of the Web has.
+/// Bytes of a host name by RFC 3986 3.2.2, without percent-encoding, which host names on the Web do not use.
 const fn is_of_name(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
         | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')

@@ -1,4 +1,4 @@
-//! The access log: a line for each exchange, as text or JSON.
+//! The access log: a line for each exchange, in combined format or JSON.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::config::{AccessFormat, AccessLogConfig};
 use crate::escape::{is_plain, is_unsafe};
 use crate::http::date;
 
-/// The lines of exchanges, to one file.
+/// An access log in one file.
 #[derive(Debug)]
 pub struct AccessLog {
     format: AccessFormat,
@@ -24,24 +24,24 @@ pub struct AccessLog {
 /// One line of an access log.
 #[derive(Debug, Serialize)]
 pub struct AccessRecord<'a> {
-    /// When the request was complete; rendered by [`AccessLog::write`].
+    /// The time when the request was complete; formatted by [`AccessLog::write`].
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
-    /// The visitor's address.
+    /// The client's address.
     pub client: &'a str,
-    /// Who the visitor is, if it had to prove that, else `-`.
+    /// The user name, if the request needed a password, else `-`.
     pub user: &'a str,
     /// The method, `-` if the request could not be read.
     pub method: &'a str,
     /// The target as it was forwarded.
     pub target: &'a str,
-    /// The host that was asked for.
+    /// The requested host.
     pub host: &'a str,
     /// `HTTP/1.0` or `HTTP/1.1`.
     pub version: &'a str,
-    /// The status code of the answer, 0 if there was none.
+    /// The status code of the response, 0 if there was none.
     pub status: u16,
-    /// Bytes of the answer's body that were handed to the system.
+    /// Bytes of the response body that were handed to the system.
     pub bytes: u64,
     /// The name of the site, `-` if none.
     pub site: &'a str,
@@ -50,13 +50,13 @@ pub struct AccessRecord<'a> {
     /// Milliseconds of waiting for a backend.
     #[serde(serialize_with = "milliseconds")]
     pub queue_ms: Duration,
-    /// Milliseconds from having a backend to the head of its answer.
+    /// Milliseconds from the lease of a backend to the head of its response.
     #[serde(serialize_with = "milliseconds")]
     pub backend_ms: Duration,
-    /// Milliseconds from the whole head of the request to the end of the answer.
+    /// Milliseconds from the complete head of the request to the end of the response.
     #[serde(serialize_with = "milliseconds")]
     pub total_ms: Duration,
-    /// `complete`, or the reason for which the exchange was cut.
+    /// `complete`, or the reason why the exchange was cut short.
     pub ended: &'a str,
     /// The request's Referer, `-` if none.
     pub referer: &'a str,
@@ -65,10 +65,10 @@ pub struct AccessRecord<'a> {
 }
 
 impl AccessLog {
-    /// Opens a log. No path: standard output.
+    /// Opens a log; without a path, on standard output.
     ///
     /// # Errors
-    /// The file that could not be opened and why.
+    /// The file that cannot be opened, and the reason.
     pub fn open(log: &AccessLogConfig) -> Result<Self, OpenError> {
         Ok(Self {
             format: log.format,
@@ -90,26 +90,26 @@ impl AccessLog {
         }
     }
 
-    /// Has the lines written that are in memory. Does not wait for that.
+    /// Starts writing the lines in memory. Does not wait for that.
     pub fn flush(&self) {
         self.queue.flush();
     }
 
-    /// Has the lines of all these logs written and waits for it. `false`: one of them took nothing for a second.
+    /// Writes the lines of all these logs and waits. `false`: one of them made no progress for a second.
     pub fn settle(logs: &[Arc<Self>]) -> bool {
         queue::settle(logs.iter().map(|log| &log.queue))
     }
 
-    /// Closes the file, which no configuration names any more. Exchanges that began before that still have their lines
-    /// written, each at once.
+    /// Closes the file, which is no longer in the configuration. Later lines, of exchanges that started before, are
+    /// each written immediately.
     pub fn retire(&self) {
         self.queue.retire();
     }
 
-    /// Opens the file under its name.
+    /// Opens the file again by its name.
     ///
     /// # Errors
-    /// The file that could not be opened and why; the old one is still written to.
+    /// The file that cannot be opened, and the reason; the old one remains in use.
     pub fn reopen(&self) -> Result<(), OpenError> {
         self.queue.reopen()
     }
@@ -123,11 +123,11 @@ impl Drop for AccessLog {
 
 fn json(entry: &AccessRecord<'_>, line: &mut Vec<u8>) {
     let mut serializer = serde_json::Serializer::with_formatter(line, Escaping);
-    // Writing to memory does not fail, and the entry has no map with odd keys.
+    // Writing to memory does not fail, and all keys of the record are strings.
     let _ = entry.serialize(&mut serializer);
 }
 
-/// JSON with its unsafe letters escaped, of which the library does that only to C0 controls.
+/// JSON with unsafe letters escaped; the library escapes C0 controls only.
 struct Escaping;
 
 impl Formatter for Escaping {
@@ -141,7 +141,7 @@ impl Formatter for Escaping {
         }
         let mut rest = fragment;
         while let Some((at, letter)) = rest.char_indices().find(|(_, letter)| is_unsafe(*letter)) {
-            // None of them needs more than four digits.
+            // No unsafe letter needs more than four digits.
             write!(out, "{}\\u{:04x}", &rest[..at], u32::from(letter))?;
             rest = &rest[at + letter.len_utf8()..];
         }
@@ -149,7 +149,8 @@ impl Formatter for Escaping {
     }
 }
 
-/// Apache's combined format, then host, site, backend, the three times in milliseconds, and how it ended.
+/// Apache's combined format, followed by host, site, backend, three durations in milliseconds, and how the exchange
+/// ended.
 fn combined(entry: &AccessRecord<'_>, line: &mut Vec<u8>) {
     let date = date::text(entry.time);
     // `Sun, 06 Nov 1994 08:49:37 GMT`, always of this length.
@@ -176,17 +177,17 @@ fn combined(entry: &AccessRecord<'_>, line: &mut Vec<u8>) {
     );
 }
 
-/// Text between quotation marks, so that no client can write a line of its own.
+/// Escapes text between quotation marks, so that no client can forge a line.
 fn quoted(text: &str) -> Cow<'_, str> {
     escape_if(text, |letter| matches!(letter, '"' | '\\'))
 }
 
-/// Text without quotation marks: one word.
+/// Escapes text without quotation marks, so that it is a single word.
 fn bare(text: &str) -> Cow<'_, str> {
     escape_if(text, |letter| matches!(letter, '"' | '\\' | ' '))
 }
 
-/// Escapes what is unsafe and these.
+/// Escapes unsafe letters, and those that `also` accepts.
 fn escape_if(text: &str, also: impl Fn(char) -> bool) -> Cow<'_, str> {
     if is_plain(text) && !text.contains(&also) {
         return Cow::Borrowed(text);

@@ -1,4 +1,4 @@
-//! Messages as lines: the time, the level and the text, escaped.
+//! Formats messages as lines: the time, the level and the escaped text.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use simplelog::{ConfigBuilder, WriteLogger};
 
 use crate::escape::escape;
 
-/// A logger that writes each message as one line to `sink`, in pieces of which the last one ends with a line feed.
+/// A logger that writes each message to `sink` as one line, in pieces; the last piece ends with a line feed.
 pub(super) fn writer<W: Write + Send + 'static>(
     level: LevelFilter,
     sink: W,
@@ -21,7 +21,7 @@ pub(super) fn writer<W: Write + Send + 'static>(
     WriteLogger::new(level, format, sink)
 }
 
-/// Writes a record, escaped.
+/// Writes a record with its text escaped.
 pub(super) fn write<W: Write + Send + 'static>(writer: &WriteLogger<W>, record: &Record<'_>) {
     let text = record.args().to_string();
     let safe = escape(&text);

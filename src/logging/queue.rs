@@ -1,12 +1,12 @@
-//! Lines on their way into a file, and the threads that write them.
+//! Queues of lines, and the threads that write them to files.
 //!
-//! A line is added to a [`LogQueue`] in memory, by any thread, which takes a lock for a few instructions and never waits for
-//! the file. One thread writes to all files that have a path; these are opened so that no write waits for a reader (FIFOs,
-//! terminals). Standard output and standard error are shared with other programs, which such a setting would affect, so
-//! each of them has a thread of its own, which may wait in the system.
+//! Any thread adds lines to a [`LogQueue`] in memory; that takes a lock for a few instructions and never waits for the
+//! file. One thread writes to all files that have a path; they are opened so that no write waits for a reader (FIFOs,
+//! terminals). Standard output and standard error are shared with other programs, which that setting would affect, so
+//! each of them has its own thread, which may block.
 //!
-//! **Invariants**: a line goes out whole and in its order, or is counted as lost. What is kept of one file is bounded, and
-//! so is what is kept of all.
+//! **Invariants**: lines are written whole and in order, or counted as lost. The memory of each queue, and of all
+//! queues, is bounded.
 
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -25,75 +25,75 @@ use crate::process::reason;
 
 /// Lines for one file or standard stream.
 pub(super) struct LogQueue {
-    /// How messages name it: `access log /var/log/a`.
+    /// The name in messages: `access log /var/log/a`.
     name: String,
     path: Option<PathBuf>,
     kind: LogKind,
     writer: &'static Writer,
     state: Mutex<LogQueueState>,
-    /// With `state`: something was written, or given up.
+    /// With `state`: bytes were written or dropped.
     progress: Condvar,
-    /// The writer's own.
+    /// Used by the writer thread only.
     hand: Mutex<PendingWrite>,
 }
 
-/// What the lines are, which decides where losses are reported.
+/// The kind of lines, which decides where losses are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogKind {
-    /// Messages: in the same file, and on standard error.
+    /// Messages: losses are reported in the same file and on standard error.
     Messages,
-    /// Lines of exchanges: in the messages.
+    /// Lines of an access log: losses are reported as messages.
     Access,
 }
 
-/// What has become of a line.
+/// What happened to an added line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum LineFate {
     /// It will be written.
     Kept,
-    /// There was no room for it. The first one since losses were reported.
+    /// It was dropped for lack of room: the first one since losses were reported.
     FirstLost,
-    /// There was no room for it.
+    /// It was dropped for lack of room.
     Lost,
 }
 
 #[derive(Default)]
 struct LogQueueState {
     lines: Vec<u8>,
-    /// What goes to the present target before the next one takes its place.
+    /// Lines for the current target, each followed by the target that replaces it.
     turns: Vec<(Vec<u8>, LogTarget)>,
-    /// Bytes in `lines`, `turns` and the hand.
+    /// Bytes in `lines`, `turns` and `hand`.
     pending: usize,
-    /// Bytes written or given up, for whoever waits.
+    /// Bytes written or dropped, for waiting threads.
     done: u64,
     /// Lines lost since the last report.
     lost: u64,
-    /// The writer knows of it.
+    /// The writer thread has been notified.
     is_due: bool,
-    /// Nothing flushes it every now and then: each line is due at once.
+    /// The log is no longer flushed periodically: each line is written immediately.
     is_retired: bool,
 }
 
-/// What is being written.
+/// The bytes that are being written.
 struct PendingWrite {
     target: LogTarget,
     bytes: Vec<u8>,
     written: usize,
-    /// The target that comes after `bytes`.
+    /// The target for the bytes after these.
     next: Option<LogTarget>,
-    /// A line was broken off by an error.
+    /// An error has cut a line.
     is_torn: bool,
     /// The last write failed.
     has_failed: bool,
-    /// The log says that it cannot be written.
+    /// The failure has been reported.
     is_reported: bool,
-    /// When losses were reported last.
+    /// The time of the last report of losses.
     reported: Option<Instant>,
-    /// How long it is left alone while it takes nothing.
+    /// The pause before the next attempt while the target accepts nothing.
     pause: Duration,
 }
 
-/// A thread that writes, and what it is to look at.
+/// A thread that writes, and the queues that it has to look at.
 struct Writer {
     name: &'static str,
     is_started: Mutex<bool>,
@@ -101,17 +101,17 @@ struct Writer {
     changed: Condvar,
 }
 
-/// A message on its way into a queue: it comes in many pieces, of which the last one is the end of the line.
+/// Collects the pieces of a message; the last piece ends the line, which goes to the queue.
 pub(super) struct MessageLine {
     bytes: Vec<u8>,
     queue: Arc<LogQueue>,
 }
 
 impl LogQueue {
-    /// Opens a file, or the standard stream for what it is.
+    /// Opens a file, or the standard stream of this kind.
     ///
     /// # Errors
-    /// The system refuses it, or a thread to write to it.
+    /// The system refuses the file or the thread that writes to it.
     pub(super) fn open(path: Option<&Path>, kind: LogKind) -> Result<Arc<Self>, OpenError> {
         static FILES: Writer = Writer::new("log");
         let name = match (path, kind) {
@@ -130,10 +130,10 @@ impl LogQueue {
         queue.map_err(|cause| OpenError { name, cause })
     }
 
-    /// Standard output, for lines of exchanges.
+    /// The queue of standard output.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The thread cannot be started.
     pub(super) fn stdout() -> io::Result<Arc<Self>> {
         static STDOUT: Writer = Writer::new("log-stdout");
         static QUEUE: OnceLock<Arc<LogQueue>> = OnceLock::new();
@@ -142,7 +142,7 @@ impl LogQueue {
         once(&QUEUE, new)
     }
 
-    /// Standard error, for messages.
+    /// The queue of standard error.
     fn stderr() -> io::Result<Arc<Self>> {
         static STDERR: Writer = Writer::new("log-stderr");
         static QUEUE: OnceLock<Arc<LogQueue>> = OnceLock::new();
@@ -170,7 +170,7 @@ impl LogQueue {
         }))
     }
 
-    /// How messages name it.
+    /// The name in messages.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -180,8 +180,8 @@ impl LogQueue {
         self.path.as_deref()
     }
 
-    /// Adds a line, with its end. `urgent`: it is to be written at once, else after [`LogQueue::flush`] or when there are many.
-    /// Never waits.
+    /// Adds a line, including its line feed. `urgent`: write it immediately, rather than after [`LogQueue::flush`] or
+    /// when many have collected. Never waits.
     pub(super) fn add(self: &Arc<Self>, line: &[u8], urgent: bool) -> LineFate {
         let mut state = self.state.lock();
         let fits = state.pending == 0 || state.pending + line.len() <= MOST;
@@ -203,7 +203,7 @@ impl LogQueue {
         LineFate::Kept
     }
 
-    /// Has the lines written that are there. Does not wait for that.
+    /// Starts writing all lines. Does not wait for that.
     pub(super) fn flush(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if state.pending > 0 && !mem::replace(&mut state.is_due, true) {
@@ -212,7 +212,7 @@ impl LogQueue {
         }
     }
 
-    /// Waits until all lines are written. `false`: nothing was written for a second.
+    /// Waits until all lines are written. `false`: there was no progress for a second.
     fn settle(&self) -> bool {
         let mut state = self.state.lock();
         while state.pending > 0 {
@@ -225,10 +225,10 @@ impl LogQueue {
         true
     }
 
-    /// Opens the file under its name; further lines go there, and those before them where they would have gone.
+    /// Opens the file again by its name, for further lines; earlier lines still go to the old file.
     ///
     /// # Errors
-    /// The file that could not be opened and why; the old one is still written to.
+    /// The file that cannot be opened, and the reason; the old one remains in use.
     pub(super) fn reopen(self: &Arc<Self>) -> Result<(), OpenError> {
         let Some(path) = &self.path else {
             return Ok(());
@@ -241,7 +241,7 @@ impl LogQueue {
         Ok(())
     }
 
-    /// Closes the file. Further lines are written each at once, for which it is opened.
+    /// Closes the file. Opens it again for each further line.
     pub(super) fn retire(self: &Arc<Self>) {
         match &self.path {
             Some(path) => self.turn(LogTarget::Named(path.clone()), true),
@@ -261,7 +261,7 @@ impl LogQueue {
         }
     }
 
-    /// Writes what is there. Returns when to try again, if that is to be done. Runs on the writer's thread.
+    /// Writes what is in the queue, on the writer thread. Returns when to try again, if that is needed.
     fn drain(self: &Arc<Self>) -> Option<Instant> {
         let mut hand = self.hand.lock();
         let mut failure = None;
@@ -295,12 +295,12 @@ impl LogQueue {
         None
     }
 
-    /// Whether another target is to take the place of this one, so that waiting for it is over.
+    /// Whether another target is about to replace this one, so that waiting for it is pointless.
     fn is_turning(&self, hand: &PendingWrite) -> bool {
         hand.next.is_some() || !self.state.lock().turns.is_empty()
     }
 
-    /// So many bytes are written, or given up.
+    /// Accounts for bytes that were written or dropped.
     fn account(&self, bytes: usize) {
         TOTAL.fetch_sub(bytes, Ordering::Relaxed);
         let mut state = self.state.lock();
@@ -310,7 +310,7 @@ impl LogQueue {
         self.progress.notify_all();
     }
 
-    /// What is to be said of losses now. Once when it cannot be written, once when it can be again.
+    /// The report that is due now, if any: one when writing fails, one when it works again.
     fn report(&self, hand: &mut PendingWrite, failure: Option<io::Error>) -> Option<LossReport> {
         let mut state = self.state.lock();
         let lost = match state.lost {
@@ -342,12 +342,12 @@ impl LogQueue {
         Some(LossReport::Whole(text, was_reported))
     }
 
-    /// Puts something about this log where it will be found. `aside`: not only in the log itself.
+    /// Reports about this log. `aside`: also elsewhere than in the log itself.
     fn tell(self: &Arc<Self>, level: log::Level, text: &str, aside: bool) {
         match self.kind {
             LogKind::Access => log::log!(level, "{text}"),
             LogKind::Messages => {
-                // Where it cannot be written there is no use in adding to it.
+                // While the log cannot be written, do not add to it.
                 if level != log::Level::Error {
                     message(self, level, text);
                 }
@@ -362,10 +362,10 @@ impl LogQueue {
     }
 }
 
-/// Has the lines of all of these written and waits for it. `false`: one of them took nothing for a second.
+/// Writes the lines of all these queues and waits. `false`: one of them made no progress for a second.
 pub(super) fn settle<'a>(mut queues: impl Iterator<Item = &'a Arc<LogQueue>> + Clone) -> bool {
     queues.clone().for_each(LogQueue::flush);
-    // After the first one that takes nothing, the others have had their second as well.
+    // While the first stuck queue was given its second, the others had it too.
     queues.all(|queue| queue.settle())
 }
 
@@ -378,11 +378,11 @@ impl MessageLine {
     }
 }
 
-// Simplelog does not add up what it writes.
+// `simplelog` writes a message in pieces.
 impl Write for MessageLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes.extend_from_slice(bytes);
-        // A message itself has no line feed: it was escaped.
+        // The text of a message has no line feed, since it is escaped.
         if bytes.ends_with(b"\n") {
             self.queue.add(&self.bytes, true);
             self.bytes.clear();
@@ -396,7 +396,7 @@ impl Write for MessageLine {
     }
 }
 
-/// Puts a message into a queue, whatever else goes there.
+/// Adds a message to a queue.
 fn message(queue: &Arc<LogQueue>, level: log::Level, text: &str) {
     let mut record = Record::builder();
     let writer = writer(LevelFilter::Trace, MessageLine::new(queue));
@@ -407,11 +407,11 @@ fn message(queue: &Arc<LogQueue>, level: log::Level, text: &str) {
 }
 
 enum LossReport {
-    /// It was reported too recently.
+    /// The last report is too recent; try again at this time.
     Later(Instant),
-    /// It cannot be written.
+    /// Writing fails.
     Broken(String),
-    /// Losses are over; and whether it had been reported that it cannot be written.
+    /// Writing works again; whether a failure had been reported.
     Whole(String, bool),
 }
 
@@ -430,7 +430,7 @@ impl PendingWrite {
         }
     }
 
-    /// Takes up what is to be written next. `false`: there is nothing, and the queue is not due any more.
+    /// Loads the next bytes to write. `false`: there are none, and the queue is not due any more.
     fn load(&mut self, state: &mut LogQueueState) -> bool {
         while self.written == self.bytes.len() {
             self.bytes.clear();
@@ -460,7 +460,7 @@ impl PendingWrite {
         true
     }
 
-    /// Writes once.
+    /// Makes one write.
     fn write(&mut self) -> io::Result<()> {
         let rest = &self.bytes[self.written..];
         let piece = match self.target.is_shared() {
@@ -480,19 +480,19 @@ impl PendingWrite {
         }
     }
 
-    /// Leaves the rest out and returns how many lines it has.
+    /// Drops the remaining bytes and returns how many lines they are.
     fn give_up(&mut self) -> u64 {
         let rest = &self.bytes[self.written..];
         let lines = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
-        // That was to end the line before, which was counted then.
+        // This line feed ends the previous line, which was counted then.
         let end = self.is_torn && self.written == 0 && rest.first() == Some(&b'\n');
         self.written = self.bytes.len();
         lines - u64::from(end)
     }
 }
 
-/// How much may be written at once, so that no other program writes within a line: all the lines that the system takes
-/// as one (`PIPE_BUF`), or else one.
+/// How many bytes to write at once, so that no other program writes within a line: all complete lines that the system
+/// writes atomically (`PIPE_BUF`), or else one line.
 fn whole_lines(bytes: &[u8]) -> usize {
     let most = bytes.len().min(AT_ONCE);
     let end = bytes[..most].iter().rposition(|byte| *byte == b'\n');
@@ -540,7 +540,7 @@ impl Writer {
         }
     }
 
-    /// Waits for something that is due, or for this moment.
+    /// Waits for queues that are due, at most until `moment`.
     fn next(&self, into: &mut Vec<Arc<LogQueue>>, moment: Option<Instant>) {
         let mut due = self.due.lock();
         while due.is_empty() {
@@ -557,7 +557,7 @@ impl Writer {
     }
 }
 
-/// Takes so many bytes from what all queues may keep.
+/// Takes bytes from the limit of all queues together.
 fn charge(bytes: usize) -> bool {
     let fits = TOTAL.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_IN_ALL;
     if !fits {
@@ -587,20 +587,20 @@ const STANDARD_OUTPUT: &str = "standard output";
 const STANDARD_ERROR: &str = "standard error";
 /// Bytes in all queues.
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
-/// At most so many,
+/// Most bytes in all queues.
 const MOST_IN_ALL: usize = 16 << 20;
-/// and so many of one file.
+/// Most bytes in one queue.
 const MOST: usize = 1 << 20;
-/// So many bytes are written though no flush was asked for.
+/// This many bytes are written without waiting for a flush.
 const BATCH: usize = 32 * 1024;
-/// Bytes that a pipe takes all at once, or none of them (`PIPE_BUF`).
+/// The size up to which a write to a pipe is atomic (`PIPE_BUF`).
 const AT_ONCE: usize = 4096;
-/// How long a file that takes nothing is left alone: at first, and at most.
+/// The first and the longest pause before trying a stuck target again.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// How long losses are not reported again.
+/// The shortest time between two reports of losses.
 const REST: Duration = Duration::from_secs(10);
-/// How long the end of the program waits for a log that takes nothing.
+/// How long the end of the program waits for a stuck log.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

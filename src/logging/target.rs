@@ -1,4 +1,4 @@
-//! Where lines of logs go: files, and the standard streams.
+//! The targets of logs: files and the standard streams.
 
 use std::error::Error;
 use std::fmt;
@@ -13,11 +13,11 @@ use nix::libc::{O_NOCTTY, O_NONBLOCK};
 
 use crate::process::reason;
 
-/// Where lines go.
+/// A target of lines.
 pub(super) enum LogTarget {
     File {
         file: File,
-        /// No regular file: others may write to it, too.
+        /// Not a regular file, so that others may write to it too.
         is_shared: bool,
     },
     /// A file that is opened for each write.
@@ -45,7 +45,7 @@ impl LogTarget {
         match self {
             Self::File { file, .. } => file.write(bytes),
             Self::Named(path) => append(path)?.write(bytes),
-            // Not by the library's own, which keeps what it could not write for the end of the program.
+            // Not through the standard library, which would keep unwritten bytes until the end of the program.
             Self::Stdout => write_stream(io::stdout().as_fd(), bytes),
             Self::Stderr => write_stream(io::stderr().as_fd(), bytes),
         }
@@ -54,24 +54,24 @@ impl LogTarget {
 
 fn write_stream(stream: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     match nix::unistd::write(stream, bytes) {
-        // It was closed by whoever has started us.
+        // The stream was closed before the program started.
         Err(Errno::EBADF) => Ok(bytes.len()),
         result => Ok(result?),
     }
 }
 
-/// Opens a file for adding to it, without waiting for whoever reads it and so that no write waits either.
+/// Opens a file for appending, such that neither opening nor writing waits for a reader.
 fn append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options
         .append(true)
         .create(true)
-        // The mask of the process takes away from that.
+        // The umask is applied to this.
         .mode(0o644)
         .custom_flags(O_NONBLOCK | O_NOCTTY);
     let is_fifo = fs::metadata(path).is_ok_and(|data| data.file_type().is_fifo());
     if is_fifo {
-        // Also for reading: then it can be opened before its reader is there, and its reader may come and go.
+        // Open a FIFO for reading too: then it opens without a reader, and readers may come and go.
         match options.clone().read(true).open(path) {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
             result => return result,
@@ -83,7 +83,7 @@ fn append(path: &Path) -> io::Result<File> {
 /// A log file that could not be opened.
 #[derive(Debug)]
 pub struct OpenError {
-    /// How messages name it.
+    /// The name in messages.
     pub(super) name: String,
     pub(super) cause: io::Error,
 }

@@ -1,4 +1,4 @@
-//! A connection, plain or with TLS: of a visitor, of a backend, or to a server that was dialled.
+//! A connection, plain or with TLS: of a client, of a backend, or to a server that was dialled.
 //!
 //! Most calls do not wait. Those that do, each under a deadline, are for a worker that blocks for a moment, for the threads
 //! that dial in or check servers, and for the access proxy. Without TLS each call is that of the [`Stream`] and nothing more.
@@ -251,7 +251,7 @@ impl Conn {
         Ok(true)
     }
 
-    /// Makes the close that follows a reset, so that the peer can tell that an answer was cut short.
+    /// Makes the close that follows a reset, so that the peer can tell that a response was cut short.
     pub fn reset_on_close(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.cut();

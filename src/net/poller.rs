@@ -3,7 +3,7 @@
 //! Each worker blocks in `epoll_wait(2)` on one shared set and takes the next event itself, so there is no dispatcher
 //! and, under load, no sleep between two items. An item (a session) has up to two sockets in the set:
 //!
-//! - The *visitor's* is registered from [`Poller::enter`] to the end, edge-triggered. That saves the system call
+//! - The *client's* is registered from [`Poller::enter`] to the end, edge-triggered. That saves the system call
 //!   that would arm it again, but an item may only be parked for reading once all there was has been read.
 //! - The *backend's* is armed for one event, and only when an exchange parks ([`Poller::arm`]). Registered for good,
 //!   it would wake a second worker for each response that the first one reads while it blocks.
@@ -93,12 +93,12 @@ pub enum Load {
 /// Why an item came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// The visitor's socket has bytes, or room for more, and no end.
+    /// The client's socket has bytes, or room for more, and no end.
     Ready,
-    /// The visitor's socket has something beyond bytes: the visitor has ended its sending side, or the connection is
+    /// The client's socket has something beyond bytes: the client has ended its sending side, or the connection is
     /// broken. There may be bytes to read before that.
     Ended,
-    /// The backend's socket has what it was armed for, or its end. Nothing is known of the visitor's.
+    /// The backend's socket has what it was armed for, or its end. Nothing is known of the client's.
     Backend,
     /// The item was woken or handed over. Nothing is known of its sockets.
     Woken,
@@ -138,7 +138,7 @@ struct PollerSlot<T> {
     generation: u32,
     /// Something happened while the item was out.
     marked: bool,
-    /// What the visitor's socket is registered for.
+    /// What the client's socket is registered for.
     armed: Interest,
     /// The slot's entry among the deadlines. It outlives the item, so that short-lived ones leave nothing behind.
     scheduled: Option<Instant>,
@@ -181,7 +181,7 @@ impl<T: AsFd> Poller<T> {
         &self.alarm
     }
 
-    /// Takes a new item in and parks it until its visitor's socket can be read or `deadline` is over.
+    /// Takes a new item in and parks it until its client's socket can be read or `deadline` is over.
     ///
     /// # Errors
     /// Those of `epoll_ctl(2)`; the item is dropped then.
@@ -200,11 +200,11 @@ impl<T: AsFd> Poller<T> {
         Ok(token)
     }
 
-    /// Parks an item until something happens at the visitor's socket (`interest`, or its end), at the backend's if that
+    /// Parks an item until something happens at the client's socket (`interest`, or its end), at the backend's if that
     /// was armed, until it is woken, or until `deadline` is over; it may come back without any of these. Gives the item
     /// back if something has happened since it came out.
     ///
-    /// At the visitor's socket only what happens after the item came out brings it back, so read until nothing is left
+    /// At the client's socket only what happens after the item came out brings it back, so read until nothing is left
     /// before parking for that. A change of `interest` costs a system call and reports what is ready already.
     ///
     /// # Errors
@@ -279,7 +279,7 @@ impl<T: AsFd> Poller<T> {
         self.slots.lock().release(token);
     }
 
-    /// Stops watching the visitor's socket of an item that is out and will not be parked again. Its token stays its own.
+    /// Stops watching the client's socket of an item that is out and will not be parked again. Its token stays its own.
     pub fn let_go(&self, item: &T) {
         // What may fail is only that it is not watched.
         let _ = self.epoll.delete(item.as_fd());
@@ -649,7 +649,7 @@ impl Drop for Blocking<'_> {
 }
 
 impl Token {
-    /// The data of the visitor's events.
+    /// The data of the client's events.
     fn number(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
@@ -687,7 +687,7 @@ fn direction_flags(interest: Interest) -> EpollFlags {
 const BATCH: usize = 64;
 /// Stale events after which [`Poller::try_wait`] gives up.
 const MOST_LOOKS: usize = 8;
-/// What makes an event of the visitor's more than bytes.
+/// What makes an event of the client's more than bytes.
 const ENDED: EpollFlags = EpollFlags::EPOLLRDHUP
     .union(EpollFlags::EPOLLHUP)
     .union(EpollFlags::EPOLLERR);
@@ -709,7 +709,7 @@ mod tests {
 
     use super::*;
 
-    /// An item, its token, and the other end of its visitor's socket.
+    /// An item, its token, and the other end of its client's socket.
     struct Parked {
         poller: Poller<UnixStream>,
         token: Token,
@@ -807,7 +807,7 @@ mod tests {
             assert!(it.poller.try_wait().is_none());
             it.visitor.shutdown(std::net::Shutdown::Write).unwrap();
             let out = item(&it.poller, Cause::Ended);
-            // And once: a visitor that has only ended its sending side still reads.
+            // And once: a client that has only ended its sending side still reads.
             assert!(it.park(out, interest).is_none());
             assert!(it.poller.try_wait().is_none());
         }
@@ -1083,7 +1083,7 @@ mod tests {
         });
     }
 
-    /// What is read of the backend while it is parked for its visitor.
+    /// What is read of the backend while it is parked for its client.
     struct ParkedExchange {
         visitor: UnixStream,
         backend: UnixStream,
@@ -1124,7 +1124,7 @@ mod tests {
             }
             let begun = Instant::now();
             for sent in 0..ANSWERS {
-                // The last answer has just been read, so the worker is about to arm.
+                // The last response has just been read, so the worker is about to arm.
                 while answers.load(Ordering::SeqCst) < sent {
                     if begun.elapsed() > Duration::from_secs(60) {
                         poller.stop();
@@ -1232,7 +1232,7 @@ mod tests {
     }
 }
 
-/// All orders of a few steps of workers, backend, visitor, waker and tick, over the real slots.
+/// All orders of a few steps of workers, backend, client, waker and tick, over the real slots.
 #[cfg(test)]
 mod model {
     use std::collections::HashSet;
@@ -1255,7 +1255,7 @@ mod model {
         armed: bool,
         /// Rings that are due, but not done.
         rings: usize,
-        /// What has happened and was not seen by the item yet: bytes of the backend, bytes of the visitor, news of a
+        /// What has happened and was not seen by the item yet: bytes of the backend, bytes of the client, news of a
         /// waker. And wakes that are due, but not done.
         answered: bool,
         sent: bool,
@@ -1269,7 +1269,7 @@ mod model {
     struct ModelScript {
         /// the backend sends something,
         answers: usize,
-        /// the visitor does,
+        /// the client does,
         sends: usize,
         /// something frees what the item waits for,
         news: usize,

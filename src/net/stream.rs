@@ -1,7 +1,7 @@
 //! A connected stream socket, TCP or Unix.
 //!
 //! The socket stays in blocking mode. Calls that must not wait say so to the system with `MSG_DONTWAIT`,
-//! and waits for a visitor go through `poll(2)` with the time that is left, so that no socket option has to
+//! and waits for a client go through `poll(2)` with the time that is left, so that no socket option has to
 //! be set for them. Reads from a backend, of which there is at least one per request, block in `recv(2)`
 //! under `SO_RCVTIMEO`, which is only set when it changes.
 //!
@@ -155,7 +155,7 @@ impl Stream {
             setsockopt(&socket, sockopt::SendTimeout, &time_value(left))?;
             match socket::connect(socket.as_raw_fd(), &address) {
                 Ok(()) => return Ok(Self::from(socket)),
-                // With a timeout the system does not begin anew by itself (signal(7)).
+                // With a timeout the system does not begin again by itself (signal(7)).
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Err(ErrorKind::TimedOut.into()),
                 Err(error) => return Err(error.into()),
@@ -412,7 +412,7 @@ impl Stream {
         let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 
-    /// Makes the close that follows a reset, so that the peer can tell that an answer was cut short.
+    /// Makes the close that follows a reset, so that the peer can tell that a response was cut short.
     pub fn reset_on_close(&self) {
         let linger = nix::libc::linger {
             l_onoff: 1,

@@ -1,4 +1,4 @@
-//! TLS, with rustls: which certificate a visitor gets, whom a backend trusts, and the records of one connection.
+//! TLS, with rustls: which certificate a client gets, whom a backend trusts, and the records of one connection.
 //!
 //! Nothing here waits. A handshake goes on whenever something can be read, like the head of a request, so the session
 //! parks in between.
@@ -47,7 +47,7 @@ pub struct LoadError {
     pub why: String,
 }
 
-/// What lets visitors resume sessions; made once, so that they can do so after a reload.
+/// What lets clients resume sessions; made once, so that they can do so after a reload.
 #[derive(Clone, Debug)]
 pub struct Tickets(Arc<dyn ProducesTickets>);
 
@@ -84,13 +84,13 @@ pub struct TlsSession {
     cut: bool,
 }
 
-/// Picks a certificate by the name that the visitor wants (RFC 6066 3).
+/// Picks a certificate by the name that the client wants (RFC 6066 3).
 #[derive(Debug)]
 struct ByName {
     exact: HashMap<String, Arc<CertifiedKey>>,
     /// By what follows the star.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
-    /// For visitors that name none, or one that nobody has.
+    /// For clients that name none, or one that nobody has.
     first: Arc<CertifiedKey>,
 }
 
@@ -186,7 +186,7 @@ impl Authorities {
 }
 
 impl Acceptor {
-    /// For an address with these certificates, of which the first is for visitors that name no host or an unknown one.
+    /// For an address with these certificates, of which the first is for clients that name no host or an unknown one.
     /// With authorities: only for those who show a certificate of theirs.
     ///
     /// # Panics
@@ -230,7 +230,7 @@ impl Acceptor {
                 .with_cert_resolver(Arc::new(names));
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         config.ticketer = Arc::clone(&tickets.0);
-        // One is enough for visitors that open one connection after the other; each costs a write and a key.
+        // One is enough for clients that open one connection after the other; each costs a write and a key.
         config.send_tls13_tickets = 1;
         Self(Arc::new(config))
     }
@@ -238,7 +238,7 @@ impl Acceptor {
     /// Begins a handshake.
     ///
     /// # Errors
-    /// Those of the library; none is known that a visitor could cause.
+    /// Those of the library; none is known that a client could cause.
     pub fn accept(&self) -> io::Result<TlsSession> {
         let mut connection =
             ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
@@ -507,7 +507,7 @@ impl TlsSession {
         };
         self.more = socket.full;
         let state = self.connection.process_new_packets();
-        // Answers of the handshake, and alerts.
+        // Responses of the handshake, and alerts.
         let flushed = self.flush_now(stream);
         if let Err(error) = state {
             return Err(io::Error::new(ErrorKind::InvalidData, error));
@@ -634,7 +634,7 @@ fn pem_reason(error: pem::Error) -> String {
 
 /// Bounds what is read of a file of certificates; the authorities of a whole system are a quarter of a megabyte.
 const PEM_BYTES: u64 = 4 << 20;
-/// Bytes that the library may hold for a visitor that does not read; a few records.
+/// Bytes that the library may hold for a client that does not read; a few records.
 const MOST_BUFFERED: usize = 64 * 1024;
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use super::conn::Conn;
 use super::flow::{BrokenEnd, EndReadiness, Flow, FlowStage, TunnelEnd};
 use crate::stats::Close;
 
-/// The tunnels of one server. `V` owns a visitor's connection, `B` a backend's.
+/// The tunnels of one server. `V` owns a client's connection, `B` a backend's.
 #[derive(Debug)]
 pub struct Tunnels<V, B> {
     epoll: Epoll,
@@ -50,9 +50,9 @@ pub struct Tunnels<V, B> {
 pub struct Start<B> {
     /// The other end.
     pub backend: B,
-    /// What the visitor gets first.
+    /// What the client gets first.
     pub to_visitor: Vec<u8>,
-    /// What was read from the visitor already.
+    /// What was read from the client already.
     pub to_backend: Vec<u8>,
     /// How long to wait for what.
     pub patience: TunnelTimeouts,
@@ -63,11 +63,11 @@ pub struct Start<B> {
 pub struct TunnelTimeouts {
     /// Nothing moves.
     pub idle: Duration,
-    /// The visitor takes nothing while there is something for it.
+    /// The client takes nothing while there is something for it.
     pub write: Duration,
-    /// The backend takes nothing; or it sends nothing to a visitor that has ended its side.
+    /// The backend takes nothing; or it sends nothing to a client that has ended its side.
     pub backend: Duration,
-    /// The visitor sends nothing to a backend that has ended its side.
+    /// The client sends nothing to a backend that has ended its side.
     pub visitor: Duration,
 }
 
@@ -76,7 +76,7 @@ pub struct TunnelTimeouts {
 pub struct TunnelEnded {
     /// Why.
     pub reason: Close,
-    /// Bytes that were handed to the system for the visitor.
+    /// Bytes that were handed to the system for the client.
     pub to_visitor: u64,
     /// Bytes that were handed to the system for the backend.
     pub to_backend: u64,

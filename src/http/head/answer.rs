@@ -1,4 +1,4 @@
-//! The heads of an answer: any number of interim ones, and the final one (RFC 9110 15.2).
+//! The heads of a response: any number of interim ones, and the final one (RFC 9110 15.2).
 
 use super::request::RequestHead;
 use super::response::ResponseHead;
@@ -6,16 +6,16 @@ use super::scan::HeadScanner;
 use crate::http::limits::HeadLimits;
 use crate::http::refusal::BadHead;
 
-/// Takes the heads of the answer to one request out of what the other side says, as it comes.
+/// Reads the heads of the response to one request as the bytes arrive.
 #[derive(Clone, Debug)]
 pub struct AnswerHeads {
     scanner: HeadScanner,
-    /// Interim ones so far.
+    /// Number of interim heads so far.
     interim: u32,
 }
 
 impl AnswerHeads {
-    /// For an answer of which nothing has come.
+    /// Expects the first head of a response.
     pub const fn new() -> Self {
         Self {
             scanner: HeadScanner::response(),
@@ -23,12 +23,12 @@ impl AnswerHeads {
         }
     }
 
-    /// The next head and its length. `bytes` is all that has come behind the one before; `None`: there is no whole head in
-    /// it yet. The last one is the first that is not [interim](ResponseHead::is_interim): a 101 is, for behind it there is
-    /// no HTTP.
+    /// Parses the next head; returns it with its length. `bytes` starts after the previous head. `None`: the head is
+    /// not complete yet. The first head that is not [interim](ResponseHead::is_interim) is the last one; a 101 is
+    /// final, since no HTTP follows it.
     ///
     /// # Errors
-    /// The rule that a head breaks; a 101 to which `request` has not asked to be switched; more than ten interim ones.
+    /// The rule that a head breaks; a 101 that `request` has not asked for; more than ten interim heads.
     pub fn next(
         &mut self,
         bytes: &[u8],
@@ -40,7 +40,7 @@ impl AnswerHeads {
             return Ok(None);
         };
         let head = ResponseHead::parse(&bytes[..end], limits)?;
-        // Whoever asks for nothing is switched by nothing.
+        // A 101 needs a request with an Upgrade field.
         if head.status == 101 && !request.is_switched_by(&head) {
             return Err(BadHead("101 that nobody asked for"));
         }
@@ -61,7 +61,7 @@ impl Default for AnswerHeads {
     }
 }
 
-/// Interim responses before the final one.
+/// Most interim responses before the final one.
 const MOST_INTERIM: u32 = 10;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The fields of a head: which of them go on to the other side, and what the others say of this connection.
+//! Parses the field lines of a head: separates the fields to forward from those of this connection.
 
 use std::borrow::Cow;
 
@@ -12,20 +12,20 @@ use crate::http::limits::HeadLimits;
 use crate::http::refusal::{BadHead, Refusal, TOO_MANY_FIELDS};
 use crate::http::syntax::{Version, is_token};
 
-/// The fields of a message, those of one connection set apart.
+/// The fields of a message, with those of the connection set apart.
 #[derive(Default)]
 pub(super) struct Fields<'h> {
     pub(super) headers: Headers,
-    /// Those of a request whose names an application may take for other ones.
+    /// Fields of a request whose names an application may confuse with others.
     pub(super) ambiguous: Headers,
-    /// The first two of each, for two are a fault.
+    /// The first two values; a second one is an error.
     pub(super) hosts: [Option<&'h [u8]>; 2],
     pub(super) encodings: [Option<&'h [u8]>; 2],
-    /// There is rarely more than one, and room for one costs no allocation.
+    /// There is rarely more than one; storing the first one here avoids an allocation.
     length: Option<&'h [u8]>,
     more_lengths: Vec<&'h [u8]>,
     pub(super) expect: Option<&'h [u8]>,
-    /// A list, which may come in several fields.
+    /// A list, possibly combined from several fields.
     pub(super) upgrade: Option<Cow<'h, [u8]>>,
     close: bool,
     keep_alive: bool,
@@ -33,13 +33,13 @@ pub(super) struct Fields<'h> {
 }
 
 impl<'h> Fields<'h> {
-    /// Reads the field lines of a head, up to and with the empty line.
+    /// Parses the field lines of a head, including the final empty line.
     pub(super) fn parse(
         lines: &'h [u8],
         limits: &HeadLimits,
         request: bool,
     ) -> Result<Self, &'static str> {
-        // Most heads have few fields, and making room for more costs time.
+        // Most heads have few fields; a larger array would take time to initialise.
         let mut few = [httparse::EMPTY_HEADER; USUAL_FIELDS];
         let few = &mut few[..limits.fields.min(USUAL_FIELDS)];
         let parsed = match httparse::parse_headers(lines, few) {
@@ -89,7 +89,7 @@ impl<'h> Fields<'h> {
                     }
                 }
                 FieldKind::Host if request => keep_two(&mut fields.hosts, value),
-                // Of several, the one that is not known counts.
+                // If there are several, an unknown expectation takes precedence.
                 FieldKind::Expect if request => {
                     if fields.expect.is_none_or(is_continue) {
                         fields.expect = Some(value);
@@ -111,7 +111,7 @@ impl<'h> Fields<'h> {
                     for option in list(value) {
                         fields.option(option, &mut nominated);
                     }
-                    // Each of them is looked for among all the fields.
+                    // Bounds the time of removing each of them from the fields.
                     if nominated.len() > MOST_FIELDS {
                         return Err("too many options in Connection");
                     }
@@ -120,7 +120,7 @@ impl<'h> Fields<'h> {
             }
         }
         for name in nominated {
-            // What is not a name cannot name a field.
+            // An option that is not UTF-8 cannot be a field name.
             if let Ok(name) = str::from_utf8(name) {
                 fields.headers.remove(name);
                 fields.ambiguous.remove(name);
@@ -129,8 +129,8 @@ impl<'h> Fields<'h> {
         Ok(fields)
     }
 
-    /// An option of the Connection field. Most name a field that is for the next hop only; some fields are too
-    /// important to be named away.
+    /// Handles an option of the Connection field. Most options name a field for the next hop only; protected fields
+    /// cannot be removed that way.
     fn option(&mut self, option: &'h [u8], nominated: &mut Vec<&'h [u8]>) {
         if option.eq_ignore_ascii_case(b"close") {
             self.close = true;
@@ -176,7 +176,7 @@ impl<'h> Fields<'h> {
         }
     }
 
-    /// Several lengths are one if they are all alike (RFC 9110 8.6).
+    /// Several lengths count as one if they are all equal (RFC 9110 8.6).
     pub(super) fn response_length(&self) -> Result<Option<u64>, BadHead> {
         let mut found = None;
         let lists = self.length.iter().chain(&self.more_lengths);
@@ -192,7 +192,7 @@ impl<'h> Fields<'h> {
     }
 }
 
-/// Fields that a visitor cannot have removed by naming them in Connection.
+/// Whether a field stays even if Connection names it.
 fn is_protected(name: &[u8]) -> bool {
     let protected: [&[u8]; 7] = [
         b"host",
@@ -212,9 +212,9 @@ fn is_protected(name: &[u8]) -> bool {
             .is_some_and(|start| start.eq_ignore_ascii_case(forwarding))
 }
 
-/// The line of a field, if it stands in the head as we would write it, with one blank in front of the value.
+/// The line of a field, if it is spelled as we would write it, with one space before the value.
 fn usual_line<'h>(lines: &'h [u8], name: &str, value: &[u8]) -> Option<&'h [u8]> {
-    // The name is a part of the lines.
+    // The name is a slice of the lines.
     let start = (name.as_ptr() as usize).checked_sub(lines.as_ptr() as usize)?;
     let line = lines.get(start..start + name.len() + value.len() + 4)?;
     let (head, rest) = line.split_at(name.len());
@@ -222,14 +222,14 @@ fn usual_line<'h>(lines: &'h [u8], name: &str, value: &[u8]) -> Option<&'h [u8]>
     (same && rest[2..rest.len() - 2] == *value).then_some(line)
 }
 
-/// Digits only, and no more than fit (RFC 9110 8.6).
+/// Digits only, and within the range of `u64` (RFC 9110 8.6).
 fn parse_length(value: &[u8]) -> Option<u64> {
     let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
     let number = |number, digit: &u8| number * 10 + u64::from(*digit - b'0');
     digits.then(|| value.iter().fold(0, number))
 }
 
-/// Takes away blanks and tabs on both sides, and nothing else.
+/// Removes spaces and tabs at both ends, and nothing else.
 const fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
@@ -240,13 +240,13 @@ const fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// The elements of a list (RFC 9110 5.6.1), those that are empty left out.
+/// The elements of a list (RFC 9110 5.6.1), without empty ones.
 pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let elements = value.split(|byte| *byte == b',').map(trim);
     elements.filter(|element| !element.is_empty())
 }
 
-/// The one expectation that there is (RFC 9110 10.1.1).
+/// Whether this is 100-continue, the only expectation that is defined (RFC 9110 10.1.1).
 pub(super) const fn is_continue(expectation: &[u8]) -> bool {
     expectation.eq_ignore_ascii_case(b"100-continue")
 }
@@ -258,7 +258,7 @@ fn keep_two<'h>(pair: &mut [Option<&'h [u8]>; 2], value: &'h [u8]) {
     }
 }
 
-/// What the library found wrong, in our words.
+/// Our words for the errors of `httparse`.
 const fn fault(error: httparse::Error) -> &'static str {
     match error {
         httparse::Error::HeaderName => "an invalid field name",
@@ -270,6 +270,6 @@ const fn fault(error: httparse::Error) -> &'static str {
     }
 }
 
-/// Slots for fields on the stack. Nobody needs to name more fields than there may be.
+/// Most fields, as an array on the stack, and most options of Connection.
 const MOST_FIELDS: usize = 256;
 const USUAL_FIELDS: usize = 32;

@@ -1,14 +1,14 @@
 //! Field names: what each field is to the proxy ([`FieldKind`]), and which names an application may confuse.
 //!
-//! CGI makes `HTTP_API_KEY` of `API-Key`, and of `API_Key`, too; Rack, WSGI and PHP do the same, and PHP also makes it of
-//! `API.Key`. So what is decided here about a field, such as that a client may not send it, must hold for the names that
-//! become the same.
+//! CGI turns both `API-Key` and `API_Key` into `HTTP_API_KEY`; so do Rack, WSGI and PHP, and PHP also converts
+//! `API.Key`. So a rule about a field, such as that a client may not send it, must cover every name that becomes the
+//! same.
 
 use memchr::memchr2;
 
 use crate::http::forwarding::is_forwarding;
 
-/// What a field is to us.
+/// What a field means to the proxy.
 #[derive(Clone, Copy)]
 pub(super) enum FieldKind {
     EndToEnd,
@@ -24,7 +24,7 @@ pub(super) enum FieldKind {
 
 impl FieldKind {
     pub(super) fn of(name: &str) -> Self {
-        // By length first, so that most fields are done with after one comparison of numbers.
+        // Compare lengths first: that rules out most fields.
         let known: &[(&str, Self)] = match name.len() {
             2 => &[("te", Self::HopByHop)],
             4 => &[("host", Self::Host)],
@@ -48,12 +48,12 @@ impl FieldKind {
     }
 }
 
-/// Whether an application could take the name for another one that has dashes.
+/// Whether an application could confuse the name with another one that has dashes.
 pub(super) fn is_ambiguous(name: &str) -> bool {
     memchr2(b'_', b'.', name.as_bytes()).is_some()
 }
 
-/// Whether an application could take the name for that of a field that is decided about here: one of framing or of the
+/// Whether an application could confuse the name with a field that the proxy handles itself: one of framing, of the
 /// connection, or one that only a proxy may send.
 pub(super) fn is_reserved(name: &str) -> bool {
     let dashed = name.replace(['_', '.'], "-");
@@ -62,7 +62,7 @@ pub(super) fn is_reserved(name: &str) -> bool {
         || is_forwarding(dashed.as_bytes())
 }
 
-/// Whether an application could take one name for the other.
+/// Whether an application could confuse the two names.
 pub fn is_confusable(name: &str, other: &str) -> bool {
     let folded = |byte: u8| match byte {
         b'_' | b'.' => b'-',
@@ -71,7 +71,7 @@ pub fn is_confusable(name: &str, other: &str) -> bool {
     name.bytes().map(folded).eq(other.bytes().map(folded))
 }
 
-/// The field that counts the proxies that may pass a request on (RFC 9110 7.6.2).
+/// The field that limits how many proxies forward a request (RFC 9110 7.6.2).
 pub(super) const MAX_FORWARDS: &str = "Max-Forwards";
 
 #[cfg(test)]

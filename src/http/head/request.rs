@@ -17,34 +17,34 @@ use crate::http::target::{Host, Target};
 /// The head of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// What to do.
+    /// The method.
     pub method: Method,
-    /// To what.
+    /// The target.
     pub target: Target,
-    /// The version of the visitor.
+    /// The version of the client.
     pub version: Version,
-    /// The host that is meant; `None` only with HTTP/1.0.
+    /// The requested host; `None` only with HTTP/1.0.
     pub host: Option<Host>,
-    /// End-to-end fields but Host, Content-Length and Expect, and but those in `ambiguous`.
+    /// End-to-end fields, except Host, Content-Length, Expect and those in `ambiguous`.
     pub headers: Headers,
-    /// Fields with `_` or `.` in their names, which applications may take for those with `-`. They are not passed on before
-    /// [`RequestHead::admit_ambiguous`] has made them some of the `headers`.
+    /// Fields with `_` or `.` in their names, which applications may confuse with those with `-`. They are only
+    /// forwarded after [`RequestHead::admit_ambiguous`] has moved them to `headers`.
     pub ambiguous: Headers,
-    /// How the end of the body is told; never [`Framing::UntilClose`].
+    /// How the end of the body is marked; never [`Framing::UntilClose`].
     pub framing: Framing,
-    /// Whether the visitor wants to keep the connection (RFC 9112 9.3).
+    /// Whether the client wants to keep the connection (RFC 9112 9.3).
     pub persistent: bool,
-    /// Whether the visitor waits for 100 (Continue) before it sends the body (RFC 9110 10.1.1).
+    /// Whether the client waits for 100 (Continue) before it sends the body (RFC 9110 10.1.1).
     pub expect_continue: bool,
-    /// The protocols to which the connection may be switched (RFC 9110 7.8), of those that do not carry HTTP themselves.
+    /// The protocols that the client offers to switch to (RFC 9110 7.8), without those that carry HTTP themselves.
     pub upgrade: Option<Box<[u8]>>,
-    /// Max-Forwards of an OPTIONS request: how many more proxies and gateways may pass it on (RFC 9110 7.6.2). At 0 the
-    /// recipient answers it itself. With other methods the field means nothing and is one of the `headers`.
+    /// Max-Forwards of an OPTIONS request: how many more proxies and gateways may forward it (RFC 9110 7.6.2). At 0
+    /// the recipient responds itself. With other methods the field has no meaning and is one of the `headers`.
     pub max_forwards: Option<u32>,
 }
 
 impl RequestHead {
-    /// Takes a head apart that a [`HeadScanner`](super::HeadScanner) has found.
+    /// Parses a head that a [`HeadScanner`](super::HeadScanner) has found.
     ///
     /// # Errors
     /// The status and the rule, for everything that two readers might understand differently.
@@ -73,7 +73,7 @@ impl RequestHead {
         let mut fields = fields;
         let max_forwards = match method {
             Method::Options => take_max_forwards(&mut fields.headers)?,
-            // TRACE, the other method for which it is meant, is refused.
+            // TRACE, the other method with this field, is refused.
             _ => None,
         };
         let expect_continue = match fields.expect {
@@ -104,8 +104,8 @@ impl RequestHead {
         })
     }
 
-    /// Puts the fields with ambiguous names for which `keep` is true behind the other `headers`, and gives back the rest. A
-    /// field is never kept that an application could take for one of framing, of the connection or of a proxy.
+    /// Moves the fields with ambiguous names that `keep` accepts to the end of `headers`, and returns the rest. A
+    /// field is never kept if an application could confuse it with one of framing, of the connection or of a proxy.
     pub fn admit_ambiguous(&mut self, keep: impl Fn(&str) -> bool) -> Headers {
         let mut dropped = Headers::new();
         for (name, value) in mem::take(&mut self.ambiguous).iter() {
@@ -123,8 +123,7 @@ impl RequestHead {
         !matches!(self.framing, Framing::Empty | Framing::Length(0))
     }
 
-    /// Whether a 101 switches to what was asked for: to one protocol of the offered ones, or several on top of each other
-    /// (RFC 9110 7.8).
+    /// Whether a 101 switches to offered protocols: to one, or to several layered on each other (RFC 9110 7.8).
     pub fn is_switched_by(&self, response: &ResponseHead) -> bool {
         let (Some(offered), Some(chosen)) = (&self.upgrade, &response.upgrade) else {
             return false;
@@ -135,8 +134,8 @@ impl RequestHead {
         switches && chosen.peek().is_some() && chosen.all(is_offered)
     }
 
-    /// Writes a new head to pass the request on: request line (in origin-form, HTTP/1.1), Host, the fields that `first`
-    /// writes, those of the request for which `keep` is true, Max-Forwards with one less, the framing, and the upgrade.
+    /// Writes the head for forwarding: request line (origin-form, HTTP/1.1), Host, the fields that `first` writes, the
+    /// fields of the request that `keep` accepts, Max-Forwards decremented, the framing, and the upgrade.
     pub fn write(
         &self,
         first: impl FnOnce(&mut Vec<u8>),
@@ -166,12 +165,11 @@ impl RequestHead {
     }
 }
 
-/// The host that is meant, by the target or the Host fields; `None` only with HTTP/1.0.
+/// The requested host, from the target or the Host field; `None` only with HTTP/1.0.
 ///
-/// A target in absolute-form has a host of its own. RFC 9112 3.2.2 has a recipient ignore Host then, but 3.2 has the
-/// client send the same in both. So no client that keeps the rules sends two that differ; one that does is in error, or
-/// means to have a firewall, cache or log in front of us, which looks at one of the two, see another site than the one that
-/// answers. Therefore such a request is refused.
+/// A target in absolute-form has its own host. RFC 9112 3.2.2 makes a recipient ignore Host then, and 3.2 makes the
+/// client send the same in both. So if the two differ, the client is in error, or it wants a firewall, cache or log in
+/// front of us to see another site than the one that responds. Therefore such a request is refused.
 fn meant_host(
     target: &Target,
     told: [Option<&[u8]>; 2],
@@ -203,7 +201,7 @@ fn parse_request_line(
     let method = method
         .and_then(Method::parse)
         .ok_or(Refusal::bad("a method that is not a token"))?;
-    // While a head comes in, no end of the method is looked for behind that.
+    // The scanner does not search for the end of the method after this many bytes.
     if method.as_str().len() >= MOST_METHOD {
         return Err(METHOD_TOO_LONG);
     }
@@ -232,8 +230,9 @@ fn parse_request_line(
     Ok((method, target, version))
 }
 
-/// Takes the Max-Forwards field of an OPTIONS request out of the others. A number that is too large is as large as it can be,
-/// which the RFC allows. What is no number is refused, as Apache does: passed on as it is, it could not end a loop.
+/// Removes the Max-Forwards field of an OPTIONS request from the fields and returns its value. A number that is too
+/// large becomes the largest one, which the RFC allows. Anything else is refused, as Apache does: forwarding it
+/// unchanged could not end a loop.
 fn take_max_forwards(headers: &mut Headers) -> Result<Option<u32>, Refusal> {
     let mut values = headers.get_all(MAX_FORWARDS);
     let value = match (values.next(), values.next()) {
@@ -253,8 +252,7 @@ fn take_max_forwards(headers: &mut Headers) -> Result<Option<u32>, Refusal> {
     Ok(Some(number))
 }
 
-/// The protocols of an Upgrade field to which a connection may be switched; `None` if there are none, or if it is no
-/// list of protocols.
+/// The protocols of an Upgrade field that may be switched to; `None` if there are none or the list is invalid.
 fn switchable(value: &[u8]) -> Option<Box<[u8]>> {
     let token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
     let mut protocols: Vec<&[u8]> = Vec::new();
@@ -282,8 +280,8 @@ const NOT_ALLOWED: Refusal = Refusal {
     status: 405,
     why: "a method that is not served",
 };
-/// Protocols that carry HTTP themselves: requests within them would get past everything that is decided here. Nobody
-/// needs them; RFC 9113 has taken back the upgrade to HTTP/2.
+/// Protocols that carry HTTP themselves: requests within them would bypass all rules of the proxy. They are not
+/// needed; RFC 9113 has removed the upgrade to HTTP/2.
 const CARRIERS: [&[u8]; 4] = [b"h2c", b"h2", b"http", b"tls"];
 
 #[cfg(test)]

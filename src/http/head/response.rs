@@ -19,15 +19,15 @@ pub struct ResponseHead {
     pub reason: Cow<'static, [u8]>,
     /// The version of the backend.
     pub version: Version,
-    /// End-to-end fields but Content-Length.
+    /// End-to-end fields, except Content-Length.
     pub headers: Headers,
-    /// The value of Content-Length. With HEAD and 304 it says what GET would bring.
+    /// The value of Content-Length. With HEAD and 304 it is the length that GET would have.
     pub length: Option<u64>,
-    /// Whether the body comes in chunks.
+    /// Whether the body is sent in chunks.
     pub chunked: bool,
-    /// There were two framings. The chunks count, and nothing behind them can be trusted.
+    /// The response has two framings. The chunks count, and bytes after them cannot be trusted.
     pub conflicting: bool,
-    /// Whether the backend says that it keeps the connection.
+    /// Whether the backend keeps the connection.
     pub persistent: bool,
     /// The protocol of a 101.
     pub upgrade: Option<Box<[u8]>>,
@@ -38,21 +38,21 @@ pub struct ResponseHead {
 pub enum Persistence {
     /// `close`.
     Close,
-    /// `keep-alive`, which HTTP/1.0 needs to be told.
+    /// `keep-alive`, which HTTP/1.0 clients need.
     KeepAlive,
-    /// There is none: an HTTP/1.1 connection is kept.
+    /// No field: an HTTP/1.1 connection is kept.
     Implied,
     /// `upgrade`, with a 101.
     Upgrade,
 }
 
-/// Names a file as the original has it: below `sendfileroot`, not encoded.
+/// Names a file as in the original: below `sendfileroot`, not percent-encoded.
 pub const SENDFILE: &str = "X-Sendfile";
-/// Names a file as nginx has it: a URI.
+/// Names a file as in nginx: a URI.
 pub const ACCEL_REDIRECT: &str = "X-Accel-Redirect";
 
-/// The methods that RFC 9110 and RFC 5789 define and that are passed on. Those of other RFCs are passed on, too, and
-/// whether the application takes a method is not known.
+/// The methods that RFC 9110 and RFC 5789 define and that are forwarded. Those of other RFCs are forwarded too.
+/// Whether the application supports a method is not known.
 pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 impl ResponseHead {
@@ -71,22 +71,22 @@ impl ResponseHead {
         }
     }
 
-    /// The response to an OPTIONS request that is not to be passed on any further, since its Max-Forwards is 0 (RFC 9110
-    /// 7.6.2, 9.3.7). It has no body.
+    /// The response to an OPTIONS request that must not be forwarded, since its Max-Forwards is 0 (RFC 9110 7.6.2,
+    /// 9.3.7). It has no body.
     pub fn options() -> Self {
         let mut head = Self::new(200);
         head.headers.push("Allow", ALLOW.as_bytes());
         head
     }
 
-    /// Whether it names a file that is to go out in the place of its body, so that the body may well not come.
+    /// Whether the response names a file to send instead of its body, so that the body may be missing.
     pub fn names_file(&self) -> bool {
         [SENDFILE, ACCEL_REDIRECT]
             .iter()
             .any(|name| self.headers.contains(name))
     }
 
-    /// Takes a head apart that a [`HeadScanner`](super::HeadScanner) has found.
+    /// Parses a head that a [`HeadScanner`](super::HeadScanner) has found.
     ///
     /// # Errors
     /// The rule that it breaks.
@@ -110,19 +110,20 @@ impl ResponseHead {
                 .filter(|_| status == 101)
                 .map(|protocols| Box::from(&*protocols)),
             headers: fields.headers,
-            // RFC 9112 6.3: the chunks count, and what else was said must not be passed on. HTTP/1.0 knows no chunks (6.1).
+            // RFC 9112 6.3: the chunks take precedence, and the length must not be forwarded. HTTP/1.0 has no chunks
+            // (6.1).
             conflicting: chunked && (length.is_some() || version == Version::Http10),
             length: if chunked { None } else { length },
             chunked,
         })
     }
 
-    /// Whether another head follows (RFC 9110 15.2). Behind a 101 there is none.
+    /// Whether another head follows (RFC 9110 15.2). None follows a 101.
     pub const fn is_interim(&self) -> bool {
         matches!(self.status, 100 | 102..=199)
     }
 
-    /// How the end of the body is told, in answer to this method (RFC 9112 6.3).
+    /// How the end of the body is marked in the response to a request with this method (RFC 9112 6.3).
     pub const fn framing(&self, request: &Method) -> Framing {
         match (self.status, request, self.chunked, self.length) {
             (100..=199 | 204 | 304, ..) | (_, Method::Head, ..) => Framing::Empty,
@@ -132,8 +133,7 @@ impl ResponseHead {
         }
     }
 
-    /// Writes a head: status line (HTTP/1.1), the fields in their order, Date if there is none yet, the framing, and
-    /// what happens to the connection.
+    /// Writes a head: status line (HTTP/1.1), the fields in order, Date if it is missing, the framing, and Connection.
     pub fn write(
         &self,
         framing: Framing,
@@ -158,8 +158,8 @@ impl ResponseHead {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Writes what is the same each time that this is sent: status line, fields and framing. [`write_rest`] has what is
-    /// to follow.
+    /// Writes the part of the head that is the same for each client: status line, fields and framing. [`write_rest`]
+    /// writes the rest.
     pub fn write_first(&self, framing: Framing, out: &mut Vec<u8>) {
         self.write_fields(out);
         write_framing(framing, out);
@@ -174,7 +174,7 @@ impl ResponseHead {
         self.headers.write(out);
     }
 
-    /// The usual reason phrase of a status that we send (RFC 9110 15).
+    /// The usual reason phrase of a status that the proxy sends (RFC 9110 15).
     pub const fn reason(status: u16) -> &'static str {
         match status {
             100 => "Continue",
@@ -244,7 +244,7 @@ fn parse_status_line(line: &[u8]) -> Result<(u16, Cow<'static, [u8]>, Version), 
     Ok((status, reason, version))
 }
 
-/// Writes what ends the head of a response of our own, behind [`ResponseHead::write_first`].
+/// Writes the end of the head of a response of our own, after [`ResponseHead::write_first`].
 pub fn write_rest(persistence: Persistence, date: &str, out: &mut Vec<u8>) {
     write_field("Date", date.as_bytes(), out);
     match persistence {

@@ -1,4 +1,4 @@
-//! Finds the end of a head while it comes in.
+//! Finds the end of a head as its bytes arrive.
 
 use memchr::{memchr, memchr_iter};
 
@@ -6,13 +6,13 @@ use crate::http::limits::HeadLimits;
 use crate::http::refusal::Refusal;
 use crate::http::syntax::is_token;
 
-/// Finds the end of a head as its bytes come in. No byte is looked at twice, so that a head that is sent byte by
-/// byte costs no more than another; faults are found as early as they can be.
+/// Finds the end of a head as its bytes arrive. Looks at each byte once, so that a head sent byte by byte costs no
+/// more than another; reports errors as early as possible.
 #[derive(Clone, Debug)]
 pub struct HeadScanner {
-    /// Where to go on.
+    /// The position to continue from.
     at: u32,
-    /// Where the present line begins.
+    /// The start of the current line.
     line: u32,
     place: ScanPosition,
     empty_lines: u8,
@@ -21,11 +21,11 @@ pub struct HeadScanner {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ScanPosition {
-    /// In front of the first line.
+    /// Before the first line.
     Before,
-    /// In the first line.
+    /// Within the first line.
     First,
-    /// In the fields.
+    /// Within the fields.
     Fields,
 }
 
@@ -41,7 +41,7 @@ impl HeadScanner {
         }
     }
 
-    /// For the head of a response. Of its refusals only the reason is of use.
+    /// For the head of a response. Only the reason of its refusals is meaningful.
     pub const fn response() -> Self {
         Self {
             response: true,
@@ -49,19 +49,19 @@ impl HeadScanner {
         }
     }
 
-    /// Looks at all that has come of a message so far. Returns the length of the head, with empty lines in front and the
-    /// empty line at its end, as soon as all of it is there.
+    /// Scans all bytes of a message so far. Returns the length of the head, including empty lines before it and the
+    /// empty line at its end, once the head is complete.
     ///
     /// # Errors
-    /// 400 for bare CR or LF, control bytes and more than two empty lines in front (none before a response); 414 and 431
-    /// for what is over the limits.
+    /// 400 for bare CR or LF, control bytes and more than two empty lines before the head (none before a response);
+    /// 414 and 431 for exceeded limits.
     pub fn scan(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refusal> {
         let within = &bytes[..bytes.len().min(limits.head)];
         if let Some(end) = self.whole(within) {
             return Ok(Some(end));
         }
         if within.len() < self.at as usize {
-            // The limit was a higher one before.
+            // The limit was higher when these bytes were scanned.
             return Err(HEAD_TOO_LARGE);
         }
         let (mut at, mut line) = (self.at as usize, self.line as usize);
@@ -78,7 +78,7 @@ impl HeadScanner {
                 }
             }
             let Some(length) = memchr(b'\n', &within[at..]) else {
-                // A final CR is looked at again when it is known what follows it.
+                // Leave a final CR for the next call, when the byte after it is known.
                 let end = within.len() - usize::from(within[at..].ends_with(b"\r"));
                 check_text(&within[at..end])?;
                 at = end;
@@ -112,14 +112,14 @@ impl HeadScanner {
         Ok(end)
     }
 
-    /// Whether something of the message itself has come. Empty lines in front of it, which some visitors send behind the body
-    /// of the one before, are nothing (RFC 9112 2.2).
+    /// Whether part of the message itself has arrived. Empty lines before it, which some clients send after the
+    /// previous body, do not count (RFC 9112 2.2).
     pub const fn has_begun(&self) -> bool {
         !matches!(self.place, ScanPosition::Before)
     }
 
-    /// The length of a head that came in one piece and breaks none of the rules, as nearly all do: found with a few
-    /// instructions for many bytes at a time. Everything else takes the long way, which knows what is wrong.
+    /// The length of a head that arrived in one piece and breaks no rule, as most do: checks many bytes per
+    /// instruction. All other heads take the slow path, which finds out what is wrong.
     fn whole(&self, bytes: &[u8]) -> Option<usize> {
         let first = bytes.first()?;
         let fresh = self.at == 0 && self.place == ScanPosition::Before;
@@ -131,7 +131,7 @@ impl HeadScanner {
         (!breaks_text(&bytes[..end])).then_some(end)
     }
 
-    /// A head that is not complete may already be too large.
+    /// Checks the size of an incomplete head, which may already be too large.
     fn check_sizes(
         &self,
         line: &[u8],
@@ -161,10 +161,10 @@ impl Default for HeadScanner {
     }
 }
 
-/// No control bytes but tabs; CR is one of them here, where it does not end a line.
+/// Checks for control bytes other than tabs. A CR counts as one unless it ends a line.
 fn check_text(bytes: &[u8]) -> Result<(), Refusal> {
     let is_bad = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
-    // Without a way out in the middle, the compiler checks many bytes at a time.
+    // Without an early exit, the compiler checks many bytes at a time.
     if !bytes.iter().fold(false, |bad, byte| bad | is_bad(*byte)) {
         return Ok(());
     }
@@ -175,9 +175,9 @@ fn check_text(bytes: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Whether there is a control byte other than a tab, or half a line end. The bytes end with a line feed.
+/// Whether there is a control byte other than a tab, or an incomplete line end. The bytes must end with a line feed.
 fn breaks_text(bytes: &[u8]) -> bool {
-    // Each byte and the one behind it: a line feed stands right behind a carriage return and nowhere else.
+    // Each byte with its successor: a line feed follows a carriage return, and nothing else does.
     let (one, next) = (&bytes[..bytes.len() - 1], &bytes[1..]);
     let (ones, one_rest) = one.as_chunks();
     let (nexts, next_rest) = next.as_chunks();
@@ -186,15 +186,15 @@ fn breaks_text(bytes: &[u8]) -> bool {
         bad |= break_text(one, next);
     }
     if let (Some(one), Some(next)) = (one.last_chunk(), next.last_chunk()) {
-        // The rest, and once more some of what was seen already.
+        // The remaining pairs, and some of the previous ones again.
         return bad | break_text(one, next) != 0;
     }
     let rest = one_rest.iter().zip(next_rest);
     rest.fold(bad, |bad, (one, next)| bad | break_pair(*one, *next)) != 0
 }
 
-/// Not 0 if some of these pairs break the rules. Of a fixed size and without a way out in the middle, so that the
-/// compiler looks at all of them at once.
+/// Not 0 if some of these pairs break the rules. A fixed size and no early exit let the compiler check all of them at
+/// once.
 fn break_text(one: &[u8; 16], next: &[u8; 16]) -> u8 {
     let mut bad = [0; 16];
     for (bad, (one, next)) in bad.iter_mut().zip(one.iter().zip(next)) {
@@ -220,7 +220,7 @@ const HEAD_TOO_LARGE: Refusal = Refusal {
 };
 pub(super) const BARE_LF: &str = "a line feed without a carriage return";
 const MOST_EMPTY_LINES: u8 = 2;
-/// Bytes of a method and the blank behind it.
+/// Most bytes of a method with the space after it.
 pub(super) const MOST_METHOD: usize = 64;
 
 #[cfg(test)]

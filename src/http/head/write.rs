@@ -1,4 +1,4 @@
-//! Lines of a head as they are written.
+//! Writes lines of a head.
 
 use crate::http::body::Framing;
 
@@ -10,8 +10,8 @@ pub fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The same, with a value that is a number behind `prefix`. Each request has some, and the formatter of the library takes ten
-/// times as long.
+/// Writes a field whose value is `prefix` and a number. Each request needs some of these, and the formatter of the
+/// standard library takes ten times as long.
 pub fn write_number_field(name: &str, prefix: &str, number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
