@@ -16,8 +16,8 @@ use crate::common::access::run;
 use crate::common::backend::preamble;
 use crate::common::proxy::{SITE, site};
 use crate::common::{
-    Access, Backend, EchoServer, Load, Port, Proxy, Server, Visitor, bytes, exchange,
-    full_listener, limit, needs, secure, wait_until,
+    Access, Backend, EchoServer, Load, Port, Proxy, Server, Visitor, assert_contains, assert_lacks,
+    bytes, exchange, full_listener, limit, needs, secure, wait_until,
 };
 
 const NO_KEY: &str = "swiftclient00000000000000";
@@ -42,7 +42,7 @@ fn dialled(server: &Server) -> Visitor {
 fn what_only_prints() {
     let help = run(&["-h"]);
     assert_eq!(help.code, Some(0));
-    assert!(help.out.starts_with("Usage: swiftiply-access "));
+    assert!(help.out.starts_with("Usage: swiftiply-access "), "{help:?}");
     let version = format!("swiftiply-access {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(run(&["--version"]).out, version);
     let good = run(&["--check", "-t", "127.0.0.1:3000", "127.0.0.1:30000"]);
@@ -331,7 +331,7 @@ fn requests_and_answers_of_all_shapes_go_through() {
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
     assert_eq!(visitor.answer().text(), "ok");
-    assert!(backend.is_closed());
+    backend.assert_closed();
     drop((visitor, backend));
     access.finish();
     proxy.finish();
@@ -369,13 +369,16 @@ fn a_target_and_a_host_that_differ_are_refused_as_the_server_does() {
         line.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         let answer = line.answer();
         assert_eq!(answer.status, 400, "{target}: {answer:?}");
-        assert!(line.is_closed());
+        line.assert_closed();
         access.wait_for_log(
             "a request for test was refused with 400: a Host field other than the target's host",
         );
         line = dialled(&server);
     }
-    assert!(backend.is_open() && app.accept_now().is_none());
+    assert!(
+        backend.is_open() && app.accept_now().is_none(),
+        "what was refused reached the application"
+    );
     drop(line);
     access.finish();
 }
@@ -434,7 +437,7 @@ fn options_goes_as_far_as_it_may() {
         let answer = line.answer();
         assert_eq!((answer.status, answer.text().as_str()), (200, ""));
         assert_eq!(answer.field("Content-Length"), Some("0"));
-        assert!(answer.field("Allow").unwrap().contains("OPTIONS"));
+        assert_contains(answer.field("Allow").unwrap(), "OPTIONS");
     }
     line.send(options("7", ""));
     let mut backend = app.accept_asking();
@@ -444,7 +447,10 @@ fn options_goes_as_far_as_it_may() {
     backend.reply_to(&mut line, "ok");
     line.send(options("many", ""));
     assert_eq!(line.answer().status, 400);
-    assert!(backend.is_open() && app.accept_now().is_none());
+    assert!(
+        backend.is_open() && app.accept_now().is_none(),
+        "what was refused reached the application"
+    );
     drop(line);
     access.finish();
 }
@@ -495,11 +501,11 @@ fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
     backend.reply_to(&mut line, "done");
     // An answer before the end of the body, as 413 is; what is left is read, and the line is good for more.
     line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\nbegun");
-    assert!(backend.read_to("begun").ends_with("begun"));
+    backend.read_to("begun");
     backend
         .send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     assert_eq!(line.answer().status, 413);
-    assert!(backend.is_closed());
+    backend.assert_closed();
     line.send(vec![b'x'; 199_995]);
     line.send_get("/next");
     let mut backend = app.accept_asking();
@@ -507,9 +513,9 @@ fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
     backend.reply_to(&mut line, "ok");
     // A server that leaves in the middle leaves nothing behind.
     line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\nbegun");
-    assert!(backend.read_to("begun").ends_with("begun"));
+    backend.read_to("begun");
     drop(line);
-    assert!(backend.is_closed());
+    backend.assert_closed();
     // It is dialled again.
     let mut line = dialled(&server);
     line.send_get("/");
@@ -517,7 +523,7 @@ fn a_body_that_comes_slowly_is_passed_on_as_it_comes() {
     let mut backend = app.accept_asking();
     backend.request();
     drop(line);
-    assert!(backend.is_closed());
+    backend.assert_closed();
     drop(dialled(&server));
     access.finish();
 }
@@ -630,7 +636,7 @@ fn a_broken_answer_is_seen_as_one() {
     // What comes behind an answer reaches nobody.
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n");
     assert_eq!(visitor.answer().text(), "ok");
-    assert!(backend.is_closed());
+    backend.assert_closed();
     visitor.send_get("/clean");
     let mut backend = app.accept_asking();
     backend.request();
@@ -673,7 +679,7 @@ fn a_kept_connection_that_has_closed_costs_no_request() {
     let mut line = dialled(&server);
     line.send_get("/");
     app.accept_asking().request();
-    assert!(line.is_closed());
+    line.assert_closed();
     drop(dialled(&server));
     access.finish();
 }
@@ -695,7 +701,7 @@ fn it_dials_in_only_while_the_application_answers() {
     access.wait_for_log(&format!(
         "[INFO] application {address}: connection refused; waiting for it"
     ));
-    assert!(!proxy.log().contains("joined"));
+    assert_lacks(&proxy.log(), "joined");
     let app = EchoServer::at(address);
     access.wait_for_log(&format!("application {address}: answers"));
     proxy.wait_for_logs(" joined ", 3);
@@ -755,7 +761,7 @@ fn a_check_may_ask_for_a_page() {
         backend.send(good);
     };
     for _ in 0..3 {
-        assert!(app.accept().next().is_none());
+        assert!(app.accept().next().is_none(), "a check sent a request");
     }
     backend.reply_to(&mut visitor, "done");
     drop((visitor, backend));
@@ -871,7 +877,11 @@ fn it_dials_in_again_when_a_server_is_killed_and_comes_back() {
         let since = Instant::now();
         proxy.wait_for_logs(" joined ", 3);
         // 1.2 s at the most, had nobody else anything to do; 20 s, if it had forgotten that nobody listened.
-        assert!(since.elapsed() < Duration::from_secs(15));
+        assert!(
+            since.elapsed() < Duration::from_secs(15),
+            "dialled again after {:?}",
+            since.elapsed()
+        );
         assert_eq!(proxy.visit().get("/a").text(), "/a");
     }
     access.finish();
@@ -994,7 +1004,9 @@ fn connections_that_come_and_go_are_counted_in_few_lines() {
     assert!(
         lines()
             .last()
-            .is_some_and(|line| line.ends_with(", 40 now"))
+            .is_some_and(|line| line.ends_with(", 40 now")),
+        "the last line does not end with 40 connections:\n{}",
+        lines().join("\n")
     );
     // Our own end is no loss.
     drop(connections);
@@ -1024,7 +1036,9 @@ fn unix_sockets_and_host_names_on_both_sides() {
             let (mut stream, _) = app.accept().unwrap();
             let mut head = Vec::new();
             // One that only looks sends nothing.
-            if crate::common::read_until(&mut stream, &mut head, |b| b.ends_with(b"\r\n\r\n")) {
+            if crate::common::read_until(&mut stream, &mut head, "a request", |b| {
+                b.ends_with(b"\r\n\r\n")
+            }) {
                 let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
                 std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
                 return;
@@ -1093,13 +1107,12 @@ fn a_reload_changes_everything_and_cuts_nothing() {
     load.wait_for(100);
     // What is wrong changes nothing.
     access.reload(&yaml(dial_in, &second, "connections: 0"));
-    assert!(
-        access
-            .log()
-            .contains("access.yml:2: connections 0: write a number from 1 to 1000")
+    assert_contains(
+        &access.log(),
+        "access.yml:2: connections 0: write a number from 1 to 1000",
     );
     access.reload(&yaml(dial_in, &second, "connections: 3, ssl: {ca: /none}"));
-    assert!(access.log().contains("reload failed: ssl: /none: "));
+    assert_contains(&access.log(), "reload failed: ssl: /none: ");
     load.wait_for(150);
     load.end();
     // Another server.
@@ -1122,7 +1135,7 @@ fn a_drain_closes_idle_connections_first_and_finishes_exchanges() {
     backend.request();
     access.signal(SIGTERM);
     proxy.wait_for_logs("closed: reason=peer_closed", 2);
-    assert!(!access.log().contains("drained"));
+    assert_lacks(&access.log(), "drained");
     backend.reply_to(&mut visitor, "in time");
     assert_eq!(access.wait().code(), Some(0));
     // The second signal cuts.
@@ -1443,7 +1456,7 @@ fn the_sample_is_a_configuration_with_its_comments_too() {
     let yaml = yaml.replace("/etc/swiftiply", path(directory.path()));
     // A program that every machine has.
     let yaml = yaml.replace("[puma,", "[sh,");
-    assert!(certificate.exists());
+    assert!(certificate.exists(), "{} is missing", certificate.display());
     let file = directory.path().join("all.yml");
     fs::write(&file, &yaml).unwrap();
     let ended = run(&["--check", "-c", path(&file)]);
@@ -1470,5 +1483,8 @@ fn the_sample_is_a_configuration_with_its_comments_too() {
     let unit = include_str!("../conf/swiftiply.service");
     let reload = "ExecReload=/usr/local/bin/swiftiply --check -c /etc/swiftiply/swiftiply.yml\n\
                   ExecReload=/bin/kill -HUP $MAINPID\n";
-    assert!(unit.contains(reload));
+    assert!(
+        unit.contains(reload),
+        "conf/swiftiply.service does not check before it reloads:\n{unit}"
+    );
 }

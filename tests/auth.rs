@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::common::{Backend, Echo, Proxy, Visitor, needs, proxy, wait_until};
+use crate::common::{Backend, Echo, Proxy, Visitor, assert_lacks, needs, proxy, wait_until};
 
 /// What a program prints.
 fn output(program: &str, arguments: &[&str]) -> String {
@@ -113,7 +113,7 @@ fn who_knows_the_password_comes_in_and_the_application_does_not_see_it() {
             && log.contains(r#""user":"-","method":"GET","target":"/admin/x""#)
     });
     proxy.wait_for_log("wrong name or password, name \"nobody\"");
-    assert!(!proxy.log().contains("Secret"));
+    assert_lacks(&proxy.log(), "Secret");
     drop((visitor, backend));
     proxy.finish();
 }
@@ -295,7 +295,7 @@ fn a_body_is_not_read_before_the_password_was_right() {
         (refused.status, refused.field("Connection")),
         (401, Some("close"))
     );
-    assert!(visitor.is_closed());
+    visitor.assert_closed();
     let mut visitor = proxy.visit();
     assert_eq!(visitor.ask(post("bob:secret")).status, 100);
     visitor.send("body");
@@ -318,28 +318,34 @@ fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
         401 => false,
         other => panic!("{other}"),
     };
-    assert!(is_in("bob") && !is_in("ann"));
+    assert!(is_in("bob") && !is_in("ann"), "only bob may be let in");
     // Who was remembered is forgotten.
     users(files.path(), &["ann"]);
     wait_until("the new file", || is_in("ann"));
-    assert!(!is_in("bob"));
+    assert!(!is_in("bob"), "bob was let in after he was removed");
     fs::write(&path, "bob\n").unwrap();
     let told =
         "users: line 1: no colon; write name:hash, as htpasswd -B does; what was read before stays";
     wait_until("the broken file", || {
-        assert!(is_in("ann"));
+        assert!(
+            is_in("ann"),
+            "ann was not let in, whose password was read before"
+        );
         proxy.log().contains(told)
     });
     // A reload has nothing better to offer.
     proxy.signal(Signal::SIGHUP);
     proxy.wait_for_log("line 1: no colon; write name:hash, as htpasswd -B does\n");
-    assert!(is_in("ann") && !is_in("bob"));
+    assert!(is_in("ann") && !is_in("bob"), "only ann may be let in");
     fs::remove_file(&path).unwrap();
     proxy.wait_for_log("no colon");
-    assert!(is_in("ann"));
+    assert!(
+        is_in("ann"),
+        "ann was not let in, whose password was read before"
+    );
     users(files.path(), &["bob"]);
     proxy.reload(&yaml.replace("basic_auth: {", "basic_auth: {realm: other, "));
-    assert!(is_in("bob") && !is_in("ann"));
+    assert!(is_in("bob") && !is_in("ann"), "only bob may be let in");
     let challenge = proxy.visit().get("/").head;
     assert!(challenge.contains("realm=\"other\""), "{challenge}");
     let open = yaml.replace(&format!("{{users_file: {}}}", path.display()), "false");

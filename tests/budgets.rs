@@ -5,7 +5,7 @@ use std::thread;
 use swiftiply::Server;
 use swiftiply::stats::Close;
 
-use crate::common::{Backend, Echo, PATIENCE, Visitor, bytes, embedded, first, wait_until};
+use crate::common::{Backend, Echo, Visitor, bytes, drain, embedded, first, wait_until};
 
 const SITE: &str = "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
 
@@ -37,7 +37,7 @@ fn nearly_from(mut visitor: Visitor, server: &Server, body: &[u8]) -> Visitor {
 
 fn is_given_back(server: Server) {
     wait_until("everything is given back", || server.kept() == (0, 0));
-    assert!(server.drain(PATIENCE));
+    drain(server);
 }
 
 #[test]
@@ -63,7 +63,8 @@ fn without_memory_bodies_go_to_disk_idle_visitors_leave_and_new_requests_are_ref
         (answer.status, answer.field("Retry-After")),
         (503, Some("5"))
     );
-    assert!(late.is_closed() && idle.is_closed());
+    late.assert_closed();
+    idle.assert_closed();
     let stats = server.stats();
     wait_until("both are counted", || {
         stats.visitors_closed(Close::Overload) == 2
@@ -98,7 +99,7 @@ fn is_refused(mut visitor: Visitor, length: usize, status: u16, reason: &str) {
         (status, retry_after)
     );
     assert!(answer.text().contains(reason), "{}", answer.text());
-    assert!(visitor.is_closed());
+    visitor.assert_closed();
 }
 
 #[test]
@@ -117,7 +118,7 @@ fn one_client_keeps_an_eighth_of_the_room_on_disk_at_most() {
         let answer = visitor.ask(format!("{long}{head}"));
         assert_eq!(answer.status, 413);
         assert!(answer.text().contains("102400 bytes"), "{}", answer.text());
-        assert!(visitor.is_closed());
+        visitor.assert_closed();
     }
     let stats = server.stats();
     wait_until("they are counted", || {
@@ -216,7 +217,7 @@ fn without_memory_what_visitors_do_not_take_goes_to_disk() {
     let (memory, disk) = server.kept();
     assert!(memory <= 1 << 20 && disk > 0, "{memory} {disk}");
     for visitor in &mut slow {
-        assert!(visitor.answer().body == answer);
+        visitor.answer().assert_body(&answer);
     }
     drop(slow);
     is_given_back(server);
@@ -255,12 +256,15 @@ fn visitors_that_read_slowly_are_cut_where_others_need_the_room_on_disk() {
         refused += usize::from(status == 503);
         status == 200
     });
-    assert!(refused > 0);
+    assert!(refused > 0, "no request was refused for memory");
     let stats = server.stats();
     wait_until("some are cut", || {
         stats.visitors_closed(Close::WriteSlow) > 0
     });
-    assert!(slow.iter_mut().any(|visitor| visitor.answer().cut));
+    assert!(
+        slow.iter_mut().any(|visitor| visitor.answer().cut),
+        "no response to a slow client was cut"
+    );
     drop((slow, echo));
     for backend in backends {
         backend.join().unwrap();

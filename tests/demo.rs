@@ -110,7 +110,8 @@ fn the_page_shows_the_processes_and_takes_no_turn() {
     assert!(
         processes
             .iter()
-            .all(|(id, count)| id.starts_with("demo") && *count == 0)
+            .all(|(id, count)| id.starts_with("demo") && *count == 0),
+        "not only idle processes of the demonstration: {processes:?}"
     );
     assert_eq!(waiting, 0);
     let page = visitor.get("/").text();
@@ -199,7 +200,11 @@ fn what_it_prints_connects_further_processes() {
     for _ in 0..10 {
         assert_eq!(visitor.send_post("/hello", "body").answer().status, 200);
     }
-    assert!(demo.shown().0.iter().all(|(_, count)| *count == 3));
+    assert!(
+        demo.shown().0.iter().all(|(_, count)| *count == 3),
+        "not 3 requests for each process: {:?}",
+        demo.shown()
+    );
     for mut process in running {
         process.signal(Signal::SIGTERM);
         process.wait();

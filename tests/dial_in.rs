@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::common::backend::preamble;
 use crate::common::proxy::site;
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, needs};
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, assert_contains, needs};
 
 #[test]
 fn a_preamble_may_come_in_any_pieces() {
@@ -103,7 +103,7 @@ fn a_backend_that_dials_in_where_clients_are_served_hears_so_at_once() {
 fn a_key_where_there_is_none_is_refused() {
     let proxy = Proxy::simple();
     let mut backend = Backend::dial_as(proxy.dial_in(), "000000000001", "key");
-    assert!(backend.is_closed());
+    backend.assert_closed();
     proxy.wait_for_log("reason=bad_key");
     proxy.finish();
 }
@@ -195,7 +195,9 @@ fn an_id_in_the_path_asks_for_that_backend_and_waits_for_it() {
     assert_eq!(two.request().target(), "/other");
     two.reply_to(&mut other, "two");
     one.reply_to(&mut visitor, "first");
-    assert!(one.request().target().ends_with("abc000000one"));
+    let seen = one.request();
+    let target = seen.target();
+    assert!(target.ends_with("abc000000one"), "{target}");
     one.reply_to(&mut waits, "second");
     drop((visitor, waits, other, one, two));
     proxy.finish();
@@ -222,7 +224,7 @@ fn no_more_backends_join_than_the_limit_says() {
     let two = Backend::dial(proxy.dial_in());
     proxy.wait_for_logs("joined", 2);
     let mut three = Backend::dial(proxy.dial_in());
-    assert!(three.is_closed());
+    three.assert_closed();
     proxy.wait_for_log("limits.backends): reason=overload");
     drop(one);
     proxy.wait_for_log("reason=peer_closed");
@@ -243,7 +245,7 @@ fn who_has_no_key_takes_no_place_of_a_backend() {
         .map(|_| Backend::connect(proxy.dial_in()))
         .collect();
     // The one that came first has to go, long before its time is over; the last ones stay.
-    assert!(first.is_closed());
+    first.assert_closed();
     proxy.wait_for_log("[WARN] dial-in at 127.0.0.1:0: more than ");
     proxy.wait_for_log(" connections from its address have sent no preamble: reason=overload");
     let mut last = Backend::connect(proxy.dial_in());
@@ -256,7 +258,7 @@ fn who_has_no_key_takes_no_place_of_a_backend() {
     proxy.wait_for_logs("joined", 2);
     // Also one of these that sends its preamble in the end is counted.
     let mut third = Backend::dial_as(proxy.dial_in(), "000000000003", "secret");
-    assert!(third.is_closed());
+    third.assert_closed();
     drop((first, strangers, last, backend, third, visitor));
     proxy.finish();
 }
@@ -293,7 +295,7 @@ fn what_an_idle_backend_says_unasked_reaches_nobody() {
     // The newest is taken first, and found wanting.
     let mut visitor = proxy.visit();
     assert_eq!(visitor.get("/mine").text(), "/mine");
-    assert!(bad.is_closed());
+    bad.assert_closed();
     proxy.wait_for_log("reason=junk");
     drop((visitor, good, bad));
     proxy.finish();
@@ -335,13 +337,12 @@ fn unix_sockets_serve_both_sides() {
         .write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         .unwrap();
     let mut request = Vec::new();
-    crate::common::read_until(&mut backend, &mut request, |bytes| {
+    crate::common::read_until(&mut backend, &mut request, "a request", |bytes| {
         bytes.ends_with(b"\r\n\r\n")
     });
-    assert!(
-        String::from_utf8(request)
-            .unwrap()
-            .contains("X-Forwarded-For: unix:\r\n")
+    assert_contains(
+        &String::from_utf8(request).unwrap(),
+        "X-Forwarded-For: unix:\r\n",
     );
     backend
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")

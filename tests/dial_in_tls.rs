@@ -13,8 +13,8 @@ use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
 use crate::common::{
-    Access, Backend, EchoServer, Proxy, Server, bytes, head_end, needs, proxy, read_until, secure,
-    wait_until,
+    Access, Backend, EchoServer, Proxy, Server, assert_contains, assert_lacks, bytes, head_end,
+    needs, proxy, read_until, secure, wait_until,
 };
 
 /// Makes an authority, and a certificate of it for a name; returns the files of the authority and of the pair.
@@ -132,7 +132,7 @@ fn exchange(proxy: &Proxy, app: &Server) {
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 17000\r\n\r\nabc");
     backend.finish();
-    assert!(visitor.answer().cut);
+    visitor.answer().assert_cut();
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn the_access_proxy_knows_the_server_by_authority_or_fingerprint() {
         let access = access(&by_address, app.address(), &ssl);
         access.wait_for_log(&format!("server {by_address}: "));
         assert!(access.log().contains(why), "{}", access.log());
-        assert!(!access.log().contains("dialled in"));
+        assert_lacks(&access.log(), "dialled in");
         access.finish();
     }
     proxy.wait_for_log("reason=tls_failed");
@@ -192,7 +192,7 @@ fn a_certificate_of_another_name_is_not_believed() {
     let at = format!("localhost:{}", proxy.dial_in().port());
     let access = access(&at, app.address(), &format!("ca: {}", certfile.display()));
     access.wait_for_log("invalid peer certificate: ");
-    assert!(!proxy.log().contains("joined"));
+    assert_lacks(&proxy.log(), "joined");
     access.finish();
     drop(app);
     proxy.finish();
@@ -250,7 +250,7 @@ fn a_handshake_holds_up_nobody_and_has_a_deadline() {
     );
     assert_eq!(proxy.visit().get("/a").text(), "/a");
     for backend in [&mut silent, &mut half] {
-        assert!(backend.is_closed());
+        backend.assert_closed();
     }
     // An alert comes before the end.
     let _ = plain.is_closed();
@@ -299,8 +299,15 @@ fn what_tls_says_to_itself_is_no_answer() {
     backend.flush().unwrap();
     let mut request = Vec::new();
     let whole = |b: &[u8]| head_end(b).is_some_and(|head| b.len() == head + body.len());
-    assert!(read_until(&mut backend, &mut request, whole));
-    assert!(request.ends_with(&body));
+    assert!(
+        read_until(&mut backend, &mut request, "a request", whole),
+        "the request ended early, after {} bytes",
+        request.len()
+    );
+    assert!(
+        request.ends_with(&body),
+        "the body of the request arrived changed"
+    );
     backend
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         .unwrap();
@@ -322,10 +329,9 @@ fn certificates_are_read_again_and_lines_stay() {
     // One that cannot be read stays what it was.
     fs::write(&keyfile, "rubbish").unwrap();
     proxy.load_again();
-    assert!(
-        proxy
-            .log()
-            .contains("the certificate stays the one that was read before")
+    assert_contains(
+        &proxy.log(),
+        "the certificate stays the one that was read before",
     );
     // A new one is shown to those who come now.
     let again = tempfile::tempdir().unwrap();
@@ -340,7 +346,7 @@ fn certificates_are_read_again_and_lines_stay() {
         &format!("ca: {}", new_ca.display()),
     );
     proxy.wait_for_logs(" joined ", 4);
-    assert!(!proxy.log().contains("reason=removed"));
+    assert_lacks(&proxy.log(), "reason=removed");
     // The access proxy reads its authorities again, too.
     fs::copy(new_ca, &ca).unwrap();
     let yaml = format!(
@@ -411,7 +417,7 @@ fn the_file_of_a_unix_socket_is_as_it_is_asked_for() {
     // A reload changes the file and nothing else.
     proxy.reload(&yaml("660"));
     wait_until("the new mode", || mode() == 0o660);
-    assert!(!proxy.log().contains("reason=removed"));
+    assert_lacks(&proxy.log(), "reason=removed");
     proxy.configure(
         "map: [{incoming: test, outgoing: {to: 'unix:in.sock', owner: no-such-user-here}}]",
     );

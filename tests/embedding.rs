@@ -11,13 +11,13 @@ use swiftiply::client::{Client, Reply};
 use swiftiply::config::{Config, Overrides};
 use swiftiply::stats::{self, Close};
 
-use crate::common::{Backend, PATIENCE, Visitor, embedded, first, wait_until};
+use crate::common::{Backend, PATIENCE, Visitor, drain, embedded, first, wait_until};
 
 fn config(map: &str) -> Config {
     let yaml = format!("cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 4\nmap: {map}");
     let (config, notes) =
         Config::from_yaml(&yaml, "test.yml".as_ref(), &Overrides::default()).unwrap();
-    assert!(notes.is_empty());
+    assert!(notes.is_empty(), "{notes:?}");
     config
 }
 
@@ -27,7 +27,7 @@ fn a_server_and_its_clients_in_one_program() {
     let server = Server::start(config(map)).unwrap();
     let visitors = first(&server.visitors());
     let dial_in = server.backends()[0].to_string();
-    assert!(server.connected().is_empty());
+    assert!(server.connected().is_empty(), "{:?}", server.connected());
     let client = Client::new(dial_in.parse().unwrap()).key("secret").unwrap();
     let client = client.id(*b"0123456789ab");
     let stopper = client.stopper();
@@ -92,9 +92,12 @@ fn a_server_and_its_clients_in_one_program() {
     stopper.stop();
     thread.join().unwrap();
     wait_until("the backend's close", || server.queues() == (0, 0));
-    assert!(server.connected().is_empty());
-    assert!(server.drain(Duration::from_secs(60)));
-    assert!(TcpStream::connect(visitors).is_err());
+    assert!(server.connected().is_empty(), "{:?}", server.connected());
+    drain(server);
+    assert!(
+        TcpStream::connect(visitors).is_err(),
+        "the server still listens on {visitors}"
+    );
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn a_panic_costs_one_connection_and_no_place_in_line() {
     }
     assert_eq!(server.stats().visitors_closed(Close::Internal), 12);
     drop((visitors, backends));
-    assert!(server.drain(PATIENCE));
+    drain(server);
 }
 
 #[test]
@@ -171,7 +174,7 @@ fn a_client_dials_again_when_the_server_comes_back() {
     assert_eq!(ask(&server), "ok");
     stopper.stop();
     thread.join().unwrap();
-    assert!(server.drain(Duration::from_secs(60)));
+    drain(server);
 }
 
 #[test]
@@ -190,11 +193,13 @@ fn who_is_on_its_way_in_at_the_end_is_closed_with_a_reason() {
     };
     let (mut half, mut whole) = come();
     server.reload(config(&other)).unwrap();
-    assert!(half.is_closed() && whole.is_closed());
+    half.assert_closed();
+    whole.assert_closed();
     assert_eq!(server.stats().backends_closed(Close::Removed), 2);
     let (mut half, mut whole) = come();
-    assert!(server.drain(PATIENCE));
-    assert!(half.is_closed() && whole.is_closed());
+    drain(server);
+    half.assert_closed();
+    whole.assert_closed();
 }
 
 #[test]
@@ -206,7 +211,7 @@ fn every_connection_is_counted_when_it_comes_and_when_it_goes() {
     half.send("GET / HTTP/1.1\r\n");
     let stats = server.stats();
     wait_until("a connection that is turned away", || {
-        assert!(Visitor::connect(address).is_closed());
+        Visitor::connect(address).assert_closed();
         stats.visitors_closed(Close::Overload) > 2
     });
     let closed: u64 = Close::ALL
@@ -215,5 +220,5 @@ fn every_connection_is_counted_when_it_comes_and_when_it_goes() {
         .sum();
     assert_eq!(stats::get(&stats.accepted), server.open() + closed);
     drop(half);
-    assert!(server.drain(PATIENCE));
+    drain(server);
 }

@@ -46,7 +46,10 @@ fn without_descriptors_newcomers_wait_and_who_is_there_notices_nothing() {
         let target = format!("/{number}");
         assert_eq!(kept.get(&target).text(), target);
     }
-    assert!(!late.has_answer());
+    assert!(
+        !late.has_answer(),
+        "a response came before the queue had room"
+    );
     limit(proxy.pid(), MANY);
     assert_eq!(late.answer().text(), "/late");
     proxy.wait_for_logs("joined", 2);
@@ -84,12 +87,18 @@ fn a_reload_without_enough_descriptors_changes_nothing() {
         wait_until("all that was opened is closed", || {
             descriptors(&proxy) == before
         });
-        assert!(!proxy.file("front.sock").exists() && !proxy.file("back.sock").exists());
+        assert!(
+            !proxy.file("front.sock").exists() && !proxy.file("back.sock").exists(),
+            "the failed reload left a socket behind"
+        );
         failed += 1;
     }
     // Two listeners, and what the thread of the one for visitors needs.
     assert!(failed > 2, "{failed}");
-    assert!(proxy.file("front.sock").exists() && proxy.file("back.sock").exists());
+    assert!(
+        proxy.file("front.sock").exists() && proxy.file("back.sock").exists(),
+        "the reload made no sockets"
+    );
     limit(proxy.pid(), MANY);
     proxy.reload(SITE);
     drop((kept, echo));
@@ -107,7 +116,7 @@ fn a_full_disk_costs_bodies_that_must_go_there_and_no_answers() {
     let mut visitor = proxy.visit();
     visitor.send(post(3_000_000)).send(vec![b'x'; 1_020_000]);
     assert_eq!(visitor.answer().status, 500);
-    assert!(visitor.finish().is_closed());
+    visitor.finish().assert_closed();
     proxy.wait_for_log("temporary_directory");
     proxy.wait_for_log("reason=internal");
     // What is in memory is not concerned, nor is an answer, which waits there.
@@ -122,9 +131,12 @@ fn a_full_disk_costs_bodies_that_must_go_there_and_no_answers() {
         backend
     });
     proxy.wait_for_log("answers wait in memory");
-    assert!(!application.is_finished());
+    assert!(
+        !application.is_finished(),
+        "the application could send all of its response"
+    );
     let answer = slow.answer();
-    assert!(answer.body == body && !answer.cut);
+    answer.assert_body(&body);
     let mut backend = application.join().unwrap();
     // And when there is room again, all is as before.
     limit(proxy.pid(), "--fsize=unlimited:");
@@ -185,7 +197,10 @@ fn dies(secure: bool) {
                     };
                     assert_eq!((answer.status, answer.cut), (200, !whole), "{context}");
                     assert!("hello".starts_with(&answer.text()), "{context}");
-                    assert!(!whole || until_close || answer.text() == "hello");
+                    assert!(
+                        !whole || until_close || answer.text() == "hello",
+                        "{context}: {answer:?}"
+                    );
                 }
                 match answer.cut {
                     true => assert!(visitor.is_closed(), "{context}"),
@@ -233,7 +248,10 @@ fn a_backend_that_drips_for_a_visitor_that_has_left_is_closed() {
     backend.set_nodelay(true).unwrap();
     backend.write_all(&preamble("000000000001", "")).unwrap();
     let mut visitor = proxy.ask("/");
-    assert!(backend.read(&mut [0; 1000]).unwrap() > 0);
+    assert!(
+        backend.read(&mut [0; 1000]).unwrap() > 0,
+        "the connection ended before the request"
+    );
     backend
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
         .unwrap();
@@ -307,7 +325,7 @@ fn a_body_that_comes_too_slowly_is_refused_whether_it_is_collected_or_passed_on(
                     thread::sleep(Duration::from_millis(100));
                 }
                 assert_eq!(visitor.answer().status, 408, "{host}");
-                assert!(visitor.finish().is_closed());
+                visitor.finish().assert_closed();
             })
         })
         .collect();
@@ -369,7 +387,10 @@ fn the_clock_may_be_set_and_no_deadline_notices() {
         let mut quick = proxy.visit();
         let answer = quick.ask("GET / HTTP/1.1\r\nHost: quick\r\n\r\n");
         assert_eq!(answer.status, 503);
-        assert!(!half.has_answer() && !waits.has_answer());
+        assert!(
+            !half.has_answer() && !waits.has_answer(),
+            "a response came before its deadline"
+        );
     }
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
     assert_eq!(waits.answer().text(), "/waits");

@@ -77,7 +77,7 @@ fn a_file_is_served_and_everything_else_is_the_backends() {
         assert!(sent.trim_start_matches("W/").starts_with(&tag), "{sent}");
         let modified = httpdate::fmt_http_date(about.modified().unwrap());
         assert_eq!(field("Last-Modified"), modified);
-        assert!(!field("Date").is_empty());
+        assert!(!field("Date").is_empty(), "the Date field is empty");
         assert_eq!(answer.field("Connection"), None);
         assert_eq!(visitor.get("/").text(), "home");
         let answer = visitor.get("/b%20c.bin");
@@ -101,7 +101,7 @@ fn a_file_is_served_and_everything_else_is_the_backends() {
     assert_eq!(old.field("Connection"), Some("keep-alive"));
     let last = visitor.ask("GET /a.html HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     assert_eq!(last.field("Connection"), Some("close"));
-    assert!(visitor.is_closed());
+    visitor.assert_closed();
     drop(echo);
     proxy.finish();
 }
@@ -307,7 +307,10 @@ fn a_link_that_comes_and_goes_leads_nowhere() {
             seen[0] >= 100 && seen[1] >= 20
         });
         done.store(true, Ordering::Relaxed);
-        assert!(swapper.join().unwrap() > 10);
+        assert!(
+            swapper.join().unwrap() > 10,
+            "the file was swapped too rarely to show anything"
+        );
     });
     proxy.finish();
 }
@@ -510,9 +513,15 @@ fn parts_of_a_large_file_come_together() {
             from + end.unwrap() + 4
         };
         let first = find(&answer.body, 0);
-        assert!(answer.body[first..first + most] == content[1..=most]);
+        assert!(
+            answer.body[first..first + most] == content[1..=most],
+            "the first part has other bytes than the file"
+        );
         let second = find(&answer.body, first + most);
-        assert!(answer.body[second..second + 70_000] == content[LARGE - 70_000..]);
+        assert!(
+            answer.body[second..second + 70_000] == content[LARGE - 70_000..],
+            "the second part has other bytes than the file"
+        );
         assert_eq!(visitor.get("/small.txt").text(), "small");
         drop(visitor);
         proxy.finish();
@@ -544,8 +553,12 @@ fn a_file_that_becomes_shorter_while_it_is_sent_is_cut() {
         },
         |proxy, visitor, content| {
             let answer = visitor.answer();
-            assert!(answer.cut);
-            assert!(content.starts_with(&answer.body));
+            answer.assert_cut();
+            assert!(
+                content.starts_with(&answer.body),
+                "the {} bytes before the cut differ from the file",
+                answer.body.len()
+            );
             proxy.wait_for_log("reason=file_failed");
         },
     );
@@ -561,7 +574,7 @@ fn of_a_file_that_grows_as_much_is_sent_as_was_announced() {
         },
         |_, visitor, content| {
             let answer = visitor.answer();
-            assert!(answer.body == content && !answer.cut);
+            answer.assert_body(content);
             assert_eq!(visitor.get("/small.txt").text(), "small");
         },
     );
@@ -580,7 +593,7 @@ fn a_file_that_is_replaced_or_removed_is_sent_to_its_end() {
     for what in checks {
         while_it_is_sent(what, |_, visitor, content| {
             let answer = visitor.answer();
-            assert!(answer.body == content && !answer.cut);
+            answer.assert_body(content);
             assert_eq!(visitor.get("/small.txt").text(), "small");
         });
     }
@@ -598,7 +611,7 @@ fn visitors_that_leave_or_never_read_a_large_file_leave_nothing_behind() {
         let mut slow = proxy.visit_as(secure);
         slow.send_get("/large.bin").at_least(1000);
         proxy.wait_for_logs("reason=write_timeout", 1 + usize::from(secure));
-        assert!(slow.answer().cut);
+        slow.answer().assert_cut();
     }
     proxy.finish();
 }
@@ -948,7 +961,7 @@ fn a_backend_names_a_file_and_is_free() {
     let mut other = proxy.ask("/other");
     assert_eq!(backend.request().target(), "/other");
     backend.reply_to(&mut other, "other");
-    assert!(visitor.answer().body == bytes(LARGE));
+    visitor.answer().assert_body(bytes(LARGE));
     drop((visitor, other, backend));
     proxy.finish();
 }

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::common::{Backend, Proxy, exchange, head_end, needs, proxy, settle, wait_until};
+use crate::common::{
+    Backend, Proxy, assert_contains, exchange, head_end, needs, proxy, settle, wait_until,
+};
 
 /// One site that compresses, with these lines on top.
 fn site(gzip: &str, lines: &str) -> String {
@@ -95,7 +97,12 @@ fn curl_gets_a_page_in_fewer_bytes() {
         !head.contains("Accept-Ranges") && !head.contains("Content-Length"),
         "{head}"
     );
-    assert!(body == text.as_bytes());
+    assert!(
+        body == text.as_bytes(),
+        "{} bytes are not the text of {}",
+        body.len(),
+        text.len()
+    );
     let (_, body) = curl(&["-H", "Accept-Encoding: br, gzip;q=0.5", "--raw"]);
     assert!(body.len() < text.len() / 3, "{}", body.len());
     for options in [&[][..], &["-0", "--compressed"]] {
@@ -105,8 +112,13 @@ fn curl_gets_a_page_in_fewer_bytes() {
             "{head}"
         );
         assert!(head.contains("Vary: Cookie, Accept-Encoding\r\n"), "{head}");
-        assert!(head.contains(&format!("Content-Length: {}\r\n", text.len())));
-        assert!(body == text.as_bytes());
+        assert_contains(&head, &format!("Content-Length: {}\r\n", text.len()));
+        assert!(
+            body == text.as_bytes(),
+            "{} bytes are not the text of {}",
+            body.len(),
+            text.len()
+        );
     }
     drop(serving.join().unwrap());
     proxy.finish();
@@ -236,7 +248,7 @@ fn a_stream_comes_as_it_is_sent() {
             backend.send("0\r\n\r\n");
         }
         let answer = visitor.answer();
-        assert!(!answer.cut);
+        answer.assert_whole();
         assert_eq!(gunzip(&answer.body), (sent.into_bytes(), true));
         // The backend was given back.
         exchange(&mut visitor, &mut backend, "/next");
@@ -287,16 +299,24 @@ fn a_slow_visitor_leaves_the_backend_free_and_without_room_no_worker_waits() {
             let mut visitor = proxy.ask("/other");
             other.request();
             other.reply_to(&mut visitor, "other");
-            assert!(!sending.is_finished());
+            assert!(
+                !sending.is_finished(),
+                "the whole response was read although the client takes nothing"
+            );
         } else {
             wait_until("all of it taken", || sending.is_finished());
         }
         // A reload that turns it off changes nothing about what has begun.
         proxy.reload(&site("false", lines));
         let answer = slow.answer();
-        assert!(!answer.cut);
+        answer.assert_whole();
         let (got, complete) = gunzip(&answer.body);
-        assert!(complete && got == body);
+        assert!(
+            complete && got == body,
+            "complete: {complete}, {} bytes of {}",
+            got.len(),
+            body.len()
+        );
         let mut backend = sending.join().unwrap();
         slow.send(get(""));
         backend.request();
@@ -321,9 +341,9 @@ fn an_answer_that_breaks_off_is_cut_and_what_came_is_there() {
     backend.send(format!("{HTML}Content-Length: 99999\r\n\r\n{text}"));
     drop(backend);
     let answer = visitor.answer();
-    assert!(answer.cut);
+    answer.assert_cut();
     assert_eq!(gunzip(&answer.body), (text.into_bytes(), false));
-    assert!(visitor.is_closed());
+    visitor.assert_closed();
     wait_until("the log", || {
         proxy.read("access").contains("backend_failed")
     });
@@ -378,7 +398,12 @@ fn without_memory_for_it_answers_go_out_as_they_are() {
     assert_eq!(encoding(), None);
     for (sending, mut visitor) in held {
         let (got, complete) = gunzip(&visitor.answer().body);
-        assert!(complete && got == body);
+        assert!(
+            complete && got == body,
+            "complete: {complete}, {} bytes of {}",
+            got.len(),
+            body.len()
+        );
         drop(sending.join().unwrap());
     }
     wait_until("room", || encoding().as_deref() == Some("gzip"));
@@ -441,7 +466,11 @@ fn a_file_that_is_not_in_memory_is_compressed_while_it_is_sent() {
     let plain = visitor.get("/large.txt");
     assert_eq!(plain.field("Vary"), Some("Accept-Encoding"));
     assert_eq!(plain.field("Accept-Ranges"), Some("bytes"));
-    assert!(plain.field("Content-Encoding").is_none() && plain.text() == all);
+    assert!(
+        plain.field("Content-Encoding").is_none() && plain.text() == all,
+        "expected the file as it is: {}",
+        plain.head
+    );
     let tag = plain.field("ETag").unwrap().to_owned();
     let weak = format!("W/{tag}");
     assert!(tag.starts_with('"'), "{tag}");
@@ -455,8 +484,16 @@ fn a_file_that_is_not_in_memory_is_compressed_while_it_is_sent() {
         let content_type = answer.field("Content-Type");
         assert_eq!(content_type, Some("text/plain; charset=utf-8"));
         assert!(answer.field("Accept-Ranges").is_none(), "{}", answer.head);
-        assert!(answer.body.len() < all.len() / 3);
-        assert!(gunzip(&answer.body) == (all.clone().into_bytes(), true));
+        assert!(
+            answer.body.len() < all.len() / 3,
+            "{} bytes of {} are too many",
+            answer.body.len(),
+            all.len()
+        );
+        assert!(
+            gunzip(&answer.body) == (all.clone().into_bytes(), true),
+            "the compressed file is another one, or incomplete"
+        );
     }
     visitor.send(get_file("HEAD", "/large.txt", ""));
     let head = visitor.answer_to("HEAD");
@@ -479,12 +516,24 @@ fn a_file_that_is_not_in_memory_is_compressed_while_it_is_sent() {
         "/large.txt",
         "Cache-Control: no-transform\r\n",
     ));
-    assert!(as_it_is.field("Content-Encoding").is_none() && as_it_is.text() == all);
+    assert!(
+        as_it_is.field("Content-Encoding").is_none() && as_it_is.text() == all,
+        "expected the file as it is: {}",
+        as_it_is.head
+    );
     let picture = visitor.ask(get_file("GET", "/picture.png", ""));
-    assert!(picture.field("Content-Encoding").is_none() && picture.field("Vary").is_none());
+    assert!(
+        picture.field("Content-Encoding").is_none() && picture.field("Vary").is_none(),
+        "a picture is never compressed: {}",
+        picture.head
+    );
     let mut old = proxy.visit();
     let old = old.ask(get_file("GET", "/large.txt", "").replace("1.1", "1.0"));
-    assert!(old.field("Content-Encoding").is_none() && old.text() == all);
+    assert!(
+        old.field("Content-Encoding").is_none() && old.text() == all,
+        "HTTP/1.0 gets the file as it is: {}",
+        old.head
+    );
     assert_eq!(old.field("Vary"), Some("Accept-Encoding"));
     drop(visitor);
     proxy.finish();
@@ -503,7 +552,10 @@ fn a_compressed_file_waits_for_a_slow_client_and_is_cut_where_it_was_shortened()
         visitor
     };
     let (mut slow, mut cut) = (ask(), ask());
-    assert!(gunzip(&slow.answer().body) == (all, true));
+    assert!(
+        gunzip(&slow.answer().body) == (all, true),
+        "the compressed file is another one, or incomplete"
+    );
     // It goes on with what is left of the file, which is nothing.
     fs::OpenOptions::new()
         .write(true)
@@ -511,7 +563,10 @@ fn a_compressed_file_waits_for_a_slow_client_and_is_cut_where_it_was_shortened()
         .and_then(|file| file.set_len(0))
         .unwrap();
     let answer = cut.answer();
-    assert!(answer.cut && !gunzip(&answer.body).1);
+    assert!(
+        answer.cut && !gunzip(&answer.body).1,
+        "the response ended as if it were complete"
+    );
     drop((slow, cut));
     proxy.finish();
 }

@@ -157,9 +157,17 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
         // RFC 9112 3.2.4: without a path, OPTIONS is about the whole server.
         Some(_) if head.target.is_asterisk() => {
             let (_, rest) = sent.split_once("//").expect("a scheme");
-            assert!(head.method == Method::Options && !rest.contains(['/', '?']));
+            assert!(
+                head.method == Method::Options && !rest.contains(['/', '?']),
+                "{:?} {sent} became *",
+                head.method
+            );
         }
-        Some(_) => assert!(sent.ends_with(head.target.as_str().trim_start_matches('/'))),
+        Some(_) => assert!(
+            sent.ends_with(head.target.as_str().trim_start_matches('/')),
+            "{sent} became {}",
+            head.target.as_str()
+        ),
     }
     simple.assert_fields(&head.headers, Some(&head.ambiguous));
     let lengths = simple.all("content-length");
@@ -170,20 +178,41 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
             _ => panic!("{} lengths", lengths.len()),
         },
         [coding] => {
-            assert!(coding.eq_ignore_ascii_case(b"chunked") && lengths.is_empty());
-            assert!(head.framing == Framing::Chunked && head.version == Version::Http11);
+            assert!(
+                coding.eq_ignore_ascii_case(b"chunked") && lengths.is_empty(),
+                "accepted with transfer coding {:?} and {} lengths",
+                String::from_utf8_lossy(coding),
+                lengths.len()
+            );
+            assert!(
+                head.framing == Framing::Chunked && head.version == Version::Http11,
+                "chunked, read as {:?} in {:?}",
+                head.framing,
+                head.version
+            );
         }
         _ => panic!("two codings"),
     }
     let hosts = simple.all("host");
-    assert!(hosts.len() <= 1);
+    assert!(
+        hosts.len() <= 1,
+        "accepted with {} Host fields",
+        hosts.len()
+    );
     let told = hosts.first().and_then(|host| Host::parse(host));
     match (head.target.authority(), &told) {
-        (Some(meant), Some(told)) => assert!(meant.is_same(told)),
+        (Some(meant), Some(told)) => assert!(
+            meant.is_same(told),
+            "the target names {meant:?}, Host {told:?}"
+        ),
         (Some(_), None) => {}
         (None, told) => assert_eq!(head.host, *told),
     }
-    assert!(head.host.is_some() || head.version == Version::Http10);
+    assert!(
+        head.host.is_some() || head.version == Version::Http10,
+        "accepted without a host: {}",
+        simple.line
+    );
     if head.method == Method::Options {
         let told = simple.all("max-forwards");
         // The largest numbers are too large for either.
@@ -191,28 +220,45 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
         let told = told.first().map(|value| number(value).unwrap_or(u128::MAX));
         let most = |told: u128| u32::try_from(told).unwrap_or(u32::MAX);
         assert_eq!(head.max_forwards, told.map(most));
-        assert!(simple.all("max-forwards").len() <= 1);
+        assert!(
+            simple.all("max-forwards").len() <= 1,
+            "accepted with two Max-Forwards fields"
+        );
     } else {
         assert_eq!(head.max_forwards, None);
     }
     if let Some(protocols) = &head.upgrade {
         let bodiless = matches!(head.framing, Framing::Empty | Framing::Length(0));
-        assert!(bodiless && head.version == Version::Http11);
+        assert!(
+            bodiless && head.version == Version::Http11,
+            "an upgrade with {:?} in {:?}",
+            head.framing,
+            head.version
+        );
         let said = |name, value: &[u8]| {
             let fields = simple.all(name);
             let mut elements = fields.iter().flat_map(|list| list.split(|b| *b == b','));
             elements.any(|element| trimmed(element).eq_ignore_ascii_case(value))
         };
-        assert!(said("connection", b"upgrade"));
+        assert!(
+            said("connection", b"upgrade"),
+            "an upgrade without Connection: upgrade"
+        );
         for protocol in protocols.split(|byte| *byte == b',').map(trimmed) {
-            assert!(said("upgrade", protocol));
+            assert!(
+                said("upgrade", protocol),
+                "an upgrade to {:?}, which was not asked for",
+                String::from_utf8_lossy(protocol)
+            );
             let name = protocol.split(|byte| *byte == b'/').next().expect("a name");
             let name = name.to_ascii_lowercase();
             assert!(
                 !name.is_empty()
                     && !["http", "h2", "h2c", "tls"]
                         .map(str::as_bytes)
-                        .contains(&&*name)
+                        .contains(&&*name),
+                "an upgrade to {:?}",
+                String::from_utf8_lossy(&name)
             );
         }
     }
@@ -229,7 +275,10 @@ fn rewrite_request(head: &RequestHead) {
             || dashed.starts_with("x-forwarded-");
         assert!(!reserved, "{name} is passed on");
     }
-    assert!(dropped.iter().all(|(name, _)| is_ambiguous(name)));
+    assert!(
+        dropped.iter().all(|(name, _)| is_ambiguous(name)),
+        "a field was dropped whose name is not ambiguous: {dropped:?}"
+    );
     let mut out = Vec::new();
     // HTTP/1.0 may come without a host; HTTP/1.1 is read with one only.
     let first = |out: &mut Vec<u8>| {
@@ -306,10 +355,24 @@ fn judge_response(bytes: &[u8], head: &ResponseHead) {
     let each: HashSet<u64> = each.map(|length| decimal(trimmed(length))).collect();
     assert!(each.len() <= 1, "two different lengths");
     match simple.all("transfer-encoding")[..] {
-        [] => assert!(!head.chunked && head.length == each.into_iter().next()),
+        [] => assert!(
+            !head.chunked && head.length == each.into_iter().next(),
+            "without a coding: chunked {}, length {:?}",
+            head.chunked,
+            head.length
+        ),
         [coding] => {
-            assert!(coding.eq_ignore_ascii_case(b"chunked") && head.chunked);
-            assert!(head.length.is_none());
+            assert!(
+                coding.eq_ignore_ascii_case(b"chunked") && head.chunked,
+                "transfer coding {:?}, chunked: {}",
+                String::from_utf8_lossy(coding),
+                head.chunked
+            );
+            assert!(
+                head.length.is_none(),
+                "chunked with a length, {:?}",
+                head.length
+            );
             let old = head.version == Version::Http10;
             assert_eq!(head.conflicting, old || !each.is_empty());
         }
@@ -319,7 +382,11 @@ fn judge_response(bytes: &[u8], head: &ResponseHead) {
     if head.status < 200 || head.status == 204 || head.status == 304 {
         assert_eq!(head.framing(&Method::Get), Framing::Empty);
     }
-    assert!(head.upgrade.is_none() || head.status == 101);
+    assert!(
+        head.upgrade.is_none() || head.status == 101,
+        "status {} with an upgrade",
+        head.status
+    );
 }
 
 /// What is written of a response's head is a head of its own, and means the same.
@@ -502,7 +569,11 @@ fn trimmed(value: &[u8]) -> &[u8] {
 
 /// A number of digits alone.
 fn decimal(value: &[u8]) -> u64 {
-    assert!(!value.is_empty() && value.iter().all(u8::is_ascii_digit));
+    assert!(
+        !value.is_empty() && value.iter().all(u8::is_ascii_digit),
+        "not a number of digits: {:?}",
+        String::from_utf8_lossy(value)
+    );
     let text = String::from_utf8_lossy(value);
     text.parse().expect("a number of 64 bits")
 }
@@ -559,7 +630,13 @@ pub(crate) fn decode(framing: Framing, message: &[u8], cuts: &[usize]) -> Decode
                     return Decoded { body, verdict };
                 }
             };
-            assert!(piece.data.end <= piece.consumed && piece.consumed <= left.len());
+            assert!(
+                piece.data.end <= piece.consumed && piece.consumed <= left.len(),
+                "of {} bytes {} are used, and data is {:?}",
+                left.len(),
+                piece.consumed,
+                piece.data
+            );
             body.extend_from_slice(&left[piece.data]);
             at += piece.consumed;
             left = &left[piece.consumed..];
@@ -637,7 +714,7 @@ fn preamble(input: &[u8]) {
     if let Some((id, key)) = bytes.split_at_checked(preamble::ID) {
         let id: &[u8; preamble::ID] = id.try_into().expect("as many bytes as an id has");
         let Ok(written) = preamble::write(id, key) else {
-            assert!(key.len() > 255);
+            assert!(key.len() > 255, "a key of {} bytes was refused", key.len());
             return;
         };
         let keys = [key.into()];
@@ -675,12 +752,23 @@ fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
             PreambleReading::Partial => assert!(complete.is_none(), "complete, and then not"),
             PreambleReading::Complete(found) => {
                 let id = found.id.as_bytes();
-                assert!(found.length <= end && keys.contains(&found.key));
+                assert!(
+                    found.length <= end && keys.contains(&found.key),
+                    "accepted {} bytes of {end}, with key {:?}",
+                    found.length,
+                    found.key
+                );
                 let told = seen[preamble::PREFIX.len() + id.len()..found.length].to_vec();
                 let digits = format!("{:02x}", found.key.len()).into_bytes();
                 let again = [&digits, &*found.key].concat();
-                assert!(told.eq_ignore_ascii_case(&again) && told.ends_with(&found.key));
-                assert!(seen[preamble::PREFIX.len()..].starts_with(id));
+                assert!(
+                    told.eq_ignore_ascii_case(&again) && told.ends_with(&found.key),
+                    "{told:?} was read as length and key {again:?}"
+                );
+                assert!(
+                    seen[preamble::PREFIX.len()..].starts_with(id),
+                    "{id:?} is not the id in {seen:?}"
+                );
                 if id.len() > preamble::ID {
                     // A longer id explains all there is.
                     assert_eq!(found.length, end);
@@ -700,12 +788,18 @@ fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
                 assert!(complete.is_none(), "complete, and then refused");
                 let digits = str::from_utf8(&seen[START..START + 2]).expect("two digits");
                 let length = usize::from_str_radix(digits, 16).expect("two digits");
-                assert!(end >= START + 2 + length);
+                assert!(
+                    end >= START + 2 + length,
+                    "a key of {length} bytes was refused after {end} bytes"
+                );
             }
             PreambleReading::Refused(PreambleError::Length) => {
                 assert!(complete.is_none(), "complete, and then refused");
                 let digits = &seen[START..START + 2];
-                assert!(!digits.iter().all(u8::is_ascii_hexdigit));
+                assert!(
+                    !digits.iter().all(u8::is_ascii_hexdigit),
+                    "the length {digits:?} was refused"
+                );
             }
             // What came behind a preamble may make it ambiguous.
             PreambleReading::Refused(PreambleError::Prefix | PreambleError::Ambiguous) => {}
@@ -745,7 +839,9 @@ fn path(input: &[u8]) {
         assert!(
             below
                 .components()
-                .all(|part| matches!(part, Component::Normal(_)))
+                .all(|part| matches!(part, Component::Normal(_))),
+            "{} leaves the directory",
+            below.display()
         );
         let root = Root::new(inside, Symlinks::Inside);
         if let Ok(Some((file, _))) = root.open(&normal[1..], Instant::now()) {
@@ -767,7 +863,10 @@ fn target(input: &[u8]) {
             continue;
         };
         let (text, path) = (target.as_str(), target.path());
-        assert!(text.starts_with('/') || text == "*" && method == Method::Options);
+        assert!(
+            text.starts_with('/') || text == "*" && method == Method::Options,
+            "{method:?} has the target {text}"
+        );
         assert_eq!(target.is_asterisk(), text == "*");
         let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
         assert!(text.bytes().all(allowed), "{text}");
@@ -775,17 +874,23 @@ fn target(input: &[u8]) {
             Some(query) => assert_eq!(text, format!("{path}?{query}")),
             None => assert_eq!(text, path),
         }
-        assert!(!path.contains('?'));
+        assert!(!path.contains('?'), "a path with a question mark: {path}");
         match target.authority() {
             None => assert_eq!(text.as_bytes(), input),
             Some(host) => {
                 judge_host(host, host.as_str().as_bytes());
                 let sent = String::from_utf8_lossy(input);
                 let (scheme, rest) = sent.split_once("://").expect("a scheme");
-                assert!(["http", "https"].contains(&&*scheme.to_ascii_lowercase()));
+                assert!(
+                    ["http", "https"].contains(&&*scheme.to_ascii_lowercase()),
+                    "accepted the scheme {scheme}"
+                );
                 let rest = rest.strip_prefix(host.as_str()).expect("the host");
                 // An empty path is sent as a slash.
-                assert!(rest == text || !rest.starts_with('/') && text[1..] == *rest);
+                assert!(
+                    rest == text || !rest.starts_with('/') && text[1..] == *rest,
+                    "{sent} became {text}"
+                );
             }
         }
         let again = Target::parse(&method, text.as_bytes()).expect("accepted again");
@@ -793,7 +898,7 @@ fn target(input: &[u8]) {
             (again.as_str(), again.path(), again.query()),
             (text, path, target.query())
         );
-        assert!(again.authority().is_none());
+        assert!(again.authority().is_none(), "{text} has an authority");
         judge_decoded(&target, path.as_bytes());
     }
 }
@@ -824,9 +929,15 @@ fn judge_decoded(target: &Target, path: &[u8]) {
 fn judge_host(host: &Host, sent: &[u8]) {
     assert_eq!(host.as_str().as_bytes(), sent);
     let name = host.name();
-    assert!(!name.is_empty() && name.is_ascii());
-    assert!(!name.bytes().any(|byte| byte.is_ascii_uppercase()));
-    assert!(!name.contains(['/', '@', '?', '#', ' ', '%']));
+    assert!(!name.is_empty() && name.is_ascii(), "{name:?}");
+    assert!(
+        !name.bytes().any(|byte| byte.is_ascii_uppercase()),
+        "{name} is not in lower case"
+    );
+    assert!(
+        !name.contains(['/', '@', '?', '#', ' ', '%']),
+        "{name} is no host name"
+    );
     let text = match host.port() {
         Some(port) => format!("{name}:{port}"),
         None => name.to_owned(),
@@ -857,7 +968,10 @@ fn config(input: &[u8]) {
     let judge = |place: &Path, line: Option<usize>, shown: String| {
         assert_eq!(place, file);
         // The end of a text that is cut short is the line behind its last one.
-        assert!(line.is_none_or(|line| (1..=lines + 1).contains(&line)));
+        assert!(
+            line.is_none_or(|line| (1..=lines + 1).contains(&line)),
+            "line {line:?} of {lines}"
+        );
         assert!(!shown.contains('\n'), "{shown}");
         let known = ["missing", "empty", "not a configuration"];
         assert!(
@@ -867,7 +981,7 @@ fn config(input: &[u8]) {
     };
     match Config::from_yaml(text, file, &overrides) {
         Err(problems) => {
-            assert!(!problems.0.is_empty());
+            assert!(!problems.0.is_empty(), "refused without a problem: {text}");
             for problem in &problems.0 {
                 judge(&problem.file, problem.line, problem.to_string());
             }
@@ -891,15 +1005,19 @@ fn config(input: &[u8]) {
 
 /// The promises of `config`: what holds for every configuration that was loaded.
 fn judge_config(config: &Config) {
-    assert!(!config.listen.is_empty());
+    assert!(!config.listen.is_empty(), "no address for clients");
     let sites = &config.sites;
-    assert!(sites.iter().filter(|site| site.default).count() <= 1);
+    assert!(
+        sites.iter().filter(|site| site.default).count() <= 1,
+        "two sites are the default"
+    );
     let mut names = HashSet::new();
     assert!(
         sites
             .iter()
             .flat_map(|site| &site.incoming)
-            .all(|name| names.insert(name))
+            .all(|name| names.insert(name)),
+        "two sites have the same name: {sites:?}"
     );
     let logs = sites.iter().filter_map(|site| site.logger.as_ref());
     let logs = logs
@@ -915,21 +1033,35 @@ fn judge_config(config: &Config) {
         Some(&*config.temporary_directory),
     ];
     let paths = logs.chain(access).chain(others.into_iter().flatten());
-    assert!(paths.into_iter().all(Path::is_absolute));
+    assert!(
+        paths.into_iter().all(Path::is_absolute),
+        "a relative path in {config:?}"
+    );
     for outgoing in sites.iter().flat_map(|site| &site.outgoing) {
         let any_port = matches!(outgoing.to, Address::Tcp { port: 0, .. });
-        assert!(any_port || !config.listen.contains(&outgoing.to));
+        assert!(
+            any_port || !config.listen.contains(&outgoing.to),
+            "{:?} is for clients and for backends",
+            outgoing.to
+        );
         if let Address::Unix(path) = &outgoing.to {
-            assert!(path.is_absolute());
+            assert!(path.is_absolute(), "{} is relative", path.display());
         }
         if let Filter::Prefix(prefix) = &outgoing.filter {
-            assert!(prefix.starts_with('/'));
+            assert!(prefix.starts_with('/'), "{prefix} is no prefix of paths");
         }
     }
     for site in sites {
-        assert!(site.default || !site.incoming.is_empty());
+        assert!(
+            site.default || !site.incoming.is_empty(),
+            "a site without a name: {site:?}"
+        );
         let fits = |key: &String| (1..=255).contains(&key.len());
-        assert!(site.keys.iter().all(fits));
+        assert!(
+            site.keys.iter().all(fits),
+            "a key is empty or too long: {:?}",
+            site.keys
+        );
         let times = &site.timeouts;
         let all = [
             times.head,
@@ -942,6 +1074,9 @@ fn judge_config(config: &Config) {
             times.connect,
             site.unframed_gap,
         ];
-        assert!(all.iter().all(|time| time.as_millis() >= 1));
+        assert!(
+            all.iter().all(|time| time.as_millis() >= 1),
+            "a time below 1 ms: {all:?}"
+        );
     }
 }

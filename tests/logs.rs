@@ -12,7 +12,9 @@ use nix::sys::signal::Signal::{SIGHUP, SIGTERM, SIGUSR1};
 use nix::sys::stat::Mode;
 
 use crate::common::proxy::{SITE, program};
-use crate::common::{Echo, EchoServer, Port, Proxy, Running, Visitor, access, wait_until};
+use crate::common::{
+    Echo, EchoServer, Port, Proxy, Running, Visitor, access, assert_contains, wait_until,
+};
 
 /// A program whose output nobody reads.
 struct Unread {
@@ -99,7 +101,7 @@ fn logs_that_are_not_read_hold_up_nothing() {
     assert_eq!(health.status, 200);
     // When it is read again it goes on, and says how much it has left out.
     let text = swiftiply.read_until("lines are lost in all");
-    assert!(text.contains("standard output: it takes nothing, or too little"));
+    assert_contains(&text, "standard output: it takes nothing, or too little");
     drop((visitor, echo));
     // Nobody reads on, and it ends all the same.
     assert_eq!(swiftiply.end().code(), Some(0));
@@ -144,8 +146,8 @@ fn a_fifo_is_a_log_with_or_without_a_reader() {
         let count = File::open(path).unwrap().read(&mut text).unwrap();
         String::from_utf8_lossy(&text[..count]).into_owned()
     };
-    assert!(first(&lines).contains("\"GET /0 HTTP/1.1\" 200 "));
-    assert!(first(&messages).contains("[INFO] ready: "));
+    assert_contains(&first(&lines), "\"GET /0 HTTP/1.1\" 200 ");
+    assert_contains(&first(&messages), "[INFO] ready: ");
     drop((visitor, echo));
     proxy.finish();
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Backend, PATIENCE, Port, Proxy, Server, Visitor, wait_until};
+use crate::common::{Backend, PATIENCE, Port, Proxy, Server, Visitor, assert_contains, wait_until};
 
 /// Asks a site; returns the page of its 503.
 fn unserved(proxy: &Proxy, host: &str, target: &str) -> String {
@@ -225,13 +225,13 @@ fn a_burst_of_backends_has_few_lines_which_count_them_all() {
         .collect();
     let sums = || comings_and_goings(&proxy, "site test");
     wait_until("all are counted", || sums().1 == MANY);
-    assert!(proxy.log().contains(&format!(", {MANY} now")));
+    assert_contains(&proxy.log(), &format!(", {MANY} now"));
     // One at once, and one for each second.
     let most = |begun: Instant| 2 + begun.elapsed().as_secs() as usize;
     assert!(sums().0 <= most(begun), "{}", proxy.log());
     drop(backends);
     wait_until("all have gone", || sums().2 == MANY);
-    assert!(proxy.log().contains(", 0 now"));
+    assert_contains(&proxy.log(), ", 0 now");
     assert!(sums().0 <= most(begun), "{}", proxy.log());
     // Processes that disconnect and connect again all the time.
     let before = sums();
@@ -239,14 +239,14 @@ fn a_burst_of_backends_has_few_lines_which_count_them_all() {
     while begun.elapsed() < Duration::from_secs(2) {
         let mut backend = Backend::dial(proxy.dial_in());
         backend.finish();
-        assert!(backend.is_closed());
+        backend.assert_closed();
     }
     wait_until("all are counted", || {
         let (_, connected, disconnected) = sums();
         connected > before.1 && connected - before.1 == disconnected - before.2
     });
     assert!(sums().0 - before.0 <= most(begun), "{}", proxy.log());
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
     // The end of the server is no burst that is lost.
     let last = Backend::dial(proxy.dial_in());
     wait_until("it is counted", || sums().1 > before.1 + 1);

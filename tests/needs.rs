@@ -27,7 +27,10 @@ fn alone(program: &str, required: &str) -> (Ended, String) {
 #[test]
 fn a_program_that_is_there_is_used() {
     needs!("sh");
-    assert!(Command::new("sh").args(["-c", ":"]).status().is_ok());
+    assert!(
+        Command::new("sh").args(["-c", ":"]).status().is_ok(),
+        "sh was found, but does not start"
+    );
 }
 
 #[test]

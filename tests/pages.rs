@@ -4,7 +4,7 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
-use crate::common::{Backend, Echo, Proxy, wait_until};
+use crate::common::{Backend, Echo, Proxy, assert_contains, wait_until};
 
 /// One site that waits for no backend, with these lines.
 fn site(lines: &str) -> String {
@@ -119,7 +119,7 @@ fn a_site_is_in_maintenance_while_there_is_a_file() {
             .collect::<Vec<_>>()
             .join("\n"),
     );
-    assert!(visitor.get("/").text().contains("down for maintenance"));
+    assert_contains(&visitor.get("/").text(), "down for maintenance");
     assert_eq!(echo.answered(), answered);
     fs::remove_file(&flag).unwrap();
     wait_until("the end of maintenance", || {

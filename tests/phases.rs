@@ -82,7 +82,10 @@ fn an_application_that_takes_nothing_costs_the_access_proxy_nothing() {
     thread::sleep(Duration::from_millis(300));
     let taken = processor_time(access.pid(), Duration::from_secs(1));
     assert!(taken < Duration::from_millis(150), "{taken:?}");
-    assert!(backend.request().body == body);
+    assert!(
+        backend.request().body == body,
+        "the body of the request arrived changed"
+    );
     backend.reply_to(&mut visitor, "ok");
     // It has responded before it has all of the body: what is left of that is of no interest.
     visitor.send_post("/", &body);
@@ -133,8 +136,8 @@ fn a_server_that_is_dropped_closes_what_its_workers_have_in_hand() {
         // The worker blocks for a moment, and parks the exchange then.
         thread::sleep(Duration::from_millis(round));
         drop(server);
-        assert!(visitor.is_closed());
-        assert!(backend.is_closed());
+        visitor.assert_closed();
+        backend.assert_closed();
     }
 }
 
@@ -233,7 +236,7 @@ fn file_before_response(way: Way) -> bool {
         backend.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\nX-Sendfile: a.txt\r\n\r\n");
         assert_eq!(visitor.answer().text(), "the file");
         in_time = backend.is_open();
-        assert!(backend.is_closed());
+        backend.assert_closed();
         visitor.send_get("/swiftiply_health");
         assert_eq!(visitor.answer().status, 200);
     }
@@ -273,7 +276,7 @@ fn a_request_that_follows_while_a_visitor_takes_nothing_is_not_forgotten() {
         visitor.send_get("/next");
         thread::sleep(Duration::from_millis(200));
         rest.send(&body[body.len() - 1..]);
-        assert!(visitor.answer().body == body);
+        visitor.answer().assert_body(&body);
         assert_eq!(backend.request().target(), "/next");
         backend.reply_to(&mut visitor, "next");
         drop((visitor, backend, rest));

@@ -572,12 +572,16 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn text_fits_with_and_without_gaps() {
-    assert!(fits("hello\n", "hello\n"));
-    assert!(fits("hello 12 you\n", "hello … you\n"));
-    assert!(fits("hello 12\n", "hello …\n"));
-    assert!(!fits("hello 12\n", "hello\n"));
-    assert!(!fits("hello 12\n", "hello … you\n"));
-    assert!(!fits("say hello\n", "hello\n"));
+    for (text, shown, expected) in [
+        ("hello\n", "hello\n", true),
+        ("hello 12 you\n", "hello … you\n", true),
+        ("hello 12\n", "hello …\n", true),
+        ("hello 12\n", "hello\n", false),
+        ("hello 12\n", "hello … you\n", false),
+        ("say hello\n", "hello\n", false),
+    ] {
+        assert_eq!(fits(text, shown), expected, "{text:?} and {shown:?}");
+    }
     let ports = BTreeMap::from([("3000", 1)]);
     assert_eq!(with_ports("3000 30000:3000", &ports), "1 30000:1");
 }

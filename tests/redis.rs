@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::common::{EchoServer, Load, Port, Proxy, Running, Server, crowd, needs, wait_until};
+use crate::common::{
+    EchoServer, Load, Port, Proxy, Running, Server, assert_lacks, crowd, needs, wait_until,
+};
 
 /// A Redis server of a test's own, which writes down what it is told.
 struct Redis {
@@ -152,7 +154,7 @@ fn an_element_is_in_use_for_one_request() {
     // One that is taken away gets nothing more, and its connection is closed.
     redis.wait_for("test", &[c, a, b]);
     redis.ask(&format!("LREM test 0 {b}"));
-    assert!(two.is_closed());
+    two.assert_closed();
     drop((first, second, third, one, three, four));
     proxy.finish();
     redis.wait_for("test", &[c, a]);
@@ -262,7 +264,7 @@ fn what_a_proxy_had_in_use_comes_back_when_it_is_killed() {
     assert_eq!(redis.list("test.inuse").len(), 2);
     let since = Instant::now();
     killed.signal(Signal::SIGKILL);
-    assert!(first.is_closed());
+    first.assert_closed();
     let mut other = server.accept();
     // Two seconds, and what it takes to notice.
     let took = since.elapsed();
@@ -340,7 +342,8 @@ fn a_password_is_wanted() {
     proxy.wait_for_log("servers are listed in Redis");
     proxy.count_again();
     assert_eq!(proxy.visit().get("/known").text(), "/known");
-    assert!(!proxy.log().contains("s3cret") && !proxy.log().contains("wrong\""));
+    assert_lacks(&proxy.log(), "s3cret");
+    assert_lacks(&proxy.log(), "wrong\"");
     drop(server);
     proxy.finish();
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::common::proxy::SITE;
-use crate::common::{Backend, Proxy, Visitor, bytes, exchange, needs};
+use crate::common::{Backend, Proxy, Visitor, assert_contains, bytes, exchange, needs};
 
 /// Name, bytes, status. Each is one request that must not reach a backend.
 const REFUSED: &[(&str, &str, u16)] = &[
@@ -687,13 +687,16 @@ fn the_extensions_of_a_body_have_a_limit_in_all() {
         // 64 times 256 bytes is what it may have, with the semicolons.
         let within = format!("{POST}{CHUNKED}{}0\r\n\r\n", chunks(64));
         assert_eq!(proxy.visit_as(secure).ask(within).text(), "ok");
-        assert!(forwarded(&receiver, "test", "1.1", secure).ends_with(&"a".repeat(64)));
+        assert!(
+            forwarded(&receiver, "test", "1.1", secure).ends_with(&"a".repeat(64)),
+            "the body arrived changed"
+        );
         let over = format!("{POST}{CHUNKED}{}", chunks(65));
         for cut in (0..over.len()).step_by(997) {
             let mut visitor = proxy.visit_as(secure);
             visitor.send_cut(over.as_bytes(), cut);
             assert_eq!(visitor.answer().status, 400, "cut at {cut}");
-            assert!(visitor.finish().is_closed());
+            visitor.finish().assert_closed();
         }
     }
     end(proxy, thread);
@@ -777,7 +780,8 @@ fn options_that_may_not_be_passed_on_is_answered_here() {
         assert_eq!((answer.status, answer.text().as_str()), (200, ""));
         assert_eq!(answer.field("Content-Length"), Some("0"));
         let allowed = answer.field("Allow").unwrap();
-        assert!(allowed.contains("GET, HEAD, POST") && allowed.contains("OPTIONS"));
+        assert_contains(allowed, "GET, HEAD, POST");
+        assert_contains(allowed, "OPTIONS");
         assert!(!allowed.contains("TRACE"), "{allowed}");
     }
     // The connection goes on, and this is the first request that a backend gets.
@@ -789,7 +793,7 @@ fn options_that_may_not_be_passed_on_is_answered_here() {
         "OPTIONS / HTTP/1.1\r\nHost: test\r\nMax-Forwards: 0\r\nContent-Length: 3\r\n\r\nabc",
     );
     assert_eq!(visitor.answer().status, 200);
-    assert!(visitor.finish().is_closed());
+    visitor.finish().assert_closed();
     end(proxy, thread);
 }
 
@@ -849,7 +853,7 @@ fn heads_over_the_limits_are_refused() {
         let mut visitor = proxy.visit();
         let answer = visitor.ask(request);
         assert_eq!(answer.status, status, "{answer:?}");
-        assert!(visitor.finish().is_closed());
+        visitor.finish().assert_closed();
     };
     let long = |count: usize| "a".repeat(count);
     check(
@@ -919,7 +923,7 @@ fn a_large_body_goes_through_a_file_and_comes_out_whole() {
         visitor.send_post("/", sent);
         visitor
     });
-    assert!(backend.request().body == body);
+    assert!(backend.request().body == body, "the body arrived changed");
     let mut visitor = thread.join().unwrap();
     backend.reply_to(&mut visitor, "ok");
     drop((visitor, backend));
@@ -960,16 +964,16 @@ fn what_comes_slowly_is_refused_and_what_says_nothing_is_closed() {
          map: [{incoming: test, default: true, outgoing: '127.0.0.1:0'}]",
     );
     let mut silent = proxy.visit();
-    assert!(silent.is_closed());
+    silent.assert_closed();
     proxy.wait_for_log("reason=idle");
     let mut slow = proxy.visit();
     assert_eq!(slow.send("GET / HTTP/1.1\r\nHos").answer().status, 408);
-    assert!(slow.finish().is_closed());
+    slow.finish().assert_closed();
     proxy.wait_for_log("reason=head_timeout");
     let mut stuck = proxy.visit();
     stuck.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nab");
     assert_eq!(stuck.answer().status, 408);
-    assert!(stuck.finish().is_closed());
+    stuck.finish().assert_closed();
     proxy.wait_for_log("reason=body_timeout");
     drop((silent, slow, stuck));
     proxy.finish();
@@ -1001,7 +1005,7 @@ fn an_empty_line_behind_a_request_is_no_beginning_of_another() {
     visitor.send("\r\n");
     backend.reply_to(&mut visitor, "ok");
     // It is idle, and closed for that without a word.
-    assert!(visitor.is_closed());
+    visitor.assert_closed();
     proxy.wait_for_log("reason=idle");
     drop((visitor, backend));
     proxy.finish();
@@ -1093,7 +1097,10 @@ fn a_field_with_an_underscore_is_passed_on_where_that_is_wanted() {
     let through_a_proxy = ask("on.test", &mut backend, [127, 0, 0, 2]);
     assert_eq!(through_a_proxy, direct);
     left_out("site on.test: 127.0.0.2:", 2);
-    assert!(ask("off.test", &mut backend, [127, 0, 0, 1]).is_empty());
+    assert!(
+        ask("off.test", &mut backend, [127, 0, 0, 1]).is_empty(),
+        "fields were passed on that the site leaves out"
+    );
     left_out("site off.test: 127.0.0.1:", 3);
     left_out(": field api_key is left out, and 8 more: ", 3);
     drop(backend);
@@ -1117,7 +1124,7 @@ fn a_visitor_that_says_close_or_speaks_1_0_is_closed_after_its_answer() {
             (answer.text().as_str(), answer.field("Connection")),
             ("ok", connection)
         );
-        assert!(visitor.is_closed());
+        visitor.assert_closed();
     }
     // HTTP/1.0 is kept when it asks for that, and told so.
     let mut visitor = proxy.visit();
@@ -1129,7 +1136,7 @@ fn a_visitor_that_says_close_or_speaks_1_0_is_closed_after_its_answer() {
     let mut visitor = Visitor::connect(proxy.address());
     visitor.send_get("/").finish();
     assert_eq!(visitor.answer().text(), "ok");
-    assert!(visitor.is_closed());
+    visitor.assert_closed();
     end(proxy, thread);
 }
 
@@ -1155,7 +1162,7 @@ fn what_a_visitor_sends_behind_its_last_answer_does_not_cost_the_answer() {
         proxy.wait_until_idle();
         let answer = visitor.answer();
         assert!(!answer.cut && answer.body == body, "{behind:?} {secure}");
-        assert!(visitor.is_closed());
+        visitor.assert_closed();
     }
     drop(backend);
     proxy.finish();
@@ -1194,10 +1201,9 @@ fn a_body_is_passed_on_as_it_comes_where_that_is_wanted() {
         let mut visitor = proxy.visit_as(secure);
         for round in 0..3 {
             visitor.send(format!("{POST}{CHUNKED}5\r\nfirst\r\n"));
-            assert!(
-                backend
-                    .read_to("\r\n\r\n")
-                    .contains("Transfer-Encoding: chunked\r\n")
+            assert_contains(
+                &backend.read_to("\r\n\r\n"),
+                "Transfer-Encoding: chunked\r\n",
             );
             backend.read_to("first\r\n");
             visitor.send(format!("8;x=y\r\nsecond {round}\r\n"));
@@ -1208,7 +1214,7 @@ fn a_body_is_passed_on_as_it_comes_where_that_is_wanted() {
             ));
             assert_eq!(backend.read_to("\r\n\r\n"), "0\r\n\r\n");
             backend.reply_to(&mut visitor, "one");
-            assert!(backend.read_to("ab").contains("Content-Length: 4\r\n"));
+            assert_contains(&backend.read_to("ab"), "Content-Length: 4\r\n");
             visitor.send("cd");
             backend.read_to("cd");
             backend.reply_to(&mut visitor, "two");
@@ -1243,7 +1249,7 @@ fn a_body_that_goes_wrong_on_its_way_costs_the_backend_and_gets_a_status() {
         let mut visitor = proxy.visit();
         let answer = visitor.ask(format!("{POST}{rest}"));
         assert_eq!(answer.status, status, "{rest}");
-        assert!(visitor.finish().is_closed());
+        visitor.finish().assert_closed();
         if status == 413 && rest.starts_with("Content") {
             // It was not even taken.
             visitor = proxy.visit();
@@ -1263,7 +1269,7 @@ fn a_body_that_goes_wrong_on_its_way_costs_the_backend_and_gets_a_status() {
         .visit()
         .send(format!("{POST}Content-Length: 8\r\n\r\nabcd"));
     backend.read_to("abcd");
-    assert!(backend.is_closed());
+    backend.assert_closed();
     proxy.wait_for_log("reason=client_gone");
     drop(backend);
     proxy.finish();
@@ -1308,14 +1314,12 @@ fn an_answer_before_the_end_of_a_body_on_its_way_ends_both_connections() {
     let answer = visitor.answer();
     assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
     assert_eq!(answer.field("Connection"), Some("close"));
-    assert!(backend.is_closed());
+    backend.assert_closed();
     // It has done nothing wrong.
     assert!(!proxy.log().contains("backend_failed"), "{}", proxy.log());
-    assert!(
-        visitor
-            .send("GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n")
-            .is_closed()
-    );
+    visitor
+        .send("GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n")
+        .assert_closed();
     drop((visitor, backend));
     proxy.finish();
 }

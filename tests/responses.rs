@@ -521,7 +521,7 @@ fn large_answers_come_through_whole() {
             backend
         });
         let answer = visitor.answer();
-        assert!(answer.body == body);
+        answer.assert_body(&body);
         backend = sender.join().unwrap();
     }
     drop((visitor, backend));
@@ -561,7 +561,7 @@ fn a_backend_that_is_too_slow_costs_504_and_its_connection() {
     let answer = visitor.get("/");
     assert_eq!(answer.status, 504);
     backend.request();
-    assert!(backend.is_closed());
+    backend.assert_closed();
     // Within the answer it is too late for a status.
     let mut backend = Backend::dial(proxy.dial_in());
     visitor.send_get("/");
@@ -569,7 +569,7 @@ fn a_backend_that_is_too_slow_costs_504_and_its_connection() {
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab");
     let answer = visitor.answer();
     assert!(answer.cut && answer.body == b"ab", "{answer:?}");
-    assert!(backend.is_closed());
+    backend.assert_closed();
     drop((visitor, backend));
     proxy.finish();
 }

@@ -15,15 +15,15 @@ use nix::unistd::{Pid, getuid, mkfifo};
 use crate::common::backend::preamble;
 use crate::common::proxy::{SITE, check, program, run, site};
 use crate::common::{
-    Backend, Echo, Load, PATIENCE, Port, Proxy, Running, Visitor, bytes, ended, exchange, needs,
-    secure, wait_until,
+    Backend, Echo, Load, PATIENCE, Port, Proxy, Running, Visitor, assert_contains, assert_lacks,
+    bytes, ended, exchange, needs, secure, wait_until,
 };
 
 #[test]
 fn what_only_prints() {
     let help = run(&["-h"]);
     assert_eq!(help.code, Some(0));
-    assert!(help.out.starts_with("Usage: swiftiply "));
+    assert!(help.out.starts_with("Usage: swiftiply "), "{help:?}");
     let version = format!("Swiftiply v. {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(run(&["--version"]).out, version);
     for wrong in [&["--nonsense"][..], &["-t", "abc"], &["file.yml"], &["-c"]] {
@@ -71,7 +71,10 @@ fn check_prints_every_problem_and_opens_nothing() {
     let missing = run(&["-c", "/none/such.yml"]);
     assert_eq!(missing.code, Some(2));
     assert!(missing.err.contains("/none/such.yml"), "{missing:?}");
-    assert!(!directory.path().join("x.pid").exists());
+    assert!(
+        !directory.path().join("x.pid").exists(),
+        "--check wrote the PID file"
+    );
 }
 
 #[test]
@@ -176,7 +179,7 @@ fn a_taken_address_is_told_and_leaves_nothing_behind() {
     assert_eq!(ended.code, Some(1));
     let told = format!("listen 127.0.0.1:{port}: ");
     assert!(ended.err.contains(&told), "{ended:?}");
-    assert!(!pidfile.exists());
+    assert!(!pidfile.exists(), "the PID file was left behind");
 }
 
 #[test]
@@ -281,7 +284,7 @@ fn a_pid_file_belongs_to_the_server_that_accepts() {
     assert_eq!(first.wait().code(), Some(0));
     assert_eq!(read(), format!("{}\n", second.pid()));
     second.finish();
-    assert!(!pidfile.exists());
+    assert!(!pidfile.exists(), "the PID file was left behind");
 }
 
 #[test]
@@ -305,7 +308,7 @@ fn the_command_line_alone_makes_a_site() {
     assert_eq!(proxy.visit().get("/b").text(), "/b");
     drop(backend);
     let pidfile = proxy.file("a.pid");
-    proxy.finish_and(|| assert!(!pidfile.exists()));
+    proxy.finish_and(|| assert!(!pidfile.exists(), "the PID file was left behind"));
 }
 
 #[test]
@@ -357,7 +360,10 @@ fn a_daemon_is_ready_when_the_command_returns() {
     assert_eq!(started.code, Some(0), "{started:?}");
     assert!(!started.out.contains("PID"), "{started:?}");
     end(&fs::read_to_string(directory.path().join("daemon.pid")).unwrap());
-    assert!(!directory.path().join("daemon.pid").exists());
+    assert!(
+        !directory.path().join("daemon.pid").exists(),
+        "the PID file was left behind"
+    );
     // Whatever has nowhere to go afterwards is warned of.
     assert!(!started.err.contains("are lost"), "{started:?}");
     let lossy = yaml.replace("type: file, file: log", "type: stderr") + "\naccess_log: '-'";
@@ -491,8 +497,16 @@ fn privileges_are_given_up_after_binding() {
     wait_until("a warning", || messages().contains(&refused));
     assert!(!messages().contains("running as root"), "{}", messages());
     assert_eq!(ids("Uid:"), vec![owner.to_string(); 4]);
-    assert!(ids("Gid:").iter().all(|id| id != "0"));
-    assert!(ids("Groups:").iter().all(|id| id != "0"));
+    assert!(
+        ids("Gid:").iter().all(|id| id != "0"),
+        "group root was kept: {:?}",
+        ids("Gid:")
+    );
+    assert!(
+        ids("Groups:").iter().all(|id| id != "0"),
+        "group root was kept: {:?}",
+        ids("Groups:")
+    );
     proxy.finish();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yml");
@@ -529,7 +543,7 @@ fn routing_and_the_answers_of_our_own() {
             answer.field("Content-Type"),
             Some("text/html; charset=utf-8")
         );
-        assert!(answer.text().contains("<h1>Not Found</h1>"));
+        assert_contains(&answer.text(), "<h1>Not Found</h1>");
     }
     let health = ask("one").status;
     assert_eq!(health, 200);
@@ -591,7 +605,7 @@ fn a_reload_changes_what_is_new_and_leaves_what_is_not() {
         "the address is closed"
     );
     two.reply_to(&mut slow, "late");
-    assert!(two.is_closed());
+    two.assert_closed();
     proxy.wait_for_log("reason=removed");
     assert_eq!(visitor.ask(ask("two")).status, 404);
     // The idle backend, the connections and the listener are the same as before.
@@ -662,9 +676,9 @@ fn a_changed_key_closes_who_sent_the_old_one() {
     let stays = Backend::dial_as(proxy.dial_in(), "000000000002", "new");
     proxy.wait_for_logs("joined", 2);
     proxy.reload(&site("key: new"));
-    assert!(backend.is_closed());
+    backend.assert_closed();
     let mut late = Backend::dial_as(proxy.dial_in(), "000000000003", "old");
-    assert!(late.is_closed());
+    late.assert_closed();
     drop((backend, stays, late));
     proxy.finish();
 }
@@ -718,7 +732,7 @@ fn a_drain_waits_for_what_is_under_way_and_no_longer() {
     let mut visitor = proxy.ask("/");
     backend.request();
     proxy.signal(SIGTERM);
-    assert!(idle.is_closed());
+    idle.assert_closed();
     backend.reply("late");
     let answer = visitor.answer();
     assert_eq!(
@@ -771,7 +785,7 @@ fn access_logs_tell_every_exchange_and_can_be_moved_away() {
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n123");
     drop(backend);
-    assert!(visitor.answer().cut);
+    visitor.answer().assert_cut();
     let lines = |name: &str, count: usize| {
         wait_until(name, || proxy.read(name).lines().count() >= count);
         let text = proxy.read(name);
@@ -807,12 +821,8 @@ fn access_logs_tell_every_exchange_and_can_be_moved_away() {
         "{}",
         combined[1]
     );
-    assert!(
-        proxy
-            .read("messages.log")
-            .contains("503 POST / from 127.0.0.1")
-    );
-    assert!(!proxy.read("messages.log").contains("site test"));
+    assert_contains(&proxy.read("messages.log"), "503 POST / from 127.0.0.1");
+    assert_lacks(&proxy.read("messages.log"), "site test");
     // Moved away, they are written to until they are opened anew.
     for name in ["json.log", "combined.log", "messages.log", "site.log"] {
         fs::rename(proxy.file(name), proxy.file(&format!("{name}.1"))).unwrap();
@@ -823,8 +833,11 @@ fn access_logs_tell_every_exchange_and_can_be_moved_away() {
     });
     visitor = proxy.visit();
     visitor.ask("GET /new HTTP/1.1\r\nHost: none\r\n\r\n");
-    assert!(lines("combined.log", 1)[0].contains("/new"));
-    assert!(proxy.file("json.log").exists() && proxy.file("site.log").exists());
+    assert_contains(&lines("combined.log", 1)[0], "/new");
+    assert!(
+        proxy.file("json.log").exists() && proxy.file("site.log").exists(),
+        "a log was not opened again"
+    );
     drop(visitor);
     proxy.finish_without_leak_check();
 }
@@ -847,16 +860,23 @@ fn a_configuration_that_is_gone_holds_no_log_open() {
     exchange(&mut one, &mut backend, "/first");
     other.send_get("/late");
     backend.request();
-    assert!(is_open("old.log"));
+    assert!(
+        is_open("old.log"),
+        "the old log was closed before its requests ended"
+    );
     // Workers hold what they had until their next request, and there is none.
     proxy.reload(&yaml("new.log"));
     wait_until("the old one is closed", || !is_open("old.log"));
-    assert!(is_open("new.log"));
+    assert!(is_open("new.log"), "the new log is not open");
     // What began before is told where it would have been, at once.
     backend.reply_to(&mut other, "late");
     let told = || proxy.read("old.log");
     wait_until("the last line", || told().contains("/late"));
-    assert!(told().contains("/first") && told().lines().count() == 2);
+    assert!(
+        told().contains("/first") && told().lines().count() == 2,
+        "expected /first and /late:\n{}",
+        told()
+    );
     wait_until("no open file", || !is_open("old.log"));
     exchange(&mut one, &mut backend, "/new");
     wait_until("a line", || proxy.read("new.log").contains("/new"));
@@ -988,7 +1008,7 @@ fn above_the_limit_of_connections_the_longest_idle_one_makes_room() {
     }
     let mut new = proxy.visit();
     exchange(&mut new, &mut backend, "/new");
-    assert!(busy[0].is_closed());
+    busy[0].assert_closed();
     exchange(&mut busy[2], &mut backend, "/still");
     drop((busy, new, backend));
     proxy.finish();
@@ -1004,7 +1024,7 @@ fn one_address_may_have_so_many_connections() {
         visitor
     };
     let (first, mut second) = (greet(), greet());
-    assert!(proxy.visit().is_closed());
+    proxy.visit().assert_closed();
     proxy.wait_for_log("limits.connections_per_client reached: reason=overload");
     assert_eq!(second.get("/").status, 404);
     drop(first);
@@ -1047,8 +1067,14 @@ fn all_addresses_for_backends_are_served_by_one_thread() {
     stranger.set_read_timeout(Some(PATIENCE)).unwrap();
     proxy.reload(&many_addresses(199));
     assert_eq!(stranger.read(&mut [0]).unwrap(), 0);
-    assert!(!proxy.file("sockets/199").exists());
-    assert!(UnixStream::connect(proxy.file("sockets/198")).is_ok());
+    assert!(
+        !proxy.file("sockets/199").exists(),
+        "the socket of an address that was removed is still there"
+    );
+    assert!(
+        UnixStream::connect(proxy.file("sockets/198")).is_ok(),
+        "an address that was kept refuses connections"
+    );
     proxy.finish_without_leak_check();
 }
 

@@ -117,30 +117,48 @@ fn certificates_are_read_again_and_a_bad_pair_keeps_the_old_one() {
     let mut kept = proxy.visit_secure();
     assert_eq!(kept.get("/before").text(), "/before");
     let trusts = |host: &str, certfile: &Path| curl(address, host, certfile, &[]).0;
-    assert!(trusts("old.test", &certfile));
+    assert!(
+        trusts("old.test", &certfile),
+        "the first certificate is not sent"
+    );
     let old = files.path().join("old.pem");
     fs::copy(&certfile, &old).unwrap();
     // Another pair under the same names.
     secure::certificate(files.path(), "test", &["new.test"]);
     proxy.reload(&yaml);
-    assert!(trusts("new.test", &certfile));
-    assert!(!trusts("old.test", &old));
+    assert!(
+        trusts("new.test", &certfile),
+        "the second certificate is not sent after the reload"
+    );
+    assert!(
+        !trusts("old.test", &old),
+        "the first certificate is still sent after the reload"
+    );
     // A key that does not fit, and one that is not there.
     let new = files.path().join("new.pem");
     fs::copy(&certfile, &new).unwrap();
     fs::copy(&old, &certfile).unwrap();
     proxy.reload(&yaml);
     proxy.wait_for_log("test.key: not the key of the certificate");
-    assert!(trusts("new.test", &new));
+    assert!(
+        trusts("new.test", &new),
+        "a reload that failed changed the certificate"
+    );
     fs::remove_file(&keyfile).unwrap();
     proxy.reload(&yaml);
     proxy.wait_for_log("test.key: no such file");
-    assert!(trusts("new.test", &new));
+    assert!(
+        trusts("new.test", &new),
+        "a reload that failed changed the certificate"
+    );
     // A new pair that is bad is not taken, nor is anything else of that configuration.
     proxy.configure(&yaml.replace("test.pem", "none.pem"));
     proxy.signal(nix::sys::signal::Signal::SIGHUP);
     proxy.wait_for_log("none.pem: no such file");
-    assert!(trusts("new.test", &new));
+    assert!(
+        trusts("new.test", &new),
+        "a reload that failed changed the certificate"
+    );
     // What was open all the time goes on.
     assert_eq!(kept.get("/after").text(), "/after");
     // And an address can become plain, and secure again.
@@ -159,7 +177,7 @@ fn what_is_not_tls_is_told_so_or_closed() {
     let answer = plain.get("/");
     assert_eq!(answer.status, 400);
     assert!(answer.text().contains("https://"), "{answer:?}");
-    assert!(plain.finish().is_closed());
+    plain.finish().assert_closed();
     for rubbish in [
         &b"\x16\x03\x01\x00\x05rubbish"[..],
         b"\0\0\0\0",
@@ -253,7 +271,7 @@ fn large_bodies_and_answers_go_through() {
     for secure in [true, false] {
         let mut visitor = proxy.visit_as(secure);
         visitor.send_post("/", &body);
-        assert!(visitor.answer().body == expected);
+        visitor.answer().assert_body(&expected);
     }
     drop(application.join().unwrap());
     proxy.finish();
@@ -283,7 +301,7 @@ fn the_end_of_an_answer_cannot_be_forged() {
         }
         drop(backend);
         match visitor.read(&mut block) {
-            Ok(0) => assert!(whole),
+            Ok(0) => assert!(whole, "the response was cut, but TLS ended in order"),
             Err(error) => {
                 let kinds = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
                 assert!(!whole && kinds.contains(&error.kind()), "{error}");

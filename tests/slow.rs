@@ -46,7 +46,7 @@ fn an_answer_that_nobody_reads_leaves_the_backend_free() {
         backend.reply_to(&mut other, "other");
         // And the visitor gets all of it, whenever it likes, and can go on.
         let answer = slow.answer();
-        assert!(!answer.cut);
+        answer.assert_whole();
         assert!(answer.body == large(), "{head}");
         exchange(&mut slow, &mut backend, "/next");
     }
@@ -75,9 +75,12 @@ fn without_room_on_disk_the_backend_waits_and_no_worker() {
         let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
         assert_eq!(proxy.visit().get("/other").text(), "/other");
         for (sending, mut visitor) in slow {
-            assert!(!sending.is_finished());
+            assert!(
+                !sending.is_finished(),
+                "the whole response was read although the client takes nothing"
+            );
             let answer = visitor.answer();
-            assert!(answer.body == large() && !answer.cut);
+            answer.assert_body(large());
             drop(sending.join().unwrap());
         }
         drop(echo);
@@ -116,7 +119,10 @@ fn visitors_that_read_slowly_are_cut_where_others_wait_for_their_backends() {
         let log = proxy.log();
         assert!(log.contains("limits.spool reached: "), "{log}");
         proxy.wait_for_log("reason=write_slow");
-        assert!(slow.iter_mut().any(|visitor| visitor.answer().cut));
+        assert!(
+            slow.iter_mut().any(|visitor| visitor.answer().cut),
+            "no response to a slow client was cut"
+        );
         // The backends dial in as long as it is there.
         drop((slow, proxy));
         for backend in backends {
@@ -139,7 +145,11 @@ fn what_is_at_hand_goes_out_while_the_backend_is_silent() {
     slow.at_least(LARGE);
     backend.send("3\r\nend\r\n0\r\n\r\n");
     let answer = slow.answer();
-    assert!(answer.body.starts_with(&large()) && answer.body.ends_with(b"end"));
+    assert!(
+        answer.body.starts_with(&large()) && answer.body.ends_with(b"end"),
+        "{} bytes arrived, not those that were sent",
+        answer.body.len()
+    );
     drop((slow, backend));
     proxy.finish();
 }
@@ -154,8 +164,12 @@ fn an_answer_that_breaks_off_behind_a_slow_visitor_is_cut() {
     drop(backend);
     proxy.wait_for_log("backend_failed");
     let answer = slow.answer();
-    assert!(answer.cut);
-    assert!(answer.body == large());
+    answer.assert_cut();
+    let count = answer.body.len();
+    assert!(
+        answer.body == large(),
+        "{count} bytes, not the {LARGE} that the backend sent"
+    );
     proxy.finish();
 }
 
@@ -166,8 +180,16 @@ fn a_visitor_that_takes_nothing_is_closed_in_the_end() {
     let mut slow = proxy.ask("/");
     proxy.wait_for_log("reason=write_timeout");
     let answer = slow.answer();
-    assert!(answer.cut && answer.body.len() < LARGE);
-    assert!(large().starts_with(&answer.body));
+    assert!(
+        answer.cut && answer.body.len() < LARGE,
+        "{} bytes, cut: {}",
+        answer.body.len(),
+        answer.cut
+    );
+    assert!(
+        large().starts_with(&answer.body),
+        "the bytes before the cut are not those that were sent"
+    );
     drop((slow, sending.join().unwrap()));
     proxy.finish();
 }
@@ -241,7 +263,7 @@ fn a_reader_of_small_pieces_gets_everything() {
     for part in 1..=8 {
         visitor.at_least(LARGE / 8 * part);
     }
-    assert!(visitor.answer().body == large());
+    visitor.answer().assert_body(large());
     let backend = sending.join().unwrap();
     drop((visitor, backend));
     proxy.finish();

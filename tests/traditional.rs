@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 
 use crate::common::proxy::SITE;
 use crate::common::{
-    Backend, Echo, EchoServer, PATIENCE, Proxy, Server, Visitor, crowd, embedded, exchange,
-    full_listener, wait_until,
+    Backend, Echo, EchoServer, PATIENCE, Proxy, Server, Visitor, assert_contains, assert_lacks,
+    crowd, drain, embedded, exchange, full_listener, wait_until,
 };
 
 /// A site that takes everything and has these servers.
@@ -65,14 +65,18 @@ fn connections_are_kept_for_whoever_comes_next() {
             1 => backend.send("HTTP/1.1 204 No Content\r\n\r\n"),
             _ => backend.reply("ok"),
         };
-        assert!(matches!(visitor.answer().status, 200 | 204));
+        let answer = visitor.answer();
+        assert!(matches!(answer.status, 200 | 204), "{answer:?}");
     }
-    assert!(server.accept_now().is_none());
+    assert!(
+        server.accept_now().is_none(),
+        "the server got one connection too many"
+    );
     let address = server.address().to_string();
     wait_until("the access log", || {
         proxy.read("access").contains("\"/19\"")
     });
-    assert!(proxy.read("access").contains(&format!("\"{address}\"")));
+    assert_contains(&proxy.read("access"), &format!("\"{address}\""));
     drop((first, backend));
     proxy.finish();
 }
@@ -107,7 +111,7 @@ fn a_server_that_closes_means_it() {
     backend.send(" and second");
     backend.finish();
     assert_eq!(visitor.answer().text(), "first and second");
-    assert!(!proxy.log().contains("without Content-Length"));
+    assert_lacks(&proxy.log(), "without Content-Length");
     drop((visitor, backend));
     proxy.finish();
 }
@@ -175,10 +179,13 @@ fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
         one.reply_to(visitor, &target);
     }
     two.reply_to(&mut second, "second");
-    assert!(server.accept_now().is_none());
+    assert!(
+        server.accept_now().is_none(),
+        "the server got one connection too many"
+    );
     assert_eq!(proxy.queues(), (2, 0));
     drop((first, second, waiting, one, two));
-    assert!(proxy.drain(PATIENCE));
+    drain(proxy);
 }
 
 #[test]
@@ -212,7 +219,11 @@ fn without_a_server_in_time_the_answer_is_503() {
     let since = Instant::now();
     let answer = proxy.visit().get("/second");
     assert_eq!(answer.status, 503);
-    assert!(since.elapsed() >= Duration::from_millis(300));
+    assert!(
+        since.elapsed() >= Duration::from_millis(300),
+        "refused after {:?}",
+        since.elapsed()
+    );
     backend.reply_to(&mut first, "ok");
     drop((backend, server, first));
     // Nobody listens any more: they wait for that to change, and are told the same.
@@ -405,7 +416,11 @@ fn a_connection_is_not_waited_for_longer_than_the_deadline() {
     let mut visitor = proxy.visit();
     let since = Instant::now();
     assert_eq!(visitor.ask(post("/1")).text(), "/1 4");
-    assert!(since.elapsed() >= Duration::from_millis(200));
+    assert!(
+        since.elapsed() >= Duration::from_millis(200),
+        "answered after {:?}",
+        since.elapsed()
+    );
     proxy.wait_for_log("set aside: timed out");
     drop((visitor, good, queue));
     proxy.finish();
@@ -421,7 +436,10 @@ fn servers_of_every_kind() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut bytes = Vec::new();
         let whole = |b: &[u8]| b.ends_with(b"\r\n\r\n");
-        assert!(crate::common::read_until(&mut stream, &mut bytes, whole));
+        assert!(
+            crate::common::read_until(&mut stream, &mut bytes, "a check", whole),
+            "the connection ended before the request"
+        );
         stream
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nunix")
             .unwrap();
@@ -468,9 +486,18 @@ fn a_server_is_checked_and_left_alone_while_it_is_not_well() {
         backend.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
         None
     };
-    assert!(answer_check("200 OK").is_none());
-    assert!(answer_check("503 Service Unavailable").is_none());
-    assert!(answer_check("503 Service Unavailable").is_none());
+    assert!(
+        answer_check("200 OK").is_none(),
+        "the check brought a request of a client"
+    );
+    assert!(
+        answer_check("503 Service Unavailable").is_none(),
+        "the check brought a request of a client"
+    );
+    assert!(
+        answer_check("503 Service Unavailable").is_none(),
+        "the check brought a request of a client"
+    );
     proxy.wait_for_log(&format!(
         "server {address} is down: a check is answered with 503"
     ));
@@ -478,7 +505,10 @@ fn a_server_is_checked_and_left_alone_while_it_is_not_well() {
     for _ in 0..5 {
         assert_eq!(visitor.get("/a").text(), "/a");
     }
-    assert!(answer_check("200 OK").is_none());
+    assert!(
+        answer_check("200 OK").is_none(),
+        "the check brought a request of a client"
+    );
     proxy.wait_for_log(&format!("server {address} is back"));
     // Now a request finds it among the checks.
     visitor.send_get("/b");
@@ -518,9 +548,9 @@ fn a_reload_keeps_what_stays() {
     four.reply_to(&mut fourth, "ok");
     proxy.reload(&site(&[&c, &a], ", server_connections: 3"));
     // What was idle there is closed, what was under way ends in order.
-    assert!(four.is_closed());
+    four.assert_closed();
     two.reply_to(&mut second, "gone");
-    assert!(two.is_closed());
+    two.assert_closed();
     // The new one has the fewest; the old one has kept its connection.
     third.send_get("/new");
     let mut new = comes.accept();
@@ -540,7 +570,7 @@ fn a_reload_keeps_what_stays() {
     // From there to backends that dial in, and back.
     proxy.reload(SITE);
     for backend in [&mut one, &mut three, &mut new, &mut other] {
-        assert!(backend.is_closed());
+        backend.assert_closed();
     }
     proxy.reload(&site(&[&a], ""));
     first.send_get("/back");
@@ -568,7 +598,7 @@ fn a_drain_ends_what_is_under_way() {
     assert_eq!(answer.text(), "second");
     assert_eq!(answer.field("Connection"), Some("close"));
     assert_eq!(proxy.wait().code(), Some(0));
-    assert!(backend.is_closed());
+    backend.assert_closed();
 }
 
 #[test]
@@ -579,8 +609,12 @@ fn idle_connections_end_at_their_time() {
     backend.request();
     let since = Instant::now();
     backend.reply_to(&mut visitor, "ok");
-    assert!(backend.is_closed());
-    assert!(since.elapsed() >= Duration::from_millis(1500));
+    backend.assert_closed();
+    assert!(
+        since.elapsed() >= Duration::from_millis(1500),
+        "closed after {:?}",
+        since.elapsed()
+    );
     drop(visitor);
     proxy.finish();
 }
@@ -593,7 +627,7 @@ fn bytes_that_nobody_asked_for_reach_nobody() {
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\nstolen");
     assert_eq!(visitor.answer().text(), "ok");
-    assert!(backend.is_closed());
+    backend.assert_closed();
     proxy.wait_for_log("closed: reason=junk");
     visitor.send_get("/2");
     let mut backend = server.accept();
@@ -636,7 +670,11 @@ fn the_backup_serves_what_found_no_backend_in_time() {
     let mut visitor = proxy.ask("/1");
     let mut backend = server.accept();
     let seen = backend.request();
-    assert!(since.elapsed() >= Duration::from_millis(100));
+    assert!(
+        since.elapsed() >= Duration::from_millis(100),
+        "sent after {:?}",
+        since.elapsed()
+    );
     assert_eq!(seen.field("Host"), Some("test"));
     let waited: u64 = seen.field("X-Queue-Time").unwrap().parse().unwrap();
     assert!(waited >= 100, "{waited}");
@@ -730,7 +768,11 @@ fn the_sample_serves() {
         assert_eq!(visitor.get(&target).text(), target);
     }
     // Checks come in addition.
-    assert!(servers.iter().all(|server| server.answered() >= 5));
+    assert!(
+        servers.iter().all(|server| server.answered() >= 5),
+        "a server got too few requests: {:?}",
+        servers.iter().map(EchoServer::answered).collect::<Vec<_>>()
+    );
     // It steps in where it is wanted.
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
     let request = "GET /sorry HTTP/1.1\r\nHost: sorry.example.com\r\n\r\n";
@@ -752,7 +794,10 @@ fn an_upgraded_connection_is_no_request_any_more() {
     // While it is one, another one has to wait.
     let mut other = proxy.ask("/other");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
-    assert!(server.accept_now().is_none());
+    assert!(
+        server.accept_now().is_none(),
+        "the server got one connection too many"
+    );
     tunnel.send(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     );
@@ -766,7 +811,7 @@ fn an_upgraded_connection_is_no_request_any_more() {
     assert_eq!(visitor.at_least(8), b"and back");
     // Its end is nothing to the others.
     drop(visitor);
-    assert!(tunnel.is_closed());
+    tunnel.assert_closed();
     drop(tunnel);
     proxy.wait_for_log("through a tunnel");
     exchange(&mut other, &mut backend, "/again");

@@ -88,7 +88,11 @@ fn sockets(proxy: &Proxy) -> (TcpStream, Backend) {
         visitor.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    assert!(
+        head.starts_with(b"HTTP/1.1 101 "),
+        "{}",
+        String::from_utf8_lossy(&head)
+    );
     (visitor, backend)
 }
 
@@ -112,7 +116,7 @@ fn a_connection_is_upgraded_and_each_side_ends_in_its_own_time() {
             );
             let fields = (answer.field("Connection"), answer.field("Upgrade"));
             assert_eq!(fields, (Some("upgrade"), Some("websocket")));
-            assert!(answer.field("Date").is_some());
+            assert!(answer.field("Date").is_some(), "no Date: {}", answer.head);
             assert_open(&mut visitor, &mut backend);
             // What is no HTTP, and what would be.
             visitor.send(b"\0\r\n\r\nGET / HTTP/1.1\r\n\r\n");
@@ -368,7 +372,8 @@ fn silence_ends_a_tunnel() {
         let mut visitor = proxy.visit_as(secure);
         let mut backend = tunnel(&proxy, &mut visitor);
         assert_open(&mut visitor, &mut backend);
-        assert!(visitor.is_closed() && backend.is_closed());
+        visitor.assert_closed();
+        backend.assert_closed();
     }
     proxy.wait_for_logs("reason=tunnel_idle", 4);
     proxy.finish();
@@ -377,11 +382,13 @@ fn silence_ends_a_tunnel() {
     let mut visitor = proxy.visit();
     let mut backend = tunnel(&proxy, &mut visitor);
     visitor.finish();
-    assert!(visitor.is_closed() && backend.is_closed());
+    visitor.assert_closed();
+    backend.assert_closed();
     let mut visitor = proxy.visit();
     let mut backend = tunnel(&proxy, &mut visitor);
     backend.finish();
-    assert!(visitor.is_closed() && backend.is_closed());
+    visitor.assert_closed();
+    backend.assert_closed();
     proxy.wait_for_logs("reason=tunnel_idle", 4);
     drop((visitor, backend));
     proxy.finish();
@@ -417,12 +424,15 @@ fn a_peer_that_vanishes_takes_the_other_one_along() {
         let mut visitor = proxy.visit_as(secure);
         let mut backend = tunnel(&proxy, &mut visitor);
         visitor.reset();
-        assert!(backend.is_closed());
+        backend.assert_closed();
         let mut visitor = proxy.visit_as(secure);
         let mut backend = tunnel(&proxy, &mut visitor);
         assert_open(&mut visitor, &mut backend);
         backend.reset();
-        assert!(visitor.try_send(b"x").is_err() || visitor.is_broken());
+        assert!(
+            visitor.try_send(b"x").is_err() || visitor.is_broken(),
+            "the client's connection is still open"
+        );
     }
     proxy.wait_for_logs("reason=client_gone", 4);
     proxy.wait_for_logs("reason=backend_failed", 4);
@@ -456,7 +466,8 @@ fn a_drain_leaves_tunnels_until_its_end() {
             proxy.signal(Signal::SIGTERM);
         }
         for (visitor, backend) in &mut tunnels {
-            assert!(visitor.is_closed() && backend.is_closed());
+            visitor.assert_closed();
+            backend.assert_closed();
         }
         assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
         let log = proxy.log();
@@ -516,8 +527,8 @@ fn a_tunnel_counts_as_long_as_it_lives() {
         assert_eq!(stats.status(101), round);
         assert_eq!(server.queues(), (0, 0));
         // Each of them has one connection, and may have no other.
-        assert!(Visitor::connect(visitors).is_closed());
-        assert!(Backend::dial(dial_in).is_closed());
+        Visitor::connect(visitors).assert_closed();
+        Backend::dial(dial_in).assert_closed();
         assert_open(&mut visitor, &mut backend);
         drop((visitor, backend));
         wait_until("the end of the tunnel", || open() == (0, 0));
@@ -526,8 +537,14 @@ fn a_tunnel_counts_as_long_as_it_lives() {
     let mut backend = Backend::dial(dial_in);
     switch(&mut visitor, &mut backend);
     let closed = thread::spawn(move || visitor.is_closed() && backend.is_closed());
-    assert!(server.drain(Duration::from_millis(50)));
-    assert!(closed.join().unwrap());
+    assert!(
+        server.drain(Duration::from_millis(50)),
+        "the drain left connections after it had cut them"
+    );
+    assert!(
+        closed.join().unwrap(),
+        "the end of the drain left a connection open"
+    );
     // And a server that is dropped takes them along.
     let server = embedded(&lines);
     let (visitors, dial_in) = (first(&server.visitors()), first(&server.backends()));
@@ -535,7 +552,8 @@ fn a_tunnel_counts_as_long_as_it_lives() {
     let mut backend = Backend::dial(dial_in);
     switch(&mut visitor, &mut backend);
     drop(server);
-    assert!(visitor.is_closed() && backend.is_closed());
+    visitor.assert_closed();
+    backend.assert_closed();
     assert_eq!(Close::TunnelDone.word(), "tunnel_done");
 }
 
@@ -636,7 +654,10 @@ fn much_goes_both_ways_at_once_and_others_have_their_turns() {
         (there.join().unwrap(), back.join().unwrap())
     });
     eprintln!("beside 400 round trips: {carried:?} bytes");
-    assert!(carried.0 > 0 && carried.1 > 0);
+    assert!(
+        carried.0 > 0 && carried.1 > 0,
+        "nothing was carried in one direction: {carried:?}"
+    );
     drop(others);
     proxy.finish();
 }
@@ -673,7 +694,7 @@ fn much_goes_through_intact_also_with_tls() {
             noise(2, (number * BLOCK / 8) as u64, &mut block);
             assert!(visitor.take(BLOCK) == block, "block {number}");
         }
-        assert!(visitor.is_closed());
+        visitor.assert_closed();
     });
     drop((visitor, backend));
     proxy.finish();
@@ -723,7 +744,7 @@ fn an_ordinary_server_is_upgraded_too() {
     visitor.send("bye").finish();
     assert_eq!(server.rest(), b"bye");
     server.finish();
-    assert!(visitor.is_closed());
+    visitor.assert_closed();
     let mut fresh = app.accept_asking();
     assert_eq!(fresh.request().target(), "/plain");
     fresh.reply_to(&mut other, "plain");
@@ -768,7 +789,7 @@ fn an_application_behind_the_access_proxy_is_upgraded_too() {
     assert_eq!(visitor.rest(), b"good bye");
     // Who breaks off is felt at the other end.
     visitor_too.reset();
-    assert!(server_too.is_closed());
+    server_too.assert_closed();
     access.wait_for_log("reason=tunnel_done");
     access.wait_for_log("reason=client_gone");
     // A switch that nobody asked for, on the connection that is kept.
@@ -776,7 +797,7 @@ fn an_application_behind_the_access_proxy_is_upgraded_too() {
     plain.request();
     plain.send(SWITCH);
     assert_eq!(other.answer().status, 502);
-    assert!(plain.is_closed());
+    plain.assert_closed();
     drop((visitor, server, server_too, other, plain));
     access.finish();
     proxy.finish();
@@ -800,7 +821,7 @@ fn the_access_proxy_drains_and_leaves_tunnels_until_the_end() {
     access.wait_for_log("draining, for");
     assert_open(&mut visitor, &mut server);
     visitor.finish();
-    assert!(server.is_closed());
+    server.assert_closed();
     server.finish();
     assert_eq!(access.wait().code(), Some(0), "{}", access.log());
     // They are ended: that is no cut.
@@ -808,7 +829,8 @@ fn the_access_proxy_drains_and_leaves_tunnels_until_the_end() {
     let mut access = Access::start(&yaml("3"), &[]);
     let (mut visitor, mut server) = through_access(&proxy, &app);
     access.signal(Signal::SIGTERM);
-    assert!(visitor.is_closed() && server.is_closed());
+    visitor.assert_closed();
+    server.assert_closed();
     assert_eq!(access.wait().code(), Some(0), "{}", access.log());
     assert!(access.log().contains("reason=draining"), "{}", access.log());
     drop((visitor, server));

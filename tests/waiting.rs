@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::proxy::{SITE, site};
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, embedded, first, wait_until};
+use crate::common::{Backend, Echo, Proxy, Visitor, drain, embedded, first, wait_until};
 
 /// Sends three requests more than may wait; returns the visitors of those that wait, with their targets, when the three
 /// were refused.
@@ -20,7 +20,11 @@ fn fill_line(proxy: &Proxy, may_wait: usize) -> Vec<(String, Visitor)> {
                 let answer = visitor.answer();
                 assert_eq!(answer.status, 503);
                 assert!(answer.text().contains("Too many requests"), "{answer:?}");
-                assert!(answer.field("Retry-After").is_some());
+                assert!(
+                    answer.field("Retry-After").is_some(),
+                    "no Retry-After: {}",
+                    answer.head
+                );
             }
             !refused
         });
@@ -37,8 +41,16 @@ fn without_a_backend_in_time_the_answer_is_503() {
     let since = Instant::now();
     let answer = proxy.visit().get("/");
     assert_eq!(answer.status, 503);
-    assert!(answer.field("Retry-After").is_some());
-    assert!(since.elapsed() >= Duration::from_millis(200));
+    assert!(
+        answer.field("Retry-After").is_some(),
+        "no Retry-After: {}",
+        answer.head
+    );
+    assert!(
+        since.elapsed() >= Duration::from_millis(200),
+        "refused after {:?}",
+        since.elapsed()
+    );
     // Also while there is one, but busy.
     let mut busy = Backend::dial(proxy.dial_in());
     let mut first = proxy.ask("/first");
@@ -66,7 +78,7 @@ fn who_came_first_is_served_first() {
         backend.reply_to(visitor, &target);
     }
     drop((visitors, backend));
-    assert!(server.drain(PATIENCE));
+    drain(server);
 }
 
 #[test]
@@ -149,7 +161,9 @@ fn all_sites_together_have_a_limit_of_waiting_requests() {
     wait_until("three requests too many", || {
         there.retain_mut(|visitor| {
             let refused = visitor.has_answer();
-            assert!(!refused || visitor.answer().status == 503);
+            if refused {
+                assert_eq!(visitor.answer().status, 503);
+            }
             !refused
         });
         there.len() == 2
@@ -244,7 +258,7 @@ fn a_request_that_came_in_time_is_answered_however_late_a_worker_has_time_for_it
     half.send("Host: test\r\n\r\n");
     body.send("bc");
     // Who came later and says nothing is closed, when the time of all of them is over.
-    assert!(proxy.visit().is_closed());
+    proxy.visit().assert_closed();
     backend.reply_to(&mut holds, "holds");
     for _ in 0..3 {
         let target = backend.request().target().to_owned();

@@ -38,7 +38,7 @@ fn visit(address: SocketAddr, certificate: Option<&Path>) {
     let run = client.output().unwrap();
     let said = [run.stdout, run.stderr].concat();
     assert_eq!(String::from_utf8_lossy(&said), "ok\n");
-    assert!(run.status.success());
+    assert!(run.status.success(), "the client ended with {}", run.status);
 }
 
 /// Visits with TLS and without, and asks for something ordinary in between.

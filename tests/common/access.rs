@@ -78,14 +78,14 @@ impl Access {
         self.running.pid()
     }
 
+    #[track_caller]
     pub(crate) fn wait_for_log(&self, text: &str) {
         self.wait_for_logs(text, 1);
     }
 
+    #[track_caller]
     pub(crate) fn wait_for_logs(&self, text: &str, count: usize) {
-        wait_until(&format!("{count} times {text:?} in the access log"), || {
-            self.log().matches(text).count() >= count
-        });
+        self.running.wait_for_log(text, count, || self.log());
     }
 
     /// Writes another configuration and waits until it is in force, or refused.

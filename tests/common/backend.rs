@@ -90,9 +90,15 @@ impl Backend {
         self.send(bytes);
     }
 
+    #[track_caller]
+    fn read_until(&mut self, what: &str, enough: impl Fn(&[u8]) -> bool) -> bool {
+        read_until(&mut self.stream, &mut self.bytes, what, enough)
+    }
+
     /// Reads one request. `None`: the proxy closed the connection.
+    #[track_caller]
     pub(crate) fn next(&mut self) -> Option<Seen> {
-        if !read_until(&mut self.stream, &mut self.bytes, |b| head_end(b).is_some()) {
+        if !self.read_until("the head of a request", |b| head_end(b).is_some()) {
             let rest = String::from_utf8_lossy(&self.bytes);
             assert!(rest.is_empty(), "a head that is cut short: {rest}");
             return None;
@@ -105,7 +111,7 @@ impl Backend {
             "bodies have lengths"
         );
         let length = field(&head, "Content-Length").map_or(0, |text| text.parse().unwrap());
-        if !read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= length) {
+        if !self.read_until("the body of a request", |b| b.len() >= length) {
             return None;
         }
         let body = self.bytes.drain(..length).collect();
@@ -113,21 +119,28 @@ impl Backend {
     }
 
     /// Reads until this has come; gives everything up to its end.
+    #[track_caller]
     pub(crate) fn read_to(&mut self, end: &str) -> String {
         let find = |bytes: &[u8]| {
             bytes
                 .windows(end.len())
                 .position(|part| part == end.as_bytes())
         };
-        let came = read_until(&mut self.stream, &mut self.bytes, |b| find(b).is_some());
-        assert!(came, "{end:?} did not come");
+        let came = self.read_until(&format!("{end:?}"), |b| find(b).is_some());
+        let got = String::from_utf8_lossy(&self.bytes);
+        assert!(
+            came,
+            "the proxy closed the connection before {end:?}, after {got:?}"
+        );
         let length = find(&self.bytes).unwrap() + end.len();
         String::from_utf8(self.bytes.drain(..length).collect()).unwrap()
     }
 
     /// Reads one request, which has to come.
+    #[track_caller]
     pub(crate) fn request(&mut self) -> Seen {
-        self.next().expect("a request")
+        self.next()
+            .expect("a request before the end of the connection")
     }
 
     /// Answers with 200 and a body.
@@ -155,8 +168,14 @@ impl Backend {
     }
 
     /// Reads until at least so many bytes are there.
+    #[track_caller]
     pub(crate) fn at_least(&mut self, count: usize) {
-        assert!(read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= count));
+        let came = self.read_until("more bytes", |bytes| bytes.len() >= count);
+        let got = self.bytes.len();
+        assert!(
+            came,
+            "the proxy closed the connection after {got} bytes of {count}"
+        );
     }
 
     /// Makes the close that follows a reset.
@@ -164,21 +183,36 @@ impl Backend {
         reset_on_close(&self.stream);
     }
 
+    /// Waits until the proxy closes the connection, which it has to do without another byte.
+    #[track_caller]
+    pub(crate) fn assert_closed(&mut self) {
+        let closed = self.is_closed();
+        let got = String::from_utf8_lossy(&self.bytes);
+        assert!(closed, "expected the end of the connection, got {got:?}");
+    }
+
     /// Whether the proxy closes the connection now.
+    #[track_caller]
     pub(crate) fn is_closed(&mut self) -> bool {
-        !read_until(&mut self.stream, &mut self.bytes, |bytes| !bytes.is_empty())
+        !self.read_until("the end of the connection", |bytes| !bytes.is_empty())
     }
 
     /// The next bytes, so many.
+    #[track_caller]
     pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
-        let came = read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= count);
-        assert!(came, "{:?}", String::from_utf8_lossy(&self.bytes));
+        let came = self.read_until("more bytes", |b| b.len() >= count);
+        let got = String::from_utf8_lossy(&self.bytes);
+        assert!(
+            came,
+            "the proxy closed the connection before {count} bytes, after {got:?}"
+        );
         self.bytes.drain(..count).collect()
     }
 
     /// Everything that comes until the proxy ends its side.
+    #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<u8> {
-        read_until(&mut self.stream, &mut self.bytes, |_| false);
+        self.read_until("the end of the connection", |_| false);
         std::mem::take(&mut self.bytes)
     }
 

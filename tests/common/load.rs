@@ -61,7 +61,7 @@ impl Load {
                     assert!(good, "{target}: {answer:?}");
                     answered.fetch_add(1, Ordering::SeqCst);
                     if answer.field("Connection") == Some("close") {
-                        assert!(ends);
+                        assert!(ends, "{target}: the connection is to be closed: {answer:?}");
                         return;
                     }
                 }

@@ -47,6 +47,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(25);
 ///
 /// # Panics
 /// If it does not within [`PATIENCE`].
+#[track_caller]
 pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     wait_at_most(PATIENCE, what, condition);
 }
@@ -55,12 +56,39 @@ pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
 ///
 /// # Panics
 /// If it does not within `limit`.
+#[track_caller]
 pub(crate) fn wait_at_most(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
+    let start = Instant::now();
     while !condition() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
+        let seconds = start.elapsed().as_secs();
+        assert!(
+            start.elapsed() < limit,
+            "timed out after {seconds} s waiting for {what}"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Fails unless a text contains another one.
+#[track_caller]
+pub(crate) fn assert_contains(text: &str, part: &str) {
+    assert!(text.contains(part), "{part:?} is not in:\n{text}");
+}
+
+/// Fails if a text contains another one.
+#[track_caller]
+pub(crate) fn assert_lacks(text: &str, part: &str) {
+    assert!(!text.contains(part), "{part:?} is in:\n{text}");
+}
+
+/// Drains a server in this program.
+#[track_caller]
+pub(crate) fn drain(server: swiftiply::Server) {
+    let seconds = PATIENCE.as_secs();
+    assert!(
+        server.drain(PATIENCE),
+        "timed out after {seconds} s waiting for the end of a drain"
+    );
 }
 
 /// A request and its answer, from end to end.
@@ -141,18 +169,24 @@ pub(crate) fn settle(directory: &Path) {
 }
 
 /// Reads from a socket until `enough` holds for what came. `false`: the peer ended the connection before that.
+///
+/// # Panics
+/// If the socket has a time-out and it passes while this waits for `what`.
+#[track_caller]
 pub(crate) fn read_until(
     stream: &mut impl std::io::Read,
     bytes: &mut Vec<u8>,
+    what: &str,
     enough: impl Fn(&[u8]) -> bool,
 ) -> bool {
     let mut block = [0; 65536];
+    let mut last = Instant::now();
     while !enough(bytes) {
         match stream.read(&mut block) {
             Ok(0) => return false,
             Ok(count) => bytes.extend_from_slice(&block[..count]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // TLS calls it so if nobody said goodbye.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            // TLS reports the latter for an end without close_notify.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -161,11 +195,18 @@ pub(crate) fn read_until(
             {
                 return false;
             }
-            Err(error) => panic!(
-                "{error} after {:?}",
-                String::from_utf8_lossy(&bytes[..bytes.len().min(2000)])
-            ),
+            Err(error) => {
+                let got = String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]);
+                let seconds = last.elapsed().as_secs();
+                match error.kind() {
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                        panic!("timed out after {seconds} s waiting for {what}; got {got:?}")
+                    }
+                    _ => panic!("{error} while waiting for {what}; got {got:?}"),
+                }
+            }
         }
+        last = Instant::now();
     }
     true
 }

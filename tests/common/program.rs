@@ -47,6 +47,26 @@ impl Running {
         fs::read_dir(directory).unwrap().count()
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        status.is_ok_and(|status| status.contains("\nState:\tZ"))
+    }
+
+    /// Waits until a text is in its log so many times; fails at once if it has ended.
+    #[track_caller]
+    pub(crate) fn wait_for_log(&self, text: &str, count: usize, log: impl Fn() -> String) {
+        wait_until(&format!("{count} times {text:?} in the log"), || {
+            let ended = self.has_ended();
+            let found = log().matches(text).count();
+            assert!(
+                found >= count || !ended,
+                "the program ended with {found} times {text:?} in its log, expected {count}"
+            );
+            found >= count
+        });
+    }
+
     /// Waits for its end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;

@@ -201,15 +201,15 @@ impl Proxy {
     }
 
     /// Waits until a text is in the log.
+    #[track_caller]
     pub(crate) fn wait_for_log(&self, text: &str) {
         self.wait_for_logs(text, 1);
     }
 
     /// Waits until a text is in the log so many times.
+    #[track_caller]
     pub(crate) fn wait_for_logs(&self, text: &str, count: usize) {
-        wait_until(&format!("{count} times {text:?} in the log"), || {
-            self.log().matches(text).count() >= count
-        });
+        self.running.wait_for_log(text, count, || self.log());
     }
 
     /// Waits until it has nothing more to do: also what comes behind an answer that was read already is done then.

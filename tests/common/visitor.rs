@@ -75,6 +75,41 @@ impl Answer {
         field(&self.head, name)
     }
 
+    /// Fails unless all of it came, with this body.
+    #[track_caller]
+    pub(crate) fn assert_body(&self, expected: impl AsRef<[u8]>) {
+        self.assert_whole();
+        let expected = expected.as_ref();
+        let pairs = self.body.iter().zip(expected);
+        let same = pairs.take_while(|(got, expected)| got == expected).count();
+        assert!(
+            self.body == expected,
+            "the body has {} bytes, expected {}; they differ from byte {same} on",
+            self.body.len(),
+            expected.len()
+        );
+    }
+
+    /// Fails unless its end came.
+    #[track_caller]
+    pub(crate) fn assert_whole(&self) {
+        let (count, head) = (self.body.len(), &self.head);
+        assert!(
+            !self.cut,
+            "the response was cut after {count} bytes: {head}"
+        );
+    }
+
+    /// Fails unless the connection ended before its end.
+    #[track_caller]
+    pub(crate) fn assert_cut(&self) {
+        let (count, head) = (self.body.len(), &self.head);
+        assert!(
+            self.cut,
+            "the response is complete, with {count} bytes: {head}"
+        );
+    }
+
     /// The body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -185,13 +220,15 @@ impl Visitor {
     }
 
     /// Reads the answer to a request that was not HEAD.
+    #[track_caller]
     pub(crate) fn answer(&mut self) -> Answer {
         self.answer_to("GET")
     }
 
     /// Reads the answer to a request with this method.
+    #[track_caller]
     pub(crate) fn answer_to(&mut self, method: &str) -> Answer {
-        let came = read_until(&mut self.stream, &mut self.bytes, |b| head_end(b).is_some());
+        let came = self.read_until("the head of a response", |b| head_end(b).is_some());
         assert!(
             came,
             "no head in {:?}",
@@ -213,11 +250,11 @@ impl Visitor {
             answer.cut = !self.read_chunks(&mut answer.body);
         } else if let Some(length) = answer.field("Content-Length") {
             let length = length.parse().unwrap();
-            answer.cut = !read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= length);
+            answer.cut = !self.read_until("the body of a response", |b| b.len() >= length);
             let length = length.min(self.bytes.len());
             answer.body = self.bytes.drain(..length).collect();
         } else {
-            read_until(&mut self.stream, &mut self.bytes, |_| false);
+            self.read_until("the end of the connection", |_| false);
             answer.body = std::mem::take(&mut self.bytes);
         }
         answer
@@ -232,6 +269,7 @@ impl Visitor {
     }
 
     /// Sends a request and reads its answer.
+    #[track_caller]
     pub(crate) fn ask(&mut self, request: impl AsRef<[u8]>) -> Answer {
         self.send(request).answer()
     }
@@ -242,6 +280,7 @@ impl Visitor {
     }
 
     /// Sends GET and reads the answer.
+    #[track_caller]
     pub(crate) fn get(&mut self, target: &str) -> Answer {
         self.send_get(target).answer()
     }
@@ -254,20 +293,36 @@ impl Visitor {
         self.send(head).send(body)
     }
 
+    /// Waits until the proxy closes the connection, which it has to do without another byte.
+    #[track_caller]
+    pub(crate) fn assert_closed(&mut self) {
+        let closed = self.is_closed();
+        let got = String::from_utf8_lossy(&self.bytes);
+        assert!(closed, "expected the end of the connection, got {got:?}");
+    }
+
     /// Whether the proxy closes the connection now, without another byte.
+    #[track_caller]
     pub(crate) fn is_closed(&mut self) -> bool {
-        !read_until(&mut self.stream, &mut self.bytes, |bytes| !bytes.is_empty())
+        !self.read_until("the end of the connection", |bytes| !bytes.is_empty())
     }
 
     /// Everything that comes until the proxy closes.
+    #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<u8> {
-        read_until(&mut self.stream, &mut self.bytes, |_| false);
+        self.read_until("the end of the connection", |_| false);
         std::mem::take(&mut self.bytes)
     }
 
     /// Bytes that have come so far, at least so many.
+    #[track_caller]
     pub(crate) fn at_least(&mut self, count: usize) -> &[u8] {
-        assert!(read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= count));
+        let came = self.read_until("more bytes", |bytes| bytes.len() >= count);
+        let got = self.bytes.len();
+        assert!(
+            came,
+            "the proxy closed the connection after {got} bytes of {count}"
+        );
         &self.bytes
     }
 
@@ -279,12 +334,13 @@ impl Visitor {
                 .windows(text.len())
                 .any(|part| part == text.as_bytes())
         };
-        let came = read_until(&mut self.stream, &mut self.bytes, seen);
+        let came = self.read_until(&format!("{text:?}"), seen);
         let bytes = String::from_utf8_lossy(&self.bytes);
         assert!(came, "{text:?} did not arrive, only {bytes:?}");
     }
 
     /// The next bytes, so many.
+    #[track_caller]
     pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
         self.at_least(count);
         self.bytes.drain(..count).collect()
@@ -306,16 +362,22 @@ impl Visitor {
         reset_on_close(self.socket());
     }
 
+    #[track_caller]
+    fn read_until(&mut self, what: &str, enough: impl Fn(&[u8]) -> bool) -> bool {
+        read_until(&mut self.stream, &mut self.bytes, what, enough)
+    }
+
+    #[track_caller]
     fn read_chunks(&mut self, body: &mut Vec<u8>) -> bool {
         loop {
             let line = |bytes: &[u8]| bytes.windows(2).position(|two| two == b"\r\n");
-            if !read_until(&mut self.stream, &mut self.bytes, |b| line(b).is_some()) {
+            if !self.read_until("the size of a chunk", |b| line(b).is_some()) {
                 return false;
             }
             let end = line(&self.bytes).unwrap();
             let digits = String::from_utf8(self.bytes.drain(..end + 2).collect()).unwrap();
             let size = usize::from_str_radix(digits.trim(), 16).unwrap();
-            if !read_until(&mut self.stream, &mut self.bytes, |b| b.len() >= size + 2) {
+            if !self.read_until("a chunk", |b| b.len() >= size + 2) {
                 body.append(&mut self.bytes);
                 return false;
             }
