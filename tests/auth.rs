@@ -106,7 +106,7 @@ fn who_knows_the_password_comes_in_and_the_application_does_not_see_it() {
     // The health check is nobody's.
     assert_eq!(visitor.get("/swiftiply_health").status, 200);
     proxy.signal(Signal::SIGUSR1);
-    wait_until("the access log", || {
+    wait_until("the line of the access log", || {
         let log = proxy.read("access");
         log.contains(r#""user":"ann","method":"GET","target":"/admin/3""#)
             && log.contains(r#""user":"-","method":"GET","target":"/other""#)
@@ -321,12 +321,12 @@ fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
     assert!(is_in("bob") && !is_in("ann"), "only bob may be let in");
     // Who was remembered is forgotten.
     users(files.path(), &["ann"]);
-    wait_until("the new file", || is_in("ann"));
+    wait_until("the new password file", || is_in("ann"));
     assert!(!is_in("bob"), "bob was let in after he was removed");
     fs::write(&path, "bob\n").unwrap();
     let told =
         "users: line 1: no colon; write name:hash, as htpasswd -B does; what was read before stays";
-    wait_until("the broken file", || {
+    wait_until("the message about the broken file", || {
         assert!(
             is_in("ann"),
             "ann was not let in, whose password was read before"
@@ -367,7 +367,7 @@ fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
     let right = request("/admin", "bob:secret");
     let mut flood: Vec<_> = (0..50).map(|_| proxy.visit()).collect();
     // A machine that is busy elsewhere may check one after the other, so that nobody is in the way.
-    wait_until("a flood that is too much", || {
+    wait_until("a refused check", || {
         for visitor in &mut flood {
             visitor.send(&wrong);
         }
@@ -386,7 +386,7 @@ fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
         count(401) >= 1 && count(429) >= 1
     });
     // And then there is room again, as soon as it was seen of the others that they have left.
-    wait_until("room again", || {
+    wait_until("a free place for a check", || {
         let status = flood[0].ask(&wrong).status;
         assert!(matches!(status, 401 | 429), "{status}");
         status == 401
@@ -415,7 +415,7 @@ fn a_flood_of_wrong_passwords_from_other_addresses_locks_nobody_out() {
         .map(|from| Visitor::connect_from(from, address))
         .collect();
     let mut rounds = 0..rounds;
-    wait_until("a line that is full", || {
+    wait_until("a full queue of checks", || {
         for visitor in &mut flood {
             visitor.send(&wrong);
         }
@@ -454,7 +454,7 @@ fn a_check_that_does_not_come_in_time_is_given_up() {
     let mut visitors: Vec<_> = (0..8).map(|_| proxy.visit()).collect();
     let wrong = request("/", "bob:wrong");
     // As above: one after the other, none has to be given up.
-    wait_until("one that is given up", || {
+    wait_until("a check that is given up", || {
         for visitor in &mut visitors {
             visitor.send(&wrong);
         }

@@ -31,12 +31,12 @@ fn nearly_from(mut visitor: Visitor, server: &Server, body: &[u8]) -> Visitor {
         "POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
     ));
     visitor.send(&body[..length - 1]);
-    wait_until("it has come", || kept() >= before + length as u64 - 1);
+    wait_until("the body in memory", || kept() >= before + length as u64 - 1);
     visitor
 }
 
 fn is_given_back(server: Server) {
-    wait_until("everything is given back", || server.kept() == (0, 0));
+    wait_until("the return of all memory", || server.kept() == (0, 0));
     drain(server);
 }
 
@@ -66,7 +66,7 @@ fn without_memory_bodies_go_to_disk_idle_visitors_leave_and_new_requests_are_ref
     late.assert_closed();
     idle.assert_closed();
     let stats = server.stats();
-    wait_until("both are counted", || {
+    wait_until("two counted closes", || {
         stats.visitors_closed(Close::Overload) == 2
     });
     // The proxy itself still answers, and requests that are under way go on.
@@ -121,7 +121,7 @@ fn one_client_keeps_an_eighth_of_the_room_on_disk_at_most() {
         visitor.assert_closed();
     }
     let stats = server.stats();
-    wait_until("they are counted", || {
+    wait_until("the counted closes", || {
         stats.visitors_closed(Close::Overload) == 1 && stats.visitors_closed(Close::TooLarge) == 2
     });
     let mut backend = Backend::dial(first(&server.backends()));
@@ -134,7 +134,7 @@ fn one_client_keeps_an_eighth_of_the_room_on_disk_at_most() {
     assert_eq!(backend.request().body, bytes(90_000));
     backend.reply_to(&mut other, "done");
     drop(held);
-    wait_until("room", || server.kept().1 == 0);
+    wait_until("room in the memory budget", || server.kept().1 == 0);
     small.send_post("/large", bytes(90_000));
     assert_eq!(backend.request().body, bytes(90_000));
     backend.reply_to(&mut small, "done");
@@ -190,7 +190,7 @@ fn without_room_on_disk_large_bodies_are_refused_and_small_ones_are_not() {
     assert_eq!(backend.request().body, bytes(16_000));
     backend.reply_to(&mut small, "done");
     drop(held);
-    wait_until("room", || server.kept().1 == 0);
+    wait_until("room in the memory budget", || server.kept().1 == 0);
     small.send_post("/large", bytes(90_000));
     assert_eq!(backend.request().body, bytes(90_000));
     backend.reply_to(&mut small, "done");
@@ -210,9 +210,9 @@ fn without_memory_what_visitors_do_not_take_goes_to_disk() {
         backend.request();
         // It is taken at once, though its visitor takes nothing.
         backend.reply(&answer);
-        wait_until("the backend is free", || server.queues().0 > 0);
+        wait_until("an idle backend", || server.queues().0 > 0);
         drop(backend);
-        wait_until("it is gone", || server.queues().0 == 0);
+        wait_until("the end of the idle backend", || server.queues().0 == 0);
     }
     let (memory, disk) = server.kept();
     assert!(memory <= 1 << 20 && disk > 0, "{memory} {disk}");
@@ -242,14 +242,14 @@ fn visitors_that_read_slowly_are_cut_where_others_need_the_room_on_disk() {
         slow.push(visitor);
         // It is read in blocks, the last of which may not fit.
         let most = PART * slow.len() as u64;
-        wait_until("its part is used", || {
+        wait_until("a nearly full memory budget", || {
             server.kept().1 > most - 20_000 * slow.len() as u64
         });
     }
     let echo = Echo::dial(first(&server.backends()), "00000000000e", "");
     let body = bytes(180_000);
     let mut refused = 0;
-    wait_until("there is room", || {
+    wait_until("room in the memory budget", || {
         let mut visitor = Visitor::connect(address);
         visitor.send_post("/", &body);
         let status = visitor.answer().status;
@@ -258,7 +258,7 @@ fn visitors_that_read_slowly_are_cut_where_others_need_the_room_on_disk() {
     });
     assert!(refused > 0, "no request was refused for memory");
     let stats = server.stats();
-    wait_until("some are cut", || {
+    wait_until("a close for a slow client", || {
         stats.visitors_closed(Close::WriteSlow) > 0
     });
     assert!(

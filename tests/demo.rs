@@ -155,11 +155,11 @@ fn a_process_that_is_killed_disappears_and_requests_wait_for_the_next_one() {
     }
     demo.wait_for(0);
     let mut visitor = Visitor::asking(demo.visitors, "/hello");
-    wait_until("the request waits", || demo.shown().1 == 1);
+    wait_until("a request in the queue", || demo.shown().1 == 1);
     let mut backend = Backend::dial(demo.dial_in);
     assert_eq!(backend.request().target(), "/hello");
     backend.reply_to(&mut visitor, "/hello");
-    wait_until("its response is counted", || {
+    wait_until("the count of a response", || {
         demo.shown().0.iter().map(|(_, count)| *count).eq([1])
     });
     drop(backend);
@@ -225,7 +225,7 @@ fn its_processes_end_with_it() {
         let line = fs::read(format!("/proc/{pid}/cmdline"));
         line.is_ok_and(|line| !line.is_empty())
     };
-    wait_until("the end of its processes", || !built_in.iter().any(runs));
+    wait_until("the end of the demonstration's processes", || !built_in.iter().any(runs));
 }
 
 #[test]

@@ -317,7 +317,7 @@ fn the_order_of_idle_backends_is_the_sites_choice() {
             .collect();
         assert_eq!(proxy.visit().get("/").text(), "/");
         let id = format!("\"backend\":\"{expected}\"");
-        crate::common::wait_until("the access log", || proxy.read("access").contains(&id));
+        crate::common::wait_until("the line of the access log", || proxy.read("access").contains(&id));
         drop(backends);
         proxy.finish();
     }

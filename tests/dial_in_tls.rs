@@ -416,7 +416,7 @@ fn the_file_of_a_unix_socket_is_as_it_is_asked_for() {
     proxy.wait_for_log("joined");
     // A reload changes the file and nothing else.
     proxy.reload(&yaml("660"));
-    wait_until("the new mode", || mode() == 0o660);
+    wait_until("the new mode of the socket", || mode() == 0o660);
     assert_lacks(&proxy.log(), "reason=removed");
     proxy.configure(
         "map: [{incoming: test, outgoing: {to: 'unix:in.sock', owner: no-such-user-here}}]",

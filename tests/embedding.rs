@@ -86,12 +86,12 @@ fn a_server_and_its_clients_in_one_program() {
         201
     );
     drop(visitor);
-    wait_until("the visitor's close", || {
+    wait_until("the count of the client's close", || {
         server.stats().visitors_closed(Close::PeerClosed) == 1
     });
     stopper.stop();
     thread.join().unwrap();
-    wait_until("the backend's close", || server.queues() == (0, 0));
+    wait_until("the end of the backend", || server.queues() == (0, 0));
     assert!(server.connected().is_empty(), "{:?}", server.connected());
     drain(server);
     assert!(
@@ -121,7 +121,7 @@ fn a_panic_costs_one_connection_and_no_place_in_line() {
         let end = visitor.read(&mut [0]).unwrap_err();
         assert_eq!(end.kind(), ErrorKind::ConnectionReset);
         panics += 1;
-        wait_until("it is counted", || {
+        wait_until("the count of a panic", || {
             stats::get(&server.stats().panics) == panics
         });
     };
@@ -130,13 +130,13 @@ fn a_panic_costs_one_connection_and_no_place_in_line() {
     (0..6).for_each(|_| must_panic());
     server.reload(config(map)).unwrap();
     let mut visitors = vec![ask("/one"), ask("/two")];
-    wait_until("both wait", || server.queues().1 == 2);
+    wait_until("two requests in the queue", || server.queues().1 == 2);
     // And while other requests wait.
     server.reload(broken()).unwrap();
     (0..6).for_each(|_| must_panic());
     server.reload(config(map)).unwrap();
     visitors.extend([ask("/three"), ask("/four")]);
-    wait_until("two more wait", || server.queues().1 == 4);
+    wait_until("four requests in the queue", || server.queues().1 == 4);
     let dial_in = first(&server.backends());
     let mut backends = [Backend::dial(dial_in), Backend::dial(dial_in)];
     for _ in 0..2 {
@@ -188,7 +188,7 @@ fn who_is_on_its_way_in_at_the_end_is_closed_with_a_reason() {
         half.send("swiftclient");
         // One behind the other.
         let whole = Backend::dial(address);
-        wait_until("a backend", || server.queues().0 == 1);
+        wait_until("an idle backend", || server.queues().0 == 1);
         (half, whole)
     };
     let (mut half, mut whole) = come();
@@ -210,7 +210,7 @@ fn every_connection_is_counted_when_it_comes_and_when_it_goes() {
     let mut half = Visitor::connect(address);
     half.send("GET / HTTP/1.1\r\n");
     let stats = server.stats();
-    wait_until("a connection that is turned away", || {
+    wait_until("a refused connection", || {
         Visitor::connect(address).assert_closed();
         stats.visitors_closed(Close::Overload) > 2
     });

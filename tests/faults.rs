@@ -84,7 +84,7 @@ fn a_reload_without_enough_descriptors_changes_nothing() {
         if proxy.log().contains("reloaded: ") {
             break;
         }
-        wait_until("all that was opened is closed", || {
+        wait_until("the close of all that the reload opened", || {
             descriptors(&proxy) == before
         });
         assert!(
@@ -374,7 +374,7 @@ fn the_clock_may_be_set_and_no_deadline_notices() {
     waits.send_get("/waits");
     for days in [1_i64, -1] {
         fs::write(&clock, format!("{days:+}d")).unwrap();
-        wait_until("the Date", || {
+        wait_until("a Date near the clock's", || {
             let answer = idle.get("/swiftiply_health");
             let date = httpdate::parse_http_date(answer.field("Date").unwrap()).unwrap();
             let now = SystemTime::now();

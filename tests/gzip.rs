@@ -304,7 +304,7 @@ fn a_slow_visitor_leaves_the_backend_free_and_without_room_no_worker_waits() {
                 "the whole response was read although the client takes nothing"
             );
         } else {
-            wait_until("all of it taken", || sending.is_finished());
+            wait_until("the end of the response", || sending.is_finished());
         }
         // A reload that turns it off changes nothing about what has begun.
         proxy.reload(&site("false", lines));
@@ -344,7 +344,7 @@ fn an_answer_that_breaks_off_is_cut_and_what_came_is_there() {
     answer.assert_cut();
     assert_eq!(gunzip(&answer.body), (text.into_bytes(), false));
     visitor.assert_closed();
-    wait_until("the log", || {
+    wait_until("the line of the access log", || {
         proxy.read("access").contains("backend_failed")
     });
     proxy.finish();
@@ -406,7 +406,7 @@ fn without_memory_for_it_answers_go_out_as_they_are() {
         );
         drop(sending.join().unwrap());
     }
-    wait_until("room", || encoding().as_deref() == Some("gzip"));
+    wait_until("room for compression", || encoding().as_deref() == Some("gzip"));
     drop((visitor, backend));
     proxy.finish();
 }

@@ -88,7 +88,7 @@ fn logs_that_are_not_read_hold_up_nothing() {
         .args(["-c", "swiftiply.yml"])
         .current_dir(&directory);
     let mut swiftiply = Unread::start(&mut swiftiply);
-    wait_until("a listener", || TcpStream::connect(at(&backends)).is_ok());
+    wait_until("the port for backends", || TcpStream::connect(at(&backends)).is_ok());
     let echo = Echo::dial(at(&backends), "000000000001", "");
     let address = at(&clients);
     let mut visitor = Visitor::connect(address);
@@ -169,7 +169,7 @@ fn an_access_log_on_a_full_disk_is_reported_once_and_again_when_it_is_well() {
     proxy.wait_for_logs("logs reopened", 2);
     ask();
     proxy.wait_for_log("lines: it is written again; 3 lines are lost in all");
-    wait_until("the line", || proxy.read("lines").lines().count() == 1);
+    wait_until("the line of the access log", || proxy.read("lines").lines().count() == 1);
     assert_eq!(proxy.log().matches("no space left on device").count(), 1);
     proxy.finish_without_leak_check();
 }
@@ -190,16 +190,16 @@ fn both_logs_return_with_their_directory() {
         };
         proxy.configure(&yaml);
         proxy.signal(SIGHUP);
-        wait_until("the logs", reopened);
+        wait_until("the log of a reopen", reopened);
         fs::remove_dir_all(proxy.file("logs")).unwrap();
         // Without a directory the old ones are written to, and nothing else happens.
         proxy.signal(signal);
         assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
         fs::create_dir(proxy.file("logs")).unwrap();
         proxy.signal(signal);
-        wait_until("the messages", reopened);
+        wait_until("the log of a second reopen", reopened);
         assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
-        wait_until("the line", || {
+        wait_until("the line of the access log", || {
             proxy.read("logs/lines").contains("/swiftiply_health")
         });
         proxy.finish_without_leak_check();
@@ -222,7 +222,7 @@ fn logs_are_not_for_everyone_to_write_whatever_the_mask() {
     }
     fs::remove_file(proxy.file("lines")).unwrap();
     proxy.signal(SIGUSR1);
-    wait_until("it is opened", || proxy.file("lines").exists());
+    wait_until("the new log file", || proxy.file("lines").exists());
     let mode = fs::metadata(proxy.file("lines"))
         .unwrap()
         .permissions()

@@ -102,12 +102,12 @@ fn what_a_burst_of_uploads_took_is_given_back() {
                 visitor
             })
             .collect();
-        wait_until("all of it has come", || {
+        wait_until("the bodies in memory", || {
             status(&proxy, "RssAnon:") > 300 * part.len()
         });
         uploads.into_iter().for_each(Visitor::reset);
     }
-    wait_at_most(GIVEN_BACK, "it is given back", || {
+    wait_at_most(GIVEN_BACK, "the return of memory to the system", || {
         status(&proxy, "RssAnon:") < 8 * MEBIBYTE
     });
     proxy.finish();
@@ -195,7 +195,7 @@ fn everything_at_once_fits_into_a_small_machine() {
     let peak = status(&proxy, "VmHWM:");
     assert!(peak < SMALL, "{peak} bytes");
     drop((idle, slow));
-    wait_at_most(GIVEN_BACK, "it is given back", || {
+    wait_at_most(GIVEN_BACK, "the return of memory to the system", || {
         status(&proxy, "RssAnon:") < 12 * MEBIBYTE
     });
     drop(proxy);

@@ -224,13 +224,13 @@ fn a_burst_of_backends_has_few_lines_which_count_them_all() {
         .map(|n| Backend::dial_as(proxy.dial_in(), &format!("{n:012}"), ""))
         .collect();
     let sums = || comings_and_goings(&proxy, "site test");
-    wait_until("all are counted", || sums().1 == MANY);
+    wait_until("the count of all connections", || sums().1 == MANY);
     assert_contains(&proxy.log(), &format!(", {MANY} now"));
     // One at once, and one for each second.
     let most = |begun: Instant| 2 + begun.elapsed().as_secs() as usize;
     assert!(sums().0 <= most(begun), "{}", proxy.log());
     drop(backends);
-    wait_until("all have gone", || sums().2 == MANY);
+    wait_until("the count of all ends", || sums().2 == MANY);
     assert_contains(&proxy.log(), ", 0 now");
     assert!(sums().0 <= most(begun), "{}", proxy.log());
     // Processes that disconnect and connect again all the time.
@@ -241,7 +241,7 @@ fn a_burst_of_backends_has_few_lines_which_count_them_all() {
         backend.finish();
         backend.assert_closed();
     }
-    wait_until("all are counted", || {
+    wait_until("the count of all connections", || {
         let (_, connected, disconnected) = sums();
         connected > before.1 && connected - before.1 == disconnected - before.2
     });
@@ -249,7 +249,7 @@ fn a_burst_of_backends_has_few_lines_which_count_them_all() {
     assert!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
     // The end of the server is no burst that is lost.
     let last = Backend::dial(proxy.dial_in());
-    wait_until("it is counted", || sums().1 > before.1 + 1);
+    wait_until("the count of one more", || sums().1 > before.1 + 1);
     drop(last);
     proxy.finish();
 }

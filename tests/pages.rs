@@ -67,7 +67,7 @@ fn a_site_has_pages_of_its_own_for_answers_of_ours_only() {
         proxy.visit().get("/").text() == "still gone"
     });
     file("gone.TXT", &"x".repeat((1 << 20) + 1));
-    wait_until("a page that is too large", || {
+    wait_until("the message about a page that is too large", || {
         assert_eq!(proxy.visit().get("/").text(), "still gone");
         proxy
             .log()

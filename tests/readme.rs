@@ -221,7 +221,7 @@ impl Runner {
         });
         assert!(sent.is_ok() && done.exists(), "failed:\n{commands}");
         if commands.lines().any(starts_server) {
-            wait_until("the server", || TcpStream::connect(self.address()).is_ok());
+            wait_until("the server's port", || TcpStream::connect(self.address()).is_ok());
         }
         fs::read_to_string(out).unwrap()
     }
@@ -417,7 +417,7 @@ fn deploy() {
     };
     let more = || {
         let before = answered.load(Ordering::SeqCst);
-        wait_until("requests", || {
+        wait_until("the requests of the load", || {
             answered.load(Ordering::SeqCst) > before + 100
         });
     };

@@ -177,7 +177,7 @@ fn a_server_as_often_as_it_stands_there() {
     assert_eq!(server.answered(), 400);
     assert!(server.most() <= 3, "{}", server.most());
     assert!(server.connections() <= 3, "{}", server.connections());
-    wait_until("all are back", || redis.list("test").len() == 5);
+    wait_until("the return of all servers to the list", || redis.list("test").len() == 5);
     assert_eq!(redis.list("test.inuse").len(), 0);
     drop(server);
     proxy.finish();
@@ -212,7 +212,7 @@ fn redis_killed_and_restarted_under_load_costs_no_request() {
     proxy.wait_for_logs("servers are listed in Redis", 5);
     load.wait_for(100);
     load.end();
-    wait_until("all are back", || {
+    wait_until("the return of all servers to the list", || {
         redis.list("test").len() == 4 && redis.list("test.inuse").is_empty()
     });
     assert_eq!(redis.ask("ZCARD test.leases"), "0");
@@ -227,7 +227,7 @@ fn two_proxies_share_one_list() {
     let server = EchoServer::run(Server::start(), Duration::from_millis(1));
     redis.push("test", server.address());
     let proxies = [redis.proxy(), redis.proxy()];
-    wait_until("they know of each other", || {
+    wait_until("two proxies in the list", || {
         redis.ask("ZCARD test.proxies") == "2"
     });
     // However busy the one is, the other one has its turn.
@@ -361,7 +361,7 @@ fn a_503_says_what_is_wrong_with_the_list() {
     let mut visitor = proxy.ask("/");
     let mut backend = server.accept();
     backend.request();
-    wait_until("the list was read, too", || {
+    wait_until("the message about the busy server", || {
         assert_eq!(proxy.visit().get("/").status, 503);
         proxy
             .log()

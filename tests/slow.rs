@@ -202,7 +202,7 @@ fn visitors_that_leave_a_spooled_answer_leave_nothing_behind() {
     drop(sending.join().unwrap());
     slow.reset();
     // It is noticed by a write, or before one.
-    wait_until("the visitor is gone", || {
+    wait_until("the close of the client's connection", || {
         let log = proxy.log();
         log.contains("reason=write_failed") || log.contains("reason=client_gone")
     });

@@ -73,7 +73,7 @@ fn connections_are_kept_for_whoever_comes_next() {
         "the server got one connection too many"
     );
     let address = server.address().to_string();
-    wait_until("the access log", || {
+    wait_until("the line of the access log", || {
         proxy.read("access").contains("\"/19\"")
     });
     assert_contains(&proxy.read("access"), &format!("\"{address}\""));
@@ -166,7 +166,7 @@ fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
     let mut waiting = Vec::new();
     for n in 0..9 {
         waiting.push(ask(&format!("/{n}")));
-        wait_until("it waits", || proxy.queues().1 == n + 1);
+        wait_until("one more request in the queue", || proxy.queues().1 == n + 1);
     }
     let answer = ask("/late").answer();
     assert_eq!(answer.status, 503);
@@ -266,7 +266,7 @@ fn a_request_that_cannot_be_sent_goes_to_another_server() {
     proxy.wait_for_log(&format!("server {gone} is set aside: connection refused"));
     // It comes up, and gets requests again.
     let back = EchoServer::at(gone);
-    wait_until("the server is back", || {
+    wait_until("the use of the server that is back", || {
         visitor.get("/again");
         back.answered() > 1
     });
@@ -304,7 +304,7 @@ fn a_kept_connection_that_ended_costs_no_request() {
             backend.send("HTTP/1.1 408 Request Timeout\r\n\r\n");
         }
         drop(backend);
-        wait_until("the end arrived", || !is_established(server.address()));
+        wait_until("the end of the idle connection", || !is_established(server.address()));
     }
     assert!(!proxy.log().contains("set aside"), "{}", proxy.log());
     drop(visitor);
@@ -679,7 +679,7 @@ fn the_backup_serves_what_found_no_backend_in_time() {
     let waited: u64 = seen.field("X-Queue-Time").unwrap().parse().unwrap();
     assert!(waited >= 100, "{waited}");
     backend.reply_to(&mut visitor, "backup");
-    wait_until("the access log", || proxy.read("access").contains("\"/1\""));
+    wait_until("the line of the access log", || proxy.read("access").contains("\"/1\""));
     let log = proxy.read("access");
     assert!(log.contains("\"site\":\"test\""), "{log}");
     // A site without any backends goes there at once.

@@ -583,7 +583,7 @@ fn who_does_not_read_stops_the_other_side_and_loses_nothing() {
             });
             // It comes to a stand, and the proxy has not taken it all in.
             let mut last = usize::MAX;
-            wait_until("a stand", || {
+            wait_until("a stalled tunnel", || {
                 thread::sleep(Duration::from_millis(100));
                 let now = sent.load(Ordering::SeqCst);
                 std::mem::replace(&mut last, now) == now

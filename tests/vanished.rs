@@ -78,7 +78,7 @@ impl DialledIn {
             waiting: &waiting,
         };
         let mut lease = None;
-        wait_until("a backend", || {
+        wait_until("an idle backend", || {
             // The limit is zero, so it does not stand in line.
             let acquired = pool::acquire(&selector, &mut None, Instant::now());
             lease = match acquired {
@@ -171,8 +171,8 @@ fn a_machine_that_vanishes_is_found_out() {
     // No deadline of ours is over: the connection is broken, so that the request may go to another backend.
     let error = conn.read(&mut [0; 100]).unwrap_err();
     assert_ne!(error.kind(), ErrorKind::TimedOut, "{error}");
-    wait_until("the idle one is found out", || dialled_in.pool.idle() == 0);
-    wait_until("it is closed", || {
+    wait_until("the end of the idle backend", || dialled_in.pool.idle() == 0);
+    wait_until("the count of the closed backend", || {
         dialled_in.stats.backends_closed(Close::PeerClosed) == 1
     });
     drop((asked, backends));

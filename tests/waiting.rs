@@ -13,7 +13,7 @@ fn fill_line(proxy: &Proxy, may_wait: usize) -> Vec<(String, Visitor)> {
     let mut waiting: Vec<_> = targets
         .map(|target| (target.clone(), proxy.ask(&target)))
         .collect();
-    wait_until("three requests too many", || {
+    wait_until("three refused requests", || {
         waiting.retain_mut(|(_, visitor)| {
             let refused = visitor.has_answer();
             if refused {
@@ -69,7 +69,7 @@ fn who_came_first_is_served_first() {
     let mut visitors = Vec::new();
     for n in 0..12 {
         visitors.push(Visitor::asking(address, &format!("/{n}")));
-        wait_until("it waits", || server.queues().1 == n + 1);
+        wait_until("one more request in the queue", || server.queues().1 == n + 1);
     }
     let mut backend = Backend::dial(first(&server.backends()));
     for (n, visitor) in visitors.iter_mut().enumerate() {
@@ -128,7 +128,7 @@ fn no_more_wait_than_the_limit_says() {
     assert_eq!(proxy.visit().get("/again").text(), "/again");
     // They have waited in the queue, and the log says so.
     let log = || proxy.read("access");
-    wait_until("the access log", || log().contains("/again"));
+    wait_until("the line of the access log", || log().contains("/again"));
     for (target, _) in &waiting {
         let text = log();
         let line = text
@@ -158,7 +158,7 @@ fn all_sites_together_have_a_limit_of_waiting_requests() {
             visitor
         })
         .collect();
-    wait_until("three requests too many", || {
+    wait_until("three refused requests", || {
         there.retain_mut(|visitor| {
             let refused = visitor.has_answer();
             if refused {

@@ -79,7 +79,7 @@ fn restarted_and_ended_last() {
     for _ in 0..3 {
         kill(pid, Signal::SIGKILL).unwrap();
         // Nothing is left of it, neither a zombie nor a child.
-        wait_until("the end of its group", || group(pid) == 0);
+        wait_until("the end of the process group", || group(pid) == 0);
         let next = pid_of(&visitor.get("/").text());
         assert_ne!(next, pid);
         pid = next;
@@ -91,7 +91,7 @@ fn restarted_and_ended_last() {
     let mut access = access;
     access.signal(SIGTERM);
     assert_eq!(access.wait().code(), Some(0));
-    wait_until("the end of its group", || group(pid) == 0);
+    wait_until("the end of the process group", || group(pid) == 0);
     assert_eq!(fs::read_to_string(&signals).unwrap(), "SIGTERM\n");
     let log = access.log();
     assert!(log.find("draining") < log.find("drained"), "{log}");
@@ -107,7 +107,7 @@ fn killed() {
     access.signal(SIGTERM);
     assert_eq!(access.wait().code(), Some(1));
     access.wait_for_log("command: it does not end; killed");
-    wait_until("the end of its group", || group(pid) == 0);
+    wait_until("the end of the process group", || group(pid) == 0);
     proxy.finish();
 }
 
@@ -120,7 +120,7 @@ fn term_after_kill() {
     access.signal(Signal::SIGKILL);
     access.wait();
     // Each of our threads that ends passes its children on to another, and the system sends the signal each time.
-    wait_until("the signal", || {
+    wait_until("SIGTERM in the application", || {
         fs::read_to_string(access.file("signals"))
             .is_ok_and(|signals| signals.starts_with("SIGTERM\n"))
     });
@@ -186,7 +186,7 @@ fn reload() {
     let yaml = fs::read_to_string(access.file("access.yml")).unwrap();
     let (_, yaml) = yaml.split_once('\n').unwrap();
     access.reload(&yaml.replace("command: [", "command: [env, X=1, "));
-    wait_until("another process", || {
+    wait_until("a response of another process", || {
         pid_of(&visitor.get("/").text()) != pid
     });
     assert_eq!(
@@ -213,7 +213,7 @@ fn killed_at_reload() {
     let (_, yaml) = yaml.split_once('\n').unwrap();
     access.reload(&yaml.replace(", stubborn", ""));
     access.wait_for_log("command: it does not end; killed");
-    wait_until("the end of its group", || group(pid) == 0);
+    wait_until("the end of the process group", || group(pid) == 0);
     assert_ne!(pid_of(&visitor.get("/").text()), pid);
     drop(visitor);
     access.finish();

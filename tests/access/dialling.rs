@@ -158,7 +158,7 @@ fn limit_of_application() {
                 }
             });
         }
-        wait_until("four requests", || app.held() == 4);
+        wait_until("four requests at the application", || app.held() == 4);
         app.hold(false);
     });
     assert_eq!((app.answered(), app.most()), (1000, 4));
@@ -324,11 +324,11 @@ fn counted_in_few_lines() {
     };
     let since = Instant::now();
     let connections: Vec<_> = (0..40).map(|_| server.accept()).collect();
-    wait_until("all are counted", || sum() == (40, 0));
+    wait_until("the count of 40 connections", || sum() == (40, 0));
     access.wait_for_log(", 40 now\n");
     drop(connections);
     let connections: Vec<_> = (0..40).map(|_| server.accept()).collect();
-    wait_until("all are counted again", || sum() == (80, 40));
+    wait_until("the count of 80 connections", || sum() == (80, 40));
     let most = 3 + since.elapsed().as_secs() as usize;
     assert!(lines().len() <= most, "{}", access.log());
     assert!(

@@ -84,7 +84,7 @@ fn swapped_root() {
     assert_eq!(visitor.get("/one").status, 404);
     assert_eq!(visitor.get("/two").text(), "two");
     fs::remove_file(&current).unwrap();
-    wait_until("no release", || visitor.get("/a").status == 404);
+    wait_until("a 404 while there is no release", || visitor.get("/a").status == 404);
     let statuses = paths.map(|path| visitor.get(path).status);
     assert_eq!(statuses, [404; 5]);
     drop(visitor);

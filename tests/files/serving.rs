@@ -256,7 +256,7 @@ fn swapped_link() {
         });
         let mut seen = [0; 2];
         let mut visitor = proxy.visit();
-        wait_until("both were seen often", || {
+        wait_until("both results, often enough", || {
             let answer = visitor.get("/dir/file");
             match answer.status {
                 200 => assert_eq!(answer.text(), "inside"),
@@ -374,7 +374,7 @@ fn weak_tag() {
         |fields: &str| visitor.ask(format!("GET /a.txt HTTP/1.1\r\nHost: test\r\n{fields}\r\n"));
     // Two versions within a second have the same size and time, and must not be put together.
     let mut tag = String::new();
-    wait_until("a tag that was asked for soon after the change", || {
+    wait_until("a weak tag, soon after a change", || {
         fs::write(folder.path().join("www/a.txt"), "1").unwrap();
         tag = ask("").field("ETag").unwrap().to_owned();
         tag.starts_with("W/\"")

@@ -232,7 +232,7 @@ fn from_queue() {
     let mut queued = ["/close", "/reset", "/stays", "/last"].map(|target| {
         let before = server.queues().1;
         let visitor = ask(address, target);
-        wait_at_most(SOON, "one more in the queue", || {
+        wait_at_most(SOON, "one more request in the queue", || {
             server.queues().1 == before + 1
         });
         Some(visitor)
@@ -242,7 +242,7 @@ fn from_queue() {
     thread::sleep(AFTER_HALF_CLOSE);
     drop(queued[0].take());
     queued[1].take().unwrap().reset();
-    wait_at_most(SOON, "two left the queue", || server.queues().1 == 2);
+    wait_at_most(SOON, "the two requests that stay in the queue", || server.queues().1 == 2);
     let mut backend = Backend::dial(first(&server.backends()));
     backend.wait_at_most(SOON);
     for (n, target) in [(2, "/stays"), (3, "/last")] {

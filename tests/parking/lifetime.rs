@@ -145,7 +145,7 @@ fn drop_closes_all() {
     let mut backends: Vec<_> = (0..6)
         .map(|_| Backend::dial(first(&server.backends())))
         .collect();
-    wait_at_most(SOON, "all backends", || server.queues().0 == 6);
+    wait_at_most(SOON, "six idle backends", || server.queues().0 == 6);
     let mut visitors = ask_all(address, 6);
     for (n, backend) in backends.iter_mut().enumerate() {
         backend.wait_at_most(SOON);
@@ -155,7 +155,7 @@ fn drop_closes_all() {
         }
     }
     visitors.extend([ask(address, "/queued/0"), ask(address, "/queued/1")]);
-    wait_at_most(SOON, "two in the queue", || server.queues().1 == 2);
+    wait_at_most(SOON, "two requests in the queue", || server.queues().1 == 2);
     let (dropped, wait) = mpsc::channel();
     thread::spawn(move || {
         drop(server);

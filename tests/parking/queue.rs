@@ -13,7 +13,7 @@ fn limit_counts_waiting_only() {
         let mut busy = setup.requests(10);
         // Three may wait; two more get 503.
         let mut waiting: Vec<_> = (0..5).map(|_| ask(address, "/waits")).collect();
-        wait_at_most(SOON, "two requests too many", || {
+        wait_at_most(SOON, "two refused requests", || {
             waiting.retain_mut(|visitor| {
                 let refused = visitor.has_answer();
                 if refused {
@@ -55,7 +55,7 @@ fn first_come_first_served() {
     let mut visitors = Vec::new();
     for n in 0..12 {
         visitors.push(ask(address, &format!("/{n}")));
-        wait_at_most(SOON, "one more in the queue", || server.queues().1 == n + 1);
+        wait_at_most(SOON, "one more request in the queue", || server.queues().1 == n + 1);
     }
     let health = visit(address).get("/swiftiply_health");
     assert_eq!(health.status, 200, "a worker is free: {health:?}");

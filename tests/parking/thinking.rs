@@ -96,7 +96,7 @@ fn burst_without_503() {
     let backends: Vec<_> = (0..256)
         .map(|n| Echo::dial(dial_in, &format!("{n:012x}"), ""))
         .collect();
-    crate::common::wait_at_most(SOON, "all backends", || server.queues().0 == 256);
+    crate::common::wait_at_most(SOON, "256 idle backends", || server.queues().0 == 256);
     let address = first(&server.visitors());
     let crowd = || (0..32).map(|_| visit(address)).collect();
     let mut crowds: Vec<Vec<Visitor>> = (0..8).map(|_| crowd()).collect();

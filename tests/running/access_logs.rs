@@ -76,7 +76,7 @@ fn every_exchange() {
         fs::rename(proxy.file(name), proxy.file(&format!("{name}.1"))).unwrap();
     }
     proxy.signal(SIGUSR1);
-    wait_until("new files", || {
+    wait_until("the log of a reopen", || {
         proxy.read("messages.log").contains("logs reopened")
     });
     visitor = proxy.visit();
@@ -114,20 +114,20 @@ fn old_configuration() {
     );
     // Workers hold what they had until their next request, and there is none.
     proxy.reload(&yaml("new.log"));
-    wait_until("the old one is closed", || !is_open("old.log"));
+    wait_until("the close of the old log", || !is_open("old.log"));
     assert!(is_open("new.log"), "the new log is not open");
     // What began before is told where it would have been, at once.
     backend.reply_to(&mut other, "late");
     let told = || proxy.read("old.log");
-    wait_until("the last line", || told().contains("/late"));
+    wait_until("the last line of the old log", || told().contains("/late"));
     assert!(
         told().contains("/first") && told().lines().count() == 2,
         "expected /first and /late:\n{}",
         told()
     );
-    wait_until("no open file", || !is_open("old.log"));
+    wait_until("the close of the old log", || !is_open("old.log"));
     exchange(&mut one, &mut backend, "/new");
-    wait_until("a line", || proxy.read("new.log").contains("/new"));
+    wait_until("a line in the new log", || proxy.read("new.log").contains("/new"));
     drop((one, other, backend));
     proxy.finish();
 }
@@ -168,7 +168,7 @@ fn times_of_failures() {
          - {{incoming: passed, outgoing: '127.0.0.1:0', timeout: 60, request_buffering: false}}"
     ));
     let line = |count: usize| {
-        wait_until("the access log", || {
+        wait_until("the lines of the access log", || {
             proxy.read("access").lines().count() == count
         });
         proxy.read("access").lines().next_back().unwrap().to_owned()

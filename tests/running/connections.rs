@@ -105,7 +105,7 @@ fn limit_closes_idle() {
     for (number, visitor) in busy.iter_mut().enumerate() {
         visitor.send_get(&format!("/{number}"));
     }
-    wait_until("no room", || proxy.visit().is_closed());
+    wait_until("the limit of connections", || proxy.visit().is_closed());
     proxy.wait_for_log("limits.connections reached: reason=overload");
     let mut backend = Backend::dial(proxy.dial_in());
     for _ in 0..3 {

@@ -406,7 +406,7 @@ fn readiness_once() {
         let child = program.current_dir(&directory).stdout(out).stderr(err);
         let mut running = Running(child.spawn().unwrap());
         let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap_or_default();
-        wait_until("signals to be heard", || !read("pid").is_empty());
+        wait_until("the PID file", || !read("pid").is_empty());
         let pid = Pid::from_raw(i32::try_from(running.0.id()).unwrap());
         kill(pid, SIGTERM).unwrap();
         assert_eq!(running.0.wait().unwrap().code(), Some(0));
@@ -490,7 +490,7 @@ fn privileges() {
         "{}: not given to user or group: it has other names (hard links)",
         hard.display()
     );
-    wait_until("a warning", || messages().contains(&refused));
+    wait_until("the warning about the refused user", || messages().contains(&refused));
     assert!(!messages().contains("running as root"), "{}", messages());
     assert_eq!(ids("Uid:"), vec![owner.to_string(); 4]);
     assert!(
