@@ -61,7 +61,7 @@ fn status(visitor: &mut Visitor, target: &str, credentials: &str) -> u16 {
 }
 
 #[test]
-fn who_knows_the_password_comes_in_and_the_application_does_not_see_it() {
+fn password_required() {
     needs!("htpasswd", "openssl");
     let files = tempfile::tempdir().unwrap();
     let path = users(files.path(), &["bob"]);
@@ -119,7 +119,7 @@ fn who_knows_the_password_comes_in_and_the_application_does_not_see_it() {
 }
 
 #[test]
-fn there_is_no_way_around_by_another_spelling() {
+fn other_spellings() {
     needs!("htpasswd", "openssl");
     let (_files, yaml) = for_bob("4", ", paths: [/admin, /a b]");
     let proxy = Proxy::start(&yaml);
@@ -215,7 +215,7 @@ fn files_are_guarded_too() {
 }
 
 #[test]
-fn files_are_guarded_under_all_their_names() {
+fn names_of_files() {
     needs!("htpasswd", "openssl");
     let files = tempfile::tempdir().unwrap();
     let path = users(files.path(), &["bob"]);
@@ -277,7 +277,7 @@ fn files_are_guarded_under_all_their_names() {
 }
 
 #[test]
-fn a_body_is_not_read_before_the_password_was_right() {
+fn body_after_password() {
     needs!("htpasswd", "openssl");
     let (_files, yaml) = for_bob("4", "");
     let proxy = Proxy::start(&yaml);
@@ -306,7 +306,7 @@ fn a_body_is_not_read_before_the_password_was_right() {
 }
 
 #[test]
-fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
+fn changed_file() {
     needs!("htpasswd", "openssl");
     let (files, yaml) = for_bob("4", "");
     let path = files.path().join("users");
@@ -356,7 +356,7 @@ fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
 }
 
 #[test]
-fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
+fn flood_leaves_workers() {
     needs!("htpasswd", "openssl");
     let (_files, yaml) = for_bob("10", ", paths: /admin");
     let proxy = Proxy::start(&format!("{yaml}\nworkers: 3"));
@@ -396,7 +396,7 @@ fn a_flood_of_wrong_passwords_leaves_the_workers_and_who_is_known_alone() {
 }
 
 #[test]
-fn a_flood_of_wrong_passwords_from_other_addresses_locks_nobody_out() {
+fn flood_from_other_addresses() {
     needs!("htpasswd", "openssl");
     // So many that they fill all places in line: 20 addresses, each with as many requests as may wait.
     let (addresses, each, rounds) = (20, 8, 50);
@@ -447,7 +447,7 @@ fn a_flood_of_wrong_passwords_from_other_addresses_locks_nobody_out() {
 }
 
 #[test]
-fn a_check_that_does_not_come_in_time_is_given_up() {
+fn check_timeout() {
     needs!("htpasswd", "openssl");
     let (_files, yaml) = for_bob("9", "");
     let proxy = Proxy::start(&yaml.replace("timeout: 60", "timeout: 0.001"));
@@ -470,7 +470,7 @@ fn a_check_that_does_not_come_in_time_is_given_up() {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_told_with_its_line() {
+fn problems_of_file() {
     needs!("htpasswd");
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("users");

@@ -41,7 +41,7 @@ fn is_given_back(server: Server) {
 }
 
 #[test]
-fn without_memory_bodies_go_to_disk_idle_visitors_leave_and_new_requests_are_refused() {
+fn memory_full() {
     const MEMORY: u64 = 1 << 20;
     let server = with_limits("memory: 1m, head: 512k");
     let address = first(&server.visitors());
@@ -103,7 +103,7 @@ fn is_refused(mut visitor: Visitor, length: usize, status: u16, reason: &str) {
 }
 
 #[test]
-fn one_client_keeps_an_eighth_of_the_room_on_disk_at_most() {
+fn spool_share_of_one_client() {
     let server = with_limits("body_memory: 16k, spool: 800k");
     let address = first(&server.visitors());
     let held = nearly(&server, &bytes(90_000));
@@ -143,7 +143,7 @@ fn one_client_keeps_an_eighth_of_the_room_on_disk_at_most() {
 }
 
 #[test]
-fn uploads_side_by_side_do_not_refuse_each_other() {
+fn uploads_side_by_side() {
     let server = with_limits("body_memory: 16k, spool: 800k");
     let address = first(&server.visitors());
     // Two fit into what one client may use, half of each has arrived.
@@ -156,7 +156,7 @@ fn uploads_side_by_side_do_not_refuse_each_other() {
         visitor
     };
     let mut both = [begin(), begin()];
-    wait_until("the first halves have arrived", || {
+    wait_until("the first halves of the bodies", || {
         server.kept().1 == 2 * 25_000
     });
     let mut third = begin();
@@ -173,7 +173,7 @@ fn uploads_side_by_side_do_not_refuse_each_other() {
 }
 
 #[test]
-fn without_room_on_disk_large_bodies_are_refused_and_small_ones_are_not() {
+fn spool_full_for_bodies() {
     let server = with_limits("body_memory: 16k, spool: 800k");
     let address = first(&server.visitors());
     let body = bytes(100_000);
@@ -199,7 +199,7 @@ fn without_room_on_disk_large_bodies_are_refused_and_small_ones_are_not() {
 }
 
 #[test]
-fn without_memory_what_visitors_do_not_take_goes_to_disk() {
+fn responses_go_to_disk() {
     let server = with_limits("memory: 1m, body_memory: 1m");
     let address = first(&server.visitors());
     let answer = bytes(16 << 20);
@@ -224,7 +224,7 @@ fn without_memory_what_visitors_do_not_take_goes_to_disk() {
 }
 
 #[test]
-fn visitors_that_read_slowly_are_cut_where_others_need_the_room_on_disk() {
+fn slow_readers_cut_for_room() {
     const PART: u64 = 200 << 10;
     let server = with_limits("body_memory: 16k, spool: 1600k");
     let address = first(&server.visitors());

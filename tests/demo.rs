@@ -87,7 +87,7 @@ impl Demo {
 }
 
 #[test]
-fn the_page_shows_the_processes_and_takes_no_turn() {
+fn page_shows_processes() {
     let demo = Demo::start();
     demo.wait_for(2);
     let mut visitor = demo.visit();
@@ -133,7 +133,7 @@ fn the_page_shows_the_processes_and_takes_no_turn() {
 }
 
 #[test]
-fn a_signal_without_meaning_does_not_end_it() {
+fn ignored_signal() {
     let demo = Demo::start();
     demo.wait_for(2);
     // If it were not caught it would win over the signal to stop.
@@ -143,7 +143,7 @@ fn a_signal_without_meaning_does_not_end_it() {
 }
 
 #[test]
-fn a_process_that_is_killed_disappears_and_requests_wait_for_the_next_one() {
+fn killed_process() {
     let mut demo = Demo::start();
     demo.wait_for(2);
     for pid in demo.built_in() {
@@ -168,7 +168,7 @@ fn a_process_that_is_killed_disappears_and_requests_wait_for_the_next_one() {
 }
 
 #[test]
-fn what_it_prints_connects_further_processes() {
+fn printed_command() {
     needs!("thin", "python3", "node");
     let demo = Demo::start();
     demo.wait_for(2);
@@ -229,7 +229,7 @@ fn its_processes_end_with_it() {
 }
 
 #[test]
-fn a_server_that_is_no_demonstration_has_no_page() {
+fn no_page_elsewhere() {
     let (proxy, mut backend, mut visitor) = Proxy::scene();
     for target in ["/", "/demo/processes", "/demo/page.js", "/favicon.ico"] {
         exchange(&mut visitor, &mut backend, target);

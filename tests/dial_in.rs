@@ -35,7 +35,7 @@ fn a_preamble_may_come_in_any_pieces() {
 }
 
 #[test]
-fn who_is_not_a_backend_is_closed_with_a_reason() {
+fn not_a_backend() {
     let proxy = Proxy::start(
         "timeouts: {preamble: 300ms}\n\
          map: [{incoming: test, outgoing: '127.0.0.1:0', key: secret}]",
@@ -76,7 +76,7 @@ fn who_is_not_a_backend_is_closed_with_a_reason() {
 }
 
 #[test]
-fn a_backend_that_dials_in_where_clients_are_served_hears_so_at_once() {
+fn wrong_port() {
     needs!("openssl");
     let proxy = Proxy::both();
     let bytes = preamble("000000000001", "secret");
@@ -100,7 +100,7 @@ fn a_backend_that_dials_in_where_clients_are_served_hears_so_at_once() {
 }
 
 #[test]
-fn a_key_where_there_is_none_is_refused() {
+fn unexpected_key() {
     let proxy = Proxy::simple();
     let mut backend = Backend::dial_as(proxy.dial_in(), "000000000001", "key");
     backend.assert_closed();
@@ -109,7 +109,7 @@ fn a_key_where_there_is_none_is_refused() {
 }
 
 #[test]
-fn a_key_decides_between_sites_of_one_address() {
+fn key_selects_site() {
     let proxy = Proxy::start(
         "map:\n\
          - {incoming: one, outgoing: '127.0.0.1:0', key: 1234, timeout: 60}\n\
@@ -140,7 +140,7 @@ fn a_key_decides_between_sites_of_one_address() {
 }
 
 #[test]
-fn a_filter_picks_the_address_by_the_path() {
+fn filter() {
     let proxy = Proxy::start(
         "map:\n\
          - incoming: test\n\
@@ -181,7 +181,7 @@ fn a_filter_picks_the_address_by_the_path() {
 }
 
 #[test]
-fn an_id_in_the_path_asks_for_that_backend_and_waits_for_it() {
+fn id_in_path() {
     let proxy = Proxy::simple();
     let mut one = Backend::dial_as(proxy.dial_in(), "abc000000one", "");
     proxy.wait_for_logs("joined", 1);
@@ -204,7 +204,7 @@ fn an_id_in_the_path_asks_for_that_backend_and_waits_for_it() {
 }
 
 #[test]
-fn a_process_id_of_five_digits_makes_a_longer_id() {
+fn long_id() {
     let proxy = Proxy::start(&site("key: secret"));
     let mut backend = Backend::dial_as(proxy.dial_in(), "7f00000112345", "secret");
     let mut visitor = proxy.ask("/");
@@ -216,7 +216,7 @@ fn a_process_id_of_five_digits_makes_a_longer_id() {
 }
 
 #[test]
-fn no_more_backends_join_than_the_limit_says() {
+fn limit() {
     let proxy = Proxy::start(
         "limits: {backends: 2}\nmap: [{incoming: test, default: true, outgoing: '127.0.0.1:0'}]",
     );
@@ -235,7 +235,7 @@ fn no_more_backends_join_than_the_limit_says() {
 }
 
 #[test]
-fn who_has_no_key_takes_no_place_of_a_backend() {
+fn no_key_takes_no_slot() {
     let proxy = Proxy::start(
         "limits: {backends: 2}\n\
          map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]",
@@ -264,7 +264,7 @@ fn who_has_no_key_takes_no_place_of_a_backend() {
 }
 
 #[test]
-fn a_hang_up_of_an_idle_backend_is_noticed_at_once() {
+fn hang_up() {
     let proxy = Proxy::simple();
     let stays = Echo::dial(proxy.dial_in(), "000000stays0", "");
     proxy.wait_for_logs("joined", 1);
@@ -285,7 +285,7 @@ fn a_hang_up_of_an_idle_backend_is_noticed_at_once() {
 }
 
 #[test]
-fn what_an_idle_backend_says_unasked_reaches_nobody() {
+fn unsolicited_bytes() {
     let proxy = Proxy::simple();
     let good = Echo::dial(proxy.dial_in(), "00000000good", "");
     proxy.wait_for_logs("joined", 1);
@@ -302,7 +302,7 @@ fn what_an_idle_backend_says_unasked_reaches_nobody() {
 }
 
 #[test]
-fn the_order_of_idle_backends_is_the_sites_choice() {
+fn order() {
     for (order, expected) in [("newest", "000000000003"), ("oldest", "000000000001")] {
         let proxy = Proxy::start(&format!(
             "map: [{{incoming: test, default: true, outgoing: '127.0.0.1:0', order: {order}}}]\n\

@@ -136,7 +136,7 @@ fn exchange(proxy: &Proxy, app: &Server) {
 }
 
 #[test]
-fn the_access_proxy_knows_the_server_by_authority_or_fingerprint() {
+fn authority_or_fingerprint() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
@@ -183,7 +183,7 @@ fn the_access_proxy_knows_the_server_by_authority_or_fingerprint() {
 }
 
 #[test]
-fn a_certificate_of_another_name_is_not_believed() {
+fn certificate_of_other_name() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "self", &["other.test"]);
@@ -199,7 +199,7 @@ fn a_certificate_of_another_name_is_not_believed() {
 }
 
 #[test]
-fn only_those_with_a_certificate_dial_in_where_it_is_wanted() {
+fn client_certificate() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
@@ -229,7 +229,7 @@ fn only_those_with_a_certificate_dial_in_where_it_is_wanted() {
 }
 
 #[test]
-fn a_handshake_holds_up_nobody_and_has_a_deadline() {
+fn handshake_timeout() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
@@ -276,7 +276,7 @@ fn a_handshake_holds_up_nobody_and_has_a_deadline() {
 }
 
 #[test]
-fn what_tls_says_to_itself_is_no_answer() {
+fn key_update() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (_, certfile, keyfile) = authority(files.path(), "localhost");
@@ -317,7 +317,7 @@ fn what_tls_says_to_itself_is_no_answer() {
 }
 
 #[test]
-fn certificates_are_read_again_and_lines_stay() {
+fn certificate_reload() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
@@ -363,7 +363,7 @@ fn certificates_are_read_again_and_lines_stay() {
 }
 
 #[test]
-fn no_request_is_lost_over_tls_when_the_server_drains() {
+fn drain() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
@@ -385,7 +385,7 @@ fn no_request_is_lost_over_tls_when_the_server_drains() {
 }
 
 #[test]
-fn a_loud_warning_where_anybody_may_dial_in() {
+fn warning_without_key() {
     let warning = "WARNING: whoever reaches this address can dial in";
     let proxy = Proxy::start("map: [{incoming: test, outgoing: '0.0.0.0:0'}]");
     proxy.wait_for_log(warning);
@@ -396,7 +396,7 @@ fn a_loud_warning_where_anybody_may_dial_in() {
 }
 
 #[test]
-fn the_file_of_a_unix_socket_is_as_it_is_asked_for() {
+fn socket_file() {
     let yaml = |mode: &str| {
         format!(
             "map: [{{incoming: test, outgoing: {{to: 'unix:in.sock', mode: {mode}}}, timeout: 60}}]"

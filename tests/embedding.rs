@@ -22,7 +22,7 @@ fn config(map: &str) -> Config {
 }
 
 #[test]
-fn a_server_and_its_clients_in_one_program() {
+fn server_and_clients() {
     let map = "[{incoming: test, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]";
     let server = Server::start(config(map)).unwrap();
     let visitors = first(&server.visitors());
@@ -101,7 +101,7 @@ fn a_server_and_its_clients_in_one_program() {
 }
 
 #[test]
-fn a_panic_costs_one_connection_and_no_place_in_line() {
+fn panic_costs_one_connection() {
     let map = "[{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
     // No file can say this: a deadline that is beyond the end of time.
     let broken = || {
@@ -157,7 +157,7 @@ fn a_panic_costs_one_connection_and_no_place_in_line() {
 }
 
 #[test]
-fn a_client_dials_again_when_the_server_comes_back() {
+fn client_dials_again() {
     let map = "[{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
     let server = Server::start(config(map)).unwrap();
     let dial_in = server.backends()[0].to_string();
@@ -178,7 +178,7 @@ fn a_client_dials_again_when_the_server_comes_back() {
 }
 
 #[test]
-fn who_is_on_its_way_in_at_the_end_is_closed_with_a_reason() {
+fn drain_during_dial_in() {
     let map = "[{incoming: test, outgoing: '127.0.0.1:0'}]";
     let other = map.replace("127.0.0.1", "127.0.0.2");
     let server = Server::start(config(map)).unwrap();
@@ -203,7 +203,7 @@ fn who_is_on_its_way_in_at_the_end_is_closed_with_a_reason() {
 }
 
 #[test]
-fn every_connection_is_counted_when_it_comes_and_when_it_goes() {
+fn connections_counted() {
     let server = embedded("limits: {connections: 1}\nmap: []");
     let address = first(&server.visitors());
     // It has sent half a request, so that it is not idle and makes no room.

@@ -33,7 +33,7 @@ fn leave_descriptors(proxy: &Proxy, count: usize) {
 const MANY: &str = "--nofile=1000:";
 
 #[test]
-fn without_descriptors_newcomers_wait_and_who_is_there_notices_nothing() {
+fn no_descriptors() {
     let proxy = Proxy::simple();
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
     let mut kept = proxy.visit();
@@ -60,7 +60,7 @@ fn without_descriptors_newcomers_wait_and_who_is_there_notices_nothing() {
 }
 
 #[test]
-fn a_reload_without_enough_descriptors_changes_nothing() {
+fn reload_without_descriptors() {
     let proxy = Proxy::simple();
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
     let mut kept = proxy.visit();
@@ -106,7 +106,7 @@ fn a_reload_without_enough_descriptors_changes_nothing() {
 }
 
 #[test]
-fn a_full_disk_costs_bodies_that_must_go_there_and_no_answers() {
+fn full_disk() {
     // A file over its limit is refused by the system just as one on a full disk.
     let proxy = Proxy::simple_with("limits: {body_memory: 0}");
     limit(proxy.pid(), "--fsize=1000000:");
@@ -159,13 +159,13 @@ const ANSWERS: [(&str, bool); 3] = [
 ];
 
 #[test]
-fn a_backend_may_die_at_any_point_of_its_answer() {
+fn backend_dies_anywhere() {
     needs!("openssl");
     dies(false);
 }
 
 #[test]
-fn a_backend_may_die_at_any_point_of_its_answer_with_tls() {
+fn backend_dies_anywhere_tls() {
     needs!("openssl");
     dies(true);
 }
@@ -220,7 +220,7 @@ fn dies(secure: bool) {
 }
 
 #[test]
-fn a_backend_that_dies_in_the_middle_of_a_request_costs_502() {
+fn backend_dies_in_request() {
     let proxy = Proxy::simple();
     for read in [1, 100_000, 1_000_000] {
         for reset in [false, true] {
@@ -241,7 +241,7 @@ fn a_backend_that_dies_in_the_middle_of_a_request_costs_502() {
 }
 
 #[test]
-fn a_backend_that_drips_for_a_visitor_that_has_left_is_closed() {
+fn dripping_backend() {
     let proxy = Proxy::simple_with("workers: 1");
     let mut backend = TcpStream::connect(proxy.dial_in()).unwrap();
     backend.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -274,7 +274,7 @@ fn a_backend_that_drips_for_a_visitor_that_has_left_is_closed() {
 }
 
 #[test]
-fn who_guesses_keys_is_closed_each_time_and_disturbs_nobody() {
+fn guessed_keys() {
     let proxy = Proxy::start(&site("key: '26e6b8b2a9c1'"));
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "26e6b8b2a9c1");
     let address = proxy.dial_in();
@@ -304,7 +304,7 @@ fn who_guesses_keys_is_closed_each_time_and_disturbs_nobody() {
 }
 
 #[test]
-fn a_body_that_comes_too_slowly_is_refused_whether_it_is_collected_or_passed_on() {
+fn slow_body() {
     let proxy = Proxy::start(
         "map:\n\
          - {incoming: collects, outgoing: '127.0.0.1:0'}\n\
@@ -348,7 +348,7 @@ fn clockwork() -> String {
 }
 
 #[test]
-fn the_clock_may_be_set_and_no_deadline_notices() {
+fn clock_is_set() {
     needs!("faketime");
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");
@@ -402,7 +402,7 @@ fn the_clock_may_be_set_and_no_deadline_notices() {
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[test]
-fn a_peer_that_is_stopped_holds_nobody_up() {
+fn stopped_peer() {
     let site = site("timeouts: {first_byte: 500ms, write: 500ms}");
     let proxy = Proxy::start(&format!("workers: 3\n{site}"));
     // Applications that never say anything again, like those of a process that got SIGSTOP: whoever asks them is told in

@@ -285,7 +285,7 @@ fn send_large(mut backend: Backend, body: Vec<u8>) -> thread::JoinHandle<Backend
 const LARGE: usize = 16 << 20;
 
 #[test]
-fn a_slow_visitor_leaves_the_backend_free_and_without_room_no_worker_waits() {
+fn slow_client() {
     let body = dense(LARGE);
     for lines in ["workers: 2", "workers: 2\nlimits: {spool: 0}"] {
         let proxy = Proxy::start(&site("{level: 1}", lines));
@@ -331,7 +331,7 @@ fn a_slow_visitor_leaves_the_backend_free_and_without_room_no_worker_waits() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_cut_and_what_came_is_there() {
+fn broken_response() {
     let proxy = Proxy::start(&site("true", "access_log: access"));
     let mut visitor = proxy.visit();
     let mut backend = Backend::dial(proxy.dial_in());
@@ -351,7 +351,7 @@ fn an_answer_that_breaks_off_is_cut_and_what_came_is_there() {
 }
 
 #[test]
-fn visitors_that_leave_leave_nothing_behind() {
+fn client_leaves() {
     let body = dense(LARGE);
     for lines in ["", "limits: {spool: 0}"] {
         let proxy = Proxy::start(&site("{level: 1}", lines));
@@ -367,7 +367,7 @@ fn visitors_that_leave_leave_nothing_behind() {
 }
 
 #[test]
-fn without_memory_for_it_answers_go_out_as_they_are() {
+fn memory_full() {
     let proxy = Proxy::start(&site(
         "{level: 1}",
         "workers: 2\nlimits: {spool: 0, memory: 1m}",
@@ -412,7 +412,7 @@ fn without_memory_for_it_answers_go_out_as_they_are() {
 }
 
 #[test]
-fn a_file_that_a_backend_names_goes_out_as_it_is() {
+fn named_file() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.html"), text(200)).unwrap();
     let root = folder.path().display();
@@ -458,7 +458,7 @@ fn get_file(method: &str, path: &str, fields: &str) -> String {
 }
 
 #[test]
-fn a_file_that_is_not_in_memory_is_compressed_while_it_is_sent() {
+fn file_from_disk() {
     let (root, proxy) = files();
     let all = text(60_000);
     // One connection: whatever is wrong with the framing breaks the next answer.
@@ -541,7 +541,7 @@ fn a_file_that_is_not_in_memory_is_compressed_while_it_is_sent() {
 }
 
 #[test]
-fn a_compressed_file_waits_for_a_slow_client_and_is_cut_where_it_was_shortened() {
+fn file_slow_or_shortened() {
     let (root, proxy) = files();
     let all = dense(12 << 20);
     let ask = || {

@@ -70,7 +70,7 @@ impl Unread {
 }
 
 #[test]
-fn logs_that_are_not_read_hold_up_nothing() {
+fn unread_output() {
     let directory = tempfile::tempdir().unwrap();
     // What it prints is not read, so its ports have to be known.
     let (clients, backends) = (Port::reserve(), Port::reserve());
@@ -108,7 +108,7 @@ fn logs_that_are_not_read_hold_up_nothing() {
 }
 
 #[test]
-fn an_access_proxy_whose_messages_are_not_read_goes_on_and_ends() {
+fn unread_output_of_access_proxy() {
     let proxy = Proxy::simple();
     let app = EchoServer::start();
     let mut program = access::program();
@@ -121,7 +121,7 @@ fn an_access_proxy_whose_messages_are_not_read_goes_on_and_ends() {
 }
 
 #[test]
-fn a_fifo_is_a_log_with_or_without_a_reader() {
+fn fifo() {
     let directory = tempfile::tempdir().unwrap();
     let fifo = |name: &str| {
         let path = directory.path().join(name);
@@ -153,7 +153,7 @@ fn a_fifo_is_a_log_with_or_without_a_reader() {
 }
 
 #[test]
-fn an_access_log_on_a_full_disk_is_reported_once_and_again_when_it_is_well() {
+fn full_disk() {
     let proxy = Proxy::start(&format!("access_log: lines\n{SITE}"));
     fs::remove_file(proxy.file("lines")).unwrap();
     std::os::unix::fs::symlink("/dev/full", proxy.file("lines")).unwrap();
@@ -175,7 +175,7 @@ fn an_access_log_on_a_full_disk_is_reported_once_and_again_when_it_is_well() {
 }
 
 #[test]
-fn both_logs_return_with_their_directory() {
+fn directory_returns() {
     for signal in [SIGHUP, SIGUSR1] {
         let proxy = Proxy::start(&format!(
             "logger: {{type: file, file: swiftiply.yml.log, level: full}}\n{SITE}"
@@ -207,7 +207,7 @@ fn both_logs_return_with_their_directory() {
 }
 
 #[test]
-fn logs_are_not_for_everyone_to_write_whatever_the_mask() {
+fn mode_of_files() {
     let mut shell = Command::new("sh");
     let program = program();
     shell.args(["-c", "umask 0; exec \"$0\" \"$@\""]);
@@ -232,7 +232,7 @@ fn logs_are_not_for_everyone_to_write_whatever_the_mask() {
 }
 
 #[test]
-fn no_log_has_a_letter_that_ends_a_line_or_instructs_a_terminal() {
+fn control_characters() {
     let proxy = Proxy::start(
         "access_log: \"combined\\u202e\\u0085\"\n\
          map: [{incoming: test, outgoing: '127.0.0.1:0', timeout: 1ms, access_log: {file: json, format: json}}]",

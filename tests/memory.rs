@@ -89,7 +89,7 @@ fn text(length: usize) -> String {
 }
 
 #[test]
-fn what_a_burst_of_uploads_took_is_given_back() {
+fn uploads_given_back() {
     let lines = "workers: 64\nlimits: {memory: 256m}\n";
     let proxy = Proxy::start(&format!("{lines}{}", proxy::SITE));
     let part = bytes(60_000);
@@ -114,7 +114,7 @@ fn what_a_burst_of_uploads_took_is_given_back() {
 }
 
 #[test]
-fn everything_at_once_fits_into_a_small_machine() {
+fn small_machine() {
     swiftiply::process::raise_descriptors(None).unwrap();
     let group = Group::new(SMALL);
     if group.is_none() {

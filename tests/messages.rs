@@ -13,7 +13,7 @@ fn unserved(proxy: &Proxy, host: &str, target: &str) -> String {
 }
 
 #[test]
-fn a_503_says_whether_no_backend_is_connected_or_all_are_busy() {
+fn backends_missing_or_busy() {
     let proxy = Proxy::start(
         "map:\n\
          - {incoming: one, outgoing: '127.0.0.1:0', key: one, timeout: 300ms}\n\
@@ -96,7 +96,7 @@ fn ask(proxy: &Proxy, host: &str) -> Visitor {
 }
 
 #[test]
-fn a_503_says_whether_the_servers_are_down_or_busy() {
+fn servers_down_or_busy() {
     let servers = [Server::start(), Server::start()];
     let [a, b] = [0, 1].map(|n: usize| servers[n].address());
     let ports = [(); 2].map(|()| Port::reserve());
@@ -178,7 +178,7 @@ fn comings_and_goings(proxy: &Proxy, site: &str) -> (usize, usize, usize) {
 }
 
 #[test]
-fn the_log_has_each_backend_that_connects_and_disconnects() {
+fn each_backend_logged() {
     let sites = "map:\n\
                  - {incoming: [test, www.test], outgoing: '127.0.0.1:0', timeout: 60, logger: {type: file, file: test.log}}\n\
                  - {incoming: shared, outgoing: '127.0.0.2:0', key: k, timeout: 60}\n\
@@ -213,7 +213,7 @@ fn the_log_has_each_backend_that_connects_and_disconnects() {
 }
 
 #[test]
-fn a_burst_of_backends_has_few_lines_which_count_them_all() {
+fn burst_of_backends_summed_up() {
     const MANY: usize = 300;
     let proxy = Proxy::start(
         "logger: {type: stderr, level: normal}\n\
@@ -255,7 +255,7 @@ fn a_burst_of_backends_has_few_lines_which_count_them_all() {
 }
 
 #[test]
-fn what_is_refused_is_logged_with_its_site_and_the_limit() {
+fn refusals_logged() {
     let proxy = Proxy::start(
         "limits: {head: 8k, fields: 20, target: 1k}\n\
          map:\n\

@@ -34,7 +34,7 @@ fn a_program_that_is_there_is_used() {
 }
 
 #[test]
-fn a_test_without_its_program_is_skipped_with_a_line() {
+fn skipped_with_a_line() {
     let (run, list) = alone("other", "");
     let line = format!("skipped {TEST}: needs sh\n");
     assert_eq!(run.code, Some(0), "{run:?}");
@@ -43,7 +43,7 @@ fn a_test_without_its_program_is_skipped_with_a_line() {
 }
 
 #[test]
-fn a_test_without_its_program_fails_where_nothing_may_be_skipped() {
+fn fails_if_required() {
     let (run, list) = alone("other", "1");
     assert_eq!(run.code, Some(101), "{run:?}");
     let line = format!("{TEST} needs sh; tests/run --install installs it");

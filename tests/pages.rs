@@ -15,7 +15,7 @@ fn site(lines: &str) -> String {
 }
 
 #[test]
-fn a_site_has_pages_of_its_own_for_answers_of_ours_only() {
+fn own_pages() {
     let files = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         fs::write(files.path().join(name), text).unwrap();
@@ -88,7 +88,7 @@ fn a_site_has_pages_of_its_own_for_answers_of_ours_only() {
 }
 
 #[test]
-fn a_site_is_in_maintenance_while_there_is_a_file() {
+fn maintenance() {
     let files = tempfile::tempdir().unwrap();
     let page = files.path().join("page.html");
     let flag = files.path().join("down");
@@ -130,7 +130,7 @@ fn a_site_is_in_maintenance_while_there_is_a_file() {
 }
 
 #[test]
-fn a_visitor_that_leaves_a_large_page_leaves_nothing_behind() {
+fn client_leaves() {
     let files = tempfile::tempdir().unwrap();
     let page = files.path().join("page.html");
     fs::write(&page, "x".repeat(1 << 20)).unwrap();

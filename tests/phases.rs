@@ -30,7 +30,7 @@ fn processor_time(pid: u32, during: Duration) -> Duration {
 }
 
 #[test]
-fn the_time_that_a_visitor_takes_for_its_body_is_not_the_backends() {
+fn slow_body_is_not_the_backends_time() {
     let proxy = Proxy::simple_with(&format!("{STREAMING}\ntimeouts: {{first_byte: 600ms}}"));
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.visit();
@@ -50,7 +50,7 @@ fn the_time_that_a_visitor_takes_for_its_body_is_not_the_backends() {
 }
 
 #[test]
-fn a_visitor_that_has_said_all_of_a_body_on_its_way_gets_its_answer() {
+fn half_closed_upload() {
     needs!("openssl");
     let proxy = Proxy::both_with(STREAMING);
     for secure in [false, true] {
@@ -71,7 +71,7 @@ fn a_visitor_that_has_said_all_of_a_body_on_its_way_gets_its_answer() {
 }
 
 #[test]
-fn an_application_that_takes_nothing_costs_the_access_proxy_nothing() {
+fn stalled_application() {
     let proxy = Proxy::simple();
     let app = Server::start();
     let access = Access::between(proxy.dial_in(), app.address(), 1);
@@ -102,7 +102,7 @@ fn an_application_that_takes_nothing_costs_the_access_proxy_nothing() {
 }
 
 #[test]
-fn a_request_that_may_not_be_repeated_does_not_wait_for_ever() {
+fn post_has_a_deadline() {
     let proxy = Proxy::simple();
     let app = Server::start();
     let access = Access::start(
@@ -127,7 +127,7 @@ fn a_request_that_may_not_be_repeated_does_not_wait_for_ever() {
 }
 
 #[test]
-fn a_server_that_is_dropped_closes_what_its_workers_have_in_hand() {
+fn dropped_server() {
     for round in 0..30 {
         let server = embedded(&format!("workers: 4\n{SITE}"));
         let mut backend = Backend::dial(first(&server.backends()));
@@ -142,7 +142,7 @@ fn a_server_that_is_dropped_closes_what_its_workers_have_in_hand() {
 }
 
 #[test]
-fn a_flood_that_no_visitor_waits_for_leaves_others_their_turn() {
+fn abandoned_flood_is_fair() {
     let proxy = Proxy::simple_with("workers: 1");
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.ask("/flood");
@@ -168,7 +168,7 @@ fn a_flood_that_no_visitor_waits_for_leaves_others_their_turn() {
 }
 
 #[test]
-fn a_large_body_leaves_others_their_turn() {
+fn large_body_is_fair() {
     let proxy = Proxy::simple_with("workers: 1\nlimits: {body: 1G, spool: 3G}");
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.visit();
@@ -248,7 +248,7 @@ fn file_before_response(way: Way) -> bool {
 }
 
 #[test]
-fn a_file_does_not_wait_for_the_response_that_it_replaces() {
+fn named_file_goes_first() {
     for way in [Way::DialIn, Way::Traditional, Way::Access] {
         let in_time = (0..10).any(|_| file_before_response(way));
         assert!(
@@ -259,7 +259,7 @@ fn a_file_does_not_wait_for_the_response_that_it_replaces() {
 }
 
 #[test]
-fn a_request_that_follows_while_a_visitor_takes_nothing_is_not_forgotten() {
+fn request_behind_stalled_response() {
     needs!("openssl");
     let proxy = Proxy::both_with("workers: 2");
     for secure in [false, true] {
@@ -296,7 +296,7 @@ fn send_all(mut visitor: Visitor, bytes: Vec<u8>, finish: bool) -> thread::JoinH
 }
 
 #[test]
-fn whatever_is_waited_for_costs_no_time_of_the_processors() {
+fn waiting_costs_no_processor_time() {
     let (silent, _queue) = full_listener();
     let yaml = format!(
         "limits: {{spool: 0, body_memory: 100M}}\n\

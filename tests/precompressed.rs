@@ -63,7 +63,7 @@ const ALL: [(&str, &str); 5] = [
 ];
 
 #[test]
-fn a_visitor_gets_the_neighbour_that_it_likes_best() {
+fn preferred_encoding() {
     let folder = folder(&ALL);
     // Their tags are strong then.
     settle(folder.path());
@@ -133,7 +133,7 @@ fn a_visitor_gets_the_neighbour_that_it_likes_best() {
 }
 
 #[test]
-fn a_neighbour_that_is_a_fraction_of_a_second_older_is_not_used() {
+fn slightly_older() {
     let seconds = 1_600_000_000;
     let neighbours = [
         ("older.css", 500_000_699, "-"),
@@ -166,7 +166,7 @@ fn a_neighbour_that_is_a_fraction_of_a_second_older_is_not_used() {
 }
 
 #[test]
-fn neighbours_of_indexes_and_pages_are_found_and_old_ones_are_not() {
+fn indexes_and_pages() {
     let folder = folder(&[
         ("index.html", "home"),
         ("index.html.gz", "HOME"),
@@ -201,7 +201,7 @@ fn neighbours_of_indexes_and_pages_are_found_and_old_ones_are_not() {
 }
 
 #[test]
-fn what_is_beside_a_file_is_remembered_with_it() {
+fn cached_with_file() {
     let folder = folder(&ALL);
     let yaml = site(&folder, ", file_cache: {window: 60m}");
     let proxy = Proxy::start(&yaml);
@@ -240,7 +240,7 @@ fn what_is_beside_a_file_is_remembered_with_it() {
 }
 
 #[test]
-fn a_neighbour_on_disk_that_changes_is_not_taken_for_the_old_one() {
+fn changed_on_disk() {
     let folder = folder(&ALL);
     let long = site(&folder, ", etag_cache: {window: 60m}");
     let yaml = format!("{long}\ncache_threshold: 0");
@@ -261,7 +261,7 @@ fn a_neighbour_on_disk_that_changes_is_not_taken_for_the_old_one() {
 }
 
 #[test]
-fn a_visitor_that_leaves_a_large_neighbour_leaves_nothing_behind() {
+fn client_leaves() {
     let folder = folder(&[("a.css", "original"), ("a.css.gz", &"x".repeat(24 << 20))]);
     let proxy = Proxy::start(&site(&folder, ""));
     let mut visitor = proxy.visit();

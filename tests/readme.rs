@@ -525,7 +525,7 @@ fn every_recipe_has_a_test() {
 }
 
 #[test]
-fn every_path_and_link_of_the_text_exists() {
+fn paths_and_links() {
     for page in ["README.md", "tests/bench/README.md"] {
         let file = Path::new(ROOT).join(page);
         let text = fs::read_to_string(&file).unwrap();

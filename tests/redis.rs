@@ -102,7 +102,7 @@ impl Redis {
 }
 
 #[test]
-fn an_element_is_in_use_for_one_request() {
+fn element_leased() {
     needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let servers = [(); 3].map(|()| Server::start());
@@ -163,7 +163,7 @@ fn an_element_is_in_use_for_one_request() {
 }
 
 #[test]
-fn a_server_as_often_as_it_stands_there() {
+fn duplicate_elements() {
     needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let server = EchoServer::run(Server::start(), Duration::from_millis(1));
@@ -184,7 +184,7 @@ fn a_server_as_often_as_it_stands_there() {
 }
 
 #[test]
-fn redis_killed_and_restarted_under_load_costs_no_request() {
+fn redis_restarted() {
     needs!("redis-server", "redis-cli");
     let mut redis = Redis::start();
     let servers = [(); 2].map(|()| EchoServer::start());
@@ -246,7 +246,7 @@ fn two_proxies_share_one_list() {
 }
 
 #[test]
-fn what_a_proxy_had_in_use_comes_back_when_it_is_killed() {
+fn proxy_killed() {
     needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let server = Server::start();
@@ -280,7 +280,7 @@ fn what_a_proxy_had_in_use_comes_back_when_it_is_killed() {
 }
 
 #[test]
-fn without_redis_at_the_start_requests_wait_for_it() {
+fn redis_down_at_start() {
     needs!("redis-server", "redis-cli");
     let mut redis = Redis::start();
     let server = EchoServer::start();
@@ -300,7 +300,7 @@ fn without_redis_at_the_start_requests_wait_for_it() {
 }
 
 #[test]
-fn a_reload_leaves_one_redis_for_another() {
+fn reload_to_another() {
     needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let server = Server::start();
@@ -349,7 +349,7 @@ fn a_password_is_wanted() {
 }
 
 #[test]
-fn a_503_says_what_is_wrong_with_the_list() {
+fn messages_of_503() {
     needs!("redis-server", "redis-cli");
     let mut redis = Redis::start();
     let proxy = Proxy::start(&redis.yaml("").replace("timeout: 60", "timeout: 300ms"));

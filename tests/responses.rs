@@ -315,13 +315,13 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn answers_whole_and_cut_at_every_offset() {
+fn plain() {
     needs!("openssl");
     answers(false);
 }
 
 #[test]
-fn answers_whole_and_cut_at_every_offset_with_tls() {
+fn tls() {
     needs!("openssl");
     answers(true);
 }
@@ -437,7 +437,7 @@ fn a_visitor_of_1_0_gets_no_chunks() {
 }
 
 #[test]
-fn early_hints_are_passed_on_and_100_is_not() {
+fn early_hints() {
     let (proxy, mut backend, mut visitor) = Proxy::scene();
     visitor.send_get("/");
     backend.request();
@@ -466,7 +466,7 @@ fn early_hints_are_passed_on_and_100_is_not() {
 }
 
 #[test]
-fn an_answer_before_the_end_of_the_body_is_relayed_and_both_are_closed() {
+fn early_response() {
     let (proxy, mut backend, mut visitor) = Proxy::scene();
     let thread = thread::spawn(move || {
         visitor.send_post("/", vec![b'a'; 40_000_000]);
@@ -483,7 +483,7 @@ fn an_answer_before_the_end_of_the_body_is_relayed_and_both_are_closed() {
 }
 
 #[test]
-fn a_hint_before_the_end_of_the_body_is_passed_on_and_the_body_goes_on() {
+fn hint_before_body_end() {
     let (proxy, mut backend, mut visitor) = Proxy::scene();
     let thread = thread::spawn(move || {
         visitor.send_post("/", vec![b'a'; 40_000_000]);
@@ -552,7 +552,7 @@ fn an_answer_goes_out_as_it_comes() {
 }
 
 #[test]
-fn a_backend_that_is_too_slow_costs_504_and_its_connection() {
+fn too_slow() {
     let proxy = Proxy::start(
         "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeouts: {first_byte: 100ms, backend: 100ms}}]",
     );
@@ -575,7 +575,7 @@ fn a_backend_that_is_too_slow_costs_504_and_its_connection() {
 }
 
 #[test]
-fn a_head_in_many_pieces_has_one_deadline() {
+fn head_in_pieces() {
     let proxy = Proxy::simple_with("timeouts: {backend: 300ms}");
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.ask("/");

@@ -44,7 +44,7 @@ fn curl(address: SocketAddr, host: &str, trusted: &Path, options: &[&str]) -> (b
 }
 
 #[test]
-fn the_certificate_is_chosen_by_name_and_curl_believes_it() {
+fn certificate_by_name() {
     needs!("curl", "openssl");
     let files = tempfile::tempdir().unwrap();
     let make = |file: &str, names: &[&str]| secure::certificate(files.path(), file, names);
@@ -80,7 +80,7 @@ fn the_certificate_is_chosen_by_name_and_curl_believes_it() {
 }
 
 #[test]
-fn http_1_1_is_agreed_on_and_sessions_are_resumed_also_after_a_reload() {
+fn alpn_and_resumption() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "test", &["test"]);
@@ -106,7 +106,7 @@ fn http_1_1_is_agreed_on_and_sessions_are_resumed_also_after_a_reload() {
 }
 
 #[test]
-fn certificates_are_read_again_and_a_bad_pair_keeps_the_old_one() {
+fn certificate_reload() {
     needs!("curl", "openssl");
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "test", &["old.test"]);
@@ -168,7 +168,7 @@ fn certificates_are_read_again_and_a_bad_pair_keeps_the_old_one() {
 }
 
 #[test]
-fn what_is_not_tls_is_told_so_or_closed() {
+fn plain_http_at_tls_address() {
     needs!("openssl");
     let proxy = Proxy::both();
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
@@ -199,7 +199,7 @@ fn what_is_not_tls_is_told_so_or_closed() {
 }
 
 #[test]
-fn who_wants_to_speak_nothing_but_http_2_is_told_so_in_the_handshake() {
+fn http_2_only() {
     needs!("openssl");
     let proxy = Proxy::both();
     let mut config = secure::config();
@@ -215,7 +215,7 @@ fn who_wants_to_speak_nothing_but_http_2_is_told_so_in_the_handshake() {
 }
 
 #[test]
-fn a_handshake_that_does_not_end_is_closed() {
+fn handshake_timeout() {
     needs!("openssl");
     let proxy = Proxy::both_with("timeouts: {head: 200ms}");
     let address = proxy.addresses()[1];
@@ -228,7 +228,7 @@ fn a_handshake_that_does_not_end_is_closed() {
 }
 
 #[test]
-fn what_was_decrypted_is_not_forgotten_when_a_session_parks() {
+fn decrypted_bytes_survive_parking() {
     needs!("openssl");
     let proxy = Proxy::both();
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
@@ -255,7 +255,7 @@ fn what_was_decrypted_is_not_forgotten_when_a_session_parks() {
 }
 
 #[test]
-fn large_bodies_and_answers_go_through() {
+fn large_bodies() {
     needs!("openssl");
     let proxy = Proxy::both();
     let mut backend = Backend::dial(proxy.dial_in());
@@ -278,7 +278,7 @@ fn large_bodies_and_answers_go_through() {
 }
 
 #[test]
-fn the_end_of_an_answer_cannot_be_forged() {
+fn truncation_is_visible() {
     needs!("openssl");
     let proxy = Proxy::both();
     // The end of the connection is the end of the body: a whole one ends with a close_notify, one that broke off does not.
@@ -313,7 +313,7 @@ fn the_end_of_an_answer_cannot_be_forged() {
 }
 
 #[test]
-fn tls_at_an_address_without_it_is_recognized() {
+fn tls_at_plain_address() {
     let proxy = Proxy::simple();
     // The beginning of a ClientHello, without any end of line in it, and the rest never comes.
     let mut visitor = proxy.visit();
@@ -330,7 +330,7 @@ fn tls_at_an_address_without_it_is_recognized() {
 }
 
 #[test]
-fn certificates_that_cannot_be_had_are_told_of_by_file() {
+fn unreadable_certificates() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "good", &["a.test"]);
@@ -380,7 +380,7 @@ fn certificates_that_cannot_be_had_are_told_of_by_file() {
 }
 
 #[test]
-fn a_visitor_that_leaves_while_it_waits_is_noticed() {
+fn client_leaves() {
     needs!("openssl");
     let proxy = Proxy::both();
     let mut visitor = proxy.visit_secure();
@@ -393,7 +393,7 @@ fn a_visitor_that_leaves_while_it_waits_is_noticed() {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_part_of_any_file_of_the_configuration() {
+fn byte_order_mark() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();
     let mark = |path: &Path| {

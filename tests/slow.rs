@@ -34,7 +34,7 @@ const LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 25165824\r\n\r\n";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 #[test]
-fn an_answer_that_nobody_reads_leaves_the_backend_free() {
+fn backend_is_free() {
     let proxy = Proxy::simple();
     for head in [LENGTH, CHUNKED] {
         let sending = send_large(Backend::dial(proxy.dial_in()), head);
@@ -54,7 +54,7 @@ fn an_answer_that_nobody_reads_leaves_the_backend_free() {
 }
 
 #[test]
-fn without_room_on_disk_the_backend_waits_and_no_worker() {
+fn spool_full() {
     let gone = tempfile::tempdir().unwrap();
     let no_disk = format!("temporary_directory: {}", gone.path().display());
     let mut gone = Some(gone);
@@ -106,7 +106,7 @@ fn large_or_echo(address: SocketAddr) -> thread::JoinHandle<()> {
 }
 
 #[test]
-fn visitors_that_read_slowly_are_cut_where_others_wait_for_their_backends() {
+fn cut_for_waiting_requests() {
     for spool in ["0", "8m"] {
         let proxy = Proxy::simple_with(&format!("limits: {{spool: {spool}, body_memory: 16k}}"));
         let backends = [(); 2].map(|()| large_or_echo(proxy.dial_in()));
@@ -132,7 +132,7 @@ fn visitors_that_read_slowly_are_cut_where_others_wait_for_their_backends() {
 }
 
 #[test]
-fn what_is_at_hand_goes_out_while_the_backend_is_silent() {
+fn no_needless_buffering() {
     let (proxy, mut backend, mut slow) = Proxy::scene();
     slow.send_get("/");
     backend.request();
@@ -155,7 +155,7 @@ fn what_is_at_hand_goes_out_while_the_backend_is_silent() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_behind_a_slow_visitor_is_cut() {
+fn broken_response() {
     let (proxy, mut backend, mut slow) = Proxy::scene();
     slow.send_get("/");
     backend.request();
@@ -174,7 +174,7 @@ fn an_answer_that_breaks_off_behind_a_slow_visitor_is_cut() {
 }
 
 #[test]
-fn a_visitor_that_takes_nothing_is_closed_in_the_end() {
+fn write_timeout() {
     let proxy = Proxy::simple_with("timeouts: {write: 300ms}\naccess_log: access");
     let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
     let mut slow = proxy.ask("/");
@@ -195,7 +195,7 @@ fn a_visitor_that_takes_nothing_is_closed_in_the_end() {
 }
 
 #[test]
-fn visitors_that_leave_a_spooled_answer_leave_nothing_behind() {
+fn client_leaves() {
     let proxy = Proxy::simple();
     let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
     let slow = proxy.ask("/");
@@ -210,7 +210,7 @@ fn visitors_that_leave_a_spooled_answer_leave_nothing_behind() {
 }
 
 #[test]
-fn a_backend_is_kept_when_its_visitor_is_given_up() {
+fn backend_kept() {
     let proxy = Proxy::simple_with("limits: {spool: 0}\ntimeouts: {write: 300ms}");
     let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
     let slow = proxy.ask("/");
@@ -224,7 +224,7 @@ fn a_backend_is_kept_when_its_visitor_is_given_up() {
 }
 
 #[test]
-fn answers_to_a_flood_of_requests_that_nobody_reads_wait_without_a_worker() {
+fn unread_pipeline() {
     let proxy = Proxy::simple_with("workers: 3");
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let target = format!("/{}", "x".repeat(8000));
@@ -255,7 +255,7 @@ fn answers_to_a_flood_of_requests_that_nobody_reads_wait_without_a_worker() {
 }
 
 #[test]
-fn a_reader_of_small_pieces_gets_everything() {
+fn small_reads() {
     let proxy = Proxy::simple_with("limits: {spool: 8m, body_memory: 0}");
     let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
     let mut visitor = proxy.ask("/");

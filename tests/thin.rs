@@ -54,7 +54,7 @@ fn split(text: &str) -> (&str, &str) {
 }
 
 #[test]
-fn three_workers_of_thin_serve_a_site_and_one_is_killed_under_load() {
+fn one_of_three_killed() {
     needs!("thin");
     let proxy = Proxy::start(
         "map: [{incoming: test, outgoing: '127.0.0.1:0', key: secret, timeout: 60, order: oldest}]",

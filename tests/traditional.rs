@@ -35,7 +35,7 @@ fn post(target: &str) -> String {
 }
 
 #[test]
-fn connections_are_kept_for_whoever_comes_next() {
+fn connections_reused() {
     let server = Server::start();
     let proxy = Proxy::start(&format!(
         "access_log: {{file: access, format: json}}\n{}",
@@ -117,7 +117,7 @@ fn a_server_that_closes_means_it() {
 }
 
 #[test]
-fn the_server_with_the_fewest_requests_is_next_and_equal_ones_in_turn() {
+fn least_connections() {
     let servers = [(); 3].map(|()| Server::start());
     let addresses: Vec<_> = servers.iter().map(|s| s.address().to_string()).collect();
     let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
@@ -145,7 +145,7 @@ fn the_server_with_the_fewest_requests_is_next_and_equal_ones_in_turn() {
 }
 
 #[test]
-fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
+fn limit_and_queue() {
     let server = Server::start();
     let proxy = embedded(&format!(
         "workers: 8\n{}",
@@ -189,7 +189,7 @@ fn a_server_has_no_more_requests_than_it_may_and_the_rest_waits_in_line() {
 }
 
 #[test]
-fn a_connection_that_ends_frees_its_place_for_the_next_in_line() {
+fn closed_connection_frees_slot() {
     let (server, proxy) = one(", server_connections: 1");
     let mut first = proxy.ask("/first");
     let mut backend = server.accept();
@@ -206,7 +206,7 @@ fn a_connection_that_ends_frees_its_place_for_the_next_in_line() {
 }
 
 #[test]
-fn without_a_server_in_time_the_answer_is_503() {
+fn none_in_time() {
     let server = Server::start();
     let address = server.address().to_string();
     let proxy = Proxy::start(&format!(
@@ -235,7 +235,7 @@ fn without_a_server_in_time_the_answer_is_503() {
 }
 
 #[test]
-fn who_waits_is_dropped_when_its_visitor_leaves() {
+fn client_leaves_queue() {
     let (server, proxy) = one(", server_connections: 1");
     let mut first = proxy.ask("/first");
     let mut backend = server.accept();
@@ -249,7 +249,7 @@ fn who_waits_is_dropped_when_its_visitor_leaves() {
 }
 
 #[test]
-fn a_request_that_cannot_be_sent_goes_to_another_server() {
+fn retried_elsewhere() {
     let gone = Server::start().address();
     let server = EchoServer::start();
     let proxy = Proxy::start(&site(
@@ -276,7 +276,7 @@ fn a_request_that_cannot_be_sent_goes_to_another_server() {
 }
 
 #[test]
-fn requests_wait_for_a_server_that_is_restarted() {
+fn wait_for_restart() {
     let address = Server::start().address();
     let proxy = Proxy::start(&site(&[&address.to_string()], ""));
     let waiting: Vec<_> = (0..8).map(|n| proxy.ask(&format!("/{n}"))).collect();
@@ -290,7 +290,7 @@ fn requests_wait_for_a_server_that_is_restarted() {
 }
 
 #[test]
-fn a_kept_connection_that_ended_costs_no_request() {
+fn closed_idle_connection() {
     let (server, proxy) = one("");
     let mut visitor = proxy.visit();
     for round in 0..5 {
@@ -325,7 +325,7 @@ fn is_established(address: SocketAddr) -> bool {
 }
 
 #[test]
-fn what_must_not_be_sent_twice_does_not_go_over_a_doubtful_connection() {
+fn post_on_idle_connection() {
     let (server, proxy) = one("");
     let mut visitor = proxy.ask("/1");
     let mut first = server.accept();
@@ -347,7 +347,7 @@ fn what_must_not_be_sent_twice_does_not_go_over_a_doubtful_connection() {
 }
 
 #[test]
-fn a_server_that_dies_within_a_request() {
+fn server_dies() {
     let servers = [(); 2].map(|()| Server::start());
     let [a, b] = [0, 1].map(|n: usize| servers[n].address().to_string());
     let proxy = Proxy::start(&site(&[&a, &b], ""));
@@ -370,7 +370,7 @@ fn a_server_that_dies_within_a_request() {
 }
 
 #[test]
-fn a_server_that_fails_again_and_again_is_set_aside_if_there_is_another() {
+fn failing_server_set_aside() {
     let bad = Server::start();
     let good = EchoServer::start();
     let proxy = Proxy::start(&site(
@@ -405,7 +405,7 @@ fn a_server_that_fails_again_and_again_is_set_aside_if_there_is_another() {
 }
 
 #[test]
-fn a_connection_is_not_waited_for_longer_than_the_deadline() {
+fn connect_timeout() {
     let (address, queue) = full_listener();
     let address = address.to_string();
     let good = EchoServer::start();
@@ -468,7 +468,7 @@ fn servers_of_every_kind() {
 }
 
 #[test]
-fn a_server_is_checked_and_left_alone_while_it_is_not_well() {
+fn health_check() {
     let server = Server::start();
     let address = server.address().to_string();
     let good = EchoServer::start();
@@ -620,7 +620,7 @@ fn idle_connections_end_at_their_time() {
 }
 
 #[test]
-fn bytes_that_nobody_asked_for_reach_nobody() {
+fn unsolicited_bytes() {
     let (server, proxy) = one("");
     let mut visitor = proxy.ask("/1");
     let mut backend = server.accept();
@@ -653,7 +653,7 @@ fn many_visitors_and_few_connections() {
 }
 
 #[test]
-fn the_backup_serves_what_found_no_backend_in_time() {
+fn backup() {
     let server = Server::start();
     let proxy = Proxy::start(&format!(
         "workers: 4\n\
@@ -783,7 +783,7 @@ fn the_sample_serves() {
 }
 
 #[test]
-fn an_upgraded_connection_is_no_request_any_more() {
+fn upgraded_connection() {
     let (server, proxy) = one(", server_connections: 1");
     let mut visitor = proxy.visit();
     visitor.send(

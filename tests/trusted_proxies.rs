@@ -95,7 +95,7 @@ fn configured_field() {
 }
 
 #[test]
-fn untrusted_clients_cannot_choose_their_address() {
+fn untrusted_client() {
     let lines = "trusted_proxies: 192.0.2.1\nclient_address_field: X-Edge-Client";
     let (proxy, mut backend, mut client) = scene(lines);
     client.send(forwarded(
@@ -141,7 +141,7 @@ fn requests_count_for_the_client() {
 }
 
 #[test]
-fn passwords_and_messages_name_the_client() {
+fn client_in_messages() {
     let directory = tempfile::tempdir().unwrap();
     let users = directory.path().join("users");
     // The password is "secret".
@@ -162,7 +162,7 @@ fn passwords_and_messages_name_the_client() {
 }
 
 #[test]
-fn the_key_without_trusted_proxies_is_noted() {
+fn key_without_proxies() {
     let proxy = Proxy::simple_with("client_address_field: CF-Connecting-IP");
     let echo = Echo::dial(proxy.dial_in(), "127001017771", "");
     proxy.wait_for_log("client_address_field: has no effect without trusted_proxies");

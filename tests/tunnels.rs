@@ -97,7 +97,7 @@ fn sockets(proxy: &Proxy) -> (TcpStream, Backend) {
 }
 
 #[test]
-fn a_connection_is_upgraded_and_each_side_ends_in_its_own_time() {
+fn each_side_ends() {
     needs!("openssl");
     let proxy = Proxy::both_with("access_log: {file: access, format: json}");
     for secure in [false, true] {
@@ -153,7 +153,7 @@ fn a_connection_is_upgraded_and_each_side_ends_in_its_own_time() {
 }
 
 #[test]
-fn early_bytes_of_both_sides_go_through_whole_and_cut_anywhere() {
+fn early_bytes() {
     needs!("openssl");
     let proxy = Proxy::both();
     let there = format!("{ASK}early");
@@ -180,7 +180,7 @@ fn early_bytes_of_both_sides_go_through_whole_and_cut_anywhere() {
 }
 
 #[test]
-fn nothing_behind_the_request_reaches_the_backend_before_its_101() {
+fn bytes_before_101() {
     let (proxy, mut backend, mut visitor) = Proxy::scene();
     // Were it taken for more of the upgraded request's connection, the second one would be smuggled past the proxy.
     visitor.send(format!(
@@ -298,7 +298,7 @@ fn what_is_offered_and_what_is_chosen() {
 }
 
 #[test]
-fn no_more_tunnels_than_a_site_may_have() {
+fn limit_per_site() {
     let keys = "max_tunnels: 1, timeouts: {tunnel: 60}";
     let proxy = Proxy::start(&site(keys));
     let mut visitor = proxy.visit();
@@ -349,7 +349,7 @@ fn no_more_tunnels_than_a_site_may_have() {
 }
 
 #[test]
-fn a_site_and_its_address_may_go_and_the_tunnel_stays() {
+fn site_removed() {
     let proxy = Proxy::simple();
     let mut visitor = proxy.visit();
     let mut backend = tunnel(&proxy, &mut visitor);
@@ -395,7 +395,7 @@ fn silence_ends_a_tunnel() {
 }
 
 #[test]
-fn a_peer_that_takes_nothing_is_waited_for_so_long() {
+fn peer_takes_nothing() {
     needs!("openssl");
     let proxy = Proxy::both_with("timeouts: {write: 0.3, backend: 0.3}");
     let mut block = vec![0; BLOCK];
@@ -417,7 +417,7 @@ fn a_peer_that_takes_nothing_is_waited_for_so_long() {
 }
 
 #[test]
-fn a_peer_that_vanishes_takes_the_other_one_along() {
+fn peer_vanishes() {
     needs!("openssl");
     let proxy = Proxy::both_with("access_log: {file: access}");
     for secure in [false, true] {
@@ -444,7 +444,7 @@ fn a_peer_that_vanishes_takes_the_other_one_along() {
 }
 
 #[test]
-fn a_drain_leaves_tunnels_until_its_end() {
+fn drain() {
     needs!("openssl");
     for second_signal in [false, true] {
         let grace = if second_signal { "60" } else { "0.5" };
@@ -477,7 +477,7 @@ fn a_drain_leaves_tunnels_until_its_end() {
 }
 
 #[test]
-fn a_successor_starts_while_a_tunnel_goes_on() {
+fn successor() {
     let ports = [(); 2].map(|()| Port::reserve());
     let [visitors, backends] = ports.each_ref().map(|port| port.number().to_string());
     let site = SITE.replace("127.0.0.1:0", &format!("127.0.0.1:{backends}"));
@@ -513,7 +513,7 @@ fn a_successor_starts_while_a_tunnel_goes_on() {
 }
 
 #[test]
-fn a_tunnel_counts_as_long_as_it_lives() {
+fn counted() {
     let lines = format!("workers: 2\nlimits: {{connections_per_client: 1, backends: 1}}\n{SITE}");
     let server = embedded(&lines);
     let (visitors, dial_in) = (first(&server.visitors()), first(&server.backends()));
@@ -558,7 +558,7 @@ fn a_tunnel_counts_as_long_as_it_lives() {
 }
 
 #[test]
-fn who_does_not_read_stops_the_other_side_and_loses_nothing() {
+fn backpressure() {
     let proxy = Proxy::simple();
     let before = proxy.resident();
     // 64 MB, more than the system's buffers take by far.
@@ -600,7 +600,7 @@ fn who_does_not_read_stops_the_other_side_and_loses_nothing() {
 }
 
 #[test]
-fn much_goes_both_ways_at_once_and_others_have_their_turns() {
+fn fairness() {
     needs!("openssl");
     let proxy = Proxy::both();
     let mut others: Vec<_> = (0..20)
@@ -663,7 +663,7 @@ fn much_goes_both_ways_at_once_and_others_have_their_turns() {
 }
 
 #[test]
-fn much_goes_through_intact_also_with_tls() {
+fn intact() {
     needs!("openssl");
     let proxy = Proxy::both();
     let blocks = 512;
@@ -701,7 +701,7 @@ fn much_goes_through_intact_also_with_tls() {
 }
 
 #[test]
-fn two_hundred_idle_tunnels_leave_four_workers_to_the_others() {
+fn idle_tunnels_hold_no_worker() {
     needs!("openssl");
     let proxy = Proxy::both_with("workers: 4");
     let mut tunnels: Vec<_> = (0..200)
@@ -769,7 +769,7 @@ fn through_access(proxy: &Proxy, app: &Server) -> (Visitor, Backend) {
 }
 
 #[test]
-fn an_application_behind_the_access_proxy_is_upgraded_too() {
+fn access_proxy() {
     let proxy = Proxy::simple();
     let app = Server::start();
     let access = Access::between(proxy.dial_in(), app.address(), 1);
@@ -804,7 +804,7 @@ fn an_application_behind_the_access_proxy_is_upgraded_too() {
 }
 
 #[test]
-fn the_access_proxy_drains_and_leaves_tunnels_until_the_end() {
+fn access_proxy_drain() {
     let proxy = Proxy::simple();
     let app = Server::start();
     let yaml = |grace: &str| {

@@ -143,7 +143,7 @@ fn hurry(conn: &Conn) {
 }
 
 #[test]
-fn a_machine_that_vanishes_is_found_out() {
+fn machine_vanishes() {
     needs!(needs::ROOT, "ip");
     let [here, there] = [(); 2].map(|()| Network::new());
     let name = there.name();

@@ -34,7 +34,7 @@ fn fill_line(proxy: &Proxy, may_wait: usize) -> Vec<(String, Visitor)> {
 }
 
 #[test]
-fn without_a_backend_in_time_the_answer_is_503() {
+fn none_in_time() {
     let proxy = Proxy::start(
         "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 200ms}]",
     );
@@ -82,7 +82,7 @@ fn who_came_first_is_served_first() {
 }
 
 #[test]
-fn who_stands_in_line_is_not_held_up_by_what_another_visitor_asks_next() {
+fn pipelined_request_keeps_order() {
     let proxy = Proxy::start(
         "workers: 4\n\
          map:\n\
@@ -142,7 +142,7 @@ fn no_more_wait_than_the_limit_says() {
 }
 
 #[test]
-fn all_sites_together_have_a_limit_of_waiting_requests() {
+fn limit_of_all_sites() {
     let proxy = Proxy::start(
         "workers: 8\nlimits: {waiting: 5, waiting_total: 7}\n\
          map:\n\
@@ -180,7 +180,7 @@ fn all_sites_together_have_a_limit_of_waiting_requests() {
 }
 
 #[test]
-fn a_visitor_that_leaves_is_not_served() {
+fn client_leaves() {
     let proxy = Proxy::simple_with("workers: 4\nlimits: {waiting: 8}");
     for (_, visitor) in fill_line(&proxy, 8) {
         visitor.reset();
@@ -195,7 +195,7 @@ fn a_visitor_that_leaves_is_not_served() {
 }
 
 #[test]
-fn a_visitor_that_has_said_all_waits_in_line_too() {
+fn half_closed_client() {
     let proxy = Proxy::simple_with("workers: 1");
     let mut visitors: Vec<_> = (0..4)
         .map(|n| {
@@ -216,7 +216,7 @@ fn a_visitor_that_has_said_all_waits_in_line_too() {
 }
 
 #[test]
-fn a_site_whose_backends_hang_leaves_the_others_alone() {
+fn hanging_site() {
     let proxy = Proxy::start(
         "workers: 4\n\
          map:\n\
@@ -243,7 +243,7 @@ fn a_site_whose_backends_hang_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_request_that_came_in_time_is_answered_however_late_a_worker_has_time_for_it() {
+fn late_worker() {
     let proxy = Proxy::simple_with("workers: 1\ntimeouts: {idle: 2s, head: 2s, body: 2s}");
     let mut backend = Backend::dial(proxy.dial_in());
     let head = "POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\na";
@@ -276,7 +276,7 @@ fn a_request_that_came_in_time_is_answered_however_late_a_worker_has_time_for_it
 }
 
 #[test]
-fn a_request_whose_backend_dies_goes_to_another_if_it_may() {
+fn retried_elsewhere() {
     let proxy = Proxy::start(
         "defaults: {queue_time: false}\n\
          map:\n\
@@ -332,7 +332,7 @@ fn a_request_whose_backend_dies_goes_to_another_if_it_may() {
 }
 
 #[test]
-fn a_request_that_kills_its_backends_is_given_up() {
+fn deadly_request() {
     // So many backends see it, as the site says; without the key, two.
     for (keys, seen) in [("retries: 0", 1), ("order: newest", 2), ("retries: 4", 5)] {
         let proxy = Proxy::start(&site(keys));
@@ -353,7 +353,7 @@ fn a_request_that_kills_its_backends_is_given_up() {
 }
 
 #[test]
-fn backends_that_closed_just_before_cost_no_request() {
+fn closed_idle_backends() {
     let proxy = Proxy::simple();
     for _ in 0..200 {
         // They leave while the request is on its way.

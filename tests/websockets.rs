@@ -97,7 +97,7 @@ fn of_a_server_that_is_connected_to() {
 }
 
 #[test]
-fn of_a_server_behind_the_access_proxy() {
+fn behind_access_proxy() {
     needs!("openssl", "python3", PACKAGE);
     let files = tempfile::tempdir().unwrap();
     let (proxy, certificate) = proxy(files.path(), "outgoing: '127.0.0.1:0'");
