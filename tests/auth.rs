@@ -46,7 +46,7 @@ fn for_bob(cost: &str, keys: &str) -> (TempDir, String) {
     (files, yaml)
 }
 
-/// A request in the name of somebody.
+/// A request with a name and a password.
 fn request(target: &str, credentials: &str) -> String {
     // By another program than the one under test.
     let encoded = output(
@@ -79,7 +79,7 @@ fn password_required() {
         refused.field("WWW-Authenticate"),
         Some(r#"Basic realm="The \"staff\"", charset="UTF-8""#)
     );
-    // On the same connection, for the answer was complete.
+    // On the same connection, for the response was complete.
     for wrong in ["bob:Secret", "bob:", "ann:", "nobody:secret", ":", "bob"] {
         assert_eq!(status(&mut visitor, "/admin", wrong), 401, "{wrong}");
     }
@@ -93,7 +93,7 @@ fn password_required() {
         assert_eq!(seen.field("Authorization"), None);
         backend.reply_to(&mut visitor, name);
     }
-    // Where it is asked for, and where nobody asks, it is passed on.
+    // The field is removed where a password is required, and passed on elsewhere.
     for target in ["/api", "/other"] {
         visitor.send(request(target, "bob:secret"));
         assert_eq!(
@@ -103,7 +103,7 @@ fn password_required() {
         backend.reply("");
         assert_eq!(visitor.answer().status, 200);
     }
-    // The health check is nobody's.
+    // The health page needs no password.
     assert_eq!(visitor.get("/swiftiply_health").status, 200);
     proxy.signal(Signal::SIGUSR1);
     wait_until("the line of the access log", || {
@@ -319,7 +319,7 @@ fn changed_file() {
         other => panic!("{other}"),
     };
     assert!(is_in("bob") && !is_in("ann"), "only bob may be let in");
-    // Who was remembered is forgotten.
+    // Remembered passwords are forgotten.
     users(files.path(), &["ann"]);
     wait_until("the new password file", || is_in("ann"));
     assert!(!is_in("bob"), "bob was let in after he was removed");
@@ -366,7 +366,7 @@ fn flood_leaves_workers() {
     let wrong = request("/admin", "bob:wrong");
     let right = request("/admin", "bob:secret");
     let mut flood: Vec<_> = (0..50).map(|_| proxy.visit()).collect();
-    // A machine that is busy elsewhere may check one after the other, so that nobody is in the way.
+    // A busy machine may check them one after the other, so that none has to wait.
     wait_until("a refused check", || {
         for visitor in &mut flood {
             visitor.send(&wrong);
@@ -385,7 +385,7 @@ fn flood_leaves_workers() {
         assert_eq!(count(401) + count(429), 50, "{statuses:?}");
         count(401) >= 1 && count(429) >= 1
     });
-    // And then there is room again, as soon as it was seen of the others that they have left.
+    // Then checks are free again, as soon as the proxy has noticed that the others have left.
     wait_until("a free place for a check", || {
         let status = flood[0].ask(&wrong).status;
         assert!(matches!(status, 401 | 429), "{status}");

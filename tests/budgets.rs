@@ -13,7 +13,7 @@ fn with_limits(limits: &str) -> Server {
     embedded(&format!("workers: 4\nlimits: {{{limits}}}\n{SITE}"))
 }
 
-/// A visitor that has sent its request but for the last byte of its body.
+/// A client that has sent its request but for the last byte of its body.
 fn nearly(server: &Server, body: &[u8]) -> Visitor {
     let visitor = Visitor::connect(first(&server.visitors()));
     nearly_from(visitor, server, body)
@@ -31,7 +31,9 @@ fn nearly_from(mut visitor: Visitor, server: &Server, body: &[u8]) -> Visitor {
         "POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
     ));
     visitor.send(&body[..length - 1]);
-    wait_until("the body in memory", || kept() >= before + length as u64 - 1);
+    wait_until("the body in memory", || {
+        kept() >= before + length as u64 - 1
+    });
     visitor
 }
 
@@ -208,7 +210,7 @@ fn responses_go_to_disk() {
         let mut backend = Backend::dial(first(&server.backends()));
         slow.push(Visitor::asking(address, "/"));
         backend.request();
-        // It is taken at once, though its visitor takes nothing.
+        // It is taken at once, though its client takes nothing.
         backend.reply(&answer);
         wait_until("an idle backend", || server.queues().0 > 0);
         drop(backend);

@@ -225,7 +225,9 @@ fn its_processes_end_with_it() {
         let line = fs::read(format!("/proc/{pid}/cmdline"));
         line.is_ok_and(|line| !line.is_empty())
     };
-    wait_until("the end of the demonstration's processes", || !built_in.iter().any(runs));
+    wait_until("the end of the demonstration's processes", || {
+        !built_in.iter().any(runs)
+    });
 }
 
 #[test]

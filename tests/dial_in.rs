@@ -317,7 +317,9 @@ fn order() {
             .collect();
         assert_eq!(proxy.visit().get("/").text(), "/");
         let id = format!("\"backend\":\"{expected}\"");
-        crate::common::wait_until("the line of the access log", || proxy.read("access").contains(&id));
+        crate::common::wait_until("the line of the access log", || {
+            proxy.read("access").contains(&id)
+        });
         drop(backends);
         proxy.finish();
     }

@@ -127,7 +127,7 @@ fn exchange(proxy: &Proxy, app: &Server) {
     backend.request();
     backend.reply_in_chunks(&body, 100_003);
     assert_eq!(visitor.answer().body, body);
-    // Cut by the application, and seen as cut by the visitor.
+    // Cut by the application, and seen as cut by the client.
     visitor.send_get("/cut");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 17000\r\n\r\nabc");
@@ -160,7 +160,7 @@ fn authority_or_fingerprint() {
         exchange(&proxy, &app);
         access.finish();
     }
-    // Somebody else's.
+    // A fingerprint of another certificate.
     let wrong = own.replace(&own[..2], if &own[..2] == "00" { "11" } else { "00" });
     for (ssl, why) in [
         (
@@ -290,7 +290,7 @@ fn key_update() {
     let body = bytes(30_000_000);
     let mut visitor = proxy.visit();
     visitor.send_post("/", &body);
-    // Nobody reads, so that the proxy can soon write no more. What it finds then are new keys.
+    // The backend does not read, so that the proxy soon cannot write. Then new keys arrive.
     let mut seen = vec![0; 20_000];
     wait_until("much of the request", || {
         backend.sock.peek(&mut seen).unwrap() == seen.len()
@@ -333,7 +333,7 @@ fn certificate_reload() {
         &proxy.log(),
         "the certificate stays the one that was read before",
     );
-    // A new one is shown to those who come now.
+    // Connections from now on get the new certificate.
     let again = tempfile::tempdir().unwrap();
     let (new_ca, new_cert, new_key) = authority(again.path(), "localhost");
     fs::copy(new_cert, &certfile).unwrap();

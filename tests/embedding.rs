@@ -1,4 +1,4 @@
-//! The library in a program of one's own.
+//! The library, embedded in a program.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

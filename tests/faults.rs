@@ -1,4 +1,4 @@
-//! Everything around the server goes wrong: each test has its paragraph under "Faults" in `swiftiply(8)`.
+//! Faults around the server: each test has its paragraph under "Faults" in `swiftiply(8)`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -66,7 +66,7 @@ fn reload_without_descriptors() {
     let mut kept = proxy.visit();
     assert_eq!(kept.get("/before").text(), "/before");
     let before = descriptors(&proxy);
-    // Another address for visitors, with a thread of its own, and one for backends.
+    // Another address for clients, with a thread of its own, and one for backends.
     proxy.configure(
         "cluster_address: [127.0.0.1, 'unix:front.sock']\n\
          map: [{incoming: test, default: true, outgoing: ['127.0.0.1:0', 'unix:back.sock'], timeout: 60}]",
@@ -93,7 +93,7 @@ fn reload_without_descriptors() {
         );
         failed += 1;
     }
-    // Two listeners, and what the thread of the one for visitors needs.
+    // Two listeners, and what the thread of the one for clients needs.
     assert!(failed > 2, "{failed}");
     assert!(
         proxy.file("front.sock").exists() && proxy.file("back.sock").exists(),
@@ -119,7 +119,7 @@ fn full_disk() {
     visitor.finish().assert_closed();
     proxy.wait_for_log("temporary_directory");
     proxy.wait_for_log("reason=internal");
-    // What is in memory is not concerned, nor is an answer, which waits there.
+    // What is in memory is not concerned, nor is a response, which waits there.
     let mut backend = Backend::dial(proxy.dial_in());
     let mut slow = proxy.visit();
     slow.send(post(1000)).send([b'x'; 1000]);
@@ -204,7 +204,7 @@ fn dies(secure: bool) {
                 }
                 match answer.cut {
                     true => assert!(visitor.is_closed(), "{context}"),
-                    // Nothing happened to the visitor's connection.
+                    // Nothing happened to the client's connection.
                     false => {
                         assert_eq!(visitor.get("/swiftiply_health").status, 200, "{context}");
                     }
@@ -405,7 +405,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 fn stopped_peer() {
     let site = site("timeouts: {first_byte: 500ms, write: 500ms}");
     let proxy = Proxy::start(&format!("workers: 3\n{site}"));
-    // Applications that never say anything again, like those of a process that got SIGSTOP: whoever asks them is told in
+    // Applications that never send anything again, like those of a process that got SIGSTOP: their clients get an error in
     // time, and then they are not asked any more.
     let stopped: Vec<_> = (0..3).map(|_| Backend::dial(proxy.dial_in())).collect();
     proxy.wait_for_logs("joined", 3);

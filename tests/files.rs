@@ -1,4 +1,4 @@
-//! Files: those of a docroot, the page cache, and those that a backend names.
+//! Files of a docroot, of the page cache, and files that a backend names.
 
 mod cache;
 mod large;

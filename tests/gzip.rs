@@ -186,7 +186,7 @@ fn what_may_not_be_compressed_is_not() {
         &long,
         false,
     );
-    // An answer without a body says what the one with it would.
+    // A response without a body says what the one with it would.
     visitor.send(get("").replace("GET", "HEAD"));
     backend.request();
     backend.send(format!("{HTML}ETag: \"a\"\r\nContent-Length: 500\r\n\r\n"));
@@ -373,7 +373,7 @@ fn memory_full() {
         "workers: 2\nlimits: {spool: 0, memory: 1m}",
     ));
     let body = dense(LARGE);
-    // As many as there is memory for, each of which waits for its visitor.
+    // As many as there is memory for, each of which waits for its client.
     let held: Vec<_> = (0..2)
         .map(|_| {
             let sending = send_large(Backend::dial(proxy.dial_in()), body.clone());
@@ -406,7 +406,9 @@ fn memory_full() {
         );
         drop(sending.join().unwrap());
     }
-    wait_until("room for compression", || encoding().as_deref() == Some("gzip"));
+    wait_until("room for compression", || {
+        encoding().as_deref() == Some("gzip")
+    });
     drop((visitor, backend));
     proxy.finish();
 }
@@ -461,7 +463,7 @@ fn get_file(method: &str, path: &str, fields: &str) -> String {
 fn file_from_disk() {
     let (root, proxy) = files();
     let all = text(60_000);
-    // One connection: whatever is wrong with the framing breaks the next answer.
+    // One connection: whatever is wrong with the framing breaks the next response.
     let mut visitor = proxy.visit();
     let plain = visitor.get("/large.txt");
     assert_eq!(plain.field("Vary"), Some("Accept-Encoding"));

@@ -1,4 +1,4 @@
-//! What must hold for any bytes, whoever sends them: one law for each reader of foreign bytes.
+//! What must hold for any input: one law for each parser of bytes from outside.
 //!
 //! A law panics where it does not hold. The ordinary tests replay the files of `tests/corpus` through them; the fuzz
 //! targets of `tests/fuzz` look for bytes that break them. The judges here read in a second, simple way: whole messages,
@@ -109,12 +109,12 @@ fn request_head(message: &[u8], cuts: &[usize]) {
     let pieces = read_request(message, cuts, &LIMITS);
     let about_size = |refusal: &Refusal| matches!(refusal.status, 414 | 431);
     match (&whole, &pieces) {
-        // What is too large is told before the rest of it comes, in which there may be another fault.
+        // Excess is reported before the rest arrives, which may have another fault.
         (Err(one), Err(other)) => assert!(
             one.status == other.status || about_size(one) || about_size(other),
             "whole: {one}, in pieces: {other}"
         ),
-        // It may also be told before the head is complete; then nothing that could follow makes it a good one.
+        // A refusal may come before the head is complete; then nothing that follows may make it valid.
         (Ok(None), Err(refusal)) => {
             for rest in ["\r\n\r\n", "\n\r\n", " HTTP/1.1\r\nHost: a\r\n\r\n"] {
                 let longer = [message, rest.as_bytes()].concat();
@@ -556,7 +556,7 @@ fn line(bytes: &[u8]) -> Option<&[u8]> {
     Some(&bytes[..end])
 }
 
-/// Without blanks and tabs on both sides.
+/// Without spaces and tabs on both sides.
 fn trimmed(value: &[u8]) -> &[u8] {
     let blank = |byte: &u8| b" \t".contains(byte);
     let start = value.iter().position(|byte| !blank(byte));
@@ -735,7 +735,7 @@ fn preamble(input: &[u8]) {
 fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
     const START: usize = preamble::PREFIX.len() + preamble::ID;
     let mut complete: Option<Preamble> = None;
-    // Where something was first told.
+    // After how many bytes there was a first result.
     let mut told_at = None;
     for end in 0..=bytes.len() {
         let seen = &bytes[..end];
@@ -778,12 +778,12 @@ fn judge_preamble(bytes: &[u8], keys: &[Box<[u8]>]) {
                     }
                     assert!(
                         told_at.is_some_and(|at| at >= found.length),
-                        "told too soon"
+                        "refused before all bytes of the key had arrived"
                     );
                     complete = Some(found);
                 }
             }
-            // Nothing is told about a key before as many bytes came as it has.
+            // A key is not refused before all of its bytes have arrived.
             PreambleReading::Refused(PreambleError::Key) => {
                 assert!(complete.is_none(), "complete, and then refused");
                 let digits = str::from_utf8(&seen[START..START + 2]).expect("two digits");

@@ -1,4 +1,4 @@
-//! Logs that cannot be written, in time or at all, and what may stand in them.
+//! Logs that cannot be written, in time or at all, and which characters they may contain.
 
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
@@ -16,7 +16,7 @@ use crate::common::{
     Echo, EchoServer, Port, Proxy, Running, Visitor, access, assert_contains, wait_until,
 };
 
-/// A program whose output nobody reads.
+/// A program whose output is not read.
 struct Unread {
     running: Running,
     output: PipeReader,
@@ -88,7 +88,9 @@ fn unread_output() {
         .args(["-c", "swiftiply.yml"])
         .current_dir(&directory);
     let mut swiftiply = Unread::start(&mut swiftiply);
-    wait_until("the port for backends", || TcpStream::connect(at(&backends)).is_ok());
+    wait_until("the port for backends", || {
+        TcpStream::connect(at(&backends)).is_ok()
+    });
     let echo = Echo::dial(at(&backends), "000000000001", "");
     let address = at(&clients);
     let mut visitor = Visitor::connect(address);
@@ -103,7 +105,7 @@ fn unread_output() {
     let text = swiftiply.read_until("lines are lost in all");
     assert_contains(&text, "standard output: it takes nothing, or too little");
     drop((visitor, echo));
-    // Nobody reads on, and it ends all the same.
+    // The rest is not read, and the program still ends.
     assert_eq!(swiftiply.end().code(), Some(0));
 }
 
@@ -169,7 +171,9 @@ fn full_disk() {
     proxy.wait_for_logs("logs reopened", 2);
     ask();
     proxy.wait_for_log("lines: it is written again; 3 lines are lost in all");
-    wait_until("the line of the access log", || proxy.read("lines").lines().count() == 1);
+    wait_until("the line of the access log", || {
+        proxy.read("lines").lines().count() == 1
+    });
     assert_eq!(proxy.log().matches("no space left on device").count(), 1);
     proxy.finish_without_leak_check();
 }

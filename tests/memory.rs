@@ -1,4 +1,4 @@
-//! How much memory the program has: little under everything at once, and hardly any once that is over.
+//! Memory use: little under every kind of load at once, and hardly any afterwards.
 //!
 //! Each test has 64 workers, as a machine of 32 processors would: what an allocator keeps grows with the threads.
 

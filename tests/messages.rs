@@ -1,4 +1,4 @@
-//! What the log says of requests that are refused or get no backend, and of backends that connect and disconnect.
+//! The messages about requests that are refused or get no backend, and about backends that connect and disconnect.
 
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,7 @@ fn backends_missing_or_busy() {
     proxy.finish();
 }
 
-/// Asks a site, and does not wait for the answer.
+/// Asks a site, and does not wait for the response.
 fn ask(proxy: &Proxy, host: &str) -> Visitor {
     let mut visitor = proxy.visit();
     visitor.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));

@@ -1,4 +1,4 @@
-//! Tests that need a program that is missing are skipped, and say so.
+//! Tests whose programs are missing are skipped, with a line that says so.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,4 @@
-//! Exchanges that wait for their backends hold no worker.
+//! Exchanges that wait for their backends hold no worker thread.
 //!
 //! Each test has more exchanges under way than workers, and applications that answer only when all of that is seen. Where
 //! another request is answered meanwhile, a worker was free.
@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A visitor whose reads and writes end soon.
+/// A client whose reads and writes end soon.
 fn visit(address: SocketAddr) -> Visitor {
     let visitor = Visitor::connect(address);
     visitor.wait_at_most(SOON);
@@ -29,12 +29,12 @@ fn ask(address: SocketAddr, target: &str) -> Visitor {
     visitor
 }
 
-/// So many visitors; the target of each is its number.
+/// So many clients; the target of each is its number.
 fn ask_all(address: SocketAddr, count: usize) -> Vec<Visitor> {
     (0..count).map(|n| ask(address, &format!("/{n}"))).collect()
 }
 
-/// Reads a whole answer with status 200.
+/// Reads a whole response with status 200.
 #[track_caller]
 fn expect(visitor: &mut Visitor, text: &str) {
     let answer = visitor.answer();
@@ -45,7 +45,7 @@ fn expect(visitor: &mut Visitor, text: &str) {
     );
 }
 
-/// Each visitor has its number as an answer.
+/// Each client has its number as a response.
 #[track_caller]
 fn expect_all(visitors: &mut [Visitor]) {
     for (n, visitor) in visitors.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! What an exchange does in each of its phases while it waits: who is waited for, for how long, and at what cost.
+//! What an exchange does in each of its phases while it waits: for which peer, for how long, and at what cost.
 
 use std::fs;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn half_closed_upload() {
         let mut visitor = proxy.visit_as(secure);
         visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nab");
         backend.read_to("ab");
-        // Later than the end of a visitor's side may follow its request.
+        // Later than the end of a client's side may follow its request.
         thread::sleep(Duration::from_millis(600));
         visitor.send("cd").finish();
         backend.read_to("cd");
@@ -221,7 +221,7 @@ fn file_before_response(way: Way) -> bool {
         .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Sendfile: a.txt\r\n\r\n5\r\nhel");
     assert_eq!(visitor.answer().text(), "the file");
     let mut in_time = backend.is_open();
-    // The backend is free when the rest was read, and the visitor's connection was kept.
+    // The backend is free when the rest was read, and the client's connection was kept.
     backend.send("lo\r\n0\r\n\r\n");
     if in_time {
         visitor.send_get("/next");
@@ -284,7 +284,7 @@ fn request_behind_stalled_response() {
     proxy.finish();
 }
 
-/// A visitor's thread that sends what the proxy may not take, and then waits for the end of the test.
+/// A client's thread that sends what the proxy may not take, and then waits for the end of the test.
 fn send_all(mut visitor: Visitor, bytes: Vec<u8>, finish: bool) -> thread::JoinHandle<Visitor> {
     thread::spawn(move || {
         visitor.send(bytes);
@@ -328,7 +328,7 @@ fn waiting_costs_no_processor_time() {
         };
         // In line, and while a connection is made.
         visitors.extend([ask(&get("none")), ask(&get("silent"))]);
-        // While the backend thinks; when it has begun a head; and quiet responses, of which the visitor takes all or nothing.
+        // While the backend thinks; when it has begun a head; and quiet responses, of which the client takes all or nothing.
         let large = bytes(20_000_000);
         for said in [
             "",
@@ -379,7 +379,7 @@ fn waiting_costs_no_processor_time() {
         for thread in threads {
             let _ = thread.join();
         }
-        // Of a visitor that has ended its side before, nothing says whether it is still there.
+        // Of a client that has ended its side before, nothing says whether it is still there.
         if !half_closed {
             proxy.finish();
         }

@@ -48,7 +48,7 @@ fn get(proxy: &Proxy, target: &str, codings: &str, fields: &str) -> Answer {
     ))
 }
 
-/// The coding and the text of an answer.
+/// The coding and the text of a response.
 fn seen(answer: &Answer) -> (String, String) {
     let coding = answer.field("Content-Encoding").unwrap_or("-");
     (coding.to_owned(), answer.text())
@@ -214,7 +214,7 @@ fn cached_with_file() {
     for (coding, text) in all {
         check(coding, coding, text);
     }
-    // Nobody looks at the disk as long as the window is open.
+    // The disk is not looked at within the window.
     for (name, _) in ALL {
         fs::remove_file(folder.path().join(name)).unwrap();
     }

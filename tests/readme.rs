@@ -221,7 +221,9 @@ impl Runner {
         });
         assert!(sent.is_ok() && done.exists(), "failed:\n{commands}");
         if commands.lines().any(starts_server) {
-            wait_until("the server's port", || TcpStream::connect(self.address()).is_ok());
+            wait_until("the server's port", || {
+                TcpStream::connect(self.address()).is_ok()
+            });
         }
         fs::read_to_string(out).unwrap()
     }

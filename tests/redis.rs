@@ -12,7 +12,7 @@ use crate::common::{
     EchoServer, Load, Port, Proxy, Running, Server, assert_lacks, crowd, needs, wait_until,
 };
 
-/// A Redis server of a test's own, which writes down what it is told.
+/// A Redis server of the test's own, which records the commands that it gets.
 struct Redis {
     port: Port,
     /// Before its directory, in which it writes to its end.
@@ -57,7 +57,7 @@ impl Redis {
         self.running = None;
     }
 
-    /// Sends a command; gives the answer, a line for each element.
+    /// Sends a command; gives the response, a line for each element.
     fn ask(&self, command: &str) -> String {
         let output = Command::new("redis-cli")
             .args(["-p", &self.port.number().to_string()])
@@ -177,7 +177,9 @@ fn duplicate_elements() {
     assert_eq!(server.answered(), 400);
     assert!(server.most() <= 3, "{}", server.most());
     assert!(server.connections() <= 3, "{}", server.connections());
-    wait_until("the return of all servers to the list", || redis.list("test").len() == 5);
+    wait_until("the return of all servers to the list", || {
+        redis.list("test").len() == 5
+    });
     assert_eq!(redis.list("test.inuse").len(), 0);
     drop(server);
     proxy.finish();
@@ -252,7 +254,7 @@ fn proxy_killed() {
     let server = Server::start();
     let address = server.address();
     redis.push("test", address);
-    // What the original has in use is nobody else's.
+    // Elements that the original has in use are not taken.
     redis.ask("LPUSH test.inuse 127.0.0.1:1");
     let [killed, stays] = [(); 2].map(|()| redis.proxy());
     let mut first = killed.ask("/first");

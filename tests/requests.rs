@@ -1,4 +1,4 @@
-//! What is accepted of visitors, what is refused, and what reaches the backend: raw bytes, whole and cut at every offset.
+//! Which requests are accepted, which are refused, and what reaches the backend: raw bytes, whole and cut at every offset.
 
 mod accepted;
 mod bodies;

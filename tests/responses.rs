@@ -1,4 +1,4 @@
-//! What backends answer, and what visitors get of it: raw bytes, whole and cut at every offset.
+//! What backends send and what clients get of it: raw bytes, whole and cut at every offset.
 
 use std::thread;
 
@@ -19,11 +19,11 @@ struct Case {
     bytes: &'static str,
     /// Whether it closes then.
     closes: bool,
-    /// What the visitor gets: status, fields (all but Date), body.
+    /// What the client gets: status, fields (all but Date), body.
     status: u16,
     fields: &'static str,
     body: &'static str,
-    /// The visitor can tell that the end is missing.
+    /// The client can tell that the end is missing.
     cut: bool,
     fate: Fate,
 }
@@ -407,7 +407,7 @@ fn check(proxy: &Proxy, secure: bool, case: &Case, cut: usize, mut backend: Back
             backend
         }
         Closed => {
-            // Whatever is left in it reaches nobody: the next request waits for another one.
+            // What is left in the old connection is dropped: the next request waits for a new one.
             let mut next = proxy.visit_as(secure);
             next.send_get("/next");
             assert!(backend.is_closed(), "{context}");
@@ -490,7 +490,7 @@ fn hint_before_body_end() {
         visitor
     });
     proxy.wait_for_log("joined at");
-    // In two pieces, and with what nobody has asked for in front.
+    // In two pieces, with an unsolicited interim response in front.
     backend.send_when_readable("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early");
     let mut visitor = thread.join().unwrap();
     backend.send(" Hints\r\nLink: </a>\r\n\r\n");
@@ -537,7 +537,7 @@ fn an_answer_goes_out_as_it_comes() {
     let mut seen = 0;
     for event in ["data: one\n\n", "data: two\n\n", "data: three\n\n"] {
         backend.send(format!("{:x}\r\n{event}\r\n", event.len()));
-        // Nothing more comes from the backend before the visitor has this.
+        // Nothing more comes from the backend before the client has this.
         seen += event.len();
         let text = String::from_utf8_lossy(visitor.at_least(seen)).into_owned();
         assert!(text.contains("HTTP/1.1 200 OK"), "{text}");
@@ -562,7 +562,7 @@ fn too_slow() {
     assert_eq!(answer.status, 504);
     backend.request();
     backend.assert_closed();
-    // Within the answer it is too late for a status.
+    // Within the response it is too late for a status.
     let mut backend = Backend::dial(proxy.dial_in());
     visitor.send_get("/");
     backend.request();

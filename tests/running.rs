@@ -1,4 +1,4 @@
-//! Operating it: options, reloads, signals, logs.
+//! Operation: options, reloads, signals, logs.
 
 mod access_logs;
 mod connections;

@@ -1,4 +1,4 @@
-//! TLS for visitors: certificates, handshakes, resumption, and everything that is not TLS.
+//! TLS for clients: certificates, handshakes, resumption, and connections that are not TLS.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -16,7 +16,7 @@ use crate::common::{
     Backend, Echo, PATIENCE, Proxy, Visitor, access, bytes, ended, needs, proxy, secure,
 };
 
-/// The line by which visitors are served with TLS at a second address.
+/// The line by which clients are served with TLS at a second address.
 fn ssl(certfile: &Path, keyfile: &Path) -> String {
     let pair = secure::pair(certfile, keyfile);
     format!("ssl: {{at: '127.0.0.2:0', {pair}}}")
@@ -29,7 +29,7 @@ fn connect(proxy: &Proxy, config: &Arc<ClientConfig>) -> secure::Stream {
     secure::connect_with(Arc::clone(config), socket, "test")
 }
 
-/// What curl, which trusts this certificate, says to the answer for a host.
+/// What curl, which trusts this certificate, says to the response for a host.
 fn curl(address: SocketAddr, host: &str, trusted: &Path, options: &[&str]) -> (bool, String) {
     let run = Command::new("curl")
         .args(["-sS", "--max-time", "60", "--cacert"])
@@ -73,7 +73,7 @@ fn certificate_by_name() {
     check("a.wild.test", 2, true);
     check("two.test", 0, false);
     check("a.b.wild.test", 2, false);
-    // For a name that nobody has there is the first one, which is not for that name.
+    // An unknown name gets the first certificate, which does not match it.
     check("other.test", 0, false);
     drop(echo);
     proxy.finish();
@@ -234,7 +234,7 @@ fn decrypted_bytes_survive_parking() {
     let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
     let mut visitor = proxy.visit_secure();
     let request = |target: usize| format!("GET /{target} HTTP/1.1\r\nHost: test\r\n\r\n");
-    // Many records, cut anywhere, before any answer is read.
+    // Many records, cut anywhere, before any response is read.
     let all: String = (0..300).map(request).collect();
     for piece in all.as_bytes().chunks(333) {
         visitor.send(piece);
@@ -385,7 +385,7 @@ fn client_leaves() {
     let proxy = Proxy::both();
     let mut visitor = proxy.visit_secure();
     visitor.send_get("/waits");
-    // Who closes right behind its request still wants the answer.
+    // A client that closes its sending side right after its request still wants the response.
     thread::sleep(Duration::from_millis(500));
     drop(visitor);
     proxy.wait_for_log("reason=client_gone");

@@ -1,4 +1,4 @@
-//! Visitors that do not take their answers: they hold no worker, and no backend while there is room for a spool.
+//! Clients that do not read their responses: they hold no worker, and no backend while the spool has room.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -39,12 +39,12 @@ fn backend_is_free() {
     for head in [LENGTH, CHUNKED] {
         let sending = send_large(Backend::dial(proxy.dial_in()), head);
         let mut slow = proxy.ask("/large");
-        // The backend gets rid of all of it, and of another answer.
+        // The backend gets rid of all of it, and of another response.
         let mut backend = sending.join().unwrap();
         let mut other = proxy.ask("/other");
         assert_eq!(backend.request().target(), "/other");
         backend.reply_to(&mut other, "other");
-        // And the visitor gets all of it, whenever it likes, and can go on.
+        // And the client gets all of it, whenever it likes, and can go on.
         let answer = slow.answer();
         answer.assert_whole();
         assert!(answer.body == large(), "{head}");
@@ -110,7 +110,7 @@ fn cut_for_waiting_requests() {
     for spool in ["0", "8m"] {
         let proxy = Proxy::simple_with(&format!("limits: {{spool: {spool}, body_memory: 16k}}"));
         let backends = [(); 2].map(|()| large_or_echo(proxy.dial_in()));
-        // Both are held by visitors that read no more than this.
+        // Both are held by clients that read no more than this.
         let mut slow = [(); 2].map(|()| proxy.ask("/large"));
         for visitor in &mut slow {
             visitor.at_least(1000);
@@ -141,7 +141,7 @@ fn no_needless_buffering() {
         .send(format!("{LARGE:x}\r\n"))
         .send(large())
         .send("\r\n");
-    // The backend says nothing more until the visitor has all that it has sent.
+    // The backend says nothing more until the client has all that it has sent.
     slow.at_least(LARGE);
     backend.send("3\r\nend\r\n0\r\n\r\n");
     let answer = slow.answer();
@@ -215,7 +215,7 @@ fn backend_kept() {
     let sending = send_large(Backend::dial(proxy.dial_in()), LENGTH);
     let slow = proxy.ask("/");
     proxy.wait_for_log("reason=write_timeout");
-    // The rest of the response is read for no visitor, and then the backend has the next request.
+    // The rest of the response is read for no client, and then the backend has the next request.
     let mut backend = sending.join().unwrap();
     exchange(&mut proxy.visit(), &mut backend, "/next");
     drop((slow, backend));
@@ -233,7 +233,7 @@ fn unread_pipeline() {
         .map(|_| TcpStream::connect(proxy.address()).unwrap())
         .collect();
     for flood in &mut floods {
-        // Until nobody takes any more of it.
+        // Until no more of it is taken.
         flood
             .set_write_timeout(Some(Duration::from_millis(500)))
             .unwrap();

@@ -1,4 +1,4 @@
-//! With an application server that others wrote: Debian's thin.
+//! An application server of others: Debian's thin.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -110,7 +110,7 @@ fn one_of_three_killed() {
     load.wait_for(200);
     load.end();
 
-    // An answer without a length, while thin keeps its connection: it has an end all the same.
+    // A response without a length, while thin keeps its connection: it has an end all the same.
     let text = visitor.get("/unframed").text();
     assert_eq!(split(&text).1, expected("/unframed", b""));
     proxy.wait_for_log("the application sends answers without Content-Length");

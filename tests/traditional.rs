@@ -54,7 +54,7 @@ fn connections_reused() {
     assert_eq!(seen.field("Via"), Some("1.1 swiftiply"));
     assert_eq!(seen.field("Connection"), None);
     backend.reply_to(&mut first, "one");
-    // Another visitor, most likely another worker.
+    // Another client, most likely another worker.
     for n in 2..20 {
         let mut visitor = proxy.ask(&format!("/{n}"));
         assert_eq!(backend.request().target(), format!("/{n}"));
@@ -166,7 +166,9 @@ fn limit_and_queue() {
     let mut waiting = Vec::new();
     for n in 0..9 {
         waiting.push(ask(&format!("/{n}")));
-        wait_until("one more request in the queue", || proxy.queues().1 == n + 1);
+        wait_until("one more request in the queue", || {
+            proxy.queues().1 == n + 1
+        });
     }
     let answer = ask("/late").answer();
     assert_eq!(answer.status, 503);
@@ -226,7 +228,7 @@ fn none_in_time() {
     );
     backend.reply_to(&mut first, "ok");
     drop((backend, server, first));
-    // Nobody listens any more: they wait for that to change, and are told the same.
+    // Nothing listens any more: requests wait for a server, and then get the same status.
     let answer = proxy.visit().get("/third");
     assert_eq!(answer.status, 503);
     proxy.wait_for_log("set aside: connection refused");
@@ -299,12 +301,14 @@ fn closed_idle_connection() {
         backend.request();
         backend.reply("ok");
         assert_eq!(visitor.answer().text(), "ok", "{round}");
-        // Ended, or with something that nobody asked for.
+        // Closed, or with bytes that no request asked for.
         if round % 2 == 1 {
             backend.send("HTTP/1.1 408 Request Timeout\r\n\r\n");
         }
         drop(backend);
-        wait_until("the end of the idle connection", || !is_established(server.address()));
+        wait_until("the end of the idle connection", || {
+            !is_established(server.address())
+        });
     }
     assert!(!proxy.log().contains("set aside"), "{}", proxy.log());
     drop(visitor);
@@ -359,7 +363,7 @@ fn server_dies() {
     visitor.send(post("/post"));
     servers[0].accept().request();
     assert_eq!(visitor.answer().status, 502);
-    // Within an answer the visitor can tell.
+    // Within a response the client can tell.
     visitor.send_get("/cut");
     assert_eq!(backend.request().target(), "/cut");
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
@@ -521,7 +525,7 @@ fn health_check() {
     backend.reply("hello");
     let texts = [visitor.answer().text(), other.answer().text()];
     assert!(texts.contains(&"hello".to_owned()), "{texts:?}");
-    // Checks that are not answered hold nobody up.
+    // Checks without a response delay no request.
     drop((visitor, other, backend, good));
     drop(server);
     proxy.finish();
@@ -665,7 +669,7 @@ fn backup() {
          - {{incoming: empty, outgoing: [], backup: third}}",
         server.address()
     ));
-    // The second one may have nobody waiting, so that it is passed over at once.
+    // The second one has no queue, so it is passed over at once.
     let since = Instant::now();
     let mut visitor = proxy.ask("/1");
     let mut backend = server.accept();
@@ -679,7 +683,9 @@ fn backup() {
     let waited: u64 = seen.field("X-Queue-Time").unwrap().parse().unwrap();
     assert!(waited >= 100, "{waited}");
     backend.reply_to(&mut visitor, "backup");
-    wait_until("the line of the access log", || proxy.read("access").contains("\"/1\""));
+    wait_until("the line of the access log", || {
+        proxy.read("access").contains("\"/1\"")
+    });
     let log = proxy.read("access");
     assert!(log.contains("\"site\":\"test\""), "{log}");
     // A site without any backends goes there at once.
@@ -720,7 +726,7 @@ fn the_time_in_the_queue_is_told() {
     let proxy = Proxy::start(yaml);
     let before = now();
     let mut visitor = proxy.visit();
-    // A visitor cannot tell it for us.
+    // A client cannot set the field itself.
     let request = "GET / HTTP/1.1\r\nHost: test\r\nX-Request-Start: t=1\r\nX-Queue-Time: 7\r\n\r\n";
     visitor.send(request);
     thread::sleep(Duration::from_millis(150));
@@ -734,7 +740,7 @@ fn the_time_in_the_queue_is_told() {
     assert_eq!(seen.head.matches("X-Request-Start").count(), 1);
     assert_eq!(seen.head.matches("X-Queue-Time").count(), 1);
     backend.reply_to(&mut visitor, "ok");
-    // Where it is off, nobody tells it.
+    // Where it is off, the field is not passed on.
     visitor.send(request.replace("test", "off"));
     let seen = backend.request();
     assert_eq!(seen.field("X-Request-Start"), None);

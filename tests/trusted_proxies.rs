@@ -55,7 +55,7 @@ fn address_from_the_right() {
         // An element that is not an address hides those before it.
         ("X-Forwarded-For: 6.6.6.6, unknown", "127.0.0.1"),
         ("X-Forwarded-For: 6.6.6.6, unknown, 10.1.2.3", "10.1.2.3"),
-        // Another field names nobody.
+        // Another field has no effect.
         ("X-Real-IP: 6.6.6.6", "127.0.0.1"),
         ("Forwarded: for=6.6.6.6", "127.0.0.1"),
         ("X-Forwarded-For: ", "127.0.0.1"),

@@ -19,14 +19,14 @@ const ASK: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, U
 const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
 
-/// Makes a tunnel of a visitor and a new backend.
+/// Makes a tunnel of a client and a new backend.
 fn tunnel(proxy: &Proxy, visitor: &mut Visitor) -> Backend {
     let mut backend = Backend::dial(proxy.dial_in());
     switch(visitor, &mut backend);
     backend
 }
 
-/// Makes a tunnel of a visitor and a backend.
+/// Makes a tunnel of a client and a backend.
 fn switch(visitor: &mut Visitor, backend: &mut Backend) {
     visitor.send(ASK);
     let seen = backend.request();
@@ -73,7 +73,7 @@ fn read_noise(mut stream: &TcpStream, seed: u64, blocks: usize) {
 
 const BLOCK: usize = 64 * 1024;
 
-/// A visitor that has been switched, as a socket, and its backend.
+/// A client that has been switched, as a socket, and its backend.
 fn sockets(proxy: &Proxy) -> (TcpStream, Backend) {
     let mut visitor = TcpStream::connect(proxy.address()).unwrap();
     visitor.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -218,7 +218,7 @@ fn what_is_offered_and_what_is_chosen() {
          - {incoming: streams, outgoing: 'localhost:0', timeout: 60, request_buffering: false, keepalive: false}",
     );
     let addresses = proxy.dial_ins();
-    // Fields of the request, what is passed on of its offer, the answer's protocol, and whether it is good.
+    // Fields of the request, what is passed on of its offer, the response's protocol, and whether it is good.
     let cases = [
         ("Upgrade: a, b/2, c", "a, b/2, c", "B/2", true),
         ("Upgrade: a\r\nUPGRADE: b", "a, b", "b, a", true),
@@ -753,7 +753,7 @@ fn an_ordinary_server_is_upgraded_too() {
     proxy.finish();
 }
 
-/// A visitor, through the server and the access proxy, and its application, after the switch.
+/// A client, through the server and the access proxy, and its application, after the switch.
 fn through_access(proxy: &Proxy, app: &Server) -> (Visitor, Backend) {
     let mut visitor = proxy.visit();
     visitor.send(format!("{ASK}early"));
@@ -787,12 +787,12 @@ fn access_proxy() {
     assert_eq!(server.rest(), b"bye");
     server.send("good bye").finish();
     assert_eq!(visitor.rest(), b"good bye");
-    // Who breaks off is felt at the other end.
+    // A reset at one end closes the other end.
     visitor_too.reset();
     server_too.assert_closed();
     access.wait_for_log("reason=tunnel_done");
     access.wait_for_log("reason=client_gone");
-    // A switch that nobody asked for, on the connection that is kept.
+    // A 101 that no request asked for, on the kept connection.
     other.send_get("/unasked");
     plain.request();
     plain.send(SWITCH);

@@ -1,5 +1,5 @@
-//! A machine that vanishes: neither an end nor a reset comes from it, and nothing that is sent to it is refused. Played with
-//! two networks of their own and a wire between them, which takes root.
+//! A machine that vanishes: it sends neither an end nor a reset, and refuses nothing that is sent to it. Simulated with
+//! two network namespaces and a link between them, which needs root.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -171,7 +171,9 @@ fn machine_vanishes() {
     // No deadline of ours is over: the connection is broken, so that the request may go to another backend.
     let error = conn.read(&mut [0; 100]).unwrap_err();
     assert_ne!(error.kind(), ErrorKind::TimedOut, "{error}");
-    wait_until("the end of the idle backend", || dialled_in.pool.idle() == 0);
+    wait_until("the end of the idle backend", || {
+        dialled_in.pool.idle() == 0
+    });
     wait_until("the count of the closed backend", || {
         dialled_in.stats.backends_closed(Close::PeerClosed) == 1
     });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::proxy::{SITE, site};
 use crate::common::{Backend, Echo, Proxy, Visitor, drain, embedded, first, wait_until};
 
-/// Sends three requests more than may wait; returns the visitors of those that wait, with their targets, when the three
+/// Sends three requests more than may wait; returns the clients of those that wait, with their targets, when the three
 /// were refused.
 fn fill_line(proxy: &Proxy, may_wait: usize) -> Vec<(String, Visitor)> {
     let targets = (0..may_wait + 3).map(|n| format!("/line/{n}"));
@@ -69,7 +69,9 @@ fn who_came_first_is_served_first() {
     let mut visitors = Vec::new();
     for n in 0..12 {
         visitors.push(Visitor::asking(address, &format!("/{n}")));
-        wait_until("one more request in the queue", || server.queues().1 == n + 1);
+        wait_until("one more request in the queue", || {
+            server.queues().1 == n + 1
+        });
     }
     let mut backend = Backend::dial(first(&server.backends()));
     for (n, visitor) in visitors.iter_mut().enumerate() {
@@ -205,7 +207,7 @@ fn half_closed_client() {
             visitor
         })
         .collect();
-    // Long enough for whoever would take the end for a departure.
+    // Long enough to notice a proxy that takes the half-close for a departure.
     thread::sleep(Duration::from_secs(1));
     let backend = Echo::dial(proxy.dial_in(), "000000000001", "");
     for (n, visitor) in visitors.iter_mut().enumerate() {
@@ -257,7 +259,7 @@ fn late_worker() {
     let mut whole = proxy.ask("/whole");
     half.send("Host: test\r\n\r\n");
     body.send("bc");
-    // Who came later and says nothing is closed, when the time of all of them is over.
+    // A later connection that stays silent is closed when its time is over.
     proxy.visit().assert_closed();
     backend.reply_to(&mut holds, "holds");
     for _ in 0..3 {
@@ -319,7 +321,7 @@ fn retried_elsewhere() {
         }
         drop(visitor);
     }
-    // Once a byte of the answer is there, nothing is repeated.
+    // Once a byte of the response is there, nothing is repeated.
     let mut first = dies();
     let mut visitor = proxy.ask("/");
     first.request();

@@ -1,4 +1,4 @@
-//! With a WebSocket client and a server that others wrote: Python's `websockets`.
+//! A WebSocket client and server of others: Python's `websockets`.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -77,7 +77,7 @@ fn of_an_application_that_dials_in() {
     let (proxy, certificate) = proxy(files.path(), "outgoing: '127.0.0.1:0'");
     let app = dialling(&proxy, 30);
     visit_both(&proxy, &certificate);
-    // 41 connections each time, of which one end or the other said goodbye.
+    // 41 connections each time, each closed in order by one end or the other.
     proxy.wait_for_logs("bytes there and", 82);
     drop(app);
     proxy.finish();
@@ -129,7 +129,7 @@ fn over_a_dial_in_link_with_tls() {
     );
     visit_both(&proxy, &certificate);
     proxy.wait_for_logs("bytes there and", 82);
-    // An end is told of with TLS as without.
+    // A close is passed on with TLS as well.
     for log in [proxy.log(), access.log()] {
         let ends = log.lines().filter(|line| line.contains("bytes there and"));
         assert_eq!(ends.clone().count(), 82, "{log}");

@@ -107,7 +107,7 @@ fn waits_for_application() {
     let app = EchoServer::start();
     let address = app.address();
     let access = Access::start(
-        // So seldom that nobody but the request finds out.
+        // So rarely that the request is the first to find out.
         &format!(
             "{{connect: '{}', to: '{address}', connections: 2, check: {{interval: 1m}}}}",
             proxy.dial_in()
@@ -206,7 +206,7 @@ fn server_restarted() {
         proxy = Proxy::start(&yaml);
         let since = Instant::now();
         proxy.wait_for_logs(" joined ", 3);
-        // 1.2 s at the most, had nobody else anything to do; 20 s, if it had forgotten that nobody listened.
+        // 1.2 s at the most on an idle machine; 20 s if it had not reset its back-off.
         assert!(
             since.elapsed() < Duration::from_secs(15),
             "dialled again after {:?}",

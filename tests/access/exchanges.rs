@@ -116,7 +116,7 @@ fn shapes() {
         backend.reply("thanks");
         assert_eq!(visitor.answer().text(), "thanks", "{length}");
     }
-    // An answer in one piece and byte by byte.
+    // A response in one piece and byte by byte.
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2;x=y\r\nbc\r\n0\r\nT: v\r\n\r\n",
@@ -166,7 +166,7 @@ fn shapes() {
         let length = (status != 204).then_some("12");
         assert_eq!(got.field("Content-Length"), length);
     }
-    // The end of the connection is the end of the answer.
+    // The end of the connection is the end of the response.
     visitor.send_get("/close");
     backend.request();
     backend.send("HTTP/1.0 200 OK\r\n\r\nuntil ");
@@ -352,7 +352,7 @@ fn streamed_body() {
     line.send("0\r\n\r\n");
     assert_eq!(backend.read_to("0\r\n\r\n"), "0\r\n\r\n");
     backend.reply_to(&mut line, "done");
-    // An answer before the end of the body, as 413 is; what is left is read, and the line is good for more.
+    // A response before the end of the body, as 413 is; what is left is read, and the line is good for more.
     line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\nbegun");
     backend.read_to("begun");
     backend
@@ -372,7 +372,7 @@ fn streamed_body() {
     // It is dialled again.
     let mut line = dialled(&server);
     line.send_get("/");
-    // So does one that has asked and does not wait for the answer.
+    // So does one that has asked and does not wait for the response.
     let mut backend = app.accept_asking();
     backend.request();
     drop(line);
@@ -400,7 +400,7 @@ fn response_deadline() {
             "POST /{length} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
         ));
     }
-    // Longer than an answer may take.
+    // Longer than a response may take.
     for _ in 0..6 {
         for (line, length) in lines.iter_mut().zip(lengths) {
             line.send("x".repeat(length / 6));
@@ -467,7 +467,7 @@ fn broken_response() {
         assert_eq!(got.status, status, "{answer:?}");
         assert_eq!(got.cut, status == 200, "{answer:?}");
     }
-    // Without any answer the server says so for a POST, and asks again for a GET.
+    // Without any response the server says so for a POST, and asks again for a GET.
     let mut visitor = proxy.visit();
     visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\nx");
     app.accept_asking().request();
@@ -478,7 +478,7 @@ fn broken_response() {
     assert_eq!(backend.request().target(), "/again");
     backend.reply_to(&mut visitor, "again");
     drop(backend);
-    // A small answer that breaks off was not passed on, so it is had from somebody else.
+    // A small response that is cut was not passed on yet, so the request goes to another backend.
     visitor.send_get("/broken");
     let mut backend = app.accept_asking();
     backend.request();
@@ -486,7 +486,7 @@ fn broken_response() {
     drop(backend);
     let mut backend = app.accept_asking();
     assert_eq!(backend.request().target(), "/broken");
-    // What comes behind an answer reaches nobody.
+    // Bytes after a response are dropped.
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n");
     assert_eq!(visitor.answer().text(), "ok");
     backend.assert_closed();

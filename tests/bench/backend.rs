@@ -81,9 +81,9 @@ struct Connection {
 }
 
 enum Piece {
-    /// An answer of so many bytes, which is kept.
+    /// A response of so many bytes, which is kept.
     Answer(usize),
-    /// An answer of 1 KiB that takes so long; the time at which it is due.
+    /// A response of 1 KiB that takes so long; the time at which it is due.
     Sleep(Duration, Instant),
     Bytes(Vec<u8>),
 }

@@ -1,13 +1,13 @@
 //! The load of those rows of the benchmark that wrk cannot make.
 //!
-//! `bench-load ask SCHEME PORT VISITORS SECONDS PATH...`: each visitor sends the next request when it has the response to
+//! `bench-load ask SCHEME PORT VISITORS SECONDS PATH...`: each client sends the next request when it has the response to
 //! the one before, for one of the paths, drawn at random: the same sequence for every proxy.
 //!
-//! `bench-load streams SCHEME PORT STREAMS SECONDS PATH`: opens so many event streams (`/events`). Meanwhile 16 visitors send
+//! `bench-load streams SCHEME PORT STREAMS SECONDS PATH`: opens so many event streams (`/events`). Meanwhile 16 clients send
 //! ordinary requests for the path, with a pause of 20 ms after each response; half of them to the site of the streams,
 //! the others to another one.
 //!
-//! `bench-load order SCHEME PORT VISITORS PATH`: so many visitors connect, then all of them send one request each, one
+//! `bench-load order SCHEME PORT VISITORS PATH`: so many clients connect, then all of them send one request each, one
 //! right after the other.
 //!
 //! SCHEME is http or https. Prints `begin` and `end`, between which CPU and memory are to be measured, and then the result
@@ -42,7 +42,7 @@ const OPENING: usize = 200;
 const MOST_OPENING: Duration = Duration::from_secs(60);
 /// An event that comes so late is an error.
 const LATE: Duration = Duration::from_secs(2);
-/// Ordinary visitors beside the streams, and how long they pause.
+/// Ordinary clients beside the streams, and how long they pause.
 const ORDINARY: usize = 16;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     std::process::exit(0)
 }
 
-// Visitors that send one request after the other
+// Clients that send one request after the other
 
 fn ask(target: &Target, visitors: usize, seconds: usize, paths: &[&str]) -> Value {
     let phase = Arc::new(AtomicU8::new(WARMING));
@@ -102,7 +102,7 @@ fn ask(target: &Target, visitors: usize, seconds: usize, paths: &[&str]) -> Valu
 type Times = Vec<Duration>;
 type Errors = HashMap<String, usize>;
 
-/// One visitor in a thread of its own. Counts what ends while the phase is `MEASURING`.
+/// One client in a thread of its own. Counts what ends while the phase is `MEASURING`.
 fn visit(
     target: Target,
     host: &str,
@@ -410,7 +410,7 @@ impl Stream {
     }
 }
 
-// Many visitors at once and their order
+// Many clients at once and their order
 
 fn order(target: &Target, visitors: usize, path: &str) -> Value {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll set");
@@ -449,7 +449,7 @@ fn order(target: &Target, visitors: usize, path: &str) -> Value {
     }
     let sending = sent[0].elapsed().as_secs_f64();
     let mut missing = links.iter().flatten().count();
-    // The visitors in the order in which they were served.
+    // The clients in the order in which they were served.
     let (mut served, mut times) = (Vec::new(), Times::new());
     let mut events = [EpollEvent::empty(); 256];
     let deadline = Instant::now() + PATIENCE;

@@ -111,7 +111,7 @@ impl Access {
         self.running.descriptors()
     }
 
-    /// Drains it, in good order.
+    /// Drains it, which must succeed without a panic.
     pub(crate) fn finish(mut self) {
         self.signal(Signal::SIGTERM);
         let status = self.wait();

@@ -1,4 +1,4 @@
-//! Applications, those that dial in and ordinary servers: played by a test by hand, or answering by themselves.
+//! Applications, both those that dial in and ordinary servers: scripted by a test, or answering by themselves.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{PATIENCE, Visitor, field, head_end, read_until, reset_on_close, wait_until};
 
-/// A connection that a test plays by hand.
+/// A connection of a backend that a test scripts.
 pub(crate) struct Backend {
     stream: TcpStream,
     bytes: Vec<u8>,
@@ -45,7 +45,7 @@ impl Backend {
         Self::accepted(TcpStream::connect(address).unwrap())
     }
 
-    /// A connection that is there: that of an ordinary application, too.
+    /// Wraps an open connection, also one that an ordinary application accepted.
     pub(crate) fn accepted(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -160,7 +160,7 @@ impl Backend {
         self.send("0\r\n\r\n");
     }
 
-    /// Answers with 200 and a body, and the visitor gets it.
+    /// Answers with 200 and a body, and the client gets it.
     #[track_caller]
     pub(crate) fn reply_to(&mut self, visitor: &mut Visitor, body: &str) {
         self.reply(body);
@@ -178,7 +178,7 @@ impl Backend {
         );
     }
 
-    /// Makes the close that follows a reset.
+    /// Makes the following close send a reset.
     pub(crate) fn reset(self) {
         reset_on_close(&self.stream);
     }
@@ -254,7 +254,7 @@ impl Backend {
     }
 }
 
-/// Something that is connected to, an ordinary server or one where others dial in, and that a test plays by hand.
+/// A listener that a test scripts: an ordinary server, or one where backends dial in.
 pub(crate) struct Server(TcpListener);
 
 impl Server {
@@ -297,7 +297,7 @@ impl Server {
         accepted.unwrap()
     }
 
-    /// The next connection that brings a request; those that only look whether somebody is there are passed over.
+    /// The next connection that brings a request; probes, which bring none, are passed over.
     pub(crate) fn accept_asking(&self) -> Backend {
         loop {
             let backend = self.accept();
@@ -434,7 +434,7 @@ impl Counts {
     }
 }
 
-/// It is gone at once, as if it had been killed: nobody listens any more, and every connection ends.
+/// It disappears at once, as if killed: its port is closed, and every connection ends.
 impl Drop for EchoServer {
     fn drop(&mut self) {
         self.hold(false);
@@ -445,7 +445,7 @@ impl Drop for EchoServer {
     }
 }
 
-/// An application that answers each request with its target, the token by which cross-talk would show.
+/// An application that answers each request with its target, so that mixed-up responses would show.
 pub(crate) struct Echo {
     stream: TcpStream,
     thread: Option<JoinHandle<()>>,

@@ -1,4 +1,4 @@
-//! Many visitors at once.
+//! Many clients at once.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use super::{Visitor, wait_until};
 
-/// So many visitors, each of which asks so often; each answer is the target of its request.
+/// Sends this many requests from each of this many clients; each response must be the target of its request.
 pub(crate) fn crowd(address: SocketAddr, visitors: usize, requests: usize) {
     thread::scope(|scope| {
         for visitor in 0..visitors {
@@ -22,7 +22,7 @@ pub(crate) fn crowd(address: SocketAddr, visitors: usize, requests: usize) {
     });
 }
 
-/// Visitors that ask as fast as they can until they are stopped.
+/// Clients that send requests as fast as they can until they are stopped.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -30,7 +30,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Begins; each answer is the target of its request. `ends`: the proxy may close a connection between two requests,
+    /// Begins; each response is the target of its request. `ends`: the proxy may close a connection between two requests,
     /// and refuse new ones.
     pub(crate) fn start(address: SocketAddr, ends: bool) -> Self {
         Self::of(address, ends, |target, text| text == target)
@@ -53,7 +53,7 @@ impl Load {
                     let target = format!("/{visitor}/{n}");
                     connection.send_get(&target);
                     if ends && connection.is_closed() {
-                        // Not one byte of an answer: it was closed while it was idle.
+                        // Not one byte of a response: it was closed while it was idle.
                         return;
                     }
                     let answer = connection.answer();

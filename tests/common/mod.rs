@@ -1,6 +1,7 @@
-//! The real program with real sockets: a proxy to test, visitors, and backends that a test plays itself.
+//! The real program with real sockets: a proxy to test, clients, and backends that a test scripts.
 //!
-//! Every wait has the deadline [`PATIENCE`], so long that only a fault reaches it, however busy the machine is.
+//! Every wait for what must happen has the deadline [`PATIENCE`], so long that only a fault reaches it, however busy the
+//! machine is. A wait for what must not happen is short: it ends as soon as the opposite is certain.
 
 pub(crate) mod access;
 pub(crate) mod backend;
@@ -37,10 +38,10 @@ pub(crate) use proxy::Proxy;
 pub(crate) use setup::{Setup, Way};
 pub(crate) use visitor::Visitor;
 
-/// No wait of a test is longer.
+/// The longest wait of a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A shorter deadline, for tests with several waits: they end within a minute also when they fail.
+/// A shorter deadline for tests with several waits, so that they end within a minute even if they fail.
 pub(crate) const SOON: Duration = Duration::from_secs(25);
 
 /// Waits until `condition` holds.
@@ -91,7 +92,7 @@ pub(crate) fn drain(server: swiftiply::Server) {
     );
 }
 
-/// A request and its answer, from end to end.
+/// A request and its response, from end to end.
 #[track_caller]
 pub(crate) fn exchange(visitor: &mut Visitor, backend: &mut Backend, target: &str) {
     visitor.send_get(target);
@@ -225,7 +226,7 @@ pub(crate) fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     })
 }
 
-/// Makes the close that follows a reset.
+/// Makes the following close send a reset.
 pub(crate) fn reset_on_close(stream: &TcpStream) {
     let linger = nix::libc::linger {
         l_onoff: 1,
@@ -234,7 +235,7 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
     setsockopt(stream, sockopt::Linger, &linger).unwrap();
 }
 
-/// An address where the system does not answer whoever connects, as long as the sockets live: a listener whose queue is full.
+/// An address where connection attempts get no reply as long as the sockets live: a listener whose queue is full.
 pub(crate) fn full_listener() -> (SocketAddr, Vec<OwnedFd>) {
     let kind = (AddressFamily::Inet, SockType::Stream);
     let full = socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, None).unwrap();

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::wait_until;
 
-/// How a program ended, and what it said.
+/// The exit code and the output of a program.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
@@ -91,7 +91,7 @@ pub(crate) fn limit(pid: u32, what: &str) {
     assert_eq!(set.code, Some(0), "{set:?}");
 }
 
-/// Tells where a log ends if the test has failed.
+/// Prints the end of a log if the test has failed.
 pub(crate) fn tell_end(log: &str) {
     if std::thread::panicking() {
         let start = log.len().saturating_sub(4000);

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::program::tell_end;
 use super::{Backend, Ended, Running, Visitor, ended, secure, wait_until};
 
-/// Everything at one address, logged in full, with deadlines that a busy machine does not reach.
+/// Defaults for each test: one address, a full log, and deadlines that a busy machine does not reach.
 const COMMON: &str = "
 cluster_address: 127.0.0.1
 cluster_port: 0
@@ -66,7 +66,7 @@ impl Proxy {
         Self::start(SITE)
     }
 
-    /// The same with a backend and a visitor.
+    /// The same with a backend and a client.
     pub(crate) fn scene() -> (Self, Backend, Visitor) {
         let proxy = Self::simple();
         let backend = Backend::dial(proxy.dial_in());
@@ -132,12 +132,12 @@ impl Proxy {
         proxy
     }
 
-    /// The first address for visitors.
+    /// The first address for clients.
     pub(crate) fn address(&self) -> SocketAddr {
         self.visitors[0]
     }
 
-    /// All addresses for visitors.
+    /// All addresses for clients.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.visitors
     }
@@ -152,22 +152,22 @@ impl Proxy {
         &self.backends
     }
 
-    /// A new visitor.
+    /// A new client.
     pub(crate) fn visit(&self) -> Visitor {
         Visitor::connect(self.address())
     }
 
-    /// A new visitor that has asked for this.
+    /// A new client that has asked for this.
     pub(crate) fn ask(&self, target: &str) -> Visitor {
         Visitor::asking(self.address(), target)
     }
 
-    /// A new visitor with TLS, at the second address.
+    /// A new client with TLS, at the second address.
     pub(crate) fn visit_secure(&self) -> Visitor {
         Visitor::connect_secure(self.visitors[1], "test")
     }
 
-    /// A new visitor, with TLS or without.
+    /// A new client, with TLS or without.
     pub(crate) fn visit_as(&self, secure: bool) -> Visitor {
         match secure {
             true => self.visit_secure(),
@@ -212,11 +212,11 @@ impl Proxy {
         self.running.wait_for_log(text, count, || self.log());
     }
 
-    /// Waits until it has nothing more to do: also what comes behind an answer that was read already is done then.
+    /// Waits until it has nothing more to do, including the work that follows a response.
     pub(crate) fn wait_until_idle(&self) {
         wait_until("all threads asleep", || {
             let threads = self.threads();
-            // Who has not run since was asleep all the time, and all of them at once in the middle of it.
+            // A thread that has not run in between was asleep all the time, so all were asleep at once.
             threads.iter().all(|(_, asleep, _)| *asleep) && threads == self.threads()
         });
     }
@@ -271,19 +271,19 @@ impl Proxy {
         pages.unwrap().unwrap() * 4096
     }
 
-    /// Takes the files that are open now for what is open when nothing goes on.
+    /// Takes the number of files that are open now as that of the idle program.
     #[cfg(feature = "redis")]
     pub(crate) fn count_again(&mut self) {
         self.descriptors = self.running.descriptors();
     }
 
-    /// Ends a test in which all visitors and backends have gone: nothing may be left of them, and a drain has nothing to
+    /// Ends a test whose clients and backends are gone: no file of theirs may still be open, and a drain has nothing to
     /// wait for.
     pub(crate) fn finish(self) {
         self.finish_and(|| ());
     }
 
-    /// The same, with something to be looked at before the directory is removed.
+    /// The same, with a check before the directory is removed.
     pub(crate) fn finish_and(self, look: impl FnOnce()) {
         wait_until("no more open files than at the start", || {
             self.running.descriptors() <= self.descriptors

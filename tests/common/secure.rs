@@ -1,4 +1,4 @@
-//! TLS as a visitor speaks it, and certificates made by openssl.
+//! TLS as a client speaks it, and certificates made by openssl.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 /// One configuration for all, so that sessions are resumed as a browser does.
 static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(config()));
 
-/// Shakes hands and asks for a name.
+/// Makes a TLS connection that asks for a name (SNI).
 pub(crate) fn connect(socket: TcpStream, name: &str) -> Stream {
     connect_with(Arc::clone(&CONFIG), socket, name)
 }

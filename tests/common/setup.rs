@@ -1,4 +1,4 @@
-//! One site behind the proxy, whose application a test plays by hand: the same for each way to an application.
+//! One site behind the proxy whose application a test scripts: the same for each way to an application.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -109,7 +109,7 @@ impl Setup {
         Echo::dial(*address, "0000000other", "")
     }
 
-    /// Ends a test whose visitors and connections are gone.
+    /// Ends a test whose clients and connections are gone.
     pub(crate) fn finish(self) {
         drop(self.dialled);
         if let Some(access) = self.access {

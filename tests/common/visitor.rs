@@ -1,4 +1,4 @@
-//! A visitor, which reads answers by rules of its own and not by those of the library under test.
+//! A client, which parses responses by its own rules and not with the library under test.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, conn
 
 use super::{Backend, PATIENCE, field, head_end, read_until, reset_on_close, secure};
 
-/// What a visitor reads and writes.
+/// What a client reads and writes.
 enum Wire {
     Plain(TcpStream),
     Secure(Box<secure::Stream>),
@@ -58,7 +58,7 @@ pub(crate) struct Visitor {
     bytes: Vec<u8>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -167,7 +167,7 @@ impl Visitor {
         }
     }
 
-    /// A visitor on a connection that was made already.
+    /// A client on a connection that was made already.
     pub(crate) fn with(stream: secure::Stream) -> Self {
         Self {
             stream: Wire::Secure(Box::new(stream)),
@@ -188,7 +188,7 @@ impl Visitor {
         self.socket().set_write_timeout(Some(limit)).unwrap();
     }
 
-    /// What was agreed on, with TLS.
+    /// The TLS connection, with what was negotiated.
     pub(crate) fn tls(&self) -> &rustls::ClientConnection {
         match &self.stream {
             Wire::Plain(_) => panic!("no TLS"),
@@ -219,13 +219,13 @@ impl Visitor {
         self
     }
 
-    /// Reads the answer to a request that was not HEAD.
+    /// Reads the response to a request that was not HEAD.
     #[track_caller]
     pub(crate) fn answer(&mut self) -> Answer {
         self.answer_to("GET")
     }
 
-    /// Reads the answer to a request with this method.
+    /// Reads the response to a request with this method.
     #[track_caller]
     pub(crate) fn answer_to(&mut self, method: &str) -> Answer {
         let came = self.read_until("the head of a response", |b| head_end(b).is_some());
@@ -260,7 +260,7 @@ impl Visitor {
         answer
     }
 
-    /// Whether the beginning of an answer is there.
+    /// Whether the beginning of a response is there.
     pub(crate) fn has_answer(&self) -> bool {
         self.socket().set_nonblocking(true).unwrap();
         let there = matches!(self.socket().peek(&mut [0]), Ok(1));
@@ -268,7 +268,7 @@ impl Visitor {
         there
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request and reads its response.
     #[track_caller]
     pub(crate) fn ask(&mut self, request: impl AsRef<[u8]>) -> Answer {
         self.send(request).answer()
@@ -279,7 +279,7 @@ impl Visitor {
         self.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"))
     }
 
-    /// Sends GET and reads the answer.
+    /// Sends GET and reads the response.
     #[track_caller]
     pub(crate) fn get(&mut self, target: &str) -> Answer {
         self.send_get(target).answer()
@@ -346,7 +346,7 @@ impl Visitor {
         self.bytes.drain(..count).collect()
     }
 
-    /// Whether the connection breaks now, in place of an end.
+    /// Whether the connection ends with an error now, instead of a close.
     pub(crate) fn is_broken(&mut self) -> bool {
         let late = io::ErrorKind::WouldBlock;
         matches!(self.stream.read(&mut [0]), Err(error) if error.kind() != late)
@@ -357,7 +357,7 @@ impl Visitor {
         self.stream.write_all(bytes)
     }
 
-    /// Makes the close that follows a reset.
+    /// Makes the following close send a reset.
     pub(crate) fn reset(self) {
         reset_on_close(self.socket());
     }

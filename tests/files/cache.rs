@@ -84,7 +84,9 @@ fn swapped_root() {
     assert_eq!(visitor.get("/one").status, 404);
     assert_eq!(visitor.get("/two").text(), "two");
     fs::remove_file(&current).unwrap();
-    wait_until("a 404 while there is no release", || visitor.get("/a").status == 404);
+    wait_until("a 404 while there is no release", || {
+        visitor.get("/a").status == 404
+    });
     let statuses = paths.map(|path| visitor.get(path).status);
     assert_eq!(statuses, [404; 5]);
     drop(visitor);
@@ -133,7 +135,7 @@ fn missing_file() {
     for _ in 0..2 {
         assert_eq!(visitor.get("/twice").text(), "/twice");
     }
-    // Another method says nothing about files (B32).
+    // Only GET and HEAD count as lookups.
     for _ in 0..5 {
         visitor.ask("POST /posted HTTP/1.1\r\nHost: test\r\n\r\n");
     }

@@ -100,7 +100,7 @@ fn parts() {
     }
 }
 
-/// Has a visitor get the beginning of the large file, and then something done to that.
+/// Has a client get the beginning of the large file, and then something done to that.
 fn while_it_is_sent(what: fn(&Path), check: fn(&Proxy, &mut Visitor, &[u8])) {
     for secure in [false, true] {
         let (folder, proxy, content) = large_file("");

@@ -58,7 +58,7 @@ fn backend_is_free() {
             assert_eq!(answer.head.matches(own).count(), 1, "{own}");
         }
         assert_ne!(answer.field("Last-Modified"), Some("never"));
-        // It is nobody else's, however often it was sent (B33).
+        // The field is for the proxy only, so the client never gets it.
         exchange(&mut visitor, &mut backend, "/a%20b.txt");
     }
     // HEAD, ranges and conditions are the file's.
@@ -76,7 +76,7 @@ fn backend_is_free() {
     backend.request();
     backend.send(named);
     assert_eq!(visitor.answer().status, 304);
-    // The backend does something else while a slow visitor takes the file.
+    // The backend does something else while a slow client takes the file.
     visitor.send_get("/large");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Sendfile: sub/large.bin\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
@@ -185,7 +185,7 @@ fn refused() {
             );
             assert_eq!(answer.field("X-Sendfile"), None);
         }
-        // To another method it means nothing, and is still nobody's business.
+        // For another method the field has no effect, and is still removed.
         visitor.send("POST / HTTP/1.1\r\nHost: test\r\nX-Sendfile: x\r\nX-Accel-Mapping: /=/\r\nX-Sendfile-Type: X\r\n\r\n");
         let seen = backend.request();
         for field in ["X-Sendfile", "X-Accel-Mapping", "X-Sendfile-Type"] {

@@ -1,4 +1,4 @@
-//! Visitors that leave.
+//! Clients that leave.
 
 use std::fs;
 
@@ -6,11 +6,11 @@ use super::*;
 use crate::common::proxy::SITE;
 use crate::common::{Backend, Way, bytes, embedded, first, secure, wait_at_most};
 
-/// The visitor has left if its sending side ends this long after its request. It still wants the response if that
+/// The client has left if its sending side ends this long after its request. It still wants the response if that
 /// side ends at once.
 const AFTER_HALF_CLOSE: Duration = Duration::from_secs(1);
 
-/// How a visitor leaves.
+/// How a client leaves.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Close,
@@ -30,7 +30,7 @@ impl End {
     }
 }
 
-/// Visitors leave in each manner, before the response and within it; their connections are closed.
+/// Clients leave in each manner, before the response and within it; their connections are closed.
 fn all_ways(way: Way) {
     let files = tempfile::tempdir().unwrap();
     let (certfile, keyfile) = secure::certificate(files.path(), "test", &["test"]);
@@ -115,7 +115,7 @@ fn access() {
     all_ways(Way::Access);
 }
 
-/// A visitor leaves, and the response comes within a second: the connection serves the next request.
+/// A client leaves, and the response comes within a second: the connection serves the next request.
 fn abandoned(body: &[u8], begun: bool) {
     let proxy = Proxy::simple_with("workers: 2");
     let half = if begun { body.len() / 2 } else { 0 };
@@ -242,7 +242,9 @@ fn from_queue() {
     thread::sleep(AFTER_HALF_CLOSE);
     drop(queued[0].take());
     queued[1].take().unwrap().reset();
-    wait_at_most(SOON, "the two requests that stay in the queue", || server.queues().1 == 2);
+    wait_at_most(SOON, "the two requests that stay in the queue", || {
+        server.queues().1 == 2
+    });
     let mut backend = Backend::dial(first(&server.backends()));
     backend.wait_at_most(SOON);
     for (n, target) in [(2, "/stays"), (3, "/last")] {

@@ -55,7 +55,9 @@ fn first_come_first_served() {
     let mut visitors = Vec::new();
     for n in 0..12 {
         visitors.push(ask(address, &format!("/{n}")));
-        wait_at_most(SOON, "one more request in the queue", || server.queues().1 == n + 1);
+        wait_at_most(SOON, "one more request in the queue", || {
+            server.queues().1 == n + 1
+        });
     }
     let health = visit(address).get("/swiftiply_health");
     assert_eq!(health.status, 200, "a worker is free: {health:?}");

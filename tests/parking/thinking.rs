@@ -33,7 +33,7 @@ fn access_all_at_once() {
     all_at_once(Way::Access);
 }
 
-/// Backends that answer each request after a delay; visitors that ask one request after the other.
+/// Backends that answer each request after a delay; clients that ask one request after the other.
 fn quick(lines: &str, requests: usize, delay: fn(u64)) {
     let proxy = Proxy::simple_with(lines);
     let backends: Vec<_> = (0..4)

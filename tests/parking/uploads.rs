@@ -6,7 +6,7 @@ use crate::common::{Way, bytes};
 /// More than the buffers between the proxy and an application that does not read.
 const SIZE: usize = 8 << 20;
 
-/// The body of one visitor.
+/// The body of one client.
 fn body(number: u8) -> Vec<u8> {
     let mut body = bytes(SIZE);
     body[0] = number;

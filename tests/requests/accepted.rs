@@ -258,7 +258,7 @@ fn trusted_proxies() {
         );
     }
     backend.reply_to(&mut visitor, "ok");
-    // It may have added its own behind those of its visitor (as HAProxy does), which are not to be believed.
+    // It may have added its own behind those of its client (as HAProxy does), which are not to be believed.
     visitor.send(
         "GET / HTTP/1.1\r\nHost: inner\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: evil\r\nX-Forwarded-Host: evil\r\n\
          X-Real-IP: 6.6.6.6\r\nX-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: outer\r\n\r\n",

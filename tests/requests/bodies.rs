@@ -38,7 +38,7 @@ fn expect_continue() {
             assert_eq!(seen.field("Expect"), None);
             backend.reply_to(&mut visitor, "ok");
         }
-        // Whoever sends the body at once gets none.
+        // A client that sends the body at once gets no 100.
         visitor.send(format!("{head}abc"));
         backend.request();
         backend.reply("ok");
@@ -124,7 +124,7 @@ fn bad_while_streamed() {
             assert!(backend.is_closed(), "{rest}");
         }
     }
-    // Who leaves in the middle is gone.
+    // A client that leaves in the middle ends the exchange.
     let mut backend = Backend::dial(proxy.dial_in());
     proxy
         .visit()

@@ -89,13 +89,13 @@ fn closed_after_response() {
         );
         visitor.assert_closed();
     }
-    // HTTP/1.0 is kept when it asks for that, and told so.
+    // HTTP/1.0 is kept open on request, and the response says so.
     let mut visitor = proxy.visit();
     let request = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
     assert_eq!(visitor.ask(request).field("Connection"), Some("keep-alive"));
     assert_eq!(visitor.ask(request).text(), "ok");
     drop(visitor);
-    // A program that ends its sending side right behind its request still wants the answer.
+    // A program that ends its sending side right behind its request still wants the response.
     let mut visitor = Visitor::connect(proxy.address());
     visitor.send_get("/").finish();
     assert_eq!(visitor.answer().text(), "ok");
@@ -108,7 +108,7 @@ fn bytes_after_last_request() {
     needs!("openssl");
     let proxy = Proxy::both_with("defaults: {keepalive: false}");
     let mut backend = Backend::dial(proxy.dial_in());
-    // More than the visitor's system takes before the visitor reads: some of it is still with ours.
+    // More than the client's system takes before the client reads: some of it is still with ours.
     let body = bytes(2 << 20);
     let next = "GET /next HTTP/1.1\r\nHost: test\r\n\r\n";
     for (secure, behind) in [(false, next), (false, "\r\n"), (true, next), (true, "")] {

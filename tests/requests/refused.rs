@@ -242,7 +242,7 @@ const REFUSED: &[(&str, &str, u16)] = &[
         " GET / HTTP/1.1\r\nHost: test\r\n\r\n",
         400,
     ),
-    ("two blanks", "GET  / HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+    ("two spaces", "GET  / HTTP/1.1\r\nHost: test\r\n\r\n", 400),
     (
         "tab for a blank",
         "GET\t/ HTTP/1.1\r\nHost: test\r\n\r\n",

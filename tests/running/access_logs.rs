@@ -71,7 +71,7 @@ fn every_exchange() {
     );
     assert_contains(&proxy.read("messages.log"), "503 POST / from 127.0.0.1");
     assert_lacks(&proxy.read("messages.log"), "site test");
-    // Moved away, they are written to until they are opened anew.
+    // A log that was moved is written to until it is opened again.
     for name in ["json.log", "combined.log", "messages.log", "site.log"] {
         fs::rename(proxy.file(name), proxy.file(&format!("{name}.1"))).unwrap();
     }
@@ -116,7 +116,7 @@ fn old_configuration() {
     proxy.reload(&yaml("new.log"));
     wait_until("the close of the old log", || !is_open("old.log"));
     assert!(is_open("new.log"), "the new log is not open");
-    // What began before is told where it would have been, at once.
+    // A request that began before is logged in the old log, at once.
     backend.reply_to(&mut other, "late");
     let told = || proxy.read("old.log");
     wait_until("the last line of the old log", || told().contains("/late"));
@@ -127,7 +127,9 @@ fn old_configuration() {
     );
     wait_until("the close of the old log", || !is_open("old.log"));
     exchange(&mut one, &mut backend, "/new");
-    wait_until("a line in the new log", || proxy.read("new.log").contains("/new"));
+    wait_until("a line in the new log", || {
+        proxy.read("new.log").contains("/new")
+    });
     drop((one, other, backend));
     proxy.finish();
 }

@@ -118,7 +118,7 @@ fn limit_closes_idle() {
     }
     for visitor in &mut busy {
         exchange(visitor, &mut backend, "/again");
-        // A connection is kept a moment after its answer was read.
+        // A connection is kept a moment after its response was read.
         proxy.wait_until_idle();
     }
     let mut new = proxy.visit();

@@ -231,7 +231,7 @@ fn named_pipe() {
     let ended = run(&["-c", directory.path().join("pipe").to_str().unwrap()]);
     assert_eq!(ended.code, Some(2));
     assert!(ended.err.contains(PIPE), "{ended:?}");
-    // And at a reload it keeps nobody from being heard.
+    // A reload that fails on it does not block later ones.
     let mut proxy = Proxy::simple();
     fs::remove_file(proxy.file("swiftiply.yml")).unwrap();
     mkfifo(&proxy.file("swiftiply.yml"), Mode::S_IRWXU).unwrap();
@@ -360,7 +360,7 @@ fn daemon() {
         !directory.path().join("daemon.pid").exists(),
         "the PID file was left behind"
     );
-    // Whatever has nowhere to go afterwards is warned of.
+    // Output that would have no destination afterwards causes a warning.
     assert!(!started.err.contains("are lost"), "{started:?}");
     let lossy = yaml.replace("type: file, file: log", "type: stderr") + "\naccess_log: '-'";
     fs::write(directory.path().join("swiftiply.yml"), lossy).unwrap();
@@ -377,7 +377,7 @@ fn daemon() {
         assert!(started.err.contains(lost), "{started:?}");
     }
     fs::write(directory.path().join("swiftiply.yml"), &yaml).unwrap();
-    // What goes wrong is told, with the code of the foreground.
+    // Errors are reported, with the exit code of the foreground.
     let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let failed = daemon(&[]);
     assert_eq!(failed.code, Some(1), "{failed:?}");
@@ -434,7 +434,7 @@ fn ignored_signal() {
     backend.request();
     backend.reply("still here");
     assert_eq!(visitor.answer().text(), "still here");
-    // Root is told so.
+    // Running as root is reported.
     assert_eq!(
         proxy.log().contains("[WARN] running as root; set user"),
         getuid().is_root()
@@ -490,7 +490,9 @@ fn privileges() {
         "{}: not given to user or group: it has other names (hard links)",
         hard.display()
     );
-    wait_until("the warning about the refused user", || messages().contains(&refused));
+    wait_until("the warning about the refused user", || {
+        messages().contains(&refused)
+    });
     assert!(!messages().contains("running as root"), "{}", messages());
     assert_eq!(ids("Uid:"), vec![owner.to_string(); 4]);
     assert!(

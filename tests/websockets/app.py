@@ -114,7 +114,7 @@ def dial(address):
 
 
 async def listen():
-    # Who only looks whether somebody listens is not worth a page.
+    # A connection that only checks whether the port is open gets no page.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     async with serve(echo, "127.0.0.1", 0, process_request=answer, max_size=None) as server:
         print(server.sockets[0].getsockname()[1], flush=True)
