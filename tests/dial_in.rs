@@ -9,7 +9,7 @@ use crate::common::proxy::site;
 use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, assert_contains, needs};
 
 #[test]
-fn a_preamble_may_come_in_any_pieces() {
+fn preamble_in_pieces() {
     let proxy = Proxy::start(&site("key: secret"));
     let bytes = preamble("7f0000011a2b", "secret");
     for cut in 0..=bytes.len() {

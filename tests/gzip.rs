@@ -125,7 +125,7 @@ fn curl_gets_a_page_in_fewer_bytes() {
 }
 
 #[test]
-fn what_may_not_be_compressed_is_not() {
+fn left_alone() {
     let proxy = Proxy::start(&site("{types: text/*, minimum: 100}", ""));
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.visit();
@@ -214,7 +214,7 @@ fn what_may_not_be_compressed_is_not() {
 }
 
 #[test]
-fn a_stream_comes_as_it_is_sent() {
+fn stream() {
     let proxy = Proxy::start(&site("{types: text/event-stream, minimum: 10}", ""));
     for chunked in [true, false] {
         let mut backend = Backend::dial(proxy.dial_in());

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::common::{Ended, ended, needs};
 
 /// A test that needs a program.
-const TEST: &str = "needs::a_program_that_is_there_is_used";
+const TEST: &str = "needs::present";
 
 /// Runs that test alone, with nothing but this program to be found.
 fn alone(program: &str, required: &str) -> (Ended, String) {
@@ -25,7 +25,7 @@ fn alone(program: &str, required: &str) -> (Ended, String) {
 }
 
 #[test]
-fn a_program_that_is_there_is_used() {
+fn present() {
     needs!("sh");
     assert!(
         Command::new("sh").args(["-c", ":"]).status().is_ok(),
@@ -52,7 +52,7 @@ fn fails_if_required() {
 }
 
 #[test]
-fn a_test_with_its_program_is_run() {
+fn run() {
     let (run, list) = alone("sh", "1");
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_eq!((run.err.as_str(), list.as_str()), ("", ""));

@@ -223,7 +223,7 @@ fn redis_restarted() {
 }
 
 #[test]
-fn two_proxies_share_one_list() {
+fn shared_list() {
     needs!("redis-server", "redis-cli");
     let redis = Redis::start();
     let server = EchoServer::run(Server::start(), Duration::from_millis(1));
@@ -331,7 +331,7 @@ fn reload_to_another() {
 }
 
 #[test]
-fn a_password_is_wanted() {
+fn password() {
     needs!("redis-server", "redis-cli");
     let mut redis = Redis::start();
     let server = EchoServer::start();

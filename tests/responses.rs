@@ -421,7 +421,7 @@ fn check(proxy: &Proxy, secure: bool, case: &Case, cut: usize, mut backend: Back
 }
 
 #[test]
-fn a_visitor_of_1_0_gets_no_chunks() {
+fn http_1_0() {
     let (proxy, mut backend, mut visitor) = Proxy::scene();
     visitor.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     backend.request();
@@ -529,7 +529,7 @@ fn large_answers_come_through_whole() {
 }
 
 #[test]
-fn an_answer_goes_out_as_it_comes() {
+fn streamed() {
     let (proxy, mut backend, mut visitor) = Proxy::scene();
     visitor.send_get("/");
     backend.request();

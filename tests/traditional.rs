@@ -82,7 +82,7 @@ fn connections_reused() {
 }
 
 #[test]
-fn a_server_that_closes_means_it() {
+fn server_closes() {
     let (server, proxy) = one("");
     let mut visitor = proxy.visit();
     for answer in [
@@ -431,7 +431,7 @@ fn connect_timeout() {
 }
 
 #[test]
-fn servers_of_every_kind() {
+fn kinds_of_servers() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("app.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -532,7 +532,7 @@ fn health_check() {
 }
 
 #[test]
-fn a_reload_keeps_what_stays() {
+fn reload() {
     let [stays, goes, comes] = [(); 3].map(|()| Server::start());
     let [a, b, c] = [&stays, &goes, &comes].map(|server| server.address().to_string());
     let proxy = Proxy::start(&site(&[&a, &b], ""));
@@ -586,7 +586,7 @@ fn a_reload_keeps_what_stays() {
 }
 
 #[test]
-fn a_drain_ends_what_is_under_way() {
+fn draining() {
     let (server, mut proxy) = one(", server_connections: 1");
     let mut first = proxy.ask("/first");
     let mut backend = server.accept();
@@ -606,7 +606,7 @@ fn a_drain_ends_what_is_under_way() {
 }
 
 #[test]
-fn idle_connections_end_at_their_time() {
+fn idle_timeout() {
     let (server, proxy) = one(", timeouts: {idle: 1500ms}");
     let mut visitor = proxy.ask("/");
     let mut backend = server.accept();
@@ -642,7 +642,7 @@ fn unsolicited_bytes() {
 }
 
 #[test]
-fn many_visitors_and_few_connections() {
+fn many_clients() {
     let servers = [(); 2].map(|()| EchoServer::run(Server::start(), Duration::from_millis(1)));
     let [a, b] = [0, 1].map(|n: usize| servers[n].address().to_string());
     let proxy = Proxy::start(&site(&[&a, &b], ", server_connections: 3"));
@@ -715,7 +715,7 @@ fn backup() {
 }
 
 #[test]
-fn the_time_in_the_queue_is_told() {
+fn time_in_queue() {
     let now = || {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         since.unwrap().as_micros()
@@ -759,7 +759,7 @@ fn the_time_in_the_queue_is_told() {
 }
 
 #[test]
-fn the_sample_serves() {
+fn sample() {
     let servers = [(); 2].map(|()| EchoServer::start());
     let [a, b] = [0, 1].map(|n: usize| servers[n].address().to_string());
     let sample = include_str!("../conf/traditional.yml");

@@ -211,7 +211,7 @@ fn bytes_before_101() {
 }
 
 #[test]
-fn what_is_offered_and_what_is_chosen() {
+fn negotiation() {
     let proxy = Proxy::start(
         "map:\n\
          - {incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}\n\
@@ -364,7 +364,7 @@ fn site_removed() {
 }
 
 #[test]
-fn silence_ends_a_tunnel() {
+fn idle_timeout() {
     needs!("openssl");
     // Nothing in either direction.
     let proxy = Proxy::both_with("timeouts: {tunnel: 0.3}");
@@ -722,7 +722,7 @@ fn idle_tunnels_hold_no_worker() {
 }
 
 #[test]
-fn an_ordinary_server_is_upgraded_too() {
+fn ordinary_server() {
     let app = Server::start();
     let keys = format!(
         "incoming: test, default: true, proxy: traditional, servers: '{}', timeout: 60",

@@ -62,7 +62,7 @@ fn none_in_time() {
 }
 
 #[test]
-fn who_came_first_is_served_first() {
+fn in_order() {
     let server = embedded(&format!("workers: 4\n{SITE}"));
     let address = first(&server.visitors());
     // More requests than workers.
@@ -118,7 +118,7 @@ fn pipelined_request_keeps_order() {
 }
 
 #[test]
-fn no_more_wait_than_the_limit_says() {
+fn limit() {
     let proxy = Proxy::simple_with(
         "workers: 4\nlimits: {waiting: 5}\naccess_log: {file: access, format: json}",
     );

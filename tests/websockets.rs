@@ -71,7 +71,7 @@ fn proxy_with(files: &Path, keys: &str, lines: &str) -> (Proxy, PathBuf) {
 }
 
 #[test]
-fn of_an_application_that_dials_in() {
+fn dial_in() {
     needs!("openssl", "python3", PACKAGE);
     let files = tempfile::tempdir().unwrap();
     let (proxy, certificate) = proxy(files.path(), "outgoing: '127.0.0.1:0'");
@@ -84,7 +84,7 @@ fn of_an_application_that_dials_in() {
 }
 
 #[test]
-fn of_a_server_that_is_connected_to() {
+fn traditional() {
     needs!("openssl", "python3", PACKAGE);
     let files = tempfile::tempdir().unwrap();
     let (app, address) = serving();
