@@ -1,8 +1,8 @@
-//! The first half of an exchange: a request on its way to a backend, up to the head of the response.
+//! The first half of an exchange: sends the request to a backend and reads the head of the response.
 //!
-//! While the request is written, the backend is listened to (RFC 9112 9.5). What it says before it has all of the request is
-//! read when it takes no more just then: an interim response is passed on, and the writing goes on; a final one, or the end
-//! of the connection, ends the writing.
+//! The backend may respond before it has all of the request (RFC 9112 9.5). When it takes no more for now, its bytes
+//! are read: an interim response is passed on, and the writing continues; a final response, or the end of the
+//! connection, ends the writing.
 //!
 //! **Invariant**: a head that arrives in many pieces has one deadline for all of them.
 
@@ -27,63 +27,64 @@ use crate::stats::Close;
 /// One request at one backend.
 pub struct Call<U> {
     upstream: U,
-    /// Where the body of the request stands.
+    /// How far the body of the request was rendered.
     cursor: Cursor,
-    /// What was rendered and could not be written when the exchange was last blocked.
+    /// What was rendered but not written when the exchange was last blocked.
     rest: Vec<u8>,
-    /// Bytes of the head that was rendered; 0: it was not yet.
+    /// Length of the rendered head in bytes; 0 before it was rendered.
     head_length: usize,
-    /// Some of the request was written, or tried.
+    /// Whether writing of the request has begun, successful or not.
     is_started: bool,
     /// Bytes of the request that were written.
     sent: usize,
-    /// The exchange had to wait before the backend took all of the request: for the backend, for the visitor or for its turn.
+    /// Whether the exchange had to wait before the backend took all of the request: for the backend, for the client, or
+    /// to let others run.
     was_blocked: bool,
-    /// It waited for the visitor, and the backend's time begins again.
+    /// Whether it waits for the client; the backend's time starts over afterwards.
     is_waiting_for_visitor: bool,
-    /// Since when the backend has taken nothing of the request, and then since when it has all of it.
+    /// Since when the backend has taken nothing of the request; once it has all of it, since when that is so.
     since: Instant,
-    /// The backend did not take all of the request: it responded, or broke off, before.
+    /// Whether the backend did not take all of the request, because it responded or closed the connection early.
     is_part: bool,
     heads: AnswerHeads,
-    /// It has sent something.
+    /// Whether the backend has sent anything.
     begun: bool,
     /// Since when the rest of a head is waited for.
     head_since: Option<Instant>,
-    /// The head of the response, if more has to happen before it is passed on.
+    /// The head of the response, while it is held back.
     head: Option<ResponseHead>,
     /// Until when the body of a small response is waited for.
     gather_until: Option<Instant>,
 }
 
-/// Where the body of a request stands.
+/// How far the body of a request was rendered.
 enum Cursor {
-    /// So many bytes were written.
+    /// Offset of the next byte.
     At(u64),
-    /// All was taken from it.
+    /// Everything was rendered.
     End,
 }
 
-/// What came of sending.
+/// The result of [`Call::send`].
 pub enum Sending {
-    /// Not all could be written.
+    /// Not everything could be written.
     Blocked(Interests),
-    /// Not all was written, but other work should have its turn.
+    /// Not everything was written, but other work should run first.
     Turn,
-    /// The backend has all of it, or needs no more.
+    /// The backend has the whole request, or needs no more of it.
     Sent,
 }
 
-/// What came of waiting for a response.
+/// The result of [`Call::await_response`].
 pub enum Awaiting {
-    /// It is not there yet.
+    /// The head is not complete yet.
     Blocked(Interests),
-    /// Its head is.
+    /// The head of the final response.
     Head(ResponseHead),
 }
 
 impl<U: Upstream> Call<U> {
-    /// A call to a backend that was acquired now.
+    /// A call to a backend that was acquired at `now`.
     pub fn new(upstream: U, now: Instant) -> Self {
         Self {
             upstream,
@@ -104,27 +105,27 @@ impl<U: Upstream> Call<U> {
         }
     }
 
-    /// Whether the head of the request was not rendered yet.
+    /// Whether the head of the request has yet to be rendered.
     pub const fn is_fresh(&self) -> bool {
         self.head_length == 0
     }
 
-    /// The head was rendered into the buffer for what is written.
+    /// Notes that the head was rendered into the output buffer, with this length in bytes.
     pub const fn rendered(&mut self, length: usize) {
         self.head_length = length;
     }
 
-    /// Bytes of the head of the request.
+    /// Length of the request's head in bytes.
     pub const fn head_length(&self) -> usize {
         self.head_length
     }
 
-    /// Whether the backend may have some of the request.
+    /// Whether the backend may have received part of the request.
     pub const fn is_sent(&self) -> bool {
         self.sent > 0
     }
 
-    /// Whether the connection had an exchange before.
+    /// Whether the connection has carried an exchange before.
     pub fn was_kept(&self) -> bool {
         self.upstream.was_kept()
     }
@@ -145,7 +146,7 @@ impl<U: Upstream> Call<U> {
         self.upstream.close(reason);
     }
 
-    /// The connection, for another protocol.
+    /// Returns the connection, for another protocol.
     pub fn into_upstream(self) -> U {
         self.upstream
     }
@@ -153,7 +154,7 @@ impl<U: Upstream> Call<U> {
     /// Writes as much of the request as the backend takes.
     ///
     /// # Errors
-    /// Why the backend cannot have it.
+    /// Why the backend cannot get the request.
     pub fn send(
         &mut self,
         request: RelayRequest<'_>,
@@ -174,7 +175,7 @@ impl<U: Upstream> Call<U> {
             self.render_more(request, None, visitor, tools.out)?;
         }
         if self.sent == 0 {
-            // As at the beginning, if the request before was a large one.
+            // Restores the default, which a large request before may have changed.
             self.upstream.as_mut().stream().give_up_after(VANISHED);
         }
         let mut written = 0;
@@ -207,7 +208,8 @@ impl<U: Upstream> Call<U> {
                     let before = self.sent;
                     self.sent = before.saturating_add(count);
                     if before <= SMALL && self.sent > SMALL {
-                        // It may fill the backend's buffers, and the backend may take its time.
+                        // A large request may fill the backend's buffers, and the backend may take its time to empty
+                        // them.
                         let patience = request.rules.backend.max(VANISHED);
                         self.upstream.as_mut().stream().give_up_after(patience);
                     }
@@ -223,7 +225,7 @@ impl<U: Upstream> Call<U> {
         }
     }
 
-    /// There is no more of the body now: the visitor may take its time, and the backend may respond before.
+    /// Waits for more of the body from the client; the backend may respond before.
     fn wait(
         &mut self,
         request: RelayRequest<'_>,
@@ -236,7 +238,7 @@ impl<U: Upstream> Call<U> {
         if self.listen(request, visitor, tools)? {
             return Ok(Sending::Sent);
         }
-        // What TLS has taken of the body is for the backend, whether more of it comes or not.
+        // Flush what TLS has buffered of the body: the backend needs it, whether more arrives or not.
         let interest = match self.upstream.as_mut().flush_now() {
             Ok(true) => Interest::Read,
             Ok(false) => Interest::Both,
@@ -315,7 +317,7 @@ impl<U: Upstream> Call<U> {
         }
     }
 
-    /// The backend takes nothing now: it may have responded, or it is waited for.
+    /// Waits for a backend that takes nothing for now, unless it has responded already.
     fn stuck(
         &mut self,
         request: RelayRequest<'_>,
@@ -343,13 +345,14 @@ impl<U: Upstream> Call<U> {
         }))
     }
 
-    /// What is broken may have been responded to before.
+    /// Handles a broken connection: the backend may have responded before it broke.
     const fn broken(&mut self) -> Sending {
         self.is_part = true;
         Sending::Sent
     }
 
-    /// Reads what the backend says while the request is under way. Returns whether it needs no more of that.
+    /// Reads what the backend sends while the request is being written. Returns whether it needs no more of the
+    /// request.
     fn listen(
         &mut self,
         request: RelayRequest<'_>,
@@ -360,7 +363,7 @@ impl<U: Upstream> Call<U> {
             match tools.reply.fill_now(self.upstream.as_mut()) {
                 Ok(Some(1..)) => {}
                 Ok(None) => return Ok(false),
-                // The wait for the head sees the same again.
+                // The wait for the head of the response meets the same error again.
                 Ok(Some(0)) | Err(_) => {
                     self.is_part = true;
                     return Ok(true);
@@ -375,7 +378,7 @@ impl<U: Upstream> Call<U> {
         }
     }
 
-    /// The request was sent. What the response is waited for, unless there is something to read already.
+    /// Notes that the request was sent. Returns what to wait for, unless there is something to read already.
     pub fn expect_response(&self, rules: &Rules) -> Option<Interests> {
         if self.is_part || self.begun {
             return None;
@@ -383,7 +386,7 @@ impl<U: Upstream> Call<U> {
         Some(Interests::response(self.since + rules.first_byte))
     }
 
-    /// Reads up to the head of the final response, or of the 101 after which there is none.
+    /// Reads up to the head of the final response, or of a 101, after which there is none.
     ///
     /// # Errors
     /// Why there is no response.
@@ -432,7 +435,7 @@ impl<U: Upstream> Call<U> {
         }
     }
 
-    /// Takes heads out of what was read: interim ones are passed on; the final one is returned once all of it is there.
+    /// Takes heads out of what was read. Passes interim ones on; returns the final one once it is complete.
     fn take_head(
         &mut self,
         request: &RequestHead,
@@ -441,7 +444,7 @@ impl<U: Upstream> Call<U> {
         tools: &mut Tools<'_>,
     ) -> Result<Option<ResponseHead>, RelayError> {
         self.begun = true;
-        // What was read may hold several.
+        // One read may have brought several heads.
         while !tools.reply.is_empty() {
             let next = self.heads.next(tools.reply.data(), request, &rules.limits);
             let Some((head, length)) = next.map_err(|bad| RelayError::BadResponse(bad.0))? else {
@@ -466,14 +469,14 @@ impl<U: Upstream> Call<U> {
                 write_interim(visitor.conn, visitor.pending_output, &bytes);
             }
             self.head_since = None;
-            // The next head has as much time as the first.
+            // The next head gets as much time as the first.
             self.since = Instant::now();
         }
         Ok(None)
     }
 
-    /// Waits for a small body for a moment: many applications write head and body apart, and a response of which nothing
-    /// was passed on can still be had from another process. `None`: there is nothing to wait for.
+    /// Waits a moment for a small body: many applications write head and body separately, and as long as nothing was
+    /// passed on, another backend can still take the request. `None`: there is nothing to wait for.
     fn gather(
         &mut self,
         head: &ResponseHead,
@@ -517,19 +520,19 @@ impl<U: Upstream> Call<U> {
     }
 }
 
-/// What there is of the rest of a request.
+/// The result of rendering more of a request.
 enum Rendered {
     Some,
-    /// The visitor is waited for until then.
+    /// Waits for the client until then.
     Wait(Instant),
     End,
 }
 
-/// Every backend has room for a request of so many bytes: if its machine does not acknowledge them, it has vanished.
+/// Bytes of a request for which every backend has room: if its machine does not acknowledge them, it has vanished.
 const SMALL: usize = 16 << 10;
 /// Bytes of a body that are written at once.
 const BLOCK: usize = Buffer::SIZE;
-/// So many bytes of a request are written before others have their turn.
+/// Bytes of a request that are written before others run.
 const TURN: usize = 1 << 20;
 /// How long a small body is waited for.
 const GATHERING: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! What the phases of an exchange share: the request, its limits, the buffers that are lent to them, what they wait for, and
-//! why they fail.
+//! What the phases of an exchange share: the request, its limits, the buffers that are lent to them, what they wait
+//! for, and why they fail.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,23 +18,23 @@ pub struct RelayRequest<'r> {
     pub head: &'r RequestHead,
     /// Its body.
     pub body: &'r RequestBody,
-    /// Times and limits.
+    /// Time-outs and limits.
     pub rules: &'r Rules,
 }
 
-/// Times and limits of an exchange.
+/// Time-outs and limits of an exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// How long a backend may take for the first byte of its response, once it has the request.
+    /// The longest time from the end of the request to the first byte of the response.
     pub first_byte: Duration,
-    /// How long a backend may make no progress.
+    /// The longest time in which a backend makes no progress.
     pub backend: Duration,
-    /// A silence of this length ends a response that has no length and does not end with its connection.
+    /// The silence that ends a response without a length that does not end with its connection.
     pub unframed_gap: Duration,
     /// Limits of the head of a response.
     pub limits: HeadLimits,
-    /// Bodies of responses of at most this many bytes are waited for, up to a second, before anything is passed on: until
-    /// then the request can still be repeated.
+    /// The largest body, in bytes, that is waited for, up to a second, before anything is passed on. Until then the
+    /// request can be repeated.
     pub gathered: u64,
 }
 
@@ -43,73 +43,73 @@ pub struct Rules {
 pub enum RelayError {
     /// No backend was free in time.
     NoBackend,
-    /// The site has no dial-in address for such requests.
+    /// The site has no dial-in address for this path.
     NoAddress,
-    /// No backend was free, and as many requests as may wait did so already.
+    /// No backend was free, and the queue is full.
     Full,
-    /// As many upgraded connections as may be are open already.
+    /// The limit on upgraded connections is reached.
     NoTunnel,
     /// The application cannot be reached, and the request may not be repeated.
     Unreachable,
     /// The backend closed its connection without a response.
     ClosedEarly,
-    /// The backend's response broke a rule.
+    /// The backend's response violates HTTP.
     BadResponse(&'static str),
-    /// The backend did not begin to respond in time.
+    /// The backend did not begin its response in time.
     TooSlow,
-    /// The backend did not go on in time: with the head of its response, or with taking the request.
+    /// The backend stalled, in the head of its response or in taking the request.
     Stalled,
-    /// The collected body could not be read back.
+    /// The buffered body could not be read back.
     LostBody,
-    /// A body that is passed on as it arrives did not arrive.
+    /// A streamed body did not arrive.
     Upload(UploadError),
 }
 
-/// A visitor whose request is on its way.
+/// A client whose request is on its way.
 pub struct Visitor<'v> {
     /// The connection.
     pub conn: &'v mut Conn,
     /// What was read from it and not used yet.
     pub input: &'v mut Buffer,
-    /// What it has not taken of interim responses; goes in front of the final one.
+    /// What it has not taken of interim responses; it goes in front of the final one.
     pub pending_output: &'v mut Vec<u8>,
     /// Its socket has reported an event that may be its disconnect.
     pub has_event: bool,
 }
 
-/// What an exchange works with: lent by the thread that advances it.
+/// What the thread that advances an exchange lends to it.
 pub struct Tools<'w> {
-    /// For what is read from the backend.
+    /// What is read from the backend.
     pub reply: &'w mut Buffer,
-    /// For what is written.
+    /// What is to be written.
     pub out: &'w mut Vec<u8>,
     /// The text of the Date field.
     pub date: &'w str,
-    /// How long the next read of the backend may wait. It is used up by that.
+    /// How long the next read of the backend may block. That read uses it up.
     pub patience: Duration,
-    /// Where to keep what the visitor does not take.
+    /// Where to keep what the client does not take.
     pub room: &'w dyn Fn() -> Room,
 }
 
 /// What an exchange waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct Interests {
-    /// Bytes or the disconnect of the visitor, or room to write to it.
+    /// What the client's socket has to report; a disconnect is always reported.
     pub visitor: Interest,
-    /// What the backend's socket has to report.
+    /// What the backend's socket has to report, if anything.
     pub backend: Option<Interest>,
-    /// The bytes of the visitor are more of the body of its request. Otherwise they can stay where they are.
+    /// Whether the client's bytes are more of its request's body. Otherwise they can stay in the socket.
     pub uploads: bool,
-    /// Its turn in a queue.
+    /// Whether it waits in a queue.
     pub queue: bool,
-    /// It goes on with a read of the backend, which may wait for as long as [`Tools::patience`] says.
+    /// Whether it continues with a read of the backend, which may block for [`Tools::patience`].
     pub reads: bool,
     /// When it is to be advanced at the latest.
     pub until: Instant,
 }
 
 impl Interests {
-    /// Nothing but time, and the visitor's disconnect.
+    /// The deadline, and the client's disconnect.
     pub const fn time(until: Instant) -> Self {
         Self {
             visitor: Interest::Read,
@@ -121,7 +121,7 @@ impl Interests {
         }
     }
 
-    /// The same, or that the backend sends something.
+    /// The same, or bytes from the backend.
     pub const fn response(until: Instant) -> Self {
         Self {
             backend: Some(Interest::Read),
@@ -130,7 +130,7 @@ impl Interests {
         }
     }
 
-    /// Room to write to the visitor.
+    /// Room to write to the client.
     pub const fn room(until: Instant) -> Self {
         Self {
             visitor: Interest::Write,
@@ -140,7 +140,7 @@ impl Interests {
 }
 
 impl Tools<'_> {
-    /// Reads from the backend, waiting for at most what is left of the patience. `None`: nothing yet. 0 is the end.
+    /// Reads from the backend, blocking for what is left of the patience at most. `None`: nothing yet. 0 is the end.
     ///
     /// # Errors
     /// Those of [`Conn::read_now`].
@@ -158,9 +158,9 @@ impl Tools<'_> {
     }
 }
 
-/// Writes something before the final response; what the visitor does not take now goes in front of that.
+/// Writes something before the final response. What the client does not take now goes in front of that.
 pub fn write_interim(conn: &mut Conn, pending_output: &mut Vec<u8>, bytes: &[u8]) {
-    // An error shows again when the final response is written.
+    // An error recurs when the final response is written.
     let taken = match pending_output.is_empty() {
         true => conn.write_now(bytes).unwrap_or(0),
         false => 0,

@@ -1,16 +1,16 @@
-//! A response on its way to the visitor.
+//! Delivers a response to the client.
 //!
-//! The head and what is at hand of the body go out in one write. A body is written as it arrives; only what is at hand is
-//! gathered, so that nothing waits in a buffer while the backend thinks.
+//! The head goes out in one write with what has arrived of the body. The body is written as it arrives; only what has
+//! arrived already is gathered, so nothing waits in a buffer while the backend thinks.
 //!
-//! What the visitor does not take is kept in a [spool](super::spool), so that the backend is free. A visitor that is about
-//! to read has a moment for that before the backend's next bytes are read: what goes from hand to hand need not be kept
-//! anywhere. Where the spool may not grow, the backend waits as well, until the program wants the backend or the room for others and cuts
-//! those visitors that read most slowly ([`Delivery::reader`], [`Delivery::give_up`]).
+//! What the client does not take goes into a [spool](super::spool), so that the backend is free. A client that is about
+//! to read gets a moment of grace before the backend's next bytes are read; bytes that it takes in that time need no
+//! spool. When the spool is full, the backend waits as well. If other requests need that backend or that room, the
+//! program cuts the clients that read most slowly ([`Delivery::reader`], [`Delivery::give_up`]).
 //!
-//! **Invariants**: the framing that the head announces is what is written, or the connection is closed in a way that the
-//! visitor can tell from a whole response: before the announced length, without the last chunk, or by a reset where the end
-//! of the connection is the end of the body.
+//! **Invariants**: the body is written in the framing that the head announces. A delivery that fails closes the
+//! connection in a way that the client cannot mistake for a complete response: before the announced length, without the
+//! last chunk, or by a reset where the end of the connection is the end of the body.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ use crate::http::head::{Method, Persistence, ResponseHead, Version, write_rest};
 use crate::net::conn::Conn;
 use crate::stats::Close;
 
-/// To whom a response goes.
+/// The client, as far as it determines how a response is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipient<'a> {
     /// The method of the request; `None` if it could not be read.
@@ -38,15 +38,15 @@ pub struct Recipient<'a> {
     pub version: Option<Version>,
     /// Whether the connection is to be kept.
     pub keep: bool,
-    /// For a response without a Date; `None`: it stays without.
+    /// The value of the Date field; `None`: a response without one stays so.
     pub date: Option<&'a str>,
-    /// How long the visitor may take nothing.
+    /// The longest time in which the client may take nothing.
     pub patience: Duration,
 }
 
 /// The body of a response.
 pub enum Payload<U> {
-    /// It is at hand.
+    /// It is available.
     Body(Body),
     /// A file that is compressed while it is sent. Only for HTTP/1.1, and not for HEAD.
     Compressed(FileBody, GzipBody),
@@ -57,7 +57,7 @@ pub enum Payload<U> {
 /// How a delivery ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// Bytes of the body that the visitor's system, or ours, has taken, without framing.
+    /// Bytes of the body, without framing, that the client's system or ours has taken.
     pub bytes: u64,
     /// [`Close::Complete`], or what went wrong.
     pub ended: Close,
@@ -67,13 +67,13 @@ pub struct Delivered {
 
 /// How far a delivery came.
 pub enum Progress {
-    /// It goes on when one of these happens.
+    /// It continues when one of these happens.
     Blocked(Interests),
-    /// There is more to do, but others should have their turn.
+    /// There is more to do, but others should run first.
     Yield,
-    /// All of the body was read from the backend; what is left is to be flushed.
+    /// The whole body was read from the backend; the rest is to be flushed.
     Relayed,
-    /// To its end.
+    /// It has ended.
     Done(Delivered),
 }
 
@@ -81,7 +81,7 @@ pub enum Progress {
 pub struct Delivery<U> {
     output: Output,
     source: BodySource<U>,
-    /// Its head is in the buffer for what is written.
+    /// Whether the output buffer holds its head.
     is_fresh: bool,
 }
 
@@ -95,7 +95,7 @@ enum BodySource<U> {
 }
 
 impl<U: Upstream> Delivery<U> {
-    /// Begins a response: writes its head into `out`, behind what is pending there.
+    /// Begins a response: writes its head into `out`, behind the pending output.
     pub fn new(
         head: &ResponseHead,
         payload: Payload<U>,
@@ -116,7 +116,7 @@ impl<U: Upstream> Delivery<U> {
         let (framing, behind) = match payload {
             Payload::Body(Body::Empty) => {
                 let framing = match head.length {
-                    // A length that only says what GET would bring, or that there is nothing.
+                    // The length that GET would bring, or 0.
                     Some(length) if has_length(head.status) => Framing::Length(length),
                     _ => Framing::Empty,
                 };
@@ -173,7 +173,7 @@ impl<U: Upstream> Delivery<U> {
         };
         let behind = match behind {
             BodySource::File(mut file) => {
-                // What is small goes with the head in one write.
+                // A small file goes with the head in one write.
                 match is_wanted.then(|| file.join(out)) {
                     None => file.clear(),
                     Some(Ok(joined)) => bytes = joined,
@@ -208,7 +208,7 @@ impl<U: Upstream> Delivery<U> {
         }
     }
 
-    /// Passes on what the backend sends, until all of it was read.
+    /// Passes on what the backend sends, until the whole response was read.
     pub fn relay(&mut self, conn: &mut Conn, tools: &mut Tools<'_>) -> Progress {
         let BodySource::Backend(download, gzip) = &mut self.source else {
             return Progress::Relayed;
@@ -228,7 +228,7 @@ impl<U: Upstream> Delivery<U> {
         }
     }
 
-    /// Writes what the visitor takes of what is left.
+    /// Writes as much of the rest as the client takes.
     pub fn flush(&mut self, conn: &mut Conn, tools: &mut Tools<'_>) -> Progress {
         match self.try_flush(conn, tools) {
             Ok(Flushed::All) => Progress::Done(match self.output.ended {
@@ -261,7 +261,7 @@ impl<U: Upstream> Delivery<U> {
                 tools.out.clear();
             }
             match compress(output, file, gzip, conn, tools)? {
-                // The compressor is free for others.
+                // Frees the compressor for others.
                 Flushed::All => *behind = BodySource::Nothing,
                 other => return Ok(other),
             }
@@ -282,7 +282,7 @@ impl<U: Upstream> Delivery<U> {
                     .map_err(gone)?,
             }
         }
-        // The backlog stays, for it knows when the visitor took something last.
+        // The backlog stays: it knows when the client last took something.
         if !output.flush_backlog(conn).map_err(gone)? {
             return Ok(Flushed::Full);
         }
@@ -302,14 +302,14 @@ impl<U: Upstream> Delivery<U> {
         })
     }
 
-    /// Bytes of the body that the visitor has taken. The framing of what it has not taken counts as if it were body, too.
+    /// Bytes of the body that the client has taken. The framing of what it has not taken counts as body, too.
     pub fn taken(&self) -> u64 {
         let backlog = self.output.backlog.as_ref();
         let left = backlog.map_or(0, |backlog| backlog.spool.length());
         self.output.bytes.saturating_sub(left)
     }
 
-    /// The visitor, if something is kept for it.
+    /// The client, if the spool holds something for it.
     pub fn reader(&self, now: Instant) -> Option<Reader> {
         let backlog = self.output.backlog.as_ref()?;
         let rate = self.output.rate.as_ref()?;
@@ -322,12 +322,12 @@ impl<U: Upstream> Delivery<U> {
         })
     }
 
-    /// Has it be cut when its visitor has to be waited for next.
+    /// Cuts the response the next time that the client has to be waited for.
     pub const fn give_up(&mut self) {
         self.output.is_given_up = true;
     }
 
-    /// Ends it before its end, so that the visitor can tell.
+    /// Ends it early, in a way that the client notices.
     pub fn cut(&mut self, conn: &mut Conn, reason: Close) -> Delivered {
         if self.output.framing == Framing::UntilClose {
             conn.reset_on_close();
@@ -342,7 +342,7 @@ impl<U: Upstream> Delivery<U> {
         }
     }
 
-    /// What the backend still sends, for no visitor.
+    /// Takes over what the backend still sends, which no client wants.
     pub fn into_drain(self, leftover: Vec<u8>) -> Option<Drain<U>> {
         match self.source {
             BodySource::Backend(download, _) if !download.is_empty() => {
@@ -364,7 +364,7 @@ impl Recipient<'_> {
 }
 
 impl Delivered {
-    /// Cut, after so many bytes.
+    /// A response that was cut after `bytes` bytes.
     pub const fn failed(bytes: u64, ended: Close) -> Self {
         Self {
             bytes,
@@ -374,7 +374,7 @@ impl Delivered {
     }
 }
 
-/// Whether a response with this status may say a length (RFC 9110 8.6).
+/// Whether a response with this status may have a Content-Length (RFC 9110 8.6).
 const fn has_length(status: u16) -> bool {
     status >= 200 && status != 204
 }

@@ -1,4 +1,4 @@
-//! Tells a visitor that left from one that has only finished sending.
+//! Distinguishes a client that has left from one that has only finished sending.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use super::context::Visitor;
 use crate::net::conn::Conn;
 use crate::net::stream::Pending;
 
-/// Watches for the disconnect of a visitor.
+/// Detects the disconnect of a client.
 ///
-/// A visitor that ends its sending side right after its request has nothing more to send and still wants the response: a
-/// program. A browser that is stopped does so later; a response to it is not worth a backend's time.
+/// A program may end its sending side right after its request and still want the response. A browser that the user
+/// stops does so later; a response to it would waste a backend's time.
 #[derive(Debug)]
 pub struct DisconnectDetector {
     received: Instant,
@@ -17,7 +17,7 @@ pub struct DisconnectDetector {
 }
 
 impl DisconnectDetector {
-    /// For the visitor of a request that was complete at `received`.
+    /// For the client of a request that was complete at `received`.
     pub const fn new(received: Instant) -> Self {
         Self {
             received,
@@ -25,12 +25,12 @@ impl DisconnectDetector {
         }
     }
 
-    /// Whether the visitor has left.
+    /// Whether the client has left.
     pub fn is_gone(&mut self, conn: &Conn) -> bool {
         match conn.pending() {
             Pending::Nothing => false,
             Pending::Broken => true,
-            // The end may follow what the visitor has sent in advance.
+            // The end may follow pipelined requests.
             Pending::Bytes if !conn.stream().is_ended() => false,
             Pending::Bytes | Pending::End => {
                 self.half_closed |= self.received.elapsed() < HALF_CLOSE;
@@ -40,8 +40,8 @@ impl DisconnectDetector {
     }
 }
 
-/// Whether a visitor whose body is being read has left before the end of that. Where there is something left to read, the
-/// end of its sending side may come after the end of the body.
+/// Whether a client has left before the end of its request's body. While there is something left to read, the end of
+/// its sending side may come after the end of the body.
 pub fn is_gone_within_body(visitor: &mut Visitor<'_>) -> bool {
     match visitor.conn.stream().pending() {
         Pending::Nothing | Pending::Bytes => false,
@@ -50,5 +50,5 @@ pub fn is_gone_within_body(visitor: &mut Visitor<'_>) -> bool {
     }
 }
 
-/// A visitor that ends its sending side within this time of its request still wants the response.
+/// A client that ends its sending side within this time of its request still wants the response.
 const HALF_CLOSE: Duration = Duration::from_millis(200);

@@ -1,7 +1,7 @@
-//! The body of a response, as it arrives from the backend.
+//! Reads the body of a response from the backend.
 //!
 //! The backend goes back to its pool as soon as the last byte of the body has been *read*, which is before that byte is
-//! written to the visitor.
+//! written to the client.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -19,48 +19,48 @@ use crate::stats::Close;
 pub struct Download<U> {
     decoder: Decoder,
     framing: Framing,
-    /// `None` when the end was read, or when something went wrong.
+    /// `None` once the end was read, or after an error.
     upstream: Option<U>,
-    /// The response breaks no rule that would forbid to use the connection again.
+    /// Whether the response violates no rule that forbids using the connection again.
     reusable: bool,
-    /// The connection ends after this response: the backend says so, or has not taken all of the request.
+    /// Whether the connection ends after this response: the backend says so, or has not taken all of the request.
     closes: bool,
-    /// A silence is taken for the end.
+    /// Whether silence counts as the end.
     guessed: bool,
-    /// Bytes of the buffer that the last piece has used.
+    /// Bytes of the buffer that belong to the last piece.
     used: usize,
-    /// The last read emptied the socket, and no event has come since.
+    /// Whether the last read emptied the socket, with no event since.
     drained: bool,
     /// Since when the backend has sent nothing.
     quiet: Option<Instant>,
-    /// How long it may do so.
+    /// The longest time in which it may send nothing.
     patience: Duration,
 }
 
-/// What there is of a body.
+/// The next part of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BodyPart<'b> {
     /// At least one byte of it.
     Bytes(&'b [u8]),
-    /// Nothing yet.
+    /// Nothing has arrived yet.
     Wait,
     /// Its end.
     End,
 }
 
-/// What came of reading more of a body.
+/// The result of reading more of a body.
 #[derive(Clone, Copy, Debug)]
 pub enum Filled {
-    /// There is something to look at: bytes, or the end.
+    /// There is something to decode: bytes, or the end.
     Some,
     /// Nothing yet.
     Wait(Interests),
 }
 
-/// Why a body ended before its end.
+/// Why a body broke off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyError {
-    /// The reason for which the visitor's connection has to be cut.
+    /// The reason for which the client's connection is cut.
     pub reason: Close,
     /// What happened, for the log.
     pub what: &'static str,
@@ -105,7 +105,7 @@ impl<U: Upstream> Download<U> {
         self.upstream.is_none()
     }
 
-    /// Its length in bytes, if that is known.
+    /// What remains of it in bytes, if that is known.
     pub const fn length(&self) -> Option<u64> {
         self.decoder.remaining()
     }
@@ -126,10 +126,10 @@ impl<U: Upstream> Download<U> {
         self.drained = false;
     }
 
-    /// The next piece of what was read.
+    /// Decodes the next piece of what was read.
     ///
     /// # Errors
-    /// What is wrong with the body; nothing more comes.
+    /// What is wrong with the body. Nothing more follows.
     pub fn next<'b>(&mut self, reply: &'b mut Buffer) -> Result<BodyPart<'b>, BodyError> {
         reply.consume(std::mem::take(&mut self.used));
         while self.upstream.is_some() && !reply.is_empty() {
@@ -162,7 +162,7 @@ impl<U: Upstream> Download<U> {
     /// Reads more, after [`BodyPart::Wait`].
     ///
     /// # Errors
-    /// What is wrong with the body; nothing more comes.
+    /// What is wrong with the body. Nothing more follows.
     pub fn fill(&mut self, tools: &mut Tools<'_>) -> Result<Filled, BodyError> {
         let Some(upstream) = &mut self.upstream else {
             return Ok(Filled::Some);
@@ -198,7 +198,7 @@ impl<U: Upstream> Download<U> {
         }
     }
 
-    /// What has to happen for more to come.
+    /// What has to happen before more can be read.
     fn wait(&mut self, now: Instant) -> Interests {
         let quiet = *self.quiet.get_or_insert(now);
         Interests::response(quiet + self.patience)
@@ -211,7 +211,7 @@ impl<U: Upstream> Download<U> {
         }
     }
 
-    /// The last byte of the body was read.
+    /// Releases the backend after the last byte of the body.
     fn end(&mut self, reply: &Buffer) {
         let Some(mut upstream) = self.upstream.take() else {
             return;

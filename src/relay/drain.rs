@@ -1,9 +1,9 @@
-//! The rest of a response that no visitor waits for.
+//! Reads the rest of a response that no client gets.
 //!
-//! A backend that dialled in is worth a moment: to close its connection costs the application a new one, and an application
-//! that does not dial in again is lost. So its response is read to its end, for [`LONGEST`] at most. A connection to a server
-//! is closed at once, so that the server can stop working for it; but not where a file goes out in the place of its
-//! response, for then nothing went wrong.
+//! Closing the connection of a backend that dialled in costs the application a new one, and an application that does
+//! not dial in again would be lost. So its response is read to its end, for [`LONGEST`] at most. A connection to a
+//! server is closed at once, so that the server can stop working on the response, except where a file replaces the
+//! response: then nothing went wrong.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -16,18 +16,18 @@ use crate::http::head::RequestHead;
 use crate::net::buffer::Buffer;
 use crate::stats::Close;
 
-/// A response that is read for no visitor.
+/// A response that is read for no client.
 pub struct Drain<U: Upstream> {
     rest: DrainPhase<U>,
     deadline: Instant,
     /// Why the connection is closed at the deadline.
     reason: Close,
-    /// What was read and not used when it was last blocked.
+    /// What was read but not used when it was last blocked.
     leftover: Vec<u8>,
 }
 
 enum DrainPhase<U: Upstream> {
-    /// Its head is still to come.
+    /// The head is still to be read.
     Head(Box<(Call<U>, RequestHead, Rules)>),
     Body(Box<Download<U>>),
     Over,
@@ -62,8 +62,8 @@ impl<U: Upstream> Drain<U> {
         Some(Self::new(download, Close::ClientGone, leftover))
     }
 
-    /// The rest of a body that a file replaces, after reading what is there of it; the file does not wait for the rest. An
-    /// application may well announce the length of the file and send nothing. `None`: nothing is left.
+    /// The rest of a body that a file replaces, after reading what has arrived of it. The file does not wait for the
+    /// rest: an application may announce the length of the file and send nothing. `None`: nothing is left.
     pub fn of_replaced(mut download: Download<U>, reply: &mut Buffer) -> Option<Self> {
         loop {
             match download.next(reply) {
@@ -85,7 +85,7 @@ impl<U: Upstream> Drain<U> {
         }
     }
 
-    /// Reads what is there. `None`: it is over.
+    /// Reads what has arrived. `None`: it is over.
     pub fn advance(&mut self, tools: &mut Tools<'_>) -> Option<Interests> {
         tools.reply.clear();
         tools.reply.append(&self.leftover);
@@ -135,7 +135,7 @@ impl<U: Upstream> Drain<U> {
         let interests = loop {
             match download.next(tools.reply) {
                 Ok(BodyPart::Bytes(bytes)) => left = left.saturating_sub(bytes.len()),
-                // However fast it arrives, other work has its turn in between.
+                // However fast the body arrives, other work runs in between.
                 Ok(BodyPart::Wait) if left == 0 => break Interests::response(self.deadline),
                 Ok(BodyPart::Wait) => match download.fill(tools) {
                     Ok(Filled::Some) => {}
@@ -168,7 +168,7 @@ impl<U: Upstream> Drain<U> {
     }
 }
 
-/// So many bytes are read before others have their turn.
+/// Bytes that are read before others run.
 const TURN: usize = 1 << 20;
-/// How long a response is read for no visitor.
+/// The longest time for which a response is read for no client.
 const LONGEST: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
-//! Sending a file: from memory or from disk, without waiting.
+//! Sends a file, from memory or from disk, without waiting.
 //!
-//! A file needs no spool: what the visitor does not take stays where it is, and the exchange parks with its place in it.
+//! A file needs no spool: what the client does not take stays where it is, and the exchange is parked with its position
+//! in the file.
 
 use std::fs::File;
 use std::io;
@@ -19,19 +20,19 @@ pub(super) enum FileContent {
     OnDisk(FileBody),
 }
 
-/// How far a visitor has taken what is at hand.
+/// How much of the available bytes the client has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
     /// All of it.
     All,
     /// There is no room for more; the poller reports when there is.
     Full,
-    /// So much that others should have their turn.
+    /// So much that others should run first.
     Turn,
 }
 
 impl FileContent {
-    /// Nothing of it is to be sent.
+    /// Drops the content: only the head is to be sent.
     pub(super) fn clear(&mut self) {
         match self {
             Self::Stored(_, range) => *range = 0..0,
@@ -46,7 +47,7 @@ impl FileContent {
         }
     }
 
-    /// Puts all of it behind the head, if it is small, so that one write will do. Returns how much that is.
+    /// Appends the whole file to the head if it is small, so that one write suffices. Returns its length.
     pub(super) fn join(&mut self, out: &mut Vec<u8>) -> Result<u64, Close> {
         match self {
             Self::Stored(stored, range) if range.len() <= JOINED => {
@@ -69,7 +70,7 @@ impl FileContent {
         }
     }
 
-    /// Writes a head and as much as fits behind it. Returns how much of both was taken.
+    /// Writes a head and as much of the file as fits behind it. Returns how many bytes of both were taken.
     pub(super) fn write_with_head(&self, head: &[u8], conn: &mut Conn) -> io::Result<usize> {
         match self {
             Self::Stored(stored, range) => conn.write_both_now(head, &stored.bytes[range.clone()]),
@@ -77,14 +78,14 @@ impl FileContent {
         }
     }
 
-    /// So many bytes of a file in memory were written.
+    /// Advances a file in memory by `count` bytes.
     pub(super) const fn took(&mut self, count: usize) {
         if let Self::Stored(_, range) = self {
             range.start += count;
         }
     }
 
-    /// Writes as much as the visitor takes and as is due before others have their turn; adds that to `taken`.
+    /// Writes as much as the client takes, up to the limit after which others run. Adds that to `taken`.
     pub(super) fn send(
         &mut self,
         conn: &mut Conn,
@@ -116,7 +117,7 @@ impl FileContent {
     }
 }
 
-/// Writes what the visitor takes of the next piece. 0: there is no room.
+/// Writes what the client takes of the next piece. 0: there is no room.
 fn send_piece(body: &mut FileBody, conn: &mut Conn, block: &mut Vec<u8>) -> Result<usize, Close> {
     let FileBody { file, pieces } = body;
     let is_last = pieces.len() == 1;
@@ -140,7 +141,7 @@ fn send_piece(body: &mut FileBody, conn: &mut Conn, block: &mut Vec<u8>) -> Resu
                 // Bounded by the line above.
                 false => match conn.send_file_now(file, range.start, most as usize) {
                     Ok(Some(0)) => return Err(Close::FileFailed),
-                    // Some file systems cannot do that.
+                    // Not supported by this file system.
                     Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
                     Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => {
                         return Err(Close::FileFailed);
@@ -168,7 +169,7 @@ fn send_piece(body: &mut FileBody, conn: &mut Conn, block: &mut Vec<u8>) -> Resu
     Ok(count)
 }
 
-/// Takes the next bytes of a file on disk, as many as there is room for. 0: there are no more.
+/// Takes the next bytes of a file on disk, as many as `room` holds. 0: there are no more.
 pub(super) fn take(body: &mut FileBody, room: &mut [u8]) -> Result<usize, Close> {
     let FileBody { file, pieces } = body;
     let Some(piece) = pieces.front_mut() else {
@@ -195,10 +196,10 @@ pub(super) fn take(body: &mut FileBody, room: &mut [u8]) -> Result<usize, Close>
     Ok(count)
 }
 
-/// Reads a small part of a file, behind what there is.
+/// Reads a small part of a file and appends it.
 fn read_behind(file: &File, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), Close> {
     let start = out.len();
-    // A block at the most.
+    // One block at most.
     out.resize(start + (range.end - range.start) as usize, 0);
     file.read_exact_at(&mut out[start..], range.start)
         .map_err(|_| {
@@ -207,7 +208,7 @@ fn read_behind(file: &File, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), 
         })
 }
 
-/// So much of a file in memory is rather copied than written in two pieces.
+/// The largest part of a file in memory that is copied behind the head rather than written separately.
 const JOINED: usize = 4 * 1024;
-/// So much of a file is written before others have their turn.
+/// Bytes of a file that are written before others run.
 const TURN: u64 = 2 << 20;

@@ -1,4 +1,4 @@
-//! What an exchange asks of the program that it belongs to: the server or the access proxy.
+//! What an exchange needs from its program: the server or the access proxy.
 
 use std::io;
 use std::time::Instant;
@@ -11,9 +11,9 @@ use crate::exchange::{RequestBody, Trace};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::conn::Conn;
 
-/// What an exchange asks of the program that it belongs to.
+/// What an exchange needs from its program.
 pub trait ExchangeHandler {
-    /// The kind of backend that it gets.
+    /// The kind of backend that it uses.
     type Upstream: Upstream;
 
     /// The head of the request.
@@ -22,11 +22,11 @@ pub trait ExchangeHandler {
     /// The body of the request.
     fn body(&self) -> &RequestBody;
 
-    /// Times and limits.
+    /// Time-outs and limits.
     fn rules(&self) -> &Rules;
 
-    /// Asks for a backend without waiting. `since`: the request has waited from then on; `attempts`: backends that had the
-    /// request already.
+    /// Asks for a backend without waiting. `since`: when the request began to wait; `attempts`: how many backends have
+    /// had the request already.
     ///
     /// # Errors
     /// Why it cannot even wait for one.
@@ -36,26 +36,26 @@ pub trait ExchangeHandler {
         attempts: u32,
     ) -> Result<Acquired<Self::Upstream>, RelayError>;
 
-    /// Until when a request that waits since `since` may do so.
+    /// The end of the wait that began at `since`.
     fn deadline(&self, since: Instant) -> Instant;
 
-    /// There was no backend. Returns whether the request may ask elsewhere, where its wait begins again.
+    /// No backend was available. Returns whether the request may ask elsewhere, where its wait begins again.
     fn fall_back(&mut self, error: RelayError) -> bool;
 
-    /// The server that the request was given cannot be reached. Returns until when to wait before it asks for another.
+    /// The server that was assigned cannot be reached. Returns when to ask for another one.
     ///
     /// # Errors
-    /// Why it may not.
+    /// Why no other server may be tried.
     fn unreachable(&mut self, error: &io::Error) -> Result<Option<Instant>, RelayError>;
 
-    /// Renders the head of the request for a backend, behind nothing.
+    /// Renders the head of the request into `out`, replacing its content.
     fn write_head(&mut self, trace: &Trace, acquired: Instant, out: &mut Vec<u8>);
 
     /// An attempt failed before any byte of a final response. Returns whether the request may go to another backend.
     fn may_retry(&mut self, failure: &FailedAttempt<'_>) -> bool;
 
-    /// The head of the final response is there: decides what the visitor gets. `is_read`: nothing of the request is left to
-    /// be read, so that the visitor's connection can be kept.
+    /// Decides what the client gets, once the head of the final response has arrived. `is_read`: the request was read
+    /// to its end, so the client's connection can be kept.
     fn respond(
         &mut self,
         head: ResponseHead,
@@ -65,11 +65,11 @@ pub trait ExchangeHandler {
         pending_output: &mut Vec<u8>,
     ) -> Responding<Self::Upstream>;
 
-    /// The last of a body that is passed on as it arrives was read.
+    /// A streamed body was read to its end.
     fn received(&mut self, visitor: &Conn);
 
-    /// Whether the visitor has left. Asked only after its socket has reported an event. `uploads`: the body of the request
-    /// is being read from it, so its end may follow the rest of that.
+    /// Whether the client has left. Called only after its socket has reported an event. `uploads`: the request's body
+    /// is still being read, so the client's end of sending may follow it.
     fn is_gone(&mut self, visitor: &mut Visitor<'_>, uploads: bool) -> bool;
 }
 
@@ -78,19 +78,19 @@ pub trait ExchangeHandler {
 pub struct FailedAttempt<'a> {
     /// Why.
     pub error: RelayError,
-    /// The backend and where the time went.
+    /// The backend, and where the time went.
     pub trace: &'a Trace,
-    /// Backends that had some of the request so far, this one included unless nothing was sent to it.
+    /// Backends that have had some of the request so far, including this one unless nothing was sent to it.
     pub attempts: u32,
-    /// Some of the request was sent to this backend.
+    /// Whether part of the request was sent to this backend.
     pub is_sent: bool,
-    /// Bytes of the head that was sent.
+    /// Length of the head in bytes.
     pub head_length: usize,
-    /// The backend's connection had an exchange before.
+    /// Whether the backend's connection has carried an exchange before.
     pub was_kept: bool,
 }
 
-/// What the visitor gets.
+/// What the client gets.
 pub struct Responding<U: Upstream> {
     /// The response.
     pub delivery: Delivery<U>,

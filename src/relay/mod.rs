@@ -1,35 +1,35 @@
-//! One exchange: a request on its way to a backend and the response on its way to the visitor.
+//! One exchange: sends a request to a backend and delivers the response to the client.
 //!
-//! An [`Exchange`] is a state machine that never waits. [`Exchange::advance`] does what can be done now and says what it is
-//! [blocked](Step::Blocked) on; the program that owns the exchange decides how to wait. The server's worker blocks for a
-//! moment or parks the exchange in the poller, the access proxy's thread polls both sockets. What differs between the two
-//! programs is behind the [`ExchangeHandler`] trait.
+//! An [`Exchange`] is a state machine that never waits. [`Exchange::advance`] does what can be done now and returns
+//! what it is [blocked](Step::Blocked) on; the program that owns the exchange decides how to wait. The server's worker
+//! blocks for a moment or parks the exchange in the poller; the access proxy's thread polls both sockets. The
+//! [`ExchangeHandler`] trait holds what differs between the two programs.
 //!
 //! | phase | waits for | deadline | what expiry means |
 //! |---|---|---|---|
-//! | queued | a backend, the visitor's disconnect | `timeout` since the request has waited | the backup site, if any; else [`RelayError::NoBackend`], 503 |
+//! | queued | a backend, the client's disconnect | `timeout` since the request has waited | the backup site, if any; else [`RelayError::NoBackend`], 503 |
 //! | pausing | nothing: time between two attempts | 10 ms | the next attempt |
 //! | connecting | the connection to a server | `timeouts.connect` | another server, or back into the queue |
 //! | sending | room at the backend, an early response, more of a streamed body | `timeouts.backend`, `timeouts.body` | 504; 408 |
-//! | awaiting | the head of the response, the visitor's disconnect | `timeouts.first_byte`, then `timeouts.backend` for the rest of the head | 504 |
-//! | relaying | more of the body, room at the visitor, the visitor's disconnect | `timeouts.backend`, `unframed_gap`, `timeouts.write` | the response is cut; with `unframed_gap` it is complete |
-//! | flushing | room at the visitor; the backend is free already | `timeouts.write` | the response is cut |
+//! | awaiting | the head of the response, the client's disconnect | `timeouts.first_byte`, then `timeouts.backend` for the rest of the head | 504 |
+//! | relaying | more of the body, room at the client, the client's disconnect | `timeouts.backend`, `unframed_gap`, `timeouts.write` | the response is cut; with `unframed_gap` it is complete |
+//! | flushing | room at the client; the backend is free already | `timeouts.write` | the response is cut |
 //!
-//! Bytes that have arrived count even if the workers are late: each phase reads first and looks at the clock afterwards.
+//! Bytes that have arrived count even if the workers are late: each phase reads first and then looks at the clock.
 //!
-//! In reading order: [`handler`] is what the program adds, [`context`] what the phases share, [`call`] sends the request and
-//! reads the head of the response, [`upload`] is a body that is passed on as it arrives, [`download`] the body of a response,
-//! [`delivery`] its way to the visitor, `pull` carries the body from its source to the [`output`], which writes it,
-//! [`mod@file`] is what is sent from memory or disk, [`spool`] what the visitor has not taken yet, [`rate`] how fast it sends
-//! or takes, [`drain`] a response that no visitor waits for, [`disconnect`] tells a visitor that left from one that has only
-//! finished sending.
+//! In reading order: [`handler`] is what the program adds, and [`context`] what the phases share. [`call`] sends the
+//! request and reads the head of the response; [`upload`] passes on a body as it arrives. [`download`] reads the body
+//! of the response, and [`delivery`] brings it to the client: `pull` carries it from its source to the [`output`],
+//! [`mod@file`] sends from memory or disk, [`spool`] keeps what the client has not taken yet, and [`rate`] measures how
+//! fast it sends or takes. [`drain`] reads a response that no client waits for; [`disconnect`] distinguishes a client
+//! that has left from one that has only finished sending.
 //!
 //! Called by workers and by the access proxy's threads.
 //!
 //! **Invariants**
 //! - Nothing here waits, except for one read of the backend for at most [`Tools::patience`].
-//! - A backend is used again only if the request was written and the response read to their very ends and nothing followed;
-//!   in every other case its connection is closed. So nothing of one exchange can show in another.
+//! - A backend is used again only if the request was written completely, the response was read to its end, and nothing
+//!   followed. Otherwise its connection is closed, so nothing of one exchange can leak into another.
 //! - A phase owns no buffer, only bytes that were read and not used yet.
 
 pub mod call;
@@ -65,11 +65,11 @@ use crate::net::conn::Conn;
 use crate::net::poller::Interest;
 use crate::stats::Close;
 
-/// What came of an advance.
+/// The result of [`Exchange::advance`].
 pub enum Step<U: Upstream> {
     /// Nothing can be done before one of these happens.
     Blocked(Interests),
-    /// There is more to do, but other work should have its turn.
+    /// There is more to do, but other work should run first.
     Yield,
     /// The exchange is over.
     Done(Outcome<U>),
@@ -77,19 +77,19 @@ pub enum Step<U: Upstream> {
 
 /// How an exchange ended.
 pub enum Outcome<U: Upstream> {
-    /// A response was delivered, or cut. The backend may still be sending what no visitor wants.
+    /// A response was delivered, or cut. The backend may still be sending a rest that no client wants.
     Delivered(Delivered, Option<Drain<U>>),
-    /// The backend speaks the other protocol that was asked for from now on.
+    /// The backend has switched to the protocol that was asked for.
     Switched(Switched<U>),
-    /// There is no response; the visitor got nothing but interim ones.
+    /// There is no response; the client got interim ones at most.
     Failed(RelayError),
-    /// The visitor left before the response.
+    /// The client left before the response.
     Gone(Option<Drain<U>>),
 }
 
 /// A backend's connection that was switched to another protocol (RFC 9110 7.8).
 pub struct Switched<U> {
-    /// The head of its 101.
+    /// The head of the 101 response.
     pub head: ResponseHead,
     /// The connection.
     pub upstream: U,
@@ -99,29 +99,29 @@ pub struct Switched<U> {
 
 /// An exchange.
 pub struct Exchange<H: ExchangeHandler> {
-    /// The request, and what its program does about it.
+    /// The request, and how its program handles it.
     pub handler: H,
-    /// Where the time went.
+    /// The backend, and where the time went.
     pub trace: Trace,
     /// The status of the response, once there is one.
     pub status: u16,
-    /// The body of the request, if it is passed on as it arrives.
+    /// The body of the request, if it is streamed.
     pub upload: Option<Box<StreamingUpload>>,
-    /// Since when the request waits for a backend.
+    /// Since when the request has waited for a backend.
     since: Instant,
-    /// Since when it waited for the backend that it has now.
+    /// Since when it had waited when it got its current backend.
     queued_since: Instant,
-    /// Backends that had some of the request.
+    /// Backends that have had some of the request.
     attempts: u32,
     phase: Phase<H::Upstream>,
-    /// What was read from the backend and not used when the exchange was last blocked.
+    /// What was read from the backend but not used when the exchange was last blocked.
     leftover: Vec<u8>,
 }
 
 enum Phase<U: Upstream> {
     /// It asks for a backend.
     Acquiring,
-    /// It asks for a backend then.
+    /// It asks for a backend again at this time.
     Pausing(Instant),
     Queued(U::Ticket),
     Connecting(U::Connecting),
@@ -132,7 +132,7 @@ enum Phase<U: Upstream> {
     Over,
 }
 
-/// What a phase leads to.
+/// The result of a phase.
 enum Transition<U: Upstream> {
     Phase(Phase<U>),
     Blocked(Phase<U>, Interests),
@@ -223,7 +223,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
     }
 
-    /// The visitor, if something of a response is kept for it.
+    /// The client, if the spool holds part of a response for it.
     pub fn reader(&self, now: Instant) -> Option<Reader> {
         match &self.phase {
             Phase::Relaying(delivery) | Phase::Flushing(delivery) => delivery.reader(now),
@@ -231,20 +231,20 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
     }
 
-    /// Has the response be cut when the exchange is advanced next, since others need what is kept for it.
+    /// Cuts the response when the exchange is advanced next, because others need what is kept for it.
     pub fn give_up(&mut self) {
         if let Phase::Relaying(delivery) | Phase::Flushing(delivery) = &mut self.phase {
             delivery.give_up();
         }
     }
 
-    /// Whether nothing of the request is left to be read.
+    /// Whether the request was read to its end.
     pub fn is_read(&self) -> bool {
         self.upload.as_ref().is_none_or(|upload| upload.is_over())
     }
 
-    /// Ends it in the middle, for this reason: what the visitor got must not pass for a whole response. Returns how much it
-    /// got, if a response had begun.
+    /// Ends the exchange early, so that the client cannot mistake what it got for a complete response. Returns how much
+    /// it got, if a response had begun.
     pub fn cut(&mut self, visitor: &mut Conn, reason: Close) -> Option<Delivered> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Sending(call) | Phase::Awaiting(call) => {
@@ -265,7 +265,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         self.handler.is_gone(visitor, uploads)
     }
 
-    /// The visitor left.
+    /// Ends the exchange of a client that has left.
     fn abandon(&mut self, leftover: Vec<u8>) -> Outcome<H::Upstream> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Sending(call) => {
@@ -338,7 +338,7 @@ impl<H: ExchangeHandler> Exchange<H> {
                 Transition::Blocked(Phase::Connecting(connecting), interests)
             }
             Connected::Failed(error) => match self.handler.unreachable(&error) {
-                // The queue is left for good only when the time is over.
+                // Keep trying for as long as the request may wait.
                 Ok(None) if Instant::now() < self.handler.deadline(self.since) => {
                     Transition::Phase(Phase::Acquiring)
                 }
@@ -349,7 +349,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
     }
 
-    /// There is no backend for it here.
+    /// Ends the wait at this site: falls back to the backup site, or fails.
     fn without_backend(&mut self, error: RelayError) -> Transition<H::Upstream> {
         let now = Instant::now();
         self.trace.queued += now.saturating_duration_since(self.since);
@@ -360,7 +360,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
     }
 
-    /// There is a backend: renders the request for it.
+    /// Begins an attempt at a backend.
     fn begin(&mut self, upstream: H::Upstream) -> Transition<H::Upstream> {
         let now = Instant::now();
         self.trace.queued += now.saturating_duration_since(self.since);
@@ -399,7 +399,7 @@ impl<H: ExchangeHandler> Exchange<H> {
                 Transition::Blocked(Phase::Sending(call), interests)
             }
             Ok(call::Sending::Turn) => Transition::Yield(Phase::Sending(call)),
-            // The response cannot be there yet, unless it came before the end of the request.
+            // The response cannot have arrived yet, unless it came before the end of the request.
             Ok(call::Sending::Sent) => match call.expect_response(self.handler.rules()) {
                 Some(interests) if tools.patience.is_zero() => {
                     Transition::Blocked(Phase::Awaiting(call), interests)
@@ -452,7 +452,7 @@ impl<H: ExchangeHandler> Exchange<H> {
                 .respond(head, download, is_read, tools, visitor.pending_output);
         self.status = responding.status;
         let mut delivery = responding.delivery;
-        // Most responses are there in one piece and taken at once; then nothing has to be kept.
+        // Most responses arrive at once and are taken at once; then nothing has to be kept.
         match delivery.relay(visitor.conn, tools) {
             Progress::Relayed => match delivery.flush(visitor.conn, tools) {
                 Progress::Done(delivered) => Transition::Done(Outcome::Delivered(delivered, None)),
@@ -465,7 +465,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
     }
 
-    /// An attempt failed: the backend is closed, and another one may get the request.
+    /// Handles a failed attempt: closes the backend, and retries with another one if allowed.
     fn attempt_failed(
         &mut self,
         error: RelayError,
@@ -489,7 +489,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         let again = self.handler.may_retry(&failure);
         call.close(match error {
             RelayError::Upload(_) => Close::ClientGone,
-            // A connection that was kept had been given up by the server, most likely.
+            // Most likely the server had closed an idle connection.
             RelayError::ClosedEarly if was_kept => Close::PeerClosed,
             _ => Close::BackendFailed,
         });
@@ -503,20 +503,20 @@ impl<H: ExchangeHandler> Exchange<H> {
         if is_sent {
             self.since = now;
         } else {
-            // It goes on waiting as if it had not had this backend.
+            // The request waits on as if it had not had this backend.
             let waited = self.since.saturating_duration_since(self.queued_since);
             self.trace.queued = self.trace.queued.saturating_sub(waited);
             self.since = self.queued_since;
             if now >= self.handler.deadline(self.since) {
                 return self.without_backend(RelayError::NoBackend);
             }
-            // There are only so many of these.
+            // This ends: there are only so many old connections.
             if is_old {
                 return Transition::Phase(Phase::Acquiring);
             }
         }
-        // A process that dies closes its connections one after the other; the next one may be another of them. And a server
-        // that closes every connection at once is not asked without end.
+        // A process that dies closes its connections one after the other, and the next backend may be one of them. The
+        // pause also keeps a server that closes every connection at once from being asked in a tight loop.
         Transition::Phase(Phase::Pausing(now + LAST_BREATH))
     }
 }
@@ -583,7 +583,7 @@ mod tests {
     /// A backend that dialled in.
     struct Dialled(Conn);
 
-    /// What never comes into being.
+    /// A type without values.
     enum Never {}
 
     /// A request that goes to these backends, one after the other.
@@ -756,7 +756,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_got_nothing_of_a_request_does_not_count() {
+    fn unsent_attempts_do_not_count() {
         let broken = || {
             let (own, other) = UnixStream::pair().unwrap();
             // Nothing can be written, and the other side has ended.
@@ -774,7 +774,7 @@ mod tests {
         let mut seen = [0; HEAD.len()];
         backend.read_exact(&mut seen).unwrap();
         assert_eq!(seen, HEAD);
-        // This one has got it.
+        // This one has received it.
         drop(backend);
         assert!(matches!(
             advance(&mut exchange),
@@ -784,7 +784,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_large_request_may_lie_unacknowledged_for_long() {
+    fn large_requests_get_a_longer_user_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stream = Stream::connect_to(address, PATIENCE).unwrap();
@@ -812,6 +812,6 @@ mod tests {
     }
 
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
-    /// So long that only a fault reaches it.
+    /// Long enough that only a bug exceeds it.
     const PATIENCE: Duration = Duration::from_secs(60);
 }

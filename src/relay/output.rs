@@ -1,6 +1,4 @@
-//! The client's end of a response: what it has taken, and what is kept for it.
-//!
-//! What the client does not take is kept in a [`Spool`], so that the backend is free.
+//! The client's end of a response: writes to the client, and keeps what it does not take in a [`Spool`].
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -15,49 +13,49 @@ use crate::net::conn::Conn;
 use crate::net::poller::Interest;
 use crate::stats::Close;
 
-/// The visitor's end.
+/// The client's end of a response.
 pub(super) struct Output {
     pub(super) framing: Framing,
     pub(super) keep: bool,
     /// Bytes of the body that were written or are in the backlog.
     pub(super) bytes: u64,
-    /// What became of the body's source.
+    /// [`Close::Complete`], or what went wrong with the body's source.
     pub(super) ended: Close,
     pub(super) patience: Duration,
     pub(super) backlog: Option<Backlog>,
-    /// How fast the visitor takes the response while there is a backlog, once there was one.
+    /// How fast the client takes the response while there is a backlog; `None` before the first one.
     pub(super) rate: Option<Rate>,
-    /// Since when there is none.
+    /// Since when there has been no backlog.
     pub(super) paused: Option<Instant>,
-    /// Its room or its backend is needed for others.
+    /// Whether others need its room or its backend.
     pub(super) is_given_up: bool,
-    /// How much longer the visitor may be waited for before the backend's next bytes are read.
+    /// How much longer to wait for the client before the backend's next bytes are read.
     pub(super) grace: Duration,
 }
 
-/// What the visitor has not taken yet, and since when.
+/// What the client has not taken yet.
 pub(super) struct Backlog {
     pub(super) spool: Spool,
     pub(super) since: Instant,
-    /// When it took something the last time.
+    /// When the client last took something.
     pub(super) progress: Instant,
 }
 
-/// A visitor that has not taken all of a response yet.
+/// A client that has not taken all of a response yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reader {
-    /// Bytes a second that it takes.
+    /// Bytes per second that it takes.
     pub rate: u64,
-    /// How long it has had to take them.
+    /// How long the rate has been measured.
     pub age: Duration,
     /// Bytes on disk that are kept for it.
     pub on_disk: u64,
-    /// Its backend waits for it.
+    /// Whether its backend waits for it.
     pub holds_backend: bool,
 }
 
 impl Output {
-    /// Nothing is written yet.
+    /// An output to which nothing was written yet.
     pub(super) const fn new(framing: Framing, keep: bool, patience: Duration) -> Self {
         Self {
             framing,
@@ -73,7 +71,7 @@ impl Output {
         }
     }
 
-    /// Appends a piece of the body to `out`, or writes both where that would become too much.
+    /// Appends a piece of the body to `out`, or writes both where that would exceed a buffer.
     pub(super) fn emit(
         &mut self,
         conn: &mut Conn,
@@ -98,7 +96,7 @@ impl Output {
         }
     }
 
-    /// The same with what the compressor has ready.
+    /// The same, with the compressor's output.
     pub(super) fn emit_all(
         &mut self,
         conn: &mut Conn,
@@ -111,7 +109,7 @@ impl Output {
         emitted
     }
 
-    /// Writes `out` and a piece behind it, or keeps what the visitor does not take of them. `out` is empty then.
+    /// Writes `out` and a piece behind it, and keeps what the client does not take. `out` is empty afterwards.
     pub(super) fn write(
         &mut self,
         conn: &mut Conn,
@@ -145,13 +143,13 @@ impl Output {
         Ok(())
     }
 
-    /// Keeps what the visitor has not taken of the head.
+    /// Keeps what the client has not taken of the head.
     pub(super) fn keep_back(&mut self, tools: &Tools<'_>, written: usize) {
         let backlog = self.backlog(tools.room);
         backlog.spool.put(&tools.out[written..]);
     }
 
-    /// Writes what the visitor takes of the backlog. Returns whether nothing of it is left.
+    /// Writes what the client takes of the backlog. Returns whether the backlog is empty.
     pub(super) fn flush(&mut self, conn: &mut Conn) -> io::Result<bool> {
         if !self.flush_backlog(conn)? {
             return Ok(false);
@@ -164,7 +162,7 @@ impl Output {
         Ok(true)
     }
 
-    /// The same, and keeps the backlog.
+    /// The same, but keeps an empty backlog.
     pub(super) fn flush_backlog(&mut self, conn: &mut Conn) -> io::Result<bool> {
         let Some(backlog) = &mut self.backlog else {
             return Ok(true);
@@ -175,7 +173,7 @@ impl Output {
         flushed
     }
 
-    /// What the visitor has not taken, which may be nothing yet.
+    /// The backlog, which is created if there is none.
     pub(super) fn backlog(&mut self, room: &dyn Fn() -> Room) -> &mut Backlog {
         self.backlog.get_or_insert_with(|| {
             let backlog = Backlog::new(room());
@@ -183,14 +181,14 @@ impl Output {
             match (&mut self.rate, self.paused.take()) {
                 (Some(rate), Some(since)) => rate.pause(since, now),
                 (Some(_), None) => {}
-                // A visitor that takes much after a pause that it may make is not slow.
+                // A client may pause for its patience; taking much afterwards, it is not slow.
                 (rate, _) => *rate = Some(Rate::new(now, WINDOW.max(self.patience))),
             }
             backlog
         })
     }
 
-    /// The visitor has taken so much.
+    /// Notes that the client has taken `count` bytes.
     pub(super) fn took(&mut self, count: u64) {
         let Some(rate) = self.rate.as_mut().filter(|_| count > 0) else {
             return;
@@ -202,8 +200,8 @@ impl Output {
         }
     }
 
-    /// Why the visitor is not waited for any longer: it took nothing for too long, or too little lately once it had as
-    /// long, or others need what is kept for it.
+    /// The reason to cut the response: the client took nothing for too long, or too little on average, or others need
+    /// what is kept for it.
     pub(super) fn reason_to_cut(&self, now: Instant) -> Option<Close> {
         let backlog = self.backlog.as_ref()?;
         let is_too_slow = |rate: Rate| rate.is_below(SLOWEST, self.patience, now);
@@ -216,21 +214,21 @@ impl Output {
         }
     }
 
-    /// Whether nothing more may be read for the visitor before it takes something.
+    /// Whether the client has to take something before more may be read.
     pub(super) fn is_full(&self) -> bool {
         self.backlog
             .as_ref()
             .is_some_and(|backlog| backlog.spool.is_full())
     }
 
-    /// Whether the visitor still has time to take what is at hand before the backend's next bytes are read.
+    /// Whether the client may still take what is there before the backend's next bytes are read.
     pub(super) fn is_in_grace(&self) -> bool {
         self.backlog
             .as_ref()
             .is_some_and(|backlog| backlog.since.elapsed() < self.grace)
     }
 
-    /// Waits for the visitor alone.
+    /// Waits for the client alone.
     pub(super) fn wait_for_room(&mut self, tools: &Tools<'_>) -> Result<Interests, Close> {
         let now = Instant::now();
         let is_in_moment = self.is_in_grace() && !self.is_full();
@@ -246,7 +244,7 @@ impl Output {
         }))
     }
 
-    /// Waits for the backend, and for the visitor if there is a backlog.
+    /// Waits for the backend, and for the client if there is a backlog.
     pub(super) fn wait_beside(&self, interests: Interests) -> Result<Interests, Close> {
         let Some(backlog) = &self.backlog else {
             return Ok(interests);
@@ -273,7 +271,7 @@ impl Backlog {
         }
     }
 
-    /// Writes what the visitor takes now, and adds it to `taken`. Returns whether that was everything.
+    /// Writes what the client takes now, and adds it to `taken`. Returns whether that was everything.
     fn flush(&mut self, conn: &mut Conn, taken: &mut u64) -> io::Result<bool> {
         while !self.spool.is_empty() {
             let count = conn.write_now(self.spool.front()?)?;
@@ -287,7 +285,7 @@ impl Backlog {
     }
 }
 
-/// A visitor that is about to read is waited for so long in each delivery.
+/// Time, in each delivery, for a client that is about to read.
 const GRACE: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
@@ -295,8 +293,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_takes_nothing_and_who_takes_too_little_are_told_apart() {
-        // Seconds since the beginning and since the last progress, bytes taken then; a patience of 60 seconds.
+    fn timeouts_and_slow_clients_differ() {
+        // Seconds since the beginning and since the last progress, and bytes taken then; a patience of 60 seconds.
         let check = |since: u64, progress: u64, taken: u64, expected: Option<Close>| {
             let patience = Duration::from_secs(60);
             let mut output = Output::new(Framing::Chunked, true, patience);
@@ -317,7 +315,7 @@ mod tests {
         check(59, 1, 1, None);
         check(60, 1, 60 * 500 - 1, Some(Close::WriteSlow));
         check(60, 1, 60 * 500, None);
-        // What was taken long ago does not count, and what was taken within the patience does.
+        // Only what was taken within the patience counts.
         check(3600, 59, 70 * 500, None);
         check(3600, 1, 60 * 500 - 1, Some(Close::WriteSlow));
     }

@@ -1,5 +1,4 @@
-//! Carries the body of a response from its source to the client's [`Output`]: from the backend, or from a file through a
-//! compressor.
+//! Carries the body of a response from its source, the backend or a file to be compressed, to the client's [`Output`].
 
 use std::io;
 
@@ -17,14 +16,14 @@ use crate::stats::Close;
 
 /// How pulling from the backend ended.
 pub(super) enum PullResult {
-    /// The body is over, or broke.
+    /// The body is complete, or broke off.
     All,
     Blocked(Interests),
     Turn,
 }
 
-/// Passes on pieces of a body until it is over, or until the backend or the visitor has to be waited for. The error is the
-/// reason for which the visitor's connection is cut.
+/// Passes on pieces of a body until it ends, or until the backend or the client has to be waited for. The error is the
+/// reason for which the client's connection is cut.
 pub(super) fn pull<U: Upstream>(
     output: &mut Output,
     download: &mut Download<U>,
@@ -80,7 +79,7 @@ pub(super) fn pull<U: Upstream>(
                 }
             }
             end => {
-                // What came before a fault is the visitor's.
+                // The client gets what came before the fault.
                 let fault = end.err();
                 if let Some(gzip) = &mut gzip {
                     match fault {
@@ -110,8 +109,8 @@ pub(super) fn pull<U: Upstream>(
     }
 }
 
-/// Compresses a file for as long as the client takes what comes out. [`Flushed::All`]: all of it was compressed; what is
-/// left is in the backlog. The error is the reason for which the client's connection is cut.
+/// Compresses a file for as long as the client takes the output. [`Flushed::All`]: the whole file was compressed; the
+/// rest of the output is in the backlog. The error is the reason for which the client's connection is cut.
 pub(super) fn compress(
     output: &mut Output,
     file: &mut FileBody,
@@ -149,7 +148,7 @@ pub(super) fn compress(
         }
         match (is_over, output.backlog.is_some()) {
             (true, _) => return Ok(Flushed::All),
-            // A compressor has to wait here, so no more is kept than was written in one piece.
+            // The compressor has to wait here, so the backlog holds no more than one write.
             (false, true) => return Ok(Flushed::Full),
             (false, false) if is_due => return Ok(Flushed::Turn),
             (false, false) => {}
@@ -157,7 +156,7 @@ pub(super) fn compress(
     }
 }
 
-/// So many bytes are relayed before others have their turn.
+/// Bytes that are relayed before others run.
 const TURN: u64 = 1 << 20;
-/// So many bytes of a file are compressed before others have their turn: a few milliseconds of work.
+/// Bytes of a file that are compressed before others run: a few milliseconds of work.
 const COMPRESSED: usize = 256 << 10;

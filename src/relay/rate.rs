@@ -1,14 +1,14 @@
-//! How fast bytes arrive, or are taken, over the last while.
+//! Measures how fast bytes are transferred, over a sliding window.
 //!
-//! The last while counts and not all the time since the beginning: a client that was fast at first would otherwise earn
-//! hours in which it may send or take next to nothing, and keep what it has of memory, disk and backends.
+//! An average over the whole transfer would let a client that was fast at first send or take next to nothing for hours,
+//! and hold memory, disk and backends for that long.
 
 use std::time::{Duration, Instant};
 
-/// The bytes of one client's transfer over the last window, in a few parts of equal length.
+/// The bytes of a transfer over the last window, in a few parts of equal length.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// When it was begun, without pauses.
+    /// When the measurement began, moved forward by pauses.
     began: Instant,
     /// When the current part began.
     part: Instant,
@@ -24,19 +24,19 @@ impl Rate {
         Self {
             began: now,
             part: now,
-            // At least a millisecond, so that time goes on.
+            // At least a millisecond, so that the parts advance.
             length: (window / PARTS as u32).max(Duration::from_millis(1)),
             bytes: [0; PARTS + 1],
         }
     }
 
-    /// So many more bytes were transferred.
+    /// Adds `count` transferred bytes.
     pub fn add(&mut self, now: Instant, count: u64) {
         self.turn(now);
         self.bytes[0] = self.bytes[0].saturating_add(count);
     }
 
-    /// The time from `since` until now does not count: the client was not waited for.
+    /// Excludes the time from `since` until now, in which the client was not waited for.
     pub fn pause(&mut self, since: Instant, now: Instant) {
         let gap = now.saturating_duration_since(since);
         self.began += gap;
@@ -48,14 +48,14 @@ impl Rate {
         now.saturating_duration_since(self.began)
     }
 
-    /// Bytes a second, over the window or since the beginning.
+    /// Bytes per second, over the window or since the beginning.
     pub fn per_second(&self, now: Instant) -> u64 {
         let (bytes, time) = self.last(now);
         let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         bytes.saturating_mul(1000) / milliseconds.max(1)
     }
 
-    /// Whether there were fewer than so many bytes a second, once there was so much time to begin.
+    /// Whether the rate is below this many bytes per second, once there was enough time to begin.
     pub fn is_below(&self, slowest: u64, grace: Duration, now: Instant) -> bool {
         if self.age(now) < grace {
             return false;
@@ -64,7 +64,7 @@ impl Rate {
         bytes < slowest.saturating_mul(time.as_secs())
     }
 
-    /// What was transferred last, and in how much time.
+    /// The bytes of the window, and the time they took.
     fn last(&self, now: Instant) -> (u64, Duration) {
         let mut rate = *self;
         rate.turn(now);
@@ -76,7 +76,7 @@ impl Rate {
         (bytes, parts.min(rate.age(now)))
     }
 
-    /// Begins the part in which `now` is.
+    /// Begins the part that `now` is in.
     fn turn(&mut self, now: Instant) {
         let over = now.saturating_duration_since(self.part).as_nanos() / self.length.as_nanos();
         if over == 0 {
@@ -85,7 +85,7 @@ impl Rate {
         let count = usize::try_from(over).map_or(PARTS + 1, |over| over.min(PARTS + 1));
         self.bytes.rotate_right(count % (PARTS + 1));
         self.bytes[..count].fill(0);
-        // Where more parts are over than there are, where exactly they began is of no matter.
+        // After more than a window, it does not matter where exactly the parts began.
         self.part = match u32::try_from(over) {
             Ok(over) => self.part + self.length * over,
             Err(_) => now,
@@ -93,11 +93,11 @@ impl Rate {
     }
 }
 
-/// A window has so many parts, besides the current one.
+/// Parts of a window, besides the current one.
 const PARTS: usize = 6;
-/// A body of a request, and a response, must pass at so many bytes a second.
+/// The least bytes per second for the body of a request and for a response.
 pub const SLOWEST: u64 = 500;
-/// Over which time that is measured.
+/// The window for that.
 pub const WINDOW: Duration = Duration::from_secs(30);
 /// The time in which a body may arrive as slowly as it likes.
 pub const TIME_TO_BEGIN: Duration = Duration::from_secs(10);
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_has_ten_seconds_and_must_arrive_at_500_bytes_a_second_then() {
+    fn bodies_need_500_bytes_a_second() {
         let check = |milliseconds, length, expected| {
             let start = Instant::now();
             let mut rate = Rate::new(start, WINDOW);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_fast_at_first_earns_no_more_than_a_window() {
+    fn fast_start_earns_one_window() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut rate = Rate::new(start, WINDOW);
@@ -134,7 +134,7 @@ mod tests {
         assert!(!rate.is_below(SLOWEST, TIME_TO_BEGIN, at(34)));
         assert!(rate.is_below(SLOWEST, TIME_TO_BEGIN, at(35)));
         assert_eq!(rate.per_second(at(35)), 0);
-        // A byte now and then does not help, and enough of them does.
+        // A byte now and then does not help; enough of them do.
         for second in 35..60 {
             rate.add(at(second), 1);
         }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_the_client_was_not_waited_for_does_not_count() {
+    fn pauses_do_not_count() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut rate = Rate::new(start, WINDOW);

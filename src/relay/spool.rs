@@ -1,13 +1,13 @@
-//! What a visitor has not taken of its answer yet.
+//! Keeps what a client has not taken of its response yet.
 //!
-//! First in memory, then in a temporary file without a name, so that the backend and the worker are free while a slow
-//! visitor reads. Bytes in memory are charged to `limits.memory`; where that is used up they go to disk at once. All
-//! spools, and the bodies of requests, together take no more of the disk than `limits.spool`, and those of one client no
-//! more than its part of it. A spool that may grow neither in memory nor on disk says so ([`Spool::is_full`]), and must be
-//! emptied before more is put in.
+//! First in memory, then in an unnamed temporary file, so that the backend and the worker are free while a slow client
+//! reads. Bytes in memory are charged to `limits.memory`; when that is used up, they go to disk at once. All spools and
+//! request bodies together use at most `limits.spool` on disk, and those of one client at most its share of it. A spool
+//! that may grow neither in memory nor on disk is full ([`Spool::is_full`]) and has to be emptied before more is put
+//! in.
 //!
 //! **Invariants**: bytes come out in the order in which they went in: `memory`, then the file, then `tail`. The charges
-//! are what is in `memory` and `tail`, and what was written to the file; they are given back when the bytes are gone, the
+//! are what is in `memory` and `tail`, and what was written to the file; they are released when the bytes are gone, the
 //! file is emptied, or the spool is dropped.
 
 use std::fs::File;
@@ -20,18 +20,18 @@ use std::sync::Arc;
 use crate::budget::{Budget, Charge, Share, Shares, WaitForRoom};
 use crate::net::buffer::Buffer;
 
-/// Where a spool, or a body that is collected, may keep its bytes; nowhere by default.
+/// Where a spool, or the body of a request, may keep its bytes; nowhere by default.
 #[derive(Clone, Debug, Default)]
 pub struct Room {
-    /// Bytes in memory, of the whole server.
+    /// Bytes in memory, for the whole server.
     pub memory: Arc<Budget>,
-    /// Bytes on disk, of the whole server.
+    /// Bytes on disk, for the whole server.
     pub disk: Arc<Shares>,
-    /// Whose part of that it is, if the client's address is known.
+    /// The client whose share is charged, if its address is known.
     pub client: Option<IpAddr>,
-    /// For the temporary file.
+    /// Directory of the temporary file.
     pub directory: PathBuf,
-    /// Bytes in memory before the file is begun.
+    /// Bytes in memory before the file is used.
     pub most_in_memory: usize,
 }
 
@@ -47,7 +47,7 @@ pub struct Spool {
     tail: Vec<u8>,
     in_memory: Charge,
     on_disk: Share,
-    /// There is something in the tail.
+    /// Whether there is something in the tail.
     waits: Option<WaitForRoom>,
 }
 
@@ -85,18 +85,17 @@ impl Spool {
         in_memory as u64 + on_disk.map_or(0, |on_disk| on_disk.written - on_disk.read)
     }
 
-    /// Bytes of the disk that it takes.
+    /// Bytes that it uses on disk.
     pub const fn on_disk(&self) -> u64 {
         self.on_disk.bytes()
     }
 
-    /// Whether it must be emptied before anything more is put in.
+    /// Whether it has to be emptied before more is put in.
     pub fn is_full(&self) -> bool {
         !self.tail.is_empty()
     }
 
-    /// Puts bytes in behind the others. They are kept even if there is no room for them: the caller has nowhere else to
-    /// put them.
+    /// Appends bytes. They are kept even if there is no room for them: the caller cannot keep them.
     pub fn put(&mut self, bytes: &[u8]) {
         if bytes.is_empty() || !self.is_full() && self.put_in_memory(bytes) {
             return;
@@ -116,7 +115,7 @@ impl Spool {
         self.recount();
     }
 
-    /// The bytes that come next; none only if it is empty.
+    /// The next bytes; empty only if the spool is empty.
     ///
     /// # Errors
     /// The file could not be read back; the rest is lost.
@@ -131,7 +130,7 @@ impl Spool {
         Ok(&self.memory[self.taken..])
     }
 
-    /// So many bytes of [`Spool::front`] were taken.
+    /// Removes `count` bytes of [`Spool::front`].
     pub fn took(&mut self, count: usize) {
         self.taken += count;
         debug_assert!(self.taken <= self.memory.len());
@@ -196,7 +195,7 @@ impl Spool {
         self.file.as_mut().ok_or(io::ErrorKind::NotFound.into())
     }
 
-    /// Gets the next bytes into memory.
+    /// Reads the next bytes into memory.
     fn refill(&mut self) -> io::Result<()> {
         let Some(on_disk) = &mut self.file else {
             self.memory = std::mem::take(&mut self.tail);
@@ -206,7 +205,7 @@ impl Spool {
         self.memory.resize(left.min(2 * Buffer::SIZE), 0);
         let read = on_disk.file.read_exact_at(&mut self.memory, on_disk.read);
         if let Err(error) = read {
-            // Bytes that were not read must not pass for what is next.
+            // Unread bytes must not be taken for the next ones.
             self.memory.clear();
             return Err(error);
         }
@@ -218,7 +217,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Gives back what it has of the disk, but for so many bytes.
+    /// Releases all but `count` bytes on disk.
     fn shrink(&mut self, bytes: u64) {
         let shrunk = self.on_disk.set(bytes);
         debug_assert_eq!(shrunk, Ok(()), "a share can always shrink");
@@ -230,7 +229,7 @@ mod tests {
     use super::*;
     use crate::budget::PART;
 
-    /// Room for one spool in memory, for all in memory, and for one client on disk.
+    /// Limits: one spool in memory, all in memory, and one client on disk.
     fn room(most_in_memory: usize, memory: u64, disk: u64) -> Room {
         Room {
             memory: Arc::new(Budget::new(memory)),
@@ -245,7 +244,7 @@ mod tests {
         (room.memory.used(), room.disk.all().used())
     }
 
-    /// Puts in pieces and takes out in others, and looks whether the order stays.
+    /// Puts in pieces and takes out others, and checks that the order stays.
     fn through(room: &Room, put: usize, take: usize) -> bool {
         let mut spool = Spool::new(room.clone());
         let byte = |number: usize| (number % 251) as u8;
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_keep_their_order_in_memory_on_disk_and_beyond() {
+    fn bytes_keep_their_order() {
         for (put, take) in [(1000, 999), (16_384, 100_000), (70_000, 777)] {
             for memory in [0, 10_000, 1 << 30] {
                 assert!(!through(&room(20_000, memory, 1 << 30), put, take));
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_is_shared_and_given_back() {
+    fn budget_is_shared_and_released() {
         let room = room(0, 1 << 30, 400_000);
         let mut spools: Vec<_> = (0..5).map(|_| Spool::new(room.clone())).collect();
         for spool in &mut spools {
@@ -301,7 +300,7 @@ mod tests {
         let full: Vec<_> = spools.iter().map(Spool::is_full).collect();
         assert_eq!(full, [false, false, false, false, true]);
         assert_eq!(room.disk.waiting(), 1);
-        // Another client has a part of its own.
+        // Another client has a share of its own.
         let mut other = Spool::new(Room {
             client: Some([192, 0, 2, 2].into()),
             ..room.clone()
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_in_memory_goes_to_disk_at_once() {
+    fn full_memory_spills_to_disk() {
         let room = room(10_000, 16_000, 1 << 20);
         let mut spools = [(); 3].map(|()| Spool::new(room.clone()));
         for spool in &mut spools {
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_fails_makes_it_full_and_loses_nothing() {
+    fn failing_disk_loses_nothing() {
         let mut room = room(0, 1 << 30, 1 << 30);
         room.directory = "/nonexistent".into();
         let mut spool = Spool::new(room.clone());

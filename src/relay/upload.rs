@@ -1,4 +1,4 @@
-//! A body of a request that is passed on as it arrives (`request_buffering: false`).
+//! Passes on the body of a request as it arrives (`request_buffering: false`).
 
 use std::time::{Duration, Instant};
 
@@ -9,50 +9,50 @@ use crate::http::body::{Decoder, Framing, write_chunk};
 use crate::http::head::HeadLimits;
 use crate::net::buffer::Buffer;
 
-/// A body on its way through.
+/// A streamed body.
 #[derive(Debug)]
 pub struct StreamingUpload {
     decoder: Decoder,
-    /// Bytes of it so far.
+    /// Its length in bytes so far.
     length: u64,
     limits: UploadLimits,
     /// What is wrong with the next piece.
     fault: Option<UploadError>,
-    /// The visitor waits for 100 (RFC 9110 10.1.1).
+    /// Whether the client waits for a 100 response (RFC 9110 10.1.1).
     expects: bool,
-    /// How fast it arrives while it is waited for; `None` before it is first asked for.
+    /// How fast it arrives while it is waited for; `None` before the first wait.
     rate: Option<Rate>,
-    /// When some of it arrived last.
+    /// When some of it last arrived.
     progress: Instant,
-    /// Since when it is not asked for: the backend takes what has arrived.
+    /// Since when it has not been read because the backend has yet to take what has arrived.
     paused: Option<Instant>,
 }
 
-/// What a body may take.
+/// Limits of a body.
 #[derive(Clone, Copy, Debug)]
 pub struct UploadLimits {
-    /// Bytes of it.
+    /// Its largest length in bytes.
     pub most: u64,
-    /// Bytes a second over the last [`WINDOW`], once it has had [`TIME_TO_BEGIN`].
+    /// The least bytes per second over the last [`WINDOW`], after [`TIME_TO_BEGIN`].
     pub slowest: u64,
-    /// How long nothing may arrive.
+    /// The longest time in which nothing arrives.
     pub patience: Duration,
 }
 
-/// What there is of a body.
+/// The result of [`StreamingUpload::advance`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadStep {
-    /// Some, which was appended.
+    /// Part of it was appended.
     Some,
-    /// Nothing yet; more has to arrive until then.
+    /// Nothing has arrived; more has to arrive before this time.
     Wait(Instant),
-    /// Its end. What is in front of that was appended.
+    /// Its end. What came before was appended.
     End,
 }
 
 impl StreamingUpload {
-    /// For a body with this framing. `expects`: the visitor waits for 100. `None`: its length is over
-    /// the limit.
+    /// For a body with this framing. `expects`: the client waits for a 100 response. `None`: its length is over the
+    /// limit.
     pub fn new(
         framing: Framing,
         trailers: &HeadLimits,
@@ -74,15 +74,15 @@ impl StreamingUpload {
         })
     }
 
-    /// Whether all of it was read, so that what follows is another request.
+    /// Whether the whole body was read; what follows is another request.
     pub const fn is_over(&self) -> bool {
         self.decoder.is_done()
     }
 
-    /// Appends what has arrived to `out`, in chunks or as it is.
+    /// Appends what has arrived to `out`, in chunks or unframed.
     ///
     /// # Errors
-    /// Why there will be no more.
+    /// Why no more follows.
     pub fn advance(
         &mut self,
         visitor: &mut Visitor<'_>,
@@ -103,7 +103,7 @@ impl StreamingUpload {
                     break;
                 }
                 self.length += piece.data.len() as u64;
-                // A chunk whose size alone is too much is not waited for.
+                // Refuse an oversized chunk at once, by its announced size.
                 let announced = self.length.saturating_add(self.decoder.announced());
                 if announced > self.limits.most {
                     self.fault = Some(UploadError::TooLarge);
@@ -144,8 +144,8 @@ impl StreamingUpload {
         }
     }
 
-    /// The visitor, of whose body so much may be here already, is waited for from now on. The time in which the request
-    /// waited for a backend, and in which the backend took what had arrived, is not the visitor's.
+    /// Resumes waiting for the client, of whose body `here` bytes have arrived. The time in which the request waited
+    /// for a backend, or the backend for room, does not count against the client.
     fn resume(&mut self, now: Instant, here: usize) {
         match (&mut self.rate, self.paused.take()) {
             (Some(rate), Some(since)) => {

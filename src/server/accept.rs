@@ -1,4 +1,4 @@
-//! Takes in connections that were just accepted. Runs on an acceptor.
+//! Takes in connections that were just accepted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::net::tls::Acceptor;
 use crate::stats::{self, Close};
 
 impl Sessions<Session> {
-    /// Takes in a connection that was just accepted. Runs on an acceptor.
+    /// Takes in a connection that was just accepted, or closes it if a limit is reached. Runs on an acceptor.
     pub(super) fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
         let snapshot = self.shared.snapshot();
         let limits = &snapshot.config.limits;
@@ -57,7 +57,7 @@ impl Sessions<Session> {
         }
     }
 
-    /// Closes a connection that was just accepted, for a limit.
+    /// Closes a connection that was just accepted because `limit` is reached.
     fn turn_away(&self, peer: &Peer, limit: &str) {
         stats::add(&self.shared.stats.accepted);
         stats::add(&self.shared.stats.open);

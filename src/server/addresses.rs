@@ -1,4 +1,4 @@
-//! The addresses at which a server is reached, and the threads that serve them.
+//! The addresses on which a server listens, and the threads that accept there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::process;
 use crate::process::reason;
 use crate::stats::{Close, Stats};
 
-/// What is bound, and by which certificates it speaks.
+/// The addresses that are bound, and their certificates.
 #[derive(Default)]
 pub(super) struct Running {
     pub(super) fronts: Vec<VisitorListener>,
@@ -30,7 +30,7 @@ pub(super) struct Running {
     pub(super) outgoing: Secure,
 }
 
-/// An address for visitors.
+/// An address for clients.
 pub(super) struct VisitorListener {
     pub(super) address: Address,
     pub(super) locals: Vec<LocalAddress>,
@@ -51,7 +51,7 @@ pub(super) struct BackendListener {
     begun: Vec<u64>,
 }
 
-/// An address for backends that is bound and not served yet.
+/// An address for backends that is bound but not served yet.
 pub(super) struct NewDial {
     address: Address,
     listeners: Vec<Listener>,
@@ -60,19 +60,19 @@ pub(super) struct NewDial {
     file: SocketFile,
 }
 
-/// What a configuration says about an address for backends.
+/// The configuration of an address for backends.
 pub(super) struct BackendAddress {
     pub(super) address: Address,
-    /// The keys that are known there: those of every site that has it.
+    /// The keys that are accepted there: those of every site that has the address.
     keys: Arc<[Box<[u8]>]>,
-    /// Which sites have each of them.
+    /// Which sites have each key.
     sites: BTreeMap<Box<[u8]>, Sites>,
-    /// What its file is to be like, as the first entry that says something has it.
+    /// Mode and owner of its socket file, from the first entry that sets them.
     file: config::SocketFileConfig,
 }
 
 impl Running {
-    /// Has every address accept that does not yet.
+    /// Makes every address accept that does not yet.
     pub(super) fn begin(&mut self, control: &DialInControl) {
         for VisitorListener { threads, .. } in &mut self.fronts {
             *threads = mem::take(threads)
@@ -88,7 +88,7 @@ impl Running {
 }
 
 impl VisitorListener {
-    /// Makes its threads, which do not begin yet, and speak no TLS if nothing else is said until then.
+    /// Creates its threads, which do not begin yet. It speaks no TLS unless `tls` is set before.
     pub(super) fn prepare(
         address: Address,
         listeners: Vec<Listener>,
@@ -118,7 +118,7 @@ impl VisitorListener {
         })
     }
 
-    /// Stops accepting; connections that are open stay so.
+    /// Stops accepting. Open connections stay open.
     pub(super) fn stop(self) {
         self.stop.stop();
         self.threads.into_iter().for_each(PreparedThread::join);
@@ -179,7 +179,7 @@ impl NewDial {
 }
 
 impl BackendListener {
-    /// Goes over to what a new configuration says about it.
+    /// Applies a new configuration.
     pub(super) fn change(
         &mut self,
         wanted: &BackendAddress,
@@ -200,7 +200,7 @@ impl BackendListener {
         }
     }
 
-    /// Closes addresses, what has sent no preamble there, and idle backends.
+    /// Closes addresses, their connections without a preamble, and idle backends.
     pub(super) fn stop_all(dials: Vec<Self>, control: &DialInControl, reason: Close) {
         let begun = dials.iter().flat_map(|dial| &dial.begun);
         control.remove(begun.copied().collect(), reason);
@@ -256,7 +256,7 @@ impl BackendAddress {
         order.into_iter().filter_map(with_entry).collect()
     }
 
-    /// What its file is to be like, with the numbers of user and group.
+    /// Mode and owner of its socket file, with numeric user and group.
     pub(super) fn socket_file(&self) -> Result<SocketFile, StartError> {
         let said = &self.file;
         let identity = process::look_up(said.owner.as_deref(), said.group.as_deref())
@@ -274,7 +274,7 @@ impl BackendAddress {
     }
 }
 
-/// Puts things into the order of their addresses. Returns also those whose address is not there.
+/// Sorts items into the order of `addresses`. Also returns those whose address is not in it.
 pub(super) fn arrange<'a, T>(
     all: Vec<T>,
     address: impl Fn(&T) -> &Address,
@@ -301,7 +301,7 @@ mod tests {
     use crate::config::Overrides;
 
     #[test]
-    fn sites_that_share_an_address_share_what_holds_there() {
+    fn sites_share_settings_of_an_address() {
         let yaml = "
             cluster_port: 80
             map:
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_comes_into_the_new_order() {
+    fn kept_addresses_are_reordered() {
         let address = |port: u16| -> Address { format!("127.0.0.1:{port}").parse().unwrap() };
         let all = [1, 2, 3].map(address).to_vec();
         let order = [4, 3, 1].map(address);

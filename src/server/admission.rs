@@ -1,7 +1,7 @@
-//! How many connections a visitor and a site may have.
+//! Limits the connections of a client and of a site.
 //!
-//! [`Clients`] counts the connections of each visitor's address where that is limited, and is called by acceptors.
-//! [`Allowance`] counts the upgraded connections of a site, and is called by workers.
+//! [`Clients`] counts the connections of each client's address where that is limited; acceptors call it. [`Allowance`]
+//! counts the upgraded connections of a site; workers call it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::net::stream::network;
 use crate::stats::{self, Stats};
 
-/// How many upgraded connections a site may have.
+/// The number of upgraded connections that a site may have.
 #[derive(Debug, Default)]
 pub(crate) struct Allowance {
     used: AtomicUsize,
@@ -21,23 +21,23 @@ pub(crate) struct Allowance {
     most: AtomicUsize,
 }
 
-/// One upgraded connection, or one that may become so, as long as this lives.
+/// Counts an upgraded connection, or one that may become so, for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct TunnelPermit {
     allowance: Arc<Allowance>,
-    /// It has become one.
+    /// Whether it has become one.
     used: Option<Arc<Stats>>,
 }
 
 impl Allowance {
-    /// Changes how many there may be.
+    /// Changes the limit.
     pub(crate) fn limit(&self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// One more, unless there are too many already.
+    /// Counts one more, unless the limit is reached.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<TunnelPermit> {
-        // The guard takes back what was added, also where the limit says no.
+        // Dropping the permit takes back what was added, also where the limit is exceeded.
         let permit = TunnelPermit {
             allowance: Arc::clone(self),
             used: None,
@@ -48,7 +48,7 @@ impl Allowance {
 }
 
 impl TunnelPermit {
-    /// The connection is upgraded now.
+    /// Notes that the connection is upgraded now.
     pub(crate) fn make_use(&mut self, stats: &Arc<Stats>) {
         stats::add(&stats.tunnels);
         self.used = Some(Arc::clone(stats));
@@ -64,7 +64,7 @@ impl Drop for TunnelPermit {
     }
 }
 
-/// How many connections each visitor's address has, while that is limited.
+/// The connections of each client's address, while that is limited.
 #[derive(Debug, Default)]
 pub(crate) struct Clients(Mutex<HashMap<IpAddr, usize>>);
 
@@ -73,7 +73,7 @@ pub(crate) struct Clients(Mutex<HashMap<IpAddr, usize>>);
 pub(crate) struct CountedConnection(IpAddr);
 
 impl Clients {
-    /// Counts one more connection of an address, unless it has as many as it may. The caller must call
+    /// Counts one more connection of an address, unless the address has reached the limit. The caller must call
     /// [`Clients::leave`].
     pub(crate) fn enter(&self, address: IpAddr, most: usize) -> Option<CountedConnection> {
         let address = network(address);
@@ -86,7 +86,7 @@ impl Clients {
         Some(CountedConnection(address))
     }
 
-    /// A connection that was counted is closed.
+    /// Uncounts a connection that was closed.
     pub(crate) fn leave(&self, CountedConnection(address): CountedConnection) {
         let mut counts = self.0.lock();
         if let Some(count) = counts.get_mut(&address) {
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_are_counted_by_address_and_by_network() {
+    fn counts_by_address_and_network() {
         let clients = Clients::default();
         let enter = |address: &str| clients.enter(address.parse().unwrap(), 2);
         let first = enter("192.0.2.1").unwrap();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn upgraded_connections_are_counted_also_where_the_limit_changes() {
+    fn tunnels_are_counted_when_limits_change() {
         let (allowance, stats) = (Arc::new(Allowance::default()), Arc::new(Stats::new()));
         assert!(allowance.enter().is_none());
         allowance.limit(2);

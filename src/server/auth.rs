@@ -1,7 +1,7 @@
-//! Who may see what: paths that ask for a password (`basic_auth`).
+//! Access control: paths that ask for a password (`basic_auth`).
 //!
-//! [`verdict`] decides for a request, from what is known already, without waiting. What is not known has to be checked,
-//! in its turn ([`checks`](super::checks)).
+//! [`verdict`] decides about a request without waiting, from what is known already. A password that is not known has to
+//! be checked when its turn comes ([`checks`](super::checks)).
 //!
 //! Called by workers, before anything of a request's body is read.
 
@@ -31,23 +31,23 @@ pub(crate) struct AuthRule {
 /// A path that asks for a password.
 #[derive(Debug)]
 struct GuardedPath {
-    /// Its components; none: everything.
+    /// Its components; none: the whole site.
     parts: Vec<Box<[u8]>>,
-    /// How many components the configured path has.
+    /// The number of components of the configured path.
     weight: usize,
-    /// Nothing below it is meant: it is another name of the one file that is.
+    /// Whether it covers nothing below it: it is another name of one guarded file.
     exact: bool,
 }
 
-/// What is to be done with a request.
+/// What happens to a request.
 pub(crate) enum AuthVerdict<'g> {
-    /// It goes on.
+    /// It may go on.
     Pass,
-    /// Its visitor has to prove who it is.
+    /// Its client has to give a name and a password.
     Ask(&'g AuthRule),
-    /// Its visitor may be who it says it is.
+    /// Its client's password has to be checked.
     Check(&'g AuthRule, Arc<Users>, Credentials),
-    /// Which paths it is below depends on who reads it.
+    /// Its path has a `..`, so servers may read it differently.
     Unclear,
 }
 
@@ -55,8 +55,8 @@ pub(crate) enum AuthVerdict<'g> {
 pub(crate) type UsersFiles = HashMap<PathBuf, Arc<Watched<Users>>>;
 
 impl AuthRule {
-    /// Those of a site. A file with users that is known already is the same one, and is looked at now; one that is not is
-    /// added.
+    /// The entries of a site. A file with users that is known already is reused, after a look whether it has changed;
+    /// one that is not known is read and added.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -97,7 +97,7 @@ impl AuthRule {
         }
     }
 
-    /// The visitor has proved who it is.
+    /// Notes the name of a client that has proved its identity. The application gets the password only with `forward`.
     pub(crate) fn welcome(&self, credentials: &Credentials, request: &mut Request) {
         let name = String::from_utf8_lossy(credentials.name());
         request.user = Some(name.into());
@@ -114,7 +114,7 @@ impl AuthRule {
 }
 
 impl GuardedPath {
-    /// A configured path, and the shorter names under which the site's files give out what is there: without the
+    /// A configured path, and the shorter names under which the site's files serve the same content: without the
     /// extension of a cached page or of a precompressed file, and the directory of an index.
     fn all(path: &[u8], site: &config::SiteConfig) -> Vec<Self> {
         let own: Vec<Box<[u8]>> = parts(path).map(Box::from).collect();
@@ -140,8 +140,8 @@ impl GuardedPath {
     }
 
     /// Whether a request's path is this one or below it, and how well they fit: by how many components, and whether the
-    /// names are equal. `/admin` is also `/admin.html` and `/admin.json`: by an extension a cached page, a precompressed
-    /// file or another format is asked for, and what is at that path is the same.
+    /// names are equal. `/admin` also covers `/admin.html` and `/admin.json`: the extension asks for a cached page, a
+    /// precompressed file or another format of the same content.
     fn covers(&self, path: &[u8]) -> Option<(usize, bool)> {
         let mut sent = parts(path).peekable();
         let mut is_equal = true;
@@ -165,7 +165,7 @@ impl GuardedPath {
     }
 }
 
-/// The names, one step shorter, under which a site's files give out what has this one.
+/// The names, one step shorter, under which a site's files serve the content of this one.
 fn shorter_names(parts: &[Box<[u8]>], site: &config::SiteConfig) -> Vec<Vec<Box<[u8]>>> {
     let (Some((last, folder)), Some(_)) = (parts.split_last(), &site.docroot) else {
         return Vec::new();
@@ -193,14 +193,14 @@ fn shorter_names(parts: &[Box<[u8]>], site: &config::SiteConfig) -> Vec<Vec<Box<
     names
 }
 
-/// Decides about a request of a site. If its visitor is known, the request is made ready for the application.
+/// Decides about a request of a site. If its client is known, prepares the request for the application.
 pub(crate) fn verdict<'g>(
     guards: &'g [AuthRule],
     request: &mut Request,
     now: Instant,
 ) -> AuthVerdict<'g> {
     let path = request.head.target.decoded_path();
-    // Where all of the site asks, nothing leads around it.
+    // If the whole site asks for a password, no path can avoid that.
     let asks_everywhere = |guard: &AuthRule| guard.paths.iter().any(GuardedPath::is_everything);
     if leads_up(&path) && !guards.iter().all(asks_everywhere) {
         return AuthVerdict::Unclear;
@@ -208,7 +208,7 @@ pub(crate) fn verdict<'g>(
     let covering = guards
         .iter()
         .filter_map(|guard| Some((guard.covers(&path)?, guard)));
-    // Of two the more special one, as in nginx.
+    // Of two entries the more specific one wins, as in nginx.
     let Some((_, guard)) = covering.max_by_key(|(fit, _)| *fit) else {
         return AuthVerdict::Pass;
     };
@@ -224,20 +224,20 @@ pub(crate) fn verdict<'g>(
     AuthVerdict::Pass
 }
 
-/// The parts of a decoded path, as whoever takes it apart leniently sees them: doubled slashes and `.` are nothing, and a
-/// backslash is a slash, as for browsers and all that reads URLs as they do (Node).
+/// The components of a decoded path as a lenient reader sees them: doubled slashes and `.` are ignored, and a backslash
+/// is a slash, as in browsers and in software that reads URLs as they do (Node).
 fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| matches!(byte, b'/' | b'\\'))
         .filter(|part| !matches!(bare(part), b"" | b"."))
 }
 
-/// Whether a path has a `..`, so that nobody can say what it is below.
+/// Whether a path has a `..`, which servers may resolve differently.
 fn leads_up(path: &[u8]) -> bool {
     parts(path).any(|part| bare(part) == b"..")
 }
 
-/// Whether two components are the same to a lenient reader. Some applications and file systems do not tell upper from
-/// lower case.
+/// Whether two components are the same to a lenient reader. Some applications and file systems ignore upper and lower
+/// case.
 fn is_same(own: &[u8], sent: &[u8]) -> bool {
     own.eq_ignore_ascii_case(sent) || own.eq_ignore_ascii_case(bare(sent))
 }
@@ -248,8 +248,8 @@ fn is_extended(own: &[u8], sent: &[u8]) -> bool {
         .is_some_and(|(start, end)| own.eq_ignore_ascii_case(start) && end.starts_with(b"."))
 }
 
-/// A part without its parameters. Some application servers do not count what stands behind a semicolon (RFC 3986 3.3):
-/// better one path too many is guarded.
+/// A component without its parameters. Some application servers ignore what follows a semicolon (RFC 3986 3.3); it is
+/// safer to guard one path too many.
 fn bare(part: &[u8]) -> &[u8] {
     part.split(|byte| *byte == b';').next().unwrap_or_default()
 }
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_covered_component_by_component() {
+    fn paths_match_by_component() {
         let check = |own: &[&str], path: &str, expected: Option<usize>| {
             let found = guard(own).covers(path.as_bytes());
             let found = found.map(|(length, _)| length);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_a_file_is_covered() {
+    fn all_names_of_a_file_are_covered() {
         let site = config::SiteConfig {
             docroot: Some("/srv".into()),
             page_cache: Some(config::PageCache {
@@ -358,20 +358,20 @@ mod tests {
         let text = ["/a.txt", "/a.txt.br", "/a.txt.zst", "/a.TXT.gz"];
         check("/a.txt.gz", &[text[0], text[3]], &["/a", "/a.txt2"]);
         check("/a.txt", &text, &["/a", "/b.txt"]);
-        // Where no file is served, only the application gives names to what it has.
+        // Where no file is served, the application alone names its content.
         let plain = guard(&["/a/index.html"]);
         assert!(plain.covers(b"/a/index.html").is_some() && plain.covers(b"/a/").is_none());
     }
 
     #[test]
-    fn of_two_paths_the_one_that_fits_better_counts() {
+    fn most_specific_path_wins() {
         let fit = |own: &str, path: &str| guard(&[own]).covers(path.as_bytes());
         assert!(fit("/a/b", "/a/b.json") > fit("/a", "/a/b.json"));
         assert!(fit("/a.json", "/a.json") > fit("/a", "/a.json"));
     }
 
     #[test]
-    fn nobody_can_say_where_a_path_is_that_leads_up() {
+    fn parent_components_are_unclear() {
         for path in [
             "/..",
             "/x/../admin",

@@ -1,8 +1,9 @@
-//! Collecting the body of a request before a backend is taken.
+//! Reads the body of a request completely before a backend is taken.
 //!
-//! Up to `limits.body_memory` it is kept in memory and charged to `limits.memory`. Beyond that, or where that is used
-//! up, all of it goes to a temporary file, which has no name and so vanishes with the process, and is charged to
-//! `limits.spool`, of which one client may use an eighth. The visitor may take its time: in between the session is parked.
+//! Up to `limits.body_memory` it is kept in memory and charged to `limits.memory`. Beyond that, or when the memory is
+//! used up, the whole body goes to a temporary file, which has no name and so vanishes with the process, and is charged
+//! to `limits.spool`, of which one client may use an eighth. A slow client holds no worker: the session is parked in
+//! between.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,16 +16,16 @@ use crate::http::head::HeadLimits;
 use crate::net::buffer::Buffer;
 use crate::relay::spool::Room;
 
-/// A body on its way in.
+/// A body that is being read.
 #[derive(Debug)]
 pub(crate) struct BodyBuffer {
     decoder: Decoder,
-    /// All of it, until there is a file.
+    /// The bytes, until there is a file.
     memory: Vec<u8>,
     file: Option<File>,
     /// Its length, if that was announced.
     announced: Option<u64>,
-    /// Bytes so far.
+    /// Length in bytes so far.
     length: u64,
     most: u64,
     room: Room,
@@ -32,28 +33,28 @@ pub(crate) struct BodyBuffer {
     on_disk: Share,
 }
 
-/// Why a body could not be collected.
+/// Why a body was refused or lost.
 #[derive(Debug)]
 pub(crate) enum CollectError {
     /// It is longer than `limits.body`.
     TooLarge,
-    /// Its chunks break a rule.
+    /// Its chunks violate HTTP.
     Bad(&'static str),
     /// It is longer than what one client may keep, in bytes.
     TooLargeToKeep(u64),
-    /// It finds no room in memory, and none on disk: others of the same client use all that it may use.
+    /// There is no room in memory, and the client's share of the disk is used up.
     NoRoomForClient,
-    /// It finds no room in memory, and none on disk: all of it is used.
+    /// There is no room in memory, and the disk space is used up.
     NoRoom,
     /// The temporary file could not be written.
     Disk(io::Error),
 }
 
 impl BodyBuffer {
-    /// For a body with this framing, of `most` bytes.
+    /// For a body with this framing, of at most `most` bytes.
     ///
     /// # Errors
-    /// [`CollectError::TooLarge`] and [`CollectError::TooLargeToKeep`], where the length says so already.
+    /// [`CollectError::TooLarge`] and [`CollectError::TooLargeToKeep`], if the announced length exceeds the limit.
     pub(crate) fn new(
         framing: Framing,
         limits: &HeadLimits,
@@ -83,7 +84,7 @@ impl BodyBuffer {
         Ok(collector)
     }
 
-    /// Takes from the buffer what belongs to the body. Returns whether it is complete.
+    /// Takes the bytes of the body from the buffer. Returns whether the body is complete.
     ///
     /// # Errors
     /// Any [`CollectError`]; the body is lost.
@@ -98,7 +99,7 @@ impl BodyBuffer {
             }
             let consumed = piece.consumed;
             let data = piece.data.len() as u64;
-            // A chunk whose size alone is too much is not waited for.
+            // Refuse an oversized chunk at once, by its announced size.
             self.check((self.length + data).saturating_add(self.decoder.announced()))?;
             self.store(&input.data()[piece.data])?;
             input.consume(consumed);
@@ -106,7 +107,7 @@ impl BodyBuffer {
         Ok(self.decoder.is_done())
     }
 
-    /// The whole body, after [`BodyBuffer::take`] has said that it is complete.
+    /// The whole body, after [`BodyBuffer::take`] has returned that it is complete.
     pub(crate) fn finish(self) -> RequestBody {
         match self.file {
             None => RequestBody::Memory(self.memory, self.in_memory),
@@ -118,7 +119,7 @@ impl BodyBuffer {
         }
     }
 
-    /// Whether a body may have so many bytes.
+    /// Whether a body may have this many bytes.
     fn check(&self, length: u64) -> Result<(), CollectError> {
         if length > self.most {
             return Err(CollectError::TooLarge);
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
     use crate::budget::{Budget, PART, Shares};
 
-    /// Room in memory, and on disk for one client.
+    /// Limits: memory, and disk for one client.
     fn room(memory: u64, disk: u64) -> Room {
         Room {
             memory: Arc::new(Budget::new(memory)),
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn small_ones_stay_in_memory_and_large_ones_do_not() {
+    fn small_bodies_stay_in_memory() {
         let bytes: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
         match collect(Framing::Length(20_000), &bytes[..20_000], 100_000).unwrap() {
             RequestBody::Memory(body, _) => assert_eq!(body, &bytes[..20_000]),
@@ -233,8 +234,9 @@ mod tests {
     }
 
     #[test]
-    fn a_body_goes_where_there_is_room_and_gives_it_back() {
-        // Bytes of the body, room in memory and on disk; what it takes of both, or nothing if it is refused.
+    fn room_is_charged_and_released() {
+        // Length of the body, memory and disk that are available, and how much of both it uses, or nothing if it is
+        // refused.
         let check = |length: usize, memory, disk, expected: Option<(u64, u64)>| {
             let room = room(memory, disk);
             let used = || (room.memory.used(), room.disk.all().used());
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_client_may_keep_is_limited() {
+    fn share_of_one_client() {
         let mut room = room(0, 50_000);
         room.client = Some([192, 0, 2, 1].into());
         let bytes = [7; 60_000];
@@ -278,7 +280,7 @@ mod tests {
             let framing = Framing::Length(length);
             collect_in(room, framing, &bytes[..length as usize], 1 << 20)
         };
-        // More than it could ever have, which is clear before anything of it has come.
+        // More than the client could ever have: refused before any byte has arrived.
         assert!(matches!(
             BodyBuffer::new(
                 Framing::Length(50_001),
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_for_lengths_and_for_chunks() {
+    fn limits_of_lengths_and_chunks() {
         let limit = |framing, input: &[u8]| collect(framing, input, 4);
         assert!(matches!(
             limit(Framing::Length(5), b"12345"),
@@ -324,7 +326,7 @@ mod tests {
             Err(CollectError::TooLarge)
         ));
         assert!(limit(Framing::Chunked, b"4\r\n1234\r\n0\r\n\r\n").is_ok());
-        // A size alone is enough, also one after others.
+        // The announced size is enough, also after other chunks.
         for announced in ["5\r\n", "FFFFFFFFFFFFFFFF\r\nA", "4\r\n1234\r\n1\r\n"] {
             assert!(
                 matches!(

@@ -1,14 +1,14 @@
-//! When passwords are checked, and for whom first.
+//! Schedules the checks of passwords.
 //!
-//! A check takes tens of milliseconds of CPU by design, so only few run at once in all the server. The others wait in line,
-//! without a worker. [`Checks`] gives the next turn to the address that has had the fewest checks since its last
-//! right password, so that a flood of wrong ones from some addresses does not hold up the others, and before all to
-//! addresses from which a right password came not long ago.
+//! A check takes tens of milliseconds of CPU by design, so only a few run at once in the whole server. The other
+//! requests wait in a queue, without a worker. [`Checks`] gives the next turn to the address that has had the fewest
+//! checks since its last correct password, and before all to addresses that gave a correct password recently. So a
+//! flood of wrong passwords from some addresses does not delay the others.
 //!
 //! Called by workers.
 //!
 //! **Invariants**
-//! - A turn is with its request or in a slot, and counted in `running` as long as it exists.
+//! - A turn belongs to its request or is in a slot, and is counted in `running` as long as it exists.
 //! - No request waits while a turn is free.
 //! - The lock is a leaf; slots are filled, and tickets and turns dropped, without it.
 
@@ -27,7 +27,7 @@ use crate::net::stream::network;
 /// The checks of a server.
 #[derive(Debug)]
 pub(crate) struct Checks {
-    /// Checks at once.
+    /// The limit on checks that run at once.
     most: usize,
     state: Mutex<ChecksState>,
 }
@@ -35,29 +35,29 @@ pub(crate) struct Checks {
 /// Why a password is not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AuthOverload {
-    /// The address has too many in line.
+    /// This address has too many requests in the queue.
     Client,
-    /// All have.
+    /// All addresses together have too many requests in the queue.
     All,
 }
 
-/// What came of [`Checks::enter`].
+/// The result of [`Checks::enter`].
 #[derive(Debug)]
 pub(crate) enum CheckEntry {
     /// The password can be checked now.
     Turn(AuthSlot),
-    /// The request stands in line.
+    /// The request waits in the queue.
     Queued(AuthTicket),
 }
 
-/// The right to check one password. Dropping it gives the next turn away.
+/// The right to check one password. Dropping it passes the turn on.
 #[derive(Debug)]
 pub(crate) struct AuthSlot {
     checks: Arc<Checks>,
     client: ClientNetwork,
 }
 
-/// A request's place in line. Dropping it leaves the line.
+/// A request's place in the queue. Dropping it leaves the queue.
 #[derive(Debug)]
 pub(crate) struct AuthTicket {
     checks: Arc<Checks>,
@@ -65,7 +65,7 @@ pub(crate) struct AuthTicket {
     slot: Arc<Slot<Result<AuthSlot, AuthOverload>>>,
 }
 
-/// An address, or a network with IPv6. `None`: it is not known, as behind a proxy that does not tell it.
+/// An address, or a network with IPv6. `None`: unknown, as behind a proxy that does not name it.
 type ClientNetwork = Option<IpAddr>;
 
 #[derive(Debug, Default)]
@@ -83,20 +83,20 @@ struct WaitingCheck {
     slot: Arc<Slot<Result<AuthSlot, AuthOverload>>>,
 }
 
-/// What is known of an address.
+/// What is known about an address.
 #[derive(Clone, Copy, Debug)]
 struct Record {
-    /// Its requests in line.
+    /// Its requests in the queue.
     waiting: usize,
-    /// Turns since the last right password.
+    /// Turns since the last correct password.
     tries: u32,
-    /// When the last right password came.
+    /// When the last correct password came.
     proved: Option<Instant>,
     /// When it last had a turn.
     last: Instant,
 }
 
-/// Who has the next turn: the smallest.
+/// The order of turns: the smallest goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct CheckPriority {
     is_unproved: bool,
@@ -104,9 +104,9 @@ struct CheckPriority {
 }
 
 impl Checks {
-    /// A server needs one.
+    /// The checks of a new server.
     pub(crate) fn new() -> Self {
-        // Half of the processors: the others go on with everything else.
+        // Half of the processors: the others continue with everything else.
         Self::with(thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2)))
     }
 
@@ -117,10 +117,10 @@ impl Checks {
         }
     }
 
-    /// A turn for a request from this address, or a place in line.
+    /// A turn for a request from this address, or a place in the queue.
     ///
     /// # Errors
-    /// Who has too many in line.
+    /// Which limit is reached.
     pub(crate) fn enter(
         self: &Arc<Self>,
         client: Option<IpAddr>,
@@ -132,7 +132,7 @@ impl Checks {
             state.begin(client, now);
             return Ok(CheckEntry::Turn(self.turn(client)));
         }
-        // Many visitors may be behind one that is not known.
+        // Many clients may share the unknown address.
         let waiting = state
             .records
             .get(&client)
@@ -187,7 +187,7 @@ impl ChecksState {
         })
     }
 
-    /// Makes room for others. What a flood leaves goes first.
+    /// Forgets addresses to make room for others, those of a flood first.
     fn forget(&mut self, now: Instant) {
         let keep: [fn(&Record, Instant) -> bool; 3] = [
             |record, now| record.tries(now) > 0 || record.is_proved(now),
@@ -219,7 +219,7 @@ impl ChecksState {
         record.last = now;
     }
 
-    /// Takes the request out of line that would come last, if this address comes before it.
+    /// Removes the request from the queue that would go last, if this address goes before it.
     fn evict_for(
         &mut self,
         client: ClientNetwork,
@@ -236,7 +236,7 @@ impl ChecksState {
             .map(|waiter| waiter.slot)
     }
 
-    /// Takes the request out of line that comes first, and counts its check.
+    /// Removes the request from the queue that goes first, and counts its check.
     fn next(&mut self, now: Instant) -> Option<WaitingCheck> {
         let ranked = self
             .waiting
@@ -258,7 +258,7 @@ impl ChecksState {
 }
 
 impl Record {
-    /// Turns since the last right password, unless the last one was long ago.
+    /// Turns since the last correct password, unless the last turn was long ago.
     fn tries(&self, now: Instant) -> u32 {
         match now.saturating_duration_since(self.last) < RECENT {
             true => self.tries,
@@ -266,8 +266,8 @@ impl Record {
         }
     }
 
-    /// Whether a right password came from here not long ago, and not many others since: a flood of wrong ones is none the
-    /// better for one that is right.
+    /// Whether a correct password came from here recently, with few other attempts since: one correct password does not
+    /// excuse a flood of wrong ones.
     fn is_proved(&self, now: Instant) -> bool {
         let recent = |proved| now.saturating_duration_since(proved) < PROVED;
         self.proved.is_some_and(recent) && self.tries(now) < MOST_TRIES
@@ -275,7 +275,7 @@ impl Record {
 }
 
 impl AuthSlot {
-    /// The password was right.
+    /// Notes that the password was correct.
     pub(crate) fn prove(&self, now: Instant) {
         let mut state = self.checks.state.lock();
         let record = state.record(self.client, now);
@@ -296,24 +296,24 @@ impl Drop for AuthSlot {
             }
         };
         if let Some(WaitingCheck { client, slot }) = next {
-            // If the request has left, the turn is dropped, which gives it to another one.
+            // If the request has left, the turn is dropped, which passes it on.
             drop(slot.fill(Ok(self.checks.turn(client))));
         }
     }
 }
 
 impl AuthTicket {
-    /// The turn, or why there is none; `None`: it has not come yet.
+    /// The turn, or why there is none; `None`: not decided yet.
     pub(crate) fn take(&self) -> Option<Result<AuthSlot, AuthOverload>> {
         self.slot.take()
     }
 
-    /// Blocks until something is decided, or until `until`; see [`Slot::wait`].
+    /// Blocks until there is a decision, or until `until`; see [`Slot::wait`].
     pub(crate) fn wait(&self, until: Instant) -> bool {
         self.slot.wait(until)
     }
 
-    /// Has a waker called when something is decided; see [`Slot::wake_with`].
+    /// Calls a waker when there is a decision; see [`Slot::wake_with`].
     pub(crate) fn wake_with(&self, waker: Waker) -> bool {
         self.slot.wake_with(waker)
     }
@@ -328,17 +328,17 @@ impl Drop for AuthTicket {
     }
 }
 
-/// Requests in line for a check of their password.
+/// The most requests that may wait for a check of their password.
 const MOST_IN_LINE: usize = 128;
-/// The same of one address: a browser has six connections to a site.
+/// The same for one address: a browser has six connections to a site.
 const MOST_OF_ONE: usize = 8;
-/// So long turns count after the last one.
+/// How long turns count after the last one.
 const RECENT: Duration = Duration::from_secs(600);
-/// So long a right password counts.
+/// How long a correct password counts.
 const PROVED: Duration = Duration::from_secs(24 * 3600);
-/// So many turns in a row without a right password are no mistakes in typing.
+/// Turns in a row without a correct password that are no longer typing errors.
 const MOST_TRIES: u32 = 16;
-/// Addresses that are remembered.
+/// The most addresses that are remembered.
 const MOST_RECORDS: usize = 16 * 1024;
 
 #[cfg(test)]
@@ -363,7 +363,7 @@ mod tests {
         }
     }
 
-    /// The tickets in the order in which they have their turns, each of which is dropped before the next one.
+    /// The tickets in the order of their turns, each of which is dropped before the next one.
     fn order(first: AuthSlot, mut tickets: Vec<(u8, AuthTicket)>) -> Vec<u8> {
         drop(first);
         let mut order = Vec::new();
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_take_turns_and_those_that_were_right_come_first() {
+    fn turns_alternate_between_addresses() {
         let checks = Arc::new(Checks::with(1));
         let busy = turn(&checks, address(1));
         let from = |number| (number, queued(&checks, address(number)));
@@ -391,7 +391,7 @@ mod tests {
         let tickets = [1, 4, 3, 3].map(from).into();
         assert_eq!(order(busy, tickets), [3, 3, 4, 1]);
         assert!(checks.state.lock().waiting.is_empty());
-        // A right password does not excuse any number of wrong ones.
+        // One correct password does not excuse any number of wrong ones.
         for _ in 0..MOST_TRIES {
             drop(turn(&checks, address(3)));
         }
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_few_places_and_a_network_is_one() {
+    fn queue_is_limited_per_address() {
         let checks = Arc::new(Checks::with(1));
         let busy = turn(&checks, None);
         let from = |address: &str| checks.enter(address.parse().ok(), Instant::now());
@@ -415,7 +415,7 @@ mod tests {
         // One that leaves makes room.
         drop(tickets.remove(0));
         tickets.push(from("2001:db8::ffff").expect("a place"));
-        // Addresses that are not known may be many.
+        // The unknown address may have many.
         tickets.extend((0..=MOST_OF_ONE).map(|_| CheckEntry::Queued(queued(&checks, None))));
         drop(busy);
         drop(tickets);
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_line_gives_way_to_an_address_that_has_tried_less() {
+    fn full_queue_favours_new_addresses() {
         let checks = Arc::new(Checks::with(1));
         for number in 0..16 {
             drop(turn(&checks, address(number)));
@@ -432,7 +432,7 @@ mod tests {
         let busy = turn(&checks, None);
         let flood = (0..MOST_IN_LINE).map(|number| (number % 16) as u8);
         let mut flood: Vec<_> = flood.map(|from| queued(&checks, address(from))).collect();
-        // No room for more of the same, and room for another one at the cost of the worst.
+        // No room for more of the same address; room for another one at the cost of the worst.
         let none = checks.enter(address(16), Instant::now());
         let newcomer = match none {
             Ok(CheckEntry::Queued(ticket)) => ticket,
@@ -447,7 +447,7 @@ mod tests {
         assert_eq!(checks.state.lock().running, 0);
     }
 
-    /// An address that has tried as often as the flood gets no place.
+    /// An address with as many attempts as the flood gets no place.
     fn refuse_another(checks: &Arc<Checks>) {
         checks
             .state
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_that_come_at_the_last_moment_are_passed_on() {
+    fn late_turns_are_passed_on() {
         let checks = Arc::new(Checks::with(1));
         let busy = turn(&checks, address(1));
         let [first, second] = [2, 3].map(|number| queued(&checks, address(number)));
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_flood_leaves_is_forgotten_first() {
+    fn floods_are_forgotten_first() {
         let checks = Checks::with(1);
         let mut state = checks.state.lock();
         let now = Instant::now();

@@ -1,8 +1,7 @@
-//! Which responses are compressed on their way (`gzip`): those of backends, and files that are not kept in memory in
-//! compressed form.
+//! Compresses responses on their way (`gzip`): those of backends, and files that are not in memory in compressed form.
 //!
-//! Runs on a worker, between the head of a response and its delivery. Each compressor takes some 400 KiB of the memory
-//! budget for as long as its response lasts; a response for which there is no memory goes out as it is.
+//! Runs on a worker, between the head of a response and its delivery. Each compressor uses some 400 KiB of the memory
+//! budget for as long as its response lasts; when there is no memory left, the response goes out uncompressed.
 
 use std::sync::Arc;
 
@@ -16,8 +15,8 @@ use crate::http::head::{Method, RequestHead, ResponseHead, Version};
 use crate::relay::delivery::Payload;
 use crate::relay::download::Download;
 
-/// Makes a head that of a compressed response, and the compressor, if the site wants that, the visitor takes it and the
-/// response allows it.
+/// Turns a head into that of a compressed response and returns the compressor, if the site wants that, the client
+/// accepts it and the response allows it.
 pub(crate) fn compress_backend(
     compressors: &Arc<Compressors>,
     site: &Site,
@@ -33,7 +32,7 @@ pub(crate) fn compress_backend(
     }
     let length = match (download.is_empty(), &request.method) {
         (false, _) => download.length(),
-        // What GET would bring.
+        // The length that GET would bring.
         (true, Method::Head) => head.length,
         (true, _) => return None,
     };
@@ -49,8 +48,8 @@ pub(crate) fn compress_backend(
     Some(gzip)
 }
 
-/// What goes out of a response of our own: as it is, or as a file that is compressed while it is sent, which its head says
-/// then. Files in memory are compressed already, where that is wanted.
+/// The payload of one of the server's own responses: as it is, or a file that is compressed while it is sent, in which
+/// case the head is changed. Files in memory are compressed already where that is wanted.
 pub(crate) fn compress_own(
     compressors: &Arc<Compressors>,
     site: &Site,
@@ -91,7 +90,7 @@ fn settings(site: &Site) -> Option<&config::GzipConfig> {
         .filter(|_| cfg!(feature = "gzip"))
 }
 
-/// Whether a response is to be compressed. Says in its head that it might have been, if that is so.
+/// Whether a response is to be compressed. Adds Vary to its head if that depends on the request.
 fn compresses(
     gzip: &config::GzipConfig,
     request: &RequestHead,
@@ -103,7 +102,7 @@ fn compresses(
         return false;
     }
     encoding::varies(&mut head.headers);
-    // HTTP/1.0 knows no chunks: its connection would have to be closed at the end of the response.
+    // HTTP/1.0 has no chunks: its connection would have to be closed at the end of the response.
     request.version == Version::Http11
         && Accepted::of(&request.headers).takes(ContentCoding::Gzip)
         && !encoding::forbids_change(&request.headers)

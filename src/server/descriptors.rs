@@ -1,30 +1,30 @@
-//! How the descriptors of the process are divided.
+//! Divides the file descriptors of the process.
 //!
-//! Each connection takes one, of a visitor, of a backend that dials in, to a server that is connected to. Where there are
-//! fewer than the configured limits ask for, backends that dial in, at whichever address they do, have half of them at most.
-//! Visitors have what backends do not use; an eighth stays free for backends that come later. Connections that have not sent
-//! their preamble have a few of their own.
+//! Each connection takes one: of a client, of a backend that dials in, or to a server. If there are fewer than the
+//! configured limits need, backends that dial in, at all addresses together, get half of them at most. Clients get what
+//! backends do not use; an eighth stays free for backends that come later. Connections that have not sent their
+//! preamble have a small share of their own.
 //!
 //! Called on the main thread, at the start and at each reload.
 //!
-//! **Invariants**: the limits only become lower. Connections to servers are not bounded here: they carry the requests
-//! of visitors, which are.
+//! **Invariants**: the limits only become lower. Connections to servers are not limited here: they carry the requests
+//! of clients, which are.
 
 use super::addresses::BackendAddress;
 use crate::config::{Config, DirectoryConfig, Limits, SiteConfig};
 
-/// How many descriptors there are for connections.
+/// How many descriptors each kind of connection gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DescriptorShares {
     /// For backends at all dial-in addresses together.
     pub(super) backends: u64,
-    /// For these and for visitors.
+    /// For these and for clients.
     pub(super) both: u64,
     /// For connections at all dial-in addresses that have not sent their preamble.
     pub(super) newcomers: usize,
 }
 
-/// Lowers `limits.connections` and `limits.backends` to what so many descriptors allow.
+/// Lowers `limits.connections` and `limits.backends` to what this many descriptors allow.
 pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, DescriptorShares) {
     let half = descriptors / 2;
     let limits = &config.limits;
@@ -33,7 +33,7 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Descripto
         0 => 0,
         _ => (descriptors / NEWCOMERS_PART).clamp(1, MOST_NEWCOMERS),
     };
-    // A host name may stand for several, for which there is some room.
+    // A host name may resolve to several addresses, for which there is some room.
     let spare = SPARE + addresses + newcomers;
     let servers: Vec<u64> = config
         .sites
@@ -51,7 +51,7 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Descripto
         _ => wanted.min(for_backends),
     };
     let all = for_backends.min(addresses.saturating_mul(wanted));
-    // Connections to servers that were not made yet leave half to visitors and backends.
+    // Connections to servers that were not made yet leave half to clients and backends.
     let others = servers
         .iter()
         .fold(spare, |sum, wanted| sum.saturating_add(*wanted));
@@ -59,7 +59,7 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Descripto
     let reserve = all.min(both / RESERVE);
     let connections = (limits.connections as u64).min(both - reserve);
     if all < addresses.saturating_mul(wanted) {
-        // Most machines allow fewer than the default, and that is no news.
+        // Most machines allow fewer than the default; that is not worth a line in the log.
         let level = match wanted == Limits::default().backends as u64 {
             true => log::Level::Debug,
             false => log::Level::Info,
@@ -69,7 +69,7 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Descripto
             "limits.backends {wanted}: {descriptors} descriptors allow {all} in all"
         );
     }
-    // They were these types before, and are no larger now.
+    // The values fit: they were of these types before, and have not grown.
     config.limits.backends = backends as usize;
     config.limits.connections = connections as usize;
     let division = DescriptorShares {
@@ -80,8 +80,8 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Descripto
     (config, division)
 }
 
-/// How many connections to its servers a site may have; `None`: its backends dial in. A list in Redis may be of any length,
-/// and is taken for an address with as many backends as there may be.
+/// How many connections to its servers a site may have; `None`: its backends dial in. A list in Redis may be of any
+/// length, so it counts as an address with as many backends as are allowed.
 fn connections_to_servers(site: &SiteConfig, backends: u64) -> Option<u64> {
     let requests = match site.directory.as_ref()? {
         DirectoryConfig::Static(servers) => servers.len() as u64 * site.server_connections as u64,
@@ -90,11 +90,11 @@ fn connections_to_servers(site: &SiteConfig, backends: u64) -> Option<u64> {
     Some(requests + site.max_tunnels as u64)
 }
 
-/// This part of them stays free for backends that come later.
+/// The divisor for the share that stays free for backends that come later.
 const RESERVE: u64 = 8;
-/// Descriptors for visitors' listeners, logs, served and temporary files.
+/// Descriptors for clients' listeners, logs, served and temporary files.
 const SPARE: u64 = 100;
-/// Connections that have not sent their preamble have at most this part of all descriptors, and at most so many.
+/// Connections without a preamble get at most this part of all descriptors, and at most this many.
 const NEWCOMERS_PART: u64 = 16;
 const MOST_NEWCOMERS: u64 = 256;
 
@@ -106,8 +106,8 @@ mod tests {
     use crate::config::Overrides;
 
     #[test]
-    fn backends_have_half_of_the_descriptors_at_most() {
-        // What there are; connections of visitors, backends at one dial-in address, and at all of them, and all of these;
+    fn backends_get_half_of_the_descriptors() {
+        // Descriptors; connections of clients, backends at one dial-in address, backends at all of them, and the sum;
         // then connections without a preamble.
         let check = |map: &str, descriptors: u64, expected: ((usize, usize, u64, u64), usize)| {
             let yaml = format!("cluster_port: 80\nmap: [{map}]\n");

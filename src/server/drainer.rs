@@ -1,11 +1,11 @@
-//! Reads the rest of responses that no visitor gets, apart from the visitors' connections.
+//! Reads the rest of responses that no client gets, independently of clients' connections.
 //!
-//! A response is read to its end although its visitor has left, or gets a file in its place ([`Drain`]). That takes a second
-//! at most, in which the visitor's connection is closed already, or goes on. One thread does it for all
-//! ([`Drainer::run`]); workers give it what there is to read ([`Drainer::add`]).
+//! A response is read to its end although its client has left or gets a file instead ([`Drain`]). That takes a second
+//! at most, while the client's connection is closed already or carries on. One thread reads all of them
+//! ([`Drainer::run`]); workers hand them over ([`Drainer::add`]).
 //!
-//! **Invariants**: a drain ends with its backend given back or closed. The lock is a leaf, and only for what comes in; the
-//! drains are the thread's own.
+//! **Invariants**: a drain ends with its backend released or closed. The lock is a leaf, and covers only the inbox; the
+//! drains belong to the thread.
 
 use std::io;
 use std::mem;
@@ -26,7 +26,7 @@ use crate::relay::drain::Drain;
 use crate::relay::spool::Room;
 use crate::stats::Close;
 
-/// What is read for no visitor.
+/// The thread's inbox, and how to wake it.
 pub(crate) struct Drainer {
     inbox: Mutex<DrainInbox>,
     /// Rings when something was put into the inbox.
@@ -39,11 +39,11 @@ struct DrainInbox {
     stopped: bool,
 }
 
-/// A drain that waits for its backend, and until when.
+/// A drain that waits for its backend, and its deadline.
 type ParkedDrain = (Drain<Lease>, Instant);
 
 impl Drainer {
-    /// One that has nothing to do yet.
+    /// A drainer with nothing to do.
     ///
     /// # Errors
     /// Whatever `eventfd(2)` says.
@@ -55,7 +55,7 @@ impl Drainer {
         })
     }
 
-    /// Has the thread read this to its end.
+    /// Hands over a response, to be read to its end.
     pub(crate) fn add(&self, mut drain: Drain<Lease>) {
         let mut inbox = self.inbox.lock();
         if inbox.stopped {
@@ -67,14 +67,14 @@ impl Drainer {
         self.ring();
     }
 
-    /// Has [`Drainer::run`] close what it has, and return.
+    /// Makes [`Drainer::run`] close what it has and return.
     pub(super) fn stop(&self) {
         self.inbox.lock().stopped = true;
         self.ring();
     }
 
     fn ring(&self) {
-        // It fails only when it has rung more often than anyone can count.
+        // It fails only after 2^64 rings.
         let _ = self.bell.write(1);
     }
 
@@ -107,7 +107,7 @@ impl Drainer {
                 return;
             }
             for drain in all.drain(..) {
-                // A panic is a fault of ours; it costs this one backend, whose drop closes it.
+                // A panic is a bug; it costs this one backend, whose drop closes it.
                 let advanced = catch_unwind(AssertUnwindSafe(|| advance(drain, &mut reply)));
                 match advanced {
                     Ok(more) => waiting.extend(more),
@@ -133,7 +133,7 @@ impl Drainer {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => log::error!("poll: {error}"),
         }
-        // What is unknown to the library gives nothing, and is something.
+        // Flags that the library does not know give `None`, and mean an event.
         let seen: Vec<_> = sockets
             .iter()
             .map(|socket| socket.any().unwrap_or(true))
@@ -148,7 +148,7 @@ impl Drainer {
     }
 }
 
-/// Reads what is there. `None`: it is over.
+/// Reads what has arrived. `None`: it is over.
 fn advance(mut drain: Drain<Lease>, reply: &mut Buffer) -> Option<ParkedDrain> {
     let mut tools = Tools {
         reply,

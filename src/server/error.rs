@@ -16,11 +16,11 @@ pub enum StartError {
     Log(OpenError),
     /// A file with passwords or a page could not be read.
     File(FileError),
-    /// A certificate or its key could not be had.
+    /// A certificate or its key could not be loaded.
     Certificate(LoadError),
-    /// One of a dial-in address could not, or the authorities for who dials in.
+    /// The certificate of a dial-in address, or the authorities for its peers, could not be loaded.
     DialInCertificate(LoadError),
-    /// A Unix socket is to have a user or a group that does not exist.
+    /// A Unix socket is configured with a user or a group that does not exist.
     SocketFile(String),
     /// The system refused something else.
     System(io::Error),

@@ -1,4 +1,4 @@
-//! Answers from files: those of a site's docroot, and those that its backends name.
+//! Responses from files: those below a site's docroot, and those that its backends name.
 //!
 //! Runs on a worker.
 
@@ -12,7 +12,7 @@ use crate::http::head::{ACCEL_REDIRECT, Method, RequestHead, ResponseHead, SENDF
 use crate::http::target;
 use crate::process;
 
-/// The answer to a request that needs no backend: a file, or that there is none and nobody else to ask.
+/// The response to a request that needs no backend: a file, or 404 or 405 if the site has nothing but files.
 pub(crate) fn respond(site: &Site, head: &RequestHead, now: Instant) -> Option<Response> {
     let files = site.files.docroot()?;
     let reads = is_read(&head.method);
@@ -30,9 +30,8 @@ pub(crate) fn respond(site: &Site, head: &RequestHead, now: Instant) -> Option<R
     Some(page)
 }
 
-/// The answer with the file that a backend names, for the place of the backend's own; `None`: that is passed on. The fields
-/// that name a file are for us: they never reach a visitor, but for one that is a proxy itself where this one does not
-/// send files.
+/// The response with the file that a backend names, which replaces the backend's own; `None`: that is passed on. The
+/// fields that name a file are removed: no client gets them, except a trusted proxy if this one does not send files.
 pub(crate) fn named_by_backend(
     request: &Request,
     site: &Site,

@@ -1,7 +1,7 @@
-//! The head of a request as the application gets it, with the fields that describe the visitor.
+//! Renders the head of a request for the application, with the fields that describe the client.
 //!
-//! The head is written from what was parsed; head bytes of the visitor are never copied. Our own fields stand in front of the
-//! visitor's, which keep their order and spelling.
+//! The head is rendered from what was parsed; the client's bytes are never copied. The proxy's own fields come before
+//! the client's, which keep their order and spelling.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -16,24 +16,24 @@ use crate::http::headers::Headers;
 use crate::net::stream::Peer;
 use crate::server::snapshot::Snapshot;
 
-/// What the application learns of the time in the queue.
+/// How long a request waited in the queue, for the application.
 pub(super) struct QueueTime {
-    /// When a backend was there.
+    /// When it got a backend.
     pub(super) at: Instant,
-    /// How long it was waited for.
+    /// How long it waited.
     pub(super) waited: Duration,
 }
 
-/// Who made a request that came from a trusted proxy: the last address that is not that of a trusted proxy itself, of those
-/// that the proxies on the way have added to the field (`client_address_field`). What stands in front of it may be an
-/// invention of the client.
+/// The client of a request that came through a trusted proxy: of the addresses that proxies on the way have added to
+/// the field (`client_address_field`), the last one that is not itself a trusted proxy. What comes before it may be
+/// forged by the client.
 pub(super) fn client(peer: Peer, sent: &Headers, snapshot: &Snapshot) -> ClientAddress {
     let lists = sent.get_all(&snapshot.config.client_address_field).rev();
     let elements = lists.flat_map(|list| list.rsplit(|byte| *byte == b','));
     let elements = elements.map(<[u8]>::trim_ascii);
     let mut forwarded = None;
     for element in elements.filter(|element| !element.is_empty()) {
-        // A word such as `unknown`, which hides an address, hides those in front of it too.
+        // A word such as `unknown`, which hides an address, hides those before it too.
         let Some(ip) = address(element) else { break };
         forwarded = Some(ip);
         if !snapshot.trusts_address(ip) {
@@ -47,7 +47,7 @@ pub(super) fn client(peer: Peer, sent: &Headers, snapshot: &Snapshot) -> ClientA
     }
 }
 
-/// An address as proxies write it: alone or with a port, and one of IPv6 in brackets or not.
+/// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(text).ok()?;
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
@@ -72,14 +72,15 @@ pub(super) fn render(
         RequestBody::Empty | RequestBody::Stream { .. } => request.head.framing,
         body => Framing::Length(body.length()),
     };
-    // A visitor must not be able to speak for a proxy, nor anybody say the same twice.
+    // A client must not pose as a proxy, and no field is to be sent twice.
     let keep = |name: &[u8]| {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         let among = |names: &[&str]| names.iter().any(|known| is(known));
         !(site.xforwardedfor && among(&FORWARDED)
             || site.via && is("Via")
             || site.queue_time && among(&QUEUE)
-            // No application means it, and CGI makes HTTP_PROXY of it, which many libraries take for a setting (httpoxy).
+            // No application needs it, and CGI turns it into HTTP_PROXY, which many libraries take for a setting
+            // (httpoxy).
             || is("Proxy")
             || !request.client.trusted
                 && (is_forwarding(name) || is(client_address_field)))
@@ -94,17 +95,17 @@ pub(super) fn render(
     request.head.write(first, framing, keep, out);
 }
 
-/// Writes the fields that tell the application about the visitor. They stand in front of the visitor's own fields.
+/// Writes the fields that describe the client to the application, before the client's own fields.
 fn write_forwarding(request: &Request, site: &config::SiteConfig, out: &mut Vec<u8>) {
     if request.head.host.is_none() {
-        // HTTP/1.0 may leave it out, HTTP/1.1, in which this is sent on, may not (RFC 9112 3.2).
+        // HTTP/1.0 allows a request without Host; HTTP/1.1, in which it is passed on, does not (RFC 9112 3.2).
         let name = site.incoming.first().map_or("", String::as_str);
         write_field("Host", name.as_bytes(), out);
     }
-    // What a trusted proxy says about the visitor is passed on; the address it connected from is added.
+    // Passes on what a trusted proxy says about the client, and adds the address from which the proxy connected.
     let sent = request.client.trusted.then_some(&request.head.headers);
     let told = |name| sent.into_iter().flat_map(move |sent| sent.get_all(name));
-    // A proxy may add a field behind the one that its visitor has sent: then only the last one is its own.
+    // A proxy may append its own field to one that its client has sent: only the last one is the proxy's.
     let last = |name| told(name).last();
     if site.xforwardedfor {
         let [forwarded_for, proto, host, real_ip] = FORWARDED;
@@ -131,11 +132,11 @@ fn write_forwarding(request: &Request, site: &config::SiteConfig, out: &mut Vec<
     }
 }
 
-/// Writes the fields from which the application can tell how long its visitors waited: when the request was complete, in
-/// microseconds as most monitors want it, and how many milliseconds no backend was free.
+/// Writes the fields from which monitoring computes the time in the queue: when the request was complete, in
+/// microseconds as most tools expect it, and how many milliseconds no backend was free.
 fn write_queue_time(request: &Request, queue: &QueueTime, out: &mut Vec<u8>) {
     let [start, waited] = QUEUE;
-    // A proxy in front of us has seen it before.
+    // A proxy in front received it earlier.
     let sent = request.client.trusted.then_some(&request.head.headers);
     let told = sent.and_then(|sent| sent.get_all(start).last());
     if let Some(told) = told {
@@ -144,7 +145,7 @@ fn write_queue_time(request: &Request, queue: &QueueTime, out: &mut Vec<u8>) {
         let ago = queue.at.saturating_duration_since(request.received);
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         let since = epoch.unwrap_or_default().saturating_sub(ago);
-        // There is time until the year 586 000.
+        // It fits until the year 586 000.
         let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
         write_number_field(start, "t=", micros, out);
     }
@@ -152,7 +153,7 @@ fn write_queue_time(request: &Request, queue: &QueueTime, out: &mut Vec<u8>) {
     write_number_field(waited, "", millis, out);
 }
 
-/// Writes a list as one field: what came in, and one more element.
+/// Writes a list as one field: the received elements, and one more.
 fn write_list<'v>(
     name: &str,
     earlier: impl IntoIterator<Item = &'v [u8]>,
@@ -169,7 +170,7 @@ fn write_list<'v>(
     out.extend_from_slice(b"\r\n");
 }
 
-/// A visitor's address as text, on the stack.
+/// A client's address as text, on the stack.
 struct AddressText {
     text: [u8; Self::LONGEST],
     length: usize,
@@ -192,7 +193,7 @@ impl AddressText {
         Self { text, length }
     }
 
-    /// The same as the formatter of the library, in a tenth of the time; every request asks for it.
+    /// The same result as the library's formatter, in a tenth of the time: every request needs it.
     fn dotted(octets: [u8; 4]) -> Self {
         let mut address = Self {
             text: [0; Self::LONGEST],
@@ -222,14 +223,14 @@ impl AddressText {
     }
 }
 
-/// Fields that we write ourselves.
+/// Fields that the proxy writes itself.
 const FORWARDED: [&str; 4] = [
     "X-Forwarded-For",
     "X-Forwarded-Proto",
     "X-Forwarded-Host",
     "X-Real-IP",
 ];
-/// The same, of the time in the queue.
+/// The same, for the time in the queue.
 const QUEUE: [&str; 2] = ["X-Request-Start", "X-Queue-Time"];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Closes sessions that have nothing to do: to make room for others, and in a drain.
+//! Closes idle sessions: to make room for others, and in a drain.
 
 use std::time::Instant;
 
@@ -7,14 +7,14 @@ use super::sessions::Sessions;
 use crate::stats::{self, Close};
 
 impl Sessions<Session> {
-    /// Closes idle connections, those that would be closed next anyhow, to make room. Returns whether there were any.
+    /// Closes those idle connections that would be closed next anyway, to make room. Returns whether there were any.
     pub(crate) fn shed(&self) -> bool {
-        // A flood of newcomers while nobody is idle must not keep the workers from the poller.
+        // A flood of new connections while none is idle must not keep the workers from the poller.
         let begun = Instant::now();
         if !self.shedding.is_due(begun) {
             return false;
         }
-        // Some at a time, since looking for them takes a look at all.
+        // Some at a time, because each search goes through all sessions.
         let some =
             usize::try_from(stats::get(&self.shared.stats.open) / 64 + 1).unwrap_or(usize::MAX);
         let idle = self.poller.take_earliest(some, Session::is_idle);
@@ -34,7 +34,7 @@ impl Sessions<Session> {
         any
     }
 
-    /// Closes sessions that have nothing to do, in a drain. `fresh`: also those that had no request yet.
+    /// Closes idle sessions in a drain. `fresh`: also those that have not had a request yet.
     pub(super) fn close_idle(&self, fresh: bool) {
         let idle = self
             .poller

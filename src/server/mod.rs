@@ -1,29 +1,29 @@
 //! The server: its threads, what they share, and how it starts, reloads and stops.
 //!
-//! In reading order: [`accept`] makes a [`session`] of each new connection, and a [`worker`] runs it, which lends it its
-//! [`scratch`] buffers. A session goes through the life of a connection. On the
-//! way [`route`] chooses the site, [`auth`] asks for a password, which [`checks`] lets be checked, [`files`] and [`pages`] make responses of our own,
-//! [`body`] collects the body, and [`pending`] is the request on its way through [`relay`](crate::relay), with its fields
-//! for the backend ([`forwarding`]) and its response, compressed or not ([`compress`]). [`snapshot`] is the configuration as
-//! it runs, [`shared`] what the threads have in common, [`sessions`] where sessions wait, [`idle`] and [`tick`] what closes
-//! them there, [`addresses`] where they listen, [`admission`] how many connections a
-//! visitor and a site may have, [`descriptors`] how many each side may have. The [`drainer`] reads the rest of responses that
-//! no visitor gets.
+//! In reading order: [`accept`] makes a [`session`] of each new connection, and a [`worker`] runs it with its
+//! [`scratch`] buffers. The session goes through the states of a connection: [`route`] chooses the site, [`auth`] asks
+//! for a password, which [`checks`] schedules, [`files`] and [`pages`] make the server's own responses, and [`body`]
+//! reads the request's body. [`pending`] is the request on its way through [`relay`](crate::relay), with its fields for
+//! the backend ([`forwarding`]) and its response, compressed or not ([`compress`]). [`snapshot`] is the configuration
+//! as it runs, with the [`site_files`] and [`sticky`] patterns of its sites. [`shared`] is what the threads have in
+//! common; sessions wait in [`sessions`], where [`idle`] and [`tick`] close them. [`addresses`] is where the server
+//! listens, [`admission`] limits the connections of a client and of a site, [`descriptors`] those of each side. The
+//! [`drainer`] reads the rest of responses that no client gets.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
 //! | `Server::reloading` | the order of reloads | a reload, with the files that it reads |
 //! | `Server::running` | listeners and their threads | start, the change of a reload to the new configuration, stop |
 //! | `Shared::snapshot`, `VisitorListener::tls` | the current snapshot, certificates | a clone |
-//! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a look at all sessions: in a drain, and to make room for new connections, requests and bodies |
-//! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free seats, free permits, each with its queue | a few instructions |
+//! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a scan of all sessions: in a drain, and to make room for new connections, requests and bodies |
+//! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free connection slots, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
-//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, `Shares`, dial-in connections, groups and settings, found addresses, notes of the Redis thread, `Sessions::shedding` | see there | a few instructions |
-//! | `Files::cache`, `Root::handle` | what is known of paths, a directory | a look-up, a clone |
-//! | `Watched::state`, `Users::verified` | a file's content, credentials that were right | a clone, a few instructions |
+//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding` | see there | a few instructions |
+//! | `Files::cache`, `Root::handle` | what is known about paths, a directory | a look-up, a clone |
+//! | `Watched::state`, `Users::verified` | a file's content, credentials that were correct | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
 //!
-//! All but the first two are leaves, and so are those of a log but for its loggers; the first two are never taken by a worker.
+//! All but the first two are leaves, and so are those of a log except its loggers. A worker never takes the first two.
 
 mod accept;
 mod addresses;
@@ -92,7 +92,7 @@ use worker::{Worker, set_scheduling};
 
 /// A running server.
 ///
-/// Dropping it stops it at once; see [`Server::drain`] for the way that cuts nothing.
+/// Dropping it stops it at once; see [`Server::drain`] for stopping without cutting a response.
 ///
 /// ```
 /// use swiftiply::config::{Config, Overrides};
@@ -113,7 +113,7 @@ use worker::{Worker, set_scheduling};
 pub struct Server {
     sessions: Arc<Sessions<Session>>,
     shared: Arc<Shared>,
-    /// Held for the whole of a reload: one after the other.
+    /// Held for the whole of a reload, so that reloads run one after the other.
     reloading: Mutex<()>,
     running: Mutex<Running>,
     workers: ThreadPool,
@@ -121,12 +121,11 @@ pub struct Server {
     tunnels: Option<PreparedThread>,
     drainer: Option<PreparedThread>,
     dial_in: Option<PreparedThread>,
-    /// Of the thread of the dial-in addresses.
+    /// Controls the thread of the dial-in addresses.
     control: Arc<DialInControl>,
 }
 
-/// A server that has bound its addresses and opened its logs, and runs no thread yet: the moment to give up
-/// privileges.
+/// A server that has bound its addresses and opened its logs but runs no thread yet: the moment to drop privileges.
 pub struct Bound {
     sessions: Arc<Sessions<Session>>,
     shared: Arc<Shared>,
@@ -141,7 +140,7 @@ impl Server {
     /// Binds and opens everything that a configuration names, and starts no thread.
     ///
     /// # Errors
-    /// The first thing that could not be had; what was bound before is closed again.
+    /// The first address or file that failed; what was bound before is closed again.
     pub fn bind(config: Config) -> Result<Bound, StartError> {
         let (config, division) = descriptors::divide(config, process::descriptors());
         let descriptors = Arc::new(Budget::new(division.backends));
@@ -219,10 +218,11 @@ impl Server {
         })
     }
 
-    /// Finds what is wrong with a configuration that cannot be seen in its file, without binding anything: certificates.
+    /// Finds what is wrong with a configuration beyond its file, without binding anything: certificates, users and
+    /// groups.
     ///
     /// # Errors
-    /// The first one.
+    /// The first problem.
     pub fn check(config: &Config) -> Result<(), StartError> {
         Secure::default().load("ssl", &config.ssl)?;
         load_outgoing(&mut Secure::default(), config)?;
@@ -235,12 +235,12 @@ impl Server {
     /// Starts a server: [`Server::bind`] and [`Bound::start`].
     ///
     /// # Errors
-    /// What could not be had. Nothing runs then.
+    /// What failed. Nothing runs then.
     pub fn start(config: Config) -> Result<Self, StartError> {
         Self::bind(config)?.start()
     }
 
-    /// Where visitors are served, in the order of the configuration; ports are the real ones.
+    /// The addresses for clients, in the order of the configuration, with their real ports.
     pub fn visitors(&self) -> Vec<LocalAddress> {
         let running = self.running.lock();
         running
@@ -250,7 +250,7 @@ impl Server {
             .collect()
     }
 
-    /// Where backends dial in, in the order of the configuration; ports are the real ones.
+    /// The addresses for backends, in the order of the configuration, with their real ports.
     pub fn backends(&self) -> Vec<LocalAddress> {
         let running = self.running.lock();
         running
@@ -260,17 +260,17 @@ impl Server {
             .collect()
     }
 
-    /// Visitors' connections now.
+    /// The number of clients' connections now.
     pub fn open(&self) -> u64 {
         stats::get(&self.shared.stats.open)
     }
 
-    /// What was counted since the start.
+    /// The counters since the start.
     pub fn stats(&self) -> &Stats {
         &self.shared.stats
     }
 
-    /// Idle backends and idle connections to servers now, and requests that wait for one.
+    /// The number of idle backends and idle connections to servers, and of requests that wait for one.
     pub fn queues(&self) -> (usize, usize) {
         let dialled: usize = {
             let running = self.running.lock();
@@ -281,27 +281,27 @@ impl Server {
         (dialled + kept, self.shared.waiting.load(Ordering::Relaxed))
     }
 
-    /// The backends that are dialled in now, in the order in which they came.
+    /// The backends that are connected now, in the order in which they connected.
     pub fn connected(&self) -> Vec<ConnectedBackend> {
         self.control.connected()
     }
 
-    /// Bytes that are charged to `limits.memory` now, and to `limits.spool`.
+    /// Bytes that are charged now to `limits.memory` and to `limits.spool`.
     pub fn kept(&self) -> (u64, u64) {
         (self.shared.memory.used(), self.shared.disk.all().used())
     }
 
-    /// Goes over to a new configuration, whole or not at all. Connections, idle backends and exchanges are not touched but
-    /// for those of addresses and keys that are gone. `workers` and `scheduling` stay as they were at the start.
+    /// Switches to a new configuration, all or nothing. Connections, idle backends and exchanges continue, except those
+    /// of removed addresses and keys. `workers` and `scheduling` keep the values of the start.
     ///
     /// # Errors
-    /// What could not be had. Everything goes on as before then.
+    /// What failed. The old configuration stays in force then.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
         let (config, division) = descriptors::divide(config, process::descriptors());
         let _alone = self.reloading.lock();
         let shared = &self.shared;
-        // First open what is new; any failure up to the swap leaves everything as it was. Files may take their time to be
-        // read, and a drain does not wait for that: only reloads change what is copied here, apart from a drain.
+        // Open everything new first; a failure before the swap changes nothing. Reading files may take its time, and a
+        // drain does not wait for that: apart from a drain, only reloads change what is copied here.
         let (mut secure, mut outgoing, old_fronts, mut pools) = {
             let running = self.running.lock();
             let fronts = running.fronts.iter().map(|front| front.address.clone());
@@ -359,7 +359,7 @@ impl Server {
         if shared.draining.load(Ordering::SeqCst) {
             return Err(io::Error::other("the server is about to end").into());
         }
-        // Now nothing can fail any more.
+        // From here on nothing can fail.
         let snapshot = Arc::new(snapshot);
         snapshot.set_limits();
         shared.descriptors.limit(division.backends);
@@ -367,7 +367,7 @@ impl Server {
         shared.connections.store(division.both, Ordering::Relaxed);
         shared.set_snapshot(Arc::clone(&snapshot));
         before.retire(&snapshot);
-        // Their directory may be another one by now.
+        // Their directory may have been replaced.
         self.reopen_logs();
         snapshot.check_files();
         for site in &snapshot.sites {
@@ -405,8 +405,8 @@ impl Server {
         Ok(())
     }
 
-    /// Opens the access logs under their names, after they were moved away. One that cannot be opened is written to as
-    /// before, which is logged.
+    /// Opens the access logs again under their names, after they were rotated. If one cannot be opened, the old file
+    /// stays in use, which is logged.
     pub fn reopen_logs(&self) {
         for (_, log) in self.shared.snapshot().access_logs() {
             if let Err(error) = log.reopen() {
@@ -415,7 +415,7 @@ impl Server {
         }
     }
 
-    /// Stops accepting, and has every connection closed after the answer that is under way.
+    /// Stops accepting, and closes every connection after its current response.
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         let fronts = mem::take(&mut self.running.lock().fronts);
@@ -423,9 +423,9 @@ impl Server {
         self.sessions.close_idle(false);
     }
 
-    /// Whether a drain is over. Call it every now and then, for it also closes what has become idle.
+    /// Whether a drain is over. Call it repeatedly: it also closes connections that have become idle.
     ///
-    /// A connection that has not had a request yet is given a second to send one: its visitor has just come.
+    /// A connection that has not had a request yet gets a second to send one: its client has just connected.
     pub fn is_drained(&self, since: Instant) -> bool {
         let first_second_is_over = since.elapsed() >= Duration::from_secs(1);
         self.sessions.close_idle(first_second_is_over);
@@ -435,9 +435,9 @@ impl Server {
         self.open() == 0
     }
 
-    /// Gives up the dial-in addresses and the idle backends once no client's connection may need a backend any more: each has
-    /// its own, for an upgraded connection or a long response. So a new process can have the addresses meanwhile, and the
-    /// applications connect to that.
+    /// Releases the dial-in addresses and the idle backends once no client's connection can need another backend: each one
+    /// that is left has its own, for an upgraded connection or a long response. A new process can then bind the addresses,
+    /// and the applications connect to it.
     fn release_backends(&self) {
         let dials = {
             let mut running = self.running.lock();
@@ -453,13 +453,13 @@ impl Server {
         log::debug!("dial-in addresses are closed, since no client needs another backend");
     }
 
-    /// Closes all upgraded connections. They end when their users want, so a drain leaves them as they are and does this
-    /// when its time is over.
+    /// Closes all upgraded connections. They end when their users want, so a drain leaves them open until its grace
+    /// period is over.
     pub fn close_tunnels(&self) {
         self.sessions.tunnels.close_all(Close::Draining);
     }
 
-    /// Drains, at most for `grace`, and stops. Returns whether nothing was cut but upgraded connections.
+    /// Drains for at most `grace`, and stops. Returns whether only upgraded connections were cut.
     pub fn drain(self, grace: Duration) -> bool {
         let since = Instant::now();
         self.begin_drain();
@@ -502,7 +502,7 @@ impl Drop for Server {
         for session in self.sessions.poller.take_all(|_, _| true) {
             session.close(Close::Draining);
         }
-        // Workers in the middle of an exchange end when it does; nobody waits for them.
+        // Workers in the middle of an exchange end after it; the server does not wait for them.
         if self.open() == 0 {
             self.workers.join();
         }
@@ -563,7 +563,7 @@ impl Bound {
         running.secure = secure;
         running.outgoing = outgoing;
         threads::can_have(config.workers)?;
-        // Now nothing can fail any more, and threads may begin.
+        // From here on nothing can fail, and threads may begin.
         let workers = threadpool::Builder::new()
             .num_threads(config.workers)
             .thread_name("worker".to_owned())
@@ -571,7 +571,7 @@ impl Bound {
         for _ in 0..config.workers {
             let sessions = Arc::clone(&sessions);
             let scheduling = config.scheduling;
-            // One job for the life of the server: the library's queue has no bound, ours have.
+            // One job for the life of the server: the library's queue is unbounded, the server's own queues are not.
             workers.execute(move || Worker::new(sessions).work(scheduling));
         }
         snapshot.check_files();

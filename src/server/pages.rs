@@ -1,4 +1,4 @@
-//! Answers of our own: one small body each, HTML or text as the visitor likes, or a page of the site's.
+//! The server's own responses: one small body each, HTML or text as the client prefers, or a page of the site.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ pub(crate) struct SitePages {
     by_status: Vec<(u16, CustomPage)>,
 }
 
-/// A file that is shown in the place of our own words.
+/// A file that replaces the built-in page.
 #[derive(Debug)]
 struct CustomPage {
     file: Arc<Watched<Vec<u8>>>,
@@ -32,7 +32,8 @@ struct CustomPage {
 pub(crate) type PageFiles = HashMap<PathBuf, Arc<Watched<Vec<u8>>>>;
 
 impl SitePages {
-    /// Those of a site. A file that is known already is the same one, and is looked at now; one that is not is added.
+    /// The pages of a site. A file that is known already is reused, after a look whether it has changed; one that is
+    /// not known is read and added.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -92,7 +93,7 @@ impl SitePages {
         }
     }
 
-    /// What everybody sees while the site is in maintenance.
+    /// The page for every request while the site is in maintenance.
     pub(crate) fn maintenance_page(&self, request: &RequestHead) -> Response {
         let why = "The site is down for maintenance. Please come back later.";
         let mut page = page(503, why, Some(request));
@@ -105,7 +106,7 @@ impl SitePages {
         }
     }
 
-    /// The one for a status. That of maintenance is also for other times in which there is no service.
+    /// The site's page for a status. The maintenance page also serves as the page for 503.
     fn of(&self, status: u16) -> Option<&CustomPage> {
         let own = self.by_status.iter().find(|(own, _)| *own == status);
         let own = own.map(|(_, page)| page);
@@ -114,7 +115,7 @@ impl SitePages {
 }
 
 impl CustomPage {
-    /// The same answer with these words.
+    /// The same response with this page as its body.
     fn in_place_of(&self, mut page: Response) -> Response {
         let fields = &mut page.head.headers;
         fields.set("Content-Type", self.content_type.as_bytes());
@@ -123,7 +124,7 @@ impl CustomPage {
     }
 }
 
-/// The type of a page, by the name of its file.
+/// The content type of a page, by the extension of its file.
 fn content_type(path: &Path) -> &'static str {
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     match extension.to_str().unwrap_or_default() {
@@ -135,7 +136,7 @@ fn content_type(path: &Path) -> &'static str {
     }
 }
 
-/// A status page. `detail` says what the visitor could know or do about it.
+/// A status page. `detail` says what the client should know or do.
 pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> Response {
     let mut head = ResponseHead::new(status);
     let title = ResponseHead::reason(status);
@@ -152,7 +153,7 @@ pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> 
             .push("Content-Type", b"text/plain; charset=utf-8");
         format!("{status} {title}\n{detail}\n")
     };
-    // A page about a moment must not be shown later.
+    // A page about the current state must not be shown later.
     head.headers.push("Cache-Control", b"no-store");
     match status {
         429 | 503 => head.headers.push("Retry-After", RETRY_AFTER),
@@ -166,7 +167,7 @@ pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> 
     }
 }
 
-/// The answer to a health check, as the original words it.
+/// The response to a health check, in the wording of the original.
 pub(crate) fn health(stats: &Stats, client: Option<IpAddr>) -> Response {
     let client = client.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
     let time = date::text(SystemTime::now());
@@ -185,17 +186,17 @@ pub(crate) fn health(stats: &Stats, client: Option<IpAddr>) -> Response {
     }
 }
 
-/// The answer to an OPTIONS request that may not be passed on.
+/// The response to an OPTIONS request that may not be passed on.
 pub(crate) fn options() -> Response {
     Response {
         head: ResponseHead::options(),
-        // Not without one: the length, 0, is to be told.
+        // Not `Empty`: the response needs its Content-Length, 0.
         body: Body::Bytes(Vec::new()),
         trace: Trace::default(),
     }
 }
 
-/// Whether the visitor names HTML and does not refuse it; a program that takes anything gets text.
+/// Whether the client accepts HTML by name. A program that accepts anything gets text.
 fn wants_html(request: &RequestHead) -> bool {
     request.headers.get_all("Accept").any(|list| {
         list.split(|byte| *byte == b',').any(|range| {
@@ -214,7 +215,7 @@ fn escape(text: &str) -> String {
         .replace('>', "&gt;")
 }
 
-/// Seconds after which a visitor may try again: long enough for a process to be restarted.
+/// Seconds after which a client may try again: long enough to restart a process.
 const RETRY_AFTER: &[u8] = b"5";
 /// The same for a site that is in maintenance.
 const RETRY_AFTER_MAINTENANCE: &[u8] = b"60";
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn html_for_those_who_name_it_and_text_for_the_rest() {
+    fn html_only_if_named() {
         for accept in [
             "text/html",
             "application/xml, text/HTML;q=0.9",

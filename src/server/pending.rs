@@ -1,4 +1,4 @@
-//! A request of a site on its way to a backend: what [`relay`](crate::relay) asks of the server.
+//! A request of a site on its way to a backend: what [`relay`](crate::relay) needs from the server.
 //!
 //! Runs on a worker.
 
@@ -38,17 +38,17 @@ pub(crate) struct PendingRequest {
     pub(crate) snapshot: SnapshotRef,
     /// Index of its site.
     pub(crate) site: usize,
-    /// Index of the site whose backends are to respond: the same, or its backup.
+    /// Index of the site whose backends serve it: the same, or its backup.
     pub(crate) supplier_index: usize,
-    /// Since when it waits for what comes next.
+    /// Since when it has waited for the next step.
     pub(crate) since: Instant,
-    /// Whether the visitor is still there.
+    /// Detects whether the client is still there.
     pub(crate) disconnect: DisconnectDetector,
-    /// To become an upgraded connection, where that is asked for.
+    /// The permit for an upgraded connection, if the request asks for one.
     pub(crate) permit: Option<TunnelPermit>,
-    /// The permission to stand in line for a backend, once it was given.
+    /// Counts it among the requests in the queue, once it may wait.
     wait: Option<CountedWait>,
-    /// Times and limits of its exchange.
+    /// Time-outs and limits of its exchange.
     rules: Rules,
 }
 
@@ -76,8 +76,8 @@ impl PendingRequest {
         }
     }
 
-    /// Makes the fields with ambiguous names some of the others, as far as the site wants that (`underscores`), and logs the
-    /// first one that is left out.
+    /// Moves the fields with ambiguous names to the others, as far as the site allows (`underscores`), and logs the
+    /// first one that is dropped.
     pub(crate) fn admit_ambiguous(&mut self) {
         if self.request.head.ambiguous.is_empty() {
             return;
@@ -101,12 +101,12 @@ impl PendingRequest {
         }
     }
 
-    /// Bytes of memory that a request is charged for, whose head has so many: for these, and for itself.
+    /// Bytes of memory that are charged for a request with a head of this length.
     pub(crate) const fn memory(head: usize) -> u64 {
         (size_of::<Exchange<Self>>() + head) as u64
     }
 
-    /// How long it has waited, before its exchange.
+    /// How long it has waited before its exchange.
     pub(crate) fn waited(&self) -> Trace {
         Trace {
             queued: self.since.elapsed(),
@@ -118,7 +118,7 @@ impl PendingRequest {
         &self.snapshot.sites[self.site]
     }
 
-    /// The site whose backends are to respond.
+    /// The site whose backends serve the request.
     fn supplier(&self) -> &Site {
         &self.snapshot.sites[self.supplier_index]
     }
@@ -128,7 +128,7 @@ impl PendingRequest {
         self.supplier().waiting.count() > 0
     }
 
-    /// The response to a request that no backend has responded to, and the line in the log.
+    /// Logs a request that no backend has served, and returns the response for it.
     pub(crate) fn failed(&self, error: RelayError, trace: Trace) -> Response {
         let site = self.site();
         let (status, mut detail) = page_for(error);
@@ -174,7 +174,7 @@ impl PendingRequest {
         }
     }
 
-    /// Which backends have not come in time: those of the site, and those of its backups that were asked.
+    /// Which backends were not free in time: those of the site, and those of the backups that were tried.
     fn no_backend(&self) -> String {
         let mut site = self.site();
         let mut text = format!("no backend in {:?}", site.settings.timeout);
@@ -201,7 +201,7 @@ impl PendingRequest {
             .map(|selector| selector.shortage())
     }
 
-    /// Logs once per site that its responses lack a length, which costs time and connections.
+    /// Warns once per site that its responses lack a length, which costs time and connections.
     fn warn_of_unframed(&self, head: &ResponseHead, download: &Download<Lease>) {
         let site = self.site();
         let unframed = !download.is_empty() && download.length().is_none() && !head.chunked;
@@ -239,12 +239,12 @@ impl ExchangeHandler for PendingRequest {
             let site = &self.snapshot.sites[self.site];
             match site.settings.max_tunnels {
                 0 => self.request.head.upgrade = None,
-                // It may have one already, from the site that had no backend.
+                // It may have a permit already, from the site that had no backend.
                 _ if self.permit.is_some() => {}
                 _ => self.permit = site.tunnels.enter(),
             }
             if self.request.head.upgrade.is_some() && self.permit.is_none() {
-                // Without the upgrade the request would be another one, which the application has to refuse.
+                // Without the upgrade the request would mean something else; only the application may decide that.
                 return Err(RelayError::NoTunnel);
             }
         }
@@ -279,7 +279,7 @@ impl ExchangeHandler for PendingRequest {
     }
 
     fn unreachable(&mut self, _: &io::Error) -> Result<Option<Instant>, RelayError> {
-        // The server is set aside already; another one, or its return, is waited for.
+        // The directory has set the server aside; wait for another one, or for its return.
         Ok(None)
     }
 
@@ -323,7 +323,7 @@ impl ExchangeHandler for PendingRequest {
         let mut head = head;
         let named = files::named_by_backend(&self.request, self.site(), &mut head);
         let (head, payload) = match named {
-            // It goes out as it is, and does not wait for the rest of what it replaces.
+            // The file goes out as it is, and does not wait for the rest of the response that it replaces.
             Some(file) => {
                 if let Some(drain) = Drain::of_replaced(download, tools.reply) {
                     self.snapshot.shared.drainer.add(drain);
@@ -346,7 +346,7 @@ impl ExchangeHandler for PendingRequest {
             }
         };
         let shared = &self.snapshot.shared;
-        // Before the visitor can know of it.
+        // Count it before the client can see it.
         shared.stats.answered(head.status);
         let settings = &self.site().settings;
         let request = &self.request.head;
@@ -368,7 +368,7 @@ impl ExchangeHandler for PendingRequest {
 
     fn received(&mut self, visitor: &Conn) {
         self.disconnect = DisconnectDetector::new(Instant::now());
-        // The end of its side may be there already, and is not reported again.
+        // The client may have ended its side already, which is not reported again.
         self.disconnect.is_gone(visitor);
     }
 
@@ -382,19 +382,19 @@ impl ExchangeHandler for PendingRequest {
 
 impl PendingRequest {
     /// Whether a request that was sent to a backend may be sent to another one (`retries` says how often): if its
-    /// method is idempotent (RFC 9110 9.2.2), or if the site says `redeployable` and head and body are within
+    /// method is idempotent (RFC 9110 9.2.2), or if the site sets `redeployable` and head and body are within
     /// `redeployment_sizelimit`.
     fn is_repeatable(&self, head_length: usize) -> bool {
         let settings = &self.site().settings;
         let size = head_length as u64 + self.request.body.length();
-        // What was passed on as it came is gone.
+        // A streamed body is gone.
         !matches!(self.request.body, RequestBody::Stream { .. })
             && (self.request.head.method.is_idempotent()
                 || settings.redeployable && size <= settings.redeployment_sizelimit)
     }
 }
 
-/// The decoded path of a request, where it matters for the choice of a backend.
+/// The decoded path of a request, if the choice of a backend depends on it.
 fn path_for<'a>(supplier: &Site, head: &'a RequestHead) -> Cow<'a, [u8]> {
     match supplier.servers {
         Some(_) => Cow::default(),
@@ -402,7 +402,8 @@ fn path_for<'a>(supplier: &Site, head: &'a RequestHead) -> Cow<'a, [u8]> {
     }
 }
 
-/// Which backends of a site a request may go to; `path` is that of [`path_for`]. `None`: the site has no address for it.
+/// The backends of a site that a request may go to; `path` is that of [`path_for`]. `None`: the site has no address for
+/// it.
 fn selector<'a>(
     snapshot: &'a Snapshot,
     supplier: &'a Site,
@@ -438,7 +439,7 @@ pub(crate) const fn head_limits(limits: &Limits) -> HeadLimits {
     }
 }
 
-/// The status of the page for a failure, and what it says.
+/// The status of the page for a failure, and its text.
 const fn page_for(error: RelayError) -> (u16, &'static str) {
     match error {
         RelayError::NoBackend => (
@@ -469,7 +470,7 @@ const fn page_for(error: RelayError) -> (u16, &'static str) {
     }
 }
 
-/// The reason for which a connection is closed after a page of our own with this status.
+/// The reason for which a connection is closed after one of the server's own pages with this status.
 pub(crate) const fn reason_for(status: u16) -> Close {
     match status {
         408 => Close::HeadTimeout,

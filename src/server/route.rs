@@ -1,4 +1,4 @@
-//! Which site a request is for. Pure.
+//! Chooses the site of a request. Pure.
 
 use crate::http::head::{Method, RequestHead};
 use crate::server::snapshot::Snapshot;
@@ -8,13 +8,13 @@ use crate::server::snapshot::Snapshot;
 pub(crate) enum Route {
     /// To the site with this index.
     Site(usize),
-    /// To the proxy itself, which says that it is well.
+    /// To the health page of the proxy itself.
     Health,
-    /// Nowhere: no site has this name, and none is the default.
+    /// Nowhere: no site has this name, and there is no default site.
     NotFound,
 }
 
-/// Picks the site by the host's name, without regard to case and port.
+/// Chooses the site by the name of the host, ignoring case and port.
 pub(crate) fn route(snapshot: &Snapshot, head: &RequestHead) -> Route {
     let asks_for_health = snapshot
         .config

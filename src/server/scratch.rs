@@ -1,4 +1,4 @@
-//! What a worker lends to the session that it runs: buffers, the date, and the configuration as it is now.
+//! What a worker lends to the session that it runs: buffers, the date, and the current configuration.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,18 +17,18 @@ pub(crate) struct Scratch {
     shared: Arc<Shared>,
     snapshot: SnapshotRef,
     generation: u64,
-    /// What was read from the visitor.
+    /// What was read from the client.
     pub(crate) input: Buffer,
     /// What was read from the backend.
     reply: Buffer,
-    /// What will be written.
+    /// What is to be written.
     out: Vec<u8>,
     clock: DateClock,
-    /// How long the next read of a backend may wait.
+    /// How long the next read of a backend may block.
     pub(super) patience: Duration,
 }
 
-/// The text of the Date field, made once a second.
+/// The text of the Date field, formatted once a second.
 #[derive(Default)]
 struct DateClock {
     second: u64,
@@ -59,7 +59,7 @@ impl Scratch {
         &self.snapshot
     }
 
-    /// What was read from the visitor, and what an exchange works with.
+    /// The client's input buffer, and the tools of an exchange.
     pub(crate) fn tools<'w>(
         &'w mut self,
         room: &'w dyn Fn() -> Room,
@@ -74,7 +74,7 @@ impl Scratch {
         (&mut self.input, tools)
     }
 
-    /// The time as RFC 9110 5.6.7 has it.
+    /// The time in the format of RFC 9110 5.6.7.
     pub(crate) fn date(&mut self) -> &str {
         self.clock.date()
     }
@@ -82,7 +82,7 @@ impl Scratch {
 
 impl DateClock {
     fn date(&mut self) -> &str {
-        // Good to a few milliseconds, and half a dozen times cheaper than the precise one.
+        // Precise to a few milliseconds, and about six times cheaper than the precise clock.
         let second = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map_or(0, |time| time.tv_sec());
         let second = u64::try_from(second).unwrap_or(0);
         if second != self.second || self.text.is_empty() {

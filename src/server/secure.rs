@@ -1,4 +1,4 @@
-//! The certificates of the addresses that speak TLS, and how they are read again.
+//! The certificates of the addresses that speak TLS, and how they are reloaded.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -9,13 +9,13 @@ use parking_lot::RwLock;
 use crate::config::{Address, Tls};
 use crate::net::tls::{Acceptor, Authorities, Certificate, LoadError, Tickets};
 
-/// What an acceptor thread looks at for each connection; `None`: no TLS.
+/// What an acceptor thread uses for each connection; `None`: no TLS.
 pub(crate) type AcceptorSlot = Arc<RwLock<Option<Acceptor>>>;
 
 /// The certificates of a server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Secure {
-    /// Made when the first certificate is there; the same from then on.
+    /// Created with the first certificate, and kept from then on.
     tickets: Option<Tickets>,
     /// By certificate file and key file.
     loaded: HashMap<(PathBuf, PathBuf), Certificate>,
@@ -25,12 +25,12 @@ pub(crate) struct Secure {
 }
 
 impl Secure {
-    /// Reads all certificates of the key `ssl` or `outgoing_ssl`, anew if they were read before. One that was good before
-    /// and is not now stays as it was, which the log says: a site must not vanish because its renewal went wrong, or
-    /// because the server has given up the right to read the file.
+    /// Reads all certificates of the key `ssl` or `outgoing_ssl`, also those that were read before. One that can no
+    /// longer be read keeps its last good version, which is logged: a site must not vanish because its renewal failed,
+    /// or because the server has dropped the privilege to read the file.
     ///
     /// # Errors
-    /// The first new one that could not be had; nothing has changed then.
+    /// The first new certificate that could not be loaded; nothing has changed then.
     pub(crate) fn load(&mut self, key: &str, entries: &[Tls]) -> Result<(), LoadError> {
         let mut loaded = HashMap::new();
         let mut authorities = HashMap::new();
@@ -86,7 +86,7 @@ impl Secure {
         Ok(())
     }
 
-    /// What it takes to accept TLS at an address, if it speaks that.
+    /// The TLS acceptor of an address, if it speaks TLS.
     pub(crate) fn acceptor(&self, address: &Address) -> Option<Acceptor> {
         self.acceptors.get(address).cloned()
     }

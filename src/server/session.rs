@@ -50,20 +50,20 @@ use crate::relay::Interests;
 use crate::server::scratch::Scratch;
 use crate::stats::Close;
 
-/// What becomes of a session that has run.
+/// What happens to a session that has run.
 pub(crate) enum Disposition {
-    /// It has to wait for one of these.
+    /// It waits for one of these.
     Wait(Box<Session>, Interests),
-    /// It is to be carried by the tunnels.
+    /// The tunnels carry it from now on.
     Tunnel(Box<Session>, Box<Start<Lease>>),
-    /// There is more to do, but others have waited long enough for this worker.
+    /// There is more to do, but other sessions should run first.
     Yield(Box<Session>),
     /// The connection is closed.
     Closed,
 }
 
 impl Session {
-    /// Does what there is to do.
+    /// Goes from state to state until the session has to wait or is closed.
     pub(crate) fn run(mut self: Box<Self>, scratch: &mut Scratch) -> Disposition {
         scratch.input.clear();
         scratch.input.append(&mem::take(&mut self.leftover));
@@ -111,5 +111,5 @@ impl Session {
     }
 }
 
-/// Pipelined requests that are answered before other visitors have their turn.
+/// Pipelined requests that are served before other clients have their turn.
 const MOST_IN_A_ROW: u32 = 32;

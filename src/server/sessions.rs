@@ -10,34 +10,34 @@ use crate::backend::lease::Lease;
 use crate::net::poller::Poller;
 use crate::net::tunnel::Tunnels;
 
-/// The sessions of a server, each an `S`, and what they share.
+/// The sessions of a server, of type `S`, and what they share.
 pub(crate) struct Sessions<S> {
     pub(crate) shared: Arc<Shared>,
-    /// Those that wait.
+    /// Sessions that wait.
     pub(crate) poller: Poller<S>,
-    /// Those for which HTTP is over.
+    /// Upgraded connections.
     pub(crate) tunnels: Tunnels<S, Lease>,
-    /// When idle ones may be looked for, to make room.
+    /// When to look for idle sessions again, to make room.
     pub(super) shedding: ScanBackoff,
 }
 
-/// Keeps what takes its time and was in vain from taking more than a part of all the time.
+/// Limits the time spent on an expensive scan that found nothing to a fraction of all time.
 #[derive(Default)]
 pub(super) struct ScanBackoff(Mutex<Option<Instant>>);
 
 impl ScanBackoff {
-    /// Whether it may be tried again.
+    /// Whether the scan may run again.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.0.lock().is_none_or(|due| due <= now)
     }
 
-    /// It was in vain, and took from `begun` until now.
+    /// Notes that the scan found nothing, and ran from `begun` until `now`.
     pub(super) fn rest(&self, begun: Instant, now: Instant) {
         *self.0.lock() = Some(now + now.saturating_duration_since(begun) * IN_VAIN);
     }
 }
 
-/// So many times as long as something was tried in vain it is left alone.
+/// Back-off after a fruitless scan, as a multiple of its duration.
 const IN_VAIN: u32 = 10;
 #[cfg(test)]
 mod tests {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_vain_takes_a_tenth_of_the_time() {
+    fn fruitless_scans_back_off() {
         let (pace, start) = (ScanBackoff::default(), Instant::now());
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         assert!(pace.is_due(start));

@@ -1,4 +1,5 @@
-//! What the threads of a server share: the configuration, limits, counters. Its sessions are in [`sessions`](super::sessions).
+//! What the threads of a server share: the configuration, limits and counters. Its sessions are in
+//! [`sessions`](super::sessions).
 
 use std::fmt;
 use std::ops::Deref;
@@ -19,14 +20,14 @@ use crate::net::stream::network;
 use crate::relay::spool::Room;
 use crate::stats::Stats;
 
-/// What the threads of a server share, but for its sessions ([`Sessions`](super::sessions::Sessions)).
+/// What the threads of a server share, except for its sessions ([`Sessions`](super::sessions::Sessions)).
 pub(crate) struct Shared {
-    /// Reads the rest of responses that no visitor gets.
+    /// Reads the rest of responses that no client gets.
     pub(crate) drainer: Drainer,
     pub(crate) clients: Clients,
     pub(crate) stats: Arc<Stats>,
     pub(super) snapshot: RwLock<Arc<Snapshot>>,
-    /// Changes with the snapshot, so that workers need not take the lock to see that it did not.
+    /// Changes with the snapshot, so that workers see without the lock whether it has changed.
     pub(super) generation: AtomicU64,
     pub(super) draining: AtomicBool,
     /// Bytes of memory (`limits.memory`).
@@ -35,20 +36,20 @@ pub(crate) struct Shared {
     pub(super) disk: Arc<Shares>,
     /// For responses that are compressed on their way (`gzip`).
     pub(crate) compressors: Arc<Compressors>,
-    /// Descriptors for backends that dial in, at all addresses.
+    /// Descriptors for backends that dial in, at all addresses together.
     pub(super) descriptors: Arc<Budget>,
-    /// Descriptors for these and for visitors.
+    /// Descriptors for these and for clients.
     pub(super) connections: AtomicU64,
     /// Requests that wait for a backend, at all sites.
     pub(super) waiting: Arc<AtomicUsize>,
-    /// Passwords that are checked.
+    /// The checks of passwords.
     pub(super) checks: Arc<Checks>,
-    /// Backends that connect and disconnect.
+    /// Logs backends that connect and disconnect.
     pub(super) journal: Arc<Journal>,
 }
 
-/// A snapshot as a worker and its requests hold it. The outer count is the worker's own, so that workers do not pass one
-/// cache line around for each request.
+/// A snapshot as a worker and its requests hold it. Each worker has a reference count of its own, so that workers do
+/// not contend for one cache line on each request.
 pub(crate) type SnapshotRef = Arc<Generation>;
 
 /// A snapshot, and what all snapshots of a server share.
@@ -58,7 +59,7 @@ pub(crate) struct Generation {
 }
 
 impl Shared {
-    /// The configuration as it is now. For one request, take it once.
+    /// The current configuration. Take it once for one request.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.read())
     }
@@ -67,7 +68,7 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Where to keep the body of a client's request, and what the client does not take of the response.
+    /// Where to keep the body of a client's request, and the part of a response that the client has not taken.
     pub(crate) fn room(
         &self,
         snapshot: &Snapshot,
@@ -94,7 +95,7 @@ impl Shared {
 }
 
 impl Generation {
-    /// The snapshot that counts now.
+    /// The current snapshot.
     pub(crate) fn current(shared: &Arc<Shared>) -> Self {
         Self {
             snapshot: shared.snapshot(),

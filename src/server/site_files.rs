@@ -1,4 +1,4 @@
-//! The files of a site: those of its docroot, and those that its backends may name.
+//! The files of a site: those below its docroot, and those that its backends may name.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::process;
 pub(crate) struct SiteFiles {
     /// Below `docroot`.
     docroot: Option<Arc<Files>>,
-    /// Below `sendfileroot`. They are files of their own: what a backend has once shown to one visitor is no one else's.
+    /// Below `sendfileroot`. Their cache is separate: a file that a backend has named for one client is not for others.
     sendfileroot: Option<Arc<Files>>,
 }
 
 impl SiteFiles {
-    /// Those of a site as configured, with all that is known of them already.
+    /// The files of a site as configured. What was known of them before the reload is kept.
     pub(crate) fn new(site: &config::SiteConfig, before: Option<&Self>) -> Self {
         let carry = |new: Files, old: Option<&Arc<Files>>| match old {
             Some(old) if old.are_like(&new) => {
@@ -45,7 +45,7 @@ impl SiteFiles {
         self.sendfileroot.as_ref()
     }
 
-    /// Lets go of those that have no place in a new configuration; `next` is what the site has there.
+    /// Releases files that a new configuration no longer has; `next` is what the site has there.
     pub(crate) fn retire(&self, next: Option<&Self>) {
         for (files, next) in [
             (&self.docroot, next.and_then(|next| next.docroot.as_ref())),
@@ -62,7 +62,7 @@ impl SiteFiles {
         }
     }
 
-    /// Tells the log what keeps files from being served now. Called when the server has become the user that it is to be.
+    /// Warns about what keeps files from being served. Called after the server has switched to its user.
     pub(crate) fn check(&self, site: &config::SiteConfig) {
         for (key, files, path) in [
             ("docroot", &self.docroot, &site.docroot),

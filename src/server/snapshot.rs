@@ -1,10 +1,10 @@
-//! The configuration as it runs: every request reads exactly one of these.
+//! The configuration as it runs: every request reads exactly one snapshot.
 //!
-//! A snapshot is immutable. A reload builds a new one, in which the pools, lines, servers, files and logs of whatever did
-//! not change are the same as before, and swaps it in; requests that have begun keep the one they began with.
+//! A snapshot is immutable. A reload builds a new one and swaps it in; pools, queues, servers, files and logs that have
+//! not changed are taken over from the one before. Requests that have begun keep the snapshot they began with.
 //!
-//! **Invariants**: to build one changes nothing of what it has in common with the one before, so that it may fail until
-//! it is swapped in; [`Snapshot::set_limits`] and [`Snapshot::retire`] are for the moment of that.
+//! **Invariants**: building a snapshot changes nothing that it shares with the one before, so it may fail until it is
+//! swapped in; [`Snapshot::set_limits`] and [`Snapshot::retire`] are called at that moment.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -33,31 +33,31 @@ use crate::stats::Stats;
 /// One generation of the configuration.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// Its limits are those that the descriptors allow.
+    /// Its limits are lowered to what the descriptors allow.
     pub(crate) config: Config,
     /// In the order of [`Config::sites`].
     pub(crate) sites: Vec<Site>,
-    /// The site that takes what no name matches.
+    /// The site for host names that no site has.
     pub(crate) default: Option<usize>,
     /// The log of exchanges that reach no site.
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) sticky: Regex,
-    /// Every request looks here. Nobody from outside can add names, so no hash has to withstand anybody.
+    /// Looked up by every request. Clients cannot add names, so it needs no hash that withstands attacks.
     names: BTreeMap<String, usize>,
-    /// Sites by the name that they have in logs.
+    /// Sites by their name in logs.
     logged: HashMap<String, usize>,
 }
 
-/// What a snapshot is made of besides its configuration.
+/// What a snapshot is built from, besides its configuration.
 pub(crate) struct SnapshotParts<'a> {
     /// Requests that wait for a backend, at all sites.
     pub(crate) waiting: &'a Arc<AtomicUsize>,
     pub(crate) stats: &'a Arc<Stats>,
-    /// For deadlines of servers.
+    /// Wakes the tick for deadlines of servers.
     pub(crate) alarm: &'a Arc<Alarm>,
-    /// Those of all dial-in addresses.
+    /// The pools of all dial-in addresses.
     pub(crate) pools: &'a HashMap<Address, Arc<Pool>>,
-    /// The snapshot from which everything that has not changed is taken over.
+    /// The snapshot from which everything is taken over that has not changed.
     pub(crate) before: Option<&'a Snapshot>,
 }
 
@@ -75,23 +75,23 @@ pub(crate) struct Site {
     pub(crate) waiting: Arc<WaitingCount>,
     pub(crate) tunnels: Arc<Allowance>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
-    /// Who may see what.
+    /// The paths that ask for a password.
     pub(crate) guards: Vec<AuthRule>,
-    /// What it says in the place of our own words.
+    /// The pages that replace built-in ones.
     pub(crate) pages: SitePages,
     /// Those below its docroot, and those that its backends may name.
     pub(crate) files: SiteFiles,
-    /// Target of its log lines, by which they find the site's own logger.
+    /// The target of its log lines, which selects the site's own logger.
     pub(crate) log: String,
-    /// The log has said that answers of this site lack a length.
+    /// Whether the log has reported that responses of this site lack a length.
     pub(crate) unframed_reported: AtomicBool,
-    /// Servers in place of pools.
+    /// Its servers, if it has no pools.
     pub(crate) servers: Option<Arc<Servers>>,
-    /// The site whose backends are used when none came in time.
+    /// The site whose backends are used when none of its own is free in time.
     pub(crate) backup: Option<usize>,
     /// Pools for some paths only, in the order of the file.
     filtered: Vec<(Filter, [Arc<Pool>; 1])>,
-    /// Pools for the rest.
+    /// Pools for all other paths.
     plain: Vec<Arc<Pool>>,
 }
 
@@ -150,7 +150,7 @@ impl Snapshot {
         })
     }
 
-    /// Sets the limits of what snapshots have in common, when this one is the one that counts.
+    /// Applies the limits of what snapshots share. Called when this one becomes the current one.
     pub(crate) fn set_limits(&self) {
         for site in &self.sites {
             let limits = &site.settings.limits;
@@ -160,28 +160,28 @@ impl Snapshot {
         }
     }
 
-    /// The site with this name, lower case and without port.
+    /// The site with this host name, in lower case and without port.
     pub(crate) fn site(&self, name: &str) -> Option<usize> {
         self.names.get(name).copied()
     }
 
-    /// The servers of all sites that have some.
+    /// The servers of all sites.
     pub(crate) fn servers(&self) -> impl Iterator<Item = &Arc<Servers>> {
         self.sites.iter().filter_map(|site| site.servers.as_ref())
     }
 
-    /// The site that has this name in logs.
+    /// The site with this name in logs.
     fn named(&self, name: &str) -> Option<&Site> {
         self.sites.get(*self.logged.get(name)?)
     }
 
-    /// The files of the site that has this name in logs.
+    /// The files of the site with this name in logs.
     pub(crate) fn files_of(&self, name: &str) -> Option<&SiteFiles> {
         self.named(name).map(|site| &site.files)
     }
 
-    /// Another snapshot has taken the place of this one, which workers that have nothing to do hold until their next
-    /// request, however late that comes: lets go of what is large or open and has no place in the new one.
+    /// Releases what is large or open and has no place in the next snapshot. Idle workers hold this one until their
+    /// next request, however late that comes.
     pub(crate) fn retire(&self, next: &Self) {
         for site in &self.sites {
             site.files.retire(next.files_of(&site.settings.name));
@@ -212,20 +212,20 @@ impl Snapshot {
         logs
     }
 
-    /// Tells the log which files cannot be served now.
+    /// Warns about files that cannot be served now.
     pub(crate) fn check_files(&self) {
         for site in &self.sites {
             site.files.check(&site.settings);
         }
     }
 
-    /// Whether a peer is a proxy whose forwarding fields are to be believed.
+    /// Whether a peer is a proxy whose forwarding fields are trusted.
     pub(crate) fn trusts(&self, peer: &Peer) -> bool {
         !self.config.trusted_proxies.is_empty()
             && peer.ip().is_some_and(|ip| self.trusts_address(ip))
     }
 
-    /// Whether an address is that of such a proxy.
+    /// Whether an address is that of a trusted proxy.
     pub(crate) fn trusts_address(&self, ip: IpAddr) -> bool {
         let mut networks = self.config.trusted_proxies.iter();
         networks.any(|network| contains(network, ip))
@@ -233,7 +233,7 @@ impl Snapshot {
 }
 
 impl Site {
-    /// A site with these settings, without its backup. What was read of its files before is not read again.
+    /// A site with these settings, without its backup. Files that were read already are not read again.
     ///
     /// # Errors
     /// A file that cannot be read, or what the system refuses.
@@ -284,7 +284,7 @@ impl Site {
         })
     }
 
-    /// A page with this status: the site's own if it has one, or one that says `detail`.
+    /// A page with this status: the site's own if it has one, or the built-in one with `detail`.
     pub(crate) fn page(
         &self,
         status: u16,
@@ -308,12 +308,12 @@ impl Site {
     }
 }
 
-/// The target of the log lines of a site with this name, by which they find its own logger.
+/// The target of the log lines of the site with this name, which selects its own logger.
 pub(super) fn log_target(site: &str) -> String {
     format!("site:{site}")
 }
 
-/// The keys that a site's backends may send: its own, or none.
+/// The keys that a site's backends may send: its own, or the empty one.
 pub(crate) fn accepted_keys(site: &config::SiteConfig) -> Arc<[Box<[u8]>]> {
     if site.keys.is_empty() {
         return Arc::new([Box::default()]);

@@ -1,16 +1,16 @@
-//! Ids in paths that tie a request to one backend.
+//! Ids in paths that bind a request to one backend.
 
 use regex::bytes::Regex;
 
-/// Finds the ids in paths of the original's IOWA framework, whose sessions live in one process: a request whose
-/// path ends like this is only for the backend with this id.
+/// Finds the ids in paths of the original's IOWA framework, whose sessions live in one process: a request whose path
+/// ends like this may only go to the backend with this id.
 pub(crate) fn sticky() -> Regex {
     Regex::new(r"(?-u)\w-\w+-\w+\.\w+\.[\w.]+-(\w+)$").expect("a constant pattern")
 }
 
 /// The id in a decoded path, if it has one; see [`sticky`].
 pub(crate) fn sticky_id<'p>(pattern: &Regex, path: &'p [u8]) -> Option<&'p [u8]> {
-    // Nearly no path has one, and looking for a dash costs next to nothing.
+    // Almost no path has one, and searching for a dash costs next to nothing.
     memchr::memchr(b'-', path)?;
     Some(pattern.captures(path)?.get(1)?.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! Threads that are made before they may begin.
+//! Threads that are created before they may begin.
 
 use std::io;
 use std::sync::mpsc;
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use crate::process;
 
-/// Finds out whether the system gives so many more threads, before a library asks for them that panics if it does not.
+/// Checks that the system allows this many more threads, before a library asks for them that panics if it does not.
 ///
 /// # Errors
-/// It does not.
+/// The system does not allow them.
 pub(super) fn can_have(count: usize) -> io::Result<()> {
     let before = process::threads();
     let trial = (0..count).map(|_| PreparedThread::new("worker", || {}));
     let trial = trial.collect::<io::Result<Vec<_>>>()?;
     trial.into_iter().for_each(PreparedThread::join);
-    // One that has ended counts until the system has cleaned up after it.
+    // A thread that has ended counts until the system has cleaned up after it.
     let deadline = Instant::now() + CLEANED_UP;
     while let (Ok(before), Ok(now)) = (&before, process::threads())
         && now > *before
@@ -28,7 +28,7 @@ pub(super) fn can_have(count: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// A thread that was made, and begins when nothing can fail any more. One that never begins ends when this is dropped.
+/// A thread that was created, and begins when nothing can fail any more. Dropping it before that ends it.
 pub(super) enum PreparedThread {
     Made {
         go: mpsc::Sender<()>,
@@ -38,7 +38,7 @@ pub(super) enum PreparedThread {
 }
 
 impl PreparedThread {
-    /// Makes a thread that waits until it may begin.
+    /// Creates a thread that waits until it may begin.
     pub(super) fn new(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (go, wait) = mpsc::channel();
         let begin = move || {
@@ -53,7 +53,7 @@ impl PreparedThread {
     pub(super) fn begin(self) -> Self {
         match self {
             Self::Made { go, handle } => {
-                // It waits for this and for nothing else.
+                // The thread waits for this message and nothing else.
                 let _ = go.send(());
                 Self::Begun(handle)
             }
@@ -61,7 +61,7 @@ impl PreparedThread {
         }
     }
 
-    /// Waits for its end; at once, if it has never begun.
+    /// Waits for its end; returns at once if it has never begun.
     pub(super) fn join(self) {
         let handle = match self {
             Self::Made { go, handle } => {
@@ -74,5 +74,5 @@ impl PreparedThread {
     }
 }
 
-/// How long the system may take to clean up after a thread, at most; usually much less than a millisecond.
+/// The longest time in which the system cleans up after a thread; usually much less than a millisecond.
 const CLEANED_UP: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! What the tick thread does: deadlines, slow readers, and what is done once a second.
+//! The tick thread: deadlines, slow readers, and what is done once a second.
 
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
@@ -8,8 +8,8 @@ use super::session::Session;
 use super::sessions::Sessions;
 
 impl Sessions<Session> {
-    /// Closes or hands over sessions whose deadlines are over, and has access logs written, until the alarm is stopped.
-    /// Runs on the tick thread.
+    /// Closes sessions whose deadline is over or hands them to the workers, and has access logs written, until the
+    /// alarm is stopped. Runs on the tick thread.
     pub(super) fn tick(&self) {
         let mut flushed = Instant::now();
         let mut relieved = flushed;
@@ -40,8 +40,8 @@ impl Sessions<Session> {
         }
     }
 
-    /// Gives up the visitors that read most slowly, where they hold backends that other requests wait for, or room on disk
-    /// that others need.
+    /// Cuts the clients that read most slowly if they hold backends that other requests wait for, or disk space that
+    /// others need.
     fn relieve(&self, now: Instant) {
         let needs_room = self.shared.disk.take_exhausted();
         let held = self.shared.disk.waiting();
@@ -53,10 +53,10 @@ impl Sessions<Session> {
             let (reader, is_waited_for) = session.reader(now)?;
             let is_in_the_way = needs_room && reader.on_disk > 0 || is_waited_for;
             let is_slow = reader.age >= TIME_TO_READ && reader.rate < SLOW;
-            // Of two that are as slow the one that gives back more goes first.
+            // Of two equally slow ones, the one that releases more goes first.
             (is_in_the_way && is_slow).then_some((reader.rate, Reverse(reader.on_disk)))
         };
-        // Some at a time, for one may be enough.
+        // Some at a time: one may be enough.
         let some = held / 8 + 1;
         let slow = self.poller.take_lowest(some, key);
         if slow.is_empty() {
@@ -73,9 +73,9 @@ impl Sessions<Session> {
     }
 }
 
-/// How often the tick looks after servers and has access logs written; it looks at deadlines when they are over.
+/// How often the tick looks after servers and has access logs written. It handles deadlines when they are due.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A visitor that reads fewer bytes a second may be given up when others need its backend, or what is kept for it, once it
-/// has had so long to read.
+/// Bytes per second below which a client may be cut when others need its backend or its disk space, and the time it has
+/// to read before that.
 const SLOW: u64 = 100_000;
 const TIME_TO_READ: Duration = Duration::from_secs(5);

@@ -1,12 +1,12 @@
-//! A worker: one of the threads that do the work, and what it owns.
+//! A worker: one of the threads that run sessions.
 //!
-//! It waits for sessions that have something to do, and runs one after the other. Its buffers are lent to the session that
-//! it runs, so that a parked one costs no more than what was read and not used.
+//! It waits for sessions that have something to do, and runs one after the other. It lends its buffers to the session
+//! that it runs, so a parked session keeps only the bytes that were read and not used.
 //!
-//! **The rule**: blocking is how a worker reads and writes, parking is how an exchange waits. A session that has to wait for
-//! its backend, or for its turn in a queue, is parked at once if the server is busy, which is if work was ready when the
-//! worker came for it or is ready now, or if this is the last worker that can take new work. Otherwise the worker blocks for
-//! at most [`PATIENCE`] and then parks it ([`Worker::wait_for`]).
+//! **The rule**: a worker reads and writes by blocking; an exchange waits by parking. A session that has to wait for
+//! its backend, or in a queue, is parked at once if the server is busy, which it is if work was ready when the worker
+//! came for this session or is ready now, or if this is the last worker that can take new work. Otherwise the worker
+//! blocks for at most [`PATIENCE`] and then parks the session ([`Worker::wait_for`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use crate::process;
 use crate::relay::Interests;
 use crate::stats::{self, Close};
 
-/// A worker.
+/// A worker: where it gets sessions from, and what it lends to them.
 pub(crate) struct Worker {
     sessions: Arc<Sessions<Session>>,
     scratch: Scratch,
 }
 
-/// Puts a parked session back to work.
+/// Hands a parked session back to the workers.
 struct SessionWaker {
     sessions: Arc<Sessions<Session>>,
     token: Token,
@@ -41,7 +41,7 @@ impl Wake for SessionWaker {
     }
 }
 
-/// A session that has something to do, and what the poller says about it.
+/// A session that has something to do, and the event that woke it.
 type ReadySession = (Box<Session>, Cause);
 
 impl Worker {
@@ -59,7 +59,7 @@ impl Worker {
         while let (Work::Item(session, cause), mut load) = sessions.poller.wait() {
             let mut ready = Some((session, cause));
             while let Some((session, cause)) = ready.take() {
-                // A panic is a fault of ours; it costs this one session, whose drop closes it, and no worker.
+                // A panic is a bug; it costs this one session, whose drop closes it, and no worker.
                 let now = std::mem::replace(&mut load, Load::Busy);
                 let run = AssertUnwindSafe(|| self.run(&sessions, session, cause, now));
                 match catch_unwind(run) {
@@ -74,7 +74,7 @@ impl Worker {
         }
     }
 
-    /// Runs a session until it is parked, given away or closed. Returns work that was found ready meanwhile.
+    /// Runs a session until it is parked, handed over or closed. Returns work that was found ready meanwhile.
     fn run(
         &mut self,
         sessions: &Arc<Sessions<Session>>,
@@ -137,7 +137,7 @@ impl Worker {
                     session.wait_in_queue(interests.until.min(Instant::now() + PATIENCE));
                     patience.blocking = None;
                 }
-                // The exchange reads next, and that may wait.
+                // The exchange reads next, and that read may block.
                 false => self.scratch.patience = PATIENCE,
             }
             return Waited::Again(session);
@@ -153,13 +153,13 @@ impl Worker {
     }
 }
 
-/// How long a worker may still block in the run of one session.
+/// How long a worker may still block while it runs one session.
 struct BlockingAllowance<'s> {
     /// A worker that has found work ready does not block at all: it parks the session and looks for more.
     load: Load,
-    /// It blocks, or is about to.
+    /// Held while it blocks, or is about to.
     blocking: Option<Blocking<'s>>,
-    /// When it has to be over; `None`: it has not blocked yet.
+    /// When blocking has to end; `None`: it has not blocked yet.
     until: Option<Instant>,
 }
 
@@ -170,9 +170,9 @@ impl BlockingAllowance<'_> {
     }
 }
 
-/// What came of waiting.
+/// The result of [`Worker::wait_for`].
 enum Waited {
-    /// The session is to be run again.
+    /// The session is to run again.
     Again(Box<Session>),
     /// It is parked. There may be other work.
     Parked(Option<ReadySession>),
@@ -183,14 +183,14 @@ fn waker(sessions: &Arc<Sessions<Session>>, token: Token) -> Waker {
     Waker::from(Arc::new(SessionWaker { sessions, token }))
 }
 
-/// Parks a session. Gives it back if it has something to do already.
+/// Parks a session. Returns it if it has something to do already.
 fn park(
     sessions: &Arc<Sessions<Session>>,
     mut session: Box<Session>,
     interests: Interests,
 ) -> Option<Box<Session>> {
     if session.may_be_gone() {
-        // The visitor may have left, and its socket does not report that again.
+        // The client may have left, and its socket does not report that again.
         return Some(session);
     }
     let token = session.token();
@@ -208,8 +208,8 @@ fn park(
         .park(token, session, interests.visitor, interests.until);
     match parked {
         Ok(None) => {
-            // Once the poller is stopped, no worker comes for it any more. It is taken out here, or by the thread that stops
-            // the server, which looks after it has stopped the poller.
+            // Once the poller is stopped, no worker takes it out any more. This thread does, or the thread that stops
+            // the server, which looks again after it has stopped the poller.
             if sessions.shared.is_draining()
                 && sessions.poller.is_stopped()
                 && let Some(session) = sessions.poller.take(token)
@@ -230,7 +230,7 @@ fn park(
     }
 }
 
-/// The scheduling class of this thread, one of those that do the work.
+/// Sets the scheduling class of the calling thread.
 pub(super) fn set_scheduling(scheduling: Scheduling) {
     if scheduling == Scheduling::Batch
         && let Err(error) = process::schedule_as_batch()

@@ -1,4 +1,4 @@
-//! A site that asks for a password: a request waits until its password can be checked.
+//! Checks passwords (`State::Auth`): a request waits until its password can be checked.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use crate::server::pending::PendingRequest;
 use crate::server::scratch::Scratch;
 
 impl Session {
-    /// Lets a request in if its visitor may see what it asks for.
+    /// Lets a request in if its client may see what it asks for.
     pub(super) fn authorise(
         &mut self,
         mut pending: PendingRequest,
@@ -47,7 +47,7 @@ impl Session {
         }
     }
 
-    /// A request has waited for the check of its password.
+    /// Continues a request that has waited for the check of its password.
     pub(super) fn resume_auth(&mut self, auth: AuthPending, scratch: &mut Scratch) -> SessionStep {
         let AuthPending {
             mut pending,
@@ -57,7 +57,7 @@ impl Session {
         if has_event && pending.disconnect.is_gone(&self.conn) {
             return self.client_gone(&pending, &pending.waited());
         }
-        // Also where its turn comes too late.
+        // This also covers a turn that comes too late.
         let deadline = pending.since + pending.site().settings.timeout;
         if self.expired || Instant::now() >= deadline {
             return self.refuse_auth_overload(&pending, AuthOverload::All, scratch);
@@ -83,7 +83,7 @@ impl Session {
                 self.check_password(pending, rule, &users, &credentials, turn, scratch)
             }
             verdict => {
-                // Another request with the same password was first.
+                // Another request with the same password was checked first.
                 turn.prove(Instant::now());
                 drop(turn);
                 self.apply_verdict(pending, &verdict, scratch)
@@ -91,7 +91,7 @@ impl Session {
         }
     }
 
-    /// What needs no check.
+    /// Acts on a verdict that needs no check.
     fn apply_verdict(
         &mut self,
         pending: PendingRequest,
@@ -155,7 +155,7 @@ impl Session {
         self.respond_before_body(pending, page, scratch)
     }
 
-    /// There is no time to check a password.
+    /// Refuses a request because too many passwords are to be checked.
     fn refuse_auth_overload(
         &mut self,
         pending: &PendingRequest,

@@ -1,4 +1,4 @@
-//! Reads the body of a request (`State::Body`), or has it passed on as it arrives.
+//! Reads the body of a request (`State::Body`), or lets the exchange pass it on as it arrives.
 
 use std::time::Instant;
 
@@ -16,7 +16,8 @@ use crate::server::scratch::Scratch;
 use crate::stats::Close;
 
 impl Session {
-    /// Has the body of a request read here, or passed on as it arrives (`request_buffering`).
+    /// Begins to read the body of a request, or begins an exchange that passes it on as it arrives
+    /// (`request_buffering`).
     pub(super) fn begin_body(
         &mut self,
         mut pending: PendingRequest,
@@ -66,7 +67,7 @@ impl Session {
             Err(fault) => return self.refuse_body(&pending, &fault, Trace::default(), scratch),
         };
         if pending.request.head.expect_continue && scratch.input.is_empty() {
-            // RFC 9110 10.1.1.
+            // The client waits for a 100 response (RFC 9110 10.1.1).
             write_interim(&mut self.conn, &mut self.pending_output, CONTINUE);
         }
         let deadline = received + settings.timeouts.body;
@@ -106,7 +107,7 @@ impl Session {
                     reading.rate.add(now, count as u64);
                     self.expired = false;
                 }
-                // As with a head, what has come by now counts.
+                // As with a head, what has arrived by now counts.
                 Ok(None) => {
                     let now = Instant::now();
                     let late = self.expired || now >= reading.deadline;

@@ -18,7 +18,7 @@ use crate::server::sessions::Sessions;
 use crate::server::shared::Shared;
 use crate::stats::{self, Close};
 
-/// A visitor's connection.
+/// A client's connection.
 pub(crate) struct Session {
     pub(super) shared: Arc<Shared>,
     /// Where it is kept while no worker runs it.
@@ -26,42 +26,42 @@ pub(crate) struct Session {
     pub(super) token: Token,
     pub(super) conn: Conn,
     pub(super) peer: Peer,
-    /// It counts for the limit of its address.
+    /// Counts it for the limit of its address.
     pub(super) counted: Option<CountedConnection>,
-    /// Its request counts for the limit of the address that the peer, a proxy, has named.
+    /// Counts its request for the limit of the address that the peer, a proxy, has named.
     pub(super) counted_request: Option<CountedConnection>,
-    /// Bytes that were read and not used when the session was parked.
+    /// Bytes that were read but not used when the session was parked.
     pub(super) leftover: Vec<u8>,
-    /// Bytes that the visitor did not take and that go in front of its next response.
+    /// Bytes that the client did not take; they go in front of its next response.
     pub(super) pending_output: Vec<u8>,
-    /// What the connection and its request take of the memory, without bodies.
+    /// Memory charged for the connection and its request, without bodies.
     pub(super) memory: Charge,
-    /// Bytes of that for the request.
+    /// The part of that for the request, in bytes.
     pub(super) request_bytes: u64,
-    /// What may be left in the socket.
+    /// What may be left unread in the socket.
     pub(super) unread: Unread,
     pub(super) state: State,
-    /// Why the connection is closed, once it is dropped.
+    /// The reason that is counted when the session is dropped.
     pub(super) reason: Close,
-    /// Its deadline is over; it was not closed at once since the visitor is owed an answer.
+    /// Whether its deadline has passed. It was not closed then because the client is owed a response.
     pub(super) expired: bool,
-    /// Exchanges so far.
+    /// Responses so far.
     pub(super) responses: u32,
-    /// The visitor's socket has reported an event that may be its disconnect, which was not looked at yet.
+    /// Whether the client's socket has reported an event that may be its disconnect and was not looked at yet.
     pub(super) may_be_gone: bool,
-    /// The backend's socket is armed in the poller.
+    /// Whether the backend's socket is armed in the poller.
     pub(super) is_armed: bool,
-    /// Puts it back to work, once it has waited in a queue.
+    /// Wakes it from a queue; created once.
     pub(super) waker: Option<Waker>,
 }
 
-/// What a socket may hold of which the poller will not tell again, so that it has to be read before the session is
-/// parked for more.
+/// What a socket may hold that the poller will not report again. It has to be read before the session is parked for
+/// more.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unread {
-    /// Nothing: all was read.
+    /// Nothing: everything was read.
     Nothing,
-    /// Bytes, and no end: a read that brings less than there was room for has emptied it (epoll(7)).
+    /// Bytes, but no end: a read that brings less than there was room for has emptied it (epoll(7)).
     Bytes,
     /// Bytes, the end, or both: only a read that brings nothing settles it.
     Unsure,
@@ -113,7 +113,7 @@ impl Session {
         }
     }
 
-    /// Reads what is there, without waiting.
+    /// Reads what has arrived, without waiting.
     pub(super) fn fill(&mut self, scratch: &mut Scratch) -> io::Result<Option<usize>> {
         let read = scratch.input.fill_now(&mut self.conn)?;
         let emptied =
@@ -132,8 +132,8 @@ impl Session {
             .force(connection + self.request_bytes + kept as u64);
     }
 
-    /// Charges so many bytes for a request. Where the memory is used up, idle connections are closed to make room. `false`:
-    /// there is none even so, and the request has to be refused.
+    /// Charges this many bytes for a request. If the memory is used up, closes idle connections to make room. `false`:
+    /// there is still none, and the request has to be refused.
     pub(super) fn charge_request(&mut self, bytes: u64) -> bool {
         self.request_bytes = bytes;
         let all = connection_bytes(self.conn.is_secure()) + bytes;
@@ -143,8 +143,8 @@ impl Session {
         }
     }
 
-    /// Counts a request that came through a trusted proxy as a connection of the client's address. `false`: that has as
-    /// many as it may.
+    /// Counts a request that came through a trusted proxy as a connection of the client's address. `false`: that
+    /// address has reached its limit.
     pub(super) fn count_request(&mut self, pending: &PendingRequest) -> bool {
         let most = pending.snapshot.config.limits.connections_per_client;
         let client = pending.request.client.forwarded;
@@ -155,7 +155,7 @@ impl Session {
         self.counted_request.is_some()
     }
 
-    /// The request is over.
+    /// Uncounts a request that is over.
     pub(super) fn uncount_request(&mut self) {
         if let Some(counted) = self.counted_request.take() {
             self.shared.clients.leave(counted);
@@ -178,7 +178,7 @@ impl AsFd for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if thread::panicking() {
-            // What was sent of an answer must not pass for a whole one.
+            // The client must not take what was sent of a response for a complete one.
             self.conn.reset_on_close();
         }
         self.log_unfinished();
@@ -192,7 +192,7 @@ impl Drop for Session {
     }
 }
 
-/// Bytes of memory that an idle connection takes, with its socket's and the poller's notes about it.
+/// Bytes of memory of an idle connection, including those of its socket and the poller.
 const fn connection_bytes(secure: bool) -> u64 {
     match secure {
         true => 8 << 10,
@@ -200,5 +200,5 @@ const fn connection_bytes(secure: bool) -> u64 {
     }
 }
 
-/// So many bytes of a body are collected before others have their turn.
+/// Bytes of a body that are read before other sessions run.
 pub(super) const TURN: usize = 1 << 20;

@@ -14,20 +14,20 @@ use crate::server::scratch::Scratch;
 use crate::stats::Close;
 
 impl Session {
-    /// The request is complete, or its body is passed on as it arrives: it goes to a backend.
+    /// Begins the exchange of a request, whose body is complete or is passed on as it arrives.
     pub(super) fn begin_exchange(
         &mut self,
         pending: PendingRequest,
         upload: Option<Box<StreamingUpload>>,
         scratch: &mut Scratch,
     ) -> SessionStep {
-        // The end may have come right after the request, and the poller does not report it again.
+        // The end of the client's side may have come right after the request; the poller does not report it again.
         self.may_be_gone = self.unread == Unread::Unsure;
         let since = pending.since;
         self.advance_exchange(Box::new(Exchange::new(pending, upload, since)), scratch)
     }
 
-    /// Goes on with an exchange.
+    /// Advances an exchange.
     pub(super) fn advance_exchange(
         &mut self,
         mut exchange: Box<Exchange<PendingRequest>>,
@@ -47,7 +47,7 @@ impl Session {
         let step = exchange.advance(&mut visitor, &mut tools);
         self.may_be_gone = visitor.has_event;
         if exchange.upload.is_some() {
-            // It is read past our own notes.
+            // The upload reads the socket without updating `unread`.
             self.unread = Unread::Unsure;
         }
         match step {
@@ -57,7 +57,7 @@ impl Session {
         }
     }
 
-    /// An exchange is over.
+    /// Handles the outcome of an exchange.
     pub(super) fn end_exchange(
         &mut self,
         exchange: Exchange<PendingRequest>,
@@ -98,7 +98,8 @@ impl Session {
         }
     }
 
-    /// The visitor is given up: its backend's response is read for a moment, so that the backend can go on.
+    /// Reads the rest of a backend's response for a moment although the client is gone, so that the backend stays
+    /// usable.
     pub(super) fn add_drain(&self, drain: Option<Drain<Lease>>) {
         if let Some(drain) = drain {
             self.shared.drainer.add(drain);

@@ -67,7 +67,7 @@ impl Session {
             }
             match (filled, begun) {
                 (Ok(Some(1..)), _) => {}
-                // What has come by now has come in time: the workers may be late.
+                // What has arrived by now is in time: the workers may be late.
                 (Ok(None), Some(since)) if self.expired || since.elapsed() >= patience => {
                     let why = "the head of the request did not arrive in time";
                     return self.refuse_unreadable(408, why, begun, &snapshot, scratch);
@@ -78,7 +78,7 @@ impl Session {
                 }
                 (Err(error), _) if error.kind() == ErrorKind::Unsupported => {
                     self.conn.give_up_tls();
-                    // What it is is still in the socket; an error shows again when the answer is written.
+                    // The bytes are still in the socket. An error recurs when the response is written.
                     let _ = self.fill(scratch);
                     let why = match scratch.input.data().starts_with(preamble::PREFIX) {
                         true => PREAMBLE_HERE,
@@ -97,14 +97,14 @@ impl Session {
     }
 }
 
-/// What is said to a backend that dials in where clients are served.
+/// The response to a backend that dials in at an address for clients.
 const PREAMBLE_HERE: &str = "this is the preamble of a backend, and the port is for clients; \
                              let the backend dial in at the outgoing address of its site";
 
-/// How a TLS connection begins: a record of type handshake and version 3 (RFC 8446 5.1).
+/// The first bytes of a TLS connection: a record of type handshake and version 3 (RFC 8446 5.1).
 const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
 
-/// What is said to a client that begins TLS at an address without it.
+/// The response to a client that begins TLS at an address without it.
 const TLS_HERE: &str = "this port speaks HTTP; ask with http://, or write its address in ssl";
 
 /// Why a head is refused, with the key of the limit that it exceeds and its value.

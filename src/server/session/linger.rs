@@ -1,4 +1,4 @@
-//! Reads what a client still sends after its last response (`State::Linger`).
+//! Reads and discards what a client still sends after its last response (`State::Linger`).
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ impl Session {
     }
 }
 
-/// How long a visitor may send nothing after its last response before its connection is closed, and how long it may go on
-/// sending. A program that sends a large body reads the response when it is done with that, or finds the connection reset.
+/// How long a client may be silent after its last response before its connection is closed, and how long it may go on
+/// sending. A program that sends a large body reads the response only afterwards, or finds the connection reset.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_LINGER: Duration = Duration::from_secs(5);

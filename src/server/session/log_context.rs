@@ -1,4 +1,4 @@
-//! What an answer is context: for its delivery, and for its line in the access log.
+//! The request that a response belongs to: for its delivery, and for its line in the access log.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::server::shared::SnapshotRef;
 use crate::server::snapshot::Site;
 use crate::stats::Close;
 
-/// What an answer is context, for its delivery and for the access log.
+/// The request that a response belongs to, for its delivery and for the access log.
 pub(super) struct LogContext<'a> {
     pub(super) client: ClientAddress,
     pub(super) head: Option<&'a RequestHead>,
@@ -22,11 +22,11 @@ pub(super) struct LogContext<'a> {
     pub(super) received: Instant,
     pub(super) site: Option<usize>,
     pub(super) snapshot: &'a SnapshotRef,
-    /// What to log if the answer itself was complete.
+    /// The reason to log if the response itself was complete.
     pub(super) ended: Option<Close>,
 }
 
-/// The same as the answer itself keeps it, while the visitor takes its time.
+/// The same, owned, while a client takes its time.
 pub(super) struct OwnedLogContext {
     pub(super) client: ClientAddress,
     pub(super) head: Option<RequestHead>,
@@ -107,7 +107,7 @@ impl<'a> LogContext<'a> {
         }
     }
 
-    /// The same, to be kept while the visitor takes its time.
+    /// An owned copy, for a client that takes its time.
     pub(super) fn to_owned_context(&self, status: u16, trace: Trace) -> OwnedLogContext {
         OwnedLogContext {
             client: self.client,

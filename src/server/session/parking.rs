@@ -13,27 +13,28 @@ use crate::relay::output::Reader;
 use crate::stats::Close;
 
 impl Session {
-    /// Where the session is kept.
+    /// The session's key in the poller.
     pub(crate) const fn token(&self) -> Token {
         self.token
     }
 
-    /// Whether nothing of a request has come: the connection can be closed without loss.
+    /// Whether nothing of a request has arrived: the connection can be closed without loss.
     pub(crate) fn is_idle(&self) -> bool {
         matches!(&self.state, State::Head(reading) if reading.begun.is_none())
     }
 
-    /// Whether it has not had any request yet.
+    /// Whether it has not had a request yet.
     pub(crate) const fn is_fresh(&self) -> bool {
         self.responses == 0
     }
 
-    /// Whether its visitor has sent something that nobody has read yet.
+    /// Whether its client has sent something that was not read yet.
     pub(crate) fn has_input(&self) -> bool {
         self.conn.pending() == Pending::Bytes
     }
 
-    /// Its visitor, if something of a backend's response is kept for it, and whether other requests wait for that backend.
+    /// Its client, if the spool holds part of a backend's response for it, and whether other requests wait for that
+    /// backend.
     pub(crate) fn reader(&self, now: Instant) -> Option<(Reader, bool)> {
         match &self.state {
             State::Exchange(exchange) => {
@@ -45,23 +46,23 @@ impl Session {
         }
     }
 
-    /// Has its response be cut when it is run next.
+    /// Cuts its response when it runs next.
     pub(crate) fn give_up_reader(&mut self) {
         if let State::Exchange(exchange) = &mut self.state {
             exchange.give_up();
         }
     }
 
-    /// Says why the session, which the caller owns, is closed.
+    /// Closes the session, which the caller owns, with this reason.
     pub(crate) fn close(mut self, reason: Close) {
         self.reason = reason;
     }
 
-    /// Its deadline is over: closes it if nobody is owed an answer, else gives it back to be run by a worker.
+    /// Handles an expired deadline: closes the session, or returns it to a worker if its client is owed a response.
     pub(crate) fn expire(mut self: Box<Self>) -> Option<Box<Self>> {
         let reason = match &self.state {
             State::Head(reading) if reading.handshake => Close::TlsTimeout,
-            // It has come in time; the workers are late.
+            // The bytes came in time; the workers are late.
             State::Head(reading) if reading.begun.is_none() && self.has_input() => {
                 return Some(self);
             }
@@ -76,11 +77,11 @@ impl Session {
         None
     }
 
-    /// The poller says what it knows about the visitor's socket; `None` where something has happened in the meantime.
+    /// Takes note of an event at the client's socket; `None`: something has happened while the session was out.
     pub(crate) fn notice(&mut self, cause: Option<Cause>) {
         if self.is_armed {
             self.is_armed = false;
-            // What woke it is not the backend, so that socket is still armed, and may be in use elsewhere soon.
+            // The backend did not wake it, so its socket is still armed, and another session may use it soon.
             if cause != Some(Cause::Backend)
                 && let Some(backend) = self.state.backend()
             {
@@ -88,7 +89,7 @@ impl Session {
             }
         }
         match cause {
-            // The poller reports nothing of what there is to read while it waits for room.
+            // The poller does not report what can be read while the session waits for room.
             Some(Cause::Ready) if !self.state.reads() => self.unread = Unread::Unsure,
             Some(Cause::Ready) => self.unread = Unread::Bytes,
             Some(Cause::Woken | Cause::Backend) => {}
@@ -111,12 +112,12 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the visitor may have left, which is to be looked at before the session is parked.
+    /// Whether the client may have left, which has to be checked before the session is parked.
     pub(crate) const fn may_be_gone(&self) -> bool {
         self.may_be_gone && matches!(self.state, State::Exchange(_) | State::Auth(_))
     }
 
-    /// Blocks until it was given what it waits for in a queue, or until `until`.
+    /// Blocks until the queue has given it what it waits for, or until `until`.
     pub(crate) fn wait_in_queue(&self, until: Instant) {
         match &self.state {
             State::Exchange(exchange) => {
@@ -131,8 +132,8 @@ impl Session {
         }
     }
 
-    /// Has its waker, which is made once, called when it is given what it waits for in a queue. `false`: that has happened
-    /// already.
+    /// Registers its waker, which is created once, with the queue in which it waits. `false`: the queue has given it
+    /// what it waits for already.
     pub(crate) fn wake_with(&mut self, make: impl FnOnce() -> Waker) -> bool {
         let waker = self.waker.get_or_insert_with(make).clone();
         match &self.state {

@@ -1,4 +1,4 @@
-//! Requests that are refused, and those that end without an answer.
+//! Refuses requests, and ends those that get no response.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -22,7 +22,7 @@ use crate::server::snapshot::Snapshot;
 use crate::stats::Close;
 
 impl Session {
-    /// Refuses what could not be read as a request. `begun`: since when it was on its way.
+    /// Refuses what could not be read as a request. `begun`: when it began to arrive.
     pub(super) fn refuse_unreadable(
         &mut self,
         status: u16,
@@ -39,8 +39,7 @@ impl Session {
         self.deliver(&context, page, false, AfterResponse::close(reason), scratch)
     }
 
-    /// Logs that what could not be read as a request was refused: to the log of the site that it asks for, as far as that can
-    /// be told.
+    /// Logs that an unreadable request was refused: to the log of the site that it asks for, if that can be read.
     fn log_unreadable(&self, status: u16, why: &str, snapshot: &Snapshot, head: &[u8]) {
         let peer = self.peer;
         let Some(host) = host_of_refused(head) else {
@@ -75,7 +74,7 @@ impl Session {
         );
     }
 
-    /// Refuses a request because `limits.memory` is used up, and closes, which gives some of it back.
+    /// Refuses a request because `limits.memory` is used up, and closes the connection, which frees some memory.
     pub(super) fn refuse_overload(
         &mut self,
         client: ClientAddress,
@@ -104,7 +103,7 @@ impl Session {
         self.deliver(&context, page, false, after, scratch)
     }
 
-    /// Refuses a request of an address that has too many under way.
+    /// Refuses a request because its address has too many requests under way.
     pub(super) fn refuse_too_many(
         &mut self,
         pending: &PendingRequest,
@@ -121,7 +120,7 @@ impl Session {
         self.respond_before_body(pending, page, scratch)
     }
 
-    /// Refuses a request for the sake of its body.
+    /// Refuses a request because of its body.
     pub(super) fn refuse_body(
         &mut self,
         pending: &PendingRequest,
@@ -165,7 +164,7 @@ impl Session {
                 (500, Cow::Borrowed("the body could not be stored"))
             }
         };
-        // What the operator may want to change is no visitor's fault.
+        // The operator may want to change these limits; the client did nothing wrong.
         let level = match status {
             503 => log::Level::Warn,
             _ => log::Level::Info,
@@ -179,7 +178,7 @@ impl Session {
         self.respond_and_close(pending, page, reason_for(status), scratch)
     }
 
-    /// Refuses a request in the middle of a body that is passed on as it comes, or gives one up that nobody waits for.
+    /// Refuses a request because of its streamed body, or ends it if the client has left.
     pub(super) fn refuse_upload(
         &mut self,
         pending: &PendingRequest,
@@ -215,7 +214,7 @@ impl Session {
         self.respond_and_close(pending, page, reason, scratch)
     }
 
-    /// Answers a request of which not everything was read, and closes.
+    /// Responds to a request that was not read to its end, and closes the connection.
     pub(super) fn respond_and_close(
         &mut self,
         pending: &PendingRequest,
@@ -230,8 +229,8 @@ impl Session {
         self.deliver(&context, page, false, AfterResponse::close(reason), scratch)
     }
 
-    /// The session ends while a request is under way: no step has taken the state out of it. Closes its backend and writes
-    /// its line in the access log.
+    /// Ends a session that is dropped with a request under way: closes its backend and writes its line in the access
+    /// log.
     pub(super) fn log_unfinished(&mut self) {
         let reason = self.reason;
         let pending = match std::mem::replace(&mut self.state, State::Running) {
@@ -267,7 +266,7 @@ impl Session {
         }
     }
 
-    /// The visitor left before its answer.
+    /// Ends a request whose client left before the response.
     pub(super) fn client_gone(&self, pending: &PendingRequest, trace: &Trace) -> SessionStep {
         let context = LogContext::of_request(pending);
         if let Some(log) = context.access_log() {
@@ -277,5 +276,5 @@ impl Session {
     }
 }
 
-/// What nginx logs for an answer that nobody waited for.
+/// The status that nginx logs if the client has left before the response.
 const CLIENT_GONE: u16 = 499;

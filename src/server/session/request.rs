@@ -15,7 +15,7 @@ use crate::server::{files, forwarding, pages};
 use crate::stats::Close;
 
 impl Session {
-    /// A head, of so many bytes, is complete: decides where the request goes, before anything of its body is read.
+    /// Takes a complete head of `length` bytes and decides where the request goes, before its body is read.
     pub(super) fn begin_request(
         &mut self,
         head: RequestHead,
@@ -73,7 +73,7 @@ impl Session {
         }
     }
 
-    /// A request may go on: answers it here, with a file if there is one, or decides what becomes of its body.
+    /// Serves a request that may go on: with a file if there is one, otherwise by a backend once its body is read.
     pub(super) fn serve(&mut self, pending: PendingRequest, scratch: &mut Scratch) -> SessionStep {
         if let Some(response) = files::respond(pending.site(), &pending.request.head, pending.since)
         {

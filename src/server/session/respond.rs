@@ -1,4 +1,4 @@
-//! How a response of our own goes out, and what follows a response.
+//! Sends the server's own responses, and decides what follows a response.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::server::scratch::Scratch;
 use crate::stats::Close;
 
 impl Session {
-    /// Answers a request of a site of whose body nothing was read.
+    /// Responds to a site's request whose body was not read.
     pub(super) fn respond_before_body(
         &mut self,
         pending: &PendingRequest,
@@ -27,7 +27,7 @@ impl Session {
         self.respond(pending, page, !unread, scratch)
     }
 
-    /// Answers a request of a site. `is_read`: nothing of the request is left to be read.
+    /// Responds to a site's request. `is_read`: the request was read to its end.
     pub(super) fn respond(
         &mut self,
         pending: &PendingRequest,
@@ -51,7 +51,7 @@ impl Session {
         )
     }
 
-    /// Writes a response and counts it. `keep`: the connection may be kept for our part.
+    /// Writes a response and counts it. `keep`: whether the server may keep the connection.
     pub(super) fn deliver(
         &mut self,
         context: &LogContext<'_>,
@@ -65,7 +65,7 @@ impl Session {
             body,
             trace,
         } = response;
-        // Before the visitor can know of it.
+        // Count it before the client can see it.
         self.shared.stats.answered(head.status);
         let timeouts = context
             .site()
@@ -111,7 +111,7 @@ impl Session {
         }
     }
 
-    /// There may be room for more of a response.
+    /// Continues a response that the client takes slowly.
     pub(super) fn resume_sending(
         &mut self,
         mut sending: SendingResponse,
@@ -152,7 +152,7 @@ impl Session {
         }
     }
 
-    /// The next request, or the close.
+    /// Waits for the next request, or closes the connection.
     pub(super) fn end_response(
         &mut self,
         delivered: Delivered,
@@ -167,7 +167,7 @@ impl Session {
         if delivered.keep {
             let deadline = now + after.idle;
             let state = State::idle(deadline);
-            // Looking for a next request that is rarely there would cost a system call each time.
+            // Looking at once for a next request, which is rarely there, would cost a system call each time.
             return match scratch.input.is_empty() && self.unread == Unread::Nothing {
                 true => SessionStep::Wait(state, Interests::time(deadline)),
                 false => SessionStep::Go(state),
@@ -181,8 +181,8 @@ impl Session {
             false => after.reason,
         };
         let is_heard_out = !after.unread && scratch.input.is_empty();
-        // A socket that is closed with something unread in it is reset (RFC 9112 9.6), and what the visitor has not got
-        // of its response yet is lost.
+        // Closing a socket with unread bytes resets the connection (RFC 9112 9.6), and the client loses what it has not
+        // read of the response.
         if is_heard_out && self.conn.stream().pending() != Pending::Bytes {
             return SessionStep::Close(self.reason);
         }
@@ -193,7 +193,7 @@ impl Session {
         })
     }
 
-    /// Writes the line of a response that is over.
+    /// Writes the access log's line for a response that is over.
     pub(super) fn log_response(subject: &OwnedLogContext, delivered: &Delivered) {
         LogContext::of(subject).log_response(subject.status, delivered, &subject.trace);
     }

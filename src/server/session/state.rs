@@ -17,7 +17,7 @@ use crate::server::pending::PendingRequest;
 use crate::stats::Close;
 
 pub(super) enum State {
-    /// A worker is at it.
+    /// A worker runs it.
     Running,
     Head(ReadingHead),
     Auth(Box<AuthPending>),
@@ -27,25 +27,25 @@ pub(super) enum State {
     Sending(Box<SendingResponse>),
     Tunnel(Box<TunnelState>),
     Linger {
-        /// When it is closed if nothing comes until then.
+        /// When it is closed if the client stays silent.
         quiet: Instant,
         /// When it is closed in any case.
         deadline: Instant,
     },
 }
 
-/// A head on its way in.
+/// A head that is being read.
 pub(super) struct ReadingHead {
     pub(super) scanner: HeadScanner,
     /// When its first byte was seen; `None` while the connection is idle.
     pub(super) begun: Option<Instant>,
-    /// Until when it may be idle, or until when its TLS handshake has to be over.
+    /// How long it may be idle, or until when its TLS handshake has to be over.
     pub(super) idle_until: Instant,
-    /// The handshake is still to come.
+    /// Whether the TLS handshake is not over yet.
     pub(super) handshake: bool,
 }
 
-/// A body on its way in.
+/// A body that is being read.
 pub(super) struct ReadingBody {
     pub(super) pending: PendingRequest,
     pub(super) buffer: BodyBuffer,
@@ -57,15 +57,15 @@ pub(super) struct ReadingBody {
 pub(super) struct TunnelState {
     pub(super) log_context: OwnedLogContext,
     pub(super) permit: TunnelPermit,
-    /// Bytes of what went to the visitor that are not the backend's.
+    /// Bytes of the 101 response's head, which do not count as the backend's.
     pub(super) head: u64,
 }
 
-/// What comes next.
+/// The result of a state.
 pub(super) enum SessionStep {
     Go(State),
     Wait(State, Interests),
-    /// There is more to do, but other work should have its turn.
+    /// There is more to do, but other work should run first.
     Yield(State),
     Tunnel(State, Box<tunnel::Start<Lease>>),
     Close(Close),
@@ -77,21 +77,21 @@ pub(super) struct AuthPending {
     pub(super) ticket: AuthTicket,
 }
 
-/// A response of our own that the visitor takes slowly.
+/// A response of the server's own that the client takes slowly.
 pub(super) struct SendingResponse {
     pub(super) delivery: Delivery<Lease>,
     pub(super) log_context: OwnedLogContext,
     pub(super) after: AfterResponse,
 }
 
-/// What to do once a response is delivered.
+/// What follows a response.
 #[derive(Clone, Copy)]
 pub(super) struct AfterResponse {
-    /// Why the connection is closed, if it is not kept.
+    /// The reason to close the connection, if it is not kept.
     pub(super) reason: Close,
     /// How long it may be idle, if it is.
     pub(super) idle: Duration,
-    /// The visitor may still be sending.
+    /// Whether the client may still be sending.
     pub(super) unread: bool,
 }
 
@@ -100,7 +100,7 @@ impl State {
         Self::Head(ReadingHead::idle(idle_until))
     }
 
-    /// Whether the visitor's socket is read in this state.
+    /// Whether the client's socket is read in this state.
     pub(super) const fn reads(&self) -> bool {
         matches!(
             self,
@@ -129,7 +129,7 @@ impl ReadingHead {
 }
 
 impl AfterResponse {
-    /// A refusal: what the visitor still sends is of no use.
+    /// Closes the connection; what the client still sends is discarded.
     pub(super) const fn close(reason: Close) -> Self {
         Self {
             reason,

@@ -17,7 +17,7 @@ use crate::server::scratch::Scratch;
 use crate::stats::Close;
 
 impl Session {
-    /// The backend has switched to another protocol, so the visitor does now, and HTTP is over.
+    /// Switches the client's connection to the protocol to which the backend has switched.
     pub(super) fn begin_tunnel(
         &mut self,
         mut pending: PendingRequest,
@@ -42,7 +42,7 @@ impl Session {
         head.write(Framing::Empty, Persistence::Upgrade, date, &mut to_visitor);
         let length = to_visitor.len() as u64;
         to_visitor.extend_from_slice(&behind);
-        // What the visitor has sent behind its request was nobody's until now (RFC 9110 7.8).
+        // What the client has sent behind its request belongs to the new protocol (RFC 9110 7.8).
         let to_backend = scratch.input.data().to_vec();
         scratch.input.clear();
         let timeouts = &pending.site().settings.timeouts;
@@ -52,9 +52,9 @@ impl Session {
             backend: timeouts.backend,
             visitor: timeouts.body,
         };
-        // It may be silent for a long time.
+        // The client may be silent for a long time.
         self.conn.stream().watch_peer_at_leisure();
-        // And the backend may have other things to do for a while.
+        // The backend may be busy with other things for a while.
         lease.as_mut().stream().give_up_after(timeouts.backend);
         let start = Box::new(tunnel::Start {
             backend: lease,
@@ -70,7 +70,7 @@ impl Session {
         SessionStep::Tunnel(State::Tunnel(carried), start)
     }
 
-    /// Its upgraded connection is over.
+    /// Closes an upgraded connection that is over.
     pub(crate) fn end_tunnel(mut self, backend: Lease, ended: &TunnelEnded) {
         backend.close(ended.reason);
         if let State::Tunnel(carried) = mem::replace(&mut self.state, State::Running) {
