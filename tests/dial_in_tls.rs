@@ -329,10 +329,7 @@ fn certificate_reload() {
     // One that cannot be read stays what it was.
     fs::write(&keyfile, "rubbish").unwrap();
     proxy.load_again();
-    assert_contains(
-        &proxy.log(),
-        "the certificate stays the one that was read before",
-    );
+    assert_contains(&proxy.log(), "keeping the certificate that was read before");
     // Connections from now on get the new certificate.
     let again = tempfile::tempdir().unwrap();
     let (new_ca, new_cert, new_key) = authority(again.path(), "localhost");

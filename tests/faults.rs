@@ -130,7 +130,7 @@ fn full_disk() {
         backend.reply(sent);
         backend
     });
-    proxy.wait_for_log("answers wait in memory");
+    proxy.wait_for_log("responses wait in memory");
     assert!(
         !application.is_finished(),
         "the application could send all of its response"

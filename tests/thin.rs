@@ -113,7 +113,7 @@ fn one_of_three_killed() {
     // A response without a length, while thin keeps its connection: it has an end all the same.
     let text = visitor.get("/unframed").text();
     assert_eq!(split(&text).1, expected("/unframed", b""));
-    proxy.wait_for_log("the application sends answers without Content-Length");
+    proxy.wait_for_log("the application sends responses without Content-Length");
     assert_eq!(visitor.get("/after").status, 200);
 
     drop((visitor, workers));

@@ -106,7 +106,9 @@ impl Spool {
                 Err(None) => {}
                 Err(Some(error)) => {
                     let directory = self.room.directory.display();
-                    log::error!("temporary_directory {directory}: {error}; answers wait in memory");
+                    log::error!(
+                        "temporary_directory {directory}: {error}; responses wait in memory"
+                    );
                 }
             }
         }

@@ -43,7 +43,7 @@ impl Sessions<Session> {
         let conn = match conn {
             Ok(conn) => conn,
             Err(error) => {
-                log::error!("visitor {peer}: {error}");
+                log::error!("client {peer}: {error}");
                 if let Some(counted) = counted {
                     self.shared.clients.leave(counted);
                 }
@@ -53,7 +53,7 @@ impl Sessions<Session> {
         let deadline = Instant::now() + patience;
         let make = |token| Box::new(Session::new(Arc::clone(self), token, conn, peer, counted));
         if let Err(error) = self.poller.enter(make, deadline) {
-            log::warn!("visitor {peer}: {error}");
+            log::warn!("client {peer}: {error}");
         }
     }
 
@@ -62,6 +62,6 @@ impl Sessions<Session> {
         stats::add(&self.shared.stats.accepted);
         stats::add(&self.shared.stats.open);
         self.shared.stats.visitor_closed(Close::Overload);
-        log::debug!("visitor {peer} closed: {limit} reached: reason=overload");
+        log::debug!("client {peer} closed: {limit} reached: reason=overload");
     }
 }

@@ -66,7 +66,7 @@ pub(super) fn divide(mut config: Config, descriptors: u64) -> (Config, Descripto
         };
         log::log!(
             level,
-            "limits.backends {wanted}: {descriptors} descriptors allow {all} in all"
+            "limits.backends {wanted}: the {descriptors} descriptors allow {all} in total"
         );
     }
     // The values fit: they were of these types before, and have not grown.

@@ -59,7 +59,7 @@ pub(crate) fn named_by_backend(
             let root = root.map_or(Cow::Borrowed(""), |root| root.to_string_lossy());
             log::warn!(
                 target: &site.log,
-                "site {}: the application names {name:?}, which is no file below {root}",
+                "site {}: the application names {name:?}, which is not a file below {root}",
                 site.settings.name,
             );
             if !site.settings.enable_sendfile_404 {
@@ -79,11 +79,11 @@ fn response_of(answer: Answer, head: &RequestHead, site: &Site) -> Response {
             page
         }
         Answer::Failed => {
-            let detail = "The file is not the one that the request is about.";
+            let detail = "The file does not meet the conditions of the request.";
             site.page(412, detail, Some(head))
         }
         Answer::Unsatisfiable(length) => {
-            let mut page = site.page(416, "The file has no such bytes.", Some(head));
+            let mut page = site.page(416, "The file does not have these bytes.", Some(head));
             let range = format!("bytes */{length}");
             page.head.headers.push("Content-Range", range.as_bytes());
             page

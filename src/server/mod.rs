@@ -357,7 +357,7 @@ impl Server {
         let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut running = self.running.lock();
         if shared.draining.load(Ordering::SeqCst) {
-            return Err(io::Error::other("the server is about to end").into());
+            return Err(io::Error::other("the server is stopping").into());
         }
         // From here on nothing can fail.
         let snapshot = Arc::new(snapshot);

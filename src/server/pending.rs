@@ -94,7 +94,7 @@ impl PendingRequest {
             };
             log::debug!(
                 target: &site.log,
-                "site {}: {}: field {name:.100} is left out{more}: applications may take it for another one (underscores)",
+                "site {}: {}: field {name:.100} is left out{more}: applications may confuse it with another field (underscores)",
                 site.settings.name,
                 self.request.client,
             );
@@ -164,12 +164,12 @@ impl PendingRequest {
             },
             RelayError::NoTunnel => "max_tunnels reached".to_owned(),
             RelayError::NoAddress => "no outgoing address for this path".to_owned(),
-            RelayError::BadResponse(what) => format!("bad answer: {what}"),
-            RelayError::ClosedEarly => "no answer, connection closed".to_owned(),
-            RelayError::TooSlow => format!("no answer in {:?}", self.rules.first_byte),
+            RelayError::BadResponse(what) => format!("bad response: {what}"),
+            RelayError::ClosedEarly => "connection closed without a response".to_owned(),
+            RelayError::TooSlow => format!("no response in {:?}", self.rules.first_byte),
             RelayError::Stalled => format!("no progress in {:?}", self.rules.backend),
             RelayError::Unreachable | RelayError::LostBody | RelayError::Upload(_) => {
-                "the collected body is lost".to_owned()
+                "the stored body is lost".to_owned()
             }
         }
     }
@@ -211,7 +211,7 @@ impl PendingRequest {
         {
             log::warn!(
                 target: &site.log,
-                "site {}: the application sends answers without Content-Length or chunks, whose end can only be guessed; \
+                "site {}: the application sends responses without Content-Length or chunks, whose end can only be guessed; \
                  it should send a Content-Length",
                 site.settings.name
             );
@@ -456,14 +456,14 @@ const fn page_for(error: RelayError) -> (u16, &'static str) {
         ),
         RelayError::NoAddress => (503, "No application takes requests for this path."),
         RelayError::TooSlow | RelayError::Stalled => {
-            (504, "The application did not answer in time.")
+            (504, "The application did not respond in time.")
         }
         RelayError::ClosedEarly => (
             502,
-            "The application closed the connection without an answer.",
+            "The application closed the connection without a response.",
         ),
         RelayError::Unreachable => (502, "The application cannot be reached."),
-        RelayError::BadResponse(_) => (502, "The application's answer was not valid HTTP."),
+        RelayError::BadResponse(_) => (502, "The application's response was not valid HTTP."),
         RelayError::LostBody | RelayError::Upload(_) => {
             (500, "The request could not be passed on.")
         }

@@ -44,9 +44,7 @@ impl Secure {
                 Ok(certificate) => certificate,
                 Err(error) => {
                     let before = self.loaded.get(&files).ok_or_else(|| error.clone())?;
-                    log::error!(
-                        "{key}: {error}; the certificate stays the one that was read before"
-                    );
+                    log::error!("{key}: {error}; keeping the certificate that was read before");
                     before.clone()
                 }
             };
@@ -58,7 +56,7 @@ impl Secure {
             if let Some(file) = &tls.client_ca {
                 let read = Authorities::load(file).or_else(|error| {
                     let before = self.authorities.get(file).ok_or_else(|| error.clone())?;
-                    log::error!("{key}: {error}; the authorities stay those that were read before");
+                    log::error!("{key}: {error}; keeping the authorities that were read before");
                     Ok(before.clone())
                 })?;
                 by_client.insert(tls.at.clone(), read.clone());

@@ -63,7 +63,7 @@ impl Sessions<Session> {
             return;
         }
         log::warn!(
-            "limits.spool reached: {} responses are cut, whose visitors read less than {SLOW} bytes a second",
+            "limits.spool reached: cutting {} responses whose clients read less than {SLOW} bytes per second",
             slow.len()
         );
         for mut session in slow {

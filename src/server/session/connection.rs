@@ -187,7 +187,7 @@ impl Drop for Session {
             self.shared.clients.leave(counted);
         }
         self.shared.stats.visitor_closed(self.reason);
-        log::debug!("visitor {} closed: reason={}", self.peer, self.reason);
+        log::debug!("client {} closed: reason={}", self.peer, self.reason);
         self.sessions.poller.leave(self.token);
     }
 }

@@ -87,7 +87,7 @@ impl Session {
                     return self.refuse_unreadable(400, why, begun, &snapshot, scratch);
                 }
                 (Err(error), _) if error.kind() == ErrorKind::InvalidData => {
-                    log::debug!("visitor {}: {error}", self.peer);
+                    log::debug!("client {}: {error}", self.peer);
                     return SessionStep::Close(Close::TlsFailed);
                 }
                 (_, Some(_)) => return SessionStep::Close(Close::ClientGone),
@@ -105,7 +105,7 @@ const PREAMBLE_HERE: &str = "this is the preamble of a backend, and the port is 
 const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
 
 /// The response to a client that begins TLS at an address without it.
-const TLS_HERE: &str = "this port speaks HTTP; ask with http://, or write its address in ssl";
+const TLS_HERE: &str = "this port speaks HTTP; ask with http://, or list its address under ssl";
 
 /// Why a head is refused, with the key of the limit that it exceeds and its value.
 fn reason_of(refusal: &Refusal, limits: &HeadLimits) -> Cow<'static, str> {

@@ -140,19 +140,19 @@ impl Session {
             CollectError::TooLargeToKeep(most) => (
                 413,
                 Cow::Owned(format!(
-                    "the body has more than {most} bytes, and no client may keep more here: limits.spool ({spool})"
+                    "the body has more than {most} bytes, the most that one client may store: limits.spool ({spool})"
                 )),
             ),
             CollectError::NoRoomForClient => (
                 503,
                 Cow::Owned(format!(
-                    "other requests from this address keep as much here as they may: limits.spool ({spool})"
+                    "other requests from this address use all that it may store: limits.spool ({spool})"
                 )),
             ),
             CollectError::NoRoom => (
                 503,
                 Cow::Owned(format!(
-                    "there is no room for its body now: limits.spool ({spool})"
+                    "there is no room to store the body now: limits.spool ({spool})"
                 )),
             ),
             CollectError::Disk(error) => {

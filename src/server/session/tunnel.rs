@@ -87,7 +87,7 @@ impl Session {
             };
             Self::log_response(&subject, &delivered);
             log::debug!(
-                "visitor {}: {} bytes there and {} back through a tunnel: reason={}",
+                "client {}: tunnel carried {} bytes to the backend and {} to the client: reason={}",
                 self.peer,
                 ended.to_backend,
                 delivered.bytes,
