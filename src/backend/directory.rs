@@ -26,34 +26,33 @@
 //! - The state's lock is a leaf; connections are looked at, made and closed without it.
 
 mod choose;
+mod dispatch;
 mod endpoint;
 mod health;
+#[cfg(feature = "redis")]
+mod list;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
+mod server;
 mod slot;
+mod state;
+#[cfg(feature = "redis")]
+mod sync;
 mod tend;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{io, mem};
 
-use parking_lot::Mutex;
-
-use self::endpoint::Endpoint;
-use self::health::Health;
-pub use self::queue::{ServerAcquired, ServerTicket, acquire};
-use self::slot::{ConnectionSlot, IdleConnection};
+pub use self::dispatch::Directory;
+pub use self::queue::{ServerAcquired, ServerSelector, ServerTicket, acquire};
 pub use self::slot::{ServerConnected, ServerConnecting, ServerLease};
-use super::lease::Shortage;
-use super::queue::Queue;
-use super::waiting::WaitingCount;
-use crate::config::{self, Address};
+use self::state::DirectorySettings;
+use crate::config;
 use crate::net::alarm::Alarm;
-use crate::net::conn::Conn;
 use crate::stats::{Close, Stats};
 
 /// What a site has in place of backends that dial in.
@@ -65,86 +64,6 @@ pub struct Servers {
     kind: config::DirectoryConfig,
     #[cfg(feature = "redis")]
     link: Option<redis::Link>,
-}
-
-/// The servers of a site, and the requests that wait for them.
-#[derive(Debug)]
-pub struct Directory {
-    /// The site, for logs.
-    site: String,
-    /// Target of log lines.
-    log: String,
-    stats: Arc<Stats>,
-    /// Brings the tick thread.
-    alarm: Arc<Alarm>,
-    state: Mutex<DirectoryState>,
-    /// Where Redis has the list.
-    #[cfg(feature = "redis")]
-    bell: Option<Arc<redis::Notify>>,
-}
-
-/// What a directory has of its site's configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct DirectorySettings {
-    /// Where the servers are.
-    servers: Vec<Address>,
-    /// Seats of each.
-    seats: usize,
-    /// For a connection to be made.
-    connect: Duration,
-    /// How long an idle connection is kept.
-    idle: Duration,
-    /// Active checks, and the Host that they ask for.
-    check: Option<config::CheckConfig>,
-    host: String,
-}
-
-/// From which directory a request is served.
-#[derive(Clone, Debug)]
-pub struct ServerSelector<'a> {
-    /// The directory.
-    pub directory: &'a Arc<Directory>,
-    /// The count of requests that wait, which has a limit.
-    pub waiting: &'a Arc<WaitingCount>,
-}
-
-#[derive(Debug)]
-struct DirectoryState {
-    settings: DirectorySettings,
-    servers: Vec<ServerEntry>,
-    /// Requests that wait, and whether they must not be sent a second time.
-    waiting: Queue<ConnectionSlot, bool>,
-    /// Which of several equal servers is next.
-    turn: usize,
-    /// Nothing may be kept any more, for this reason.
-    closed: Option<Close>,
-    #[cfg(feature = "redis")]
-    shelf: Option<redis::ListState>,
-}
-
-#[derive(Debug)]
-struct ServerEntry {
-    endpoint: Arc<Endpoint>,
-    /// Requests that it may have at once, and that it has.
-    seats: usize,
-    taken: usize,
-    /// The one that became idle last is at the end.
-    kept: VecDeque<IdleConnection>,
-    health: Health,
-    /// Exchanges that failed since one that did not.
-    failures: u32,
-    /// Checks that failed since one that did not.
-    bad_checks: u32,
-    /// When its name is looked up again; `None`: that is under way, or there is no name.
-    lookup: Option<Instant>,
-    /// The log has it that its name is not found.
-    told: bool,
-    /// When it is checked again, if there are checks; `None`: that is under way.
-    check: Option<Instant>,
-    /// The configuration has no place for it any more.
-    gone: bool,
-    #[cfg(feature = "redis")]
-    stock: redis::Element,
 }
 
 impl Servers {
@@ -189,12 +108,12 @@ impl Servers {
         settings: &DirectorySettings,
         parts: (&Arc<Stats>, &Arc<Alarm>),
     ) -> io::Result<Self> {
-        let bell = Arc::new(redis::Notify::default());
+        let bell = Arc::new(list::Notify::default());
         let directories: Vec<_> = names(site)
             .map(|name| {
                 let mut directory = Directory::new(&site.name, log, settings.clone(), parts);
                 directory.bell = Some(Arc::clone(&bell));
-                directory.state.get_mut().shelf = Some(redis::ListState::new());
+                directory.state.get_mut().shelf = Some(list::ListState::new());
                 (name.to_owned(), Arc::new(directory))
             })
             .collect();
@@ -278,213 +197,6 @@ fn names(site: &config::SiteConfig) -> impl Iterator<Item = &str> {
     let own = site.incoming.iter().map(String::as_str);
     let none = site.incoming.is_empty().then_some(site.name.as_str());
     own.chain(none)
-}
-
-impl DirectorySettings {
-    fn of(site: &config::SiteConfig) -> Option<Self> {
-        let (servers, seats) = match &site.directory {
-            Some(config::DirectoryConfig::Static(servers)) if !servers.is_empty() => {
-                (servers.clone(), site.server_connections)
-            }
-            Some(config::DirectoryConfig::Redis(_)) => (Vec::new(), 0),
-            _ => return None,
-        };
-        Some(Self {
-            servers,
-            seats,
-            connect: site.timeouts.connect,
-            idle: site.timeouts.idle,
-            check: site.check.clone(),
-            host: site.name.clone(),
-        })
-    }
-}
-
-impl Directory {
-    fn new(
-        site: &str,
-        log: &str,
-        settings: DirectorySettings,
-        (stats, alarm): (&Arc<Stats>, &Arc<Alarm>),
-    ) -> Self {
-        let now = Instant::now();
-        let servers = settings.servers.iter();
-        let servers = servers.map(|address| ServerEntry::new(address, settings.seats, now));
-        Self {
-            site: site.to_owned(),
-            log: log.to_owned(),
-            stats: Arc::clone(stats),
-            alarm: Arc::clone(alarm),
-            state: Mutex::new(DirectoryState {
-                servers: servers.collect(),
-                settings,
-                waiting: Queue::default(),
-                turn: 0,
-                closed: None,
-                #[cfg(feature = "redis")]
-                shelf: None,
-            }),
-            #[cfg(feature = "redis")]
-            bell: None,
-        }
-    }
-
-    /// Goes over to other settings. Servers that stay keep their connections and what is known of them; exchanges with
-    /// those that go come to their end.
-    fn change(self: &Arc<Self>, settings: DirectorySettings) {
-        let gone = {
-            let mut state = self.state.lock();
-            if state.settings == settings {
-                return;
-            }
-            state.change(settings, Instant::now())
-        };
-        for kept in gone {
-            self.close(kept.conn, Close::Removed);
-        }
-        self.remind();
-        self.deal();
-    }
-
-    /// Closes what is idle and keeps nothing that comes later.
-    fn shut(&self, reason: Close) {
-        let kept: Vec<_> = {
-            let mut state = self.state.lock();
-            state.closed = Some(reason);
-            let servers = state.servers.iter_mut();
-            servers
-                .flat_map(|server| mem::take(&mut server.kept))
-                .collect()
-        };
-        for kept in kept {
-            self.close(kept.conn, reason);
-        }
-    }
-
-    fn idle(&self) -> usize {
-        let state = self.state.lock();
-        state.servers.iter().map(|server| server.kept.len()).sum()
-    }
-
-    /// Why no server has a free seat.
-    pub(super) fn shortage(&self) -> Shortage {
-        let state = self.state.lock();
-        let (all, down) = state.count();
-        #[cfg(feature = "redis")]
-        let is_unlisted = state.shelf.as_ref().is_some_and(redis::ListState::is_away);
-        #[cfg(not(feature = "redis"))]
-        let is_unlisted = false;
-        Shortage::Servers {
-            all,
-            down,
-            is_unlisted,
-        }
-    }
-
-    fn close(&self, conn: Conn, reason: Close) {
-        drop(conn);
-        self.stats.backend_closed(reason);
-    }
-}
-
-impl DirectoryState {
-    /// Goes over to other settings. Returns the idle connections to servers that are gone.
-    fn change(&mut self, settings: DirectorySettings, now: Instant) -> Vec<IdleConnection> {
-        let mut old = match settings.servers.is_empty() {
-            // Those of Redis stay.
-            true => Vec::new(),
-            false => mem::take(&mut self.servers),
-        };
-        for address in &settings.servers {
-            let known = |server: &ServerEntry| server.endpoint.address == *address;
-            let mut server = match old.iter().position(known) {
-                Some(position) => old.swap_remove(position),
-                None => ServerEntry::new(address, settings.seats, now),
-            };
-            server.seats = settings.seats;
-            // It may have been on its way out.
-            server.gone = false;
-            self.servers.push(server);
-        }
-        for server in &mut self.servers {
-            // One that is under way says itself when the next one is.
-            if let Some(due) = &mut server.check {
-                *due = now;
-            }
-            if settings.check.is_none() && server.health == Health::Down {
-                server.health = Health::Up;
-            }
-        }
-        let mut gone = Vec::new();
-        for mut server in old {
-            gone.extend(mem::take(&mut server.kept));
-            server.seats = 0;
-            server.gone = true;
-            if server.taken > 0 {
-                self.servers.push(server);
-            }
-        }
-        self.settings = settings;
-        gone
-    }
-
-    /// How many servers there are, and how many of them get no requests or only one, to see whether they are up again.
-    fn count(&self) -> (usize, usize) {
-        let servers = || self.servers.iter().filter(|server| !server.gone);
-        #[cfg(feature = "redis")]
-        let servers = || {
-            let redis = self.shelf.is_some();
-            servers().filter(move |server| !redis || server.stock.is_listed())
-        };
-        let down = servers().filter(|server| server.health != Health::Up);
-        (servers().count(), down.count())
-    }
-
-    fn position(&self, endpoint: &Arc<Endpoint>) -> Option<usize> {
-        let mut servers = self.servers.iter();
-        servers.position(|server| Arc::ptr_eq(&server.endpoint, endpoint))
-    }
-
-    /// A server that is still there.
-    fn server(&mut self, endpoint: &Arc<Endpoint>) -> Option<&mut ServerEntry> {
-        let index = self.position(endpoint)?;
-        Some(&mut self.servers[index])
-    }
-
-    /// Why no connection to a server is kept any more, if that is so.
-    fn over(&self, endpoint: &Arc<Endpoint>) -> Option<Close> {
-        let gone = |index: usize| self.servers[index].gone;
-        let removed = self.position(endpoint).is_none_or(gone);
-        self.closed.or(removed.then_some(Close::Removed))
-    }
-}
-
-impl ServerEntry {
-    fn new(address: &Address, seats: usize, now: Instant) -> Self {
-        let endpoint = Endpoint::new(address);
-        let known = endpoint.is_known();
-        Self {
-            health: match known {
-                true => Health::Up,
-                false => Health::Unknown,
-            },
-            lookup: match known {
-                true => None,
-                false => Some(now),
-            },
-            endpoint: Arc::new(endpoint),
-            seats,
-            taken: 0,
-            kept: VecDeque::new(),
-            failures: 0,
-            bad_checks: 0,
-            told: false,
-            check: Some(now),
-            gone: false,
-            #[cfg(feature = "redis")]
-            stock: redis::Element::default(),
-        }
-    }
 }
 
 /// When the system gave no thread for Redis, it is asked again after so long.

@@ -9,12 +9,12 @@
 //! **Invariants**: an upstream has one owner. Whatever is dropped, a lease, a connection attempt or a place in line, the
 //! seat or the backend that belongs to it goes to the next request or is closed.
 
-use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::task::Waker;
 use std::time::Instant;
 
+use super::shortage::Shortage;
 use super::waiting::{CountedWait, QueueFull};
 use super::{directory, pool};
 use crate::exchange::BackendName;
@@ -114,24 +114,6 @@ pub enum LeaseError {
     Full,
 }
 
-/// Why a request waits for a backend: what there is instead of a free one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shortage {
-    /// Backends that dial in, of which so many are connected.
-    Dialled(usize),
-    /// Backends with this id, which is the only one that will do.
-    WithId(Box<str>, usize),
-    /// The servers of a directory.
-    Servers {
-        /// How many there are.
-        all: usize,
-        /// How many of them get no requests now.
-        down: usize,
-        /// Redis has the list, and does not answer.
-        is_unlisted: bool,
-    },
-}
-
 /// A backend for the time of one exchange. Dropping it closes its connection.
 #[derive(Debug)]
 pub enum Lease {
@@ -191,54 +173,6 @@ impl BackendSelector<'_> {
                 }
             }
             Self::Server(selector) => selector.directory.shortage(),
-        }
-    }
-}
-
-impl Shortage {
-    /// What the client can know about it.
-    pub const fn page(&self) -> &'static str {
-        match self {
-            Self::Dialled(0) => "No application process is connected. Please try again.",
-            Self::Servers { all, down, .. } if *all == *down => {
-                "No application server can be reached. Please try again."
-            }
-            _ => "No application process was free in time. Please try again.",
-        }
-    }
-}
-
-impl fmt::Display for Shortage {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dialled(0) => out.write_str("none is connected"),
-            Self::Dialled(1) => out.write_str("the only one is busy"),
-            Self::Dialled(all) => write!(out, "all {all} are busy"),
-            Self::WithId(id, 0) => write!(out, "{id} is not connected"),
-            Self::WithId(id, _) => write!(out, "{id} is busy"),
-            Self::Servers {
-                all,
-                down,
-                is_unlisted,
-            } => {
-                match (*all, *down) {
-                    (0, _) => out.write_str("no server is listed")?,
-                    (1, 0) => out.write_str("the only server is busy")?,
-                    (1, _) => out.write_str("the only server is down")?,
-                    (all, 0) => write!(out, "all {all} servers are busy")?,
-                    (all, down) if down == all => write!(out, "all {all} servers are down")?,
-                    (all, down) => {
-                        let busy = all - down;
-                        // The verb is left to the first number.
-                        let verb = if down == 1 { "is" } else { "are" };
-                        write!(out, "of {all} servers {down} {verb} down and {busy} busy")?;
-                    }
-                }
-                match is_unlisted {
-                    true => out.write_str(", and Redis does not answer"),
-                    false => Ok(()),
-                }
-            }
         }
     }
 }

@@ -19,4 +19,5 @@ pub mod limit;
 pub mod pool;
 pub mod queue;
 pub mod registration;
+pub mod shortage;
 pub mod waiting;

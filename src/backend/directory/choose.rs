@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::endpoint::Endpoint;
 use super::health::Health;
-use super::slot::ConnectionSlot;
-use super::{Directory, DirectoryState, ServerEntry};
+use super::server::ServerEntry;
+use super::state::{Assignment, DirectoryState};
 
 impl DirectoryState {
     /// Whether requests can go to another server than this one.
@@ -13,16 +13,12 @@ impl DirectoryState {
         let other = |server: &ServerEntry| !Arc::ptr_eq(&server.endpoint, endpoint);
         self.servers
             .iter()
-            .any(|server| other(server) && !server.gone && server.health == Health::Up)
+            .any(|server| other(server) && !server.gone && server.health.state == Health::Up)
     }
 
     /// Takes a seat at the server with the fewest requests of those that are open, servers that are equal in turn, and the
     /// connection that became idle last there. `once`: see [`ServerEntry::pop_kept`].
-    pub(super) fn take(
-        &mut self,
-        directory: &Arc<Directory>,
-        once: bool,
-    ) -> Option<ConnectionSlot> {
+    pub(super) fn take(&mut self, once: bool) -> Option<Assignment> {
         let count = self.servers.len();
         let mut best: Option<(usize, usize)> = None;
         let mut now = None;
@@ -31,7 +27,7 @@ impl DirectoryState {
             let server = &self.servers[index];
             if server.taken < server.seats
                 && best.is_none_or(|(_, taken)| server.taken < taken)
-                && server.is_open(&mut now)
+                && server.health.is_open(&mut now)
             {
                 best = Some((index, server.taken));
             }
@@ -40,14 +36,13 @@ impl DirectoryState {
         self.turn = (index + 1) % count;
         let server = &mut self.servers[index];
         server.taken += 1;
-        if let Health::Aside { trial, .. } = &mut server.health {
+        if let Health::Aside { trial, .. } = &mut server.health.state {
             *trial = true;
         }
         let endpoint = Arc::clone(&server.endpoint);
-        Some(ConnectionSlot::new(
-            directory,
+        Some(Assignment {
             endpoint,
-            server.pop_kept(once),
-        ))
+            kept: server.pop_kept(once),
+        })
     }
 }

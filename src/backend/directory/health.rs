@@ -7,9 +7,6 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::ServerEntry;
-use super::tend::{LOOK_UP_AGAIN, LOOK_UP_SOON};
-
 /// Whether requests are sent to a server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Health {
@@ -48,10 +45,36 @@ pub(super) enum Change {
     Back,
 }
 
-impl ServerEntry {
+/// What is known of a server's health.
+#[derive(Debug)]
+pub(super) struct ServerHealth {
+    pub(super) state: Health,
+    /// Exchanges that failed since one that did not.
+    failures: u32,
+    /// Checks that failed since one that did not.
+    bad_checks: u32,
+    /// When its name is looked up again; `None`: that is under way, or there is no name.
+    pub(super) lookup: Option<Instant>,
+}
+
+impl ServerHealth {
+    /// That of a server of which nothing was heard yet. `is_known`: it can be connected to without a lookup.
+    pub(super) const fn new(is_known: bool, now: Instant) -> Self {
+        let (state, lookup) = match is_known {
+            true => (Health::Up, None),
+            false => (Health::Unknown, Some(now)),
+        };
+        Self {
+            state,
+            failures: 0,
+            bad_checks: 0,
+            lookup,
+        }
+    }
+
     /// Whether a request may go there. The time is asked for only if it matters.
     pub(super) fn is_open(&self, now: &mut Option<Instant>) -> bool {
-        match self.health {
+        match self.state {
             Health::Up => true,
             Health::Aside { trial: true, .. } | Health::Down | Health::Unknown => false,
             Health::Aside { until, .. } => until <= *now.get_or_insert_with(Instant::now),
@@ -63,16 +86,16 @@ impl ServerEntry {
         match outcome {
             HealthReport::Nothing => {
                 // Whoever was to try it did not come so far.
-                if let Health::Aside { trial, .. } = &mut self.health {
+                if let Health::Aside { trial, .. } = &mut self.state {
                     *trial = false;
                 }
                 Change::None
             }
             HealthReport::Good => {
                 self.failures = 0;
-                match self.health {
+                match self.state {
                     Health::Aside { .. } => {
-                        self.health = Health::Up;
+                        self.state = Health::Up;
                         Change::Back
                     }
                     _ => Change::None,
@@ -81,7 +104,7 @@ impl ServerEntry {
             HealthReport::Failed | HealthReport::Unreachable(_) => {
                 self.failures += 1;
                 let unreachable = matches!(outcome, HealthReport::Unreachable(_));
-                match self.health {
+                match self.state {
                     Health::Up if unreachable || enough && self.failures >= FAILURES => {
                         self.set_aside(FIRST_PAUSE);
                         Change::Aside
@@ -100,35 +123,35 @@ impl ServerEntry {
 
     /// Learns from a check.
     pub(super) fn judge_check(&mut self, is_well: bool) -> Change {
-        let down = self.health == Health::Down;
+        let down = self.state == Health::Down;
         if !is_well {
             self.bad_checks += 1;
             if down || self.bad_checks < BAD_CHECKS {
                 return Change::None;
             }
-            self.health = Health::Down;
+            self.state = Health::Down;
             return Change::Down;
         }
         self.bad_checks = 0;
         // A request that tries it says itself how that went.
-        if !down && !matches!(self.health, Health::Aside { trial: false, .. }) {
+        if !down && !matches!(self.state, Health::Aside { trial: false, .. }) {
             return Change::None;
         }
-        self.health = Health::Up;
+        self.state = Health::Up;
         self.failures = 0;
         Change::Back
     }
 
     /// Learns from a lookup of its name, which is due again after a while. Returns whether it was not known before.
     pub(super) fn judge_lookup(&mut self, is_found: bool, now: Instant) -> bool {
-        let first = self.health == Health::Unknown;
+        let first = self.state == Health::Unknown;
         let again = match first && !is_found {
             true => LOOK_UP_SOON,
             false => LOOK_UP_AGAIN,
         };
         self.lookup = Some(now + again);
         if first && is_found {
-            self.health = Health::Up;
+            self.state = Health::Up;
         }
         first
     }
@@ -136,7 +159,7 @@ impl ServerEntry {
     /// Has it left alone for so long.
     fn set_aside(&mut self, pause: Duration) {
         let now = Instant::now();
-        self.health = Health::Aside {
+        self.state = Health::Aside {
             until: now + pause,
             pause,
             trial: false,
@@ -164,3 +187,6 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Exchanges, and checks, that must fail in a row.
 const FAILURES: u32 = 3;
 const BAD_CHECKS: u32 = 2;
+/// How often names are looked up, and where a name is not known or its server not reached.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
+const LOOK_UP_SOON: Duration = Duration::from_secs(1);

@@ -8,11 +8,20 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::health::Health;
+use super::dispatch::Directory;
 use super::slot::{ConnectionSlot, ServerConnected, ServerConnecting, ServerLease};
-use super::{Directory, DirectoryState, ServerSelector};
+use super::state::Assignment;
 use crate::backend::queue::{QueuePosition, Slot};
-use crate::backend::waiting::{CountedWait, InLine, QueueFull};
+use crate::backend::waiting::{CountedWait, InLine, QueueFull, WaitingCount};
+
+/// From which directory a request is served.
+#[derive(Clone, Debug)]
+pub struct ServerSelector<'a> {
+    /// The directory.
+    pub directory: &'a Arc<Directory>,
+    /// The count of requests that wait, which has a limit.
+    pub waiting: &'a Arc<WaitingCount>,
+}
 
 /// What came of [`acquire`].
 #[derive(Debug)]
@@ -29,7 +38,7 @@ pub enum ServerAcquired {
 #[derive(Debug)]
 pub struct ServerTicket {
     directory: Arc<Directory>,
-    slot: Arc<Slot<ConnectionSlot>>,
+    slot: Arc<Slot<Assignment>>,
     /// `None`: the ticket is used up.
     turn: Option<QueuePosition>,
     since: Instant,
@@ -84,7 +93,7 @@ impl ServerTicket {
     /// another that has a free seat, or goes back to its old place in line: `None`. A ticket that has yielded something is
     /// used up.
     pub fn take(&mut self) -> Option<ServerAcquired> {
-        let seat = self.slot.take()?;
+        let seat = ConnectionSlot::new(&self.directory, self.slot.take()?);
         self.turn = None;
         ServerAcquired::of(seat.connect(self.once)).or_else(|| self.stand_in_line())
     }
@@ -125,7 +134,8 @@ impl Drop for ServerTicket {
             drop(waiting);
         }
         // A seat that came at the last moment is free when it is dropped, and dealt to the next request.
-        drop(self.slot.close());
+        let assigned = self.slot.close();
+        drop(assigned.map(|assigned| ConnectionSlot::new(&self.directory, assigned)));
     }
 }
 
@@ -133,10 +143,12 @@ impl Directory {
     /// A seat, unless a request that arrived earlier waits for one.
     fn seat_now(self: &Arc<Self>, once: bool, since: Instant) -> Option<ConnectionSlot> {
         let mut state = self.state.lock();
-        match state.waiting.would_be_first(since) {
-            true => state.take(self, once),
+        let assigned = match state.waiting.would_be_first(since) {
+            true => state.take(once),
             false => None,
-        }
+        }?;
+        drop(state);
+        Some(ConnectionSlot::new(self, assigned))
     }
 
     /// Puts a request into line, unless it is the first there and a seat has become free just before.
@@ -148,9 +160,9 @@ impl Directory {
         let (turn, pause) = {
             let mut state = self.state.lock();
             if state.waiting.would_be_first(since)
-                && let Some(seat) = state.take(self, once)
+                && let Some(assigned) = state.take(once)
             {
-                return Err(seat);
+                return Err(ConnectionSlot::new(self, assigned));
             }
             let slot = Arc::clone(&ticket.slot);
             let turn = state.waiting.push(since, once, slot);
@@ -162,48 +174,5 @@ impl Directory {
         #[cfg(feature = "redis")]
         self.ring();
         Ok(turn)
-    }
-
-    /// Gives free seats to those that wait.
-    pub(super) fn deal(self: &Arc<Self>) {
-        loop {
-            let (slot, seat) = {
-                let mut state = self.state.lock();
-                let Some((turn, &once)) = state.waiting.first() else {
-                    return;
-                };
-                let Some(seat) = state.take(self, once) else {
-                    return;
-                };
-                (state.waiting.remove(turn), seat)
-            };
-            let refused = match slot {
-                Some(slot) => slot.fill(seat),
-                None => Some(seat),
-            };
-            if let Some(seat) = refused {
-                // The request has left meanwhile; the next one is served in the next round.
-                seat.leave();
-            }
-        }
-    }
-}
-
-impl DirectoryState {
-    /// When a pause ends and frees seats for which requests wait.
-    pub(super) fn next_pause(&self) -> Option<Instant> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        let servers = self.servers.iter();
-        let pauses = servers.filter_map(|server| match server.health {
-            Health::Aside {
-                until,
-                trial: false,
-                ..
-            } if server.taken < server.seats => Some(until),
-            _ => None,
-        });
-        pauses.min()
     }
 }

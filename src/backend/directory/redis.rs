@@ -16,7 +16,6 @@
 //!   changes nothing: no element is lost or doubled, whatever a connection does.
 //! - `seats` of a server is the number of its elements that are held, or known while Redis is away.
 
-use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::mem;
@@ -24,14 +23,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use redis::{
     Client, Connection, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult,
 };
 
-use super::{Directory, DirectoryState, ServerEntry};
+use super::dispatch::Directory;
+use super::list::{Notify, POLL, ReturnedElement};
+use super::server::ServerEntry;
+use super::tend::start;
 use crate::config;
-use crate::stats::Close;
 
 /// A site's thread that speaks with Redis.
 #[derive(Debug)]
@@ -41,59 +42,6 @@ pub(super) struct Link {
     keeper: Arc<Mutex<Option<Syncer>>>,
     /// Disconnected when the thread has ended.
     ended: Mutex<Receiver<()>>,
-}
-
-/// Tells that thread that there is something to do.
-#[derive(Debug, Default)]
-pub(super) struct Notify {
-    state: Mutex<NotifyState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct NotifyState {
-    rung: bool,
-    /// The directory is not used any more.
-    leaving: bool,
-}
-
-/// What a directory has of its list.
-#[derive(Debug)]
-pub(super) struct ListState {
-    /// Redis does not answer.
-    away: bool,
-    /// Other proxies use the list.
-    others: bool,
-    /// What has to go back.
-    giving: Vec<ReturnedElement>,
-    /// Nothing is taken before that.
-    rest: Option<Instant>,
-    /// Elements in a row that could not be used.
-    misses: usize,
-}
-
-/// What a server has of it.
-#[derive(Debug, Default)]
-pub(super) struct Element {
-    /// As it stands in Redis.
-    element: Box<[u8]>,
-    /// What this proxy has taken out; the first is the oldest.
-    held: VecDeque<LeasedElement>,
-    /// How often it stands there, in use or not.
-    known: usize,
-}
-
-#[derive(Debug)]
-struct LeasedElement {
-    number: u64,
-    since: Instant,
-}
-
-/// An element on its way back.
-#[derive(Debug)]
-struct ReturnedElement {
-    element: Box<[u8]>,
-    number: u64,
 }
 
 /// The thread's own.
@@ -181,7 +129,7 @@ impl Link {
             return false;
         }
         let keeper = Arc::clone(&self.keeper);
-        let started = super::tend::start("redis", move || {
+        let started = start("redis", move || {
             // Of two the second one finds nothing to do.
             let keeper = keeper.lock().take();
             if let Some(keeper) = keeper {
@@ -203,58 +151,6 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.bell.leave();
-    }
-}
-
-impl Notify {
-    pub(super) fn ring(&self) {
-        self.state.lock().rung = true;
-        self.changed.notify_one();
-    }
-
-    fn leave(&self) {
-        let mut state = self.state.lock();
-        state.leaving = true;
-        state.rung = true;
-        drop(state);
-        self.changed.notify_one();
-    }
-
-    /// Waits until it is rung or `until` is over. Returns whether the directory is not used any more.
-    fn wait(&self, until: Instant) -> bool {
-        let mut state = self.state.lock();
-        while !state.rung {
-            if self.changed.wait_until(&mut state, until).timed_out() {
-                break;
-            }
-        }
-        state.rung = false;
-        state.leaving
-    }
-}
-
-impl ListState {
-    /// Nothing is known yet.
-    pub(super) const fn new() -> Self {
-        Self {
-            away: true,
-            others: false,
-            giving: Vec::new(),
-            rest: None,
-            misses: 0,
-        }
-    }
-
-    /// Whether Redis does not answer.
-    pub(super) const fn is_away(&self) -> bool {
-        self.away
-    }
-}
-
-impl Element {
-    /// Whether the server was in the list when that was read last, or is used by this proxy.
-    pub(super) fn is_listed(&self) -> bool {
-        self.known > 0 || !self.held.is_empty()
     }
 }
 
@@ -449,220 +345,6 @@ impl Syncer {
 /// What [`TEND`] says: how many came back, how many proxies and leases there are, elements that are free, and in use.
 type SyncReply = (usize, usize, usize, Vec<Vec<u8>>, Vec<Vec<u8>>);
 
-impl Directory {
-    /// A request waits.
-    pub(super) fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            bell.ring();
-        }
-    }
-
-    /// Whatever nobody needs goes back.
-    pub(super) fn settle(&self) {
-        let Some(bell) = &self.bell else { return };
-        let mut state = self.state.lock();
-        let wanted = !state.waiting.is_empty();
-        let DirectoryState { servers, shelf, .. } = &mut *state;
-        let Some(shelf) = shelf else { return };
-        for server in servers {
-            while !shelf.away
-                && server.stock.held.len() > server.taken
-                && !(wanted && server.is_open(&mut None))
-            {
-                server.give_one(shelf);
-            }
-        }
-        let any = !shelf.giving.is_empty();
-        drop(state);
-        if any {
-            bell.ring();
-        }
-    }
-
-    /// What the thread has to do: what goes back, and how many are wanted.
-    fn orders(&self, now: Instant) -> (Vec<ReturnedElement>, usize) {
-        let mut state = self.state.lock();
-        let waiting = state.waiting.len();
-        let Some(shelf) = &mut state.shelf else {
-            return (Vec::new(), 0);
-        };
-        let giving = mem::take(&mut shelf.giving);
-        let rests = shelf.rest.is_some_and(|rest| rest > now);
-        (giving, if rests { 0 } else { waiting.min(MOST_AT_ONCE) })
-    }
-
-    fn give_again(&self, mut giving: Vec<ReturnedElement>) {
-        if let Some(shelf) = &mut self.state.lock().shelf {
-            shelf.giving.append(&mut giving);
-        }
-    }
-
-    /// Elements were taken for those that wait.
-    fn stock_up(self: &Arc<Self>, elements: Vec<Vec<u8>>, first: u64, wanted: usize, now: Instant) {
-        {
-            let mut state = self.state.lock();
-            let fewer = elements.len() < wanted;
-            let mut missed = 0;
-            for (number, element) in (first..).zip(elements) {
-                let index = state.index_of(&element, now);
-                let DirectoryState { servers, shelf, .. } = &mut *state;
-                let Some(shelf) = shelf else { return };
-                let usable = index
-                    .map(|index| &mut servers[index])
-                    .filter(|server| server.is_open(&mut Some(now)));
-                match usable {
-                    Some(server) => {
-                        server
-                            .stock
-                            .held
-                            .push_back(LeasedElement { number, since: now });
-                        server.seats = server.stock.held.len();
-                    }
-                    None => {
-                        missed += 1;
-                        let element = element.into();
-                        shelf.giving.push(ReturnedElement { element, number });
-                    }
-                }
-            }
-            let known: usize = state.servers.iter().map(|server| server.stock.known).sum();
-            let Some(shelf) = &mut state.shelf else {
-                return;
-            };
-            shelf.misses = match missed {
-                0 => 0,
-                missed => shelf.misses + missed,
-            };
-            // Nothing to be had, or all of it was seen and is of no use: not again at once.
-            if fewer || shelf.misses > known {
-                shelf.misses = 0;
-                shelf.rest = Some(now + POLL);
-            }
-        }
-        self.deal();
-        self.settle();
-    }
-
-    /// What is held, to be renewed.
-    fn members(&self) -> Vec<ReturnedElement> {
-        let state = self.state.lock();
-        let all = state.servers.iter().flat_map(|server| {
-            server.stock.held.iter().map(|held| ReturnedElement {
-                element: server.stock.element.clone(),
-                number: held.number,
-            })
-        });
-        all.collect()
-    }
-
-    /// The lists were read.
-    fn learn(self: &Arc<Self>, free: &[Vec<u8>], used: &[Vec<u8>], others: bool, now: Instant) {
-        let mut gone = Vec::new();
-        let mut bad = Vec::new();
-        {
-            let mut state = self.state.lock();
-            for server in &mut state.servers {
-                server.stock.known = 0;
-            }
-            for element in free.iter().chain(used) {
-                match state.index_of(element, now) {
-                    Some(index) => state.servers[index].stock.known += 1,
-                    None => bad.push(String::from_utf8_lossy(element).into_owned()),
-                }
-            }
-            let is_gone = |server: &mut ServerEntry| {
-                server.stock.known == 0 && server.stock.held.is_empty() && server.taken == 0
-            };
-            for mut server in state.servers.extract_if(.., is_gone) {
-                gone.extend(mem::take(&mut server.kept));
-            }
-            if let Some(shelf) = &mut state.shelf {
-                shelf.others = others;
-            }
-        }
-        for kept in gone {
-            self.close(kept.conn, Close::Removed);
-        }
-        bad.dedup();
-        for element in bad {
-            log::debug!(
-                target: &self.log,
-                "site {}: {element:?} in Redis is no server; write HOST:PORT", self.site
-            );
-        }
-        // Names that are new have to be looked up.
-        if let Some(due) = self.tick(now) {
-            self.alarm.set(due);
-        }
-    }
-
-    /// Redis is gone, or back.
-    fn set_away(self: &Arc<Self>, away: bool) {
-        {
-            let mut state = self.state.lock();
-            let DirectoryState { servers, shelf, .. } = &mut *state;
-            let Some(shelf) = shelf else { return };
-            shelf.away = away;
-            shelf.rest = None;
-            for server in servers {
-                let Element { held, known, .. } = &server.stock;
-                server.seats = match away {
-                    true => held.len().max(*known),
-                    false => held.len(),
-                };
-            }
-        }
-        self.deal();
-        self.settle();
-    }
-}
-
-impl DirectoryState {
-    /// The server of an element, a new one if need be. `None`: it does not name one.
-    fn index_of(&mut self, element: &[u8], now: Instant) -> Option<usize> {
-        let known = |server: &ServerEntry| *server.stock.element == *element;
-        if let Some(index) = self.servers.iter().position(known) {
-            return Some(index);
-        }
-        let address = str::from_utf8(element).ok()?.parse().ok()?;
-        let mut server = ServerEntry::new(&address, 0, now);
-        server.stock.element = element.into();
-        self.servers.push(server);
-        Some(self.servers.len() - 1)
-    }
-
-    /// A seat was freed. Where other proxies may be waiting, nobody keeps an element for long.
-    pub(super) fn share(&mut self, index: usize) {
-        let Self { servers, shelf, .. } = self;
-        let Some(shelf) = shelf.as_mut().filter(|shelf| shelf.others && !shelf.away) else {
-            return;
-        };
-        let server = &mut servers[index];
-        let Some(held) = server.stock.held.front() else {
-            return;
-        };
-        let now = Instant::now();
-        if now.saturating_duration_since(held.since) >= LONGEST_HOLD {
-            server.give_one(shelf);
-            shelf.rest = Some(now + OTHERS_FIRST);
-        }
-    }
-}
-
-impl ServerEntry {
-    /// Has the oldest element that is held go back.
-    fn give_one(&mut self, shelf: &mut ListState) {
-        let Some(held) = self.stock.held.pop_front() else {
-            return;
-        };
-        self.seats = self.stock.held.len();
-        shelf.giving.push(ReturnedElement {
-            element: self.stock.element.clone(),
-            number: held.number,
-        });
-    }
-}
-
 impl std::fmt::Debug for Syncer {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Keeper")
@@ -678,13 +360,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Leases are renewed and the lists are read at least so often.
 const LONGEST_PERIOD: Duration = Duration::from_secs(1);
-/// How often it is asked for elements while some are wanted and there are none.
-const POLL: Duration = Duration::from_millis(25);
-/// Elements that are taken in one go.
-const MOST_AT_ONCE: usize = 64;
-/// Where there are other proxies, an element is handed on here for so long, and then they have the time to take it.
-const LONGEST_HOLD: Duration = Duration::from_millis(100);
-const OTHERS_FIRST: Duration = Duration::from_millis(40);
 /// How long the end of a program waits for what has to be given back.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
 

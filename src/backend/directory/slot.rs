@@ -6,15 +6,16 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{fmt, io, mem};
 
+use super::dispatch::Directory;
 use super::endpoint::Endpoint;
-use super::health::{Change, HealthReport};
-use super::{Directory, ServerEntry};
+use super::health::HealthReport;
+use super::server::{IdleConnection, ServerEntry};
+use super::state::Assignment;
 use crate::net::conn::Conn;
 use crate::net::connect::Connect;
-use crate::net::stream::Pending;
 use crate::process;
 use crate::stats::{self, Close};
 
@@ -57,50 +58,13 @@ pub(super) struct ConnectionSlot {
     is_free: bool,
 }
 
-/// An idle connection.
-#[derive(Debug)]
-pub(super) struct IdleConnection {
-    pub(super) conn: Conn,
-    pub(super) since: Instant,
-}
-
-impl IdleConnection {
-    /// Why it cannot be used any more, if that is so.
-    pub(super) fn fault(&self) -> Option<Close> {
-        match self.conn.pending() {
-            Pending::Nothing => None,
-            Pending::Bytes => Some(Close::Junk),
-            Pending::End | Pending::Broken => Some(Close::PeerClosed),
-        }
-    }
-}
-
-impl ServerEntry {
-    /// The connection that became idle last, unless it is too old for a request that must not be sent twice (`once`).
-    pub(super) fn pop_kept(&mut self, once: bool) -> Option<IdleConnection> {
-        self.kept
-            .pop_back_if(|kept| !once || kept.since.elapsed() < DOUBTFUL)
-    }
-
-    /// The connection that has been idle for the longest time, where a new one would be more than there are seats: not all
-    /// will do for every request.
-    fn surplus(&mut self) -> Option<IdleConnection> {
-        let full = self.kept.len() + self.taken > self.seats;
-        full.then(|| self.kept.pop_front())?
-    }
-}
-
 impl ConnectionSlot {
-    /// One that was counted already.
-    pub(super) fn new(
-        directory: &Arc<Directory>,
-        endpoint: Arc<Endpoint>,
-        kept: Option<IdleConnection>,
-    ) -> Self {
+    /// What a request was given.
+    pub(super) fn new(directory: &Arc<Directory>, assigned: Assignment) -> Self {
         Self {
             directory: Arc::clone(directory),
-            endpoint,
-            kept,
+            endpoint: assigned.endpoint,
+            kept: assigned.kept,
             outcome: HealthReport::Nothing,
             is_free: false,
         }
@@ -151,11 +115,6 @@ impl ConnectionSlot {
         connecting.advance()
     }
 
-    /// Frees the seat without dealing it: the caller deals.
-    pub(super) fn leave(mut self) {
-        self.free();
-    }
-
     /// Frees the seat, and deals it to the first request in line.
     fn give_up(&mut self) {
         if self.free() {
@@ -169,7 +128,10 @@ impl ConnectionSlot {
     fn free(&mut self) -> bool {
         let is_first = !mem::replace(&mut self.is_free, true);
         let kept = self.kept.take();
-        is_first && self.directory.free(&self.endpoint, kept, &self.outcome)
+        is_first
+            && self
+                .directory
+                .take_back(&self.endpoint, kept, &self.outcome)
     }
 }
 
@@ -295,69 +257,3 @@ impl Drop for ServerLease {
         self.end(Close::BackendFailed);
     }
 }
-
-impl Directory {
-    /// Takes a seat back, with the connection to be kept and what is learnt from its request; see [`ConnectionSlot::free`].
-    fn free(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        kept: Option<IdleConnection>,
-        outcome: &HealthReport,
-    ) -> bool {
-        let (change, over, waits, pause) = {
-            let mut state = self.state.lock();
-            // Without another server nothing would be won, and what is wrong may be the requests.
-            let enough = match outcome {
-                HealthReport::Failed => state.others(endpoint),
-                _ => true,
-            };
-            let waits = !state.waiting.is_empty();
-            let reason = state.over(endpoint);
-            // A server stays while one of its seats is taken.
-            let Some(index) = state.position(endpoint) else {
-                return waits;
-            };
-            let server = &mut state.servers[index];
-            server.taken -= 1;
-            let change = server.judge(outcome, enough);
-            let over = match reason {
-                Some(reason) => kept.map(|kept| (kept, reason)),
-                None => {
-                    server.kept.extend(kept);
-                    None
-                }
-            };
-            if server.gone && server.taken == 0 {
-                state.servers.remove(index);
-            } else {
-                #[cfg(feature = "redis")]
-                state.share(index);
-            }
-            (change, over, waits, state.next_pause())
-        };
-        if let Some(pause) = pause {
-            self.alarm.set(pause);
-        }
-        if let Some((kept, reason)) = over {
-            self.close(kept.conn, reason);
-        }
-        let (site, name) = (&self.site, &endpoint.name);
-        match change {
-            // No request says that a server is down.
-            Change::None | Change::Down => {}
-            Change::Aside => {
-                log::warn!(
-                    target: &self.log,
-                    "site {site}: server {name} is set aside: {outcome}"
-                );
-                // Its name is looked up again soon.
-                self.remind();
-            }
-            Change::Back => log::info!(target: &self.log, "site {site}: server {name} is back"),
-        }
-        waits
-    }
-}
-
-/// A connection that was idle for so long may just be given up by the server: good for requests that can be sent again.
-const DOUBTFUL: Duration = Duration::from_secs(1);

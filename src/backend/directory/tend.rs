@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
 
+use super::dispatch::Directory;
 use super::endpoint::{Endpoint, ask};
 use super::health::{Change, Health};
-use super::slot::IdleConnection;
-use super::{Directory, DirectoryState, ServerEntry};
+use super::server::IdleConnection;
+use super::state::{DirectoryState, REST};
 use crate::config;
 use crate::process;
 use crate::stats::Close;
@@ -44,7 +45,7 @@ impl Directory {
                 directory.looked_up(&own, found);
             });
             if !started && let Some(server) = self.state.lock().server(&endpoint) {
-                server.lookup = Some(now + START_SOON);
+                server.health.lookup = Some(now + START_SOON);
             }
         }
         for (endpoint, check, host) in due.checks {
@@ -59,14 +60,6 @@ impl Directory {
         }
         self.deal();
         self.state.lock().next_due(now)
-    }
-
-    /// Has the tick thread come in time for what is due next.
-    pub(super) fn remind(&self) {
-        let due = self.state.lock().next_due(Instant::now());
-        if let Some(due) = due {
-            self.alarm.set(due);
-        }
     }
 
     /// Closes those of a server's idle connections that are over, and gives it the others back.
@@ -120,7 +113,7 @@ impl Directory {
             let Some(server) = state.server(endpoint) else {
                 return;
             };
-            let first = server.judge_lookup(found.is_ok(), now);
+            let first = server.health.judge_lookup(found.is_ok(), now);
             let told = mem::replace(&mut server.told, found.is_err());
             let kept = match moved {
                 true => mem::take(&mut server.kept),
@@ -167,7 +160,7 @@ impl Directory {
             };
             server.check = Some(Instant::now() + interval.unwrap_or_default());
             match interval {
-                Some(_) => server.judge_check(result.is_ok()),
+                Some(_) => server.health.judge_check(result.is_ok()),
                 // There are no checks any more: what is down now would stay so.
                 None => Change::None,
             }
@@ -190,27 +183,6 @@ impl Directory {
 }
 
 impl DirectoryState {
-    /// When something is due that [`Directory::tick`] does.
-    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let servers = || self.servers.iter();
-        let lookups = servers().filter_map(|server| server.lookup);
-        let checked = |server: &&ServerEntry| {
-            self.settings.check.is_some() && server.health != Health::Unknown
-        };
-        let checks = servers().filter(checked).filter_map(|server| server.check);
-        let oldest = servers().filter_map(|server| server.kept.front());
-        // Those that have been looked at are looked at again after a while.
-        let rested = oldest.map(|kept| match kept.since + REST {
-            due if due <= now => now + REST,
-            due => due,
-        });
-        lookups
-            .chain(checks)
-            .chain(rested)
-            .chain(self.next_pause())
-            .min()
-    }
-
     /// What is due now, which is marked as under way.
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let mut due = Due {
@@ -224,11 +196,11 @@ impl DirectoryState {
                 due.rested
                     .push((endpoint(), server.kept.drain(..some).collect()));
             }
-            if server.lookup.take_if(|due| *due <= now).is_some() {
+            if server.health.lookup.take_if(|due| *due <= now).is_some() {
                 due.lookups.push(endpoint());
             }
             if let Some(check) = &self.settings.check
-                && server.health != Health::Unknown
+                && server.health.state != Health::Unknown
                 && server.check.take_if(|due| *due <= now).is_some()
             {
                 due.checks
@@ -263,8 +235,3 @@ pub(super) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> bool {
 
 /// When the system gave no thread, it is asked again after so long.
 const START_SOON: Duration = Duration::from_secs(1);
-/// Idle connections are looked at when they have been idle for so long.
-const REST: Duration = Duration::from_secs(1);
-/// How often names are looked up, and where a name is not known or its server not reached.
-pub(super) const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
-pub(super) const LOOK_UP_SOON: Duration = Duration::from_secs(1);

@@ -5,8 +5,10 @@ use std::thread;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::TcpUserTimeout;
 
-use super::health::{Change, Health, HealthReport, LONGEST_PAUSE};
+use super::health::{Change, Health, HealthReport, LONGEST_PAUSE, ServerHealth};
 use super::*;
+use crate::backend::waiting::WaitingCount;
+use crate::config::Address;
 
 fn directory(servers: &[Address], seats: usize) -> Arc<Directory> {
     let settings = DirectorySettings {
@@ -103,35 +105,35 @@ fn a_name_that_moves_takes_its_requests_along() {
 
 #[test]
 fn pauses_grow_and_end_with_success() {
-    let mut server = ServerEntry::new(&"127.0.0.1:80".parse().unwrap(), 1, Instant::now());
-    let pause = |server: &ServerEntry| match server.health {
+    let mut health = ServerHealth::new(true, Instant::now());
+    let pause = |health: &ServerHealth| match health.state {
         Health::Aside { pause, .. } => Some(pause.as_millis()),
         _ => None,
     };
     let unreachable = || HealthReport::Unreachable("no".to_owned());
-    assert_eq!(server.judge(&unreachable(), true), Change::Aside);
+    assert_eq!(health.judge(&unreachable(), true), Change::Aside);
     let mut pauses = Vec::new();
     for _ in 0..8 {
-        pauses.extend(pause(&server));
+        pauses.extend(pause(&health));
         // Those that were under way before do not count again.
-        assert_eq!(server.judge(&unreachable(), true), Change::None);
-        let Health::Aside { trial, .. } = &mut server.health else {
-            panic!("{:?}", server.health);
+        assert_eq!(health.judge(&unreachable(), true), Change::None);
+        let Health::Aside { trial, .. } = &mut health.state else {
+            panic!("{:?}", health.state);
         };
         *trial = true;
-        assert!(!server.is_open(&mut Some(Instant::now() + LONGEST_PAUSE * 2)));
-        server.judge(&unreachable(), true);
+        assert!(!health.is_open(&mut Some(Instant::now() + LONGEST_PAUSE * 2)));
+        health.judge(&unreachable(), true);
     }
     assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-    assert!(!server.is_open(&mut None));
-    assert!(server.is_open(&mut Some(Instant::now() + LONGEST_PAUSE * 2)));
-    assert_eq!(server.judge(&HealthReport::Good, true), Change::Back);
-    assert_eq!(server.health, Health::Up);
+    assert!(!health.is_open(&mut None));
+    assert!(health.is_open(&mut Some(Instant::now() + LONGEST_PAUSE * 2)));
+    assert_eq!(health.judge(&HealthReport::Good, true), Change::Back);
+    assert_eq!(health.state, Health::Up);
     // What may be the request's fault counts if it comes again and again, and others can do it.
     for enough in [false, false, true] {
-        assert_eq!(server.judge(&HealthReport::Failed, false), Change::None);
-        assert_eq!(server.judge(&HealthReport::Failed, false), Change::None);
-        let third = server.judge(&HealthReport::Failed, enough);
+        assert_eq!(health.judge(&HealthReport::Failed, false), Change::None);
+        assert_eq!(health.judge(&HealthReport::Failed, false), Change::None);
+        let third = health.judge(&HealthReport::Failed, enough);
         assert_eq!(third == Change::Aside, enough);
     }
 }
@@ -146,7 +148,7 @@ fn what_a_check_finds_counts_only_while_there_are_checks() {
     };
     let endpoint = Arc::clone(&directory.state.lock().servers[0].endpoint);
     let bad = || directory.checked(&endpoint, Err("not well".to_owned()));
-    let is_up = || directory.state.lock().servers[0].health == Health::Up;
+    let is_up = || directory.state.lock().servers[0].health.state == Health::Up;
     let check = config::CheckConfig {
         uri: "/".to_owned(),
         interval: Duration::from_secs(10),
@@ -252,7 +254,7 @@ fn a_request_goes_to_another_server_or_back_to_its_place() {
     let lease = take(&directory);
     assert_eq!(directory.state.lock().servers[1].taken, 1);
     assert!(matches!(
-        directory.state.lock().servers[0].health,
+        directory.state.lock().servers[0].health.state,
         Health::Aside { .. }
     ));
     let start = Instant::now();
@@ -296,7 +298,7 @@ fn a_tick_says_when_it_is_due_again() {
     let now = Instant::now();
     let due = || directory.state.lock().next_due(now);
     assert!(due().is_some_and(|due| due <= now), "a lookup");
-    directory.state.lock().servers[1].lookup = None;
+    directory.state.lock().servers[1].health.lookup = None;
     assert_eq!(due(), None);
     take(&directory).finish();
     let since = directory.state.lock().servers[0].kept[0].since;
@@ -312,7 +314,7 @@ fn a_tick_says_when_it_is_due_again() {
 
 /// Ends the pause of the first server at this time.
 fn pause_until(directory: &Arc<Directory>, end: Instant) {
-    match &mut directory.state.lock().servers[0].health {
+    match &mut directory.state.lock().servers[0].health.state {
         Health::Aside { until, .. } => *until = end,
         other => panic!("{other:?}"),
     }
