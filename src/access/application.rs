@@ -8,15 +8,14 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::limit::{self, ApplicationPermit};
-use super::{AccessShared, RunningConfig};
+use super::running::RunningConfig;
+use super::shared::AccessShared;
 use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
 use crate::config::Address;
 use crate::exchange::BackendName;
 use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
-use crate::net::listener::is_shortage;
 use crate::net::stream::Pending;
-use crate::process::reason;
 use crate::stats::Close;
 
 /// A connection to the application, and the permit to use it.
@@ -200,11 +199,6 @@ fn dial(settings: &RunningConfig) -> io::Result<Connect> {
     };
     let deadline = Instant::now() + config.timeouts.connect;
     Ok(Connect::new(targets, deadline))
-}
-
-/// What the application did wrong when it cannot be connected to; `None`: it is we who ran out of something.
-pub(super) fn fault(error: &io::Error) -> Option<String> {
-    (!is_shortage(error)).then(|| reason(error))
 }
 
 /// How often a request that waits for the application looks whether it answers.

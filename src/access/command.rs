@@ -22,10 +22,8 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use parking_lot::{Condvar, Mutex};
 
-use super::spawn;
 use crate::client::Backoff;
-use crate::process::end_with_us;
-use crate::process::reason;
+use crate::process::{end_with_us, reason, thread};
 
 /// A process that is kept running.
 #[derive(Debug)]
@@ -72,7 +70,7 @@ impl SupervisedCommand {
             changed: Condvar::new(),
         });
         let own = Done(Arc::clone(&desk));
-        let thread = spawn("command", move || own.0.run(&told))?;
+        let thread = thread("command", move || own.0.run(&told))?;
         Ok(Self { desk, thread })
     }
 
@@ -98,7 +96,7 @@ impl SupervisedCommand {
         let Some(old) = old else { return };
         let desk = Arc::clone(&self.desk);
         // The thread of the command waits for its end and for nothing else.
-        if let Err(error) = spawn("command", move || desk.end_by(old, deadline)) {
+        if let Err(error) = thread("command", move || desk.end_by(old, deadline)) {
             log::error!("command: no thread to kill it: {}", reason(&error));
         }
     }

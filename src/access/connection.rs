@@ -1,110 +1,22 @@
 //! One dialled connection, from the dialling to its end, and again.
 //!
-//! A line's thread owns the connection. Whoever wants it to end (the application is down, a drain, a new configuration)
-//! has a [`ConnectionHandle`]: it can close the connection while it is idle, and otherwise finds the line leaving by itself after
-//! the exchange under way.
+//! A line's thread owns the connection; others have a [`ConnectionHandle`].
 //!
-//! **Invariants**
-//! - *One of two sees the other.* The line says that it is idle and then looks whether it is wanted; who does not want it
-//!   says so and then looks whether it is idle. So no line stays that nobody wants.
-//! - A request is begun only if the line was not closed before: what a server sends to a line that leaves is not done
+//! **Invariant**: A request is begun only if the line was not closed before: what a server sends to a line that leaves is not done
 //!   at all, and the server may ask another one.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use super::AccessShared;
-use super::dialer::{DialPermission, ServerAddress};
+use super::dial_state::DialPermission;
 use super::forward::{AfterExchange, Buffers};
+use super::handle::ConnectionHandle;
+use super::shared::AccessShared;
+use crate::preamble;
 use crate::client::MISDIALLED;
 use crate::net::conn::Conn;
-use crate::net::stream::{Pending, Stream};
-use crate::preamble;
-use crate::process;
-use crate::process::reason;
-
-/// What others know of a line.
-#[derive(Debug)]
-pub(super) struct ConnectionHandle {
-    pub(super) server: Arc<ServerAddress>,
-    wanted: AtomicBool,
-    /// One of the constants below.
-    place: AtomicU8,
-    /// Another handle of its socket while it is connected.
-    handle: Mutex<Option<Arc<Stream>>>,
-}
-
-/// It is not connected.
-const AWAY: u8 = 0;
-/// It waits for a request.
-const IDLE: u8 = 1;
-/// A request has come.
-const BUSY: u8 = 2;
-/// It was closed while it was idle.
-const CLOSED: u8 = 3;
-
-impl ConnectionHandle {
-    pub(super) fn new(server: Arc<ServerAddress>) -> Self {
-        Self {
-            server,
-            wanted: AtomicBool::new(true),
-            place: AtomicU8::new(AWAY),
-            handle: Mutex::default(),
-        }
-    }
-
-    pub(super) fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        self.place.load(Ordering::SeqCst) == IDLE
-    }
-
-    pub(super) fn is_busy(&self) -> bool {
-        self.place.load(Ordering::SeqCst) == BUSY
-    }
-
-    pub(super) fn is_connected(&self) -> bool {
-        self.is_idle() || self.is_busy()
-    }
-
-    /// The line is to end, and not to be dialled again.
-    pub(super) fn retire(&self) {
-        self.wanted.store(false, Ordering::SeqCst);
-        self.leave();
-    }
-
-    /// Closes the connection if it is idle. Whoever calls this has said before why the line may not stay.
-    pub(super) fn leave(&self) {
-        let Some(stream) = self.handle.lock().clone() else {
-            return;
-        };
-        // A request that is there already is answered first.
-        if stream.pending() != Pending::Bytes && self.turn(IDLE, CLOSED) {
-            stream.hang_up();
-        }
-    }
-
-    /// Closes the connection, whatever is under way.
-    pub(super) fn cut(&self) {
-        let stream = self.handle.lock().clone();
-        if let Some(stream) = stream {
-            stream.hang_up();
-        }
-    }
-
-    /// Goes from one place to another, unless somebody was quicker.
-    fn turn(&self, from: u8, to: u8) -> bool {
-        self.place
-            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-    }
-}
+use crate::process::{self, reason};
 
 /// Runs a line until nobody wants it any more.
 pub(super) fn run(shared: &Arc<AccessShared>, tie: &Arc<ConnectionHandle>) {
@@ -116,8 +28,7 @@ pub(super) fn run(shared: &Arc<AccessShared>, tie: &Arc<ConnectionHandle>) {
     let mut buffers = Buffers::new();
     while let Some(turn) = shared.turn(tie) {
         let dialled = dial(shared, tie).map(|conn| serve(shared, tie, turn, conn, &mut buffers));
-        tie.place.store(AWAY, Ordering::SeqCst);
-        tie.handle.lock().take();
+        tie.set_away();
         match dialled {
             Ok(Served::Something) => shared.lost(&tie.server),
             // If it is we who closed, it says nothing.
@@ -184,7 +95,7 @@ enum Served {
 fn dial(shared: &AccessShared, tie: &ConnectionHandle) -> io::Result<Conn> {
     let stream = tie.server.connect(DIAL)?;
     // A drain that has no more patience finds it in the middle of a handshake, too.
-    *tie.handle.lock() = Some(Arc::new(stream.try_clone()?));
+    tie.set_stream(stream.try_clone()?);
     let mut conn = shared.settings().greeting.send(stream, tie.server.name())?;
     conn.set_read_timeout(PROVEN)?;
     Ok(conn)
@@ -201,8 +112,8 @@ fn serve(
     buffers.input.clear();
     let mut served = Served::Nothing;
     loop {
-        tie.place.store(IDLE, Ordering::SeqCst);
-        if !(shared.is_open() && tie.is_wanted()) && tie.turn(IDLE, CLOSED) {
+        tie.set_idle();
+        if !(shared.is_open() && tie.is_wanted()) && tie.close_if_idle() {
             return served;
         }
         while buffers.input.is_empty() {
@@ -210,7 +121,7 @@ fn serve(
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
                     // What was taken for a request may have been TLS's own.
-                    if !(shared.is_open() && tie.is_wanted()) && tie.turn(IDLE, CLOSED) {
+                    if !(shared.is_open() && tie.is_wanted()) && tie.close_if_idle() {
                         return served;
                     }
                 }
@@ -231,7 +142,7 @@ fn serve(
                 }
             }
         }
-        if !tie.turn(IDLE, BUSY) {
+        if !tie.begin_request() {
             return served;
         }
         match buffers.serve(shared, &mut conn) {

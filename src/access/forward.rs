@@ -31,7 +31,8 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use super::application::{Application, WaitingForPermit, connect};
 use super::limit::ApplicationEntry;
-use super::{AccessShared, RunningConfig};
+use super::running::RunningConfig;
+use super::shared::AccessShared;
 use crate::backend::lease::{Acquired, Ticket};
 use crate::budget::Charge;
 use crate::client::Reply;

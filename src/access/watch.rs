@@ -6,8 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::application::{connect, fault};
-use super::{AccessShared, RunningConfig};
+use super::application::connect;
+use super::running::RunningConfig;
+use super::shared::{AccessShared, fault};
 use crate::backend::check::HealthProbe;
 use crate::process::reason;
 
@@ -41,25 +42,6 @@ pub(super) fn run(shared: &AccessShared) {
         if !shared.rest(wait) {
             return;
         }
-    }
-}
-
-impl AccessShared {
-    /// Waits for the next look. `false`: there is none.
-    fn rest(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
-        let mut state = self.state.lock();
-        // Somebody has found it down while we looked: not at once again, for it would be found down again.
-        if !state.up {
-            state.look = false;
-        }
-        while !state.draining && !state.look {
-            if self.changed.wait_until(&mut state, until).timed_out() {
-                break;
-            }
-        }
-        state.look = false;
-        !state.draining
     }
 }
 

@@ -194,7 +194,7 @@ impl DirectoryState {
         pauses.min()
     }
 
-    /// When something is due that [`Directory::tick`] does.
+    /// When something is due that the tick does.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         let servers = || self.servers.iter();
         let lookups = servers().filter_map(|server| server.health.lookup);

@@ -1,0 +1,117 @@
+//! What is known of dialling a server, and what the log has said of it.
+//!
+//! Plain data, guarded by the lock of [`shared`](super::shared).
+
+use std::time::{Duration, Instant};
+
+use super::server::ServerAddress;
+use crate::client::Backoff;
+
+/// What is known of dialling a server.
+#[derive(Debug)]
+pub(super) struct DialState {
+    pub(super) backoff: Backoff,
+    pub(super) failing: bool,
+    /// A line tries for all.
+    pub(super) scouting: bool,
+    pub(super) next: Instant,
+    /// Lines that are in.
+    pub(super) lines: usize,
+    /// What the log has said: nothing yet, that it is dialled (empty), or why not.
+    pub(super) told: Option<String>,
+    pub(super) burst: Option<DialBurst>,
+}
+
+/// Lines that a server has let in, and lines that were lost, since the last time that the log said so.
+#[derive(Debug)]
+pub(super) struct DialBurst {
+    server: String,
+    /// When they are reported.
+    pub(super) due: Instant,
+    dialled: usize,
+    lost: usize,
+}
+
+/// The permission to dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DialPermission {
+    /// As one of many.
+    Plain,
+    /// As the one that tries for all.
+    Probe,
+}
+
+impl Default for DialState {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::new(LONGEST),
+            failing: false,
+            scouting: false,
+            next: Instant::now(),
+            lines: 0,
+            told: None,
+            burst: None,
+        }
+    }
+}
+
+impl DialState {
+    /// A line is in, or was lost. Returns what is to be logged at once: the first of many, and what is news in any case.
+    pub(super) fn note(
+        &mut self,
+        server: &ServerAddress,
+        is_in: bool,
+        is_news: bool,
+    ) -> Option<String> {
+        match &mut self.burst {
+            Some(burst) if !is_news => {
+                *(if is_in {
+                    &mut burst.dialled
+                } else {
+                    &mut burst.lost
+                }) += 1;
+                return None;
+            }
+            Some(_) => {}
+            None => self.burst = Some(DialBurst::new(server.to_string())),
+        }
+        let verb = if is_in { "dialled in" } else { "disconnected" };
+        Some(format!("server {server}: {verb}, {} now", self.lines))
+    }
+
+    /// What has happened since the last line in the log, if that is due. When nothing has, the next line is logged at once
+    /// again.
+    pub(super) fn report(&mut self, now: Instant) -> Option<String> {
+        let DialBurst {
+            server,
+            dialled,
+            lost,
+            ..
+        } = self.burst.take_if(|burst| burst.due <= now)?;
+        let what = match (dialled, lost) {
+            (0, 0) => return None,
+            (dialled, 0) => format!("{dialled} more dialled in"),
+            (0, lost) => format!("{lost} more disconnected"),
+            (dialled, lost) => format!("{dialled} more dialled in and {lost} disconnected"),
+        };
+        let line = format!("server {server}: {what}, {} now", self.lines);
+        self.burst = Some(DialBurst::new(server));
+        Some(line)
+    }
+}
+
+impl DialBurst {
+    fn new(server: String) -> Self {
+        Self {
+            server,
+            due: Instant::now() + BURST,
+            dialled: 0,
+            lost: 0,
+        }
+    }
+}
+
+/// Lines that are let in or lost within this time after a line in the log are counted, and reported together.
+const BURST: Duration = Duration::from_secs(1);
+/// The longest pause between two tries.
+const LONGEST: Duration = Duration::from_secs(20);
