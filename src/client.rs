@@ -40,7 +40,7 @@ use crate::process::reason;
 pub struct Client {
     address: Address,
     greeting: Greeting,
-    line: Arc<CurrentConnection>,
+    connection: Arc<CurrentConnection>,
 }
 
 /// What a server is told when it is dialled, and how.
@@ -100,7 +100,7 @@ impl Client {
         Self {
             address,
             greeting: Greeting::default(),
-            line: Arc::default(),
+            connection: Arc::default(),
         }
     }
 
@@ -129,39 +129,39 @@ impl Client {
 
     /// Something by which another thread can end [`Client::serve`].
     pub fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.line))
+        Stopper(Arc::clone(&self.connection))
     }
 
     /// Dials in and answers requests until it is stopped. A connection that is lost or refused is dialled again, at
     /// first after a tenth of a second, at last every five or so; a panic of the closure is answered with 500.
     pub fn serve(&self, mut answer: impl FnMut(&Request) -> Reply) {
         let mut backoff = Backoff::new(LONGEST_PAUSE);
-        while !self.line.stopped.load(Ordering::SeqCst) {
+        while !self.connection.stopped.load(Ordering::SeqCst) {
             match self.connect() {
                 Ok(mut conn) => {
-                    let answered = self.answer_all(&mut conn, &mut answer);
+                    let count = self.serve_connection(&mut conn, &mut answer);
                     drop(conn);
-                    self.line.stream.lock().take();
-                    if answered > 0 {
+                    self.connection.stream.lock().take();
+                    if count > 0 {
                         backoff.reset();
                     }
                 }
                 Err(error) => log::debug!("dial {}: {}", self.address, reason(&error)),
             }
             let pause = backoff.pause();
-            let mut stream = self.line.stream.lock();
-            if !self.line.stopped.load(Ordering::SeqCst) {
-                self.line.changed.wait_for(&mut stream, pause);
+            let mut stream = self.connection.stream.lock();
+            if !self.connection.stopped.load(Ordering::SeqCst) {
+                self.connection.changed.wait_for(&mut stream, pause);
             }
         }
     }
 
     /// Dials in. Ten seconds or so at most for each address that a name stands for, and as many for the handshake.
     fn connect(&self) -> io::Result<Conn> {
-        let stream = Stream::connect(&self.address, DIAL)?;
-        *self.line.stream.lock() = Some(Arc::new(stream.try_clone()?));
+        let stream = Stream::connect(&self.address, DIAL_TIMEOUT)?;
+        *self.connection.stream.lock() = Some(Arc::new(stream.try_clone()?));
         // Whoever stops us from now on finds the stream; whoever did before is seen here.
-        if self.line.stopped.load(Ordering::SeqCst) {
+        if self.connection.stopped.load(Ordering::SeqCst) {
             stream.hang_up();
         }
         let name = match &self.address {
@@ -172,8 +172,8 @@ impl Client {
     }
 
     /// Answers requests until the connection is lost. Returns how many.
-    fn answer_all(&self, conn: &mut Conn, answer: &mut dyn FnMut(&Request) -> Reply) -> u64 {
-        let mut answered = 0;
+    fn serve_connection(&self, conn: &mut Conn, answer: &mut dyn FnMut(&Request) -> Reply) -> u64 {
+        let mut count = 0;
         let mut input = Buffer::new();
         let mut out = Vec::new();
         while let Some(request) = read_request(conn, &mut input) {
@@ -188,12 +188,12 @@ impl Client {
                 Method::Head => &[],
                 _ => &reply.body,
             };
-            if conn.write_both(&out, body, PATIENCE).is_err() {
+            if conn.write_both(&out, body, IO_TIMEOUT).is_err() {
                 break;
             }
-            answered += 1;
+            count += 1;
         }
-        answered
+        count
     }
 }
 
@@ -240,15 +240,15 @@ impl Greeting {
     pub fn send(&self, stream: Stream, name: &str) -> io::Result<Conn> {
         stream.send_at_once();
         stream.watch_peer();
-        stream.give_up_after(PATIENCE);
+        stream.give_up_after(IO_TIMEOUT);
         let mut conn = match &self.tls {
             None => Conn::plain(stream),
             Some(connector) => Conn::dialled(stream, connector, name)?,
         };
-        conn.shake_hands(Instant::now() + HANDSHAKE)?;
+        conn.shake_hands(Instant::now() + HANDSHAKE_TIMEOUT)?;
         let preamble = preamble::write(&self.id, &self.key)
             .map_err(|_| io::Error::other("the key has more than 255 bytes"))?;
-        conn.write_both(&preamble, &[], PATIENCE)?;
+        conn.write_both(&preamble, &[], IO_TIMEOUT)?;
         Ok(conn)
     }
 }
@@ -269,7 +269,7 @@ impl Backoff {
 
     /// It has failed once more: how long to wait now.
     pub fn pause(&mut self) -> Duration {
-        let doublings = self.failures.saturating_sub(QUICK - 1).min(16);
+        let doublings = self.failures.saturating_sub(QUICK_RETRIES - 1).min(16);
         self.failures = self.failures.saturating_add(1);
         let pause = (FIRST_PAUSE * (1 << doublings)).min(self.longest);
         // From three quarters of it to all of it. The keys of a new hasher are random enough for that.
@@ -322,7 +322,7 @@ impl error::Error for KeyTooLong {}
 /// Reads one request, however long it takes to come; once it has begun, each further piece has a deadline. `None`: the
 /// connection is over, or what came is no request.
 fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
-    conn.set_read_timeout(LONG).ok()?;
+    conn.set_read_timeout(NO_TIMEOUT).ok()?;
     while input.is_empty() {
         match input.fill(conn) {
             Ok(0) => return None,
@@ -367,7 +367,7 @@ fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
 
 /// Reads some more of a request that has begun.
 fn read_more(conn: &mut Conn, input: &mut Buffer) -> Option<()> {
-    conn.set_read_timeout(PATIENCE).ok()?;
+    conn.set_read_timeout(IO_TIMEOUT).ok()?;
     match input.fill(conn) {
         Ok(1..) => Some(()),
         Ok(0) | Err(_) => None,
@@ -378,14 +378,14 @@ fn read_more(conn: &mut Conn, input: &mut Buffer) -> Option<()> {
 pub(crate) const MISDIALLED: &str =
     "this is its port for clients; dial the outgoing address of a site";
 /// How long the server may send nothing in the middle of a request, and take nothing of an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const IO_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long dialling, and then a handshake, may take.
-const DIAL: Duration = Duration::from_secs(10);
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The next request may take as long as it likes; the system waits for it in pieces.
-const LONG: Duration = Duration::from_secs(3600);
+const NO_TIMEOUT: Duration = Duration::from_secs(3600);
 /// So many times it is tried again soon.
-const QUICK: u32 = 3;
+const QUICK_RETRIES: u32 = 3;
 /// How long to wait after a failure, and at the longest for [`Client`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

@@ -54,7 +54,7 @@ impl Application {
         fresh: bool,
         held_until: Option<Instant>,
     ) -> Acquired<Self> {
-        let carried = permit.carried().filter(|_| !fresh);
+        let carried = permit.take_carried().filter(|_| !fresh);
         // A connection that was closed, or on which something arrived, is of no use.
         if let Some(conn) = carried.filter(|conn| conn.pending() == Pending::Nothing) {
             return Acquired::Ready(Self {
@@ -146,7 +146,7 @@ impl Connecting<Application> for ApplicationConnecting {
         let connect = match &mut self.connect {
             Some(connect) => connect,
             None if is_held => {
-                self.until = Instant::now() + LOOK;
+                self.until = Instant::now() + RETRY_INTERVAL;
                 return Connected::Pending(self);
             }
             None => match dial(&self.shared.settings()) {
@@ -202,4 +202,4 @@ fn dial(settings: &RunningConfig) -> io::Result<Connect> {
 }
 
 /// How often a request that waits for the application looks whether it answers.
-const LOOK: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);

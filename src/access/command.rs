@@ -28,7 +28,7 @@ use crate::process::{end_with_us, reason, thread};
 /// A process that is kept running.
 #[derive(Debug)]
 pub(super) struct SupervisedCommand {
-    desk: Arc<CommandControl>,
+    control: Arc<CommandControl>,
     thread: JoinHandle<()>,
 }
 
@@ -40,63 +40,63 @@ struct CommandControl {
 
 #[derive(Debug)]
 struct ProcessState {
-    words: Vec<String>,
+    argv: Vec<String>,
     /// The process, while it is not reaped.
     running: Option<Pid>,
     /// It is to end, and to be started again at once.
-    renewed: bool,
+    restart: bool,
     stopping: bool,
     /// The thread has ended.
     done: bool,
 }
 
 impl SupervisedCommand {
-    /// Starts it. `told` is called with true whenever it was started and with false when it has ended.
+    /// Starts it. `on_change` is called with true whenever it was started and with false when it has ended.
     ///
     /// # Errors
     /// There is no thread to be had.
     pub(super) fn start(
-        words: Vec<String>,
-        told: impl Fn(bool) + Send + 'static,
+        argv: Vec<String>,
+        on_change: impl Fn(bool) + Send + 'static,
     ) -> io::Result<Self> {
-        let desk = Arc::new(CommandControl {
+        let control = Arc::new(CommandControl {
             state: Mutex::new(ProcessState {
-                words,
+                argv,
                 running: None,
-                renewed: false,
+                restart: false,
                 stopping: false,
                 done: false,
             }),
             changed: Condvar::new(),
         });
-        let own = Done(Arc::clone(&desk));
-        let thread = thread("command", move || own.0.run(&told))?;
-        Ok(Self { desk, thread })
+        let own = Done(Arc::clone(&control));
+        let thread = thread("command", move || own.0.run(&on_change))?;
+        Ok(Self { control, thread })
     }
 
     /// Sends it a signal, by its name without SIG.
     pub(super) fn signal(&self, name: &str) {
         match format!("SIG{name}").parse() {
-            Ok(signal) => self.desk.signal(signal),
+            Ok(signal) => self.control.signal(signal),
             Err(_) => log::error!("command: no signal {name}"),
         }
     }
 
     /// Ends it, with TERM and after so long with KILL, and starts another one. Does not wait for that.
-    pub(super) fn change(&self, words: Vec<String>, patience: Duration) {
+    pub(super) fn change(&self, argv: Vec<String>, patience: Duration) {
         let deadline = Instant::now() + patience;
         let old = {
-            let mut state = self.desk.state.lock();
-            state.words = words;
-            state.renewed = true;
+            let mut state = self.control.state.lock();
+            state.argv = argv;
+            state.restart = true;
             state.running
         };
-        self.desk.changed.notify_all();
-        self.desk.signal(Signal::SIGTERM);
+        self.control.changed.notify_all();
+        self.control.signal(Signal::SIGTERM);
         let Some(old) = old else { return };
-        let desk = Arc::clone(&self.desk);
+        let control = Arc::clone(&self.control);
         // The thread of the command waits for its end and for nothing else.
-        if let Err(error) = thread("command", move || desk.end_by(old, deadline)) {
+        if let Err(error) = thread("command", move || control.kill_after(old, deadline)) {
             log::error!("command: no thread to kill it: {}", reason(&error));
         }
     }
@@ -104,16 +104,16 @@ impl SupervisedCommand {
     /// Ends it: TERM, and after so long KILL. Returns whether that was not needed.
     pub(super) fn stop(self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        self.desk.state.lock().stopping = true;
-        self.desk.changed.notify_all();
-        self.desk.signal(Signal::SIGTERM);
-        let in_time = self.desk.is_done_by(deadline);
+        self.control.state.lock().stopping = true;
+        self.control.changed.notify_all();
+        self.control.signal(Signal::SIGTERM);
+        let in_time = self.control.is_done_by(deadline);
         if !in_time {
             log::warn!("command: it does not end; killed");
-            self.desk.signal(Signal::SIGKILL);
+            self.control.signal(Signal::SIGKILL);
             // Also one that was just being started.
-            while !self.desk.is_done_by(Instant::now() + AGAIN) {
-                self.desk.signal(Signal::SIGKILL);
+            while !self.control.is_done_by(Instant::now() + KILL_INTERVAL) {
+                self.control.signal(Signal::SIGKILL);
             }
         }
         let _ = self.thread.join();
@@ -133,8 +133,8 @@ impl Drop for Done {
 
 impl CommandControl {
     /// Keeps it running until it is to stop.
-    fn run(&self, told: &dyn Fn(bool)) {
-        let mut backoff = Backoff::new(LONGEST);
+    fn run(&self, on_change: &dyn Fn(bool)) {
+        let mut backoff = Backoff::new(LONGEST_PAUSE);
         loop {
             let since = Instant::now();
             let Some(started) = self.spawn() else {
@@ -142,35 +142,35 @@ impl CommandControl {
             };
             let what = match started {
                 Ok(mut child) => {
-                    told(true);
+                    on_change(true);
                     self.wait(child.id());
                     // It is a zombie still, so nobody else has its number.
                     self.state.lock().running = None;
                     self.changed.notify_all();
                     let status = child.wait();
-                    told(false);
-                    status.map_or_else(|error| reason(&error), tell)
+                    on_change(false);
+                    status.map_or_else(|error| reason(&error), describe)
                 }
                 Err(error) => reason(&error),
             };
-            if since.elapsed() >= SETTLED {
+            if since.elapsed() >= STABLE_AFTER {
                 backoff.reset();
             }
             let mut state = self.state.lock();
             if state.stopping {
                 return;
             }
-            if std::mem::take(&mut state.renewed) {
+            if std::mem::take(&mut state.restart) {
                 backoff.reset();
                 continue;
             }
             let pause = backoff.pause();
-            let name = state.words[0].clone();
+            let name = state.argv[0].clone();
             parking_lot::MutexGuard::unlocked(&mut state, || {
                 log::error!("command {name}: {what}; starting it again in {pause:.1?}");
             });
             let until = Instant::now() + pause;
-            while !(state.stopping || state.renewed) {
+            while !(state.stopping || state.restart) {
                 if self.changed.wait_until(&mut state, until).timed_out() {
                     break;
                 }
@@ -178,12 +178,12 @@ impl CommandControl {
             if state.stopping {
                 return;
             }
-            state.renewed = false;
+            state.restart = false;
         }
     }
 
     /// Kills a process that has not ended by then.
-    fn end_by(&self, old: Pid, deadline: Instant) {
+    fn kill_after(&self, old: Pid, deadline: Instant) {
         let mut state = self.state.lock();
         while state.running == Some(old) {
             if self.changed.wait_until(&mut state, deadline).timed_out() {
@@ -210,26 +210,26 @@ impl CommandControl {
 
     /// Starts it; `None`: it is not wanted any more.
     fn spawn(&self) -> Option<io::Result<process::Child>> {
-        let words = {
+        let argv = {
             let state = self.state.lock();
-            (!state.stopping).then(|| state.words.clone())
+            (!state.stopping).then(|| state.argv.clone())
         }?;
-        let mut command = process::Command::new(&words[0]);
+        let mut command = process::Command::new(&argv[0]);
         command
-            .args(&words[1..])
+            .args(&argv[1..])
             .stdin(Stdio::null())
             .process_group(0);
         end_with_us(&mut command);
         let started = command.spawn();
         if let Ok(child) = &started {
             let pid = pid(child.id());
-            log::info!("command {}: started, process {pid}", words[0]);
-            let late = {
+            log::info!("command {}: started, process {pid}", argv[0]);
+            let unwanted = {
                 let mut state = self.state.lock();
                 state.running = Some(pid);
-                state.stopping || state.words != words
+                state.stopping || state.argv != argv
             };
-            if late {
+            if unwanted {
                 // Whoever wanted it to end did not find it.
                 self.signal(Signal::SIGTERM);
             }
@@ -260,15 +260,15 @@ fn pid(id: u32) -> Pid {
     Pid::from_raw(i32::try_from(id).unwrap_or(i32::MAX))
 }
 
-fn tell(status: ExitStatus) -> String {
+fn describe(status: ExitStatus) -> String {
     status
         .to_string()
         .replace("exit status: ", "ended with status ")
 }
 
 /// The longest pause before it is started again.
-const LONGEST: Duration = Duration::from_secs(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// After so long it counts as running.
-const SETTLED: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How often it is killed again.
-const AGAIN: Duration = Duration::from_millis(100);
+const KILL_INTERVAL: Duration = Duration::from_millis(100);

@@ -13,38 +13,39 @@ use super::dial_state::DialPermission;
 use super::forward::{AfterExchange, Buffers};
 use super::handle::ConnectionHandle;
 use super::shared::AccessShared;
-use crate::preamble;
 use crate::client::MISDIALLED;
 use crate::net::conn::Conn;
+use crate::preamble;
 use crate::process::{self, reason};
 
 /// Runs a line until nobody wants it any more.
-pub(super) fn run(shared: &Arc<AccessShared>, tie: &Arc<ConnectionHandle>) {
-    let _leaves = RemoveOnDrop { shared, tie };
+pub(super) fn run(shared: &Arc<AccessShared>, handle: &Arc<ConnectionHandle>) {
+    let _remove = RemoveOnDrop { shared, handle };
     // As the server's workers: who wakes another one goes on.
     if let Err(error) = process::schedule_as_batch() {
         log::debug!("line: SCHED_BATCH: {error}");
     }
     let mut buffers = Buffers::new();
-    while let Some(turn) = shared.turn(tie) {
-        let dialled = dial(shared, tie).map(|conn| serve(shared, tie, turn, conn, &mut buffers));
-        tie.set_away();
-        match dialled {
-            Ok(Served::Something) => shared.lost(&tie.server),
+    while let Some(permission) = shared.wait_to_dial(handle) {
+        let end =
+            dial(shared, handle).map(|conn| serve(shared, handle, permission, conn, &mut buffers));
+        handle.set_disconnected();
+        match end {
+            Ok(ConnectionEnd::Accepted) => shared.disconnected(&handle.server),
             // If it is we who closed, it says nothing.
-            Ok(Served::Nothing) if !shared.is_open() || !tie.is_wanted() => {
-                shared.given_up(&tie.server, turn);
+            Ok(ConnectionEnd::NotAccepted) if !shared.is_open() || !handle.is_wanted() => {
+                shared.dial_abandoned(&handle.server, permission);
             }
-            Ok(Served::Nothing) => {
+            Ok(ConnectionEnd::NotAccepted) => {
                 let why = "it closes the connection at once; is the key right?";
-                shared.failed(&tie.server, turn, why, false);
+                shared.dial_failed(&handle.server, permission, why, false);
             }
-            Ok(served @ (Served::Answer | Served::LateAnswer)) => {
-                if matches!(served, Served::LateAnswer) {
-                    shared.lost(&tie.server);
+            Ok(end @ (ConnectionEnd::Misdialled | ConnectionEnd::LateMisdialled)) => {
+                if matches!(end, ConnectionEnd::LateMisdialled) {
+                    shared.disconnected(&handle.server);
                 }
                 let why = format!("it answers as it answers clients: {MISDIALLED}");
-                shared.failed(&tie.server, turn, &why, false);
+                shared.dial_failed(&handle.server, permission, &why, false);
             }
             Err(error) => {
                 // Somebody is there who says that nobody listens: asking again soon costs nothing.
@@ -52,7 +53,7 @@ pub(super) fn run(shared: &Arc<AccessShared>, tie: &Arc<ConnectionHandle>) {
                     error.kind(),
                     ErrorKind::ConnectionRefused | ErrorKind::NotFound
                 );
-                shared.failed(&tie.server, turn, &reason(&error), cheap);
+                shared.dial_failed(&handle.server, permission, &reason(&error), cheap);
             }
         }
     }
@@ -61,107 +62,117 @@ pub(super) fn run(shared: &Arc<AccessShared>, tie: &Arc<ConnectionHandle>) {
 /// Strikes a line off the list when it ends, be it by a panic.
 struct RemoveOnDrop<'a> {
     shared: &'a AccessShared,
-    tie: &'a Arc<ConnectionHandle>,
+    handle: &'a Arc<ConnectionHandle>,
 }
 
 impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
-        let Self { shared, tie } = self;
-        shared.ties.lock().retain(|other| !Arc::ptr_eq(other, tie));
+        let Self { shared, handle } = self;
+        shared
+            .connections
+            .lock()
+            .retain(|other| !Arc::ptr_eq(other, handle));
         if std::thread::panicking() {
-            log::error!("server {}: a line panicked", tie.server);
-            shared.given_up(&tie.server, DialPermission::Probe);
+            log::error!("server {}: a line panicked", handle.server);
+            shared.dial_abandoned(&handle.server, DialPermission::Probe);
         }
         shared.changed.notify_all();
     }
 }
 
 /// What came of a connection.
-enum Served {
+enum ConnectionEnd {
     /// It was closed before the server can be said to have let it in.
-    Nothing,
+    NotAccepted,
     /// Requests, or the prospect of them.
-    Something,
+    Accepted,
     /// A response in place of requests: it was dialled where clients are served.
-    Answer,
+    Misdialled,
     /// The same, after it was taken for the prospect of requests.
-    LateAnswer,
+    LateMisdialled,
 }
 
-/// Dials in, within [`DIAL`] and the time of a handshake.
+/// Dials in, within [`DIAL_TIMEOUT`] and the time of a handshake.
 ///
 /// # Errors
 /// Those of [`Greeting::send`](crate::client::Greeting::send), and what the system says.
-fn dial(shared: &AccessShared, tie: &ConnectionHandle) -> io::Result<Conn> {
-    let stream = tie.server.connect(DIAL)?;
+fn dial(shared: &AccessShared, handle: &ConnectionHandle) -> io::Result<Conn> {
+    let stream = handle.server.connect(DIAL_TIMEOUT)?;
     // A drain that has no more patience finds it in the middle of a handshake, too.
-    tie.set_stream(stream.try_clone()?);
-    let mut conn = shared.settings().greeting.send(stream, tie.server.name())?;
-    conn.set_read_timeout(PROVEN)?;
+    handle.set_stream(stream.try_clone()?);
+    let mut conn = shared
+        .settings()
+        .greeting
+        .send(stream, handle.server.name())?;
+    conn.set_read_timeout(ACCEPTED_AFTER)?;
     Ok(conn)
 }
 
 /// Serves requests until the connection ends.
 fn serve(
     shared: &Arc<AccessShared>,
-    tie: &ConnectionHandle,
-    turn: DialPermission,
+    handle: &ConnectionHandle,
+    permission: DialPermission,
     mut conn: Conn,
     buffers: &mut Buffers,
-) -> Served {
+) -> ConnectionEnd {
     buffers.input.clear();
-    let mut served = Served::Nothing;
+    let mut end = ConnectionEnd::NotAccepted;
     loop {
-        tie.set_idle();
-        if !(shared.is_open() && tie.is_wanted()) && tie.close_if_idle() {
-            return served;
+        handle.set_idle();
+        if !(shared.is_open() && handle.is_wanted()) && handle.close_if_idle() {
+            return end;
         }
         while buffers.input.is_empty() {
             match buffers.input.fill(&mut conn) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
                     // What was taken for a request may have been TLS's own.
-                    if !(shared.is_open() && tie.is_wanted()) && tie.close_if_idle() {
-                        return served;
+                    if !(shared.is_open() && handle.is_wanted()) && handle.close_if_idle() {
+                        return end;
                     }
                 }
-                Ok(0) | Err(_) => return served,
+                Ok(0) | Err(_) => return end,
             }
             if preamble::is_misdialled(buffers.input.data()) {
-                return match served {
-                    Served::Something => Served::LateAnswer,
-                    _ => Served::Answer,
+                return match end {
+                    ConnectionEnd::Accepted => ConnectionEnd::LateMisdialled,
+                    _ => ConnectionEnd::Misdialled,
                 };
             }
-            if matches!(served, Served::Nothing) {
-                served = Served::Something;
-                shared.proven(&tie.server, turn);
-                let patience = if conn.is_secure() { LOOK } else { LONG };
+            if matches!(end, ConnectionEnd::NotAccepted) {
+                end = ConnectionEnd::Accepted;
+                shared.dial_accepted(&handle.server, permission);
+                let patience = if conn.is_secure() {
+                    WANTED_CHECK_INTERVAL
+                } else {
+                    NO_TIMEOUT
+                };
                 if conn.set_read_timeout(patience).is_err() {
-                    return served;
+                    return end;
                 }
             }
         }
-        if !tie.begin_request() {
-            return served;
+        if !handle.begin_request() {
+            return end;
         }
         match buffers.serve(shared, &mut conn) {
             AfterExchange::Keep => {}
-            AfterExchange::Close => return served,
-            AfterExchange::Join(start) => {
+            AfterExchange::Close => return end,
+            AfterExchange::Tunnel(start) => {
                 // If they are stopped already, both are closed here.
                 let _ = shared.tunnels.enter(Box::new(conn), *start);
-                return served;
+                return end;
             }
         }
     }
 }
 
 /// How long dialling may take.
-const DIAL: Duration = Duration::from_secs(10);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Who has not closed a connection after so long has let it in.
-const PROVEN: Duration = Duration::from_millis(200);
+const ACCEPTED_AFTER: Duration = Duration::from_millis(200);
 /// Reading waits for ever; the system does so in pieces.
-const LONG: Duration = Duration::from_secs(3600);
+const NO_TIMEOUT: Duration = Duration::from_secs(3600);
 /// With TLS, how often a line looks whether it is wanted still.
-const LOOK: Duration = Duration::from_secs(1);
+const WANTED_CHECK_INTERVAL: Duration = Duration::from_secs(1);

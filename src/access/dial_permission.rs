@@ -13,25 +13,25 @@ use super::shared::AccessShared;
 
 impl AccessShared {
     /// Waits until a line may dial, for as long as the application does not answer. `None`: it is not wanted any more.
-    pub(super) fn turn(&self, tie: &ConnectionHandle) -> Option<DialPermission> {
+    pub(super) fn wait_to_dial(&self, handle: &ConnectionHandle) -> Option<DialPermission> {
         let mut state = self.state.lock();
         loop {
-            if state.draining || !tie.is_wanted() {
+            if state.draining || !handle.is_wanted() {
                 return None;
             }
             let mut until = None;
             if state.up {
-                let dialling = state.dialling.entry(tie.server.number).or_default();
+                let dialling = state.dialling.entry(handle.server.number).or_default();
                 let now = Instant::now();
-                if !dialling.failing {
+                if !dialling.is_failing {
                     return Some(DialPermission::Plain);
                 }
-                if !dialling.scouting {
-                    if dialling.next <= now {
-                        dialling.scouting = true;
+                if !dialling.is_probing {
+                    if dialling.retry_at <= now {
+                        dialling.is_probing = true;
                         return Some(DialPermission::Probe);
                     }
-                    until = Some(dialling.next);
+                    until = Some(dialling.retry_at);
                 }
             }
             match until {
@@ -41,13 +41,13 @@ impl AccessShared {
         }
     }
 
-    /// A server could not be dialled, or did not let a line in. `cheap`: it may be asked again soon.
-    pub(super) fn failed(
+    /// A server could not be dialled, or did not let a line in. `is_cheap`: it may be asked again soon.
+    pub(super) fn dial_failed(
         &self,
         server: &ServerAddress,
-        turn: DialPermission,
+        permission: DialPermission,
         why: &str,
-        cheap: bool,
+        is_cheap: bool,
     ) {
         let news = {
             let mut state = self.state.lock();
@@ -55,15 +55,19 @@ impl AccessShared {
                 return;
             };
             // One failure of many at once counts.
-            if turn == DialPermission::Probe || !dialling.failing {
+            if permission == DialPermission::Probe || !dialling.is_failing {
                 let pause = dialling.backoff.pause();
-                let pause = if cheap { pause.min(SOON) } else { pause };
-                dialling.next = Instant::now() + pause;
+                let pause = if is_cheap {
+                    pause.min(LONGEST_CHEAP_PAUSE)
+                } else {
+                    pause
+                };
+                dialling.retry_at = Instant::now() + pause;
             }
-            dialling.failing = true;
-            dialling.scouting &= turn != DialPermission::Probe;
-            dialling.lines == 0 && dialling.told.as_deref() != Some(why) && {
-                dialling.told = Some(why.to_owned());
+            dialling.is_failing = true;
+            dialling.is_probing &= permission != DialPermission::Probe;
+            dialling.connections == 0 && dialling.reported.as_deref() != Some(why) && {
+                dialling.reported = Some(why.to_owned());
                 true
             }
         };
@@ -75,20 +79,20 @@ impl AccessShared {
     }
 
     /// A server has let a line in, so the others may come.
-    pub(super) fn proven(&self, server: &ServerAddress, turn: DialPermission) {
+    pub(super) fn dial_accepted(&self, server: &ServerAddress, permission: DialPermission) {
         let news = {
             let mut state = self.state.lock();
             let Some(dialling) = state.dialling.get_mut(&server.number) else {
                 return;
             };
-            dialling.lines += 1;
-            if turn == DialPermission::Probe {
-                dialling.failing = false;
-                dialling.scouting = false;
+            dialling.connections += 1;
+            if permission == DialPermission::Probe {
+                dialling.is_failing = false;
+                dialling.is_probing = false;
                 dialling.backoff.reset();
             }
-            let is_news = dialling.told.replace(String::new()).as_deref() != Some("");
-            dialling.note(server, true, is_news)
+            let is_news = dialling.reported.replace(String::new()).as_deref() != Some("");
+            dialling.count(server, true, is_news)
         };
         self.changed.notify_all();
         if let Some(news) = news {
@@ -97,7 +101,7 @@ impl AccessShared {
     }
 
     /// A line of a server that had let it in is over.
-    pub(super) fn lost(&self, server: &ServerAddress) {
+    pub(super) fn disconnected(&self, server: &ServerAddress) {
         let news = {
             let mut state = self.state.lock();
             // Then it is our doing.
@@ -105,10 +109,10 @@ impl AccessShared {
             let Some(dialling) = state.dialling.get_mut(&server.number) else {
                 return;
             };
-            dialling.lines -= 1;
+            dialling.connections -= 1;
             match draining {
                 true => None,
-                false => dialling.note(server, false, false),
+                false => dialling.count(server, false, false),
             }
         };
         if let Some(news) = news {
@@ -119,13 +123,13 @@ impl AccessShared {
     }
 
     /// A line was closed by us before it is known whether the server lets it in.
-    pub(super) fn given_up(&self, server: &ServerAddress, turn: DialPermission) {
+    pub(super) fn dial_abandoned(&self, server: &ServerAddress, permission: DialPermission) {
         if let Some(dialling) = self.state.lock().dialling.get_mut(&server.number) {
-            dialling.scouting &= turn != DialPermission::Probe;
+            dialling.is_probing &= permission != DialPermission::Probe;
         }
         self.changed.notify_all();
     }
 }
 
 /// The same where a try costs nothing.
-const SOON: Duration = Duration::from_secs(1);
+const LONGEST_CHEAP_PAUSE: Duration = Duration::from_secs(1);

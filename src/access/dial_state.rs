@@ -11,14 +11,14 @@ use crate::client::Backoff;
 #[derive(Debug)]
 pub(super) struct DialState {
     pub(super) backoff: Backoff,
-    pub(super) failing: bool,
+    pub(super) is_failing: bool,
     /// A line tries for all.
-    pub(super) scouting: bool,
-    pub(super) next: Instant,
+    pub(super) is_probing: bool,
+    pub(super) retry_at: Instant,
     /// Lines that are in.
-    pub(super) lines: usize,
+    pub(super) connections: usize,
     /// What the log has said: nothing yet, that it is dialled (empty), or why not.
-    pub(super) told: Option<String>,
+    pub(super) reported: Option<String>,
     pub(super) burst: Option<DialBurst>,
 }
 
@@ -44,12 +44,12 @@ pub(super) enum DialPermission {
 impl Default for DialState {
     fn default() -> Self {
         Self {
-            backoff: Backoff::new(LONGEST),
-            failing: false,
-            scouting: false,
-            next: Instant::now(),
-            lines: 0,
-            told: None,
+            backoff: Backoff::new(LONGEST_PAUSE),
+            is_failing: false,
+            is_probing: false,
+            retry_at: Instant::now(),
+            connections: 0,
+            reported: None,
             burst: None,
         }
     }
@@ -57,7 +57,7 @@ impl Default for DialState {
 
 impl DialState {
     /// A line is in, or was lost. Returns what is to be logged at once: the first of many, and what is news in any case.
-    pub(super) fn note(
+    pub(super) fn count(
         &mut self,
         server: &ServerAddress,
         is_in: bool,
@@ -76,7 +76,7 @@ impl DialState {
             None => self.burst = Some(DialBurst::new(server.to_string())),
         }
         let verb = if is_in { "dialled in" } else { "disconnected" };
-        Some(format!("server {server}: {verb}, {} now", self.lines))
+        Some(format!("server {server}: {verb}, {} now", self.connections))
     }
 
     /// What has happened since the last line in the log, if that is due. When nothing has, the next line is logged at once
@@ -94,7 +94,7 @@ impl DialState {
             (0, lost) => format!("{lost} more disconnected"),
             (dialled, lost) => format!("{dialled} more dialled in and {lost} disconnected"),
         };
-        let line = format!("server {server}: {what}, {} now", self.lines);
+        let line = format!("server {server}: {what}, {} now", self.connections);
         self.burst = Some(DialBurst::new(server));
         Some(line)
     }
@@ -114,4 +114,4 @@ impl DialBurst {
 /// Lines that are let in or lost within this time after a line in the log are counted, and reported together.
 const BURST: Duration = Duration::from_secs(1);
 /// The longest pause between two tries.
-const LONGEST: Duration = Duration::from_secs(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);

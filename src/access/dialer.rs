@@ -1,7 +1,7 @@
 //! Which servers are dialled, and when.
 //!
 //! Each address that a `connect` stands for is a [`ServerAddress`] with as many lines as the application may get requests. Host
-//! names are looked up again every [`LOOK_UP`]; addresses that are gone lose their lines, new ones get theirs.
+//! names are looked up again every [`LOOK_UP_INTERVAL`]; addresses that are gone lose their lines, new ones get theirs.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -30,13 +30,13 @@ struct Dialer {
 
 /// Sees to it that the servers of the configuration are dialled, until there is a drain, and reports bursts of lines.
 pub(super) fn run(shared: &Arc<AccessShared>) {
-    let mut fleet = Dialer::default();
+    let mut dialer = Dialer::default();
     loop {
-        shared.state.lock().changed = false;
-        fleet.apply(shared);
-        let until = Instant::now() + LOOK_UP;
+        shared.state.lock().config_changed = false;
+        dialer.apply(shared);
+        let until = Instant::now() + LOOK_UP_INTERVAL;
         let mut state = shared.state.lock();
-        while !state.draining && !state.changed && Instant::now() < until {
+        while !state.draining && !state.config_changed && Instant::now() < until {
             let bursts = state.dialling.values();
             let bursts = bursts.filter_map(|dialling| dialling.burst.as_ref());
             let next = bursts.map(|burst| burst.due).chain([until]).min();
@@ -74,9 +74,9 @@ impl Dialer {
             }
         }
         for server in &self.servers {
-            shared.set_lines(server, settings.config.connections);
+            shared.set_connections(server, settings.config.connections);
         }
-        shared.forget_others(&self.servers);
+        shared.forget_removed(&self.servers);
     }
 
     /// The servers of a configuration, each once, by names looked up now.
@@ -137,55 +137,60 @@ impl Dialer {
 
 impl AccessShared {
     /// Starts lines to a server, or ends some, until there are so many.
-    fn set_lines(self: &Arc<Self>, server: &Arc<ServerAddress>, count: usize) {
-        let ties = self.ties();
-        let own = ties
+    fn set_connections(self: &Arc<Self>, server: &Arc<ServerAddress>, count: usize) {
+        let connections = self.connections();
+        let own = connections
             .iter()
-            .filter(|tie| Arc::ptr_eq(&tie.server, server) && tie.is_wanted());
+            .filter(|handle| Arc::ptr_eq(&handle.server, server) && handle.is_wanted());
         let mut own: Vec<_> = own.collect();
         // Those that have something to do last.
-        own.sort_by_key(|tie| (tie.is_busy(), tie.is_idle()));
-        for tie in own.iter().take(own.len().saturating_sub(count)) {
-            tie.retire();
+        own.sort_by_key(|handle| (handle.is_busy(), handle.is_idle()));
+        for handle in own.iter().take(own.len().saturating_sub(count)) {
+            handle.retire();
         }
         for _ in own.len()..count {
-            let tie = Arc::new(ConnectionHandle::new(Arc::clone(server)));
-            self.ties.lock().push(Arc::clone(&tie));
+            let handle = Arc::new(ConnectionHandle::new(Arc::clone(server)));
+            self.connections.lock().push(Arc::clone(&handle));
             let shared = Arc::clone(self);
-            let line = Arc::clone(&tie);
-            let started = process::thread("line", move || connection::run(&shared, &line));
+            let own = Arc::clone(&handle);
+            let started = process::thread("line", move || connection::run(&shared, &own));
             if let Err(error) = started {
-                self.ties.lock().retain(|other| !Arc::ptr_eq(other, &tie));
+                self.connections
+                    .lock()
+                    .retain(|other| !Arc::ptr_eq(other, &handle));
                 log::error!("{server}: {error}");
                 break;
             }
         }
-        self.tell();
+        self.wake_all();
     }
 
     /// Wakes those that wait for their turn, of which some are not wanted any more: under the lock, so that nobody is just
     /// between looking and waiting.
-    fn tell(&self) {
+    fn wake_all(&self) {
         let _state = self.state.lock();
         self.changed.notify_all();
     }
 
     /// Ends the lines to a server.
     fn retire(&self, server: &Arc<ServerAddress>) {
-        for tie in self.ties() {
-            if Arc::ptr_eq(&tie.server, server) {
-                tie.retire();
+        for handle in self.connections() {
+            if Arc::ptr_eq(&handle.server, server) {
+                handle.retire();
             }
         }
-        self.tell();
+        self.wake_all();
         log::info!("server {server}: leaving");
     }
 
     /// Forgets what is known of dialling servers that are gone, with their last lines.
-    fn forget_others(&self, servers: &[Arc<ServerAddress>]) {
-        let lines = self.ties();
-        let lines = lines.iter().map(|tie| &tie.server);
-        let known: HashSet<u64> = lines.chain(servers).map(|server| server.number).collect();
+    fn forget_removed(&self, servers: &[Arc<ServerAddress>]) {
+        let connected = self.connections();
+        let connected = connected.iter().map(|handle| &handle.server);
+        let known: HashSet<u64> = connected
+            .chain(servers)
+            .map(|server| server.number)
+            .collect();
         let dialling = &mut self.state.lock().dialling;
         dialling.retain(|number, _| known.contains(number));
     }
@@ -214,4 +219,4 @@ fn list(addresses: &[SocketAddr]) -> String {
 }
 
 /// How often host names are looked up.
-const LOOK_UP: Duration = Duration::from_secs(30);
+const LOOK_UP_INTERVAL: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@
 //! | what happened | what the server sees |
 //! |---|---|
 //! | the application closed before any byte of an answer, or within a small one, or cannot be reached and the request may be repeated | the connection closes: it asks another backend, or says 502 |
-//! | it cannot be reached for a request that may not be repeated | it is waited for, [`HELD`] at most; then 502 |
+//! | it cannot be reached for a request that may not be repeated | it is waited for, [`LONGEST_HOLD`] at most; then 502 |
 //! | its answer breaks a rule, before the end of its head | 502 |
 //! | no answer in time | 504 |
 //! | no place in time | 503 |
@@ -76,7 +76,7 @@ pub(super) enum AfterExchange {
     Keep,
     Close,
     /// The application has switched to another protocol: the two connections are joined.
-    Join(Box<Start<Conn>>),
+    Tunnel(Box<Start<Conn>>),
 }
 
 /// A request of the server.
@@ -125,7 +125,7 @@ impl Buffers {
                 head: ResponseHead::options(),
                 body: Vec::new(),
             };
-            return match self.answer(link, &reply, &head.method) {
+            return match self.respond_with(link, &reply, &head.method) {
                 true => self.finish_upload(upload, link),
                 false => AfterExchange::Close,
             };
@@ -182,7 +182,7 @@ impl Buffers {
                 Step::Yield => {}
                 // A quick response needs no look at both sockets.
                 Step::Blocked(interests) if interests.reads && !blocked_before => {
-                    patience = PATIENCE;
+                    patience = BLOCKING_READ;
                 }
                 Step::Blocked(interests) => has_event |= wait(exchange, &interests, link),
             }
@@ -213,7 +213,7 @@ impl Buffers {
                 link.reset_on_close();
                 AfterExchange::Close
             }
-            Outcome::Switched(switched) => self.join(switched, &request, link),
+            Outcome::Switched(switched) => self.switch_protocols(switched, &request, link),
             Outcome::Gone(_) => AfterExchange::Close,
             Outcome::Failed(error) => {
                 let status = match error {
@@ -252,8 +252,8 @@ impl Buffers {
             if let Some(end) = scanned.map_err(|refusal| (refusal.status, refusal.why))? {
                 break end;
             }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + PROMPT);
-            if !more(&mut self.input, link, deadline) {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + HEAD_TIMEOUT);
+            if !read_more(&mut self.input, link, deadline) {
                 return Ok(None);
             }
         };
@@ -277,7 +277,7 @@ impl Buffers {
             Framing::Length(length) => Some(length),
             _ => None,
         };
-        let small = length.filter(|length| *length <= SMALL as u64);
+        let small = length.filter(|length| *length <= SMALL_BODY as u64);
         if let Some(length) = small.and_then(|length| usize::try_from(length).ok()) {
             let mut now = Instant::now();
             let mut rate = Rate::new(now, WINDOW);
@@ -285,7 +285,7 @@ impl Buffers {
             while self.input.data().len() < length {
                 let before = self.input.data().len();
                 if rate.is_below(SLOWEST, TIME_TO_BEGIN, now)
-                    || !more(&mut self.input, link, now + patience)
+                    || !read_more(&mut self.input, link, now + patience)
                 {
                     return None;
                 }
@@ -309,11 +309,11 @@ impl Buffers {
     /// Answers with a status and its name. Returns whether the server has taken that.
     fn refuse(&mut self, link: &mut Conn, status: u16, method: &Method) -> bool {
         let reply = Reply::text(status, &format!("{}\n", ResponseHead::reason(status)));
-        self.answer(link, &reply, method)
+        self.respond_with(link, &reply, method)
     }
 
     /// Sends an answer of our own. Returns whether the server has taken it.
-    fn answer(&mut self, link: &mut Conn, reply: &Reply, method: &Method) -> bool {
+    fn respond_with(&mut self, link: &mut Conn, reply: &Reply, method: &Method) -> bool {
         self.out.clear();
         let framing = Framing::Length(reply.body.len() as u64);
         let head = &reply.head;
@@ -322,11 +322,11 @@ impl Buffers {
             Method::Head => &[],
             _ => &reply.body,
         };
-        link.write_both(&self.out, body, WRITE).is_ok()
+        link.write_both(&self.out, body, WRITE_TIMEOUT).is_ok()
     }
 
     /// HTTP is over: what goes each way first, the head of the 101 among it.
-    fn join(
+    fn switch_protocols(
         &mut self,
         switched: Switched<Application>,
         request: &ForwardedRequest,
@@ -341,12 +341,12 @@ impl Buffers {
         let patience = request.settings.config.timeouts.backend;
         // A visitor may be slow, and the server with it.
         link.stream().give_up_after(patience);
-        AfterExchange::Join(Box::new(Start {
+        AfterExchange::Tunnel(Box::new(Start {
             backend: switched.upstream.into_conn(),
             to_visitor: to_server,
             to_backend: to_app,
             patience: TunnelTimeouts {
-                idle: SILENCE,
+                idle: TUNNEL_IDLE_TIMEOUT,
                 write: patience,
                 backend: patience,
                 visitor: patience,
@@ -364,7 +364,7 @@ impl Buffers {
         let Some(mut upload) = upload else {
             return AfterExchange::Keep;
         };
-        let deadline = Instant::now() + MOMENT;
+        let deadline = Instant::now() + DISCARD_TIMEOUT;
         let mut left = MOST_DISCARDED;
         let mut pending_output = Vec::new();
         loop {
@@ -403,7 +403,7 @@ impl ExchangeHandler for ForwardedRequest {
 
     fn acquire(&mut self, _: Instant, attempts: u32) -> Result<Acquired<Application>, RelayError> {
         // One that comes back keeps its place.
-        Ok(match self.shared.gate.enter(self.arrived) {
+        Ok(match self.shared.limit.enter(self.arrived) {
             ApplicationEntry::Permit(permit) => {
                 Application::with(permit, &self.shared, attempts > 0, self.held_until)
             }
@@ -425,17 +425,17 @@ impl ExchangeHandler for ForwardedRequest {
     /// A request that may be repeated is for the server to repeat; another one waits until the application is back, since
     /// nothing of it was done yet.
     fn unreachable(&mut self, error: &io::Error) -> Result<Option<Instant>, RelayError> {
-        self.shared.down(error);
+        self.shared.connect_failed(error);
         if self.head.method.is_idempotent() {
             return Err(RelayError::ClosedEarly);
         }
         let now = Instant::now();
-        if now >= *self.held_until.get_or_insert(now + HELD) {
+        if now >= *self.held_until.get_or_insert(now + LONGEST_HOLD) {
             return Err(RelayError::Unreachable);
         }
         // It may have moved meanwhile.
         self.settings = self.shared.settings();
-        Ok(Some(now + AGAIN))
+        Ok(Some(now + RETRY_INTERVAL))
     }
 
     fn write_head(&mut self, _: &Trace, _: Instant, out: &mut Vec<u8>) {
@@ -453,7 +453,7 @@ impl ExchangeHandler for ForwardedRequest {
         }
         // If it is the whole application that died, no further request shall be sent here.
         if let Err(error) = connect(&self.settings) {
-            self.shared.down(&error);
+            self.shared.connect_failed(&error);
         }
         false
     }
@@ -466,7 +466,7 @@ impl ExchangeHandler for ForwardedRequest {
         tools: &mut Tools<'_>,
         pending_output: &mut Vec<u8>,
     ) -> Responding<Application> {
-        self.shared.answered();
+        self.shared.count_response();
         let payload = match download.is_empty() {
             true => Payload::Body(Body::Empty),
             false => Payload::Backend(download, None),
@@ -476,7 +476,7 @@ impl ExchangeHandler for ForwardedRequest {
             version: Some(Version::Http11),
             keep: true,
             date: None,
-            patience: WRITE,
+            patience: WRITE_TIMEOUT,
         };
         Responding {
             status: head.status,
@@ -495,7 +495,11 @@ impl ExchangeHandler for ForwardedRequest {
 /// Waits for what an exchange is blocked on. Returns whether the server may have left.
 fn wait(exchange: &mut Exchange<ForwardedRequest>, interests: &Interests, link: &Conn) -> bool {
     if let Some(ticket) = exchange.ticket() {
-        ticket.wait(interests.until.min(Instant::now() + LOOK));
+        ticket.wait(
+            interests
+                .until
+                .min(Instant::now() + DISCONNECT_CHECK_INTERVAL),
+        );
         return true;
     }
     let visitor = match interests.visitor {
@@ -528,7 +532,7 @@ fn wait(exchange: &mut Exchange<ForwardedRequest>, interests: &Interests, link: 
 }
 
 /// Reads some more, if it arrives in time.
-fn more(input: &mut Buffer, link: &mut Conn, deadline: Instant) -> bool {
+fn read_more(input: &mut Buffer, link: &mut Conn, deadline: Instant) -> bool {
     loop {
         match input.fill_now(link) {
             Ok(Some(count)) => return count > 0,
@@ -549,24 +553,24 @@ const LIMITS: HeadLimits = HeadLimits {
 };
 /// How long nothing may go through an upgraded connection: the server knows better, and the system notices whether it is
 /// still there.
-const SILENCE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A body of so many bytes is complete before the application gets any of it.
-const SMALL: usize = 64 * 1024;
+const SMALL_BODY: usize = 64 * 1024;
 /// The body of a response of so many bytes is waited for before anything is passed on.
 const GATHERED: u64 = Buffer::SIZE as u64;
 /// How long a head may take that was begun.
-const PROMPT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may take nothing of a response. The system's patience with it is the same; see [`Greeting::send`].
 ///
 /// [`Greeting::send`]: crate::client::Greeting::send
-const WRITE: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a request that may not be repeated waits for the application to come back, and how soon it tries again.
-const HELD: Duration = Duration::from_secs(10);
-const AGAIN: Duration = Duration::from_millis(50);
+const LONGEST_HOLD: Duration = Duration::from_secs(10);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the rest of a request's body is read that is of no use, and how much of it.
-const MOMENT: Duration = Duration::from_secs(1);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 const MOST_DISCARDED: usize = 1 << 20;
 /// How long the thread waits for the application alone, before it waits for both sockets.
-const PATIENCE: Duration = Duration::from_millis(20);
+const BLOCKING_READ: Duration = Duration::from_millis(20);
 /// How often a request that waits for a permit looks whether the server is still there.
-const LOOK: Duration = Duration::from_millis(250);
+const DISCONNECT_CHECK_INTERVAL: Duration = Duration::from_millis(250);

@@ -21,13 +21,13 @@ pub(super) struct ConnectionHandle {
     pub(super) server: Arc<ServerAddress>,
     wanted: AtomicBool,
     /// One of the constants below.
-    place: AtomicU8,
+    state: AtomicU8,
     /// Another handle of its socket while it is connected.
-    handle: Mutex<Option<Arc<Stream>>>,
+    stream: Mutex<Option<Arc<Stream>>>,
 }
 
 /// It is not connected.
-const AWAY: u8 = 0;
+const DISCONNECTED: u8 = 0;
 /// It waits for a request.
 const IDLE: u8 = 1;
 /// A request has come.
@@ -40,8 +40,8 @@ impl ConnectionHandle {
         Self {
             server,
             wanted: AtomicBool::new(true),
-            place: AtomicU8::new(AWAY),
-            handle: Mutex::default(),
+            state: AtomicU8::new(DISCONNECTED),
+            stream: Mutex::default(),
         }
     }
 
@@ -50,11 +50,11 @@ impl ConnectionHandle {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.place.load(Ordering::SeqCst) == IDLE
+        self.state.load(Ordering::SeqCst) == IDLE
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.place.load(Ordering::SeqCst) == BUSY
+        self.state.load(Ordering::SeqCst) == BUSY
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -63,39 +63,39 @@ impl ConnectionHandle {
 
     /// It is connected, by this socket.
     pub(super) fn set_stream(&self, stream: Stream) {
-        *self.handle.lock() = Some(Arc::new(stream));
+        *self.stream.lock() = Some(Arc::new(stream));
     }
 
     /// It is not connected any more.
-    pub(super) fn set_away(&self) {
-        self.place.store(AWAY, Ordering::SeqCst);
-        self.handle.lock().take();
+    pub(super) fn set_disconnected(&self) {
+        self.state.store(DISCONNECTED, Ordering::SeqCst);
+        self.stream.lock().take();
     }
 
     /// It waits for a request.
     pub(super) fn set_idle(&self) {
-        self.place.store(IDLE, Ordering::SeqCst);
+        self.state.store(IDLE, Ordering::SeqCst);
     }
 
     /// A request has come. `false`: it was closed before.
     pub(super) fn begin_request(&self) -> bool {
-        self.turn(IDLE, BUSY)
+        self.transition(IDLE, BUSY)
     }
 
     /// Closes it for requests if it is idle. `false`: it is not.
     pub(super) fn close_if_idle(&self) -> bool {
-        self.turn(IDLE, CLOSED)
+        self.transition(IDLE, CLOSED)
     }
 
     /// The line is to end, and not to be dialled again.
     pub(super) fn retire(&self) {
         self.wanted.store(false, Ordering::SeqCst);
-        self.leave();
+        self.close_idle();
     }
 
     /// Closes the connection if it is idle. Whoever calls this has said before why the line may not stay.
-    pub(super) fn leave(&self) {
-        let Some(stream) = self.handle.lock().clone() else {
+    pub(super) fn close_idle(&self) {
+        let Some(stream) = self.stream.lock().clone() else {
             return;
         };
         // A request that is there already is answered first.
@@ -105,16 +105,16 @@ impl ConnectionHandle {
     }
 
     /// Closes the connection, whatever is under way.
-    pub(super) fn cut(&self) {
-        let stream = self.handle.lock().clone();
+    pub(super) fn abort(&self) {
+        let stream = self.stream.lock().clone();
         if let Some(stream) = stream {
             stream.hang_up();
         }
     }
 
     /// Goes from one place to another, unless somebody was quicker.
-    fn turn(&self, from: u8, to: u8) -> bool {
-        self.place
+    fn transition(&self, from: u8, to: u8) -> bool {
+        self.state
             .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
     }

@@ -14,7 +14,7 @@
 //! Called by the access proxy's threads: those that forward requests, and the one that watches the application.
 //!
 //! **Invariants**: those of [`ConcurrencyLimit`]. A connection to an earlier application is never used for a later one:
-//! [`ConcurrencyLimit::forget`].
+//! [`ConcurrencyLimit::drop_carried`].
 
 use crate::backend::limit;
 use crate::backend::limit::ConcurrencyLimit;
@@ -49,8 +49,8 @@ mod tests {
         (Conn::plain(Stream::from(own)), Stream::from(other))
     }
 
-    fn queued(gate: &Arc<ApplicationLimit>) -> ApplicationTicket {
-        match gate.enter(Instant::now()) {
+    fn queued(limit: &Arc<ApplicationLimit>) -> ApplicationTicket {
+        match limit.enter(Instant::now()) {
             ApplicationEntry::Permit(_) => panic!("a permit was free"),
             ApplicationEntry::Queued(ticket) => ticket,
         }
@@ -58,35 +58,35 @@ mod tests {
 
     #[test]
     fn a_permit_brings_the_connection_along_that_was_used_last() {
-        let gate = Arc::new(ApplicationLimit::new(1));
-        let mut permit = gate.try_enter().unwrap();
-        assert!(permit.carried().is_none());
+        let limit = Arc::new(ApplicationLimit::new(1));
+        let mut permit = limit.try_enter().unwrap();
+        assert!(permit.take_carried().is_none());
         let (conn, app) = connection();
-        let (mut first, mut second) = (queued(&gate), queued(&gate));
+        let (mut first, mut second) = (queued(&limit), queued(&limit));
         permit.keep(conn);
         assert!(second.take().is_none());
         let permit: ApplicationPermit = first.take().expect("its turn");
         // It does not use the connection, which goes to the next one.
         drop(permit);
         let mut permit = second.take().expect("its turn");
-        let conn = permit.carried().expect("the connection");
+        let conn = permit.take_carried().expect("the connection");
         assert_eq!(app.pending(), Pending::Nothing);
         // It is not kept.
         drop((conn, permit));
         assert_eq!(app.pending(), Pending::End);
-        assert!(gate.try_enter().is_some());
+        assert!(limit.try_enter().is_some());
     }
 
     #[test]
     fn connections_to_an_earlier_application_are_closed() {
-        let gate = Arc::new(ApplicationLimit::new(2));
+        let limit = Arc::new(ApplicationLimit::new(2));
         let ((idle, idle_end), (busy, busy_end)) = (connection(), connection());
-        let permit = gate.try_enter().unwrap();
-        gate.try_enter().unwrap().keep(idle);
-        gate.forget();
+        let permit = limit.try_enter().unwrap();
+        limit.try_enter().unwrap().keep(idle);
+        limit.drop_carried();
         assert_eq!(idle_end.pending(), Pending::End);
         permit.keep(busy);
         assert_eq!(busy_end.pending(), Pending::End);
-        assert!(gate.try_enter().unwrap().carried().is_none());
+        assert!(limit.try_enter().unwrap().take_carried().is_none());
     }
 }

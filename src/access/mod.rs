@@ -24,7 +24,7 @@
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
-//! | `state`, `settings`, `ties`, the gate and the slots of its queue, a tie's handle, tunnels' inbox | see there | a few instructions; all leaves |
+//! | `state`, `settings`, `connections`, the gate and the slots of its queue, a tie's handle, tunnels' inbox | see there | a few instructions; all leaves |
 //! | `Access::command` | the command | its start, a change of it, a signal to it |
 
 mod application;
@@ -89,7 +89,9 @@ impl Access {
             tunnels: None,
         };
         let own = Arc::clone(&shared);
-        access.tunnels = Some(process::thread("tunnels", move || own.tunnels.run(over))?);
+        access.tunnels = Some(process::thread("tunnels", move || {
+            own.tunnels.run(tunnel_ended)
+        })?);
         access.set_command(&settings, true)?;
         let own = Arc::clone(&shared);
         // They end by themselves, soon after a drain has begun.
@@ -115,19 +117,19 @@ impl Access {
         // Now nothing can fail any more.
         *self.shared.settings.write() = Arc::clone(&settings);
         if old.to != new.to || old.command != new.command {
-            self.shared.leave("the configuration has another one");
+            self.shared.set_down("the configuration has another one");
         }
-        self.shared.gate.limit(new.connections);
+        self.shared.limit.limit(new.connections);
         let mut state = self.shared.state.lock();
-        state.look = true;
-        state.changed = true;
+        state.check_now = true;
+        state.config_changed = true;
         drop(state);
         self.shared.changed.notify_all();
         Ok(())
     }
 
     /// Sends the command a signal, by its name; see [`config::access::SIGNALS`].
-    pub fn pass_on(&self, signal: &str) {
+    pub fn forward_signal(&self, signal: &str) {
         let settings = self.shared.settings();
         if let Some(command) = &*self.command.lock()
             && settings.config.signals.contains(&signal)
@@ -143,12 +145,17 @@ impl Access {
             state.draining = true;
             self.shared.open.store(false, Ordering::SeqCst);
         }
-        self.shared.close();
+        self.shared.close_idle();
     }
 
     /// Whether a drain is over. A line that is just being dialled ends by itself, and takes no request.
     pub fn is_drained(&self) -> bool {
-        !self.shared.ties.lock().iter().any(|tie| tie.is_connected())
+        !self
+            .shared
+            .connections
+            .lock()
+            .iter()
+            .any(|handle| handle.is_connected())
     }
 
     /// Whether there is a command.
@@ -169,10 +176,13 @@ impl Access {
     }
 
     /// Connections to servers now, and how many of them are in an exchange.
-    pub fn lines(&self) -> (usize, usize) {
-        let ties = self.shared.ties.lock();
-        let connected = ties.iter().filter(|tie| tie.is_connected()).count();
-        let busy = ties.iter().filter(|tie| tie.is_busy()).count();
+    pub fn connections(&self) -> (usize, usize) {
+        let connections = self.shared.connections.lock();
+        let connected = connections
+            .iter()
+            .filter(|handle| handle.is_connected())
+            .count();
+        let busy = connections.iter().filter(|handle| handle.is_busy()).count();
         (connected, busy)
     }
 
@@ -181,7 +191,7 @@ impl Access {
     /// # Errors
     /// There is no thread to be had for one, or a drain has begun. Nothing has changed then.
     fn set_command(&self, settings: &RunningConfig, is_other: bool) -> io::Result<()> {
-        let words = &settings.config.command;
+        let argv = &settings.config.command;
         let mut current = self.command.lock();
         // A drain ends the command after it has begun, and needs the lock for that.
         if self.shared.state.lock().draining {
@@ -190,23 +200,23 @@ impl Access {
         if !is_other {
             return Ok(());
         }
-        match (&mut *current, words.is_empty()) {
+        match (&mut *current, argv.is_empty()) {
             (None, true) => {}
             (None, false) => {
                 let shared = Arc::clone(&self.shared);
-                shared.state.lock().away = true;
-                let told = move |runs| shared.told(runs);
-                let started = SupervisedCommand::start(words.clone(), told);
+                shared.state.lock().command_down = true;
+                let on_change = move |runs| shared.command_changed(runs);
+                let started = SupervisedCommand::start(argv.clone(), on_change);
                 if started.is_err() {
-                    self.shared.state.lock().away = false;
+                    self.shared.state.lock().command_down = false;
                 }
                 *current = Some(started?);
             }
-            (Some(command), false) => command.change(words.clone(), settings.config.grace),
+            (Some(command), false) => command.change(argv.clone(), settings.config.grace),
             (Some(_), true) => {
                 drop(current);
                 self.stop_command(settings.config.grace);
-                self.shared.state.lock().away = false;
+                self.shared.state.lock().command_down = false;
             }
         }
         Ok(())
@@ -216,8 +226,8 @@ impl Access {
 impl Drop for Access {
     fn drop(&mut self) {
         self.begin_drain();
-        for tie in self.shared.ties() {
-            tie.cut();
+        for handle in self.shared.connections() {
+            handle.abort();
         }
         self.stop_command(Duration::ZERO);
         self.shared.tunnels.stop();
@@ -228,7 +238,7 @@ impl Drop for Access {
 }
 
 /// An upgraded connection has ended.
-fn over(server: Box<Conn>, app: Conn, ended: TunnelEnded) {
+fn tunnel_ended(server: Box<Conn>, app: Conn, ended: TunnelEnded) {
     drop((server, app));
     log::debug!(
         "{} bytes there and {} back through a tunnel: reason={}",

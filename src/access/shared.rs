@@ -22,7 +22,7 @@ use crate::stats::{add, get};
 #[derive(Debug)]
 pub(super) struct AccessShared {
     pub(super) settings: RwLock<Arc<RunningConfig>>,
-    pub(super) gate: Arc<ApplicationLimit>,
+    pub(super) limit: Arc<ApplicationLimit>,
     pub(super) state: Mutex<ApplicationState>,
     /// With `state`, for whoever waits for a change of it.
     pub(super) changed: Condvar,
@@ -30,10 +30,10 @@ pub(super) struct AccessShared {
     /// changed.
     pub(super) open: AtomicBool,
     /// Answers of the application so far.
-    answers: AtomicU64,
+    responses: AtomicU64,
     pub(super) tunnels: Tunnels<Conn, Conn>,
     /// The lines that are there.
-    pub(super) ties: Mutex<Vec<Arc<ConnectionHandle>>>,
+    pub(super) connections: Mutex<Vec<Arc<ConnectionHandle>>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,16 +41,16 @@ pub(super) struct ApplicationState {
     /// The application answers.
     pub(super) up: bool,
     /// The log has said so, or what is wrong.
-    told: Option<String>,
+    reported: Option<String>,
     /// Since when it is waited for, from the start and until that has taken long.
     waiting: Option<Instant>,
     pub(super) draining: bool,
     /// Its process is ours and does not run: whoever answers there is not it, or is about to go.
-    pub(super) away: bool,
+    pub(super) command_down: bool,
     /// The watch is to look at once.
-    pub(super) look: bool,
+    pub(super) check_now: bool,
     /// The fleet is to look at the configuration at once.
-    pub(super) changed: bool,
+    pub(super) config_changed: bool,
     /// By the number of a server's address.
     pub(super) dialling: HashMap<u64, DialState>,
 }
@@ -61,16 +61,16 @@ impl AccessShared {
     /// # Errors
     /// What the system says if there is no poller for tunnels.
     pub(super) fn new(settings: RunningConfig) -> io::Result<Self> {
-        let gate = Arc::new(ApplicationLimit::new(0));
-        gate.limit(settings.config.connections);
+        let limit = Arc::new(ApplicationLimit::new(0));
+        limit.limit(settings.config.connections);
         Ok(Self {
-            gate,
+            limit,
             state: Mutex::default(),
             changed: Condvar::new(),
             open: AtomicBool::new(false),
-            answers: AtomicU64::new(0),
+            responses: AtomicU64::new(0),
             tunnels: Tunnels::new()?,
-            ties: Mutex::default(),
+            connections: Mutex::default(),
             settings: RwLock::new(Arc::new(settings)),
         })
     }
@@ -80,8 +80,8 @@ impl AccessShared {
         Arc::clone(&self.settings.read())
     }
 
-    pub(super) fn ties(&self) -> Vec<Arc<ConnectionHandle>> {
-        self.ties.lock().clone()
+    pub(super) fn connections(&self) -> Vec<Arc<ConnectionHandle>> {
+        self.connections.lock().clone()
     }
 
     /// Whether lines are wanted now.
@@ -89,46 +89,46 @@ impl AccessShared {
         self.open.load(Ordering::SeqCst)
     }
 
-    pub(super) fn answered(&self) {
-        add(&self.answers);
+    pub(super) fn count_response(&self) {
+        add(&self.responses);
     }
 
-    pub(super) fn answers(&self) -> u64 {
-        get(&self.answers)
+    pub(super) fn responses(&self) -> u64 {
+        get(&self.responses)
     }
 
     /// The application answers.
-    pub(super) fn up(&self) {
+    pub(super) fn set_up(&self) {
         let settings = self.settings();
-        let told = {
+        let reported = {
             let mut state = self.state.lock();
-            if state.draining || state.away {
+            if state.draining || state.command_down {
                 return;
             }
-            let told = state.told.replace(String::new());
+            let reported = state.reported.replace(String::new());
             state.waiting = None;
             state.up = true;
             self.open.store(true, Ordering::SeqCst);
-            told
+            reported
         };
         self.changed.notify_all();
-        if told.as_deref() != Some("") {
+        if reported.as_deref() != Some("") {
             log::info!("application {}: answers", settings.config.to);
         }
     }
 
     /// Its process was started, or has ended.
-    pub(super) fn told(&self, runs: bool) {
-        self.state.lock().away = !runs;
+    pub(super) fn command_changed(&self, runs: bool) {
+        self.state.lock().command_down = !runs;
         if !runs {
-            self.leave("its process has ended");
+            self.set_down("its process has ended");
         }
     }
 
     /// It cannot be reached.
-    pub(super) fn down(&self, error: &io::Error) {
-        match fault(error) {
-            Some(why) => self.leave(&why),
+    pub(super) fn connect_failed(&self, error: &io::Error) {
+        match connect_error(error) {
+            Some(why) => self.set_down(&why),
             // That is not its fault, and who dials in may find it well.
             None => log::error!("connect {}: {}", self.settings().config.to, error),
         }
@@ -136,29 +136,29 @@ impl AccessShared {
 
     /// The application does not answer: idle connections to servers are closed before this returns, the others after
     /// their exchange, and none is dialled until it answers.
-    pub(super) fn leave(&self, why: &str) {
+    pub(super) fn set_down(&self, why: &str) {
         let settings = self.settings();
         let (draining, level) = {
             let mut state = self.state.lock();
             self.open.store(false, Ordering::SeqCst);
-            let level = state.leave(why, Instant::now());
+            let level = state.set_down(why, Instant::now());
             (state.draining, level)
         };
         if draining {
             return;
         }
-        self.close();
+        self.close_idle();
         if let Some((level, verb)) = level {
             log::log!(level, "application {}: {why}; {verb}", settings.config.to);
         }
     }
 
     /// Closes what is idle, and has the rest closed. Whoever calls this has said before that nothing is wanted.
-    pub(super) fn close(&self) {
+    pub(super) fn close_idle(&self) {
         self.changed.notify_all();
-        self.gate.forget();
-        for tie in self.ties() {
-            tie.leave();
+        self.limit.drop_carried();
+        for handle in self.connections() {
+            handle.close_idle();
         }
     }
 
@@ -168,53 +168,53 @@ impl AccessShared {
     }
 
     /// Waits for the next look. `false`: there is none.
-    pub(super) fn rest(&self, time: Duration) -> bool {
+    pub(super) fn wait_for_check(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut state = self.state.lock();
         // Somebody has found it down while we looked: not at once again, for it would be found down again.
         if !state.up {
-            state.look = false;
+            state.check_now = false;
         }
-        while !state.draining && !state.look {
+        while !state.draining && !state.check_now {
             if self.changed.wait_until(&mut state, until).timed_out() {
                 break;
             }
         }
-        state.look = false;
+        state.check_now = false;
         !state.draining
     }
 }
 
 impl ApplicationState {
     /// The application does not answer at this time: what to log of that, if anything.
-    fn leave(&mut self, why: &str, now: Instant) -> Option<(log::Level, &'static str)> {
-        let told = self.told.replace(why.to_owned());
+    fn set_down(&mut self, why: &str, now: Instant) -> Option<(log::Level, &'static str)> {
+        let reported = self.reported.replace(why.to_owned());
         let was_up = mem::replace(&mut self.up, false);
-        self.look |= was_up;
+        self.check_now |= was_up;
         if self.draining {
             // It may well be our doing.
             None
         } else if was_up {
             Some((log::Level::Warn, "leaving"))
-        } else if told.is_none() {
+        } else if reported.is_none() {
             // Nothing was logged of it yet: it may just be starting, as we are.
             self.waiting = Some(now);
             Some((log::Level::Info, "waiting for it"))
         } else {
-            let late = |since: &mut Instant| now.saturating_duration_since(*since) >= LATE;
-            let waited = self.waiting.take_if(late);
+            let is_late = |since: &mut Instant| now.saturating_duration_since(*since) >= SLOW_START;
+            let waited = self.waiting.take_if(is_late);
             waited.map(|_| (log::Level::Warn, "still waiting for it"))
         }
     }
 }
 
 /// What the application did wrong when it cannot be connected to; `None`: it is we who ran out of something.
-pub(super) fn fault(error: &io::Error) -> Option<String> {
+pub(super) fn connect_error(error: &io::Error) -> Option<String> {
     (!is_shortage(error)).then(|| reason(error))
 }
 
 /// After so long it is no start any more, and a warning that the application does not answer.
-const LATE: Duration = Duration::from_secs(10);
+const SLOW_START: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -225,7 +225,7 @@ mod tests {
         let start = Instant::now();
         let mut state = ApplicationState::default();
         let mut after = |milliseconds| {
-            let level = state.leave("refused", start + Duration::from_millis(milliseconds));
+            let level = state.set_down("refused", start + Duration::from_millis(milliseconds));
             level.map(|(level, verb)| (level.as_str(), verb))
         };
         // It may take its time to start.
@@ -240,18 +240,18 @@ mod tests {
     #[test]
     fn an_application_that_goes_away_is_warned_of_at_once_and_once() {
         let now = Instant::now();
-        let later = now + LATE;
+        let later = now + SLOW_START;
         let mut state = ApplicationState {
             up: true,
-            told: Some(String::new()),
+            reported: Some(String::new()),
             ..ApplicationState::default()
         };
         let left = Some((log::Level::Warn, "leaving"));
-        assert_eq!(state.leave("refused", now), left);
-        assert_eq!(state.leave("refused", later), None);
+        assert_eq!(state.set_down("refused", now), left);
+        assert_eq!(state.set_down("refused", later), None);
         // Not while everything ends.
         state.up = true;
         state.draining = true;
-        assert_eq!(state.leave("refused", later), None);
+        assert_eq!(state.set_down("refused", later), None);
     }
 }

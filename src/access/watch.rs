@@ -8,65 +8,65 @@ use std::time::{Duration, Instant};
 
 use super::application::connect;
 use super::running::RunningConfig;
-use super::shared::{AccessShared, fault};
+use super::shared::{AccessShared, connect_error};
 use crate::backend::check::HealthProbe;
 use crate::process::reason;
 
 /// Looks until there is a drain.
 pub(super) fn run(shared: &AccessShared) {
-    let mut answers = shared.answers();
-    let mut pause = SHORTEST;
+    let mut responses = shared.responses();
+    let mut pause = SHORTEST_PAUSE;
     loop {
         let settings = shared.settings();
-        let before = std::mem::replace(&mut answers, shared.answers());
+        let before = std::mem::replace(&mut responses, shared.responses());
         // Answers of the old application say nothing about a new one, but then it is down.
-        let busy = answers != before && shared.is_open();
+        let busy = responses != before && shared.is_open();
         let interval = settings.config.check.interval;
-        let seen = match busy {
+        let result = match busy {
             true => Ok(()),
-            false => look(shared, &settings),
+            false => check(shared, &settings),
         };
-        let wait = match seen {
+        let wait = match result {
             Ok(()) => {
-                shared.up();
-                pause = SHORTEST;
+                shared.set_up();
+                pause = SHORTEST_PAUSE;
                 interval
             }
             Err(why) => {
-                shared.leave(&why);
+                shared.set_down(&why);
                 let wait = pause.min(interval);
-                pause = (pause * 2).min(LONGEST);
+                pause = (pause * 2).min(LONGEST_PAUSE);
                 wait
             }
         };
-        if !shared.rest(wait) {
+        if !shared.wait_for_check(wait) {
             return;
         }
     }
 }
 
 /// One look at the application.
-fn look(shared: &AccessShared, settings: &RunningConfig) -> Result<(), String> {
-    if shared.state.lock().away {
+fn check(shared: &AccessShared, settings: &RunningConfig) -> Result<(), String> {
+    if shared.state.lock().command_down {
         return Err("its process does not run".to_owned());
     }
     let mut app = match connect(settings) {
         Ok(app) => app,
-        Err(error) => return fault(&error).map_or(Ok(()), Err),
+        Err(error) => return connect_error(&error).map_or(Ok(()), Err),
     };
     let Some(uri) = &settings.config.check.uri else {
         return Ok(());
     };
-    let Some(_permit) = shared.gate.try_enter() else {
+    let Some(_permit) = shared.limit.try_enter() else {
         return Ok(());
     };
-    let question = HealthProbe {
+    let probe = HealthProbe {
         uri,
         host: "localhost",
         agent: "swiftiply-access",
     };
     let deadline = Instant::now() + settings.config.timeouts.connect;
-    match question.ask(&mut app, deadline) {
+    match probe.run(&mut app, deadline) {
         Ok(..=399) => Ok(()),
         Ok(status) => Err(format!("check {uri}: {status}")),
         Err(error) => Err(format!("check {uri}: {}", reason(&error))),
@@ -74,5 +74,5 @@ fn look(shared: &AccessShared, settings: &RunningConfig) -> Result<(), String> {
 }
 
 /// How soon it is looked again while it does not answer: more and more seldom, up to the longest.
-const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -28,7 +28,7 @@ impl HealthProbe<'_> {
     /// # Errors
     /// `TimedOut` if there is no answer by `deadline`, `InvalidData` for one that breaks a rule or does not come, and
     /// whatever the system says.
-    pub fn ask(&self, conn: &mut Conn, deadline: Instant) -> io::Result<u16> {
+    pub fn run(&self, conn: &mut Conn, deadline: Instant) -> io::Result<u16> {
         let Self { uri, host, agent } = self;
         let request = format!(
             "GET {uri} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n"
@@ -99,12 +99,12 @@ mod tests {
             (!closes).then_some(stream)
         });
         let mut conn = Conn::plain(Stream::connect_to(address, PATIENCE).unwrap());
-        let question = HealthProbe {
+        let probe = HealthProbe {
             uri: "/up",
             host: "test",
             agent: "test",
         };
-        let status = question.ask(&mut conn, Instant::now() + patience);
+        let status = probe.run(&mut conn, Instant::now() + patience);
         server.join().unwrap();
         status
     }

@@ -52,13 +52,13 @@ pub struct DialIn {
     commands: Receiver<DialInCommand>,
     stats: Arc<Stats>,
     /// By number.
-    dials: HashMap<u64, Arc<DialInAddress>>,
+    addresses: HashMap<u64, Arc<DialInAddress>>,
     newcomers: Newcomers<Newcomer>,
     /// Until when these addresses accept nothing, for want of descriptors.
-    resting: Option<(Instant, Vec<u64>)>,
-    rest: Duration,
+    paused: Option<(Instant, Vec<u64>)>,
+    pause: Duration,
     /// When the log last said that newcomers had to go.
-    warned: Option<Instant>,
+    last_warning: Option<Instant>,
 }
 
 /// What other threads ask of the thread of the dial-in addresses.
@@ -86,13 +86,13 @@ struct DialInAddress {
     pool: Arc<Pool>,
     settings: Arc<DialInSettings>,
     /// As many are connected as may be, which the log has.
-    full: AtomicBool,
+    full_reported: AtomicBool,
 }
 
 /// A connection whose preamble is not complete.
 #[derive(Debug)]
 struct Newcomer {
-    dial: Arc<DialInAddress>,
+    address: Arc<DialInAddress>,
     conn: Conn,
     peer: Peer,
     /// What has come of the preamble.
@@ -170,14 +170,14 @@ impl DialInControl {
             listener,
             pool,
             settings,
-            full: AtomicBool::new(false),
+            full_reported: AtomicBool::new(false),
         }))
     }
 
     /// Has an address accept. Returns its number, for [`DialInControl::remove`].
-    pub fn begin(&self, PreparedDialIn(dial): PreparedDialIn) -> u64 {
-        let number = dial.number;
-        self.send(DialInCommand::Begin(dial));
+    pub fn begin(&self, PreparedDialIn(address): PreparedDialIn) -> u64 {
+        let number = address.number;
+        self.send(DialInCommand::Begin(address));
         number
     }
 
@@ -232,11 +232,11 @@ impl DialIn {
             }),
             commands,
             stats,
-            dials: HashMap::new(),
+            addresses: HashMap::new(),
             newcomers: Newcomers::new(),
-            resting: None,
-            rest: FIRST_REST,
-            warned: None,
+            paused: None,
+            pause: FIRST_PAUSE,
+            last_warning: None,
         })
     }
 
@@ -251,7 +251,7 @@ impl DialIn {
         let hang_up = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let count = match control.epoll.wait(&mut events, self.patience()) {
+            let count = match control.epoll.wait(&mut events, self.wait_time()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 // Nothing else can be wrong but the descriptor, without which there is no server.
@@ -260,13 +260,13 @@ impl DialIn {
             for event in &events[..count] {
                 match event.data() {
                     WAKE => {
-                        if self.obey() {
+                        if self.run_commands() {
                             return;
                         }
                     }
                     number if self.newcomers.contains(number) => self.read(number),
-                    number => match self.dials.get(&number).cloned() {
-                        Some(dial) => self.accept(&dial),
+                    number => match self.addresses.get(&number).cloned() {
+                        Some(address) => self.accept(&address),
                         None if event.events().intersects(hang_up) => self.hung_up(number),
                         // It was a newcomer when this event was fetched, and has joined meanwhile.
                         None => {}
@@ -278,15 +278,15 @@ impl DialIn {
     }
 
     /// Does what other threads ask for. Returns whether that is to stop.
-    fn obey(&mut self) -> bool {
+    fn run_commands(&mut self) -> bool {
         // Before the commands are read, so that none is overlooked.
         let _ = self.control.wake.read();
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                DialInCommand::Begin(dial) => {
-                    let dial = Arc::new(dial);
-                    self.listen(&dial, EpollFlags::EPOLLIN);
-                    self.dials.insert(dial.number, dial);
+                DialInCommand::Begin(address) => {
+                    let address = Arc::new(address);
+                    self.set_interest(&address, EpollFlags::EPOLLIN);
+                    self.addresses.insert(address.number, address);
                 }
                 DialInCommand::Remove(numbers, reason, done) => {
                     self.remove(&numbers, reason);
@@ -301,9 +301,9 @@ impl DialIn {
     /// Closes addresses, and those that have not sent their preamble there.
     fn remove(&mut self, numbers: &[u64], reason: Close) {
         for number in numbers {
-            self.dials.remove(number);
+            self.addresses.remove(number);
         }
-        let kept = |newcomer: &Newcomer| self.dials.contains_key(&newcomer.dial.number);
+        let kept = |newcomer: &Newcomer| self.addresses.contains_key(&newcomer.address.number);
         for number in self.newcomers.which(|newcomer| !kept(newcomer)) {
             drop(self.newcomers.remove(number));
             self.stats.backend_closed(reason);
@@ -311,10 +311,10 @@ impl DialIn {
     }
 
     /// Until the next deadline.
-    fn patience(&self) -> EpollTimeout {
+    fn wait_time(&self) -> EpollTimeout {
         let deadlines = self.newcomers.values().map(|newcomer| newcomer.deadline);
-        let resting = self.resting.as_ref().map(|(until, _)| *until);
-        let Some(deadline) = deadlines.chain(resting).min() else {
+        let paused = self.paused.as_ref().map(|(until, _)| *until);
+        let Some(deadline) = deadlines.chain(paused).min() else {
             return EpollTimeout::NONE;
         };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -323,22 +323,22 @@ impl DialIn {
 
     /// Accepts those that wait, but no more in one go than leaves time for those that are here; for the others the system
     /// tells again.
-    fn accept(&mut self, dial: &Arc<DialInAddress>) {
+    fn accept(&mut self, address: &Arc<DialInAddress>) {
         for _ in 0..MOST_AT_ONCE {
-            match dial.listener.accept_now() {
+            match address.listener.accept_now() {
                 Ok(Some((stream, peer))) => {
-                    self.rest = FIRST_REST;
-                    self.enter(dial, stream, peer);
+                    self.pause = FIRST_PAUSE;
+                    self.add(address, stream, peer);
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    let address = dial.listener.local();
-                    log::warn!("accept {address}: {}; resting", reason(&error));
-                    let until = Instant::now() + self.rest;
-                    self.rest = (self.rest * 2).min(LONGEST_REST);
-                    let (_, resting) = self.resting.get_or_insert((until, Vec::new()));
-                    resting.push(dial.number);
-                    self.listen(dial, EpollFlags::empty());
+                    let local = address.listener.local();
+                    log::warn!("accept {local}: {}; resting", reason(&error));
+                    let until = Instant::now() + self.pause;
+                    self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                    let (_, paused) = self.paused.get_or_insert((until, Vec::new()));
+                    paused.push(address.number);
+                    self.set_interest(address, EpollFlags::empty());
                     return;
                 }
             }
@@ -346,22 +346,22 @@ impl DialIn {
     }
 
     /// Listens again, or not for a while.
-    fn listen(&self, dial: &DialInAddress, flags: EpollFlags) {
-        let mut event = EpollEvent::new(flags, dial.number);
-        if let Err(error) = self.control.epoll.modify(&dial.listener, &mut event) {
-            log::error!("epoll_ctl {}: {error}", dial.listener.local());
+    fn set_interest(&self, address: &DialInAddress, flags: EpollFlags) {
+        let mut event = EpollEvent::new(flags, address.number);
+        if let Err(error) = self.control.epoll.modify(&address.listener, &mut event) {
+            log::error!("epoll_ctl {}: {error}", address.listener.local());
         }
     }
 
     /// Takes in a connection that was just accepted.
-    fn enter(&mut self, dial: &Arc<DialInAddress>, stream: Stream, peer: Peer) {
+    fn add(&mut self, address: &Arc<DialInAddress>, stream: Stream, peer: Peer) {
         let number = self.control.number();
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, number);
         if let Err(error) = self.control.epoll.add(&stream, event) {
-            self.refuse(dial, &peer, Close::Internal, error.desc());
+            self.refuse(address, &peer, Close::Internal, error.desc());
             return;
         }
-        let DialInTerms { preamble, tls, .. } = dial.settings.terms.lock().clone();
+        let DialInTerms { preamble, tls, .. } = address.settings.terms.lock().clone();
         let conn = match &tls {
             None => Ok(Conn::plain(stream)),
             Some(tls) => Conn::secure(stream, tls),
@@ -369,12 +369,12 @@ impl DialIn {
         let conn = match conn {
             Ok(conn) => conn,
             Err(error) => {
-                self.refuse(dial, &peer, Close::Internal, &error.to_string());
+                self.refuse(address, &peer, Close::Internal, &error.to_string());
                 return;
             }
         };
         let newcomer = Newcomer {
-            dial: Arc::clone(dial),
+            address: Arc::clone(address),
             conn,
             peer,
             bytes: Vec::new(),
@@ -399,18 +399,21 @@ impl DialIn {
             let Surplus {
                 most, of_address, ..
             } = surplus;
-            let whence = match of_address {
+            let scope = match of_address {
                 true => " from its address",
                 false => "",
             };
-            let limit = format!("more than {most} connections{whence} have sent no preamble");
-            if self.warned.is_none_or(|last| last.elapsed() >= WARN_AGAIN) {
-                self.warned = Some(Instant::now());
-                let name = newcomer.dial.pool.name();
+            let limit = format!("more than {most} connections{scope} have sent no preamble");
+            if self
+                .last_warning
+                .is_none_or(|last| last.elapsed() >= WARN_INTERVAL)
+            {
+                self.last_warning = Some(Instant::now());
+                let name = newcomer.address.pool.name();
                 let peer = newcomer.peer;
                 log::warn!("dial-in at {name}: {limit}; closing the oldest, now {peer}");
             }
-            self.refuse(&newcomer.dial, &newcomer.peer, Close::Overload, &limit);
+            self.refuse(&newcomer.address, &newcomer.peer, Close::Overload, &limit);
         }
     }
 
@@ -427,7 +430,7 @@ impl DialIn {
             Ok(None) => return,
             Ok(Some(count @ 1..)) => {
                 newcomer.bytes.extend_from_slice(&bytes[..count]);
-                match preamble::read(&newcomer.bytes, &newcomer.dial.pool.keys()) {
+                match preamble::read(&newcomer.bytes, &newcomer.address.pool.keys()) {
                     PreambleReading::Partial => return,
                     PreambleReading::Refused(fault @ PreambleError::Key) => {
                         (Close::BadKey, fault.to_string())
@@ -460,20 +463,23 @@ impl DialIn {
             }
         };
         if let Some(newcomer) = self.newcomers.remove(number) {
-            self.refuse(&newcomer.dial, &newcomer.peer, fault.0, &fault.1);
+            self.refuse(&newcomer.address, &newcomer.peer, fault.0, &fault.1);
         }
     }
 
     /// Its preamble is complete: it becomes a backend, unless there are as many as may be.
     fn join(&self, number: u64, newcomer: Newcomer, preamble: preamble::Preamble) {
         let Newcomer {
-            dial, conn, peer, ..
+            address,
+            conn,
+            peer,
+            ..
         } = newcomer;
         let DialInSettings {
             backends,
             descriptors,
             ..
-        } = &*dial.settings;
+        } = &*address.settings;
         let Some(charges) = backends.charge(1).zip(descriptors.charge(1)) else {
             let limit = match (backends.used(), backends.most()) {
                 (used, most) if used >= most => {
@@ -481,33 +487,33 @@ impl DialIn {
                 }
                 _ => "there are no more descriptors for backends (ulimit -n)".to_owned(),
             };
-            if !dial.full.swap(true, Ordering::Relaxed) {
-                let name = dial.pool.name();
+            if !address.full_reported.swap(true, Ordering::Relaxed) {
+                let name = address.pool.name();
                 log::warn!("dial-in at {name}: {limit}; further ones are refused");
             }
-            self.refuse(&dial, &peer, Close::Overload, &limit);
+            self.refuse(&address, &peer, Close::Overload, &limit);
             return;
         };
-        dial.full.store(false, Ordering::Relaxed);
+        address.full_reported.store(false, Ordering::Relaxed);
         conn.stream().send_at_once();
         conn.stream().watch_peer();
         // From now on only the hang-up is of interest, and only once.
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         let mut event = EpollEvent::new(flags, number);
         if let Err(error) = self.control.epoll.modify(&conn, &mut event) {
-            self.refuse(&dial, &peer, Close::Internal, error.desc());
+            self.refuse(&address, &peer, Close::Internal, error.desc());
             return;
         }
         stats::add(&self.stats.joined);
-        let pool = &dial.pool;
+        let pool = &address.pool;
         log::debug!(
             "backend {} from {peer} joined at {}",
             preamble.id,
             pool.name()
         );
         let connections = &self.control.connections;
-        let who = (preamble.id, peer, &*preamble.key);
-        let registration = connections.enter(number, Arc::<Pool>::clone(pool), who, charges);
+        let identity = (preamble.id, peer, &*preamble.key);
+        let registration = connections.enter(number, Arc::<Pool>::clone(pool), identity, charges);
         pool.offer(Backend {
             pool: Arc::clone(pool),
             conn,
@@ -519,7 +525,7 @@ impl DialIn {
     }
 
     /// Counts and logs a connection that does not become a backend. The caller closes it.
-    fn refuse(&self, dial: &DialInAddress, peer: &Peer, close: Close, why: &str) {
+    fn refuse(&self, address: &DialInAddress, peer: &Peer, close: Close, why: &str) {
         self.stats.backend_closed(close);
         let level = match close {
             // There may be many, and one warning has been logged for all of them.
@@ -529,7 +535,7 @@ impl DialIn {
         log::log!(
             level,
             "backend from {peer} at {} refused: {why}: reason={close}",
-            dial.pool.name()
+            address.pool.name()
         );
     }
 
@@ -540,23 +546,26 @@ impl DialIn {
 
     /// Closes those whose time for a preamble is over, and accepts again after a rest.
     fn expire(&mut self, now: Instant) {
-        if let Some((_, resting)) = self.resting.take_if(|(until, _)| *until <= now) {
-            for dial in resting.iter().filter_map(|number| self.dials.get(number)) {
-                self.listen(dial, EpollFlags::EPOLLIN);
+        if let Some((_, paused)) = self.paused.take_if(|(until, _)| *until <= now) {
+            for address in paused
+                .iter()
+                .filter_map(|number| self.addresses.get(number))
+            {
+                self.set_interest(address, EpollFlags::EPOLLIN);
             }
         }
         for number in self.newcomers.which(|newcomer| newcomer.deadline <= now) {
             let Some(newcomer) = self.newcomers.remove(number) else {
                 continue;
             };
-            let Newcomer { dial, peer, .. } = &newcomer;
+            let Newcomer { address, peer, .. } = &newcomer;
             if newcomer.conn.is_handshaking() {
-                self.refuse(dial, peer, Close::TlsTimeout, "no end of the handshake");
+                self.refuse(address, peer, Close::TlsTimeout, "no end of the handshake");
                 continue;
             }
             let received = newcomer.bytes.len();
             let why = format!("no preamble in time, {received} bytes came");
-            self.refuse(dial, peer, Close::PreambleTimeout, &why);
+            self.refuse(address, peer, Close::PreambleTimeout, &why);
         }
     }
 }
@@ -567,6 +576,6 @@ const MOST_AT_ONCE: usize = 64;
 /// What wakes the thread for a command; numbers never come so far.
 const WAKE: u64 = u64::MAX;
 /// The log says that newcomers have to go once in this time at most.
-const WARN_AGAIN: Duration = Duration::from_secs(60);
-const FIRST_REST: Duration = Duration::from_millis(5);
-const LONGEST_REST: Duration = Duration::from_secs(1);
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

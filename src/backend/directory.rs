@@ -14,7 +14,7 @@
 //! own, one at a time for each server, which end by themselves. The [`Alarm`] brings the tick thread when a pause ends.
 //!
 //! In reading order: [`queue`] is how a request gets its turn, [`choose`] which server it goes to, [`slot`] its place there
-//! with a connection, [`health`] what is learnt from how it ends, [`tend`] what is done for servers beside requests,
+//! with a connection, [`health`] what is learnt from how it ends, [`maintenance`] what is done for servers beside requests,
 //! [`endpoint`] where a server is and how it is reached, [`redis`] the list in Redis.
 //!
 //! **Invariants**
@@ -31,6 +31,7 @@ mod endpoint;
 mod health;
 #[cfg(feature = "redis")]
 mod list;
+mod maintenance;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
@@ -39,7 +40,6 @@ mod slot;
 mod state;
 #[cfg(feature = "redis")]
 mod sync;
-mod tend;
 #[cfg(test)]
 mod tests;
 
@@ -108,16 +108,16 @@ impl Servers {
         settings: &DirectorySettings,
         parts: (&Arc<Stats>, &Arc<Alarm>),
     ) -> io::Result<Self> {
-        let bell = Arc::new(list::Notify::default());
+        let syncer_notify = Arc::new(list::Notify::default());
         let directories: Vec<_> = names(site)
             .map(|name| {
                 let mut directory = Directory::new(&site.name, log, settings.clone(), parts);
-                directory.bell = Some(Arc::clone(&bell));
-                directory.state.get_mut().shelf = Some(list::ListState::new());
+                directory.syncer_notify = Some(Arc::clone(&syncer_notify));
+                directory.state.get_mut().list = Some(list::ListState::new());
                 (name.to_owned(), Arc::new(directory))
             })
             .collect();
-        let link = redis::Link::new(site, log, redis, &directories, bell);
+        let link = redis::Link::new(site, log, redis, &directories, syncer_notify);
         Ok(Self {
             directories,
             kind: config::DirectoryConfig::Redis(redis.clone()),
@@ -177,11 +177,11 @@ impl Servers {
     /// Closes what is idle and keeps nothing that comes later.
     pub fn shut(&self, reason: Close) {
         for (_, directory) in &self.directories {
-            directory.shut(reason);
+            directory.close_all(reason);
         }
         #[cfg(feature = "redis")]
         if let Some(link) = &self.link {
-            link.leave();
+            link.stop();
         }
     }
 

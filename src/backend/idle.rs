@@ -16,7 +16,7 @@ use crate::config::Order;
 pub(super) struct CellIndex(AtomicUsize);
 
 /// What a backend has that is kept here.
-pub(super) trait Listed {
+pub(super) trait HasCell {
     /// The key that it sent.
     fn key(&self) -> &[u8];
 
@@ -24,7 +24,7 @@ pub(super) trait Listed {
     fn id(&self) -> &[u8];
 
     /// Where it is here.
-    fn place(&self) -> &CellIndex;
+    fn cell(&self) -> &CellIndex;
 }
 
 /// Idle backends; `B` is a backend.
@@ -74,7 +74,7 @@ impl<B> Default for IdleBackends<B> {
     }
 }
 
-impl<B: Listed> IdleBackends<B> {
+impl<B: HasCell> IdleBackends<B> {
     /// How many there are.
     pub(super) const fn len(&self) -> usize {
         self.count
@@ -108,7 +108,7 @@ impl<B: Listed> IdleBackends<B> {
             NONE => list.oldest = index,
             before => self.cells[before].after = index,
         }
-        backend.place().0.store(index, Ordering::Relaxed);
+        backend.cell().0.store(index, Ordering::Relaxed);
         self.cells[index] = Cell {
             backend: Some(backend),
             number: self.added,
@@ -150,8 +150,8 @@ impl<B: Listed> IdleBackends<B> {
     }
 
     /// Takes the one with this place; `None`: it is not idle now.
-    pub(super) fn take_at(&mut self, place: &CellIndex) -> Option<B> {
-        self.remove(place.0.load(Ordering::Relaxed))
+    pub(super) fn take_at(&mut self, cell: &CellIndex) -> Option<B> {
+        self.remove(cell.0.load(Ordering::Relaxed))
     }
 
     /// Takes all with other keys than these.
@@ -172,7 +172,7 @@ impl<B: Listed> IdleBackends<B> {
     fn remove(&mut self, index: usize) -> Option<B> {
         let cell = self.cells.get_mut(index)?;
         let backend = cell.backend.take()?;
-        backend.place().0.store(NONE, Ordering::Relaxed);
+        backend.cell().0.store(NONE, Ordering::Relaxed);
         let (before, after) = (cell.before, cell.after);
         cell.after = self.free;
         self.free = index;
@@ -205,10 +205,10 @@ mod tests {
     struct TestBackend {
         id: String,
         key: &'static str,
-        place: CellIndex,
+        cell: CellIndex,
     }
 
-    impl Listed for TestBackend {
+    impl HasCell for TestBackend {
         fn key(&self) -> &[u8] {
             self.key.as_bytes()
         }
@@ -217,8 +217,8 @@ mod tests {
             self.id.as_bytes()
         }
 
-        fn place(&self) -> &CellIndex {
-            &self.place
+        fn cell(&self) -> &CellIndex {
+            &self.cell
         }
     }
 
@@ -244,7 +244,7 @@ mod tests {
                 idle.push(TestBackend {
                     id: id.to_string(),
                     key,
-                    place: CellIndex::default(),
+                    cell: CellIndex::default(),
                 });
                 list.push((id, key));
             } else {

@@ -7,7 +7,7 @@
 //! Called by workers and by the threads of the access proxy.
 //!
 //! **Invariants**
-//! - A permit is with its holder or in a slot, and counted in `taken` as long as it exists.
+//! - A permit is with its holder or in a slot, and counted in `in_use` as long as it exists.
 //! - No request waits while a permit is free.
 //! - The lock is a leaf; permits are handed over, and what they carry is dropped, without it.
 
@@ -29,7 +29,7 @@ pub struct ConcurrencyLimit<T = ()>(Mutex<LimitState<T>>);
 pub struct Permit<T = ()> {
     limit: Arc<ConcurrencyLimit<T>>,
     generation: u64,
-    kept: Option<T>,
+    carried: Option<T>,
 }
 
 /// What came of [`ConcurrencyLimit::enter`].
@@ -46,15 +46,15 @@ pub enum LimitEntry<T = ()> {
 pub struct LimitTicket<T = ()> {
     limit: Arc<ConcurrencyLimit<T>>,
     slot: Arc<Slot<Permit<T>>>,
-    turn: QueuePosition,
+    position: QueuePosition,
 }
 
 #[derive(Debug)]
 struct LimitState<T> {
     most: usize,
-    taken: usize,
+    in_use: usize,
     /// What the next permits carry; what was kept last is at the end.
-    kept: Vec<T>,
+    carried: Vec<T>,
     /// Changes when what permits carry is of no use any more.
     generation: u64,
     waiting: Queue<Permit<T>, ()>,
@@ -65,8 +65,8 @@ impl<T> ConcurrencyLimit<T> {
     pub fn new(most: usize) -> Self {
         Self(Mutex::new(LimitState {
             most,
-            taken: 0,
-            kept: Vec::new(),
+            in_use: 0,
+            carried: Vec::new(),
             generation: 0,
             waiting: Queue::default(),
         }))
@@ -78,14 +78,14 @@ impl<T> ConcurrencyLimit<T> {
             let mut state = self.0.lock();
             state.most = most;
             let mut called = Vec::new();
-            while state.taken < most
+            while state.in_use < most
                 && let Some(slot) = state.waiting.pop_first()
             {
-                state.taken += 1;
+                state.in_use += 1;
                 called.push((slot, state.permit(self)));
             }
-            let surplus = state.kept.len().saturating_sub(most);
-            let unused: Vec<_> = state.kept.drain(..surplus).collect();
+            let surplus = state.carried.len().saturating_sub(most);
+            let unused: Vec<_> = state.carried.drain(..surplus).collect();
             (called, unused)
         };
         drop(unused);
@@ -95,11 +95,11 @@ impl<T> ConcurrencyLimit<T> {
     }
 
     /// Drops what was kept, now, and what holders of permits want to keep later.
-    pub fn forget(&self) {
+    pub fn drop_carried(&self) {
         let unused = {
             let mut state = self.0.lock();
             state.generation += 1;
-            mem::take(&mut state.kept)
+            mem::take(&mut state.carried)
         };
         drop(unused);
     }
@@ -121,22 +121,22 @@ impl<T> ConcurrencyLimit<T> {
             return LimitEntry::Permit(permit);
         }
         let slot = Arc::new(Slot::new());
-        let turn = state.waiting.push(since, (), Arc::clone(&slot));
+        let position = state.waiting.push(since, (), Arc::clone(&slot));
         LimitEntry::Queued(LimitTicket {
             limit: Arc::clone(self),
             slot,
-            turn,
+            position,
         })
     }
 
     /// Passes a permit on, or makes it free.
-    fn leave(self: &Arc<Self>, kept: Option<T>, generation: u64) {
+    fn release(self: &Arc<Self>, carried: Option<T>, generation: u64) {
         let (next, unused) = {
             let mut state = self.0.lock();
-            let mut unused = kept;
-            let fits = state.taken <= state.most;
+            let mut unused = carried;
+            let fits = state.in_use <= state.most;
             if fits && state.generation == generation {
-                state.kept.extend(unused.take());
+                state.carried.extend(unused.take());
             }
             let slot = match fits {
                 true => state.waiting.pop_first(),
@@ -144,7 +144,7 @@ impl<T> ConcurrencyLimit<T> {
             };
             let next = slot.map(|slot| (slot, state.permit(self)));
             if next.is_none() {
-                state.taken -= 1;
+                state.in_use -= 1;
             }
             (next, unused)
         };
@@ -158,8 +158,8 @@ impl<T> ConcurrencyLimit<T> {
 impl<T> LimitState<T> {
     fn enter(&mut self, limit: &Arc<ConcurrencyLimit<T>>) -> Option<Permit<T>> {
         // While a request waits, none is free.
-        (self.taken < self.most).then(|| {
-            self.taken += 1;
+        (self.in_use < self.most).then(|| {
+            self.in_use += 1;
             self.permit(limit)
         })
     }
@@ -169,26 +169,26 @@ impl<T> LimitState<T> {
         Permit {
             limit: Arc::clone(limit),
             generation: self.generation,
-            kept: self.kept.pop(),
+            carried: self.carried.pop(),
         }
     }
 }
 
 impl<T> Permit<T> {
     /// Takes out what it carries, if that was not taken before.
-    pub const fn carried(&mut self) -> Option<T> {
-        self.kept.take()
+    pub const fn take_carried(&mut self) -> Option<T> {
+        self.carried.take()
     }
 
     /// Passes the permit on, with something for its next holder.
     pub fn keep(mut self, thing: T) {
-        self.kept = Some(thing);
+        self.carried = Some(thing);
     }
 }
 
 impl<T> Drop for Permit<T> {
     fn drop(&mut self) {
-        self.limit.leave(self.kept.take(), self.generation);
+        self.limit.release(self.carried.take(), self.generation);
     }
 }
 
@@ -211,7 +211,7 @@ impl<T> LimitTicket<T> {
 
 impl<T> Drop for LimitTicket<T> {
     fn drop(&mut self) {
-        let waiting = self.limit.0.lock().waiting.remove(self.turn);
+        let waiting = self.limit.0.lock().waiting.remove(self.position);
         drop(waiting);
         // A permit that came at the last moment is passed on when it is dropped.
         drop(self.slot.close());
@@ -272,7 +272,7 @@ mod tests {
             assert!(limit.try_enter().is_none());
             drop(permit);
         }
-        assert_eq!(limit.0.lock().taken, 0);
+        assert_eq!(limit.0.lock().in_use, 0);
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
         assert!(third.take().is_none());
         drop(second);
         assert!(third.take().is_some());
-        assert_eq!(limit.0.lock().taken, 0);
+        assert_eq!(limit.0.lock().in_use, 0);
     }
 
     #[test]
@@ -326,31 +326,31 @@ mod tests {
         assert!(tickets[1].take().is_none());
         drop((permit, second));
         assert!(tickets[1].take().is_some());
-        assert_eq!(limit.0.lock().taken, 0);
+        assert_eq!(limit.0.lock().in_use, 0);
     }
 
     #[test]
     fn what_was_kept_goes_to_the_next_holder_unless_it_was_forgotten() {
         let limit = Arc::new(ConcurrencyLimit::new(2));
         let mut permit = limit.try_enter().unwrap();
-        assert_eq!(permit.carried(), None);
+        assert_eq!(permit.take_carried(), None);
         permit.keep("one");
         let mut permit = limit.try_enter().unwrap();
-        assert_eq!(permit.carried(), Some("one"));
-        assert_eq!(permit.carried(), None);
+        assert_eq!(permit.take_carried(), Some("one"));
+        assert_eq!(permit.take_carried(), None);
         // Also to one that waits.
         let other = limit.try_enter().unwrap();
         let mut ticket = queued(&limit);
         permit.keep("two");
         let mut permit = ticket.take().unwrap();
-        assert_eq!(permit.carried(), Some("two"));
+        assert_eq!(permit.take_carried(), Some("two"));
         other.keep("three");
-        limit.forget();
+        limit.drop_carried();
         permit.keep("four");
-        assert_eq!(limit.try_enter().unwrap().carried(), None);
+        assert_eq!(limit.try_enter().unwrap().take_carried(), None);
         // A limit that sinks keeps less.
         limit.try_enter().unwrap().keep("five");
         limit.limit(0);
-        assert!(limit.0.lock().kept.is_empty());
+        assert!(limit.0.lock().carried.is_empty());
     }
 }

@@ -29,10 +29,10 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::group::{Group, Groups, Journal, Sites};
-use super::idle::{CellIndex, IdleBackends, Listed};
+use super::idle::{CellIndex, HasCell, IdleBackends};
 use super::queue::{Queue, QueuePosition, Slot};
 use super::registration::{Home, Registration};
-use super::waiting::{CountedWait, InLine, QueueFull, WaitingCount};
+use super::waiting::{CountedWait, QueueFull, WaitingCount, WaitingGuard};
 use crate::config::Order;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Pending};
@@ -101,17 +101,17 @@ pub enum PoolAcquired {
 pub struct PoolTicket {
     pools: Box<[Arc<Pool>]>,
     /// The places in the lines of the first of these pools; all of them, unless the ticket is used up.
-    turns: Vec<QueuePosition>,
+    positions: Vec<QueuePosition>,
     slot: Arc<Slot<PoolLease>>,
-    wants: Arc<Wants>,
+    criteria: Arc<BackendCriteria>,
     order: Order,
     since: Instant,
-    _in_line: InLine,
+    _waiting: WaitingGuard,
 }
 
 /// Which backends will do for a request that waits.
 #[derive(Debug)]
-struct Wants {
+struct BackendCriteria {
     keys: Arc<[Box<[u8]>]>,
     id: Option<Box<[u8]>>,
 }
@@ -119,7 +119,7 @@ struct Wants {
 #[derive(Debug, Default)]
 struct PoolState {
     idle: IdleBackends<Backend>,
-    waiting: Queue<PoolLease, Arc<Wants>>,
+    waiting: Queue<PoolLease, Arc<BackendCriteria>>,
     /// Nothing may be kept any more, for this reason.
     closed: Option<Close>,
     /// Keys that some site of this address knows.
@@ -169,13 +169,13 @@ impl Pool {
 
     /// Changes the keys that are accepted, and closes idle backends that sent another.
     pub fn set_keys(&self, keys: Arc<[Box<[u8]>]>) {
-        let strangers = {
+        let unaccepted = {
             let mut state = self.state.lock();
-            let strangers = state.idle.take_others(&keys);
+            let unaccepted = state.idle.take_others(&keys);
             state.keys = keys;
-            strangers
+            unaccepted
         };
-        for backend in strangers {
+        for backend in unaccepted {
             backend.close(Close::Removed);
         }
     }
@@ -197,7 +197,7 @@ impl Pool {
                     backend.close(reason);
                     return;
                 }
-                let will_do = |wants: &Arc<Wants>| wants.allow(&backend);
+                let will_do = |criteria: &Arc<BackendCriteria>| criteria.allow(&backend);
                 match state.waiting.pop_first_where(will_do) {
                     Some(slot) => slot,
                     None => {
@@ -236,30 +236,30 @@ impl Pool {
                 let mut state = self.state.lock();
                 state.idle.take(selector.keys, selector.id, selector.order)
             };
-            if let Some(lease) = idle?.lend() {
+            if let Some(lease) = idle?.into_lease() {
                 return Some(lease);
             }
         }
     }
 
-    /// Puts a request into line, which adds its place to `turns`, unless a backend has become idle just before.
-    fn stand_in_line(
-        &self,
-        ticket: &PoolTicket,
-        turns: &mut Vec<QueuePosition>,
-    ) -> Option<Backend> {
-        let PoolTicket { wants, order, .. } = ticket;
+    /// Puts a request into line, which adds its place to `positions`, unless a backend has become idle just before.
+    fn enqueue(&self, ticket: &PoolTicket, positions: &mut Vec<QueuePosition>) -> Option<Backend> {
+        let PoolTicket {
+            criteria, order, ..
+        } = ticket;
         let mut state = self.state.lock();
-        let idle = state.idle.take(&wants.keys, wants.id.as_deref(), *order);
+        let idle = state
+            .idle
+            .take(&criteria.keys, criteria.id.as_deref(), *order);
         if idle.is_none() {
             let slot = Arc::clone(&ticket.slot);
-            turns.push(state.waiting.push(ticket.since, Arc::clone(wants), slot));
+            positions.push(state.waiting.push(ticket.since, Arc::clone(criteria), slot));
         }
         idle
     }
 
-    fn leave_line(&self, turn: QueuePosition) {
-        let waiting = self.state.lock().waiting.remove(turn);
+    fn dequeue(&self, position: QueuePosition) {
+        let waiting = self.state.lock().waiting.remove(position);
         drop(waiting);
     }
 }
@@ -274,15 +274,15 @@ impl Home for Pool {
     }
 
     /// The dial-in thread has marked the backend as gone before.
-    fn forget(&self, place: &CellIndex) {
-        let gone = self.state.lock().idle.take_at(place);
+    fn forget(&self, cell: &CellIndex) {
+        let gone = self.state.lock().idle.take_at(cell);
         if let Some(backend) = gone {
             backend.close(Close::PeerClosed);
         }
     }
 }
 
-impl Listed for Backend {
+impl HasCell for Backend {
     fn key(&self) -> &[u8] {
         &self.key
     }
@@ -291,8 +291,8 @@ impl Listed for Backend {
         self.id.as_bytes()
     }
 
-    fn place(&self) -> &CellIndex {
-        self.registration.place()
+    fn cell(&self) -> &CellIndex {
+        self.registration.cell()
     }
 }
 
@@ -310,7 +310,7 @@ impl Backend {
     }
 
     /// Makes a lease of it, unless it has closed or has sent something that was not asked for.
-    fn lend(self) -> Option<PoolLease> {
+    fn into_lease(self) -> Option<PoolLease> {
         let reason = match self.conn.pending() {
             Pending::Nothing => return Some(PoolLease::of(self)),
             Pending::Bytes => Close::Junk,
@@ -321,9 +321,9 @@ impl Backend {
     }
 }
 
-impl Wants {
+impl BackendCriteria {
     fn allow(&self, backend: &Backend) -> bool {
-        does(backend, &self.keys, self.id.as_deref())
+        matches_selector(backend, &self.keys, self.id.as_deref())
     }
 }
 
@@ -366,9 +366,9 @@ impl PoolLease {
         self.backend.take()
     }
 
-    /// Looks at the connection before it is used; see [`Backend::lend`].
+    /// Looks at the connection before it is used; see [`Backend::into_lease`].
     fn check(self) -> Option<Self> {
-        self.into_backend()?.lend()
+        self.into_backend()?.into_lease()
     }
 }
 
@@ -398,17 +398,17 @@ pub fn acquire(
     }
     let mut ticket = PoolTicket {
         pools: selector.pools.into(),
-        turns: Vec::with_capacity(selector.pools.len()),
+        positions: Vec::with_capacity(selector.pools.len()),
         slot: Arc::default(),
-        wants: Arc::new(Wants {
+        criteria: Arc::new(BackendCriteria {
             keys: Arc::clone(selector.keys),
             id: selector.id.map(Box::from),
         }),
         order: selector.order,
         since,
-        _in_line: selector.waiting.enter(wait)?,
+        _waiting: selector.waiting.enter(wait)?,
     };
-    Ok(match ticket.stand_in_line() {
+    Ok(match ticket.enqueue() {
         Some(lease) => PoolAcquired::Ready(lease),
         None => PoolAcquired::Queued(ticket),
     })
@@ -421,12 +421,12 @@ impl PoolTicket {
         let lease = self.slot.take()?;
         match self.pools.len() {
             // The only line that it stood in has let it go already.
-            1 => self.turns.clear(),
-            _ => self.leave_lines(),
+            1 => self.positions.clear(),
+            _ => self.leave_queues(),
         }
         lease.check().or_else(|| {
             self.slot = Arc::default();
-            self.stand_in_line()
+            self.enqueue()
         })
     }
 
@@ -441,15 +441,15 @@ impl PoolTicket {
     }
 
     /// Enters the lines of all pools with its slot, which was not used yet, unless a backend has become idle in one of them.
-    fn stand_in_line(&mut self) -> Option<PoolLease> {
+    fn enqueue(&mut self) -> Option<PoolLease> {
         loop {
-            let mut turns = mem::take(&mut self.turns);
+            let mut positions = mem::take(&mut self.positions);
             let mut pools = self.pools.iter();
-            let found = pools.find_map(|pool| pool.stand_in_line(self, &mut turns));
-            self.turns = turns;
+            let found = pools.find_map(|pool| pool.enqueue(self, &mut positions));
+            self.positions = positions;
             let backend = found?;
-            self.leave_lines();
-            if let Some(lease) = backend.lend() {
+            self.leave_queues();
+            if let Some(lease) = backend.into_lease() {
                 return Some(lease);
             }
             self.slot = Arc::default();
@@ -457,9 +457,9 @@ impl PoolTicket {
     }
 
     /// Leaves the lines, and passes on what was put into the slot at the last moment.
-    fn leave_lines(&mut self) {
-        for (pool, turn) in self.pools.iter().zip(self.turns.drain(..)) {
-            pool.leave_line(turn);
+    fn leave_queues(&mut self) {
+        for (pool, position) in self.pools.iter().zip(self.positions.drain(..)) {
+            pool.dequeue(position);
         }
         if let Some(lease) = self.slot.close() {
             lease.finish();
@@ -469,11 +469,11 @@ impl PoolTicket {
 
 impl Drop for PoolTicket {
     fn drop(&mut self) {
-        self.leave_lines();
+        self.leave_queues();
     }
 }
 
-fn does(backend: &Backend, keys: &[Box<[u8]>], id: Option<&[u8]>) -> bool {
+fn matches_selector(backend: &Backend, keys: &[Box<[u8]>], id: Option<&[u8]>) -> bool {
     keys.contains(&backend.key) && id.is_none_or(|id| backend.id.as_bytes() == id)
 }
 

@@ -84,24 +84,24 @@ impl<T, W> Queue<T, W> {
 
     /// Puts a request that arrived at `since` into line. Returns its place, for [`Queue::remove`].
     pub fn push(&mut self, since: Instant, wants: W, slot: Arc<Slot<T>>) -> QueuePosition {
-        let turn = QueuePosition {
+        let position = QueuePosition {
             since,
             number: self.number,
         };
         self.number += 1;
-        self.waiting.insert(turn, Waiter { slot, wants });
-        turn
+        self.waiting.insert(position, Waiter { slot, wants });
+        position
     }
 
     /// Takes a request out of the line. `None`: it is not there any more.
-    pub fn remove(&mut self, turn: QueuePosition) -> Option<Arc<Slot<T>>> {
-        Some(self.waiting.remove(&turn)?.slot)
+    pub fn remove(&mut self, position: QueuePosition) -> Option<Arc<Slot<T>>> {
+        Some(self.waiting.remove(&position)?.slot)
     }
 
     /// The first request.
     pub fn first(&self) -> Option<(QueuePosition, &W)> {
-        let (turn, waiter) = self.waiting.first_key_value()?;
-        Some((*turn, &waiter.wants))
+        let (position, waiter) = self.waiting.first_key_value()?;
+        Some((*position, &waiter.wants))
     }
 
     /// Takes the first request out of the line.
@@ -113,14 +113,15 @@ impl<T, W> Queue<T, W> {
     /// Takes the first request for which `will_do` holds out of the line.
     pub fn pop_first_where(&mut self, will_do: impl Fn(&W) -> bool) -> Option<Arc<Slot<T>>> {
         let mut waiting = self.waiting.iter();
-        let (turn, _) = waiting.find(|(_, waiter)| will_do(&waiter.wants))?;
-        let turn = *turn;
-        self.remove(turn)
+        let (position, _) = waiting.find(|(_, waiter)| will_do(&waiter.wants))?;
+        let position = *position;
+        self.remove(position)
     }
 
     /// Whether a request that arrived at `since` would be the first in line.
     pub fn would_be_first(&self, since: Instant) -> bool {
-        self.first().is_none_or(|(turn, _)| since < turn.since)
+        self.first()
+            .is_none_or(|(position, _)| since < position.since)
     }
 }
 
@@ -244,9 +245,9 @@ mod tests {
     /// Takes everything out of a line. Slots are marked with numbers, which are returned in the order of the line.
     fn order(queue: &mut Queue<u8, u8>) -> Vec<u8> {
         let mut wants = Vec::new();
-        while let Some((turn, want)) = queue.first() {
+        while let Some((position, want)) = queue.first() {
             wants.push(*want);
-            assert!(queue.remove(turn).is_some());
+            assert!(queue.remove(position).is_some());
         }
         wants
     }
@@ -276,13 +277,13 @@ mod tests {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let mut queue = Queue::default();
-        let turns = [1, 2, 3].map(|number: u8| {
+        let positions = [1, 2, 3].map(|number: u8| {
             let slot = Arc::new(Slot::new());
             queue.push(at(number.into()), number, slot)
         });
-        assert!(turns[0] < turns[1] && turns[1] < turns[2]);
-        assert!(queue.remove(turns[1]).is_some());
-        assert!(queue.remove(turns[1]).is_none(), "it was there twice");
+        assert!(positions[0] < positions[1] && positions[1] < positions[2]);
+        assert!(queue.remove(positions[1]).is_some());
+        assert!(queue.remove(positions[1]).is_none(), "it was there twice");
         assert!(queue.would_be_first(at(0)));
         assert!(!queue.would_be_first(at(1)) && !queue.would_be_first(at(2)));
         queue.push(at(2), 2, Arc::default());

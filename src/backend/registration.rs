@@ -28,7 +28,7 @@ pub(super) trait Home: Debug + Send + Sync {
     fn group(&self, key: &[u8]) -> Arc<Group>;
 
     /// Closes the backend with this place, which hung up, if it is idle.
-    fn forget(&self, place: &CellIndex);
+    fn forget(&self, cell: &CellIndex);
 }
 
 /// A backend's place on the list of those that dialled in.
@@ -70,7 +70,7 @@ struct OpenBackend {
     /// It hung up.
     gone: AtomicBool,
     /// Where it is in the pool while it is idle.
-    place: CellIndex,
+    cell: CellIndex,
 }
 
 /// Backends that are connected, by number.
@@ -80,7 +80,7 @@ pub(super) struct Connections(Mutex<HashMap<u64, Arc<OpenBackend>>>);
 impl OpenBackend {
     fn hung_up(&self) {
         self.gone.store(true, Ordering::SeqCst);
-        self.home.forget(&self.place);
+        self.home.forget(&self.cell);
     }
 }
 
@@ -117,7 +117,7 @@ impl Connections {
             peer,
             responses: AtomicU64::new(0),
             gone: AtomicBool::new(false),
-            place: CellIndex::default(),
+            cell: CellIndex::default(),
         });
         self.0.lock().insert(number, Arc::clone(&open));
         let group = home.group(key);
@@ -174,8 +174,8 @@ impl Registration {
     }
 
     /// Where the backend is in its pool.
-    pub(super) fn place(&self) -> &CellIndex {
-        &self.open.place
+    pub(super) fn cell(&self) -> &CellIndex {
+        &self.open.cell
     }
 }
 

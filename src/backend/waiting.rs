@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// How many requests of a site stand in line, and how many of all sites.
 #[derive(Debug)]
 pub struct WaitingCount {
-    here: AtomicUsize,
+    at_site: AtomicUsize,
     /// Shared by all sites.
-    everywhere: Arc<AtomicUsize>,
+    overall: Arc<AtomicUsize>,
     /// The limits, which a reload may change.
-    most_here: AtomicUsize,
-    most_everywhere: AtomicUsize,
+    most_at_site: AtomicUsize,
+    most_overall: AtomicUsize,
 }
 
 /// The permission to stand in line, which a request keeps for as long as it lives: it has been let in once, so the limit
@@ -21,32 +21,32 @@ pub struct CountedWait(());
 
 /// A request that stands in line is counted as long as this lives.
 #[derive(Debug)]
-pub struct InLine(Arc<WaitingCount>);
+pub struct WaitingGuard(Arc<WaitingCount>);
 
 /// As many requests as may stand in line stand there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueFull;
 
 impl WaitingCount {
-    /// No request waits. `everywhere` is the count that all sites share.
-    pub fn new(everywhere: Arc<AtomicUsize>) -> Self {
+    /// No request waits. `overall` is the count that all sites share.
+    pub fn new(overall: Arc<AtomicUsize>) -> Self {
         Self {
-            here: AtomicUsize::new(0),
-            everywhere,
-            most_here: AtomicUsize::new(0),
-            most_everywhere: AtomicUsize::new(0),
+            at_site: AtomicUsize::new(0),
+            overall,
+            most_at_site: AtomicUsize::new(0),
+            most_overall: AtomicUsize::new(0),
         }
     }
 
     /// Changes how many may wait, of this site and of all.
-    pub fn limit(&self, here: usize, everywhere: usize) {
-        self.most_here.store(here, Ordering::Relaxed);
-        self.most_everywhere.store(everywhere, Ordering::Relaxed);
+    pub fn limit(&self, at_site: usize, overall: usize) {
+        self.most_at_site.store(at_site, Ordering::Relaxed);
+        self.most_overall.store(overall, Ordering::Relaxed);
     }
 
     /// How many requests of the site wait.
     pub fn count(&self) -> usize {
-        self.here.load(Ordering::Relaxed)
+        self.at_site.load(Ordering::Relaxed)
     }
 
     /// Counts one more, unless there are too many already. `wait`: the permission, which is left there; a request that has it
@@ -54,24 +54,27 @@ impl WaitingCount {
     ///
     /// # Errors
     /// [`QueueFull`].
-    pub fn enter(self: &Arc<Self>, wait: &mut Option<CountedWait>) -> Result<InLine, QueueFull> {
+    pub fn enter(
+        self: &Arc<Self>,
+        wait: &mut Option<CountedWait>,
+    ) -> Result<WaitingGuard, QueueFull> {
         // The guard takes back what was added, also where the limit says no.
-        let in_line = InLine(Arc::clone(self));
-        let here = self.here.fetch_add(1, Ordering::Relaxed);
-        let everywhere = self.everywhere.fetch_add(1, Ordering::Relaxed);
-        let fits = here < self.most_here.load(Ordering::Relaxed)
-            && everywhere < self.most_everywhere.load(Ordering::Relaxed);
+        let guard = WaitingGuard(Arc::clone(self));
+        let at_site = self.at_site.fetch_add(1, Ordering::Relaxed);
+        let overall = self.overall.fetch_add(1, Ordering::Relaxed);
+        let fits = at_site < self.most_at_site.load(Ordering::Relaxed)
+            && overall < self.most_overall.load(Ordering::Relaxed);
         if wait.is_none() && !fits {
             return Err(QueueFull);
         }
         *wait = Some(CountedWait(()));
-        Ok(in_line)
+        Ok(guard)
     }
 }
 
-impl Drop for InLine {
+impl Drop for WaitingGuard {
     fn drop(&mut self) {
-        self.0.here.fetch_sub(1, Ordering::Relaxed);
-        self.0.everywhere.fetch_sub(1, Ordering::Relaxed);
+        self.0.at_site.fetch_sub(1, Ordering::Relaxed);
+        self.0.overall.fetch_sub(1, Ordering::Relaxed);
     }
 }

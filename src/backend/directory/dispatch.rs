@@ -34,7 +34,7 @@ pub struct Directory {
     pub(super) state: Mutex<DirectoryState>,
     /// Where Redis has the list.
     #[cfg(feature = "redis")]
-    pub(super) bell: Option<Arc<Notify>>,
+    pub(super) syncer_notify: Option<Arc<Notify>>,
 }
 
 impl Directory {
@@ -51,7 +51,7 @@ impl Directory {
             alarm: Arc::clone(alarm),
             state: Mutex::new(DirectoryState::new(settings)),
             #[cfg(feature = "redis")]
-            bell: None,
+            syncer_notify: None,
         }
     }
 
@@ -65,31 +65,31 @@ impl Directory {
             }
             state.change(settings, Instant::now())
         };
-        for kept in gone {
-            self.close(kept.conn, Close::Removed);
+        for idle in gone {
+            self.close(idle.conn, Close::Removed);
         }
-        self.remind();
-        self.deal();
+        self.set_alarm();
+        self.serve_waiting();
     }
 
     /// Closes what is idle and keeps nothing that comes later.
-    pub(super) fn shut(&self, reason: Close) {
-        let kept: Vec<_> = {
+    pub(super) fn close_all(&self, reason: Close) {
+        let idle: Vec<_> = {
             let mut state = self.state.lock();
             state.closed = Some(reason);
             let servers = state.servers.iter_mut();
             servers
-                .flat_map(|server| mem::take(&mut server.kept))
+                .flat_map(|server| mem::take(&mut server.idle))
                 .collect()
         };
-        for kept in kept {
-            self.close(kept.conn, reason);
+        for idle in idle {
+            self.close(idle.conn, reason);
         }
     }
 
     pub(super) fn idle(&self) -> usize {
         let state = self.state.lock();
-        state.servers.iter().map(|server| server.kept.len()).sum()
+        state.servers.iter().map(|server| server.idle.len()).sum()
     }
 
     /// Why no server has a free seat.
@@ -103,7 +103,7 @@ impl Directory {
     }
 
     /// Has the tick thread come in time for what is due next.
-    pub(super) fn remind(&self) {
+    pub(super) fn set_alarm(&self) {
         let due = self.state.lock().next_due(Instant::now());
         if let Some(due) = due {
             self.alarm.set(due);
@@ -111,27 +111,27 @@ impl Directory {
     }
 
     /// Gives free seats to those that wait.
-    pub(super) fn deal(&self) {
+    pub(super) fn serve_waiting(&self) {
         loop {
             let (slot, assigned) = {
                 let mut state = self.state.lock();
-                let Some((turn, &once)) = state.waiting.first() else {
+                let Some((position, &once)) = state.waiting.first() else {
                     return;
                 };
-                let Some(assigned) = state.take(once) else {
+                let Some(assigned) = state.assign(once) else {
                     return;
                 };
-                (state.waiting.remove(turn), assigned)
+                (state.waiting.remove(position), assigned)
             };
             let refused = match slot {
                 Some(slot) => slot.fill(assigned),
                 None => Some(assigned),
             };
-            if let Some(Assignment { endpoint, kept }) = refused {
+            if let Some(Assignment { endpoint, idle }) = refused {
                 // The request has left meanwhile; the next one is served in the next round.
-                self.take_back(&endpoint, kept, &HealthReport::Nothing);
+                self.take_back(&endpoint, idle, &HealthReport::Nothing);
                 #[cfg(feature = "redis")]
-                self.settle();
+                self.return_surplus();
             }
         }
     }
@@ -141,48 +141,48 @@ impl Directory {
     pub(super) fn take_back(
         &self,
         endpoint: &Arc<Endpoint>,
-        kept: Option<IdleConnection>,
+        idle: Option<IdleConnection>,
         outcome: &HealthReport,
     ) -> bool {
-        let (change, over, waits, pause) = {
+        let (change, unwanted, waits, pause) = {
             let mut state = self.state.lock();
             let state = &mut *state;
             // Without another server nothing would be won, and what is wrong may be the requests.
             let enough = match outcome {
-                HealthReport::Failed => state.others(endpoint),
+                HealthReport::Failed => state.has_other(endpoint),
                 _ => true,
             };
             let waits = !state.waiting.is_empty();
-            let reason = state.over(endpoint);
+            let reason = state.close_reason(endpoint);
             // A server stays while one of its seats is taken.
             let Some(index) = state.position(endpoint) else {
                 return waits;
             };
             let server = &mut state.servers[index];
-            server.taken -= 1;
+            server.busy -= 1;
             let change = server.health.judge(outcome, enough);
-            let over = match reason {
-                Some(reason) => kept.map(|kept| (kept, reason)),
+            let unwanted = match reason {
+                Some(reason) => idle.map(|idle| (idle, reason)),
                 None => {
-                    server.kept.extend(kept);
+                    server.idle.extend(idle);
                     None
                 }
             };
-            if server.gone && server.taken == 0 {
+            if server.removed && server.busy == 0 {
                 state.servers.remove(index);
             } else {
                 #[cfg(feature = "redis")]
-                if let Some(shelf) = &mut state.shelf {
-                    state.servers[index].share(shelf);
+                if let Some(list) = &mut state.list {
+                    state.servers[index].share_with_others(list);
                 }
             }
-            (change, over, waits, state.next_pause())
+            (change, unwanted, waits, state.next_pause())
         };
         if let Some(pause) = pause {
             self.alarm.set(pause);
         }
-        if let Some((kept, reason)) = over {
-            self.close(kept.conn, reason);
+        if let Some((idle, reason)) = unwanted {
+            self.close(idle.conn, reason);
         }
         let (site, name) = (&self.site, &endpoint.name);
         match change {
@@ -194,7 +194,7 @@ impl Directory {
                     "site {site}: server {name} is set aside: {outcome}"
                 );
                 // Its name is looked up again soon.
-                self.remind();
+                self.set_alarm();
             }
             Change::Back => log::info!(target: &self.log, "site {site}: server {name} is back"),
         }
@@ -203,32 +203,34 @@ impl Directory {
 
     /// A request waits.
     #[cfg(feature = "redis")]
-    pub(super) fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            bell.ring();
+    pub(super) fn notify_syncer(&self) {
+        if let Some(notify) = &self.syncer_notify {
+            notify.notify();
         }
     }
 
     /// Whatever nobody needs goes back.
     #[cfg(feature = "redis")]
-    pub(super) fn settle(&self) {
-        let Some(bell) = &self.bell else { return };
+    pub(super) fn return_surplus(&self) {
+        let Some(notify) = &self.syncer_notify else {
+            return;
+        };
         let mut state = self.state.lock();
         let wanted = !state.waiting.is_empty();
-        let DirectoryState { servers, shelf, .. } = &mut *state;
-        let Some(shelf) = shelf else { return };
+        let DirectoryState { servers, list, .. } = &mut *state;
+        let Some(list) = list else { return };
         for server in servers {
-            while !shelf.away
-                && server.stock.held.len() > server.taken
+            while !list.unreachable
+                && server.elements.leased.len() > server.busy
                 && !(wanted && server.health.is_open(&mut None))
             {
-                server.give_one(shelf);
+                server.return_oldest(list);
             }
         }
-        let any = !shelf.giving.is_empty();
+        let any = !list.returning.is_empty();
         drop(state);
         if any {
-            bell.ring();
+            notify.notify();
         }
     }
 }

@@ -64,7 +64,7 @@ impl Endpoint {
     }
 
     /// Takes addresses over. Returns those from before if they were others.
-    pub(super) fn set(&self, found: &[SocketAddr]) -> Vec<SocketAddr> {
+    pub(super) fn update(&self, found: &[SocketAddr]) -> Vec<SocketAddr> {
         let mut known = self.found.lock();
         if known.len() == found.len() && found.iter().all(|address| known.contains(address)) {
             return Vec::new();
@@ -101,7 +101,7 @@ impl Endpoint {
 ///
 /// # Errors
 /// What is wrong with it, for the log.
-pub(super) fn ask(
+pub(super) fn probe(
     endpoint: &Endpoint,
     check: &config::CheckConfig,
     host: &str,
@@ -112,12 +112,12 @@ pub(super) fn ask(
     let connected = connect.wait();
     let mut conn = Conn::plain(connected.map_err(|error| process::reason(&error))?);
     endpoint.reached(&connect);
-    let question = HealthProbe {
+    let health_probe = HealthProbe {
         uri: &check.uri,
         host,
         agent: "swiftiply",
     };
-    match question.ask(&mut conn, deadline) {
+    match health_probe.run(&mut conn, deadline) {
         Ok(..=399) => Ok(()),
         Ok(status) => Err(format!("a check is answered with {status}")),
         Err(error) => {
@@ -143,13 +143,13 @@ mod tests {
         let addresses = [&gone, &there].map(|listener| listener.local_addr().unwrap());
         drop(gone);
         let endpoint = Endpoint::new(&"two.invalid:80".parse().unwrap());
-        assert!(endpoint.set(&addresses).is_empty());
+        assert!(endpoint.update(&addresses).is_empty());
         let mut connect = endpoint.connect(Instant::now() + Duration::from_secs(10));
         connect.wait().unwrap();
         endpoint.reached(&connect);
         // The one that was reached comes first the next time.
         assert_eq!(*endpoint.found.lock(), [addresses[1], addresses[0]]);
         // In another order they are the same.
-        assert!(endpoint.set(&addresses).is_empty());
+        assert!(endpoint.update(&addresses).is_empty());
     }
 }

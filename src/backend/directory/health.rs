@@ -1,7 +1,7 @@
 //! Whether requests are sent to a server, and what they tell about it.
 //!
 //! A server that cannot be reached is set aside, and so is one with which exchanges fail in a row, if there is another:
-//! for a pause that doubles each time, after which one request, the trial, goes there. A check (see [`tend`](super::tend))
+//! for a pause that doubles each time, after which one request, the trial, goes there. A check (see [`maintenance`](super::maintenance))
 //! may find it down, and then only a check finds it up again.
 
 use std::fmt;

@@ -17,35 +17,35 @@ pub(super) struct Notify {
 
 #[derive(Debug, Default)]
 struct NotifyState {
-    rung: bool,
+    notified: bool,
     /// The directory is not used any more.
-    leaving: bool,
+    stopping: bool,
 }
 
 /// What a directory has of its list.
 #[derive(Debug)]
 pub(super) struct ListState {
     /// Redis does not answer.
-    pub(super) away: bool,
+    pub(super) unreachable: bool,
     /// Other proxies use the list.
-    pub(super) others: bool,
+    pub(super) shared: bool,
     /// What has to go back.
-    pub(super) giving: Vec<ReturnedElement>,
+    pub(super) returning: Vec<ReturnedElement>,
     /// Nothing is taken before that.
-    pub(super) rest: Option<Instant>,
+    pub(super) take_after: Option<Instant>,
     /// Elements in a row that could not be used.
-    pub(super) misses: usize,
+    pub(super) unusable: usize,
 }
 
 /// What a server has of it.
 #[derive(Debug, Default)]
 pub(super) struct Elements {
     /// As it stands in Redis.
-    pub(super) element: Box<[u8]>,
+    pub(super) text: Box<[u8]>,
     /// What this proxy has taken out; the first is the oldest.
-    pub(super) held: VecDeque<LeasedElement>,
+    pub(super) leased: VecDeque<LeasedElement>,
     /// How often it stands there, in use or not.
-    pub(super) known: usize,
+    pub(super) listed: usize,
 }
 
 #[derive(Debug)]
@@ -57,20 +57,20 @@ pub(super) struct LeasedElement {
 /// An element on its way back.
 #[derive(Debug)]
 pub(super) struct ReturnedElement {
-    pub(super) element: Box<[u8]>,
+    pub(super) text: Box<[u8]>,
     pub(super) number: u64,
 }
 
 impl Notify {
-    pub(super) fn ring(&self) {
-        self.state.lock().rung = true;
+    pub(super) fn notify(&self) {
+        self.state.lock().notified = true;
         self.changed.notify_one();
     }
 
-    pub(super) fn leave(&self) {
+    pub(super) fn stop(&self) {
         let mut state = self.state.lock();
-        state.leaving = true;
-        state.rung = true;
+        state.stopping = true;
+        state.notified = true;
         drop(state);
         self.changed.notify_one();
     }
@@ -78,13 +78,13 @@ impl Notify {
     /// Waits until it is rung or `until` is over. Returns whether the directory is not used any more.
     pub(super) fn wait(&self, until: Instant) -> bool {
         let mut state = self.state.lock();
-        while !state.rung {
+        while !state.notified {
             if self.changed.wait_until(&mut state, until).timed_out() {
                 break;
             }
         }
-        state.rung = false;
-        state.leaving
+        state.notified = false;
+        state.stopping
     }
 }
 
@@ -92,24 +92,24 @@ impl ListState {
     /// Nothing is known yet.
     pub(super) const fn new() -> Self {
         Self {
-            away: true,
-            others: false,
-            giving: Vec::new(),
-            rest: None,
-            misses: 0,
+            unreachable: true,
+            shared: false,
+            returning: Vec::new(),
+            take_after: None,
+            unusable: 0,
         }
     }
 
     /// Whether Redis does not answer.
-    pub(super) const fn is_away(&self) -> bool {
-        self.away
+    pub(super) const fn is_unreachable(&self) -> bool {
+        self.unreachable
     }
 }
 
 impl Elements {
     /// Whether the server was in the list when that was read last, or is used by this proxy.
     pub(super) fn is_listed(&self) -> bool {
-        self.known > 0 || !self.held.is_empty()
+        self.listed > 0 || !self.leased.is_empty()
     }
 }
 

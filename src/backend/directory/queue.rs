@@ -12,7 +12,7 @@ use super::dispatch::Directory;
 use super::slot::{ConnectionSlot, ServerConnected, ServerConnecting, ServerLease};
 use super::state::Assignment;
 use crate::backend::queue::{QueuePosition, Slot};
-use crate::backend::waiting::{CountedWait, InLine, QueueFull, WaitingCount};
+use crate::backend::waiting::{CountedWait, QueueFull, WaitingCount, WaitingGuard};
 
 /// From which directory a request is served.
 #[derive(Clone, Debug)]
@@ -40,10 +40,10 @@ pub struct ServerTicket {
     directory: Arc<Directory>,
     slot: Arc<Slot<Assignment>>,
     /// `None`: the ticket is used up.
-    turn: Option<QueuePosition>,
+    position: Option<QueuePosition>,
     since: Instant,
     once: bool,
-    _in_line: InLine,
+    _waiting: WaitingGuard,
 }
 
 /// Takes a seat at a server, or stands in line with the requests that arrived before and after `since`. `wait`: see
@@ -60,20 +60,20 @@ pub fn acquire(
 ) -> Result<ServerAcquired, QueueFull> {
     let directory = selector.directory;
     // Each server that cannot be reached is set aside, so this comes to an end.
-    while let Some(seat) = directory.seat_now(once, since) {
-        if let Some(acquired) = ServerAcquired::of(seat.connect(once)) {
+    while let Some(server_slot) = directory.slot_now(once, since) {
+        if let Some(acquired) = ServerAcquired::of(server_slot.connect(once)) {
             return Ok(acquired);
         }
     }
     let mut ticket = ServerTicket {
         directory: Arc::clone(directory),
         slot: Arc::default(),
-        turn: None,
+        position: None,
         since,
         once,
-        _in_line: selector.waiting.enter(wait)?,
+        _waiting: selector.waiting.enter(wait)?,
     };
-    let acquired = ticket.stand_in_line();
+    let acquired = ticket.enqueue();
     Ok(acquired.unwrap_or(ServerAcquired::Queued(ticket)))
 }
 
@@ -93,9 +93,9 @@ impl ServerTicket {
     /// another that has a free seat, or goes back to its old place in line: `None`. A ticket that has yielded something is
     /// used up.
     pub fn take(&mut self) -> Option<ServerAcquired> {
-        let seat = ConnectionSlot::new(&self.directory, self.slot.take()?);
-        self.turn = None;
-        ServerAcquired::of(seat.connect(self.once)).or_else(|| self.stand_in_line())
+        let server_slot = ConnectionSlot::new(&self.directory, self.slot.take()?);
+        self.position = None;
+        ServerAcquired::of(server_slot.connect(self.once)).or_else(|| self.enqueue())
     }
 
     /// Blocks until the request was given something, or until `until`; see [`Slot::wait`].
@@ -109,16 +109,16 @@ impl ServerTicket {
     }
 
     /// Enters the line with a new slot, unless a seat has become free.
-    fn stand_in_line(&mut self) -> Option<ServerAcquired> {
+    fn enqueue(&mut self) -> Option<ServerAcquired> {
         loop {
             self.slot = Arc::default();
-            match self.directory.stand_in_line(self) {
-                Ok(turn) => {
-                    self.turn = Some(turn);
+            match self.directory.enqueue(self) {
+                Ok(position) => {
+                    self.position = Some(position);
                     return None;
                 }
-                Err(seat) => {
-                    if let Some(acquired) = ServerAcquired::of(seat.connect(self.once)) {
+                Err(server_slot) => {
+                    if let Some(acquired) = ServerAcquired::of(server_slot.connect(self.once)) {
                         return Some(acquired);
                     }
                 }
@@ -129,8 +129,8 @@ impl ServerTicket {
 
 impl Drop for ServerTicket {
     fn drop(&mut self) {
-        if let Some(turn) = self.turn {
-            let waiting = self.directory.state.lock().waiting.remove(turn);
+        if let Some(position) = self.position {
+            let waiting = self.directory.state.lock().waiting.remove(position);
             drop(waiting);
         }
         // A seat that came at the last moment is free when it is dropped, and dealt to the next request.
@@ -141,10 +141,10 @@ impl Drop for ServerTicket {
 
 impl Directory {
     /// A seat, unless a request that arrived earlier waits for one.
-    fn seat_now(self: &Arc<Self>, once: bool, since: Instant) -> Option<ConnectionSlot> {
+    fn slot_now(self: &Arc<Self>, once: bool, since: Instant) -> Option<ConnectionSlot> {
         let mut state = self.state.lock();
         let assigned = match state.waiting.would_be_first(since) {
-            true => state.take(once),
+            true => state.assign(once),
             false => None,
         }?;
         drop(state);
@@ -152,27 +152,24 @@ impl Directory {
     }
 
     /// Puts a request into line, unless it is the first there and a seat has become free just before.
-    fn stand_in_line(
-        self: &Arc<Self>,
-        ticket: &ServerTicket,
-    ) -> Result<QueuePosition, ConnectionSlot> {
+    fn enqueue(self: &Arc<Self>, ticket: &ServerTicket) -> Result<QueuePosition, ConnectionSlot> {
         let ServerTicket { since, once, .. } = *ticket;
-        let (turn, pause) = {
+        let (position, pause) = {
             let mut state = self.state.lock();
             if state.waiting.would_be_first(since)
-                && let Some(assigned) = state.take(once)
+                && let Some(assigned) = state.assign(once)
             {
                 return Err(ConnectionSlot::new(self, assigned));
             }
             let slot = Arc::clone(&ticket.slot);
-            let turn = state.waiting.push(since, once, slot);
-            (turn, state.next_pause())
+            let position = state.waiting.push(since, once, slot);
+            (position, state.next_pause())
         };
         if let Some(pause) = pause {
             self.alarm.set(pause);
         }
         #[cfg(feature = "redis")]
-        self.ring();
-        Ok(turn)
+        self.notify_syncer();
+        Ok(position)
     }
 }

@@ -14,7 +14,7 @@
 //! **Invariants**
 //! - Every change in Redis is one script, which either happened or did not, and giving an element back a second time
 //!   changes nothing: no element is lost or doubled, whatever a connection does.
-//! - `seats` of a server is the number of its elements that are held, or known while Redis is away.
+//! - `slots` of a server is the number of its elements that are held, or known while Redis is away.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -30,16 +30,16 @@ use redis::{
 
 use super::dispatch::Directory;
 use super::list::{Notify, POLL, ReturnedElement};
+use super::maintenance::start;
 use super::server::ServerEntry;
-use super::tend::start;
 use crate::config;
 
 /// A site's thread that speaks with Redis.
 #[derive(Debug)]
 pub(super) struct Link {
-    bell: Arc<Notify>,
+    syncer_notify: Arc<Notify>,
     /// What the thread will have, until it takes it.
-    keeper: Arc<Mutex<Option<Syncer>>>,
+    syncer: Arc<Mutex<Option<Syncer>>>,
     /// Disconnected when the thread has ended.
     ended: Mutex<Receiver<()>>,
 }
@@ -48,23 +48,23 @@ pub(super) struct Link {
 struct Syncer {
     site: String,
     log: String,
-    name: String,
+    address: String,
     /// How members in Redis begin.
-    me: String,
+    proxy_id: String,
     lease: Duration,
     client: Client,
     connection: Option<Connection>,
     lists: Vec<RedisList>,
-    bell: Arc<Notify>,
+    syncer_notify: Arc<Notify>,
     /// The number of the element that is taken next.
     number: u64,
     /// When Redis is tried again, and how long after that.
     retry: Instant,
     pause: Duration,
     /// When leases are renewed.
-    tend: Instant,
+    next_renewal: Instant,
     /// The log has it that Redis is away.
-    told: bool,
+    reported: bool,
     /// Dropped when the thread ends.
     _ends: Sender<()>,
 }
@@ -83,7 +83,7 @@ impl Link {
         log: &str,
         redis: &config::Redis,
         directories: &[(String, Arc<Directory>)],
-        bell: Arc<Notify>,
+        syncer_notify: Arc<Notify>,
     ) -> RedisResult<Self> {
         let address = ConnectionAddr::Tcp(redis.host.clone(), redis.port);
         let mut info = RedisConnectionInfo::default().set_db(redis.db.into());
@@ -97,27 +97,27 @@ impl Link {
         });
         let (sender, receiver) = mpsc::channel();
         let now = Instant::now();
-        let keeper = Syncer {
+        let syncer = Syncer {
             site: site.name.clone(),
             log: log.to_owned(),
-            name: format!("{}:{}", redis.host, redis.port),
+            address: format!("{}:{}", redis.host, redis.port),
             // Different for each process and each reload; nobody has to guess it.
-            me: format!("{:016x}", RandomState::new().build_hasher().finish()),
+            proxy_id: format!("{:016x}", RandomState::new().build_hasher().finish()),
             lease: redis.lease,
             client: Client::open(info)?,
             connection: None,
             lists: lists.collect(),
-            bell: Arc::clone(&bell),
+            syncer_notify: Arc::clone(&syncer_notify),
             number: 0,
             retry: now,
             pause: FIRST_PAUSE,
-            tend: now,
-            told: false,
+            next_renewal: now,
+            reported: false,
             _ends: sender,
         };
         Ok(Self {
-            bell,
-            keeper: Arc::new(Mutex::new(Some(keeper))),
+            syncer_notify,
+            syncer: Arc::new(Mutex::new(Some(syncer))),
             ended: Mutex::new(receiver),
         })
     }
@@ -125,38 +125,38 @@ impl Link {
     /// Starts the thread, if none has begun. Where the system gave no thread, it is tried again the next time; returns
     /// whether that is so.
     pub(super) fn start(&self) -> bool {
-        if self.keeper.lock().is_none() {
+        if self.syncer.lock().is_none() {
             return false;
         }
-        let keeper = Arc::clone(&self.keeper);
+        let syncer = Arc::clone(&self.syncer);
         let started = start("redis", move || {
             // Of two the second one finds nothing to do.
-            let keeper = keeper.lock().take();
-            if let Some(keeper) = keeper {
-                keeper.run();
+            let syncer = syncer.lock().take();
+            if let Some(syncer) = syncer {
+                syncer.run();
             }
         });
         !started
     }
 
     /// Has everything given back, and waits for that a moment.
-    pub(super) fn leave(&self) {
-        drop(self.keeper.lock().take());
-        self.bell.leave();
+    pub(super) fn stop(&self) {
+        drop(self.syncer.lock().take());
+        self.syncer_notify.stop();
         // Either it ends in time, or the leases run out.
-        let _ = self.ended.lock().recv_timeout(LONGEST_GOODBYE);
+        let _ = self.ended.lock().recv_timeout(STOP_TIMEOUT);
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.bell.leave();
+        self.syncer_notify.stop();
     }
 }
 
 impl Syncer {
     fn run(mut self) {
-        let mut leaving = false;
+        let mut stopping = false;
         loop {
             let now = Instant::now();
             if self.connection.is_none() && self.retry <= now {
@@ -165,118 +165,118 @@ impl Syncer {
             if let Some(mut connection) = self.connection.take() {
                 match self.serve(&mut connection, now) {
                     Ok(()) => self.connection = Some(connection),
-                    Err(error) => self.lost(&error.to_string()),
+                    Err(error) => self.connection_lost(&error.to_string()),
                 }
             }
-            if leaving && (self.connection.is_none() || self.is_done()) {
-                self.say_goodbye();
+            if stopping && (self.connection.is_none() || self.is_all_returned()) {
+                self.unregister();
                 return;
             }
-            leaving = self.bell.wait(self.next(now));
+            stopping = self.syncer_notify.wait(self.next_due(now));
         }
     }
 
     /// When there is something to do without being told.
-    fn next(&self, now: Instant) -> Instant {
+    fn next_due(&self, now: Instant) -> Instant {
         if self.connection.is_none() {
             return self.retry;
         }
         let waits = |list: &RedisList| !list.directory.state.lock().waiting.is_empty();
         match self.lists.iter().any(waits) {
-            true => self.tend.min(now + POLL),
-            false => self.tend,
+            true => self.next_renewal.min(now + POLL),
+            false => self.next_renewal,
         }
     }
 
     fn connect(&mut self, now: Instant) {
-        let connected = self.client.get_connection_with_timeout(PATIENCE);
+        let connected = self.client.get_connection_with_timeout(TIMEOUT);
         let ready = connected.and_then(|mut connection| {
-            connection.set_read_timeout(Some(PATIENCE))?;
-            connection.set_write_timeout(Some(PATIENCE))?;
-            self.tend(&mut connection, now)?;
+            connection.set_read_timeout(Some(TIMEOUT))?;
+            connection.set_write_timeout(Some(TIMEOUT))?;
+            self.renew(&mut connection, now)?;
             Ok(connection)
         });
         match ready {
-            Err(error) => self.lost(&error.to_string()),
+            Err(error) => self.connection_lost(&error.to_string()),
             Ok(connection) => {
                 log::info!(
                     target: &self.log,
-                    "site {}: servers are listed in Redis at {}", self.site, self.name
+                    "site {}: servers are listed in Redis at {}", self.site, self.address
                 );
                 self.connection = Some(connection);
-                self.told = false;
+                self.reported = false;
                 self.pause = FIRST_PAUSE;
                 for list in &self.lists {
-                    list.directory.set_away(false);
+                    list.directory.set_unreachable(false);
                 }
             }
         }
     }
 
     /// Redis does not answer, or not as it should: the servers known last go on.
-    fn lost(&mut self, why: &str) {
+    fn connection_lost(&mut self, why: &str) {
         self.retry = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         for list in &self.lists {
-            list.directory.set_away(true);
+            list.directory.set_unreachable(true);
         }
-        if !mem::replace(&mut self.told, true) {
+        if !mem::replace(&mut self.reported, true) {
             log::warn!(
                 target: &self.log,
-                "site {}: Redis at {}: {why}; the servers known last go on", self.site, self.name
+                "site {}: Redis at {}: {why}; the servers known last go on", self.site, self.address
             );
         }
     }
 
     /// Does what is due.
     fn serve(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
-        self.exchange(connection, now)?;
-        if self.tend <= now {
-            self.tend(connection, now)?;
+        self.return_and_take(connection, now)?;
+        if self.next_renewal <= now {
+            self.renew(connection, now)?;
         }
         Ok(())
     }
 
     /// Gives back what is not used any more, and takes elements for those that wait, all in one.
-    fn exchange(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
+    fn return_and_take(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
         let mut pipe = redis::pipe();
-        let mut takers = Vec::new();
-        let mut givers = Vec::new();
+        let mut takes = Vec::new();
+        let mut returns = Vec::new();
         for list in &self.lists {
-            let (giving, wanted) = list.directory.orders(now);
+            let (returning, wanted) = list.directory.take_work(now);
             let [name, inuse, leases, _] = &list.keys;
-            for given in &giving {
-                pipe.cmd("EVAL").arg(GIVE).arg(3);
+            for given in &returning {
+                pipe.cmd("EVAL").arg(RETURN).arg(3);
                 pipe.arg(name).arg(inuse).arg(leases);
-                pipe.arg(self.member(given)).arg(&*given.element).ignore();
+                pipe.arg(self.member(given)).arg(&*given.text).ignore();
             }
             if wanted > 0 {
                 pipe.cmd("EVAL").arg(TAKE).arg(3);
                 pipe.arg(name).arg(inuse).arg(leases);
                 pipe.arg(self.lease.as_millis() as u64).arg(wanted);
-                pipe.arg(&self.me).arg(self.number);
-                takers.push((list, self.number, wanted));
+                pipe.arg(&self.proxy_id).arg(self.number);
+                takes.push((list, self.number, wanted));
                 self.number += wanted as u64;
             }
-            if !giving.is_empty() {
-                givers.push((list, giving));
+            if !returning.is_empty() {
+                returns.push((list, returning));
             }
         }
-        if takers.is_empty() && givers.is_empty() {
+        if takes.is_empty() && returns.is_empty() {
             return Ok(());
         }
         let taken: RedisResult<Vec<Vec<Vec<u8>>>> = pipe.query(connection);
         match taken {
             Err(error) => {
                 // Whether they went back or not: the next time they will.
-                for (list, giving) in givers {
-                    list.directory.give_again(giving);
+                for (list, returning) in returns {
+                    list.directory.return_again(returning);
                 }
                 Err(error)
             }
             Ok(taken) => {
-                for ((list, number, wanted), elements) in takers.into_iter().zip(taken) {
-                    list.directory.stock_up(elements, number, wanted, now);
+                for ((list, number, wanted), elements) in takes.into_iter().zip(taken) {
+                    list.directory.elements_taken(elements, number, wanted, now);
                 }
                 Ok(())
             }
@@ -284,15 +284,15 @@ impl Syncer {
     }
 
     /// Renews leases, brings back what others have lost, and reads the lists.
-    fn tend(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
+    fn renew(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
         let period = LONGEST_PERIOD.min(self.lease / 4);
-        self.tend = now + period;
+        self.next_renewal = now + period;
         for list in &self.lists {
-            let members = list.directory.members();
+            let members = list.directory.leased_elements();
             let mut command = redis::cmd("EVAL");
-            command.arg(TEND).arg(4).arg(&list.keys);
+            command.arg(RENEW).arg(4).arg(&list.keys);
             command
-                .arg(&self.me)
+                .arg(&self.proxy_id)
                 .arg(self.lease.as_millis() as u64)
                 .arg(period.as_millis() as u64 * 4);
             for given in &members {
@@ -305,35 +305,37 @@ impl Syncer {
                     "site {}: {}: {returned} of a proxy that is gone are back", self.site, list.keys[0]
                 );
             }
-            let others = proxies > 1 || used.len() > leases;
-            list.directory.learn(&free, &used, others, now);
+            let shared = proxies > 1 || used.len() > leases;
+            list.directory.lists_read(&free, &used, shared, now);
         }
         Ok(())
     }
 
     /// How an element in use is called in Redis.
     fn member(&self, given: &ReturnedElement) -> Vec<u8> {
-        let mut member = format!("{}:{} ", self.me, given.number).into_bytes();
-        member.extend_from_slice(&given.element);
+        let mut member = format!("{}:{} ", self.proxy_id, given.number).into_bytes();
+        member.extend_from_slice(&given.text);
         member
     }
 
     /// Whether nothing is left to be given back, now or later.
-    fn is_done(&self) -> bool {
+    fn is_all_returned(&self) -> bool {
         self.lists.iter().all(|list| {
             let state = list.directory.state.lock();
-            let giving = state.shelf.as_ref().map_or(0, |shelf| shelf.giving.len());
-            let held = |server: &ServerEntry| !server.stock.held.is_empty();
-            giving == 0 && state.waiting.is_empty() && !state.servers.iter().any(held)
+            let returning = state.list.as_ref().map_or(0, |list| list.returning.len());
+            let leased = |server: &ServerEntry| !server.elements.leased.is_empty();
+            returning == 0 && state.waiting.is_empty() && !state.servers.iter().any(leased)
         })
     }
 
-    fn say_goodbye(&mut self) {
+    fn unregister(&mut self) {
         if let Some(connection) = &mut self.connection {
             for list in &self.lists {
                 let mut command = redis::cmd("ZREM");
-                let gone: RedisResult<()> =
-                    command.arg(&list.keys[3]).arg(&self.me).query(connection);
+                let gone: RedisResult<()> = command
+                    .arg(&list.keys[3])
+                    .arg(&self.proxy_id)
+                    .query(connection);
                 if gone.is_err() {
                     return;
                 }
@@ -342,26 +344,26 @@ impl Syncer {
     }
 }
 
-/// What [`TEND`] says: how many came back, how many proxies and leases there are, elements that are free, and in use.
+/// What [`RENEW`] says: how many came back, how many proxies and leases there are, elements that are free, and in use.
 type SyncReply = (usize, usize, usize, Vec<Vec<u8>>, Vec<Vec<u8>>);
 
 impl std::fmt::Debug for Syncer {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Keeper")
-            .field("name", &self.name)
+        out.debug_struct("Syncer")
+            .field("address", &self.address)
             .finish_non_exhaustive()
     }
 }
 
 /// How long Redis may take to answer.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 /// How long it is left alone when it did not.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Leases are renewed and the lists are read at least so often.
 const LONGEST_PERIOD: Duration = Duration::from_secs(1);
 /// How long the end of a program waits for what has to be given back.
-const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes elements. Keys: list, in use, leases. Arguments: milliseconds of a lease, how many, who, number of the first.
 const TAKE: &str = r"
@@ -379,7 +381,7 @@ end
 return taken";
 
 /// Gives one back, if it has not gone back already. Keys: list, in use, leases. Arguments: member, element.
-const GIVE: &str = r"
+const RETURN: &str = r"
 if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 and redis.call('LREM', KEYS[2], 1, ARGV[2]) == 1 then
   redis.call('LPUSH', KEYS[1], ARGV[2])
 end
@@ -387,7 +389,7 @@ return 0";
 
 /// Renews, brings back what has run out, and looks. Keys: list, in use, leases, proxies. Arguments: who, milliseconds of a
 /// lease, milliseconds after which a proxy is gone that does not come again, members to renew.
-const TEND: &str = r"
+const RENEW: &str = r"
 if redis.replicate_commands then redis.replicate_commands() end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

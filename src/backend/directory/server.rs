@@ -19,19 +19,19 @@ use crate::stats::Close;
 pub(super) struct ServerEntry {
     pub(super) endpoint: Arc<Endpoint>,
     /// Requests that it may have at once, and that it has.
-    pub(super) seats: usize,
-    pub(super) taken: usize,
+    pub(super) slots: usize,
+    pub(super) busy: usize,
     /// The one that became idle last is at the end.
-    pub(super) kept: VecDeque<IdleConnection>,
+    pub(super) idle: VecDeque<IdleConnection>,
     pub(super) health: ServerHealth,
     /// The log has it that its name is not found.
-    pub(super) told: bool,
+    pub(super) lookup_reported: bool,
     /// When it is checked again, if there are checks; `None`: that is under way.
     pub(super) check: Option<Instant>,
     /// The configuration has no place for it any more.
-    pub(super) gone: bool,
+    pub(super) removed: bool,
     #[cfg(feature = "redis")]
-    pub(super) stock: Elements,
+    pub(super) elements: Elements,
 }
 
 /// An idle connection.
@@ -53,61 +53,61 @@ impl IdleConnection {
 }
 
 impl ServerEntry {
-    pub(super) fn new(address: &Address, seats: usize, now: Instant) -> Self {
+    pub(super) fn new(address: &Address, slots: usize, now: Instant) -> Self {
         let endpoint = Endpoint::new(address);
         Self {
             health: ServerHealth::new(endpoint.is_known(), now),
             endpoint: Arc::new(endpoint),
-            seats,
-            taken: 0,
-            kept: VecDeque::new(),
-            told: false,
+            slots,
+            busy: 0,
+            idle: VecDeque::new(),
+            lookup_reported: false,
             check: Some(now),
-            gone: false,
+            removed: false,
             #[cfg(feature = "redis")]
-            stock: Elements::default(),
+            elements: Elements::default(),
         }
     }
 
     /// The connection that became idle last, unless it is too old for a request that must not be sent twice (`once`).
-    pub(super) fn pop_kept(&mut self, once: bool) -> Option<IdleConnection> {
-        self.kept
-            .pop_back_if(|kept| !once || kept.since.elapsed() < DOUBTFUL)
+    pub(super) fn pop_idle(&mut self, once: bool) -> Option<IdleConnection> {
+        self.idle
+            .pop_back_if(|idle| !once || idle.since.elapsed() < DOUBTFUL)
     }
 
     /// The connection that has been idle for the longest time, where a new one would be more than there are seats: not all
     /// will do for every request.
     pub(super) fn surplus(&mut self) -> Option<IdleConnection> {
-        let full = self.kept.len() + self.taken > self.seats;
-        full.then(|| self.kept.pop_front())?
+        let full = self.idle.len() + self.busy > self.slots;
+        full.then(|| self.idle.pop_front())?
     }
 
     /// Has the oldest element that is held go back.
     #[cfg(feature = "redis")]
-    pub(super) fn give_one(&mut self, shelf: &mut ListState) {
-        let Some(held) = self.stock.held.pop_front() else {
+    pub(super) fn return_oldest(&mut self, list: &mut ListState) {
+        let Some(leased) = self.elements.leased.pop_front() else {
             return;
         };
-        self.seats = self.stock.held.len();
-        shelf.giving.push(ReturnedElement {
-            element: self.stock.element.clone(),
-            number: held.number,
+        self.slots = self.elements.leased.len();
+        list.returning.push(ReturnedElement {
+            text: self.elements.text.clone(),
+            number: leased.number,
         });
     }
 
     /// A seat was freed. Where other proxies may be waiting, nobody keeps an element for long.
     #[cfg(feature = "redis")]
-    pub(super) fn share(&mut self, shelf: &mut ListState) {
-        if !shelf.others || shelf.away {
+    pub(super) fn share_with_others(&mut self, list: &mut ListState) {
+        if !list.shared || list.unreachable {
             return;
         }
-        let Some(held) = self.stock.held.front() else {
+        let Some(leased) = self.elements.leased.front() else {
             return;
         };
         let now = Instant::now();
-        if now.saturating_duration_since(held.since) >= LONGEST_HOLD {
-            self.give_one(shelf);
-            shelf.rest = Some(now + OTHERS_FIRST);
+        if now.saturating_duration_since(leased.since) >= LONGEST_HOLD {
+            self.return_oldest(list);
+            list.take_after = Some(now + OTHERS_FIRST);
         }
     }
 }

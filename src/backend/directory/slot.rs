@@ -22,16 +22,16 @@ use crate::stats::{self, Close};
 /// A server for the time of one exchange, with a connection to it.
 #[derive(Debug)]
 pub struct ServerLease {
-    seat: ConnectionSlot,
+    slot: ConnectionSlot,
     conn: Option<Conn>,
     /// The connection had an exchange before.
-    kept: bool,
+    reused: bool,
 }
 
 /// A seat at a server to which a connection is being made. Dropping it gives up.
 #[derive(Debug)]
 pub struct ServerConnecting {
-    seat: ConnectionSlot,
+    slot: ConnectionSlot,
     connect: Connect,
 }
 
@@ -51,11 +51,11 @@ pub(super) struct ConnectionSlot {
     directory: Arc<Directory>,
     endpoint: Arc<Endpoint>,
     /// A connection that was idle. It may have ended meanwhile.
-    kept: Option<IdleConnection>,
+    idle: Option<IdleConnection>,
     /// What became of the request, for the server's health.
     outcome: HealthReport,
     /// It is not taken any more.
-    is_free: bool,
+    released: bool,
 }
 
 impl ConnectionSlot {
@@ -64,34 +64,34 @@ impl ConnectionSlot {
         Self {
             directory: Arc::clone(directory),
             endpoint: assigned.endpoint,
-            kept: assigned.kept,
+            idle: assigned.idle,
             outcome: HealthReport::Nothing,
-            is_free: false,
+            released: false,
         }
     }
 
     /// A connection to the server: one that was kept, or a new one.
     pub(super) fn connect(mut self, once: bool) -> ServerConnected {
-        match self.sound(once) {
+        match self.usable_idle(once) {
             Some(conn) => ServerConnected::Ready(ServerLease {
-                seat: self,
+                slot: self,
                 conn: Some(conn),
-                kept: true,
+                reused: true,
             }),
             None => self.dial(),
         }
     }
 
     /// A connection that was kept and can be used still.
-    fn sound(&mut self, once: bool) -> Option<Conn> {
-        while let Some(kept) = self.kept.take() {
-            let Some(reason) = kept.fault() else {
-                return Some(kept.conn);
+    fn usable_idle(&mut self, once: bool) -> Option<Conn> {
+        while let Some(idle) = self.idle.take() {
+            let Some(reason) = idle.fault() else {
+                return Some(idle.conn);
             };
-            self.directory.close(kept.conn, reason);
+            self.directory.close(idle.conn, reason);
             let mut state = self.directory.state.lock();
             let server = state.server(&self.endpoint);
-            self.kept = server.and_then(|server| server.pop_kept(once));
+            self.idle = server.and_then(|server| server.pop_idle(once));
         }
         None
     }
@@ -103,47 +103,49 @@ impl ConnectionSlot {
             let mut state = directory.state.lock();
             let server = state.server(&self.endpoint);
             let surplus = server.and_then(ServerEntry::surplus);
-            (state.settings.connect, surplus)
+            (state.settings.connect_timeout, surplus)
         };
-        if let Some(kept) = surplus {
-            directory.close(kept.conn, Close::Idle);
+        if let Some(idle) = surplus {
+            directory.close(idle.conn, Close::Idle);
         }
         let connecting = ServerConnecting {
             connect: self.endpoint.connect(Instant::now() + connect),
-            seat: self,
+            slot: self,
         };
         connecting.advance()
     }
 
     /// Frees the seat, and deals it to the first request in line.
-    fn give_up(&mut self) {
+    fn release(&mut self) {
         if self.free() {
-            self.directory.deal();
+            self.directory.serve_waiting();
         }
         #[cfg(feature = "redis")]
-        self.directory.settle();
+        self.directory.return_surplus();
     }
 
     /// Frees the seat, once. Returns whether requests wait.
     fn free(&mut self) -> bool {
-        let is_first = !mem::replace(&mut self.is_free, true);
-        let kept = self.kept.take();
+        let is_first = !mem::replace(&mut self.released, true);
+        let idle = self.idle.take();
         is_first
             && self
                 .directory
-                .take_back(&self.endpoint, kept, &self.outcome)
+                .take_back(&self.endpoint, idle, &self.outcome)
     }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.give_up();
+        self.release();
     }
 }
 
 impl fmt::Debug for ConnectionSlot {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("Seat").field(&self.endpoint.name).finish()
+        out.debug_tuple("ConnectionSlot")
+            .field(&self.endpoint.name)
+            .finish()
     }
 }
 
@@ -155,7 +157,7 @@ impl ServerConnecting {
             directory,
             endpoint,
             ..
-        } = &self.seat;
+        } = &self.slot;
         match advanced {
             Ok(None) => ServerConnected::Pending(self),
             Ok(Some(stream)) => {
@@ -164,9 +166,9 @@ impl ServerConnecting {
                 stream.watch_peer();
                 stats::add(&directory.stats.joined);
                 ServerConnected::Ready(ServerLease {
-                    seat: self.seat,
+                    slot: self.slot,
                     conn: Some(Conn::plain(stream)),
-                    kept: false,
+                    reused: false,
                 })
             }
             Err(error) => {
@@ -175,7 +177,7 @@ impl ServerConnecting {
                     target: &directory.log,
                     "site {}: server {}: {reason}", directory.site, endpoint.name
                 );
-                self.seat.outcome = HealthReport::Unreachable(reason);
+                self.slot.outcome = HealthReport::Unreachable(reason);
                 ServerConnected::Failed(error)
             }
         }
@@ -202,18 +204,18 @@ impl ServerLease {
 
     /// The server's address, for logs.
     pub fn name(&self) -> Arc<str> {
-        Arc::clone(&self.seat.endpoint.name)
+        Arc::clone(&self.slot.endpoint.name)
     }
 
     /// Whether the connection had an exchange before, so that the server may have given it up.
     pub const fn was_kept(&self) -> bool {
-        self.kept
+        self.reused
     }
 
     /// The exchange is over and its response was read to its end: the next one may begin.
     pub fn finish(mut self) {
-        self.seat.outcome = HealthReport::Good;
-        self.seat.kept = self.conn.take().map(|conn| IdleConnection {
+        self.slot.outcome = HealthReport::Good;
+        self.slot.idle = self.conn.take().map(|conn| IdleConnection {
             conn,
             since: Instant::now(),
         });
@@ -221,13 +223,13 @@ impl ServerLease {
 
     /// The connection goes on with another protocol: that is no request any more, so it takes no seat.
     pub fn switch(&mut self) {
-        self.seat.outcome = HealthReport::Good;
-        self.seat.give_up();
+        self.slot.outcome = HealthReport::Good;
+        self.slot.release();
     }
 
     /// The connection cannot be used again.
     pub fn close(mut self, reason: Close) {
-        self.seat.outcome = match reason {
+        self.slot.outcome = match reason {
             Close::Complete => HealthReport::Good,
             Close::BackendFailed => HealthReport::Failed,
             _ => HealthReport::Nothing,
@@ -241,7 +243,7 @@ impl ServerLease {
                 directory,
                 endpoint,
                 ..
-            } = &self.seat;
+            } = &self.slot;
             directory.close(conn, reason);
             log::debug!(
                 target: &directory.log,

@@ -20,11 +20,11 @@ pub(super) struct DirectorySettings {
     /// Where the servers are.
     pub(super) servers: Vec<Address>,
     /// Seats of each.
-    pub(super) seats: usize,
+    pub(super) slots: usize,
     /// For a connection to be made.
-    pub(super) connect: Duration,
+    pub(super) connect_timeout: Duration,
     /// How long an idle connection is kept.
-    pub(super) idle: Duration,
+    pub(super) idle_timeout: Duration,
     /// Active checks, and the Host that they ask for.
     pub(super) check: Option<config::CheckConfig>,
     pub(super) host: String,
@@ -38,23 +38,23 @@ pub(super) struct DirectoryState {
     /// Requests that wait, and whether they must not be sent a second time.
     pub(super) waiting: Queue<Assignment, bool>,
     /// Which of several equal servers is next.
-    pub(super) turn: usize,
+    pub(super) next_server: usize,
     /// Nothing may be kept any more, for this reason.
     pub(super) closed: Option<Close>,
     #[cfg(feature = "redis")]
-    pub(super) shelf: Option<ListState>,
+    pub(super) list: Option<ListState>,
 }
 
 /// What a request is given: a seat at a server, which is counted there, and a connection that was idle, if there is one.
 #[derive(Debug)]
 pub(super) struct Assignment {
     pub(super) endpoint: Arc<Endpoint>,
-    pub(super) kept: Option<IdleConnection>,
+    pub(super) idle: Option<IdleConnection>,
 }
 
 impl DirectorySettings {
     pub(super) fn of(site: &config::SiteConfig) -> Option<Self> {
-        let (servers, seats) = match &site.directory {
+        let (servers, slots) = match &site.directory {
             Some(config::DirectoryConfig::Static(servers)) if !servers.is_empty() => {
                 (servers.clone(), site.server_connections)
             }
@@ -63,9 +63,9 @@ impl DirectorySettings {
         };
         Some(Self {
             servers,
-            seats,
-            connect: site.timeouts.connect,
-            idle: site.timeouts.idle,
+            slots,
+            connect_timeout: site.timeouts.connect,
+            idle_timeout: site.timeouts.idle,
             check: site.check.clone(),
             host: site.name.clone(),
         })
@@ -77,15 +77,15 @@ impl DirectoryState {
     pub(super) fn new(settings: DirectorySettings) -> Self {
         let now = Instant::now();
         let servers = settings.servers.iter();
-        let servers = servers.map(|address| ServerEntry::new(address, settings.seats, now));
+        let servers = servers.map(|address| ServerEntry::new(address, settings.slots, now));
         Self {
             servers: servers.collect(),
             settings,
             waiting: Queue::default(),
-            turn: 0,
+            next_server: 0,
             closed: None,
             #[cfg(feature = "redis")]
-            shelf: None,
+            list: None,
         }
     }
 
@@ -104,11 +104,11 @@ impl DirectoryState {
             let known = |server: &ServerEntry| server.endpoint.address == *address;
             let mut server = match old.iter().position(known) {
                 Some(position) => old.swap_remove(position),
-                None => ServerEntry::new(address, settings.seats, now),
+                None => ServerEntry::new(address, settings.slots, now),
             };
-            server.seats = settings.seats;
+            server.slots = settings.slots;
             // It may have been on its way out.
-            server.gone = false;
+            server.removed = false;
             self.servers.push(server);
         }
         for server in &mut self.servers {
@@ -122,10 +122,10 @@ impl DirectoryState {
         }
         let mut gone = Vec::new();
         for mut server in old {
-            gone.extend(mem::take(&mut server.kept));
-            server.seats = 0;
-            server.gone = true;
-            if server.taken > 0 {
+            gone.extend(mem::take(&mut server.idle));
+            server.slots = 0;
+            server.removed = true;
+            if server.busy > 0 {
                 self.servers.push(server);
             }
         }
@@ -135,11 +135,11 @@ impl DirectoryState {
 
     /// How many servers there are, and how many of them get no requests or only one, to see whether they are up again.
     fn count(&self) -> (usize, usize) {
-        let servers = || self.servers.iter().filter(|server| !server.gone);
+        let servers = || self.servers.iter().filter(|server| !server.removed);
         #[cfg(feature = "redis")]
         let servers = || {
-            let redis = self.shelf.is_some();
-            servers().filter(move |server| !redis || server.stock.is_listed())
+            let redis = self.list.is_some();
+            servers().filter(move |server| !redis || server.elements.is_listed())
         };
         let down = servers().filter(|server| server.health.state != Health::Up);
         (servers().count(), down.count())
@@ -149,7 +149,7 @@ impl DirectoryState {
     pub(super) fn shortage(&self) -> Shortage {
         let (all, down) = self.count();
         #[cfg(feature = "redis")]
-        let is_unlisted = self.shelf.as_ref().is_some_and(ListState::is_away);
+        let is_unlisted = self.list.as_ref().is_some_and(ListState::is_unreachable);
         #[cfg(not(feature = "redis"))]
         let is_unlisted = false;
         Shortage::Servers {
@@ -171,8 +171,8 @@ impl DirectoryState {
     }
 
     /// Why no connection to a server is kept any more, if that is so.
-    pub(super) fn over(&self, endpoint: &Arc<Endpoint>) -> Option<Close> {
-        let gone = |index: usize| self.servers[index].gone;
+    pub(super) fn close_reason(&self, endpoint: &Arc<Endpoint>) -> Option<Close> {
+        let gone = |index: usize| self.servers[index].removed;
         let removed = self.position(endpoint).is_none_or(gone);
         self.closed.or(removed.then_some(Close::Removed))
     }
@@ -188,7 +188,7 @@ impl DirectoryState {
                 until,
                 trial: false,
                 ..
-            } if server.taken < server.seats => Some(until),
+            } if server.busy < server.slots => Some(until),
             _ => None,
         });
         pauses.min()
@@ -202,10 +202,10 @@ impl DirectoryState {
             self.settings.check.is_some() && server.health.state != Health::Unknown
         };
         let checks = servers().filter(checked).filter_map(|server| server.check);
-        let oldest = servers().filter_map(|server| server.kept.front());
+        let oldest = servers().filter_map(|server| server.idle.front());
         // Those that have been looked at are looked at again after a while.
-        let rested = oldest.map(|kept| match kept.since + REST {
-            due if due <= now => now + REST,
+        let rested = oldest.map(|idle| match idle.since + IDLE_RECHECK {
+            due if due <= now => now + IDLE_RECHECK,
             due => due,
         });
         lookups
@@ -217,4 +217,4 @@ impl DirectoryState {
 }
 
 /// Idle connections are looked at when they have been idle for so long.
-pub(super) const REST: Duration = Duration::from_secs(1);
+pub(super) const IDLE_RECHECK: Duration = Duration::from_secs(1);

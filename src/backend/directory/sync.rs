@@ -15,25 +15,32 @@ use crate::stats::Close;
 
 impl Directory {
     /// What the thread has to do: what goes back, and how many are wanted.
-    pub(super) fn orders(&self, now: Instant) -> (Vec<ReturnedElement>, usize) {
+    pub(super) fn take_work(&self, now: Instant) -> (Vec<ReturnedElement>, usize) {
         let mut state = self.state.lock();
         let waiting = state.waiting.len();
-        let Some(shelf) = &mut state.shelf else {
+        let Some(list) = &mut state.list else {
             return (Vec::new(), 0);
         };
-        let giving = mem::take(&mut shelf.giving);
-        let rests = shelf.rest.is_some_and(|rest| rest > now);
-        (giving, if rests { 0 } else { waiting.min(MOST_AT_ONCE) })
+        let returning = mem::take(&mut list.returning);
+        let is_pausing = list.take_after.is_some_and(|after| after > now);
+        (
+            returning,
+            if is_pausing {
+                0
+            } else {
+                waiting.min(MOST_AT_ONCE)
+            },
+        )
     }
 
-    pub(super) fn give_again(&self, mut giving: Vec<ReturnedElement>) {
-        if let Some(shelf) = &mut self.state.lock().shelf {
-            shelf.giving.append(&mut giving);
+    pub(super) fn return_again(&self, mut returning: Vec<ReturnedElement>) {
+        if let Some(list) = &mut self.state.lock().list {
+            list.returning.append(&mut returning);
         }
     }
 
     /// Elements were taken for those that wait.
-    pub(super) fn stock_up(
+    pub(super) fn elements_taken(
         self: &Arc<Self>,
         elements: Vec<Vec<u8>>,
         first: u64,
@@ -43,65 +50,69 @@ impl Directory {
         {
             let mut state = self.state.lock();
             let fewer = elements.len() < wanted;
-            let mut missed = 0;
+            let mut unusable = 0;
             for (number, element) in (first..).zip(elements) {
                 let index = state.index_of(&element, now);
-                let DirectoryState { servers, shelf, .. } = &mut *state;
-                let Some(shelf) = shelf else { return };
+                let DirectoryState { servers, list, .. } = &mut *state;
+                let Some(list) = list else { return };
                 let usable = index
                     .map(|index| &mut servers[index])
                     .filter(|server| server.health.is_open(&mut Some(now)));
                 match usable {
                     Some(server) => {
                         server
-                            .stock
-                            .held
+                            .elements
+                            .leased
                             .push_back(LeasedElement { number, since: now });
-                        server.seats = server.stock.held.len();
+                        server.slots = server.elements.leased.len();
                     }
                     None => {
-                        missed += 1;
-                        let element = element.into();
-                        shelf.giving.push(ReturnedElement { element, number });
+                        unusable += 1;
+                        let text = element.into();
+                        list.returning.push(ReturnedElement { text, number });
                     }
                 }
             }
-            let known: usize = state.servers.iter().map(|server| server.stock.known).sum();
-            let Some(shelf) = &mut state.shelf else {
+            let listed: usize = state
+                .servers
+                .iter()
+                .map(|server| server.elements.listed)
+                .sum();
+            let Some(list) = &mut state.list else {
                 return;
             };
-            shelf.misses = match missed {
+            list.unusable = match unusable {
                 0 => 0,
-                missed => shelf.misses + missed,
+                unusable => list.unusable + unusable,
             };
             // Nothing to be had, or all of it was seen and is of no use: not again at once.
-            if fewer || shelf.misses > known {
-                shelf.misses = 0;
-                shelf.rest = Some(now + POLL);
+            if fewer || list.unusable > listed {
+                list.unusable = 0;
+                list.take_after = Some(now + POLL);
             }
         }
-        self.deal();
-        self.settle();
+        self.serve_waiting();
+        self.return_surplus();
     }
 
     /// What is held, to be renewed.
-    pub(super) fn members(&self) -> Vec<ReturnedElement> {
+    pub(super) fn leased_elements(&self) -> Vec<ReturnedElement> {
         let state = self.state.lock();
         let all = state.servers.iter().flat_map(|server| {
-            server.stock.held.iter().map(|held| ReturnedElement {
-                element: server.stock.element.clone(),
-                number: held.number,
+            server.elements.leased.iter().map(|leased| ReturnedElement {
+                text: server.elements.text.clone(),
+                number: leased.number,
             })
         });
         all.collect()
     }
 
     /// The lists were read.
-    pub(super) fn learn(
+    pub(super) fn lists_read(
         self: &Arc<Self>,
         free: &[Vec<u8>],
         used: &[Vec<u8>],
-        others: bool,
+        shared: bool,
         now: Instant,
     ) {
         let mut gone = Vec::new();
@@ -109,26 +120,26 @@ impl Directory {
         {
             let mut state = self.state.lock();
             for server in &mut state.servers {
-                server.stock.known = 0;
+                server.elements.listed = 0;
             }
             for element in free.iter().chain(used) {
                 match state.index_of(element, now) {
-                    Some(index) => state.servers[index].stock.known += 1,
+                    Some(index) => state.servers[index].elements.listed += 1,
                     None => bad.push(String::from_utf8_lossy(element).into_owned()),
                 }
             }
             let is_gone = |server: &mut ServerEntry| {
-                server.stock.known == 0 && server.stock.held.is_empty() && server.taken == 0
+                server.elements.listed == 0 && server.elements.leased.is_empty() && server.busy == 0
             };
             for mut server in state.servers.extract_if(.., is_gone) {
-                gone.extend(mem::take(&mut server.kept));
+                gone.extend(mem::take(&mut server.idle));
             }
-            if let Some(shelf) = &mut state.shelf {
-                shelf.others = others;
+            if let Some(list) = &mut state.list {
+                list.shared = shared;
             }
         }
-        for kept in gone {
-            self.close(kept.conn, Close::Removed);
+        for idle in gone {
+            self.close(idle.conn, Close::Removed);
         }
         bad.dedup();
         for element in bad {
@@ -144,36 +155,36 @@ impl Directory {
     }
 
     /// Redis is gone, or back.
-    pub(super) fn set_away(self: &Arc<Self>, away: bool) {
+    pub(super) fn set_unreachable(self: &Arc<Self>, unreachable: bool) {
         {
             let mut state = self.state.lock();
-            let DirectoryState { servers, shelf, .. } = &mut *state;
-            let Some(shelf) = shelf else { return };
-            shelf.away = away;
-            shelf.rest = None;
+            let DirectoryState { servers, list, .. } = &mut *state;
+            let Some(list) = list else { return };
+            list.unreachable = unreachable;
+            list.take_after = None;
             for server in servers {
-                let Elements { held, known, .. } = &server.stock;
-                server.seats = match away {
-                    true => held.len().max(*known),
-                    false => held.len(),
+                let Elements { leased, listed, .. } = &server.elements;
+                server.slots = match unreachable {
+                    true => leased.len().max(*listed),
+                    false => leased.len(),
                 };
             }
         }
-        self.deal();
-        self.settle();
+        self.serve_waiting();
+        self.return_surplus();
     }
 }
 
 impl DirectoryState {
     /// The server of an element, a new one if need be. `None`: it does not name one.
     fn index_of(&mut self, element: &[u8], now: Instant) -> Option<usize> {
-        let known = |server: &ServerEntry| *server.stock.element == *element;
+        let known = |server: &ServerEntry| *server.elements.text == *element;
         if let Some(index) = self.servers.iter().position(known) {
             return Some(index);
         }
         let address = str::from_utf8(element).ok()?.parse().ok()?;
         let mut server = ServerEntry::new(&address, 0, now);
-        server.stock.element = element.into();
+        server.elements.text = element.into();
         self.servers.push(server);
         Some(self.servers.len() - 1)
     }

@@ -10,12 +10,12 @@ use super::*;
 use crate::backend::waiting::WaitingCount;
 use crate::config::Address;
 
-fn directory(servers: &[Address], seats: usize) -> Arc<Directory> {
+fn directory(servers: &[Address], slots: usize) -> Arc<Directory> {
     let settings = DirectorySettings {
         servers: servers.to_vec(),
-        seats,
-        connect: Duration::from_secs(10),
-        idle: Duration::from_secs(10),
+        slots,
+        connect_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(10),
         check: None,
         host: "test".into(),
     };
@@ -81,7 +81,7 @@ fn a_name_that_moves_takes_its_requests_along() {
     let mut ticket = queued(&directory, Instant::now());
     assert!(!ticket.wait(Instant::now()));
     let endpoint = Arc::clone(&directory.state.lock().servers[0].endpoint);
-    directory.looked_up(&endpoint, Ok(vec![old]));
+    directory.lookup_done(&endpoint, Ok(vec![old]));
     // A request that waits for the name gets a connection as soon as there is an address.
     let lease = ready(ticket.take()).expect("an address");
     let busy = take(&directory);
@@ -90,16 +90,16 @@ fn a_name_that_moves_takes_its_requests_along() {
     lease.finish();
     assert_eq!(directory.idle(), 1);
     // A lookup that fails changes nothing, and one that finds the same neither.
-    directory.looked_up(&endpoint, Err(io::Error::other("no such name")));
-    directory.looked_up(&endpoint, Ok(vec![old]));
+    directory.lookup_done(&endpoint, Err(io::Error::other("no such name")));
+    directory.lookup_done(&endpoint, Ok(vec![old]));
     assert_eq!(directory.idle(), 1);
-    directory.looked_up(&endpoint, Ok(vec![new]));
+    directory.lookup_done(&endpoint, Ok(vec![new]));
     assert_eq!(directory.idle(), 0);
     let lease = take(&directory);
     let there = listeners[1].accept().unwrap();
     drop((lease, busy, here, also_here, there));
     let state = directory.state.lock();
-    assert_eq!(state.servers[0].taken, 0);
+    assert_eq!(state.servers[0].busy, 0);
     assert!(state.waiting.is_empty());
 }
 
@@ -147,7 +147,7 @@ fn what_a_check_finds_counts_only_while_there_are_checks() {
         directory.change(settings);
     };
     let endpoint = Arc::clone(&directory.state.lock().servers[0].endpoint);
-    let bad = || directory.checked(&endpoint, Err("not well".to_owned()));
+    let bad = || directory.check_done(&endpoint, Err("not well".to_owned()));
     let is_up = || directory.state.lock().servers[0].health.state == Health::Up;
     let check = config::CheckConfig {
         uri: "/".to_owned(),
@@ -165,7 +165,7 @@ fn what_a_check_finds_counts_only_while_there_are_checks() {
     bad();
     assert!(is_up());
     set_check(Some(check));
-    directory.checked(&endpoint, Ok(()));
+    directory.check_done(&endpoint, Ok(()));
     assert!(is_up());
     assert!(directory.state.lock().servers[0].check.is_some());
 }
@@ -200,9 +200,9 @@ fn what_comes_back_after_the_end_is_closed_with_its_reason() {
     leases.next().unwrap().finish();
     // The tick looks at what is idle while the directory is shut.
     let due = directory.state.lock().due(Instant::now() + PATIENCE);
-    directory.shut(Close::Draining);
-    for (endpoint, kept) in due.rested {
-        directory.look_after(&endpoint, kept, Instant::now(), PATIENCE);
+    directory.close_all(Close::Draining);
+    for (endpoint, idle) in due.idle {
+        directory.check_idle(&endpoint, idle, Instant::now(), PATIENCE);
     }
     leases.next().unwrap().finish();
     assert_eq!(directory.idle(), 0);
@@ -242,7 +242,7 @@ fn requests_are_served_in_the_order_of_their_arrival() {
     drop(third);
     lease.finish();
     let state = directory.state.lock();
-    assert_eq!((state.servers[0].taken, state.waiting.len()), (0, 0));
+    assert_eq!((state.servers[0].busy, state.waiting.len()), (0, 0));
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn a_request_goes_to_another_server_or_back_to_its_place() {
     let (_listener, good) = listening();
     let directory = directory(&[gone, good], 1);
     let lease = take(&directory);
-    assert_eq!(directory.state.lock().servers[1].taken, 1);
+    assert_eq!(directory.state.lock().servers[1].busy, 1);
     assert!(matches!(
         directory.state.lock().servers[0].health.state,
         Health::Aside { .. }
@@ -301,7 +301,7 @@ fn a_tick_says_when_it_is_due_again() {
     directory.state.lock().servers[1].health.lookup = None;
     assert_eq!(due(), None);
     take(&directory).finish();
-    let since = directory.state.lock().servers[0].kept[0].since;
+    let since = directory.state.lock().servers[0].idle[0].since;
     assert_eq!(due(), Some(since + Duration::from_secs(1)));
     let mut settings = directory.state.lock().settings.clone();
     settings.check = Some(config::CheckConfig {

@@ -1,6 +1,6 @@
 //! What both programs do in the same way. Each has it as a module of its own.
 
-pub(crate) mod choice;
+pub(crate) mod command_line;
 pub(crate) mod control;
 pub(crate) mod reload;
 

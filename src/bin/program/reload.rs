@@ -47,7 +47,7 @@ pub(crate) fn drop_last<T>(it: Arc<T>) {
     let since = Instant::now();
     let mut it = it;
     while let Err(shared) = Arc::try_unwrap(it) {
-        if since.elapsed() >= LONGEST {
+        if since.elapsed() >= LONGEST_WAIT {
             return;
         }
         it = shared;
@@ -56,7 +56,7 @@ pub(crate) fn drop_last<T>(it: Arc<T>) {
 }
 
 /// How long a reload that is under way is waited for at the end.
-const LONGEST: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

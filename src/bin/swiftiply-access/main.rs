@@ -81,7 +81,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     if let Err(error) = process::raise_descriptors(None) {
         log::warn!("descriptors: {}", reason(&error));
     }
-    let control = ControlMessages::new(PASSED_ON).map_err(ExitError::running)?;
+    let control = ControlMessages::new(FORWARDED_SIGNALS).map_err(ExitError::running)?;
     announce(&settings);
     let grace = Arc::new(Mutex::new(settings.grace));
     let access = Access::start(settings).map_err(|error| match error {
@@ -95,7 +95,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
             Ok(settings) => *current.lock() = settings.grace,
             Err(message) => reload_failed(&message),
         }
-        access.pass_on("HUP");
+        access.forward_signal("HUP");
     });
     let reloads = reloads.map_err(ExitError::running)?;
     loop {
@@ -104,9 +104,9 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
             Message::Reopen => {
                 logging.reopen();
                 log::info!("logs reopened");
-                access.pass_on("USR1");
+                access.forward_signal("USR1");
             }
-            Message::Other(signal) => access.pass_on(signal),
+            Message::Other(signal) => access.forward_signal(signal),
             Message::Stop => {
                 let grace = *grace.lock();
                 let code = drain(&control, &access, grace);
@@ -165,9 +165,9 @@ fn drain(control: &ControlMessages, access: &Access, grace: Duration) -> ExitCod
     }
     let patience = match forced {
         true => Duration::ZERO,
-        false => grace.saturating_sub(since.elapsed()).max(LEAST),
+        false => grace.saturating_sub(since.elapsed()).max(LEAST_GRACE),
     };
-    let (_, busy) = access.lines();
+    let (_, busy) = access.connections();
     let ended = access.stop_command(patience);
     match (forced, ended) {
         (false, true) => {
@@ -183,7 +183,8 @@ fn drain(control: &ControlMessages, access: &Access, grace: Duration) -> ExitCod
 }
 
 /// Signals of which only the command may know what they mean.
-const PASSED_ON: &[(c_int, &str)] = &[(SIGUSR2, "USR2"), (SIGTTIN, "TTIN"), (SIGTTOU, "TTOU")];
+const FORWARDED_SIGNALS: &[(c_int, &str)] =
+    &[(SIGUSR2, "USR2"), (SIGTTIN, "TTIN"), (SIGTTOU, "TTOU")];
 
 /// What a command has at least to end.
-const LEAST: Duration = Duration::from_secs(1);
+const LEAST_GRACE: Duration = Duration::from_secs(1);

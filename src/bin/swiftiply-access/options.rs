@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::program::NAME;
-use super::program::choice::{self, CommandOption};
+use super::program::command_line::{self, CommandOption};
 use getopts::ParsingStyle;
 use swiftiply::config::Address;
 use swiftiply::config::access::AccessOverrides;
@@ -31,7 +31,7 @@ pub(crate) struct Invocation {
     pub(crate) overrides: AccessOverrides,
 }
 
-const CHOICES: &[CommandOption] = &[
+const OPTIONS: &[CommandOption] = &[
     CommandOption(
         "c",
         "config",
@@ -73,28 +73,28 @@ const CHOICES: &[CommandOption] = &[
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, String> {
     let mut own = Vec::new();
     let mut command = Vec::new();
-    let mut behind = false;
+    let mut after_dashes = false;
     for argument in arguments {
-        let argument = choice::text(argument)?;
-        match behind {
-            false if argument == "--" => behind = true,
+        let argument = command_line::text(argument)?;
+        match after_dashes {
+            false if argument == "--" => after_dashes = true,
             false => own.push(argument),
             true => command.push(argument),
         }
     }
-    if !behind && let Some(word) = bare_command(&own) {
+    if !after_dashes && let Some(word) = bare_command(&own) {
         return Err(format!(
             "{word}: not the address of a server, 127.0.0.1:30000; if the command begins here, write -- in front of it"
         ));
     }
-    let matches = choice::parse(CHOICES, &own)?;
+    let matches = command_line::parse(OPTIONS, &own)?;
     if matches.opt_present("help") {
         return Ok(Action::Help);
     }
     if matches.opt_present("version") {
         return Ok(Action::Version);
     }
-    if behind && command.is_empty() {
+    if after_dashes && command.is_empty() {
         return Err("--: no command behind it".to_owned());
     }
     let check = matches.opt_present("check");
@@ -118,7 +118,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
 /// The first word that is neither an option nor an address, if it looks like the beginning of a command without its `--`:
 /// it is a path, or something follows it.
 fn bare_command(own: &[String]) -> Option<String> {
-    let mut options = choice::options(CHOICES);
+    let mut options = command_line::options(OPTIONS);
     options.parsing_style(ParsingStyle::StopAtFirstFree);
     let mut rest = own.to_vec();
     loop {
@@ -135,7 +135,7 @@ fn bare_command(own: &[String]) -> Option<String> {
 
 /// The text for `--help`.
 pub(crate) fn usage() -> String {
-    choice::options(CHOICES).usage(&format!(
+    command_line::options(OPTIONS).usage(&format!(
         "Usage: {NAME} [options] [server-address ...] [-- command [argument ...]]\n\n\
          Dials in at swiftiply servers for an ordinary web application.",
     ))
@@ -145,14 +145,14 @@ pub(crate) fn usage() -> String {
 mod tests {
     use super::*;
 
-    fn order(line: &str) -> Result<Action, String> {
+    fn parse_line(line: &str) -> Result<Action, String> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
     #[test]
     fn a_command_stands_behind_two_dashes() {
         let line = "-n 4 a:1 -t b:2 -kc c:3 -cd -- puma -b unix:x -- -n 5";
-        let Ok(Action::Serve(invocation)) = order(line) else {
+        let Ok(Action::Serve(invocation)) = parse_line(line) else {
             panic!("{line}");
         };
         assert_eq!(invocation.file, Some("d".into()));
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let check = |line: &str, message: &str| assert_eq!(order(line).unwrap_err(), message);
+        let check = |line: &str, message: &str| assert_eq!(parse_line(line).unwrap_err(), message);
         check("-x", "unrecognized option: 'x'");
         check("-c", "argument to option 'c' missing");
         check("a:1 --", "--: no command behind it");
@@ -180,15 +180,15 @@ mod tests {
         check("-t b:2 a:1 c:3 ./serve", &bare("./serve"));
         check("-t b:2 a:1 /srv/app --nonsense", &bare("/srv/app"));
         // These may be addresses, and what is wrong with them is found with those of the file.
-        assert!(matches!(order("-t b:2 a"), Ok(Action::Serve(_))));
-        assert!(matches!(order("a:1 -t b"), Ok(Action::Serve(_))));
-        assert!(matches!(order("-h"), Ok(Action::Help)));
-        assert!(matches!(order("--version"), Ok(Action::Version)));
-        assert!(matches!(order("--check a:1"), Ok(Action::Check(_))));
+        assert!(matches!(parse_line("-t b:2 a"), Ok(Action::Serve(_))));
+        assert!(matches!(parse_line("a:1 -t b"), Ok(Action::Serve(_))));
+        assert!(matches!(parse_line("-h"), Ok(Action::Help)));
+        assert!(matches!(parse_line("--version"), Ok(Action::Version)));
+        assert!(matches!(parse_line("--check a:1"), Ok(Action::Check(_))));
     }
 
     #[test]
     fn every_option_stands_in_the_manual() {
-        choice::check_manual(CHOICES, include_str!("../../../man/swiftiply-access.8"));
+        command_line::check_manual(OPTIONS, include_str!("../../../man/swiftiply-access.8"));
     }
 }

@@ -47,7 +47,7 @@ fn run() -> Result<ExitCode, ExitError> {
         Action::Check(invocation) => check(&invocation),
         Action::Print(invocation) => print(&read(&invocation)?.0.to_yaml()),
         Action::Demo(overrides) => {
-            demo::run(&overrides, WITHOUT_MEANING).map_err(ExitError::running)?;
+            demo::run(&overrides, IGNORED_SIGNALS).map_err(ExitError::running)?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Serve(invocation) => serve(invocation),
@@ -116,7 +116,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
         _ => ExitError::running(error),
     })?;
     // From here on signals are messages. Until here they end us at once, whatever file is being read.
-    let control = ControlMessages::new(WITHOUT_MEANING).map_err(ExitError::running)?;
+    let control = ControlMessages::new(IGNORED_SIGNALS).map_err(ExitError::running)?;
     let pid_file = config.pidfile.as_deref().map(|path| {
         PidFile::write(path)
             .map_err(|why| ExitError::running(format!("pidfile {}: {why}", path.display())))
@@ -143,7 +143,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
         log::logger().flush();
         process::detach(ready).map_err(|error| ExitError::running(reason(&error)))?;
     }
-    let code = obey(
+    let code = handle_signals(
         &control,
         server,
         invocation,
@@ -239,7 +239,7 @@ fn announce(server: &Server, config: &Config) -> Result<(), ExitError> {
 ///
 /// # Errors
 /// There is no thread to be had for reloads.
-fn obey(
+fn handle_signals(
     control: &ControlMessages,
     server: Server,
     invocation: Invocation,
@@ -331,4 +331,4 @@ const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// The time between two attempts.
 const BIND_PAUSE: Duration = Duration::from_millis(100);
 /// Signals that would end the program if it did not listen to them.
-const WITHOUT_MEANING: &[(c_int, &str)] = &[(SIGUSR2, "USR2")];
+const IGNORED_SIGNALS: &[(c_int, &str)] = &[(SIGUSR2, "USR2")];

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::program::NAME;
-use super::program::choice::{self, CommandOption};
+use super::program::command_line::{self, CommandOption};
 use getopts::Matches;
 use swiftiply::config::Overrides;
 
@@ -35,7 +35,7 @@ pub(crate) struct Invocation {
     pub(crate) overrides: Overrides,
 }
 
-const CHOICES: &[CommandOption] = &[
+const OPTIONS: &[CommandOption] = &[
     CommandOption(
         "c",
         "config",
@@ -97,7 +97,7 @@ const CHOICES: &[CommandOption] = &[
 /// What is wrong with it, naming the option.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, String> {
     let arguments = expand(arguments)?;
-    let matches = choice::parse(CHOICES, &arguments)?;
+    let matches = command_line::parse(OPTIONS, &arguments)?;
     if matches.opt_present("help") {
         return Ok(Action::Help);
     }
@@ -137,7 +137,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
 
 /// The text for `--help`.
 pub(crate) fn usage() -> String {
-    choice::options(CHOICES).usage(&format!(
+    command_line::options(OPTIONS).usage(&format!(
         "Usage: {NAME} [options]\n\nA clustering HTTP proxy: applications dial in, visitors are routed to them.",
     ))
 }
@@ -148,7 +148,7 @@ fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, 
     let mut expanded: Vec<String> = Vec::new();
     let mut wants_argument = false;
     for argument in arguments {
-        let argument = choice::text(argument)?;
+        let argument = command_line::text(argument)?;
         if std::mem::take(&mut wants_argument) && !argument.starts_with('-') {
             if let Some(last) = expanded.last_mut() {
                 last.push('=');
@@ -164,14 +164,14 @@ fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, 
             Some((name, value)) => (name, Some(value)),
             None => (long, None),
         };
-        let exact = CHOICES
+        let exact = OPTIONS
             .iter()
             .find(|CommandOption(_, long, ..)| *long == name);
-        let mut candidates = CHOICES
+        let mut candidates = OPTIONS
             .iter()
             .filter(|CommandOption(_, long, ..)| long.starts_with(name));
         let CommandOption(_, long, takes, _) = match (exact, candidates.next(), candidates.next()) {
-            (Some(choice), _, _) | (None, Some(choice), None) => choice,
+            (Some(option), _, _) | (None, Some(option), None) => option,
             (None, Some(CommandOption(_, one, ..)), Some(CommandOption(_, other, ..))) => {
                 return Err(format!("--{name}: is it --{one} or --{other}?"));
             }
@@ -222,12 +222,12 @@ fn daemonize(matches: &Matches) -> Result<Option<bool>, String> {
 mod tests {
     use super::*;
 
-    fn order(line: &str) -> Result<Action, String> {
+    fn parse_line(line: &str) -> Result<Action, String> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
     fn overrides(line: &str) -> Overrides {
-        match order(line) {
+        match parse_line(line) {
             Ok(Action::Serve(invocation)) => invocation.overrides,
             other => panic!("{line}: {other:?}"),
         }
@@ -235,13 +235,13 @@ mod tests {
 
     #[test]
     fn options_of_the_original() {
-        assert!(matches!(order("-h"), Ok(Action::Help)));
-        assert!(matches!(order("--vers"), Ok(Action::Version)));
+        assert!(matches!(parse_line("-h"), Ok(Action::Help)));
+        assert!(matches!(parse_line("--vers"), Ok(Action::Version)));
         assert!(
-            matches!(order("-cx.yml -p"), Ok(Action::Print(i)) if i.file == Some("x.yml".into()))
+            matches!(parse_line("-cx.yml -p"), Ok(Action::Print(i)) if i.file == Some("x.yml".into()))
         );
         assert!(matches!(
-            order("--config=x.yml --check"),
+            parse_line("--config=x.yml --check"),
             Ok(Action::Check(_))
         ));
         assert_eq!(overrides("--cluster-p 81").cluster_port, Some(81));
@@ -271,8 +271,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let check =
-            |line: &str, message: &str| assert_eq!(order(line).unwrap_err(), message, "{line}");
+        let check = |line: &str, message: &str| {
+            assert_eq!(parse_line(line).unwrap_err(), message, "{line}")
+        };
         check(
             "--cluster-port abc",
             "--cluster-port abc: a port from 0 to 65535 is wanted",
@@ -297,6 +298,6 @@ mod tests {
 
     #[test]
     fn every_option_stands_in_the_manual() {
-        choice::check_manual(CHOICES, include_str!("../../../man/swiftiply.8"));
+        command_line::check_manual(OPTIONS, include_str!("../../../man/swiftiply.8"));
     }
 }

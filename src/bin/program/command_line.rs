@@ -13,9 +13,9 @@ pub(crate) struct CommandOption(
 );
 
 /// The options of a table.
-pub(crate) fn options(choices: &[CommandOption]) -> Options {
+pub(crate) fn options(table: &[CommandOption]) -> Options {
     let mut options = Options::new();
-    for CommandOption(short, long, argument, help) in choices {
+    for CommandOption(short, long, argument, help) in table {
         let has = match argument.chars().next() {
             None => HasArg::No,
             Some('[') => HasArg::Maybe,
@@ -32,9 +32,9 @@ pub(crate) fn options(choices: &[CommandOption]) -> Options {
 ///
 /// # Errors
 /// What is wrong with it, naming the option.
-pub(crate) fn parse(choices: &[CommandOption], arguments: &[String]) -> Result<Matches, String> {
+pub(crate) fn parse(table: &[CommandOption], arguments: &[String]) -> Result<Matches, String> {
     let wrong = |fail: getopts::Fail| lower(&fail.to_string());
-    options(choices).parse(arguments).map_err(wrong)
+    options(table).parse(arguments).map_err(wrong)
 }
 
 /// An argument as text.
@@ -57,9 +57,9 @@ fn lower(message: &str) -> String {
 
 /// Looks for every option in the manual.
 #[cfg(test)]
-pub(crate) fn check_manual(choices: &[CommandOption], page: &str) {
+pub(crate) fn check_manual(table: &[CommandOption], page: &str) {
     let name = super::NAME;
-    for CommandOption(short, long, ..) in choices {
+    for CommandOption(short, long, ..) in table {
         let line = match short.is_empty() {
             true => format!(".It Fl -{long}"),
             false => format!(".It Fl {short} "),

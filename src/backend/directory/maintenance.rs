@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
 
 use super::dispatch::Directory;
-use super::endpoint::{Endpoint, ask};
+use super::endpoint::{Endpoint, probe};
 use super::health::{Change, Health};
 use super::server::IdleConnection;
-use super::state::{DirectoryState, REST};
+use super::state::{DirectoryState, IDLE_RECHECK};
 use crate::config;
 use crate::process;
 use crate::stats::Close;
@@ -22,9 +22,9 @@ use crate::stats::Close;
 #[derive(Default)]
 pub(super) struct Due {
     /// Connections that have been idle for a moment, to be looked at.
-    pub(super) rested: Vec<(Arc<Endpoint>, Vec<IdleConnection>)>,
+    pub(super) idle: Vec<(Arc<Endpoint>, Vec<IdleConnection>)>,
     /// How long they may be.
-    idle: Duration,
+    idle_timeout: Duration,
     lookups: Vec<Arc<Endpoint>>,
     checks: Vec<(Arc<Endpoint>, config::CheckConfig, String)>,
 }
@@ -35,99 +35,99 @@ impl Directory {
     /// again.
     pub(super) fn tick(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         let due = self.state.lock().due(now);
-        for (endpoint, kept) in due.rested {
-            self.look_after(&endpoint, kept, now, due.idle);
+        for (endpoint, idle) in due.idle {
+            self.check_idle(&endpoint, idle, now, due.idle_timeout);
         }
         for endpoint in due.lookups {
-            let (directory, own) = (Arc::clone(self), Arc::clone(&endpoint));
+            let (directory, server_endpoint) = (Arc::clone(self), Arc::clone(&endpoint));
             let started = start("lookup", move || {
-                let found = own.look_up();
-                directory.looked_up(&own, found);
+                let found = server_endpoint.look_up();
+                directory.lookup_done(&server_endpoint, found);
             });
             if !started && let Some(server) = self.state.lock().server(&endpoint) {
                 server.health.lookup = Some(now + START_SOON);
             }
         }
         for (endpoint, check, host) in due.checks {
-            let (directory, own) = (Arc::clone(self), Arc::clone(&endpoint));
+            let (directory, server_endpoint) = (Arc::clone(self), Arc::clone(&endpoint));
             let started = start("check", move || {
-                let result = ask(&own, &check, &host);
-                directory.checked(&own, result);
+                let result = probe(&server_endpoint, &check, &host);
+                directory.check_done(&server_endpoint, result);
             });
             if !started && let Some(server) = self.state.lock().server(&endpoint) {
                 server.check = Some(now + START_SOON);
             }
         }
-        self.deal();
+        self.serve_waiting();
         self.state.lock().next_due(now)
     }
 
     /// Closes those of a server's idle connections that are over, and gives it the others back.
-    pub(super) fn look_after(
+    pub(super) fn check_idle(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
-        kept: Vec<IdleConnection>,
+        idle: Vec<IdleConnection>,
         now: Instant,
-        idle: Duration,
+        idle_timeout: Duration,
     ) {
         let mut good = Vec::new();
-        for kept in kept {
-            match kept.fault() {
-                None if now.saturating_duration_since(kept.since) < idle => good.push(kept),
-                None => self.close(kept.conn, Close::Idle),
-                Some(reason) => self.close(kept.conn, reason),
+        for idle in idle {
+            match idle.fault() {
+                None if now.saturating_duration_since(idle.since) < idle_timeout => good.push(idle),
+                None => self.close(idle.conn, Close::Idle),
+                Some(reason) => self.close(idle.conn, reason),
             }
         }
-        let (over, reason) = {
+        let (unwanted, reason) = {
             let mut state = self.state.lock();
-            match (state.over(endpoint), state.server(endpoint)) {
+            match (state.close_reason(endpoint), state.server(endpoint)) {
                 (None, Some(server)) => {
                     // They are older than whatever came back meanwhile.
-                    for kept in good.into_iter().rev() {
-                        server.kept.push_front(kept);
+                    for idle in good.into_iter().rev() {
+                        server.idle.push_front(idle);
                     }
                     return;
                 }
                 (reason, _) => (good, reason.unwrap_or(Close::Removed)),
             }
         };
-        for kept in over {
-            self.close(kept.conn, reason);
+        for idle in unwanted {
+            self.close(idle.conn, reason);
         }
     }
 
     /// A name was looked up.
-    pub(super) fn looked_up(
+    pub(super) fn lookup_done(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
         found: io::Result<Vec<SocketAddr>>,
     ) {
         let now = Instant::now();
         let old = match &found {
-            Ok(addresses) => endpoint.set(addresses),
+            Ok(addresses) => endpoint.update(addresses),
             Err(_) => Vec::new(),
         };
         let moved = found.is_ok() && !old.is_empty();
-        let (kept, first, told) = {
+        let (idle, first, was_reported) = {
             let mut state = self.state.lock();
             let Some(server) = state.server(endpoint) else {
                 return;
             };
             let first = server.health.judge_lookup(found.is_ok(), now);
-            let told = mem::replace(&mut server.told, found.is_err());
-            let kept = match moved {
-                true => mem::take(&mut server.kept),
+            let was_reported = mem::replace(&mut server.lookup_reported, found.is_err());
+            let idle = match moved {
+                true => mem::take(&mut server.idle),
                 false => VecDeque::new(),
             };
-            (kept, first, told)
+            (idle, first, was_reported)
         };
-        for kept in kept {
-            self.close(kept.conn, Close::Removed);
+        for idle in idle {
+            self.close(idle.conn, Close::Removed);
         }
         let (site, name) = (&self.site, &endpoint.name);
         match found {
             Err(error) => {
-                let level = match first && !told {
+                let level = match first && !was_reported {
                     true => log::Level::Warn,
                     false => log::Level::Debug,
                 };
@@ -146,12 +146,16 @@ impl Directory {
             ),
             Ok(_) => {}
         }
-        self.remind();
-        self.deal();
+        self.set_alarm();
+        self.serve_waiting();
     }
 
     /// A server was checked.
-    pub(super) fn checked(self: &Arc<Self>, endpoint: &Arc<Endpoint>, result: Result<(), String>) {
+    pub(super) fn check_done(
+        self: &Arc<Self>,
+        endpoint: &Arc<Endpoint>,
+        result: Result<(), String>,
+    ) {
         let change = {
             let mut state = self.state.lock();
             let interval = state.settings.check.as_ref().map(|check| check.interval);
@@ -174,11 +178,11 @@ impl Directory {
             Err(why) => log::debug!(target: &self.log, "site {site}: server {name}: {why}"),
             Ok(()) if change == Change::Back => {
                 log::info!(target: &self.log, "site {site}: server {name} is back");
-                self.deal();
+                self.serve_waiting();
             }
             Ok(()) => {}
         }
-        self.remind();
+        self.set_alarm();
     }
 }
 
@@ -186,15 +190,17 @@ impl DirectoryState {
     /// What is due now, which is marked as under way.
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let mut due = Due {
-            idle: self.settings.idle,
+            idle_timeout: self.settings.idle_timeout,
             ..Due::default()
         };
         for server in &mut self.servers {
             let endpoint = || Arc::clone(&server.endpoint);
-            let some = server.kept.partition_point(|kept| kept.since + REST <= now);
+            let some = server
+                .idle
+                .partition_point(|idle| idle.since + IDLE_RECHECK <= now);
             if some > 0 {
-                due.rested
-                    .push((endpoint(), server.kept.drain(..some).collect()));
+                due.idle
+                    .push((endpoint(), server.idle.drain(..some).collect()));
             }
             if server.health.lookup.take_if(|due| *due <= now).is_some() {
                 due.lookups.push(endpoint());
