@@ -1,10 +1,10 @@
-//! The other side of the protocol: an application that dials in and answers requests.
+//! A client for the dial-in protocol: an application that dials in and responds to requests.
 //!
-//! A [`Client`] keeps one connection to a swiftiply server and calls a closure for each request that comes, one
-//! at a time, on the thread that calls [`Client::serve`]. More threads, each with a client of its own, are
-//! more requests at once. The connection is dialled again when it is lost.
+//! A [`Client`] keeps one connection to a swiftiply server, and calls a closure for each request, one at a time, on the
+//! thread that calls [`Client::serve`]. For more requests at the same time, use more threads, each with its own client.
+//! A lost connection is dialled again.
 //!
-//! [`Greeting`] and [`Backoff`] are what it is made of, for programs that answer in another way.
+//! [`Greeting`] and [`Backoff`] are the parts of it, for programs that respond in another way.
 //!
 //! ```no_run
 //! use swiftiply::client::{Client, Reply};
@@ -43,7 +43,7 @@ pub struct Client {
     connection: Arc<CurrentConnection>,
 }
 
-/// What a server is told when it is dialled, and how.
+/// What is sent when a server is dialled: the preamble, over TLS if needed.
 #[derive(Clone, Debug)]
 pub struct Greeting {
     id: [u8; preamble::ID],
@@ -51,8 +51,8 @@ pub struct Greeting {
     tls: Option<Connector>,
 }
 
-/// How long to wait before what failed is tried again: three times soon, then twice as long each time, up to a
-/// limit, and never exactly that long, so that many that failed together do not come back together.
+/// How long to wait before a failed attempt is repeated: three times briefly, then twice as long each time, up to a
+/// limit. Each pause is a little random, so that attempts that failed together do not repeat together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     failures: u32,
@@ -62,13 +62,13 @@ pub struct Backoff {
 /// A request as the application sees it.
 #[derive(Debug)]
 pub struct Request {
-    /// Method, target and fields; those that concern the connection only are gone.
+    /// Method, target and fields, without those that concern the connection only.
     pub head: RequestHead,
     /// The whole body.
     pub body: Vec<u8>,
 }
 
-/// What the application answers. Its length and framing are seen to.
+/// The application's response. Length and framing are added.
 #[derive(Debug)]
 pub struct Reply {
     /// Status and fields.
@@ -77,25 +77,25 @@ pub struct Reply {
     pub body: Vec<u8>,
 }
 
-/// Ends a client from another thread; see [`Client::stopper`].
+/// Stops a client from another thread; see [`Client::stopper`].
 #[derive(Clone, Debug)]
 pub struct Stopper(Arc<CurrentConnection>);
 
-/// A key of more than 255 bytes, which the protocol cannot tell.
+/// A key of more than 255 bytes, which the protocol does not allow.
 #[derive(Debug)]
 pub struct KeyTooLong;
 
-/// The connection of the moment, for whoever wants to end it.
+/// The current connection, so that another thread can end it.
 #[derive(Debug, Default)]
 struct CurrentConnection {
     stopped: AtomicBool,
-    /// Another handle of its socket.
+    /// A second handle of its socket.
     stream: Mutex<Option<Arc<Stream>>>,
     changed: Condvar,
 }
 
 impl Client {
-    /// A client for the dial-in address of a site. Its id is made of the process id.
+    /// A client for the dial-in address of a site. Its id is made from the process id.
     pub fn new(address: Address) -> Self {
         Self {
             address,
@@ -104,7 +104,7 @@ impl Client {
         }
     }
 
-    /// With the key that the site wants.
+    /// Sets the key that the site requires.
     ///
     /// # Errors
     /// If it has more than 255 bytes.
@@ -113,27 +113,27 @@ impl Client {
         Ok(self)
     }
 
-    /// With an id of one's own, which shows in logs and need not be unique.
+    /// Sets the id, which appears in logs and need not be unique.
     #[must_use]
     pub const fn id(mut self, id: [u8; preamble::ID]) -> Self {
         self.greeting.id = id;
         self
     }
 
-    /// With TLS.
+    /// Uses TLS.
     #[must_use]
     pub fn tls(mut self, connector: Connector) -> Self {
         self.greeting = self.greeting.tls(connector);
         self
     }
 
-    /// Something by which another thread can end [`Client::serve`].
+    /// A handle by which another thread can end [`Client::serve`].
     pub fn stopper(&self) -> Stopper {
         Stopper(Arc::clone(&self.connection))
     }
 
-    /// Dials in and answers requests until it is stopped. A connection that is lost or refused is dialled again, at
-    /// first after a tenth of a second, at last every five or so; a panic of the closure is answered with 500.
+    /// Dials in and responds to requests until it is stopped. A lost or refused connection is dialled again, at first
+    /// after 0.1 seconds, later about every five seconds. If the closure panics, the response is 500.
     pub fn serve(&self, mut answer: impl FnMut(&Request) -> Reply) {
         let mut backoff = Backoff::new(LONGEST_PAUSE);
         while !self.connection.stopped.load(Ordering::SeqCst) {
@@ -156,11 +156,11 @@ impl Client {
         }
     }
 
-    /// Dials in. Ten seconds or so at most for each address that a name stands for, and as many for the handshake.
+    /// Dials in. Takes ten seconds or so at most for each address of the name, and as many for the handshake.
     fn connect(&self) -> io::Result<Conn> {
         let stream = Stream::connect(&self.address, DIAL_TIMEOUT)?;
         *self.connection.stream.lock() = Some(Arc::new(stream.try_clone()?));
-        // Whoever stops us from now on finds the stream; whoever did before is seen here.
+        // A stop from now on finds the stream; an earlier one is noticed here.
         if self.connection.stopped.load(Ordering::SeqCst) {
             stream.hang_up();
         }
@@ -171,7 +171,7 @@ impl Client {
         self.greeting.send(stream, name)
     }
 
-    /// Answers requests until the connection is lost. Returns how many.
+    /// Responds to requests until the connection is lost. Returns how many there were.
     fn serve_connection(&self, conn: &mut Conn, answer: &mut dyn FnMut(&Request) -> Reply) -> u64 {
         let mut count = 0;
         let mut input = Buffer::new();
@@ -197,7 +197,7 @@ impl Client {
     }
 }
 
-/// An id made of the process id, no key, no TLS.
+/// An id made from the process id, no key, no TLS.
 impl Default for Greeting {
     fn default() -> Self {
         let mut id = [b'0'; preamble::ID];
@@ -213,7 +213,7 @@ impl Default for Greeting {
 }
 
 impl Greeting {
-    /// With the key that the site wants.
+    /// Sets the key that the site requires.
     ///
     /// # Errors
     /// If it has more than 255 bytes.
@@ -225,18 +225,19 @@ impl Greeting {
         Ok(self)
     }
 
-    /// With TLS.
+    /// Uses TLS.
     #[must_use]
     pub fn tls(mut self, connector: Connector) -> Self {
         self.tls = Some(connector);
         self
     }
 
-    /// Shakes hands, if there is TLS, with a server of this name, for ten seconds at most, and sends the preamble. From then
-    /// on the system gives the server up when it has taken nothing, or given no sign of life, for a minute.
+    /// Does the TLS handshake, if there is one, with a server of this name, for ten seconds at most, and sends the
+    /// preamble. From then on the system closes the connection when the server has accepted no data, or was silent to
+    /// probes, for a minute.
     ///
     /// # Errors
-    /// Those of [`Conn::shake_hands`], and whatever the system says.
+    /// Those of [`Conn::shake_hands`], and of the system.
     pub fn send(&self, stream: Stream, name: &str) -> io::Result<Conn> {
         stream.send_at_once();
         stream.watch_peer();
@@ -262,17 +263,17 @@ impl Backoff {
         }
     }
 
-    /// It has worked.
+    /// An attempt has succeeded.
     pub const fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// It has failed once more: how long to wait now.
+    /// Another attempt has failed: how long to wait now.
     pub fn pause(&mut self) -> Duration {
         let doublings = self.failures.saturating_sub(QUICK_RETRIES - 1).min(16);
         self.failures = self.failures.saturating_add(1);
         let pause = (FIRST_PAUSE * (1 << doublings)).min(self.longest);
-        // From three quarters of it to all of it. The keys of a new hasher are random enough for that.
+        // Between three quarters of it and all of it. The keys of a new hasher are random enough.
         let random = RandomState::new().build_hasher().finish() % 256;
         pause * 3 / 4 + pause * u32::try_from(random).unwrap_or(0) / 1024
     }
@@ -288,7 +289,7 @@ impl Reply {
         )
     }
 
-    /// Anything with a status and a media type.
+    /// A body with a status and a media type.
     pub fn new(status: u16, media_type: &str, body: Vec<u8>) -> Self {
         let mut head = ResponseHead::new(status);
         head.headers.push("Content-Type", media_type.as_bytes());
@@ -297,7 +298,7 @@ impl Reply {
 }
 
 impl Stopper {
-    /// Ends the client; a request that is being answered may be cut.
+    /// Stops the client; a request under way may be cut.
     pub fn stop(&self) {
         let stream = {
             let stream = self.0.stream.lock();
@@ -319,8 +320,8 @@ impl fmt::Display for KeyTooLong {
 
 impl error::Error for KeyTooLong {}
 
-/// Reads one request, however long it takes to come; once it has begun, each further piece has a deadline. `None`: the
-/// connection is over, or what came is no request.
+/// Reads one request, however long it takes to arrive; once it has begun, each further piece has a deadline. `None`: the
+/// connection is over, or the request is invalid.
 fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
     conn.set_read_timeout(NO_TIMEOUT).ok()?;
     while input.is_empty() {
@@ -350,7 +351,7 @@ fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
     };
     let mut head = RequestHead::parse(&input.data()[..end], &limits).ok()?;
     input.consume(end);
-    // The server has left out what its configuration does not want (`underscores`).
+    // The server has already removed the fields that its configuration does not allow (`underscores`).
     head.admit_ambiguous(|_| true);
     let mut body = Vec::new();
     let mut decoder = Decoder::new(head.framing, &limits);
@@ -365,7 +366,7 @@ fn read_request(conn: &mut Conn, input: &mut Buffer) -> Option<Request> {
     Some(Request { head, body })
 }
 
-/// Reads some more of a request that has begun.
+/// Reads more of a request that has begun.
 fn read_more(conn: &mut Conn, input: &mut Buffer) -> Option<()> {
     conn.set_read_timeout(IO_TIMEOUT).ok()?;
     match input.fill(conn) {
@@ -374,19 +375,19 @@ fn read_more(conn: &mut Conn, input: &mut Buffer) -> Option<()> {
     }
 }
 
-/// What to do when a server answers a preamble with a response.
+/// Advice for when a server answers a preamble with a response.
 pub(crate) const MISDIALLED: &str =
     "this is its port for clients; dial the outgoing address of a site";
-/// How long the server may send nothing in the middle of a request, and take nothing of an answer.
+/// How long the server may send nothing within a request, or accept nothing of a response.
 const IO_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long dialling, and then a handshake, may take.
+/// How long dialling may take, and then a handshake.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The next request may take as long as it likes; the system waits for it in pieces.
+/// No time-out for the next request; the system waits in pieces of this length.
 const NO_TIMEOUT: Duration = Duration::from_secs(3600);
-/// So many times it is tried again soon.
+/// The number of brief pauses.
 const QUICK_RETRIES: u32 = 3;
-/// How long to wait after a failure, and at the longest for [`Client`].
+/// The first pause, and the longest for [`Client`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 

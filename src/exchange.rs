@@ -1,8 +1,8 @@
-//! One exchange: the request as it was received and the response as it will be sent.
+//! The data of one exchange: the request as it was received and the response as it will be sent.
 //!
-//! These are what the layers hand to each other. A [`Request`] has a head and a body, which was collected before anybody
-//! sees it or, where the site wants that, is passed on as it arrives. A [`Response`] is one of our own: it has a head, which may
-//! still be changed, and a [`Body`], at hand or a part of a file. The response of a backend is relayed (`relay`).
+//! The layers pass these to each other. A [`Request`] has a head and a body; the body is complete in memory or in a
+//! file, or is passed on as it arrives (`request_buffering: false`). A [`Response`] is one that swiftiply makes itself:
+//! a head, which may still be changed, and a [`Body`]. The response of a backend is relayed instead (`relay`).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -20,69 +20,69 @@ use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::stream::Peer;
 use crate::preamble::Id;
 
-/// A request of a visitor.
+/// A request of a client.
 #[derive(Debug)]
 pub struct Request {
-    /// Its head, without the fields that concern one connection only.
+    /// Its head, without the fields that concern the connection only.
     pub head: RequestHead,
     /// Its body.
     pub body: RequestBody,
-    /// Who made it.
+    /// The client.
     pub client: ClientAddress,
     /// Whether it came over TLS.
     pub secure: bool,
     /// When its head was complete.
     pub received: Instant,
-    /// Who the visitor is, where it had to prove that (`basic_auth`).
+    /// The user name, if the site requires a password (`basic_auth`).
     pub user: Option<Box<str>>,
 }
 
-/// Who made a request.
+/// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress {
     /// The other end of the connection: the client itself, or a proxy in front of us.
     pub peer: Peer,
-    /// Whether the peer is a proxy whose forwarding fields are believed (`trusted_proxies`).
+    /// Whether the peer is a proxy whose forwarding fields are trusted (`trusted_proxies`).
     pub trusted: bool,
-    /// The address of the client that such a proxy has named.
+    /// The client's address as given by such a proxy.
     pub forwarded: Option<IpAddr>,
 }
 
 /// The body of a request, without its framing.
 #[derive(Debug)]
 pub enum RequestBody {
-    /// None.
+    /// No body.
     Empty,
-    /// All of it in memory, where it is charged.
+    /// The whole body in memory, charged to the memory budget.
     Memory(Vec<u8>, Charge),
-    /// All of it in an unlinked temporary file.
+    /// The whole body in an unlinked temporary file.
     File {
-        /// The file; where it stands does not matter.
+        /// The file; its position does not matter.
         file: File,
         /// Its length in bytes.
         length: u64,
-        /// What it takes of the disk.
+        /// What it uses of the disk budget.
         charge: Share,
     },
-    /// Still on its way; passed on as it arrives, once.
+    /// Still arriving; passed on as it arrives, so it can be sent once only.
     Stream {
-        /// Its length in bytes, if it is known.
+        /// Its length in bytes, if known.
         length: Option<u64>,
     },
 }
 
-/// Why a body on its way cannot be had.
+/// Why a body that is passed on as it arrives failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadError {
     /// It is longer than `limits.body`.
     TooLarge,
-    /// Its chunks break a rule.
+    /// Its chunks are malformed.
     Bad(&'static str),
-    /// Nothing of it came for too long.
+    /// Nothing arrived for too long.
     TimedOut,
-    /// Too little of it came on average.
+    /// It arrived too slowly on average.
     TooSlow,
-    /// The visitor left.
+    /// The client disconnected.
     Gone,
 }
 
@@ -96,13 +96,13 @@ impl ClientAddress {
         }
     }
 
-    /// The address of the client; that of the peer where no other is known. A Unix socket has none.
+    /// The client's address, or the peer's if it is unknown. A Unix socket has none.
     pub fn ip(&self) -> Option<IpAddr> {
         self.forwarded.or_else(|| self.peer.ip())
     }
 
-    /// The address that stands for this client alone, for limits per client. `None`: the trusted proxy has not named the
-    /// client, so the address is that of many, or the peer is a Unix socket.
+    /// The address for limits per client. `None`: the trusted proxy has not named the client, so many clients share the
+    /// address, or the peer is a Unix socket.
     pub fn own_address(&self) -> Option<IpAddr> {
         match self.trusted {
             true => self.forwarded,
@@ -121,7 +121,7 @@ impl fmt::Display for ClientAddress {
 }
 
 impl RequestBody {
-    /// Its length in bytes; 0 if it is not known.
+    /// Its length in bytes; 0 if unknown.
     pub fn length(&self) -> u64 {
         match self {
             Self::Empty => 0,
@@ -132,29 +132,29 @@ impl RequestBody {
     }
 }
 
-/// What a visitor gets.
+/// A response that swiftiply makes itself.
 pub struct Response {
     /// Status and fields.
     pub head: ResponseHead,
-    /// What follows the head.
+    /// The body.
     pub body: Body,
     /// Where the time went.
     pub trace: Trace,
 }
 
-/// Who answered, and how long it took, for the access log.
+/// The backend and the times of an exchange, for the access log.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
-    /// The backend that answered or failed last.
+    /// The backend that sent the response, or failed last.
     pub backend: Option<BackendName>,
     /// Time spent waiting for a backend.
     pub queued: Duration,
-    /// Time from a backend's lease to the head of its answer.
+    /// Time from the lease of the backend to the head of its response.
     pub answering: Duration,
 }
 
 impl Trace {
-    /// The backend, for a log line.
+    /// The backend, for a log message.
     pub fn origin(&self) -> String {
         match &self.backend {
             Some(origin) => origin.to_string(),
@@ -163,7 +163,7 @@ impl Trace {
     }
 }
 
-/// A backend, for logs.
+/// The name of a backend, for logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendName {
     /// One that dialled in, by its id.
@@ -183,9 +183,9 @@ impl fmt::Display for BackendName {
 
 /// The body of a response.
 pub enum Body {
-    /// None. A length that the head declares (of a HEAD or 304) is passed on.
+    /// No body. A length that the head declares (for HEAD or 304) is passed on.
     Empty,
-    /// All of it.
+    /// The whole body.
     Bytes(Vec<u8>),
     /// A part of a file in memory.
     Stored {
@@ -193,59 +193,59 @@ pub enum Body {
         stored: Arc<StoredFile>,
         /// Which bytes.
         range: Range<usize>,
-        /// The head is [`StoredFile::head`]; that of the response has the status only.
+        /// [`StoredFile::head`] is sent as the head; that of the response has the status only.
         ready: bool,
     },
     /// Parts of a file on disk.
     File(FileBody),
 }
 
-/// A file in memory, as many answers share it.
+/// A file in memory, shared by many responses.
 #[derive(Debug)]
 pub struct StoredFile {
-    /// Status line and fields of the 200 with all of it, up to Date.
+    /// Status line and fields of the 200 with the whole file, up to Date.
     pub head: Vec<u8>,
-    /// The file.
+    /// The content of the file.
     pub bytes: Vec<u8>,
-    /// What is said of it.
+    /// What the response says about it.
     pub entity: Entity,
 }
 
-/// What the head of an answer says of a file.
+/// What the head of a response says about a file.
 #[derive(Clone, Debug)]
 pub struct Entity {
-    /// What it is compared with.
+    /// For conditional requests.
     pub validators: Validators,
-    /// Its Content-Type: of what is in it, however that is encoded.
+    /// Its Content-Type, before any content coding.
     pub content_type: Cow<'static, str>,
-    /// How it is encoded.
+    /// Its content coding.
     pub coding: Option<ContentCoding>,
-    /// Others may get it in another encoding.
+    /// Other clients may get another content coding.
     pub varies: bool,
-    /// Parts of it can be had.
+    /// Byte ranges are supported.
     pub divides: bool,
 }
 
-/// Parts of an open file, with text around them.
+/// Parts of an open file, with text between them.
 #[derive(Debug)]
 pub struct FileBody {
-    /// The file; where it stands does not matter.
+    /// The file; its position does not matter.
     pub file: File,
-    /// What is left to be sent, in order.
+    /// What remains to be sent, in order.
     pub pieces: VecDeque<FilePart>,
 }
 
 /// A part of a [`FileBody`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FilePart {
-    /// Bytes of ours.
+    /// Text that is not in the file.
     Text(Vec<u8>),
     /// Bytes of the file.
     Range(Range<u64>),
 }
 
 impl FileBody {
-    /// Bytes that are left.
+    /// The number of bytes that remain.
     pub fn length(&self) -> u64 {
         let lengths = self.pieces.iter().map(|piece| match piece {
             FilePart::Text(text) => text.len() as u64,

@@ -1,38 +1,38 @@
-//! What a backend sends first: `swiftclient`, an id of 12 bytes, the length of a key, the key. Pure.
+//! The preamble that a backend sends first: `swiftclient`, an id of 12 bytes, the length of a key, the key. Pure.
 //!
-//! The reference client makes its id of eight hexadecimal digits of its address and at least four of its
-//! process id. A process id above 65535 needs more than four, which shifts all that follows. Such a preamble is
-//! accepted if the keys that are known leave only one way to read it.
+//! The reference client makes its id of eight hexadecimal digits of its address and at least four of its process id. A
+//! process id above 65535 needs more than four digits, which shifts what follows. Such a preamble is accepted if the
+//! known keys leave only one way to read it.
 //!
-//! **Invariants**: the result does not depend on how the bytes were cut while they came, as long as the
-//! id has 12 bytes; how much of a wrong key was right cannot be learnt from the result or from its time.
+//! **Invariants**: for an id of 12 bytes, the result does not depend on how the bytes were split on arrival. Neither the
+//! result nor its timing reveals how much of a wrong key was right.
 
 use std::fmt;
 use std::hint::black_box;
 
-/// What has been received so far means this.
+/// The meaning of the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PreambleReading {
     /// It may become a preamble.
     Partial,
-    /// It is one.
+    /// It is a complete preamble.
     Complete(Preamble),
-    /// It will never be one that is accepted.
+    /// It will never be accepted.
     Refused(PreambleError),
 }
 
-/// A preamble whose key is known.
+/// A preamble with a known key.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Preamble {
     /// The id.
     pub id: Id,
-    /// The key, empty for none.
+    /// The key; empty for none.
     pub key: Box<[u8]>,
-    /// Bytes that belong to the preamble. What is behind them was not asked for.
+    /// The length of the preamble. Bytes after it are unexpected.
     pub length: usize,
 }
 
-/// The id of a backend: 12 bytes, or a few more. It is small, so that it can go along with each response.
+/// The id of a backend: 12 bytes, or a few more. Small enough to be copied with each response.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id {
     bytes: [u8; LONGEST_ID],
@@ -40,7 +40,7 @@ pub struct Id {
 }
 
 impl Id {
-    /// `None`: it is longer than any id can be.
+    /// `None`: longer than any id.
     pub fn new(id: &[u8]) -> Option<Self> {
         let mut bytes = [0; LONGEST_ID];
         bytes.get_mut(..id.len())?.copy_from_slice(id);
@@ -54,7 +54,7 @@ impl Id {
     }
 }
 
-/// With what is not printable escaped, for logs.
+/// Unprintable bytes are escaped, for logs.
 impl fmt::Display for Id {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_bytes().escape_ascii().fmt(out)
@@ -74,9 +74,9 @@ pub enum PreambleError {
     Prefix,
     /// The length of the key is not two hexadecimal digits.
     Length,
-    /// The key is not one that is known.
+    /// The key is unknown.
     Key,
-    /// An id of more than 12 bytes, and more than one way to read it.
+    /// The id has more than 12 bytes, and there is more than one way to read it.
     Ambiguous,
 }
 
@@ -91,27 +91,27 @@ impl fmt::Display for PreambleError {
     }
 }
 
-/// Whether what a server sends first, in place of a request, is a response: so it is where clients are served, rather than
+/// Whether a server's first bytes are a response instead of a request: then the port is one for clients, not for
 /// backends.
 pub fn is_misdialled(first: &[u8]) -> bool {
-    // No request begins so: a slash is in no method.
+    // No request begins so: a method contains no slash.
     first.starts_with(b"HTTP/")
 }
 
-/// Reads what has been received so far, given the keys that are known (an empty one: no key is sent).
+/// Reads the bytes received so far, given the known keys (an empty one: no key is sent).
 pub fn read(bytes: &[u8], keys: &[Box<[u8]>]) -> PreambleReading {
     let beginning = bytes.len().min(PREFIX.len());
     if bytes[..beginning] != PREFIX[..beginning] {
         return PreambleReading::Refused(PreambleError::Prefix);
     }
     let standard = try_id(bytes, ID, keys);
-    // A longer id never leaves bytes over: it is only believed if it explains every one of them.
+    // A longer id is only accepted if it explains every byte.
     let mut longer = (ID + 1..=LONGEST_ID).filter_map(|id| match try_id(bytes, id, keys) {
         PreambleAttempt::Fits(preamble) if preamble.length == bytes.len() => Some(preamble),
         _ => None,
     });
     match (standard, longer.next(), longer.next()) {
-        // Whatever longer ids explain: the key that was announced may still come.
+        // Whatever longer ids explain: the announced key may still arrive.
         (PreambleAttempt::Partial { possible: true }, ..)
         | (PreambleAttempt::Partial { .. }, None, _) => PreambleReading::Partial,
         (PreambleAttempt::Fits(preamble), None, _) => PreambleReading::Complete(preamble),
@@ -126,7 +126,7 @@ pub fn read(bytes: &[u8], keys: &[Box<[u8]>]) -> PreambleReading {
 /// Renders a preamble for a client that dials in.
 ///
 /// # Errors
-/// The key, if it has more than 255 bytes, which its length of two digits cannot tell.
+/// The key, if it has more than 255 bytes; its length is sent in two digits.
 pub fn write<'k>(id: &[u8; ID], key: &'k [u8]) -> Result<Vec<u8>, &'k [u8]> {
     let Ok(length) = u8::try_from(key.len()) else {
         return Err(key);
@@ -134,9 +134,9 @@ pub fn write<'k>(id: &[u8; ID], key: &'k [u8]) -> Result<Vec<u8>, &'k [u8]> {
     Ok([PREFIX, id, format!("{length:02x}").as_bytes(), key].concat())
 }
 
-/// What the bytes mean if the id has a certain length.
+/// The meaning of the bytes for an id of a certain length.
 enum PreambleAttempt {
-    /// More bytes are needed; it is impossible if no key has the length that was announced.
+    /// More bytes are needed; impossible if no key has the announced length.
     Partial {
         possible: bool,
     },
@@ -157,7 +157,7 @@ fn try_id(bytes: &[u8], id: usize, keys: &[Box<[u8]>]) -> PreambleAttempt {
         let possible = keys.iter().any(|known| known.len() == length);
         return PreambleAttempt::Partial { possible };
     };
-    // All keys are compared, whichever fits.
+    // Compare with all keys, even after a match.
     let known = keys
         .iter()
         .fold(false, |found, known| found | equal(known, key));
@@ -184,18 +184,18 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
 }
 
 fn two_digits(digits: &[u8]) -> Option<usize> {
-    // `from_str_radix` would take a sign.
+    // `from_str_radix` would accept a sign.
     let digit = |byte: u8| (byte as char).to_digit(16);
     Some((digit(digits[0])? * 16 + digit(digits[1])?) as usize)
 }
 
-/// How a preamble begins.
+/// The first bytes of a preamble.
 pub const PREFIX: &[u8] = b"swiftclient";
-/// Bytes of an id.
+/// The usual length of an id.
 pub const ID: usize = 12;
-/// The longest id: eight digits of address, seven of process id.
+/// The longest id: eight digits of the address, seven of the process id.
 const LONGEST_ID: usize = 15;
-/// Bytes of the longest preamble that is read.
+/// The length of the longest preamble.
 pub const LONGEST: usize = PREFIX.len() + LONGEST_ID + 2 + 255;
 
 #[cfg(test)]
@@ -206,7 +206,7 @@ mod tests {
         keys.iter().map(|key| key.as_bytes().into()).collect()
     }
 
-    /// The reading of the whole. No beginning is enough.
+    /// The result for all bytes. No shorter prefix is enough.
     fn grown(whole: &[u8], keys: &[Box<[u8]>]) -> PreambleReading {
         for end in 0..whole.len() {
             assert_eq!(read(&whole[..end], keys), PreambleReading::Partial, "{end}");
@@ -300,7 +300,7 @@ mod tests {
         let known = keys(&["secret"]);
         let whole = write(b"7f0000011234", b"secret").unwrap();
         assert_eq!(grown(&whole, &known), complete("7f0000011234", "secret"));
-        // A key that begins as two others do behind longer ids.
+        // A key that begins like two others do after longer ids.
         let short = "a".repeat(16);
         let (middle, long) = (format!("0{short}"), format!("10{short}{}", "b".repeat(15)));
         let known = keys(&[&short, &middle, &long]);

@@ -41,7 +41,7 @@ fn no_descriptors() {
     leave_descriptors(&proxy, 0);
     let mut late = proxy.ask("/late");
     let second = Echo::dial(proxy.dial_in(), "000000000002", "");
-    proxy.wait_for_logs("too many open files; resting", 2);
+    proxy.wait_for_logs("too many open files; pausing", 2);
     for number in 0..50 {
         let target = format!("/{number}");
         assert_eq!(kept.get(&target).text(), target);

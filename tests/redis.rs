@@ -200,7 +200,7 @@ fn redis_restarted() {
     for round in 1..=3 {
         load.wait_for(100);
         redis.kill();
-        proxy.wait_for_logs("the servers known last go on", round);
+        proxy.wait_for_logs("using the last known servers", round);
         load.wait_for(100);
         redis.run(&[]);
         proxy.wait_for_logs("servers are listed in Redis", round + 1);
@@ -208,7 +208,7 @@ fn redis_restarted() {
     // One that is alive and says nothing is no better.
     load.wait_for(100);
     redis.signal(Signal::SIGSTOP);
-    proxy.wait_for_logs("the servers known last go on", 4);
+    proxy.wait_for_logs("using the last known servers", 4);
     load.wait_for(100);
     redis.signal(Signal::SIGCONT);
     proxy.wait_for_logs("servers are listed in Redis", 5);
@@ -289,14 +289,17 @@ fn redis_down_at_start() {
     redis.push("test", server.address());
     redis.kill();
     let mut proxy = Proxy::start(&redis.yaml(""));
-    proxy.wait_for_log("the servers known last go on");
+    proxy.wait_for_log("using the last known servers");
     let mut visitor = proxy.ask("/waits");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     redis.run(&[]);
     proxy.wait_for_log("servers are listed in Redis");
     proxy.count_again();
     assert_eq!(visitor.answer().text(), "/waits");
-    assert_eq!(proxy.log().matches("the servers known last").count(), 1);
+    assert_eq!(
+        proxy.log().matches("using the last known servers").count(),
+        1
+    );
     drop((visitor, server));
     proxy.finish();
 }
@@ -339,7 +342,7 @@ fn password() {
     redis.kill();
     redis.run(&["--requirepass", "s3cret"]);
     let mut proxy = Proxy::start(&redis.yaml(", password: wrong"));
-    proxy.wait_for_log("the servers known last go on");
+    proxy.wait_for_log("using the last known servers");
     proxy.reload(&redis.yaml(", password: s3cret"));
     proxy.wait_for_log("servers are listed in Redis");
     proxy.count_again();
@@ -374,7 +377,7 @@ fn messages_of_503() {
     assert_eq!(proxy.visit().get("/").status, 503);
     proxy.wait_for_log("no backend in 300ms: the only server is down\n");
     redis.kill();
-    proxy.wait_for_log("the servers known last go on");
+    proxy.wait_for_log("using the last known servers");
     assert_eq!(proxy.visit().get("/").status, 503);
     proxy.wait_for_log("no backend in 300ms: the only server is down, and Redis does not answer\n");
     drop(visitor);

@@ -1,4 +1,4 @@
-//! The application, for the time of one exchange: a permit of the [`super::limit`] and a connection.
+//! The application for the time of one exchange: a permit of the [`limit`] and a connection.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -22,7 +22,7 @@ use crate::stats::Close;
 pub(super) struct Application {
     permit: ApplicationPermit,
     conn: Conn,
-    /// It had an exchange before.
+    /// The connection had an exchange before.
     was_kept: bool,
 }
 
@@ -36,18 +36,18 @@ pub(super) struct WaitingForPermit {
 pub(super) struct ApplicationConnecting {
     permit: ApplicationPermit,
     shared: Arc<AccessShared>,
-    /// `None`: it was not begun.
+    /// `None`: not started yet.
     connect: Option<Connect>,
-    /// The application could not be reached: it is begun when the application answers, and given up then.
+    /// Set if the application could not be reached: connect when it responds to a check, or at this time for a last
+    /// attempt.
     held_until: Option<Instant>,
-    /// When to go on at the latest.
+    /// When to call `advance` at the latest.
     until: Instant,
 }
 
 impl Application {
-    /// Uses a permit: with the connection that it brings along, or with a new one. `fresh`: only with a new one.
-    /// `held_until`: the application could not be reached; the connection is made when it answers again, and waits for that
-    /// until then.
+    /// Uses a permit, with the connection that it carries or with a new one. `fresh`: only with a new one. `held_until`:
+    /// the application could not be reached; connect when it responds again, or at this time.
     pub(super) fn with(
         mut permit: ApplicationPermit,
         shared: &Arc<AccessShared>,
@@ -55,7 +55,7 @@ impl Application {
         held_until: Option<Instant>,
     ) -> Acquired<Self> {
         let carried = permit.take_carried().filter(|_| !fresh);
-        // A connection that was closed, or on which something arrived, is of no use.
+        // A connection that was closed, or has received something, cannot be used.
         if let Some(conn) = carried.filter(|conn| conn.pending() == Pending::Nothing) {
             return Acquired::Ready(Self {
                 permit,
@@ -72,7 +72,7 @@ impl Application {
         })
     }
 
-    /// The connection, for another protocol. That is no request any more, so the permit is given back.
+    /// The connection, for another protocol. That is not a request any more, so the permit is passed on.
     pub(super) fn into_conn(self) -> Conn {
         self.conn
     }
@@ -110,7 +110,7 @@ impl Upstream for Application {
 }
 
 impl WaitingForPermit {
-    /// A request that stands in line.
+    /// A request in the queue of the limit.
     pub(super) fn new(ticket: limit::ApplicationTicket, shared: &Arc<AccessShared>) -> Self {
         let shared = Arc::clone(shared);
         Self { ticket, shared }
@@ -133,7 +133,7 @@ impl Ticket<Application> for WaitingForPermit {
 }
 
 impl ApplicationConnecting {
-    /// Whether it is not begun because the application is away. When the time is over it is tried once more.
+    /// Whether to wait because the application is down. After `held_until` it is tried once more.
     fn is_held(&self) -> bool {
         let held = self.held_until.is_some_and(|until| Instant::now() < until);
         held && !self.shared.is_up()
@@ -180,14 +180,14 @@ impl Connecting<Application> for ApplicationConnecting {
     }
 }
 
-/// Connects to the application, and waits for that.
+/// Connects to the application. Blocks.
 pub(super) fn connect(settings: &RunningConfig) -> io::Result<Conn> {
     let stream = dial(settings)?.wait()?;
     stream.send_at_once();
     Ok(Conn::plain(stream))
 }
 
-/// Begins to connect. A host name is looked up, which may take its time.
+/// Starts to connect. Blocks while a host name is looked up.
 fn dial(settings: &RunningConfig) -> io::Result<Connect> {
     let config = &settings.config;
     let targets = match &config.to {
@@ -201,5 +201,5 @@ fn dial(settings: &RunningConfig) -> io::Result<Connect> {
     Ok(Connect::new(targets, deadline))
 }
 
-/// How often a request that waits for the application looks whether it answers.
+/// How often a held request checks whether the application is up.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);

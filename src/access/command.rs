@@ -1,13 +1,14 @@
-//! The application's process, where it is ours.
+//! The application's process, if the access proxy starts it (`swiftiply-access ... -- command`).
 //!
-//! A thread starts it, waits for its end, and starts it again, at once the first times and then more and more seldom.
-//! The process is the head of a process group of its own, so that an interrupt at a terminal does not reach it before
-//! we have drained; what is left of the group when it has ended is killed. If it is we who are killed, the system sends
-//! the process TERM.
+//! A thread starts the process, waits for its end, and starts it again: at once the first times, then after longer and
+//! longer pauses. The process leads its own process group, so that an interrupt at a terminal does not reach it before
+//! the access proxy has drained. When it has ended, the rest of its group is killed. If the access proxy is killed, the
+//! system sends the process TERM.
 //!
 //! **Invariants**
-//! - A signal is sent under the lock and only while the process is not reaped, so its number cannot have become another's.
-//! - The thread that has started a process stays until that has ended: else the system would think that we have.
+//! - Signals are sent under the lock and only before the process is reaped, so its number cannot belong to another
+//!   process.
+//! - The thread that started a process lives until the process has ended: the system sends TERM when that thread ends.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -41,9 +42,9 @@ struct CommandControl {
 #[derive(Debug)]
 struct ProcessState {
     argv: Vec<String>,
-    /// The process, while it is not reaped.
+    /// The process, until it is reaped.
     running: Option<Pid>,
-    /// It is to end, and to be started again at once.
+    /// It is being ended, and is started again at once.
     restart: bool,
     stopping: bool,
     /// The thread has ended.
@@ -51,10 +52,10 @@ struct ProcessState {
 }
 
 impl SupervisedCommand {
-    /// Starts it. `on_change` is called with true whenever it was started and with false when it has ended.
+    /// Starts the process. `on_change` is called with true after each start and with false after each end.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The thread could not be started.
     pub(super) fn start(
         argv: Vec<String>,
         on_change: impl Fn(bool) + Send + 'static,
@@ -74,7 +75,7 @@ impl SupervisedCommand {
         Ok(Self { control, thread })
     }
 
-    /// Sends it a signal, by its name without SIG.
+    /// Sends the process a signal, by its name without SIG.
     pub(super) fn signal(&self, name: &str) {
         match format!("SIG{name}").parse() {
             Ok(signal) => self.control.signal(signal),
@@ -82,7 +83,7 @@ impl SupervisedCommand {
         }
     }
 
-    /// Ends it, with TERM and after so long with KILL, and starts another one. Does not wait for that.
+    /// Ends the process, with TERM and after `patience` with KILL, and starts another one. Does not block.
     pub(super) fn change(&self, argv: Vec<String>, patience: Duration) {
         let deadline = Instant::now() + patience;
         let old = {
@@ -95,13 +96,13 @@ impl SupervisedCommand {
         self.control.signal(Signal::SIGTERM);
         let Some(old) = old else { return };
         let control = Arc::clone(&self.control);
-        // The thread of the command waits for its end and for nothing else.
+        // The command's own thread only waits for the process, so another one kills it.
         if let Err(error) = thread("command", move || control.kill_after(old, deadline)) {
             log::error!("command: no thread to kill it: {}", reason(&error));
         }
     }
 
-    /// Ends it: TERM, and after so long KILL. Returns whether that was not needed.
+    /// Ends the process: TERM, and after `patience` KILL. Returns whether TERM was enough.
     pub(super) fn stop(self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         self.control.state.lock().stopping = true;
@@ -109,9 +110,9 @@ impl SupervisedCommand {
         self.control.signal(Signal::SIGTERM);
         let in_time = self.control.is_done_by(deadline);
         if !in_time {
-            log::warn!("command: it does not end; killed");
+            log::warn!("command: did not exit in time; sent SIGKILL");
             self.control.signal(Signal::SIGKILL);
-            // Also one that was just being started.
+            // Again, in case the process was just being started.
             while !self.control.is_done_by(Instant::now() + KILL_INTERVAL) {
                 self.control.signal(Signal::SIGKILL);
             }
@@ -121,7 +122,7 @@ impl SupervisedCommand {
     }
 }
 
-/// Says that the thread has ended, be it by a panic.
+/// Marks the thread as ended, also after a panic.
 struct Done(Arc<CommandControl>);
 
 impl Drop for Done {
@@ -132,7 +133,7 @@ impl Drop for Done {
 }
 
 impl CommandControl {
-    /// Keeps it running until it is to stop.
+    /// Keeps the process running until it is to stop.
     fn run(&self, on_change: &dyn Fn(bool)) {
         let mut backoff = Backoff::new(LONGEST_PAUSE);
         loop {
@@ -144,7 +145,7 @@ impl CommandControl {
                 Ok(mut child) => {
                     on_change(true);
                     self.wait(child.id());
-                    // It is a zombie still, so nobody else has its number.
+                    // It is a zombie still, so its number is not reused.
                     self.state.lock().running = None;
                     self.changed.notify_all();
                     let status = child.wait();
@@ -182,7 +183,7 @@ impl CommandControl {
         }
     }
 
-    /// Kills a process that has not ended by then.
+    /// Kills a process that has not ended by the deadline.
     fn kill_after(&self, old: Pid, deadline: Instant) {
         let mut state = self.state.lock();
         while state.running == Some(old) {
@@ -193,11 +194,11 @@ impl CommandControl {
         if state.running == Some(old) {
             let _ = kill(old, Signal::SIGKILL);
             drop(state);
-            log::warn!("command: it does not end; killed");
+            log::warn!("command: did not exit in time; sent SIGKILL");
         }
     }
 
-    /// Waits until the thread has ended; `false`: it has not by then.
+    /// Waits until the thread has ended. `false`: it has not by the deadline.
     fn is_done_by(&self, deadline: Instant) -> bool {
         let mut state = self.state.lock();
         while !state.done {
@@ -208,7 +209,7 @@ impl CommandControl {
         state.done
     }
 
-    /// Starts it; `None`: it is not wanted any more.
+    /// Starts the process; `None`: it is to stop.
     fn spawn(&self) -> Option<io::Result<process::Child>> {
         let argv = {
             let state = self.state.lock();
@@ -230,14 +231,14 @@ impl CommandControl {
                 state.stopping || state.argv != argv
             };
             if unwanted {
-                // Whoever wanted it to end did not find it.
+                // It was to be ended while it was being started.
                 self.signal(Signal::SIGTERM);
             }
         }
         Some(started)
     }
 
-    /// Waits for its end without reaping it, and ends what is left of its group.
+    /// Waits for the end of the process without reaping it, and kills the rest of its group.
     fn wait(&self, id: u32) {
         let pid = pid(id);
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
@@ -245,18 +246,18 @@ impl CommandControl {
         let _ = killpg(pid, Signal::SIGKILL);
     }
 
-    /// Sends the process a signal, if there is one.
+    /// Sends the process a signal, if it runs.
     fn signal(&self, signal: Signal) {
         let state = self.state.lock();
         if let Some(pid) = state.running {
-            // It may have ended just now.
+            // It may have just ended.
             let _ = kill(pid, signal);
         }
     }
 }
 
 fn pid(id: u32) -> Pid {
-    // The system's own type is signed.
+    // The system's type is signed.
     Pid::from_raw(i32::try_from(id).unwrap_or(i32::MAX))
 }
 
@@ -268,7 +269,7 @@ fn describe(status: ExitStatus) -> String {
 
 /// The longest pause before it is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-/// After so long it counts as running.
+/// After this time the pauses begin again with the shortest.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// How often it is killed again.
+/// How often KILL is sent again.
 const KILL_INTERVAL: Duration = Duration::from_millis(100);

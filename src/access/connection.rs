@@ -1,9 +1,9 @@
-//! One dialled connection, from the dialling to its end, and again.
+//! One dialled connection: dialling, serving requests until it ends, and dialling again.
 //!
-//! A line's thread owns the connection; others have a [`ConnectionHandle`].
+//! Its thread owns the connection; others have a [`ConnectionHandle`].
 //!
-//! **Invariant**: A request is begun only if the line was not closed before: what a server sends to a line that leaves is not done
-//!   at all, and the server may ask another one.
+//! **Invariant**: a request is begun only if the connection was not closed before. A request that arrives on a
+//! connection being closed is not forwarded at all, so the server can repeat it at another backend.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::net::conn::Conn;
 use crate::preamble;
 use crate::process::{self, reason};
 
-/// Runs a line until nobody wants it any more.
+/// Keeps a connection to a server until it is not wanted any more.
 pub(super) fn run(shared: &Arc<AccessShared>, handle: &Arc<ConnectionHandle>) {
     let _remove = RemoveOnDrop { shared, handle };
-    // As the server's workers: who wakes another one goes on.
+    // As for the server's workers: a thread that wakes another one keeps running.
     if let Err(error) = process::schedule_as_batch() {
-        log::debug!("line: SCHED_BATCH: {error}");
+        log::debug!("connection: SCHED_BATCH: {error}");
     }
     let mut buffers = Buffers::new();
     while let Some(permission) = shared.wait_to_dial(handle) {
@@ -32,7 +32,7 @@ pub(super) fn run(shared: &Arc<AccessShared>, handle: &Arc<ConnectionHandle>) {
         handle.set_disconnected();
         match end {
             Ok(ConnectionEnd::Accepted) => shared.disconnected(&handle.server),
-            // If it is we who closed, it says nothing.
+            // The access proxy closed it itself.
             Ok(ConnectionEnd::NotAccepted) if !shared.is_open() || !handle.is_wanted() => {
                 shared.dial_abandoned(&handle.server, permission);
             }
@@ -48,7 +48,7 @@ pub(super) fn run(shared: &Arc<AccessShared>, handle: &Arc<ConnectionHandle>) {
                 shared.dial_failed(&handle.server, permission, &why, false);
             }
             Err(error) => {
-                // Somebody is there who says that nobody listens: asking again soon costs nothing.
+                // The host replies that no process listens there: asking again soon costs little.
                 let cheap = matches!(
                     error.kind(),
                     ErrorKind::ConnectionRefused | ErrorKind::NotFound
@@ -59,7 +59,7 @@ pub(super) fn run(shared: &Arc<AccessShared>, handle: &Arc<ConnectionHandle>) {
     }
 }
 
-/// Strikes a line off the list when it ends, be it by a panic.
+/// Removes the connection from the list when its thread ends, also after a panic.
 struct RemoveOnDrop<'a> {
     shared: &'a AccessShared,
     handle: &'a Arc<ConnectionHandle>,
@@ -73,32 +73,32 @@ impl Drop for RemoveOnDrop<'_> {
             .lock()
             .retain(|other| !Arc::ptr_eq(other, handle));
         if std::thread::panicking() {
-            log::error!("server {}: a line panicked", handle.server);
+            log::error!("server {}: a connection's thread panicked", handle.server);
             shared.dial_abandoned(&handle.server, DialPermission::Probe);
         }
         shared.changed.notify_all();
     }
 }
 
-/// What came of a connection.
+/// How a connection ended.
 enum ConnectionEnd {
-    /// It was closed before the server can be said to have let it in.
+    /// It was closed before the server accepted it.
     NotAccepted,
-    /// Requests, or the prospect of them.
+    /// It was accepted: it served requests, or waited for them.
     Accepted,
-    /// A response in place of requests: it was dialled where clients are served.
+    /// The server sent a response instead of a request: it is a port for clients.
     Misdialled,
-    /// The same, after it was taken for the prospect of requests.
+    /// The same, after the connection had counted as accepted.
     LateMisdialled,
 }
 
-/// Dials in, within [`DIAL_TIMEOUT`] and the time of a handshake.
+/// Dials in. Takes [`DIAL_TIMEOUT`] and the time of a handshake at most.
 ///
 /// # Errors
-/// Those of [`Greeting::send`](crate::client::Greeting::send), and what the system says.
+/// Those of [`Greeting::send`](crate::client::Greeting::send), and of the system.
 fn dial(shared: &AccessShared, handle: &ConnectionHandle) -> io::Result<Conn> {
     let stream = handle.server.connect(DIAL_TIMEOUT)?;
-    // A drain that has no more patience finds it in the middle of a handshake, too.
+    // A drain that times out can close it during the handshake as well.
     handle.set_stream(stream.try_clone()?);
     let mut conn = shared
         .settings()
@@ -127,7 +127,8 @@ fn serve(
             match buffers.input.fill(&mut conn) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
-                    // What was taken for a request may have been TLS's own.
+                    // Bytes that looked like a request, for which the connection was left open, may have been a TLS message
+                    // without data.
                     if !(shared.is_open() && handle.is_wanted()) && handle.close_if_idle() {
                         return end;
                     }
@@ -160,7 +161,7 @@ fn serve(
             AfterExchange::Keep => {}
             AfterExchange::Close => return end,
             AfterExchange::Tunnel(start) => {
-                // If they are stopped already, both are closed here.
+                // If tunnels have been stopped, both connections are closed here.
                 let _ = shared.tunnels.enter(Box::new(conn), *start);
                 return end;
             }
@@ -170,9 +171,9 @@ fn serve(
 
 /// How long dialling may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Who has not closed a connection after so long has let it in.
+/// A connection that the server has not closed after this time was accepted.
 const ACCEPTED_AFTER: Duration = Duration::from_millis(200);
-/// Reading waits for ever; the system does so in pieces.
+/// No time-out; the system waits in pieces of this length.
 const NO_TIMEOUT: Duration = Duration::from_secs(3600);
-/// With TLS, how often a line looks whether it is wanted still.
+/// With TLS, how often an idle connection checks whether it is still wanted.
 const WANTED_CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,8 +1,9 @@
-//! When a connection may be dialled, and what is learnt from how that went.
+//! When a connection may be dialled, and what each attempt means for the others.
 //!
-//! While a server cannot be dialled, one line of it tries for all of them, as its [`Backoff`](crate::client::Backoff) says:
-//! three times soon, then more and more seldom. A machine that says that nobody listens there is asked again after a second
-//! at most, since its server may be starting anew; one that does not answer, or does not let us in, after 20 s at most.
+//! While a server cannot be reached, one connection probes it on behalf of all, with the pauses of a
+//! [`Backoff`](crate::client::Backoff): three times briefly, then longer and longer. If the host refuses the connection,
+//! the pause is a second at most, since its server may be restarting; if it does not respond or does not accept us, 20 s
+//! at most.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use super::server::ServerAddress;
 use super::shared::AccessShared;
 
 impl AccessShared {
-    /// Waits until a line may dial, for as long as the application does not answer. `None`: it is not wanted any more.
+    /// Waits until the connection may be dialled, and as long as the application is down. `None`: it is not wanted any
+    /// more.
     pub(super) fn wait_to_dial(&self, handle: &ConnectionHandle) -> Option<DialPermission> {
         let mut state = self.state.lock();
         loop {
@@ -41,7 +43,7 @@ impl AccessShared {
         }
     }
 
-    /// A server could not be dialled, or did not let a line in. `is_cheap`: it may be asked again soon.
+    /// A server could not be dialled, or did not accept a connection. `is_cheap`: it may be asked again soon.
     pub(super) fn dial_failed(
         &self,
         server: &ServerAddress,
@@ -54,7 +56,7 @@ impl AccessShared {
             let Some(dialling) = state.dialling.get_mut(&server.number) else {
                 return;
             };
-            // One failure of many at once counts.
+            // Of many failures at the same time, one counts.
             if permission == DialPermission::Probe || !dialling.is_failing {
                 let pause = dialling.backoff.pause();
                 let pause = if is_cheap {
@@ -78,7 +80,7 @@ impl AccessShared {
         }
     }
 
-    /// A server has let a line in, so the others may come.
+    /// A server has accepted a connection, so the others may dial as well.
     pub(super) fn dial_accepted(&self, server: &ServerAddress, permission: DialPermission) {
         let news = {
             let mut state = self.state.lock();
@@ -100,11 +102,11 @@ impl AccessShared {
         }
     }
 
-    /// A line of a server that had let it in is over.
+    /// An accepted connection has ended.
     pub(super) fn disconnected(&self, server: &ServerAddress) {
         let news = {
             let mut state = self.state.lock();
-            // Then it is our doing.
+            // In a drain the access proxy closes them itself.
             let draining = state.draining;
             let Some(dialling) = state.dialling.get_mut(&server.number) else {
                 return;
@@ -116,13 +118,13 @@ impl AccessShared {
             }
         };
         if let Some(news) = news {
-            // The fleet's thread has to report what follows.
+            // The dialer's thread reports the events that follow.
             self.changed.notify_all();
             log::info!("{news}");
         }
     }
 
-    /// A line was closed by us before it is known whether the server lets it in.
+    /// The access proxy closed a connection before it was known whether the server accepts it.
     pub(super) fn dial_abandoned(&self, server: &ServerAddress, permission: DialPermission) {
         if let Some(dialling) = self.state.lock().dialling.get_mut(&server.number) {
             dialling.is_probing &= permission != DialPermission::Probe;
@@ -131,5 +133,5 @@ impl AccessShared {
     }
 }
 
-/// The same where a try costs nothing.
+/// The longest pause if an attempt costs little.
 const LONGEST_CHEAP_PAUSE: Duration = Duration::from_secs(1);

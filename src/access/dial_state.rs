@@ -1,4 +1,4 @@
-//! What is known of dialling a server, and what the log has said of it.
+//! What is known about dialling a server, and what the log has reported about it.
 //!
 //! Plain data, guarded by the lock of [`shared`](super::shared).
 
@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 use super::server::ServerAddress;
 use crate::client::Backoff;
 
-/// What is known of dialling a server.
+/// What is known about dialling a server.
 #[derive(Debug)]
 pub(super) struct DialState {
     pub(super) backoff: Backoff,
     pub(super) is_failing: bool,
-    /// A line tries for all.
+    /// One connection probes the server on behalf of all.
     pub(super) is_probing: bool,
     pub(super) retry_at: Instant,
-    /// Lines that are in.
+    /// Accepted connections.
     pub(super) connections: usize,
-    /// What the log has said: nothing yet, that it is dialled (empty), or why not.
+    /// What the log has reported: nothing yet, success (empty), or a reason for failure.
     pub(super) reported: Option<String>,
     pub(super) burst: Option<DialBurst>,
 }
 
-/// Lines that a server has let in, and lines that were lost, since the last time that the log said so.
+/// Accepted and lost connections since the last log message.
 #[derive(Debug)]
 pub(super) struct DialBurst {
     server: String,
@@ -35,9 +35,9 @@ pub(super) struct DialBurst {
 /// The permission to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DialPermission {
-    /// As one of many.
+    /// The server can be reached; all connections may dial.
     Plain,
-    /// As the one that tries for all.
+    /// The server could not be reached; this connection probes it on behalf of all.
     Probe,
 }
 
@@ -56,7 +56,8 @@ impl Default for DialState {
 }
 
 impl DialState {
-    /// A line is in, or was lost. Returns what is to be logged at once: the first of many, and what is news in any case.
+    /// Counts an accepted or lost connection. Returns the message if it is logged at once: the first event of a burst,
+    /// and news.
     pub(super) fn count(
         &mut self,
         server: &ServerAddress,
@@ -79,8 +80,8 @@ impl DialState {
         Some(format!("server {server}: {verb}, {} now", self.connections))
     }
 
-    /// What has happened since the last line in the log, if that is due. When nothing has, the next line is logged at once
-    /// again.
+    /// What has happened since the last message, if that is due. After a burst without events, the next event is logged
+    /// at once.
     pub(super) fn report(&mut self, now: Instant) -> Option<String> {
         let DialBurst {
             server,
@@ -111,7 +112,7 @@ impl DialBurst {
     }
 }
 
-/// Lines that are let in or lost within this time after a line in the log are counted, and reported together.
+/// Events within this time after a message are counted and reported together.
 const BURST: Duration = Duration::from_secs(1);
-/// The longest pause between two tries.
+/// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);

@@ -1,7 +1,8 @@
-//! Which servers are dialled, and when.
+//! Which servers are dialled.
 //!
-//! Each address that a `connect` stands for is a [`ServerAddress`] with as many lines as the application may get requests. Host
-//! names are looked up again every [`LOOK_UP_INTERVAL`]; addresses that are gone lose their lines, new ones get theirs.
+//! Each address of a `connect` entry is a [`ServerAddress`] with `connections` dialled connections. Host names are
+//! looked up again every [`LOOK_UP_INTERVAL`]: the connections to removed addresses are closed, new addresses are
+//! dialled.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -19,16 +20,16 @@ use super::shared::AccessShared;
 use crate::config::Address;
 use crate::process::{self, reason};
 
-/// The servers that are dialled: the fleet thread's own.
+/// The servers that are dialled: the data of the dialer's thread.
 #[derive(Default)]
 struct Dialer {
     servers: Vec<Arc<ServerAddress>>,
-    /// What host names stood for the last time.
+    /// The addresses of host names at the last lookup.
     names: HashMap<Address, Vec<SocketAddr>>,
     next: u64,
 }
 
-/// Sees to it that the servers of the configuration are dialled, until there is a drain, and reports bursts of lines.
+/// Keeps the configured servers dialled until a drain begins, and reports bursts of connections.
 pub(super) fn run(shared: &Arc<AccessShared>) {
     let mut dialer = Dialer::default();
     loop {
@@ -57,7 +58,7 @@ pub(super) fn run(shared: &Arc<AccessShared>) {
 }
 
 impl Dialer {
-    /// Looks up all names, and gives each server as many lines as the configuration says.
+    /// Looks up all names, and gives each server the configured number of connections.
     fn apply(&mut self, shared: &Arc<AccessShared>) {
         let settings = shared.settings();
         let wanted = self.wanted(&settings);
@@ -79,7 +80,7 @@ impl Dialer {
         shared.forget_removed(&self.servers);
     }
 
-    /// The servers of a configuration, each once, by names looked up now.
+    /// The servers of a configuration, without duplicates; looks the names up.
     fn wanted(&mut self, settings: &RunningConfig) -> Vec<ServerAddress> {
         let addresses = &settings.config.connect;
         self.names.retain(|name, _| addresses.contains(name));
@@ -101,7 +102,7 @@ impl Dialer {
         wanted
     }
 
-    /// The addresses that a name stands for; those of before if it could not be looked up.
+    /// The addresses of a name; if the lookup failed, those of the last one.
     fn remember(
         &mut self,
         address: &Address,
@@ -120,7 +121,7 @@ impl Dialer {
             }
             Err(error) if known.is_none() => {
                 log::warn!("{address}: {}; trying again", reason(&error));
-                // Told once.
+                // Reported once.
                 self.names.insert(address.clone(), Vec::new());
             }
             Err(_) => {}
@@ -136,14 +137,14 @@ impl Dialer {
 }
 
 impl AccessShared {
-    /// Starts lines to a server, or ends some, until there are so many.
+    /// Starts or ends connections to a server until there are `count`.
     fn set_connections(self: &Arc<Self>, server: &Arc<ServerAddress>, count: usize) {
         let connections = self.connections();
         let own = connections
             .iter()
             .filter(|handle| Arc::ptr_eq(&handle.server, server) && handle.is_wanted());
         let mut own: Vec<_> = own.collect();
-        // Those that have something to do last.
+        // Idle and busy connections come last.
         own.sort_by_key(|handle| (handle.is_busy(), handle.is_idle()));
         for handle in own.iter().take(own.len().saturating_sub(count)) {
             handle.retire();
@@ -153,7 +154,7 @@ impl AccessShared {
             self.connections.lock().push(Arc::clone(&handle));
             let shared = Arc::clone(self);
             let own = Arc::clone(&handle);
-            let started = process::thread("line", move || connection::run(&shared, &own));
+            let started = process::thread("connection", move || connection::run(&shared, &own));
             if let Err(error) = started {
                 self.connections
                     .lock()
@@ -165,14 +166,14 @@ impl AccessShared {
         self.wake_all();
     }
 
-    /// Wakes those that wait for their turn, of which some are not wanted any more: under the lock, so that nobody is just
-    /// between looking and waiting.
+    /// Wakes the threads that wait to dial, since some are not wanted any more. Takes the lock, so that a thread that
+    /// has just checked does not miss it.
     fn wake_all(&self) {
         let _state = self.state.lock();
         self.changed.notify_all();
     }
 
-    /// Ends the lines to a server.
+    /// Ends the connections to a server.
     fn retire(&self, server: &Arc<ServerAddress>) {
         for handle in self.connections() {
             if Arc::ptr_eq(&handle.server, server) {
@@ -183,7 +184,7 @@ impl AccessShared {
         log::info!("server {server}: leaving");
     }
 
-    /// Forgets what is known of dialling servers that are gone, with their last lines.
+    /// Forgets the dialling state of removed servers whose last connection has ended.
     fn forget_removed(&self, servers: &[Arc<ServerAddress>]) {
         let connected = self.connections();
         let connected = connected.iter().map(|handle| &handle.server);

@@ -1,25 +1,25 @@
-//! One exchange: a request of the server, forwarded to the application, and its answer.
+//! One exchange: a server's request, forwarded to the application, and its response.
 //!
-//! Runs on the thread of a dialled connection, which drives an [`Exchange`] and waits for both sockets where that is blocked.
-//! A small body is complete before the application gets any of it, a larger one is passed on as it arrives. The permit of
-//! the [`limit`](super::limit) is free again when the last byte of the response was *read*.
+//! Runs on the thread of a dialled connection. It drives an [`Exchange`] and waits on both sockets when that is blocked.
+//! A small request body is read completely before the application gets any of it; a larger one is passed on as it
+//! arrives. The permit of the [`limit`](super::limit) is passed on when the last byte of the response was *read*.
 //!
-//! What the server learns of a failure:
+//! How the server learns of a failure:
 //!
-//! | what happened | what the server sees |
+//! | failure | what the server sees |
 //! |---|---|
-//! | the application closed before any byte of an answer, or within a small one, or cannot be reached and the request may be repeated | the connection closes: it asks another backend, or says 502 |
-//! | it cannot be reached for a request that may not be repeated | it is waited for, [`LONGEST_HOLD`] at most; then 502 |
-//! | its answer breaks a rule, before the end of its head | 502 |
-//! | no answer in time | 504 |
-//! | no place in time | 503 |
-//! | the request's body comes at less than 500 bytes a second | the connection closes; the server has said 408 by then |
-//! | the answer breaks off | the connection is reset within the answer |
+//! | the application closed before any byte of a response, or within a small one; or it cannot be reached and the request may be repeated | the connection closes: it asks another backend, or responds 502 |
+//! | the application cannot be reached, and the request may not be repeated | nothing for [`LONGEST_HOLD`], then 502 |
+//! | the response is malformed, up to the end of its head | 502 |
+//! | no response in time | 504 |
+//! | no permit in time | 503 |
+//! | the request body arrives slower than 500 bytes a second | the connection closes; the server has responded 408 by then |
+//! | the response breaks off | the connection is reset within the response |
 //!
-//! **Invariants**: nothing of one exchange can show in another, neither here nor there: a connection is used again only
-//! when its last message was read and written to its very end. A request is sent to the application a second time only
-//! if its connection was a kept one, nothing of an answer was passed on, and its method is idempotent (RFC 9110 9.2.2)
-//! or nothing of it was sent.
+//! **Invariants**: no bytes of one exchange can reach another. A connection is used again only if its last message was
+//! read and written to the end. A request is sent to the application a second time only if the first connection had an
+//! exchange before, nothing of a response was passed on, and either its method is idempotent (RFC 9110 9.2.2) or nothing
+//! of it was sent.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -58,7 +58,7 @@ use crate::relay::{
 };
 use crate::stats::Close;
 
-/// What a dialled connection's thread owns, for one exchange after the other.
+/// The buffers of a dialled connection's thread, used for one exchange after the other.
 #[derive(Debug)]
 pub(super) struct Buffers {
     /// What was read from the server.
@@ -69,24 +69,24 @@ pub(super) struct Buffers {
     out: Vec<u8>,
 }
 
-/// What becomes of the dialled connection after an exchange.
+/// What happens to the dialled connection after an exchange.
 #[derive(Debug)]
 pub(super) enum AfterExchange {
     /// It can be used for the next one.
     Keep,
     Close,
-    /// The application has switched to another protocol: the two connections are joined.
+    /// The application has switched to another protocol: a tunnel joins the two connections.
     Tunnel(Box<Start<Conn>>),
 }
 
-/// A request of the server.
+/// A request from the server.
 struct ForwardedRequest {
     shared: Arc<AccessShared>,
     settings: Arc<RunningConfig>,
     head: RequestHead,
     body: RequestBody,
     rules: Rules,
-    /// When its head and its body, if that is small, were there.
+    /// When its head was complete; and its body, if that is small.
     arrived: Instant,
     /// Until when it waits for an application that cannot be reached.
     held_until: Option<Instant>,
@@ -101,7 +101,7 @@ impl Buffers {
         }
     }
 
-    /// Serves the request of which something is in `input`.
+    /// Serves the request that begins in `input`.
     pub(super) fn serve(&mut self, shared: &Arc<AccessShared>, link: &mut Conn) -> AfterExchange {
         let head = match self.read_head(link) {
             Ok(Some(head)) => head,
@@ -120,7 +120,7 @@ impl Buffers {
             return AfterExchange::Close;
         };
         if head.max_forwards == Some(0) {
-            // It may not be passed on, so the answer to it is ours.
+            // It must not be forwarded, so the access proxy responds itself.
             let reply = Reply {
                 head: ResponseHead::options(),
                 body: Vec::new(),
@@ -180,7 +180,7 @@ impl Buffers {
             match step {
                 Step::Done(outcome) => return outcome,
                 Step::Yield => {}
-                // A quick response needs no look at both sockets.
+                // Wait for the response alone first: a quick one then costs no poll of both sockets.
                 Step::Blocked(interests) if interests.reads && !blocked_before => {
                     patience = BLOCKING_READ;
                 }
@@ -189,7 +189,7 @@ impl Buffers {
         }
     }
 
-    /// An exchange is over.
+    /// Ends an exchange: reports failures to the log and to the server.
     fn end(
         &mut self,
         exchange: Exchange<ForwardedRequest>,
@@ -232,7 +232,7 @@ impl Buffers {
                         503
                     }
                     RelayError::Unreachable => 502,
-                    // The server asks another process, or answers itself.
+                    // The server asks another backend, or responds itself.
                     _ => return AfterExchange::Close,
                 };
                 match self.refuse(link, status, &request.head.method) {
@@ -243,7 +243,7 @@ impl Buffers {
         }
     }
 
-    /// The head, which a server sends at once. `None`: it did not arrive.
+    /// Reads the head, which a server sends in one piece. `None`: it did not arrive.
     fn read_head(&mut self, link: &mut Conn) -> Result<Option<RequestHead>, (u16, &'static str)> {
         let mut scanner = HeadScanner::default();
         let mut deadline = None;
@@ -260,12 +260,13 @@ impl Buffers {
         let mut head = RequestHead::parse(&self.input.data()[..end], &LIMITS)
             .map_err(|refusal| (refusal.status, refusal.why))?;
         self.input.consume(end);
-        // The server has left out what its configuration does not want (`underscores`).
+        // The server has already removed the fields that its configuration does not allow (`underscores`).
         head.admit_ambiguous(|_| true);
         Ok(Some(head))
     }
 
-    /// Waits for a small body, which can be sent again; a larger one is passed on as it arrives. `None`: it does not arrive.
+    /// Reads a small body, which can then be sent again; a larger one is passed on as it arrives. `None`: it did not
+    /// arrive.
     fn read_body(
         &mut self,
         head: &RequestHead,
@@ -298,7 +299,7 @@ impl Buffers {
         }
         let limits = upload::UploadLimits {
             most: u64::MAX,
-            // The server asks for as much, and says so to the client.
+            // The server enforces the same rate, and reports it to the client.
             slowest: SLOWEST,
             patience,
         };
@@ -306,13 +307,13 @@ impl Buffers {
         Some((RequestBody::Stream { length }, Some(Box::new(upload))))
     }
 
-    /// Answers with a status and its name. Returns whether the server has taken that.
+    /// Responds with a status and its name. Returns whether the server has received it.
     fn refuse(&mut self, link: &mut Conn, status: u16, method: &Method) -> bool {
         let reply = Reply::text(status, &format!("{}\n", ResponseHead::reason(status)));
         self.respond_with(link, &reply, method)
     }
 
-    /// Sends an answer of our own. Returns whether the server has taken it.
+    /// Sends a response of the access proxy itself. Returns whether the server has received it.
     fn respond_with(&mut self, link: &mut Conn, reply: &Reply, method: &Method) -> bool {
         self.out.clear();
         let framing = Framing::Length(reply.body.len() as u64);
@@ -325,7 +326,7 @@ impl Buffers {
         link.write_both(&self.out, body, WRITE_TIMEOUT).is_ok()
     }
 
-    /// HTTP is over: what goes each way first, the head of the 101 among it.
+    /// Prepares a tunnel: what is sent first in each direction, beginning with the head of the 101.
     fn switch_protocols(
         &mut self,
         switched: Switched<Application>,
@@ -339,7 +340,7 @@ impl Buffers {
         let to_app = self.input.data().to_vec();
         self.input.clear();
         let patience = request.settings.config.timeouts.backend;
-        // A visitor may be slow, and the server with it.
+        // A client may be slow, and so the server.
         link.stream().give_up_after(patience);
         AfterExchange::Tunnel(Box::new(Start {
             backend: switched.upstream.into_conn(),
@@ -354,8 +355,8 @@ impl Buffers {
         }))
     }
 
-    /// Reads what is left of the request's body, if that is little: the response is not lost then, as it would be if the
-    /// connection were closed with something unread.
+    /// Reads the rest of the request's body if it is short. If the connection were closed with unread data, the response
+    /// would be lost.
     fn finish_upload(
         &mut self,
         upload: Option<Box<StreamingUpload>>,
@@ -402,7 +403,7 @@ impl ExchangeHandler for ForwardedRequest {
     }
 
     fn acquire(&mut self, _: Instant, attempts: u32) -> Result<Acquired<Application>, RelayError> {
-        // One that comes back keeps its place.
+        // A request that returns keeps its position.
         Ok(match self.shared.limit.enter(self.arrived) {
             ApplicationEntry::Permit(permit) => {
                 Application::with(permit, &self.shared, attempts > 0, self.held_until)
@@ -422,8 +423,8 @@ impl ExchangeHandler for ForwardedRequest {
         false
     }
 
-    /// A request that may be repeated is for the server to repeat; another one waits until the application is back, since
-    /// nothing of it was done yet.
+    /// Leaves it to the server to repeat a request that may be repeated. Another one is held until the application is
+    /// back, since nothing of it was sent.
     fn unreachable(&mut self, error: &io::Error) -> Result<Option<Instant>, RelayError> {
         self.shared.connect_failed(error);
         if self.head.method.is_idempotent() {
@@ -433,7 +434,7 @@ impl ExchangeHandler for ForwardedRequest {
         if now >= *self.held_until.get_or_insert(now + LONGEST_HOLD) {
             return Err(RelayError::Unreachable);
         }
-        // It may have moved meanwhile.
+        // The configuration may have changed meanwhile.
         self.settings = self.shared.settings();
         Ok(Some(now + RETRY_INTERVAL))
     }
@@ -451,7 +452,7 @@ impl ExchangeHandler for ForwardedRequest {
         if failure.was_kept && is_safe {
             return true;
         }
-        // If it is the whole application that died, no further request shall be sent here.
+        // If the application is down altogether, no more requests should come here.
         if let Err(error) = connect(&self.settings) {
             self.shared.connect_failed(&error);
         }
@@ -486,13 +487,13 @@ impl ExchangeHandler for ForwardedRequest {
 
     fn received(&mut self, _: &Conn) {}
 
-    /// The server never closes one side only.
+    /// A server never closes one direction only.
     fn is_gone(&mut self, link: &mut Visitor<'_>, _: bool) -> bool {
         link.conn.stream().is_ended()
     }
 }
 
-/// Waits for what an exchange is blocked on. Returns whether the server may have left.
+/// Waits for what an exchange is blocked on. Returns whether the server may have disconnected.
 fn wait(exchange: &mut Exchange<ForwardedRequest>, interests: &Interests, link: &Conn) -> bool {
     if let Some(ticket) = exchange.ticket() {
         ticket.wait(
@@ -524,14 +525,14 @@ fn wait(exchange: &mut Exchange<ForwardedRequest>, interests: &Interests, link: 
         Ok(_) | Err(Errno::EINTR) => {}
         Err(error) => log::error!("poll: {error}"),
     }
-    // The library knows no POLLRDHUP, and gives nothing then.
+    // The library does not know POLLRDHUP, and returns nothing then.
     let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
     sockets[0]
         .revents()
         .is_none_or(|seen| seen.intersects(gone))
 }
 
-/// Reads some more, if it arrives in time.
+/// Reads more, if it arrives before the deadline.
 fn read_more(input: &mut Buffer, link: &mut Conn, deadline: Instant) -> bool {
     loop {
         match input.fill_now(link) {
@@ -545,32 +546,32 @@ fn read_more(input: &mut Buffer, link: &mut Conn, deadline: Instant) -> bool {
     }
 }
 
-/// More than any server lets through: it has its own limits, and adds fields.
+/// More than any server lets through: servers have their own limits, and add fields.
 const LIMITS: HeadLimits = HeadLimits {
     head: 2 << 20,
     fields: 256,
     target: 1 << 20,
 };
-/// How long nothing may go through an upgraded connection: the server knows better, and the system notices whether it is
-/// still there.
+/// How long an upgraded connection may be idle. The server has its own limit, and the system notices when the server is
+/// gone.
 const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// A body of so many bytes is complete before the application gets any of it.
+/// A body up to this length is read completely before the application gets any of it.
 const SMALL_BODY: usize = 64 * 1024;
-/// The body of a response of so many bytes is waited for before anything is passed on.
+/// This much of a response's body is read before anything is passed on.
 const GATHERED: u64 = Buffer::SIZE as u64;
-/// How long a head may take that was begun.
+/// How long a head may take once it has begun.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the server may take nothing of a response. The system's patience with it is the same; see [`Greeting::send`].
+/// How long the server may accept no data of a response. The same as the system's time-out; see [`Greeting::send`].
 ///
 /// [`Greeting::send`]: crate::client::Greeting::send
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a request that may not be repeated waits for the application to come back, and how soon it tries again.
+/// How long a request that may not be repeated is held until the application is back, and how often it is tried.
 const LONGEST_HOLD: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// How long the rest of a request's body is read that is of no use, and how much of it.
+/// How long, and how much of, the unneeded rest of a request's body is read.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 const MOST_DISCARDED: usize = 1 << 20;
-/// How long the thread waits for the application alone, before it waits for both sockets.
+/// How long the thread waits for the application alone before it polls both sockets.
 const BLOCKING_READ: Duration = Duration::from_millis(20);
-/// How often a request that waits for a permit looks whether the server is still there.
+/// How often a request that waits for a permit checks whether the server is still connected.
 const DISCONNECT_CHECK_INTERVAL: Duration = Duration::from_millis(250);

@@ -1,11 +1,12 @@
-//! What others know of a dialled connection, and how they end it.
+//! What other threads know about a dialled connection, and how they end it.
 //!
-//! A line's thread owns the connection. Whoever wants it to end (the application is down, a drain, a new configuration)
-//! has a [`ConnectionHandle`]: it can close the connection while it is idle, and otherwise finds the line leaving by itself after
-//! the exchange under way.
+//! The connection belongs to its own thread. A thread that wants it to end (the application is down, a drain, a new
+//! configuration) uses its [`ConnectionHandle`]: an idle connection is closed at once, a busy one ends itself after its
+//! exchange.
 //!
-//! **Invariant**: *one of two sees the other.* The line says that it is idle and then looks whether it is wanted; who does not want it
-//! says so and then looks whether it is idle. So no line stays that nobody wants.
+//! **Invariant**: the connection's thread marks it as idle and then checks whether it is wanted; another thread marks it
+//! as unwanted and then checks whether it is idle. So at least one of them sees the other, and no unwanted connection
+//! stays.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -15,14 +16,14 @@ use parking_lot::Mutex;
 use super::server::ServerAddress;
 use crate::net::stream::{Pending, Stream};
 
-/// What others know of a line.
+/// What other threads know about a connection.
 #[derive(Debug)]
 pub(super) struct ConnectionHandle {
     pub(super) server: Arc<ServerAddress>,
     wanted: AtomicBool,
     /// One of the constants below.
     state: AtomicU8,
-    /// Another handle of its socket while it is connected.
+    /// A second handle of its socket while it is connected.
     stream: Mutex<Option<Arc<Stream>>>,
 }
 
@@ -30,7 +31,7 @@ pub(super) struct ConnectionHandle {
 const DISCONNECTED: u8 = 0;
 /// It waits for a request.
 const IDLE: u8 = 1;
-/// A request has come.
+/// It serves a request.
 const BUSY: u8 = 2;
 /// It was closed while it was idle.
 const CLOSED: u8 = 3;
@@ -61,7 +62,7 @@ impl ConnectionHandle {
         self.is_idle() || self.is_busy()
     }
 
-    /// It is connected, by this socket.
+    /// Sets the socket by which it is connected.
     pub(super) fn set_stream(&self, stream: Stream) {
         *self.stream.lock() = Some(Arc::new(stream));
     }
@@ -77,34 +78,34 @@ impl ConnectionHandle {
         self.state.store(IDLE, Ordering::SeqCst);
     }
 
-    /// A request has come. `false`: it was closed before.
+    /// A request has arrived. `false`: the connection was closed before.
     pub(super) fn begin_request(&self) -> bool {
         self.transition(IDLE, BUSY)
     }
 
-    /// Closes it for requests if it is idle. `false`: it is not.
+    /// Marks it as closed if it is idle. `false`: it is not idle.
     pub(super) fn close_if_idle(&self) -> bool {
         self.transition(IDLE, CLOSED)
     }
 
-    /// The line is to end, and not to be dialled again.
+    /// Ends the connection; it is not dialled again.
     pub(super) fn retire(&self) {
         self.wanted.store(false, Ordering::SeqCst);
         self.close_idle();
     }
 
-    /// Closes the connection if it is idle. Whoever calls this has said before why the line may not stay.
+    /// Closes the connection if it is idle. First set the reason for which it is unwanted.
     pub(super) fn close_idle(&self) {
         let Some(stream) = self.stream.lock().clone() else {
             return;
         };
-        // A request that is there already is answered first.
+        // A request that has arrived already is served first.
         if stream.pending() != Pending::Bytes && self.close_if_idle() {
             stream.hang_up();
         }
     }
 
-    /// Closes the connection, whatever is under way.
+    /// Closes the connection, even during a request.
     pub(super) fn abort(&self) {
         let stream = self.stream.lock().clone();
         if let Some(stream) = stream {
@@ -112,7 +113,7 @@ impl ConnectionHandle {
         }
     }
 
-    /// Goes from one place to another, unless somebody was quicker.
+    /// Changes the state, unless another thread changed it first.
     fn transition(&self, from: u8, to: u8) -> bool {
         self.state
             .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)

@@ -1,35 +1,35 @@
-//! How many requests are at the application at once.
+//! The limit of requests at the application.
 //!
-//! N connections are dialled to *each* server, so that each may use all that the application can take; the [`ApplicationLimit`] in
-//! front of the application makes sure that no more than N requests are there in all. A request takes a [`ApplicationPermit`], which
-//! is given back as soon as the last byte of the response was read. A permit brings the connection to the application
-//! along that was used last, so there are never more than N of those either.
+//! N connections are dialled to *each* server, so that each server can use the whole application. The
+//! [`ApplicationLimit`] ensures that no more than N requests are at the application in total. A request takes an
+//! [`ApplicationPermit`], and passes it on as soon as the last byte of the response was read. The permit carries the
+//! most recently used connection to the application, so there are never more than N of those.
 //!
-//! **Fair**: permits are given first come, first served, whichever server a request comes from. A server that sends many
-//! has at most N in the line, so a request of another one waits for no more than N others of each server.
+//! **Fair**: permits are given in order of arrival, whichever server a request comes from. Each server has at most N
+//! requests in the queue, so a request waits for no more than N others of each server.
 //!
-//! **No deadlock**: a permit is taken when nothing else is held and before the application is dealt with; its holder
-//! waits for the application or the server only, each under a deadline, and never for another permit.
+//! **No deadlock**: a permit is the first thing that a request takes. Its holder waits only for the application or the
+//! server, each under a deadline, and never for another permit.
 //!
-//! Called by the access proxy's threads: those that forward requests, and the one that watches the application.
+//! Called by the threads that forward requests, and by the one that checks the application.
 //!
-//! **Invariants**: those of [`ConcurrencyLimit`]. A connection to an earlier application is never used for a later one:
-//! [`ConcurrencyLimit::drop_carried`].
+//! **Invariants**: those of [`ConcurrencyLimit`]. A connection to an earlier application is never used for a later one;
+//! see [`ConcurrencyLimit::drop_carried`].
 
 use crate::backend::limit;
 use crate::backend::limit::ConcurrencyLimit;
 use crate::net::conn::Conn;
 
-/// Counts the requests at the application.
+/// Limits the requests at the application.
 pub(super) type ApplicationLimit = ConcurrencyLimit<Conn>;
 
-/// One of those that are there, with a connection that was kept.
+/// The right to have a request there; carries an idle connection.
 pub(super) type ApplicationPermit = limit::Permit<Conn>;
 
-/// What came of an attempt to get there.
+/// The result of an attempt to get a permit.
 pub(super) type ApplicationEntry = limit::LimitEntry<Conn>;
 
-/// A place in the line of those that wait.
+/// A request in the queue.
 pub(super) type ApplicationTicket = limit::LimitTicket<Conn>;
 
 #[cfg(test)]
@@ -66,12 +66,12 @@ mod tests {
         permit.keep(conn);
         assert!(second.take().is_none());
         let permit: ApplicationPermit = first.take().expect("its turn");
-        // It does not use the connection, which goes to the next one.
+        // It does not use the connection, which goes to the next holder.
         drop(permit);
         let mut permit = second.take().expect("its turn");
         let conn = permit.take_carried().expect("the connection");
         assert_eq!(app.pending(), Pending::Nothing);
-        // It is not kept.
+        // It is not put back.
         drop((conn, permit));
         assert_eq!(app.pending(), Pending::End);
         assert!(limit.try_enter().is_some());

@@ -1,30 +1,38 @@
-//! The access proxy: lets an ordinary application dial in.
+//! The access proxy: dials in on behalf of an ordinary web application.
 //!
-//! It keeps connections dialled to one or more servers, as an application that speaks the protocol would, forwards each
-//! request to an ordinary HTTP application over TCP or a Unix socket, and relays the response. It is dialled in only while
-//! the application answers. `swiftiply-access(8)` is a small program around [`Access`].
+//! It keeps connections dialled to one or more servers, as an application that speaks the dial-in protocol would. It
+//! forwards each request to an ordinary HTTP application over TCP or a Unix socket, and relays the response. It is
+//! dialled in only while the application responds. `swiftiply-access(8)` is a small program around [`Access`].
 //!
-//! In reading order: [`connection`] is one dialled connection from the dialling to its end, [`forward`] one exchange on it,
-//! driven by the line's thread with the same engine as in the server ([`relay`](crate::relay)), [`application`] the
-//! connection to the application that the exchange uses, [`limit`] the limit of requests at the application, [`dialer`] which
-//! servers are dialled, [`watch`] whether the application answers, [`command`] the application's process, if we start it.
+//! In reading order; each file imports only from files below it in this list:
+//!
+//! - [`dialer`]: which servers are dialled.
+//! - [`connection`]: one dialled connection, from dialling to its end.
+//! - [`forward`]: one exchange on it, driven with the same state machine as in the server ([`relay`](crate::relay)).
+//! - [`watch`]: checks whether the application responds.
+//! - [`application`]: the connection to the application that an exchange uses.
+//! - [`dial_permission`]: when a connection may be dialled.
+//! - [`shared`]: what the threads share.
+//! - [`limit`]: the limit of requests at the application.
+//! - [`running`], [`handle`], [`dial_state`], [`server`]: the data in `shared`.
+//! - [`command`]: the application's process, if the access proxy starts it.
 //!
 //! | thread | how many | does | never does |
 //! |---|---|---|---|
-//! | `line` | `connections` per server's address | dials, forwards requests, one at a time | decide that the application is up; only that it cannot be reached |
+//! | `connection` | `connections` for each address of a server | dials, forwards requests, one at a time | decide that the application is up; only that it cannot be reached |
 //! | `dialer` | one | looks up host names again | wait for a server |
-//! | `tunnels` | one | carries the bytes of upgraded connections, which belong to no line any more | wait for a single one of them |
-//! | `watch` | one | checks whether the application answers | carry requests |
+//! | `tunnels` | one | carries the bytes of upgraded connections, which have left their threads | wait for a single one of them |
+//! | `watch` | one | checks whether the application responds | carry requests |
 //! | `command` | one, if there is a command | starts it, waits for its end, starts it again | end before its process has |
 //!
-//! There is one thread for each dialled connection: as many as requests that the application may have at once, for each
-//! server, which is a few. While its exchange waits, a line's thread watches both sockets, so that it notices at once when
-//! the server closes its side, as it does when a visitor has left. While a request waits for a permit of the gate, it looks
-//! four times a second.
+//! There is one thread for each dialled connection: as many as the application's requests at a time, for each server,
+//! which is few. While its exchange waits, a connection's thread watches both sockets, so that it notices at once when
+//! the server disconnects because its client has. While a request waits for a permit, the thread checks four times a
+//! second.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
-//! | `state`, `settings`, `connections`, the gate and the slots of its queue, a tie's handle, tunnels' inbox | see there | a few instructions; all leaves |
+//! | `state`, `settings`, `connections`, the limit and the slots of its queue, the stream of a handle, the tunnels' inbox | see there | a few instructions; all leaves |
 //! | `Access::command` | the command | its start, a change of it, a signal to it |
 
 mod application;
@@ -67,18 +75,18 @@ pub struct Access {
 }
 
 impl Access {
-    /// Finds what is wrong with a configuration that cannot be seen in its file: certificates.
+    /// Checks what cannot be seen in the configuration file itself: certificates.
     ///
     /// # Errors
-    /// The first one.
+    /// The first fault.
     pub fn check(config: &config::access::AccessConfig) -> Result<(), StartError> {
         RunningConfig::new(config.clone()).map(drop)
     }
 
-    /// Starts it.
+    /// Starts the access proxy.
     ///
     /// # Errors
-    /// What could not be had. Nothing runs then.
+    /// What could not be loaded or started. Nothing runs then.
     pub fn start(config: config::access::AccessConfig) -> Result<Self, StartError> {
         let settings = RunningConfig::new(config)?;
         let shared = Arc::new(AccessShared::new(settings)?);
@@ -94,17 +102,17 @@ impl Access {
         })?);
         access.set_command(&settings, true)?;
         let own = Arc::clone(&shared);
-        // They end by themselves, soon after a drain has begun.
+        // These threads end by themselves, soon after a drain has begun.
         process::thread("watch", move || watch::run(&own))?;
         process::thread("dialer", move || dialer::run(&shared))?;
         Ok(access)
     }
 
-    /// Goes over to a new configuration, whole or not at all. Exchanges under way are not touched; what has no place
-    /// in it any more ends after them. A command that the new one has not is ended first, within its `grace`.
+    /// Switches to a new configuration, all or nothing. Exchanges under way continue; connections that are not
+    /// configured any more end after them. A command that is not configured any more is ended first, within its `grace`.
     ///
     /// # Errors
-    /// What could not be had. Everything goes on as before then.
+    /// What could not be loaded or started. The old configuration stays in force then.
     pub fn reload(&self, config: config::access::AccessConfig) -> Result<(), StartError> {
         let mut settings = RunningConfig::new(config)?;
         let before = self.shared.settings();
@@ -114,7 +122,7 @@ impl Access {
         let settings = Arc::new(settings);
         let new = &settings.config;
         self.set_command(&settings, old.command != new.command)?;
-        // Now nothing can fail any more.
+        // Nothing can fail from here on.
         *self.shared.settings.write() = Arc::clone(&settings);
         if old.to != new.to || old.command != new.command {
             self.shared.set_down("the configuration has another one");
@@ -138,7 +146,7 @@ impl Access {
         }
     }
 
-    /// Closes idle connections to servers and has the others closed after the exchange that is under way.
+    /// Closes idle connections to servers; the others are closed after their exchange.
     pub fn begin_drain(&self) {
         {
             let mut state = self.shared.state.lock();
@@ -148,7 +156,7 @@ impl Access {
         self.shared.close_idle();
     }
 
-    /// Whether a drain is over. A line that is just being dialled ends by itself, and takes no request.
+    /// Whether a drain is over. A connection that is being dialled ends by itself, and takes no request.
     pub fn is_drained(&self) -> bool {
         !self
             .shared
@@ -163,19 +171,19 @@ impl Access {
         self.command.lock().is_some()
     }
 
-    /// Upgraded connections now.
+    /// The number of upgraded connections.
     pub fn tunnels(&self) -> usize {
         self.shared.tunnels.count()
     }
 
-    /// Ends the command, if there is one: TERM, and after so long KILL. Returns whether it ended by itself.
+    /// Ends the command, if there is one: TERM, and after `patience` KILL. Returns whether TERM was enough.
     pub fn stop_command(&self, patience: Duration) -> bool {
-        // Without the lock while it ends.
+        // Do not hold the lock meanwhile.
         let command = self.command.lock().take();
         command.is_none_or(|command| command.stop(patience))
     }
 
-    /// Connections to servers now, and how many of them are in an exchange.
+    /// The number of connections to servers, and of those in an exchange.
     pub fn connections(&self) -> (usize, usize) {
         let connections = self.shared.connections.lock();
         let connected = connections
@@ -186,16 +194,16 @@ impl Access {
         (connected, busy)
     }
 
-    /// Starts, changes or ends the command, if it is another one.
+    /// Starts, changes or ends the command, if it has changed.
     ///
     /// # Errors
-    /// There is no thread to be had for one, or a drain has begun. Nothing has changed then.
+    /// No thread could be started, or a drain has begun. Nothing has changed then.
     fn set_command(&self, settings: &RunningConfig, is_other: bool) -> io::Result<()> {
         let argv = &settings.config.command;
         let mut current = self.command.lock();
-        // A drain ends the command after it has begun, and needs the lock for that.
+        // A drain ends the command later, and takes this lock to do so.
         if self.shared.state.lock().draining {
-            return Err(io::Error::other("the access proxy is about to end"));
+            return Err(io::Error::other("the access proxy is stopping"));
         }
         if !is_other {
             return Ok(());

@@ -1,4 +1,4 @@
-//! A configuration as it runs: with the certificates and keys that it names, loaded.
+//! A configuration in use: with the certificates and keys that it names, loaded.
 
 use std::{fmt, io};
 
@@ -7,21 +7,21 @@ use crate::config;
 use crate::config::access::TrustConfig;
 use crate::net::tls::{self, Authorities, Certificate, Connector, LoadError};
 
-/// Why an access proxy did not start, or did not take a new configuration.
+/// Why an access proxy did not start, or rejected a new configuration.
 #[derive(Debug)]
 pub enum StartError {
-    /// A certificate, a key or authorities could not be had.
+    /// A certificate, a key or authorities could not be loaded.
     Certificate(LoadError),
     /// The system refused something.
     System(io::Error),
 }
 
-/// A configuration as it runs.
+/// A configuration in use.
 #[derive(Debug)]
 pub(super) struct RunningConfig {
     pub(super) config: config::access::AccessConfig,
     pub(super) greeting: Greeting,
-    /// Changes with what a server is greeted with.
+    /// Changes when a server has to be dialled with another greeting.
     pub(super) generation: u64,
 }
 
@@ -29,7 +29,7 @@ impl RunningConfig {
     pub(super) fn new(config: config::access::AccessConfig) -> Result<Self, StartError> {
         let mut greeting = Greeting::default();
         if let Ok(with_key) = greeting.clone().key(&config.key) {
-            // The configuration has seen to its length.
+            // The configuration has checked the length.
             greeting = with_key;
         }
         if let Some(ssl) = &config.ssl {

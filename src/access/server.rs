@@ -12,7 +12,7 @@ use crate::net::stream::Stream;
 pub(super) struct ServerAddress {
     pub(super) number: u64,
     pub(super) at: DialTarget,
-    /// The name under which it is known to TLS.
+    /// The name in its certificate.
     pub(super) name: String,
     /// The [`generation`](super::running::RunningConfig::generation) of the greeting with which it is dialled.
     pub(super) greeting: u64,

@@ -1,4 +1,4 @@
-//! What the threads of the access proxy share: the configuration, whether the application answers, the dialled connections.
+//! What the threads of the access proxy share: the configuration, the state of the application, the dialled connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,42 +24,42 @@ pub(super) struct AccessShared {
     pub(super) settings: RwLock<Arc<RunningConfig>>,
     pub(super) limit: Arc<ApplicationLimit>,
     pub(super) state: Mutex<ApplicationState>,
-    /// With `state`, for whoever waits for a change of it.
+    /// Notified when `state` changes.
     pub(super) changed: Condvar,
-    /// The application answers and there is no drain: what `state` says, for a look without the lock, under which it is
-    /// changed.
+    /// Connections are wanted: the application is up and there is no drain. Set under the lock of `state`, and read
+    /// without it.
     pub(super) open: AtomicBool,
-    /// Answers of the application so far.
+    /// The number of responses of the application.
     responses: AtomicU64,
     pub(super) tunnels: Tunnels<Conn, Conn>,
-    /// The lines that are there.
+    /// The connections that exist, connected or not.
     pub(super) connections: Mutex<Vec<Arc<ConnectionHandle>>>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct ApplicationState {
-    /// The application answers.
+    /// The application is up.
     pub(super) up: bool,
-    /// The log has said so, or what is wrong.
+    /// What the log has reported: nothing yet, that it is up (empty), or the fault.
     reported: Option<String>,
-    /// Since when it is waited for, from the start and until that has taken long.
+    /// Since when the start is waiting for the application; `None` after the warning that this takes long.
     waiting: Option<Instant>,
     pub(super) draining: bool,
-    /// Its process is ours and does not run: whoever answers there is not it, or is about to go.
+    /// The command is not running: what responds at its address is another process, or about to exit.
     pub(super) command_down: bool,
-    /// The watch is to look at once.
+    /// The watch thread is to check at once.
     pub(super) check_now: bool,
-    /// The fleet is to look at the configuration at once.
+    /// The dialer is to apply the configuration at once.
     pub(super) config_changed: bool,
     /// By the number of a server's address.
     pub(super) dialling: HashMap<u64, DialState>,
 }
 
 impl AccessShared {
-    /// Nothing is known of the application yet.
+    /// The state before the first check.
     ///
     /// # Errors
-    /// What the system says if there is no poller for tunnels.
+    /// Those of the system when the tunnels are created.
     pub(super) fn new(settings: RunningConfig) -> io::Result<Self> {
         let limit = Arc::new(ApplicationLimit::new(0));
         limit.limit(settings.config.connections);
@@ -75,7 +75,7 @@ impl AccessShared {
         })
     }
 
-    /// The configuration as it is now. For one exchange, take it once.
+    /// The current configuration. Take it once for an exchange.
     pub(super) fn settings(&self) -> Arc<RunningConfig> {
         Arc::clone(&self.settings.read())
     }
@@ -84,7 +84,7 @@ impl AccessShared {
         self.connections.lock().clone()
     }
 
-    /// Whether lines are wanted now.
+    /// Whether connections are wanted.
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::SeqCst)
     }
@@ -97,7 +97,7 @@ impl AccessShared {
         get(&self.responses)
     }
 
-    /// The application answers.
+    /// The application has responded.
     pub(super) fn set_up(&self) {
         let settings = self.settings();
         let reported = {
@@ -117,7 +117,7 @@ impl AccessShared {
         }
     }
 
-    /// Its process was started, or has ended.
+    /// The command was started, or has ended.
     pub(super) fn command_changed(&self, runs: bool) {
         self.state.lock().command_down = !runs;
         if !runs {
@@ -125,17 +125,17 @@ impl AccessShared {
         }
     }
 
-    /// It cannot be reached.
+    /// The application cannot be reached.
     pub(super) fn connect_failed(&self, error: &io::Error) {
         match connect_error(error) {
             Some(why) => self.set_down(&why),
-            // That is not its fault, and who dials in may find it well.
+            // The fault is ours; other access proxies may find the application well.
             None => log::error!("connect {}: {}", self.settings().config.to, error),
         }
     }
 
-    /// The application does not answer: idle connections to servers are closed before this returns, the others after
-    /// their exchange, and none is dialled until it answers.
+    /// The application is down: closes idle connections to servers before this returns, has the others closed after
+    /// their exchange, and stops dialling until it responds.
     pub(super) fn set_down(&self, why: &str) {
         let settings = self.settings();
         let (draining, level) = {
@@ -153,7 +153,7 @@ impl AccessShared {
         }
     }
 
-    /// Closes what is idle, and has the rest closed. Whoever calls this has said before that nothing is wanted.
+    /// Closes idle connections, and has the others closed. First set the state in which they are unwanted.
     pub(super) fn close_idle(&self) {
         self.changed.notify_all();
         self.limit.drop_carried();
@@ -162,16 +162,16 @@ impl AccessShared {
         }
     }
 
-    /// Whether the application answers.
+    /// Whether the application is up.
     pub(super) fn is_up(&self) -> bool {
         self.state.lock().up
     }
 
-    /// Waits for the next look. `false`: there is none.
+    /// Waits for the next check. `false`: a drain has begun.
     pub(super) fn wait_for_check(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut state = self.state.lock();
-        // Somebody has found it down while we looked: not at once again, for it would be found down again.
+        // It was found down during the check: another check at once would only repeat that.
         if !state.up {
             state.check_now = false;
         }
@@ -186,18 +186,18 @@ impl AccessShared {
 }
 
 impl ApplicationState {
-    /// The application does not answer at this time: what to log of that, if anything.
+    /// Marks the application as down. Returns what to log, if anything.
     fn set_down(&mut self, why: &str, now: Instant) -> Option<(log::Level, &'static str)> {
         let reported = self.reported.replace(why.to_owned());
         let was_up = mem::replace(&mut self.up, false);
         self.check_now |= was_up;
         if self.draining {
-            // It may well be our doing.
+            // The drain may be the cause.
             None
         } else if was_up {
             Some((log::Level::Warn, "leaving"))
         } else if reported.is_none() {
-            // Nothing was logged of it yet: it may just be starting, as we are.
+            // The first report: the application may still be starting.
             self.waiting = Some(now);
             Some((log::Level::Info, "waiting for it"))
         } else {
@@ -208,12 +208,12 @@ impl ApplicationState {
     }
 }
 
-/// What the application did wrong when it cannot be connected to; `None`: it is we who ran out of something.
+/// The application's fault if it cannot be connected to; `None`: the fault is ours, such as too few descriptors.
 pub(super) fn connect_error(error: &io::Error) -> Option<String> {
     (!is_shortage(error)).then(|| reason(error))
 }
 
-/// After so long it is no start any more, and a warning that the application does not answer.
+/// After this time the start of the application has taken too long, which is logged as a warning.
 const SLOW_START: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -228,7 +228,7 @@ mod tests {
             let level = state.set_down("refused", start + Duration::from_millis(milliseconds));
             level.map(|(level, verb)| (level.as_str(), verb))
         };
-        // It may take its time to start.
+        // It may take some time to start.
         assert_eq!(after(500), Some(("INFO", "waiting for it")));
         assert_eq!(after(1000), None);
         assert_eq!(after(10_499), None);
@@ -249,7 +249,7 @@ mod tests {
         let left = Some((log::Level::Warn, "leaving"));
         assert_eq!(state.set_down("refused", now), left);
         assert_eq!(state.set_down("refused", later), None);
-        // Not while everything ends.
+        // No warning during a drain.
         state.up = true;
         state.draining = true;
         assert_eq!(state.set_down("refused", later), None);

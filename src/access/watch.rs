@@ -1,8 +1,8 @@
-//! Whether the application answers.
+//! Checks whether the application responds.
 //!
-//! A thread looks every `check.interval` while it does, and sooner while it does not. Where answers have come since the
-//! last look there is no need to. A request of a check goes through the [`limit`](super::limit) like any other, so
-//! that there are never too many; where no place is free a connection has to be enough.
+//! A thread checks every `check.interval` while the application is up, and sooner while it is down. If there were
+//! responses since the last check, none is needed. A check with a request takes a permit of the [`limit`](super::limit)
+//! like any other; if none is free, connecting is enough.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ use super::shared::{AccessShared, connect_error};
 use crate::backend::check::HealthProbe;
 use crate::process::reason;
 
-/// Looks until there is a drain.
+/// Checks until a drain begins.
 pub(super) fn run(shared: &AccessShared) {
     let mut responses = shared.responses();
     let mut pause = SHORTEST_PAUSE;
     loop {
         let settings = shared.settings();
         let before = std::mem::replace(&mut responses, shared.responses());
-        // Answers of the old application say nothing about a new one, but then it is down.
+        // Responses of an earlier application do not count for a new one: it is set down first.
         let busy = responses != before && shared.is_open();
         let interval = settings.config.check.interval;
         let result = match busy {
@@ -45,7 +45,7 @@ pub(super) fn run(shared: &AccessShared) {
     }
 }
 
-/// One look at the application.
+/// Checks the application once.
 fn check(shared: &AccessShared, settings: &RunningConfig) -> Result<(), String> {
     if shared.state.lock().command_down {
         return Err("its process does not run".to_owned());
@@ -73,6 +73,6 @@ fn check(shared: &AccessShared, settings: &RunningConfig) -> Result<(), String> 
     }
 }
 
-/// How soon it is looked again while it does not answer: more and more seldom, up to the longest.
+/// The first and the longest pause between checks while the application is down.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -1,8 +1,7 @@
-//! The question to an ordinary server whether it is well: one request, on a connection of its own.
+//! A health probe: one request to an ordinary HTTP server, on a connection of its own.
 //!
-//! Asked by threads that check servers ([`directory`](super::directory)), and by the access proxy, which looks at its
-//! application. Waits under one deadline, however the answer comes. Which interim answers it passes over is as in an
-//! exchange ([`AnswerHeads`]).
+//! Used by the threads that check servers ([`directory`](super::directory)), and by the access proxy for its
+//! application. The whole probe has one deadline. Interim responses are skipped as in an exchange ([`AnswerHeads`]).
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
@@ -11,23 +10,23 @@ use crate::http::head::{AnswerHeads, HeadLimits, RequestHead};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 
-/// What is asked.
+/// The request of a probe.
 #[derive(Clone, Copy, Debug)]
 pub struct HealthProbe<'a> {
-    /// The path, with a query if there is one.
+    /// The path, and the query if there is one.
     pub uri: &'a str,
-    /// The Host.
+    /// The Host field.
     pub host: &'a str,
-    /// The User-Agent: who asks.
+    /// The User-Agent field.
     pub agent: &'a str,
 }
 
 impl HealthProbe<'_> {
-    /// Asks, and returns the status of the answer; up to ten interim ones are passed over.
+    /// Sends the request and returns the status of the response. Up to ten interim responses are skipped.
     ///
     /// # Errors
-    /// `TimedOut` if there is no answer by `deadline`, `InvalidData` for one that breaks a rule or does not come, and
-    /// whatever the system says.
+    /// `TimedOut` if there is no response by `deadline`, `InvalidData` for a malformed or missing one, and those of the
+    /// system.
     pub fn run(&self, conn: &mut Conn, deadline: Instant) -> io::Result<u16> {
         let Self { uri, host, agent } = self;
         let request = format!(
@@ -54,7 +53,7 @@ impl HealthProbe<'_> {
                 reply.consume(length);
                 continue;
             }
-            // There may always be something to read.
+            // A server that never stops sending would otherwise never time out.
             if Instant::now() >= deadline {
                 return Err(ErrorKind::TimedOut.into());
             }
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
     use crate::net::stream::Stream;
 
-    /// What comes of it if the server sends these pieces and closes, or says nothing more.
+    /// The result if the server sends these pieces and then closes, or stays silent.
     fn ask(pieces: &'static [&str], closes: bool, patience: Duration) -> io::Result<u16> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -148,6 +147,6 @@ mod tests {
         }
     }
 
-    /// So long that only a fault reaches it.
+    /// Only a fault takes this long.
     const PATIENCE: Duration = Duration::from_secs(60);
 }

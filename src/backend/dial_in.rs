@@ -1,23 +1,23 @@
 //! The thread of the dial-in addresses.
 //!
-//! It accepts connections of applications at all dial-in addresses, reads their preambles without waiting for any one of
-//! them, puts those whose key is known into the [`Pool`] of their address, and notices when one hangs up. Since workers may
-//! all be waiting for a backend, nothing here ever needs a worker.
+//! It accepts connections of applications at all dial-in addresses, reads their preambles without blocking for any of
+//! them, puts those with a known key into the [`Pool`] of their address, and notices when a backend hangs up. It never
+//! needs a worker, since all workers may be waiting for a backend.
 //!
-//! Where an address speaks TLS, handshakes go on here in the same way: a little at a time, under the same deadline.
+//! If an address uses TLS, handshakes are done here in the same way: a little at a time, under the same deadline.
 //!
-//! One thread with one epoll set serves all of these addresses, unlike those of visitors, which have a thread each: there
-//! may be thousands of them, backends stay connected, and a preamble is read in a moment.
+//! One thread with one epoll set serves all dial-in addresses, while each address for clients has a thread: there may be
+//! thousands of dial-in addresses, backends stay connected, and reading a preamble is quick.
 //!
-//! A connection is in the epoll set from accept to close: first for reading, under a deadline, then, edge-triggered, only
-//! for the hang-up, which costs no system call per request.
+//! A connection is in the epoll set from accept to close: first for reading, under a deadline, then edge-triggered for
+//! the hang-up only, which costs no system call per request.
 //!
 //! Other threads prepare addresses and give commands through [`DialInControl`].
 //!
-//! **Invariants**: a connection that has not sent its preamble is owned by this thread, afterwards by the pool
-//! or a lease; its [`Registration`](super::registration::Registration) leaves the list of connections when the connection is closed, on
-//! whichever thread that is. Connections without a preamble have places of their own ([`newcomers`]): only a valid preamble
-//! takes one of `limits.backends`.
+//! **Invariants**: a connection that has not sent its preamble (a *newcomer*) is owned by this thread, afterwards by the
+//! pool or a lease. Its [`Registration`](super::registration::Registration) leaves the list of connections when the
+//! connection is closed, on whichever thread. Newcomers have a limit of their own ([`newcomers`]): only a valid preamble
+//! counts against `limits.backends`.
 
 mod newcomers;
 
@@ -45,7 +45,7 @@ use crate::preamble::{self, PreambleError, PreambleReading};
 use crate::process::reason;
 use crate::stats::{self, Close, Stats};
 
-/// What the thread of the dial-in addresses needs while it runs.
+/// The state of the thread of the dial-in addresses.
 #[derive(Debug)]
 pub struct DialIn {
     control: Arc<DialInControl>,
@@ -54,14 +54,14 @@ pub struct DialIn {
     /// By number.
     addresses: HashMap<u64, Arc<DialInAddress>>,
     newcomers: Newcomers<Newcomer>,
-    /// Until when these addresses accept nothing, for want of descriptors.
+    /// Out of descriptors: these addresses accept nothing until then.
     paused: Option<(Instant, Vec<u64>)>,
     pause: Duration,
-    /// When the log last said that newcomers had to go.
+    /// When the log last warned that newcomers were closed.
     last_warning: Option<Instant>,
 }
 
-/// What other threads ask of the thread of the dial-in addresses.
+/// How other threads control the thread of the dial-in addresses.
 #[derive(Debug)]
 pub struct DialInControl {
     epoll: Epoll,
@@ -70,11 +70,11 @@ pub struct DialInControl {
     wake: EventFd,
     /// The number of the next address or connection.
     next: AtomicU64,
-    /// How many connections without a preamble there may be.
+    /// The limit of newcomers.
     newcomers: AtomicUsize,
 }
 
-/// An address that is ready and does not accept yet. Dropping it closes it.
+/// An address that is bound and does not accept yet. Dropping it closes it.
 #[derive(Debug)]
 pub struct PreparedDialIn(DialInAddress);
 
@@ -85,7 +85,7 @@ struct DialInAddress {
     listener: Listener,
     pool: Arc<Pool>,
     settings: Arc<DialInSettings>,
-    /// As many are connected as may be, which the log has.
+    /// `limits.backends` is reached, and the log has reported it.
     full_reported: AtomicBool,
 }
 
@@ -95,42 +95,42 @@ struct Newcomer {
     address: Arc<DialInAddress>,
     conn: Conn,
     peer: Peer,
-    /// What has come of the preamble.
+    /// The part of the preamble that was received.
     bytes: Vec<u8>,
     deadline: Instant,
 }
 
 #[derive(Debug)]
 enum DialInCommand {
-    /// Accept at this address.
+    /// Start to accept at this address.
     Begin(DialInAddress),
-    /// Close these addresses and what has not sent its preamble there, for this reason, and then drop the sender.
+    /// Close these addresses and their newcomers, for this reason, and then drop the sender.
     Remove(Vec<u64>, Close, Sender<()>),
     Stop,
 }
 
-/// Settings of an address that a reload may change.
+/// The settings of an address that a reload may change.
 #[derive(Debug)]
 pub struct DialInSettings {
-    /// Backends at once, here.
+    /// The backends allowed at this address.
     backends: Arc<Budget>,
-    /// Descriptors for backends at all addresses.
+    /// The descriptors for backends at all addresses.
     descriptors: Arc<Budget>,
     terms: Mutex<DialInTerms>,
 }
 
-/// What a connection that dials in finds.
+/// The settings for new connections.
 #[derive(Clone, Debug)]
 pub struct DialInTerms {
-    /// Time for a preamble.
+    /// How long the preamble may take.
     pub preamble: Duration,
     /// `None`: no TLS.
     pub tls: Option<Acceptor>,
 }
 
 impl DialInSettings {
-    /// Those of an address. `backends`: how many there may be at once; `descriptors` has one for each, and is shared by all
-    /// addresses.
+    /// The settings of an address. `backends`: how many may be connected; `descriptors`: the budget of descriptors
+    /// shared by all addresses.
     pub fn new(backends: usize, terms: DialInTerms, descriptors: &Arc<Budget>) -> Self {
         Self {
             backends: Arc::new(Budget::new(backends as u64)),
@@ -139,7 +139,7 @@ impl DialInSettings {
         }
     }
 
-    /// Changes them for connections that come from now on.
+    /// Changes them for new connections.
     pub fn set(&self, backends: usize, terms: DialInTerms) {
         self.backends.limit(backends as u64);
         *self.terms.lock() = terms;
@@ -147,15 +147,15 @@ impl DialInSettings {
 }
 
 impl DialInControl {
-    /// Changes how many connections without a preamble there may be, at all addresses.
+    /// Changes the limit of newcomers at all addresses.
     pub fn limit_newcomers(&self, most: usize) {
         self.newcomers.store(most, Ordering::Relaxed);
     }
 
-    /// Prepares an address, which accepts nothing before [`DialInControl::begin`].
+    /// Prepares an address; it accepts after [`DialInControl::begin`].
     ///
     /// # Errors
-    /// Whatever `epoll_ctl(2)` says.
+    /// Those of `epoll_ctl(2)`.
     pub fn prepare(
         &self,
         listener: Listener,
@@ -174,23 +174,22 @@ impl DialInControl {
         }))
     }
 
-    /// Has an address accept. Returns its number, for [`DialInControl::remove`].
+    /// Starts to accept at an address. Returns its number, for [`DialInControl::remove`].
     pub fn begin(&self, PreparedDialIn(address): PreparedDialIn) -> u64 {
         let number = address.number;
         self.send(DialInCommand::Begin(address));
         number
     }
 
-    /// Closes addresses, and connections there that have not sent their preamble. Returns when that is done. Backends that
-    /// are connected stay so.
+    /// Closes addresses and their newcomers. Returns when that is done. Connected backends are not affected.
     pub fn remove(&self, numbers: Vec<u64>, reason: Close) {
         let (done, wait) = mpsc::channel();
         self.send(DialInCommand::Remove(numbers, reason, done));
-        // Never a message: this ends when the thread has dropped the other side, or is gone.
+        // No message is ever sent: this returns when the thread has dropped the sender, or has ended.
         let _ = wait.recv();
     }
 
-    /// The backends that are connected now, in the order in which they came.
+    /// The connected backends, oldest first.
     pub fn connected(&self) -> Vec<ConnectedBackend> {
         self.connections.all()
     }
@@ -201,7 +200,7 @@ impl DialInControl {
     }
 
     fn send(&self, command: DialInCommand) {
-        // A thread that has ended closes everything itself.
+        // If the thread has ended, everything is closed already.
         let _ = self.commands.send(command);
         let _ = self.wake.write(1);
     }
@@ -212,10 +211,10 @@ impl DialInControl {
 }
 
 impl DialIn {
-    /// A thread for dial-in addresses, of which there are none yet; [`DialIn::run`] is what it does.
+    /// A thread without addresses; [`DialIn::run`] is its body.
     ///
     /// # Errors
-    /// Whatever `epoll_create1(2)`, `epoll_ctl(2)` and `eventfd(2)` say.
+    /// Those of `epoll_create1(2)`, `epoll_ctl(2)` and `eventfd(2)`.
     pub fn new(stats: Arc<Stats>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
@@ -245,7 +244,7 @@ impl DialIn {
         Arc::clone(&self.control)
     }
 
-    /// Serves the addresses until it is stopped. Backends that are connected stay so.
+    /// Serves the addresses until the thread is stopped. Connected backends are not affected then.
     pub fn run(mut self) {
         let control = self.control();
         let hang_up = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
@@ -254,7 +253,7 @@ impl DialIn {
             let count = match control.epoll.wait(&mut events, self.wait_time()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
-                // Nothing else can be wrong but the descriptor, without which there is no server.
+                // Only the descriptor could be wrong, and without it there is no server.
                 Err(error) => panic!("epoll_wait: {error}"),
             };
             for event in &events[..count] {
@@ -268,7 +267,7 @@ impl DialIn {
                     number => match self.addresses.get(&number).cloned() {
                         Some(address) => self.accept(&address),
                         None if event.events().intersects(hang_up) => self.hung_up(number),
-                        // It was a newcomer when this event was fetched, and has joined meanwhile.
+                        // It was a newcomer when this event was fetched, and has become a backend since.
                         None => {}
                     },
                 }
@@ -277,9 +276,9 @@ impl DialIn {
         }
     }
 
-    /// Does what other threads ask for. Returns whether that is to stop.
+    /// Executes commands of other threads. Returns whether to stop.
     fn run_commands(&mut self) -> bool {
-        // Before the commands are read, so that none is overlooked.
+        // Before the commands are read, so that none is missed.
         let _ = self.control.wake.read();
         while let Ok(command) = self.commands.try_recv() {
             match command {
@@ -298,7 +297,7 @@ impl DialIn {
         false
     }
 
-    /// Closes addresses, and those that have not sent their preamble there.
+    /// Closes addresses and their newcomers.
     fn remove(&mut self, numbers: &[u64], reason: Close) {
         for number in numbers {
             self.addresses.remove(number);
@@ -310,7 +309,7 @@ impl DialIn {
         }
     }
 
-    /// Until the next deadline.
+    /// The time until the next deadline.
     fn wait_time(&self) -> EpollTimeout {
         let deadlines = self.newcomers.values().map(|newcomer| newcomer.deadline);
         let paused = self.paused.as_ref().map(|(until, _)| *until);
@@ -321,8 +320,8 @@ impl DialIn {
         EpollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
     }
 
-    /// Accepts those that wait, but no more in one go than leaves time for those that are here; for the others the system
-    /// tells again.
+    /// Accepts pending connections, a limited number at a time so that others are served meanwhile; epoll reports the
+    /// rest again.
     fn accept(&mut self, address: &Arc<DialInAddress>) {
         for _ in 0..MOST_AT_ONCE {
             match address.listener.accept_now() {
@@ -333,7 +332,7 @@ impl DialIn {
                 Ok(None) => return,
                 Err(error) => {
                     let local = address.listener.local();
-                    log::warn!("accept {local}: {}; resting", reason(&error));
+                    log::warn!("accept {local}: {}; pausing", reason(&error));
                     let until = Instant::now() + self.pause;
                     self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                     let (_, paused) = self.paused.get_or_insert((until, Vec::new()));
@@ -345,7 +344,7 @@ impl DialIn {
         }
     }
 
-    /// Listens again, or not for a while.
+    /// Sets whether epoll reports new connections at this address.
     fn set_interest(&self, address: &DialInAddress, flags: EpollFlags) {
         let mut event = EpollEvent::new(flags, address.number);
         if let Err(error) = self.control.epoll.modify(&address.listener, &mut event) {
@@ -353,7 +352,7 @@ impl DialIn {
         }
     }
 
-    /// Takes in a connection that was just accepted.
+    /// Adds a connection that was just accepted.
     fn add(&mut self, address: &Arc<DialInAddress>, stream: Stream, peer: Peer) {
         let number = self.control.number();
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, number);
@@ -381,14 +380,14 @@ impl DialIn {
             deadline: Instant::now() + preamble,
         };
         self.newcomers.insert(number, &peer, newcomer);
-        // The preamble is usually there already.
+        // The preamble has usually arrived already.
         self.read(number);
         if self.newcomers.contains(number) {
             self.make_room(&peer);
         }
     }
 
-    /// Closes those that came first while there are too many without a preamble, after another look at what they have sent.
+    /// Closes the oldest newcomers while there are too many, after another look at what they have sent.
     fn make_room(&mut self, peer: &Peer) {
         let most = self.control.newcomers.load(Ordering::Relaxed);
         while let Some(surplus) = self.newcomers.surplus(peer, most) {
@@ -417,8 +416,8 @@ impl DialIn {
         }
     }
 
-    /// Reads what a newcomer has sent. Reads no further than the longest preamble, byte for byte as needed, so
-    /// that what comes behind it stays in the socket, where it is noticed before the backend is used.
+    /// Reads what a newcomer has sent, and no more than the longest preamble needs: what follows stays in the socket,
+    /// where it is noticed before the backend is used.
     fn read(&mut self, number: u64) {
         let Some(newcomer) = self.newcomers.get_mut(number) else {
             return;
@@ -455,7 +454,7 @@ impl DialIn {
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 (Close::TlsFailed, "plain text instead of TLS".to_owned())
             }
-            // A probe that connects and leaves is not worth a line.
+            // A port check that connects and disconnects is not logged.
             Ok(Some(0)) | Err(_) => {
                 drop(self.newcomers.remove(number));
                 self.stats.backend_closed(Close::PeerClosed);
@@ -467,7 +466,7 @@ impl DialIn {
         }
     }
 
-    /// Its preamble is complete: it becomes a backend, unless there are as many as may be.
+    /// The preamble is complete: the newcomer becomes a backend, unless the limit is reached.
     fn join(&self, number: u64, newcomer: Newcomer, preamble: preamble::Preamble) {
         let Newcomer {
             address,
@@ -497,7 +496,7 @@ impl DialIn {
         address.full_reported.store(false, Ordering::Relaxed);
         conn.stream().send_at_once();
         conn.stream().watch_peer();
-        // From now on only the hang-up is of interest, and only once.
+        // From now on only the hang-up is reported, once.
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         let mut event = EpollEvent::new(flags, number);
         if let Err(error) = self.control.epoll.modify(&conn, &mut event) {
@@ -528,7 +527,7 @@ impl DialIn {
     fn refuse(&self, address: &DialInAddress, peer: &Peer, close: Close, why: &str) {
         self.stats.backend_closed(close);
         let level = match close {
-            // There may be many, and one warning has been logged for all of them.
+            // There may be many; one warning was logged for all of them.
             Close::Overload => log::Level::Debug,
             _ => log::Level::Info,
         };
@@ -539,12 +538,12 @@ impl DialIn {
         );
     }
 
-    /// A backend closed its side. If it is leased, its worker sees that for itself.
+    /// A backend closed its side. If it is leased, its worker notices that itself.
     fn hung_up(&self, number: u64) {
         self.control.connections.hung_up(number);
     }
 
-    /// Closes those whose time for a preamble is over, and accepts again after a rest.
+    /// Closes newcomers whose time is over, and accepts again after a pause.
     fn expire(&mut self, now: Instant) {
         if let Some((_, paused)) = self.paused.take_if(|(until, _)| *until <= now) {
             for address in paused
@@ -570,12 +569,12 @@ impl DialIn {
     }
 }
 
-/// Connections that are accepted in one go.
+/// The most connections accepted at a time.
 const MOST_AT_ONCE: usize = 64;
 
-/// What wakes the thread for a command; numbers never come so far.
+/// The event number of the wake-up for commands; other numbers never grow so large.
 const WAKE: u64 = u64::MAX;
-/// The log says that newcomers have to go once in this time at most.
+/// The shortest time between two warnings about closed newcomers.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -1,29 +1,40 @@
-//! Servers that do not dial in but are connected to (`proxy: traditional`), and the requests that wait for them.
+//! Servers that the proxy connects to (`proxy: traditional`), and the requests that wait for them.
 //!
-//! A [`Directory`] has the servers of a site, each with so many *seats*: requests that it may have at once. A request
-//! takes a seat at the server with the fewest that are taken, servers that are equal in turn, and with it a connection
-//! that was kept after an earlier exchange, or else a new one. Where all seats are taken, requests wait, first come first
-//! served, as they do at a [`pool`](super::pool): the thread that frees a seat puts it into the slot of the first request
-//! in line.
+//! A [`Directory`] holds the servers of a site. Each server has a number of *slots*: the requests that it may have at
+//! once. A request takes a slot at the server with the fewest busy slots (round robin among equals). With the slot it
+//! gets an idle connection from an earlier exchange, or a new one. If all slots are busy, requests wait in order of
+//! arrival, as at a [`pool`](super::pool): the thread that frees a slot gives it to the first request in the queue.
 //!
-//! A server that cannot be connected to, or fails several times in a row, is *set aside* for a moment that doubles each
-//! time; then one request tries it. Requests that have not been sent yet go to another server, or wait.
+//! A server that cannot be connected to, or that fails several times in a row, is *set aside*: it gets no requests for a
+//! pause that doubles each time, then one request as a trial. Requests that were not sent yet go to another server, or
+//! wait.
 //!
-//! Called by workers ([`acquire`], [`ServerTicket`], [`ServerConnecting`], [`ServerLease`]), none of which waits but in [`ServerTicket::wait`], and
-//! by the tick thread ([`Servers::tick`]), which never waits: names are looked up and servers checked by threads of their
-//! own, one at a time for each server, which end by themselves. The [`Alarm`] brings the tick thread when a pause ends.
+//! Workers call [`acquire`], [`ServerTicket`], [`ServerConnecting`] and [`ServerLease`]; only [`ServerTicket::wait`]
+//! blocks. The tick thread calls [`Servers::tick`], which never blocks: lookups and checks run on short-lived threads,
+//! at most one of each for a server. The [`Alarm`] wakes the tick thread when a pause ends.
 //!
-//! In reading order: [`queue`] is how a request gets its turn, [`choose`] which server it goes to, [`slot`] its place there
-//! with a connection, [`health`] what is learnt from how it ends, [`maintenance`] what is done for servers beside requests,
-//! [`endpoint`] where a server is and how it is reached, [`redis`] the list in Redis.
+//! Files, lowest first; each imports only from files above it in this list:
+//!
+//! - [`endpoint`]: the addresses of a server, connecting, probing.
+//! - [`health`]: whether a server gets requests.
+//! - [`list`]: the data kept about a list in Redis.
+//! - [`server`]: one server with its slots, idle connections and health.
+//! - [`state`]: all servers and the queue, guarded by the lock.
+//! - [`choose`]: which server a request goes to.
+//! - [`dispatch`]: the [`Directory`]: gives free slots to waiting requests and takes them back.
+//! - [`maintenance`]: the tick: idle connections, lookups, checks.
+//! - [`sync`]: changes between a directory and its list in Redis.
+//! - [`slot`]: a slot taken by a request, and its connection.
+//! - [`queue`]: how a request gets a slot.
+//! - [`redis`]: the thread that talks to Redis.
 //!
 //! **Invariants**
-//! - A [`slot::ConnectionSlot`] is one of `taken` of its server for as long as it lives; dropping it frees it. A kept
-//!   connection belongs to its server, to a seat or to a lease.
-//! - No request waits while a seat is free, but for the moment between the end of a pause and the tick; and none takes a
-//!   seat while one that arrived earlier waits.
+//! - A [`slot::ConnectionSlot`] is counted in `busy` of its server for as long as it exists; dropping it frees the slot.
+//!   An idle connection belongs to its server, to a slot or to a lease.
+//! - No request waits while a slot is free, except between the end of a pause and the next tick; and no request takes a
+//!   slot while one that arrived earlier waits.
 //! - While requests wait for the end of a pause, the alarm is set to it.
-//! - The state's lock is a leaf; connections are looked at, made and closed without it.
+//! - The state's lock is a leaf: connections are inspected, opened and closed without it.
 
 mod choose;
 mod dispatch;
@@ -55,23 +66,23 @@ use crate::config;
 use crate::net::alarm::Alarm;
 use crate::stats::{Close, Stats};
 
-/// What a site has in place of backends that dial in.
+/// The servers of a site, in place of backends that dial in.
 #[derive(Debug)]
 pub struct Servers {
-    /// One; where Redis has the lists, one for each name of the site.
+    /// One directory; with Redis one for each host name of the site.
     directories: Vec<(String, Arc<Directory>)>,
-    /// What else [`Servers::fit`] depends on.
+    /// How the servers are configured; compared by [`Servers::fit`].
     kind: config::DirectoryConfig,
     #[cfg(feature = "redis")]
     link: Option<redis::Link>,
 }
 
 impl Servers {
-    /// Those of a site, if it has any. `log`: the target of its log lines; `alarm`: brings the thread that calls
-    /// [`Servers::tick`].
+    /// The servers of a site; `None` if its backends dial in. `log`: the target of log messages; `alarm`: wakes the
+    /// thread that calls [`Servers::tick`].
     ///
     /// # Errors
-    /// What is wrong with the address of a Redis server.
+    /// The address of the Redis server is invalid.
     pub fn new(
         site: &config::SiteConfig,
         log: &str,
@@ -99,7 +110,7 @@ impl Servers {
         }
     }
 
-    /// Those of lists in Redis, one for each name of the site.
+    /// The servers listed in Redis: one directory for each host name of the site.
     #[cfg(feature = "redis")]
     fn shared(
         site: &config::SiteConfig,
@@ -125,7 +136,7 @@ impl Servers {
         })
     }
 
-    /// Whether [`Servers::change`] can go over to the settings of this site.
+    /// Whether [`Servers::change`] can switch to the settings of this site.
     pub fn fit(&self, site: &config::SiteConfig) -> bool {
         use config::DirectoryConfig::{Redis, Static};
         let known = self.directories.iter().map(|(name, _)| name.as_str());
@@ -136,7 +147,7 @@ impl Servers {
         }
     }
 
-    /// Goes over to other settings of the same site.
+    /// Switches to other settings of the same site.
     pub fn change(&self, site: &config::SiteConfig) {
         if let Some(settings) = DirectorySettings::of(site) {
             for (_, directory) in &self.directories {
@@ -145,10 +156,10 @@ impl Servers {
         }
     }
 
-    /// Those for requests with this host name.
+    /// The directory for requests with this host name.
     pub fn of(&self, host: Option<&str>) -> &Arc<Directory> {
         let named = |(name, _): &&(String, _)| host == Some(name.as_str());
-        // A site has a name, and its first one stands for those that are not its own.
+        // The first directory also serves requests with names that are not the site's own.
         match self.directories.len() {
             1 => &self.directories[0].1,
             _ => {
@@ -158,10 +169,10 @@ impl Servers {
         }
     }
 
-    /// Does what is due: closes connections that have ended or were idle for too long, has names looked up, servers
-    /// checked and Redis asked, and gives seats to requests that waited for the end of a pause. Never waits. Returns when
-    /// something is due again. To be called then, when the alarm rings, and at least once a second, since connections that
-    /// become idle meanwhile do not set the alarm.
+    /// Does what is due: closes idle connections that ended or were idle for too long, starts lookups, checks and the
+    /// Redis thread, and gives slots to requests that waited for the end of a pause. Never blocks. Returns when
+    /// something is due again. Call it then, when the alarm rings, and at least once a second: a connection that becomes
+    /// idle does not set the alarm.
     pub fn tick(&self, now: Instant) -> Option<Instant> {
         #[cfg(feature = "redis")]
         let again = self.link.as_ref().is_some_and(redis::Link::start);
@@ -174,7 +185,7 @@ impl Servers {
         due.into_iter().chain(again.then(|| now + TRY_AGAIN)).min()
     }
 
-    /// Closes what is idle and keeps nothing that comes later.
+    /// Closes idle connections, and those that become idle later.
     pub fn shut(&self, reason: Close) {
         for (_, directory) in &self.directories {
             directory.close_all(reason);
@@ -185,19 +196,19 @@ impl Servers {
         }
     }
 
-    /// How many connections are idle now.
+    /// The number of idle connections.
     pub fn idle(&self) -> usize {
         let each = self.directories.iter();
         each.map(|(_, directory)| directory.idle()).sum()
     }
 }
 
-/// The names of a site's lists: its own, or what stands for it in logs.
+/// The names of a site's lists: its host names, or its name in logs if it has none.
 fn names(site: &config::SiteConfig) -> impl Iterator<Item = &str> {
     let own = site.incoming.iter().map(String::as_str);
     let none = site.incoming.is_empty().then_some(site.name.as_str());
     own.chain(none)
 }
 
-/// When the system gave no thread for Redis, it is asked again after so long.
+/// How soon to try again when no thread for Redis could be started.
 const TRY_AGAIN: Duration = Duration::from_secs(1);

@@ -1,13 +1,13 @@
-//! How many backends are connected, and the lines in the log when one connects or disconnects.
+//! Counts connected backends, and logs when they connect or disconnect.
 //!
-//! A [`Group`] has the backends that sent the same key at the same dial-in address, which serve the same sites. The first
-//! one that connects or disconnects is logged at once. Those that follow within a second are counted, and one line reports
-//! them ([`Journal::tick`]): there are about two lines a second for a group, however many backends come and go.
+//! A [`Group`] is the backends that sent the same key at the same dial-in address; they serve the same sites. The first
+//! backend that connects or disconnects is logged at once. Those that follow within a second are counted, and reported
+//! together ([`Journal::tick`]). So a group logs about two lines a second, however many backends come and go.
 //!
-//! Called by the dial-in thread when a backend joins, by whichever thread closes one, and by the tick thread. Nothing here is
-//! called for each request.
+//! Called by the dial-in thread when a backend connects, by the thread that closes one, and by the tick thread; never
+//! per request.
 //!
-//! **Invariants**: all locks are leaves, and nothing is logged under them; a group is in the list of the journal while it has
+//! **Invariants**: all locks are leaves, and nothing is logged under them. A group is in the journal's list while it has
 //! a burst.
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,37 +29,37 @@ pub(super) struct Groups {
     by_key: Mutex<BTreeMap<Box<[u8]>, Arc<Group>>>,
 }
 
-/// Backends of one key.
+/// The backends with one key.
 #[derive(Debug)]
 pub(super) struct Group {
     journal: Weak<Journal>,
     state: Mutex<GroupState>,
 }
 
-/// The groups for which a line may be due.
+/// The groups with a burst, which may have to be reported.
 #[derive(Debug, Default)]
 pub struct Journal {
     bursts: Mutex<Vec<Arc<Group>>>,
 }
 
-/// The sites that a group serves, as the log names them.
+/// The sites that a group serves, as they appear in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sites {
     text: Arc<str>,
-    /// Target of log lines: that of the site, or of the server if there are several sites.
+    /// The target of log messages: the site, or the server if there are several sites.
     log: Arc<str>,
 }
 
 #[derive(Debug)]
 struct GroupState {
     sites: Sites,
-    /// Backends by id, which need not be unique.
+    /// The number of backends for each id; ids need not be unique.
     ids: HashMap<Id, usize>,
     connected: usize,
     burst: Option<ConnectionBurst>,
 }
 
-/// What has happened since the last line.
+/// What has happened since the last log message.
 #[derive(Debug)]
 struct ConnectionBurst {
     /// When it is reported.
@@ -78,7 +78,7 @@ struct Event {
     reason: Option<Close>,
 }
 
-/// A line for the log.
+/// A log message.
 #[derive(Debug)]
 struct ConnectionLine {
     sites: Sites,
@@ -86,7 +86,7 @@ struct ConnectionLine {
 }
 
 impl Groups {
-    /// None so far. `journal`: that of the server.
+    /// No groups. `journal`: that of the server.
     pub(super) fn new(journal: &Arc<Journal>) -> Self {
         Self {
             journal: Arc::downgrade(journal),
@@ -94,7 +94,8 @@ impl Groups {
         }
     }
 
-    /// Changes which keys there are and which sites have them. A group whose key is gone keeps its sites, for its last lines.
+    /// Changes which keys exist and which sites they belong to. A group whose key was removed keeps its sites for its
+    /// last messages.
     pub(super) fn set(&self, sites: &BTreeMap<Box<[u8]>, Sites>) {
         let mut by_key = self.by_key.lock();
         by_key.retain(|key, group| sites.contains_key(key) || group.connected() > 0);
@@ -109,7 +110,7 @@ impl Groups {
         }
     }
 
-    /// The group of a key. `address`: its name if it has no site any more.
+    /// The group of a key. `address`: its name if the key belongs to no site any more.
     pub(super) fn of(&self, key: &[u8], address: &str) -> Arc<Group> {
         let mut by_key = self.by_key.lock();
         if let Some(group) = by_key.get(key) {
@@ -124,7 +125,7 @@ impl Groups {
         group
     }
 
-    /// How many backends are connected that sent one of these keys, and this id if there is one.
+    /// The number of connected backends that sent one of these keys, and this id if given.
     pub(super) fn connected(&self, keys: &[Box<[u8]>], id: Option<&[u8]>) -> usize {
         let groups: Vec<_> = {
             let by_key = self.by_key.lock();
@@ -168,7 +169,7 @@ impl Group {
         });
     }
 
-    /// A backend that had connected has disconnected, or was closed.
+    /// A backend has disconnected, or was closed.
     pub(super) fn leave(self: &Arc<Self>, id: Id, peer: Peer, reason: Close) {
         self.add(Event {
             id,
@@ -190,7 +191,7 @@ impl Group {
 }
 
 impl Journal {
-    /// Logs what has happened in groups whose time is over, or in all of them (`at_once`).
+    /// Logs the bursts that are due, or all of them (`at_once`).
     pub fn tick(&self, now: Instant, at_once: bool) {
         let bursts = mem::take(&mut *self.bursts.lock());
         for group in bursts {
@@ -210,7 +211,7 @@ impl Journal {
 }
 
 impl Sites {
-    /// For sites with these names. `log`: the target of the log lines of a site.
+    /// The sites with these names. `log`: the target of a site's log messages.
     pub fn new(names: &[&str], log: impl Fn(&str) -> String) -> Self {
         let (text, log) = match names {
             [name] => (format!("site {name}"), log(name)),
@@ -231,7 +232,7 @@ impl Sites {
 }
 
 impl GroupState {
-    /// Counts it. Returns the line that is due at once.
+    /// Counts an event. Returns the message if it is logged at once.
     fn add(&mut self, event: Event, now: Instant) -> Option<ConnectionLine> {
         match event.reason {
             None => {
@@ -256,7 +257,8 @@ impl GroupState {
         Some(self.line(&event))
     }
 
-    /// What has happened since the last line, if that is due. When nothing has, the next backend is logged at once again.
+    /// What has happened since the last message, if that is due. After a burst without events, the next event is logged
+    /// at once.
     fn report(&mut self, now: Instant, at_once: bool) -> Option<ConnectionLine> {
         let burst = self.burst.take_if(|burst| at_once || burst.due <= now)?;
         let last = burst.last?;
@@ -341,11 +343,11 @@ impl ConnectionLine {
     }
 }
 
-/// Backends that connect or disconnect within this time after a line are counted, and reported together.
+/// Events within this time after a message are counted and reported together.
 const BURST: Duration = Duration::from_secs(1);
-/// So many sites are named.
+/// How many sites are named.
 const MOST_NAMES: usize = 3;
-/// The target of lines for no particular site.
+/// The target of messages about no particular site.
 const SERVER_LOG: &str = "swiftiply";
 
 #[cfg(test)]
@@ -388,7 +390,7 @@ mod tests {
             text(state.report(at(1.0), false)).as_deref(),
             Some("299 more backends connected, 300 now")
         );
-        // A burst that goes on has a line a second.
+        // A longer burst is reported once a second.
         assert!(state.add(event(None), at(1.1)).is_none());
         assert!(state.add(closed(Close::PeerClosed), at(1.2)).is_none());
         assert!(state.add(closed(Close::BackendFailed), at(1.3)).is_none());
@@ -400,13 +402,13 @@ mod tests {
                 "1 more backend connected and 3 disconnected (backend_failed 1, peer_closed 2), 298 now"
             )
         );
-        // One that is alone is named.
+        // A single event is reported in full.
         assert!(state.add(closed(Close::Junk), at(2.5)).is_none());
         assert_eq!(
             text(state.report(at(3.0), false)).as_deref(),
             Some("backend 7f00000100\\x00\\x1b from 127.0.0.1:5000 disconnected (junk), 297 now")
         );
-        // After a second without any, the next one is logged at once.
+        // After a second without events, the next one is logged at once.
         assert!(state.report(at(4.0), false).is_none());
         assert!(state.add(closed(Close::Removed), at(4.1)).is_some());
         for _ in 0..296 {

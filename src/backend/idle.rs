@@ -1,21 +1,21 @@
 //! The idle backends of a pool, by key and in the order in which they became idle.
 //!
-//! To add one, to take the newest or the oldest, and to remove one that hung up takes the same time however many there are:
-//! they are in doubly linked lists, one for each key. To find one by its id takes a walk through the list of its key.
+//! Adding one, taking the newest or oldest, and removing one that hung up take constant time: each key has a doubly
+//! linked list. Finding a backend by id walks through the list of its key.
 //!
-//! **Invariants**: a backend is in the list of its own key, and its [`CellIndex`] says in which cell; the owner's lock guards
-//! both.
+//! **Invariants**: a backend is in the list of its own key, and its [`CellIndex`] is that of its cell. The owner's lock
+//! guards both.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::Order;
 
-/// In which cell of its pool a backend is.
+/// The index of a backend's cell.
 #[derive(Debug)]
 pub(super) struct CellIndex(AtomicUsize);
 
-/// What a backend has that is kept here.
+/// What is needed of a backend here. (A trait, so that this file does not depend on the pool.)
 pub(super) trait HasCell {
     /// The key that it sent.
     fn key(&self) -> &[u8];
@@ -23,7 +23,7 @@ pub(super) trait HasCell {
     /// The id that it sent.
     fn id(&self) -> &[u8];
 
-    /// Where it is here.
+    /// Its cell.
     fn cell(&self) -> &CellIndex;
 }
 
@@ -31,7 +31,7 @@ pub(super) trait HasCell {
 #[derive(Debug)]
 pub(super) struct IdleBackends<B> {
     cells: Vec<Cell<B>>,
-    /// The first cell that is free; `after` leads to the next.
+    /// The first free cell; `after` leads to the next.
     free: usize,
     lists: BTreeMap<Box<[u8]>, KeyList>,
     count: usize,
@@ -43,13 +43,13 @@ pub(super) struct IdleBackends<B> {
 struct Cell<B> {
     /// `None`: the cell is free.
     backend: Option<B>,
-    /// The backend is the so-manyth that was added.
+    /// The value of `added` when the backend was added.
     number: u64,
     before: usize,
     after: usize,
 }
 
-/// Backends of one key.
+/// The backends of one key.
 #[derive(Debug)]
 struct KeyList {
     oldest: usize,
@@ -75,12 +75,12 @@ impl<B> Default for IdleBackends<B> {
 }
 
 impl<B: HasCell> IdleBackends<B> {
-    /// How many there are.
+    /// How many backends are idle.
     pub(super) const fn len(&self) -> usize {
         self.count
     }
 
-    /// Adds one, as the newest.
+    /// Adds a backend as the newest.
     pub(super) fn push(&mut self, backend: B) {
         if self.free == NONE {
             self.free = self.cells.len();
@@ -117,7 +117,7 @@ impl<B: HasCell> IdleBackends<B> {
         };
     }
 
-    /// Takes the newest or the oldest one with one of these keys, and this id if there is one.
+    /// Takes the newest or oldest backend with one of these keys, and this id if given.
     pub(super) fn take(
         &mut self,
         keys: &[Box<[u8]>],
@@ -149,12 +149,12 @@ impl<B: HasCell> IdleBackends<B> {
         self.remove(index)
     }
 
-    /// Takes the one with this place; `None`: it is not idle now.
+    /// Takes the backend in this cell; `None`: it is not idle.
     pub(super) fn take_at(&mut self, cell: &CellIndex) -> Option<B> {
         self.remove(cell.0.load(Ordering::Relaxed))
     }
 
-    /// Takes all with other keys than these.
+    /// Takes all backends with other keys.
     pub(super) fn take_others(&mut self, keys: &[Box<[u8]>]) -> Vec<B> {
         let lists = self.lists.extract_if(.., |key, _| !keys.contains(key));
         let mut taken = Vec::new();
@@ -195,7 +195,7 @@ impl<B: HasCell> IdleBackends<B> {
     }
 }
 
-/// In place of the number of a cell.
+/// No cell.
 const NONE: usize = usize::MAX;
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
         }
     }
 
-    /// Does what comes to a random mind, and the same with a plain list in order of age.
+    /// Compares random operations with those on a plain list ordered by age.
     #[test]
     fn it_does_what_a_plain_list_does() {
         let all_keys = ["", "a", "b"];
@@ -236,10 +236,10 @@ mod tests {
             (random >> 33) as usize % most
         };
         for number in 0..20_000 {
-            // Phases in which it grows, and in which it becomes empty.
+            // It grows and shrinks in turns.
             let grows = number / 100 % 2 == 0;
             if below(3) < usize::from(grows) + 1 {
-                // Several may have the same id.
+                // Several backends may have the same id.
                 let (id, key) = (below(50), all_keys[below(3)]);
                 idle.push(TestBackend {
                     id: id.to_string(),

@@ -1,13 +1,13 @@
-//! A backend for the time of one exchange, and how a request gets one without waiting.
+//! A backend for the time of one exchange, and how a request gets one without blocking.
 //!
-//! [`Upstream`], [`Ticket`] and [`Connecting`] are what the engine of exchanges knows of a backend. [`Lease`] is the one of
-//! the proxy, whichever way the backend came: it dialled in ([`pool`]), or was connected to ([`directory`]). [`acquire`]
-//! takes one, or puts the request into line.
+//! The traits [`Upstream`], [`Ticket`] and [`Connecting`] are what [`relay`](crate::relay) knows about a backend.
+//! [`Lease`] implements them for the server, for backends that dialled in ([`pool`]) and for servers that were connected
+//! to ([`directory`]). [`acquire`] takes a backend or queues the request.
 //!
-//! Called by workers. Nothing here waits but [`Ticket::wait`].
+//! Called by workers. Only [`Ticket::wait`] blocks.
 //!
-//! **Invariants**: an upstream has one owner. Whatever is dropped, a lease, a connection attempt or a place in line, the
-//! seat or the backend that belongs to it goes to the next request or is closed.
+//! **Invariants**: an upstream has one owner. When a lease, a connection attempt or a ticket is dropped, its slot or its
+//! backend goes to the next request or is closed.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -21,109 +21,109 @@ use crate::exchange::BackendName;
 use crate::net::conn::Conn;
 use crate::stats::Close;
 
-/// A backend's connection for the time of one exchange, and what becomes of it afterwards. Dropping it closes it.
+/// A backend's connection for the time of one exchange. Dropping it closes the connection.
 pub trait Upstream: AsMut<Conn> + Sized {
-    /// A request's place in line.
+    /// A request in the queue.
     type Ticket: Ticket<Self>;
     /// A connection that is being made.
     type Connecting: Connecting<Self>;
 
-    /// Whether the backend dialled in. Such a backend may leave out the length of a response and stay open, and its
-    /// `Connection: close` is no promise to close; a server that was connected to means what it says.
+    /// Whether the backend dialled in. Such a backend may omit the length of a response and stay connected, and may send
+    /// `Connection: close` without closing. For a server that was connected to, both mean what HTTP says.
     fn is_dialled(&self) -> bool;
 
-    /// Whether we made the connection and it had an exchange before, so that the server may have given it up.
+    /// Whether we made the connection and it had an exchange before, so that the server may have closed it.
     fn was_kept(&self) -> bool;
 
-    /// The backend, for logs.
+    /// The backend's name, for logs.
     fn origin(&self) -> Option<BackendName>;
 
-    /// The exchange is over and its response was read to its end: the next one may begin.
+    /// The exchange is over and its response was read to the end: the connection can be used again.
     fn finish(self);
 
     /// The connection cannot be used again.
     fn close(self, reason: Close);
 
-    /// The connection goes on with another protocol. A backend that dialled in has no other connection; a server has as
-    /// many requests as before.
+    /// The connection continues with another protocol. A backend that dialled in is then busy; a server can have as many
+    /// requests as before.
     fn switch(&mut self);
 }
 
-/// What came of an attempt to get a backend.
+/// The result of an attempt to get a backend.
 #[derive(Debug)]
 pub enum Acquired<U: Upstream> {
-    /// The exchange may begin.
+    /// The exchange can begin.
     Ready(U),
     /// The connection is being made.
     Connecting(U::Connecting),
-    /// The request stands in line.
+    /// The request waits in the queue.
     Queued(U::Ticket),
 }
 
-/// A request's place in line. Dropping it leaves the line, and passes on what the request was given.
+/// A request in the queue. Dropping it leaves the queue and passes on what the request was given.
 pub trait Ticket<U: Upstream> {
-    /// What the request was given, which is never another ticket. `None`: nothing yet, or it turned out to be dead and the
-    /// request is back at its old place in line; a waker that was called has to be given again then. A ticket that has
-    /// yielded something is used up.
+    /// What the request was given, never another ticket. `None`: nothing yet, or it was dead and the request is back at
+    /// its old position in the queue; then a waker has to be registered again. A ticket that has returned something is
+    /// used up.
     fn take(&mut self) -> Option<Acquired<U>>;
 
-    /// Blocks until the request was given something, or until `until`.
+    /// Blocks until the request is given something, or until `until`.
     fn wait(&self, until: Instant);
 
-    /// Has a waker called, once, when the request is given something, in place of one that was left here before. `false`:
-    /// that has happened already, and the waker is not kept.
+    /// Registers a waker, in place of an earlier one, to be called once when the request is given something. `false`:
+    /// that has happened already, and the waker is dropped.
     fn wake_with(&self, waker: Waker) -> bool;
 }
 
 /// A connection that is being made. Dropping it gives up.
 pub trait Connecting<U: Upstream> {
-    /// Goes on without waiting.
+    /// Continues without blocking.
     fn advance(self) -> Connected<U>;
 
-    /// The socket that becomes writable when there is news. `None`: only the time counts.
+    /// The socket that becomes writable when there is progress. `None`: wait for the time only.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// When to go on at the latest.
+    /// When to call [`Connecting::advance`] at the latest.
     fn until(&self) -> Instant;
 }
 
-/// How far a connection has come.
+/// The state of a connection attempt.
 #[derive(Debug)]
 pub enum Connected<U: Upstream> {
-    /// It is there.
+    /// Connected.
     Ready(U),
-    /// It is being made.
+    /// In progress.
     Pending(U::Connecting),
-    /// There will be none. The request may be given another backend.
+    /// Failed. The request may be given another backend.
     Failed(io::Error),
 }
 
 /// Which backends a request may go to.
 #[derive(Clone, Debug)]
 pub enum BackendSelector<'a> {
-    /// Some of those that dialled in.
+    /// Backends that dialled in.
     Dialled(pool::PoolSelector<'a>),
     /// The servers of a directory.
     Server(directory::ServerSelector<'a>),
 }
 
-/// Why there was no backend.
+/// Why a request got no backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseError {
-    /// As many requests as may wait are waiting already.
+    /// The queue is full.
     Full,
 }
 
-/// A backend for the time of one exchange. Dropping it closes its connection.
+/// A backend for the time of one exchange. Dropping it closes the connection.
 #[derive(Debug)]
 pub enum Lease {
-    /// It dialled in.
+    /// A backend that dialled in.
     Dialled(pool::PoolLease),
-    /// It was connected to.
+    /// A server that was connected to.
     Server(directory::ServerLease),
 }
 
-/// The place in line of a request to a [`Lease`].
+/// A request that waits in the queue for a [`Lease`].
 #[derive(Debug)]
 pub enum LeaseTicket {
     /// It waits for backends that dial in.
@@ -132,14 +132,12 @@ pub enum LeaseTicket {
     Server(directory::ServerTicket),
 }
 
-/// Takes a backend, begins to connect to one, or puts the request into line, behind those that arrived before `since`.
-/// Never waits. A request that comes back, because its backend turned out to be dead or its server unreachable, keeps its
-/// place if `since` is the same as before.
+/// Takes a backend, starts to connect to one, or queues the request by its arrival `since`. Never blocks. A request that
+/// returns, because its backend was dead or its server unreachable, keeps its position if it passes the same `since`.
 ///
-/// `wait` is the permission to stand in line; it belongs to the request, with which it begins as `None`. It is left there
-/// when the request has to stand in line for the first time, and makes sure that it is not refused when it comes back. The
-/// request is counted while it has a ticket. `once`: the request must not be sent a second time, so that no doubtful
-/// connection will do.
+/// `wait` is the request's permission to queue, `None` at first. It is set when the request is queued for the first
+/// time; from then on the request is not refused for a full queue. The request is counted while it has a ticket. `once`:
+/// the request must not be sent twice, so an idle connection must be recent.
 ///
 /// # Errors
 /// [`LeaseError::Full`].
@@ -158,7 +156,7 @@ pub fn acquire(
 }
 
 impl BackendSelector<'_> {
-    /// Why there is no backend now. Takes locks: for requests that got none.
+    /// Why no backend is free. Takes locks; only for requests that wait or failed.
     pub fn shortage(&self) -> Shortage {
         match self {
             Self::Dialled(selector) => {

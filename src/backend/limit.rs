@@ -1,13 +1,13 @@
-//! The right to do something that only so many may do at once.
+//! A limit on how many requests do something at the same time.
 //!
-//! A request that has a [`Permit`] may go on; dropping the permit passes it to the first request in line. A permit may carry
-//! something along that its next holder can use, such as a connection to the application: what was kept last is given out
-//! first, so there is never more of it than permits.
+//! A request with a [`Permit`] may proceed; dropping the permit gives it to the first request in the queue. A permit can
+//! carry something for its next holder, such as a connection to the application. What was put back last is used first,
+//! so there is never more of it than permits.
 //!
 //! Called by workers and by the threads of the access proxy.
 //!
 //! **Invariants**
-//! - A permit is with its holder or in a slot, and counted in `in_use` as long as it exists.
+//! - A permit is held or in a slot, and counted in `in_use` for as long as it exists.
 //! - No request waits while a permit is free.
 //! - The lock is a leaf; permits are handed over, and what they carry is dropped, without it.
 
@@ -20,11 +20,11 @@ use parking_lot::Mutex;
 
 use super::queue::{Queue, QueuePosition, Slot};
 
-/// Lets so many in at once; the others wait, first come first served. Permits may carry a `T` along.
+/// Lets a limited number of requests proceed; others wait in order of arrival. Permits may carry a `T`.
 #[derive(Debug)]
 pub struct ConcurrencyLimit<T = ()>(Mutex<LimitState<T>>);
 
-/// The right to go on. Dropping it passes it on.
+/// The right to proceed. Dropping it passes it on.
 #[derive(Debug)]
 pub struct Permit<T = ()> {
     limit: Arc<ConcurrencyLimit<T>>,
@@ -32,16 +32,16 @@ pub struct Permit<T = ()> {
     carried: Option<T>,
 }
 
-/// What came of [`ConcurrencyLimit::enter`].
+/// The result of [`ConcurrencyLimit::enter`].
 #[derive(Debug)]
 pub enum LimitEntry<T = ()> {
     /// A permit was free.
     Permit(Permit<T>),
-    /// The request stands in line.
+    /// The request waits in the queue.
     Queued(LimitTicket<T>),
 }
 
-/// A request's place in line. Dropping it leaves the line.
+/// A request in the queue. Dropping it leaves the queue.
 #[derive(Debug)]
 pub struct LimitTicket<T = ()> {
     limit: Arc<ConcurrencyLimit<T>>,
@@ -53,15 +53,15 @@ pub struct LimitTicket<T = ()> {
 struct LimitState<T> {
     most: usize,
     in_use: usize,
-    /// What the next permits carry; what was kept last is at the end.
+    /// What the next permits carry; the last one put back is at the end.
     carried: Vec<T>,
-    /// Changes when what permits carry is of no use any more.
+    /// Changes when carried things become useless.
     generation: u64,
     waiting: Queue<Permit<T>, ()>,
 }
 
 impl<T> ConcurrencyLimit<T> {
-    /// Lets at most `most` in.
+    /// Allows at most `most` permits.
     pub fn new(most: usize) -> Self {
         Self(Mutex::new(LimitState {
             most,
@@ -72,7 +72,7 @@ impl<T> ConcurrencyLimit<T> {
         }))
     }
 
-    /// Changes how many are let in. Permits that exist stay valid, also if they are more.
+    /// Changes the limit. Existing permits stay valid even if there are more.
     pub fn limit(self: &Arc<Self>, most: usize) {
         let (called, unused) = {
             let mut state = self.0.lock();
@@ -94,7 +94,7 @@ impl<T> ConcurrencyLimit<T> {
         }
     }
 
-    /// Drops what was kept, now, and what holders of permits want to keep later.
+    /// Drops what is carried, now, and what holders of permits would put back later.
     pub fn drop_carried(&self) {
         let unused = {
             let mut state = self.0.lock();
@@ -114,7 +114,7 @@ impl<T> ConcurrencyLimit<T> {
         self.0.lock().enter(self)
     }
 
-    /// A permit, or a place in line for a request that arrived at `since`.
+    /// A permit, or a position in the queue for a request that arrived at `since`.
     pub fn enter(self: &Arc<Self>, since: Instant) -> LimitEntry<T> {
         let mut state = self.0.lock();
         if let Some(permit) = state.enter(self) {
@@ -129,7 +129,7 @@ impl<T> ConcurrencyLimit<T> {
         })
     }
 
-    /// Passes a permit on, or makes it free.
+    /// Passes a permit on, or frees it.
     fn release(self: &Arc<Self>, carried: Option<T>, generation: u64) {
         let (next, unused) = {
             let mut state = self.0.lock();
@@ -157,14 +157,14 @@ impl<T> ConcurrencyLimit<T> {
 
 impl<T> LimitState<T> {
     fn enter(&mut self, limit: &Arc<ConcurrencyLimit<T>>) -> Option<Permit<T>> {
-        // While a request waits, none is free.
+        // While a request waits, no permit is free.
         (self.in_use < self.most).then(|| {
             self.in_use += 1;
             self.permit(limit)
         })
     }
 
-    /// One that was counted already.
+    /// A permit that was counted already.
     fn permit(&mut self, limit: &Arc<ConcurrencyLimit<T>>) -> Permit<T> {
         Permit {
             limit: Arc::clone(limit),
@@ -175,7 +175,7 @@ impl<T> LimitState<T> {
 }
 
 impl<T> Permit<T> {
-    /// Takes out what it carries, if that was not taken before.
+    /// Takes out what the permit carries.
     pub const fn take_carried(&mut self) -> Option<T> {
         self.carried.take()
     }
@@ -193,7 +193,7 @@ impl<T> Drop for Permit<T> {
 }
 
 impl<T> LimitTicket<T> {
-    /// The permit, if it is this request's turn. The ticket is of no use any more then.
+    /// The permit, when it is this request's turn. The ticket is then used up.
     pub fn take(&mut self) -> Option<Permit<T>> {
         self.slot.take()
     }
@@ -203,7 +203,7 @@ impl<T> LimitTicket<T> {
         self.slot.wait(until)
     }
 
-    /// Has a waker called when it is this request's turn; see [`Slot::wake_with`].
+    /// Registers a waker for this request's turn; see [`Slot::wake_with`].
     pub fn wake_with(&self, waker: Waker) -> bool {
         self.slot.wake_with(waker)
     }
@@ -218,7 +218,7 @@ impl<T> Drop for LimitTicket<T> {
     }
 }
 
-/// Gives a permit to a request. If the request has left, the permit is dropped, which passes it on.
+/// Gives a permit to a request. If the request has given up, dropping the permit passes it on.
 fn hand_over<T>(slot: &Slot<Permit<T>>, permit: Permit<T>) {
     drop(slot.fill(permit));
 }
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(limit.waiting(), 2);
         assert!(!third.wait(Instant::now()));
         drop(permit);
-        // The second one has the permit, and leaves.
+        // The second request has the permit, and gives up.
         assert_eq!(limit.waiting(), 1);
         assert!(third.take().is_none());
         drop(second);
@@ -307,7 +307,7 @@ mod tests {
         let run = || thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(work))));
         run();
         assert!(most.load(Ordering::SeqCst) <= 3);
-        // Fewer: those that are in go on, and no other one is let in for them.
+        // A lower limit: holders keep their permits, and nobody else enters in their place.
         let permits: Vec<_> = (0..3).map(|_| limit.try_enter().unwrap()).collect();
         limit.limit(1);
         let mut permits = permits.into_iter();
@@ -318,11 +318,11 @@ mod tests {
         most.store(0, Ordering::SeqCst);
         run();
         assert_eq!(most.load(Ordering::SeqCst), 1);
-        // More: those that wait are let in.
+        // A higher limit: waiting requests enter.
         let permit = limit.try_enter().unwrap();
         let mut tickets = [(); 2].map(|()| queued(&limit));
         limit.limit(2);
-        let second = tickets[0].take().expect("the limit has risen");
+        let second = tickets[0].take().expect("the limit was raised");
         assert!(tickets[1].take().is_none());
         drop((permit, second));
         assert!(tickets[1].take().is_some());
@@ -338,7 +338,7 @@ mod tests {
         let mut permit = limit.try_enter().unwrap();
         assert_eq!(permit.take_carried(), Some("one"));
         assert_eq!(permit.take_carried(), None);
-        // Also to one that waits.
+        // Also to a request that waits.
         let other = limit.try_enter().unwrap();
         let mut ticket = queued(&limit);
         permit.keep("two");
@@ -348,7 +348,7 @@ mod tests {
         limit.drop_carried();
         permit.keep("four");
         assert_eq!(limit.try_enter().unwrap().take_carried(), None);
-        // A limit that sinks keeps less.
+        // A lower limit carries less.
         limit.try_enter().unwrap().keep("five");
         limit.limit(0);
         assert!(limit.0.lock().carried.is_empty());

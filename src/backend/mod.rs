@@ -1,13 +1,20 @@
-//! Backends: how they join, where they wait, and how a request gets one.
+//! Backends: how they connect, where they wait, and how a request gets one.
 //!
-//! In reading order: [`preamble`](crate::preamble) is what a backend sends first, [`dial_in`] the thread that takes it in, [`group`] counts
-//! and logs it, [`pool`] is where it waits for requests (among the others in [`idle`]), [`queue`] the line in which requests
-//! wait for it, with [`waiting`] their count. [`limit`] is such a line for a right. [`registration`] is the list of backends that
-//! are connected. [`directory`] is the same for servers that do not
-//! dial in but are connected to, and [`check`] asks such a server whether it is well. [`lease`] is a backend of either kind
-//! for the time of one exchange; the exchange itself is in [`relay`](crate::relay).
+//! In reading order, for backends that dial in:
 //!
-//! Nothing here knows the visitor's connection, or more of a request's site than which backends it may use.
+//! - [`preamble`](crate::preamble): what a backend sends first.
+//! - [`dial_in`]: the thread that accepts backends and reads their preambles.
+//! - [`registration`]: the list of connected backends.
+//! - [`group`]: counts and logs backends that connect and disconnect.
+//! - [`pool`]: where backends wait for requests, with [`idle`] as its data structure.
+//!
+//! For servers that the proxy connects to (`proxy: traditional`): [`directory`], and [`check`], one health probe.
+//!
+//! For both: [`queue`] orders the requests that wait, [`waiting`] counts them, and [`shortage`] says why they wait.
+//! [`lease`] is a backend of either kind for the time of one exchange; the exchange itself is in
+//! [`relay`](crate::relay). [`limit`] is a queue for permits, used for other things as well.
+//!
+//! Nothing here knows the client's connection, nor more of a request's site than which backends it may use.
 
 pub mod check;
 pub mod dial_in;

@@ -1,24 +1,23 @@
 //! Where idle backends wait for requests, and requests for backends.
 //!
-//! Each dial-in address has a [`Pool`]. A site draws from the pools of its addresses, and sites that share an
-//! address share its backends. Idle backends are taken last-in first-out (or oldest first, if the site
-//! wants it). Waiting requests are served in the order of their arrival by *direct hand-over*: the thread that brings a
-//! backend (a worker at the end of an exchange, the dial-in thread with a new one) puts it into the slot of the first
-//! request in the pool's [`queue`](super::queue), so that no newcomer can take it first. A request stands in the queues of
-//! all pools of its site with one and the same slot; the first backend fills it.
+//! Each dial-in address has a [`Pool`]. A site uses the pools of its addresses; sites that share an address share its
+//! backends. The most recently idle backend is taken first (or the oldest, with `order: oldest`). Waiting requests are
+//! served in order of arrival: the thread that brings a backend (a worker at the end of an exchange, or the dial-in
+//! thread) puts it into the slot of the first request in the pool's [`queue`](super::queue), so that no later request
+//! can take it. A request waits in the queues of all pools of its site with one slot; the first backend fills it.
 //!
-//! Called by workers ([`acquire`], [`PoolTicket`], [`PoolLease`]), none of which waits but in [`PoolTicket::wait`], and by the dial-in
-//! thread ([`Pool::offer`], `Pool::forget`).
+//! Workers call [`acquire`], [`PoolTicket`] and [`PoolLease`]; only [`PoolTicket::wait`] blocks. The dial-in thread
+//! calls [`Pool::offer`] and `Pool::forget`.
 //!
 //! **Invariants**
-//! - A [`Backend`] is owned by a pool, a slot or a [`PoolLease`], never shared. It refers to its pool, which owns it while it
-//!   is idle; [`Pool::shut`] breaks that reference cycle. A lease gives its backend back when it is
-//!   finished and closes it when it is dropped.
-//! - No backend is idle in a pool while a request waits there for which it will do.
-//! - A backend is never left in a slot: a [`PoolTicket`] that is dropped passes on what it was given.
-//! - A backend that hung up is never in a pool for long: the dial-in thread marks it gone and then takes it out, and
-//!   [`Pool::offer`] looks at the mark under the pool's lock, so one of the two sees the other.
-//! - Pool locks are leaves; nothing is closed, logged or woken under them.
+//! - A [`Backend`] is owned by a pool, a slot or a [`PoolLease`], never shared. It refers to its pool, which owns it
+//!   while it is idle; [`Pool::shut`] breaks that reference cycle. A finished lease returns its backend; a dropped lease
+//!   closes it.
+//! - No backend is idle in a pool while a request waits there that accepts it.
+//! - A backend is never left in a slot: a dropped [`PoolTicket`] passes it on.
+//! - A backend that hung up is never in a pool for long: the dial-in thread marks it as gone and then removes it, and
+//!   [`Pool::offer`] checks the mark under the pool's lock.
+//! - Pool locks are leaves: nothing is closed, logged or woken under them.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -39,7 +38,7 @@ use crate::net::stream::{Peer, Pending};
 use crate::preamble::Id;
 use crate::stats::{Close, Stats};
 
-/// The backends of one dial-in address and the requests that wait for them.
+/// The backends of one dial-in address, and the requests that wait for them.
 #[derive(Debug)]
 pub struct Pool {
     /// The address, for logs.
@@ -49,35 +48,35 @@ pub struct Pool {
     state: Mutex<PoolState>,
 }
 
-/// An application's connection that has sent its preamble.
+/// A connection of an application that has sent its preamble.
 #[derive(Debug)]
 pub struct Backend {
-    /// Where it belongs.
+    /// Its pool.
     pub pool: Arc<Pool>,
     /// Its connection.
     pub conn: Conn,
     /// The id that it sent; not unique.
     pub id: Id,
-    /// The key that it sent, empty for none.
+    /// The key that it sent; empty for none.
     pub key: Box<[u8]>,
     /// Where it dialled in from.
     pub peer: Peer,
-    /// Its entry in the dial-in thread's list of connections.
+    /// Its entry in the list of connected backends.
     pub registration: Registration,
 }
 
 /// Which backends a request may go to.
 #[derive(Clone, Debug)]
 pub struct PoolSelector<'a> {
-    /// Pools to draw from, at least one.
+    /// The pools of the site, at least one.
     pub pools: &'a [Arc<Pool>],
-    /// Keys of which the backend must have sent one.
+    /// The backend must have sent one of these keys.
     pub keys: &'a Arc<[Box<[u8]>]>,
-    /// The only id that will do, if any.
+    /// The backend must have sent this id, if given.
     pub id: Option<&'a [u8]>,
     /// Which of several idle backends is taken.
     pub order: Order,
-    /// The count of requests that wait, which has a limit.
+    /// The number of waiting requests, which is limited.
     pub waiting: &'a Arc<WaitingCount>,
 }
 
@@ -87,20 +86,20 @@ pub struct PoolLease {
     backend: Option<Backend>,
 }
 
-/// What came of [`acquire`].
+/// The result of [`acquire`].
 #[derive(Debug)]
 pub enum PoolAcquired {
     /// A backend was idle.
     Ready(PoolLease),
-    /// The request stands in line.
+    /// The request waits in the queue.
     Queued(PoolTicket),
 }
 
-/// A request's place in the lines of its site's pools. Dropping it leaves them.
+/// A request in the queues of its site's pools. Dropping it leaves them.
 #[derive(Debug)]
 pub struct PoolTicket {
     pools: Box<[Arc<Pool>]>,
-    /// The places in the lines of the first of these pools; all of them, unless the ticket is used up.
+    /// The positions in the queues of the first of these pools: of all of them, unless the ticket is used up.
     positions: Vec<QueuePosition>,
     slot: Arc<Slot<PoolLease>>,
     criteria: Arc<BackendCriteria>,
@@ -109,7 +108,7 @@ pub struct PoolTicket {
     _waiting: WaitingGuard,
 }
 
-/// Which backends will do for a request that waits.
+/// Which backends a waiting request accepts.
 #[derive(Debug)]
 struct BackendCriteria {
     keys: Arc<[Box<[u8]>]>,
@@ -120,9 +119,9 @@ struct BackendCriteria {
 struct PoolState {
     idle: IdleBackends<Backend>,
     waiting: Queue<PoolLease, Arc<BackendCriteria>>,
-    /// Nothing may be kept any more, for this reason.
+    /// Backends are closed for this reason instead of becoming idle.
     closed: Option<Close>,
-    /// Keys that some site of this address knows.
+    /// The keys of the sites of this address.
     keys: Arc<[Box<[u8]>]>,
 }
 
@@ -142,32 +141,32 @@ impl Pool {
         &self.name
     }
 
-    /// How many backends are idle now.
+    /// How many backends are idle.
     pub fn idle(&self) -> usize {
         self.state.lock().idle.len()
     }
 
-    /// How many requests wait now.
+    /// How many requests wait.
     pub fn waiting(&self) -> usize {
         self.state.lock().waiting.len()
     }
 
-    /// How many backends are connected that sent one of these keys, idle or not, and this id if there is one.
+    /// The number of connected backends, idle or not, that sent one of these keys, and this id if given.
     pub fn connected(&self, keys: &[Box<[u8]>], id: Option<&[u8]>) -> usize {
         self.groups.connected(keys, id)
     }
 
-    /// Changes which sites have each of the keys, for logs.
+    /// Changes which sites each key belongs to, for logs.
     pub fn name_sites(&self, sites: &BTreeMap<Box<[u8]>, Sites>) {
         self.groups.set(sites);
     }
 
-    /// The keys that are accepted now; an empty key stands for none.
+    /// The accepted keys; an empty one means no key.
     pub fn keys(&self) -> Arc<[Box<[u8]>]> {
         Arc::clone(&self.state.lock().keys)
     }
 
-    /// Changes the keys that are accepted, and closes idle backends that sent another.
+    /// Changes the accepted keys, and closes idle backends with other keys.
     pub fn set_keys(&self, keys: Arc<[Box<[u8]>]>) {
         let unaccepted = {
             let mut state = self.state.lock();
@@ -180,7 +179,7 @@ impl Pool {
         }
     }
 
-    /// Takes a backend in: gives it to the first request that it will do for, or keeps it idle.
+    /// Takes a backend: gives it to the first request that accepts it, or keeps it idle.
     pub fn offer(&self, mut backend: Backend) {
         loop {
             let slot = {
@@ -206,7 +205,7 @@ impl Pool {
                     }
                 }
             };
-            // The request may have been given another one, or have left, just now.
+            // The request may have been given another backend just now, or may have given up.
             match slot
                 .fill(PoolLease::of(backend))
                 .and_then(PoolLease::into_backend)
@@ -217,7 +216,8 @@ impl Pool {
         }
     }
 
-    /// Closes what is idle and what comes later, for this reason. Requests that wait go on waiting to their deadlines.
+    /// Closes idle backends, and those that are offered later, for this reason. Waiting requests wait until their
+    /// deadlines.
     pub fn shut(&self, reason: Close) {
         let idle = {
             let mut state = self.state.lock();
@@ -229,7 +229,7 @@ impl Pool {
         }
     }
 
-    /// An idle backend that will do and is alive. Dead ones on the way are closed.
+    /// An idle backend that matches and is alive. Dead ones are closed.
     fn take(&self, selector: &PoolSelector<'_>) -> Option<PoolLease> {
         loop {
             let idle = {
@@ -242,7 +242,7 @@ impl Pool {
         }
     }
 
-    /// Puts a request into line, which adds its place to `positions`, unless a backend has become idle just before.
+    /// Adds a request to the queue and its position to `positions`, unless a backend has just become idle.
     fn enqueue(&self, ticket: &PoolTicket, positions: &mut Vec<QueuePosition>) -> Option<Backend> {
         let PoolTicket {
             criteria, order, ..
@@ -297,7 +297,7 @@ impl HasCell for Backend {
 }
 
 impl Backend {
-    /// Closes the connection and says why.
+    /// Closes the connection and logs the reason.
     fn close(mut self, reason: Close) {
         self.registration.close(reason);
         self.pool.stats.backend_closed(reason);
@@ -309,7 +309,7 @@ impl Backend {
         );
     }
 
-    /// Makes a lease of it, unless it has closed or has sent something that was not asked for.
+    /// Makes a lease of it, unless it has hung up or has sent unexpected bytes.
     fn into_lease(self) -> Option<PoolLease> {
         let reason = match self.conn.pending() {
             Pending::Nothing => return Some(PoolLease::of(self)),
@@ -345,11 +345,11 @@ impl PoolLease {
         self.backend.as_ref().expect(HAS_BACKEND).id
     }
 
-    /// The exchange is over and its response was read to its end: the next one may begin.
+    /// The exchange is over and its response was read to the end: the backend can be used again.
     pub fn finish(mut self) {
         if let Some(backend) = self.backend.take() {
             backend.registration.count_response();
-            // The backend takes its pool along, so the pool is held on to until it is in.
+            // The backend holds its pool, so keep a reference until it is in.
             let pool = Arc::clone(&backend.pool);
             pool.offer(backend);
         }
@@ -366,7 +366,7 @@ impl PoolLease {
         self.backend.take()
     }
 
-    /// Looks at the connection before it is used; see [`Backend::into_lease`].
+    /// Inspects the connection before it is used; see [`Backend::into_lease`].
     fn check(self) -> Option<Self> {
         self.into_backend()?.into_lease()
     }
@@ -374,15 +374,15 @@ impl PoolLease {
 
 impl Drop for PoolLease {
     fn drop(&mut self) {
-        // A lease that ends in good order has lost its backend before; this is an error path or a panic.
+        // A lease that ended in order has no backend any more; this is an error path or a panic.
         if let Some(backend) = self.backend.take() {
             backend.close(Close::BackendFailed);
         }
     }
 }
 
-/// Takes an idle backend, or stands in line with the requests that arrived before and after `since`. `wait`: see
-/// [`WaitingCount::enter`]. Never waits.
+/// Takes an idle backend, or queues the request by its arrival `since`. `wait`: see [`WaitingCount::enter`]. Never
+/// blocks.
 ///
 /// # Errors
 /// [`QueueFull`].
@@ -391,7 +391,7 @@ pub fn acquire(
     wait: &mut Option<CountedWait>,
     since: Instant,
 ) -> Result<PoolAcquired, QueueFull> {
-    // What is idle is of no use to those that wait, so it can be taken at any time.
+    // Waiting requests do not accept what is idle, so it can be taken at any time.
     let idle = selector.pools.iter().find_map(|pool| pool.take(selector));
     if let Some(lease) = idle {
         return Ok(PoolAcquired::Ready(lease));
@@ -415,12 +415,12 @@ pub fn acquire(
 }
 
 impl PoolTicket {
-    /// The backend that the request was given, checked. One that is dead is closed; then the request takes another that is
-    /// idle, or goes back to its old place in line: `None`. A ticket that has yielded a backend is used up.
+    /// The backend that the request was given, inspected. A dead one is closed; then the request takes another idle one,
+    /// or returns to its old position in the queues: `None`. A ticket that has returned a backend is used up.
     pub fn take(&mut self) -> Option<PoolLease> {
         let lease = self.slot.take()?;
         match self.pools.len() {
-            // The only line that it stood in has let it go already.
+            // It was removed from its only queue before.
             1 => self.positions.clear(),
             _ => self.leave_queues(),
         }
@@ -430,17 +430,17 @@ impl PoolTicket {
         })
     }
 
-    /// Blocks until the request was given something, or until `until`; see [`Slot::wait`].
+    /// Blocks until the request is given a backend, or until `until`; see [`Slot::wait`].
     pub fn wait(&self, until: Instant) -> bool {
         self.slot.wait(until)
     }
 
-    /// Has a waker called when the request is given something; see [`Slot::wake_with`].
+    /// Registers a waker that is called when the request is given a backend; see [`Slot::wake_with`].
     pub fn wake_with(&self, waker: Waker) -> bool {
         self.slot.wake_with(waker)
     }
 
-    /// Enters the lines of all pools with its slot, which was not used yet, unless a backend has become idle in one of them.
+    /// Joins the queues of all pools with its unused slot, unless a backend has become idle in one of them.
     fn enqueue(&mut self) -> Option<PoolLease> {
         loop {
             let mut positions = mem::take(&mut self.positions);
@@ -456,7 +456,7 @@ impl PoolTicket {
         }
     }
 
-    /// Leaves the lines, and passes on what was put into the slot at the last moment.
+    /// Leaves the queues, and passes on what was put into the slot at the last moment.
     fn leave_queues(&mut self) {
         for (pool, position) in self.pools.iter().zip(self.positions.drain(..)) {
             pool.dequeue(position);
@@ -591,7 +591,7 @@ mod tests {
         let _one = site.join(0, "one");
         let lease = first.take().expect("its turn");
         assert!(second.take().is_none());
-        // What comes back goes to the next one, past one for which it will not do.
+        // What is returned goes to the next request that accepts it.
         lease.finish();
         assert_eq!(id(second.take()).as_deref(), Some("one"));
         assert_eq!(site.lines(), [1]);
@@ -606,7 +606,7 @@ mod tests {
         let mut ticket = site.queued(None, Instant::now());
         assert_eq!(site.lines(), [1, 1, 1]);
         let _one = site.join(1, "one");
-        // It is not used for a request that has one already.
+        // It is not given to a request that has a backend already.
         let _two = site.join(2, "two");
         assert_eq!(site.pools[2].idle(), 1);
         assert_eq!(id(ticket.take()).as_deref(), Some("one"));
@@ -646,7 +646,7 @@ mod tests {
         let _one = site.join(1, "one");
         assert!(second.take().is_none());
         assert_eq!(id(first.take()).as_deref(), Some("one"));
-        // Another one may be idle.
+        // Another backend may be idle.
         drop(site.join(0, "dead"));
         let _two = site.join(0, "two");
         assert_eq!(id(second.take()).as_deref(), Some("two"));
@@ -661,7 +661,7 @@ mod tests {
         let ticket = acquire(&mut own).unwrap();
         assert_eq!(acquire(&mut other).unwrap_err(), QueueFull);
         assert!(other.is_none());
-        // The limit holds for those that stand in line.
+        // The limit holds for requests that wait.
         drop(ticket);
         let ticket = acquire(&mut other).unwrap();
         let again = acquire(&mut own).unwrap();
@@ -701,14 +701,14 @@ mod tests {
         for (position, left) in [(2, 4), (0, 3), (2, 2)] {
             let hang_up = all.remove(position);
             hang_up();
-            // Once more changes nothing.
+            // A second time changes nothing.
             hang_up();
             assert_eq!(pool.idle(), left);
         }
-        // A new one takes a free cell, which is not that of the old one any more.
+        // A new backend takes a free cell, not that of the removed one.
         pool.offer(backend(&pool, 5, ""));
         assert_eq!(pool.idle(), 3);
-        // One that hung up before it came back does not become idle.
+        // A backend that hung up before it is returned does not become idle.
         let late = backend(&pool, 6, "");
         late.registration.hang_up()();
         pool.offer(late);

@@ -1,21 +1,20 @@
-//! The lines in which requests wait: for a backend that dials in, for a connection to a server, for a permit.
+//! The queues in which requests wait: for a backend that dials in, for a server, for a permit.
 //!
-//! A [`Queue`] is a line, ordered by the time at which a request arrived ([`QueuePosition`]); its owner guards it with a lock. What a
-//! request waits for is handed over directly: the thread that frees a thing takes the first request out of the line and
-//! puts the thing into its [`Slot`], so that no newcomer can take it first. A request that has to go back into line, because
-//! what it was given turned out to be unusable, enters again with the time of its arrival and keeps its place.
+//! A [`Queue`] is ordered by the arrival of the requests ([`QueuePosition`]); its owner guards it with a lock. What a
+//! request waits for is handed over directly: the thread that frees it takes the first request out of the queue and puts
+//! the thing into the request's [`Slot`], so that no later request can take it. A request that was given something
+//! unusable queues again with its old arrival time and keeps its position.
 //!
-//! A request waits at its slot in one of two ways: a worker blocks in [`Slot::wait`] for a moment, or the exchange is parked
-//! and [`Slot::wake_with`] leaves the waker that puts it back to work.
+//! A request waits in one of two ways: a worker blocks in [`Slot::wait`] for a moment, or the exchange is parked and
+//! [`Slot::wake_with`] registers the waker that resumes it.
 //!
-//! Called by workers, by the dial-in thread and by the tick thread. Nothing here logs or reads the clock.
+//! Called by workers, the dial-in thread and the tick thread. Nothing here logs or reads the clock.
 //!
 //! **Invariants**
-//! - *One fills, one empties.* A slot is filled at most once. The request that waits at it takes the thing out, or closes
-//!   the slot and gets the thing back if it came at the last moment; both happen under the slot's own lock, so nothing is
-//!   ever left in a slot.
+//! - A slot is filled at most once, and emptied by its request, which takes the thing, or closes the slot and gets what
+//!   came at the last moment. Both happen under the slot's own lock, so nothing is left in a slot.
 //! - A waker is called at most once, and only after the slot was filled.
-//! - The slot's lock is a leaf; threads and wakers are woken, and wakers dropped, without it.
+//! - The slot's lock is a leaf; threads are woken, and wakers called or dropped, without it.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -25,18 +24,18 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-/// A request's place in one line: by time of arrival, and in the order in which they entered where that is the same.
+/// A request's position in a queue: by arrival, then by the order of joining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueuePosition {
     since: Instant,
     number: u64,
 }
 
-/// Requests that wait for a `T`, the one that arrived first in front. `W` says what will do for each of them.
+/// Requests that wait for a `T`, by arrival. `W` says what each of them accepts.
 #[derive(Debug)]
 pub struct Queue<T, W> {
     waiting: BTreeMap<QueuePosition, Waiter<T, W>>,
-    /// The number of the next one that enters.
+    /// The number of the next request.
     number: u64,
 }
 
@@ -46,7 +45,7 @@ struct Waiter<T, W> {
     wants: W,
 }
 
-/// Where a request is given the thing that it waits for.
+/// Where a request is given what it waits for.
 #[derive(Debug)]
 pub struct Slot<T> {
     content: Mutex<SlotContent<T>>,
@@ -55,10 +54,10 @@ pub struct Slot<T> {
 
 #[derive(Debug)]
 enum SlotContent<T> {
-    /// Nothing yet; with the waker to be called then.
+    /// Nothing yet; the waker is called when it is filled.
     Empty(Option<Waker>),
     Filled(T),
-    /// The request has what it wanted, or has given up.
+    /// The request has taken the thing, or has given up.
     Closed,
 }
 
@@ -77,12 +76,12 @@ impl<T, W> Queue<T, W> {
         self.waiting.len()
     }
 
-    /// Whether none waits.
+    /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Puts a request that arrived at `since` into line. Returns its place, for [`Queue::remove`].
+    /// Adds a request that arrived at `since`. Returns its position, for [`Queue::remove`].
     pub fn push(&mut self, since: Instant, wants: W, slot: Arc<Slot<T>>) -> QueuePosition {
         let position = QueuePosition {
             since,
@@ -93,7 +92,7 @@ impl<T, W> Queue<T, W> {
         position
     }
 
-    /// Takes a request out of the line. `None`: it is not there any more.
+    /// Removes a request. `None`: it is not in the queue any more.
     pub fn remove(&mut self, position: QueuePosition) -> Option<Arc<Slot<T>>> {
         Some(self.waiting.remove(&position)?.slot)
     }
@@ -104,13 +103,13 @@ impl<T, W> Queue<T, W> {
         Some((*position, &waiter.wants))
     }
 
-    /// Takes the first request out of the line.
+    /// Removes the first request.
     pub fn pop_first(&mut self) -> Option<Arc<Slot<T>>> {
         let (_, waiter) = self.waiting.pop_first()?;
         Some(waiter.slot)
     }
 
-    /// Takes the first request for which `will_do` holds out of the line.
+    /// Removes the first request for which `will_do` returns true.
     pub fn pop_first_where(&mut self, will_do: impl Fn(&W) -> bool) -> Option<Arc<Slot<T>>> {
         let mut waiting = self.waiting.iter();
         let (position, _) = waiting.find(|(_, waiter)| will_do(&waiter.wants))?;
@@ -118,7 +117,7 @@ impl<T, W> Queue<T, W> {
         self.remove(position)
     }
 
-    /// Whether a request that arrived at `since` would be the first in line.
+    /// Whether a request that arrived at `since` would be the first.
     pub fn would_be_first(&self, since: Instant) -> bool {
         self.first()
             .is_none_or(|(position, _)| since < position.since)
@@ -132,7 +131,7 @@ impl<T> Default for Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// An empty one.
+    /// An empty slot.
     pub const fn new() -> Self {
         Self {
             content: Mutex::new(SlotContent::Empty(None)),
@@ -140,7 +139,7 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Puts something in and wakes the request that waits here. Gives it back if the slot is closed or was filled before.
+    /// Fills the slot and wakes its request. Returns the thing if the slot is closed or was filled before.
     pub fn fill(&self, thing: T) -> Option<T> {
         let waker = {
             let mut content = self.content.lock();
@@ -158,7 +157,7 @@ impl<T> Slot<T> {
         None
     }
 
-    /// Takes out what is there, which closes the slot. An empty slot stays open.
+    /// Takes the thing out, which closes the slot. An empty slot stays open.
     pub fn take(&self) -> Option<T> {
         let mut content = self.content.lock();
         match *content {
@@ -167,7 +166,7 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Blocks until the slot is filled, or until `until`. Returns whether something is there.
+    /// Blocks until the slot is filled, or until `until`. Returns whether it is filled.
     pub fn wait(&self, until: Instant) -> bool {
         let mut content = self.content.lock();
         while matches!(*content, SlotContent::Empty(_)) {
@@ -178,8 +177,8 @@ impl<T> Slot<T> {
         matches!(*content, SlotContent::Filled(_))
     }
 
-    /// Has a waker called when the slot is filled, in place of one that was given before. `false`: the slot is filled or
-    /// closed already, and the waker is not kept.
+    /// Registers a waker, in place of an earlier one, to be called when the slot is filled. `false`: the slot is filled
+    /// or closed already, and the waker is dropped.
     pub fn wake_with(&self, waker: Waker) -> bool {
         let earlier = {
             let mut content = self.content.lock();
@@ -192,7 +191,7 @@ impl<T> Slot<T> {
         true
     }
 
-    /// Ends the wait. Returns what was put in at the last moment.
+    /// Closes the slot. Returns what was put in at the last moment.
     pub fn close(&self) -> Option<T> {
         let (thing, waker) = empty(&mut self.content.lock());
         drop(waker);
@@ -200,7 +199,7 @@ impl<T> Slot<T> {
     }
 }
 
-/// Closes a slot. Returns what was in it, or the waker, which must not be dropped under the lock.
+/// Closes a slot. Returns its content, or the waker, which must not be dropped under the lock.
 fn empty<T>(content: &mut SlotContent<T>) -> (Option<T>, Option<Waker>) {
     match mem::replace(content, SlotContent::Closed) {
         SlotContent::Empty(waker) => (None, waker),
@@ -242,7 +241,7 @@ mod tests {
         Instant::now() + Duration::from_secs(60)
     }
 
-    /// Takes everything out of a line. Slots are marked with numbers, which are returned in the order of the line.
+    /// Takes everything out of a queue. Returns the numbers of the slots in order.
     fn order(queue: &mut Queue<u8, u8>) -> Vec<u8> {
         let mut wants = Vec::new();
         while let Some((position, want)) = queue.first() {
@@ -267,7 +266,7 @@ mod tests {
         };
         check(&[], &[]);
         check(&[1, 2, 3], &[0, 1, 2]);
-        // At the same time: in the order in which they enter.
+        // At the same time: in the order of joining.
         check(&[5, 5, 5], &[0, 1, 2]);
         check(&[3, 1, 2, 1], &[1, 3, 2, 0]);
     }
@@ -283,7 +282,7 @@ mod tests {
         });
         assert!(positions[0] < positions[1] && positions[1] < positions[2]);
         assert!(queue.remove(positions[1]).is_some());
-        assert!(queue.remove(positions[1]).is_none(), "it was there twice");
+        assert!(queue.remove(positions[1]).is_none(), "it was removed twice");
         assert!(queue.would_be_first(at(0)));
         assert!(!queue.would_be_first(at(1)) && !queue.would_be_first(at(2)));
         queue.push(at(2), 2, Arc::default());
@@ -318,7 +317,7 @@ mod tests {
         let slot = Slot::new();
         assert_eq!(slot.fill(4), None);
         assert_eq!(slot.close(), Some(4));
-        // A closed slot lets no thread wait.
+        // A closed slot does not block.
         assert!(!slot.wait(far()));
     }
 
@@ -338,7 +337,7 @@ mod tests {
         let calls = Arc::new(WakerCalls::default());
         let slot = Slot::new();
         assert!(slot.wake_with(calls.waker()));
-        // A second one takes the place of the first.
+        // The second waker replaces the first.
         assert!(slot.wake_with(calls.waker()));
         assert_eq!(calls.count(), 0);
         assert_eq!(slot.fill(1), None);
@@ -354,7 +353,7 @@ mod tests {
         assert_eq!((calls.count(), Arc::strong_count(&calls)), (1, 1));
     }
 
-    /// What can happen at a slot. Each is one section under its lock, so the orders of these are all that there are.
+    /// The events at a slot. Each is one section under its lock, so every order of them is tested.
     #[derive(Clone, Copy, Debug)]
     enum SlotEvent {
         Fill,
@@ -365,7 +364,7 @@ mod tests {
     #[test]
     fn every_order_of_events_at_a_slot() {
         use SlotEvent::{Close, Fill, WakeWith};
-        // Whether the thing went in, the waker was kept, the close found the thing; how often the waker was called.
+        // Whether the thing went in, the waker was registered, closing returned the thing; and the calls of the waker.
         let check = |steps: [SlotEvent; 3], expected: (bool, bool, bool, usize)| {
             let (slot, calls) = (Slot::new(), Arc::new(WakerCalls::default()));
             let (mut went_in, mut kept, mut found) = (false, false, false);
@@ -386,7 +385,7 @@ mod tests {
         check([Close, WakeWith, Fill], (false, false, false, 0));
     }
 
-    /// Two threads meet at each slot: one fills it, the other one leaves a waker and closes it.
+    /// Two threads meet at each slot: one fills it, the other registers a waker and closes it.
     #[test]
     fn nothing_is_lost_between_two_threads() {
         let slots: Vec<Slot<usize>> = (0..ROUNDS).map(|_| Slot::new()).collect();
@@ -418,7 +417,7 @@ mod tests {
                 let wait = |round: usize| {
                     meet(1, round);
                     let kept = slots[round].wake_with(calls[round].waker());
-                    // In every other round it does not give up before it was woken.
+                    // In every other round wait for the waker before giving up.
                     while round.is_multiple_of(2) && kept && calls[round].count() == 0 {
                         thread::yield_now();
                     }
@@ -434,7 +433,7 @@ mod tests {
         });
         for (round, (kept, taken)) in taken.into_iter().enumerate() {
             let called = calls[round].count();
-            // It is with one of the two.
+            // Exactly one of the two has it.
             let owners = (given_back[round], taken);
             assert!(
                 [(Some(round), None), (None, Some(round))].contains(&owners),

@@ -1,7 +1,7 @@
-//! The backends that are connected: those of the dial-in thread's list, and what each knows of its entry there.
+//! The list of connected backends.
 //!
-//! The dial-in thread adds a backend and notices when it hangs up; the owner of the backend, a pool or a lease, has its
-//! [`Registration`], whose end takes the entry off the list.
+//! The dial-in thread adds a backend, and is notified when it hangs up. The owner of the backend, a pool or a lease,
+//! holds its [`Registration`]; dropping that removes the entry from the list.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -19,61 +19,61 @@ use crate::net::stream::Peer;
 use crate::preamble::Id;
 use crate::stats::Close;
 
-/// What a backend's entry needs of its pool.
+/// What an entry needs of its pool. (A trait, so that this file does not depend on the pool.)
 pub(super) trait Home: Debug + Send + Sync {
     /// The dial-in address.
     fn name(&self) -> &str;
 
-    /// The backends that sent this key.
+    /// The group of backends that sent this key.
     fn group(&self, key: &[u8]) -> Arc<Group>;
 
-    /// Closes the backend with this place, which hung up, if it is idle.
+    /// Closes the backend in this cell, which hung up, if it is idle.
     fn forget(&self, cell: &CellIndex);
 }
 
-/// A backend's place on the list of those that dialled in.
+/// A backend's entry in the list of connected backends.
 #[derive(Debug)]
 pub struct Registration {
     open: Arc<OpenBackend>,
     connections: Arc<Connections>,
     group: Arc<Group>,
-    /// Why the connection is closed, once it is dropped.
+    /// Why the connection is closed, for the time when this is dropped.
     reason: Close,
     _here: Charge,
     _descriptor: Charge,
 }
 
-/// A backend that is connected, idle or not.
+/// A connected backend, idle or not.
 #[derive(Clone, Debug)]
 pub struct ConnectedBackend {
-    /// A number that no other backend of this server has or had.
+    /// A number that is unique for this server.
     pub number: u64,
-    /// The dial-in address, as it is configured.
+    /// The dial-in address as configured.
     pub address: String,
     /// The id that it sent; not unique.
     pub id: Id,
     /// Where it dialled in from.
     pub peer: Peer,
-    /// How many responses it has sent to their end.
+    /// The number of complete responses that it has sent.
     pub responses: u64,
 }
 
-/// What the thread knows of a backend that is connected.
+/// The entry of a connected backend.
 #[derive(Debug)]
 struct OpenBackend {
     number: u64,
     home: Arc<dyn Home>,
     id: Id,
     peer: Peer,
-    /// Responses that were read to their end. Only the owner of the backend adds to it.
+    /// Complete responses. Only the owner of the backend adds to it.
     responses: AtomicU64,
     /// It hung up.
     gone: AtomicBool,
-    /// Where it is in the pool while it is idle.
+    /// Its cell in the pool while it is idle.
     cell: CellIndex,
 }
 
-/// Backends that are connected, by number.
+/// Connected backends by number.
 #[derive(Debug, Default)]
 pub(super) struct Connections(Mutex<HashMap<u64, Arc<OpenBackend>>>);
 
@@ -86,7 +86,7 @@ impl OpenBackend {
 
 #[cfg(test)]
 impl Registration {
-    /// What the thread does when the connection hangs up.
+    /// What the dial-in thread does when the connection hangs up.
     pub(super) fn hang_up(&self) -> impl Fn() + use<> {
         let open = Arc::clone(&self.open);
         move || open.hung_up()
@@ -132,7 +132,7 @@ impl Connections {
         }
     }
 
-    /// The backends that are connected now, in the order in which they came.
+    /// The connected backends, oldest first.
     pub(super) fn all(&self) -> Vec<ConnectedBackend> {
         let mut open: Vec<_> = self.0.lock().values().cloned().collect();
         open.sort_unstable_by_key(|open| open.number);
@@ -156,24 +156,24 @@ impl Connections {
 }
 
 impl Registration {
-    /// Whether the connection hung up.
+    /// Whether the backend hung up.
     pub fn is_gone(&self) -> bool {
         self.open.gone.load(Ordering::SeqCst)
     }
 
-    /// Counts a response that was read to its end. For the owner of the backend, who alone adds to it: a load and a store do.
+    /// Counts a complete response. Only the owner of the backend adds, so a load and a store are enough.
     pub(super) fn count_response(&self) {
         let responses = &self.open.responses;
         let count = responses.load(Ordering::Relaxed);
         responses.store(count + 1, Ordering::Relaxed);
     }
 
-    /// Says why the connection is closed, before it is dropped.
+    /// Sets the reason for which the connection is closed, before this is dropped.
     pub(super) fn close(&mut self, reason: Close) {
         self.reason = reason;
     }
 
-    /// Where the backend is in its pool.
+    /// The backend's cell in its pool.
     pub(super) fn cell(&self) -> &CellIndex {
         &self.open.cell
     }

@@ -2,26 +2,26 @@
 
 use std::fmt;
 
-/// Why a request waits for a backend: what there is instead of a free one.
+/// Why a request waits for a backend: the backends that exist although none is free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// Backends that dial in, of which so many are connected.
+    /// Backends that dial in; this many are connected.
     Dialled(usize),
-    /// Backends with this id, which is the only one that will do.
+    /// Only backends with this id will do; this many are connected.
     WithId(Box<str>, usize),
     /// The servers of a directory.
     Servers {
-        /// How many there are.
+        /// The number of servers.
         all: usize,
-        /// How many of them get no requests now.
+        /// Those of them that get no requests now.
         down: usize,
-        /// Redis has the list, and does not answer.
+        /// Redis holds the list and does not respond.
         is_unlisted: bool,
     },
 }
 
 impl Shortage {
-    /// What the client can know about it.
+    /// The text for the client.
     pub const fn page(&self) -> &'static str {
         match self {
             Self::Dialled(0) => "No application process is connected. Please try again.",
@@ -54,7 +54,7 @@ impl fmt::Display for Shortage {
                     (all, down) if down == all => write!(out, "all {all} servers are down")?,
                     (all, down) => {
                         let busy = all - down;
-                        // The verb is left to the first number.
+                        // The verb agrees with the first number.
                         let verb = if down == 1 { "is" } else { "are" };
                         write!(out, "of {all} servers {down} {verb} down and {busy} busy")?;
                     }

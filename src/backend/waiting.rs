@@ -3,32 +3,31 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many requests of a site stand in line, and how many of all sites.
+/// The number of waiting requests of a site, and of all sites.
 #[derive(Debug)]
 pub struct WaitingCount {
     at_site: AtomicUsize,
     /// Shared by all sites.
     overall: Arc<AtomicUsize>,
-    /// The limits, which a reload may change.
+    /// The limits; a reload may change them.
     most_at_site: AtomicUsize,
     most_overall: AtomicUsize,
 }
 
-/// The permission to stand in line, which a request keeps for as long as it lives: it has been let in once, so the limit
-/// does not refuse it when it has to go back into line.
+/// The permission to queue. A request keeps it: once it was admitted, the limit does not refuse it when it queues again.
 #[derive(Debug)]
 pub struct CountedWait(());
 
-/// A request that stands in line is counted as long as this lives.
+/// Counts a waiting request for as long as it exists.
 #[derive(Debug)]
 pub struct WaitingGuard(Arc<WaitingCount>);
 
-/// As many requests as may stand in line stand there already.
+/// The queue of the site, or of all sites, is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueFull;
 
 impl WaitingCount {
-    /// No request waits. `overall` is the count that all sites share.
+    /// `overall` is the count shared by all sites.
     pub fn new(overall: Arc<AtomicUsize>) -> Self {
         Self {
             at_site: AtomicUsize::new(0),
@@ -38,7 +37,7 @@ impl WaitingCount {
         }
     }
 
-    /// Changes how many may wait, of this site and of all.
+    /// Changes the limits of this site and of all.
     pub fn limit(&self, at_site: usize, overall: usize) {
         self.most_at_site.store(at_site, Ordering::Relaxed);
         self.most_overall.store(overall, Ordering::Relaxed);
@@ -49,8 +48,8 @@ impl WaitingCount {
         self.at_site.load(Ordering::Relaxed)
     }
 
-    /// Counts one more, unless there are too many already. `wait`: the permission, which is left there; a request that has it
-    /// is not refused.
+    /// Counts a waiting request, unless the limits are reached. `wait`: the request's permission, which is set here; a
+    /// request that has it already is not refused.
     ///
     /// # Errors
     /// [`QueueFull`].
@@ -58,7 +57,7 @@ impl WaitingCount {
         self: &Arc<Self>,
         wait: &mut Option<CountedWait>,
     ) -> Result<WaitingGuard, QueueFull> {
-        // The guard takes back what was added, also where the limit says no.
+        // If the limit refuses the request, dropping the guard undoes the counting.
         let guard = WaitingGuard(Arc::clone(self));
         let at_site = self.at_site.fetch_add(1, Ordering::Relaxed);
         let overall = self.overall.fetch_add(1, Ordering::Relaxed);

@@ -260,7 +260,7 @@ impl Listener {
                 }
                 Ok(None) => wait(&[self.as_fd()], stop, PollTimeout::NONE),
                 Err(error) => {
-                    log::warn!("accept {}: {}; resting", self.local, reason(&error));
+                    log::warn!("accept {}: {}; pausing", self.local, reason(&error));
                     let patience = PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX);
                     rest = (rest * 2).min(LONGEST_REST);
                     wait(&[], stop, patience)

@@ -1,17 +1,17 @@
-//! Connections that have not sent their preamble: how many there may be, and which has to go when there are more.
+//! Connections that have not sent their preamble: how many there may be, and which one is closed if there are more.
 //!
-//! They have a small limit of their own, in all and for each client address, so that a client without the key cannot take
-//! the places of backends. When there are too many, the one that came first goes: a backend sends its preamble at once, so
-//! what has waited longest is least likely to be one.
+//! They have a small limit of their own, in total and for each client address, so that a client without the key cannot
+//! exhaust `limits.backends`. If there are too many, the oldest is closed: a backend sends its preamble at once, so the
+//! oldest is the least likely to be a backend.
 //!
-//! **Invariants**: `counts` has the number of connections of each address, and no zeros.
+//! **Invariants**: `counts` is the number of connections of each address, without zeros.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use crate::net::stream::Peer;
 
-/// All of them, by number; the one that came first has the lowest.
+/// All newcomers by number; the oldest has the lowest.
 #[derive(Debug)]
 pub(super) struct Newcomers<T> {
     all: BTreeMap<u64, (Option<IpAddr>, T)>,
@@ -19,18 +19,18 @@ pub(super) struct Newcomers<T> {
     counts: HashMap<Option<IpAddr>, usize>,
 }
 
-/// Which limit is exceeded, and the number of the connection that came first of those that it counts.
+/// The limit that is exceeded, and the number of the oldest connection that it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Surplus {
     /// The limit.
     pub(super) most: usize,
-    /// It is that of one address, rather than that of all.
+    /// The limit of one address, rather than the total.
     pub(super) of_address: bool,
     pub(super) oldest: u64,
 }
 
 impl<T> Newcomers<T> {
-    /// None.
+    /// No newcomers.
     pub(super) fn new() -> Self {
         Self {
             all: BTreeMap::new(),
@@ -38,14 +38,14 @@ impl<T> Newcomers<T> {
         }
     }
 
-    /// Adds one. Numbers only grow.
+    /// Adds one. Numbers only increase.
     pub(super) fn insert(&mut self, number: u64, peer: &Peer, newcomer: T) {
         let network = peer.network();
         self.all.insert(number, (network, newcomer));
         *self.counts.entry(network).or_default() += 1;
     }
 
-    /// Takes one out.
+    /// Removes one.
     pub(super) fn remove(&mut self, number: u64) -> Option<T> {
         let (network, newcomer) = self.all.remove(&number)?;
         if let Some(count) = self.counts.get_mut(&network) {
@@ -65,7 +65,7 @@ impl<T> Newcomers<T> {
         self.all.contains_key(&number)
     }
 
-    /// The numbers of those for which something holds.
+    /// The numbers of those for which something is true.
     pub(super) fn which(&self, holds: impl Fn(&T) -> bool) -> Vec<u64> {
         let all = self.all.iter();
         let those = all.filter(|(_, (_, newcomer))| holds(newcomer));
@@ -76,7 +76,7 @@ impl<T> Newcomers<T> {
         self.all.values().map(|(_, newcomer)| newcomer)
     }
 
-    /// Whether there are more than `most`, or with the address of this peer more than an address may have.
+    /// Whether there are more than `most`, or more from this peer's address than one address may have.
     pub(super) fn surplus(&self, peer: &Peer, most: usize) -> Option<Surplus> {
         let network = peer.network();
         let each = (most / SHARE).max(1);
@@ -98,7 +98,7 @@ impl<T> Newcomers<T> {
     }
 }
 
-/// An address has at most this part of the places.
+/// The share of the limit that one address may have, as a divisor.
 const SHARE: usize = 4;
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(enter(0, "192.0.2.1"), None);
         assert_eq!(enter(1, "2001:db8::1"), None);
         assert_eq!(enter(2, "2001:db8::2:3"), None);
-        // Two for each address, which is a network of 64 bits with IPv6.
+        // Two for each address; with IPv6 an address is a network of 64 bits.
         assert_eq!(enter(3, "2001:db8::4"), Some((1, true)));
         assert_eq!(enter(4, "2001:db8:0:1::4"), None);
         for number in 5..9 {
@@ -133,7 +133,7 @@ mod tests {
         }
         assert_eq!(enter(9, "192.0.2.9"), Some((0, false)));
         assert_eq!(enter(10, "192.0.2.10"), Some((2, false)));
-        // A place that has become free can be taken again.
+        // A place that has become free can be used again.
         newcomers.remove(3);
         newcomers.insert(11, &peer("2001:db8::5"), ());
         assert_eq!(newcomers.surplus(&peer("2001:db8::5"), 8), None);

@@ -8,7 +8,7 @@ use super::server::ServerEntry;
 use super::state::{Assignment, DirectoryState};
 
 impl DirectoryState {
-    /// Whether requests can go to another server than this one.
+    /// Whether requests can go to a server other than this one.
     pub(super) fn has_other(&self, endpoint: &Arc<Endpoint>) -> bool {
         let other = |server: &ServerEntry| !Arc::ptr_eq(&server.endpoint, endpoint);
         self.servers
@@ -16,8 +16,8 @@ impl DirectoryState {
             .any(|server| other(server) && !server.removed && server.health.state == Health::Up)
     }
 
-    /// Takes a seat at the server with the fewest requests of those that are open, servers that are equal in turn, and the
-    /// connection that became idle last there. `once`: see [`ServerEntry::pop_idle`].
+    /// Takes a slot at the available server with the fewest busy slots, round robin among equals, and the connection
+    /// there that became idle last. `once`: see [`ServerEntry::pop_idle`].
     pub(super) fn assign(&mut self, once: bool) -> Option<Assignment> {
         let count = self.servers.len();
         let mut best: Option<(usize, usize)> = None;

@@ -1,8 +1,8 @@
-//! A directory: gives free seats at its servers to the requests that wait, and takes them back.
+//! A directory: gives free slots to the requests that wait, and takes them back.
 //!
-//! The thread that frees a seat deals: the seat is put into the [`Slot`](crate::backend::queue::Slot) of the first request in
-//! line. The end of a server's pause frees its seats without any thread, so the [`Alarm`] brings the tick thread then, which
-//! deals too.
+//! The thread that frees a slot hands it over: it puts an [`Assignment`] into the [`Slot`](crate::backend::queue::Slot)
+//! of the first request in the queue. The end of a server's pause frees slots without a thread, so the [`Alarm`] wakes
+//! the tick thread then, which does the same.
 
 use std::mem;
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use crate::stats::{Close, Stats};
 /// The servers of a site, and the requests that wait for them.
 #[derive(Debug)]
 pub struct Directory {
-    /// The site, for logs.
+    /// The site's name, for logs.
     pub(super) site: String,
-    /// Target of log lines.
+    /// The target of log messages.
     pub(super) log: String,
     pub(super) stats: Arc<Stats>,
-    /// Brings the tick thread.
+    /// Wakes the tick thread.
     pub(super) alarm: Arc<Alarm>,
     pub(super) state: Mutex<DirectoryState>,
-    /// Where Redis has the list.
+    /// Wakes the thread that talks to Redis, if the servers are listed there.
     #[cfg(feature = "redis")]
     pub(super) syncer_notify: Option<Arc<Notify>>,
 }
@@ -55,8 +55,8 @@ impl Directory {
         }
     }
 
-    /// Goes over to other settings. Servers that stay keep their connections and what is known of them; exchanges with
-    /// those that go come to their end.
+    /// Switches to other settings. Servers that stay keep their connections and health; exchanges with removed servers
+    /// run to their end.
     pub(super) fn change(&self, settings: DirectorySettings) {
         let gone = {
             let mut state = self.state.lock();
@@ -72,7 +72,7 @@ impl Directory {
         self.serve_waiting();
     }
 
-    /// Closes what is idle and keeps nothing that comes later.
+    /// Closes idle connections, and those that become idle later.
     pub(super) fn close_all(&self, reason: Close) {
         let idle: Vec<_> = {
             let mut state = self.state.lock();
@@ -92,7 +92,7 @@ impl Directory {
         state.servers.iter().map(|server| server.idle.len()).sum()
     }
 
-    /// Why no server has a free seat.
+    /// Why no slot is free.
     pub(in crate::backend) fn shortage(&self) -> Shortage {
         self.state.lock().shortage()
     }
@@ -102,7 +102,7 @@ impl Directory {
         self.stats.backend_closed(reason);
     }
 
-    /// Has the tick thread come in time for what is due next.
+    /// Sets the alarm for what is due next.
     pub(super) fn set_alarm(&self) {
         let due = self.state.lock().next_due(Instant::now());
         if let Some(due) = due {
@@ -110,7 +110,7 @@ impl Directory {
         }
     }
 
-    /// Gives free seats to those that wait.
+    /// Gives free slots to waiting requests.
     pub(super) fn serve_waiting(&self) {
         loop {
             let (slot, assigned) = {
@@ -128,7 +128,7 @@ impl Directory {
                 None => Some(assigned),
             };
             if let Some(Assignment { endpoint, idle }) = refused {
-                // The request has left meanwhile; the next one is served in the next round.
+                // The request has given up meanwhile; the next round serves the next request.
                 self.take_back(&endpoint, idle, &HealthReport::Nothing);
                 #[cfg(feature = "redis")]
                 self.return_surplus();
@@ -136,8 +136,8 @@ impl Directory {
         }
     }
 
-    /// Takes a seat back, with the connection to be kept and what is learnt from its request, without dealing it. Returns whether
-    /// requests wait.
+    /// Takes a slot back, with its idle connection if it can be used again, and records the outcome of the request. Does
+    /// not give the slot to another request. Returns whether requests wait.
     pub(super) fn take_back(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -147,14 +147,14 @@ impl Directory {
         let (change, unwanted, waits, pause) = {
             let mut state = self.state.lock();
             let state = &mut *state;
-            // Without another server nothing would be won, and what is wrong may be the requests.
+            // With a single server a pause would only reject requests; the fault may also be in the requests.
             let enough = match outcome {
                 HealthReport::Failed => state.has_other(endpoint),
                 _ => true,
             };
             let waits = !state.waiting.is_empty();
             let reason = state.close_reason(endpoint);
-            // A server stays while one of its seats is taken.
+            // A server remains in the list while one of its slots is busy.
             let Some(index) = state.position(endpoint) else {
                 return waits;
             };
@@ -186,14 +186,14 @@ impl Directory {
         }
         let (site, name) = (&self.site, &endpoint.name);
         match change {
-            // No request says that a server is down.
+            // Only checks report a server as down.
             Change::None | Change::Down => {}
             Change::Aside => {
                 log::warn!(
                     target: &self.log,
                     "site {site}: server {name} is set aside: {outcome}"
                 );
-                // Its name is looked up again soon.
+                // The address may have changed: look the name up again soon.
                 self.set_alarm();
             }
             Change::Back => log::info!(target: &self.log, "site {site}: server {name} is back"),
@@ -201,7 +201,7 @@ impl Directory {
         waits
     }
 
-    /// A request waits.
+    /// Tells the Redis thread that a request waits.
     #[cfg(feature = "redis")]
     pub(super) fn notify_syncer(&self) {
         if let Some(notify) = &self.syncer_notify {
@@ -209,7 +209,7 @@ impl Directory {
         }
     }
 
-    /// Whatever nobody needs goes back.
+    /// Returns the elements that no request needs to Redis.
     #[cfg(feature = "redis")]
     pub(super) fn return_surplus(&self) {
         let Some(notify) = &self.syncer_notify else {

@@ -1,6 +1,6 @@
-//! Where a server is: its addresses, how one of them is connected to, and whether it says that it is well.
+//! Where a server is: its addresses, connecting to one of them, and probing its health.
 //!
-//! Called by workers, which begin to connect, and by the threads that look names up and check servers, which wait.
+//! Workers start connections here without blocking. The threads that look names up and check servers block.
 
 use std::io;
 use std::mem;
@@ -16,18 +16,18 @@ use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
 use crate::process;
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) address: Address,
     /// The address as text.
     pub(super) name: Arc<str>,
-    /// What the name stands for. The one that was reached last is in front.
+    /// The addresses that the name stands for. The one reached last comes first.
     found: Mutex<Vec<SocketAddr>>,
 }
 
 impl Endpoint {
-    /// A server with this address, whose name is not looked up yet.
+    /// A host name is not looked up yet.
     pub(super) fn new(address: &Address) -> Self {
         let literal = match address {
             Address::Tcp { host, port, .. } => host
@@ -48,10 +48,10 @@ impl Endpoint {
         matches!(self.address, Address::Unix(_)) || !self.found.lock().is_empty()
     }
 
-    /// Asks the system, which may take its time.
+    /// Looks the name up. Blocks.
     ///
     /// # Errors
-    /// Whatever the resolver says, and if there is no address.
+    /// Those of the resolver, or that there is no address.
     pub(super) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
         let Address::Tcp { host, port, .. } = &self.address else {
             return Ok(Vec::new());
@@ -63,7 +63,7 @@ impl Endpoint {
         }
     }
 
-    /// Takes addresses over. Returns those from before if they were others.
+    /// Replaces the addresses. Returns the old ones if they differ.
     pub(super) fn update(&self, found: &[SocketAddr]) -> Vec<SocketAddr> {
         let mut known = self.found.lock();
         if known.len() == found.len() && found.iter().all(|address| known.contains(address)) {
@@ -72,7 +72,7 @@ impl Endpoint {
         mem::replace(&mut *known, found.to_vec())
     }
 
-    /// An attempt to connect, to each address in turn if one cannot be reached.
+    /// Starts to connect: to each address in order until one can be reached.
     pub(super) fn connect(&self, deadline: Instant) -> Connect {
         let targets = match &self.address {
             Address::Unix(path) => Targets::Path(path.clone()),
@@ -81,14 +81,14 @@ impl Endpoint {
         Connect::new(targets, deadline)
     }
 
-    /// Learns which address was reached.
+    /// Remembers which address was reached.
     pub(super) fn reached(&self, connect: &Connect) {
         if let Some(address) = connect.address() {
             self.prefer(address);
         }
     }
 
-    /// Puts an address in front, so that it is tried first the next time.
+    /// Moves an address to the front, so that it is tried first next time.
     fn prefer(&self, address: SocketAddr) {
         let mut found = self.found.lock();
         if let Some(position) = found.iter().position(|known| *known == address) {
@@ -97,10 +97,10 @@ impl Endpoint {
     }
 }
 
-/// Asks a server whether it is well: whether it answers with a status below 400 in time.
+/// Probes the health of a server: a response with a status below 400 in time is healthy.
 ///
 /// # Errors
-/// What is wrong with it, for the log.
+/// The fault, for the log.
 pub(super) fn probe(
     endpoint: &Endpoint,
     check: &config::CheckConfig,
@@ -122,12 +122,12 @@ pub(super) fn probe(
         Ok(status) => Err(format!("a check is answered with {status}")),
         Err(error) => {
             let why = process::reason(&error);
-            Err(format!("a check gets no valid answer: {why}"))
+            Err(format!("a check gets no valid response: {why}"))
         }
     }
 }
 
-/// No check waits longer for its answer.
+/// The longest time a check waits for its response.
 const LONGEST_CHECK: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -147,9 +147,9 @@ mod tests {
         let mut connect = endpoint.connect(Instant::now() + Duration::from_secs(10));
         connect.wait().unwrap();
         endpoint.reached(&connect);
-        // The one that was reached comes first the next time.
+        // The address that was reached comes first next time.
         assert_eq!(*endpoint.found.lock(), [addresses[1], addresses[0]]);
-        // In another order they are the same.
+        // The same addresses in another order are no change.
         assert!(endpoint.update(&addresses).is_empty());
     }
 }

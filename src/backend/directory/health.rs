@@ -1,42 +1,42 @@
-//! Whether requests are sent to a server, and what they tell about it.
+//! Whether a server gets requests, and what their outcomes mean for it.
 //!
-//! A server that cannot be reached is set aside, and so is one with which exchanges fail in a row, if there is another:
-//! for a pause that doubles each time, after which one request, the trial, goes there. A check (see [`maintenance`](super::maintenance))
-//! may find it down, and then only a check finds it up again.
+//! A server that cannot be reached is set aside; so is one with several failed exchanges in a row if another server is
+//! up. It gets no requests for a pause that doubles each time, then one request: the trial. A check (see
+//! [`maintenance`](super::maintenance)) may find a server down; then only a check can find it up again.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Whether requests are sent to a server.
+/// Whether a server gets requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Health {
     Up,
-    /// Not before `until`, and then one, `trial`, to see.
+    /// Set aside: no request before `until`, then one (`trial` is set while it is under way).
     Aside {
         until: Instant,
         pause: Duration,
         trial: bool,
     },
-    /// Not until a check succeeds.
+    /// No requests until a check succeeds.
     Down,
-    /// Not until its name was found.
+    /// No requests until its name is found.
     Unknown,
 }
 
-/// What a request tells about its server.
+/// The outcome of a request, as far as it concerns its server.
 #[derive(Debug)]
 pub(super) enum HealthReport {
-    /// Nothing.
+    /// Unknown: the request did not get far enough.
     Nothing,
-    /// It works.
+    /// The server works.
     Good,
-    /// It failed, in a way that may be the request's fault.
+    /// The exchange failed; the request may be the cause.
     Failed,
-    /// It could not be reached, for this reason.
+    /// The server could not be reached, for this reason.
     Unreachable(String),
 }
 
-/// A change of a server's health, to be told without the lock.
+/// A change of a server's health, to be logged without the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     None,
@@ -45,20 +45,20 @@ pub(super) enum Change {
     Back,
 }
 
-/// What is known of a server's health.
+/// The health of a server.
 #[derive(Debug)]
 pub(super) struct ServerHealth {
     pub(super) state: Health,
-    /// Exchanges that failed since one that did not.
+    /// Failed exchanges since the last good one.
     failures: u32,
-    /// Checks that failed since one that did not.
+    /// Failed checks since the last good one.
     bad_checks: u32,
-    /// When its name is looked up again; `None`: that is under way, or there is no name.
+    /// When its name is looked up again; `None`: a lookup is under way, or there is no name.
     pub(super) lookup: Option<Instant>,
 }
 
 impl ServerHealth {
-    /// That of a server of which nothing was heard yet. `is_known`: it can be connected to without a lookup.
+    /// The health of a new server. `is_known`: it can be connected to without a lookup.
     pub(super) const fn new(is_known: bool, now: Instant) -> Self {
         let (state, lookup) = match is_known {
             true => (Health::Up, None),
@@ -72,7 +72,7 @@ impl ServerHealth {
         }
     }
 
-    /// Whether a request may go there. The time is asked for only if it matters.
+    /// Whether a request may go there. `now` is filled in only if it is needed.
     pub(super) fn is_open(&self, now: &mut Option<Instant>) -> bool {
         match self.state {
             Health::Up => true,
@@ -81,11 +81,11 @@ impl ServerHealth {
         }
     }
 
-    /// Learns from what became of a request. `enough`: if it failed too often, others shall do without this server.
+    /// Records the outcome of a request. `enough`: too many failures may set the server aside.
     pub(super) fn judge(&mut self, outcome: &HealthReport, enough: bool) -> Change {
         match outcome {
             HealthReport::Nothing => {
-                // Whoever was to try it did not come so far.
+                // The trial did not get far enough.
                 if let Health::Aside { trial, .. } = &mut self.state {
                     *trial = false;
                 }
@@ -121,7 +121,7 @@ impl ServerHealth {
         }
     }
 
-    /// Learns from a check.
+    /// Records the result of a check.
     pub(super) fn judge_check(&mut self, is_well: bool) -> Change {
         let down = self.state == Health::Down;
         if !is_well {
@@ -133,7 +133,7 @@ impl ServerHealth {
             return Change::Down;
         }
         self.bad_checks = 0;
-        // A request that tries it says itself how that went.
+        // A trial under way reports its own outcome.
         if !down && !matches!(self.state, Health::Aside { trial: false, .. }) {
             return Change::None;
         }
@@ -142,7 +142,7 @@ impl ServerHealth {
         Change::Back
     }
 
-    /// Learns from a lookup of its name, which is due again after a while. Returns whether it was not known before.
+    /// Records the result of a lookup and schedules the next one. Returns whether the name was unknown before.
     pub(super) fn judge_lookup(&mut self, is_found: bool, now: Instant) -> bool {
         let first = self.state == Health::Unknown;
         let again = match first && !is_found {
@@ -156,7 +156,7 @@ impl ServerHealth {
         first
     }
 
-    /// Has it left alone for so long.
+    /// Sets the server aside for a pause.
     fn set_aside(&mut self, pause: Duration) {
         let now = Instant::now();
         self.state = Health::Aside {
@@ -164,7 +164,7 @@ impl ServerHealth {
             pause,
             trial: false,
         };
-        // It may have moved.
+        // Its address may have changed.
         if let Some(lookup) = &mut self.lookup {
             *lookup = (*lookup).min(now + LOOK_UP_SOON);
         }
@@ -181,12 +181,12 @@ impl fmt::Display for HealthReport {
     }
 }
 
-/// How long a server is left alone that failed, and at the longest.
+/// The first and the longest pause of a server that was set aside.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Exchanges, and checks, that must fail in a row.
+/// Failed exchanges, and failed checks, in a row.
 const FAILURES: u32 = 3;
 const BAD_CHECKS: u32 = 2;
-/// How often names are looked up, and where a name is not known or its server not reached.
+/// How often names are looked up; and how soon if the name is unknown or the server cannot be reached.
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
 const LOOK_UP_SOON: Duration = Duration::from_secs(1);

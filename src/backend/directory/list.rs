@@ -1,14 +1,14 @@
-//! What a directory keeps of its list in Redis: the elements that this proxy has taken out, and what has to go back.
+//! The data that a directory keeps about its list in Redis: leased elements, and those to be returned.
 //!
-//! Plain data, guarded by the directory's lock; [`sync`](super::sync) fills it, the thread in [`redis`](super::redis) carries
-//! it to Redis.
+//! Plain data, guarded by the directory's lock. [`sync`](super::sync) updates it; the thread in [`redis`](super::redis)
+//! carries the changes to Redis.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// Tells that thread that there is something to do.
+/// Wakes the thread that talks to Redis.
 #[derive(Debug, Default)]
 pub(super) struct Notify {
     state: Mutex<NotifyState>,
@@ -22,29 +22,29 @@ struct NotifyState {
     stopping: bool,
 }
 
-/// What a directory has of its list.
+/// What a directory knows about its list.
 #[derive(Debug)]
 pub(super) struct ListState {
-    /// Redis does not answer.
+    /// Redis does not respond.
     pub(super) unreachable: bool,
-    /// Other proxies use the list.
+    /// Other proxies use the list as well.
     pub(super) shared: bool,
-    /// What has to go back.
+    /// Elements to be returned.
     pub(super) returning: Vec<ReturnedElement>,
-    /// Nothing is taken before that.
+    /// No elements are taken before this time.
     pub(super) take_after: Option<Instant>,
-    /// Elements in a row that could not be used.
+    /// Elements taken in a row that could not be used.
     pub(super) unusable: usize,
 }
 
-/// What a server has of it.
+/// What a server knows about its elements of the list.
 #[derive(Debug, Default)]
 pub(super) struct Elements {
-    /// As it stands in Redis.
+    /// The element as written in Redis.
     pub(super) text: Box<[u8]>,
-    /// What this proxy has taken out; the first is the oldest.
+    /// The elements that this proxy has leased; the oldest first.
     pub(super) leased: VecDeque<LeasedElement>,
-    /// How often it stands there, in use or not.
+    /// How often the element occurs in Redis, leased or not.
     pub(super) listed: usize,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct LeasedElement {
     pub(super) since: Instant,
 }
 
-/// An element on its way back.
+/// An element to be returned.
 #[derive(Debug)]
 pub(super) struct ReturnedElement {
     pub(super) text: Box<[u8]>,
@@ -75,7 +75,7 @@ impl Notify {
         self.changed.notify_one();
     }
 
-    /// Waits until it is rung or `until` is over. Returns whether the directory is not used any more.
+    /// Waits for a notification, until `until` at most. Returns whether the directory is not used any more.
     pub(super) fn wait(&self, until: Instant) -> bool {
         let mut state = self.state.lock();
         while !state.notified {
@@ -89,7 +89,7 @@ impl Notify {
 }
 
 impl ListState {
-    /// Nothing is known yet.
+    /// Nothing was read from Redis yet.
     pub(super) const fn new() -> Self {
         Self {
             unreachable: true,
@@ -100,18 +100,18 @@ impl ListState {
         }
     }
 
-    /// Whether Redis does not answer.
+    /// Whether Redis does not respond.
     pub(super) const fn is_unreachable(&self) -> bool {
         self.unreachable
     }
 }
 
 impl Elements {
-    /// Whether the server was in the list when that was read last, or is used by this proxy.
+    /// Whether the server was in the list when that was read last, or this proxy has leased it.
     pub(super) fn is_listed(&self) -> bool {
         self.listed > 0 || !self.leased.is_empty()
     }
 }
 
-/// How often Redis is asked for elements while some are wanted and there are none.
+/// How often to ask Redis for elements while requests wait and none are available.
 pub(super) const POLL: Duration = Duration::from_millis(25);

@@ -1,7 +1,7 @@
-//! What is done for servers beside requests: idle connections are looked after, names looked up, servers checked.
+//! What is done for servers apart from requests: closing idle connections, looking names up, checking servers.
 //!
-//! [`Directory::tick`] does what is due and never waits. What may take its time has a thread of its own, one at a time
-//! for each server and purpose, which ends by itself.
+//! [`Directory::tick`] does what is due and never blocks. What may block runs on a short-lived thread, at most one for
+//! each server and purpose.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,18 +21,17 @@ use crate::stats::Close;
 /// What is due.
 #[derive(Default)]
 pub(super) struct Due {
-    /// Connections that have been idle for a moment, to be looked at.
+    /// Connections to be inspected: they have been idle for a moment.
     pub(super) idle: Vec<(Arc<Endpoint>, Vec<IdleConnection>)>,
-    /// How long they may be.
+    /// How long a connection may be idle.
     idle_timeout: Duration,
     lookups: Vec<Arc<Endpoint>>,
     checks: Vec<(Arc<Endpoint>, config::CheckConfig, String)>,
 }
 
 impl Directory {
-    /// Does what is due: closes connections that have ended or were idle for too long, has names looked up and servers
-    /// checked, and deals seats that have become free because a pause has ended. Never waits. Returns when something is due
-    /// again.
+    /// Does what is due: closes idle connections that ended or were idle for too long, starts lookups and checks, and
+    /// gives out slots that became free because a pause ended. Never blocks. Returns when something is due again.
     pub(super) fn tick(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         let due = self.state.lock().due(now);
         for (endpoint, idle) in due.idle {
@@ -62,7 +61,7 @@ impl Directory {
         self.state.lock().next_due(now)
     }
 
-    /// Closes those of a server's idle connections that are over, and gives it the others back.
+    /// Closes those idle connections of a server that ended or were idle for too long, and gives the others back.
     pub(super) fn check_idle(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -82,7 +81,7 @@ impl Directory {
             let mut state = self.state.lock();
             match (state.close_reason(endpoint), state.server(endpoint)) {
                 (None, Some(server)) => {
-                    // They are older than whatever came back meanwhile.
+                    // They are older than connections that became idle meanwhile.
                     for idle in good.into_iter().rev() {
                         server.idle.push_front(idle);
                     }
@@ -96,7 +95,7 @@ impl Directory {
         }
     }
 
-    /// A name was looked up.
+    /// A lookup has finished.
     pub(super) fn lookup_done(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -150,7 +149,7 @@ impl Directory {
         self.serve_waiting();
     }
 
-    /// A server was checked.
+    /// A check has finished.
     pub(super) fn check_done(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -165,7 +164,7 @@ impl Directory {
             server.check = Some(Instant::now() + interval.unwrap_or_default());
             match interval {
                 Some(_) => server.health.judge_check(result.is_ok()),
-                // There are no checks any more: what is down now would stay so.
+                // Checks were switched off meanwhile: a server that is marked down now would stay down.
                 None => Change::None,
             }
         };
@@ -187,7 +186,7 @@ impl Directory {
 }
 
 impl DirectoryState {
-    /// What is due now, which is marked as under way.
+    /// Takes what is due now, and marks it as under way.
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let mut due = Due {
             idle_timeout: self.settings.idle_timeout,
@@ -217,7 +216,7 @@ impl DirectoryState {
     }
 }
 
-/// Addresses with blanks between.
+/// Addresses separated by spaces.
 struct AddressList<'a>(&'a [SocketAddr]);
 
 impl fmt::Display for AddressList<'_> {
@@ -230,7 +229,7 @@ impl fmt::Display for AddressList<'_> {
     }
 }
 
-/// Starts a thread. `false`: there is none to be had now, which the log says.
+/// Starts a thread. `false`: the system has none now, which is logged.
 pub(super) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> bool {
     let started = process::thread(name, run);
     if let Err(error) = &started {
@@ -239,5 +238,5 @@ pub(super) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> bool {
     started.is_ok()
 }
 
-/// When the system gave no thread, it is asked again after so long.
+/// How soon to try again when no thread could be started.
 const START_SOON: Duration = Duration::from_secs(1);

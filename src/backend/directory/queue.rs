@@ -1,8 +1,7 @@
-//! How a request gets its turn: at once where a seat is free and no request that arrived earlier waits, in line otherwise.
+//! How a request gets a slot: at once if one is free and no request that arrived earlier waits; otherwise it queues.
 //!
-//! The thread that frees a seat deals: the seat is put into the [`Slot`] of the first request in line. The end of a
-//! server's pause frees its seats without any thread, so the [`Alarm`](crate::net::alarm::Alarm) brings the tick thread
-//! then, which deals too.
+//! See [`dispatch`](super::dispatch) for the other side: the thread that frees a slot puts it into the [`Slot`] of the first
+//! request.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -14,27 +13,27 @@ use super::state::Assignment;
 use crate::backend::queue::{QueuePosition, Slot};
 use crate::backend::waiting::{CountedWait, QueueFull, WaitingCount, WaitingGuard};
 
-/// From which directory a request is served.
+/// The directory that serves a request.
 #[derive(Clone, Debug)]
 pub struct ServerSelector<'a> {
     /// The directory.
     pub directory: &'a Arc<Directory>,
-    /// The count of requests that wait, which has a limit.
+    /// The number of waiting requests, which is limited.
     pub waiting: &'a Arc<WaitingCount>,
 }
 
-/// What came of [`acquire`].
+/// The result of [`acquire`].
 #[derive(Debug)]
 pub enum ServerAcquired {
     /// A server with a connection to it.
     Ready(ServerLease),
-    /// A server to which a connection is being made.
+    /// A server; the connection is being made.
     Connecting(ServerConnecting),
-    /// The request stands in line.
+    /// The request waits in the queue.
     Queued(ServerTicket),
 }
 
-/// A request's place in line. Dropping it leaves the line.
+/// A request in the queue. Dropping it leaves the queue.
 #[derive(Debug)]
 pub struct ServerTicket {
     directory: Arc<Directory>,
@@ -46,9 +45,9 @@ pub struct ServerTicket {
     _waiting: WaitingGuard,
 }
 
-/// Takes a seat at a server, or stands in line with the requests that arrived before and after `since`. `wait`: see
-/// [`WaitingCount::enter`](crate::backend::waiting::WaitingCount::enter); `once`: see [`acquire`](crate::backend::lease::acquire).
-/// Never waits.
+/// Takes a slot at a server, or queues the request by its arrival `since`. `wait`: see
+/// [`WaitingCount::enter`](crate::backend::waiting::WaitingCount::enter); `once`: see
+/// [`acquire`](crate::backend::lease::acquire). Never blocks.
 ///
 /// # Errors
 /// [`QueueFull`].
@@ -59,7 +58,7 @@ pub fn acquire(
     once: bool,
 ) -> Result<ServerAcquired, QueueFull> {
     let directory = selector.directory;
-    // Each server that cannot be reached is set aside, so this comes to an end.
+    // Terminates: each server that cannot be reached is set aside.
     while let Some(server_slot) = directory.slot_now(once, since) {
         if let Some(acquired) = ServerAcquired::of(server_slot.connect(once)) {
             return Ok(acquired);
@@ -89,26 +88,26 @@ impl ServerAcquired {
 }
 
 impl ServerTicket {
-    /// What the request was given, which is never another ticket. If the server cannot be reached, the request takes
-    /// another that has a free seat, or goes back to its old place in line: `None`. A ticket that has yielded something is
-    /// used up.
+    /// What the request was given, never another ticket. If the server cannot be reached, the request takes a free slot
+    /// at another one, or returns to its old position in the queue: `None`. A ticket that has returned something is used
+    /// up.
     pub fn take(&mut self) -> Option<ServerAcquired> {
         let server_slot = ConnectionSlot::new(&self.directory, self.slot.take()?);
         self.position = None;
         ServerAcquired::of(server_slot.connect(self.once)).or_else(|| self.enqueue())
     }
 
-    /// Blocks until the request was given something, or until `until`; see [`Slot::wait`].
+    /// Blocks until the request is given a slot, or until `until`; see [`Slot::wait`].
     pub fn wait(&self, until: Instant) -> bool {
         self.slot.wait(until)
     }
 
-    /// Has a waker called when the request is given something; see [`Slot::wake_with`].
+    /// Registers a waker that is called when the request is given a slot; see [`Slot::wake_with`].
     pub fn wake_with(&self, waker: Waker) -> bool {
         self.slot.wake_with(waker)
     }
 
-    /// Enters the line with a new slot, unless a seat has become free.
+    /// Joins the queue with a new [`Slot`], unless a connection slot has become free.
     fn enqueue(&mut self) -> Option<ServerAcquired> {
         loop {
             self.slot = Arc::default();
@@ -133,14 +132,14 @@ impl Drop for ServerTicket {
             let waiting = self.directory.state.lock().waiting.remove(position);
             drop(waiting);
         }
-        // A seat that came at the last moment is free when it is dropped, and dealt to the next request.
+        // A slot that was assigned at the last moment is freed, and goes to the next request.
         let assigned = self.slot.close();
         drop(assigned.map(|assigned| ConnectionSlot::new(&self.directory, assigned)));
     }
 }
 
 impl Directory {
-    /// A seat, unless a request that arrived earlier waits for one.
+    /// A free slot, unless a request that arrived earlier waits for one.
     fn slot_now(self: &Arc<Self>, once: bool, since: Instant) -> Option<ConnectionSlot> {
         let mut state = self.state.lock();
         let assigned = match state.waiting.would_be_first(since) {
@@ -151,7 +150,7 @@ impl Directory {
         Some(ConnectionSlot::new(self, assigned))
     }
 
-    /// Puts a request into line, unless it is the first there and a seat has become free just before.
+    /// Adds a request to the queue, unless it would be the first and a slot has just become free.
     fn enqueue(self: &Arc<Self>, ticket: &ServerTicket) -> Result<QueuePosition, ConnectionSlot> {
         let ServerTicket { since, once, .. } = *ticket;
         let (position, pause) = {

@@ -1,20 +1,20 @@
-//! Servers that are listed in Redis, so that several proxies share them (`directory: redis`).
+//! The thread that shares servers with other proxies through Redis (`directory: redis`).
 //!
-//! The layout is that of the original: a list per host name, each element `HOST:PORT` good for one request at a time at
-//! that server. An element is moved from the tail of `NAME` to the head of `NAME.inuse`, and back to the head of `NAME`
-//! when the request is over. Beside that, each element that one of us has in use has a member in the sorted set
-//! `NAME.leases`, with the time at which it runs out unless it is renewed; whoever comes across one that has run out moves
-//! its element back. What the original has in use has no such member, and nobody touches it. `NAME.proxies` says who is
-//! there.
+//! The layout is that of the original: a list for each host name, whose elements `HOST:PORT` each allow one request at a
+//! time at that server. An element moves from the tail of `NAME` to the head of `NAME.inuse` when it is taken, and to
+//! the head of `NAME` when its request is over. In addition, each element in use by one of our proxies has a member in
+//! the sorted set `NAME.leases`, scored by the time at which its lease expires unless it is renewed. A proxy that finds
+//! an expired lease returns the element. Elements in use by the original have no lease and are left alone.
+//! `NAME.proxies` is the set of running proxies.
 //!
-//! One thread for each site speaks with Redis, for all that wait together, so that no worker ever does: a worker waits in
-//! its slot, with its own deadline, and an element that is handed over from one request to the next need not see Redis at
-//! all. When Redis does not answer, the elements known last are used, each as if this proxy were alone, until it is back.
+//! Each site has one thread that talks to Redis on behalf of all its requests; workers never do. A request waits in its
+//! slot, under its own deadline, and an element that passes from one request to the next does not involve Redis. While
+//! Redis does not respond, the proxy uses the last known elements as if it were alone.
 //!
 //! **Invariants**
-//! - Every change in Redis is one script, which either happened or did not, and giving an element back a second time
-//!   changes nothing: no element is lost or doubled, whatever a connection does.
-//! - `slots` of a server is the number of its elements that are held, or known while Redis is away.
+//! - Every change in Redis is one script, which either ran or did not. Returning an element twice changes nothing. So no
+//!   element is lost or duplicated when a connection breaks.
+//! - `slots` of a server is the number of its leased elements, or of its known elements while Redis does not respond.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -34,36 +34,36 @@ use super::maintenance::start;
 use super::server::ServerEntry;
 use crate::config;
 
-/// A site's thread that speaks with Redis.
+/// Starts and stops the thread of a site.
 #[derive(Debug)]
 pub(super) struct Link {
     syncer_notify: Arc<Notify>,
-    /// What the thread will have, until it takes it.
+    /// The thread's data, until it starts.
     syncer: Arc<Mutex<Option<Syncer>>>,
     /// Disconnected when the thread has ended.
     ended: Mutex<Receiver<()>>,
 }
 
-/// The thread's own.
+/// The thread's data.
 struct Syncer {
     site: String,
     log: String,
     address: String,
-    /// How members in Redis begin.
+    /// The prefix of this proxy's members in Redis.
     proxy_id: String,
     lease: Duration,
     client: Client,
     connection: Option<Connection>,
     lists: Vec<RedisList>,
     syncer_notify: Arc<Notify>,
-    /// The number of the element that is taken next.
+    /// The number of the next element to be taken.
     number: u64,
-    /// When Redis is tried again, and how long after that.
+    /// When to try Redis again, and the pause after that.
     retry: Instant,
     pause: Duration,
-    /// When leases are renewed.
+    /// When the leases are renewed.
     next_renewal: Instant,
-    /// The log has it that Redis is away.
+    /// The log has reported that Redis does not respond.
     reported: bool,
     /// Dropped when the thread ends.
     _ends: Sender<()>,
@@ -101,7 +101,7 @@ impl Link {
             site: site.name.clone(),
             log: log.to_owned(),
             address: format!("{}:{}", redis.host, redis.port),
-            // Different for each process and each reload; nobody has to guess it.
+            // Differs for each process and each reload. It is not a secret.
             proxy_id: format!("{:016x}", RandomState::new().build_hasher().finish()),
             lease: redis.lease,
             client: Client::open(info)?,
@@ -122,15 +122,15 @@ impl Link {
         })
     }
 
-    /// Starts the thread, if none has begun. Where the system gave no thread, it is tried again the next time; returns
-    /// whether that is so.
+    /// Starts the thread unless it is running. Returns whether the system had no thread, so that this should be called
+    /// again.
     pub(super) fn start(&self) -> bool {
         if self.syncer.lock().is_none() {
             return false;
         }
         let syncer = Arc::clone(&self.syncer);
         let started = start("redis", move || {
-            // Of two the second one finds nothing to do.
+            // If two threads were started, the second finds nothing.
             let syncer = syncer.lock().take();
             if let Some(syncer) = syncer {
                 syncer.run();
@@ -139,11 +139,11 @@ impl Link {
         !started
     }
 
-    /// Has everything given back, and waits for that a moment.
+    /// Returns all elements, and waits a moment for that.
     pub(super) fn stop(&self) {
         drop(self.syncer.lock().take());
         self.syncer_notify.stop();
-        // Either it ends in time, or the leases run out.
+        // If the thread does not end in time, the leases expire.
         let _ = self.ended.lock().recv_timeout(STOP_TIMEOUT);
     }
 }
@@ -176,7 +176,7 @@ impl Syncer {
         }
     }
 
-    /// When there is something to do without being told.
+    /// When there is something to do without a notification.
     fn next_due(&self, now: Instant) -> Instant {
         if self.connection.is_none() {
             return self.retry;
@@ -213,7 +213,7 @@ impl Syncer {
         }
     }
 
-    /// Redis does not answer, or not as it should: the servers known last go on.
+    /// Redis does not respond, or not as expected: use the last known servers.
     fn connection_lost(&mut self, why: &str) {
         self.retry = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -223,7 +223,7 @@ impl Syncer {
         if !mem::replace(&mut self.reported, true) {
             log::warn!(
                 target: &self.log,
-                "site {}: Redis at {}: {why}; the servers known last go on", self.site, self.address
+                "site {}: Redis at {}: {why}; using the last known servers", self.site, self.address
             );
         }
     }
@@ -237,7 +237,7 @@ impl Syncer {
         Ok(())
     }
 
-    /// Gives back what is not used any more, and takes elements for those that wait, all in one.
+    /// Returns elements that are not needed any more, and takes elements for waiting requests, in one pipeline.
     fn return_and_take(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
         let mut pipe = redis::pipe();
         let mut takes = Vec::new();
@@ -268,7 +268,7 @@ impl Syncer {
         let taken: RedisResult<Vec<Vec<Vec<u8>>>> = pipe.query(connection);
         match taken {
             Err(error) => {
-                // Whether they went back or not: the next time they will.
+                // Whether they were returned is unknown; returning them again is safe.
                 for (list, returning) in returns {
                     list.directory.return_again(returning);
                 }
@@ -283,7 +283,7 @@ impl Syncer {
         }
     }
 
-    /// Renews leases, brings back what others have lost, and reads the lists.
+    /// Renews leases, returns elements with expired leases, and reads the lists.
     fn renew(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
         let period = LONGEST_PERIOD.min(self.lease / 4);
         self.next_renewal = now + period;
@@ -311,14 +311,14 @@ impl Syncer {
         Ok(())
     }
 
-    /// How an element in use is called in Redis.
+    /// The member of a leased element in `NAME.leases`.
     fn member(&self, given: &ReturnedElement) -> Vec<u8> {
         let mut member = format!("{}:{} ", self.proxy_id, given.number).into_bytes();
         member.extend_from_slice(&given.text);
         member
     }
 
-    /// Whether nothing is left to be given back, now or later.
+    /// Whether everything was returned and no request can lease more.
     fn is_all_returned(&self) -> bool {
         self.lists.iter().all(|list| {
             let state = list.directory.state.lock();
@@ -344,7 +344,7 @@ impl Syncer {
     }
 }
 
-/// What [`RENEW`] says: how many came back, how many proxies and leases there are, elements that are free, and in use.
+/// The reply of [`RENEW`]: expired leases, proxies, leases, free elements, elements in use.
 type SyncReply = (usize, usize, usize, Vec<Vec<u8>>, Vec<Vec<u8>>);
 
 impl std::fmt::Debug for Syncer {
@@ -355,17 +355,17 @@ impl std::fmt::Debug for Syncer {
     }
 }
 
-/// How long Redis may take to answer.
+/// How long Redis may take to reply.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// How long it is left alone when it did not.
+/// The first and the longest pause before Redis is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Leases are renewed and the lists are read at least so often.
+/// The longest interval between renewals of the leases.
 const LONGEST_PERIOD: Duration = Duration::from_secs(1);
-/// How long the end of a program waits for what has to be given back.
+/// How long the end of the program waits for elements to be returned.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Takes elements. Keys: list, in use, leases. Arguments: milliseconds of a lease, how many, who, number of the first.
+/// Takes elements. Keys: list, in use, leases. Arguments: lease in milliseconds, count, proxy, number of the first.
 const TAKE: &str = r"
 if redis.replicate_commands then redis.replicate_commands() end
 local time = redis.call('TIME')
@@ -380,15 +380,15 @@ for count = 0, ARGV[2] - 1 do
 end
 return taken";
 
-/// Gives one back, if it has not gone back already. Keys: list, in use, leases. Arguments: member, element.
+/// Returns an element unless that was done already. Keys: list, in use, leases. Arguments: member, element.
 const RETURN: &str = r"
 if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 and redis.call('LREM', KEYS[2], 1, ARGV[2]) == 1 then
   redis.call('LPUSH', KEYS[1], ARGV[2])
 end
 return 0";
 
-/// Renews, brings back what has run out, and looks. Keys: list, in use, leases, proxies. Arguments: who, milliseconds of a
-/// lease, milliseconds after which a proxy is gone that does not come again, members to renew.
+/// Renews leases, returns expired ones and reads the lists. Keys: list, in use, leases, proxies. Arguments: proxy, lease
+/// in milliseconds, milliseconds after which a silent proxy is gone, members to renew.
 const RENEW: &str = r"
 if redis.replicate_commands then redis.replicate_commands() end
 local time = redis.call('TIME')

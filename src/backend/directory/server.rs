@@ -1,4 +1,4 @@
-//! One server of a directory: how many requests it has, its idle connections, its health.
+//! One server of a directory: its slots, its idle connections, its health.
 //!
 //! Plain data, guarded by the directory's lock.
 
@@ -18,17 +18,17 @@ use crate::stats::Close;
 #[derive(Debug)]
 pub(super) struct ServerEntry {
     pub(super) endpoint: Arc<Endpoint>,
-    /// Requests that it may have at once, and that it has.
+    /// The requests that it may have at once, and those that it has.
     pub(super) slots: usize,
     pub(super) busy: usize,
-    /// The one that became idle last is at the end.
+    /// The connection that became idle last is at the end.
     pub(super) idle: VecDeque<IdleConnection>,
     pub(super) health: ServerHealth,
-    /// The log has it that its name is not found.
+    /// The log has reported that its name is not found.
     pub(super) lookup_reported: bool,
-    /// When it is checked again, if there are checks; `None`: that is under way.
+    /// When it is checked again, if there are checks; `None`: a check is under way.
     pub(super) check: Option<Instant>,
-    /// The configuration has no place for it any more.
+    /// It is not in the configuration any more.
     pub(super) removed: bool,
     #[cfg(feature = "redis")]
     pub(super) elements: Elements,
@@ -42,7 +42,7 @@ pub(super) struct IdleConnection {
 }
 
 impl IdleConnection {
-    /// Why it cannot be used any more, if that is so.
+    /// Why it cannot be used any more, if so.
     pub(super) fn fault(&self) -> Option<Close> {
         match self.conn.pending() {
             Pending::Nothing => None,
@@ -69,20 +69,21 @@ impl ServerEntry {
         }
     }
 
-    /// The connection that became idle last, unless it is too old for a request that must not be sent twice (`once`).
+    /// The connection that became idle last. `once`: the request must not be sent twice, so an old connection will not
+    /// do.
     pub(super) fn pop_idle(&mut self, once: bool) -> Option<IdleConnection> {
         self.idle
             .pop_back_if(|idle| !once || idle.since.elapsed() < DOUBTFUL)
     }
 
-    /// The connection that has been idle for the longest time, where a new one would be more than there are seats: not all
-    /// will do for every request.
+    /// The connection that has been idle longest, if a new one would exceed the slots. (There may be idle connections
+    /// although a new one is needed: see `once`.)
     pub(super) fn surplus(&mut self) -> Option<IdleConnection> {
         let full = self.idle.len() + self.busy > self.slots;
         full.then(|| self.idle.pop_front())?
     }
 
-    /// Has the oldest element that is held go back.
+    /// Returns the oldest leased element to the list.
     #[cfg(feature = "redis")]
     pub(super) fn return_oldest(&mut self, list: &mut ListState) {
         let Some(leased) = self.elements.leased.pop_front() else {
@@ -95,7 +96,7 @@ impl ServerEntry {
         });
     }
 
-    /// A seat was freed. Where other proxies may be waiting, nobody keeps an element for long.
+    /// A slot was freed: an element that was held for long is returned, so that other proxies get a turn.
     #[cfg(feature = "redis")]
     pub(super) fn share_with_others(&mut self, list: &mut ListState) {
         if !list.shared || list.unreachable {
@@ -112,9 +113,10 @@ impl ServerEntry {
     }
 }
 
-/// A connection that was idle for so long may just be given up by the server: good for requests that can be sent again.
+/// A connection that was idle for this long may be closed by the server at any moment: only for requests that can be
+/// repeated.
 const DOUBTFUL: Duration = Duration::from_secs(1);
-/// Where there are other proxies, an element is handed on here for so long, and then they have the time to take it.
+/// With other proxies, an element is passed on here for this long; then they get time to take it.
 #[cfg(feature = "redis")]
 const LONGEST_HOLD: Duration = Duration::from_millis(100);
 #[cfg(feature = "redis")]

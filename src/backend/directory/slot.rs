@@ -1,8 +1,8 @@
-//! A seat at a server, and the connection that goes with it: one that was kept, or a new one.
+//! A slot taken by a request, and its connection.
 //!
-//! A request waits for a [`ConnectionSlot`]. With a connection, which may have to be made first ([`ServerConnecting`]), the seat becomes a
-//! [`ServerLease`], which the exchange has. When that ends, the connection is kept for the next one or closed, the seat is free,
-//! and the first request in line is served.
+//! A request waits for a [`ConnectionSlot`]. It comes with an idle connection, or one is made first
+//! ([`ServerConnecting`]); together they are a [`ServerLease`], which the exchange owns. When the lease ends, the
+//! connection becomes idle or is closed, and the slot goes to the first request in the queue.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -28,21 +28,21 @@ pub struct ServerLease {
     reused: bool,
 }
 
-/// A seat at a server to which a connection is being made. Dropping it gives up.
+/// A slot whose connection is being made. Dropping it gives up.
 #[derive(Debug)]
 pub struct ServerConnecting {
     slot: ConnectionSlot,
     connect: Connect,
 }
 
-/// How far a connection has come.
+/// The state of a connection attempt.
 #[derive(Debug)]
 pub enum ServerConnected {
-    /// It is there.
+    /// Connected.
     Ready(ServerLease),
-    /// It is being made.
+    /// In progress.
     Pending(ServerConnecting),
-    /// The server cannot be reached, and gets no requests for a while.
+    /// The server cannot be reached, and is set aside.
     Failed(io::Error),
 }
 
@@ -50,16 +50,16 @@ pub enum ServerConnected {
 pub(super) struct ConnectionSlot {
     directory: Arc<Directory>,
     endpoint: Arc<Endpoint>,
-    /// A connection that was idle. It may have ended meanwhile.
+    /// An idle connection. The server may have closed it meanwhile.
     idle: Option<IdleConnection>,
-    /// What became of the request, for the server's health.
+    /// The outcome of the request, for the server's health.
     outcome: HealthReport,
-    /// It is not taken any more.
+    /// The slot was freed already.
     released: bool,
 }
 
 impl ConnectionSlot {
-    /// What a request was given.
+    /// From what the request was assigned.
     pub(super) fn new(directory: &Arc<Directory>, assigned: Assignment) -> Self {
         Self {
             directory: Arc::clone(directory),
@@ -70,7 +70,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// A connection to the server: one that was kept, or a new one.
+    /// Connects to the server: with the idle connection if it is usable, otherwise with a new one.
     pub(super) fn connect(mut self, once: bool) -> ServerConnected {
         match self.usable_idle(once) {
             Some(conn) => ServerConnected::Ready(ServerLease {
@@ -82,7 +82,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// A connection that was kept and can be used still.
+    /// An idle connection that is still usable.
     fn usable_idle(&mut self, once: bool) -> Option<Conn> {
         while let Some(idle) = self.idle.take() {
             let Some(reason) = idle.fault() else {
@@ -115,7 +115,7 @@ impl ConnectionSlot {
         connecting.advance()
     }
 
-    /// Frees the seat, and deals it to the first request in line.
+    /// Frees the slot, and gives it to the first request in the queue.
     fn release(&mut self) {
         if self.free() {
             self.directory.serve_waiting();
@@ -124,7 +124,7 @@ impl ConnectionSlot {
         self.directory.return_surplus();
     }
 
-    /// Frees the seat, once. Returns whether requests wait.
+    /// Frees the slot, once. Returns whether requests wait.
     fn free(&mut self) -> bool {
         let is_first = !mem::replace(&mut self.released, true);
         let idle = self.idle.take();
@@ -150,7 +150,7 @@ impl fmt::Debug for ConnectionSlot {
 }
 
 impl ServerConnecting {
-    /// Goes on without waiting.
+    /// Continues without blocking.
     pub fn advance(mut self) -> ServerConnected {
         let advanced = self.connect.advance();
         let ConnectionSlot {
@@ -183,12 +183,12 @@ impl ServerConnecting {
         }
     }
 
-    /// The socket that becomes writable when there is news; see [`Connect::fd`].
+    /// The socket that becomes writable when there is progress; see [`Connect::fd`].
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.connect.fd()
     }
 
-    /// When to go on at the latest; see [`Connect::until`].
+    /// When to call [`Self::advance`] at the latest; see [`Connect::until`].
     pub fn until(&self) -> Instant {
         self.connect.until()
     }
@@ -207,12 +207,12 @@ impl ServerLease {
         Arc::clone(&self.slot.endpoint.name)
     }
 
-    /// Whether the connection had an exchange before, so that the server may have given it up.
+    /// Whether the connection had an exchange before, so that the server may have closed it.
     pub const fn was_kept(&self) -> bool {
         self.reused
     }
 
-    /// The exchange is over and its response was read to its end: the next one may begin.
+    /// The exchange is over and its response was read to the end: the connection can be used again.
     pub fn finish(mut self) {
         self.slot.outcome = HealthReport::Good;
         self.slot.idle = self.conn.take().map(|conn| IdleConnection {
@@ -221,7 +221,7 @@ impl ServerLease {
         });
     }
 
-    /// The connection goes on with another protocol: that is no request any more, so it takes no seat.
+    /// The connection continues with another protocol. It is not a request any more, so it needs no slot.
     pub fn switch(&mut self) {
         self.slot.outcome = HealthReport::Good;
         self.slot.release();
@@ -255,7 +255,7 @@ impl ServerLease {
 
 impl Drop for ServerLease {
     fn drop(&mut self) {
-        // A lease that ends in good order has lost its connection before; this is an error path or a panic.
+        // A lease that ended in order has no connection any more; this is an error path or a panic.
         self.end(Close::BackendFailed);
     }
 }

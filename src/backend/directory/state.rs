@@ -1,4 +1,4 @@
-//! What the lock of a directory guards: its servers, the requests that wait for them, its part of the configuration.
+//! What the lock of a directory guards: its settings, its servers, and the requests that wait for them.
 
 use std::mem;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::backend::shortage::Shortage;
 use crate::config::{self, Address};
 use crate::stats::Close;
 
-/// What a directory has of its site's configuration.
+/// The part of a site's configuration that concerns its servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DirectorySettings {
-    /// Where the servers are.
+    /// The addresses of the servers.
     pub(super) servers: Vec<Address>,
-    /// Seats of each.
+    /// The slots of each server.
     pub(super) slots: usize,
-    /// For a connection to be made.
+    /// How long connecting may take.
     pub(super) connect_timeout: Duration,
-    /// How long an idle connection is kept.
+    /// How long a connection may be idle.
     pub(super) idle_timeout: Duration,
-    /// Active checks, and the Host that they ask for.
+    /// The checks, and the Host of their requests.
     pub(super) check: Option<config::CheckConfig>,
     pub(super) host: String,
 }
@@ -35,17 +35,17 @@ pub(super) struct DirectorySettings {
 pub(super) struct DirectoryState {
     pub(super) settings: DirectorySettings,
     pub(super) servers: Vec<ServerEntry>,
-    /// Requests that wait, and whether they must not be sent a second time.
+    /// The requests that wait; `true`: the request must not be sent twice.
     pub(super) waiting: Queue<Assignment, bool>,
-    /// Which of several equal servers is next.
+    /// The index of the server to begin with, for round robin.
     pub(super) next_server: usize,
-    /// Nothing may be kept any more, for this reason.
+    /// Connections are closed for this reason instead of becoming idle.
     pub(super) closed: Option<Close>,
     #[cfg(feature = "redis")]
     pub(super) list: Option<ListState>,
 }
 
-/// What a request is given: a seat at a server, which is counted there, and a connection that was idle, if there is one.
+/// What a request is given: a slot, already counted as busy, and perhaps an idle connection.
 #[derive(Debug)]
 pub(super) struct Assignment {
     pub(super) endpoint: Arc<Endpoint>,
@@ -73,7 +73,7 @@ impl DirectorySettings {
 }
 
 impl DirectoryState {
-    /// Nothing was asked of the servers of these settings yet.
+    /// The state before the first request.
     pub(super) fn new(settings: DirectorySettings) -> Self {
         let now = Instant::now();
         let servers = settings.servers.iter();
@@ -89,14 +89,14 @@ impl DirectoryState {
         }
     }
 
-    /// Goes over to other settings. Returns the idle connections to servers that are gone.
+    /// Switches to other settings. Returns the idle connections to removed servers.
     pub(super) fn change(
         &mut self,
         settings: DirectorySettings,
         now: Instant,
     ) -> Vec<IdleConnection> {
         let mut old = match settings.servers.is_empty() {
-            // Those of Redis stay.
+            // Servers from Redis stay.
             true => Vec::new(),
             false => mem::take(&mut self.servers),
         };
@@ -107,12 +107,12 @@ impl DirectoryState {
                 None => ServerEntry::new(address, settings.slots, now),
             };
             server.slots = settings.slots;
-            // It may have been on its way out.
+            // It may have been removed by an earlier change.
             server.removed = false;
             self.servers.push(server);
         }
         for server in &mut self.servers {
-            // One that is under way says itself when the next one is.
+            // A check under way schedules the next one itself.
             if let Some(due) = &mut server.check {
                 *due = now;
             }
@@ -133,7 +133,7 @@ impl DirectoryState {
         gone
     }
 
-    /// How many servers there are, and how many of them get no requests or only one, to see whether they are up again.
+    /// The number of servers, and of those that get no requests, or only a trial.
     fn count(&self) -> (usize, usize) {
         let servers = || self.servers.iter().filter(|server| !server.removed);
         #[cfg(feature = "redis")]
@@ -145,7 +145,7 @@ impl DirectoryState {
         (servers().count(), down.count())
     }
 
-    /// Why no server has a free seat.
+    /// Why no slot is free.
     pub(super) fn shortage(&self) -> Shortage {
         let (all, down) = self.count();
         #[cfg(feature = "redis")]
@@ -164,20 +164,20 @@ impl DirectoryState {
         servers.position(|server| Arc::ptr_eq(&server.endpoint, endpoint))
     }
 
-    /// A server that is still there.
+    /// A server that still exists.
     pub(super) fn server(&mut self, endpoint: &Arc<Endpoint>) -> Option<&mut ServerEntry> {
         let index = self.position(endpoint)?;
         Some(&mut self.servers[index])
     }
 
-    /// Why no connection to a server is kept any more, if that is so.
+    /// Why connections to this server are closed instead of becoming idle, if so.
     pub(super) fn close_reason(&self, endpoint: &Arc<Endpoint>) -> Option<Close> {
         let gone = |index: usize| self.servers[index].removed;
         let removed = self.position(endpoint).is_none_or(gone);
         self.closed.or(removed.then_some(Close::Removed))
     }
 
-    /// When a pause ends and frees seats for which requests wait.
+    /// When the next pause ends that frees slots for waiting requests.
     pub(super) fn next_pause(&self) -> Option<Instant> {
         if self.waiting.is_empty() {
             return None;
@@ -194,7 +194,7 @@ impl DirectoryState {
         pauses.min()
     }
 
-    /// When something is due that the tick does.
+    /// When the tick has something to do.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         let servers = || self.servers.iter();
         let lookups = servers().filter_map(|server| server.health.lookup);
@@ -203,7 +203,7 @@ impl DirectoryState {
         };
         let checks = servers().filter(checked).filter_map(|server| server.check);
         let oldest = servers().filter_map(|server| server.idle.front());
-        // Those that have been looked at are looked at again after a while.
+        // Connections that were inspected are inspected again after a while.
         let rested = oldest.map(|idle| match idle.since + IDLE_RECHECK {
             due if due <= now => now + IDLE_RECHECK,
             due => due,
@@ -216,5 +216,5 @@ impl DirectoryState {
     }
 }
 
-/// Idle connections are looked at when they have been idle for so long.
+/// How long a connection is idle before it is inspected.
 pub(super) const IDLE_RECHECK: Duration = Duration::from_secs(1);

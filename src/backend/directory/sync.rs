@@ -1,7 +1,6 @@
-//! The changes between a directory and its list in Redis: what is wanted, what was taken, what goes back.
+//! Changes between a directory and its list in Redis: what requests need, what was taken, what is returned.
 //!
-//! Called by the thread of [`redis`](super::redis), and by those that free a server or wait for one. Nothing here speaks with
-//! Redis.
+//! Called by the thread in [`redis`](super::redis). Nothing here talks to Redis.
 
 use std::mem;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use super::state::DirectoryState;
 use crate::stats::Close;
 
 impl Directory {
-    /// What the thread has to do: what goes back, and how many are wanted.
+    /// Takes the thread's next work: the elements to be returned, and how many elements are needed.
     pub(super) fn take_work(&self, now: Instant) -> (Vec<ReturnedElement>, usize) {
         let mut state = self.state.lock();
         let waiting = state.waiting.len();
@@ -39,7 +38,7 @@ impl Directory {
         }
     }
 
-    /// Elements were taken for those that wait.
+    /// Elements were taken for waiting requests.
     pub(super) fn elements_taken(
         self: &Arc<Self>,
         elements: Vec<Vec<u8>>,
@@ -85,7 +84,7 @@ impl Directory {
                 0 => 0,
                 unusable => list.unusable + unusable,
             };
-            // Nothing to be had, or all of it was seen and is of no use: not again at once.
+            // The list is empty, or every element was tried and is unusable: pause before the next attempt.
             if fewer || list.unusable > listed {
                 list.unusable = 0;
                 list.take_after = Some(now + POLL);
@@ -95,7 +94,7 @@ impl Directory {
         self.return_surplus();
     }
 
-    /// What is held, to be renewed.
+    /// The leased elements, to be renewed.
     pub(super) fn leased_elements(&self) -> Vec<ReturnedElement> {
         let state = self.state.lock();
         let all = state.servers.iter().flat_map(|server| {
@@ -145,16 +144,16 @@ impl Directory {
         for element in bad {
             log::debug!(
                 target: &self.log,
-                "site {}: {element:?} in Redis is no server; write HOST:PORT", self.site
+                "site {}: {element:?} in Redis is not a server; expected HOST:PORT", self.site
             );
         }
-        // Names that are new have to be looked up.
+        // New names have to be looked up.
         if let Some(due) = self.tick(now) {
             self.alarm.set(due);
         }
     }
 
-    /// Redis is gone, or back.
+    /// Redis stopped or started to respond.
     pub(super) fn set_unreachable(self: &Arc<Self>, unreachable: bool) {
         {
             let mut state = self.state.lock();
@@ -176,7 +175,7 @@ impl Directory {
 }
 
 impl DirectoryState {
-    /// The server of an element, a new one if need be. `None`: it does not name one.
+    /// The index of the server that an element names; it is added if it is new. `None`: the element is not an address.
     fn index_of(&mut self, element: &[u8], now: Instant) -> Option<usize> {
         let known = |server: &ServerEntry| *server.elements.text == *element;
         if let Some(index) = self.servers.iter().position(known) {
@@ -190,5 +189,5 @@ impl DirectoryState {
     }
 }
 
-/// Elements that are taken in one go.
+/// The most elements taken at once.
 const MOST_AT_ONCE: usize = 64;

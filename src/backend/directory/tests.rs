@@ -35,7 +35,7 @@ fn acquire_at(directory: &Arc<Directory>, since: Instant) -> ServerAcquired {
         directory,
         waiting: &waiting,
     };
-    acquire(&selector, &mut None, since, false).expect("there is room in line")
+    acquire(&selector, &mut None, since, false).expect("the queue has room")
 }
 
 fn take(directory: &Arc<Directory>) -> ServerLease {
@@ -49,7 +49,7 @@ fn queued(directory: &Arc<Directory>, since: Instant) -> ServerTicket {
     }
 }
 
-/// The lease, for which a connection that is being made is waited for.
+/// The lease; waits for a connection that is being made.
 fn ready(acquired: Option<ServerAcquired>) -> Option<ServerLease> {
     let mut connecting = match acquired? {
         ServerAcquired::Ready(lease) => return Some(lease),
@@ -89,7 +89,7 @@ fn a_name_that_moves_takes_its_requests_along() {
     let also_here = listeners[0].accept().unwrap();
     lease.finish();
     assert_eq!(directory.idle(), 1);
-    // A lookup that fails changes nothing, and one that finds the same neither.
+    // A failed lookup changes nothing; neither does one that finds the same address.
     directory.lookup_done(&endpoint, Err(io::Error::other("no such name")));
     directory.lookup_done(&endpoint, Ok(vec![old]));
     assert_eq!(directory.idle(), 1);
@@ -115,7 +115,7 @@ fn pauses_grow_and_end_with_success() {
     let mut pauses = Vec::new();
     for _ in 0..8 {
         pauses.extend(pause(&health));
-        // Those that were under way before do not count again.
+        // Failures of requests that were under way before do not count again.
         assert_eq!(health.judge(&unreachable(), true), Change::None);
         let Health::Aside { trial, .. } = &mut health.state else {
             panic!("{:?}", health.state);
@@ -129,7 +129,7 @@ fn pauses_grow_and_end_with_success() {
     assert!(health.is_open(&mut Some(Instant::now() + LONGEST_PAUSE * 2)));
     assert_eq!(health.judge(&HealthReport::Good, true), Change::Back);
     assert_eq!(health.state, Health::Up);
-    // What may be the request's fault counts if it comes again and again, and others can do it.
+    // Failures that may be the request's fault count if they repeat and another server can serve.
     for enough in [false, false, true] {
         assert_eq!(health.judge(&HealthReport::Failed, false), Change::None);
         assert_eq!(health.judge(&HealthReport::Failed, false), Change::None);
@@ -158,7 +158,7 @@ fn what_a_check_finds_counts_only_while_there_are_checks() {
     assert!(is_up());
     bad();
     assert!(!is_up());
-    // Without checks it would never be found up again: neither what was found stays, nor what is just being found.
+    // Without checks it could never be found up again: neither an earlier result counts nor one that arrives now.
     set_check(None);
     assert!(is_up());
     bad();
@@ -198,7 +198,7 @@ fn what_comes_back_after_the_end_is_closed_with_its_reason() {
     let leases = [(); 2].map(|()| take(&directory));
     let mut leases = leases.into_iter();
     leases.next().unwrap().finish();
-    // The tick looks at what is idle while the directory is shut.
+    // The tick has taken the idle connections while the directory is shut.
     let due = directory.state.lock().due(Instant::now() + PATIENCE);
     directory.close_all(Close::Draining);
     for (endpoint, idle) in due.idle {
@@ -233,7 +233,7 @@ fn requests_are_served_in_the_order_of_their_arrival() {
     let lease = ready(first.take()).expect("its turn");
     assert!(lease.was_kept());
     drop(first);
-    // One that leaves passes its seat on; one that arrived before those that wait is not behind them.
+    // A ticket that is dropped passes its slot on; a request that arrived earlier is not behind later ones.
     lease.finish();
     let mut late = queued(&directory, at(15));
     drop(second);
@@ -260,7 +260,7 @@ fn a_request_goes_to_another_server_or_back_to_its_place() {
     let start = Instant::now();
     let mut first = queued(&directory, start);
     let second = queued(&directory, start + Duration::from_millis(1));
-    // The pause has ended; the trial fails, and the request has its old place.
+    // The pause has ended; the trial fails, and the request has its old position.
     pause_until(&directory, Instant::now());
     assert_eq!(directory.tick(Instant::now()), None);
     assert!(first.wait(Instant::now()));
@@ -279,12 +279,12 @@ fn the_alarm_is_set_to_the_end_of_a_pause() {
     drop(listener);
     let directory = directory(&[address], 1);
     let start = Instant::now();
-    // The first request finds out that the server is away, and waits.
+    // The first request finds that the server is unreachable, and waits.
     let _ticket = queued(&directory, start);
     assert!(directory.alarm.wait(PATIENCE));
     let pause = Duration::from_millis(100);
     assert!(start.elapsed() >= pause && start.elapsed() < PATIENCE);
-    // The same for one that comes during a pause.
+    // The same for a request that arrives during a pause.
     pause_until(&directory, Instant::now() + pause);
     let _other = queued(&directory, Instant::now());
     assert!(directory.alarm.wait(PATIENCE));
@@ -320,5 +320,5 @@ fn pause_until(directory: &Arc<Directory>, end: Instant) {
     }
 }
 
-/// So long that only a fault reaches it.
+/// Only a fault takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);

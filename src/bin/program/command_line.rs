@@ -1,10 +1,10 @@
-//! A command line as a table, which drives parsing, the help text and the test of the manual.
+//! The command line as a table, for parsing, the help text and the test of the manual.
 
 use std::ffi::OsString;
 
 use getopts::{HasArg, Matches, Occur, Options};
 
-/// An option: short name, long name, its argument's name (in brackets if it may be left out), what it does.
+/// An option: short name, long name, the name of its argument (in brackets if it is optional), help text.
 pub(crate) struct CommandOption(
     pub(crate) &'static str,
     pub(crate) &'static str,
@@ -21,14 +21,14 @@ pub(crate) fn options(table: &[CommandOption]) -> Options {
             Some('[') => HasArg::Maybe,
             Some(_) => HasArg::Yes,
         };
-        // The help text has brackets of its own.
+        // The help text adds its own brackets.
         let argument = argument.trim_matches(['[', ']']);
         options.opt(short, long, help, argument, has, Occur::Optional);
     }
     options
 }
 
-/// Takes a command line apart.
+/// Parses a command line.
 ///
 /// # Errors
 /// What is wrong with it, naming the option.
@@ -55,7 +55,7 @@ fn lower(message: &str) -> String {
     }
 }
 
-/// Looks for every option in the manual.
+/// Checks that the manual describes every option.
 #[cfg(test)]
 pub(crate) fn check_manual(table: &[CommandOption], page: &str) {
     let name = super::NAME;

@@ -16,39 +16,40 @@ use swiftiply::process::{no_thread, trim_memory};
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// HUP: read the configuration anew.
+    /// HUP: read the configuration again.
     Reload,
-    /// USR1: open the logs anew.
+    /// USR1: reopen the logs.
     Reopen,
-    /// TERM or INT: drain, and the second time stop.
+    /// TERM or INT: drain; the second time, stop.
     Stop,
-    /// One of the others that were asked for.
+    /// One of the other signals, by name.
     Other(&'static str),
 }
 
-/// Where the messages arrive.
+/// Receives the messages.
 pub(crate) struct ControlMessages(Receiver<Message>);
 
 impl ControlMessages {
-    /// Begins to listen to signals, these others among them: number and name.
+    /// Starts to receive signals, including these others (number and name).
+    ///
+    /// A second TERM or INT ends the program after [`LONGEST`] even if its message has no effect.
     ///
     /// # Errors
-    /// What the system says.
-    ///
-    /// The second TERM or INT ends the program also if nothing comes of its message, after [`LONGEST`].
+    /// Those of the system.
     pub(crate) fn new(others: &'static [(c_int, &'static str)]) -> Result<Self, String> {
         let (sender, receiver) = channel();
         let interrupts = sender.clone();
         let again = Arc::new(AtomicBool::new(false));
         let interrupted = Arc::clone(&again);
-        // `ctrlc` knows INT alone; the others must be told apart.
+        // `ctrlc` handles INT only; the other signals need to be distinguished.
         ctrlc::set_handler(move || stop(&interrupts, &interrupted)).map_err(
             |error| match error {
                 ctrlc::Error::System(cause) => no_thread("ctrl-c", &cause).to_string(),
                 error => format!("signals: {error}"),
             },
         )?;
-        // What does not fit into a file any more (`ulimit -f`) is then an error like that of a full disk, and not the end.
+        // A write beyond the limit of a file's size (`ulimit -f`) then fails like a full disk, instead of ending the
+        // program.
         flag::register(SIGXFSZ, Arc::default()).map_err(|error| format!("signals: {error}"))?;
         let numbers = others.iter().map(|(number, _)| *number);
         let mut signals = Signals::new([SIGHUP, SIGTERM, SIGUSR1].into_iter().chain(numbers))
@@ -73,7 +74,7 @@ impl ControlMessages {
         Ok(Self(receiver))
     }
 
-    /// The next message, however long it takes. Until then memory that is free goes back to the system.
+    /// The next message. Meanwhile free memory is returned to the system.
     pub(crate) fn wait(&self) -> Message {
         loop {
             if let Some(message) = self.wait_for(TRIM_INTERVAL) {
@@ -83,22 +84,22 @@ impl ControlMessages {
         }
     }
 
-    /// The next message, if it comes in this time.
+    /// The next message, if it arrives within this time.
     pub(crate) fn wait_for(&self, time: Duration) -> Option<Message> {
         match self.0.recv_timeout(time) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
-            // The threads that send live as long as the program.
+            // The sending threads live as long as the program.
             Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
         }
     }
 }
 
-/// Asks for the end. `again`: that was done before.
+/// Asks the program to stop. `again`: that was asked before.
 fn stop(sender: &Sender<Message>, again: &AtomicBool) {
     send(sender, Message::Stop);
     if again.swap(true, Ordering::Relaxed) {
-        // Usually the program ends within this.
+        // The program usually ends during this sleep.
         thread::sleep(LONGEST);
         process::exit(1);
     }
@@ -109,9 +110,9 @@ fn send(sender: &Sender<Message>, message: Message) {
     let _ = sender.send(message);
 }
 
-/// How often free memory is given back.
+/// How often free memory is returned to the system.
 const TRIM_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the program may take to end when it was asked for that twice. What waits for a log waits less.
+/// How long the program may take to end when asked twice. Waiting for a log takes less.
 const LONGEST: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What both programs do in the same way. Each has it as a module of its own.
+//! What both programs have in common. Each of them includes it as a module.
 
 pub(crate) mod command_line;
 pub(crate) mod control;
@@ -16,7 +16,7 @@ use swiftiply::process::reason;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Its settings: few arenas, as with glibc, and small caches of threads, for these are not given back while a thread sleeps.
+/// Its settings: few arenas, as with glibc, and small thread caches, which are not returned while a thread sleeps.
 #[cfg(target_env = "musl")]
 #[expect(
     unsafe_code,
@@ -28,14 +28,14 @@ static SETTINGS: &[u8; 26] = b"narenas:2,tcache_max:4096\0";
 /// The program's name, which begins its messages.
 pub(crate) const NAME: &str = env!("CARGO_BIN_NAME");
 
-/// Why the program ends early, and with which code.
+/// Why the program ends early, and its exit code.
 pub(crate) struct ExitError {
     code: u8,
     message: String,
 }
 
 impl ExitError {
-    /// The command line is wrong, or what the configuration names.
+    /// The command line, or something that the configuration names, is wrong.
     pub(crate) fn usage(message: impl Display) -> Self {
         Self {
             code: 2,
@@ -43,7 +43,7 @@ impl ExitError {
         }
     }
 
-    /// Something failed while running.
+    /// Something failed at run time.
     pub(crate) fn running(message: impl Display) -> Self {
         Self {
             code: 1,
@@ -62,12 +62,12 @@ impl From<Problems> for ExitError {
     }
 }
 
-/// All problems, and how many.
+/// All problems, and their number.
 pub(crate) fn report(problems: &Problems) -> String {
     format!("{problems}\n{}", problems.closing())
 }
 
-/// Logs why a reload failed: each problem in a line of its own, and at last how many there are, or the one cause.
+/// Logs why a reload failed: each problem in a line of its own; last the number of problems, or the only cause.
 pub(crate) fn reload_failed(why: &str) {
     let (problems, last) = why.rsplit_once('\n').unwrap_or(("", why));
     for problem in problems.lines() {
@@ -76,10 +76,10 @@ pub(crate) fn reload_failed(why: &str) {
     log::error!("reload failed: {last}");
 }
 
-/// How the program ends. What has failed is told on standard error.
+/// Ends the program. Failures are reported on standard error.
 pub(crate) fn end(result: Result<ExitCode, ExitError>) -> ExitCode {
     result.unwrap_or_else(|ExitError { code, message }| {
-        // What was logged before it comes before it.
+        // Write earlier log messages first.
         log::logger().flush();
         eprintln!("{message}");
         ExitCode::from(code)

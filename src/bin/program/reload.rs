@@ -1,5 +1,5 @@
-//! Reloads on a thread of their own: a file may take its time to be read, on a network disk for example, and signals are
-//! heard meanwhile.
+//! Runs reloads on a thread of their own: reading a file may take long, for example from a network disk, and signals
+//! must be handled meanwhile.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Weak};
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use swiftiply::process;
 
-/// The thread that reloads something when it is asked to.
+/// The thread that reloads something on request.
 pub(crate) struct Reloads(Sender<()>);
 
 impl Reloads {
-    /// Starts the thread, which has `it` only while it reloads.
+    /// Starts the thread. It holds `it` only during a reload.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The thread could not be started.
     pub(crate) fn of<T: Send + Sync + 'static>(
         it: &Arc<T>,
         reload: impl Fn(&T) + Send + 'static,
@@ -24,7 +24,7 @@ impl Reloads {
         let it: Weak<T> = Arc::downgrade(it);
         let run = move || {
             while asked.recv().is_ok() {
-                // One reload does for all that have asked until it begins.
+                // One reload serves all requests that came before it began.
                 while asked.try_recv().is_ok() {}
                 let Some(it) = it.upgrade() else { return };
                 reload(&it);
@@ -34,15 +34,15 @@ impl Reloads {
         Ok(Self(sender))
     }
 
-    /// Asks for a reload. Never waits.
+    /// Requests a reload. Never blocks.
     pub(crate) fn ask(&self) {
-        // Fails only when the thread has ended, and then so does the program.
+        // Fails only when the thread has ended, and then the program is ending as well.
         let _ = self.0.send(());
     }
 }
 
-/// Drops what was shared with the thread of reloads. A reload that is under way is waited for, but not for long: it may wait
-/// for a file for ever.
+/// Drops what was shared with the reload thread. Waits for a reload under way, but only briefly: it may be waiting for a
+/// file forever.
 pub(crate) fn drop_last<T>(it: Arc<T>) {
     let since = Instant::now();
     let mut it = it;
@@ -55,7 +55,7 @@ pub(crate) fn drop_last<T>(it: Arc<T>) {
     }
 }
 
-/// How long a reload that is under way is waited for at the end.
+/// How long to wait at the end for a reload under way.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -74,7 +74,7 @@ mod tests {
         let reloads = reloads.unwrap();
         reloads.ask();
         begins.recv().unwrap();
-        // These are one, later.
+        // These two are served by one later reload.
         reloads.ask();
         reloads.ask();
         end.send(()).unwrap();

@@ -1,12 +1,12 @@
-//! The access proxy's program: options, configuration, start, and then whatever the signals say.
+//! The `swiftiply-access` program: options, configuration, start, and then control by signals.
 //!
 //! | thread | does |
 //! |---|---|
-//! | main | starts the access proxy; waits for signals: reload, reopen, pass on, drain |
+//! | main | starts the access proxy; waits for signals: reload, reopen, forward, drain |
 //! | `reload` | reads the configuration and puts it into effect |
 //! | `signals` | turns signals into messages (`ctrlc` does so for INT) |
 //!
-//! All others belong to [`swiftiply::access::Access`].
+//! All other threads belong to [`swiftiply::access::Access`].
 
 mod options;
 #[path = "../program/mod.rs"]
@@ -50,12 +50,12 @@ fn run() -> Result<ExitCode, ExitError> {
     }
 }
 
-/// Reads the configuration anew: the file, and the command line on top.
+/// Reads the configuration: the file, overridden by the command line.
 fn read(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Problems> {
     Settings::load(invocation.file.as_deref(), &invocation.overrides)
 }
 
-/// Reads the configuration before a start, and looks into what it names.
+/// Reads the configuration before a start, and checks the files that it names.
 fn inspect(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Problems> {
     Settings::inspect(
         invocation.file.as_deref(),
@@ -64,7 +64,7 @@ fn inspect(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Problems> {
     )
 }
 
-/// What the logging of the library wants to know.
+/// The part of the settings that the library's logging uses.
 fn logger(settings: &Settings) -> Config {
     Config {
         logger: settings.logger.clone(),
@@ -128,7 +128,7 @@ fn announce(settings: &Settings) {
     );
 }
 
-/// Goes over to the configuration as it is in the file now, whole or not at all.
+/// Switches to the configuration in the file, all or nothing.
 fn reload(
     access: &Access,
     invocation: &Invocation,
@@ -148,9 +148,9 @@ fn reload(
     Ok(settings)
 }
 
-/// Leaves the servers, idle connections first, and then ends the command. A second signal, or the end of the grace
-/// period, cuts what is under way. Upgraded connections are left to the command, or to those who have them; closing them
-/// is no cut.
+/// Closes the connections to the servers, idle ones first, and then ends the command. A second signal, or the end of the
+/// grace period, cuts requests under way. Upgraded connections end with the command; without a command, they are waited
+/// for as well. Closing them does not count as a cut.
 fn drain(control: &ControlMessages, access: &Access, grace: Duration) -> ExitCode {
     log::info!("draining, for {grace:?} at most");
     let since = Instant::now();
@@ -182,9 +182,9 @@ fn drain(control: &ControlMessages, access: &Access, grace: Duration) -> ExitCod
     }
 }
 
-/// Signals of which only the command may know what they mean.
+/// Signals that only the command can interpret.
 const FORWARDED_SIGNALS: &[(c_int, &str)] =
     &[(SIGUSR2, "USR2"), (SIGTTIN, "TTIN"), (SIGTTOU, "TTOU")];
 
-/// What a command has at least to end.
+/// The shortest time that the command gets to end.
 const LEAST_GRACE: Duration = Duration::from_secs(1);

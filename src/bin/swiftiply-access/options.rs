@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of `swiftiply-access`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,11 +12,11 @@ use swiftiply::config::access::AccessOverrides;
 /// What the program is asked to do.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Say how it is used.
+    /// Print the help text.
     Help,
-    /// Say which version it is.
+    /// Print the version.
     Version,
-    /// Read the configuration and say what is wrong with it.
+    /// Read the configuration and print its problems.
     Check(Invocation),
     /// Dial in.
     Serve(Invocation),
@@ -27,7 +27,7 @@ pub(crate) enum Action {
 pub(crate) struct Invocation {
     /// The file.
     pub(crate) file: Option<PathBuf>,
-    /// What the command line says on top of it.
+    /// Command-line options, which override the file.
     pub(crate) overrides: AccessOverrides,
 }
 
@@ -42,19 +42,19 @@ const OPTIONS: &[CommandOption] = &[
         "k",
         "key-file",
         "FILE",
-        "the first line of FILE is the key that servers want",
+        "read the key from the first line of FILE",
     ),
     CommandOption(
         "n",
         "connections",
         "N",
-        "connections to each server, and requests at once (8)",
+        "connections to each server, and requests at a time (8)",
     ),
     CommandOption(
         "t",
         "to",
         "ADDRESS",
-        "the application: 127.0.0.1:3000 or unix:/path",
+        "the application's address: 127.0.0.1:3000 or unix:/path",
     ),
     CommandOption(
         "",
@@ -63,10 +63,10 @@ const OPTIONS: &[CommandOption] = &[
         "check the configuration, print every problem and exit",
     ),
     CommandOption("v", "version", "", "print the version and exit"),
-    CommandOption("h", "help", "", "print this and exit"),
+    CommandOption("h", "help", "", "print this help and exit"),
 ];
 
-/// Reads the command line, without the name of the program.
+/// Parses the command line, without the name of the program.
 ///
 /// # Errors
 /// What is wrong with it, naming the option.
@@ -115,14 +115,14 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
     })
 }
 
-/// The first word that is neither an option nor an address, if it looks like the beginning of a command without its `--`:
-/// it is a path, or something follows it.
+/// The first word that is neither an option nor an address, if it looks like a command without its `--`: it is a path,
+/// or words follow it.
 fn bare_command(own: &[String]) -> Option<String> {
     let mut options = command_line::options(OPTIONS);
     options.parsing_style(ParsingStyle::StopAtFirstFree);
     let mut rest = own.to_vec();
     loop {
-        // An option in front of it may be wrong, which is another matter.
+        // A wrong option before it is reported elsewhere.
         let mut free = options.parse(&rest).ok()?.free.into_iter();
         let word = free.next()?;
         rest = free.collect();
@@ -179,7 +179,7 @@ mod tests {
         check("-t b:2 puma -p 3000", &bare("puma"));
         check("-t b:2 a:1 c:3 ./serve", &bare("./serve"));
         check("-t b:2 a:1 /srv/app --nonsense", &bare("/srv/app"));
-        // These may be addresses, and what is wrong with them is found with those of the file.
+        // These may be addresses; their faults are reported with those of the file.
         assert!(matches!(parse_line("-t b:2 a"), Ok(Action::Serve(_))));
         assert!(matches!(parse_line("a:1 -t b"), Ok(Action::Serve(_))));
         assert!(matches!(parse_line("-h"), Ok(Action::Help)));

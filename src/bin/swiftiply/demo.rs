@@ -1,13 +1,14 @@
-//! `--demo`: a server, a page that shows which processes are connected to it, and two such processes.
+//! `--demo`: a server, two application processes, and a page that shows which processes are connected.
 //!
-//! The two are processes of this program, so that they can be killed like any other: it starts itself with `--demo` and
-//! [`APPLICATION`] in the environment. The page is an application, too, at an address of its own, so that it takes no turn
-//! of theirs. What it shows is [`Server::connected`], which no other server publishes.
+//! The two processes are this program again, started with `--demo` and [`APPLICATION`] in the environment, so that they
+//! can be killed like any other process. The page is an application as well. It has a dial-in address of its own, so
+//! that requests for the page do not occupy the two processes. The page shows [`Server::connected`], which other servers
+//! do not publish.
 //!
 //! | thread | does |
 //! |---|---|
-//! | main | starts all; waits for the signal to stop |
-//! | `page`, some | answer requests for the page |
+//! | main | starts everything; waits for the signal to stop |
+//! | `page`, several | respond to requests for the page |
 //! | one for each process | waits for its end |
 
 use std::ffi::c_int;
@@ -27,10 +28,10 @@ use swiftiply::config::{Address, Config, Overrides};
 use swiftiply::http::head::Method;
 use swiftiply::process;
 
-/// Serves the demonstration until a signal ends it; or is one of its processes. `ignored` are signals without a meaning.
+/// Runs the demonstration until a signal ends it; or is one of its processes. `ignored`: signals without a meaning.
 ///
 /// # Errors
-/// What could not be had, in a sentence.
+/// What could not be started, as a sentence.
 pub(crate) fn run(
     overrides: &Overrides,
     ignored: &'static [(c_int, &'static str)],
@@ -41,14 +42,14 @@ pub(crate) fn run(
     let socket = std::env::temp_dir().join(format!("swiftiply-demo-{}.sock", std::process::id()));
     let config = configuration(&socket, overrides)?;
     let control = ControlMessages::new(ignored)?;
-    // Best effort: a demonstration does with what there is.
+    // Best effort: the demonstration needs few descriptors.
     let _ = process::raise_descriptors(None);
     let server = Server::start(config).map_err(|error| {
         format!("{error}\nOther ports: swiftiply --demo --cluster-port 8081 --backend-port 30001")
     })?;
     let server = Arc::new(server);
     let address = server.visitors()[0].to_string();
-    // The first one is that of the page.
+    // The first address is that of the page.
     let dial_in = server.backends()[1].to_string();
     let processes = DemoProcesses::start(&dial_in)?;
     let commands = commands(&dial_in);
@@ -81,7 +82,7 @@ pub(crate) fn run(
         commands.join("\n    "),
         processes.kill().join("\n    "),
     );
-    // An output without a reader does not end the demonstration.
+    // The demonstration continues if nobody reads its output.
     let _ = io::stdout().write_all(text.as_bytes());
     while control.wait() != Message::Stop {}
     stoppers.iter().for_each(Stopper::stop);
@@ -89,14 +90,14 @@ pub(crate) fn run(
         let _ = thread.join();
     }
     processes.stop();
-    // The page's handle was weak, so this is the last one.
+    // The page holds a weak reference, so this is the last strong one.
     if let Some(server) = Arc::into_inner(server) {
         server.drain(Duration::from_secs(1));
     }
     Ok(())
 }
 
-/// A site whose page dials in at the socket and whose processes dial in over TCP.
+/// A site whose page dials in at the socket, and whose processes dial in over TCP.
 fn configuration(socket: &Path, overrides: &Overrides) -> Result<Config, String> {
     let visitors = overrides.cluster_port.unwrap_or(8080);
     let dial_in = overrides.backend_port.unwrap_or(30000);
@@ -124,7 +125,7 @@ map:
     }
 }
 
-/// The commands that connect further processes.
+/// The commands that connect more processes.
 fn commands(dial_in: &str) -> Vec<String> {
     let (host, port) = dial_in.rsplit_once(':').unwrap_or((dial_in, ""));
     vec![
@@ -134,10 +135,10 @@ fn commands(dial_in: &str) -> Vec<String> {
     ]
 }
 
-/// The processes that are built in.
+/// The two built-in processes.
 struct DemoProcesses {
     ids: Vec<u32>,
-    /// Each ends when its own is closed, also if we are killed.
+    /// A process ends when its standard input is closed, also if this program is killed.
     inputs: Vec<ChildStdin>,
     threads: Vec<JoinHandle<()>>,
     stopping: Arc<AtomicBool>,
@@ -189,7 +190,7 @@ impl DemoProcesses {
     }
 }
 
-/// Is one of the processes, until its standard input ends.
+/// Runs as one of the processes until standard input ends.
 fn be_application(address: &str) -> Result<(), String> {
     let address: Address = address
         .parse()
@@ -214,12 +215,12 @@ fn be_application(address: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The application that answers requests for the page.
+/// The application that serves the page.
 struct DemoPage {
     html: String,
-    /// Weak, since it ends before the server does.
+    /// Weak, since the page ends before the server does.
     server: Weak<Server>,
-    /// Where it dials in itself.
+    /// Where the page itself dials in.
     socket: String,
 }
 
@@ -249,7 +250,7 @@ impl DemoPage {
         reply
     }
 
-    /// The processes that are connected, and how many requests wait for one.
+    /// The connected processes, and how many requests wait for one.
     fn processes(&self) -> String {
         let Some(server) = self.server.upgrade() else {
             return "{}".to_owned();
@@ -275,8 +276,8 @@ fn escape(text: &str) -> String {
         .replace('>', "&gt;")
 }
 
-/// A browser asks for the page, its style, its script, the list and the icon almost at once. None of these requests is to
-/// wait, since the page shows how many requests wait.
+/// A browser requests the page, its style, its script, the list and the icon almost at once. None of these requests
+/// should wait, since the page shows how many requests wait.
 const PAGE_THREADS: usize = 6;
 /// The variable that makes the program one of the processes: the address at which to dial in.
 const APPLICATION: &str = "SWIFTIPLY_DEMO_APPLICATION";
@@ -285,6 +286,6 @@ const PAGE: &str = include_str!("demo/page.html");
 const STYLE: &str = include_str!("demo/page.css");
 const SCRIPT: &str = include_str!("demo/page.js");
 const ICON: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1 1\"><rect width=\"1\" height=\"1\" fill=\"#246\"/></svg>";
-/// Only what comes from here, and nothing within the page itself.
+/// Only content from this server, and no inline scripts or styles.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

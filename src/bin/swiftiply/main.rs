@@ -1,4 +1,4 @@
-//! The server's program: options, configuration, start, and then whatever the signals say.
+//! The `swiftiply` program: options, configuration, start, and then control by signals.
 //!
 //! | thread | does |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | `reload` | reads the configuration and puts it into effect |
 //! | `signals` | turns HUP, TERM and USR1 into control messages (`ctrlc` does so for INT) |
 //!
-//! All others belong to [`swiftiply::Server`].
+//! All other threads belong to [`swiftiply::Server`].
 
 mod demo;
 mod options;
@@ -59,14 +59,14 @@ fn check(invocation: &Invocation) -> Result<ExitCode, ExitError> {
     for note in &notes {
         eprintln!("{note}");
     }
-    // The file was right; what it names may not be.
+    // The file is valid; what it names may not be.
     Server::check(&config).map_err(ExitError::usage)?;
     let sites = config.sites.len();
     let noun = if sites == 1 { "site" } else { "sites" };
     print(&format!("ok: {sites} {noun}\n"))
 }
 
-/// Reads the configuration anew: the file, and the command line on top.
+/// Reads the configuration: the file, overridden by the command line.
 fn read(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     match &invocation.file {
         Some(file) => Config::load(file, &invocation.overrides),
@@ -74,7 +74,7 @@ fn read(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     }
 }
 
-/// Reads the configuration before a start, and looks into what it names.
+/// Reads the configuration before a start, and checks the files that it names.
 fn inspect(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     Config::inspect(
         invocation.file.as_deref(),
@@ -94,7 +94,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
             ForkSide::Child { ready: writer } => ready = Some(writer),
         }
     }
-    // From here on there may be threads.
+    // No threads before this point: a process with threads cannot fork.
     let logging = Logging::install().map_err(ExitError::running)?;
     logging
         .prepare(&config)
@@ -115,7 +115,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
         | StartError::SocketFile(_) => ExitError::usage(error),
         _ => ExitError::running(error),
     })?;
-    // From here on signals are messages. Until here they end us at once, whatever file is being read.
+    // From here on signals are messages. Until here they end the program at once, whatever file is being read.
     let control = ControlMessages::new(IGNORED_SIGNALS).map_err(ExitError::running)?;
     let pid_file = config.pidfile.as_deref().map(|path| {
         PidFile::write(path)
@@ -123,7 +123,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     });
     let pid_file = pid_file.transpose()?;
     for file in log_files(&config) {
-        // USR1 opens it anew, and then we are somebody else.
+        // After a change of the user, USR1 must be able to reopen it.
         if let Err(error) = identity.own(file) {
             log::warn!(
                 "{}: not given to user or group: {}",
@@ -139,7 +139,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     let server = bound.start().map_err(ExitError::running)?;
     announce(&server, &config)?;
     if let Some(ready) = ready {
-        // Standard error leads nowhere after that.
+        // Standard error is closed after that.
         log::logger().flush();
         process::detach(ready).map_err(|error| ExitError::running(reason(&error)))?;
     }
@@ -156,7 +156,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     Ok(code)
 }
 
-/// Binds the addresses. A server that is ending may still have some for a moment.
+/// Binds the addresses. A server that is draining may still hold some for a moment.
 fn bind(config: &Config) -> Result<Bound, StartError> {
     let since = Instant::now();
     let mut is_logged = false;
@@ -187,7 +187,7 @@ fn log_files(config: &Config) -> impl Iterator<Item = &Path> {
     messages.chain(access.filter_map(|log| log.file.as_deref()))
 }
 
-/// The old process, when a new one goes to the background: ends as the new one does, or with 0 when that serves.
+/// The original process of a daemon: exits as the new one does, or with 0 when that is ready.
 fn wait_for(child: i32, ready: io::PipeReader, config: &Config) -> ExitCode {
     if process::wait_until_ready(ready) {
         if config.pidfile.is_none() {
@@ -198,7 +198,7 @@ fn wait_for(child: i32, ready: io::PipeReader, config: &Config) -> ExitCode {
     ExitCode::from(process::exit_code(child))
 }
 
-/// Warns of what goes to a terminal or a pipe, from which a daemon detaches itself.
+/// Warns of logs that go to a terminal or a pipe, from which a daemon is detached.
 fn warn_of_lost_logs(config: &Config) {
     if config.logger.file.is_none() {
         log::warn!("daemonize: there is no logger.file, so messages are lost from now on");
@@ -210,8 +210,8 @@ fn warn_of_lost_logs(config: &Config) {
     }
 }
 
-/// Says where the server listens: in the log, and on standard output for scripts that wait for it. Not there among the
-/// lines of an access log, nor a second time where both are the same, as on a terminal.
+/// Reports where the server listens: in the log, and on standard output for scripts that wait for it. Standard output is
+/// skipped if an access log goes there, or if it is where the log goes, as on a terminal.
 fn announce(server: &Server, config: &Config) -> Result<(), ExitError> {
     let list = |locals: Vec<swiftiply::net::listener::LocalAddress>| {
         let texts: Vec<_> = locals.iter().map(ToString::to_string).collect();
@@ -235,10 +235,10 @@ fn announce(server: &Server, config: &Config) -> Result<(), ExitError> {
     logging::print(&line).map_err(|error| ExitError::running(reason(&error)))
 }
 
-/// Does what the signals say until one of them ends the server.
+/// Handles signals until one of them ends the server.
 ///
 /// # Errors
-/// There is no thread to be had for reloads.
+/// The thread for reloads could not be started.
 fn handle_signals(
     control: &ControlMessages,
     server: Server,
@@ -267,7 +267,7 @@ fn handle_signals(
             }
             Message::Stop => {
                 let grace = *grace.lock();
-                // Before the addresses are free, so that a successor finds it free as well.
+                // Before the addresses are released, so that a successor does not find our file.
                 pid_file.inspect(|file| file.release());
                 let code = drain(control, &server, grace);
                 drop_last(server);
@@ -278,7 +278,7 @@ fn handle_signals(
     }
 }
 
-/// Goes over to the configuration as it is in the file now, whole or not at all.
+/// Switches to the configuration in the file, all or nothing.
 fn reload(
     server: &Server,
     invocation: &Invocation,
@@ -302,7 +302,7 @@ fn reload(
     Ok(config)
 }
 
-/// Stops accepting and waits for what is under way. A second signal, or the end of the grace period, cuts it.
+/// Stops accepting and waits for requests under way. A second signal, or the end of the grace period, cuts them.
 fn drain(control: &ControlMessages, server: &Server, grace: Duration) -> ExitCode {
     log::info!("draining, for {grace:?} at most");
     let since = Instant::now();
@@ -326,9 +326,9 @@ fn drain(control: &ControlMessages, server: &Server, grace: Duration) -> ExitCod
     }
 }
 
-/// How long an address that is in use is tried again.
+/// How long to retry an address that is in use.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
-/// The time between two attempts.
+/// The pause between two attempts.
 const BIND_PAUSE: Duration = Duration::from_millis(100);
-/// Signals that would end the program if it did not listen to them.
+/// Signals that would end the program if it did not receive them.
 const IGNORED_SIGNALS: &[(c_int, &str)] = &[(SIGUSR2, "USR2")];

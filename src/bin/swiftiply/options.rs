@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of `swiftiply`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use swiftiply::config::Overrides;
 /// What the program is asked to do.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Say how it is used.
+    /// Print the help text.
     Help,
-    /// Say which version it is.
+    /// Print the version.
     Version,
-    /// Show what it does, without a configuration.
+    /// Run the demonstration, without a configuration.
     Demo(Overrides),
-    /// Read the configuration and say what is wrong with it.
+    /// Read the configuration and print its problems.
     Check(Invocation),
     /// Print the merged configuration.
     Print(Invocation),
@@ -31,7 +31,7 @@ pub(crate) enum Action {
 pub(crate) struct Invocation {
     /// The file; relative to the directory in the overrides.
     pub(crate) file: Option<PathBuf>,
-    /// What the command line says on top of it.
+    /// Command-line options, which override the file.
     pub(crate) overrides: Overrides,
 }
 
@@ -46,21 +46,21 @@ const OPTIONS: &[CommandOption] = &[
         "",
         "cluster-address",
         "ADDRESS",
-        "listen for visitors on ADDRESS",
+        "listen for clients on ADDRESS",
     ),
-    CommandOption("", "cluster-port", "PORT", "listen for visitors on PORT"),
+    CommandOption("", "cluster-port", "PORT", "listen for clients on PORT"),
     CommandOption(
         "",
         "backend-address",
         "ADDRESS",
-        "with --backend-port: one more site, for everything, whose applications dial in at ADDRESS",
+        "with --backend-port: add a default site whose applications dial in at ADDRESS",
     ),
     CommandOption("", "backend-port", "PORT", "the port of that site"),
     CommandOption(
         "d",
         "daemonize",
         "[yes|no]",
-        "go to the background (yes, if nothing else is said)",
+        "run in the background (yes if no argument is given)",
     ),
     CommandOption(
         "t",
@@ -85,13 +85,13 @@ const OPTIONS: &[CommandOption] = &[
         "",
         "demo",
         "",
-        "serve a page on http://127.0.0.1:8080/ that shows which processes are connected",
+        "run a demonstration: http://127.0.0.1:8080/ shows the connected processes",
     ),
     CommandOption("v", "version", "", "print the version and exit"),
-    CommandOption("h", "help", "", "print this and exit"),
+    CommandOption("h", "help", "", "print this help and exit"),
 ];
 
-/// Reads the command line, without the name of the program.
+/// Parses the command line, without the name of the program.
 ///
 /// # Errors
 /// What is wrong with it, naming the option.
@@ -118,7 +118,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
         timeout: number::<u32>(&matches, "timeout", "a number of seconds")?
             .map(|seconds| Duration::from_secs(seconds.into())),
         pidfile: matches.opt_str("pid").map(PathBuf::from),
-        // A daemon leaves it, and must find its files again when it reloads.
+        // A daemon changes to another directory, and must find its files again at a reload.
         directory: std::env::current_dir().ok(),
     };
     if matches.opt_present("demo") {
@@ -138,12 +138,12 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
 /// The text for `--help`.
 pub(crate) fn usage() -> String {
     command_line::options(OPTIONS).usage(&format!(
-        "Usage: {NAME} [options]\n\nA clustering HTTP proxy: applications dial in, visitors are routed to them.",
+        "Usage: {NAME} [options]\n\nA clustering HTTP proxy: applications dial in, and clients' requests are passed to them.",
     ))
 }
 
-/// Writes long options out that were abbreviated, as the original's users may be used to, and joins an optional
-/// argument to its option.
+/// Completes abbreviated long options, which users of the original may be used to, and joins an optional argument to its
+/// option.
 fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, String> {
     let mut expanded: Vec<String> = Vec::new();
     let mut wants_argument = false;
@@ -196,7 +196,7 @@ fn number<N: std::str::FromStr>(
     };
     match text.trim().parse() {
         Ok(number) => Ok(Some(number)),
-        Err(_) => Err(format!("--{option} {text}: {what} is wanted")),
+        Err(_) => Err(format!("--{option} {text}: expected {what}")),
     }
 }
 
@@ -214,7 +214,7 @@ fn daemonize(matches: &Matches) -> Result<Option<bool>, String> {
         "" => Ok(Some(true)),
         _ if "yes".starts_with(&word) => Ok(Some(true)),
         _ if "no".starts_with(&word) => Ok(Some(false)),
-        _ => Err(format!("--daemonize {text}: yes or no is wanted")),
+        _ => Err(format!("--daemonize {text}: expected yes or no")),
     }
 }
 
@@ -276,13 +276,10 @@ mod tests {
         };
         check(
             "--cluster-port abc",
-            "--cluster-port abc: a port from 0 to 65535 is wanted",
+            "--cluster-port abc: expected a port from 0 to 65535",
         );
-        check("-t abc", "--timeout abc: a number of seconds is wanted");
-        check(
-            "--daemonize maybe",
-            "--daemonize maybe: yes or no is wanted",
-        );
+        check("-t abc", "--timeout abc: expected a number of seconds");
+        check("--daemonize maybe", "--daemonize maybe: expected yes or no");
         check(
             "--cluster x",
             "--cluster: is it --cluster-address or --cluster-port?",
