@@ -396,7 +396,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_their_limit_and_differ() {
+    fn pauses_grow_and_are_random() {
         let mut backoff = Backoff::new(Duration::from_secs(20));
         let mut check = |milliseconds: u64| {
             let whole = Duration::from_millis(milliseconds);

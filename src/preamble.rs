@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_key_is_not_refused_before_all_of_it_came() {
+    fn wrong_key_is_read_completely() {
         let known = keys(&["secret"]);
         let wrong = write(b"7f0000011234", b"xecret").unwrap();
         assert_eq!(
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_key_can_be_told_and_no_longer_one() {
+    fn key_has_at_most_255_bytes() {
         let key = [b'k'; 256];
         let bytes = write(b"7f0000011234", &key[..255]).unwrap();
         assert!(bytes.len() < LONGEST);

@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_brings_the_connection_along_that_was_used_last() {
+    fn permit_carries_the_last_connection() {
         let limit = Arc::new(ApplicationLimit::new(1));
         let mut permit = limit.try_enter().unwrap();
         assert!(permit.take_carried().is_none());
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_to_an_earlier_application_are_closed() {
+    fn drops_connections_to_an_earlier_application() {
         let limit = Arc::new(ApplicationLimit::new(2));
         let ((idle, idle_end), (busy, busy_end)) = (connection(), connection());
         let permit = limit.try_enter().unwrap();

@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_application_that_is_not_there_after_ten_seconds_is_warned_of_once() {
+    fn warns_once_of_a_slow_start() {
         let start = Instant::now();
         let mut state = ApplicationState::default();
         let mut after = |milliseconds| {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_that_goes_away_is_warned_of_at_once_and_once() {
+    fn warns_once_when_it_goes_down() {
         let now = Instant::now();
         let later = now + SLOW_START;
         let mut state = ApplicationState {

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_or_why_there_is_none() {
+    fn returns_the_status_or_the_fault() {
         let check = |pieces: &'static [&str], expected: Result<u16, &str>| {
             let status = ask(pieces, true, PATIENCE).map_err(|error| error.to_string());
             assert_eq!(status, expected.map_err(str::to_owned), "{pieces:?}");
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn it_waits_no_longer_than_the_deadline() {
+    fn respects_the_deadline() {
         for pieces in [&[][..], &["HTTP/1.1 100 Continue\r\n\r\nHTTP"]] {
             let error = ask(pieces, false, Duration::from_millis(20)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TimedOut);

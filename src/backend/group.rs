@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_one_is_logged_at_once_and_the_rest_of_a_second_together() {
+    fn bursts_are_logged_together() {
         let mut state = state();
         let start = Instant::now();
         let at = |seconds: f32| start + Duration::from_secs_f32(seconds);
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_keeps_its_sites_until_its_last_backend_is_gone() {
+    fn removed_key_keeps_its_sites_for_the_log() {
         let journal = Arc::new(Journal::default());
         let groups = Groups::new(&journal);
         let sites = |name| Sites::new(&[name], |name| format!("site:{name}"));

@@ -224,7 +224,7 @@ mod tests {
 
     /// Compares random operations with those on a plain list ordered by age.
     #[test]
-    fn it_does_what_a_plain_list_does() {
+    fn same_as_a_plain_list() {
         let all_keys = ["", "a", "b"];
         let mut idle = IdleBackends::default();
         let mut list: Vec<(usize, &'static str)> = Vec::new();

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_gives_up_leaves_the_line_and_passes_its_permit_on() {
+    fn dropped_ticket_passes_its_permit_on() {
         let limit = limit(1);
         let permit = limit.try_enter().unwrap();
         let [first, second, mut third] = [(); 3].map(|()| queued(&limit));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn never_more_than_the_limit_which_may_change() {
+    fn changed_limit_is_never_exceeded() {
         let limit = limit(3);
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = || {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_goes_to_the_next_holder_unless_it_was_forgotten() {
+    fn carried_things_reach_the_next_holder() {
         let limit = Arc::new(ConcurrencyLimit::new(2));
         let mut permit = limit.try_enter().unwrap();
         assert_eq!(permit.take_carried(), None);

@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_after_the_end_is_closed_with_its_reason() {
+    fn closes_what_returns_after_shutdown() {
         let site = TestSite::new(1);
         let _backend = site.join(0, "test");
         let lease = site.ready();
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_served_in_the_order_of_their_arrival() {
+    fn serves_in_order_of_arrival() {
         let site = TestSite::new(1);
         let start = Instant::now();
         let mut second = site.queued(None, start + Duration::from_millis(2));
@@ -601,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_stands_in_all_lines_of_its_site_and_takes_one_backend() {
+    fn waits_in_all_pools_and_takes_one_backend() {
         let site = TestSite::new(3);
         let mut ticket = site.queued(None, Instant::now());
         assert_eq!(site.lines(), [1, 1, 1]);
@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_leaves_passes_its_backend_on() {
+    fn dropped_ticket_passes_its_backend_on() {
         let site = TestSite::new(2);
         let first = site.queued(None, Instant::now());
         let mut second = site.queued(None, Instant::now());
@@ -633,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_whose_backend_is_dead_keeps_its_place() {
+    fn dead_backend_costs_no_position() {
         let site = TestSite::new(2);
         let start = Instant::now();
         let mut first = site.queued(None, start);
@@ -653,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_has_been_let_in_is_not_refused_later() {
+    fn admitted_request_is_not_refused() {
         let site = TestSite::new(1);
         site.waiting.limit(1, 1);
         let acquire = |wait: &mut Option<CountedWait>| site.acquire(None, wait, Instant::now());
@@ -683,7 +683,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_hangs_up_leaves_from_anywhere() {
+    fn hang_up_removes_from_any_place() {
         let pool = Arc::new(Pool::new(
             "test".to_owned(),
             Arc::new(Stats::new()),

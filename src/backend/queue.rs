@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_enters_again_keeps_its_place() {
+    fn returning_request_keeps_its_position() {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let mut queue = Queue::default();
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_will_do_is_taken() {
+    fn takes_the_first_that_accepts() {
         let start = Instant::now();
         let mut queue: Queue<u8, u8> = Queue::default();
         for want in [7, 8, 9, 8] {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_filled_and_emptied_once() {
+    fn slot_is_filled_and_emptied_once() {
         let slot = Slot::new();
         assert!(slot.take().is_none(), "it was empty");
         assert!(!slot.wait(Instant::now()));
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_thread_is_woken() {
+    fn wakes_a_blocked_thread() {
         let slot = Slot::new();
         thread::scope(|scope| {
             let waiter = scope.spawn(|| slot.wait(far()));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_is_called_once_and_only_when_filled() {
+    fn waker_is_called_once_when_filled() {
         let calls = Arc::new(WakerCalls::default());
         let slot = Slot::new();
         assert!(slot.wake_with(calls.waker()));
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn every_order_of_events_at_a_slot() {
+    fn every_order_of_events() {
         use SlotEvent::{Close, Fill, WakeWith};
         // Whether the thing went in, the waker was registered, closing returned the thing; and the calls of the waker.
         let check = |steps: [SlotEvent; 3], expected: (bool, bool, bool, usize)| {
@@ -387,7 +387,7 @@ mod tests {
 
     /// Two threads meet at each slot: one fills it, the other registers a waker and closes it.
     #[test]
-    fn nothing_is_lost_between_two_threads() {
+    fn two_threads_lose_nothing() {
         let slots: Vec<Slot<usize>> = (0..ROUNDS).map(|_| Slot::new()).collect();
         let calls: Vec<_> = (0..ROUNDS)
             .map(|_| Arc::new(WakerCalls::default()))

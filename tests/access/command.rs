@@ -106,7 +106,7 @@ fn killed() {
     let pid = pid_of(&proxy.visit().get("/").text());
     access.signal(SIGTERM);
     assert_eq!(access.wait().code(), Some(1));
-    access.wait_for_log("command: it does not end; killed");
+    access.wait_for_log("command: did not exit in time; sent SIGKILL");
     wait_until("the end of the process group", || group(pid) == 0);
     proxy.finish();
 }
@@ -212,7 +212,7 @@ fn killed_at_reload() {
     let yaml = fs::read_to_string(access.file("access.yml")).unwrap();
     let (_, yaml) = yaml.split_once('\n').unwrap();
     access.reload(&yaml.replace(", stubborn", ""));
-    access.wait_for_log("command: it does not end; killed");
+    access.wait_for_log("command: did not exit in time; sent SIGKILL");
     wait_until("the end of the process group", || group(pid) == 0);
     assert_ne!(pid_of(&visitor.get("/").text()), pid);
     drop(visitor);

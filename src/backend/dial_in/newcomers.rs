@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_one_of_an_address_or_of_all_has_to_go() {
+    fn closes_the_oldest() {
         let mut newcomers = Newcomers::new();
         let mut enter = |number: u64, address: &str| {
             let peer = peer(address);

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_is_not_reached_leaves_it_to_the_next() {
+    fn falls_back_to_the_next_address() {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = [&gone, &there].map(|listener| listener.local_addr().unwrap());

@@ -74,7 +74,7 @@ fn listening() -> (TcpListener, Address) {
 }
 
 #[test]
-fn a_name_that_moves_takes_its_requests_along() {
+fn changed_address_is_used() {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [old, new] = [0, 1].map(|n: usize| listeners[n].local_addr().unwrap());
     let directory = directory(&["moves.invalid:80".parse().unwrap()], 2);
@@ -139,7 +139,7 @@ fn pauses_grow_and_end_with_success() {
 }
 
 #[test]
-fn what_a_check_finds_counts_only_while_there_are_checks() {
+fn removed_checks_do_not_count() {
     let directory = directory(&["127.0.0.1:80".parse().unwrap()], 1);
     let set_check = |check: Option<config::CheckConfig>| {
         let mut settings = directory.state.lock().settings.clone();
@@ -171,7 +171,7 @@ fn what_a_check_finds_counts_only_while_there_are_checks() {
 }
 
 #[test]
-fn a_server_that_comes_back_while_it_is_on_its_way_out_stays() {
+fn server_configured_again_stays() {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [one, other] = [0, 1].map(|n: usize| {
         let address = listeners[n].local_addr().unwrap().to_string();
@@ -192,7 +192,7 @@ fn a_server_that_comes_back_while_it_is_on_its_way_out_stays() {
 }
 
 #[test]
-fn what_comes_back_after_the_end_is_closed_with_its_reason() {
+fn closes_what_returns_after_shutdown() {
     let (_listener, address) = listening();
     let directory = directory(&[address], 2);
     let leases = [(); 2].map(|()| take(&directory));
@@ -210,7 +210,7 @@ fn what_comes_back_after_the_end_is_closed_with_its_reason() {
 }
 
 #[test]
-fn a_server_whose_machine_vanishes_is_found_out() {
+fn sets_a_timeout_for_dead_hosts() {
     let (_listener, address) = listening();
     let directory = directory(&[address], 1);
     let mut lease = take(&directory);
@@ -219,7 +219,7 @@ fn a_server_whose_machine_vanishes_is_found_out() {
 }
 
 #[test]
-fn requests_are_served_in_the_order_of_their_arrival() {
+fn serves_in_order_of_arrival() {
     let (_listener, address) = listening();
     let directory = directory(&[address], 1);
     let start = Instant::now();
@@ -246,7 +246,7 @@ fn requests_are_served_in_the_order_of_their_arrival() {
 }
 
 #[test]
-fn a_request_goes_to_another_server_or_back_to_its_place() {
+fn unreachable_server_costs_no_position() {
     let (listener, gone) = listening();
     drop(listener);
     let (_listener, good) = listening();
@@ -274,7 +274,7 @@ fn a_request_goes_to_another_server_or_back_to_its_place() {
 }
 
 #[test]
-fn the_alarm_is_set_to_the_end_of_a_pause() {
+fn alarm_rings_at_the_end_of_a_pause() {
     let (listener, address) = listening();
     drop(listener);
     let directory = directory(&[address], 1);
@@ -292,7 +292,7 @@ fn the_alarm_is_set_to_the_end_of_a_pause() {
 }
 
 #[test]
-fn a_tick_says_when_it_is_due_again() {
+fn tick_returns_its_next_time() {
     let (_listener, address) = listening();
     let directory = directory(&[address, "name.invalid:80".parse().unwrap()], 1);
     let now = Instant::now();

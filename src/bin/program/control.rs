@@ -130,15 +130,14 @@ mod tests {
     const CHILD: &str = "SWIFTIPLY_TEST_IGNORES_ITS_MESSAGES";
 
     #[test]
-    fn the_second_signal_ends_a_program_that_ignores_its_messages() {
+    fn second_signal_ends_a_stuck_program() {
         if env::var_os(CHILD).is_some() {
             let _control = ControlMessages::new(&[]).unwrap();
             println!("\nlistening");
             thread::sleep(Duration::from_secs(120));
             process::exit(0);
         }
-        let name =
-            "program::control::tests::the_second_signal_ends_a_program_that_ignores_its_messages";
+        let name = "program::control::tests::second_signal_ends_a_stuck_program";
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(CHILD, "1")

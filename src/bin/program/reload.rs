@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_waits_for_a_reload_that_waits_for_a_file() {
+    fn stuck_reload_does_not_delay_the_end() {
         let it = Arc::new(());
         let (begun, begins) = channel();
         let (end, ends) = channel::<()>();

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_stands_behind_two_dashes() {
+    fn command_follows_two_dashes() {
         let line = "-n 4 a:1 -t b:2 -kc c:3 -cd -- puma -b unix:x -- -n 5";
         let Ok(Action::Serve(invocation)) = parse_line(line) else {
             panic!("{line}");
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_fault() {
         let check = |line: &str, message: &str| assert_eq!(parse_line(line).unwrap_err(), message);
         check("-x", "unrecognized option: 'x'");
         check("-c", "argument to option 'c' missing");
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_stands_in_the_manual() {
+    fn manual_describes_every_option() {
         command_line::check_manual(OPTIONS, include_str!("../../../man/swiftiply-access.8"));
     }
 }

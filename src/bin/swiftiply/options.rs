@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_fault() {
         let check = |line: &str, message: &str| {
             assert_eq!(parse_line(line).unwrap_err(), message, "{line}")
         };
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_stands_in_the_manual() {
+    fn manual_describes_every_option() {
         command_line::check_manual(OPTIONS, include_str!("../../../man/swiftiply.8"));
     }
 }
