@@ -236,7 +236,7 @@ mod tests {
             (random >> 33) as usize % most
         };
         for number in 0..20_000 {
-            // It grows and shrinks in turns.
+            // It grows and shrinks alternately.
             let grows = number / 100 % 2 == 0;
             if below(3) < usize::from(grows) + 1 {
                 // Several backends may have the same id.

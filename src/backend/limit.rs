@@ -307,7 +307,7 @@ mod tests {
         let run = || thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(work))));
         run();
         assert!(most.load(Ordering::SeqCst) <= 3);
-        // A lower limit: holders keep their permits, and nobody else enters in their place.
+        // A lower limit: holders keep their permits, and no other request enters in their place.
         let permits: Vec<_> = (0..3).map(|_| limit.try_enter().unwrap()).collect();
         limit.limit(1);
         let mut permits = permits.into_iter();

@@ -42,7 +42,7 @@ pub struct Queue<T, W> {
 #[derive(Debug)]
 struct Waiter<T, W> {
     slot: Arc<Slot<T>>,
-    wants: W,
+    criteria: W,
 }
 
 /// Where a request is given what it waits for.
@@ -82,13 +82,13 @@ impl<T, W> Queue<T, W> {
     }
 
     /// Adds a request that arrived at `since`. Returns its position, for [`Queue::remove`].
-    pub fn push(&mut self, since: Instant, wants: W, slot: Arc<Slot<T>>) -> QueuePosition {
+    pub fn push(&mut self, since: Instant, criteria: W, slot: Arc<Slot<T>>) -> QueuePosition {
         let position = QueuePosition {
             since,
             number: self.number,
         };
         self.number += 1;
-        self.waiting.insert(position, Waiter { slot, wants });
+        self.waiting.insert(position, Waiter { slot, criteria });
         position
     }
 
@@ -100,7 +100,7 @@ impl<T, W> Queue<T, W> {
     /// The first request.
     pub fn first(&self) -> Option<(QueuePosition, &W)> {
         let (position, waiter) = self.waiting.first_key_value()?;
-        Some((*position, &waiter.wants))
+        Some((*position, &waiter.criteria))
     }
 
     /// Removes the first request.
@@ -112,7 +112,7 @@ impl<T, W> Queue<T, W> {
     /// Removes the first request for which `will_do` returns true.
     pub fn pop_first_where(&mut self, will_do: impl Fn(&W) -> bool) -> Option<Arc<Slot<T>>> {
         let mut waiting = self.waiting.iter();
-        let (position, _) = waiting.find(|(_, waiter)| will_do(&waiter.wants))?;
+        let (position, _) = waiting.find(|(_, waiter)| will_do(&waiter.criteria))?;
         let position = *position;
         self.remove(position)
     }
@@ -182,10 +182,10 @@ impl<T> Slot<T> {
     pub fn wake_with(&self, waker: Waker) -> bool {
         let earlier = {
             let mut content = self.content.lock();
-            let SlotContent::Empty(kept) = &mut *content else {
+            let SlotContent::Empty(registered) = &mut *content else {
                 return false;
             };
-            kept.replace(waker)
+            registered.replace(waker)
         };
         drop(earlier);
         true
@@ -243,12 +243,12 @@ mod tests {
 
     /// Takes everything out of a queue. Returns the numbers of the slots in order.
     fn order(queue: &mut Queue<u8, u8>) -> Vec<u8> {
-        let mut wants = Vec::new();
+        let mut criteria = Vec::new();
         while let Some((position, want)) = queue.first() {
-            wants.push(*want);
+            criteria.push(*want);
             assert!(queue.remove(position).is_some());
         }
-        wants
+        criteria
     }
 
     #[test]
@@ -367,15 +367,19 @@ mod tests {
         // Whether the thing went in, the waker was registered, closing returned the thing; and the calls of the waker.
         let check = |steps: [SlotEvent; 3], expected: (bool, bool, bool, usize)| {
             let (slot, calls) = (Slot::new(), Arc::new(WakerCalls::default()));
-            let (mut went_in, mut kept, mut found) = (false, false, false);
+            let (mut filled, mut registered, mut found) = (false, false, false);
             for step in steps {
                 match step {
-                    Fill => went_in = slot.fill(()).is_none(),
-                    WakeWith => kept = slot.wake_with(calls.waker()),
+                    Fill => filled = slot.fill(()).is_none(),
+                    WakeWith => registered = slot.wake_with(calls.waker()),
                     Close => found = slot.close().is_some(),
                 }
             }
-            assert_eq!((went_in, kept, found, calls.count()), expected, "{steps:?}");
+            assert_eq!(
+                (filled, registered, found, calls.count()),
+                expected,
+                "{steps:?}"
+            );
         };
         check([Fill, WakeWith, Close], (true, false, true, 0));
         check([Fill, Close, WakeWith], (true, false, true, 0));
@@ -416,22 +420,22 @@ mod tests {
             let waiter = scope.spawn(|| {
                 let wait = |round: usize| {
                     meet(1, round);
-                    let kept = slots[round].wake_with(calls[round].waker());
+                    let registered = slots[round].wake_with(calls[round].waker());
                     // In every other round wait for the waker before giving up.
-                    while round.is_multiple_of(2) && kept && calls[round].count() == 0 {
+                    while round.is_multiple_of(2) && registered && calls[round].count() == 0 {
                         thread::yield_now();
                     }
                     let taken = match round % 2 {
                         0 => slots[round].take(),
                         _ => slots[round].close(),
                     };
-                    (kept, taken)
+                    (registered, taken)
                 };
                 (0..ROUNDS).map(wait).collect::<Vec<_>>()
             });
             (filler.join().unwrap(), waiter.join().unwrap())
         });
-        for (round, (kept, taken)) in taken.into_iter().enumerate() {
+        for (round, (registered, taken)) in taken.into_iter().enumerate() {
             let called = calls[round].count();
             // Exactly one of the two has it.
             let owners = (given_back[round], taken);
@@ -440,7 +444,7 @@ mod tests {
                 "{owners:?}"
             );
             assert!(round % 2 == 1 || taken.is_some());
-            assert_eq!(called, usize::from(kept && taken.is_some()));
+            assert_eq!(called, usize::from(registered && taken.is_some()));
         }
     }
 

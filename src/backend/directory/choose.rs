@@ -26,7 +26,7 @@ impl DirectoryState {
             let index = (self.next_server + step) % count;
             let server = &self.servers[index];
             if server.busy < server.slots
-                && best.is_none_or(|(_, taken)| server.busy < taken)
+                && best.is_none_or(|(_, busy)| server.busy < busy)
                 && server.health.is_open(&mut now)
             {
                 best = Some((index, server.busy));

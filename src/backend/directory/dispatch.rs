@@ -148,7 +148,7 @@ impl Directory {
             let mut state = self.state.lock();
             let state = &mut *state;
             // With a single server a pause would only reject requests; the fault may also be in the requests.
-            let enough = match outcome {
+            let may_set_aside = match outcome {
                 HealthReport::Failed => state.has_other(endpoint),
                 _ => true,
             };
@@ -160,7 +160,7 @@ impl Directory {
             };
             let server = &mut state.servers[index];
             server.busy -= 1;
-            let change = server.health.judge(outcome, enough);
+            let change = server.health.judge(outcome, may_set_aside);
             let unwanted = match reason {
                 Some(reason) => idle.map(|idle| (idle, reason)),
                 None => {

@@ -81,8 +81,8 @@ impl ServerHealth {
         }
     }
 
-    /// Records the outcome of a request. `enough`: too many failures may set the server aside.
-    pub(super) fn judge(&mut self, outcome: &HealthReport, enough: bool) -> Change {
+    /// Records the outcome of a request. `may_set_aside`: several failures in a row set the server aside.
+    pub(super) fn judge(&mut self, outcome: &HealthReport, may_set_aside: bool) -> Change {
         match outcome {
             HealthReport::Nothing => {
                 // The trial did not get far enough.
@@ -105,7 +105,7 @@ impl ServerHealth {
                 self.failures += 1;
                 let unreachable = matches!(outcome, HealthReport::Unreachable(_));
                 match self.state {
-                    Health::Up if unreachable || enough && self.failures >= FAILURES => {
+                    Health::Up if unreachable || may_set_aside && self.failures >= FAILURES => {
                         self.set_aside(FIRST_PAUSE);
                         Change::Aside
                     }

@@ -130,11 +130,11 @@ fn pauses_grow_and_end_with_success() {
     assert_eq!(health.judge(&HealthReport::Good, true), Change::Back);
     assert_eq!(health.state, Health::Up);
     // Failures that may be the request's fault count if they repeat and another server can serve.
-    for enough in [false, false, true] {
+    for may_set_aside in [false, false, true] {
         assert_eq!(health.judge(&HealthReport::Failed, false), Change::None);
         assert_eq!(health.judge(&HealthReport::Failed, false), Change::None);
-        let third = health.judge(&HealthReport::Failed, enough);
-        assert_eq!(third == Change::Aside, enough);
+        let third = health.judge(&HealthReport::Failed, may_set_aside);
+        assert_eq!(third == Change::Aside, may_set_aside);
     }
 }
 
