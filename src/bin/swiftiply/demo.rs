@@ -74,9 +74,9 @@ pub(crate) fn run(
     let text = format!(
         "ready: visitors {address}; backends {dial_in}\n\
          Open http://{address}/ to see which processes are connected. Two are built in.\n\
-         Connect another one, in another terminal, in the directory of swiftiply's source:\n\
+         To connect another one, in another terminal, in the directory of swiftiply's source:\n\
          \x20   {}\n\
-         End one with Ctrl-C in its terminal; those that are built in end with\n\
+         To stop one, press Ctrl-C in its terminal; to stop the built-in ones:\n\
          \x20   {}\n\
          Stop the demonstration with Ctrl-C.\n",
         commands.join("\n    "),

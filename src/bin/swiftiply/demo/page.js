@@ -2,14 +2,14 @@
 
 const $ = (id) => document.getElementById(id);
 const INTERVAL = 500;
-// A browser opens six connections to a server. Two are left for the list.
+// A browser opens six connections to a server. Two remain for updates of the list.
 const AT_ONCE = 4;
 
-/** Responses of each process, by its number, when it was last looked at. */
+/** The number of responses of each process at the last update, by the number of the process. */
 let known = new Map();
-/** Processes that have answered since a button was pressed. */
+/** The processes that have responded since a button was pressed. */
 let answered = new Set();
-/** What the table shows, so that it stays as it is, and what is selected in it, while nothing changes. */
+/** What the table shows. It is redrawn only after a change, so that a selection in it survives. */
 let shown = "";
 let busy = false;
 
@@ -30,10 +30,10 @@ function show({ processes, waiting }) {
   shown = now;
   const count = processes.length === 1 ? "1 process" : `${processes.length} processes`;
   const queue = waiting === 1 ? "1 request is" : `${waiting} requests are`;
-  tell(`${count} connected; ${queue} waiting.`);
+  setState(`${count} connected; ${queue} waiting.`);
 }
 
-function tell(state) {
+function setState(state) {
   if ($("state").textContent !== state) $("state").textContent = state;
 }
 
@@ -44,7 +44,7 @@ async function update() {
   } catch {
     $("processes").replaceChildren();
     shown = "";
-    tell("The server does not answer.");
+    setState("The server does not respond.");
   }
 }
 
@@ -63,7 +63,7 @@ async function ask(number) {
   }
 }
 
-/** Sends requests, a few at a time, and tells how many of them had which response. */
+/** Sends requests, a few at a time, and shows how often each response came. */
 async function send(count) {
   if (busy) return;
   setBusy(true);
@@ -91,7 +91,7 @@ async function send(count) {
   await update();
 }
 
-/** The buttons keep the keyboard's focus meanwhile, which `disabled` would take from them. */
+/** Marks the buttons as disabled. (`disabled` itself would take the keyboard's focus from them.) */
 function setBusy(value) {
   busy = value;
   for (const id of ["one", "fifty"]) $(id).setAttribute("aria-disabled", value);
