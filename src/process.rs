@@ -3,13 +3,18 @@
 //! This is the one module with `unsafe` code: some calls of the system have no safe wrapper, nor has what is done between
 //! a fork and the program that follows.
 
+pub mod channel;
 pub mod pid_file;
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -287,6 +292,41 @@ pub fn detach(mut ready: PipeWriter) -> io::Result<()> {
     unistd::dup2_stdin(&null)?;
     unistd::dup2_stdout(&null)?;
     unistd::dup2_stderr(&null)?;
+    Ok(())
+}
+
+/// Takes over a descriptor that the system has just given to this process.
+#[expect(unsafe_code, reason = "the library returns it as a number")]
+fn own_descriptor(number: RawFd) -> OwnedFd {
+    // SAFETY: it came with a message to this process, so it is open, and no other owner knows it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Puts /dev/null in the place of standard input.
+fn replace_stdin() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).open("/dev/null")?;
+    Ok(unistd::dup2_stdin(&null)?)
+}
+
+/// Tells the service manager something, if there is one: sd_notify(3).
+///
+/// # Errors
+/// It cannot be reached.
+pub fn notify(state: &str) -> io::Result<()> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    let socket = UnixDatagram::unbound()?;
+    match path.as_bytes().strip_prefix(b"@") {
+        #[cfg(target_os = "linux")]
+        Some(name) => {
+            let address = SocketAddr::from_abstract_name(name)?;
+            socket.send_to_addr(state.as_bytes(), &address)?;
+        }
+        _ => {
+            socket.send_to(state.as_bytes(), Path::new(&path))?;
+        }
+    }
     Ok(())
 }
 

@@ -35,6 +35,7 @@ mod thin;
 mod traditional;
 mod trusted_proxies;
 mod tunnels;
+mod upgrade;
 mod vanished;
 mod waiting;
 mod websockets;

@@ -37,7 +37,7 @@ impl DialledIn {
     /// Listens on any port of an address.
     fn start(ip: &str) -> Self {
         let address: Address = format!("{ip}:0").parse().unwrap();
-        let listener = Listener::bind(&address).unwrap().remove(0);
+        let listener = Arc::new(Listener::bind(&address).unwrap().remove(0));
         let LocalAddress::Tcp(local) = *listener.local() else {
             panic!("not a TCP address");
         };

@@ -82,7 +82,7 @@ pub struct PreparedDialIn(DialInAddress);
 #[derive(Debug)]
 struct DialInAddress {
     number: u64,
-    listener: Listener,
+    listener: Arc<Listener>,
     pool: Arc<Pool>,
     settings: Arc<DialInSettings>,
     /// `limits.backends` is reached, and the log has reported it.
@@ -158,7 +158,7 @@ impl DialInControl {
     /// Those of `epoll_ctl(2)`.
     pub fn prepare(
         &self,
-        listener: Listener,
+        listener: Arc<Listener>,
         pool: Arc<Pool>,
         settings: Arc<DialInSettings>,
     ) -> io::Result<PreparedDialIn> {
@@ -300,7 +300,10 @@ impl DialIn {
     /// Closes addresses and their newcomers.
     fn remove(&mut self, numbers: &[u64], reason: Close) {
         for number in numbers {
-            self.addresses.remove(number);
+            if let Some(address) = self.addresses.remove(number) {
+                // Closing it is not enough where another process has the same socket.
+                let _ = self.control.epoll.delete(&address.listener);
+            }
         }
         let kept = |newcomer: &Newcomer| self.addresses.contains_key(&newcomer.address.number);
         for number in self.newcomers.which(|newcomer| !kept(newcomer)) {

@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fmt, fs};
 
@@ -22,6 +23,8 @@ use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, setsockopt,
     sockopt,
 };
+
+use parking_lot::Mutex;
 
 use super::stream::{Peer, Stream};
 use crate::config::Address;
@@ -34,7 +37,22 @@ pub struct Listener {
     local: LocalAddress,
     /// Device and inode of the file of a Unix socket.
     file: Option<(u64, u64)>,
+    /// Another process listens there too, so the file stays.
+    is_handed_over: AtomicBool,
 }
+
+/// Listening sockets of the process that this one follows. What nothing takes out is closed.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// Those for clients.
+    pub clients: Sockets,
+    /// Those at which backends dial in.
+    pub backends: Sockets,
+}
+
+/// Listening sockets, by the address as it is configured.
+#[derive(Debug, Default)]
+pub struct Sockets(Mutex<Vec<(String, OwnedFd)>>);
 
 /// Where a listener really listens: the port is known even if any was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +152,21 @@ impl SocketFile {
     }
 }
 
+impl Sockets {
+    /// Adds a socket.
+    pub fn add(&self, address: String, socket: OwnedFd) {
+        self.0.lock().push((address, socket));
+    }
+
+    /// Takes out all sockets of an address.
+    fn take(&self, address: &Address) -> Vec<OwnedFd> {
+        let name = address.to_string();
+        let mut all = self.0.lock();
+        let taken = all.extract_if(.., |(other, _)| *other == name);
+        taken.map(|(_, socket)| socket).collect()
+    }
+}
+
 impl Listener {
     /// Binds an address: one listener for each address that a host name stands for, none for an implied
     /// address on a system that does not know its kind.
@@ -141,18 +174,30 @@ impl Listener {
     /// # Errors
     /// The address and what the system says about it.
     pub fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
-        Self::bind_with(address, &SocketFile::default())
+        Self::bind_with(address, &SocketFile::default(), &Sockets::default())
     }
 
-    /// The same, with what the file of a Unix socket is to be like.
+    /// The same, with what the file of a Unix socket is to be like. Sockets that were inherited for this address are used
+    /// instead of new ones.
     ///
     /// # Errors
     /// Those of [`Listener::bind`].
-    pub fn bind_with(address: &Address, file: &SocketFile) -> Result<Vec<Self>, BindError> {
+    pub fn bind_with(
+        address: &Address,
+        file: &SocketFile,
+        inherited: &Sockets,
+    ) -> Result<Vec<Self>, BindError> {
         let fail = |cause| BindError {
             address: address.clone(),
             cause,
         };
+        let sockets = inherited.take(address);
+        if !sockets.is_empty() {
+            let adopted = sockets
+                .into_iter()
+                .map(|socket| Self::adopt(address, socket));
+            return adopted.collect::<io::Result<_>>().map_err(fail);
+        }
         match address {
             Address::Unix(path) => Ok(vec![Self::bind_unix(path, file).map_err(fail)?]),
             Address::Tcp {
@@ -178,6 +223,28 @@ impl Listener {
         }
     }
 
+    /// A socket that listens at this address already.
+    fn adopt(address: &Address, socket: OwnedFd) -> io::Result<Self> {
+        let (socket, local, file) = match address {
+            Address::Tcp { .. } => {
+                let listener = TcpListener::from(socket);
+                let local = LocalAddress::Tcp(listener.local_addr()?);
+                (ListenerSocket::Tcp(listener), local, None)
+            }
+            Address::Unix(path) => (
+                ListenerSocket::Unix(UnixListener::from(socket)),
+                LocalAddress::Unix(path.clone()),
+                identity(path),
+            ),
+        };
+        Ok(Self {
+            socket,
+            local,
+            file,
+            is_handed_over: AtomicBool::new(false),
+        })
+    }
+
     fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::Inet,
@@ -198,6 +265,7 @@ impl Listener {
             socket: ListenerSocket::Tcp(listener),
             local,
             file: None,
+            is_handed_over: AtomicBool::new(false),
         })
     }
 
@@ -210,6 +278,7 @@ impl Listener {
             socket: ListenerSocket::Unix(UnixListener::from(socket)),
             local: LocalAddress::Unix(path.to_owned()),
             file: identity(path),
+            is_handed_over: AtomicBool::new(false),
         };
         // Nobody can connect before the file is as it is to be.
         file.dress(path)?;
@@ -220,6 +289,11 @@ impl Listener {
     /// Where it listens.
     pub const fn local(&self) -> &LocalAddress {
         &self.local
+    }
+
+    /// Another process listens on the same socket from now on: the end of this listener leaves its file.
+    pub fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::Relaxed);
     }
 
     /// Accepts one connection without waiting. `None`: there is none.
@@ -285,6 +359,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let LocalAddress::Unix(path) = &self.local
+            && !self.is_handed_over.load(Ordering::Relaxed)
             && identity(path) == self.file
         {
             // It may have been removed meanwhile, which is nobody's loss; if it was replaced, it is somebody else's.

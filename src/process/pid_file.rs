@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -37,12 +38,38 @@ impl PidFile {
                 Ok(()) | Err(TryLockError::Error(_)) => {}
             }
             if is_at(&file, path) {
-                fill(&mut file).map_err(|error| reason(&error))?;
+                fill(&file).map_err(|error| reason(&error))?;
                 let path = path.to_owned();
                 return Ok(Self { path, file });
             }
         }
         Err("it changes all the time".to_owned())
+    }
+
+    /// The file of a process that this one follows, which has opened and locked it. Both have the lock then.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
+    pub fn adopt(path: &Path, file: OwnedFd) -> Result<Self, String> {
+        let pid_file = Self {
+            path: path.to_owned(),
+            file: File::from(file),
+        };
+        pid_file.restore()?;
+        Ok(pid_file)
+    }
+
+    /// Writes the id of this process again, after another one has adopted the file.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
+    pub fn restore(&self) -> Result<(), String> {
+        fill(&self.file).map_err(|error| reason(&error))
+    }
+
+    /// Its path, and the open file, for a process that follows this one.
+    pub fn parts(&self) -> (&Path, BorrowedFd<'_>) {
+        (&self.path, self.file.as_fd())
     }
 
     /// Lets another server write the file from now on.
@@ -99,7 +126,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     (ours.dev(), ours.ino()) == (there.dev(), there.ino())
 }
 
-fn fill(file: &mut File) -> io::Result<()> {
+fn fill(mut file: &File) -> io::Result<()> {
     // Not that of `open`, from which the umask is taken away.
     if file.metadata()?.mode() & 0o7777 != MODE {
         file.set_permissions(Permissions::from_mode(MODE))?;

@@ -15,7 +15,7 @@ use crate::backend::group::{Journal, Sites};
 use crate::backend::pool::Pool;
 use crate::budget::Budget;
 use crate::config::{self, Address, Config};
-use crate::net::listener::{Listener, LocalAddress, SocketFile, Stop};
+use crate::net::listener::{Listener, SocketFile, Sockets, Stop};
 use crate::process;
 use crate::process::reason;
 use crate::stats::{Close, Stats};
@@ -33,7 +33,7 @@ pub(super) struct Running {
 /// An address for clients.
 pub(super) struct VisitorListener {
     pub(super) address: Address,
-    pub(super) locals: Vec<LocalAddress>,
+    pub(super) listeners: Vec<Arc<Listener>>,
     stop: Stop,
     pub(super) tls: AcceptorSlot,
     threads: Vec<PreparedThread>,
@@ -42,7 +42,7 @@ pub(super) struct VisitorListener {
 /// An address for backends.
 pub(super) struct BackendListener {
     pub(super) address: Address,
-    pub(super) locals: Vec<LocalAddress>,
+    pub(super) listeners: Vec<Arc<Listener>>,
     pub(super) pool: Arc<Pool>,
     settings: Arc<DialInSettings>,
     file: SocketFile,
@@ -94,13 +94,10 @@ impl VisitorListener {
         listeners: Vec<Listener>,
         sessions: &Arc<Sessions<Session>>,
     ) -> Result<Self, StartError> {
-        let locals = listeners
-            .iter()
-            .map(|listener| listener.local().clone())
-            .collect();
+        let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
         let stop = Stop::new()?;
         let tls = AcceptorSlot::default();
-        let threads = listeners.into_iter().map(|listener| {
+        let threads = listeners.iter().map(Arc::clone).map(|listener| {
             let (stop, sessions, tls) = (stop.clone(), Arc::clone(sessions), Arc::clone(&tls));
             PreparedThread::new("accept", move || {
                 listener.accept_loop(&stop, |stream, peer| {
@@ -112,7 +109,7 @@ impl VisitorListener {
         Ok(Self {
             threads: threads.collect::<io::Result<_>>()?,
             address,
-            locals,
+            listeners,
             tls,
             stop,
         })
@@ -133,6 +130,7 @@ impl NewDial {
         stats: &Arc<Stats>,
         journal: &Arc<Journal>,
         descriptors: &Arc<Budget>,
+        inherited: &Sockets,
     ) -> Result<Self, StartError> {
         let address = &wanted.address;
         let file = wanted.socket_file()?;
@@ -143,7 +141,7 @@ impl NewDial {
         let terms = wanted.terms(config, outgoing);
         Ok(Self {
             address: address.clone(),
-            listeners: Listener::bind_with(address, &file)?,
+            listeners: Listener::bind_with(address, &file, inherited)?,
             pool,
             settings: Arc::new(DialInSettings::new(
                 config.limits.backends,
@@ -160,17 +158,15 @@ impl NewDial {
 
     /// Prepares its listeners, which accept nothing yet.
     pub(super) fn prepare(self, control: &DialInControl) -> Result<BackendListener, StartError> {
-        let locals = self.listeners.iter();
-        let locals = locals.map(|listener| listener.local().clone()).collect();
-        let listeners = self.listeners.into_iter();
-        let prepared = listeners.map(|listener| {
+        let listeners: Vec<_> = self.listeners.into_iter().map(Arc::new).collect();
+        let prepared = listeners.iter().map(Arc::clone).map(|listener| {
             control.prepare(listener, Arc::clone(&self.pool), Arc::clone(&self.settings))
         });
         Ok(BackendListener {
             prepared: prepared.collect::<io::Result<_>>()?,
             begun: Vec::new(),
             address: self.address,
-            locals,
+            listeners,
             pool: self.pool,
             settings: self.settings,
             file: self.file,
@@ -198,6 +194,17 @@ impl BackendListener {
         {
             log::error!("{}: {}", self.address, reason(&error));
         }
+    }
+
+    /// Accepts no more backends at these addresses. Those that are connected stay.
+    pub(super) fn stop_accepting(dials: &mut [Self], control: &DialInControl) {
+        let begun = dials.iter_mut().flat_map(|dial| mem::take(&mut dial.begun));
+        let begun: Vec<_> = begun.collect();
+        if begun.is_empty() {
+            return;
+        }
+        control.remove(begun, Close::Draining);
+        dials.iter_mut().for_each(|dial| dial.listeners.clear());
     }
 
     /// Closes addresses, their connections without a preamble, and idle backends.

@@ -70,7 +70,7 @@ use crate::budget::{Budget, Shares};
 use crate::config::{Address, Config};
 use crate::content::gzip::Compressors;
 use crate::logging::AccessLog;
-use crate::net::listener::{Listener, LocalAddress};
+use crate::net::listener::{Inherited, Listener, LocalAddress, SocketFile, Sockets};
 use crate::net::poller::Poller;
 use crate::net::tunnel::Tunnels;
 use crate::process;
@@ -116,6 +116,8 @@ pub struct Server {
     /// Held for the whole of a reload, so that reloads run one after the other.
     reloading: Mutex<()>,
     running: Mutex<Running>,
+    /// A process that follows this one accepts at the same addresses.
+    is_replaced: AtomicBool,
     workers: ThreadPool,
     tick: Option<PreparedThread>,
     tunnels: Option<PreparedThread>,
@@ -142,6 +144,14 @@ impl Server {
     /// # Errors
     /// The first address or file that failed; what was bound before is closed again.
     pub fn bind(config: Config) -> Result<Bound, StartError> {
+        Self::bind_with(config, &Inherited::default())
+    }
+
+    /// The same with listening sockets of a server that this one follows, for the addresses that they have.
+    ///
+    /// # Errors
+    /// Those of [`Server::bind`]; the sockets that were used are closed.
+    pub fn bind_with(config: Config, inherited: &Inherited) -> Result<Bound, StartError> {
         let (config, division) = descriptors::divide(config, process::descriptors());
         let descriptors = Arc::new(Budget::new(division.backends));
         let stats = Arc::new(Stats::new());
@@ -150,10 +160,13 @@ impl Server {
         secure.load("ssl", &config.ssl)?;
         let mut outgoing = Secure::default();
         load_outgoing(&mut outgoing, &config)?;
-        let fronts = config
-            .listen
-            .iter()
-            .map(|address| Ok((address.clone(), Listener::bind(address)?)));
+        let fronts = config.listen.iter().map(|address| {
+            let file = SocketFile::default();
+            Ok((
+                address.clone(),
+                Listener::bind_with(address, &file, &inherited.clients)?,
+            ))
+        });
         let fronts = fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut dials = Vec::new();
         for wanted in BackendAddress::all(&config) {
@@ -164,6 +177,7 @@ impl Server {
                 &stats,
                 &journal,
                 &descriptors,
+                &inherited.backends,
             )?);
         }
         let workers = config.workers;
@@ -246,7 +260,8 @@ impl Server {
         running
             .fronts
             .iter()
-            .flat_map(|front| front.locals.clone())
+            .flat_map(|front| &front.listeners)
+            .map(|listener| listener.local().clone())
             .collect()
     }
 
@@ -256,7 +271,8 @@ impl Server {
         running
             .dials
             .iter()
-            .flat_map(|dial| dial.locals.clone())
+            .flat_map(|dial| &dial.listeners)
+            .map(|listener| listener.local().clone())
             .collect()
     }
 
@@ -332,6 +348,7 @@ impl Server {
                 &shared.stats,
                 &shared.journal,
                 &shared.descriptors,
+                &Sockets::default(),
             )?);
         }
         pools.extend(new_dials.iter().map(NewDial::pool));
@@ -415,6 +432,42 @@ impl Server {
         }
     }
 
+    /// The listening sockets for clients and those for backends, each with its address as it is configured, for a process
+    /// that follows this one.
+    pub fn listeners(&self) -> [Vec<(String, Arc<Listener>)>; 2] {
+        fn named<'a>(
+            all: impl Iterator<Item = (&'a Address, &'a Vec<Arc<Listener>>)>,
+        ) -> Vec<(String, Arc<Listener>)> {
+            let named = all.flat_map(|(address, listeners)| {
+                let of = |listener| (address.to_string(), Arc::clone(listener));
+                listeners.iter().map(of)
+            });
+            named.collect()
+        }
+        let running = self.running.lock();
+        let fronts = running.fronts.iter();
+        let dials = running.dials.iter();
+        [
+            named(fronts.map(|front| (&front.address, &front.listeners))),
+            named(dials.map(|dial| (&dial.address, &dial.listeners))),
+        ]
+    }
+
+    /// A process that follows this one accepts at the same addresses: the files of Unix sockets stay when this one ends, and
+    /// new backends are for the other one as soon as no request waits here.
+    pub fn hand_over(&self) {
+        for (_, listener) in self.listeners().iter().flatten() {
+            listener.hand_over();
+        }
+        self.is_replaced.store(true, Ordering::Relaxed);
+        self.release_backends(false);
+    }
+
+    /// Whether another process has taken over; see [`Server::hand_over`].
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::Relaxed)
+    }
+
     /// Stops accepting, and closes every connection after its current response.
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
@@ -429,22 +482,26 @@ impl Server {
     pub fn is_drained(&self, since: Instant) -> bool {
         let first_second_is_over = since.elapsed() >= Duration::from_secs(1);
         self.sessions.close_idle(first_second_is_over);
-        if first_second_is_over {
-            self.release_backends();
-        }
+        self.release_backends(first_second_is_over);
         self.open() == 0
     }
 
     /// Releases the dial-in addresses and the idle backends once no client's connection can need another backend: each one
     /// that is left has its own, for an upgraded connection or a long response. A new process can then bind the addresses,
     /// and the applications connect to it.
-    fn release_backends(&self) {
+    fn release_backends(&self, first_second_is_over: bool) {
         let dials = {
             let mut running = self.running.lock();
+            let waiting = self.shared.waiting.load(Ordering::Relaxed);
+            if running.dials.is_empty() || waiting > 0 {
+                return;
+            }
+            if self.is_replaced() {
+                BackendListener::stop_accepting(&mut running.dials, &self.control);
+            }
             let idle: usize = running.dials.iter().map(|dial| dial.pool.idle()).sum();
             let busy = self.control.connected().len().saturating_sub(idle) as u64;
-            let waiting = self.shared.waiting.load(Ordering::Relaxed);
-            if running.dials.is_empty() || waiting > 0 || self.open() > busy {
+            if !first_second_is_over || self.open() > busy {
                 return;
             }
             mem::take(&mut running.dials)
@@ -582,6 +639,7 @@ impl Bound {
         Ok(Server {
             reloading: Mutex::default(),
             running: Mutex::new(running),
+            is_replaced: AtomicBool::new(false),
             workers,
             tick: Some(tick.begin()),
             tunnels: Some(tunnels.begin()),

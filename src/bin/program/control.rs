@@ -20,14 +20,14 @@ pub(crate) enum Message {
     Reload,
     /// USR1: reopen the logs.
     Reopen,
-    /// TERM or INT: drain; the second time, stop.
+    /// TERM or INT, or a new process has taken over: drain; the second time, stop.
     Stop,
     /// One of the other signals, by name.
     Other(&'static str),
 }
 
 /// Receives the messages.
-pub(crate) struct ControlMessages(Receiver<Message>);
+pub(crate) struct ControlMessages(Receiver<Message>, Sender<Message>);
 
 impl ControlMessages {
     /// Starts to receive signals, including these others (number and name).
@@ -38,7 +38,7 @@ impl ControlMessages {
     /// Those of the system.
     pub(crate) fn new(others: &'static [(c_int, &'static str)]) -> Result<Self, String> {
         let (sender, receiver) = channel();
-        let interrupts = sender.clone();
+        let (interrupts, own) = (sender.clone(), sender.clone());
         let again = Arc::new(AtomicBool::new(false));
         let interrupted = Arc::clone(&again);
         // `ctrlc` handles INT only; the other signals need to be distinguished.
@@ -71,7 +71,13 @@ impl ControlMessages {
             }
         };
         swiftiply::process::thread("signals", listen).map_err(|error| error.to_string())?;
-        Ok(Self(receiver))
+        Ok(Self(receiver, own))
+    }
+
+    /// For messages of another thread.
+    #[allow(dead_code, reason = "only the server has such a thread")]
+    pub(crate) fn sender(&self) -> Sender<Message> {
+        self.1.clone()
     }
 
     /// The next message. Meanwhile free memory is returned to the system.

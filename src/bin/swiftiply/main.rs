@@ -12,12 +12,13 @@ mod demo;
 mod options;
 #[path = "../program/mod.rs"]
 mod program;
+mod upgrade;
 
 use std::ffi::c_int;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::reason;
 use swiftiply::process::{self, ForkSide};
 use swiftiply::server::{Bound, Server, StartError};
+use upgrade::{Predecessor, Upgrade};
 
 fn main() -> ExitCode {
     process::prepare_memory();
@@ -41,16 +43,18 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, ExitError> {
-    match options::parse(std::env::args_os().skip(1)).map_err(ExitError::usage)? {
+    let mut arguments = std::env::args_os().skip(1).collect();
+    let follows = Predecessor::is_there(&mut arguments);
+    match options::parse(arguments).map_err(ExitError::usage)? {
         Action::Help => print(&options::usage()),
         Action::Version => print(&format!("Swiftiply v. {}\n", env!("CARGO_PKG_VERSION"))),
         Action::Check(invocation) => check(&invocation),
         Action::Print(invocation) => print(&read(&invocation)?.0.to_yaml()),
         Action::Demo(overrides) => {
-            demo::run(&overrides, IGNORED_SIGNALS).map_err(ExitError::running)?;
+            demo::run(&overrides, UPGRADE).map_err(ExitError::running)?;
             Ok(ExitCode::SUCCESS)
         }
-        Action::Serve(invocation) => serve(invocation),
+        Action::Serve(invocation) => serve(invocation, follows),
     }
 }
 
@@ -83,12 +87,18 @@ fn inspect(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     )
 }
 
-fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
+fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
+    let upgrade = Upgrade::prepare();
+    let mut predecessor = match follows {
+        true => Some(Predecessor::meet().map_err(ExitError::running)?),
+        false => None,
+    };
     let (config, notes) = inspect(&invocation)?;
     let identity = process::look_up(config.user.as_deref(), config.group.as_deref())
         .map_err(ExitError::usage)?;
     let mut ready = None;
-    if config.daemonize {
+    // A process that follows a daemon is in the background already.
+    if config.daemonize && !follows {
         match process::fork().map_err(|error| ExitError::running(reason(&error)))? {
             ForkSide::Parent { child, ready } => return Ok(wait_for(child, ready, &config)),
             ForkSide::Child { ready: writer } => ready = Some(writer),
@@ -103,25 +113,32 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     for note in &notes {
         log::warn!("{note}");
     }
-    if config.daemonize {
+    if config.daemonize && !follows {
         warn_of_lost_logs(&config);
     }
     let limit = process::raise_descriptors(config.descriptors)
         .map_err(|error| ExitError::running(format!("descriptors: {}", reason(&error))))?;
     log::debug!("{limit} descriptors");
-    let bound = bind(&config).map_err(|error| match error {
+    let bound = match &predecessor {
+        None => bind(&config),
+        Some(predecessor) => Server::bind_with(config.clone(), &predecessor.inherited),
+    };
+    let bound = bound.map_err(|error| match error {
         StartError::Certificate(_)
         | StartError::DialInCertificate(_)
         | StartError::SocketFile(_) => ExitError::usage(error),
         _ => ExitError::running(error),
     })?;
     // From here on signals are messages. Until here they end the program at once, whatever file is being read.
-    let control = ControlMessages::new(IGNORED_SIGNALS).map_err(ExitError::running)?;
+    let control = ControlMessages::new(UPGRADE).map_err(ExitError::running)?;
     let pid_file = config.pidfile.as_deref().map(|path| {
-        PidFile::write(path)
-            .map_err(|why| ExitError::running(format!("pidfile {}: {why}", path.display())))
+        let written = match &mut predecessor {
+            None => PidFile::write(path),
+            Some(predecessor) => predecessor.write_pid_file(path),
+        };
+        written.map_err(|why| ExitError::running(format!("pidfile {}: {why}", path.display())))
     });
-    let pid_file = pid_file.transpose()?;
+    let pid_file = pid_file.transpose()?.map(Arc::new);
     for file in log_files(&config) {
         // After a change of the user, USR1 must be able to reopen it.
         if let Err(error) = identity.own(file) {
@@ -137,7 +154,13 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
         log::warn!("running as root; set user, to give that up when the addresses are bound");
     }
     let server = bound.start().map_err(ExitError::running)?;
-    announce(&server, &config)?;
+    announce(&server, &config, follows)?;
+    if let Err(error) = process::notify("READY=1") {
+        log::warn!("NOTIFY_SOCKET: {}", reason(&error));
+    }
+    if let Some(predecessor) = predecessor {
+        predecessor.ready().map_err(ExitError::running)?;
+    }
     if let Some(ready) = ready {
         // Standard error is closed after that.
         log::logger().flush();
@@ -149,7 +172,8 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
         invocation,
         logging,
         config.grace,
-        pid_file.as_ref(),
+        pid_file.clone(),
+        upgrade,
     )?;
     drop(pid_file);
     log::logger().flush();
@@ -212,7 +236,7 @@ fn warn_of_lost_logs(config: &Config) {
 
 /// Reports where the server listens: in the log, and on standard output for scripts that wait for it. Standard output is
 /// skipped if an access log goes there, or if it is where the log goes, as on a terminal.
-fn announce(server: &Server, config: &Config) -> Result<(), ExitError> {
+fn announce(server: &Server, config: &Config, follows: bool) -> Result<(), ExitError> {
     let list = |locals: Vec<swiftiply::net::listener::LocalAddress>| {
         let texts: Vec<_> = locals.iter().map(ToString::to_string).collect();
         texts.join(" ")
@@ -229,7 +253,8 @@ fn announce(server: &Server, config: &Config) -> Result<(), ExitError> {
     let is_taken = logs.any(|log| log.file.is_none());
     let Logger { file, level } = &config.logger;
     let is_there = file.is_none() && *level >= LogLevel::Normal && process::is_one_output();
-    if is_taken || is_there {
+    // A script waits for the first process only, and may not read any more.
+    if is_taken || is_there || follows {
         return Ok(());
     }
     logging::print(&line).map_err(|error| ExitError::running(reason(&error)))
@@ -245,7 +270,8 @@ fn handle_signals(
     invocation: Invocation,
     logging: &'static Logging,
     grace: Duration,
-    pid_file: Option<&PidFile>,
+    pid_file: Option<Arc<PidFile>>,
+    upgrade: Upgrade,
 ) -> Result<ExitCode, ExitError> {
     let server = Arc::new(server);
     let grace = Arc::new(Mutex::new(grace));
@@ -257,6 +283,18 @@ fn handle_signals(
         }
     });
     let reloads = reloads.map_err(ExitError::running)?;
+    // The file is removed at the end of the program, not of this thread.
+    let pid = pid_file.as_ref().map(Arc::downgrade);
+    let replaced = control.sender();
+    let upgrades = Reloads::of(&server, move |server| {
+        let pid_file = pid.as_ref().and_then(Weak::upgrade);
+        match upgrade.run(server, pid_file.as_deref()) {
+            // Fails only when the program has ended.
+            Ok(()) => drop(replaced.send(Message::Stop)),
+            Err(why) => log::error!("upgrade failed: {why}; going on"),
+        }
+    });
+    let upgrades = upgrades.map_err(ExitError::running)?;
     loop {
         match control.wait() {
             Message::Reload => reloads.ask(),
@@ -265,15 +303,17 @@ fn handle_signals(
                 server.reopen_logs();
                 log::info!("logs reopened");
             }
+            Message::Other(_) => upgrades.ask(),
             Message::Stop => {
                 let grace = *grace.lock();
                 // Before the addresses are released, so that a successor does not find our file.
-                pid_file.inspect(|file| file.release());
+                if !server.is_replaced() {
+                    pid_file.as_deref().inspect(|file| file.release());
+                }
                 let code = drain(control, &server, grace);
                 drop_last(server);
                 return Ok(code);
             }
-            Message::Other(name) => log::info!("signal {name} has no meaning; ignored"),
         }
     }
 }
@@ -330,5 +370,5 @@ fn drain(control: &ControlMessages, server: &Server, grace: Duration) -> ExitCod
 const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// The pause between two attempts.
 const BIND_PAUSE: Duration = Duration::from_millis(100);
-/// Signals that would end the program if it did not receive them.
-const IGNORED_SIGNALS: &[(c_int, &str)] = &[(SIGUSR2, "USR2")];
+/// The signal that asks for a new process; the demonstration ignores it.
+const UPGRADE: &[(c_int, &str)] = &[(SIGUSR2, "USR2")];

@@ -1,0 +1,220 @@
+//! A new process takes the place of this one, with its listening sockets (USR2).
+//!
+//! The old process starts the program that is at its path now, with the same arguments, and with one end of a [`Channel`] as
+//! standard input:
+//!
+//! | from | message | means |
+//! |---|---|---|
+//! | old | `clients ADDRESS` or `backends ADDRESS`, with a socket | each socket on which it listens, by its configured address |
+//! | old | `pid PATH`, with the file | the pid file, which the rights of the new process may not let it open |
+//! | old | `end` | these were all |
+//! | new | `ready` | it serves |
+//!
+//! Then the old process drains. Whatever goes wrong before leaves it as it was; the new process ends when the channel does.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use swiftiply::net::listener::Inherited;
+use swiftiply::process::channel::Channel;
+use swiftiply::process::pid_file::PidFile;
+use swiftiply::process::{notify, reason};
+use swiftiply::server::Server;
+
+/// How a new process is started.
+#[derive(Debug)]
+pub(crate) struct Upgrade {
+    program: io::Result<PathBuf>,
+    arguments: Vec<OsString>,
+    /// Where relative paths begin.
+    directory: Option<PathBuf>,
+}
+
+impl Upgrade {
+    /// To be made at the start, when the program is still found at its path.
+    pub(crate) fn prepare() -> Self {
+        let arguments = std::env::args_os().skip(1);
+        Self {
+            program: std::env::current_exe(),
+            arguments: arguments.filter(|argument| argument != OPTION).collect(),
+            directory: std::env::current_dir().ok(),
+        }
+    }
+
+    /// Starts a new process and gives it the listening sockets. Returns when it serves.
+    ///
+    /// # Errors
+    /// Why it does not; it has ended then.
+    pub(crate) fn run(&self, server: &Server, pid_file: Option<&PidFile>) -> Result<(), String> {
+        let program = self.program.as_ref().map_err(reason)?;
+        log::info!("upgrade: starting {}", program.display());
+        let (channel, end) = Channel::pair().map_err(|error| reason(&error))?;
+        let mut command = Command::new(program);
+        command.arg(OPTION).args(&self.arguments).stdin(end);
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        let started = command.spawn();
+        // The end of the new process that it still has would keep the channel open.
+        drop(command);
+        let mut child =
+            started.map_err(|error| format!("{}: {}", program.display(), reason(&error)))?;
+        let served = serve_instead(&channel, server, pid_file);
+        if let Err(why) = served {
+            // As if nothing had been.
+            drop(channel);
+            let status = end_of(&mut child);
+            if let Some(Err(why)) = pid_file.map(PidFile::restore) {
+                log::error!("pidfile: {why}");
+            }
+            return Err(format!("{why}{status}"));
+        }
+        server.hand_over();
+        let pid = child.id();
+        if let Err(error) = notify(&format!("MAINPID={pid}")) {
+            log::warn!("NOTIFY_SOCKET: {}", reason(&error));
+        }
+        log::info!("upgrade: process {pid} serves");
+        Ok(())
+    }
+}
+
+/// The conversation with the new process.
+fn serve_instead(
+    channel: &Channel,
+    server: &Server,
+    pid_file: Option<&PidFile>,
+) -> Result<(), String> {
+    let gone = |error: io::Error| match error.kind() {
+        io::ErrorKind::BrokenPipe => "the new process ended".to_owned(),
+        _ => reason(&error),
+    };
+    for (kind, listeners) in [CLIENTS, BACKENDS].into_iter().zip(server.listeners()) {
+        for (address, listener) in listeners {
+            let message = format!("{kind}{address}");
+            channel
+                .send(&message, Some(listener.as_fd()))
+                .map_err(gone)?;
+        }
+    }
+    if let Some((path, file)) = pid_file.map(PidFile::parts) {
+        let message = format!("{PID_FILE}{}", path.display());
+        channel.send(&message, Some(file)).map_err(gone)?;
+    }
+    channel.send(END, None).map_err(gone)?;
+    match channel.receive(PATIENCE) {
+        Ok(Some((text, _))) if text == READY => Ok(()),
+        Ok(Some((text, _))) => Err(format!("the new process said {text:?}")),
+        Ok(None) => Err("the new process ended".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(format!("the new process is not ready after {PATIENCE:?}"))
+        }
+        Err(error) => Err(reason(&error)),
+    }
+}
+
+/// Waits for the end of a new process that is not wanted any more, and says how it ended.
+fn end_of(child: &mut Child) -> String {
+    let since = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => {
+                let code = status.code();
+                return code.map_or_else(String::new, |code| format!(", with status {code}"));
+            }
+            Ok(None) if since.elapsed() < LONGEST_END => thread::sleep(Duration::from_millis(10)),
+            _ => {
+                // It may have ended meanwhile, and then there is nothing to kill.
+                let _ = child.kill();
+                let _ = child.wait();
+                return String::new();
+            }
+        }
+    }
+}
+
+/// The process that this one follows.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    channel: Channel,
+    /// Its listening sockets.
+    pub(crate) inherited: Inherited,
+    pid_file: Option<(String, OwnedFd)>,
+}
+
+impl Predecessor {
+    /// Whether there is one: an option that only it gives says so, and is taken out.
+    pub(crate) fn is_there(arguments: &mut Vec<OsString>) -> bool {
+        let before = arguments.len();
+        arguments.retain(|argument| argument != OPTION);
+        arguments.len() < before
+    }
+
+    /// Takes its listening sockets.
+    ///
+    /// # Errors
+    /// It has ended, or this process was not started by one.
+    pub(crate) fn meet() -> Result<Self, String> {
+        let failed = |error: io::Error| format!("{OPTION}: {}", reason(&error));
+        let channel = Channel::inherited().map_err(failed)?;
+        let inherited = Inherited::default();
+        let mut pid_file = None;
+        loop {
+            match channel.receive(PATIENCE).map_err(failed)? {
+                Some((text, None)) if text == END => break,
+                Some((text, Some(socket))) => {
+                    if let Some(address) = text.strip_prefix(CLIENTS) {
+                        inherited.clients.add(address.to_owned(), socket);
+                    } else if let Some(address) = text.strip_prefix(BACKENDS) {
+                        inherited.backends.add(address.to_owned(), socket);
+                    } else if let Some(path) = text.strip_prefix(PID_FILE) {
+                        pid_file = Some((path.to_owned(), socket));
+                    }
+                }
+                _ => return Err(format!("{OPTION}: the program gives this to itself only")),
+            }
+        }
+        Ok(Self {
+            channel,
+            inherited,
+            pid_file,
+        })
+    }
+
+    /// Writes the pid file: that of the other process, if it has the same one.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
+    pub(crate) fn write_pid_file(&mut self, path: &Path) -> Result<PidFile, String> {
+        match self.pid_file.take() {
+            Some((theirs, file)) if Path::new(&theirs) == path => PidFile::adopt(path, file),
+            _ => PidFile::write(path),
+        }
+    }
+
+    /// This process serves.
+    ///
+    /// # Errors
+    /// The other one is gone.
+    pub(crate) fn ready(self) -> Result<(), String> {
+        let sent = self.channel.send(READY, None);
+        sent.map_err(|error| format!("upgrade: {}", reason(&error)))
+    }
+}
+
+/// The option by which a new process knows that it follows another. The program gives it to itself only.
+const OPTION: &str = "--take-over";
+const CLIENTS: &str = "clients ";
+const BACKENDS: &str = "backends ";
+const PID_FILE: &str = "pid ";
+const END: &str = "end";
+const READY: &str = "ready";
+/// How long one process waits for the other.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a new process may take to end once the channel is closed.
+const LONGEST_END: Duration = Duration::from_secs(5);
