@@ -6,6 +6,7 @@ mod budgets;
 mod common;
 mod corpus;
 mod demo;
+mod diagnostics;
 mod dial_in;
 mod dial_in_tls;
 mod embedding;
