@@ -186,7 +186,7 @@ impl<U: Upstream> Call<U> {
                 match self.render_more(request, upload.as_deref_mut(), visitor, tools.out)? {
                     Rendered::Some => {}
                     Rendered::Wait(deadline) => {
-                        return self.wait(request, visitor, tools, deadline);
+                        return self.wait_for_client(request, visitor, tools, deadline);
                     }
                     Rendered::End => match self.upstream.as_mut().flush_now() {
                         Ok(true) => {
@@ -195,13 +195,15 @@ impl<U: Upstream> Call<U> {
                             }
                             return Ok(Sending::Sent);
                         }
-                        Ok(false) => return self.stuck(request, visitor, tools, 0, progress),
-                        Err(_) => return Ok(self.broken()),
+                        Ok(false) => {
+                            return self.wait_for_backend(request, visitor, tools, 0, progress);
+                        }
+                        Err(_) => return Ok(self.after_broken_write()),
                     },
                 }
             }
             match self.upstream.as_mut().write_now(&tools.out[written..]) {
-                Ok(0) => return self.stuck(request, visitor, tools, written, progress),
+                Ok(0) => return self.wait_for_backend(request, visitor, tools, written, progress),
                 Ok(count) => {
                     written += count;
                     progress = true;
@@ -215,7 +217,7 @@ impl<U: Upstream> Call<U> {
                     }
                     left = left.saturating_sub(count);
                 }
-                Err(_) => return Ok(self.broken()),
+                Err(_) => return Ok(self.after_broken_write()),
             }
             if left == 0 {
                 self.was_blocked = true;
@@ -226,7 +228,7 @@ impl<U: Upstream> Call<U> {
     }
 
     /// Waits for more of the body from the client; the backend may respond before.
-    fn wait(
+    fn wait_for_client(
         &mut self,
         request: RelayRequest<'_>,
         visitor: &mut Visitor<'_>,
@@ -235,14 +237,14 @@ impl<U: Upstream> Call<U> {
     ) -> Result<Sending, RelayError> {
         self.was_blocked = true;
         self.is_waiting_for_visitor = true;
-        if self.listen(request, visitor, tools)? {
+        if self.read_early_response(request, visitor, tools)? {
             return Ok(Sending::Sent);
         }
         // Flush what TLS has buffered of the body: the backend needs it, whether more arrives or not.
         let interest = match self.upstream.as_mut().flush_now() {
             Ok(true) => Interest::Read,
             Ok(false) => Interest::Both,
-            Err(_) => return Ok(self.broken()),
+            Err(_) => return Ok(self.after_broken_write()),
         };
         Ok(Sending::Blocked(Interests {
             backend: Some(interest),
@@ -318,7 +320,7 @@ impl<U: Upstream> Call<U> {
     }
 
     /// Waits for a backend that takes nothing for now, unless it has responded already.
-    fn stuck(
+    fn wait_for_backend(
         &mut self,
         request: RelayRequest<'_>,
         visitor: &mut Visitor<'_>,
@@ -326,7 +328,7 @@ impl<U: Upstream> Call<U> {
         written: usize,
         progress: bool,
     ) -> Result<Sending, RelayError> {
-        if self.listen(request, visitor, tools)? {
+        if self.read_early_response(request, visitor, tools)? {
             return Ok(Sending::Sent);
         }
         let now = Instant::now();
@@ -346,14 +348,14 @@ impl<U: Upstream> Call<U> {
     }
 
     /// Handles a broken connection: the backend may have responded before it broke.
-    const fn broken(&mut self) -> Sending {
+    const fn after_broken_write(&mut self) -> Sending {
         self.is_part = true;
         Sending::Sent
     }
 
     /// Reads what the backend sends while the request is being written. Returns whether it needs no more of the
     /// request.
-    fn listen(
+    fn read_early_response(
         &mut self,
         request: RelayRequest<'_>,
         visitor: &mut Visitor<'_>,

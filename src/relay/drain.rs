@@ -18,7 +18,7 @@ use crate::stats::Close;
 
 /// A response that is read for no client.
 pub struct Drain<U: Upstream> {
-    rest: DrainPhase<U>,
+    phase: DrainPhase<U>,
     deadline: Instant,
     /// Why the connection is closed at the deadline.
     reason: Close,
@@ -46,7 +46,7 @@ impl<U: Upstream> Drain<U> {
             return None;
         }
         Some(Self {
-            rest: DrainPhase::Head(Box::new((call, request.clone(), *rules))),
+            phase: DrainPhase::Head(Box::new((call, request.clone(), *rules))),
             deadline: Instant::now() + LONGEST,
             reason: Close::ClientGone,
             leftover,
@@ -78,7 +78,7 @@ impl<U: Upstream> Drain<U> {
 
     fn new(download: Download<U>, reason: Close, leftover: Vec<u8>) -> Self {
         Self {
-            rest: DrainPhase::Body(Box::new(download)),
+            phase: DrainPhase::Body(Box::new(download)),
             deadline: Instant::now() + LONGEST,
             reason,
             leftover,
@@ -100,14 +100,14 @@ impl<U: Upstream> Drain<U> {
     }
 
     fn read(&mut self, tools: &mut Tools<'_>) -> Option<Interests> {
-        let mut download = match std::mem::replace(&mut self.rest, DrainPhase::Over) {
+        let mut download = match std::mem::replace(&mut self.phase, DrainPhase::Over) {
             DrainPhase::Over => return None,
             DrainPhase::Body(download) => download,
             DrainPhase::Head(mut both) => {
                 let (call, request, rules) = &mut *both;
                 match call.await_response(request, rules, None, tools) {
                     Ok(Awaiting::Blocked(interests)) => {
-                        self.rest = DrainPhase::Head(both);
+                        self.phase = DrainPhase::Head(both);
                         return Some(interests);
                     }
                     Ok(Awaiting::Head(head)) if head.status != 101 => {
@@ -145,13 +145,13 @@ impl<U: Upstream> Drain<U> {
                 Ok(BodyPart::End) | Err(_) => return None,
             }
         };
-        self.rest = DrainPhase::Body(download);
+        self.phase = DrainPhase::Body(download);
         Some(interests)
     }
 
     /// The backend's socket.
     pub fn fd(&mut self) -> Option<BorrowedFd<'_>> {
-        match &mut self.rest {
+        match &mut self.phase {
             DrainPhase::Head(both) => Some(both.0.fd()),
             DrainPhase::Body(download) => download.fd(),
             DrainPhase::Over => None,
@@ -160,7 +160,7 @@ impl<U: Upstream> Drain<U> {
 
     /// Closes the connection before the end.
     pub fn close(&mut self, reason: Close) {
-        match std::mem::replace(&mut self.rest, DrainPhase::Over) {
+        match std::mem::replace(&mut self.phase, DrainPhase::Over) {
             DrainPhase::Head(both) => both.0.close(reason),
             DrainPhase::Body(mut download) => download.close(reason),
             DrainPhase::Over => {}

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::{io, mem};
 
+use super::certificates::{AcceptorSlot, Certificates};
 use super::error::StartError;
-use super::secure::{AcceptorSlot, Secure};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::snapshot::{accepted_keys, log_target};
@@ -23,11 +23,11 @@ use crate::stats::{Close, Stats};
 /// The addresses that are bound, and their certificates.
 #[derive(Default)]
 pub(super) struct Running {
-    pub(super) fronts: Vec<VisitorListener>,
-    pub(super) dials: Vec<BackendListener>,
-    pub(super) secure: Secure,
+    pub(super) visitor_listeners: Vec<VisitorListener>,
+    pub(super) backend_listeners: Vec<BackendListener>,
+    pub(super) certificates: Certificates,
     /// The certificates of dial-in addresses.
-    pub(super) outgoing: Secure,
+    pub(super) outgoing: Certificates,
 }
 
 /// An address for clients.
@@ -52,7 +52,7 @@ pub(super) struct BackendListener {
 }
 
 /// An address for backends that is bound but not served yet.
-pub(super) struct NewDial {
+pub(super) struct NewBackendListener {
     address: Address,
     listeners: Vec<Listener>,
     pool: Arc<Pool>,
@@ -74,13 +74,13 @@ pub(super) struct BackendAddress {
 impl Running {
     /// Makes every address accept that does not yet.
     pub(super) fn begin(&mut self, control: &DialInControl) {
-        for VisitorListener { threads, .. } in &mut self.fronts {
+        for VisitorListener { threads, .. } in &mut self.visitor_listeners {
             *threads = mem::take(threads)
                 .into_iter()
                 .map(PreparedThread::begin)
                 .collect();
         }
-        for dial in &mut self.dials {
+        for dial in &mut self.backend_listeners {
             let prepared = mem::take(&mut dial.prepared).into_iter();
             dial.begun.extend(prepared.map(|one| control.begin(one)));
         }
@@ -122,11 +122,11 @@ impl VisitorListener {
     }
 }
 
-impl NewDial {
+impl NewBackendListener {
     pub(super) fn bind(
         wanted: &BackendAddress,
         config: &Config,
-        outgoing: &Secure,
+        outgoing: &Certificates,
         stats: &Arc<Stats>,
         journal: &Arc<Journal>,
         descriptors: &Arc<Budget>,
@@ -181,7 +181,7 @@ impl BackendListener {
         wanted: &BackendAddress,
         file: SocketFile,
         config: &Config,
-        outgoing: &Secure,
+        outgoing: &Certificates,
     ) {
         self.pool.name_sites(&wanted.sites);
         self.pool.set_keys(Arc::clone(&wanted.keys));
@@ -273,7 +273,7 @@ impl BackendAddress {
         Ok(SocketFile { mode, owner, group })
     }
 
-    fn terms(&self, config: &Config, outgoing: &Secure) -> DialInTerms {
+    fn terms(&self, config: &Config, outgoing: &Certificates) -> DialInTerms {
         DialInTerms {
             preamble: config.timeouts.preamble,
             tls: outgoing.acceptor(&self.address),
@@ -282,7 +282,7 @@ impl BackendAddress {
 }
 
 /// Sorts items into the order of `addresses`. Also returns those whose address is not in it.
-pub(super) fn arrange<'a, T>(
+pub(super) fn sort_by_address<'a, T>(
     all: Vec<T>,
     address: impl Fn(&T) -> &Address,
     order: impl Iterator<Item = &'a Address>,
@@ -294,7 +294,10 @@ pub(super) fn arrange<'a, T>(
 }
 
 /// Reads the certificates of dial-in addresses.
-pub(super) fn load_outgoing(outgoing: &mut Secure, config: &Config) -> Result<(), StartError> {
+pub(super) fn load_outgoing(
+    outgoing: &mut Certificates,
+    config: &Config,
+) -> Result<(), StartError> {
     outgoing
         .load("outgoing_ssl", &config.outgoing_ssl)
         .map_err(StartError::DialInCertificate)
@@ -346,7 +349,7 @@ mod tests {
         let address = |port: u16| -> Address { format!("127.0.0.1:{port}").parse().unwrap() };
         let all = [1, 2, 3].map(address).to_vec();
         let order = [4, 3, 1].map(address);
-        let (kept, gone) = arrange(all, |address| address, order.iter());
+        let (kept, gone) = sort_by_address(all, |address| address, order.iter());
         assert_eq!(kept, [3, 1].map(address));
         assert_eq!(gone, [address(2)]);
     }

@@ -98,7 +98,7 @@ impl AuthRule {
     }
 
     /// Notes the name of a client that has proved its identity. The application gets the password only with `forward`.
-    pub(crate) fn welcome(&self, credentials: &Credentials, request: &mut Request) {
+    pub(crate) fn identify(&self, credentials: &Credentials, request: &mut Request) {
         let name = String::from_utf8_lossy(credentials.name());
         request.user = Some(name.into());
         if !self.forward {
@@ -220,7 +220,7 @@ pub(crate) fn verdict<'g>(
     if !users.remembers(credentials.bytes()) {
         return AuthVerdict::Check(guard, users, credentials);
     }
-    guard.welcome(&credentials, request);
+    guard.identify(&credentials, request);
     AuthVerdict::Pass
 }
 

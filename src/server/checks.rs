@@ -190,8 +190,8 @@ impl ChecksState {
     /// Forgets addresses to make room for others, those of a flood first.
     fn forget(&mut self, now: Instant) {
         let keep: [fn(&Record, Instant) -> bool; 3] = [
-            |record, now| record.tries(now) > 0 || record.is_proved(now),
-            |record, now| record.is_proved(now),
+            |record, now| record.tries(now) > 0 || record.has_correct_password(now),
+            |record, now| record.has_correct_password(now),
             |_, _| false,
         ];
         for keep in keep {
@@ -206,7 +206,7 @@ impl ChecksState {
     fn rank(&self, client: ClientNetwork, now: Instant) -> CheckPriority {
         let record = self.records.get(&client);
         CheckPriority {
-            is_unproved: !record.is_some_and(|record| record.is_proved(now)),
+            is_unproved: !record.is_some_and(|record| record.has_correct_password(now)),
             tries: record.map_or(0, |record| record.tries(now)),
         }
     }
@@ -268,7 +268,7 @@ impl Record {
 
     /// Whether a correct password came from here recently, with few other attempts since: one correct password does not
     /// excuse a flood of wrong ones.
-    fn is_proved(&self, now: Instant) -> bool {
+    fn has_correct_password(&self, now: Instant) -> bool {
         let recent = |proved| now.saturating_duration_since(proved) < PROVED;
         self.proved.is_some_and(recent) && self.tries(now) < MOST_TRIES
     }
@@ -276,7 +276,7 @@ impl Record {
 
 impl AuthSlot {
     /// Notes that the password was correct.
-    pub(crate) fn prove(&self, now: Instant) {
+    pub(crate) fn note_correct_password(&self, now: Instant) {
         let mut state = self.checks.state.lock();
         let record = state.record(self.client, now);
         record.tries = 0;
@@ -386,7 +386,7 @@ mod tests {
         let tickets = [1, 1, 1, 2, 2, 3].map(from).into();
         // The first address has had one turn already.
         assert_eq!(order(busy, tickets), [2, 3, 1, 2, 1, 1]);
-        turn(&checks, address(3)).prove(Instant::now());
+        turn(&checks, address(3)).note_correct_password(Instant::now());
         let busy = turn(&checks, address(9));
         let tickets = [1, 4, 3, 3].map(from).into();
         assert_eq!(order(busy, tickets), [3, 3, 4, 1]);
@@ -481,7 +481,7 @@ mod tests {
             state.record(Some(client), now).tries = 1;
             assert!(state.records.len() <= MOST_RECORDS);
         }
-        assert!(state.records[&address(1)].is_proved(now));
+        assert!(state.records[&address(1)].has_correct_password(now));
         let later = now + RECENT;
         assert!(!state.rank(address(1), later).is_unproved);
         assert!(state.rank(address(1), now + PROVED).is_unproved);

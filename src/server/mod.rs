@@ -30,6 +30,7 @@ mod addresses;
 pub(crate) mod admission;
 pub(crate) mod auth;
 pub(crate) mod body;
+pub(crate) mod certificates;
 pub(crate) mod checks;
 pub(crate) mod compress;
 mod descriptors;
@@ -42,7 +43,6 @@ pub(crate) mod pages;
 pub(crate) mod pending;
 pub(crate) mod route;
 pub(crate) mod scratch;
-pub(crate) mod secure;
 pub(crate) mod session;
 pub(crate) mod sessions;
 pub(crate) mod shared;
@@ -76,13 +76,14 @@ use crate::net::tunnel::Tunnels;
 use crate::process;
 use crate::stats::{self, Close, Stats};
 use addresses::{
-    BackendAddress, BackendListener, NewDial, Running, VisitorListener, arrange, load_outgoing,
+    BackendAddress, BackendListener, NewBackendListener, Running, VisitorListener, load_outgoing,
+    sort_by_address,
 };
 use admission::Clients;
+use certificates::Certificates;
 use checks::Checks;
 use drainer::Drainer;
 pub use error::StartError;
-use secure::Secure;
 use session::Session;
 use sessions::{ScanBackoff, Sessions};
 use shared::Shared;
@@ -131,10 +132,10 @@ pub struct Server {
 pub struct Bound {
     sessions: Arc<Sessions<Session>>,
     shared: Arc<Shared>,
-    fronts: Vec<(Address, Vec<Listener>)>,
-    dials: Vec<NewDial>,
-    secure: Secure,
-    outgoing: Secure,
+    visitor_listeners: Vec<(Address, Vec<Listener>)>,
+    backend_listeners: Vec<NewBackendListener>,
+    certificates: Certificates,
+    outgoing: Certificates,
     dial_in: DialIn,
 }
 
@@ -156,9 +157,9 @@ impl Server {
         let descriptors = Arc::new(Budget::new(division.backends));
         let stats = Arc::new(Stats::new());
         let journal = Arc::new(Journal::default());
-        let mut secure = Secure::default();
-        secure.load("ssl", &config.ssl)?;
-        let mut outgoing = Secure::default();
+        let mut certificates = Certificates::default();
+        certificates.load("ssl", &config.ssl)?;
+        let mut outgoing = Certificates::default();
         load_outgoing(&mut outgoing, &config)?;
         let fronts = config.listen.iter().map(|address| {
             let file = SocketFile::default();
@@ -170,7 +171,7 @@ impl Server {
         let fronts = fronts.collect::<Result<Vec<_>, StartError>>()?;
         let mut dials = Vec::new();
         for wanted in BackendAddress::all(&config) {
-            dials.push(NewDial::bind(
+            dials.push(NewBackendListener::bind(
                 &wanted,
                 &config,
                 &outgoing,
@@ -187,7 +188,7 @@ impl Server {
         let memory = Arc::new(Budget::new(config.memory));
         let disk = Arc::new(Shares::new(config.limits.spool));
         let compressors = Arc::new(Compressors::new(Arc::clone(&memory)));
-        let pools: HashMap<_, _> = dials.iter().map(NewDial::pool).collect();
+        let pools: HashMap<_, _> = dials.iter().map(NewBackendListener::pool).collect();
         let dial_in = DialIn::new(Arc::clone(&stats))?;
         dial_in.control().limit_newcomers(division.newcomers);
         let parts = SnapshotParts {
@@ -224,9 +225,9 @@ impl Server {
         Ok(Bound {
             sessions,
             shared,
-            fronts,
-            dials,
-            secure,
+            visitor_listeners: fronts,
+            backend_listeners: dials,
+            certificates,
             outgoing,
             dial_in,
         })
@@ -238,8 +239,8 @@ impl Server {
     /// # Errors
     /// The first problem.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        Secure::default().load("ssl", &config.ssl)?;
-        load_outgoing(&mut Secure::default(), config)?;
+        Certificates::default().load("ssl", &config.ssl)?;
+        load_outgoing(&mut Certificates::default(), config)?;
         for wanted in BackendAddress::all(config) {
             wanted.socket_file()?;
         }
@@ -258,7 +259,7 @@ impl Server {
     pub fn visitors(&self) -> Vec<LocalAddress> {
         let running = self.running.lock();
         running
-            .fronts
+            .visitor_listeners
             .iter()
             .flat_map(|front| &front.listeners)
             .map(|listener| listener.local().clone())
@@ -269,7 +270,7 @@ impl Server {
     pub fn backends(&self) -> Vec<LocalAddress> {
         let running = self.running.lock();
         running
-            .dials
+            .backend_listeners
             .iter()
             .flat_map(|dial| &dial.listeners)
             .map(|listener| listener.local().clone())
@@ -290,7 +291,11 @@ impl Server {
     pub fn queues(&self) -> (usize, usize) {
         let dialled: usize = {
             let running = self.running.lock();
-            running.dials.iter().map(|dial| dial.pool.idle()).sum()
+            running
+                .backend_listeners
+                .iter()
+                .map(|dial| dial.pool.idle())
+                .sum()
         };
         let snapshot = self.shared.snapshot();
         let kept: usize = snapshot.servers().map(|servers| servers.idle()).sum();
@@ -318,19 +323,22 @@ impl Server {
         let shared = &self.shared;
         // Open everything new first; a failure before the swap changes nothing. Reading files may take its time, and a
         // drain does not wait for that: apart from a drain, only reloads change what is copied here.
-        let (mut secure, mut outgoing, old_fronts, mut pools) = {
+        let (mut certificates, mut outgoing, old_fronts, mut pools) = {
             let running = self.running.lock();
-            let fronts = running.fronts.iter().map(|front| front.address.clone());
-            let dials = running.dials.iter();
+            let fronts = running
+                .visitor_listeners
+                .iter()
+                .map(|front| front.address.clone());
+            let dials = running.backend_listeners.iter();
             let pools = dials.map(|dial| (dial.address.clone(), Arc::clone(&dial.pool)));
             (
-                running.secure.clone(),
+                running.certificates.clone(),
                 running.outgoing.clone(),
                 fronts.collect::<HashSet<_>>(),
                 pools.collect::<HashMap<_, _>>(),
             )
         };
-        secure.load("ssl", &config.ssl)?;
+        certificates.load("ssl", &config.ssl)?;
         load_outgoing(&mut outgoing, &config)?;
         let mut new_fronts = Vec::new();
         let is_new = |address: &&Address| !old_fronts.contains(*address);
@@ -341,7 +349,7 @@ impl Server {
         let mut new_dials = Vec::new();
         let is_new = |wanted: &&BackendAddress| !pools.contains_key(&wanted.address);
         for new in wanted.iter().filter(is_new) {
-            new_dials.push(NewDial::bind(
+            new_dials.push(NewBackendListener::bind(
                 new,
                 &config,
                 &outgoing,
@@ -351,7 +359,7 @@ impl Server {
                 &Sockets::default(),
             )?);
         }
-        pools.extend(new_dials.iter().map(NewDial::pool));
+        pools.extend(new_dials.iter().map(NewBackendListener::pool));
         let files = wanted.iter().map(BackendAddress::socket_file);
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let before = shared.snapshot();
@@ -399,24 +407,24 @@ impl Server {
                 servers.shut(Close::Removed);
             }
         }
-        for front in new_fronts.iter().chain(&running.fronts) {
-            *front.tls.write() = secure.acceptor(&front.address);
+        for front in new_fronts.iter().chain(&running.visitor_listeners) {
+            *front.tls.write() = certificates.acceptor(&front.address);
         }
-        running.fronts.extend(new_fronts);
-        running.secure = secure;
-        running.dials.extend(new_dials);
+        running.visitor_listeners.extend(new_fronts);
+        running.certificates = certificates;
+        running.backend_listeners.extend(new_dials);
         running.begin(&self.control);
-        let fronts = mem::take(&mut running.fronts);
-        let (fronts, gone) = arrange(fronts, |front| &front.address, listen.iter());
-        running.fronts = fronts;
+        let fronts = mem::take(&mut running.visitor_listeners);
+        let (fronts, gone) = sort_by_address(fronts, |front| &front.address, listen.iter());
+        running.visitor_listeners = fronts;
         gone.into_iter().for_each(VisitorListener::stop);
         let order = wanted.iter().map(|wanted| &wanted.address);
-        let dials = mem::take(&mut running.dials);
-        let (mut dials, gone) = arrange(dials, |dial| &dial.address, order);
+        let dials = mem::take(&mut running.backend_listeners);
+        let (mut dials, gone) = sort_by_address(dials, |dial| &dial.address, order);
         for ((dial, wanted), file) in dials.iter_mut().zip(&wanted).zip(files) {
             dial.change(wanted, file, &snapshot.config, &outgoing);
         }
-        running.dials = dials;
+        running.backend_listeners = dials;
         running.outgoing = outgoing;
         BackendListener::stop_all(gone, &self.control, Close::Removed);
         Ok(())
@@ -445,8 +453,8 @@ impl Server {
             named.collect()
         }
         let running = self.running.lock();
-        let fronts = running.fronts.iter();
-        let dials = running.dials.iter();
+        let fronts = running.visitor_listeners.iter();
+        let dials = running.backend_listeners.iter();
         [
             named(fronts.map(|front| (&front.address, &front.listeners))),
             named(dials.map(|dial| (&dial.address, &dial.listeners))),
@@ -471,7 +479,7 @@ impl Server {
     /// Stops accepting, and closes every connection after its current response.
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
-        let fronts = mem::take(&mut self.running.lock().fronts);
+        let fronts = mem::take(&mut self.running.lock().visitor_listeners);
         fronts.into_iter().for_each(VisitorListener::stop);
         self.sessions.close_idle(false);
     }
@@ -493,18 +501,22 @@ impl Server {
         let dials = {
             let mut running = self.running.lock();
             let waiting = self.shared.waiting.load(Ordering::Relaxed);
-            if running.dials.is_empty() || waiting > 0 {
+            if running.backend_listeners.is_empty() || waiting > 0 {
                 return;
             }
             if self.is_replaced() {
-                BackendListener::stop_accepting(&mut running.dials, &self.control);
+                BackendListener::stop_accepting(&mut running.backend_listeners, &self.control);
             }
-            let idle: usize = running.dials.iter().map(|dial| dial.pool.idle()).sum();
+            let idle: usize = running
+                .backend_listeners
+                .iter()
+                .map(|dial| dial.pool.idle())
+                .sum();
             let busy = self.control.connected().len().saturating_sub(idle) as u64;
             if !first_second_is_over || self.open() > busy {
                 return;
             }
-            mem::take(&mut running.dials)
+            mem::take(&mut running.backend_listeners)
         };
         BackendListener::stop_all(dials, &self.control, Close::Draining);
         log::debug!("dial-in addresses are closed, since no client needs another backend");
@@ -536,7 +548,11 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.draining.store(true, Ordering::SeqCst);
-        let Running { fronts, dials, .. } = mem::take(&mut *self.running.lock());
+        let Running {
+            visitor_listeners: fronts,
+            backend_listeners: dials,
+            ..
+        } = mem::take(&mut *self.running.lock());
         fronts.into_iter().for_each(VisitorListener::stop);
         BackendListener::stop_all(dials, &self.control, Close::Draining);
         self.control.stop();
@@ -582,9 +598,9 @@ impl Bound {
         let Self {
             sessions,
             shared,
-            fronts,
-            dials,
-            secure,
+            visitor_listeners: fronts,
+            backend_listeners: dials,
+            certificates,
             outgoing,
             dial_in,
         } = self;
@@ -610,16 +626,16 @@ impl Bound {
         let dial_in = PreparedThread::new("dial-in", move || dial_in.run())?;
         let mut running = Running::default();
         for dial in dials {
-            running.dials.push(dial.prepare(&control)?);
+            running.backend_listeners.push(dial.prepare(&control)?);
         }
         for (address, listeners) in fronts {
             let front = VisitorListener::prepare(address, listeners, &sessions)?;
-            *front.tls.write() = secure.acceptor(&front.address);
-            running.fronts.push(front);
+            *front.tls.write() = certificates.acceptor(&front.address);
+            running.visitor_listeners.push(front);
         }
-        running.secure = secure;
+        running.certificates = certificates;
         running.outgoing = outgoing;
-        threads::can_have(config.workers)?;
+        threads::check_available(config.workers)?;
         // From here on nothing can fail, and threads may begin.
         let workers = threadpool::Builder::new()
             .num_threads(config.workers)

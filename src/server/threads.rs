@@ -12,7 +12,7 @@ use crate::process;
 ///
 /// # Errors
 /// The system does not allow them.
-pub(super) fn can_have(count: usize) -> io::Result<()> {
+pub(super) fn check_available(count: usize) -> io::Result<()> {
     let before = process::threads();
     let trial = (0..count).map(|_| PreparedThread::new("worker", || {}));
     let trial = trial.collect::<io::Result<Vec<_>>>()?;

@@ -27,7 +27,7 @@ impl Sessions<Session> {
             }
             if now.saturating_duration_since(relieved) >= LONGEST_PAUSE {
                 relieved = now;
-                self.relieve(now);
+                self.cut_slow_readers(now);
             }
             if flushed.elapsed() >= LONGEST_PAUSE {
                 flushed = now;
@@ -42,7 +42,7 @@ impl Sessions<Session> {
 
     /// Cuts the clients that read most slowly if they hold backends that other requests wait for, or disk space that
     /// others need.
-    fn relieve(&self, now: Instant) {
+    fn cut_slow_readers(&self, now: Instant) {
         let needs_room = self.shared.disk.take_exhausted();
         let held = self.shared.disk.waiting();
         let needs_backends = held > 0 && self.shared.waiting.load(Ordering::Relaxed) > 0;
@@ -67,7 +67,7 @@ impl Sessions<Session> {
             slow.len()
         );
         for mut session in slow {
-            session.give_up_reader();
+            session.cut_reader();
             self.poller.hand_over(session);
         }
     }

@@ -84,7 +84,7 @@ impl Session {
             }
             verdict => {
                 // Another request with the same password was checked first.
-                turn.prove(Instant::now());
+                turn.note_correct_password(Instant::now());
                 drop(turn);
                 self.apply_verdict(pending, &verdict, scratch)
             }
@@ -122,7 +122,7 @@ impl Session {
     ) -> SessionStep {
         let is_right = users.verify(credentials.name(), credentials.password());
         if is_right {
-            turn.prove(Instant::now());
+            turn.note_correct_password(Instant::now());
         }
         drop(turn);
         if !is_right {
@@ -136,7 +136,7 @@ impl Session {
             return self.ask_for_password(&pending, rule, scratch);
         }
         users.remember(credentials.bytes());
-        rule.welcome(credentials, &mut pending.request);
+        rule.identify(credentials, &mut pending.request);
         pending.since = Instant::now();
         SessionStep::Go(State::Authorised(Box::new(pending)))
     }

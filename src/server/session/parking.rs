@@ -47,7 +47,7 @@ impl Session {
     }
 
     /// Cuts its response when it runs next.
-    pub(crate) fn give_up_reader(&mut self) {
+    pub(crate) fn cut_reader(&mut self) {
         if let State::Exchange(exchange) = &mut self.state {
             exchange.give_up();
         }

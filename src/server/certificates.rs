@@ -14,7 +14,7 @@ pub(crate) type AcceptorSlot = Arc<RwLock<Option<Acceptor>>>;
 
 /// The certificates of a server.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Secure {
+pub(crate) struct Certificates {
     /// Created with the first certificate, and kept from then on.
     tickets: Option<Tickets>,
     /// By certificate file and key file.
@@ -24,7 +24,7 @@ pub(crate) struct Secure {
     acceptors: HashMap<Address, Acceptor>,
 }
 
-impl Secure {
+impl Certificates {
     /// Reads all certificates of the key `ssl` or `outgoing_ssl`, also those that were read before. One that can no
     /// longer be read keeps its last good version, which is logged: a site must not vanish because its renewal failed,
     /// or because the server has dropped the privilege to read the file.
