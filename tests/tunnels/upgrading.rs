@@ -240,7 +240,7 @@ fn limit_per_site() {
     assert_eq!(other.ask(ASK).status, 503);
     assert_open(&mut visitor, &mut backend);
     drop((visitor, second, backend, taken));
-    proxy.wait_for_logs("bytes there and", 2);
+    proxy.wait_for_logs("bytes to the backend and", 2);
     switch(&mut other, &mut idle);
     assert_open(&mut other, &mut idle);
     // With none at all an upgrade is not passed on.
