@@ -5,15 +5,8 @@
 //! blocks for a moment or parks the exchange in the poller; the access proxy's thread polls both sockets. The
 //! [`ExchangeHandler`] trait holds what differs between the two programs.
 //!
-//! | phase | waits for | deadline | what expiry means |
-//! |---|---|---|---|
-//! | queued | a backend, the client's disconnect | `timeout` since the request has waited | the backup site, if any; else [`RelayError::NoBackend`], 503 |
-//! | pausing | nothing: time between two attempts | 10 ms | the next attempt |
-//! | connecting | the connection to a server | `timeouts.connect` | another server, or back into the queue |
-//! | sending | room at the backend, an early response, more of a streamed body | `timeouts.backend`, `timeouts.body` | 504; 408 |
-//! | awaiting | the head of the response, the client's disconnect | `timeouts.first_byte`, then `timeouts.backend` for the rest of the head | 504 |
-//! | relaying | more of the body, room at the client, the client's disconnect | `timeouts.backend`, `unframed_gap`, `timeouts.write` | the response is cut; with `unframed_gap` it is complete |
-//! | flushing | room at the client; the backend is free already | `timeouts.write` | the response is cut |
+//! The page "Life of a session" of the [library](crate) has a table of the phases, with what each of them waits for, until
+//! when, and what follows.
 //!
 //! Bytes that have arrived count even if the workers are late: each phase reads first and then looks at the clock.
 //!
