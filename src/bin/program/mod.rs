@@ -2,7 +2,7 @@
 
 pub(crate) mod command_line;
 pub(crate) mod control;
-pub(crate) mod reload;
+pub(crate) mod task;
 
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! Runs reloads on a thread of their own: reading a file may take long, for example from a network disk, and signals
-//! must be handled meanwhile.
+//! Runs reloads and upgrades on threads of their own: reading a file may take long, for example from a network disk, and
+//! signals must be handled meanwhile.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Weak};
@@ -8,33 +8,34 @@ use std::time::{Duration, Instant};
 
 use swiftiply::process;
 
-/// The thread that reloads something on request.
-pub(crate) struct Reloads(Sender<()>);
+/// A thread that does one thing on request, such as a reload.
+pub(crate) struct TaskThread(Sender<()>);
 
-impl Reloads {
-    /// Starts the thread. It holds `it` only during a reload.
+impl TaskThread {
+    /// Starts the thread. It holds `it` only while it does `task`.
     ///
     /// # Errors
     /// The thread could not be started.
     pub(crate) fn of<T: Send + Sync + 'static>(
+        name: &str,
         it: &Arc<T>,
-        reload: impl Fn(&T) + Send + 'static,
+        task: impl Fn(&T) + Send + 'static,
     ) -> Result<Self, String> {
         let (sender, asked) = channel();
         let it: Weak<T> = Arc::downgrade(it);
         let run = move || {
             while asked.recv().is_ok() {
-                // One reload serves all requests that came before it began.
+                // One run serves all requests that came before it began.
                 while asked.try_recv().is_ok() {}
                 let Some(it) = it.upgrade() else { return };
-                reload(&it);
+                task(&it);
             }
         };
-        process::thread("reload", run).map_err(|error| error.to_string())?;
+        process::thread(name, run).map_err(|error| error.to_string())?;
         Ok(Self(sender))
     }
 
-    /// Requests a reload. Never blocks.
+    /// Requests a run of the task. Never blocks.
     pub(crate) fn ask(&self) {
         // Fails only when the thread has ended, and then the program is ending as well.
         let _ = self.0.send(());
@@ -67,7 +68,7 @@ mod tests {
         let it = Arc::new(());
         let (begun, begins) = channel();
         let (end, ends) = channel::<()>();
-        let reloads = Reloads::of(&it, move |()| {
+        let reloads = TaskThread::of("test", &it, move |()| {
             begun.send(()).unwrap();
             let _ = ends.recv();
         });

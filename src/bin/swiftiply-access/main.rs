@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use options::{Action, Invocation};
 use parking_lot::Mutex;
 use program::control::{ControlMessages, Message};
-use program::reload::{Reloads, drop_last};
+use program::task::{TaskThread, drop_last};
 use program::{ExitError, NAME, print, reload_failed, report};
 use signal_hook::consts::{SIGTTIN, SIGTTOU, SIGUSR2};
 use swiftiply::access::{Access, StartError};
@@ -90,7 +90,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     })?;
     let access = Arc::new(access);
     let current = Arc::clone(&grace);
-    let reloads = Reloads::of(&access, move |access| {
+    let reloads = TaskThread::of("reload", &access, move |access| {
         match reload(access, &invocation, logging) {
             Ok(settings) => *current.lock() = settings.grace,
             Err(message) => reload_failed(&message),

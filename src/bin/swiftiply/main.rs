@@ -2,9 +2,10 @@
 //!
 //! | thread | does |
 //! |---|---|
-//! | main | starts the server; waits for control messages: reload, reopen, drain |
+//! | main | starts the server; waits for control messages: reload, reopen, upgrade, drain |
 //! | `reload` | reads the configuration and puts it into effect |
-//! | `signals` | turns HUP, TERM and USR1 into control messages (`ctrlc` does so for INT) |
+//! | `upgrade` | starts a new process in the place of this one, see [`upgrade`] |
+//! | `signals` | turns HUP, TERM, USR1 and USR2 into control messages (`ctrlc` does so for INT) |
 //!
 //! All other threads belong to [`swiftiply::Server`].
 
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use options::{Action, Invocation};
 use parking_lot::Mutex;
 use program::control::{ControlMessages, Message};
-use program::reload::{Reloads, drop_last};
+use program::task::{TaskThread, drop_last};
 use program::{ExitError, print, reload_failed, report};
 use signal_hook::consts::SIGUSR2;
 use swiftiply::config::{Config, LogLevel, Logger, Note, Problems};
@@ -276,7 +277,7 @@ fn handle_signals(
     let server = Arc::new(server);
     let grace = Arc::new(Mutex::new(grace));
     let current = Arc::clone(&grace);
-    let reloads = Reloads::of(&server, move |server| {
+    let reloads = TaskThread::of("reload", &server, move |server| {
         match reload(server, &invocation, logging) {
             Ok(config) => *current.lock() = config.grace,
             Err(message) => reload_failed(&message),
@@ -286,7 +287,7 @@ fn handle_signals(
     // The file is removed at the end of the program, not of this thread.
     let pid = pid_file.as_ref().map(Arc::downgrade);
     let replaced = control.sender();
-    let upgrades = Reloads::of(&server, move |server| {
+    let upgrades = TaskThread::of("upgrade", &server, move |server| {
         let pid_file = pid.as_ref().and_then(Weak::upgrade);
         match upgrade.run(server, pid_file.as_deref()) {
             // Fails only when the program has ended.
