@@ -1,12 +1,12 @@
-//! Shares of something of which there is a limited amount: bytes of memory, bytes on disk.
+//! Budgets of memory and disk space, in bytes.
 //!
-//! A [`Budget`] is the amount. A [`Charge`] is the share of one holder: it grows and shrinks with what the holder keeps, and
-//! gives everything back when it is dropped. Any thread may use both; nothing here waits.
+//! A [`Budget`] is an amount. A [`Charge`] is the part that one holder uses: it grows and shrinks with what the holder
+//! stores, and is returned when it is dropped. Any thread may use both; no call waits.
 //!
 //! [`Shares`] is a budget of which one client address may use a [`PART`]th only; its charges are [`Share`]s.
 //!
-//! **Invariants**: what is used is the sum of all charges. It exceeds the limit only by what was forced, or after the
-//! limit was lowered. The lock of [`Shares`] is a leaf.
+//! **Invariants**: the used amount is the sum of all charges. It exceeds the limit only by forced charges, or after
+//! the limit was lowered. The lock of [`Shares`] is a leaf.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-/// A limited amount of bytes; none by default.
+/// An amount of bytes; zero by default.
 #[derive(Debug, Default)]
 pub struct Budget {
     used: AtomicU64,
     most: AtomicU64,
 }
 
-/// A share of a [`Budget`].
+/// A part of a [`Budget`].
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -30,7 +30,7 @@ pub struct Charge {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget of `most` bytes.
     pub const fn new(most: u64) -> Self {
         Self {
             used: AtomicU64::new(0),
@@ -38,7 +38,7 @@ impl Budget {
         }
     }
 
-    /// Changes the limit. Charges stay as they are, also where they exceed the new one.
+    /// Changes the limit. Charges stay, even if they exceed the new limit.
     pub fn limit(&self, most: u64) {
         self.most.store(most, Ordering::Relaxed);
     }
@@ -53,13 +53,13 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Takes a share; `None` if it exceeds the limit.
+    /// Takes a charge; `None` if it would exceed the limit.
     pub fn charge(self: &Arc<Self>, bytes: u64) -> Option<Charge> {
         let mut charge = Charge::new(Arc::clone(self));
         charge.set(bytes).then_some(charge)
     }
 
-    /// Takes a share for something that can do without; see [`Charge::set_optional`].
+    /// Takes a charge for something optional; see [`Charge::set_optional`].
     pub fn charge_optional(self: &Arc<Self>, bytes: u64) -> Option<Charge> {
         let mut charge = Charge::new(Arc::clone(self));
         charge.set_optional(bytes).then_some(charge)
@@ -74,12 +74,12 @@ impl Budget {
 }
 
 impl Charge {
-    /// An empty share.
+    /// An empty charge.
     pub const fn new(budget: Arc<Budget>) -> Self {
         Self { budget, bytes: 0 }
     }
 
-    /// Its size.
+    /// Its size in bytes.
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -89,14 +89,14 @@ impl Charge {
         self.budget.most()
     }
 
-    /// Changes its size. `false`: that would exceed the limit, and it stays as it was. It can always shrink.
+    /// Changes the size. `false`: that would exceed the limit, and the size is unchanged. Shrinking always succeeds.
     #[must_use]
     pub fn set(&mut self, bytes: u64) -> bool {
         self.set_within(bytes, self.budget.most())
     }
 
-    /// The same for something that can do without, or go elsewhere: it leaves an eighth of the budget to the others, so that
-    /// they still find room when it finds none.
+    /// Changes the size like [`Charge::set`], for an optional use or one with an alternative: it leaves an eighth of
+    /// the budget to other uses.
     #[must_use]
     pub fn set_optional(&mut self, bytes: u64) -> bool {
         let most = self.budget.most();
@@ -115,7 +115,7 @@ impl Charge {
         true
     }
 
-    /// Changes its size, whatever the limit: for what has to be kept anyway.
+    /// Changes the size, whatever the limit: for data that must be stored anyway.
     pub fn force(&mut self, bytes: u64) {
         if bytes > self.bytes {
             let more = bytes - self.bytes;
@@ -134,45 +134,45 @@ impl Drop for Charge {
     }
 }
 
-/// A budget of which one client may use a [`PART`]th only; nothing by default.
+/// A budget of which one client may use a [`PART`]th only; zero by default.
 #[derive(Debug, Default)]
 pub struct Shares {
     all: Arc<Budget>,
-    /// What each client uses or has reserved.
+    /// The bytes that each client uses or has reserved.
     clients: Mutex<HashMap<IpAddr, u64>>,
-    /// Something was refused because all of it is used.
+    /// A request was refused because the whole budget is used.
     exhausted: AtomicBool,
-    /// Holders that wait for room.
+    /// The number of holders that wait for room.
     waiting: AtomicUsize,
 }
 
-/// A share of one client in [`Shares`].
+/// The part of [`Shares`] that one holder uses, for a client.
 #[derive(Debug)]
 pub struct Share {
     shares: Arc<Shares>,
     client: Option<IpAddr>,
     charge: Charge,
-    /// So many bytes count for the client at least.
+    /// At least this many bytes count for the client.
     reserved: u64,
 }
 
-/// A holder that waits for room, as long as this lives.
+/// A holder waits for room as long as this value exists.
 #[derive(Debug)]
 pub struct WaitForRoom(Arc<Shares>);
 
 /// Why a share may not grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShareRefusal {
-    /// It alone would have more than one client may use.
+    /// This share alone would exceed the part of one client.
     Part,
-    /// Its client would use more than it may.
+    /// All shares of the client would exceed its part.
     Client,
-    /// All of the budget is used.
+    /// The whole budget is used.
     All,
 }
 
 impl Shares {
-    /// So many bytes.
+    /// A budget of `most` bytes.
     pub fn new(most: u64) -> Self {
         Self {
             all: Arc::new(Budget::new(most)),
@@ -185,12 +185,12 @@ impl Shares {
         &self.all
     }
 
-    /// What one client may use.
+    /// The part that one client may use.
     pub fn part(&self) -> u64 {
         self.all.most() / PART
     }
 
-    /// Whether something was refused because all of it is used, since this was asked last.
+    /// Whether the whole budget was used at a refusal since the last call.
     pub fn take_exhausted(&self) -> bool {
         self.exhausted.swap(false, Ordering::Relaxed)
     }
@@ -202,7 +202,7 @@ impl Shares {
 }
 
 impl Share {
-    /// An empty share of this client; `None`: it is not known, and only this share is limited.
+    /// An empty share of this client; `None`: the client is unknown, and only this share is limited.
     pub fn new(shares: &Arc<Shares>, client: Option<IpAddr>) -> Self {
         Self {
             charge: Charge::new(Arc::clone(&shares.all)),
@@ -212,14 +212,14 @@ impl Share {
         }
     }
 
-    /// Its size.
+    /// Its size in bytes.
     pub const fn bytes(&self) -> u64 {
         self.charge.bytes()
     }
 
-    /// Reserves the room that the share will need out of what its client may use. Without it, several shares of one client
-    /// that grow side by side would all be refused at the same time. The budget itself is charged as the share grows, so a
-    /// client takes nothing from others by what it merely announces.
+    /// Reserves the room that the share will need, out of the client's part. Otherwise several shares of one client
+    /// that grow in parallel could all be refused at the same time. The budget itself is charged as the share grows,
+    /// so a client takes nothing from others by announcing a large body.
     ///
     /// # Errors
     /// Why there is no such room; nothing is reserved.
@@ -227,10 +227,10 @@ impl Share {
         self.change(self.charge.bytes(), bytes)
     }
 
-    /// Changes its size. It can always shrink.
+    /// Changes the size. Shrinking always succeeds.
     ///
     /// # Errors
-    /// Why it may not grow; it stays as it was.
+    /// Why the share may not grow; it is unchanged.
     pub fn set(&mut self, bytes: u64) -> Result<(), ShareRefusal> {
         self.change(bytes, self.reserved)
     }
@@ -263,7 +263,7 @@ impl Share {
         Ok(())
     }
 
-    /// It has to wait for room.
+    /// Counts the holder as waiting until the result is dropped.
     pub fn wait(&self) -> WaitForRoom {
         self.shares.waiting.fetch_add(1, Ordering::Relaxed);
         WaitForRoom(Arc::clone(&self.shares))
@@ -291,9 +291,9 @@ impl Drop for WaitForRoom {
     }
 }
 
-/// This part of a budget is kept free of what can do without.
+/// The divisor for the part of a budget that optional charges leave to others.
 const RESERVE: u64 = 8;
-/// One client may use this part of [`Shares`].
+/// The divisor for the part of [`Shares`] that one client may use.
 pub const PART: u64 = 8;
 
 #[cfg(test)]

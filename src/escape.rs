@@ -1,9 +1,9 @@
-//! Which letters of foreign text a line for people or programs must not have as they are.
+//! Escapes foreign text in lines for people or programs.
 
 use std::borrow::Cow;
 
-/// Whether a letter could end a line, hide or reorder text, or instruct a terminal: C0 and C1 controls, DEL, the line and
-/// paragraph separators, and the controls of bidirectional text (Unicode Standard Annex 9).
+/// Whether a letter could end a line, hide or reorder text, or control a terminal: C0 and C1 controls, DEL, the line
+/// and paragraph separators, and the controls of bidirectional text (Unicode Standard Annex 9).
 pub const fn is_unsafe(letter: char) -> bool {
     matches!(
         letter,
@@ -17,12 +17,12 @@ pub const fn is_unsafe(letter: char) -> bool {
     )
 }
 
-/// Whether a text is ASCII without controls, as most are: nothing in it is unsafe.
+/// Whether a text is ASCII without controls, as most are: it contains nothing unsafe.
 pub fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// The text with unsafe letters written as Rust does: `\n`, `\u{202e}`.
+/// The text with unsafe letters in Rust's notation: `\n`, `\u{202e}`.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if is_plain(text) || !text.contains(is_unsafe) {
         return Cow::Borrowed(text);

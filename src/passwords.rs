@@ -1,12 +1,12 @@
-//! Names and passwords of clients, as htpasswd(1) writes them. Pure.
+//! User names and password hashes, as htpasswd(1) writes them. Pure.
 //!
-//! Hashes are bcrypt (`$2a$`, `$2b$`, `$2y$`) and SHA-crypt (`$5$`, `$6$`). All others are refused when the text is
-//! read: those of MD5, of SHA-1 without salt and of DES crypt are guessed within hours once the file is lost.
+//! Hashes are bcrypt (`$2a$`, `$2b$`, `$2y$`) and SHA-crypt (`$5$`, `$6$`). All others are refused when the file is
+//! read: MD5, unsalted SHA-1 and DES crypt can be cracked within hours once the file has leaked.
 //!
-//! A check takes tens of milliseconds of CPU by design; [`Users::remembers`] is for the requests that follow.
+//! A check takes tens of milliseconds of CPU by design; [`Users::remembers`] makes later requests cheap.
 //!
-//! **Invariants**: an unknown name costs as much as a wrong password; hashes are compared in constant time, by the
-//! libraries; what is remembered is no password but a keyed hash, one for each user, and dies with its [`Users`].
+//! **Invariants**: an unknown name costs as much as a wrong password; the libraries compare hashes in constant time;
+//! remembered credentials are keyed hashes, one per user, and are dropped with their [`Users`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,23 +15,23 @@ use std::hash::{BuildHasher, RandomState};
 use parking_lot::RwLock;
 use sha_crypt::{PasswordVerifier, ShaCrypt};
 
-/// Who may come in.
+/// The users of a file.
 pub struct Users {
-    /// Where in `hashes` a name has its own.
+    /// The index of each name's hash in `hashes`.
     names: HashMap<Box<[u8]>, usize>,
     /// In the order of the file.
     hashes: Vec<Hash>,
-    /// Credentials that were right the last time, as keyed hashes: one for each of `hashes`.
+    /// The last verified credentials of each user, as keyed hashes, in the order of `hashes`.
     verified: RwLock<Box<[Option<HashKey>]>>,
     keys: [RandomState; 2],
 }
 
-/// What is wrong with a line.
+/// A line of a users file that is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadLine {
-    /// From 1.
+    /// The number of the line, from 1.
     pub line: usize,
-    /// What is wrong, and what would be right.
+    /// What is wrong and what to write instead.
     pub what: String,
 }
 
@@ -40,19 +40,19 @@ enum Hash {
     Sha(Box<str>),
 }
 
-/// 128 bits that nobody can choose credentials for.
+/// 128 bits, keyed so that credentials cannot be chosen to collide.
 type HashKey = [u64; 2];
 
 impl Users {
-    /// Reads a file's text: `name:hash`, one a line. Empty lines and those that begin with `#` are skipped, and what
-    /// stands behind a second colon.
+    /// Parses a users file: one `name:hash` per line. Skips empty lines, lines that start with `#`, and whatever
+    /// follows a second colon.
     ///
     /// # Errors
-    /// The first line that is not understood.
+    /// The first invalid line.
     pub fn parse(text: &[u8]) -> Result<Self, BadLine> {
         let mut names = HashMap::new();
         let mut hashes = Vec::new();
-        // Some editors put a mark (U+FEFF) in front of UTF-8.
+        // Some editors put a byte order mark (U+FEFF) before UTF-8.
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let line = line.trim_ascii();
@@ -82,24 +82,24 @@ impl Users {
         })
     }
 
-    /// How many there are.
+    /// The number of users.
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Whether nobody may come in.
+    /// Whether there are no users.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// Whether these, `name:password`, were verified before. Costs next to nothing.
+    /// Whether these credentials, `name:password`, were verified before. Costs next to nothing.
     pub fn remembers(&self, credentials: &[u8]) -> bool {
         let key = self.key(credentials);
         self.user(credentials)
             .is_some_and(|user| self.verified.read()[user] == Some(key))
     }
 
-    /// Keeps in mind that these are right, in place of what was right for this user before.
+    /// Remembers verified credentials, in place of the user's previous ones.
     pub fn remember(&self, credentials: &[u8]) {
         let key = self.key(credentials);
         if let Some(user) = self.user(credentials) {
@@ -107,18 +107,18 @@ impl Users {
         }
     }
 
-    /// Whether the password is that of this name. Costs tens of milliseconds, whatever the result.
+    /// Verifies a password. Takes tens of milliseconds, whatever the result.
     pub fn verify(&self, name: &[u8], password: &[u8]) -> bool {
         let known = self.names.get(name);
-        // A stranger is measured with somebody else's hash: the same one for this name each time, so that not even many
-        // tries tell it from a name that is there.
+        // Verify an unknown name with another user's hash, always the same one for this name, so that timing does not
+        // reveal whether the name exists, even over many attempts.
         let other = || (self.keys[0].hash_one(name) % self.hashes.len().max(1) as u64) as usize;
         let hash = self.hashes.get(known.copied().unwrap_or_else(other));
         let right = hash.is_some_and(|hash| hash.verify(password));
         known.is_some() && right
     }
 
-    /// The place of the user of whom these credentials are.
+    /// The index of the user with these credentials.
     fn user(&self, credentials: &[u8]) -> Option<usize> {
         let colon = memchr::memchr(b':', credentials)?;
         self.names.get(&credentials[..colon]).copied()
@@ -193,15 +193,15 @@ impl fmt::Display for BadLine {
 
 impl fmt::Debug for Users {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Nothing of it belongs into a log.
+        // Names and hashes do not belong in logs.
         out.debug_struct("Users").field("len", &self.len()).finish()
     }
 }
 
-/// Beyond these a check takes seconds.
+/// Higher costs take seconds per check.
 const MOST_COST: u32 = 14;
 const MOST_ROUNDS: u32 = 500_000;
-/// Where a SHA-crypt hash does not say it.
+/// The default of SHA-crypt, if a hash does not name its rounds.
 const DEFAULT_ROUNDS: u32 = 5000;
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! What a program asks of its operating system for itself and its children: descriptors, scheduling, user, background.
+//! Calls to the operating system for the process as a whole and its children: descriptors, memory, scheduling, user,
+//! daemon.
 //!
-//! This is the one module with `unsafe` code: some calls of the system have no safe wrapper, nor has what is done between
-//! a fork and the program that follows.
+//! This is the only module with `unsafe` code: some system calls have no safe wrapper, and code between a fork and an
+//! exec has none either.
 
 pub mod channel;
 pub mod pid_file;
@@ -31,51 +32,51 @@ use nix::sys::stat::fstat;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, ForkResult, Gid, Group, Pid, Uid, User};
 
-/// Which side of [`fork`] this is.
+/// The result of [`fork`] in each process.
 #[derive(Debug)]
 pub enum ForkSide {
-    /// The old process, which waits for what the new one says.
+    /// The original process, which waits for a report of the new one.
     Parent {
         /// The new process.
         child: i32,
-        /// Ends when the new process has said that it is ready, or has ended.
+        /// Readable when the new process has reported that it is ready; ends if the process does.
         ready: PipeReader,
     },
     /// The new process, alone in a new session, without a terminal.
     Child {
-        /// To be written to when everything is ready.
+        /// Written to in order to report readiness.
         ready: PipeWriter,
     },
 }
 
-/// Whom to become; see [`look_up`].
+/// The user and group to change to; see [`look_up`].
 #[derive(Debug)]
 pub struct UserAndGroup {
     user: Option<User>,
     group: Option<Gid>,
 }
 
-/// Raises the limit on open files, to `wanted` or as far as it goes, and returns what it is now.
+/// Raises the limit of open files to `wanted`, or to the hard limit, and returns it.
 ///
 /// # Errors
-/// Whatever `setrlimit(2)` says, above all when `wanted` is more than the system allows.
+/// Those of `setrlimit(2)`, in particular if `wanted` is more than the system allows.
 pub fn raise_descriptors(wanted: Option<u64>) -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let limit = wanted.unwrap_or(hard);
     if limit != soft {
-        // Only root may raise the hard limit; lowering it would take away from a later reload.
+        // Only root may raise the hard limit, so lowering it would restrict a later reload.
         setrlimit(Resource::RLIMIT_NOFILE, limit, hard.max(limit))?;
     }
     Ok(limit)
 }
 
-/// How many files may be open now.
+/// The current limit of open files.
 pub fn descriptors() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-/// Bytes of memory that this process may use: all of the machine's, or less where its cgroup, or one above that, has a
-/// limit. `None` where the system does not say.
+/// Bytes of memory that this process may use: all memory of the machine, or less if its cgroup or one above it has a
+/// limit. `None`: the system does not report it.
 pub fn memory() -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     least_memory(
@@ -85,7 +86,7 @@ pub fn memory() -> Option<u64> {
     )
 }
 
-/// The least of what `/proc/meminfo` and the files of the cgroups in `/proc/self/cgroup` say.
+/// The minimum of `/proc/meminfo` and the limits of the cgroups in `/proc/self/cgroup`.
 fn least_memory(
     meminfo: &str,
     cgroups: &str,
@@ -96,13 +97,13 @@ fn least_memory(
         kilobytes.trim().parse::<u64>().ok()?.checked_mul(1024)
     });
     let files = cgroups.lines().flat_map(memory_files);
-    // "max" is no number, and no limit.
+    // "max" is not a number and means no limit.
     let limits = files.filter_map(|file| read(&file)?.trim().parse().ok());
     limits.chain(total).min()
 }
 
-/// The files with the memory limits of a cgroup, a line of cgroups(7), and of those above it. Within a container its own
-/// cgroup may stand at the root, whatever the line says.
+/// The files with the memory limits of a cgroup, from a line of cgroups(7), and of those above it. In a container the
+/// process's own cgroup may be mounted at the root, whatever the line says.
 fn memory_files(line: &str) -> Vec<PathBuf> {
     let mut fields = line.splitn(3, ':');
     let (Some(_), Some(controllers), Some(group)) = (fields.next(), fields.next(), fields.next())
@@ -123,7 +124,7 @@ fn memory_files(line: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The system's words for an error, lower case and without its number.
+/// The description of a system error, in lower case and without its number.
 pub fn reason(error: &io::Error) -> String {
     let text = match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().to_owned(),
@@ -136,11 +137,11 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Has the allocator give memory back: to be called before there are threads.
+/// Configures the allocator to return memory to the system; must be called before there are threads.
 ///
-/// glibc's makes eight arenas for each processor and takes each large block from one of them, once it has seen one of
-/// that size freed. What a burst of traffic leaves in them stays there. With few arenas, and with large blocks that are
-/// mappings of their own, [`trim_memory`] finds nearly everything that is free.
+/// glibc creates eight arenas per processor, and allocates large blocks from them once it has seen a block of that
+/// size freed. Memory that a burst of traffic has used stays there. With few arenas, and with large blocks in mappings
+/// of their own, [`trim_memory`] finds nearly all free memory.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
 pub fn prepare_memory() {
@@ -153,12 +154,11 @@ pub fn prepare_memory() {
     }
 }
 
-/// Has the allocator give memory back, where it is glibc's: does nothing.
+/// Configures the allocator if it is glibc's: does nothing.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn prepare_memory() {}
 
-/// Gives memory that is free back to the system. Only threads that want memory at the same time wait for it, and not
-/// for long.
+/// Returns free memory to the system. Only threads that allocate at the same time wait for it, briefly.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
 pub fn trim_memory() {
@@ -166,13 +166,13 @@ pub fn trim_memory() {
     unsafe { nix::libc::malloc_trim(0) };
 }
 
-/// Gives memory that is free back to the system: what jemalloc, the allocator of static programs, has in its arenas. A
-/// thread may keep a little for itself.
+/// Returns free memory to the system, from the arenas of jemalloc, the allocator of static programs. A thread may keep
+/// a little for itself.
 #[cfg(all(target_os = "linux", target_env = "musl"))]
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
 pub fn trim_memory() {
     use std::ptr::null_mut;
-    // 4096 is MALLCTL_ARENAS_ALL. Left to itself jemalloc does this only when an arena is used again.
+    // 4096 is MALLCTL_ARENAS_ALL. By itself jemalloc purges an arena only when it is used again.
     let purge = c"arena.4096.purge";
     // SAFETY: any thread may call it at any time; it touches free memory only. The name ends with a zero, and the call
     // takes and gives no value.
@@ -181,15 +181,15 @@ pub fn trim_memory() {
     }
 }
 
-/// Gives free memory back, where the allocator is known: does nothing.
+/// Returns free memory to the system if the allocator is known: does nothing.
 #[cfg(not(all(target_os = "linux", any(target_env = "gnu", target_env = "musl"))))]
 pub fn trim_memory() {}
 
-/// Puts the calling thread into SCHED_BATCH: a thread that it wakes does not preempt it, nor it the one by which it is
-/// woken. Measured, that is a third more requests per second on two cores.
+/// Puts the calling thread into SCHED_BATCH: threads that wake each other then do not preempt each other. In
+/// measurements that is a third more requests per second on two cores.
 ///
 /// # Errors
-/// Whatever `sched_setscheduler(2)` says; everybody may do this.
+/// Those of `sched_setscheduler(2)`; no privilege is needed.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
 pub fn schedule_as_batch() -> io::Result<()> {
@@ -211,11 +211,11 @@ pub fn schedule_as_batch() -> io::Result<()> {
     Ok(())
 }
 
-/// Goes to the background: the child is a new process in a session of its own, and tells the parent through a pipe
-/// when it is ready.
+/// Becomes a daemon: the child is a new process in its own session, and reports to the parent through a pipe when it
+/// is ready.
 ///
 /// # Errors
-/// Whatever `pipe(2)`, `fork(2)` or `setsid(2)` say; and if the process has more than one thread.
+/// Those of `pipe(2)`, `fork(2)` and `setsid(2)`; also if the process has more than one thread.
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
 pub fn fork() -> io::Result<ForkSide> {
     if threads()? != 1 {
@@ -237,11 +237,11 @@ pub fn fork() -> io::Result<ForkSide> {
     }
 }
 
-/// Has a command end with us: its process gets TERM when the thread that has started it ends, which is also what happens
-/// when we are killed. So that thread has to stay for as long as the process is to.
+/// Makes a command end with this program: its process gets SIGTERM when the thread that has started it ends, which
+/// includes that this program is killed. So that thread must stay alive as long as the process.
 ///
-/// The process alone gets it, and perhaps more than once, not what it has started. The system forgets it when a program
-/// with set-user-ID, set-group-ID or capabilities is executed, and when the process changes its user
+/// Only the process itself gets the signal, perhaps more than once, not its children. The system drops the setting
+/// when a program with set-user-ID, set-group-ID or capabilities is executed, and when the process changes its user
 /// (`PR_SET_PDEATHSIG` of prctl(2)).
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
@@ -249,7 +249,7 @@ pub fn end_with_us(command: &mut Command) {
     let parent = unistd::getpid();
     let ask = move || {
         prctl::set_pdeathsig(Signal::SIGTERM)?;
-        // Whoever has ended before that tells nobody any more.
+        // If the parent has ended already, the signal would never come.
         match unistd::getppid() == parent {
             true => Ok(()),
             false => Err(Errno::ESRCH.into()),
@@ -260,17 +260,17 @@ pub fn end_with_us(command: &mut Command) {
     unsafe { command.pre_exec(ask) };
 }
 
-/// Has a command end with us, which exists on Linux only: does nothing.
+/// Makes a command end with this program, which is possible on Linux only: does nothing.
 #[cfg(not(target_os = "linux"))]
 pub fn end_with_us(_: &mut Command) {}
 
-/// Waits until the child says that it is ready. `false`: it ended before.
+/// Waits until the child reports that it is ready. `false`: it ended before.
 pub fn wait_until_ready(mut ready: PipeReader) -> bool {
     let mut byte = [0];
     matches!(ready.read(&mut byte), Ok(1))
 }
 
-/// Waits for a child to end and returns its exit code; 1 if a signal has ended it.
+/// Waits for a child to end and returns its exit code; 1 if it was killed by a signal.
 pub fn exit_code(child: i32) -> u8 {
     match waitpid(Pid::from_raw(child), None) {
         Ok(WaitStatus::Exited(_, code)) => u8::try_from(code).unwrap_or(1),
@@ -278,10 +278,10 @@ pub fn exit_code(child: i32) -> u8 {
     }
 }
 
-/// Says to the parent that all is ready, and lets go of the terminal and of the directory.
+/// Reports to the parent that the daemon is ready, and detaches from the terminal and the working directory.
 ///
 /// # Errors
-/// Whatever `open(2)`, `dup2(2)` or `chdir(2)` say.
+/// Those of `open(2)`, `dup2(2)` and `chdir(2)`.
 pub fn detach(mut ready: PipeWriter) -> io::Result<()> {
     std::env::set_current_dir("/")?;
     ready.write_all(b"r")?;
@@ -330,12 +330,12 @@ pub fn notify(state: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether we have the rights of root.
+/// Whether the process has root's rights.
 pub fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Whether standard output and standard error lead to the same terminal, pipe or file.
+/// Whether standard output and standard error are the same terminal, pipe or file.
 pub fn is_one_output() -> bool {
     let place = |stream: BorrowedFd<'_>| {
         let data = fstat(stream).ok()?;
@@ -345,7 +345,7 @@ pub fn is_one_output() -> bool {
     output.is_some() && output == place(io::stderr().as_fd())
 }
 
-/// Looks up a user and a group by name, or else by number.
+/// Looks up a user and a group, by name or by number.
 ///
 /// # Errors
 /// The name that does not exist.
@@ -366,16 +366,16 @@ pub fn look_up(user: Option<&str>, group: Option<&str>) -> Result<UserAndGroup, 
 }
 
 impl UserAndGroup {
-    /// The numbers of user and group, where they were asked for.
+    /// The numbers of user and group, if they are given.
     pub fn ids(&self) -> (Option<u32>, Option<u32>) {
         let user = self.user.as_ref().map(|user| user.uid.as_raw());
         (user, self.group.map(Gid::as_raw))
     }
 
-    /// Gives up the present user and group for these, for good: supplementary groups first, the user last.
+    /// Changes to this user and group permanently: supplementary groups first, the user last.
     ///
     /// # Errors
-    /// What was refused, and why.
+    /// The call that was refused, and the reason.
     pub fn assume(&self) -> Result<(), String> {
         let group = self.group.or(self.user.as_ref().map(|user| user.gid));
         let failed = |what: &str, error: Errno| format!("{what}: {}", error.desc().to_lowercase());
@@ -397,19 +397,19 @@ impl UserAndGroup {
         Ok(())
     }
 
-    /// Gives a file to the new user, so that it can be opened again later. What is no regular file, such as
-    /// `/dev/null`, belongs to others and stays as it is; so does what a symbolic link leads to, for the new user may have
-    /// put the link there.
+    /// Changes the owner of a file to the new user, so that the process can open it again later. Skips files that are
+    /// not regular, such as `/dev/null`, since others use them, and symbolic links, since the new user may have
+    /// created them.
     ///
     /// # Errors
-    /// The file has another name, which the new user may have made for a file of others; or whatever `lstat(2)`, `open(2)`
-    /// and `fchown(2)` say.
+    /// The file has hard links, by which the new user may have made another user's file accessible; also those of
+    /// `lstat(2)`, `open(2)` and `fchown(2)`.
     pub fn own(&self, file: &Path) -> io::Result<()> {
         let user = self.user.as_ref().map(|user| user.uid);
         if user.is_none() && self.group.is_none() || !file.symlink_metadata()?.is_file() {
             return Ok(());
         }
-        // What is looked at is what is given away, whatever happens to its name meanwhile.
+        // Check and change the open file, whatever happens to its name meanwhile.
         let mut options = OpenOptions::new();
         let file = options
             .append(true)
@@ -429,7 +429,7 @@ impl UserAndGroup {
 /// Starts a thread.
 ///
 /// # Errors
-/// The system gives no more of them; the message says which thread, and by what they are limited.
+/// The system allows no more threads; the message names the thread and the limits.
 pub fn thread<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
@@ -451,18 +451,18 @@ pub fn no_thread(name: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("thread {name:?}: {cause}"))
 }
 
-/// How many threads this process has.
+/// The number of threads of this process.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// Those of the file system.
 pub fn threads() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
-/// Arenas of the allocator. Measured, more of them make nothing faster: what is small comes from each thread's own cache.
+/// Most arenas of the allocator. In measurements more did not help: each thread has its own cache for small blocks.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MOST_ARENAS: usize = 4;
-/// Bytes of a block that gets a mapping of its own.
+/// The size in bytes from which a block gets a mapping of its own.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LARGE_BLOCK: i32 = 128 << 10;
 

@@ -1,7 +1,7 @@
-//! Counters, and the one table of reasons for which a connection is closed.
+//! Counters, and the table of reasons for closing a connection.
 //!
-//! Everything here is an atomic that any thread may touch at any time; nothing here ever waits. The words
-//! of [`Close`] are those of the log, of the counters and of `swiftiply(8)`: a test compares them.
+//! All counters are atomic: any thread may use them at any time, and no call waits. The words of [`Close`] appear in
+//! logs, in counters and in `swiftiply(8)`; a test compares them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Makes [`Close`] from the table of reasons, with its words and explanations.
 macro_rules! close_reasons {
     ($($variant:ident $word:literal $why:literal,)*) => {
-        /// Why a connection, of a client or of a backend, was closed.
+        /// Why a connection of a client or of a backend was closed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Close {
             $(#[doc = $why] $variant,)*
         }
 
         impl Close {
-            /// Every reason, in the order of the table.
+            /// All reasons, in the order of the table.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
             /// The word for logs, counters and the manual.
@@ -63,20 +63,20 @@ impl fmt::Display for Close {
     }
 }
 
-/// What a server counts from its start.
+/// The counters of a server.
 #[derive(Debug)]
 pub struct Stats {
-    /// Clients' connections accepted.
+    /// Accepted client connections.
     pub accepted: AtomicU64,
-    /// Clients' connections open now.
+    /// Open client connections.
     pub open: AtomicU64,
-    /// Requests sent again to another backend.
+    /// Requests that were sent again to another backend.
     pub retries: AtomicU64,
-    /// Panics survived by workers.
+    /// Panics of workers.
     pub panics: AtomicU64,
-    /// Backends that joined a pool, and connections that were made to servers.
+    /// Backends that joined a pool, and connections to servers.
     pub joined: AtomicU64,
-    /// Upgraded connections open now. Those so far are the answers with status 101.
+    /// Open tunnels. The total so far is the number of responses with status 101.
     pub tunnels: AtomicU64,
     statuses: Box<[AtomicU64]>,
     visitors_closed: Box<[AtomicU64]>,
@@ -106,28 +106,28 @@ impl Stats {
         }
     }
 
-    /// Exchanges answered so far, whatever the status.
+    /// Responses so far, whatever the status.
     pub fn exchanges(&self) -> u64 {
         self.statuses.iter().map(get).sum()
     }
 
-    /// Answers so far with this status code.
+    /// Responses so far with this status code.
     pub fn status(&self, status: u16) -> u64 {
         self.statuses.get(usize::from(status)).map_or(0, get)
     }
 
-    /// Counts a client's connection that was closed.
+    /// Counts a closed client connection.
     pub fn visitor_closed(&self, reason: Close) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         add(&self.visitors_closed[reason as usize]);
     }
 
-    /// Counts a backend's connection that was closed.
+    /// Counts a closed connection of a backend.
     pub fn backend_closed(&self, reason: Close) {
         add(&self.backends_closed[reason as usize]);
     }
 
-    /// Connections of clients closed so far for this reason.
+    /// Client connections closed so far for this reason.
     pub fn visitors_closed(&self, reason: Close) -> u64 {
         get(&self.visitors_closed[reason as usize])
     }
@@ -144,7 +144,7 @@ impl Default for Stats {
     }
 }
 
-/// Adds one. Counters order nothing, so the weakest ordering will do.
+/// Increments a counter. The order of counters does not matter, so the weakest memory ordering will do.
 pub fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }

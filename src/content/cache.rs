@@ -1,14 +1,14 @@
-//! What is remembered of the paths of a site, so that most requests need not look at the file system.
+//! The cache of a site's files, so that most requests need no system call.
 //!
-//! Three shelves share one index, so that a request costs one look-up: files in memory, tags of files that are too large
-//! for that, and paths that are no files. Each is bounded in entries, and in bytes where entries differ in size; what
-//! was not asked for since the hand came by the last time makes room (the clock algorithm).
+//! Three tables share one index, so that a request costs one look-up: files in memory, entity tags of files that are
+//! too large for that, and paths that are not files. Each table is bounded in entries, and in bytes where entries
+//! differ in size; the clock algorithm evicts entries that were not used since its hand passed them last.
 //!
-//! Pure: the time is given. Whoever finds an entry that is older than its shelf's window looks at the file again and
-//! says what came of it.
+//! Pure: the caller passes the time. A caller that gets an entry older than its table's window checks the file again
+//! and reports the result ([`Cache::confirm`], [`Cache::keep`], [`Cache::forget`]).
 //!
-//! **Invariants**: a key of the index has its item on the shelf that the index says, and each item its key in the
-//! index; the counts of a shelf are those of its items.
+//! **Invariants**: each key of the index has its entry in the table that the index names, and each entry has its key
+//! in the index; the totals of a table are those of its entries.
 
 use std::collections::HashMap;
 use std::mem;
@@ -19,55 +19,55 @@ use super::entity::FileIdentity;
 use crate::exchange::{Entity, StoredFile};
 use crate::http::encoding::ContentCoding;
 
-/// What is remembered of a site's paths.
+/// The cache of a site's paths.
 #[derive(Debug)]
 pub struct Cache {
     index: HashMap<Arc<[u8]>, EntryIndex>,
     files: EntryTable,
     tags: EntryTable,
     nothing: EntryTable,
-    /// What was found out before that is to be looked at again.
+    /// Entries checked before this time are stale.
     trusted: Instant,
-    /// Of the root to which all entries belong.
+    /// The generation of the root to which all entries belong.
     generation: u64,
 }
 
-/// How much one shelf may hold.
+/// The bounds of one table.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLimits {
-    /// Entries.
+    /// Most entries.
     pub size: usize,
-    /// Bytes of what is kept, with its keys.
+    /// Most bytes of files and keys.
     pub memory: u64,
-    /// After this time an entry is looked at again.
+    /// The age at which an entry becomes stale.
     pub window: Duration,
 }
 
 /// What is known of a path.
 #[derive(Clone, Debug)]
 pub enum CacheEntry {
-    /// It is that of a file, which is in memory.
+    /// A file in memory.
     File(Arc<StoredFile>, Variants),
-    /// It is that of a file, of which this is known.
+    /// A file that is not in memory, with its validators.
     Tag(Arc<Entity>, Variants),
-    /// It is not that of a file.
+    /// Not a file.
     Nothing,
 }
 
-/// A file's content in other encodings; most have none.
+/// Other encodings of a file's content; most files have none.
 pub type Variants = Option<Arc<[Variant]>>;
 
 /// A file's content in another encoding.
 #[derive(Debug)]
 pub struct Variant {
-    /// Which one.
+    /// The content coding.
     pub coding: ContentCoding,
-    /// Where it is.
+    /// Where the encoded content is.
     pub form: Encoding,
 }
 
 impl Variant {
-    /// Whether it may be kept.
+    /// Whether it may be cached.
     pub(super) fn is_settled(&self) -> bool {
         match &self.form {
             Encoding::Made(_) => true,
@@ -86,36 +86,36 @@ impl Variant {
     }
 }
 
-/// Where the content of a file is in another encoding.
+/// Where an encoding of a file's content is.
 #[derive(Debug)]
 pub enum Encoding {
-    /// It was made of the file and is kept with it.
+    /// Compressed from the file, and kept with it.
     Made(Arc<StoredFile>),
-    /// In a file beside it.
+    /// In a file beside the original.
     Beside {
-        /// The name of that, relative to the root.
+        /// The name of that file, relative to the root.
         name: Vec<u8>,
-        /// What tells whether it is still the same.
+        /// Tells whether the file has changed.
         identity: FileIdentity,
-        /// What is said of it.
+        /// The validators and fields of its response.
         entity: Entity,
-        /// The file, if it is in memory.
+        /// Its content, if it is in memory.
         stored: Option<Arc<StoredFile>>,
     },
 }
 
-/// What a look-up has found.
+/// The result of a look-up.
 #[derive(Clone, Debug)]
 pub enum Lookup {
-    /// This, and it is good.
+    /// A valid entry.
     Fresh(CacheEntry, FileIdentity),
-    /// This; it has to be looked at again.
+    /// An entry that must be checked.
     Stale(CacheEntry, FileIdentity),
     /// No entry.
     Unknown,
 }
 
-/// Where an entry is.
+/// The position of an entry.
 #[derive(Clone, Copy, Debug)]
 struct EntryIndex {
     kind: EntryKind,
@@ -144,7 +144,7 @@ struct CachedPath {
     known: CacheEntry,
     identity: FileIdentity,
     checked: Instant,
-    /// It was asked for since the hand came by.
+    /// Used since the hand passed last.
     used: bool,
     cost: u64,
 }
@@ -177,7 +177,7 @@ impl CacheEntry {
 }
 
 impl Cache {
-    /// An empty one.
+    /// An empty cache.
     pub fn new(files: CacheLimits, tags: CacheLimits, nothing: CacheLimits, now: Instant) -> Self {
         Self {
             index: HashMap::new(),
@@ -189,12 +189,12 @@ impl Cache {
         }
     }
 
-    /// Whether files are kept at all.
+    /// Whether any files are cached.
     pub const fn keeps_files(&self) -> bool {
         self.files.bounds.size > 0
     }
 
-    /// What is known of a path.
+    /// Looks up a path.
     pub fn look(&mut self, key: &[u8], now: Instant) -> Lookup {
         let Some(place) = self.index.get(key).copied() else {
             return Lookup::Unknown;
@@ -213,7 +213,7 @@ impl Cache {
         Lookup::Stale(item.known.clone(), item.identity)
     }
 
-    /// Remembers what was found at a path, in place of what was known of it.
+    /// Stores what was found at a path, replacing the previous entry.
     pub fn keep(&mut self, key: &[u8], known: CacheEntry, identity: FileIdentity, now: Instant) {
         let kind = known.kind();
         self.forget(key);
@@ -233,7 +233,7 @@ impl Cache {
         self.index.insert(key, EntryIndex { kind, slot });
     }
 
-    /// What is known of a path is still so.
+    /// Marks an entry as checked now.
     pub fn confirm(&mut self, key: &[u8], now: Instant) {
         if let Some(place) = self.index.get(key).copied()
             && let Some(item) = &mut self.shelf(place.kind).items[place.slot as usize]
@@ -242,14 +242,14 @@ impl Cache {
         }
     }
 
-    /// What is known of a path is no longer so.
+    /// Removes an entry.
     pub fn forget(&mut self, key: &[u8]) {
         if let Some(place) = self.index.remove(key) {
             self.shelf(place.kind).take(place.slot);
         }
     }
 
-    /// Takes out everything that is known, for the caller to drop.
+    /// Empties the cache; returns the old content for the caller to drop outside of a lock.
     #[must_use]
     pub fn clear(&mut self) -> Self {
         let mut empty = Self::new(
@@ -262,7 +262,8 @@ impl Cache {
         mem::replace(self, empty)
     }
 
-    /// Takes out everything that belongs to an older root than the one of this generation, for the caller to drop.
+    /// Empties the cache if its root is older than this generation; returns the old content for the caller to drop
+    /// outside of a lock.
     #[must_use]
     pub fn advance(&mut self, generation: u64) -> Option<Self> {
         (generation > self.generation).then(|| {
@@ -271,24 +272,24 @@ impl Cache {
         })
     }
 
-    /// Whether entries belong to the root of this generation.
+    /// Whether the entries belong to this generation of the root.
     pub const fn is_of(&self, generation: u64) -> bool {
         self.generation == generation
     }
 
-    /// Has everything looked at again that was found out before.
+    /// Makes all entries stale.
     pub const fn distrust(&mut self, now: Instant) {
         self.trusted = now;
     }
 
-    /// Entries of files, tags and paths that are no files, and bytes of all.
+    /// The numbers of files, tags and paths that are not files, and the bytes of all entries.
     pub fn sizes(&self) -> ([usize; 3], u64) {
         let shelves = [&self.files, &self.tags, &self.nothing];
         let bytes = shelves.iter().map(|shelf| shelf.bytes).sum();
         (shelves.map(EntryTable::count), bytes)
     }
 
-    /// Takes out what was not asked for lately until there is room. `false`: there never is for so much.
+    /// Evicts entries until there is room. `false`: the entry is too large for the table.
     fn make_room(&mut self, kind: EntryKind, cost: u64) -> bool {
         let shelf = self.shelf(kind);
         if shelf.bounds.size == 0 || cost > shelf.bounds.memory {
@@ -343,7 +344,7 @@ impl EntryTable {
             }
             None => {
                 self.items.push(Some(item));
-                // The size is bounded far below that.
+                // The number of entries is far below that.
                 u32::try_from(self.items.len() - 1).unwrap_or(u32::MAX)
             }
         }
@@ -356,8 +357,8 @@ impl EntryTable {
         Some(item)
     }
 
-    /// Turns the hand until it comes to an item that was not used since the last turn, and takes that. `None`: there is
-    /// none at all.
+    /// Moves the hand to the next entry that was not used since the hand passed last, and removes it. `None`: the
+    /// table is empty.
     fn turn(&mut self) -> Option<CachedPath> {
         if self.count() == 0 {
             return None;
@@ -374,7 +375,7 @@ impl EntryTable {
     }
 }
 
-/// What an entry takes besides its bytes and keys, roughly.
+/// Rough size of an entry in bytes, besides content and keys.
 const OVERHEAD: u64 = 300;
 #[cfg(test)]
 mod tests {

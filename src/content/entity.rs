@@ -1,4 +1,4 @@
-//! One version of a file: what tells it from others, and what its response says of it.
+//! The identity of a file's version, and the validators and type that its response carries.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::http::conditional::Validators;
 
-/// What tells a file from another, and from itself after a change.
+/// Identifies a version of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileIdentity {
     /// Device and inode.
     pub file: (u64, u64),
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// When its bytes were changed, in seconds and nanoseconds.
+    /// The time of the last change of its content, in seconds and nanoseconds.
     pub modified: (i64, i64),
-    /// When anything of it was changed. Nobody can set this one.
+    /// The time of the last change of the inode (ctime), which programs cannot set.
     pub changed: (i64, i64),
 }
 
@@ -41,8 +41,8 @@ pub(super) fn validators(identity: &FileIdentity) -> Validators {
     }
 }
 
-/// Tells versions of the same size and second apart: a hash (FNV-1a), the same after a restart, of the inode and the exact
-/// times. A hash, since clients need not know inodes.
+/// Distinguishes versions of the same size and second: a hash (FNV-1a) of the inode and the exact times, stable across
+/// restarts. A hash, since clients need not know inodes.
 fn mark(identity: &FileIdentity) -> u64 {
     let numbers = [
         identity.file.1.to_le_bytes(),
@@ -56,8 +56,8 @@ fn mark(identity: &FileIdentity) -> u64 {
     })
 }
 
-/// Whether a file was modified before the other one. Some programs that compress a file give the result its time in whole
-/// seconds or microseconds, and such a time is compared as such.
+/// Whether a file was modified before another one. Some compressors copy the time of the original in whole seconds or
+/// microseconds, so the comparison uses the unit of the file's time.
 pub(super) fn is_older(file: &FileIdentity, other: &FileIdentity) -> bool {
     let unit = match file.modified.1 {
         0 => 1_000_000_000,
@@ -68,15 +68,15 @@ pub(super) fn is_older(file: &FileIdentity, other: &FileIdentity) -> bool {
     file.modified < (seconds, nanoseconds / unit * unit)
 }
 
-/// Whether a file was changed so lately that it may be about to change again without any of its times telling.
+/// Whether a file changed so recently that another change might not alter any of its times.
 fn is_recent(identity: &FileIdentity) -> bool {
     (identity.changed.0 - seconds()).abs() < SETTLED.as_secs() as i64
 }
 
-/// Now, in seconds since 1970.
+/// The current time in seconds since 1970.
 fn seconds() -> i64 {
     clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map_or(0, |time| time.tv_sec())
 }
 
-/// How long after its last change a file is taken to be at rest.
+/// The age of the last change from which a file counts as stable.
 const SETTLED: Duration = Duration::from_secs(2);

@@ -1,20 +1,19 @@
-//! Files, served without asking anybody.
+//! Serves files without a backend.
 //!
-//! [`Files`] are those below one directory: a site's `docroot`, or the `sendfileroot` from which its backends may name
-//! one. [`Files::answer`] goes from a request to an [`Answer`]: one look into the [`cache`](super::cache), and where that does not know,
-//! into the file system, by way of [`root`]. Conditions and ranges are those of
-//! [`conditional`](crate::http::conditional).
+//! [`Files`] are the files below one directory: a site's `docroot`, or the `sendfileroot` from which its backends may
+//! name a file. [`Files::answer`] finds the file for a request and turns it into a response: one look-up in the
+//! [`cache`](super::cache), and if that is not enough, in the file system by way of [`root`]. `response` applies
+//! conditions and ranges ([`conditional`](crate::http::conditional)).
 //!
-//! Called by workers. Nothing waits here but for the disk: files are opened without waiting, and only small ones are
-//! read.
+//! Called by workers. Only the disk can block here: files are opened without waiting, and only small ones are read.
 //!
 //! **Invariants**
-//! - An entry of the cache is what these files and these settings would give, found out no longer ago than its window.
-//! - All entries belong to one directory: when another one stands at the root's path, which is looked at once a second,
-//!   the cache is emptied.
-//! - A file that was changed a moment ago may be about to be changed again: it is not kept, and its tag is weak.
-//! - What goes out under a strong tag is one version of a file: a file in memory was read without a change in between,
-//!   any other is the one that was opened.
+//! - A cache entry is what these files and settings would result in, found no longer ago than its window.
+//! - All entries belong to one directory: when another directory is found at the root's path, which is checked once a
+//!   second, the cache is emptied.
+//! - A file that changed a moment ago may be about to change again: it is not cached, and its tag is weak.
+//! - A response with a strong tag is one version of a file: a file in memory was read without a change in between, any
+//!   other one is the file that was opened.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -47,17 +46,17 @@ use crate::http::headers::Headers;
 pub struct Files {
     locator: Locator,
     cache: Mutex<Cache>,
-    /// Of paths that are not those of files.
+    /// Paths that are not files.
     marks: SeenPaths,
     folders: KnownDirs,
-    /// Of directories in which a file was found: if they are gone, they are about to come back.
+    /// Directories in which a file was found: if one is missing, it is probably being replaced.
     served: SeenPaths,
 }
 
-/// What stands at a path.
+/// The result of a search.
 enum PathKind {
     File(Source),
-    /// A directory that is to be asked for with a slash.
+    /// A directory that was requested without its final slash.
     Directory,
     Nothing,
 }
@@ -76,7 +75,7 @@ impl Files {
         Some(Self::new(root, settings))
     }
 
-    /// The files that a site's backends may name, if they may.
+    /// The files of a site's `sendfileroot`, if it has one.
     pub fn of_backends(site: &config::SiteConfig) -> Option<Self> {
         let root = site.sendfileroot.as_deref()?;
         Some(Self::new(root, FileSettings::new(site)))
@@ -109,35 +108,36 @@ impl Files {
         }
     }
 
-    /// Whether these would answer as the others do, so that they may take their place with all that they know.
+    /// Whether these would respond as the others do, so that a new configuration can keep the others with their cache.
     pub fn are_like(&self, others: &Self) -> bool {
         self.locator.root.path() == others.locator.root.path()
             && self.locator.settings.is_like(&others.locator.settings)
     }
 
-    /// Says what keeps these files from being served, if anything does now.
+    /// Checks whether the directory can be opened now.
     ///
     /// # Errors
-    /// Whatever `open(2)` says of the directory.
+    /// Those of `open(2)`.
     pub fn check(&self) -> io::Result<()> {
         Ok(self.locator.root.reopen(Instant::now())?)
     }
 
-    /// Lets go of the directory and of all that is known: nobody asks here any more but requests that began before, which
-    /// find it all again.
+    /// Closes the directory and empties the cache. Only requests that started before still ask, and find everything
+    /// again.
     pub fn retire(&self) {
         self.locator.root.close();
         let known = self.cache.lock().clear();
-        // Not under the lock.
+        // Drop it outside the lock.
         drop(known);
     }
 
-    /// Has everything looked at again, with the next request for it: somebody has said that something has changed.
+    /// Makes all entries stale, so that the next request for each file checks it: the administrator has signalled a
+    /// change.
     pub fn distrust(&self) {
         self.cache.lock().distrust(Instant::now());
     }
 
-    /// The response to a GET or HEAD. `None`: what it asks for is no file.
+    /// The response to a GET or HEAD. `None`: the request is not for a file.
     pub fn answer(&self, request: &RequestHead, now: Instant) -> Option<Answer> {
         let path = request.target.decoded_path();
         match self.find(&path, &request.headers, now) {
@@ -148,7 +148,8 @@ impl Files {
         }
     }
 
-    /// The response with the file that a backend names, in the place of the backend's. `None`: there is no such file.
+    /// The response with the file that a backend names, in place of the backend's response. `None`: the file does not
+    /// exist.
     pub fn answer_for(
         &self,
         name: &[u8],
@@ -161,7 +162,7 @@ impl Files {
             true => Cow::Borrowed(name),
             false => Cow::Owned(slash.concat()),
         };
-        // The original's names begin at the root, those that others are made for may begin at the system's.
+        // In the original, names are relative to the root; in nginx and others they may be absolute.
         let root = self.locator.root.path().as_os_str().as_bytes();
         let inner = name
             .strip_prefix(root)
@@ -178,19 +179,19 @@ impl Files {
         None
     }
 
-    /// What stands at a decoded path, and in which encoding a client with these fields wants it.
+    /// Finds the file at a decoded path, in the encoding that a client with these fields prefers.
     fn find(&self, decoded: &[u8], request: &Headers, now: Instant) -> Result<PathKind, Errno> {
         let generation = self.locator.root.generation(now);
         let Some((key, look)) = self.look(decoded, generation, now) else {
             return Ok(PathKind::Nothing);
         };
-        // What was a file is one that is just being replaced, rather than the application's.
+        // A file that has disappeared is probably being replaced; the path is not the application's.
         let was_file = matches!(
             look,
             Lookup::Fresh(CacheEntry::Tag(..), _)
                 | Lookup::Stale(CacheEntry::File(..) | CacheEntry::Tag(..), _)
         );
-        // What is known, of which file, and whether that need not be asked again.
+        // What is known, of which version, and whether that is still valid.
         let known = match look {
             Lookup::Fresh(CacheEntry::Nothing, _) => return Ok(PathKind::Nothing),
             Lookup::Fresh(CacheEntry::File(stored, variants), _) => {
@@ -210,7 +211,7 @@ impl Files {
             Lookup::Unknown => None,
         };
         let located = self.locator.locate(&key[1..], now).inspect_err(|_| {
-            // It is not known any more, so that it is not taken for what it was when the trouble is over.
+            // Forget it, so that it is not used again after the error.
             self.cache.lock().forget(&key);
         })?;
         let (file, identity, name) = match located {
@@ -241,7 +242,7 @@ impl Files {
                     CacheEntry::Tag(entity, variants) => {
                         (Source::Open(file, (*entity).clone()), variants)
                     }
-                    // No file has the identity of nothing.
+                    // No file has the identity of `Nothing`.
                     CacheEntry::Nothing => return Ok(PathKind::Nothing),
                 }
             }
@@ -251,7 +252,7 @@ impl Files {
         Ok(PathKind::File(variant.unwrap_or(source)))
     }
 
-    /// The path in the form under which it is remembered, and what is known of it. `None`: no file has it.
+    /// Normalises a path and looks it up. `None`: no file can have this path.
     fn look<'p>(
         &self,
         decoded: &'p [u8],
@@ -262,12 +263,12 @@ impl Files {
             let mut cache = self.cache.lock();
             (cache.advance(generation), cache.look(decoded, now))
         };
-        // Not under the lock.
+        // Drop it outside the lock.
         drop(old);
         if !matches!(look, Lookup::Unknown) {
             return Some((Cow::Borrowed(decoded), look));
         }
-        // Other spellings of a path would only take the place of others.
+        // Cache a path under its normal form only, so that other spellings take no room.
         let key = normal(decoded, self.locator.settings.hidden)?;
         let look = match &key {
             Cow::Borrowed(_) => look,
@@ -281,7 +282,7 @@ impl Files {
         }
     }
 
-    /// Remembers what was found, if it was all found below the root of this generation.
+    /// Caches what was found, if the root has not changed since.
     fn keep(
         &self,
         key: &[u8],
@@ -297,7 +298,7 @@ impl Files {
         }
     }
 
-    /// What is known of a path is still so, if that was found below the root of this generation.
+    /// Marks an entry as checked, if the root has not changed since.
     fn confirm(&self, key: &[u8], generation: u64, now: Instant) {
         let is_same = self.locator.root.last_generation() == generation;
         let mut cache = self.cache.lock();
@@ -306,7 +307,7 @@ impl Files {
         }
     }
 
-    /// There is no file at a path. That is remembered if it was found before: so it was in the original.
+    /// Handles a path that is not a file. Like the original, caches that on the second request only.
     fn miss(&self, key: &[u8], generation: u64, now: Instant) -> Result<(), Errno> {
         if self.marks.see(key) {
             let identity = FileIdentity::default();
@@ -315,7 +316,7 @@ impl Files {
         self.look_for_folder(key, generation, now)
     }
 
-    /// There is no file at a path. If that is not the first one below its first part, it may be for the lack of that one.
+    /// Finds out whether the first directory of a path is missing, once several of its paths are not files.
     fn look_for_folder(&self, path: &[u8], generation: u64, now: Instant) -> Result<(), Errno> {
         let Some(folder) = folder(path) else {
             return Ok(());
@@ -330,7 +331,7 @@ impl Files {
         Ok(())
     }
 
-    /// Reads a small file, and remembers what was found.
+    /// Reads a small file and caches it.
     fn take_in(
         &self,
         key: &[u8],
@@ -355,7 +356,7 @@ impl Files {
             .settings
             .compresses(&entity.content_type, &identity);
         entity.varies = compresses || !variants.is_empty();
-        // What is not in memory is compressed while it is sent.
+        // Files that are not in memory are compressed while they are sent.
         if let (true, true, Some(bytes)) = (compresses, settled, &bytes) {
             variants.extend(self.make(bytes, &entity, &variants));
         }
@@ -377,7 +378,7 @@ impl Files {
         Ok((source, variants))
     }
 
-    /// All of a small file, if it does not change all the time. `None`: it is to be sent from the disk.
+    /// Reads a small file, unless it keeps changing. `None`: send it from the disk.
     fn read(&self, file: &File, identity: &mut FileIdentity) -> Result<Option<Vec<u8>>, Errno> {
         let small = identity.size <= self.locator.settings.file_cache.largest;
         if !small || !self.cache.lock().keeps_files() {
@@ -394,8 +395,8 @@ impl Files {
         Ok(None)
     }
 
-    /// What is beside a file with the same content, encoded (`precompressed`). What is older than the file was made of
-    /// another one.
+    /// Finds compressed copies beside a file (`precompressed`). A copy that is older than the file is of an earlier
+    /// version.
     fn beside(
         &self,
         name: &[u8],
@@ -431,7 +432,7 @@ impl Files {
         Ok(variants)
     }
 
-    /// Whether beside a file, which has not changed, there is still what is known to be there.
+    /// Whether the compressed copies beside an unchanged file are unchanged too.
     fn is_current(&self, known: &CacheEntry, name: &[u8], now: Instant) -> Result<bool, Errno> {
         let (CacheEntry::File(_, variants) | CacheEntry::Tag(_, variants)) = known else {
             return Ok(false);
@@ -451,7 +452,7 @@ impl Files {
         Ok(true)
     }
 
-    /// Compresses a file (`gzip`), unless that is there already or is not worth it.
+    /// Compresses a file (`gzip`), unless a copy exists already or it does not pay.
     #[cfg(feature = "gzip")]
     fn make(&self, bytes: &[u8], entity: &Entity, variants: &[Variant]) -> Option<Variant> {
         let gzip = self.locator.settings.gzip.as_ref()?;
@@ -475,7 +476,7 @@ impl Files {
         None
     }
 
-    /// The content in the encoding that the client likes best. `None`: as it is.
+    /// The content in the encoding that the client prefers. `None`: unencoded.
     fn chosen(
         &self,
         variants: &Variants,
@@ -489,7 +490,7 @@ impl Files {
         let best = Accepted::of(request).best(|coding| has(coding).is_some());
         Ok(match best.and_then(has).map(|variant| &variant.form) {
             None => None,
-            // There are no parts of this, and of the file there are.
+            // Ranges apply to the file itself only.
             Some(Encoding::Made(_)) if Conditions::of(request).want_part() => None,
             Some(
                 Encoding::Made(stored)
@@ -507,7 +508,7 @@ impl Files {
                 entity,
                 ..
             }) => match self.locator.open(name.clone(), now)? {
-                // If it has changed meanwhile, the file itself is always right.
+                // If it has changed since, fall back to the file itself.
                 Some(Located::File(file, there, _)) if there == *identity => {
                     Some(Source::Open(file, entity.clone()))
                 }
@@ -517,13 +518,13 @@ impl Files {
     }
 }
 
-/// The first part of a path with the slashes around it, if there is more behind.
+/// The first directory of a path, with both slashes, if the path continues after it.
 fn folder(path: &[u8]) -> Option<&[u8]> {
     let end = memchr::memchr(b'/', path.get(1..)?)? + 2;
     (end < path.len()).then(|| &path[..end])
 }
 
-/// Directories that are told from others.
+/// Size of the table of directories in which files were found.
 const FOLDERS: usize = 1000;
-/// How often a file is read that is changed meanwhile; then it is sent as it comes.
+/// How often to read a file that changes meanwhile, before sending it from the disk.
 const MOST_READS: u32 = 3;

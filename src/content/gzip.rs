@@ -1,17 +1,16 @@
-//! Bodies that are compressed while they pass through (RFC 1952).
+//! Compresses bodies while they pass through (RFC 1952).
 //!
-//! The exchange pushes what has arrived into a [`GzipBody`] and passes on what comes out. When nothing more has arrived for now,
-//! it flushes what the compressor has kept back, so that a stream of few bytes now and then reaches its client as it would
-//! without compression.
+//! The exchange pushes arriving bytes into a [`GzipBody`] and passes on the output. When no more bytes are available
+//! for now, it flushes the compressor, so that a slow stream of few bytes reaches its client as it would without
+//! compression.
 //!
-//! A compressor has some 330 KiB of tables. To take them from the system and to give them back for each response costs
-//! more than to compress a page, and what the allocator keeps of them adds up. So [`Compressors`] keeps those that are used
-//! again and again.
+//! A compressor has some 330 KiB of tables. To allocate and free them for each response costs more than to compress a
+//! page, and fragments memory. So [`Compressors`] reuses them.
 //!
-//! Called by the worker that relays the response; [`Compressors::tick`] by the tick.
+//! Called by the worker that relays the response; [`Compressors::tick`] by the tick thread.
 //!
-//! **Invariant**: memory is that of the compressor, some 400 KiB with its buffers ([`COST`]), whatever the length of the body.
-//! Each compressor holds a [`Charge`] for it, in use or not.
+//! **Invariant**: a body takes the memory of its compressor, some 400 KiB with buffers ([`COST`]), whatever its
+//! length. Each compressor holds a [`Charge`] for it, in use or not.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -29,16 +28,16 @@ pub struct Compressors {
     idle: Mutex<IdleCompressors>,
 }
 
-/// Compressors that no response uses now. The last one is the one that was used last.
+/// Compressors that are not in use; the last one was used last.
 #[derive(Debug, Default)]
 struct IdleCompressors {
     #[expect(clippy::vec_box, reason = "a response takes the box as it is")]
     all: Vec<Box<Compressor>>,
-    /// So many were left at any time since the last tick: they were not needed.
+    /// The smallest number of them since the last tick: these were not needed.
     least: usize,
 }
 
-/// A body that is compressed.
+/// A body that is being compressed.
 #[derive(Debug)]
 pub struct GzipBody {
     /// `None` only while it is dropped.
@@ -50,15 +49,15 @@ pub struct GzipBody {
 struct Compressor {
     level: u32,
     tables: Compress,
-    /// What has come out.
+    /// The output.
     out: Vec<u8>,
-    /// The tables may keep something back.
+    /// Whether the compressor may hold bytes back.
     holds: bool,
     _charge: Charge,
 }
 
 impl Compressors {
-    /// None yet; each of them is charged to this budget.
+    /// No compressors yet; each one is charged to this budget.
     pub fn new(memory: Arc<Budget>) -> Self {
         Self {
             memory,
@@ -66,7 +65,7 @@ impl Compressors {
         }
     }
 
-    /// Begins a body, with a level from 1 to 9. `None`: there is no memory for it.
+    /// Starts a body, with a level from 1 to 9. `None`: there is no memory for it.
     pub fn begin(self: &Arc<Self>, level: u32) -> Option<GzipBody> {
         let found = self.idle.lock().take(level);
         let compressor = match found {
@@ -85,10 +84,10 @@ impl Compressors {
         })
     }
 
-    /// Gives back the memory of compressors that nothing has needed since the last call.
+    /// Frees compressors that were not needed since the last call.
     pub fn tick(&self) {
         let unused = self.idle.lock().unused();
-        // Not under the lock.
+        // Drop them outside the lock.
         drop(unused);
     }
 }
@@ -110,34 +109,34 @@ impl IdleCompressors {
 }
 
 impl GzipBody {
-    /// Compresses some more.
+    /// Compresses more bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.run(bytes, FlushCompress::None);
     }
 
-    /// Gets out what the compressor has kept back.
+    /// Outputs what the compressor holds back.
     pub fn flush(&mut self) {
         if self.compressor.as_ref().is_some_and(|one| one.holds) {
             self.run(&[], FlushCompress::Sync);
         }
     }
 
-    /// Gets out everything, with the end.
+    /// Outputs the rest and the end of the body.
     pub fn finish(&mut self) {
         self.run(&[], FlushCompress::Finish);
     }
 
-    /// What has come out.
+    /// The output so far.
     pub fn bytes(&self) -> &[u8] {
         self.compressor.as_ref().map_or(&[], |one| &one.out)
     }
 
-    /// Whether that is worth a piece of its own.
+    /// Whether the output is large enough to be sent on its own.
     pub fn is_enough(&self) -> bool {
         self.bytes().len() >= ENOUGH
     }
 
-    /// What has come out was passed on.
+    /// Discards the output after it was sent.
     pub fn clear(&mut self) {
         if let Some(one) = &mut self.compressor {
             one.out.clear();
@@ -174,11 +173,11 @@ impl Compressor {
 
     fn run(&mut self, mut bytes: &[u8], flush: FlushCompress) {
         loop {
-            // With less room than a flush needs for its mark, it would be made twice.
+            // With less room than a flush needs for its marker, there would be a second one.
             self.out.reserve(ENOUGH / 2);
             let before = self.tables.total_in();
             let status = self.tables.compress_vec(bytes, &mut self.out, flush);
-            // As many as were given, at the most.
+            // At most as many as were given.
             let taken = (self.tables.total_in() - before) as usize;
             bytes = bytes.get(taken..).unwrap_or_default();
             let has_room = self.out.len() < self.out.capacity();
@@ -190,7 +189,7 @@ impl Compressor {
     }
 }
 
-/// All of some bytes, compressed.
+/// Compresses all of some bytes.
 pub fn compressed(bytes: &[u8], level: u32) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
     // Writing to memory does not fail.
@@ -198,11 +197,11 @@ pub fn compressed(bytes: &[u8], level: u32) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-/// Bytes of memory that a compressor takes, with its buffers.
+/// Bytes of memory of a compressor with its buffers.
 pub const COST: u64 = 400 << 10;
-/// Bytes that are worth a piece of their own.
+/// Bytes that are worth sending on their own.
 const ENOUGH: usize = 8 << 10;
-/// Matches are looked for within 32 KiB, the most there is.
+/// The window for matches: 32 KiB, the largest.
 const WINDOW_BITS: u8 = 15;
 
 #[cfg(test)]

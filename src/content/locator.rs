@@ -1,6 +1,7 @@
-//! Which file of a directory is meant by a path: an index, a page that the application has written, a compressed copy.
+//! Finds the file for a path on disk: the file itself, an index, a page that the application has written, a compressed
+//! copy.
 //!
-//! [`Locator`] only looks at the file system, by way of [`Root`]; what was found is remembered by `files`.
+//! [`Locator`] only looks at the file system, by way of [`Root`]; `files` caches the results.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -20,16 +21,16 @@ pub(super) struct Locator {
     pub(super) settings: FileSettings,
 }
 
-/// What the file system has at a path.
+/// The result of a search.
 pub(super) enum Located {
-    /// The file, and the name that says its type.
+    /// An open file, with the name that determines its type.
     File(File, FileIdentity, Vec<u8>),
     Directory,
     Nothing,
 }
 
 impl Locator {
-    /// Whether the docroot, or the directory of its pages, has something with this relative name.
+    /// Whether a relative name exists in the docroot, or in the directory of pages.
     pub(super) fn has(&self, name: &[u8], now: Instant) -> Result<bool, Errno> {
         let mut is_there = self.root.kind(name, now)?.is_some();
         if let Some(pages) = &self.settings.pages {
@@ -39,10 +40,10 @@ impl Locator {
         Ok(is_there)
     }
 
-    /// Looks for a file at a relative path, and at those where the application may have written one.
+    /// Finds the file for a relative path, in the docroot or among the pages of the application.
     pub(super) fn locate(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
         let FileSettings { pages, .. } = &self.settings;
-        // Its pages have the paths at which they are served, and what is said of those paths counts for them.
+        // Pages are served at other paths, with the rules for those.
         if pages.as_ref().is_some_and(|pages| pages.holds(path)) {
             return Ok(Located::Nothing);
         }
@@ -66,7 +67,7 @@ impl Locator {
         Ok(Located::Nothing)
     }
 
-    /// Looks for a file at a relative path, or for one that stands for the directory there.
+    /// Finds the file at a relative path, or the index of the directory there.
     fn locate_at(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
         let asks_for_index = path.is_empty() || path.ends_with(b"/");
         if asks_for_index {
@@ -105,7 +106,7 @@ impl Locator {
         Ok(found.map(|(file, identity)| Located::File(file, identity, name)))
     }
 
-    /// The file in this coding beside the one with this name.
+    /// Opens the compressed copy beside the file with this name.
     pub(super) fn open_beside(
         &self,
         name: &[u8],

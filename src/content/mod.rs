@@ -1,7 +1,8 @@
-//! What is answered without an application, and who may see it.
+//! Everything that is served without a backend.
 //!
-//! [`files`] are those below a directory: [`root`] finds them safely, [`cache`] remembers what was found. [`watched`] are
-//! files that are read again when they have changed, and `gzip` compresses what passes through.
+//! [`files`] serves the files below a directory, with the help of `locator` (which file), [`root`] (opens it safely),
+//! [`cache`] and [`seen`] (what was found before), [`entity`] (its validators) and `response`. [`watched`] reads files
+//! again when they change, and `gzip` compresses bodies.
 
 pub mod cache;
 pub mod entity;

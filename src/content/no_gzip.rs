@@ -1,4 +1,4 @@
-//! Stands in for `gzip` in a build without it: nothing is ever compressed.
+//! Replaces `gzip` in a build without it: nothing is compressed.
 
 use std::sync::Arc;
 
@@ -9,51 +9,51 @@ use crate::budget::Budget;
 pub struct Compressors;
 
 impl Compressors {
-    /// None.
+    /// No compressors.
     pub fn new(_: Arc<Budget>) -> Self {
         Self
     }
 
-    /// Never begins a body.
+    /// Returns `None`: there is no compressor.
     pub const fn begin(self: &Arc<Self>, _: u32) -> Option<GzipBody> {
         None
     }
 
-    /// There is nothing to give back.
+    /// Does nothing.
     pub const fn tick(&self) {}
 }
 
-/// A body that is compressed; there is none.
+/// A body that is being compressed; never exists.
 #[derive(Debug)]
 pub enum GzipBody {}
 
 impl GzipBody {
-    /// Compresses some more.
+    /// Compresses more bytes.
     pub const fn push(&mut self, _: &[u8]) {
         match *self {}
     }
 
-    /// Gets out what the encoder has kept back.
+    /// Outputs what the compressor holds back.
     pub const fn flush(&mut self) {
         match *self {}
     }
 
-    /// Gets out everything, with the end.
+    /// Outputs the rest and the end of the body.
     pub const fn finish(&mut self) {
         match *self {}
     }
 
-    /// What has come out.
+    /// The output so far.
     pub const fn bytes(&self) -> &[u8] {
         match *self {}
     }
 
-    /// Whether that is worth a piece of its own.
+    /// Whether the output is large enough to be sent on its own.
     pub const fn is_enough(&self) -> bool {
         match *self {}
     }
 
-    /// What has come out was passed on.
+    /// Discards the output after it was sent.
     pub const fn clear(&mut self) {
         match *self {}
     }

@@ -1,4 +1,4 @@
-//! From a file to the response with it: conditions, ranges, fields.
+//! Turns a file into a response: conditions, ranges, fields.
 
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -13,29 +13,29 @@ use crate::http::encoding;
 use crate::http::head::{Method, RequestHead, ResponseHead};
 use crate::http::headers::Headers;
 
-/// What there is to be said to a request.
+/// The result for a request that concerns a file.
 pub enum Answer {
-    /// The file, a part of it, or that it has not changed.
+    /// A response with the file or a part of it, or a 304.
     File(Response),
-    /// 301: it is a directory, and this is its path, with the slash.
+    /// 301: a directory; this is its path with the final slash.
     Moved(String),
     /// 412: a condition does not hold.
     Failed,
-    /// 416: the file, which has so many bytes, lacks those.
+    /// 416: no requested range overlaps the file, which has this many bytes.
     Unsatisfiable(u64),
-    /// The file is there and cannot be had at this moment.
+    /// The file exists but cannot be opened or read now.
     Unreadable(io::Error),
 }
 
-/// What there is of a file.
+/// What is available of a file.
 pub(super) enum Source {
     Stored(Arc<StoredFile>),
-    /// Only enough to say that it has not changed.
+    /// Only its validators, which is enough for a 304.
     Tag(Entity),
     Open(File, Entity),
 }
 
-/// Makes the response of a file. `backend`: the fields of the response whose place it takes.
+/// Makes the response with a file. `backend`: the fields of the backend's response that it replaces.
 pub(super) fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> Answer {
     let conditions = Conditions::of(&request.headers);
     if let (Source::Stored(stored), true, None) = (&source, conditions.is_empty(), backend) {
@@ -80,7 +80,7 @@ pub(super) fn serve(source: Source, request: &RequestHead, backend: Option<&Head
     file(head, body(source, pieces))
 }
 
-/// The pieces of the body that has these parts of a file with this length; says in the head what they are.
+/// The pieces of a body with these parts of a file; adds Content-Type and Content-Range to the head.
 fn divide(
     parts: Vec<Range<u64>>,
     length: u64,
@@ -113,12 +113,12 @@ fn body(source: Source, pieces: Vec<FilePart>) -> Body {
             ready: false,
         },
         (Source::Stored(stored), pieces) => Body::Bytes(join(pieces, &stored)),
-        // Found only for what has not changed.
+        // Only selected if the response is a 304.
         (Source::Tag(_), _) => Body::Empty,
     }
 }
 
-/// A whole file in memory. Most answers are one of these, so its head is ready.
+/// A complete file in memory: the most frequent case, so its head is prepared.
 fn ready(stored: Arc<StoredFile>) -> Answer {
     let body = Body::Stored {
         range: 0..stored.bytes.len(),
@@ -154,14 +154,14 @@ pub(super) fn store(bytes: Vec<u8>, entity: Entity) -> StoredFile {
     }
 }
 
-/// Whether the client has this already.
+/// Whether the response is a 304.
 pub(super) fn has_not_changed(entity: &Entity, request: &Headers) -> bool {
     let conditions = Conditions::of(request);
     conditions.is_about_cache()
         && conditions.check(&entity.validators) == ConditionResult::NotModified
 }
 
-/// What a 304 says too.
+/// Adds the fields that a 304 has too.
 fn push_entity(headers: &mut Headers, entity: &Entity) {
     let validators = &entity.validators;
     headers.push("ETag", validators.etag.as_bytes());
@@ -179,7 +179,7 @@ fn push_coding(headers: &mut Headers, entity: &Entity) {
     }
 }
 
-/// Passes on what an application says about a file that it only names, but for these fields.
+/// Adds the fields of a backend that names a file, except [`REPLACED`] and these.
 fn push_kept(headers: &mut Headers, backend: Option<&Headers>, without: &[&str]) {
     for (name, value) in backend.into_iter().flat_map(Headers::iter) {
         let mut left_out = REPLACED.iter().chain(without);
@@ -189,7 +189,7 @@ fn push_kept(headers: &mut Headers, backend: Option<&Headers>, without: &[&str])
     }
 }
 
-/// Several parts with what stands around them (RFC 9110 14.6).
+/// The pieces of a multipart body (RFC 9110 14.6).
 fn several(
     parts: &[Range<u64>],
     length: u64,
@@ -218,7 +218,7 @@ fn content_range(part: &Range<u64>, length: u64) -> String {
     format!("bytes {}-{}/{length}", part.start, part.end - 1)
 }
 
-/// A text that stands in no file, but for an accident that does not happen.
+/// A random boundary, which does not occur in any file.
 fn boundary() -> String {
     let random = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", random(), random())
@@ -235,7 +235,7 @@ fn join(pieces: &[FilePart], stored: &StoredFile) -> Vec<u8> {
     bytes
 }
 
-/// The same range, of bytes in memory. It is within the length, which is that of the bytes.
+/// The same range as indexes into the bytes, which have this length.
 fn within(range: &Range<u64>, stored: &StoredFile) -> Range<usize> {
     let at = |place: u64| {
         usize::try_from(place).map_or(stored.bytes.len(), |at| at.min(stored.bytes.len()))
@@ -243,9 +243,9 @@ fn within(range: &Range<u64>, stored: &StoredFile) -> Range<usize> {
     at(range.start)..at(range.end)
 }
 
-/// Where a directory is to be asked for: the path as it was sent and a slash, with the query.
+/// The path of a directory with its final slash, and the query.
 pub(super) fn with_slash(request: &RequestHead) -> String {
-    // Two slashes in front would be the name of a host (RFC 3986 4.2).
+    // Two leading slashes would mean a host name (RFC 3986 4.2).
     let path = request.target.path().trim_matches('/');
     match request.target.query() {
         Some(query) => format!("/{path}/?{query}"),
@@ -253,10 +253,9 @@ pub(super) fn with_slash(request: &RequestHead) -> String {
     }
 }
 
-/// What an application says about a file that it only names goes with it, and so does what is about the response: to whom
-/// else it may be shown (Vary, RFC 9111 4.1), how a browser is to treat it, cookies. These fields do not, for they are about
-/// the body or the status in whose place the file goes out, or are the file's own. Those of the IANA's registry were gone
-/// through.
+/// A backend that names a file also sends fields with it. Those about the response as a whole are kept: who else may
+/// see it (Vary, RFC 9111 4.1), how a browser treats it, cookies. These are replaced, since they are about the body or
+/// the status that the file replaces, or the file has its own. The list is based on IANA's registry of field names.
 const REPLACED: [&str; 16] = [
     "Accept-Ranges",
     "Content-Digest",
@@ -275,7 +274,7 @@ const REPLACED: [&str; 16] = [
     "Unencoded-Digest",
     "WWW-Authenticate",
 ];
-/// What else a 304 does not say (RFC 9110 15.4.5).
+/// Fields that a 304 does not have, besides these (RFC 9110 15.4.5).
 const OF_CONTENT: [&str; 3] = [
     "Content-Disposition",
     "Content-Encoding",

@@ -1,10 +1,10 @@
-//! From the path of a request to an open file below a root, safely.
+//! Opens the file for a request path below a root, safely.
 //!
-//! Two things keep a client inside: [`normal`] refuses every path that could mean something else to the system than to
-//! us, and the system itself resolves the rest with `openat2(2)`, component by component from an open directory, so that
-//! a link that somebody puts there in the middle of it leads nowhere.
+//! Two things keep a client inside: [`normal`] refuses every path that the system could understand differently, and
+//! the system resolves the rest with `openat2(2)`, component by component from an open directory, so that a link
+//! placed within the path cannot lead outside.
 //!
-//! **Invariants**: what [`Root::open`] gives is a regular file; opening one never waits, whatever stands there.
+//! **Invariants**: [`Root::open`] returns regular files only; opening one never waits, whatever is at the path.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -33,22 +33,22 @@ pub struct Root {
     handle: RwLock<Option<Handle>>,
     /// Held while the directory is opened, so that an older result never replaces a newer one.
     reopening: Mutex<()>,
-    /// Grows each time another directory stands at the path.
+    /// Increases each time another directory is found at the path.
     generation: AtomicU64,
-    /// The log has said that nothing can be opened here.
+    /// A failure to open files here was logged.
     told: AtomicBool,
 }
 
-/// The directory as it is now: a deployment may put another one in its place.
+/// The directory as it is now; a deployment may replace it.
 #[derive(Clone, Debug)]
 struct Handle {
     directory: Option<Arc<OwnedFd>>,
-    /// Device and inode. While the descriptor is open no other directory gets the same ones.
+    /// Device and inode. While the descriptor is open, no other directory gets the same ones.
     identity: Option<(u64, u64)>,
     opened: Instant,
 }
 
-/// What stands at a path.
+/// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
     /// A regular file.
@@ -57,10 +57,10 @@ pub enum FileKind {
     Directory,
 }
 
-/// A decoded path in its normal form, with the slash in front and without doubled ones. `None`: no file has it.
+/// Normalises a decoded path: it starts with a slash and has no doubled slashes. `None`: no file can have this path.
 ///
-/// Refused are `.` and `..`, NUL, backslashes, what does not begin with a slash and, unless they are wanted, names with a
-/// dot in front, except `.well-known` at the top (RFC 8615).
+/// Refuses `.` and `..`, NUL, backslashes, paths without a leading slash and, unless `hidden`, names that start with a
+/// dot, except `.well-known` at the top (RFC 8615).
 pub fn normal(decoded: &[u8], hidden: bool) -> Option<Cow<'_, [u8]>> {
     let inner = decoded.strip_prefix(b"/")?;
     if memchr::memchr2(0, b'\\', inner).is_some() {
@@ -90,14 +90,14 @@ pub fn normal(decoded: &[u8], hidden: bool) -> Option<Cow<'_, [u8]>> {
 }
 
 impl Root {
-    /// For a directory that need not be there yet.
+    /// The root at this path; the directory need not exist yet.
     pub fn new(path: &Path, links: Symlinks) -> Self {
         let resolve = match links {
             Symlinks::Inside => ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS,
             Symlinks::None => ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS,
             Symlinks::All => ResolveFlag::RESOLVE_NO_MAGICLINKS,
         };
-        // Without O_NONBLOCK a pipe would hold us until somebody writes into it.
+        // Without O_NONBLOCK, opening a pipe would wait for a writer.
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
         Self {
             path: path.to_owned(),
@@ -109,22 +109,22 @@ impl Root {
         }
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens the directory, so that it is known at the start whether that can be done.
+    /// Opens the directory, to find out at the start whether that is possible.
     ///
     /// # Errors
-    /// Whatever `open(2)` says.
+    /// Those of `open(2)`.
     pub fn reopen(&self, now: Instant) -> Result<(), Errno> {
         let _one = self.reopening.lock();
         self.replace(now)
     }
 
-    /// A number that changes when another directory, or none, stands at the path. The path is looked at again at most
-    /// once a second; other calls take no system call.
+    /// A number that changes when another directory, or none, is found at the path. Checks the path at most once a
+    /// second; other calls take no system call.
     pub fn generation(&self, now: Instant) -> u64 {
         let is_open = match &*self.handle.read() {
             Some(handle) if now.saturating_duration_since(handle.opened) < REOPEN => {
@@ -133,7 +133,7 @@ impl Root {
             handle => handle.is_some(),
         };
         if is_open {
-            // While one thread looks, the others use the directory that is known.
+            // While one thread checks, the others use the directory that is known.
             if let Some(_one) = self.reopening.try_lock() {
                 let _ = self.replace(now);
             }
@@ -143,7 +143,7 @@ impl Root {
         self.last_generation()
     }
 
-    /// The same as it was found last.
+    /// The generation as of the last check.
     pub fn last_generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -168,7 +168,7 @@ impl Root {
         }
         let old = handle.replace(new);
         drop(handle);
-        // Closed here, not under the lock.
+        // Closed here, outside the lock.
         drop(old);
         result
     }
@@ -179,11 +179,11 @@ impl Root {
         drop(old);
     }
 
-    /// What stands at a relative path, as far as can be seen without opening it: a quick way to find out that there is
-    /// nothing. `None`: nothing that could be served.
+    /// What is at a relative path, as far as is visible without opening it: a quick way to find out that nothing is
+    /// there. `None`: nothing that could be served.
     ///
     /// # Errors
-    /// Whatever `fstatat(2)` says, but that there is nothing.
+    /// Those of `fstatat(2)`, unless they mean that the file does not exist.
     pub fn kind(&self, path: &[u8], now: Instant) -> Result<Option<FileKind>, Errno> {
         let Some(directory) = self.directory(now) else {
             return Ok(None);
@@ -199,11 +199,11 @@ impl Root {
         Ok(kind)
     }
 
-    /// Opens the regular file at a relative path that is a part of what [`normal`] gives. `None`: there is none, or it may
-    /// not be served.
+    /// Opens the regular file at a relative path that is part of a result of [`normal`]. `None`: there is none, or it
+    /// must not be served.
     ///
     /// # Errors
-    /// Whatever `openat2(2)` says, but that there is nothing.
+    /// Those of `openat2(2)`, unless they mean that the file does not exist.
     pub fn open(&self, path: &[u8], now: Instant) -> Result<Option<(File, FileIdentity)>, Errno> {
         let Some(directory) = self.directory(now) else {
             return Ok(None);
@@ -212,7 +212,7 @@ impl Root {
         let file = loop {
             match openat2(&*directory, path, self.how) {
                 Ok(file) => break file,
-                // Something was renamed meanwhile, so that the system is not sure.
+                // A rename at the same time has interfered with the resolution.
                 Err(Errno::EAGAIN | Errno::EINTR) if tries < MOST_TRIES => tries += 1,
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(error) => return self.absent(error),
@@ -225,14 +225,14 @@ impl Root {
         Ok(Some((File::from(file), identity(&about))))
     }
 
-    /// The directory, opened again every now and then.
+    /// The directory; opens it again at intervals.
     fn directory(&self, now: Instant) -> Option<Arc<OwnedFd>> {
         // If it cannot be opened, there are no files.
         self.generation(now);
         self.handle.read().as_ref()?.directory.clone()
     }
 
-    /// Whether an error only says that there is no file that may be served.
+    /// Whether an error only means that there is no file to serve.
     fn absent<T>(&self, error: Errno) -> Result<Option<T>, Errno> {
         match error {
             Errno::ENOENT
@@ -258,10 +258,10 @@ impl Root {
     }
 }
 
-/// What tells an open file from others.
+/// The identity of an open file.
 ///
 /// # Errors
-/// Whatever `fstat(2)` says.
+/// Those of `fstat(2)`.
 pub fn identify(file: &impl AsFd) -> Result<FileIdentity, Errno> {
     fstat(file).map(|about| identity(&about))
 }
@@ -275,14 +275,14 @@ fn identity(about: &FileStat) -> FileIdentity {
     }
 }
 
-/// How long a directory is taken for what stands at its path.
+/// The interval between checks of the root's path.
 const REOPEN: Duration = Duration::from_secs(1);
-/// How often a path is resolved again while others rename what is on the way.
+/// How often a path is resolved again if renames interfere.
 const MOST_TRIES: u32 = 16;
 
 /// The first bytes of a file, fewer only if it has no more.
 pub(super) fn read(file: &File, length: u64) -> io::Result<Vec<u8>> {
-    // Of a small file.
+    // Only small files are read.
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
     let mut filled = 0;
     while filled < bytes.len() {

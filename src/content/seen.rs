@@ -1,22 +1,21 @@
-//! Which paths and directories were looked for before, in a few fixed tables of hashes.
+//! Tables of paths and directories that were looked for before.
 //!
-//! Pure: the time is given. No lock is taken: each place of a table is one atomic number, and nothing depends on one that
-//! another path has overwritten.
+//! Pure: the caller passes the time. No lock is taken: each slot of a table is an atomic number, and losing an entry
+//! to another path only costs time.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Paths that were met before: hashes, each in a place of its own or not at all. So a path that is asked for once takes
-/// nobody's place in the cache, and no time. No lock is taken, and nothing depends on a mark that is lost.
+/// Paths that were seen before, as hashes. So a path that is requested only once takes no room in the cache.
 #[derive(Debug)]
 pub struct SeenPaths {
     hasher: RandomState,
     places: Box<[AtomicU64]>,
 }
 
-/// Which directories are there, as it was seen in this second. Most paths of an application are below a few that are not,
-/// and need not be looked for one by one. No lock is taken here either.
+/// Which directories exist, as of the current second. Most paths of an application are below a few directories that do
+/// not exist on disk, and need not be looked for one by one.
 #[derive(Debug)]
 pub struct KnownDirs {
     hasher: RandomState,
@@ -25,7 +24,7 @@ pub struct KnownDirs {
 }
 
 impl SeenPaths {
-    /// For about so many paths, at least a few dozen.
+    /// A table for about this many paths, at least a few dozen.
     pub fn new(size: usize) -> Self {
         let places = (2 * size).clamp(64, 1 << 20).next_power_of_two();
         Self {
@@ -34,13 +33,13 @@ impl SeenPaths {
         }
     }
 
-    /// Whether a path has a mark.
+    /// Whether a path was seen.
     pub fn has(&self, path: &[u8]) -> bool {
         let (place, hash) = self.find(path);
         place.load(Ordering::Relaxed) == hash
     }
 
-    /// The same; it has one from now on.
+    /// Whether a path was seen; marks it as seen.
     pub fn see(&self, path: &[u8]) -> bool {
         let (place, hash) = self.find(path);
         let had = place.load(Ordering::Relaxed) == hash;
@@ -51,14 +50,14 @@ impl SeenPaths {
     }
 
     fn find(&self, path: &[u8]) -> (&AtomicU64, u64) {
-        // Zero is none.
+        // Zero is an empty slot.
         let hash = self.hasher.hash_one(path) | 1;
         (&self.places[at(hash, self.places.len())], hash)
     }
 }
 
 impl KnownDirs {
-    /// Nothing is known.
+    /// An empty table.
     pub fn new(now: Instant) -> Self {
         Self {
             hasher: RandomState::new(),
@@ -67,21 +66,21 @@ impl KnownDirs {
         }
     }
 
-    /// Whether it is there, if that was looked for a moment ago.
+    /// Whether a directory exists, if that was found out during this second.
     pub fn is_there(&self, name: &[u8], generation: u64, now: Instant) -> Option<bool> {
         let (place, known) = self.find(name, generation, now);
         let found = place.load(Ordering::Relaxed);
         (found | 1 == known | 1).then_some(found & 1 == 1)
     }
 
-    /// It was looked for now.
+    /// Stores whether a directory exists now.
     pub fn learn(&self, name: &[u8], generation: u64, is_there: bool, now: Instant) {
         let (place, known) = self.find(name, generation, now);
         place.store(known & !1 | u64::from(is_there), Ordering::Relaxed);
     }
 
-    /// Where it is noted, and what is noted there if it was looked for within this second: the upper half of a hash, the
-    /// second, and one bit.
+    /// The slot of a directory, and its content if the directory was checked in this second: the upper half of a hash,
+    /// the second, and one bit.
     fn find(&self, name: &[u8], generation: u64, now: Instant) -> (&AtomicU64, u64) {
         let hash = self.hasher.hash_one((name, generation));
         let second = now.saturating_duration_since(self.born).as_secs() + 1;
@@ -90,12 +89,12 @@ impl KnownDirs {
     }
 }
 
-/// A place out of so many, a power of two.
+/// The slot for a hash; the number of slots is a power of two.
 const fn at(hash: u64, places: usize) -> usize {
     hash as usize >> 1 & (places - 1)
 }
 
-/// Directories of which something is noted.
+/// Size of the table of directories.
 const FOLDERS: usize = 256;
 
 #[cfg(test)]

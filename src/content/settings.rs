@@ -6,7 +6,7 @@ use super::entity::FileIdentity;
 use crate::config::{self, Symlinks};
 use crate::http::encoding;
 
-/// What decides over the answers; files with the same settings are the same files.
+/// The settings of [`Files`](super::files::Files); with the same root and settings, they respond the same.
 #[derive(Clone, Debug)]
 pub(super) struct FileSettings {
     pub(super) links: Symlinks,
@@ -22,7 +22,7 @@ pub(super) struct FileSettings {
 }
 
 impl FileSettings {
-    /// Those of a site, without what is for the paths of requests only.
+    /// Those of a site, without the ones that only apply to request paths.
     pub(super) fn new(site: &config::SiteConfig) -> Self {
         Self {
             links: site.follow_symlinks,

@@ -1,11 +1,11 @@
-//! Files that are kept in memory and read again when they have changed.
+//! Files that are kept in memory and read again when they change.
 //!
-//! Called by workers, with the time that they know anyhow. Of all that ask, one a second looks at the file; the others
-//! are told what is known, without a system call and without waiting for it.
+//! Called by workers, with a time that they know anyway. One caller a second checks the file; the others get the known
+//! value, without a system call and without waiting for the check.
 //!
-//! **Invariants**: nothing that is told was out of date for longer than [`PAUSE`] when the question came, but for one
-//! that comes while another one looks; a file that is read again and has the same bytes, or cannot be read or
-//! understood, changes nothing, and of the latter the log says so once.
+//! **Invariants**: a returned value is at most [`PAUSE`] out of date, except for callers during a check; a file that
+//! is read again and is unchanged, unreadable or invalid does not change the value, and the latter two are logged
+//! once.
 
 use std::fmt;
 use std::fs;
@@ -20,10 +20,10 @@ use parking_lot::RwLock;
 
 use crate::config;
 
-/// A file, and what was read of it.
+/// A file, and the value that was made of it.
 pub struct Watched<T> {
     path: PathBuf,
-    /// Bytes that the file may have.
+    /// Most bytes of the file.
     most: u64,
     read: fn(&[u8]) -> Result<T, String>,
     hasher: RandomState,
@@ -31,14 +31,14 @@ pub struct Watched<T> {
     state: RwLock<FileState<T>>,
 }
 
-/// A file that could not be read or understood.
+/// A file that cannot be read or is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileError {
     path: PathBuf,
     why: String,
 }
 
-/// A file that may be there or not.
+/// A file of which only the existence matters.
 #[derive(Debug)]
 pub struct Flag {
     path: PathBuf,
@@ -48,15 +48,15 @@ pub struct Flag {
 
 struct FileState<T> {
     value: Arc<T>,
-    /// Keyed hash of the bytes of which the value was made.
+    /// Keyed hash of the bytes that the value was made of.
     content: u64,
-    /// Of the file when it was looked at last; `None`: there was none.
+    /// The state of the file at the last check; `None`: it did not exist.
     stamp: Option<FileStamp>,
-    /// Whoever changes it from now on changes its stamp.
+    /// Any further change of the file would change its stamp.
     settled: bool,
 }
 
-/// What tells one content of a file from the next: where it is, its size, and when it and its rights were changed.
+/// Distinguishes contents of a file: its inode, its size, the times of changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FileStamp {
     inode: (u64, u64),
@@ -65,25 +65,25 @@ struct FileStamp {
     changed: (i64, i64),
 }
 
-/// When to look next.
+/// The time of the next check.
 #[derive(Debug)]
 struct NextLook {
     since: Instant,
-    /// Milliseconds after `since`.
+    /// In milliseconds after `since`.
     due: AtomicU64,
 }
 
 impl<T> Watched<T> {
-    /// Reads a file of at most so many bytes for the first time. `read` makes a value of them, or says what is wrong.
+    /// Reads a file of at most `most` bytes for the first time. `read` makes a value of the bytes, or an error.
     ///
     /// # Errors
-    /// What keeps it from being read or understood.
+    /// The reason why the file cannot be read or is invalid.
     pub fn open(
         path: &Path,
         most: u64,
         read: fn(&[u8]) -> Result<T, String>,
     ) -> Result<Self, FileError> {
-        // Before it is read: what changes meanwhile changes its stamp.
+        // Before reading: a change during the read changes the stamp.
         let (stamp, settled) = FileStamp::of(path);
         let wrong = |why| FileError {
             path: path.to_owned(),
@@ -107,12 +107,12 @@ impl<T> Watched<T> {
         })
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What is in it now.
+    /// The current value.
     pub fn get(&self, now: Instant) -> Arc<T> {
         if self.watch.is_due(now) {
             self.look();
@@ -120,7 +120,7 @@ impl<T> Watched<T> {
         Arc::clone(&self.state.read().value)
     }
 
-    /// Looks at the file now, whenever that was done last.
+    /// Checks the file now, whenever that was done last.
     pub fn look(&self) {
         let (stamp, settled) = FileStamp::of(&self.path);
         let (known, content) = {
@@ -147,8 +147,8 @@ impl<T> Watched<T> {
         }
     }
 
-    /// The value of the file's present bytes, and their hash. `None`: they are the same as before, and so is whatever the
-    /// value has learnt since.
+    /// The value and hash of the current bytes. `None`: they are unchanged, so the value is kept with everything that
+    /// it has learnt since.
     fn read_again(&self, before: u64) -> Result<Option<(T, u64)>, String> {
         let bytes = config::read_file(&self.path, self.most)?;
         let content = self.hasher.hash_one(&bytes);
@@ -160,7 +160,7 @@ impl<T> Watched<T> {
 }
 
 impl Flag {
-    /// A file that need not be there.
+    /// A file that need not exist.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -169,7 +169,7 @@ impl Flag {
         }
     }
 
-    /// Whether it is there.
+    /// Whether it exists.
     pub fn is_up(&self, now: Instant) -> bool {
         if self.watch.is_due(now) {
             self.is_up.store(self.path.exists(), Ordering::Relaxed);
@@ -186,7 +186,7 @@ impl NextLook {
         }
     }
 
-    /// Whether it is time to look; says so to one caller only.
+    /// Whether it is time for a check; true for one caller only.
     fn is_due(&self, now: Instant) -> bool {
         let now = millis(now.saturating_duration_since(self.since));
         let due = self.due.load(Ordering::Relaxed);
@@ -204,13 +204,13 @@ impl NextLook {
 }
 
 impl FileStamp {
-    /// The stamp of a file, if it is there, and whether it has settled: within one tick of the clock a file may change
+    /// The stamp of a file, if it exists, and whether it is settled: within one tick of the clock a file may change
     /// twice.
     fn of(path: &Path) -> (Option<Self>, bool) {
         let Ok(about) = fs::metadata(path) else {
             return (None, true);
         };
-        // Of its times the one that nobody can set.
+        // The ctime, which programs cannot set.
         let changed = UNIX_EPOCH + Duration::from_secs(u64::try_from(about.ctime()).unwrap_or(0));
         let age = SystemTime::now().duration_since(changed);
         let settled = age.is_ok_and(|age| age >= TICK);
@@ -242,9 +242,9 @@ impl<T> fmt::Debug for Watched<T> {
     }
 }
 
-/// How often a file is looked at.
+/// The interval between checks.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Times of files are at least as fine as this.
+/// An upper bound for the granularity of file times.
 const TICK: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 //!
 //! Any thread sets deadlines ([`Alarm::set`]); the tick thread waits for them ([`Alarm::wait`]).
 //!
-//! **Invariants**: a deadline that is set before or during a wait ends that wait no later than the deadline. The lock is a
-//! leaf.
+//! **Invariants**: a deadline that is set before or during a wait ends that wait no later than the deadline. The lock
+//! is a leaf.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// The earliest deadline that the tick thread does not know yet, and the tick thread's sleep.
+/// The earliest deadline that the tick thread does not know yet.
 #[derive(Debug, Default)]
 pub struct Alarm {
     state: Mutex<AlarmState>,
@@ -18,13 +18,13 @@ pub struct Alarm {
 
 #[derive(Debug, Default)]
 struct AlarmState {
-    /// The earliest deadline since the last wait began to sleep.
+    /// The earliest deadline that was set since the last wait ended.
     next: Option<Instant>,
     stopped: bool,
 }
 
 impl Alarm {
-    /// Ends the wait at `deadline`, if it would not end before that anyway.
+    /// Ends the wait at `deadline`, unless it ends earlier anyway.
     pub fn set(&self, deadline: Instant) {
         let mut state = self.state.lock();
         if state.next.is_some_and(|next| next <= deadline) {
@@ -35,7 +35,7 @@ impl Alarm {
         self.changed.notify_one();
     }
 
-    /// Waits until the earliest deadline, for `longest` at most. Returns `false` when the alarm was stopped.
+    /// Waits until the earliest deadline, at most for `longest`. Returns `false` when the alarm was stopped.
     pub fn wait(&self, longest: Duration) -> bool {
         let limit = Instant::now() + longest;
         let mut state = self.state.lock();
@@ -53,7 +53,7 @@ impl Alarm {
         true
     }
 
-    /// Ends every wait, now and from now on.
+    /// Ends all current and future waits.
     pub fn stop(&self) {
         self.state.lock().stopped = true;
         self.changed.notify_one();

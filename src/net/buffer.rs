@@ -1,13 +1,13 @@
-//! Bytes read from a socket and not used yet.
+//! A buffer of bytes that were read from a socket and not used yet.
 //!
-//! A worker owns its buffers and uses them for one session after the other; a parked session owns none,
-//! only the bytes that were left over, if any.
+//! A worker owns its buffers and reuses them for each session; a parked session has no buffer, only the remaining
+//! bytes, if any.
 
 use std::io;
 
 use super::conn::Conn;
 
-/// A reusable buffer of at least [`Buffer::SIZE`] bytes: filled behind, taken from in front.
+/// A reusable buffer of at least [`Buffer::SIZE`] bytes: filled at the end, consumed from the front.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -16,10 +16,10 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// What was fastest for one-kilobyte and for one-megabyte answers alike.
+    /// The fastest size for responses of a kilobyte and of a megabyte alike.
     pub const SIZE: usize = 16 * 1024;
 
-    /// Empty, and without memory until the first use.
+    /// An empty buffer, without memory until the first use.
     pub const fn new() -> Self {
         Self {
             bytes: Vec::new(),
@@ -28,22 +28,22 @@ impl Buffer {
         }
     }
 
-    /// The bytes that wait to be used.
+    /// The bytes that are not used yet.
     pub fn data(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    /// Whether no bytes wait.
+    /// Whether all bytes are used.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Whether the last read may have been cut short by a lack of room.
+    /// Whether the last read may have been limited by the size of the buffer.
     pub fn is_full(&self) -> bool {
         self.end == self.bytes.len()
     }
 
-    /// Takes `count` bytes away from the front.
+    /// Removes `count` bytes from the front.
     pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.end - self.start);
         self.start += count;
@@ -53,7 +53,7 @@ impl Buffer {
         }
     }
 
-    /// Forgets everything. Memory beyond the usual size, which a large head has needed, is given back.
+    /// Empties the buffer, and frees memory beyond the usual size, which a large head has needed.
     pub fn clear(&mut self) {
         self.start = 0;
         self.end = 0;
@@ -88,7 +88,7 @@ impl Buffer {
         Ok(read)
     }
 
-    /// The free part, of at least `least` bytes: moves what waits to the front or grows where it must.
+    /// The free part, of at least `least` bytes: moves the content to the front, or grows the buffer.
     fn room(&mut self, least: usize) -> &mut [u8] {
         if self.bytes.is_empty() {
             self.bytes.resize(Self::SIZE.max(least), 0);

@@ -1,7 +1,7 @@
-//! A connection, plain or with TLS: of a client, of a backend, or to a server that was dialled.
+//! A connection with or without TLS: of a client, of a backend, or to a server.
 //!
-//! Most calls do not wait. Those that do, each under a deadline, are for a worker that blocks for a moment, for the threads
-//! that dial in or check servers, and for the access proxy. Without TLS each call is that of the [`Stream`] and nothing more.
+//! Most calls do not wait. The others take a timeout; they are for a worker that blocks briefly, for the threads that
+//! dial in or check servers, and for the access proxy. Without TLS each call is that of the [`Stream`].
 
 use std::fs::File;
 use std::io;
@@ -24,7 +24,7 @@ impl Conn {
         Self { stream, tls: None }
     }
 
-    /// A connection that begins with a handshake.
+    /// A connection on which the peer starts a handshake.
     ///
     /// # Errors
     /// Those of [`Acceptor::accept`].
@@ -33,7 +33,7 @@ impl Conn {
         Ok(Self { stream, tls })
     }
 
-    /// A connection on which we begin a handshake, with a server of this name; see [`Conn::shake_hands`].
+    /// A connection on which we start a handshake, with a server of this name; see [`Conn::shake_hands`].
     ///
     /// # Errors
     /// Those of [`Connector::connect`].
@@ -42,30 +42,30 @@ impl Conn {
         Ok(Self { stream, tls })
     }
 
-    /// Whether nobody in between can read along.
+    /// Whether the connection is encrypted.
     pub const fn is_secure(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Whether a handshake is still under way.
+    /// Whether the handshake is incomplete.
     pub fn is_handshaking(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
-    /// The peer does not speak TLS: goes on without, so that it can be told.
+    /// Continues without TLS, since the peer does not speak it, so that it can get an error response.
     pub fn give_up_tls(&mut self) {
         self.tls = None;
     }
 
-    /// Whether there may be more to read of which the poller will not tell, though the last read was not cut short.
+    /// Whether there may be more to read without a further event, although the last read did not fill its buffer.
     pub fn may_have_more(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.may_have_more())
     }
 
-    /// Reads what is there. `None`: nothing yet. 0 is the end.
+    /// Reads available bytes. `None`: nothing yet. 0 is the end.
     ///
     /// # Errors
-    /// `InvalidData` for broken TLS, `Unsupported` for text where there should be TLS, and whatever `recv(2)` says.
+    /// `InvalidData` for broken TLS, `Unsupported` for plain text in place of TLS, and those of `recv(2)`.
     pub fn read_now(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
         match &mut self.tls {
             None => self.stream.read_now(into),
@@ -73,10 +73,10 @@ impl Conn {
         }
     }
 
-    /// Writes; returns how many bytes were taken, 0 if there is no room.
+    /// Writes without waiting; returns how many bytes were accepted, 0 if there is no room.
     ///
     /// # Errors
-    /// Whatever `send(2)` says.
+    /// Those of `send(2)`.
     pub fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
             None => self.stream.write_now(bytes),
@@ -84,10 +84,10 @@ impl Conn {
         }
     }
 
-    /// Writes two pieces, in one system call where that can be; see [`Conn::write_now`].
+    /// Writes two pieces, in one system call if possible; see [`Conn::write_now`].
     ///
     /// # Errors
-    /// Whatever `sendmsg(2)` says.
+    /// Those of `sendmsg(2)`.
     pub fn write_both_now(&mut self, first: &[u8], second: &[u8]) -> io::Result<usize> {
         match (&mut self.tls, first, second) {
             (None, bytes, []) | (None, [], bytes) => self.stream.write_now(bytes),
@@ -96,10 +96,10 @@ impl Conn {
         }
     }
 
-    /// Writes, and says that more follows at once; see [`Conn::write_now`].
+    /// Writes, and announces that more bytes follow; see [`Conn::write_now`].
     ///
     /// # Errors
-    /// Whatever `send(2)` says.
+    /// Those of `send(2)`.
     pub fn write_more_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &self.tls {
             None => self.stream.write_more_now(bytes),
@@ -107,11 +107,11 @@ impl Conn {
         }
     }
 
-    /// Has the system write so many bytes of a file from `offset` on, past our memory; see [`Stream::send_file_now`]. Not
-    /// for TLS.
+    /// Sends `count` bytes of a file from `offset` on, without copying them through this process; see
+    /// [`Stream::send_file_now`]. Not for TLS.
     ///
     /// # Errors
-    /// Whatever `sendfile(2)` says.
+    /// Those of `sendfile(2)`.
     pub fn send_file_now(
         &mut self,
         file: &File,
@@ -122,18 +122,18 @@ impl Conn {
         self.stream.send_file_now(file, offset, count)
     }
 
-    /// Has no call wait any more, so that [`Conn::send_file_now`] does not.
+    /// Makes the socket non-blocking, as [`Conn::send_file_now`] requires.
     ///
     /// # Errors
-    /// Whatever `fcntl(2)` says.
+    /// Those of `fcntl(2)`.
     pub fn never_wait(&self) -> io::Result<()> {
         self.stream.never_wait()
     }
 
-    /// Whether everything that was taken by [`Conn::write_now`] has reached the socket, now.
+    /// Whether all bytes that [`Conn::write_now`] accepted have reached the socket; writes without waiting.
     ///
     /// # Errors
-    /// Whatever `send(2)` says.
+    /// Those of `send(2)`.
     pub fn flush_now(&mut self) -> io::Result<bool> {
         match &mut self.tls {
             None => Ok(true),
@@ -144,8 +144,8 @@ impl Conn {
     /// Waits for the end of the handshake, at most until `deadline`.
     ///
     /// # Errors
-    /// `TimedOut` at the deadline, `InvalidData` for what the peer did wrong or is not trusted for, `UnexpectedEof` if it
-    /// left, and whatever the system says.
+    /// `TimedOut` at the deadline, `InvalidData` if the peer breaks the protocol or is not trusted, `UnexpectedEof` if
+    /// it closes the connection, and those of the system.
     pub fn shake_hands(&mut self, deadline: Instant) -> io::Result<()> {
         let Some(tls) = &mut self.tls else {
             return Ok(());
@@ -156,18 +156,18 @@ impl Conn {
         Ok(())
     }
 
-    /// Sets how long [`Conn::read`] waits. Costs a system call only when it changes.
+    /// Sets how long [`Conn::read`] waits. Makes a system call only for a change.
     ///
     /// # Errors
-    /// Whatever `setsockopt(2)` says.
+    /// Those of `setsockopt(2)`.
     pub fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         self.stream.set_read_timeout(timeout)
     }
 
-    /// Reads what is there, waiting for at least one byte up to the read timeout. 0 is the end.
+    /// Reads available bytes; waits for at least one, up to the read timeout. 0 is the end.
     ///
     /// # Errors
-    /// `TimedOut` when the read timeout is over, and those of [`Conn::read_now`].
+    /// `TimedOut` after the read timeout, and those of [`Conn::read_now`].
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
             return self.stream.read(into);
@@ -181,10 +181,10 @@ impl Conn {
         }
     }
 
-    /// Writes all of two pieces, waiting at most `patience` each time that the peer takes nothing.
+    /// Writes all of two pieces; waits at most `patience` each time that the peer accepts nothing.
     ///
     /// # Errors
-    /// `TimedOut` when the peer took nothing for so long, and whatever the system says.
+    /// `TimedOut` if the peer accepted nothing for that time, and those of the system.
     pub fn write_both(
         &mut self,
         mut first: &[u8],
@@ -208,7 +208,7 @@ impl Conn {
         }
     }
 
-    /// Whether there is something to read of which the socket knows nothing any more.
+    /// Whether there are decrypted bytes to read, of which the socket gives no sign.
     pub fn has_unread(&mut self) -> bool {
         self.tls.as_mut().is_some_and(|tls| tls.has_unread())
     }
@@ -218,16 +218,16 @@ impl Conn {
         &self.stream
     }
 
-    /// Looks at the socket without taking anything out of it.
+    /// Looks at the receive buffer without reading.
     pub fn pending(&self) -> Pending {
         match self.stream.pending() {
-            // Who leaves says so first; what lies behind that can be seen no other way.
+            // A peer sends a close_notify before it closes, so bytes before the end of the stream mean the end.
             Pending::Bytes if self.is_secure() && self.stream.is_ended() => Pending::End,
             pending => pending,
         }
     }
 
-    /// Says that nothing more will be written, so that the peer sees the end.
+    /// Ends our sending side, so that the peer sees the end.
     pub fn finish_writing(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.finish_writing(&self.stream);
@@ -235,11 +235,10 @@ impl Conn {
         self.stream.finish_writing();
     }
 
-    /// Says that nothing more will be written, unless there is no room for that now. Returns whether the peer will see
-    /// the end.
+    /// Ends our sending side, unless there is no room for that now. Returns whether the peer will see the end.
     ///
     /// # Errors
-    /// Whatever `send(2)` says.
+    /// Those of `send(2)`.
     pub fn finish_writing_now(&mut self) -> io::Result<bool> {
         if let Some(tls) = &mut self.tls {
             tls.say_end();
@@ -251,7 +250,7 @@ impl Conn {
         Ok(true)
     }
 
-    /// Makes the close that follows a reset, so that the peer can tell that a response was cut short.
+    /// Makes closing reset the connection, so that the peer can tell that a response was cut short.
     pub fn reset_on_close(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.cut();
@@ -280,5 +279,5 @@ impl AsFd for Conn {
     }
 }
 
-/// Longer than anything waits.
+/// Longer than any timeout.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);

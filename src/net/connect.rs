@@ -1,11 +1,12 @@
-//! A connection attempt that does not wait.
+//! A connection attempt without blocking.
 //!
-//! [`Connect`] tries the addresses of a server one after the other, or a Unix socket. Its owner calls [`Connect::advance`]
-//! at once, for most attempts on one machine succeed immediately, and then again when the socket of [`Connect::fd`] is
-//! writable or the time of [`Connect::until`] has come. A thread that may wait calls [`Connect::wait`].
+//! [`Connect`] tries the addresses of a server one after another, or a Unix socket. Its owner calls
+//! [`Connect::advance`] immediately, since most attempts within one machine succeed at once, and again when the socket
+//! of [`Connect::fd`] is writable or the time of [`Connect::until`] has come. A thread that may block calls
+//! [`Connect::wait`].
 //!
-//! **Invariants**: at most one socket is open at a time. A [`Stream`] that comes out is in blocking mode, as all are. An
-//! error `TimedOut` says that our own deadline is over.
+//! **Invariants**: at most one socket is open at a time. A resulting [`Stream`] is in blocking mode, like all others.
+//! An error `TimedOut` means that our own deadline has passed.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -22,12 +23,12 @@ use nix::sys::socket::{
 
 use super::stream::{Stream, poll_timeout};
 
-/// Where a connection may lead.
+/// The target of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Targets {
-    /// To one of these, the first that can be reached.
+    /// The first reachable one of these addresses.
     Addresses(Vec<SocketAddr>),
-    /// To a Unix socket.
+    /// A Unix socket.
     Path(PathBuf),
 }
 
@@ -36,10 +37,10 @@ pub enum Targets {
 pub struct Connect {
     targets: Targets,
     deadline: Instant,
-    /// How many addresses were tried, the present one included.
+    /// The number of addresses tried, including the current one.
     tried: usize,
     attempt: Option<Attempt>,
-    /// Why the last address could not be reached.
+    /// The error of the last address.
     last: Option<io::Error>,
 }
 
@@ -47,12 +48,12 @@ pub struct Connect {
 #[derive(Debug)]
 struct Attempt {
     socket: OwnedFd,
-    /// When to go on to the next address, or to try the Unix socket again.
+    /// When to try the next address, or the Unix socket again.
     until: Instant,
 }
 
 impl Connect {
-    /// An attempt that ends at `deadline`. [`Connect::advance`] begins it.
+    /// An attempt that ends at `deadline`. [`Connect::advance`] starts it.
     pub const fn new(targets: Targets, deadline: Instant) -> Self {
         Self {
             targets,
@@ -63,11 +64,11 @@ impl Connect {
         }
     }
 
-    /// Goes on without waiting. `None`: the attempt is under way.
+    /// Continues without waiting. `None`: the attempt is in progress.
     ///
     /// # Errors
-    /// `TimedOut` when the time is over, `AddrNotAvailable` if there is no address, and what the system says of the last
-    /// address that was tried. The attempt is over then.
+    /// `TimedOut` at the deadline, `AddrNotAvailable` if there is no address, and the system's error for the last
+    /// address. The attempt is over then.
     pub fn advance(&mut self) -> io::Result<Option<Stream>> {
         match &self.targets {
             Targets::Addresses(_) => self.advance_tcp(),
@@ -75,7 +76,7 @@ impl Connect {
         }
     }
 
-    /// The socket that becomes writable when there is news. `None`: only [`Connect::until`] counts.
+    /// The socket to wait for until it is writable. `None`: wait for [`Connect::until`] only.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match (&self.targets, &self.attempt) {
             (Targets::Addresses(_), Some(attempt)) => Some(attempt.socket.as_fd()),
@@ -83,13 +84,13 @@ impl Connect {
         }
     }
 
-    /// When to call [`Connect::advance`] at the latest.
+    /// The latest time to call [`Connect::advance`] again.
     pub fn until(&self) -> Instant {
         let attempt = self.attempt.as_ref();
         attempt.map_or(self.deadline, |attempt| attempt.until.min(self.deadline))
     }
 
-    /// The address that is being tried or was reached. `None`: none yet, or a Unix socket.
+    /// The current or connected address. `None`: not started yet, or a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.targets {
             Targets::Addresses(addresses) => addresses.get(self.tried.checked_sub(1)?).copied(),
@@ -97,7 +98,7 @@ impl Connect {
         }
     }
 
-    /// Waits for the end of the attempt.
+    /// Waits for the result of the attempt.
     ///
     /// # Errors
     /// Those of [`Connect::advance`].
@@ -133,7 +134,7 @@ impl Connect {
         }
     }
 
-    /// Begins to connect to the next address.
+    /// Starts to connect to the next address.
     fn try_next(&mut self) -> io::Result<()> {
         let Targets::Addresses(addresses) = &self.targets else {
             return Ok(());
@@ -144,7 +145,7 @@ impl Connect {
         };
         let now = Instant::now();
         let left = self.deadline.saturating_duration_since(now);
-        // One that does not answer leaves time for the others.
+        // Divide the time, so that an unresponsive address leaves some for the others.
         let share = left / u32::try_from(addresses.len() - self.tried).unwrap_or(u32::MAX);
         if share.is_zero() {
             return Err(ErrorKind::TimedOut.into());
@@ -175,7 +176,7 @@ impl Connect {
             match socket::connect(socket.as_raw_fd(), &address) {
                 Ok(()) => return stream(socket).map(Some),
                 Err(Errno::EINTR) => {}
-                // The queue of the listener is full; the system does not say when there is room again (connect(2)).
+                // The listener's queue is full; the system does not report when there is room again (connect(2)).
                 Err(Errno::EAGAIN) => break,
                 Err(error) => return Err(error.into()),
             }
@@ -192,7 +193,7 @@ impl Connect {
     }
 }
 
-/// A socket that begins to connect.
+/// Creates a socket and starts to connect it.
 fn begin(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
@@ -205,7 +206,7 @@ fn begin(address: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
-/// What has become of it. `None`: it is still connecting.
+/// The result of connecting. `None`: still in progress.
 fn result(socket: &OwnedFd) -> Option<io::Result<()>> {
     let mut sockets = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
     match poll(&mut sockets, PollTimeout::ZERO) {
@@ -219,15 +220,15 @@ fn result(socket: &OwnedFd) -> Option<io::Result<()>> {
     }
 }
 
-/// Makes a stream of a socket that is connected.
+/// Makes a stream of a connected socket.
 fn stream(socket: OwnedFd) -> io::Result<Stream> {
-    // A socket has no other flags that could be set so.
+    // O_NONBLOCK is the only flag of a socket that F_SETFL changes.
     fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(Stream::from(socket))
 }
 
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
-/// After so long a Unix socket with a full queue is tried again.
+/// The interval between attempts on a Unix socket with a full queue.
 const UNIX_PAUSE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]

@@ -1,41 +1,41 @@
-//! One direction of a [tunnel](super::tunnel), and what its two sockets can do.
+//! One direction of a [tunnel](super::tunnel), and the readiness of its two sockets.
 
 use std::time::Instant;
 
 use super::conn::Conn;
 use crate::stats::Close;
 
-/// What a socket can do, as far as is known.
+/// The readiness of a socket, as far as is known.
 #[derive(Clone, Copy)]
 pub(super) struct EndReadiness {
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The peer has ended its side: behind what can be read is the end, and no further event.
+    /// The peer has ended its sending side: the end follows the readable bytes, without a further event.
     pub(super) ended: bool,
     /// That end was read.
     pub(super) silent: bool,
 }
 
-/// One direction.
+/// One direction of a tunnel.
 pub(super) struct Flow {
-    /// What was read and not written yet, and how much of it was written.
+    /// Bytes that were read and not written completely; `taken` of them are written.
     pub(super) waiting: Vec<u8>,
     pub(super) taken: usize,
-    /// Bytes that were written.
+    /// Number of bytes written.
     pub(super) bytes: u64,
     pub(super) stage: FlowStage,
-    /// When something moved last.
+    /// The time of the last progress.
     pub(super) moved: Instant,
-    /// Since when nothing is taken of what waits.
+    /// Since when the sink accepts nothing.
     pub(super) stuck: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum FlowStage {
     Open,
-    /// Its source has ended.
+    /// The source has ended.
     Ending,
-    /// And that was passed on.
+    /// The end was passed on.
     Over,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct TunnelEnd<'a> {
     pub(super) ready: &'a mut EndReadiness,
 }
 
-/// Which end of a flow broke.
+/// The end of a flow that has failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum BrokenEnd {
     Source,
@@ -64,7 +64,7 @@ impl Flow {
         }
     }
 
-    /// Carries up to so many blocks. Returns whether there may be more at hand.
+    /// Carries a limited number of blocks. Returns whether there may be more to carry now.
     pub(super) fn carry(
         &mut self,
         from: &mut TunnelEnd<'_>,
@@ -91,7 +91,7 @@ impl Flow {
                     self.moved = now;
                 }
                 Some(count) => {
-                    // A read that brings less than there was room for has emptied the socket (epoll(7)).
+                    // A read that does not fill the buffer has emptied the socket (epoll(7)).
                     let emptied = count < block.len() && !from.conn.may_have_more();
                     from.ready.readable = !emptied || from.ready.ended;
                     self.moved = now;
@@ -102,7 +102,7 @@ impl Flow {
         Ok(true)
     }
 
-    /// Writes what waits. Returns whether nothing waits any more and more may come.
+    /// Writes waiting bytes. Returns whether all are written and the sink accepts more.
     fn drain(&mut self, to: &mut TunnelEnd<'_>, now: Instant) -> Result<bool, BrokenEnd> {
         if !self.waiting.is_empty() {
             let waiting = std::mem::take(&mut self.waiting);
@@ -113,7 +113,7 @@ impl Flow {
                 self.taken = 0;
             }
         }
-        // The library may have taken what the socket does not.
+        // The TLS library may hold bytes that the socket does not accept.
         if to.ready.writable && !to.conn.flush_now().map_err(|_| BrokenEnd::Sink)? {
             to.ready.writable = false;
         }
@@ -121,11 +121,11 @@ impl Flow {
         Ok(self.waiting.is_empty() && to.ready.writable)
     }
 
-    /// Writes bytes while none wait, and keeps those that are not taken.
+    /// Writes bytes when none are waiting, and keeps the rest.
     fn put(&mut self, bytes: &[u8], to: &mut TunnelEnd<'_>, now: Instant) -> Result<(), BrokenEnd> {
         debug_assert!(self.waiting.is_empty() && self.taken == 0);
         let written = self.write(bytes, to, now)?;
-        // Without memory if that is nothing.
+        // An empty rest allocates nothing.
         self.waiting = bytes[written..].to_vec();
         Ok(())
     }
@@ -150,12 +150,12 @@ impl Flow {
         Ok(written)
     }
 
-    /// Tells the sink that nothing more comes.
+    /// Ends the sink's stream.
     fn pass_end(&mut self, to: &mut TunnelEnd<'_>, now: Instant) -> Result<(), BrokenEnd> {
         match to.conn.finish_writing_now() {
             Ok(true) => self.stage = FlowStage::Over,
             Ok(false) => to.ready.writable = false,
-            // Who has said good-bye may have gone without waiting for ours.
+            // A peer that has ended its own side may close without waiting for our end.
             Err(_) if to.ready.silent => self.stage = FlowStage::Over,
             Err(_) => return Err(BrokenEnd::Sink),
         }
@@ -163,7 +163,7 @@ impl Flow {
         Ok(())
     }
 
-    /// Whether the sink takes what there is for it.
+    /// Updates whether the sink accepts bytes.
     fn note(&mut self, to: &TunnelEnd<'_>, now: Instant) {
         self.stuck = match to.ready.writable {
             true => None,
@@ -173,7 +173,7 @@ impl Flow {
 }
 
 impl TunnelEnd<'_> {
-    /// Lets it know that the other one did not end well.
+    /// Resets this end, since the other one has failed.
     pub(super) fn cut(self, reason: Close) -> Close {
         self.conn.reset_on_close();
         reason
@@ -181,7 +181,7 @@ impl TunnelEnd<'_> {
 }
 
 impl EndReadiness {
-    /// Nothing is known; trying tells.
+    /// Nothing is known; the first read and write will tell.
     pub(super) const UNKNOWN: Self = Self {
         readable: true,
         writable: true,
@@ -190,5 +190,5 @@ impl EndReadiness {
     };
 }
 
-/// Blocks of [`Buffer::SIZE`](super::buffer::Buffer::SIZE) that go one way through a tunnel in one turn.
+/// Blocks of [`Buffer::SIZE`](super::buffer::Buffer::SIZE) that a tunnel carries in one direction per turn.
 pub(super) const PIECES: usize = 8;

@@ -1,10 +1,10 @@
-//! Bound addresses, and the loop that accepts on one.
+//! Listening sockets, and the loop that accepts connections.
 //!
-//! An acceptor thread per listener runs [`Listener::accept_loop`]: it accepts and hands over, and never reads
-//! or writes the socket. It waits in `poll(2)` for a connection or for the [`Stop`] that ends it.
+//! Each listener has an acceptor thread that runs [`Listener::accept_loop`]: it accepts connections and hands them
+//! over, and never reads or writes them. It waits in `poll(2)` for a connection or for [`Stop`].
 //!
-//! **Invariants**: errors of one connection never end the loop; when descriptors or memory run out the loop
-//! rests, 5 ms at first and up to a second, and takes up again.
+//! **Invariants**: errors of one connection never end the loop; when descriptors or memory run out, the loop pauses, 5
+//! ms at first and up to a second, and continues.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -54,7 +54,7 @@ pub struct Inherited {
 #[derive(Debug, Default)]
 pub struct Sockets(Mutex<Vec<(String, OwnedFd)>>);
 
-/// Where a listener really listens: the port is known even if any was asked for.
+/// The actual address of a listener: includes the port if any free one was requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalAddress {
     /// A TCP address.
@@ -63,14 +63,14 @@ pub enum LocalAddress {
     Unix(PathBuf),
 }
 
-/// What the file of a Unix socket is like.
+/// The attributes of a Unix socket's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketFile {
-    /// Its permissions. Connecting takes that of writing.
+    /// Permissions. Connecting needs write permission.
     pub mode: u32,
-    /// The number of its user; `None`: ours.
+    /// The user id; `None`: ours.
     pub owner: Option<u32>,
-    /// The number of its group; `None`: ours.
+    /// The group id; `None`: ours.
     pub group: Option<u32>,
 }
 
@@ -81,7 +81,7 @@ pub struct BindError {
     cause: io::Error,
 }
 
-/// Ends the loops that wait on it, from any thread.
+/// Ends the loops that wait for it, from any thread.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<EventFd>);
 
@@ -128,7 +128,7 @@ impl std::error::Error for BindError {
     }
 }
 
-/// As open as a TCP port; the directory is where access is restricted.
+/// Open to all users, like a TCP port; the directory can restrict access.
 impl Default for SocketFile {
     fn default() -> Self {
         Self {
@@ -140,10 +140,10 @@ impl Default for SocketFile {
 }
 
 impl SocketFile {
-    /// Makes the file so.
+    /// Applies the attributes to a file.
     ///
     /// # Errors
-    /// Whatever `chown(2)` and `chmod(2)` say.
+    /// Those of `chown(2)` and `chmod(2)`.
     pub fn dress(&self, path: &Path) -> io::Result<()> {
         if self.owner.is_some() || self.group.is_some() {
             std::os::unix::fs::chown(path, self.owner, self.group)?;
@@ -168,17 +168,17 @@ impl Sockets {
 }
 
 impl Listener {
-    /// Binds an address: one listener for each address that a host name stands for, none for an implied
-    /// address on a system that does not know its kind.
+    /// Binds an address: one listener for each address of a host name; none for an implied address if the system lacks
+    /// its family.
     ///
     /// # Errors
-    /// The address and what the system says about it.
+    /// The address and the system's error.
     pub fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
         Self::bind_with(address, &SocketFile::default(), &Sockets::default())
     }
 
-    /// The same, with what the file of a Unix socket is to be like. Sockets that were inherited for this address are used
-    /// instead of new ones.
+    /// Binds an address; the file of a Unix socket gets these attributes. Uses the sockets that were inherited for this
+    /// address, if any, instead of new ones.
     ///
     /// # Errors
     /// Those of [`Listener::bind`].
@@ -206,7 +206,7 @@ impl Listener {
                 implied,
             } => {
                 let found = (host.as_str(), *port).to_socket_addrs().map_err(fail)?;
-                // A resolver may name an address twice, once for each socket type.
+                // A resolver may list an address twice, once for each socket type.
                 let mut addresses: Vec<_> = found.collect();
                 addresses.sort_unstable();
                 addresses.dedup();
@@ -254,7 +254,7 @@ impl Listener {
         let socket = socket::socket(family, SockType::Stream, flags, None)?;
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
         if address.is_ipv6() {
-            // So that `0.0.0.0` and `::` can have the same port.
+            // Let `0.0.0.0` and `::` use the same port.
             setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         }
         socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
@@ -280,13 +280,13 @@ impl Listener {
             file: identity(path),
             is_handed_over: AtomicBool::new(false),
         };
-        // Nobody can connect before the file is as it is to be.
+        // Before listening, so that connections only see the final attributes.
         file.dress(path)?;
         socket::listen(&listener, BACKLOG)?;
         Ok(listener)
     }
 
-    /// Where it listens.
+    /// The actual address.
     pub const fn local(&self) -> &LocalAddress {
         &self.local
     }
@@ -296,10 +296,10 @@ impl Listener {
         self.is_handed_over.store(true, Ordering::Relaxed);
     }
 
-    /// Accepts one connection without waiting. `None`: there is none.
+    /// Accepts a connection without waiting. `None`: there is none.
     ///
     /// # Errors
-    /// Only when descriptors or memory have run out: the caller should rest before it tries again.
+    /// Only if descriptors or memory have run out: the caller should pause before it tries again.
     pub fn accept_now(&self) -> io::Result<Option<(Stream, Peer)>> {
         loop {
             let accepted = match &self.socket {
@@ -314,13 +314,13 @@ impl Listener {
                 Ok((socket, peer)) => return Ok(Some((Stream::from(socket), peer))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if is_shortage(&error) => return Err(error),
-                // The connection was over before it was accepted: the next one may be better.
+                // This connection has failed before it was accepted; try the next one.
                 Err(_) => {}
             }
         }
     }
 
-    /// Accepts until it is stopped, however many come. Runs on the acceptor's own thread.
+    /// Accepts connections until it is stopped. Runs on the acceptor thread.
     pub fn accept_loop(&self, stop: &Stop, mut accepted: impl FnMut(Stream, Peer)) {
         let mut rest = FIRST_REST;
         let mut in_a_row = 0;
@@ -362,25 +362,25 @@ impl Drop for Listener {
             && !self.is_handed_over.load(Ordering::Relaxed)
             && identity(path) == self.file
         {
-            // It may have been removed meanwhile, which is nobody's loss; if it was replaced, it is somebody else's.
+            // If it was removed already, nothing is lost; if it was replaced, it belongs to another process.
             let _ = fs::remove_file(path);
         }
     }
 }
 
 impl Stop {
-    /// A stop that has not come yet.
+    /// A stop that is not requested yet.
     ///
     /// # Errors
-    /// Whatever `eventfd(2)` says.
+    /// Those of `eventfd(2)`.
     pub fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self(Arc::new(EventFd::from_flags(flags)?)))
     }
 
-    /// Ends every loop that waits on this, now and from now on.
+    /// Ends all current and future loops that wait for this.
     pub fn stop(&self) {
-        // Never read, so that every waiter sees it; fails only when it was called 2^64 times.
+        // The counter is never read, so that all waiters see it; writing fails only after 2^64 calls.
         let _ = self.0.write(1);
     }
 }
@@ -391,7 +391,7 @@ impl AsFd for Stop {
     }
 }
 
-/// Whether the machine has run out of something, so that trying again at once would spin.
+/// Whether the machine has run out of a resource, so that trying again immediately would spin.
 pub fn is_shortage(error: &io::Error) -> bool {
     use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     matches!(
@@ -405,7 +405,7 @@ fn is_unknown_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
 }
 
-/// Waits for one of the descriptors or for the stop, which is told by `true`.
+/// Waits for one of the descriptors or the stop; returns whether it is stopped.
 fn wait(descriptors: &[BorrowedFd<'_>], stop: &Stop, patience: PollTimeout) -> bool {
     let mut polled = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
     polled.extend(
@@ -413,18 +413,18 @@ fn wait(descriptors: &[BorrowedFd<'_>], stop: &Stop, patience: PollTimeout) -> b
             .iter()
             .map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN)),
     );
-    // After an error, such as an interruption, the caller finds nothing to accept and comes back.
+    // After an error, such as an interruption, the caller finds nothing to accept and waits again.
     let _ = poll(&mut polled, patience);
     polled[0].any().unwrap_or(false)
 }
 
-/// By what a file is known, whatever it is called.
+/// The identity of a file, independent of its name.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     let file = fs::symlink_metadata(path).ok()?;
     Some((file.dev(), file.ino()))
 }
 
-/// Removes the file of a Unix socket on which nobody listens any more.
+/// Removes the file of a Unix socket if no process listens on it any more.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(_) => Ok(()),
@@ -434,16 +434,16 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         )),
         Ok(_) => match Stream::connect_unix(path, MOMENT) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
-            // Also one whose queue is full.
+            // This includes a socket whose queue is full.
             _ => Err(ErrorKind::AddrInUse.into()),
         },
     }
 }
 
 const BACKLOG: Backlog = Backlog::MAXCONN;
-/// Connections that are accepted without a look at the stop.
+/// Most connections that are accepted without checking the stop.
 const MOST_AT_ONCE: usize = 64;
-/// How long a Unix socket may take to say whether somebody listens there.
+/// How long to try whether a process listens on a Unix socket.
 const MOMENT: Duration = Duration::from_millis(100);
 const FIRST_REST: Duration = Duration::from_millis(5);
 const LONGEST_REST: Duration = Duration::from_secs(1);

@@ -1,9 +1,9 @@
-//! Sockets: the calls that the rest of the program makes on them, and which thread waits for which socket.
+//! Sockets, and the threads that wait for them.
 //!
-//! [`stream`] is a connected socket, [`conn`] one that may be encrypted, [`tls`] the records of one that is encrypted,
-//! [`buffer`] the bytes that were read and not used yet, [`listener`] a bound address and the loop that accepts on it,
-//! [`connect`] a connection attempt that does not wait. [`poller`] is the set of parked sessions on which workers block,
-//! [`alarm`] wakes the tick thread for their deadlines, [`tunnel`] carries the bytes of connections for which HTTP is over.
+//! [`stream`] is a connected socket, [`conn`] one with optional TLS, [`tls`] the TLS part of a connection, [`buffer`]
+//! the bytes that were read and not used yet, [`listener`] a listening socket and its accept loop, [`connect`] a
+//! non-blocking connection attempt. [`poller`] is the set of parked sessions for which workers wait, [`alarm`] wakes
+//! the tick thread for deadlines, [`tunnel`] carries the bytes of upgraded connections.
 //!
 //! Nothing here knows HTTP, sites or configuration beyond [`Address`](crate::config::Address) and [`Inspection`].
 
@@ -25,7 +25,7 @@ pub mod tunnel;
 use crate::config::Inspection;
 use tls::{Authorities, Certificate};
 
-/// How to look into files of certificates before a start.
+/// Functions that inspect certificates before a start.
 pub const INSPECTION: Inspection = Inspection {
     certificate: |certfile, keyfile| {
         let loaded = Certificate::load(certfile, keyfile);

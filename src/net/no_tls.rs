@@ -1,4 +1,4 @@
-//! In the place of `tls` in a build without it: the same names, of which nothing can be made.
+//! Replaces `tls` in a build without it: the same names, but every load fails.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -6,50 +6,50 @@ use std::{fmt, io};
 
 use super::stream::Stream;
 
-/// There is none.
+/// A certificate; never exists.
 #[derive(Clone, Debug)]
 pub struct Certificate(Infallible);
 
-/// Says that this build knows no TLS.
+/// The error that this build has no TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError {
     /// The file that was not read.
     pub file: PathBuf,
-    /// That this build knows no TLS.
+    /// The reason.
     pub why: String,
 }
 
-/// Nothing.
+/// Keys of session tickets: nothing here.
 #[derive(Clone, Debug)]
 pub struct Tickets;
 
-/// There are none.
+/// Authorities; never exist.
 #[derive(Clone, Debug)]
 pub struct Authorities(Infallible);
 
-/// There is none.
+/// An acceptor; never exists.
 #[derive(Clone, Debug)]
 pub struct Acceptor(Infallible);
 
-/// There is none.
+/// A connector; never exists.
 #[derive(Clone, Debug)]
 pub struct Connector(Infallible);
 
-/// By what a server would be known.
+/// How a server is verified.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// There are none.
+    /// By authorities; never exist.
     Authorities(Authorities),
-    /// The SHA-256 of its certificate.
+    /// By the SHA-256 of its certificate.
     Fingerprint([u8; 32]),
 }
 
-/// There is none.
+/// A TLS session; never exists.
 #[derive(Debug)]
 pub struct TlsSession(Infallible);
 
 impl Certificate {
-    /// Never succeeds.
+    /// Fails.
     ///
     /// # Errors
     /// Always.
@@ -59,7 +59,7 @@ impl Certificate {
 }
 
 impl Authorities {
-    /// Never succeeds.
+    /// Fails.
     ///
     /// # Errors
     /// Always.
@@ -69,17 +69,17 @@ impl Authorities {
 }
 
 impl Tickets {
-    /// Nothing.
+    /// Keys of session tickets: nothing here.
     ///
     /// # Errors
-    /// Never.
+    /// None.
     pub const fn new() -> io::Result<Self> {
         Ok(Self)
     }
 }
 
 impl Acceptor {
-    /// Cannot be called, for there is no certificate.
+    /// Cannot be called, since there is no certificate.
     ///
     /// # Panics
     /// Without a certificate.
@@ -94,14 +94,14 @@ impl Acceptor {
     /// Cannot be called.
     ///
     /// # Errors
-    /// Never.
+    /// None.
     pub fn accept(&self) -> io::Result<TlsSession> {
         match self.0 {}
     }
 }
 
 impl Connector {
-    /// Never succeeds.
+    /// Fails.
     ///
     /// # Errors
     /// Always.
@@ -112,7 +112,7 @@ impl Connector {
     /// Cannot be called.
     ///
     /// # Errors
-    /// Never.
+    /// None.
     pub fn connect(&self, _name: &str) -> io::Result<TlsSession> {
         match self.0 {}
     }
@@ -132,7 +132,7 @@ impl TlsSession {
     /// Cannot be called.
     ///
     /// # Errors
-    /// Never.
+    /// None.
     pub fn read_now(&mut self, _stream: &Stream, _into: &mut [u8]) -> io::Result<Option<usize>> {
         match self.0 {}
     }
@@ -145,7 +145,7 @@ impl TlsSession {
     /// Cannot be called.
     ///
     /// # Errors
-    /// Never.
+    /// None.
     pub fn shake_now(&mut self, _stream: &Stream) -> io::Result<bool> {
         match self.0 {}
     }
@@ -153,7 +153,7 @@ impl TlsSession {
     /// Cannot be called.
     ///
     /// # Errors
-    /// Never.
+    /// None.
     pub fn write_now(&mut self, _: &Stream, _first: &[u8], _second: &[u8]) -> io::Result<usize> {
         match self.0 {}
     }
@@ -161,7 +161,7 @@ impl TlsSession {
     /// Cannot be called.
     ///
     /// # Errors
-    /// Never.
+    /// None.
     pub fn flush_now(&mut self, _stream: &Stream) -> io::Result<bool> {
         match self.0 {}
     }

@@ -1,30 +1,31 @@
-//! The set of parked items, and the place where workers wait for work.
+//! The set of parked items, for which workers wait.
 //!
 //! Each worker blocks in `epoll_wait(2)` on one shared set and takes the next event itself, so there is no dispatcher
 //! and, under load, no sleep between two items. An item (a session) has up to two sockets in the set:
 //!
-//! - The *client's* is registered from [`Poller::enter`] to the end, edge-triggered. That saves the system call
-//!   that would arm it again, but an item may only be parked for reading once all there was has been read.
-//! - The *backend's* is armed for one event, and only when an exchange parks ([`Poller::arm`]). Registered for good,
-//!   it would wake a second worker for each response that the first one reads while it blocks.
+//! - The *client's* is registered from [`Poller::enter`] to the end, edge-triggered. That saves the system call that
+//!   would arm it again, but an item may only be parked for reading after all available bytes were read.
+//! - The *backend's* is armed for one event, and only when an exchange parks ([`Poller::arm`]). If it stayed
+//!   registered, it would wake a second worker for each response that the first one reads while it blocks.
 //!
-//! Items that have work to do without an event (they were woken, are over their deadline, or have only given way to
-//! others) go through a queue, the *handed-over* items.
+//! Items that have work to do without an event (they were woken, their deadline has passed, or they yield to others)
+//! go through a queue of *handed-over* items.
 //!
 //! Called by: acceptors ([`Poller::enter`]); workers ([`Poller::wait`], [`Poller::try_wait`], [`Poller::arm`],
 //! [`Poller::park`], [`Poller::try_block`], [`Poller::leave`]); any thread that frees what a parked item waits for
 //! ([`Poller::wake`]); the tick thread ([`Poller::expire`], [`Poller::hand_over`]).
 //!
 //! **Invariants**
-//! - An item belongs to the owner of its box: a worker while it runs, the poller while it is parked or handed over. Its
-//!   [`Token`] stays the same from accept to close.
-//! - *Nothing is lost while an item is out.* An event, or a wake-up, finds the slot empty then and leaves a mark
-//!   there, and `park` gives the item back.
-//! - A socket is registered, or its registration changed, while its item is out, so it is surely the item's.
-//! - *No handed-over item is forgotten.* While items are handed over and workers sleep, a ring of the bell is under way;
+//! - An item has one owner: a worker while it runs, the poller while it is parked or handed over. Its [`Token`] stays
+//!   the same from accept to close.
+//! - *Nothing is lost while an item is out.* An event or a wake-up finds the slot empty then and marks it, and `park`
+//!   returns the item.
+//! - A socket is registered, or its registration changed, while its item is out, so the registration certainly belongs
+//!   to this item.
+//! - *No handed-over item is forgotten.* While items are handed over and workers sleep, a ring of the bell is pending;
 //!   [`Slots::must_ring`] has the proof.
 //! - A parked item has an entry among the deadlines, no later than its own; the alarm is set for the earliest one.
-//! - The lock is a leaf: no system call is made, no item dropped and no other lock taken under it.
+//! - The lock is a leaf: no system call is made, no item dropped and no other lock taken while it is held.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -41,94 +42,93 @@ use parking_lot::Mutex;
 
 use super::alarm::Alarm;
 
-/// Parked items of one server.
+/// The parked items of a server.
 #[derive(Debug)]
 pub struct Poller<T> {
     epoll: Epoll,
-    /// Rings when an item was handed over while workers sleep, or when the workers are to stop.
+    /// Rings when an item was handed over while workers sleep, or when the workers must stop.
     bell: EventFd,
     slots: Mutex<Slots<T>>,
     alarm: Arc<Alarm>,
-    /// Workers, and how many of them are blocked for a backend.
+    /// The number of workers, and how many of them are blocked for a backend.
     workers: usize,
     blocked: AtomicUsize,
 }
 
-/// Where an item is kept while it is parked; unique for the life of the process.
+/// The slot of an item; unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     index: u32,
     generation: u32,
 }
 
-/// What a parked item waits for at one of its sockets.
+/// What a parked item waits for at a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Interest {
     /// Bytes, or the end, from the peer.
     Read,
     /// Room for more bytes to the peer.
     Write,
-    /// Either of these.
+    /// Either of both.
     Both,
 }
 
-/// What a worker gets.
+/// The result of waiting for work.
 #[derive(Debug)]
 pub enum Work<T> {
-    /// An item that may have something to do. It belongs to the caller now.
+    /// An item that may have something to do; the caller owns it now.
     Item(Box<T>, Cause),
     /// The poller was stopped.
     Stop,
 }
 
-/// Whether work was ready when a worker came for it.
+/// Whether work was ready when a worker asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// It was not: the worker had to sleep.
+    /// No: the worker had to sleep.
     Quiet,
-    /// It was: there may be more.
+    /// Yes: there may be more.
     Busy,
 }
 
-/// Why an item came out.
+/// Why an item was returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// The client's socket has bytes, or room for more, and no end.
+    /// The client's socket is readable or writable, without an end.
     Ready,
-    /// The client's socket has something beyond bytes: the client has ended its sending side, or the connection is
-    /// broken. There may be bytes to read before that.
+    /// The client has ended its sending side, or the connection is broken. There may still be bytes to read.
     Ended,
-    /// The backend's socket has what it was armed for, or its end. Nothing is known of the client's.
+    /// The backend's socket is ready as armed, or has ended. The state of the client's socket is unknown.
     Backend,
-    /// The item was woken or handed over. Nothing is known of its sockets.
+    /// The item was woken or handed over. The state of its sockets is unknown.
     Woken,
 }
 
-/// The right of one worker to block for a backend, until it is dropped; see [`Poller::try_block`].
+/// Permission for one worker to block for a backend, until it is dropped; see [`Poller::try_block`].
 #[derive(Debug)]
 #[must_use = "the worker counts as blocked until this is dropped"]
 pub struct Blocking<'p> {
     blocked: &'p AtomicUsize,
 }
 
-/// An item that came out, and why.
+/// A returned item, and why it was returned.
 type TakenItem<T> = (Box<T>, Cause);
 
-/// What is under the lock. It makes no calls, so a test can go through all orders of its operations.
+/// The state under the lock. It makes no system calls, so a test can try all orders of its operations.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 struct Slots<T> {
     entries: Vec<PollerSlot<T>>,
     free: Vec<u32>,
     handed_over: VecDeque<TakenItem<T>>,
-    /// How many items of `handed_over` come before the next look for events: those that were there at the last look.
+    /// How many items of `handed_over` precede the next check for events: those that were queued at the last check.
     round: usize,
-    /// Workers that sleep in `epoll_wait(2)`, or are on the way there or back.
+    /// Workers that sleep in `epoll_wait(2)`, or are entering or leaving it.
     sleeping: usize,
-    /// The bell was rung, or is about to be, and no worker has come with its event yet.
+    /// The bell was rung, or is about to be, and no worker has received its event yet.
     rung: bool,
     stopping: bool,
-    /// When to look at which slot: its `scheduled`.
+    /// The times at which slots must be checked: their `scheduled`.
     deadlines: BTreeSet<(Instant, u32)>,
 }
 
@@ -136,34 +136,34 @@ struct Slots<T> {
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 struct PollerSlot<T> {
     generation: u32,
-    /// Something happened while the item was out.
+    /// An event occurred while the item was out.
     marked: bool,
-    /// What the client's socket is registered for.
+    /// The current registration of the client's socket.
     armed: Interest,
-    /// The slot's entry among the deadlines. It outlives the item, so that short-lived ones leave nothing behind.
+    /// The slot's entry among the deadlines. It outlives the item, so that short-lived items leave only one entry.
     scheduled: Option<Instant>,
     parked: Option<(Box<T>, Instant)>,
 }
 
-/// What a worker does next.
+/// The next step of a worker.
 #[derive(Debug)]
 enum NextWork<T> {
     Run(Work<T>),
-    /// Look for events, but do not sleep: items are handed over.
+    /// Check for events without sleeping, since items are handed over.
     Look,
-    /// Sleep until an event comes. The worker is counted as sleeping.
+    /// Sleep until an event arrives. The worker is counted as sleeping.
     Sleep,
 }
 
 impl<T: AsFd> Poller<T> {
-    /// An empty set, for so many workers.
+    /// An empty set for this number of workers.
     ///
     /// # Errors
     /// Those of `epoll_create1(2)` and `eventfd(2)`.
     pub fn new(workers: usize) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        // Edge-triggered: each ring wakes one worker, and the counter need not be read back.
+        // Edge-triggered: each ring wakes one worker, and the counter need not be read.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll.add(&bell, EpollEvent::new(flags, BELL))?;
         Ok(Self {
@@ -176,12 +176,12 @@ impl<T: AsFd> Poller<T> {
         })
     }
 
-    /// Goes off when [`Poller::expire`] has something to do. The poller sets it and never stops it.
+    /// The alarm that rings when [`Poller::expire`] has something to do. The poller sets it and never stops it.
     pub const fn alarm(&self) -> &Arc<Alarm> {
         &self.alarm
     }
 
-    /// Takes a new item in and parks it until its client's socket can be read or `deadline` is over.
+    /// Adds an item and parks it until its client's socket is readable or `deadline` has passed.
     ///
     /// # Errors
     /// Those of `epoll_ctl(2)`; the item is dropped then.
@@ -200,12 +200,12 @@ impl<T: AsFd> Poller<T> {
         Ok(token)
     }
 
-    /// Parks an item until something happens at the client's socket (`interest`, or its end), at the backend's if that
-    /// was armed, until it is woken, or until `deadline` is over; it may come back without any of these. Gives the item
-    /// back if something has happened since it came out.
+    /// Parks an item until an event at the client's socket (`interest`, or its end), an event at the backend's socket
+    /// if that was armed, a wake-up, or `deadline`; it may also be returned for no reason. Returns the item
+    /// immediately if an event has occurred since it was taken out.
     ///
-    /// At the client's socket only what happens after the item came out brings it back, so read until nothing is left
-    /// before parking for that. A change of `interest` costs a system call and reports what is ready already.
+    /// At the client's socket only events after the item was taken out count, so read until nothing is left before
+    /// parking for reading. A change of `interest` costs a system call and reports what is ready already.
     ///
     /// # Errors
     /// Those of `epoll_ctl(2)`; the item is dropped then.
@@ -235,53 +235,54 @@ impl<T: AsFd> Poller<T> {
         Ok(None)
     }
 
-    /// Has the next thing that happens at the backend's socket bring the item back, once; what is ready already counts.
-    /// Call it while the item is out, after the socket had nothing to read or no room, and before each
-    /// [`Poller::park`] that is to wait for it: whether the item came back for the backend or not, the next
-    /// wait needs another call.
+    /// Makes the next event at the backend's socket return the item, once; what is ready already counts. Call it while
+    /// the item is out, after the socket had nothing to read or no room, and before each [`Poller::park`] that waits
+    /// for it: whatever the reason for which the item was returned, the next wait needs another call.
     ///
     /// The socket may be armed already, for this item or for an earlier one; this call replaces that. A hang-up or an
     /// error counts as well, the end of the backend's sending side only for [`Interest::Read`] and [`Interest::Both`].
-    /// While the end, or bytes that the caller does not want yet, can be read, these come back at once each time:
-    /// ask for [`Interest::Write`] alone then.
+    /// As long as the end, or bytes that the caller does not want yet, can be read, these return the item immediately
+    /// each time: use [`Interest::Write`] alone then.
     ///
     /// # Errors
     /// Those of `epoll_ctl(2)`; the socket is not armed then.
     pub fn arm(&self, token: Token, backend: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
         let mut event = EpollEvent::new(backend_flags(interest), token.number() | BACKEND);
         match self.epoll.modify(backend, &mut event) {
-            // Its first time here.
+            // It is not registered yet.
             Err(Errno::ENOENT) => Ok(self.epoll.add(backend, event)?),
             result => Ok(result?),
         }
     }
 
-    /// Ends what [`Poller::arm`] began, for an item that came out for another reason. Required before the backend's
-    /// connection serves another item, and useful before a worker blocks on it.
+    /// Ends the effect of [`Poller::arm`], for an item that was returned for another reason. Required before the
+    /// backend's connection serves another item, and useful before a worker blocks on it.
     ///
-    /// A socket whose event is spent reports nothing from then on, not even a hang-up, and may stay registered. One that
-    /// is disarmed by this call never brings an item back either, but its hang-up wakes a worker once: `epoll_ctl(2)`
-    /// always adds that event. An event that another worker has taken already cannot be called back: the item may come
-    /// back from its next [`Poller::park`] for nothing.
+    /// A socket whose event is spent reports nothing more, not even a hang-up, and may stay registered. One that is
+    /// disarmed by this call does not return an item either, but its hang-up wakes a worker once: `epoll_ctl(2)`
+    /// always adds that event. An event that another worker has taken already cannot be revoked: the next
+    /// [`Poller::park`] may return the item for no reason.
     pub fn disarm(&self, backend: BorrowedFd<'_>) {
         let mut event = EpollEvent::new(EpollFlags::EPOLLONESHOT, NOTHING);
-        // What may fail is only that it was never registered.
+        // Fails only if it was never registered.
         let _ = self.epoll.modify(backend, &mut event);
     }
 
-    /// Takes out a parked item, for the caller to run. `None`: it is out, and will come back as soon as it is parked.
+    /// Takes out a parked item, for the caller to run. `None`: it is out, and will be returned as soon as it is
+    /// parked.
     pub fn take(&self, token: Token) -> Option<Box<T>> {
         self.slots.lock().take(token)
     }
 
-    /// Gives a token back when its item, which is out, is dropped; best called by the item's own drop.
+    /// Frees the token of an item that is out and is being dropped; best called by the item's `Drop`.
     pub fn leave(&self, token: Token) {
         self.slots.lock().release(token);
     }
 
-    /// Stops watching the client's socket of an item that is out and will not be parked again. Its token stays its own.
+    /// Stops watching the client's socket of an item that is out and will not be parked again. The item keeps its
+    /// token.
     pub fn let_go(&self, item: &T) {
-        // What may fail is only that it is not watched.
+        // Fails only if it is not watched.
         let _ = self.epoll.delete(item.as_fd());
     }
 
@@ -304,8 +305,8 @@ impl<T: AsFd> Poller<T> {
         }
     }
 
-    /// An item that has something to do now, if there is one. Never blocks. Called by workers, before they block for a
-    /// backend.
+    /// Returns an item that has something to do now, if there is one. Never blocks. Called by workers before they
+    /// block for a backend.
     pub fn try_wait(&self) -> Option<(Box<T>, Cause)> {
         for _ in 0..MOST_LOOKS {
             let (found, is_over) = self.slots.lock().try_next();
@@ -320,8 +321,8 @@ impl<T: AsFd> Poller<T> {
         None
     }
 
-    /// Asks whether the calling worker may block for a backend. `None`: it is the last one that does not, and has
-    /// to stay able to take new work.
+    /// Asks for permission to block for a backend. `None`: all other workers are blocked, and this one must remain
+    /// able to take new work.
     pub fn try_block(&self) -> Option<Blocking<'_>> {
         // The count orders nothing else, so its own atomicity is enough.
         self.blocked
@@ -334,21 +335,21 @@ impl<T: AsFd> Poller<T> {
         })
     }
 
-    /// Has a worker run the item with this token, whatever its sockets do. An item that is out already
-    /// will not be parked but run again.
+    /// Makes a worker run the item with this token, whatever its sockets do. An item that is out already is not parked
+    /// but run again.
     pub fn wake(&self, token: Token) {
         let must_ring = self.slots.lock().wake(token);
         self.ring_if(must_ring);
     }
 
-    /// Has a worker run an item that the caller owns.
+    /// Makes a worker run an item that the caller owns.
     pub fn hand_over(&self, item: Box<T>) {
         let must_ring = self.slots.lock().hand_over(item);
         self.ring_if(must_ring);
     }
 
-    /// Takes out all parked items whose deadlines are over, and sets the alarm for the earliest of the others. Called
-    /// when the alarm has gone off.
+    /// Takes out all parked items whose deadlines have passed, and sets the alarm for the earliest of the others.
+    /// Called when the alarm rings.
     pub fn expire(&self, now: Instant) -> Vec<Box<T>> {
         let (expired, earliest) = self.slots.lock().expire(now);
         if let Some(earliest) = earliest {
@@ -357,7 +358,7 @@ impl<T: AsFd> Poller<T> {
         expired
     }
 
-    /// Takes out all parked items that the caller wants.
+    /// Takes out all parked items that `wanted` accepts.
     pub fn take_all(&self, wanted: impl Fn(&T, Instant) -> bool) -> Vec<Box<T>> {
         let mut slots = self.slots.lock();
         let mut taken = Vec::new();
@@ -370,13 +371,13 @@ impl<T: AsFd> Poller<T> {
         taken
     }
 
-    /// Takes out those of the parked items that the caller wants whose deadlines come first, at most so many.
+    /// Takes out the parked items that `wanted` accepts and whose deadlines are earliest, at most `count`.
     pub fn take_earliest(&self, count: usize, wanted: impl Fn(&T) -> bool) -> Vec<Box<T>> {
         self.take_lowest(count, |item, deadline| wanted(item).then_some(deadline))
     }
 
-    /// Takes out those of the parked items that have the lowest of these keys, at most so many, in order. An item without a
-    /// key stays. The key may depend on its deadline.
+    /// Takes out the parked items with the lowest keys, at most `count`, in order. Items without a key stay. The key
+    /// may depend on the deadline.
     pub fn take_lowest<K: Ord>(
         &self,
         count: usize,
@@ -399,31 +400,31 @@ impl<T: AsFd> Poller<T> {
             .collect()
     }
 
-    /// Whether it was stopped. An item that is parked later comes out no more by itself.
+    /// Whether the poller was stopped. Items that are parked later are not returned by themselves.
     pub fn is_stopped(&self) -> bool {
         self.slots.lock().stopping
     }
 
-    /// How many items are parked now.
+    /// The number of parked items.
     pub fn parked(&self) -> usize {
         let slots = self.slots.lock();
         slots.entries.iter().filter(|s| s.parked.is_some()).count()
     }
 
-    /// Has every call of [`Poller::wait`] return [`Work::Stop`], now and from now on, once no item is handed over.
+    /// Makes every current and future [`Poller::wait`] return [`Work::Stop`] once no item is handed over.
     pub fn stop(&self) {
         let must_ring = self.slots.lock().stop();
         self.ring_if(must_ring);
     }
 
-    /// Takes events from the system: how many, and what the caller is to run. A worker that is counted as sleeping passes
-    /// no timeout.
+    /// Gets events from the system: returns their number, and the item for the caller to run. A worker that is counted
+    /// as sleeping passes no timeout.
     fn poll(&self, timeout: EpollTimeout) -> (usize, Option<TakenItem<T>>) {
         let mut events = [EpollEvent::empty(); BATCH];
         let count = match self.epoll.wait(&mut events, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
-            // Nothing else can be wrong but the descriptor, without which there is no server.
+            // Only the descriptor can be invalid, and without it there is no server.
             Err(error) => panic!("epoll_wait: {error}"),
         };
         let slept = timeout == EpollTimeout::NONE;
@@ -474,14 +475,14 @@ impl<T> Slots<T> {
     fn release(&mut self, token: Token) {
         let slot = &mut self.entries[token.index as usize];
         debug_assert!(slot.parked.is_none(), "the item is out when it is dropped");
-        // Late events and wake-ups for the old token find another generation and are ignored.
+        // Late events and wake-ups for the old token have another generation and are ignored.
         slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
         slot.marked = false;
         slot.armed = Interest::Read;
         self.free.push(token.index);
     }
 
-    /// Whether its deadline is the earliest of all now; the item where it is marked.
+    /// Parks an item; returns whether its deadline is the earliest of all now, or the item if the slot is marked.
     fn park(&mut self, token: Token, item: Box<T>, deadline: Instant) -> Result<bool, Box<T>> {
         let slot = &mut self.entries[token.index as usize];
         if mem::take(&mut slot.marked) {
@@ -491,7 +492,7 @@ impl<T> Slots<T> {
         Ok(self.schedule(token.index, deadline))
     }
 
-    /// The parked item of a token; leaves a mark where it is out.
+    /// Takes out the parked item of a token; marks the slot if the item is out.
     fn take(&mut self, token: Token) -> Option<Box<T>> {
         let slot = self.entries.get_mut(token.index as usize)?;
         if slot.generation != token.generation {
@@ -506,7 +507,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Hands over the item of a token; leaves a mark where it is out. Whether to ring.
+    /// Hands over the item of a token; marks the slot if the item is out. Returns whether to ring.
     fn wake(&mut self, token: Token) -> bool {
         match self.take(token) {
             Some(item) => self.hand_over(item),
@@ -514,33 +515,33 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Whether to ring.
+    /// Hands over an item. Returns whether to ring.
     fn hand_over(&mut self, item: Box<T>) -> bool {
         self.handed_over.push_back((item, Cause::Woken));
         self.must_ring()
     }
 
-    /// Whether to ring.
+    /// Stops the poller. Returns whether to ring.
     fn stop(&mut self) -> bool {
         self.stopping = true;
         self.must_ring()
     }
 
-    /// Whether the caller has to ring the bell once it has let go of the lock. Called after each change that may require
+    /// Whether the caller must ring the bell after it has released the lock. Called after each change that may require
     /// it.
     ///
-    /// A ring is a system call, so it is left out while no worker sleeps. What is handed over is not lost by that.
-    /// Let *work* be a handed-over item, or the stop. At each release of the lock this holds: if there is work
-    /// and a worker sleeps, then `rung`.
+    /// A ring is a system call, so it is omitted while no worker sleeps. That loses no handed-over item. Let *work* be
+    /// a handed-over item, or the stop. At each release of the lock this holds: if there is work and a worker sleeps,
+    /// then `rung`.
     /// - Work appears only in `hand_over`, `stop` and `receive`, which all end here, and here `rung` is set.
-    /// - `sleeping` grows only in `next`, and only where there is no work.
+    /// - `sleeping` grows only in `next`, and only if there is no work.
     /// - `rung` is cleared only in `receive`, which ends here.
     ///
-    /// And `rung` means that the bell's event is on its way: the caller is about to ring, or the set holds the event, or
-    /// a worker has taken it and is about to call `receive`. `rung` prevents a second ring until then, so no
-    /// two rings become one event. As long as a worker is in `epoll_wait(2)`, the system gives it the event; one that is
-    /// counted and on its way back with another event calls `next` before it sleeps again, and so does every
-    /// worker that does not sleep.
+    /// And `rung` means that the bell's event is pending: the caller is about to ring, or the set holds the event, or
+    /// a worker has taken it and is about to call `receive`. `rung` prevents a second ring until then, so two rings
+    /// never become one event. As long as a worker is in `epoll_wait(2)`, the system gives it the event; a worker that
+    /// is counted and returning with another event calls `next` before it sleeps again, and so does every worker that
+    /// does not sleep.
     fn must_ring(&mut self) -> bool {
         let has_work = self.stopping || !self.handed_over.is_empty();
         let must_ring = has_work && self.sleeping > 0 && !self.rung;
@@ -548,7 +549,7 @@ impl<T> Slots<T> {
         must_ring
     }
 
-    /// What a worker that has nothing to do does next.
+    /// The next step of a worker that has nothing to do.
     fn next(&mut self) -> NextWork<T> {
         match self.try_next() {
             (Some((item, cause)), _) => NextWork::Run(Work::Item(item, cause)),
@@ -561,7 +562,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// A handed-over item, unless it is the turn of the events; and whether that was all.
+    /// A handed-over item, unless it is the events' turn; and whether it was the last one.
     fn try_next(&mut self) -> (Option<TakenItem<T>>, bool) {
         if self.round == 0 && !self.handed_over.is_empty() {
             return (None, false);
@@ -574,8 +575,8 @@ impl<T> Slots<T> {
         self.handed_over.pop_front()
     }
 
-    /// A worker has come with events: what it is to run, and whether to ring. The other items are handed over, for it may
-    /// take its time with the first one.
+    /// Handles the events of a worker: returns the item for it to run, and whether to ring. The other items are handed
+    /// over, since the first one may take time.
     fn receive(&mut self, slept: bool, events: &[EpollEvent]) -> (Option<TakenItem<T>>, bool) {
         self.sleeping -= usize::from(slept);
         let mut first = None;
@@ -603,10 +604,10 @@ impl<T> Slots<T> {
         (found, self.must_ring())
     }
 
-    /// Sees to it that the slot is looked at no later than at `deadline`. Whether that is the earliest of all now.
+    /// Ensures that the slot is checked no later than at `deadline`. Returns whether that is the earliest of all now.
     ///
-    /// An entry that is too early stays: parking over and over for about as long costs no more than a
-    /// comparison. So does one that is not needed any more, for the slot's next item.
+    /// An entry that is too early stays: parking repeatedly for about the same time costs no more than a comparison.
+    /// An entry that is no longer needed stays too, for the slot's next item.
     fn schedule(&mut self, index: u32, deadline: Instant) -> bool {
         let slot = &mut self.entries[index as usize];
         if slot.scheduled.is_some_and(|earlier| earlier <= deadline) {
@@ -619,7 +620,7 @@ impl<T> Slots<T> {
         self.deadlines.first() == Some(&(deadline, index))
     }
 
-    /// Takes out what is over. Also the earliest of the other deadlines.
+    /// Takes out the items whose deadlines have passed; returns also the earliest of the other deadlines.
     fn expire(&mut self, now: Instant) -> (Vec<Box<T>>, Option<Instant>) {
         let mut expired = Vec::new();
         loop {
@@ -649,7 +650,7 @@ impl Drop for Blocking<'_> {
 }
 
 impl Token {
-    /// The data of the client's events.
+    /// The data of events at the client's socket.
     fn number(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
@@ -657,7 +658,7 @@ impl Token {
 
 impl From<u64> for Token {
     fn from(data: u64) -> Self {
-        // Each half has 32 bits, so nothing is cut off.
+        // Each half has 32 bits, so the conversions lose nothing.
         Self {
             index: (data & 0xffff_ffff) as u32,
             generation: (data >> 32) as u32 & GENERATIONS,
@@ -666,12 +667,12 @@ impl From<u64> for Token {
 }
 
 fn visitor_flags(interest: Interest) -> EpollFlags {
-    // A disconnect is of interest whatever the item waits for. Edge-triggered, it is reported once.
+    // A disconnect is always of interest. Edge-triggered, it is reported once.
     direction_flags(interest) | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
 }
 
 fn backend_flags(interest: Interest) -> EpollFlags {
-    // Without the end of its sending side: reported as long as it lasts, it would make each wait for room a loop.
+    // Without EPOLLRDHUP: it would be reported as long as it lasts, so that each wait for room would spin.
     direction_flags(interest) | EpollFlags::EPOLLONESHOT
 }
 
@@ -683,17 +684,17 @@ fn direction_flags(interest: Interest) -> EpollFlags {
     }
 }
 
-/// Events that a worker takes at once.
+/// Most events per call of `epoll_wait(2)`.
 const BATCH: usize = 64;
-/// Stale events after which [`Poller::try_wait`] gives up.
+/// After this many stale events [`Poller::try_wait`] gives up.
 const MOST_LOOKS: usize = 8;
-/// What makes an event of the client's more than bytes.
+/// The flags of an event that mean [`Cause::Ended`].
 const ENDED: EpollFlags = EpollFlags::EPOLLRDHUP
     .union(EpollFlags::EPOLLHUP)
     .union(EpollFlags::EPOLLERR);
-/// In the data of an event: it is the backend's socket.
+/// Marks the data of events at the backend's socket.
 const BACKEND: u64 = 1 << 62;
-/// Generations have 30 bits: above them are [`BACKEND`], and a bit that only [`BELL`] and [`NOTHING`] have.
+/// Generations have 30 bits: the bits above are [`BACKEND`], and one that only [`BELL`] and [`NOTHING`] have.
 const GENERATIONS: u32 = 0x3fff_ffff;
 const BELL: u64 = u64::MAX;
 const NOTHING: u64 = u64::MAX - 1;

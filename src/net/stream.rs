@@ -1,13 +1,12 @@
 //! A connected stream socket, TCP or Unix.
 //!
-//! The socket stays in blocking mode. Calls that must not wait say so to the system with `MSG_DONTWAIT`,
-//! and waits for a client go through `poll(2)` with the time that is left, so that no socket option has to
-//! be set for them. Reads from a backend, of which there is at least one per request, block in `recv(2)`
-//! under `SO_RCVTIMEO`, which is only set when it changes.
+//! The socket stays in blocking mode. Calls that must not wait use `MSG_DONTWAIT`, and waits for a client use
+//! `poll(2)` with the remaining time, so that they need no socket option. Reads from a backend, of which each request
+//! needs at least one, block in `recv(2)` with `SO_RCVTIMEO`, which is only set when it changes.
 //!
-//! **Invariants**: the descriptor is owned by exactly one [`Stream`]; dropping it closes the connection. No
-//! call is left half done by a signal: `EINTR` is retried here and nowhere else. An error `TimedOut` says that a deadline
-//! of ours is over, and never that the connection is.
+//! **Invariants**: the descriptor is owned by exactly one [`Stream`]; dropping it closes the connection. All calls
+//! continue after a signal: `EINTR` is retried here and nowhere else. An error `TimedOut` means that a deadline of
+//! ours has passed, and never that the connection has failed.
 
 use std::fmt;
 use std::fs::File;
@@ -33,36 +32,36 @@ use crate::config::Address;
 #[derive(Debug)]
 pub struct Stream {
     socket: OwnedFd,
-    /// What `SO_RCVTIMEO` is set to; `None`: it was not, so that reads wait for ever.
+    /// The current `SO_RCVTIMEO`; `None`: not set, so that reads wait for ever.
     read_timeout: Option<Duration>,
-    /// What `TCP_USER_TIMEOUT` was set to, in milliseconds; 0: it was not.
+    /// The current `TCP_USER_TIMEOUT` in milliseconds; 0: not set.
     user_timeout: AtomicU32,
 }
 
-/// Who is at the other end.
+/// The peer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A TCP peer.
     Tcp(SocketAddr),
-    /// A process of this machine, through a Unix socket.
+    /// A process of this machine, connected through a Unix socket.
     Unix,
 }
 
-/// What lies in the receive buffer of a socket.
+/// What is in the receive buffer of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
-    /// Nothing, and the peer is still there.
+    /// Nothing; the peer is still connected.
     Nothing,
     /// At least one byte.
     Bytes,
-    /// The end of the stream: the peer will send nothing more, though it may still listen.
+    /// The end of the stream: the peer will send nothing more, but may still receive.
     End,
-    /// An error: the peer is gone.
+    /// An error: the connection has failed.
     Broken,
 }
 
 impl Peer {
-    /// The peer's address, if it has one. IPv4 addresses mapped into IPv6 are given as IPv4.
+    /// The peer's address, if it has one. IPv4 addresses mapped into IPv6 are returned as IPv4.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip().to_canonical()),
@@ -70,13 +69,13 @@ impl Peer {
         }
     }
 
-    /// What one client has: its address, or with IPv6 a network of 64 bits (RFC 6177).
+    /// The address range of one client: its address, or with IPv6 the network of 64 bits (RFC 6177).
     pub fn network(&self) -> Option<IpAddr> {
         self.ip().map(network)
     }
 }
 
-/// What one client has: an address, or with IPv6 a network of 64 bits (RFC 6177).
+/// The address range of one client: an address, or with IPv6 the network of 64 bits (RFC 6177).
 pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -112,10 +111,10 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Connects to an address, trying each that a host name stands for, `patience` for each.
+    /// Connects to an address; tries each address of a host name, `patience` for each.
     ///
     /// # Errors
-    /// What the system says about the last one tried.
+    /// The error of the last one.
     pub fn connect(address: &Address, patience: Duration) -> io::Result<Self> {
         let (host, port) = match address {
             Address::Unix(path) => return Self::connect_unix(path, patience),
@@ -134,7 +133,7 @@ impl Stream {
     /// Connects to a literal TCP address.
     ///
     /// # Errors
-    /// What the system says.
+    /// Those of the system.
     pub fn connect_to(address: SocketAddr, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, patience)?;
         Ok(Self::from(OwnedFd::from(stream)))
@@ -143,7 +142,7 @@ impl Stream {
     /// Connects to a Unix socket.
     ///
     /// # Errors
-    /// `TimedOut` when its queue is full for so long, and what the system says.
+    /// `TimedOut` if its queue is full for that time, and those of the system.
     pub fn connect_unix(path: &Path, patience: Duration) -> io::Result<Self> {
         let deadline = Instant::now() + patience;
         let address = UnixAddr::new(path)?;
@@ -151,11 +150,11 @@ impl Stream {
         let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            // It also bounds writes that wait, of which there are none.
+            // This also limits blocking writes, which do not occur.
             setsockopt(&socket, sockopt::SendTimeout, &time_value(left))?;
             match socket::connect(socket.as_raw_fd(), &address) {
                 Ok(()) => return Ok(Self::from(socket)),
-                // With a timeout the system does not begin again by itself (signal(7)).
+                // With a timeout the system does not restart the call (signal(7)).
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Err(ErrorKind::TimedOut.into()),
                 Err(error) => return Err(error.into()),
@@ -163,11 +162,11 @@ impl Stream {
         }
     }
 
-    /// Another handle of the same socket, which stays open until both are dropped: for whoever may want to end it. What
-    /// one of them sets, the other one does not know.
+    /// Another handle of the same socket, which stays open until both are dropped, so that another thread can shut it
+    /// down. Options that one handle sets are unknown to the other one.
     ///
     /// # Errors
-    /// Whatever `fcntl(2)` says.
+    /// Those of `fcntl(2)`.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             socket: self.socket.try_clone()?,
@@ -176,10 +175,10 @@ impl Stream {
         })
     }
 
-    /// Reads what is there, waiting for at least one byte up to the read timeout. 0 is the end.
+    /// Reads available bytes; waits for at least one, up to the read timeout. 0 is the end.
     ///
     /// # Errors
-    /// `TimedOut` when the read timeout is over, and whatever `recv(2)` says.
+    /// `TimedOut` after the read timeout, and those of `recv(2)`.
     pub fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         match self.receive(into, MsgFlags::empty()) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Err(ErrorKind::TimedOut.into()),
@@ -187,10 +186,10 @@ impl Stream {
         }
     }
 
-    /// Reads what is there without waiting. `None`: nothing yet. 0 is the end.
+    /// Reads available bytes without waiting. `None`: nothing yet. 0 is the end.
     ///
     /// # Errors
-    /// Whatever `recv(2)` says.
+    /// Those of `recv(2)`.
     pub fn read_now(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         match self.receive(into, MsgFlags::MSG_DONTWAIT) {
             Ok(count) => Ok(Some(count)),
@@ -199,7 +198,7 @@ impl Stream {
         }
     }
 
-    /// Looks at the receive buffer without waiting and without taking anything out of it.
+    /// Looks at the receive buffer without waiting and without reading.
     pub fn pending(&self) -> Pending {
         match self.peek_now(&mut [0]) {
             Ok(Some(0)) => Pending::End,
@@ -209,10 +208,10 @@ impl Stream {
         }
     }
 
-    /// Looks at what is there without waiting and without taking it out. `None`: nothing yet. 0 is the end.
+    /// Copies available bytes without waiting and without removing them. `None`: nothing yet. 0 is the end.
     ///
     /// # Errors
-    /// Whatever `recv(2)` says.
+    /// Those of `recv(2)`.
     pub fn peek_now(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         match self.receive(into, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK) {
             Ok(count) => Ok(Some(count)),
@@ -221,17 +220,17 @@ impl Stream {
         }
     }
 
-    /// Whether the peer has ended its sending side, whatever can still be read.
+    /// Whether the peer has ended its sending side, even if bytes are left to read.
     pub fn is_ended(&self) -> bool {
         let hung_up = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
         let mut sockets = [PollFd::new(self.as_fd(), hung_up)];
         poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
-    /// Sets how long [`Stream::read`] waits. Costs a system call only when it changes.
+    /// Sets how long [`Stream::read`] waits. Makes a system call only for a change.
     ///
     /// # Errors
-    /// Whatever `setsockopt(2)` says.
+    /// Those of `setsockopt(2)`.
     pub fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         if self.read_timeout == Some(timeout) {
             return Ok(());
@@ -246,10 +245,10 @@ impl Stream {
         self.read_timeout
     }
 
-    /// Writes without waiting; returns how many bytes the system took, 0 if it has no room.
+    /// Writes without waiting; returns how many bytes the system accepted, 0 if there is no room.
     ///
     /// # Errors
-    /// Whatever `send(2)` says.
+    /// Those of `send(2)`.
     pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.send(bytes, MsgFlags::empty())
     }
@@ -266,20 +265,20 @@ impl Stream {
         }
     }
 
-    /// Writes without waiting, and says that more follows at once, so that it need not go out by itself; see
+    /// Writes without waiting, and announces that more bytes follow, so that these need not be sent alone; see
     /// [`Stream::write_now`].
     ///
     /// # Errors
-    /// Whatever `send(2)` says.
+    /// Those of `send(2)`.
     pub fn write_more_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.send(bytes, MsgFlags::from_bits_retain(nix::libc::MSG_MORE))
     }
 
-    /// Writes so many bytes of a file from `offset` on, without waiting for the peer; returns how many the system took, 0
-    /// at the end of the file. `None`: it has no room.
+    /// Sends `count` bytes of a file from `offset` on, without waiting for the peer; returns how many the system
+    /// accepted, 0 at the end of the file. `None`: there is no room.
     ///
     /// # Errors
-    /// Whatever `sendfile(2)` says.
+    /// Those of `sendfile(2)`.
     pub fn send_file_now(
         &self,
         file: &File,
@@ -297,12 +296,12 @@ impl Stream {
         }
     }
 
-    /// Has no call wait any more: there are some to which that cannot be said each time.
+    /// Makes the socket non-blocking, for calls that have no flag for that.
     ///
     /// # Errors
-    /// Whatever `fcntl(2)` says.
+    /// Those of `fcntl(2)`.
     pub fn never_wait(&self) -> io::Result<()> {
-        // A socket has no other flags that could be set so.
+        // O_NONBLOCK is the only flag of a socket that F_SETFL changes.
         fcntl(&self.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(())
     }
@@ -310,7 +309,7 @@ impl Stream {
     /// Writes two pieces in one system call without waiting; see [`Stream::write_now`].
     ///
     /// # Errors
-    /// Whatever `sendmsg(2)` says.
+    /// Those of `sendmsg(2)`.
     pub fn write_both_now(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
         self.write_pieces_now(&[IoSlice::new(first), IoSlice::new(second)])
     }
@@ -318,7 +317,7 @@ impl Stream {
     /// Writes pieces in one system call without waiting; see [`Stream::write_now`].
     ///
     /// # Errors
-    /// Whatever `sendmsg(2)` says.
+    /// Those of `sendmsg(2)`.
     pub fn write_pieces_now(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
@@ -331,10 +330,10 @@ impl Stream {
         }
     }
 
-    /// Writes all of two pieces, waiting at most `patience` each time that the peer takes nothing.
+    /// Writes all of two pieces; waits at most `patience` each time that the peer accepts nothing.
     ///
     /// # Errors
-    /// `TimedOut` when the peer took nothing for so long, and whatever the system says.
+    /// `TimedOut` if the peer accepted nothing for that time, and those of the system.
     pub fn write_both(&self, first: &[u8], second: &[u8], patience: Duration) -> io::Result<()> {
         if second.is_empty() {
             return self.write_all(first, patience);
@@ -346,10 +345,10 @@ impl Stream {
         self.write_all(&second[written.saturating_sub(first.len())..], patience)
     }
 
-    /// Writes all of it, waiting at most `patience` each time that the peer takes nothing.
+    /// Writes all bytes; waits at most `patience` each time that the peer accepts nothing.
     ///
     /// # Errors
-    /// `TimedOut` when the peer took nothing for so long, and whatever the system says.
+    /// `TimedOut` if the peer accepted nothing for that time, and those of the system.
     pub fn write_all(&self, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = self.write_now(bytes)?;
@@ -364,7 +363,7 @@ impl Stream {
     /// Waits until there is something to read, at most until `deadline`.
     ///
     /// # Errors
-    /// `TimedOut` at the deadline, and whatever `poll(2)` says.
+    /// `TimedOut` at the deadline, and those of `poll(2)`.
     pub fn wait_for_input(&self, deadline: Instant) -> io::Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.wait(PollFlags::POLLIN, left)?.readable {
@@ -373,10 +372,10 @@ impl Stream {
         }
     }
 
-    /// Waits until the socket can be written to, at most `patience`.
+    /// Waits until the socket is writable, at most `patience`. Returns whether it is.
     ///
     /// # Errors
-    /// Whatever `poll(2)` says.
+    /// Those of `poll(2)`.
     pub fn wait_for_room(&self, patience: Duration) -> io::Result<bool> {
         Ok(self.wait(PollFlags::POLLOUT, patience)?.writable)
     }
@@ -401,49 +400,48 @@ impl Stream {
         }
     }
 
-    /// Says that nothing more will be written, so that the peer sees the end.
+    /// Ends our sending side, so that the peer sees the end.
     pub fn finish_writing(&self) {
-        // An error means that the peer is gone, which the next read will tell.
+        // An error means that the connection has failed, which the next read will report.
         let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write);
     }
 
-    /// Ends both directions, so that whoever waits for this socket wakes up.
+    /// Ends both directions, which wakes all threads that wait for this socket.
     pub fn hang_up(&self) {
         let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 
-    /// Makes the close that follows a reset, so that the peer can tell that a response was cut short.
+    /// Makes closing reset the connection, so that the peer can tell that a response was cut short.
     pub fn reset_on_close(&self) {
         let linger = nix::libc::linger {
             l_onoff: 1,
             l_linger: 0,
         };
-        // An error means that the socket is broken already, which the peer sees just as well.
+        // An error means that the connection has failed, which the peer sees too.
         let _ = setsockopt(&self.socket, sockopt::Linger, &linger);
     }
 
-    /// Sends small writes at once. Without effect on a Unix socket.
+    /// Sends small writes immediately (TCP_NODELAY). No effect on a Unix socket.
     pub fn send_at_once(&self) {
         let _ = setsockopt(&self.socket, sockopt::TcpNoDelay, &true);
     }
 
-    /// Has the system find out when the peer's machine has vanished: the connection breaks when it has given no sign of life
-    /// for [`VANISHED`], be it that it answers no probe, of which there are three in that time, or that it does not
-    /// acknowledge what was sent.
+    /// Makes the system detect that the peer's machine has vanished: the connection fails after [`VANISHED`] without a
+    /// sign of life, which means that three probes were not answered, or that sent bytes were not acknowledged.
     ///
-    /// The latter includes a peer that is there and just takes nothing, once its buffers are full: where that may happen,
-    /// [`Stream::give_up_after`] gives it more time. Without effect on a Unix socket.
+    /// The latter includes a live peer that accepts nothing once its buffers are full: where that is legitimate,
+    /// [`Stream::give_up_after`] allows more time. No effect on a Unix socket.
     pub fn watch_peer(&self) {
-        // On a Unix socket the kernel itself knows when the peer is gone, so errors do not matter.
+        // For a Unix socket the kernel itself knows when the peer is gone, so errors do not matter.
         let _ = setsockopt(&self.socket, sockopt::KeepAlive, &true);
         let _ = setsockopt(&self.socket, sockopt::TcpKeepIdle, &8);
         let _ = setsockopt(&self.socket, sockopt::TcpKeepInterval, &4);
-        // It goes over a number of probes (tcp(7)).
+        // This overrides the number of probes (tcp(7)).
         self.give_up_after(VANISHED);
     }
 
-    /// The same for a peer that is far away and may be asleep: a probe a minute while nothing comes, and four that stay
-    /// unanswered are enough.
+    /// Like [`Stream::watch_peer`], for a distant peer that may be asleep: one probe a minute while nothing arrives,
+    /// and the connection fails after four without an answer.
     pub fn watch_peer_at_leisure(&self) {
         let _ = setsockopt(&self.socket, sockopt::KeepAlive, &true);
         let _ = setsockopt(&self.socket, sockopt::TcpKeepIdle, &60);
@@ -451,10 +449,10 @@ impl Stream {
         let _ = setsockopt(&self.socket, sockopt::TcpKeepCount, &4);
     }
 
-    /// Changes how long what was sent to a peer may stay where it is, also if the peer is there and just takes nothing; see
-    /// [`Stream::watch_peer`]. From a millisecond to 24 days. No system call if it is so already.
+    /// Sets how long sent bytes may stay unacknowledged, even if the peer is alive and accepts nothing; see
+    /// [`Stream::watch_peer`]. From a millisecond to 24 days. Makes a system call only for a change.
     pub fn give_up_after(&self, patience: Duration) {
-        // To the system it is signed, and zero means that there is no such time.
+        // The option is signed, and zero means the system's default.
         let milliseconds = patience.as_millis().clamp(1, i32::MAX as u128) as u32;
         if self.user_timeout.swap(milliseconds, Ordering::Relaxed) != milliseconds {
             let _ = setsockopt(&self.socket, sockopt::TcpUserTimeout, &milliseconds);
@@ -472,11 +470,11 @@ impl Stream {
     }
 }
 
-/// For so long a peer may give no sign of life: a machine that is very busy is not gone.
+/// How long a peer may show no sign of life: a very busy machine is not gone.
 pub const VANISHED: Duration = Duration::from_secs(20);
 
-/// An error of a connection. `TimedOut` is our own word, for our own deadlines: when the system has given the peer up, the
-/// connection is broken.
+/// The error of a failed call. `TimedOut` is reserved for our own deadlines: a peer that the system has given up on is a
+/// broken connection.
 fn failure(error: Errno) -> io::Error {
     match error {
         Errno::ETIMEDOUT => io::Error::new(
@@ -487,29 +485,29 @@ fn failure(error: Errno) -> io::Error {
     }
 }
 
-/// A time for the system, to whom zero would mean no timeout at all.
+/// A time for socket options, for which zero would mean no timeout.
 fn time_value(time: Duration) -> TimeVal {
     let microseconds = i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
     TimeVal::microseconds(microseconds.max(1))
 }
 
-/// What a wait found.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Readiness {
-    /// Reading will not wait.
+    /// Reading does not block.
     pub readable: bool,
-    /// Writing will not wait.
+    /// Writing does not block.
     pub writable: bool,
 }
 
-/// The time until `deadline` for `poll(2)`, rounded up so that the deadline is over when it returns.
+/// The time until `deadline` for `poll(2)`, rounded up so that the deadline has passed when it returns.
 pub fn poll_timeout(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
     let milliseconds = left.as_micros().div_ceil(1000);
     PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
 }
 
-// A parked session holds one of these; thousands are parked.
+// Thousands of parked sessions hold one of these each.
 const _: () = assert!(size_of::<Stream>() <= 24);
 
 #[cfg(test)]

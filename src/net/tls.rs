@@ -1,10 +1,9 @@
-//! TLS, with rustls: which certificate a client gets, whom a backend trusts, and the records of one connection.
+//! TLS with rustls: the choice of certificates, the verification of peers, and the TLS state of a connection.
 //!
-//! Nothing here waits. A handshake goes on whenever something can be read, like the head of a request, so the session
+//! Nothing here waits. A handshake continues whenever bytes arrive, like reading the head of a request, so the session
 //! parks in between.
 //!
-//! Names of `rustls` stand only in this file. Without the cargo feature `tls` its place is taken by `no_tls`, in which
-//! nothing can be made.
+//! Only this file uses `rustls`. Without the cargo feature `tls`, `no_tls` replaces it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,75 +29,75 @@ use super::stream::Stream;
 use crate::config;
 use crate::process::reason;
 
-/// A certificate with its key, read from files and checked against each other.
+/// A certificate with its key, loaded from files and checked against each other.
 #[derive(Clone, Debug)]
 pub struct Certificate {
     key: Arc<CertifiedKey>,
-    /// Its DNS names, lower case; `*.example.com` is one.
+    /// Its DNS names in lower case, such as `*.example.com`.
     names: Vec<String>,
 }
 
-/// Why a certificate could not be had.
+/// Why a certificate cannot be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError {
     /// The file.
     pub file: PathBuf,
-    /// What is wrong with it.
+    /// The reason.
     pub why: String,
 }
 
-/// What lets clients resume sessions; made once, so that they can do so after a reload.
+/// Keys of session tickets; kept across reloads, so that clients can resume sessions.
 #[derive(Clone, Debug)]
 pub struct Tickets(Arc<dyn ProducesTickets>);
 
-/// Authorities whose word is taken for who the other side is.
+/// Authorities that are trusted to identify the peer.
 #[derive(Clone, Debug)]
 pub struct Authorities(Arc<RootCertStore>);
 
-/// What it takes to accept TLS at an address.
+/// The configuration for accepting TLS at an address.
 #[derive(Clone, Debug)]
 pub struct Acceptor(Arc<ServerConfig>);
 
-/// What it takes to connect with TLS.
+/// The configuration for connecting with TLS.
 #[derive(Clone, Debug)]
 pub struct Connector(Arc<ClientConfig>);
 
-/// By what a server is known.
+/// How a server is verified.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// One of these says that it has the name that was dialled.
+    /// By its name and one of these authorities.
     Authorities(Authorities),
-    /// Its certificate has this SHA-256, whatever else it says.
+    /// By the SHA-256 of its certificate alone.
     Fingerprint([u8; 32]),
 }
 
-/// The records of one connection.
+/// The TLS state of a connection.
 #[derive(Debug)]
 pub struct TlsSession {
     connection: Connection,
     /// Nothing was received yet.
     fresh: bool,
-    /// The last read from the socket brought all that there was room for, so there may be more.
+    /// The last read from the socket filled its buffer, so there may be more.
     more: bool,
-    /// What was written so far lacks its end, so the end of the connection must not look like one (RFC 8446 6.1).
+    /// The output was cut short, so the end of the connection must not look regular (RFC 8446 6.1).
     cut: bool,
 }
 
-/// Picks a certificate by the name that the client wants (RFC 6066 3).
+/// Chooses a certificate by the name that the client asks for (SNI, RFC 6066 3).
 #[derive(Debug)]
 struct ByName {
     exact: HashMap<String, Arc<CertifiedKey>>,
-    /// By what follows the star.
+    /// Keyed by the text after the star.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
-    /// For clients that name none, or one that nobody has.
+    /// For clients that send no name, or an unknown one.
     first: Arc<CertifiedKey>,
 }
 
 impl Certificate {
-    /// Reads a certificate with its chain, and its key, in PEM. Both may stand in one file.
+    /// Loads a certificate with its chain, and its key, in PEM. Both may be in one file.
     ///
     /// # Errors
-    /// The file that is at fault, and why.
+    /// The wrong file, and the reason.
     pub fn load(certfile: &Path, keyfile: &Path) -> Result<Self, LoadError> {
         let fault = |file: &Path, why: String| LoadError {
             file: file.to_path_buf(),
@@ -145,10 +144,10 @@ impl Certificate {
 }
 
 impl Tickets {
-    /// With keys of its own, which change every few hours.
+    /// New keys, which change every few hours.
     ///
     /// # Errors
-    /// The system gave no random numbers.
+    /// The system provides no random numbers.
     pub fn new() -> io::Result<Self> {
         let clock = TlsClock(SystemTime::now);
         let tickets = match clock.is_after_1970() {
@@ -160,10 +159,10 @@ impl Tickets {
 }
 
 impl Authorities {
-    /// Reads the certificates of authorities, in PEM.
+    /// Loads the certificates of authorities, in PEM.
     ///
     /// # Errors
-    /// The file, and what is wrong with it.
+    /// The file, and the reason.
     pub fn load(file: &Path) -> Result<Self, LoadError> {
         let fault = |why: String| LoadError {
             file: file.to_path_buf(),
@@ -186,8 +185,8 @@ impl Authorities {
 }
 
 impl Acceptor {
-    /// For an address with these certificates, of which the first is for clients that name no host or an unknown one.
-    /// With authorities: only for those who show a certificate of theirs.
+    /// For an address with these certificates; the first one is for clients that send no host name, or an unknown one.
+    /// With authorities, clients must present a certificate of theirs.
     ///
     /// # Panics
     /// Without a certificate.
@@ -207,7 +206,7 @@ impl Acceptor {
                     Some(parent) => (&mut names.wildcard, parent),
                     None => (&mut names.exact, name.as_str()),
                 };
-                // The first one in the file wins.
+                // The first one in the file takes precedence.
                 map.entry(name.to_owned())
                     .or_insert_with(|| Arc::clone(&certificate.key));
             }
@@ -230,15 +229,15 @@ impl Acceptor {
                 .with_cert_resolver(Arc::new(names));
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         config.ticketer = Arc::clone(&tickets.0);
-        // One is enough for clients that open one connection after the other; each costs a write and a key.
+        // One ticket is enough for clients that open connections one after another; each costs a write and a key.
         config.send_tls13_tickets = 1;
         Self(Arc::new(config))
     }
 
-    /// Begins a handshake.
+    /// Starts a handshake.
     ///
     /// # Errors
-    /// Those of the library; none is known that a client could cause.
+    /// Those of the library; no client is known to be able to cause one.
     pub fn accept(&self) -> io::Result<TlsSession> {
         let mut connection =
             ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
@@ -253,10 +252,10 @@ impl Acceptor {
 }
 
 impl Connector {
-    /// For servers that are known by this, and, if there is a certificate, want to see one.
+    /// For servers that `trust` verifies; `own` is our certificate for servers that ask for one.
     ///
     /// # Errors
-    /// None that is known.
+    /// None is known.
     pub fn new(trust: Trust, own: Option<&Certificate>) -> io::Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match trust {
@@ -285,10 +284,10 @@ impl Connector {
         })))
     }
 
-    /// Begins a handshake with a server of this name, which may be an address.
+    /// Starts a handshake with a server of this name, which may be an address.
     ///
     /// # Errors
-    /// `InvalidInput` for what cannot be a name.
+    /// `InvalidInput` for an invalid name.
     pub fn connect(&self, name: &str) -> io::Result<TlsSession> {
         let wrong = |_| io::Error::new(ErrorKind::InvalidInput, "not a name for a certificate");
         let name = ServerName::try_from(name.to_owned()).map_err(wrong)?;
@@ -304,7 +303,7 @@ impl Connector {
     }
 }
 
-/// A clock. The library's own panics when the system's stands before 1970, as it may after a start without a battery.
+/// A clock for the library, whose own panics if the time is before 1970, as after a start without a battery.
 #[derive(Debug)]
 struct TlsClock(fn() -> SystemTime);
 
@@ -321,7 +320,7 @@ impl TimeProvider for TlsClock {
     }
 }
 
-/// The library's tickets, which ask its own clock: without them, connections are not resumed, while that would panic.
+/// Tickets of the library, which use its own clock: before 1970 they are disabled rather than letting it panic.
 #[derive(Debug)]
 struct Rotating {
     clock: TlsClock,
@@ -370,7 +369,7 @@ impl ResolvesServerCert for ByName {
     }
 }
 
-/// Believes in one certificate.
+/// Trusts a single certificate.
 #[derive(Debug)]
 struct Pinned {
     expected: [u8; 32],
@@ -425,27 +424,26 @@ impl ServerCertVerifier for Pinned {
 }
 
 impl TlsSession {
-    /// Whether the handshake is still under way.
+    /// Whether the handshake is incomplete.
     pub fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
     }
 
-    /// Whether there may be more to read of which the poller will not tell.
+    /// Whether there may be more to read without a further event.
     pub fn may_have_more(&self) -> bool {
         self.more
     }
 
-    /// Reads what is there, going on with the handshake. `None`: nothing yet. 0 is the end.
+    /// Reads available bytes and continues the handshake. `None`: nothing yet. 0 is the end.
     ///
     /// # Errors
-    /// `InvalidData` for what is not TLS, [`ErrorKind::Unsupported`] if it is text without TLS, and whatever `recv(2)`
-    /// and `send(2)` say.
+    /// `InvalidData` for invalid TLS, [`ErrorKind::Unsupported`] for plain text, and those of `recv(2)` and `send(2)`.
     pub fn read_now(&mut self, stream: &Stream, into: &mut [u8]) -> io::Result<Option<usize>> {
         if self.fresh {
             let mut first = [0];
             match stream.peek_now(&mut first)? {
                 None => return Ok(None),
-                // A record begins with 20 to 23 (RFC 8446 5.1), HTTP with a letter, and so does a preamble.
+                // A record starts with 20 to 23 (RFC 8446 5.1), HTTP and a preamble start with a letter.
                 Some(1) if first[0].is_ascii_alphabetic() => {
                     return Err(ErrorKind::Unsupported.into());
                 }
@@ -459,7 +457,8 @@ impl TlsSession {
                     return Ok(Some(count));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // Nobody said that this is the end. What HTTP makes of it is HTTP's business: it knows lengths.
+                // The peer has closed without close_notify. HTTP can tell from its lengths whether the message is
+                // complete.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Some(0)),
                 Err(error) => return Err(error),
             }
@@ -469,16 +468,16 @@ impl TlsSession {
         }
     }
 
-    /// Whether there is something that was decrypted and not read.
+    /// Whether there are decrypted bytes that were not read.
     pub fn has_unread(&mut self) -> bool {
         let state = self.connection.process_new_packets();
         state.is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
     }
 
-    /// Goes on with a handshake as far as it goes without waiting. Returns whether it is over.
+    /// Continues a handshake without waiting. Returns whether it is complete.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the peer ends it, and those of [`TlsSession::read_now`].
+    /// `UnexpectedEof` if the peer closes the connection, and those of [`TlsSession::read_now`].
     pub fn shake_now(&mut self, stream: &Stream) -> io::Result<bool> {
         self.flush_now(stream)?;
         while self.connection.is_handshaking() {
@@ -491,7 +490,7 @@ impl TlsSession {
         Ok(true)
     }
 
-    /// Takes records out of the socket, and answers those of the handshake. `None`: there are none. 0 is the end.
+    /// Receives records, and responds to those of the handshake. `None`: there are none. 0 is the end.
     fn receive(&mut self, stream: &Stream) -> io::Result<Option<usize>> {
         let mut socket = TlsSocket {
             stream,
@@ -507,7 +506,7 @@ impl TlsSession {
         };
         self.more = socket.full;
         let state = self.connection.process_new_packets();
-        // Responses of the handshake, and alerts.
+        // Handshake messages and alerts.
         let flushed = self.flush_now(stream);
         if let Err(error) = state {
             return Err(io::Error::new(ErrorKind::InvalidData, error));
@@ -516,10 +515,10 @@ impl TlsSession {
         Ok(Some(count))
     }
 
-    /// Writes two pieces; returns how many bytes were taken, 0 if there is no room.
+    /// Writes two pieces; returns how many bytes were accepted, 0 if there is no room.
     ///
     /// # Errors
-    /// Whatever `send(2)` says.
+    /// Those of `send(2)`.
     pub fn write_now(&mut self, stream: &Stream, first: &[u8], second: &[u8]) -> io::Result<usize> {
         if !self.flush_now(stream)? {
             return Ok(0);
@@ -530,10 +529,10 @@ impl TlsSession {
         Ok(count)
     }
 
-    /// Whether everything that was taken has reached the socket, now.
+    /// Whether all accepted bytes have reached the socket; writes without waiting.
     ///
     /// # Errors
-    /// Whatever `send(2)` says.
+    /// Those of `send(2)`.
     pub fn flush_now(&mut self, stream: &Stream) -> io::Result<bool> {
         while self.connection.wants_write() {
             let mut socket = TlsSocket {
@@ -549,12 +548,12 @@ impl TlsSession {
         Ok(true)
     }
 
-    /// The end that will come is to look like a broken connection.
+    /// Makes the end look like a failure of the connection.
     pub const fn cut(&mut self) {
         self.cut = true;
     }
 
-    /// Puts behind everything else that nothing more will be written.
+    /// Queues a close_notify.
     pub fn say_end(&mut self) {
         if !self.cut && !self.connection.is_handshaking() {
             self.cut = true;
@@ -562,21 +561,21 @@ impl TlsSession {
         }
     }
 
-    /// Says that nothing more will be written.
+    /// Sends a close_notify.
     pub fn finish_writing(&mut self, stream: &Stream) {
         if self.cut || self.connection.is_handshaking() {
             return;
         }
         self.say_end();
-        // Whoever does not take it has nothing to lose.
+        // A peer that does not accept it loses nothing.
         let _ = self.flush_now(stream);
     }
 }
 
-/// A socket as the library wants it.
+/// A socket with the interface that the library needs.
 struct TlsSocket<'a> {
     stream: &'a Stream,
-    /// A read has brought all that there was room for.
+    /// A read has filled its buffer.
     full: bool,
 }
 
@@ -584,7 +583,7 @@ impl Read for TlsSocket<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read_now(into)?;
         let count = count.ok_or(ErrorKind::WouldBlock)?;
-        // The end is told of once only, so it is to be looked for.
+        // The end is reported once only, so read again after it.
         self.full = count == into.len() || count == 0;
         Ok(count)
     }
@@ -618,7 +617,7 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// Whether a private key in PEM needs a passphrase: PKCS #8, or the older form of OpenSSL.
+/// Whether a private key in PEM needs a passphrase: PKCS #8, or the older format of OpenSSL.
 fn is_encrypted(text: &[u8]) -> bool {
     let has = |needle: &str| memchr::memmem::find(text, needle.as_bytes()).is_some();
     has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED")
@@ -632,9 +631,9 @@ fn pem_reason(error: pem::Error) -> String {
     }
 }
 
-/// Bounds what is read of a file of certificates; the authorities of a whole system are a quarter of a megabyte.
+/// Most bytes of a file of certificates; the authorities of a whole system have a quarter of a megabyte.
 const PEM_BYTES: u64 = 4 << 20;
-/// Bytes that the library may hold for a client that does not read; a few records.
+/// Most bytes that the library may hold for a client that does not read; a few records.
 const MOST_BUFFERED: usize = 64 * 1024;
 
 #[cfg(test)]

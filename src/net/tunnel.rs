@@ -1,19 +1,19 @@
-//! Tunnels: pairs of connections for which HTTP is over, so that bytes only go from one to the other.
+//! Tunnels: pairs of connections whose bytes are carried back and forth, after an upgrade from HTTP.
 //!
-//! One thread carries them all ([`Tunnels::run`]); it never waits for any one of them, and no worker is held. Whoever has
-//! switched a connection to another protocol gives both ends away ([`Tunnels::enter`]), each within its owner;
-//! these come back when the tunnel is over.
+//! One thread carries all of them ([`Tunnels::run`]); it never waits for a single one, and no worker is held. A
+//! session that switches to another protocol hands over both ends ([`Tunnels::enter`]), each within its owner; both
+//! owners are returned when the tunnel has ended.
 //!
-//! Sockets are registered once, edge-triggered, for everything, and what the system told of each is kept in `EndReadiness`. A
-//! tunnel with something to do stands in line, has its turn of at most `flow::PIECES` blocks each way, and goes to the end of
-//! the line if there is more: however much goes through one, the others have their turns.
+//! Sockets are registered once, edge-triggered, for all events, and `EndReadiness` stores what the system reports
+//! about each. Tunnels with something to do wait in a queue; each turn carries at most `flow::PIECES` blocks each way,
+//! and a tunnel with more to carry goes to the end of the queue: so a busy tunnel does not delay the others.
 //!
 //! **Invariants**
-//! - *Back-pressure*: nothing is read for an end that has not taken what was read before. So what waits in a direction is
-//!   no more than a block, and what was given to [`Tunnels::enter`]; while nothing waits it has no memory.
-//! - An end of one side is passed on behind all that came before it, and the other direction goes on.
-//! - Whoever has not got everything is told so by a reset.
-//! - The lock is a leaf, and only for what comes in; the tunnels are the thread's own.
+//! - *Back-pressure*: nothing is read for an end that has not accepted the previous bytes. So at most a block waits in
+//!   a direction, plus what was passed to [`Tunnels::enter`]; a direction without waiting bytes has no memory.
+//! - An end of stream is passed on after all bytes before it, and the other direction continues.
+//! - An end that has not received all bytes is reset.
+//! - The lock is a leaf, and protects incoming requests only; the tunnels belong to the thread.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -32,49 +32,49 @@ use super::conn::Conn;
 use super::flow::{BrokenEnd, EndReadiness, Flow, FlowStage, TunnelEnd};
 use crate::stats::Close;
 
-/// The tunnels of one server. `V` owns a client's connection, `B` a backend's.
+/// The tunnels of a server. `V` owns a client's connection, `B` a backend's.
 #[derive(Debug)]
 pub struct Tunnels<V, B> {
     epoll: Epoll,
-    /// Rings when something was put into the inbox.
+    /// Rings when something was added to the inbox.
     bell: EventFd,
     inbox: Mutex<TunnelInbox<V, B>>,
-    /// All that were to be closed are closed.
+    /// All tunnels that were to be closed are closed.
     closed: Condvar,
-    /// How many there are.
+    /// The number of tunnels.
     count: AtomicUsize,
 }
 
-/// How a tunnel begins.
+/// The start of a tunnel.
 #[derive(Debug)]
 pub struct Start<B> {
-    /// The other end.
+    /// The owner of the backend's connection.
     pub backend: B,
-    /// What the client gets first.
+    /// The first bytes for the client.
     pub to_visitor: Vec<u8>,
-    /// What was read from the client already.
+    /// Bytes that were already read from the client.
     pub to_backend: Vec<u8>,
-    /// How long to wait for what.
+    /// The timeouts.
     pub patience: TunnelTimeouts,
 }
 
-/// How long a tunnel may wait.
+/// The timeouts of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct TunnelTimeouts {
-    /// Nothing moves.
+    /// Without progress in either direction.
     pub idle: Duration,
-    /// The client takes nothing while there is something for it.
+    /// While the client does not accept the bytes for it.
     pub write: Duration,
-    /// The backend takes nothing; or it sends nothing to a client that has ended its side.
+    /// While the backend does not accept bytes, or sends nothing to a client that has ended its side.
     pub backend: Duration,
-    /// The client sends nothing to a backend that has ended its side.
+    /// While the client sends nothing to a backend that has ended its side.
     pub visitor: Duration,
 }
 
-/// How a tunnel ended.
+/// The result of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct TunnelEnded {
-    /// Why.
+    /// Why it ended.
     pub reason: Close,
     /// Bytes that were handed to the system for the client.
     pub to_visitor: u64,
@@ -82,26 +82,26 @@ pub struct TunnelEnded {
     pub to_backend: u64,
 }
 
-/// What the thread is told.
+/// Requests to the thread.
 #[derive(Debug)]
 struct TunnelInbox<V, B> {
     new: Vec<(Box<V>, Start<B>)>,
-    /// All are to be closed.
+    /// Close all tunnels, for this reason.
     close: Option<Close>,
-    /// That is under way.
+    /// Closing is in progress.
     closing: bool,
     stopped: bool,
 }
 
 impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
-    /// None yet.
+    /// No tunnels.
     ///
     /// # Errors
-    /// Whatever `epoll_create1(2)` and `eventfd(2)` say.
+    /// Those of `epoll_create1(2)` and `eventfd(2)`.
     pub fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        // Edge-triggered: nobody has to read the counter back.
+        // Edge-triggered: the counter need not be read.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll.add(&bell, EpollEvent::new(flags, BELL))?;
         Ok(Self {
@@ -118,10 +118,10 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
         })
     }
 
-    /// Opens a tunnel.
+    /// Starts a tunnel.
     ///
     /// # Errors
-    /// The tunnels were stopped: all comes back.
+    /// The tunnels were stopped: both arguments are returned.
     pub fn enter(&self, visitor: Box<V>, start: Start<B>) -> Result<(), (Box<V>, Start<B>)> {
         let mut inbox = self.inbox.lock();
         if inbox.stopped {
@@ -135,12 +135,12 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
         Ok(())
     }
 
-    /// How many are open.
+    /// The number of open tunnels.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Closes all that are open, and waits until they are, for some seconds at most. Needs [`Tunnels::run`].
+    /// Closes all open tunnels, and waits for that, a few seconds at most. Needs [`Tunnels::run`].
     pub fn close_all(&self, reason: Close) {
         self.inbox.lock().close = Some(reason);
         self.ring();
@@ -153,17 +153,17 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
         }
     }
 
-    /// Closes all and has [`Tunnels::run`] return.
+    /// Closes all tunnels and makes [`Tunnels::run`] return.
     pub fn stop(&self) {
         self.inbox.lock().stopped = true;
         self.ring();
     }
 
-    /// Carries the tunnels until they are stopped. `done` gets what a tunnel has left, to be closed. Needs a
-    /// thread of its own.
+    /// Carries the tunnels until they are stopped. `done` gets the owners of a tunnel that has ended. Needs its own
+    /// thread.
     ///
     /// # Panics
-    /// If the system takes the descriptor away. A panic within a tunnel, or of `done`, costs this one tunnel.
+    /// If the epoll descriptor becomes invalid. A panic within a tunnel, or of `done`, costs this one tunnel.
     pub fn run(&self, mut done: impl FnMut(Box<V>, B, TunnelEnded)) {
         let mut done = |visitor, backend, ended| {
             let told = catch_unwind(AssertUnwindSafe(|| done(visitor, backend, ended)));
@@ -185,7 +185,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
             let count = match self.epoll.wait(&mut events, carrier.timeout()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
-                // Nothing else can be wrong but the descriptor, without which there are no tunnels.
+                // Only the descriptor can be invalid, and without it there are no tunnels.
                 Err(error) => panic!("epoll_wait: {error}"),
             };
             let now = Instant::now();
@@ -204,7 +204,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
         }
     }
 
-    /// Does what it was told. Returns whether the tunnels were stopped.
+    /// Handles the requests in the inbox. Returns whether the tunnels were stopped.
     fn empty_inbox(
         &self,
         carrier: &mut Carrier<'_, V, B>,
@@ -213,7 +213,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
     ) -> bool {
         let (new, close, stopped) = {
             let mut inbox = self.inbox.lock();
-            // Whoever wants them closed from now on means those that come from now on, too.
+            // A request to close includes the tunnels that arrive with it.
             let close = inbox.close.take();
             inbox.closing = close.is_some();
             (std::mem::take(&mut inbox.new), close, inbox.stopped)
@@ -235,15 +235,15 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
     }
 }
 
-/// What the thread has of its own.
+/// The state of the thread.
 struct Carrier<'a, V, B> {
     epoll: &'a Epoll,
-    /// By number. Numbers are not used again, so that late events find nobody.
+    /// Keyed by number. Numbers are not reused, so that late events match no tunnel.
     open: HashMap<u64, Box<Tunnel<V, B>>>,
-    /// Those that have something to do.
+    /// The queue of tunnels with something to do.
     line: VecDeque<u64>,
     next: u64,
-    /// When to look at deadlines: no later than at the earliest one.
+    /// When to check deadlines: no later than the earliest one.
     deadline: Option<Instant>,
     block: Vec<u8>,
 }
@@ -261,7 +261,7 @@ struct Tunnel<V, B> {
 }
 
 impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
-    /// How long to wait for events.
+    /// The timeout of the next `epoll_wait(2)`.
     fn timeout(&self) -> EpollTimeout {
         if !self.line.is_empty() {
             return EpollTimeout::ZERO;
@@ -273,7 +273,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         EpollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
     }
 
-    /// Takes a new tunnel in.
+    /// Adds a new tunnel.
     fn admit(
         &mut self,
         mut visitor: Box<V>,
@@ -317,7 +317,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         self.line.push_back(number);
     }
 
-    /// An event of one end.
+    /// Records an event of one end.
     fn heed(&mut self, data: u64, events: EpollFlags, now: Instant) {
         let number = data >> 1;
         let Some(open) = self.open.get_mut(&number) else {
@@ -327,13 +327,13 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
             VISITOR => (&mut open.at_visitor, &mut open.to_visitor),
             _ => (&mut open.at_backend, &mut open.to_backend),
         };
-        // What is wrong shows at the next read or write.
+        // The next read or write reports the error.
         let broken = events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
         ready.ended |= broken || events.contains(EpollFlags::EPOLLRDHUP);
         ready.readable |= ready.ended || events.contains(EpollFlags::EPOLLIN);
         if broken || events.contains(EpollFlags::EPOLLOUT) {
             ready.writable = true;
-            // It took something, though maybe not all that lies with the library.
+            // The socket has accepted something, though perhaps not all that the TLS library holds.
             to_it.stuck = to_it.stuck.map(|_| now);
         }
         if !open.in_line {
@@ -342,7 +342,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         }
     }
 
-    /// A turn for each of those in line.
+    /// Gives each tunnel in the queue a turn.
     fn round(&mut self, now: Instant, done: &mut impl FnMut(Box<V>, B, TunnelEnded)) {
         for _ in 0..self.line.len() {
             let Some(number) = self.line.pop_front() else {
@@ -352,7 +352,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
                 continue;
             };
             open.in_line = false;
-            // A panic is a fault of ours; it costs this one tunnel.
+            // A panic is a bug; it costs this one tunnel.
             let turn = catch_unwind(AssertUnwindSafe(|| open.turn(&mut self.block, now)));
             match turn {
                 Ok(Ok(more)) => {
@@ -372,7 +372,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         }
     }
 
-    /// Closes those whose deadlines are over.
+    /// Closes the tunnels whose deadlines have passed.
     fn expire(&mut self, now: Instant, done: &mut impl FnMut(Box<V>, B, TunnelEnded)) {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
@@ -394,7 +394,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         }
     }
 
-    /// Closes all of them, those that have just come included.
+    /// Closes all tunnels, including those that have just arrived.
     fn close_all(&mut self, reason: Close, done: &mut impl FnMut(Box<V>, B, TunnelEnded)) {
         let numbers: Vec<_> = self.open.keys().copied().collect();
         for number in numbers {
@@ -402,7 +402,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
         }
     }
 
-    /// Closes one. Who has not got everything is told so by a reset.
+    /// Closes a tunnel. Resets an end that has not received all bytes.
     fn close(&mut self, number: u64, reason: Close, done: &mut impl FnMut(Box<V>, B, TunnelEnded)) {
         let Some(open) = self.open.remove(&number) else {
             return;
@@ -430,7 +430,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
 }
 
 impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnel<V, B> {
-    /// Carries what is at hand, both ways, but no more than is fair. Returns whether there may be more.
+    /// Carries available bytes both ways, up to the limit of a turn. Returns whether there may be more.
     fn turn(&mut self, block: &mut [u8], now: Instant) -> Result<bool, Close> {
         let mut visitor = TunnelEnd {
             conn: (*self.visitor).as_mut(),
@@ -442,7 +442,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnel<V, B> {
         };
         let to_backend = &mut self.to_backend;
         let there = to_backend.carry(&mut visitor, &mut backend, block, now);
-        // An error is told of once, and behind it there is what looks like a good end.
+        // An error is reported once only; what follows it would look like a regular end.
         let there = match there {
             Ok(more) => more,
             Err(BrokenEnd::Source) => return Err(backend.cut(Close::ClientGone)),
@@ -460,7 +460,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnel<V, B> {
         }
     }
 
-    /// Until when something has to move, and what it means if nothing does.
+    /// The time by which there must be progress, and the reason for closing if there is none.
     fn deadline(&self) -> (Instant, Close) {
         let TunnelTimeouts {
             idle,
@@ -486,7 +486,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnel<V, B> {
     }
 }
 
-/// How long closing all of them may take.
+/// The longest wait for closing all tunnels.
 const LONGEST_CLOSE: Duration = Duration::from_secs(5);
 const VISITOR: u64 = 0;
 const BACKEND: u64 = 1;

@@ -1,9 +1,9 @@
-//! The file with the process id of a server.
+//! The pid file of a server.
 //!
-//! A server holds a lock of its file (flock(2)) for as long as it accepts connections. So a file that a crash has left behind
-//! is known from that of a live server, also after the system has given its number to another process, and in containers,
-//! where numbers mean something else. A server that drains has let go of the lock, as of its addresses: its successor may
-//! write the file, and it is not removed from under that.
+//! A server locks its file (flock(2)) as long as it accepts connections. So a file that a crash has left behind can be
+//! told from that of a running server, even if the system has reused its process id, and in containers, where process
+//! ids mean something else. A draining server has released the lock, like its addresses: its successor may write the
+//! file, and the draining server does not remove it then.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -15,7 +15,7 @@ use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 
 use super::reason;
 
-/// A file with the id of this process. Dropping it removes the file, unless another process has written it meanwhile.
+/// A pid file. Dropping it removes the file, unless another process has written it since.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
@@ -26,10 +26,10 @@ impl PidFile {
     /// Writes the process id, with a newline, to a file with mode 0644.
     ///
     /// # Errors
-    /// Why not, in words: another server that runs has the file, it is no regular file or has other names, or what the
-    /// file system says. It is as it was then.
+    /// The reason in words: a running server uses the file, it is not a regular file, it has hard links, or an error
+    /// of the file system. The file is unchanged then.
     pub fn write(path: &Path) -> Result<Self, String> {
-        // Others may remove it between its opening and its locking, each time with bad luck.
+        // It may be removed between opening and locking, even repeatedly.
         for _ in 0..ATTEMPTS {
             let mut file = open(path)?;
             match file.try_lock() {
@@ -72,9 +72,9 @@ impl PidFile {
         (&self.path, self.file.as_fd())
     }
 
-    /// Lets another server write the file from now on.
+    /// Releases the lock, so that another server may write the file.
     pub fn release(&self) {
-        // Without a lock there is none to let go of.
+        // Fails only if there is no lock.
         let _ = self.file.unlock();
     }
 }
@@ -84,8 +84,8 @@ impl Drop for PidFile {
         let is_locked = !matches!(self.file.try_lock(), Err(TryLockError::WouldBlock));
         let is_ours = content(&mut self.file).is_ok_and(|text| text == own());
         if is_locked && is_ours && is_at(&self.file, &self.path) {
-            // In a directory of root's it cannot be removed when root's rights were given up. Without a number in it nobody
-            // sends a signal to a stranger.
+            // After root's rights were dropped, the file in a directory of root cannot be removed. An empty file
+            // cannot mislead a script into signalling another process.
             if fs::remove_file(&self.path).is_err() {
                 let _ = self.file.set_len(0);
             }
@@ -93,7 +93,7 @@ impl Drop for PidFile {
     }
 }
 
-/// Opens it for reading and writing, and makes it if it is not there.
+/// Opens the file for reading and writing; creates it if it does not exist.
 fn open(path: &Path) -> Result<File, String> {
     let options = O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
     let opened = OpenOptions::new()
@@ -127,13 +127,13 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 fn fill(mut file: &File) -> io::Result<()> {
-    // Not that of `open`, from which the umask is taken away.
+    // `open` applies the umask to its mode.
     if file.metadata()?.mode() & 0o7777 != MODE {
         file.set_permissions(Permissions::from_mode(MODE))?;
     }
     let text = own();
     file.seek(SeekFrom::Start(0))?;
-    // In this order a reader finds a number at any time, if there was one.
+    // In this order a reader finds a complete number at any time, if there was one before.
     file.write_all(text.as_bytes())?;
     file.set_len(text.len() as u64)
 }
@@ -157,11 +157,11 @@ fn held_by(file: &mut File) -> String {
     }
 }
 
-/// Everybody may read it.
+/// Readable for all users.
 const MODE: u32 = 0o644;
-/// How often a file that is removed again and again is opened.
+/// How often to try again if the file is removed between opening and locking.
 const ATTEMPTS: usize = 100;
-/// More than any number has, with a newline.
+/// More bytes than a process id with a newline has.
 const LONGEST: u64 = 64;
 
 #[cfg(test)]
