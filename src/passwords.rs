@@ -70,7 +70,7 @@ impl Users {
             let shown = String::from_utf8_lossy(name);
             let hash = Hash::parse(hash).map_err(|what| bad(format!("user {shown:?}: {what}")))?;
             if names.insert(name.into(), hashes.len()).is_some() {
-                return Err(bad(format!("user {shown:?} is there twice")));
+                return Err(bad(format!("duplicate user {shown:?}")));
             }
             hashes.push(hash);
         }
@@ -165,11 +165,11 @@ impl Hash {
                 }
             }
             ["", "apr1" | "1", ..] => Err(
-                "MD5 (apr1) is not taken, it is guessed too fast; write it anew with htpasswd -B"
+                "MD5 (apr1) is not accepted, since it is cracked quickly; create it again with htpasswd -B"
                     .into(),
             ),
             _ if text.starts_with("{SHA}") => Err(
-                "SHA-1 is not taken, it is guessed too fast; write it anew with htpasswd -B".into(),
+                "SHA-1 is not accepted, since it is cracked quickly; create it again with htpasswd -B".into(),
             ),
             _ => Err("not a hash of bcrypt or SHA-crypt; write it with htpasswd -B".into()),
         }
@@ -261,12 +261,12 @@ umlauts:$5$saltstring$NSEY/G5yPE2VSoJm0XzkVaaqfQbv42P.1FFf6Ph3HgB\r
         check(
             "#\n#\nbob:$apr1$dB1$aNhpk5M6v4JKK1.1/mT15.\n",
             3,
-            "user \"bob\": MD5 (apr1) is not taken, it is guessed too fast; write it anew with htpasswd -B",
+            "user \"bob\": MD5 (apr1) is not accepted, since it is cracked quickly; create it again with htpasswd -B",
         );
         check(
             "bob:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=",
             1,
-            "user \"bob\": SHA-1 is not taken, it is guessed too fast; write it anew with htpasswd -B",
+            "user \"bob\": SHA-1 is not accepted, since it is cracked quickly; create it again with htpasswd -B",
         );
         let none = "user \"bob\": not a hash of bcrypt or SHA-crypt; write it with htpasswd -B";
         check("bob:secret", 1, none);
@@ -304,7 +304,7 @@ umlauts:$5$saltstring$NSEY/G5yPE2VSoJm0XzkVaaqfQbv42P.1FFf6Ph3HgB\r
             "user \"bob\": SHA-crypt with 999999999 rounds; write from 1000 to 500000",
         );
         let twice = format!("{FILE}{FILE}");
-        check(&twice, 9, "user \"bcrypt\" is there twice");
+        check(&twice, 9, "duplicate user \"bcrypt\"");
     }
 
     #[test]

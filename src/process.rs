@@ -302,16 +302,16 @@ fn own_descriptor(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// Puts /dev/null in the place of standard input.
+/// Replaces standard input by /dev/null.
 fn replace_stdin() -> io::Result<()> {
     let null = OpenOptions::new().read(true).open("/dev/null")?;
     Ok(unistd::dup2_stdin(&null)?)
 }
 
-/// Tells the service manager something, if there is one: sd_notify(3).
+/// Notifies the service manager, if there is one: sd_notify(3).
 ///
 /// # Errors
-/// It cannot be reached.
+/// The service manager cannot be reached.
 pub fn notify(state: &str) -> io::Result<()> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
@@ -420,7 +420,7 @@ impl UserAndGroup {
             return Ok(());
         }
         if data.nlink() > 1 {
-            return Err(io::Error::other("it has other names (hard links)"));
+            return Err(io::Error::other("it has hard links"));
         }
         unistd::fchown(&file, user, self.group).map_err(io::Error::from)
     }

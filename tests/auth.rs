@@ -324,8 +324,7 @@ fn changed_file() {
     wait_until("the new password file", || is_in("ann"));
     assert!(!is_in("bob"), "bob was let in after he was removed");
     fs::write(&path, "bob\n").unwrap();
-    let told =
-        "users: line 1: no colon; write name:hash, as htpasswd -B does; what was read before stays";
+    let told = "users: line 1: no colon; write name:hash, as htpasswd -B does; keeping what was read before";
     wait_until("the message about the broken file", || {
         assert!(
             is_in("ann"),
@@ -488,7 +487,7 @@ fn problems_of_file() {
     let md5 = output("htpasswd", &["-nbm", "bob", "secret"]);
     check(
         &format!("# all\n{md5}\n"),
-        "line 2: user \"bob\": MD5 (apr1) is not taken, it is guessed too fast; write it anew with htpasswd -B",
+        "line 2: user \"bob\": MD5 (apr1) is not accepted, since it is cracked quickly; create it again with htpasswd -B",
     );
     let des = output("htpasswd", &["-nbd", "bob", "secret"]);
     check(

@@ -383,7 +383,7 @@ fn drain() {
 
 #[test]
 fn warning_without_key() {
-    let warning = "WARNING: whoever reaches this address can dial in";
+    let warning = "WARNING: every process that reaches this address can dial in";
     let proxy = Proxy::start("map: [{incoming: test, outgoing: '0.0.0.0:0'}]");
     proxy.wait_for_log(warning);
     let check = proxy::check(proxy.directory());

@@ -102,8 +102,8 @@ fn unread_output() {
     let health = Visitor::connect(address).get("/swiftiply_health");
     assert_eq!(health.status, 200);
     // When it is read again it goes on, and says how much it has left out.
-    let text = swiftiply.read_until("lines are lost in all");
-    assert_contains(&text, "standard output: it takes nothing, or too little");
+    let text = swiftiply.read_until("lines lost in total");
+    assert_contains(&text, "standard output: it accepts nothing, or too little");
     drop((visitor, echo));
     // The rest is not read, and the program still ends.
     assert_eq!(swiftiply.end().code(), Some(0));
@@ -163,14 +163,14 @@ fn full_disk() {
     proxy.wait_for_log("logs reopened");
     let ask = || assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     ask();
-    proxy.wait_for_log("lines: no space left on device; 1 line is lost, and so are others");
+    proxy.wait_for_log("lines: no space left on device; 1 line lost, and more");
     ask();
     ask();
     fs::remove_file(proxy.file("lines")).unwrap();
     proxy.signal(SIGUSR1);
     proxy.wait_for_logs("logs reopened", 2);
     ask();
-    proxy.wait_for_log("lines: it is written again; 3 lines are lost in all");
+    proxy.wait_for_log("lines: writing works again; 3 lines lost in total");
     wait_until("the line of the access log", || {
         proxy.read("lines").lines().count() == 1
     });

@@ -285,7 +285,7 @@ fn refusals_logged() {
         (
             "CONNECT a:80 HTTP/1.1\r\nHost: shop\r\n\r\n",
             405,
-            "site shop: a method that is not served\n",
+            "site shop: a method that is not supported\n",
         ),
         (
             "GET / HTTP/3.0\r\nHost: shop\r\n\r\n",

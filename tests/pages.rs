@@ -71,7 +71,7 @@ fn own_pages() {
         assert_eq!(proxy.visit().get("/").text(), "still gone");
         proxy
             .log()
-            .contains("gone.TXT: larger than 1m; what was read before stays")
+            .contains("gone.TXT: larger than 1m; keeping what was read before")
     });
     // Nor does a reload take one that is not there.
     fs::remove_file(files.path().join("bad")).unwrap();

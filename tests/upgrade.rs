@@ -137,7 +137,7 @@ fn daemon_with_a_user_of_its_own() {
     assert_eq!(log().matches("ready:").count(), 2, "{}", log());
     // Nobody else may have its pid file, also not when the first process has ended.
     let refused = crate::common::ended(&mut command);
-    let why = format!("it is that of a server that runs, process {}", new.0);
+    let why = format!("in use by a running server, process {}", new.0);
     assert!(refused.err.contains(&why), "{refused:?}");
     new.finish();
     assert_eq!(pid(), 0, "the file is empty or gone");

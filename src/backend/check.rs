@@ -128,7 +128,7 @@ mod tests {
         );
         check(
             &["HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"],
-            Err("101 that nobody asked for"),
+            Err("101 without a request for an upgrade"),
         );
         check(
             &["HTTP/1.1 100 Continue\r\n\r\n"; 11],

@@ -348,7 +348,7 @@ fn ssl(top: &Section) -> Option<Ssl> {
         (_, Some(fingerprint)) => TrustConfig::Fingerprint(fingerprint),
         _ if has("ca") || has("fingerprint") => return None,
         _ => {
-            problem("neither ca nor fingerprint; write by what the server is known, ca: ca.pem");
+            problem("neither ca nor fingerprint; write how to verify the server, ca: ca.pem");
             return None;
         }
     };
@@ -441,15 +441,15 @@ fn program(top: &Section, name: &str) -> Result<(), ValueError> {
         let path = value::absolute(top.directory, Path::new(name));
         return match can_run(&path) {
             true => Ok(()),
-            false if path.is_file() => Err("it may not be executed; see chmod(1)".into()),
+            false if path.is_file() => Err("not executable; see chmod(1)".into()),
             false if path.is_dir() => Err("a directory, not a program".into()),
-            false => Err("there is no such program".into()),
+            false => Err("no such program".into()),
         };
     }
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     match env::split_paths(&path).any(|folder| can_run(&folder.join(name))) {
         true => Ok(()),
-        false => Err("there is no such program in PATH".into()),
+        false => Err("no such program in PATH".into()),
     }
 }
 
@@ -596,7 +596,7 @@ mod tests {
         );
         check(
             "ssl: {certfile: a}",
-            "a.yml:1: ssl: neither ca nor fingerprint; write by what the server is known, ca: ca.pem",
+            "a.yml:1: ssl: neither ca nor fingerprint; write how to verify the server, ca: ca.pem",
         );
         check(
             "ssl: {fingerprint: 12ab}",

@@ -37,7 +37,7 @@ pub(super) fn basic(section: &Section) -> Vec<BasicAuth> {
         };
         let mut taken = result.iter().flat_map(|known| &known.paths);
         if let Some(path) = taken.find(|path| has(&entry.paths, path)) {
-            let message = format!("{path:?} is there twice; write it in one entry");
+            let message = format!("duplicate path {path:?}; write it in one entry");
             section.wrong(KEY, item, node, &message);
         }
         result.push(entry);

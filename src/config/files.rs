@@ -54,7 +54,7 @@ fn root(section: &Section, key: &str) -> Option<PathBuf> {
             return None;
         }
         let shown = value::shown(node);
-        section.note(key, &format!(" {shown}: there is no such directory now"));
+        section.note(key, &format!(" {shown}: no such directory now"));
     }
     Some(path)
 }

@@ -87,7 +87,7 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
             let other = |address: &&Address| address::conflict(address, &at);
             if !known && let Some(address) = listen.iter().find(other) {
                 let message =
-                    format!("{at} would get the visitors of {address}; write at: {address}");
+                    format!("{at} would get the clients of {address}; write at: {address}");
                 top.wrong("ssl", item, node, &message);
             } else if !known {
                 listen.push(at.clone());

@@ -41,11 +41,11 @@ pub struct Note {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// The last line of a report of a reload: `2 problems, nothing changed`.
+    /// The last line of a report: `2 problems`.
     pub fn closing(&self) -> String {
         match self.0.len() {
-            1 => "1 problem, nothing changed".into(),
-            count => format!("{count} problems, nothing changed"),
+            1 => "1 problem".into(),
+            count => format!("{count} problems"),
         }
     }
 

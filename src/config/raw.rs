@@ -155,7 +155,7 @@ fn fault(text: &str, error: &serde_yaml::Error) -> YamlError {
         .unwrap_or("");
     let blank = typed.len() - typed.trim_start().len();
     if typed[..blank].contains('\t') {
-        let message = "a tab in front; YAML is indented with blanks".into();
+        let message = "line starts with a tab; indent YAML with spaces".into();
         return YamlError { line, message };
     }
     let message = error.to_string();
@@ -314,7 +314,7 @@ impl Visitor<'_> for NewKey<'_> {
 
     fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
         if self.0.iter().any(|(name, _)| name == key) {
-            return Err(E::custom(format!("{OURS}{key:?} is there twice")));
+            return Err(E::custom(format!("{OURS}duplicate key {key:?}")));
         }
         Ok(key.to_string())
     }
@@ -452,12 +452,12 @@ pub(super) mod tests {
             let message = message.into();
             assert_eq!(parse(text), Err(YamlError { line, message }), "{text:?}");
         };
-        check("a: 1\nb: 2\na: 3\n", Some(3), "\"a\" is there twice");
-        check("l:\n  - x: 1\n    x: 2\n", Some(3), "\"x\" is there twice");
+        check("a: 1\nb: 2\na: 3\n", Some(3), "duplicate key \"a\"");
+        check("l:\n  - x: 1\n    x: 2\n", Some(3), "duplicate key \"x\"");
         check(
             "a:\n\t- b\n",
             Some(2),
-            "a tab in front; YAML is indented with blanks",
+            "line starts with a tab; indent YAML with spaces",
         );
         check(
             "a: 1\n---\nb: 2\n",

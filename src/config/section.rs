@@ -218,7 +218,7 @@ impl<'a> Section<'a> {
         let most = limits.largest_kept();
         if raw::get(&section.map, "body").is_some() && limits.body > most {
             let message = format!(
-                ": with request_buffering bodies of more than {most} bytes are refused, for one client may use an eighth \
+                ": with request_buffering bodies of more than {most} bytes are refused, since one client may use an eighth \
                  of limits.spool; write a larger one"
             );
             section.note("body", &message);

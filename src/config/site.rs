@@ -175,7 +175,7 @@ fn directory(section: &Section, listen: &[Address]) -> DirectoryConfig {
                 node => address::server(section.directory, &value::text(node)?)?,
             };
             match is_front(&server, listen) {
-                true => Err("visitors come in there, so requests would go in circles".into()),
+                true => Err("clients connect there, so requests would loop".into()),
                 false => Ok(server),
             }
         };
@@ -299,12 +299,12 @@ fn outgoing(section: &Section, config: &Config, keyless: bool) -> Vec<Outgoing> 
                 "outgoing",
                 item,
                 node,
-                "visitors come in there; write another address",
+                "clients connect there; write another address",
             );
         }
         if keyless && is_open(&outgoing.to, config) {
             let message = format!(
-                "outgoing {}: WARNING: whoever reaches this address can dial in and answer the site's visitors; \
+                "outgoing {}: WARNING: every process that reaches this address can dial in and answer the site's requests; \
                  write a key, outgoing_ssl with client_ca, or a loopback address",
                 outgoing.to
             );

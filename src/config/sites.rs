@@ -102,8 +102,8 @@ fn backups(sections: &[Section], sites: &mut [SiteConfig]) {
         // A cycle without this site is reported at one of its members.
         if chain.by_ref().take(sites.len()).any(|site| site == index) {
             wrong(match other == index {
-                true => "the site itself; write another one",
-                false => "its backup comes back here; leave one out",
+                true => "a site cannot be its own backup; write another one",
+                false => "its backup leads back to this site; leave one out",
             });
             continue;
         }
@@ -132,7 +132,7 @@ fn shared_addresses(sections: &[Section], sites: &[SiteConfig]) {
                 Some(other) if *other != index => {
                     let label = &sections[*other].label;
                     let message = format!(
-                        "outgoing {}: also that of {label}; what dials in there answers for both",
+                        "outgoing {}: also the address of {label}; its backends serve both",
                         outgoing.to
                     );
                     section.findings.note(place(&outgoing.to), message);

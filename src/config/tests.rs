@@ -148,8 +148,8 @@ fn reports_end_with_their_count() {
     let check = |text: &str, expected: &str| {
         assert_eq!(load(text).expect_err("a problem").closing(), expected);
     };
-    check("cluster_port: 80", "1 problem, nothing changed");
-    check("workers: 0", "3 problems, nothing changed");
+    check("cluster_port: 80", "1 problem");
+    check("workers: 0", "3 problems");
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn notes() {
     // Who may dial in from elsewhere should have to prove something.
     let open = |address: &str| {
         format!(
-            "s.yml:4: map[1] (a.example): outgoing {address}: WARNING: whoever reaches this address can dial in and \
-             answer the site's visitors; write a key, outgoing_ssl with client_ca, or a loopback address"
+            "s.yml:4: map[1] (a.example): outgoing {address}: WARNING: every process that reaches this address can dial in and \
+             answer the site's requests; write a key, outgoing_ssl with client_ca, or a loopback address"
         )
     };
     for address in [
@@ -194,7 +194,7 @@ fn notes() {
     }
     let refused = |bytes: u64| {
         format!(
-            "limits.body: with request_buffering bodies of more than {bytes} bytes are refused, for one client may use an \
+            "limits.body: with request_buffering bodies of more than {bytes} bytes are refused, since one client may use an \
              eighth of limits.spool; write a larger one"
         )
     };
@@ -232,7 +232,7 @@ fn notes() {
     );
     check(
         &site("docroot: /nonexistent"),
-        &["s.yml:4: map[1] (a.example): docroot \"/nonexistent\": there is no such directory now"],
+        &["s.yml:4: map[1] (a.example): docroot \"/nonexistent\": no such directory now"],
     );
     check(&site("docroot: /\n    outgoing: []"), &[]);
     check(
@@ -263,8 +263,8 @@ fn notes() {
     check(
         "cluster_port: 80\nmap:\n  - {incoming: a, outgoing: [127.0.0.1:1, 127.0.0.1:2]}\n  - incoming: b\n    outgoing:\n      - 127.0.0.1:3\n      - {to: 127.0.0.1:2, prefix: /x}\n      - 127.0.0.1:1\n",
         &[
-            "s.yml:7: map[2] (b): outgoing 127.0.0.1:2: also that of map[1] (a); what dials in there answers for both",
-            "s.yml:8: map[2] (b): outgoing 127.0.0.1:1: also that of map[1] (a); what dials in there answers for both",
+            "s.yml:7: map[2] (b): outgoing 127.0.0.1:2: also the address of map[1] (a); its backends serve both",
+            "s.yml:8: map[2] (b): outgoing 127.0.0.1:1: also the address of map[1] (a); its backends serve both",
         ],
     );
     check(
@@ -652,7 +652,7 @@ fn paths_that_ask_for_a_password() {
     );
     check(
         "[{users_file: FILE, paths: /a}, {users_file: FILE, paths: [/b, /a/]}]",
-        Err(" {...}: \"/a\" is there twice; write it in one entry"),
+        Err(" {...}: duplicate path \"/a\"; write it in one entry"),
     );
     check(
         "{users_file: FILE, path: /a}",
@@ -1031,10 +1031,7 @@ fn the_sample_is_a_configuration_with_its_comments_too() {
     let text = text.replace("/etc/swiftiply", &directory.path().display().to_string());
     let (config, notes) = load(&text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
     for note in &notes {
-        assert!(
-            note.message.contains("there is no such directory now"),
-            "{note}"
-        );
+        assert!(note.message.contains("no such directory now"), "{note}");
     }
     assert_eq!(config.user.as_deref(), Some("www-data"));
     let site = &config.sites[0];

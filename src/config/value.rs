@@ -174,7 +174,7 @@ pub(super) fn folder(directory: Option<&Path>) -> impl Fn(&Node) -> Result<PathB
         match path.metadata() {
             Ok(about) if about.is_dir() => Ok(path),
             Ok(_) => Err("not a directory".into()),
-            Err(_) => Err("there is no such directory".into()),
+            Err(_) => Err("no such directory".into()),
         }
     }
 }

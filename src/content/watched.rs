@@ -143,7 +143,7 @@ impl<T> Watched<T> {
         match result {
             _ if known => {}
             Ok(()) => log::info!("{path}: read again"),
-            Err(why) => log::error!("{path}: {why}; what was read before stays"),
+            Err(why) => log::error!("{path}: {why}; keeping what was read before"),
         }
     }
 

@@ -38,7 +38,7 @@ impl Target {
         let allowed = |byte: &u8| matches!(byte, b'!'..=b'~') && *byte != b'#';
         let text = match str::from_utf8(bytes) {
             Ok(text) if !text.is_empty() && bytes.iter().all(allowed) => text,
-            _ => return Err(Refusal::bad("a byte that may not stand in a target")),
+            _ => return Err(Refusal::bad("an invalid byte in a target")),
         };
         if text.starts_with('/') {
             return Ok(Self::origin(text.into(), None));

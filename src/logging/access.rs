@@ -86,7 +86,7 @@ impl AccessLog {
         line.push(b'\n');
         if self.queue.add(&line, false) == LineFate::FirstLost {
             let name = self.queue.name();
-            log::error!("{name}: it takes nothing, or too little; lines are lost");
+            log::error!("{name}: it accepts nothing, or too little; lines are being lost");
         }
     }
 

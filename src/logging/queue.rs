@@ -314,13 +314,13 @@ impl LogQueue {
     fn report(&self, hand: &mut PendingWrite, failure: Option<io::Error>) -> Option<LossReport> {
         let mut state = self.state.lock();
         let lost = match state.lost {
-            1 => "1 line is lost".to_owned(),
-            count => format!("{count} lines are lost"),
+            1 => "1 line lost".to_owned(),
+            count => format!("{count} lines lost"),
         };
         if hand.has_failed {
             let error = failure.filter(|_| !mem::replace(&mut hand.is_reported, true))?;
             let text = format!(
-                "{}: {}; {lost}, and so are others until it can be written",
+                "{}: {}; {lost}, and more until it can be written",
                 self.name,
                 reason(&error)
             );
@@ -338,7 +338,7 @@ impl LogQueue {
         state.lost = 0;
         hand.reported = Some(now);
         let was_reported = mem::take(&mut hand.is_reported);
-        let text = format!("{}: it is written again; {lost} in all", self.name);
+        let text = format!("{}: writing works again; {lost} in total", self.name);
         Some(LossReport::Whole(text, was_reported))
     }
 
@@ -652,7 +652,7 @@ mod tests {
         let mut reader = File::open(&path).unwrap();
         let mut text = Vec::new();
         let mut block = [0; 10_000];
-        while !text.ends_with(b"in all\n") {
+        while !text.ends_with(b"in total\n") {
             let count = reader.read(&mut block).unwrap();
             text.extend_from_slice(&block[..count]);
         }
@@ -664,7 +664,7 @@ mod tests {
         assert_eq!(text.lines().count(), kept + 1);
         let last = text.lines().last().unwrap();
         assert!(
-            last.contains("[WARN] log ") && last.contains("2 lines are lost in all"),
+            last.contains("[WARN] log ") && last.contains("2 lines lost in total"),
             "{last}"
         );
         assert_eq!(lost(&queue), 0);
@@ -691,7 +691,7 @@ mod tests {
         // The thread may come to the report before the line is in the queue.
         assert!(text.contains("written\n"), "{text}");
         assert!(
-            text.contains("it is written again; 3 lines are lost in all\n"),
+            text.contains("writing works again; 3 lines lost in total\n"),
             "{text}"
         );
     }

@@ -118,7 +118,7 @@ impl Conn {
         offset: u64,
         count: usize,
     ) -> io::Result<Option<usize>> {
-        debug_assert!(!self.is_secure(), "nobody would encrypt it");
+        debug_assert!(!self.is_secure(), "it would not be encrypted");
         self.stream.send_file_now(file, offset, count)
     }
 

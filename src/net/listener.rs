@@ -37,20 +37,20 @@ pub struct Listener {
     local: LocalAddress,
     /// Device and inode of the file of a Unix socket.
     file: Option<(u64, u64)>,
-    /// Another process listens there too, so the file stays.
+    /// Another process listens on the socket too, so the file must stay.
     is_handed_over: AtomicBool,
 }
 
-/// Listening sockets of the process that this one follows. What nothing takes out is closed.
+/// Listening sockets of the process that this one replaces. Sockets that are not taken are closed.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Those for clients.
+    /// Sockets for clients.
     pub clients: Sockets,
-    /// Those at which backends dial in.
+    /// Sockets at which backends dial in.
     pub backends: Sockets,
 }
 
-/// Listening sockets, by the address as it is configured.
+/// Listening sockets, each with its address as configured.
 #[derive(Debug, Default)]
 pub struct Sockets(Mutex<Vec<(String, OwnedFd)>>);
 
@@ -114,9 +114,7 @@ impl fmt::Display for BindError {
             (ErrorKind::PermissionDenied, Address::Tcp { port, .. }) if *port < 1024 => {
                 out.write_str(" (ports below 1024 need root or CAP_NET_BIND_SERVICE)")
             }
-            (ErrorKind::AddrInUse, _) => {
-                out.write_str(" (something else is listening there already)")
-            }
+            (ErrorKind::AddrInUse, _) => out.write_str(" (another process is listening there)"),
             _ => Ok(()),
         }
     }
@@ -291,7 +289,7 @@ impl Listener {
         &self.local
     }
 
-    /// Another process listens on the same socket from now on: the end of this listener leaves its file.
+    /// Leaves the file of a Unix socket in place when this listener is dropped, since another process uses the socket now.
     pub fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::Relaxed);
     }
@@ -430,7 +428,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(_) => Ok(()),
         Ok(file) if !file.file_type().is_socket() => Err(io::Error::new(
             ErrorKind::AlreadyExists,
-            "a file that is not a socket is in the way",
+            "a file that is not a socket is at this path",
         )),
         Ok(_) => match Stream::connect_unix(path, MOMENT) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
@@ -508,7 +506,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "listen {address}: address already in use (something else is listening there already)"
+                "listen {address}: address already in use (another process is listening there)"
             )
         );
     }

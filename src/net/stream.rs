@@ -477,10 +477,9 @@ pub const VANISHED: Duration = Duration::from_secs(20);
 /// broken connection.
 fn failure(error: Errno) -> io::Error {
     match error {
-        Errno::ETIMEDOUT => io::Error::new(
-            ErrorKind::ConnectionAborted,
-            "the peer does not answer any more",
-        ),
+        Errno::ETIMEDOUT => {
+            io::Error::new(ErrorKind::ConnectionAborted, "the peer no longer responds")
+        }
         error => error.into(),
     }
 }

@@ -43,13 +43,13 @@ impl PidFile {
                 return Ok(Self { path, file });
             }
         }
-        Err("it changes all the time".to_owned())
+        Err("it keeps changing".to_owned())
     }
 
-    /// The file of a process that this one follows, which has opened and locked it. Both have the lock then.
+    /// Adopts the file of the process that this one replaces, which has opened and locked it. Both hold the lock then.
     ///
     /// # Errors
-    /// Why it cannot be written.
+    /// The reason why it cannot be written.
     pub fn adopt(path: &Path, file: OwnedFd) -> Result<Self, String> {
         let pid_file = Self {
             path: path.to_owned(),
@@ -59,15 +59,15 @@ impl PidFile {
         Ok(pid_file)
     }
 
-    /// Writes the id of this process again, after another one has adopted the file.
+    /// Writes the id of this process again, after another process has adopted the file.
     ///
     /// # Errors
-    /// Why it cannot be written.
+    /// The reason why it cannot be written.
     pub fn restore(&self) -> Result<(), String> {
         fill(&self.file).map_err(|error| reason(&error))
     }
 
-    /// Its path, and the open file, for a process that follows this one.
+    /// The path and the open file, for a process that replaces this one.
     pub fn parts(&self) -> (&Path, BorrowedFd<'_>) {
         (&self.path, self.file.as_fd())
     }
@@ -113,7 +113,7 @@ fn open(path: &Path) -> Result<File, String> {
         return Err("not a regular file".to_owned());
     }
     if about.nlink() > 1 {
-        return Err("it has other names as well (hard links); remove it".to_owned());
+        return Err("it has hard links; remove it".to_owned());
     }
     Ok(file)
 }
@@ -152,8 +152,8 @@ fn content(file: &mut File) -> io::Result<String> {
 fn held_by(file: &mut File) -> String {
     let text = content(file).unwrap_or_default();
     match text.trim().parse::<u32>() {
-        Ok(pid) => format!("it is that of a server that runs, process {pid}"),
-        Err(_) => "it is that of a server that runs".to_owned(),
+        Ok(pid) => format!("in use by a running server, process {pid}"),
+        Err(_) => "in use by a running server".to_owned(),
     }
 }
 
@@ -193,10 +193,7 @@ mod tests {
         let path = directory.path().join("pid");
         let first = PidFile::write(&path).unwrap();
         let refused = PidFile::write(&path).unwrap_err();
-        let expected = format!(
-            "it is that of a server that runs, process {}",
-            std::process::id()
-        );
+        let expected = format!("in use by a running server, process {}", std::process::id());
         assert_eq!(refused, expected);
         assert_eq!(fs::read_to_string(&path).unwrap(), own());
         first.release();
@@ -238,7 +235,7 @@ mod tests {
             refused("dangling"),
             "a symbolic link, which is not followed"
         );
-        assert!(refused("two").starts_with("it has other names"));
+        assert!(refused("two").starts_with("it has hard links"));
         assert_eq!(refused("pipe"), "not a regular file");
         assert_eq!(refused("none/such"), "no such file or directory");
         assert_eq!(fs::read_to_string(at("precious")).unwrap(), "precious");

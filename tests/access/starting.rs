@@ -87,7 +87,7 @@ fn problems() {
         (
             "connect: 'a:1'\nto: 'b:1'\ncommand: [no-such-program-here, -p]",
             &[],
-            ":3: command \"no-such-program-here\": there is no such program in PATH",
+            ":3: command \"no-such-program-here\": no such program in PATH",
         ),
         (
             "connect: 'a:1'\nto: 'b:1'",
@@ -97,7 +97,7 @@ fn problems() {
         (
             "connect: 'a:1'\nto: 'b:1'",
             &["--", certificate.to_str().unwrap()],
-            "it may not be executed",
+            "not executable",
         ),
         (
             "connect: 'a:1'\nto: 'b:1'\nlogger: {type: file, file: /none/such/log}",

@@ -42,7 +42,7 @@ impl AnswerHeads {
         let head = ResponseHead::parse(&bytes[..end], limits)?;
         // A 101 needs a request with an Upgrade field.
         if head.status == 101 && !request.is_switched_by(&head) {
-            return Err(BadHead("101 that nobody asked for"));
+            return Err(BadHead("101 without a request for an upgrade"));
         }
         if head.is_interim() {
             self.interim += 1;
@@ -110,7 +110,7 @@ mod tests {
         let switch = "HTTP/1.1 101 \r\nUpgrade: a\r\n\r\nHTTP/1.1 200 \r\n\r\n";
         let asked = "Connection: upgrade\r\nUpgrade: a\r\n";
         assert_eq!(statuses(asked, switch), (vec![101], None));
-        let refused = (Vec::new(), Some("101 that nobody asked for"));
+        let refused = (Vec::new(), Some("101 without a request for an upgrade"));
         assert_eq!(statuses("", switch), refused);
     }
 }

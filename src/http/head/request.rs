@@ -278,7 +278,7 @@ const VERSION_UNKNOWN: Refusal = Refusal {
 };
 const NOT_ALLOWED: Refusal = Refusal {
     status: 405,
-    why: "a method that is not served",
+    why: "a method that is not supported",
 };
 /// Protocols that carry HTTP themselves: requests within them would bypass all rules of the proxy. They are not
 /// needed; RFC 9113 has removed the upgrade to HTTP/2.

@@ -220,11 +220,11 @@ fn parse_status_line(line: &[u8]) -> Result<(u16, Cow<'static, [u8]>, Version), 
     let version = match line.get(..9) {
         Some(b"HTTP/1.1 ") => Version::Http11,
         Some(b"HTTP/1.0 ") => Version::Http10,
-        _ => return Err(BadHead("a status line without a version that is known")),
+        _ => return Err(BadHead("a status line without a known version")),
     };
     let (digits, rest) = line[9..]
         .split_at_checked(3)
-        .ok_or(BadHead("a status that is cut short"))?;
+        .ok_or(BadHead("an incomplete status"))?;
     if !digits.iter().all(u8::is_ascii_digit) || digits[0] == b'0' {
         return Err(BadHead("a status that is not three digits"));
     }

@@ -74,7 +74,9 @@ impl HeadScanner {
                         self.place = ScanPosition::First
                     }
                     Some(b'\n') => return Err(Refusal::bad(BARE_LF)),
-                    Some(_) => return Err(Refusal::bad("a first byte that no method has")),
+                    Some(_) => {
+                        return Err(Refusal::bad("a first byte that is invalid in a method"));
+                    }
                 }
             }
             let Some(length) = memchr(b'\n', &within[at..]) else {
@@ -97,7 +99,7 @@ impl HeadScanner {
                 (true, ScanPosition::Before) => {
                     self.empty_lines += 1;
                     if self.response || self.empty_lines > MOST_EMPTY_LINES {
-                        return Err(Refusal::bad("too many empty lines in front"));
+                        return Err(Refusal::bad("too many empty lines before the head"));
                     }
                 }
                 (true, _) => break Some(at),
