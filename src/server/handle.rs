@@ -1,0 +1,273 @@
+//! The handle of a running server: what a program asks it, and how it drains and stops.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{fmt, mem, thread};
+
+use parking_lot::Mutex;
+use threadpool::ThreadPool;
+
+use super::addresses::{BackendListener, Running, VisitorListener};
+use super::session::Session;
+use super::sessions::Sessions;
+use super::shared::Shared;
+use super::threads::PreparedThread;
+use crate::backend::dial_in::DialInControl;
+use crate::backend::registration::ConnectedBackend;
+use crate::config::Address;
+use crate::logging::AccessLog;
+use crate::net::listener::{Listener, LocalAddress};
+use crate::stats::{self, Close, Stats};
+
+/// A running server.
+///
+/// Dropping it stops it at once; see [`Server::drain`] for stopping without cutting a response.
+///
+/// ```
+/// use swiftiply::config::{Config, Overrides};
+/// use swiftiply::Server;
+///
+/// let yaml = "
+///     cluster_address: 127.0.0.1
+///     cluster_port: 0
+///     map:
+///       - {incoming: example.com, outgoing: 127.0.0.1:0}
+/// ";
+/// let (config, _notes) = Config::from_yaml(yaml, "example.yml".as_ref(), &Overrides::default())?;
+/// let server = Server::start(config)?;
+/// println!("visitors go to {}, applications dial in at {}", server.visitors()[0], server.backends()[0]);
+/// assert!(server.drain(std::time::Duration::from_secs(1)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Server {
+    pub(super) sessions: Arc<Sessions<Session>>,
+    pub(super) shared: Arc<Shared>,
+    /// Held for the whole of a reload, so that reloads run one after the other.
+    pub(super) reloading: Mutex<()>,
+    pub(super) running: Mutex<Running>,
+    /// A process that follows this one accepts at the same addresses.
+    pub(super) is_replaced: AtomicBool,
+    pub(super) workers: ThreadPool,
+    pub(super) tick: Option<PreparedThread>,
+    pub(super) tunnels: Option<PreparedThread>,
+    pub(super) drainer: Option<PreparedThread>,
+    pub(super) dial_in: Option<PreparedThread>,
+    /// Controls the thread of the dial-in addresses.
+    pub(super) control: Arc<DialInControl>,
+}
+
+impl Server {
+    /// The addresses for clients, in the order of the configuration, with their real ports.
+    pub fn visitors(&self) -> Vec<LocalAddress> {
+        let running = self.running.lock();
+        running
+            .visitor_listeners
+            .iter()
+            .flat_map(|front| &front.listeners)
+            .map(|listener| listener.local().clone())
+            .collect()
+    }
+
+    /// The addresses for backends, in the order of the configuration, with their real ports.
+    pub fn backends(&self) -> Vec<LocalAddress> {
+        let running = self.running.lock();
+        running
+            .backend_listeners
+            .iter()
+            .flat_map(|dial| &dial.listeners)
+            .map(|listener| listener.local().clone())
+            .collect()
+    }
+
+    /// The number of clients' connections now.
+    pub fn open(&self) -> u64 {
+        stats::get(&self.shared.stats.open)
+    }
+
+    /// The counters since the start.
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
+
+    /// The number of idle backends and idle connections to servers, and of requests that wait for one.
+    pub fn queues(&self) -> (usize, usize) {
+        let dialled: usize = {
+            let running = self.running.lock();
+            running
+                .backend_listeners
+                .iter()
+                .map(|dial| dial.pool.idle())
+                .sum()
+        };
+        let snapshot = self.shared.snapshot();
+        let kept: usize = snapshot.servers().map(|servers| servers.idle()).sum();
+        (dialled + kept, self.shared.waiting.load(Ordering::Relaxed))
+    }
+
+    /// The backends that are connected now, in the order in which they connected.
+    pub fn connected(&self) -> Vec<ConnectedBackend> {
+        self.control.connected()
+    }
+
+    /// Bytes that are charged now to `limits.memory` and to `limits.spool`.
+    pub fn kept(&self) -> (u64, u64) {
+        (self.shared.memory.used(), self.shared.disk.all().used())
+    }
+
+    /// The listening sockets for clients and those for backends, each with its address as it is configured, for a process
+    /// that follows this one.
+    pub fn listeners(&self) -> [Vec<(String, Arc<Listener>)>; 2] {
+        fn named<'a>(
+            all: impl Iterator<Item = (&'a Address, &'a Vec<Arc<Listener>>)>,
+        ) -> Vec<(String, Arc<Listener>)> {
+            let named = all.flat_map(|(address, listeners)| {
+                let of = |listener| (address.to_string(), Arc::clone(listener));
+                listeners.iter().map(of)
+            });
+            named.collect()
+        }
+        let running = self.running.lock();
+        let fronts = running.visitor_listeners.iter();
+        let dials = running.backend_listeners.iter();
+        [
+            named(fronts.map(|front| (&front.address, &front.listeners))),
+            named(dials.map(|dial| (&dial.address, &dial.listeners))),
+        ]
+    }
+
+    /// A process that follows this one accepts at the same addresses: the files of Unix sockets stay when this one ends, and
+    /// new backends are for the other one as soon as no request waits here.
+    pub fn hand_over(&self) {
+        for (_, listener) in self.listeners().iter().flatten() {
+            listener.hand_over();
+        }
+        self.is_replaced.store(true, Ordering::Relaxed);
+        self.release_backends(false);
+    }
+
+    /// Whether another process has taken over; see [`Server::hand_over`].
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::Relaxed)
+    }
+
+    /// Stops accepting, and closes every connection after its current response.
+    pub fn begin_drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let fronts = mem::take(&mut self.running.lock().visitor_listeners);
+        fronts.into_iter().for_each(VisitorListener::stop);
+        self.sessions.close_idle(false);
+    }
+
+    /// Whether a drain is over. Call it repeatedly: it also closes connections that have become idle.
+    ///
+    /// A connection that has not had a request yet gets a second to send one: its client has just connected.
+    pub fn is_drained(&self, since: Instant) -> bool {
+        let first_second_is_over = since.elapsed() >= Duration::from_secs(1);
+        self.sessions.close_idle(first_second_is_over);
+        self.release_backends(first_second_is_over);
+        self.open() == 0
+    }
+
+    /// Releases the dial-in addresses and the idle backends once no client's connection can need another backend: each one
+    /// that is left has its own, for an upgraded connection or a long response. A new process can then bind the addresses,
+    /// and the applications connect to it.
+    fn release_backends(&self, first_second_is_over: bool) {
+        let dials = {
+            let mut running = self.running.lock();
+            let waiting = self.shared.waiting.load(Ordering::Relaxed);
+            if running.backend_listeners.is_empty() || waiting > 0 {
+                return;
+            }
+            if self.is_replaced() {
+                BackendListener::stop_accepting(&mut running.backend_listeners, &self.control);
+            }
+            let idle: usize = running
+                .backend_listeners
+                .iter()
+                .map(|dial| dial.pool.idle())
+                .sum();
+            let busy = self.control.connected().len().saturating_sub(idle) as u64;
+            if !first_second_is_over || self.open() > busy {
+                return;
+            }
+            mem::take(&mut running.backend_listeners)
+        };
+        BackendListener::stop_all(dials, &self.control, Close::Draining);
+        log::debug!("dial-in addresses are closed, since no client needs another backend");
+    }
+
+    /// Closes all upgraded connections. They end when their users want, so a drain leaves them open until its grace
+    /// period is over.
+    pub fn close_tunnels(&self) {
+        self.sessions.tunnels.close_all(Close::Draining);
+    }
+
+    /// Drains for at most `grace`, and stops. Returns whether only upgraded connections were cut.
+    pub fn drain(self, grace: Duration) -> bool {
+        let since = Instant::now();
+        self.begin_drain();
+        loop {
+            if self.is_drained(since) {
+                return true;
+            }
+            if since.elapsed() >= grace {
+                self.close_tunnels();
+                return self.open() == 0;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let Running {
+            visitor_listeners: fronts,
+            backend_listeners: dials,
+            ..
+        } = mem::take(&mut *self.running.lock());
+        fronts.into_iter().for_each(VisitorListener::stop);
+        BackendListener::stop_all(dials, &self.control, Close::Draining);
+        self.control.stop();
+        if let Some(thread) = self.dial_in.take() {
+            thread.join();
+        }
+        self.sessions.poller.alarm().stop();
+        if let Some(thread) = self.tick.take() {
+            thread.join();
+        }
+        self.sessions.poller.stop();
+        self.sessions.tunnels.stop();
+        if let Some(thread) = self.tunnels.take() {
+            thread.join();
+        }
+        self.shared.drainer.stop();
+        if let Some(thread) = self.drainer.take() {
+            thread.join();
+        }
+        for session in self.sessions.poller.take_all(|_, _| true) {
+            session.close(Close::Draining);
+        }
+        // Workers in the middle of an exchange end after it; the server does not wait for them.
+        if self.open() == 0 {
+            self.workers.join();
+        }
+        for servers in self.shared.snapshot().servers() {
+            servers.shut(Close::Draining);
+        }
+        self.shared.journal.tick(Instant::now(), true);
+        let logs = self.shared.snapshot().access_logs();
+        let logs: Vec<_> = logs.into_iter().map(|(_, log)| log).collect();
+        AccessLog::settle(&logs);
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Server")
+            .field("visitors", &self.visitors())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,150 @@
+//! Switches a running server to a new configuration, and opens its logs again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use std::{io, mem};
+
+use super::addresses::{
+    BackendAddress, BackendListener, NewBackendListener, VisitorListener, load_outgoing,
+    sort_by_address,
+};
+use super::descriptors;
+use super::error::StartError;
+use super::handle::Server;
+use super::snapshot::{Snapshot, SnapshotParts};
+use crate::config::{Address, Config};
+use crate::net::listener::{Listener, Sockets};
+use crate::process;
+use crate::stats::Close;
+
+impl Server {
+    /// Switches to a new configuration, all or nothing. Connections, idle backends and exchanges continue, except those
+    /// of removed addresses and keys. `workers` and `scheduling` keep the values of the start.
+    ///
+    /// # Errors
+    /// What failed. The old configuration stays in force then.
+    pub fn reload(&self, config: Config) -> Result<(), StartError> {
+        let (config, division) = descriptors::divide(config, process::descriptors());
+        let _alone = self.reloading.lock();
+        let shared = &self.shared;
+        // Open everything new first; a failure before the swap changes nothing. Reading files may take its time, and a
+        // drain does not wait for that: apart from a drain, only reloads change what is copied here.
+        let (mut certificates, mut outgoing, old_fronts, mut pools) = {
+            let running = self.running.lock();
+            let fronts = running
+                .visitor_listeners
+                .iter()
+                .map(|front| front.address.clone());
+            let dials = running.backend_listeners.iter();
+            let pools = dials.map(|dial| (dial.address.clone(), Arc::clone(&dial.pool)));
+            (
+                running.certificates.clone(),
+                running.outgoing.clone(),
+                fronts.collect::<HashSet<_>>(),
+                pools.collect::<HashMap<_, _>>(),
+            )
+        };
+        certificates.load("ssl", &config.ssl)?;
+        load_outgoing(&mut outgoing, &config)?;
+        let mut new_fronts = Vec::new();
+        let is_new = |address: &&Address| !old_fronts.contains(*address);
+        for address in config.listen.iter().filter(is_new) {
+            new_fronts.push((address.clone(), Listener::bind(address)?));
+        }
+        let wanted = BackendAddress::all(&config);
+        let mut new_dials = Vec::new();
+        let is_new = |wanted: &&BackendAddress| !pools.contains_key(&wanted.address);
+        for new in wanted.iter().filter(is_new) {
+            new_dials.push(NewBackendListener::bind(
+                new,
+                &config,
+                &outgoing,
+                &shared.stats,
+                &shared.journal,
+                &shared.descriptors,
+                &Sockets::default(),
+            )?);
+        }
+        pools.extend(new_dials.iter().map(NewBackendListener::pool));
+        let files = wanted.iter().map(BackendAddress::socket_file);
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        let before = shared.snapshot();
+        let listen = config.listen.clone();
+        let parts = SnapshotParts {
+            waiting: &shared.waiting,
+            stats: &shared.stats,
+            alarm: self.sessions.poller.alarm(),
+            pools: &pools,
+            before: Some(&before),
+        };
+        let snapshot = Snapshot::new(config, &parts)?;
+        let new_dials = new_dials.into_iter();
+        let new_dials = new_dials.map(|dial| dial.prepare(&self.control));
+        let new_dials = new_dials.collect::<Result<Vec<_>, StartError>>()?;
+        let new_fronts = new_fronts.into_iter();
+        let new_fronts = new_fronts.map(|(address, listeners)| {
+            VisitorListener::prepare(address, listeners, &self.sessions)
+        });
+        let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
+        let mut running = self.running.lock();
+        if shared.draining.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the server is stopping").into());
+        }
+        // From here on nothing can fail.
+        let snapshot = Arc::new(snapshot);
+        snapshot.set_limits();
+        shared.descriptors.limit(division.backends);
+        self.control.limit_newcomers(division.newcomers);
+        shared.connections.store(division.both, Ordering::Relaxed);
+        shared.set_snapshot(Arc::clone(&snapshot));
+        before.retire(&snapshot);
+        // Their directory may have been replaced.
+        self.reopen_logs();
+        snapshot.check_files();
+        for site in &snapshot.sites {
+            if let Some(servers) = &site.servers {
+                servers.change(&site.settings);
+                servers.tick(Instant::now());
+            }
+        }
+        let kept: HashSet<_> = snapshot.servers().map(Arc::as_ptr).collect();
+        for servers in before.servers() {
+            if !kept.contains(&Arc::as_ptr(servers)) {
+                servers.shut(Close::Removed);
+            }
+        }
+        for front in new_fronts.iter().chain(&running.visitor_listeners) {
+            *front.tls.write() = certificates.acceptor(&front.address);
+        }
+        running.visitor_listeners.extend(new_fronts);
+        running.certificates = certificates;
+        running.backend_listeners.extend(new_dials);
+        running.begin(&self.control);
+        let fronts = mem::take(&mut running.visitor_listeners);
+        let (fronts, gone) = sort_by_address(fronts, |front| &front.address, listen.iter());
+        running.visitor_listeners = fronts;
+        gone.into_iter().for_each(VisitorListener::stop);
+        let order = wanted.iter().map(|wanted| &wanted.address);
+        let dials = mem::take(&mut running.backend_listeners);
+        let (mut dials, gone) = sort_by_address(dials, |dial| &dial.address, order);
+        for ((dial, wanted), file) in dials.iter_mut().zip(&wanted).zip(files) {
+            dial.change(wanted, file, &snapshot.config, &outgoing);
+        }
+        running.backend_listeners = dials;
+        running.outgoing = outgoing;
+        BackendListener::stop_all(gone, &self.control, Close::Removed);
+        Ok(())
+    }
+
+    /// Opens the access logs again under their names, after they were rotated. If one cannot be opened, the old file
+    /// stays in use, which is logged.
+    pub fn reopen_logs(&self) {
+        for (_, log) in self.shared.snapshot().access_logs() {
+            if let Err(error) = log.reopen() {
+                log::error!("{error}; going on with the old file");
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Starts a server: binds its addresses, builds what its threads share, and begins the threads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::addresses::{
+    BackendAddress, NewBackendListener, Running, VisitorListener, load_outgoing,
+};
+use super::admission::Clients;
+use super::certificates::Certificates;
+use super::checks::Checks;
+use super::descriptors;
+use super::drainer::Drainer;
+use super::error::StartError;
+use super::handle::Server;
+use super::session::Session;
+use super::sessions::{ScanBackoff, Sessions};
+use super::shared::Shared;
+use super::snapshot::{Snapshot, SnapshotParts};
+use super::threads::{self, PreparedThread};
+use super::worker::{Worker, set_scheduling};
+use crate::backend::dial_in::DialIn;
+use crate::backend::group::Journal;
+use crate::budget::{Budget, Shares};
+use crate::config::{Address, Config};
+use crate::content::gzip::Compressors;
+use crate::net::listener::{Inherited, Listener, SocketFile};
+use crate::net::poller::Poller;
+use crate::net::tunnel::Tunnels;
+use crate::process;
+use crate::stats::Stats;
+
+/// A server that has bound its addresses and opened its logs but runs no thread yet: the moment to drop privileges.
+pub struct Bound {
+    sessions: Arc<Sessions<Session>>,
+    shared: Arc<Shared>,
+    visitor_listeners: Vec<(Address, Vec<Listener>)>,
+    backend_listeners: Vec<NewBackendListener>,
+    certificates: Certificates,
+    outgoing: Certificates,
+    dial_in: DialIn,
+}
+
+impl Server {
+    /// Binds and opens everything that a configuration names, and starts no thread.
+    ///
+    /// # Errors
+    /// The first address or file that failed; what was bound before is closed again.
+    pub fn bind(config: Config) -> Result<Bound, StartError> {
+        Self::bind_with(config, &Inherited::default())
+    }
+
+    /// The same with listening sockets of a server that this one follows, for the addresses that they have.
+    ///
+    /// # Errors
+    /// Those of [`Server::bind`]; the sockets that were used are closed.
+    pub fn bind_with(config: Config, inherited: &Inherited) -> Result<Bound, StartError> {
+        let (config, division) = descriptors::divide(config, process::descriptors());
+        let descriptors = Arc::new(Budget::new(division.backends));
+        let stats = Arc::new(Stats::new());
+        let journal = Arc::new(Journal::default());
+        let mut certificates = Certificates::default();
+        certificates.load("ssl", &config.ssl)?;
+        let mut outgoing = Certificates::default();
+        load_outgoing(&mut outgoing, &config)?;
+        let fronts = config.listen.iter().map(|address| {
+            let file = SocketFile::default();
+            Ok((
+                address.clone(),
+                Listener::bind_with(address, &file, &inherited.clients)?,
+            ))
+        });
+        let fronts = fronts.collect::<Result<Vec<_>, StartError>>()?;
+        let mut dials = Vec::new();
+        for wanted in BackendAddress::all(&config) {
+            dials.push(NewBackendListener::bind(
+                &wanted,
+                &config,
+                &outgoing,
+                &stats,
+                &journal,
+                &descriptors,
+                &inherited.backends,
+            )?);
+        }
+        let workers = config.workers;
+        let checks = Arc::new(Checks::new());
+        let poller = Poller::new(workers)?;
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let memory = Arc::new(Budget::new(config.memory));
+        let disk = Arc::new(Shares::new(config.limits.spool));
+        let compressors = Arc::new(Compressors::new(Arc::clone(&memory)));
+        let pools: HashMap<_, _> = dials.iter().map(NewBackendListener::pool).collect();
+        let dial_in = DialIn::new(Arc::clone(&stats))?;
+        dial_in.control().limit_newcomers(division.newcomers);
+        let parts = SnapshotParts {
+            waiting: &waiting,
+            stats: &stats,
+            alarm: poller.alarm(),
+            pools: &pools,
+            before: None,
+        };
+        let snapshot = Snapshot::new(config, &parts)?;
+        snapshot.set_limits();
+        let shared = Arc::new(Shared {
+            drainer: Drainer::new()?,
+            clients: Clients::default(),
+            stats,
+            snapshot: RwLock::new(Arc::new(snapshot)),
+            generation: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            memory,
+            disk,
+            compressors,
+            descriptors,
+            connections: AtomicU64::new(division.both),
+            waiting,
+            checks,
+            journal,
+        });
+        let sessions = Arc::new(Sessions {
+            shared: Arc::clone(&shared),
+            poller,
+            tunnels: Tunnels::new()?,
+            shedding: ScanBackoff::default(),
+        });
+        Ok(Bound {
+            sessions,
+            shared,
+            visitor_listeners: fronts,
+            backend_listeners: dials,
+            certificates,
+            outgoing,
+            dial_in,
+        })
+    }
+
+    /// Finds what is wrong with a configuration beyond its file, without binding anything: certificates, users and
+    /// groups.
+    ///
+    /// # Errors
+    /// The first problem.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        Certificates::default().load("ssl", &config.ssl)?;
+        load_outgoing(&mut Certificates::default(), config)?;
+        for wanted in BackendAddress::all(config) {
+            wanted.socket_file()?;
+        }
+        Ok(())
+    }
+
+    /// Starts a server: [`Server::bind`] and [`Bound::start`].
+    ///
+    /// # Errors
+    /// What failed. Nothing runs then.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::bind(config)?.start()
+    }
+}
+
+impl Bound {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub fn start(self) -> Result<Server, StartError> {
+        let Self {
+            sessions,
+            shared,
+            visitor_listeners: fronts,
+            backend_listeners: dials,
+            certificates,
+            outgoing,
+            dial_in,
+        } = self;
+        let snapshot = shared.snapshot();
+        let config = snapshot.config.clone();
+        let control = dial_in.control();
+        let tick = {
+            let sessions = Arc::clone(&sessions);
+            PreparedThread::new("tick", move || sessions.tick())?
+        };
+        let tunnels = {
+            let sessions = Arc::clone(&sessions);
+            PreparedThread::new("tunnels", move || {
+                set_scheduling(config.scheduling);
+                let tunnels = &sessions.tunnels;
+                tunnels.run(|session, backend, ended| session.end_tunnel(backend, &ended));
+            })?
+        };
+        let drainer = {
+            let shared = Arc::clone(&shared);
+            PreparedThread::new("drain", move || shared.drainer.run())?
+        };
+        let dial_in = PreparedThread::new("dial-in", move || dial_in.run())?;
+        let mut running = Running::default();
+        for dial in dials {
+            running.backend_listeners.push(dial.prepare(&control)?);
+        }
+        for (address, listeners) in fronts {
+            let front = VisitorListener::prepare(address, listeners, &sessions)?;
+            *front.tls.write() = certificates.acceptor(&front.address);
+            running.visitor_listeners.push(front);
+        }
+        running.certificates = certificates;
+        running.outgoing = outgoing;
+        threads::check_available(config.workers)?;
+        // From here on nothing can fail, and threads may begin.
+        let workers = threadpool::Builder::new()
+            .num_threads(config.workers)
+            .thread_name("worker".to_owned())
+            .build();
+        for _ in 0..config.workers {
+            let sessions = Arc::clone(&sessions);
+            let scheduling = config.scheduling;
+            // One job for the life of the server: the library's queue is unbounded, the server's own queues are not.
+            workers.execute(move || Worker::new(sessions).work(scheduling));
+        }
+        snapshot.check_files();
+        for servers in snapshot.servers() {
+            servers.tick(Instant::now());
+        }
+        running.begin(&control);
+        Ok(Server {
+            reloading: Mutex::default(),
+            running: Mutex::new(running),
+            is_replaced: AtomicBool::new(false),
+            workers,
+            tick: Some(tick.begin()),
+            tunnels: Some(tunnels.begin()),
+            drainer: Some(drainer.begin()),
+            dial_in: Some(dial_in.begin()),
+            control,
+            sessions,
+            shared,
+        })
+    }
+}
