@@ -165,7 +165,7 @@ fn other_spellings() {
     for target in ["/", "/administrator", "/x/admin"] {
         assert_eq!(visitor.get(target).text(), target);
     }
-    // Two fields: which one counts is not for us to guess.
+    // With two fields it is unclear which one counts.
     let twice = request("/admin", "bob:secret")
         .replace("\r\n\r\n", "\r\nAuthorization: Basic eDp5\r\n\r\n");
     assert_eq!(visitor.ask(twice).status, 401);
@@ -200,7 +200,7 @@ fn files_are_guarded_too() {
             "/admin/none",
         ]
         .map(|target| {
-            // Without a backend, what is no file waits for one.
+            // A request for which there is no file waits for a backend.
             match (target, credentials) {
                 ("/admin/none", "bob:secret") => 404,
                 _ => status(&mut visitor, target, credentials),
@@ -263,7 +263,7 @@ fn names_of_files() {
     for target in ["/open", "/docs/open.html"] {
         assert_eq!(visitor.get(target).text(), "content", "{target}");
     }
-    // What is in the cache cannot be had there.
+    // Pages of the cache are protected as well.
     for target in [
         "/public/admin.html",
         "/public/admin/7.html",
@@ -332,7 +332,7 @@ fn changed_file() {
         );
         proxy.log().contains(told)
     });
-    // A reload has nothing better to offer.
+    // A reload finds the same broken file.
     proxy.signal(Signal::SIGHUP);
     proxy.wait_for_log("line 1: no colon; write name:hash, as htpasswd -B does\n");
     assert!(is_in("ann") && !is_in("bob"), "only ann may be let in");
@@ -371,7 +371,7 @@ fn flood_leaves_workers() {
             visitor.send(&wrong);
         }
         for _ in 0..10 {
-            // Some leave, and may stand in line when they do.
+            // Some leave, perhaps while they are in the queue.
             let mut gone = proxy.visit();
             gone.send(&wrong);
             gone.reset();
@@ -397,7 +397,7 @@ fn flood_leaves_workers() {
 #[test]
 fn flood_from_other_addresses() {
     needs!("htpasswd", "openssl");
-    // So many that they fill all places in line: 20 addresses, each with as many requests as may wait.
+    // Enough to fill the queue: 20 addresses, each with as many requests as may wait.
     let (addresses, each, rounds) = (20, 8, 50);
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("users");
@@ -420,7 +420,7 @@ fn flood_from_other_addresses() {
         }
         let round = rounds.next().expect("a flood that fills the line");
         let right = |user| request("/", &format!("bob{user}:secret"));
-        // One that was never here, and one that mistypes and was here in the last round.
+        // A new address, and one that had a good password in the last round and now a wrong one.
         let (newcomer, known) = ([127, 0, 2, round], [127, 0, 3, 1]);
         for (from, request, expected) in [
             (newcomer, &right(2 * round), 200),
@@ -438,7 +438,7 @@ fn flood_from_other_addresses() {
             flood.len(),
             "{statuses:?}"
         );
-        // A machine that is busy elsewhere may send so slowly that the line does not fill.
+        // A busy machine may send so slowly that the queue does not fill.
         count(503) >= 1
     });
     drop((flood, echo));

@@ -13,13 +13,13 @@ fn with_limits(limits: &str) -> Server {
     embedded(&format!("workers: 4\nlimits: {{{limits}}}\n{SITE}"))
 }
 
-/// A client that has sent its request but for the last byte of its body.
+/// A client that has sent all of its request but the last byte.
 fn nearly(server: &Server, body: &[u8]) -> Visitor {
     let visitor = Visitor::connect(first(&server.visitors()));
     nearly_from(visitor, server, body)
 }
 
-/// The same with a connection that is there.
+/// The same on an open connection.
 fn nearly_from(mut visitor: Visitor, server: &Server, body: &[u8]) -> Visitor {
     let kept = || {
         let (memory, disk) = server.kept();
@@ -52,9 +52,9 @@ fn memory_full() {
     let body = bytes(60_000);
     let mut slow: Vec<_> = (0..20).map(|_| nearly(&server, &body)).collect();
     let (memory, disk) = server.kept();
-    // Bodies leave an eighth to the others.
+    // Bodies may use seven eighths of the memory.
     assert!(memory > MEMORY * 6 / 8 && disk > 0, "{memory} {disk}");
-    // Its head alone is more than there is room for.
+    // Its head alone exceeds the rest of the memory.
     let mut late = Visitor::connect(address);
     late.send(format!(
         "GET / HTTP/1.1\r\nHost: test\r\nX-Long: {}\r\n\r\n",
@@ -110,7 +110,7 @@ fn spool_share_of_one_client() {
     let address = first(&server.visitors());
     let held = nearly(&server, &bytes(90_000));
     is_refused(Visitor::connect(address), 90_000, 503, "this address");
-    // What it could never have is refused for good, and at once.
+    // A body above a client's share is refused at once, with a status that does not invite another try.
     let long = "POST / HTTP/1.1\r\nHost: test\r\n";
     for head in [
         "Content-Length: 200000\r\n\r\n",
@@ -210,7 +210,7 @@ fn responses_go_to_disk() {
         let mut backend = Backend::dial(first(&server.backends()));
         slow.push(Visitor::asking(address, "/"));
         backend.request();
-        // It is taken at once, though its client takes nothing.
+        // It is read at once, although its client reads nothing.
         backend.reply(&answer);
         wait_until("an idle backend", || server.queues().0 > 0);
         drop(backend);
@@ -230,7 +230,7 @@ fn slow_readers_cut_for_room() {
     const PART: u64 = 200 << 10;
     let server = with_limits("body_memory: 16k, spool: 1600k");
     let address = first(&server.visitors());
-    // Each takes all that one client may have, and holds its backend, for which no request waits.
+    // Each uses all of a client's share, and holds its backend, for which no request waits.
     let mut slow = Vec::new();
     let mut backends = Vec::new();
     for last in 2..10 {
@@ -242,7 +242,7 @@ fn slow_readers_cut_for_room() {
             backend.reply(bytes(24 << 20));
         }));
         slow.push(visitor);
-        // It is read in blocks, the last of which may not fit.
+        // It is read in blocks; the last one may not fit.
         let most = PART * slow.len() as u64;
         wait_until("a nearly full memory budget", || {
             server.kept().1 > most - 20_000 * slow.len() as u64

@@ -23,7 +23,7 @@ fn replay(name: &str) {
     let mut count = 0;
     for file in fs::read_dir(folder).expect("a folder of inputs") {
         let path = file.expect("a name").path();
-        // A law that does not hold panics with its own words; these tell the input.
+        // A law that does not hold panics with its own message; this one adds the input.
         println!("{}", path.display());
         let input = fs::read(&path).expect("an input");
         law.hold(&input);

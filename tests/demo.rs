@@ -136,7 +136,7 @@ fn page_shows_processes() {
 fn ignored_signal() {
     let demo = Demo::start();
     demo.wait_for(2);
-    // If it were not caught it would win over the signal to stop.
+    // If this signal were not caught, it would end the program before the other one does.
     demo.running.signal(Signal::SIGUSR2);
     assert_eq!(demo.visit().get("/").status, 200);
     demo.stop();
@@ -196,7 +196,7 @@ fn printed_command() {
             "{texts:?}"
         );
     }
-    // They also take what has a body, and leave their connection in order.
+    // They accept requests with a body, too, and keep their connections.
     for _ in 0..10 {
         assert_eq!(visitor.send_post("/hello", "body").answer().status, 200);
     }
@@ -220,7 +220,7 @@ fn its_processes_end_with_it() {
     let built_in = demo.built_in();
     demo.running.signal(Signal::SIGKILL);
     demo.running.wait();
-    // One that has ended and was not waited for yet has no command line any more.
+    // A zombie has no command line any more.
     let runs = |pid: &Pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline"));
         line.is_ok_and(|line| !line.is_empty())

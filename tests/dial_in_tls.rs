@@ -127,7 +127,7 @@ fn exchange(proxy: &Proxy, app: &Server) {
     backend.request();
     backend.reply_in_chunks(&body, 100_003);
     assert_eq!(visitor.answer().body, body);
-    // Cut by the application, and seen as cut by the client.
+    // A response that the application cuts is cut for the client.
     visitor.send_get("/cut");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 17000\r\n\r\nabc");
@@ -235,7 +235,7 @@ fn handshake_timeout() {
     let (ca, certfile, keyfile) = authority(files.path(), "localhost");
     let proxy = server(&certfile, &keyfile, "", "timeouts: {preamble: 300ms}");
     let app = EchoServer::start();
-    // One that says nothing, one that says half of a hello, one that does not speak TLS at all, and HTTP.
+    // A silent connection, half of a ClientHello, bytes that are not TLS, and HTTP.
     let mut silent = Backend::connect(proxy.dial_in());
     let mut half = Backend::connect(proxy.dial_in());
     half.send([22, 3, 1, 2, 0]);
@@ -326,7 +326,7 @@ fn certificate_reload() {
     let ssl = format!("ca: {}", ca.display());
     let access_proxy = access(proxy.dial_in(), app.address(), &ssl);
     proxy.wait_for_logs(" joined ", 2);
-    // One that cannot be read stays what it was.
+    // If the new certificate cannot be read, the old one stays.
     fs::write(&keyfile, "rubbish").unwrap();
     proxy.load_again();
     assert_contains(&proxy.log(), "keeping the certificate that was read before");

@@ -68,7 +68,7 @@ fn server_and_clients() {
     let ConnectedBackend { id, responses, .. } = &connected[0];
     assert_eq!((id.to_string().as_str(), *responses), ("0123456789ab", 3));
     assert_eq!(connected[0].address, "127.0.0.1:0");
-    // What cannot be had changes nothing.
+    // A change that fails changes nothing.
     let taken = config(&format!("[{{incoming: test, outgoing: '{visitors}'}}]"));
     let error = server.reload(taken).unwrap_err().to_string();
     assert!(
@@ -103,7 +103,7 @@ fn server_and_clients() {
 #[test]
 fn panic_costs_one_connection() {
     let map = "[{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
-    // No file can say this: a deadline that is beyond the end of time.
+    // A deadline beyond the end of the clock; no file can set it.
     let broken = || {
         let mut config = config(map);
         config.sites[0].timeout = Duration::MAX;
@@ -126,7 +126,7 @@ fn panic_costs_one_connection() {
         });
     };
     let ask = |target: &str| Visitor::asking(address, target);
-    // With nothing else to do, more often than there are workers.
+    // On an idle server, more often than there are workers.
     (0..6).for_each(|_| must_panic());
     server.reload(config(map)).unwrap();
     let mut visitors = vec![ask("/one"), ask("/two")];
@@ -140,7 +140,7 @@ fn panic_costs_one_connection() {
     let dial_in = first(&server.backends());
     let mut backends = [Backend::dial(dial_in), Backend::dial(dial_in)];
     for _ in 0..2 {
-        // Each has a request before any of them answers: the panics have cost no place.
+        // Each has a request before any of them answers: the panics have cost no slot.
         let targets = backends
             .each_mut()
             .map(|backend| backend.request().target().to_owned());

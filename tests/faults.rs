@@ -319,7 +319,7 @@ fn slow_body() {
                 visitor.send(format!(
                     "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100000\r\n\r\n"
                 ));
-                // There is some progress all the time: only the rate is too low.
+                // Bytes keep arriving; only their rate is too low.
                 while !visitor.has_answer() {
                     visitor.send("x");
                     thread::sleep(Duration::from_millis(100));

@@ -9,7 +9,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
-/// More than the buffers of the system take on both sides.
+/// More than the socket buffers on both sides hold.
 const LARGE: usize = 24 << 20;
 
 /// What is known of a path is trusted for longer than any test takes.

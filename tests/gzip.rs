@@ -26,7 +26,7 @@ fn gunzip(bytes: &[u8]) -> (Vec<u8>, bool) {
         .unwrap();
     let mut input = child.stdin.take().unwrap();
     let bytes = bytes.to_vec();
-    // It may well end before it has read everything.
+    // gzip may end before it has read everything.
     let writing = thread::spawn(move || input.write_all(&bytes).is_ok());
     let output = child.wait_with_output().unwrap();
     writing.join().unwrap();
@@ -234,7 +234,7 @@ fn stream() {
                 true => backend.send(format!("a\r\n{piece}\r\n")),
                 false => backend.send(&piece),
             };
-            // Nothing more is sent until it is there.
+            // The backend sends nothing more until the client has this.
             loop {
                 let raw = visitor.at_least(count);
                 count = raw.len() + 1;
@@ -281,7 +281,7 @@ fn send_large(mut backend: Backend, body: Vec<u8>) -> thread::JoinHandle<Backend
     })
 }
 
-/// More than the buffers of the system take on both sides.
+/// More than the socket buffers on both sides hold.
 const LARGE: usize = 16 << 20;
 
 #[test]
@@ -306,7 +306,7 @@ fn slow_client() {
         } else {
             wait_until("the end of the response", || sending.is_finished());
         }
-        // A reload that turns it off changes nothing about what has begun.
+        // A reload that turns compression off does not affect responses that have begun.
         proxy.reload(&site("false", lines));
         let answer = slow.answer();
         answer.assert_whole();
@@ -549,7 +549,7 @@ fn file_slow_or_shortened() {
     let ask = || {
         let mut visitor = proxy.visit();
         visitor.send(get_file("GET", "/dense.txt", ""));
-        // So much does not fit into the buffers: it waits for us.
+        // So much does not fit into the buffers: the response waits for the client.
         visitor.sees("Content-Encoding: gzip");
         visitor
     };
@@ -558,7 +558,7 @@ fn file_slow_or_shortened() {
         gunzip(&slow.answer().body) == (all, true),
         "the compressed file is another one, or incomplete"
     );
-    // It goes on with what is left of the file, which is nothing.
+    // It continues with the rest of the file, which is now empty.
     fs::OpenOptions::new()
         .write(true)
         .open(root.path().join("dense.txt"))

@@ -29,7 +29,7 @@ impl Group {
         let v1 = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes");
         let v2 = ("/sys/fs/cgroup", "memory.max");
         [v1, v2].into_iter().find_map(|(root, file)| {
-            // What is no file system of cgroups has no such file.
+            // Only a file system of cgroups has this file.
             fs::metadata(Path::new(root).join("cgroup.procs")).ok()?;
             let group = Self(Path::new(root).join(&name));
             fs::create_dir(&group.0).ok()?;
@@ -125,7 +125,7 @@ fn small_machine() {
     fs::write(root.path().join("text.txt"), &large_text).unwrap();
     fs::write(root.path().join("large.bin"), bytes(20_000_000)).unwrap();
     settle(root.path());
-    // What goes to disk must do so: many have a /tmp in memory.
+    // The spool must be on a disk; /tmp is in memory on many machines.
     let lines = format!(
         "workers: 64\nlimits: {{spool: 4g}}\ntemporary_directory: {}\n",
         env!("CARGO_TARGET_TMPDIR")
@@ -181,7 +181,7 @@ fn small_machine() {
             })
         });
         let statuses = uploads.map(thread::ScopedJoinHandle::join);
-        // Whatever became of them: the others would go on for ever.
+        // The other clients would go on for ever.
         stop.store(true, Ordering::SeqCst);
         assert_eq!(statuses.map(Result::ok), [Some(200); 3]);
         let count = |threads: Vec<thread::ScopedJoinHandle<'_, usize>>| -> usize {

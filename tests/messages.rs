@@ -48,12 +48,12 @@ fn backends_missing_or_busy() {
         "{page}"
     );
     proxy.wait_for_log(": site one: backend -: no backend in 300ms: all 3 are busy\n");
-    // One that the path asks for.
+    // A backend that the path names.
     unserved(&proxy, "one", "/app/1-2-3.4.5-000000000102");
     proxy.wait_for_log("no backend in 300ms: 000000000102 is busy\n");
     unserved(&proxy, "one", "/app/1-2-3.4.5-000000000001");
     proxy.wait_for_log("no backend in 300ms: 000000000001 is not connected\n");
-    // The backup was asked, too.
+    // The backup had no backend either.
     unserved(&proxy, "backed", "/");
     proxy.wait_for_log(
         ": site backed: backend -: no backend in 200ms: none is connected; none of backup one: all 3 are busy\n",
@@ -77,7 +77,7 @@ fn backends_missing_or_busy() {
     for (_, visitor) in &mut others {
         assert_eq!(visitor.answer().status, 200);
     }
-    // One is left.
+    // One backend is left.
     held.truncate(1);
     proxy.wait_for_logs("closed: reason=peer_closed", 2);
     let visitor = ask(&proxy, "one");
@@ -247,7 +247,7 @@ fn burst_of_backends_summed_up() {
     });
     assert!(sums().0 - before.0 <= most(begun), "{}", proxy.log());
     assert!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
-    // The end of the server is no burst that is lost.
+    // What a burst has left to log is not lost at the end of the server.
     let last = Backend::dial(proxy.dial_in());
     wait_until("the count of one more", || sums().1 > before.1 + 1);
     drop(last);

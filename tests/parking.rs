@@ -73,7 +73,7 @@ fn expect_others(setup: &Setup) {
     drop(other);
 }
 
-/// A chunk of a body.
+/// A chunk of a chunked body.
 fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }

@@ -124,7 +124,7 @@ fn preferred_encoding() {
             (head.field("Content-Encoding"), head.field("Content-Length")),
             (Some("br"), Some("2"))
         );
-        // What has no neighbours does not vary, and a neighbour by itself is a file like others.
+        // A file without neighbours has no Vary, and a neighbour that is requested by its own name is an ordinary file.
         assert_eq!(get(&proxy, "/b.css", "br, gzip", "").field("Vary"), None);
         let itself = get(&proxy, "/a.css.br", "br, gzip", "");
         assert_eq!(seen(&itself), ("-".into(), "Br".into()));
@@ -139,7 +139,7 @@ fn slightly_older() {
         ("older.css", 500_000_699, "-"),
         ("equal.css", 500_000_700, "gzip"),
         ("newer.css", 500_000_701, "gzip"),
-        // As copied from the original by a program that knows microseconds, or seconds, only.
+        // As if copied by a program that keeps only microseconds, or seconds, of the time.
         ("micro.css", 500_000_000, "gzip"),
         ("older_micro.css", 499_999_000, "-"),
         ("whole.css", 0, "gzip"),

@@ -121,7 +121,7 @@ fn element_leased() {
     assert_eq!(two.request().target(), "/second");
     assert_eq!(redis.list("test.inuse"), [b.to_string(), a.to_string()]);
     assert_eq!(redis.ask("ZCARD test.leases"), "2");
-    // There is no third one, so that this waits for the next that is free.
+    // There is no third server, so this request waits for the next free one.
     let mut third = proxy.ask("/third");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     two.reply_to(&mut second, "second");
@@ -151,7 +151,7 @@ fn element_leased() {
     first.send("GET /unknown HTTP/1.1\r\nHost: unknown\r\n\r\n");
     assert_eq!(three.request().target(), "/unknown");
     three.reply_to(&mut first, "unknown");
-    // One that is taken away gets nothing more, and its connection is closed.
+    // A server that is removed gets no more requests, and its connection is closed.
     redis.wait_for("test", &[c, a, b]);
     redis.ask(&format!("LREM test 0 {b}"));
     two.assert_closed();
@@ -205,7 +205,7 @@ fn redis_restarted() {
         redis.run(&[]);
         proxy.wait_for_logs("servers are listed in Redis", round + 1);
     }
-    // One that is alive and says nothing is no better.
+    // A Redis that is stopped counts as down as well.
     load.wait_for(100);
     redis.signal(Signal::SIGSTOP);
     proxy.wait_for_logs("using the last known servers", 4);

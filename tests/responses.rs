@@ -453,7 +453,7 @@ fn early_hints() {
         .send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
         .reply("ok");
     assert_eq!(old.answer().text(), "ok");
-    // And there is an end to them.
+    // Their number is limited.
     visitor.send_get("/");
     backend.request();
     backend.send("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(11));
@@ -581,7 +581,7 @@ fn head_in_pieces() {
     let mut visitor = proxy.ask("/");
     backend.request();
     backend.send("HTTP/1.1 200 OK\r\nX: ");
-    // Never silent for as long as that; it goes on until it is closed.
+    // It is never silent for longer than the time-out, and goes on until it is closed.
     backend.drip();
     assert_eq!(visitor.answer().status, 504);
     proxy.wait_for_log("no progress in 300ms");

@@ -134,7 +134,7 @@ fn certificate_reload() {
         !trusts("old.test", &old),
         "the first certificate is still sent after the reload"
     );
-    // A key that does not fit, and one that is not there.
+    // A key of another certificate, and a missing one.
     let new = files.path().join("new.pem");
     fs::copy(&certfile, &new).unwrap();
     fs::copy(&old, &certfile).unwrap();
@@ -151,7 +151,7 @@ fn certificate_reload() {
         trusts("new.test", &new),
         "a reload that failed changed the certificate"
     );
-    // A new pair that is bad is not taken, nor is anything else of that configuration.
+    // A new pair with a problem is not used, nor is the rest of that configuration.
     proxy.configure(&yaml.replace("test.pem", "none.pem"));
     proxy.signal(nix::sys::signal::Signal::SIGHUP);
     proxy.wait_for_log("none.pem: no such file");
@@ -159,7 +159,7 @@ fn certificate_reload() {
         trusts("new.test", &new),
         "a reload that failed changed the certificate"
     );
-    // What was open all the time goes on.
+    // The connection from the beginning still works.
     assert_eq!(kept.get("/after").text(), "/after");
     // And an address can become plain, and secure again.
     proxy.reload(SITE);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::backend::preamble;
 use crate::common::{Backend, Echo, Proxy, bytes, exchange, wait_until};
 
-/// More than the buffers of the system take on both sides.
+/// More than the socket buffers on both sides hold.
 const LARGE: usize = 24 << 20;
 
 /// A body of that size.
@@ -201,7 +201,7 @@ fn client_leaves() {
     let slow = proxy.ask("/");
     drop(sending.join().unwrap());
     slow.reset();
-    // It is noticed by a write, or before one.
+    // The close is noticed by a write, or before one.
     wait_until("the close of the client's connection", || {
         let log = proxy.log();
         log.contains("reason=write_failed") || log.contains("reason=client_gone")

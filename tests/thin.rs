@@ -64,7 +64,7 @@ fn one_of_three_killed() {
     let mut workers = [(); 3].map(|()| Some(start()));
     proxy.wait_for_logs(" joined ", 3);
 
-    // Each of them answers in turn.
+    // The workers answer in turn.
     let mut visitor = proxy.visit();
     let mut pids: Vec<String> = Vec::new();
     for n in 0..9 {
@@ -110,7 +110,7 @@ fn one_of_three_killed() {
     load.wait_for(200);
     load.end();
 
-    // A response without a length, while thin keeps its connection: it has an end all the same.
+    // A response without a length, while thin keeps its connection: its end is seen all the same.
     let text = visitor.get("/unframed").text();
     assert_eq!(split(&text).1, expected("/unframed", b""));
     proxy.wait_for_log("the application sends responses without Content-Length");

@@ -106,7 +106,7 @@ fn pipelined_request_keeps_order() {
     let mut third = proxy.ask("/third");
     first.send("GET /next HTTP/1.1\r\nHost: slow\r\n\r\n");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
-    // The end of the first exchange leaves two things to do. The slow one delays no other.
+    // The end of the first exchange makes two requests ready. The slow one delays no other.
     backends[1].reply_to(&mut first, "first");
     assert_eq!(backends[1].request().target(), "/third");
     assert_eq!(slow.request().target(), "/next");
@@ -344,7 +344,7 @@ fn deadly_request() {
             assert_eq!(backend.request().target(), "/deadly");
         }
         assert_eq!(visitor.answer().status, 502);
-        // The next one is left alone.
+        // The next backend does not get the request.
         let mut stays = Backend::dial(proxy.dial_in());
         visitor.send_get("/harmless");
         assert_eq!(stays.request().target(), "/harmless");

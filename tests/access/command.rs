@@ -78,7 +78,7 @@ fn restarted_and_ended_last() {
     let mut pid = pid_of(&visitor.get("/").text());
     for _ in 0..3 {
         kill(pid, Signal::SIGKILL).unwrap();
-        // Nothing is left of it, neither a zombie nor a child.
+        // The command leaves neither a zombie nor a child.
         wait_until("the end of the process group", || group(pid) == 0);
         let next = pid_of(&visitor.get("/").text());
         assert_ne!(next, pid);
@@ -124,7 +124,7 @@ fn term_after_kill() {
         fs::read_to_string(access.file("signals"))
             .is_ok_and(|signals| signals.starts_with("SIGTERM\n"))
     });
-    // What it has started itself is left to it.
+    // Processes that the command has started are left alone.
     killpg(pid, Signal::SIGKILL).unwrap();
     proxy.finish();
 }
@@ -135,7 +135,7 @@ fn quiet_start() {
     let app = EchoServer::start();
     let access = Access::between(proxy.dial_in(), app.address(), 2);
     assert_eq!(proxy.visit().get("/a").text(), "/a");
-    // If one were not caught it would win over the signal to end.
+    // If one were not caught, it would end the program before the other one does.
     for signal in [SIGUSR2, SIGTTIN, SIGTTOU] {
         access.signal(signal);
     }
@@ -158,7 +158,7 @@ fn signals() {
     };
     let access = with_command(&proxy, "", "");
     proxy.visit().get("/");
-    // HUP is ours unless it is asked for.
+    // HUP reloads unless the configuration passes it on.
     access.signal(SIGHUP);
     access.wait_for_log("reloaded");
     access.signal(SIGUSR1);

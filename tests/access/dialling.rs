@@ -27,7 +27,7 @@ fn application_down() {
         ),
         &[],
     );
-    // It may just be starting: no reason for a warning.
+    // The application may just be starting: no warning.
     access.wait_for_log(&format!(
         "[INFO] application {address}: connection refused; waiting for it"
     ));
@@ -81,7 +81,7 @@ fn check_page() {
     proxy.wait_for_log("closed: reason=peer_closed");
     check(good);
     proxy.wait_for_logs(" joined ", 2);
-    // While its only place is taken there is no other request.
+    // While its only slot is taken it gets no other request.
     let mut visitor = proxy.ask("/busy");
     let mut backend = loop {
         let mut backend = app.accept_asking();
@@ -162,7 +162,7 @@ fn limit_of_application() {
         app.hold(false);
     });
     assert_eq!((app.answered(), app.most()), (1000, 4));
-    // Four connections carry all of them, but for those that only look.
+    // Four connections carry all requests; the others are checks.
     wait_until("no more open files than before", || {
         access.descriptors() <= quiet + 4
     });
@@ -274,7 +274,7 @@ fn backoff() {
         since.elapsed()
     );
     assert_eq!(access.log().matches("trying again").count(), 1);
-    // One that is let in brings the others.
+    // When one connection is accepted, the others follow.
     access.reload(&yaml(8));
     let lines: Vec<_> = (0..8).map(|_| server.accept()).collect();
     access.wait_for_log(&format!("server {at}: dialled in"));
@@ -338,7 +338,7 @@ fn counted_in_few_lines() {
         "the last line does not end with 40 connections:\n{}",
         lines().join("\n")
     );
-    // Our own end is no loss.
+    // The end of swiftiply-access itself is not logged as a loss.
     drop(connections);
     access.finish();
     drop(app);
@@ -365,7 +365,7 @@ fn unix_sockets() {
         loop {
             let (mut stream, _) = app.accept().unwrap();
             let mut head = Vec::new();
-            // One that only looks sends nothing.
+            // A check sends nothing.
             if crate::common::read_until(&mut stream, &mut head, "a request", |b| {
                 b.ends_with(b"\r\n\r\n")
             }) {

@@ -66,7 +66,7 @@ fn head_in_pieces() {
     let mut visitor = proxy.visit();
     visitor.send_post("/", vec![b'a'; 40_000_000]);
     let mut backend = app.accept_asking();
-    // It takes nothing of the body, and is never silent for as long as that.
+    // It reads nothing of the body, and is never silent for longer than the time-out.
     backend.send_when_readable("HTTP/1.1 200 OK\r\nX: ");
     backend.drip();
     assert_eq!(visitor.answer().status, 504);
@@ -178,7 +178,7 @@ fn shapes() {
         ("until the end", false)
     );
     assert_eq!(answer.field("Transfer-Encoding"), Some("chunked"));
-    // And one that says that it closes is not asked again.
+    // After `Connection: close` the connection gets no further request.
     visitor.send_get("/again");
     let mut backend = app.accept_asking();
     backend.request();
@@ -201,7 +201,7 @@ fn slow_body() {
             "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
         ));
         let passed_on = (length == 100_000).then(|| app.accept_asking());
-        // There is some progress all the time: only the rate is too low.
+        // Bytes keep arriving; only their rate is too low.
         line.drip();
         drop(passed_on);
     }
@@ -422,7 +422,7 @@ fn response_deadline() {
         "{:?}",
         end.elapsed()
     );
-    // The lines are there still.
+    // The connections are still open.
     let line = &mut lines[1];
     line.send_get("/");
     let mut backend = app.accept_asking();
@@ -508,7 +508,7 @@ fn closed_idle_connection() {
     backend.request();
     backend.reply("ok");
     line.answer();
-    // It closes while it is idle: also a POST goes to a new one.
+    // The connection closes while it is idle: even a POST goes to a new one.
     drop(backend);
     line.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\nx");
     let mut backend = app.accept_asking();
@@ -528,7 +528,7 @@ fn closed_idle_connection() {
         line.is_closed(),
         "the server decides what becomes of a POST"
     );
-    // A new one that does so is the server's to repeat.
+    // If a new connection closes as well, the server repeats the request.
     let mut line = dialled(&server);
     line.send_get("/");
     app.accept_asking().request();

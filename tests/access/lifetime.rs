@@ -24,7 +24,7 @@ fn reload() {
     proxy.wait_for_logs(" joined ", 2);
     let load = Load::start(proxy.address(), false);
     load.wait_for(50);
-    // More, and fewer.
+    // More connections, and fewer.
     access.reload(&yaml(dial_in, &app, "connections: 6, key: one"));
     proxy.wait_for_logs(" joined ", 6);
     load.wait_for(100);
@@ -43,7 +43,7 @@ fn reload() {
         second.answered() > 0
     });
     load.wait_for(100);
-    // What is wrong changes nothing.
+    // A configuration with a problem changes nothing.
     access.reload(&yaml(dial_in, &second, "connections: 0"));
     assert_contains(
         &access.log(),
@@ -118,7 +118,7 @@ fn drain_without_server() {
     );
     access.wait_for_log("answers");
     access.signal(SIGTERM);
-    // Dialling may take ten seconds, but nothing is under way.
+    // An attempt to connect may take ten seconds, but no exchange is under way.
     assert_eq!(access.wait().code(), Some(0));
     drop((app, queue));
 }

@@ -29,7 +29,7 @@ fn window() {
         back();
         known
     });
-    // Of a large one, its tag is.
+    // Of a large file only the tag is cached.
     let tag = visitor.get("/sub/b.bin").field("ETag").unwrap().to_owned();
     let ask = format!("GET /sub/b.bin HTTP/1.1\r\nHost: test\r\nIf-None-Match: {tag}\r\n\r\n");
     aside();

@@ -372,7 +372,7 @@ fn weak_tag() {
     let mut visitor = proxy.visit();
     let mut ask =
         |fields: &str| visitor.ask(format!("GET /a.txt HTTP/1.1\r\nHost: test\r\n{fields}\r\n"));
-    // Two versions within a second have the same size and time, and must not be put together.
+    // Two versions within a second have the same size and time, and their parts must not be combined.
     let mut tag = String::new();
     wait_until("a weak tag, soon after a change", || {
         fs::write(folder.path().join("www/a.txt"), "1").unwrap();
@@ -382,7 +382,7 @@ fn weak_tag() {
     assert_eq!(ask(&format!("If-None-Match: {tag}\r\n")).status, 304);
     let part = format!("Range: bytes=0-0\r\nIf-Range: {tag}\r\n");
     assert_eq!(ask(&part).status, 200);
-    // Nor does the date tell them apart as long as the tag does not.
+    // While the tag is weak, the date does not distinguish them either.
     let date = ask("").field("Last-Modified").unwrap().to_owned();
     let dated = format!("Range: bytes=0-0\r\nIf-Range: {date}\r\n");
     let answer = ask(&dated);

@@ -119,7 +119,7 @@ fn access() {
 fn abandoned(body: &[u8], begun: bool) {
     let proxy = Proxy::simple_with("workers: 2");
     let half = if begun { body.len() / 2 } else { 0 };
-    // A round that took too long, on a busy machine, proves nothing.
+    // A round that took too long, on a busy machine, shows nothing.
     for _ in 0..10 {
         let mut backend = Backend::dial(proxy.dial_in());
         backend.wait_at_most(SOON);
@@ -132,7 +132,7 @@ fn abandoned(body: &[u8], begun: bool) {
         }
         let since = Instant::now();
         visitor.reset();
-        // So that the proxy most likely finds out before the response arrives; the result is the same if not.
+        // So that the proxy most likely notices before the response arrives; the result is the same otherwise.
         thread::sleep(Duration::from_millis(200));
         if !begun {
             backend.send(&head);

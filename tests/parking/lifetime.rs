@@ -102,7 +102,7 @@ fn reload_keeps_exchanges() {
         .collect();
     expect_free_worker(&setup.proxy);
     setup.proxy.reload(&format!("workers: 2\n{SITE}"));
-    // The first connection also serves the queue.
+    // The first connection also serves the requests in the queue.
     let (serving, rest) = busy.split_first_mut().unwrap();
     serving.0.send(&serving.1);
     for _ in 0..3 {
@@ -114,7 +114,7 @@ fn reload_keeps_exchanges() {
     for (n, visitor) in queued.iter_mut().enumerate() {
         expect(visitor, &format!("/queued/{n}"));
     }
-    // The address is gone, and its exchanges end in good order.
+    // The address is closed, and its exchanges complete.
     for visitor in &mut visitors {
         visitor.send_get("/again");
     }

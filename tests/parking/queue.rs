@@ -24,12 +24,12 @@ fn limit_counts_waiting_only() {
             });
             waiting.len() == 3
         });
-        // One leaves, and another may wait in its place.
+        // One leaves, and another one may wait instead.
         waiting.pop().unwrap().reset();
         setup.proxy.wait_for_log("reason=client_gone");
         waiting.push(ask(address, "/waits"));
         expect_free_worker(&setup.proxy);
-        // The first connection also serves the queue.
+        // The first connection also serves the requests in the queue.
         let (serving, others) = busy.split_first_mut().unwrap();
         serving.0.reply(serving.1.target());
         for _ in 0..3 {

@@ -140,7 +140,7 @@ fn cut_by_drain() {
     let mut backend = Backend::dial(proxy.dial_in());
     let slow = proxy.ask("/slow");
     backend.request();
-    // More than the systems on both sides take.
+    // More than the socket buffers on both sides hold.
     backend.reply(bytes(24 << 20));
     let mut half = proxy.visit();
     half.send("POST /half HTTP/1.1\r\nHost: test\r\nContent-Length: 8\r\n\r\nabcd");
@@ -153,7 +153,7 @@ fn cut_by_drain() {
         let line = line.unwrap_or_else(|| panic!("{target}: {log}"));
         assert!(line.contains(&format!("\"status\":{status},")), "{line}");
         assert!(line.contains("\"ended\":\"draining\""), "{line}");
-        // What it did not take does not count.
+        // Bytes that the client did not read do not count.
         let bytes = line.split("\"bytes\":").nth(1).unwrap();
         let bytes: u32 = bytes.split(',').next().unwrap().parse().unwrap();
         assert!(bytes < 24 << 20, "{line}");
@@ -182,14 +182,14 @@ fn times_of_failures() {
         visitor.send(head).send("abcd");
         visitor
     };
-    // No backend was waited for while the body was.
+    // The request waited for its body, not for a backend.
     let collected = half("test");
     proxy.wait_until_idle();
     drop(collected);
     let first = line(1);
     has(&first, "\"status\":499,");
     has(&first, "\"backend\":\"-\",\"queue_ms\":0.0,");
-    // Here there was one.
+    // This request waited for a backend.
     let mut backend = Backend::dial_as(proxy.dial_in(), "7f0000011a2b", "");
     let passed = half("passed");
     backend.read_to("abcd");

@@ -100,7 +100,7 @@ fn several_addresses() {
 #[test]
 fn limit_closes_idle() {
     let proxy = Proxy::simple_with("limits: {connections: 3}");
-    // All have asked for something and wait for it: a fourth one finds no room.
+    // All of them wait for a response: there is no room for a fourth one.
     let mut busy: Vec<_> = (0..3).map(|_| proxy.visit()).collect();
     for (number, visitor) in busy.iter_mut().enumerate() {
         visitor.send_get(&format!("/{number}"));
@@ -112,13 +112,13 @@ fn limit_closes_idle() {
         backend.request();
         backend.reply("ok");
     }
-    // Now they are kept, the first one for the longest time.
+    // Now they are idle, the first one for the longest time.
     for visitor in &mut busy {
         assert_eq!(visitor.answer().text(), "ok");
     }
     for visitor in &mut busy {
         exchange(visitor, &mut backend, "/again");
-        // A connection is kept a moment after its response was read.
+        // A connection counts as idle a moment after its response was read.
         proxy.wait_until_idle();
     }
     let mut new = proxy.visit();
@@ -145,7 +145,7 @@ fn limit_per_client() {
     drop(first);
     proxy.wait_for_log("reason=peer_closed");
     let third = greet();
-    // A proxy in front of us speaks for many.
+    // A trusted proxy may have more connections, since it has many clients.
     proxy.reload(&format!("trusted_proxies: 127.0.0.1\n{yaml}"));
     let more = (greet(), greet());
     drop((second, third, more));
@@ -162,7 +162,7 @@ fn one_thread_for_backends() {
     };
     let before = threads();
     proxy.reload(&many_addresses(200));
-    // A reload has a thread while it goes on.
+    // A reload has a thread of its own until it is over.
     wait_until("the end of the reload", || threads() == before);
     for n in [0, 199] {
         let path = proxy.file(&format!("sockets/{n}"));

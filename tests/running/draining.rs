@@ -22,7 +22,7 @@ fn under_load() {
 
 #[test]
 fn waits_for_exchanges() {
-    // To the end of the exchange.
+    // The drain ends with the exchange.
     let mut proxy = Proxy::simple();
     let mut backend = Backend::dial(proxy.dial_in());
     let mut idle = proxy.visit();
@@ -38,14 +38,14 @@ fn waits_for_exchanges() {
         ("late", Some("close"))
     );
     assert_eq!(proxy.wait().code(), Some(0));
-    // To the end of the grace period.
+    // The drain ends with the grace period.
     let mut proxy = Proxy::simple_with("grace: 300ms");
     let _visitor = proxy.ask("/");
     let mut backend = Backend::dial(proxy.dial_in());
     backend.request();
     proxy.signal(SIGTERM);
     assert_eq!(proxy.wait().code(), Some(1));
-    // To the second signal.
+    // The drain ends with the second signal.
     let mut proxy = Proxy::simple();
     let _visitor = proxy.ask("/");
     let mut backend = Backend::dial(proxy.dial_in());

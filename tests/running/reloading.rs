@@ -40,7 +40,7 @@ fn new_and_unchanged() {
     assert_eq!(visitor.ask(ask("two")).status, 404);
     // The idle backend, the connections and the listener are the same as before.
     assert_eq!(visitor.ask(ask("one")).text(), "/x");
-    // What is wrong changes nothing.
+    // A configuration with a problem changes nothing.
     let good = fs::read_to_string(proxy.file("swiftiply.yml")).unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap();
@@ -84,7 +84,7 @@ fn failed_keeps_limits() {
         )
     };
     let proxy = Proxy::start(&yaml("{}", "access"));
-    // The site is done with when the fault is found.
+    // The problem is found after the site was set up.
     proxy.configure(&yaml("{waiting: 0}", "/none/such/file"));
     proxy.signal(SIGHUP);
     proxy.wait_for_log("reload failed");
@@ -147,7 +147,7 @@ fn many_addresses_quickly() {
         // Time in user mode and in the kernel.
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
-    // The least of a few, since the machine may be busy.
+    // The minimum of a few runs, since the machine may be busy.
     let cost = |addresses: usize| {
         proxy.reload(&many_addresses(addresses));
         let each = (0..3).map(|_| {

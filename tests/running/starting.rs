@@ -57,7 +57,7 @@ fn check_prints_problems() {
     .unwrap();
     let check = run(&["--check", "-c", path]);
     assert_eq!((check.code, check.out.as_str()), (Some(0), "ok: 1 site\n"));
-    // What is printed is a configuration that means the same.
+    // The output is a configuration with the same meaning.
     let printed = run(&["-p", "-c", path]).out;
     fs::write(&file, &printed).unwrap();
     assert_eq!(run(&["-p", "-c", path]).out, printed);
@@ -143,7 +143,7 @@ map:
     assert_eq!(checked.code, Some(2));
     let problems = checked.err.strip_suffix("14 problems\n");
     assert_eq!(problems, Some(&*expected), "{checked:?}");
-    // The start says the same.
+    // The start reports the same.
     let mut start = program();
     start
         .args(["-c", "swiftiply.yml"])
@@ -181,7 +181,7 @@ fn too_few_threads() {
     let file = directory.path().join("swiftiply.yml");
     let yaml = "cluster_address: 127.0.0.1\ncluster_port: 0\nworkers: 256\nmap: []\n";
     fs::write(&file, yaml).unwrap();
-    // Each thread wants a stack of 64 MiB, and all of them much more than there is; nothing else needs so much at once.
+    // Each thread takes a stack of 64 MiB, which is too much for all of them and more than anything else takes at once.
     let mut limited = std::process::Command::new("sh");
     limited
         .args(["-c", "ulimit -v 2000000 && exec \"$0\" -c \"$1\""])
@@ -296,7 +296,7 @@ fn command_line_site() {
     assert_eq!(proxy.read("a.pid"), format!("{}\n", proxy.pid()));
     let backend = Echo::dial(proxy.dial_in(), "000000000001", "");
     assert_eq!(proxy.visit().get("/a").text(), "/a");
-    // And stays in force.
+    // The options stay in force after a reload.
     proxy.reload("map: []");
     assert_eq!(proxy.visit().get("/b").text(), "/b");
     drop(backend);
@@ -326,12 +326,12 @@ fn daemon() {
                 .status,
             404
         );
-        // It has left the directory and the terminal behind.
+        // It has changed its directory and has no terminal.
         let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
         assert_eq!(cwd.to_str(), Some("/"));
         let stdin = fs::read_link(format!("/proc/{pid}/fd/0")).unwrap();
         assert_eq!(stdin.to_str(), Some("/dev/null"));
-        // And finds its files again.
+        // A reload finds its files all the same.
         kill(pid, SIGHUP).unwrap();
         let log = directory.path().join("log");
         wait_until("a reload", || {

@@ -24,7 +24,7 @@ fn least_connections() {
         assert_eq!(backend.request().target(), format!("/{n}"));
         busy.push((visitor, backend));
     }
-    // Only the second one has nothing to do.
+    // Only the second server is idle.
     let done = |(visitor, backend): &mut (Visitor, Backend)| backend.reply_to(visitor, "done");
     done(&mut busy[1]);
     let mut visitor = proxy.visit();

@@ -80,7 +80,7 @@ fn server_closes() {
     assert_eq!(visitor.answer().text(), "ok");
     visitor.send_get("/");
     backend.request();
-    // No length: the end is where the server closes, however long that takes.
+    // Without a length the response ends where the server closes, however long that takes.
     backend.send("HTTP/1.1 200 OK\r\n\r\nfirst");
     thread::sleep(Duration::from_millis(300));
     backend.send(" and second");
@@ -210,7 +210,7 @@ fn upgraded_connection() {
     );
     let mut tunnel = server.accept();
     assert_eq!(tunnel.request().field("Upgrade"), Some("websocket"));
-    // While it is one, another one has to wait.
+    // While the connection is a tunnel, another request has to wait.
     let mut other = proxy.ask("/other");
     assert_eq!(proxy.visit().get("/swiftiply_health").status, 200);
     assert!(
@@ -228,7 +228,7 @@ fn upgraded_connection() {
     assert_eq!(tunnel.read_to("server"), "to the server");
     tunnel.send("and back");
     assert_eq!(visitor.at_least(8), b"and back");
-    // Its end is nothing to the others.
+    // Its end does not affect the others.
     drop(visitor);
     tunnel.assert_closed();
     drop(tunnel);

@@ -14,14 +14,14 @@ fn retried_elsewhere() {
         "",
     ));
     let mut visitor = proxy.visit();
-    // Whatever the method: nothing of it was sent.
+    // With any method, since nothing of the request was sent.
     for n in 0..6 {
         let target = format!("/{n}");
         assert_eq!(visitor.ask(post(&target)).text(), format!("{target} 4"));
     }
     assert_eq!(server.answered(), 6);
     proxy.wait_for_log(&format!("server {gone} is set aside: connection refused"));
-    // It comes up, and gets requests again.
+    // The server starts, and gets requests again.
     let back = EchoServer::at(gone);
     wait_until("the use of the server that is back", || {
         visitor.get("/again");
@@ -59,7 +59,7 @@ fn server_dies() {
     visitor.send(post("/post"));
     servers[0].accept().request();
     assert_eq!(visitor.answer().status, 502);
-    // Within a response the client can tell.
+    // A response that is cut must be visible to the client.
     visitor.send_get("/cut");
     assert_eq!(backend.request().target(), "/cut");
     backend.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
@@ -89,7 +89,7 @@ fn failing_server_set_aside() {
         }
     }
     proxy.wait_for_log("set aside: 3 exchanges in a row failed");
-    // The only one goes on.
+    // The only server is never set aside.
     let lonely = Server::start();
     proxy.reload(&site(&[&lonely.address().to_string()], ""));
     for _ in 0..5 {
@@ -169,7 +169,7 @@ fn health_check() {
         "the check brought a request of a client"
     );
     proxy.wait_for_log(&format!("server {address} is back"));
-    // Now a request finds it among the checks.
+    // Now requests arrive again, between the checks.
     visitor.send_get("/b");
     let mut other = proxy.ask("/c");
     let mut backend = loop {

@@ -26,11 +26,11 @@ fn reload() {
     three.reply_to(&mut third, "ok");
     four.reply_to(&mut fourth, "ok");
     proxy.reload(&site(&[&c, &a], ", server_connections: 3"));
-    // What was idle there is closed, what was under way ends in order.
+    // Idle connections are closed, exchanges complete.
     four.assert_closed();
     two.reply_to(&mut second, "gone");
     two.assert_closed();
-    // The new one has the fewest; the old one has kept its connection.
+    // The new server has the fewest requests; the old one has kept its connection.
     third.send_get("/new");
     let mut new = comes.accept();
     assert_eq!(new.request().target(), "/new");
@@ -46,7 +46,7 @@ fn reload() {
     assert_eq!(third.answer().text(), "new");
     assert_eq!(fourth.answer().text(), "old");
     assert_eq!(fifth.answer().text(), "old");
-    // From there to backends that dial in, and back.
+    // A reload changes the site to backends that dial in, and back.
     proxy.reload(SITE);
     for backend in [&mut one, &mut three, &mut new, &mut other] {
         backend.assert_closed();
@@ -101,7 +101,7 @@ fn sample() {
         "a server got too few requests: {:?}",
         servers.iter().map(EchoServer::answered).collect::<Vec<_>>()
     );
-    // It steps in where it is wanted.
+    // The backup is used where it is configured.
     let echo = Echo::dial(proxy.dial_in(), "000000000001", "");
     let request = "GET /sorry HTTP/1.1\r\nHost: sorry.example.com\r\n\r\n";
     assert_eq!(visitor.ask(request).text(), "/sorry");

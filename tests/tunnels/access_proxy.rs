@@ -76,7 +76,7 @@ fn drain() {
     server.assert_closed();
     server.finish();
     assert_eq!(access.wait().code(), Some(0), "{}", access.log());
-    // They are ended: that is no cut.
+    // Tunnels that the drain ends are not a failure.
     // Its idle connection has to close within this time, also on a machine that is busy elsewhere.
     let mut access = Access::start(&yaml("3"), &[]);
     let (mut visitor, mut server) = through_access(&proxy, &app);

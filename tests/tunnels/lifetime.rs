@@ -40,7 +40,7 @@ fn idle_timeout() {
     }
     proxy.wait_for_logs("reason=tunnel_idle", 4);
     proxy.finish();
-    // Nothing of one side while the other one has ended.
+    // One side is silent after the other one has ended.
     let proxy = Proxy::start(&site("timeouts: {backend: 0.3, body: 0.3}"));
     let mut visitor = proxy.visit();
     let mut backend = tunnel(&proxy, &mut visitor);
@@ -208,7 +208,7 @@ fn counted() {
         closed.join().unwrap(),
         "the end of the drain left a connection open"
     );
-    // And a server that is dropped takes them along.
+    // A server that is dropped closes its tunnels.
     let server = embedded(&lines);
     let (visitors, dial_in) = (first(&server.visitors()), first(&server.backends()));
     let mut visitor = Visitor::connect(visitors);

@@ -75,7 +75,7 @@ fn backpressure() {
                 }
                 writer.shutdown(Shutdown::Write).unwrap();
             });
-            // It comes to a stand, and the proxy has not taken it all in.
+            // The sender stalls, so the proxy has not buffered everything.
             let mut last = usize::MAX;
             wait_until("a stalled tunnel", || {
                 thread::sleep(Duration::from_millis(100));

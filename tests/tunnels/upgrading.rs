@@ -29,7 +29,7 @@ fn each_side_ends() {
             assert_eq!(fields, (Some("upgrade"), Some("websocket")));
             assert!(answer.field("Date").is_some(), "no Date: {}", answer.head);
             assert_open(&mut visitor, &mut backend);
-            // What is no HTTP, and what would be.
+            // Bytes that are not HTTP, and some that look like it.
             visitor.send(b"\0\r\n\r\nGET / HTTP/1.1\r\n\r\n");
             assert_eq!(backend.take(23), b"\0\r\n\r\nGET / HTTP/1.1\r\n\r\n");
             if visitor_first {
@@ -104,7 +104,7 @@ fn bytes_before_101() {
     let peek = backend.socket().peek(&mut [0]);
     assert_eq!(peek.unwrap_err().kind(), ErrorKind::WouldBlock);
     backend.socket().set_nonblocking(false).unwrap();
-    // The application does not know the protocol, so all of it was HTTP.
+    // The application refuses the upgrade, so all bytes were HTTP.
     backend.reply_to(&mut visitor, "no");
     let second = backend.request();
     assert_eq!(second.target(), "/second");
@@ -243,7 +243,7 @@ fn limit_per_site() {
     proxy.wait_for_logs("bytes to the backend and", 2);
     switch(&mut other, &mut idle);
     assert_open(&mut other, &mut idle);
-    // With none at all an upgrade is not passed on.
+    // With a limit of 0 an upgrade is not passed on.
     reload("max_tunnels: 0");
     let mut last = proxy.visit();
     let mut backend = Backend::dial(proxy.dial_in());
@@ -277,7 +277,7 @@ fn ordinary_server() {
     assert_eq!(visitor.take(4), b"soon");
     assert_eq!(server.take(5), b"early");
     assert_open(&mut visitor, &mut server);
-    // The connection is spent, and its seat is taken until the end.
+    // The connection cannot be used again, and its slot is taken until the end.
     let mut other = proxy.ask("/plain");
     visitor.send("bye").finish();
     assert_eq!(server.rest(), b"bye");
