@@ -240,7 +240,8 @@ impl Runner {
             }
             assert!(
                 Instant::now() < deadline,
-                "{commands}prints {text:?}, not {expected:?}"
+                "timed out after {} s waiting for {expected:?}; {commands}prints {text:?}",
+                PATIENCE.as_secs()
             );
             thread::sleep(Duration::from_millis(100));
         }

@@ -71,7 +71,7 @@ impl Setup {
             let peeked = backend.socket().peek(&mut [0]);
             assert!(
                 matches!(peeked, Ok(1)),
-                "{n} of {count} requests arrived, then {peeked:?}"
+                "waiting for {count} requests: {n} arrived, then {peeked:?}"
             );
             backend
         });
@@ -91,7 +91,10 @@ impl Setup {
                 return backend;
             }
         }
-        panic!("only {before} connections brought a request");
+        let seconds = SOON.as_secs();
+        panic!(
+            "timed out after {seconds} s waiting for a request; only {before} connections brought one"
+        );
     }
 
     /// Connections with their requests.

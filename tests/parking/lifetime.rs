@@ -162,7 +162,11 @@ fn drop_closes_all() {
         let _ = dropped.send(());
     });
     let end = wait.recv_timeout(SOON);
-    assert!(end.is_ok(), "the server is dropped");
+    let seconds = SOON.as_secs();
+    assert!(
+        end.is_ok(),
+        "timed out after {seconds} s waiting for the drop of the server"
+    );
     let mut begun = 0;
     for (n, visitor) in visitors.iter_mut().enumerate() {
         let text = String::from_utf8(visitor.rest()).unwrap();
