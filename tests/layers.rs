@@ -98,7 +98,6 @@ fn imports_come_from_lower_layers() {
 }
 
 #[test]
-#[ignore = "the last cycles are about to go"]
 fn imports_have_no_cycles() {
     let sources = Sources::get();
     // From each file to the files that it names.
@@ -178,7 +177,6 @@ fn unsafe_is_in_process_only() {
 }
 
 #[test]
-#[ignore = "the last long files are about to be split"]
 fn long_files_give_a_reason() {
     let sources = Sources::get();
     let mut findings = Vec::new();
