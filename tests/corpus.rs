@@ -52,16 +52,16 @@ fn verdict(name: &str, input: &[u8]) -> String {
         Err(()) => "refused".to_owned(),
     };
     match name {
-        "request_head" => match laws::read_request(input, &[], &LIMITS) {
+        "request_head" => match laws::heads::read_request(input, &[], &LIMITS) {
             Err(refusal) => refusal.status.to_string(),
             Ok(head) => told(Ok(head.is_some())),
         },
         "response_head" => {
-            let read = laws::read_response(input, &[], &LIMITS);
+            let read = laws::heads::read_response(input, &[], &LIMITS);
             told(read.map(|head| head.is_some()).map_err(drop))
         }
         "chunked" => {
-            let decoded = laws::decode(Framing::Chunked, input, &[]);
+            let decoded = laws::chunks::decode(Framing::Chunked, input, &[]);
             told(decoded.verdict.map(|end| end.is_some()).map_err(drop))
         }
         "preamble" => {
