@@ -78,7 +78,7 @@ fn dial_in() {
     let app = dialling(&proxy, 30);
     visit_both(&proxy, &certificate);
     // 41 connections each time, each closed in order by one end or the other.
-    proxy.wait_for_logs("bytes there and", 82);
+    proxy.wait_for_logs("tunnel carried", 82);
     drop(app);
     proxy.finish();
 }
@@ -91,7 +91,7 @@ fn traditional() {
     let keys = format!("proxy: traditional, servers: '{address}'");
     let (proxy, certificate) = proxy(files.path(), &keys);
     visit_both(&proxy, &certificate);
-    proxy.wait_for_logs("bytes there and", 82);
+    proxy.wait_for_logs("tunnel carried", 82);
     drop(app);
     proxy.finish();
 }
@@ -104,7 +104,7 @@ fn behind_access_proxy() {
     let (app, address) = serving();
     let access = Access::between(proxy.dial_in(), address, 4);
     visit_both(&proxy, &certificate);
-    proxy.wait_for_logs("bytes there and", 82);
+    proxy.wait_for_logs("tunnel carried", 82);
     access.finish();
     drop(app);
     proxy.finish();
@@ -128,10 +128,10 @@ fn over_a_dial_in_link_with_tls() {
         &[],
     );
     visit_both(&proxy, &certificate);
-    proxy.wait_for_logs("bytes there and", 82);
+    proxy.wait_for_logs("tunnel carried", 82);
     // A close is passed on with TLS as well.
     for log in [proxy.log(), access.log()] {
-        let ends = log.lines().filter(|line| line.contains("bytes there and"));
+        let ends = log.lines().filter(|line| line.contains("tunnel carried"));
         assert_eq!(ends.clone().count(), 82, "{log}");
         assert!(
             ends.into_iter()

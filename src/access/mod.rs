@@ -249,7 +249,7 @@ impl Drop for Access {
 fn tunnel_ended(server: Box<Conn>, app: Conn, ended: TunnelEnded) {
     drop((server, app));
     log::debug!(
-        "{} bytes there and {} back through a tunnel: reason={}",
+        "tunnel carried {} bytes to the application and {} to the server: reason={}",
         ended.to_backend,
         ended.to_visitor,
         ended.reason

@@ -232,7 +232,7 @@ fn upgraded_connection() {
     drop(visitor);
     tunnel.assert_closed();
     drop(tunnel);
-    proxy.wait_for_log("through a tunnel");
+    proxy.wait_for_log("tunnel carried");
     exchange(&mut other, &mut backend, "/again");
     drop((other, backend));
     proxy.finish();

@@ -134,7 +134,7 @@ fn drain() {
         }
         assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
         let log = proxy.log();
-        assert_eq!(log.matches("bytes to the backend and").count(), 2, "{log}");
+        assert_eq!(log.matches("tunnel carried").count(), 2, "{log}");
         assert!(log.contains("reason=draining"), "{log}");
     }
 }

@@ -240,7 +240,7 @@ fn limit_per_site() {
     assert_eq!(other.ask(ASK).status, 503);
     assert_open(&mut visitor, &mut backend);
     drop((visitor, second, backend, taken));
-    proxy.wait_for_logs("bytes to the backend and", 2);
+    proxy.wait_for_logs("tunnel carried", 2);
     switch(&mut other, &mut idle);
     assert_open(&mut other, &mut idle);
     // With a limit of 0 an upgrade is not passed on.
