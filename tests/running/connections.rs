@@ -160,6 +160,8 @@ fn one_thread_for_backends() {
         let tasks = fs::read_dir(format!("/proc/{}/task", proxy.pid())).unwrap();
         tasks.count()
     };
+    // Some threads start after the line that says that it is ready.
+    proxy.wait_until_idle();
     let before = threads();
     proxy.reload(&many_addresses(200));
     // A reload has a thread of its own until it is over.
