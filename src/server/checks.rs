@@ -219,18 +219,23 @@ impl ChecksState {
         record.last = now;
     }
 
-    /// Removes the request from the queue that would go last, if this address goes before it.
+    /// Removes the request from the queue that would go last, if a request of this address goes before it.
     fn evict_for(
         &mut self,
         client: ClientNetwork,
         now: Instant,
     ) -> Option<Arc<Slot<Result<AuthSlot, AuthOverload>>>> {
-        let ranked = self
-            .waiting
-            .iter()
-            .map(|(number, waiter)| (self.rank(waiter.client, now), *number));
+        let waiting = |client| {
+            let record = self.records.get(&client);
+            record.map_or(0, |record| record.waiting)
+        };
+        let ranked = self.waiting.iter().map(|(number, waiter)| {
+            let client = waiter.client;
+            ((self.rank(client, now), waiting(client)), *number)
+        });
+        // Of addresses of equal priority, the one with the most requests in the queue loses one.
         let (worst, number) = ranked.max()?;
-        let before = self.rank(client, now) < worst;
+        let before = (self.rank(client, now), waiting(client) + 1) < worst;
         before
             .then(|| self.remove(number))?
             .map(|waiter| waiter.slot)
