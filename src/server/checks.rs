@@ -428,6 +428,24 @@ mod tests {
     }
 
     #[test]
+    fn full_queue_takes_from_the_address_with_most_requests() {
+        let checks = Arc::new(Checks::with(1));
+        let busy = turn(&checks, None);
+        // None of them has had a turn yet.
+        let flood = (0..MOST_IN_LINE).map(|number| (number / MOST_OF_ONE) as u8);
+        let flood: Vec<_> = flood.map(|from| queued(&checks, address(from))).collect();
+        let late = queued(&checks, address(200));
+        let lost: Vec<_> = flood.iter().filter_map(AuthTicket::take).collect();
+        assert!(
+            matches!(lost[..], [Err(AuthOverload::All)]),
+            "one of the flood has lost its place: {lost:?}"
+        );
+        assert!(late.take().is_none(), "the late one waits");
+        drop((busy, flood, late));
+        assert_eq!(checks.state.lock().running, 0);
+    }
+
+    #[test]
     fn full_queue_favours_new_addresses() {
         let checks = Arc::new(Checks::with(1));
         for number in 0..16 {
