@@ -144,6 +144,27 @@ fn daemon_with_a_user_of_its_own() {
 }
 
 #[test]
+fn a_failure_leaves_unix_sockets() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.sock");
+    let site = SITE.replace("127.0.0.1:0", &format!("unix:{}", path.display()));
+    let proxy = Proxy::start_with(&site, &["--pid", "pid"]);
+    let own = proxy.read("pid");
+    // The socket is taken over before the next address turns out to be in use.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = other.local_addr().unwrap();
+    let working = proxy.read("swiftiply.yml");
+    let more = format!("}}, {{incoming: more, outgoing: '{in_use}'}}]");
+    fs::write(proxy.file("swiftiply.yml"), working.replace("}]", &more)).unwrap();
+    proxy.signal(SIGUSR2);
+    proxy.wait_for_log("upgrade failed: the new process ended, with status 1");
+    assert!(path.exists(), "the file of the socket was removed");
+    std::os::unix::net::UnixStream::connect(&path).expect("the old process still listens");
+    assert_eq!(proxy.read("pid"), own, "the pid file");
+    proxy.finish();
+}
+
+#[test]
 fn a_failure_leaves_the_old_process_as_it_was() {
     let proxy = start("");
     let own = proxy.read("pid");

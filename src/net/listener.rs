@@ -221,7 +221,7 @@ impl Listener {
         }
     }
 
-    /// A socket that listens at this address already.
+    /// A socket that listens at this address already. Its file stays until [`Listener::take_over`].
     fn adopt(address: &Address, socket: OwnedFd) -> io::Result<Self> {
         let (socket, local, file) = match address {
             Address::Tcp { .. } => {
@@ -239,7 +239,7 @@ impl Listener {
             socket,
             local,
             file,
-            is_handed_over: AtomicBool::new(false),
+            is_handed_over: AtomicBool::new(true),
         })
     }
 
@@ -292,6 +292,11 @@ impl Listener {
     /// Leaves the file of a Unix socket in place when this listener is dropped, since another process uses the socket now.
     pub fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::Relaxed);
+    }
+
+    /// The process that listened on the same socket has handed it over: the end of this listener removes its file.
+    pub fn take_over(&self) {
+        self.is_handed_over.store(false, Ordering::Relaxed);
     }
 
     /// Accepts a connection without waiting. `None`: there is none.

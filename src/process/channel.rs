@@ -32,6 +32,8 @@ impl Channel {
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
         let (ours, theirs) = socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)?;
+        // A process that reads nothing is not waited for without end.
+        setsockopt(&ours, sockopt::SendTimeout, &TimeVal::new(SEND_TIMEOUT, 0))?;
         Ok((Self(ours), theirs))
     }
 
@@ -102,6 +104,8 @@ impl Channel {
     }
 }
 
+/// Seconds for which a send waits for the other process to read.
+const SEND_TIMEOUT: i64 = 60;
 /// Bytes of the longest message.
 pub const LONGEST: usize = 4096;
 

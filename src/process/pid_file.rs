@@ -1,7 +1,7 @@
 //! The pid file of a server.
 //!
 //! A server locks its file (flock(2)) as long as it accepts connections. So a file that a crash has left behind can be
-//! told from that of a running server, even if the system has reused its process id, and in containers, where process
+//! distinguished from that of a running server, even if the system has reused its process id, and in containers, where process
 //! ids mean something else. A draining server has released the lock, like its addresses: its successor may write the
 //! file, and the draining server does not remove it then.
 
@@ -10,6 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 
@@ -20,6 +21,8 @@ use super::reason;
 pub struct PidFile {
     path: PathBuf,
     file: File,
+    /// It is the file of another process as long as this one has not replaced that.
+    is_adopted: AtomicBool,
 }
 
 impl PidFile {
@@ -40,7 +43,12 @@ impl PidFile {
             if is_at(&file, path) {
                 fill(&file).map_err(|error| reason(&error))?;
                 let path = path.to_owned();
-                return Ok(Self { path, file });
+                let is_adopted = AtomicBool::new(false);
+                return Ok(Self {
+                    path,
+                    file,
+                    is_adopted,
+                });
             }
         }
         Err("it keeps changing".to_owned())
@@ -54,6 +62,7 @@ impl PidFile {
         let pid_file = Self {
             path: path.to_owned(),
             file: File::from(file),
+            is_adopted: AtomicBool::new(true),
         };
         pid_file.restore()?;
         Ok(pid_file)
@@ -65,6 +74,11 @@ impl PidFile {
     /// The reason why it cannot be written.
     pub fn restore(&self) -> Result<(), String> {
         fill(&self.file).map_err(|error| reason(&error))
+    }
+
+    /// The other process has handed over: the file is removed when this one ends. Until then it is left for the other.
+    pub fn take_over(&self) {
+        self.is_adopted.store(false, Ordering::Relaxed);
     }
 
     /// The path and the open file, for a process that replaces this one.
@@ -81,6 +95,9 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
+        if self.is_adopted.load(Ordering::Relaxed) {
+            return;
+        }
         let is_locked = !matches!(self.file.try_lock(), Err(TryLockError::WouldBlock));
         let is_ours = content(&mut self.file).is_ok_and(|text| text == own());
         if is_locked && is_ours && is_at(&self.file, &self.path) {

@@ -146,6 +146,14 @@ impl Server {
         self.release_backends(false);
     }
 
+    /// The process that this one replaces has handed over: the files of Unix sockets are removed when this one ends. Until
+    /// then they are the other one's, which goes on if this one fails.
+    pub fn take_over(&self) {
+        for (_, listener) in self.listeners().iter().flatten() {
+            listener.take_over();
+        }
+    }
+
     /// Whether another process has taken over; see [`Server::hand_over`].
     pub fn is_replaced(&self) -> bool {
         self.is_replaced.load(Ordering::Relaxed)

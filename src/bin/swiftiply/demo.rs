@@ -82,7 +82,7 @@ pub(crate) fn run(
         commands.join("\n    "),
         processes.kill().join("\n    "),
     );
-    // The demonstration continues if nobody reads its output.
+    // The demonstration continues if its output is not read.
     let _ = io::stdout().write_all(text.as_bytes());
     while control.wait() != Message::Stop {}
     stoppers.iter().for_each(Stopper::stop);

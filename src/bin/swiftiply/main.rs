@@ -161,6 +161,8 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
     }
     if let Some(predecessor) = predecessor {
         predecessor.ready().map_err(ExitError::running)?;
+        server.take_over();
+        pid_file.as_deref().inspect(|file| file.take_over());
     }
     if let Some(ready) = ready {
         // Standard error is closed after that.

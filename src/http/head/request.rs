@@ -172,23 +172,25 @@ impl RequestHead {
 /// front of us to see another site than the one that responds. Therefore such a request is refused.
 fn meant_host(
     target: &Target,
-    told: [Option<&[u8]>; 2],
+    fields: [Option<&[u8]>; 2],
     version: Version,
 ) -> Result<Option<Host>, Refusal> {
-    let told = match told {
+    let host = match fields {
         [None, _] => None,
-        [Some(host), None] => Some(Host::parse(host).ok_or(Refusal::bad("an invalid Host field"))?),
+        [Some(field), None] => {
+            Some(Host::parse(field).ok_or(Refusal::bad("an invalid Host field"))?)
+        }
         [Some(_), Some(_)] => return Err(Refusal::bad("two Host fields")),
     };
-    if told.is_none() && version == Version::Http11 {
+    if host.is_none() && version == Version::Http11 {
         return Err(Refusal::bad("no Host field"));
     }
-    match (target.authority(), told) {
-        (Some(meant), Some(told)) if !meant.is_same(&told) => {
+    match (target.authority(), host) {
+        (Some(meant), Some(host)) if !meant.is_same(&host) => {
             Err(Refusal::bad("a Host field other than the target's host"))
         }
         (Some(meant), _) => Ok(Some(meant.clone())),
-        (None, told) => Ok(told),
+        (None, host) => Ok(host),
     }
 }
 
