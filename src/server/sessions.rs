@@ -1,7 +1,7 @@
 //! Where sessions are kept while no worker runs them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -33,16 +33,19 @@ impl ScanBackoff {
 
     /// Notes that the scan found nothing, and ran from `begun` until `now`.
     pub(super) fn rest(&self, begun: Instant, now: Instant) {
-        *self.0.lock() = Some(now + now.saturating_duration_since(begun) * IN_VAIN);
+        let pause = now.saturating_duration_since(begun) * BACKOFF_FACTOR;
+        *self.0.lock() = Some(now + pause.min(LONGEST_BACKOFF));
     }
 }
 
 /// Back-off after a fruitless scan, as a multiple of its duration.
-const IN_VAIN: u32 = 10;
+const BACKOFF_FACTOR: u32 = 10;
+
+/// A scan that took long was interrupted by other work of the machine, and says little about its cost.
+const LONGEST_BACKOFF: Duration = Duration::from_millis(100);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -54,5 +57,7 @@ mod tests {
         assert!(!pace.is_due(at(3)) && !pace.is_due(at(32)) && pace.is_due(at(33)));
         pace.rest(at(40), at(40));
         assert!(pace.is_due(at(40)));
+        pace.rest(at(40), at(90));
+        assert!(!pace.is_due(at(189)) && pace.is_due(at(190)));
     }
 }
