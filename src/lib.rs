@@ -11,7 +11,7 @@
 //!
 //! The words: a *client* sends requests, a *backend* is a connection to an application process that serves them, a *site* is
 //! an entry of the configuration's map, a *session* is a client's connection with its state, an *exchange* is one request
-//! with its response. (Many identifiers say `visitor` for the client.)
+//! with its response.
 //!
 //! # The idea: workers block for work, exchanges are parked
 //!

@@ -79,7 +79,7 @@ pub struct Stats {
     /// Open tunnels. The total so far is the number of responses with status 101.
     pub tunnels: AtomicU64,
     statuses: Box<[AtomicU64]>,
-    visitors_closed: Box<[AtomicU64]>,
+    clients_closed: Box<[AtomicU64]>,
     backends_closed: Box<[AtomicU64]>,
 }
 
@@ -94,7 +94,7 @@ impl Stats {
             joined: AtomicU64::new(0),
             tunnels: AtomicU64::new(0),
             statuses: zeros(STATUSES),
-            visitors_closed: zeros(Close::ALL.len()),
+            clients_closed: zeros(Close::ALL.len()),
             backends_closed: zeros(Close::ALL.len()),
         }
     }
@@ -117,9 +117,9 @@ impl Stats {
     }
 
     /// Counts a closed client connection.
-    pub fn visitor_closed(&self, reason: Close) {
+    pub fn client_closed(&self, reason: Close) {
         self.open.fetch_sub(1, Ordering::Relaxed);
-        add(&self.visitors_closed[reason as usize]);
+        add(&self.clients_closed[reason as usize]);
     }
 
     /// Counts a closed connection of a backend.
@@ -128,8 +128,8 @@ impl Stats {
     }
 
     /// Client connections closed so far for this reason.
-    pub fn visitors_closed(&self, reason: Close) -> u64 {
-        get(&self.visitors_closed[reason as usize])
+    pub fn clients_closed(&self, reason: Close) -> u64 {
+        get(&self.clients_closed[reason as usize])
     }
 
     /// Connections of backends closed so far for this reason.
@@ -171,11 +171,11 @@ mod tests {
         stats.open.store(2, Ordering::Relaxed);
         stats.answered(404);
         stats.answered(404);
-        stats.visitor_closed(Close::Idle);
+        stats.client_closed(Close::Idle);
         stats.backend_closed(Close::Junk);
         assert_eq!((stats.status(404), stats.status(200)), (2, 0));
         assert_eq!(stats.exchanges(), 2);
-        assert_eq!(stats.visitors_closed(Close::Idle), 1);
+        assert_eq!(stats.clients_closed(Close::Idle), 1);
         assert_eq!(stats.backends_closed(Close::Junk), 1);
         assert_eq!(stats.backends_closed(Close::Idle), 0);
         assert_eq!(get(&stats.open), 1);

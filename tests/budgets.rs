@@ -15,14 +15,14 @@ fn with_limits(limits: &str) -> Server {
 
 /// A client that has sent all of its request but the last byte.
 fn nearly(server: &Server, body: &[u8]) -> Visitor {
-    let visitor = Visitor::connect(first(&server.visitors()));
+    let visitor = Visitor::connect(first(&server.client_addresses()));
     nearly_from(visitor, server, body)
 }
 
 /// The same on an open connection.
 fn nearly_from(mut visitor: Visitor, server: &Server, body: &[u8]) -> Visitor {
     let kept = || {
-        let (memory, disk) = server.kept();
+        let (memory, disk) = server.charged();
         memory + disk
     };
     let before = kept();
@@ -38,7 +38,7 @@ fn nearly_from(mut visitor: Visitor, server: &Server, body: &[u8]) -> Visitor {
 }
 
 fn is_given_back(server: Server) {
-    wait_until("the return of all memory", || server.kept() == (0, 0));
+    wait_until("the return of all memory", || server.charged() == (0, 0));
     drain(server);
 }
 
@@ -46,12 +46,12 @@ fn is_given_back(server: Server) {
 fn memory_full() {
     const MEMORY: u64 = 1 << 20;
     let server = with_limits("memory: 1m, head: 512k");
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     let mut idle = Visitor::connect(address);
     assert_eq!(idle.get("/swiftiply_health").status, 200);
     let body = bytes(60_000);
     let mut slow: Vec<_> = (0..20).map(|_| nearly(&server, &body)).collect();
-    let (memory, disk) = server.kept();
+    let (memory, disk) = server.charged();
     // Bodies may use seven eighths of the memory.
     assert!(memory > MEMORY * 6 / 8 && disk > 0, "{memory} {disk}");
     // Its head alone exceeds the rest of the memory.
@@ -69,21 +69,21 @@ fn memory_full() {
     idle.assert_closed();
     let stats = server.stats();
     wait_until("two counted closes", || {
-        stats.visitors_closed(Close::Overload) == 2
+        stats.clients_closed(Close::Overload) == 2
     });
     // The proxy itself still answers, and requests that are under way go on.
     assert_eq!(
         Visitor::connect(address).get("/swiftiply_health").status,
         200
     );
-    let mut backend = Backend::dial(first(&server.backends()));
+    let mut backend = Backend::dial(first(&server.backend_addresses()));
     for visitor in &mut slow {
         visitor.send(&body[59_999..]);
         assert_eq!(backend.request().body, body);
         backend.reply_to(visitor, "done");
     }
     drop((slow, backend));
-    let mut backend = Backend::dial(first(&server.backends()));
+    let mut backend = Backend::dial(first(&server.backend_addresses()));
     let mut again = Visitor::asking(address, "/");
     assert_eq!(backend.request().target(), "/");
     backend.reply_to(&mut again, "there is room again");
@@ -107,7 +107,7 @@ fn is_refused(mut visitor: Visitor, length: usize, status: u16, reason: &str) {
 #[test]
 fn spool_share_of_one_client() {
     let server = with_limits("body_memory: 16k, spool: 800k");
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     let held = nearly(&server, &bytes(90_000));
     is_refused(Visitor::connect(address), 90_000, 503, "this address");
     // A body above a client's share is refused at once, with a status that does not invite another try.
@@ -124,9 +124,9 @@ fn spool_share_of_one_client() {
     }
     let stats = server.stats();
     wait_until("the counted closes", || {
-        stats.visitors_closed(Close::Overload) == 1 && stats.visitors_closed(Close::TooLarge) == 2
+        stats.clients_closed(Close::Overload) == 1 && stats.clients_closed(Close::TooLarge) == 2
     });
-    let mut backend = Backend::dial(first(&server.backends()));
+    let mut backend = Backend::dial(first(&server.backend_addresses()));
     let mut small = Visitor::connect(address);
     small.send_post("/small", bytes(16_000));
     assert_eq!(backend.request().body, bytes(16_000));
@@ -136,7 +136,7 @@ fn spool_share_of_one_client() {
     assert_eq!(backend.request().body, bytes(90_000));
     backend.reply_to(&mut other, "done");
     drop(held);
-    wait_until("room in the memory budget", || server.kept().1 == 0);
+    wait_until("room in the memory budget", || server.charged().1 == 0);
     small.send_post("/large", bytes(90_000));
     assert_eq!(backend.request().body, bytes(90_000));
     backend.reply_to(&mut small, "done");
@@ -147,7 +147,7 @@ fn spool_share_of_one_client() {
 #[test]
 fn uploads_side_by_side() {
     let server = with_limits("body_memory: 16k, spool: 800k");
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     // Two fit into what one client may use, half of each has arrived.
     let body = bytes(50_000);
     let begin = || {
@@ -159,12 +159,12 @@ fn uploads_side_by_side() {
     };
     let mut both = [begin(), begin()];
     wait_until("the first halves of the bodies", || {
-        server.kept().1 == 2 * 25_000
+        server.charged().1 == 2 * 25_000
     });
     let mut third = begin();
     let answer = third.answer();
     assert_eq!(answer.status, 503, "{}", answer.text());
-    let mut backend = Backend::dial(first(&server.backends()));
+    let mut backend = Backend::dial(first(&server.backend_addresses()));
     for visitor in &mut both {
         visitor.send(&body[25_000..]);
         assert_eq!(backend.request().body, body);
@@ -177,7 +177,7 @@ fn uploads_side_by_side() {
 #[test]
 fn spool_full_for_bodies() {
     let server = with_limits("body_memory: 16k, spool: 800k");
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     let body = bytes(100_000);
     let held: Vec<_> = (2..10)
         .map(|last| {
@@ -186,13 +186,13 @@ fn spool_full_for_bodies() {
         })
         .collect();
     is_refused(Visitor::connect(address), 90_000, 503, "no room");
-    let mut backend = Backend::dial(first(&server.backends()));
+    let mut backend = Backend::dial(first(&server.backend_addresses()));
     let mut small = Visitor::connect(address);
     small.send_post("/small", bytes(16_000));
     assert_eq!(backend.request().body, bytes(16_000));
     backend.reply_to(&mut small, "done");
     drop(held);
-    wait_until("room in the memory budget", || server.kept().1 == 0);
+    wait_until("room in the memory budget", || server.charged().1 == 0);
     small.send_post("/large", bytes(90_000));
     assert_eq!(backend.request().body, bytes(90_000));
     backend.reply_to(&mut small, "done");
@@ -203,11 +203,11 @@ fn spool_full_for_bodies() {
 #[test]
 fn responses_go_to_disk() {
     let server = with_limits("memory: 1m, body_memory: 1m");
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     let answer = bytes(16 << 20);
     let mut slow = Vec::new();
     for _ in 0..2 {
-        let mut backend = Backend::dial(first(&server.backends()));
+        let mut backend = Backend::dial(first(&server.backend_addresses()));
         slow.push(Visitor::asking(address, "/"));
         backend.request();
         // It is read at once, although its client reads nothing.
@@ -216,7 +216,7 @@ fn responses_go_to_disk() {
         drop(backend);
         wait_until("the end of the idle backend", || server.queues().0 == 0);
     }
-    let (memory, disk) = server.kept();
+    let (memory, disk) = server.charged();
     assert!(memory <= 1 << 20 && disk > 0, "{memory} {disk}");
     for visitor in &mut slow {
         visitor.answer().assert_body(&answer);
@@ -229,12 +229,12 @@ fn responses_go_to_disk() {
 fn slow_readers_cut_for_room() {
     const PART: u64 = 200 << 10;
     let server = with_limits("body_memory: 16k, spool: 1600k");
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     // Each uses all of a client's share, and holds its backend, for which no request waits.
     let mut slow = Vec::new();
     let mut backends = Vec::new();
     for last in 2..10 {
-        let mut backend = Backend::dial(first(&server.backends()));
+        let mut backend = Backend::dial(first(&server.backend_addresses()));
         let mut visitor = Visitor::connect_from([127, 0, 0, last], address);
         visitor.send_get("/large");
         backend.request();
@@ -245,10 +245,10 @@ fn slow_readers_cut_for_room() {
         // It is read in blocks; the last one may not fit.
         let most = PART * slow.len() as u64;
         wait_until("a nearly full memory budget", || {
-            server.kept().1 > most - 20_000 * slow.len() as u64
+            server.charged().1 > most - 20_000 * slow.len() as u64
         });
     }
-    let echo = Echo::dial(first(&server.backends()), "00000000000e", "");
+    let echo = Echo::dial(first(&server.backend_addresses()), "00000000000e", "");
     let body = bytes(180_000);
     let mut refused = 0;
     wait_until("room in the memory budget", || {
@@ -261,7 +261,7 @@ fn slow_readers_cut_for_room() {
     assert!(refused > 0, "no request was refused for memory");
     let stats = server.stats();
     wait_until("a close for a slow client", || {
-        stats.visitors_closed(Close::WriteSlow) > 0
+        stats.clients_closed(Close::WriteSlow) > 0
     });
     assert!(
         slow.iter_mut().any(|visitor| visitor.answer().cut),

@@ -25,8 +25,8 @@ fn config(map: &str) -> Config {
 fn server_and_clients() {
     let map = "[{incoming: test, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]";
     let server = Server::start(config(map)).unwrap();
-    let visitors = first(&server.visitors());
-    let dial_in = server.backends()[0].to_string();
+    let visitors = first(&server.client_addresses());
+    let dial_in = server.backend_addresses()[0].to_string();
     assert!(server.connected().is_empty(), "{:?}", server.connected());
     let client = Client::new(dial_in.parse().unwrap()).key("secret").unwrap();
     let client = client.id(*b"0123456789ab");
@@ -62,7 +62,7 @@ fn server_and_clients() {
         (stats.status(201), stats.status(404), stats.status(500)),
         (2, 1, 1)
     );
-    assert_eq!((server.open(), server.queues()), (1, (1, 0)));
+    assert_eq!((server.open_connections(), server.queues()), (1, (1, 0)));
     let connected = server.connected();
     assert_eq!(connected.len(), 1, "{connected:?}");
     let ConnectedBackend { id, responses, .. } = &connected[0];
@@ -87,7 +87,7 @@ fn server_and_clients() {
     );
     drop(visitor);
     wait_until("the count of the client's close", || {
-        server.stats().visitors_closed(Close::PeerClosed) == 1
+        server.stats().clients_closed(Close::PeerClosed) == 1
     });
     stopper.stop();
     thread.join().unwrap();
@@ -110,7 +110,7 @@ fn panic_costs_one_connection() {
         config
     };
     let server = Server::start(broken()).unwrap();
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     let mut panics = 0;
     let mut must_panic = || {
         let mut visitor = TcpStream::connect(address).unwrap();
@@ -137,7 +137,7 @@ fn panic_costs_one_connection() {
     server.reload(config(map)).unwrap();
     visitors.extend([ask("/three"), ask("/four")]);
     wait_until("four requests in the queue", || server.queues().1 == 4);
-    let dial_in = first(&server.backends());
+    let dial_in = first(&server.backend_addresses());
     let mut backends = [Backend::dial(dial_in), Backend::dial(dial_in)];
     for _ in 0..2 {
         // Each has a request before any of them answers: the panics have cost no slot.
@@ -151,7 +151,7 @@ fn panic_costs_one_connection() {
     for (visitor, target) in visitors.iter_mut().zip(["/one", "/two", "/three", "/four"]) {
         assert_eq!(visitor.answer().text(), target);
     }
-    assert_eq!(server.stats().visitors_closed(Close::Internal), 12);
+    assert_eq!(server.stats().clients_closed(Close::Internal), 12);
     drop((visitors, backends));
     drain(server);
 }
@@ -160,12 +160,12 @@ fn panic_costs_one_connection() {
 fn client_dials_again() {
     let map = "[{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
     let server = Server::start(config(map)).unwrap();
-    let dial_in = server.backends()[0].to_string();
+    let dial_in = server.backend_addresses()[0].to_string();
     let client = Client::new(dial_in.parse().unwrap());
     let stopper = client.stopper();
     let thread = thread::spawn(move || client.serve(|_| Reply::text(200, "ok")));
     let ask = |server: &Server| {
-        let address = server.visitors()[0].to_string().parse().unwrap();
+        let address = server.client_addresses()[0].to_string().parse().unwrap();
         Visitor::connect(address).get("/").text()
     };
     assert_eq!(ask(&server), "ok");
@@ -183,7 +183,7 @@ fn drain_during_dial_in() {
     let other = map.replace("127.0.0.1", "127.0.0.2");
     let server = Server::start(config(map)).unwrap();
     let come = || {
-        let address = first(&server.backends());
+        let address = first(&server.backend_addresses());
         let mut half = Backend::connect(address);
         half.send("swiftclient");
         // One behind the other.
@@ -205,20 +205,23 @@ fn drain_during_dial_in() {
 #[test]
 fn connections_counted() {
     let server = embedded("limits: {connections: 1}\nmap: []");
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     // It has sent half a request, so that it is not idle and makes no room.
     let mut half = Visitor::connect(address);
     half.send("GET / HTTP/1.1\r\n");
     let stats = server.stats();
     wait_until("a refused connection", || {
         Visitor::connect(address).assert_closed();
-        stats.visitors_closed(Close::Overload) > 2
+        stats.clients_closed(Close::Overload) > 2
     });
     let closed: u64 = Close::ALL
         .iter()
-        .map(|reason| stats.visitors_closed(*reason))
+        .map(|reason| stats.clients_closed(*reason))
         .sum();
-    assert_eq!(stats::get(&stats.accepted), server.open() + closed);
+    assert_eq!(
+        stats::get(&stats.accepted),
+        server.open_connections() + closed
+    );
     drop(half);
     drain(server);
 }

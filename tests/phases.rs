@@ -130,8 +130,8 @@ fn post_has_a_deadline() {
 fn dropped_server() {
     for round in 0..30 {
         let server = embedded(&format!("workers: 4\n{SITE}"));
-        let mut backend = Backend::dial(first(&server.backends()));
-        let mut visitor = Visitor::asking(first(&server.visitors()), "/");
+        let mut backend = Backend::dial(first(&server.backend_addresses()));
+        let mut visitor = Visitor::asking(first(&server.client_addresses()), "/");
         backend.request();
         // The worker blocks for a moment, and parks the exchange then.
         thread::sleep(Duration::from_millis(round));

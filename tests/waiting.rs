@@ -64,7 +64,7 @@ fn none_in_time() {
 #[test]
 fn in_order() {
     let server = embedded(&format!("workers: 4\n{SITE}"));
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     // More requests than workers.
     let mut visitors = Vec::new();
     for n in 0..12 {
@@ -73,7 +73,7 @@ fn in_order() {
             server.queues().1 == n + 1
         });
     }
-    let mut backend = Backend::dial(first(&server.backends()));
+    let mut backend = Backend::dial(first(&server.backend_addresses()));
     for (n, visitor) in visitors.iter_mut().enumerate() {
         let target = format!("/{n}");
         assert_eq!(backend.request().target(), target);

@@ -23,7 +23,7 @@ pub(super) struct Application {
     permit: ApplicationPermit,
     conn: Conn,
     /// The connection had an exchange before.
-    was_kept: bool,
+    is_reused: bool,
 }
 
 /// A request that waits for a permit.
@@ -60,7 +60,7 @@ impl Application {
             return Acquired::Ready(Self {
                 permit,
                 conn,
-                was_kept: true,
+                is_reused: true,
             });
         }
         Acquired::Connecting(ApplicationConnecting {
@@ -92,8 +92,8 @@ impl Upstream for Application {
         false
     }
 
-    fn was_kept(&self) -> bool {
-        self.was_kept
+    fn is_reused(&self) -> bool {
+        self.is_reused
     }
 
     fn origin(&self) -> Option<BackendName> {
@@ -160,7 +160,7 @@ impl Connecting<Application> for ApplicationConnecting {
                 Connected::Ready(Application {
                     permit: self.permit,
                     conn: Conn::plain(stream),
-                    was_kept: false,
+                    is_reused: false,
                 })
             }
             Ok(None) => {

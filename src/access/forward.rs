@@ -53,8 +53,8 @@ use crate::relay::rate::{Rate, SLOWEST, TIME_TO_BEGIN, WINDOW};
 use crate::relay::spool::Room;
 use crate::relay::upload::{self, StreamingUpload};
 use crate::relay::{
-    Exchange, ExchangeHandler, FailedAttempt, Interests, Outcome, RelayError, Responding, Rules,
-    Step, Switched, Tools, Visitor,
+    ClientSide, Exchange, ExchangeHandler, FailedAttempt, Interests, Outcome, RelayError,
+    Responding, Rules, Step, Switched, Tools,
 };
 use crate::stats::Close;
 
@@ -160,7 +160,7 @@ impl Buffers {
         let mut pending_output = Vec::new();
         let (mut has_event, mut patience) = (false, Duration::ZERO);
         loop {
-            let mut visitor = Visitor {
+            let mut client = ClientSide {
                 conn: link,
                 input: &mut self.input,
                 pending_output: &mut pending_output,
@@ -173,8 +173,8 @@ impl Buffers {
                 patience,
                 room: &Room::default,
             };
-            let step = exchange.advance(&mut visitor, &mut tools);
-            has_event = visitor.has_event;
+            let step = exchange.advance(&mut client, &mut tools);
+            has_event = client.has_event;
             let blocked_before = !patience.is_zero();
             patience = Duration::ZERO;
             match step {
@@ -344,13 +344,13 @@ impl Buffers {
         link.stream().give_up_after(patience);
         AfterExchange::Tunnel(Box::new(Start {
             backend: switched.upstream.into_conn(),
-            to_visitor: to_server,
+            to_client: to_server,
             to_backend: to_app,
             patience: TunnelTimeouts {
                 idle: TUNNEL_IDLE_TIMEOUT,
                 write: patience,
                 backend: patience,
-                visitor: patience,
+                client: patience,
             },
         }))
     }
@@ -369,14 +369,14 @@ impl Buffers {
         let mut left = MOST_DISCARDED;
         let mut pending_output = Vec::new();
         loop {
-            let mut visitor = Visitor {
+            let mut client = ClientSide {
                 conn: link,
                 input: &mut self.input,
                 pending_output: &mut pending_output,
                 has_event: false,
             };
             self.out.clear();
-            match upload.advance(&mut visitor, false, &mut self.out) {
+            match upload.advance(&mut client, false, &mut self.out) {
                 Ok(upload::UploadStep::End) => return AfterExchange::Keep,
                 Ok(upload::UploadStep::Some) if left > self.out.len() => left -= self.out.len(),
                 Ok(upload::UploadStep::Wait(_))
@@ -449,7 +449,7 @@ impl ExchangeHandler for ForwardedRequest {
         }
         let is_whole = !matches!(self.body, RequestBody::Stream { .. });
         let is_safe = !failure.is_sent || is_whole && self.head.method.is_idempotent();
-        if failure.was_kept && is_safe {
+        if failure.is_reused && is_safe {
             return true;
         }
         // If the application is down altogether, no more requests should come here.
@@ -488,7 +488,7 @@ impl ExchangeHandler for ForwardedRequest {
     fn received(&mut self, _: &Conn) {}
 
     /// A server never closes one direction only.
-    fn is_gone(&mut self, link: &mut Visitor<'_>, _: bool) -> bool {
+    fn is_gone(&mut self, link: &mut ClientSide<'_>, _: bool) -> bool {
         link.conn.stream().is_ended()
     }
 }
@@ -503,7 +503,7 @@ fn wait(exchange: &mut Exchange<ForwardedRequest>, interests: &Interests, link: 
         );
         return true;
     }
-    let visitor = match interests.visitor {
+    let client = match interests.client {
         Interest::Read if interests.uploads => PollFlags::POLLIN,
         Interest::Read => PollFlags::empty(),
         Interest::Write | Interest::Both => PollFlags::POLLOUT,
@@ -515,7 +515,7 @@ fn wait(exchange: &mut Exchange<ForwardedRequest>, interests: &Interests, link: 
         Some(Interest::Write) => PollFlags::POLLOUT,
         Some(Interest::Both) => PollFlags::POLLIN | PollFlags::POLLOUT,
     };
-    let link = PollFd::new(link.as_fd(), visitor | hung_up);
+    let link = PollFd::new(link.as_fd(), client | hung_up);
     let mut sockets = vec![link];
     if interests.backend.is_some() {
         let socket = exchange.backend();

@@ -251,7 +251,7 @@ fn tunnel_ended(server: Box<Conn>, app: Conn, ended: TunnelEnded) {
     log::debug!(
         "tunnel carried {} bytes to the application and {} to the server: reason={}",
         ended.to_backend,
-        ended.to_visitor,
+        ended.to_client,
         ended.reason
     );
 }

@@ -1,12 +1,12 @@
 //! A health probe: one request to an ordinary HTTP server, on a connection of its own.
 //!
 //! Used by the threads that check servers ([`directory`](super::directory)), and by the access proxy for its
-//! application. The whole probe has one deadline. Interim responses are skipped as in an exchange ([`AnswerHeads`]).
+//! application. The whole probe has one deadline. Interim responses are skipped as in an exchange ([`ResponseHeads`]).
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
 
-use crate::http::head::{AnswerHeads, HeadLimits, RequestHead};
+use crate::http::head::{HeadLimits, RequestHead, ResponseHeads};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 
@@ -37,7 +37,7 @@ impl HealthProbe<'_> {
         let head = head.map_err(|refusal| bad(refusal.why))?;
         let left = deadline.saturating_duration_since(Instant::now());
         conn.write_both(request.as_bytes(), &[], left)?;
-        let mut heads = AnswerHeads::new();
+        let mut heads = ResponseHeads::new();
         let mut reply = Buffer::new();
         loop {
             let next = match reply.is_empty() {

@@ -33,7 +33,7 @@ pub trait Upstream: AsMut<Conn> + Sized {
     fn is_dialled(&self) -> bool;
 
     /// Whether we made the connection and it had an exchange before, so that the server may have closed it.
-    fn was_kept(&self) -> bool;
+    fn is_reused(&self) -> bool;
 
     /// The backend's name, for logs.
     fn origin(&self) -> Option<BackendName>;
@@ -192,10 +192,10 @@ impl Upstream for Lease {
         matches!(self, Self::Dialled(_))
     }
 
-    fn was_kept(&self) -> bool {
+    fn is_reused(&self) -> bool {
         match self {
             Self::Dialled(_) => false,
-            Self::Server(lease) => lease.was_kept(),
+            Self::Server(lease) => lease.is_reused(),
         }
     }
 

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn visitors_addresses() {
+    fn client_addresses() {
         let check = |text: &str, expected: Result<&str, &str>| {
             let expected = expected
                 .map(|host| ClusterAddress::Host(host.into()))

@@ -27,7 +27,7 @@ pub struct Cache {
     tags: EntryTable,
     nothing: EntryTable,
     /// Entries checked before this time are stale.
-    trusted: Instant,
+    valid_since: Instant,
     /// The generation of the root to which all entries belong.
     generation: u64,
 }
@@ -184,7 +184,7 @@ impl Cache {
             files: EntryTable::new(files),
             tags: EntryTable::new(tags),
             nothing: EntryTable::new(nothing),
-            trusted: now,
+            valid_since: now,
             generation: 0,
         }
     }
@@ -195,14 +195,14 @@ impl Cache {
     }
 
     /// Looks up a path.
-    pub fn look(&mut self, key: &[u8], now: Instant) -> Lookup {
-        let Some(place) = self.index.get(key).copied() else {
+    pub fn look_up(&mut self, key: &[u8], now: Instant) -> Lookup {
+        let Some(entry) = self.index.get(key).copied() else {
             return Lookup::Unknown;
         };
-        let trusted = self.trusted;
-        let shelf = self.shelf(place.kind);
-        let window = shelf.bounds.window;
-        let Some(item) = &mut shelf.items[place.slot as usize] else {
+        let trusted = self.valid_since;
+        let table = self.table(entry.kind);
+        let window = table.bounds.window;
+        let Some(item) = &mut table.items[entry.slot as usize] else {
             return Lookup::Unknown;
         };
         item.used = true;
@@ -222,7 +222,7 @@ impl Cache {
         if !self.make_room(kind, cost) {
             return;
         }
-        let slot = self.shelf(kind).put(CachedPath {
+        let slot = self.table(kind).put(CachedPath {
             key: Arc::clone(&key),
             known,
             identity,
@@ -235,8 +235,8 @@ impl Cache {
 
     /// Marks an entry as checked now.
     pub fn confirm(&mut self, key: &[u8], now: Instant) {
-        if let Some(place) = self.index.get(key).copied()
-            && let Some(item) = &mut self.shelf(place.kind).items[place.slot as usize]
+        if let Some(entry) = self.index.get(key).copied()
+            && let Some(item) = &mut self.table(entry.kind).items[entry.slot as usize]
         {
             item.checked = now;
         }
@@ -244,8 +244,8 @@ impl Cache {
 
     /// Removes an entry.
     pub fn forget(&mut self, key: &[u8]) {
-        if let Some(place) = self.index.remove(key) {
-            self.shelf(place.kind).take(place.slot);
+        if let Some(entry) = self.index.remove(key) {
+            self.table(entry.kind).take(entry.slot);
         }
     }
 
@@ -256,7 +256,7 @@ impl Cache {
             self.files.bounds,
             self.tags.bounds,
             self.nothing.bounds,
-            self.trusted,
+            self.valid_since,
         );
         empty.generation = self.generation;
         mem::replace(self, empty)
@@ -278,36 +278,36 @@ impl Cache {
     }
 
     /// Makes all entries stale.
-    pub const fn distrust(&mut self, now: Instant) {
-        self.trusted = now;
+    pub const fn invalidate(&mut self, now: Instant) {
+        self.valid_since = now;
     }
 
     /// The numbers of files, tags and paths that are not files, and the bytes of all entries.
     pub fn sizes(&self) -> ([usize; 3], u64) {
-        let shelves = [&self.files, &self.tags, &self.nothing];
-        let bytes = shelves.iter().map(|shelf| shelf.bytes).sum();
-        (shelves.map(EntryTable::count), bytes)
+        let tables = [&self.files, &self.tags, &self.nothing];
+        let bytes = tables.iter().map(|table| table.bytes).sum();
+        (tables.map(EntryTable::count), bytes)
     }
 
     /// Evicts entries until there is room. `false`: the entry is too large for the table.
     fn make_room(&mut self, kind: EntryKind, cost: u64) -> bool {
-        let shelf = self.shelf(kind);
-        if shelf.bounds.size == 0 || cost > shelf.bounds.memory {
+        let table = self.table(kind);
+        if table.bounds.size == 0 || cost > table.bounds.memory {
             return false;
         }
         loop {
-            let shelf = self.shelf(kind);
-            if shelf.has_room(cost) {
+            let table = self.table(kind);
+            if table.has_room(cost) {
                 return true;
             }
-            let Some(item) = shelf.turn() else {
+            let Some(item) = table.evict() else {
                 return true;
             };
             self.index.remove(&item.key);
         }
     }
 
-    const fn shelf(&mut self, kind: EntryKind) -> &mut EntryTable {
+    const fn table(&mut self, kind: EntryKind) -> &mut EntryTable {
         match kind {
             EntryKind::File => &mut self.files,
             EntryKind::Tag => &mut self.tags,
@@ -359,7 +359,7 @@ impl EntryTable {
 
     /// Moves the hand to the next entry that was not used since the hand passed last, and removes it. `None`: the
     /// table is empty.
-    fn turn(&mut self) -> Option<CachedPath> {
+    fn evict(&mut self) -> Option<CachedPath> {
         if self.count() == 0 {
             return None;
         }
@@ -418,7 +418,7 @@ mod tests {
             CacheEntry::Tag(..) => "tag".into(),
             CacheEntry::Nothing => "nothing".into(),
         };
-        match cache.look(key.as_bytes(), now) {
+        match cache.look_up(key.as_bytes(), now) {
             Lookup::Fresh(known, _) => format!("={}", text(known)),
             Lookup::Stale(known, _) => text(known),
             Lookup::Unknown => String::new(),
@@ -433,22 +433,22 @@ mod tests {
     /// Holds the invariants.
     fn check(cache: &Cache) {
         let mut entries = 0;
-        for (kind, shelf) in [
+        for (kind, table) in [
             (EntryKind::File, &cache.files),
             (EntryKind::Tag, &cache.tags),
             (EntryKind::Nothing, &cache.nothing),
         ] {
-            let items = shelf.items.iter().enumerate();
+            let items = table.items.iter().enumerate();
             let mut bytes = 0;
             for (slot, item) in items {
                 let Some(item) = item else { continue };
-                let place = cache.index[&item.key];
-                assert_eq!((place.kind, place.slot as usize), (kind, slot));
+                let entry = cache.index[&item.key];
+                assert_eq!((entry.kind, entry.slot as usize), (kind, slot));
                 bytes += item.cost;
                 entries += 1;
             }
-            assert_eq!(bytes, shelf.bytes);
-            assert!(shelf.count() <= shelf.bounds.size && bytes <= shelf.bounds.memory);
+            assert_eq!(bytes, table.bytes);
+            assert!(table.count() <= table.bounds.size && bytes <= table.bounds.memory);
         }
         assert_eq!(entries, cache.index.len());
     }
@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(seen(&mut cache, "/a", after(19)), "=A");
         keep(&mut cache, "/a", file("B"), after(12));
         assert_eq!(seen(&mut cache, "/a", after(20)), "=B");
-        cache.distrust(after(20));
+        cache.invalidate(after(20));
         assert_eq!(seen(&mut cache, "/a", after(20)), "B");
         cache.confirm(b"/a", after(20));
         assert_eq!(seen(&mut cache, "/a", after(21)), "=B");
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_one_shelf_does_not_empty_another() {
+    fn memory_is_bounded_and_one_table_does_not_empty_another() {
         let now = Instant::now();
         let mut cache = cache(1000, 10_000, now);
         keep(&mut cache, "/n", CacheEntry::Nothing, now);

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use super::cache::{Cache, CacheEntry, CacheLimits, Encoding, Lookup, Variant, Variants};
 use super::entity::{FileIdentity, content_type, is_older, validators};
 use super::locator::{Located, Locator};
-pub use super::response::Answer;
+pub use super::response::FileResponse;
 use super::response::{Source, has_not_changed, serve, store, with_slash};
 use super::root::{self, Root, errno, normal, read};
 use super::seen::{KnownDirs, SeenPaths};
@@ -47,8 +47,8 @@ pub struct Files {
     locator: Locator,
     cache: Mutex<Cache>,
     /// Paths that are not files.
-    marks: SeenPaths,
-    folders: KnownDirs,
+    seen_paths: SeenPaths,
+    known_dirs: KnownDirs,
     /// Directories in which a file was found: if one is missing, it is probably being replaced.
     served: SeenPaths,
 }
@@ -102,8 +102,8 @@ impl Files {
                 settings,
             },
             cache: Mutex::new(cache),
-            marks: SeenPaths::new(size),
-            folders: KnownDirs::new(now),
+            seen_paths: SeenPaths::new(size),
+            known_dirs: KnownDirs::new(now),
             served: SeenPaths::new(FOLDERS),
         }
     }
@@ -134,17 +134,17 @@ impl Files {
     /// Makes all entries stale, so that the next request for each file checks it: the administrator has signalled a
     /// change.
     pub fn distrust(&self) {
-        self.cache.lock().distrust(Instant::now());
+        self.cache.lock().invalidate(Instant::now());
     }
 
     /// The response to a GET or HEAD. `None`: the request is not for a file.
-    pub fn answer(&self, request: &RequestHead, now: Instant) -> Option<Answer> {
+    pub fn answer(&self, request: &RequestHead, now: Instant) -> Option<FileResponse> {
         let path = request.target.decoded_path();
         match self.find(&path, &request.headers, now) {
             Ok(PathKind::Nothing) => None,
-            Ok(PathKind::Directory) => Some(Answer::Moved(with_slash(request))),
+            Ok(PathKind::Directory) => Some(FileResponse::Moved(with_slash(request))),
             Ok(PathKind::File(source)) => Some(serve(source, request, None)),
-            Err(error) => Some(Answer::Unreadable(error.into())),
+            Err(error) => Some(FileResponse::Unreadable(error.into())),
         }
     }
 
@@ -156,7 +156,7 @@ impl Files {
         request: &RequestHead,
         backend: &ResponseHead,
         now: Instant,
-    ) -> Option<Answer> {
+    ) -> Option<FileResponse> {
         let slash = [b"/", name];
         let name = match name.starts_with(b"/") {
             true => Cow::Borrowed(name),
@@ -173,7 +173,7 @@ impl Files {
                 Ok(PathKind::File(source)) => {
                     return Some(serve(source, request, Some(&backend.headers)));
                 }
-                Err(error) => return Some(Answer::Unreadable(error.into())),
+                Err(error) => return Some(FileResponse::Unreadable(error.into())),
             }
         }
         None
@@ -182,7 +182,7 @@ impl Files {
     /// Finds the file at a decoded path, in the encoding that a client with these fields prefers.
     fn find(&self, decoded: &[u8], request: &Headers, now: Instant) -> Result<PathKind, Errno> {
         let generation = self.locator.root.generation(now);
-        let Some((key, look)) = self.look(decoded, generation, now) else {
+        let Some((key, look)) = self.look_up(decoded, generation, now) else {
             return Ok(PathKind::Nothing);
         };
         // A file that has disappeared is probably being replaced; the path is not the application's.
@@ -253,7 +253,7 @@ impl Files {
     }
 
     /// Normalises a path and looks it up. `None`: no file can have this path.
-    fn look<'p>(
+    fn look_up<'p>(
         &self,
         decoded: &'p [u8],
         generation: u64,
@@ -261,7 +261,7 @@ impl Files {
     ) -> Option<(Cow<'p, [u8]>, Lookup)> {
         let (old, look) = {
             let mut cache = self.cache.lock();
-            (cache.advance(generation), cache.look(decoded, now))
+            (cache.advance(generation), cache.look_up(decoded, now))
         };
         // Drop it outside the lock.
         drop(old);
@@ -272,10 +272,10 @@ impl Files {
         let key = normal(decoded, self.locator.settings.hidden)?;
         let look = match &key {
             Cow::Borrowed(_) => look,
-            Cow::Owned(path) => self.cache.lock().look(path, now),
+            Cow::Owned(path) => self.cache.lock().look_up(path, now),
         };
         let is_there =
-            folder(&key).and_then(|folder| self.folders.is_there(folder, generation, now));
+            folder(&key).and_then(|folder| self.known_dirs.exists(folder, generation, now));
         match look {
             Lookup::Unknown if is_there == Some(false) => None,
             look => Some((key, look)),
@@ -309,25 +309,25 @@ impl Files {
 
     /// Handles a path that is not a file. Like the original, caches that on the second request only.
     fn miss(&self, key: &[u8], generation: u64, now: Instant) -> Result<(), Errno> {
-        if self.marks.see(key) {
+        if self.seen_paths.see(key) {
             let identity = FileIdentity::default();
             self.keep(key, CacheEntry::Nothing, identity, generation, now);
         }
-        self.look_for_folder(key, generation, now)
+        self.learn_directory(key, generation, now)
     }
 
     /// Finds out whether the first directory of a path is missing, once several of its paths are not files.
-    fn look_for_folder(&self, path: &[u8], generation: u64, now: Instant) -> Result<(), Errno> {
+    fn learn_directory(&self, path: &[u8], generation: u64, now: Instant) -> Result<(), Errno> {
         let Some(folder) = folder(path) else {
             return Ok(());
         };
-        let known = self.folders.is_there(folder, generation, now).is_some();
-        if known || self.served.has(folder) || !self.marks.see(folder) {
+        let known = self.known_dirs.exists(folder, generation, now).is_some();
+        if known || self.served.has(folder) || !self.seen_paths.see(folder) {
             return Ok(());
         }
         let name = &folder[1..folder.len() - 1];
         let is_there = self.locator.has(name, now)?;
-        self.folders.learn(folder, generation, is_there, now);
+        self.known_dirs.learn(folder, generation, is_there, now);
         Ok(())
     }
 

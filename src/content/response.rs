@@ -14,7 +14,7 @@ use crate::http::head::{Method, RequestHead, ResponseHead};
 use crate::http::headers::Headers;
 
 /// The result for a request that concerns a file.
-pub enum Answer {
+pub enum FileResponse {
     /// A response with the file or a part of it, or a 304.
     File(Response),
     /// 301: a directory; this is its path with the final slash.
@@ -36,7 +36,11 @@ pub(super) enum Source {
 }
 
 /// Makes the response with a file. `backend`: the fields of the backend's response that it replaces.
-pub(super) fn serve(source: Source, request: &RequestHead, backend: Option<&Headers>) -> Answer {
+pub(super) fn serve(
+    source: Source,
+    request: &RequestHead,
+    backend: Option<&Headers>,
+) -> FileResponse {
     let conditions = Conditions::of(&request.headers);
     if let (Source::Stored(stored), true, None) = (&source, conditions.is_empty(), backend) {
         return ready(Arc::clone(stored));
@@ -48,7 +52,7 @@ pub(super) fn serve(source: Source, request: &RequestHead, backend: Option<&Head
     let validators = &entity.validators;
     match conditions.check(validators) {
         ConditionResult::Go => {}
-        ConditionResult::Failed => return Answer::Failed,
+        ConditionResult::Failed => return FileResponse::Failed,
         ConditionResult::NotModified => {
             let mut head = ResponseHead::new(304);
             push_entity(&mut head.headers, &entity);
@@ -66,7 +70,7 @@ pub(super) fn serve(source: Source, request: &RequestHead, backend: Option<&Head
     let (status, parts) = match wanted {
         RangeSelection::Whole => (200, Vec::from([whole])),
         RangeSelection::Parts(parts) => (206, parts),
-        RangeSelection::Unsatisfiable => return Answer::Unsatisfiable(validators.length),
+        RangeSelection::Unsatisfiable => return FileResponse::Unsatisfiable(validators.length),
     };
     let mut head = ResponseHead::new(status);
     push_entity(&mut head.headers, &entity);
@@ -119,7 +123,7 @@ fn body(source: Source, pieces: Vec<FilePart>) -> Body {
 }
 
 /// A complete file in memory: the most frequent case, so its head is prepared.
-fn ready(stored: Arc<StoredFile>) -> Answer {
+fn ready(stored: Arc<StoredFile>) -> FileResponse {
     let body = Body::Stored {
         range: 0..stored.bytes.len(),
         stored,
@@ -128,8 +132,8 @@ fn ready(stored: Arc<StoredFile>) -> Answer {
     file(ResponseHead::new(200), body)
 }
 
-fn file(head: ResponseHead, body: Body) -> Answer {
-    Answer::File(Response {
+fn file(head: ResponseHead, body: Body) -> FileResponse {
+    FileResponse::File(Response {
         head,
         body,
         trace: Trace::default(),

@@ -36,7 +36,7 @@ pub struct Root {
     /// Increases each time another directory is found at the path.
     generation: AtomicU64,
     /// A failure to open files here was logged.
-    told: AtomicBool,
+    failure_logged: AtomicBool,
 }
 
 /// The directory as it is now; a deployment may replace it.
@@ -105,7 +105,7 @@ impl Root {
             handle: RwLock::new(None),
             reopening: Mutex::new(()),
             generation: AtomicU64::new(0),
-            told: AtomicBool::new(false),
+            failure_logged: AtomicBool::new(false),
         }
     }
 
@@ -245,7 +245,7 @@ impl Root {
             | Errno::ENXIO
             | Errno::ENODEV => Ok(None),
             Errno::ENOSYS | Errno::EPERM => {
-                if !self.told.swap(true, Ordering::Relaxed) {
+                if !self.failure_logged.swap(true, Ordering::Relaxed) {
                     let path = self.path.display();
                     log::error!(
                         "{path}: {error}: files need openat2(2), Linux 5.6; none is served"

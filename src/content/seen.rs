@@ -11,7 +11,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct SeenPaths {
     hasher: RandomState,
-    places: Box<[AtomicU64]>,
+    slots: Box<[AtomicU64]>,
 }
 
 /// Which directories exist, as of the current second. Most paths of an application are below a few directories that do
@@ -19,8 +19,8 @@ pub struct SeenPaths {
 #[derive(Debug)]
 pub struct KnownDirs {
     hasher: RandomState,
-    born: Instant,
-    places: Box<[AtomicU64]>,
+    epoch: Instant,
+    slots: Box<[AtomicU64]>,
 }
 
 impl SeenPaths {
@@ -29,22 +29,22 @@ impl SeenPaths {
         let places = (2 * size).clamp(64, 1 << 20).next_power_of_two();
         Self {
             hasher: RandomState::new(),
-            places: (0..places).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..places).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// Whether a path was seen.
     pub fn has(&self, path: &[u8]) -> bool {
-        let (place, hash) = self.find(path);
-        place.load(Ordering::Relaxed) == hash
+        let (slot, hash) = self.find(path);
+        slot.load(Ordering::Relaxed) == hash
     }
 
     /// Whether a path was seen; marks it as seen.
     pub fn see(&self, path: &[u8]) -> bool {
-        let (place, hash) = self.find(path);
-        let had = place.load(Ordering::Relaxed) == hash;
+        let (slot, hash) = self.find(path);
+        let had = slot.load(Ordering::Relaxed) == hash;
         if !had {
-            place.store(hash, Ordering::Relaxed);
+            slot.store(hash, Ordering::Relaxed);
         }
         had
     }
@@ -52,7 +52,7 @@ impl SeenPaths {
     fn find(&self, path: &[u8]) -> (&AtomicU64, u64) {
         // Zero is an empty slot.
         let hash = self.hasher.hash_one(path) | 1;
-        (&self.places[at(hash, self.places.len())], hash)
+        (&self.slots[at(hash, self.slots.len())], hash)
     }
 }
 
@@ -61,31 +61,31 @@ impl KnownDirs {
     pub fn new(now: Instant) -> Self {
         Self {
             hasher: RandomState::new(),
-            born: now,
-            places: (0..FOLDERS).map(|_| AtomicU64::new(0)).collect(),
+            epoch: now,
+            slots: (0..FOLDERS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// Whether a directory exists, if that was found out during this second.
-    pub fn is_there(&self, name: &[u8], generation: u64, now: Instant) -> Option<bool> {
-        let (place, known) = self.find(name, generation, now);
-        let found = place.load(Ordering::Relaxed);
+    pub fn exists(&self, name: &[u8], generation: u64, now: Instant) -> Option<bool> {
+        let (slot, known) = self.find(name, generation, now);
+        let found = slot.load(Ordering::Relaxed);
         (found | 1 == known | 1).then_some(found & 1 == 1)
     }
 
     /// Stores whether a directory exists now.
     pub fn learn(&self, name: &[u8], generation: u64, is_there: bool, now: Instant) {
-        let (place, known) = self.find(name, generation, now);
-        place.store(known & !1 | u64::from(is_there), Ordering::Relaxed);
+        let (slot, known) = self.find(name, generation, now);
+        slot.store(known & !1 | u64::from(is_there), Ordering::Relaxed);
     }
 
     /// The slot of a directory, and its content if the directory was checked in this second: the upper half of a hash,
     /// the second, and one bit.
     fn find(&self, name: &[u8], generation: u64, now: Instant) -> (&AtomicU64, u64) {
         let hash = self.hasher.hash_one((name, generation));
-        let second = now.saturating_duration_since(self.born).as_secs() + 1;
+        let second = now.saturating_duration_since(self.epoch).as_secs() + 1;
         let known = hash >> 32 << 32 | (second << 1 & 0xffff_ffff);
-        (&self.places[at(hash, self.places.len())], known)
+        (&self.slots[at(hash, self.slots.len())], known)
     }
 }
 
@@ -118,17 +118,17 @@ mod tests {
         let now = Instant::now();
         let folders = KnownDirs::new(now);
         let after = |milliseconds| now + Duration::from_millis(milliseconds);
-        assert_eq!(folders.is_there(b"/a/", 0, now), None);
+        assert_eq!(folders.exists(b"/a/", 0, now), None);
         folders.learn(b"/a/", 0, false, now);
-        assert_eq!(folders.is_there(b"/a/", 0, after(999)), Some(false));
-        assert_eq!(folders.is_there(b"/b/", 0, after(999)), None);
-        assert_eq!(folders.is_there(b"/a/", 0, after(1000)), None);
+        assert_eq!(folders.exists(b"/a/", 0, after(999)), Some(false));
+        assert_eq!(folders.exists(b"/b/", 0, after(999)), None);
+        assert_eq!(folders.exists(b"/a/", 0, after(1000)), None);
         folders.learn(b"/a/", 0, true, after(1000));
-        assert_eq!(folders.is_there(b"/a/", 0, after(1001)), Some(true));
-        assert_eq!(folders.is_there(b"/a/", 0, after(2001)), None);
+        assert_eq!(folders.exists(b"/a/", 0, after(1001)), Some(true));
+        assert_eq!(folders.exists(b"/a/", 0, after(2001)), None);
         for number in 0..100_000 {
             let name = format!("/{number}/");
-            assert_eq!(folders.is_there(name.as_bytes(), 0, after(1001)), None);
+            assert_eq!(folders.exists(name.as_bytes(), 0, after(1001)), None);
         }
     }
 }

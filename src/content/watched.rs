@@ -115,13 +115,13 @@ impl<T> Watched<T> {
     /// The current value.
     pub fn get(&self, now: Instant) -> Arc<T> {
         if self.watch.is_due(now) {
-            self.look();
+            self.check();
         }
         Arc::clone(&self.state.read().value)
     }
 
     /// Checks the file now, whenever that was done last.
-    pub fn look(&self) {
+    pub fn check(&self) {
         let (stamp, settled) = FileStamp::of(&self.path);
         let (known, content) = {
             let state = self.state.read();
@@ -281,15 +281,15 @@ mod tests {
         assert_eq!(*watched.get(later(4)), "three");
         for broken in ["bad", "larger"] {
             fs::write(&path, broken).unwrap();
-            watched.look();
+            watched.check();
             assert_eq!(*watched.get(start), "three");
         }
         fs::remove_file(&path).unwrap();
-        watched.look();
+        watched.check();
         assert_eq!(*watched.get(start), "three");
         fs::write(&path, "four").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        watched.look();
+        watched.check();
         assert_eq!(*watched.get(start), "four");
     }
 
@@ -302,16 +302,16 @@ mod tests {
         let first = watched.get(Instant::now());
         let is_first = || Arc::ptr_eq(&first, &watched.get(Instant::now()));
         // It was changed just now, so it is read again, and is the same.
-        watched.look();
+        watched.check();
         assert!(is_first());
         fs::write(&path, "one").unwrap();
-        watched.look();
+        watched.check();
         assert!(is_first());
         fs::write(&path, "bad").unwrap();
-        watched.look();
+        watched.check();
         assert!(is_first());
         fs::write(&path, "two").unwrap();
-        watched.look();
+        watched.check();
         assert!(!is_first());
     }
 

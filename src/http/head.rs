@@ -2,18 +2,18 @@
 //!
 //! A [`HeadScanner`] finds the end of a head as its bytes arrive; [`RequestHead::parse`] and [`ResponseHead::parse`]
 //! parse the head. `fields` parses the field lines with `httparse`, which accepts more than a proxy may, so the strict
-//! rules are applied here. `names` classifies field names, `write` writes lines, and [`AnswerHeads`] reads the interim
+//! rules are applied here. `names` classifies field names, `write` writes lines, and [`ResponseHeads`] reads the interim
 //! heads and the final head of a response.
 //!
 //! **Invariants**: everything that concerns one connection only (Connection and the fields it names, framing, Upgrade,
 //! Expect) is removed from the fields and kept in members of the head; a head has exactly one framing; the result does
 //! not depend on how the bytes were split.
 
-mod answer;
 mod fields;
 mod names;
 mod request;
 mod response;
+mod response_heads;
 mod scan;
 mod write;
 
@@ -22,10 +22,10 @@ use super::target::Host;
 pub use super::limits::HeadLimits;
 pub use super::refusal::{BadHead, Refusal};
 pub use super::syntax::{Method, Version};
-pub use answer::AnswerHeads;
 pub use names::is_confusable;
 pub use request::RequestHead;
 pub use response::{ACCEL_REDIRECT, ALLOW, Persistence, ResponseHead, SENDFILE, write_rest};
+pub use response_heads::ResponseHeads;
 pub use scan::HeadScanner;
 pub use write::{write_field, write_number_field};
 

@@ -142,7 +142,7 @@ impl SocketFile {
     ///
     /// # Errors
     /// Those of `chown(2)` and `chmod(2)`.
-    pub fn dress(&self, path: &Path) -> io::Result<()> {
+    pub fn apply(&self, path: &Path) -> io::Result<()> {
         if self.owner.is_some() || self.group.is_some() {
             std::os::unix::fs::chown(path, self.owner, self.group)?;
         }
@@ -279,7 +279,7 @@ impl Listener {
             is_handed_over: AtomicBool::new(false),
         };
         // Before listening, so that connections only see the final attributes.
-        file.dress(path)?;
+        file.apply(path)?;
         socket::listen(&listener, BACKLOG)?;
         Ok(listener)
     }

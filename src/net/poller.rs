@@ -126,7 +126,7 @@ struct Slots<T> {
     /// Workers that sleep in `epoll_wait(2)`, or are entering or leaving it.
     sleeping: usize,
     /// The bell was rung, or is about to be, and no worker has received its event yet.
-    rung: bool,
+    bell_pending: bool,
     stopping: bool,
     /// The times at which slots must be checked: their `scheduled`.
     deadlines: BTreeSet<(Instant, u32)>,
@@ -192,7 +192,7 @@ impl<T: AsFd> Poller<T> {
     ) -> io::Result<Token> {
         let token = self.slots.lock().reserve();
         let item = make(token);
-        let event = EpollEvent::new(visitor_flags(Interest::Read), token.number());
+        let event = EpollEvent::new(client_flags(Interest::Read), token.number());
         self.epoll.add(item.as_fd(), event)?;
         if let Some(item) = self.park(token, item, Interest::Read, deadline)? {
             self.hand_over(item);
@@ -219,7 +219,7 @@ impl<T: AsFd> Poller<T> {
         let mut slots = self.slots.lock();
         if slots.entries[token.index as usize].armed != interest {
             drop(slots);
-            let mut event = EpollEvent::new(visitor_flags(interest), token.number());
+            let mut event = EpollEvent::new(client_flags(interest), token.number());
             self.epoll.modify(item.as_fd(), &mut event)?;
             slots = self.slots.lock();
             slots.entries[token.index as usize].armed = interest;
@@ -449,7 +449,7 @@ impl<T> Slots<T> {
             handed_over: VecDeque::new(),
             round: 0,
             sleeping: 0,
-            rung: false,
+            bell_pending: false,
             stopping: false,
             deadlines: BTreeSet::new(),
         }
@@ -544,8 +544,8 @@ impl<T> Slots<T> {
     /// does not sleep.
     fn must_ring(&mut self) -> bool {
         let has_work = self.stopping || !self.handed_over.is_empty();
-        let must_ring = has_work && self.sleeping > 0 && !self.rung;
-        self.rung |= must_ring;
+        let must_ring = has_work && self.sleeping > 0 && !self.bell_pending;
+        self.bell_pending |= must_ring;
         must_ring
     }
 
@@ -583,7 +583,7 @@ impl<T> Slots<T> {
         for event in events {
             let (token, cause) = match (event.data(), event.events()) {
                 (BELL, _) => {
-                    self.rung = false;
+                    self.bell_pending = false;
                     continue;
                 }
                 (NOTHING, _) => continue,
@@ -666,7 +666,7 @@ impl From<u64> for Token {
     }
 }
 
-fn visitor_flags(interest: Interest) -> EpollFlags {
+fn client_flags(interest: Interest) -> EpollFlags {
     // A disconnect is always of interest. Edge-triggered, it is reported once.
     direction_flags(interest) | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
 }
@@ -714,18 +714,18 @@ mod tests {
     struct Parked {
         poller: Poller<UnixStream>,
         token: Token,
-        visitor: UnixStream,
+        client: UnixStream,
     }
 
     impl Parked {
         fn new() -> Self {
             let poller = Poller::new(8).unwrap();
-            let (one, visitor) = UnixStream::pair().unwrap();
+            let (one, client) = UnixStream::pair().unwrap();
             let token = poller.enter(|_| Box::new(one), far()).unwrap();
             Self {
                 poller,
                 token,
-                visitor,
+                client,
             }
         }
 
@@ -761,7 +761,7 @@ mod tests {
     fn an_item_comes_back_when_it_can_be_read() {
         let mut it = Parked::new();
         assert_eq!(it.poller.parked(), 1);
-        it.visitor.write_all(b"x").unwrap();
+        it.client.write_all(b"x").unwrap();
         let Work::Item(back, Cause::Ready) = it.poller.wait().0 else {
             panic!("no item");
         };
@@ -769,7 +769,7 @@ mod tests {
         // Only what comes from now on brings it back.
         assert!(it.park(back, Interest::Read).is_none());
         assert!(it.poller.try_wait().is_none());
-        it.visitor.write_all(b"y").unwrap();
+        it.client.write_all(b"y").unwrap();
         drop(item(&it.poller, Cause::Ready));
         it.poller.leave(it.token);
     }
@@ -777,7 +777,7 @@ mod tests {
     #[test]
     fn what_happens_while_an_item_is_out_brings_it_back() {
         let (mut it, out) = Parked::out();
-        it.visitor.write_all(b"y").unwrap();
+        it.client.write_all(b"y").unwrap();
         // Another worker takes the event, finds the item out, and leaves a mark.
         assert!(it.poller.try_wait().is_none());
         let back = it.park(out, Interest::Read).expect("it is marked");
@@ -790,7 +790,7 @@ mod tests {
         assert!(it.park(out, Interest::Write).is_none());
         let out = item(&it.poller, Cause::Ready);
         // And what came meanwhile, when it is to be read again.
-        it.visitor.write_all(b"x").unwrap();
+        it.client.write_all(b"x").unwrap();
         assert!(it.park(out, Interest::Read).is_none());
         let out = item(&it.poller, Cause::Ready);
         assert!(it.park(out, Interest::Both).is_none());
@@ -798,7 +798,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_visitor_is_reported_whatever_the_item_waits_for() {
+    fn the_end_of_the_client_is_reported_whatever_the_item_waits_for() {
         for interest in [Interest::Read, Interest::Write, Interest::Both] {
             let (it, mut out) = Parked::out();
             out.set_nonblocking(true).unwrap();
@@ -806,7 +806,7 @@ mod tests {
             while out.write(&[0; 65536]).is_ok() {}
             assert!(it.park(out, interest).is_none());
             assert!(it.poller.try_wait().is_none());
-            it.visitor.shutdown(std::net::Shutdown::Write).unwrap();
+            it.client.shutdown(std::net::Shutdown::Write).unwrap();
             let out = item(&it.poller, Cause::Ended);
             // And once: a client that has only ended its sending side still reads.
             assert!(it.park(out, interest).is_none());
@@ -819,10 +819,10 @@ mod tests {
         for interest in [Interest::Read, Interest::Write] {
             let poller = Poller::new(2).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let visitor = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (mut ours, _) = listener.accept().unwrap();
             ours.write_all(b"something to leave unread").unwrap();
-            visitor.peek(&mut [0]).unwrap();
+            client.peek(&mut [0]).unwrap();
             let token = poller.enter(|_| Box::new(ours), far()).unwrap();
             let mut out = poller.take(token).unwrap();
             assert!(poller.park(token, out, interest, far()).unwrap().is_none());
@@ -831,7 +831,7 @@ mod tests {
                 assert!(poller.park(token, out, interest, far()).unwrap().is_none());
             }
             // A socket that is closed with something unread in it is reset.
-            drop(visitor);
+            drop(client);
             let Work::Item(_, cause) = poller.wait().0 else {
                 panic!("no item");
             };
@@ -852,7 +852,7 @@ mod tests {
             // One event, and no other until it is armed again, though nothing was read.
             application.write_all(b"y").unwrap();
             assert!(it.poller.try_wait().is_none());
-            it.visitor.write_all(b"z").unwrap();
+            it.client.write_all(b"z").unwrap();
             assert!(it.park(out, Interest::Read).is_none());
             out = item(&it.poller, Cause::Ready);
             assert_eq!((&backend).read(&mut [0; 8]).unwrap(), 2);
@@ -908,14 +908,14 @@ mod tests {
         it.arm(&backend, Interest::Read);
         drop(out);
         it.poller.leave(it.token);
-        let (one, _visitor) = UnixStream::pair().unwrap();
+        let (one, _client) = UnixStream::pair().unwrap();
         let next = it.poller.enter(|_| Box::new(one), far()).unwrap();
         assert_eq!(next.index, it.token.index);
         application.write_all(b"x").unwrap();
         assert!(it.poller.try_wait().is_none());
         assert_eq!(it.poller.parked(), 1);
         // ... nor its first item, once it is armed for another one.
-        let (two, _visitor) = UnixStream::pair().unwrap();
+        let (two, _client) = UnixStream::pair().unwrap();
         let other = it.poller.enter(|_| Box::new(two), far()).unwrap();
         for token in [next, other] {
             it.poller
@@ -944,7 +944,7 @@ mod tests {
     fn events_of_an_earlier_item_do_not_reach_its_successor() {
         let (it, _out) = Parked::out();
         it.poller.leave(it.token);
-        let (two, _visitor) = UnixStream::pair().unwrap();
+        let (two, _client) = UnixStream::pair().unwrap();
         let new = it.poller.enter(|_| Box::new(two), far()).unwrap();
         assert_eq!(it.token.index, new.index);
         it.poller.wake(it.token);
@@ -983,7 +983,7 @@ mod tests {
             let item = UnixStream::pair().unwrap().0;
             it.poller.hand_over(Box::new(item));
         }
-        it.visitor.write_all(b"x").unwrap();
+        it.client.write_all(b"x").unwrap();
         // Items that are handed over again each time keep no event waiting.
         let mut seen = Vec::new();
         while !seen.contains(&Cause::Ready) && seen.len() < 10 {
@@ -1086,13 +1086,13 @@ mod tests {
 
     /// What is read of the backend while it is parked for its client.
     struct ParkedExchange {
-        visitor: UnixStream,
+        client: UnixStream,
         backend: UnixStream,
     }
 
     impl AsFd for ParkedExchange {
         fn as_fd(&self) -> BorrowedFd<'_> {
-            self.visitor.as_fd()
+            self.client.as_fd()
         }
     }
 
@@ -1100,10 +1100,10 @@ mod tests {
     fn a_backend_that_answers_at_the_instant_of_arming_is_not_missed() {
         const ANSWERS: usize = 100_000;
         let poller: Poller<ParkedExchange> = Poller::new(2).unwrap();
-        let (visitor, _other) = UnixStream::pair().unwrap();
+        let (client, _other) = UnixStream::pair().unwrap();
         let (backend, mut application) = UnixStream::pair().unwrap();
         backend.set_nonblocking(true).unwrap();
-        let exchange = ParkedExchange { visitor, backend };
+        let exchange = ParkedExchange { client, backend };
         let token = poller.enter(|_| Box::new(exchange), far()).unwrap();
         poller.wake(token);
         let answers = AtomicUsize::new(0);
@@ -1224,7 +1224,7 @@ mod tests {
         assert_eq!(poller.parked(), 1);
         assert!(start.elapsed() < Duration::from_secs(60));
         // And for one that comes after that.
-        let (three, _visitor) = UnixStream::pair().unwrap();
+        let (three, _client) = UnixStream::pair().unwrap();
         let token = poller.enter(|_| Box::new(three), after(20)).unwrap();
         poller.alarm().wait(Duration::from_secs(60));
         let expired = poller.expire(Instant::now());
@@ -1544,12 +1544,15 @@ mod model {
             // What the proof at `must_ring` says.
             let has_work = self.slots.stopping || !self.slots.handed_over.is_empty();
             let may_wait = has_work && self.slots.sleeping > 0;
-            assert!(!may_wait || self.slots.rung, "no ring is due: {self:#?}");
+            assert!(
+                !may_wait || self.slots.bell_pending,
+                "no ring is due: {self:#?}"
+            );
             let taken = self.workers.iter().filter_map(ModelWorker::events);
             let all = taken.chain([&self.events[..]]).flatten();
             let bells = all.filter(|data| **data == BELL).count();
             assert_eq!(
-                usize::from(self.slots.rung),
+                usize::from(self.slots.bell_pending),
                 self.rings + bells,
                 "{self:#?}"
             );

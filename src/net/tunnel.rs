@@ -51,7 +51,7 @@ pub struct Start<B> {
     /// The owner of the backend's connection.
     pub backend: B,
     /// The first bytes for the client.
-    pub to_visitor: Vec<u8>,
+    pub to_client: Vec<u8>,
     /// Bytes that were already read from the client.
     pub to_backend: Vec<u8>,
     /// The timeouts.
@@ -68,7 +68,7 @@ pub struct TunnelTimeouts {
     /// While the backend does not accept bytes, or sends nothing to a client that has ended its side.
     pub backend: Duration,
     /// While the client sends nothing to a backend that has ended its side.
-    pub visitor: Duration,
+    pub client: Duration,
 }
 
 /// The result of a tunnel.
@@ -77,7 +77,7 @@ pub struct TunnelEnded {
     /// Why it ended.
     pub reason: Close,
     /// Bytes that were handed to the system for the client.
-    pub to_visitor: u64,
+    pub to_client: u64,
     /// Bytes that were handed to the system for the backend.
     pub to_backend: u64,
 }
@@ -122,13 +122,13 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
     ///
     /// # Errors
     /// The tunnels were stopped: both arguments are returned.
-    pub fn enter(&self, visitor: Box<V>, start: Start<B>) -> Result<(), (Box<V>, Start<B>)> {
+    pub fn enter(&self, client: Box<V>, start: Start<B>) -> Result<(), (Box<V>, Start<B>)> {
         let mut inbox = self.inbox.lock();
         if inbox.stopped {
             drop(inbox);
-            return Err((visitor, start));
+            return Err((client, start));
         }
-        inbox.new.push((visitor, start));
+        inbox.new.push((client, start));
         self.count.fetch_add(1, Ordering::SeqCst);
         drop(inbox);
         self.ring();
@@ -165,8 +165,8 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
     /// # Panics
     /// If the epoll descriptor becomes invalid. A panic within a tunnel, or of `done`, costs this one tunnel.
     pub fn run(&self, mut done: impl FnMut(Box<V>, B, TunnelEnded)) {
-        let mut done = |visitor, backend, ended| {
-            let told = catch_unwind(AssertUnwindSafe(|| done(visitor, backend, ended)));
+        let mut done = |client, backend, ended| {
+            let told = catch_unwind(AssertUnwindSafe(|| done(client, backend, ended)));
             if told.is_err() {
                 log::error!("the end of a tunnel panicked");
             }
@@ -175,7 +175,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
         let mut carrier = Carrier {
             epoll: &self.epoll,
             open: HashMap::new(),
-            line: VecDeque::new(),
+            ready: VecDeque::new(),
             next: 0,
             deadline: None,
             block: vec![0; Buffer::SIZE],
@@ -193,7 +193,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
             for event in &events[..count] {
                 match event.data() {
                     BELL => rang = true,
-                    data => carrier.heed(data, event.events(), now),
+                    data => carrier.handle_event(data, event.events(), now),
                 }
             }
             if rang && self.empty_inbox(&mut carrier, now, &mut done) {
@@ -218,8 +218,8 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
             inbox.closing = close.is_some();
             (std::mem::take(&mut inbox.new), close, inbox.stopped)
         };
-        for (visitor, start) in new {
-            carrier.admit(visitor, start, now, done);
+        for (client, start) in new {
+            carrier.admit(client, start, now, done);
         }
         if close.is_some() || stopped {
             carrier.close_all(close.unwrap_or(Close::Draining), done);
@@ -241,7 +241,7 @@ struct Carrier<'a, V, B> {
     /// Keyed by number. Numbers are not reused, so that late events match no tunnel.
     open: HashMap<u64, Box<Tunnel<V, B>>>,
     /// The queue of tunnels with something to do.
-    line: VecDeque<u64>,
+    ready: VecDeque<u64>,
     next: u64,
     /// When to check deadlines: no later than the earliest one.
     deadline: Option<Instant>,
@@ -250,20 +250,20 @@ struct Carrier<'a, V, B> {
 
 /// A tunnel.
 struct Tunnel<V, B> {
-    visitor: Box<V>,
+    client: Box<V>,
     backend: B,
-    at_visitor: EndReadiness,
+    at_client: EndReadiness,
     at_backend: EndReadiness,
-    to_visitor: Flow,
+    to_client: Flow,
     to_backend: Flow,
     patience: TunnelTimeouts,
-    in_line: bool,
+    is_queued: bool,
 }
 
 impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
     /// The timeout of the next `epoll_wait(2)`.
     fn timeout(&self) -> EpollTimeout {
-        if !self.line.is_empty() {
+        if !self.ready.is_empty() {
             return EpollTimeout::ZERO;
         }
         let Some(deadline) = self.deadline else {
@@ -276,7 +276,7 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
     /// Adds a new tunnel.
     fn admit(
         &mut self,
-        mut visitor: Box<V>,
+        mut client: Box<V>,
         mut start: Start<B>,
         now: Instant,
         done: &mut impl FnMut(Box<V>, B, TunnelEnded),
@@ -292,39 +292,39 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
                 .add(conn.as_fd(), EpollEvent::new(flags, number << 1 | side))
         };
         let added =
-            add((*visitor).as_mut(), VISITOR).and_then(|()| add(start.backend.as_mut(), BACKEND));
+            add((*client).as_mut(), CLIENT).and_then(|()| add(start.backend.as_mut(), BACKEND));
         if let Err(error) = added {
             log::error!("epoll_ctl: {error}; a tunnel is closed");
             let ended = TunnelEnded {
                 reason: Close::Internal,
-                to_visitor: 0,
+                to_client: 0,
                 to_backend: 0,
             };
-            done(visitor, start.backend, ended);
+            done(client, start.backend, ended);
             return;
         }
         let open = Box::new(Tunnel {
-            visitor,
+            client,
             backend: start.backend,
-            at_visitor: EndReadiness::UNKNOWN,
+            at_client: EndReadiness::UNKNOWN,
             at_backend: EndReadiness::UNKNOWN,
-            to_visitor: Flow::new(start.to_visitor, now),
+            to_client: Flow::new(start.to_client, now),
             to_backend: Flow::new(start.to_backend, now),
             patience: start.patience,
-            in_line: true,
+            is_queued: true,
         });
         self.open.insert(number, open);
-        self.line.push_back(number);
+        self.ready.push_back(number);
     }
 
     /// Records an event of one end.
-    fn heed(&mut self, data: u64, events: EpollFlags, now: Instant) {
+    fn handle_event(&mut self, data: u64, events: EpollFlags, now: Instant) {
         let number = data >> 1;
         let Some(open) = self.open.get_mut(&number) else {
             return;
         };
         let (ready, to_it) = match data & 1 {
-            VISITOR => (&mut open.at_visitor, &mut open.to_visitor),
+            CLIENT => (&mut open.at_client, &mut open.to_client),
             _ => (&mut open.at_backend, &mut open.to_backend),
         };
         // The next read or write reports the error.
@@ -336,29 +336,29 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
             // The socket has accepted something, though perhaps not all that the TLS library holds.
             to_it.stuck = to_it.stuck.map(|_| now);
         }
-        if !open.in_line {
-            open.in_line = true;
-            self.line.push_back(number);
+        if !open.is_queued {
+            open.is_queued = true;
+            self.ready.push_back(number);
         }
     }
 
     /// Gives each tunnel in the queue a turn.
     fn round(&mut self, now: Instant, done: &mut impl FnMut(Box<V>, B, TunnelEnded)) {
-        for _ in 0..self.line.len() {
-            let Some(number) = self.line.pop_front() else {
+        for _ in 0..self.ready.len() {
+            let Some(number) = self.ready.pop_front() else {
                 return;
             };
             let Some(open) = self.open.get_mut(&number) else {
                 continue;
             };
-            open.in_line = false;
+            open.is_queued = false;
             // A panic is a bug; it costs this one tunnel.
             let turn = catch_unwind(AssertUnwindSafe(|| open.turn(&mut self.block, now)));
             match turn {
                 Ok(Ok(more)) => {
                     if more {
-                        open.in_line = true;
-                        self.line.push_back(number);
+                        open.is_queued = true;
+                        self.ready.push_back(number);
                     }
                     let (deadline, _) = open.deadline();
                     self.deadline = Some(self.deadline.map_or(deadline, |old| old.min(deadline)));
@@ -408,54 +408,54 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Carrier<'_, V, B> {
             return;
         };
         let Tunnel {
-            mut visitor,
+            mut client,
             mut backend,
-            to_visitor,
+            to_client,
             to_backend,
             ..
         } = *open;
-        if !to_visitor.waiting.is_empty() {
-            (*visitor).as_mut().reset_on_close();
+        if !to_client.waiting.is_empty() {
+            (*client).as_mut().reset_on_close();
         }
         if !to_backend.waiting.is_empty() {
             backend.as_mut().reset_on_close();
         }
         let ended = TunnelEnded {
             reason,
-            to_visitor: to_visitor.bytes,
+            to_client: to_client.bytes,
             to_backend: to_backend.bytes,
         };
-        done(visitor, backend, ended);
+        done(client, backend, ended);
     }
 }
 
 impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnel<V, B> {
     /// Carries available bytes both ways, up to the limit of a turn. Returns whether there may be more.
     fn turn(&mut self, block: &mut [u8], now: Instant) -> Result<bool, Close> {
-        let mut visitor = TunnelEnd {
-            conn: (*self.visitor).as_mut(),
-            ready: &mut self.at_visitor,
+        let mut client = TunnelEnd {
+            conn: (*self.client).as_mut(),
+            ready: &mut self.at_client,
         };
         let mut backend = TunnelEnd {
             conn: self.backend.as_mut(),
             ready: &mut self.at_backend,
         };
         let to_backend = &mut self.to_backend;
-        let there = to_backend.carry(&mut visitor, &mut backend, block, now);
+        let there = to_backend.carry(&mut client, &mut backend, block, now);
         // An error is reported once only; what follows it would look like a regular end.
         let there = match there {
             Ok(more) => more,
             Err(BrokenEnd::Source) => return Err(backend.cut(Close::ClientGone)),
-            Err(BrokenEnd::Sink) => return Err(visitor.cut(Close::BackendFailed)),
+            Err(BrokenEnd::Sink) => return Err(client.cut(Close::BackendFailed)),
         };
-        let to_visitor = &mut self.to_visitor;
-        let back = to_visitor.carry(&mut backend, &mut visitor, block, now);
+        let to_client = &mut self.to_client;
+        let back = to_client.carry(&mut backend, &mut client, block, now);
         match back {
-            Ok(_) if [to_visitor.stage, self.to_backend.stage] == [FlowStage::Over; 2] => {
+            Ok(_) if [to_client.stage, self.to_backend.stage] == [FlowStage::Over; 2] => {
                 Err(Close::TunnelDone)
             }
             Ok(back) => Ok(there || back),
-            Err(BrokenEnd::Source) => Err(visitor.cut(Close::BackendFailed)),
+            Err(BrokenEnd::Source) => Err(client.cut(Close::BackendFailed)),
             Err(BrokenEnd::Sink) => Err(backend.cut(Close::ClientGone)),
         }
     }
@@ -466,9 +466,9 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnel<V, B> {
             idle,
             write,
             backend,
-            visitor,
+            client,
         } = self.patience;
-        let moved = self.to_visitor.moved.max(self.to_backend.moved);
+        let moved = self.to_client.moved.max(self.to_backend.moved);
         let mut first = (moved + idle, Close::TunnelIdle);
         let mut or = |since: Option<Instant>, patience, reason| {
             if let Some(since) = since
@@ -479,8 +479,8 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnel<V, B> {
         };
         let after = |flow: &Flow| (flow.stage != FlowStage::Open).then_some(moved);
         or(after(&self.to_backend), backend, Close::TunnelIdle);
-        or(after(&self.to_visitor), visitor, Close::TunnelIdle);
-        or(self.to_visitor.stuck, write, Close::WriteTimeout);
+        or(after(&self.to_client), client, Close::TunnelIdle);
+        or(self.to_client.stuck, write, Close::WriteTimeout);
         or(self.to_backend.stuck, backend, Close::BackendFailed);
         first
     }
@@ -488,6 +488,6 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnel<V, B> {
 
 /// The longest wait for closing all tunnels.
 const LONGEST_CLOSE: Duration = Duration::from_secs(5);
-const VISITOR: u64 = 0;
+const CLIENT: u64 = 0;
 const BACKEND: u64 = 1;
 const BELL: u64 = u64::MAX;

@@ -11,13 +11,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use super::context::{Interests, RelayError, RelayRequest, Rules, Tools, Visitor, write_interim};
+use super::context::{
+    ClientSide, Interests, RelayError, RelayRequest, Rules, Tools, write_interim,
+};
 use super::download::Download;
 use super::upload::{self, StreamingUpload};
 use crate::backend::lease::Upstream;
 use crate::exchange::RequestBody;
 use crate::http::body::{Framing, LAST_CHUNK};
-use crate::http::head::{AnswerHeads, Method, Persistence, RequestHead, ResponseHead, Version};
+use crate::http::head::{Method, Persistence, RequestHead, ResponseHead, ResponseHeads, Version};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::poller::Interest;
@@ -41,12 +43,12 @@ pub struct Call<U> {
     /// to let others run.
     was_blocked: bool,
     /// Whether it waits for the client; the backend's time starts over afterwards.
-    is_waiting_for_visitor: bool,
+    is_waiting_for_client: bool,
     /// Since when the backend has taken nothing of the request; once it has all of it, since when that is so.
     since: Instant,
     /// Whether the backend did not take all of the request, because it responded or closed the connection early.
     is_part: bool,
-    heads: AnswerHeads,
+    heads: ResponseHeads,
     /// Whether the backend has sent anything.
     begun: bool,
     /// Since when the rest of a head is waited for.
@@ -94,10 +96,10 @@ impl<U: Upstream> Call<U> {
             is_started: false,
             sent: 0,
             was_blocked: false,
-            is_waiting_for_visitor: false,
+            is_waiting_for_client: false,
             since: now,
             is_part: false,
-            heads: AnswerHeads::new(),
+            heads: ResponseHeads::new(),
             begun: false,
             head_since: None,
             head: None,
@@ -126,8 +128,8 @@ impl<U: Upstream> Call<U> {
     }
 
     /// Whether the connection has carried an exchange before.
-    pub fn was_kept(&self) -> bool {
-        self.upstream.was_kept()
+    pub fn is_reused(&self) -> bool {
+        self.upstream.is_reused()
     }
 
     /// Whether the backend dialled in.
@@ -159,12 +161,12 @@ impl<U: Upstream> Call<U> {
         &mut self,
         request: RelayRequest<'_>,
         mut upload: Option<&mut StreamingUpload>,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         tools: &mut Tools<'_>,
     ) -> Result<Sending, RelayError> {
         let mut progress = false;
         let mut left = TURN;
-        if std::mem::take(&mut self.is_waiting_for_visitor) {
+        if std::mem::take(&mut self.is_waiting_for_client) {
             self.since = Instant::now();
         }
         if std::mem::replace(&mut self.is_started, true) {
@@ -172,7 +174,7 @@ impl<U: Upstream> Call<U> {
             tools.out.append(&mut self.rest);
         } else if matches!(request.body, RequestBody::Memory(..)) {
             // A small body goes with the head in one write; some applications are slower with two.
-            self.render_more(request, None, visitor, tools.out)?;
+            self.render_more(request, None, client, tools.out)?;
         }
         if self.sent == 0 {
             // Restores the default, which a large request before may have changed.
@@ -183,10 +185,10 @@ impl<U: Upstream> Call<U> {
             if written == tools.out.len() {
                 tools.out.clear();
                 written = 0;
-                match self.render_more(request, upload.as_deref_mut(), visitor, tools.out)? {
+                match self.render_more(request, upload.as_deref_mut(), client, tools.out)? {
                     Rendered::Some => {}
                     Rendered::Wait(deadline) => {
-                        return self.wait_for_client(request, visitor, tools, deadline);
+                        return self.wait_for_client(request, client, tools, deadline);
                     }
                     Rendered::End => match self.upstream.as_mut().flush_now() {
                         Ok(true) => {
@@ -196,14 +198,14 @@ impl<U: Upstream> Call<U> {
                             return Ok(Sending::Sent);
                         }
                         Ok(false) => {
-                            return self.wait_for_backend(request, visitor, tools, 0, progress);
+                            return self.wait_for_backend(request, client, tools, 0, progress);
                         }
                         Err(_) => return Ok(self.after_broken_write()),
                     },
                 }
             }
             match self.upstream.as_mut().write_now(&tools.out[written..]) {
-                Ok(0) => return self.wait_for_backend(request, visitor, tools, written, progress),
+                Ok(0) => return self.wait_for_backend(request, client, tools, written, progress),
                 Ok(count) => {
                     written += count;
                     progress = true;
@@ -231,13 +233,13 @@ impl<U: Upstream> Call<U> {
     fn wait_for_client(
         &mut self,
         request: RelayRequest<'_>,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         tools: &mut Tools<'_>,
         deadline: Instant,
     ) -> Result<Sending, RelayError> {
         self.was_blocked = true;
-        self.is_waiting_for_visitor = true;
-        if self.read_early_response(request, visitor, tools)? {
+        self.is_waiting_for_client = true;
+        if self.read_early_response(request, client, tools)? {
             return Ok(Sending::Sent);
         }
         // Flush what TLS has buffered of the body: the backend needs it, whether more arrives or not.
@@ -258,7 +260,7 @@ impl<U: Upstream> Call<U> {
         &mut self,
         request: RelayRequest<'_>,
         upload: Option<&mut StreamingUpload>,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         out: &mut Vec<u8>,
     ) -> Result<Rendered, RelayError> {
         let Cursor::At(position) = self.cursor else {
@@ -287,7 +289,7 @@ impl<U: Upstream> Call<U> {
             (RequestBody::Stream { length }, Some(upload)) => {
                 let chunked = length.is_none();
                 match upload
-                    .advance(visitor, chunked, out)
+                    .advance(client, chunked, out)
                     .map_err(RelayError::Upload)?
                 {
                     upload::UploadStep::Some => Cursor::At(1),
@@ -323,12 +325,12 @@ impl<U: Upstream> Call<U> {
     fn wait_for_backend(
         &mut self,
         request: RelayRequest<'_>,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         tools: &mut Tools<'_>,
         written: usize,
         progress: bool,
     ) -> Result<Sending, RelayError> {
-        if self.read_early_response(request, visitor, tools)? {
+        if self.read_early_response(request, client, tools)? {
             return Ok(Sending::Sent);
         }
         let now = Instant::now();
@@ -358,7 +360,7 @@ impl<U: Upstream> Call<U> {
     fn read_early_response(
         &mut self,
         request: RelayRequest<'_>,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         tools: &mut Tools<'_>,
     ) -> Result<bool, RelayError> {
         loop {
@@ -371,7 +373,7 @@ impl<U: Upstream> Call<U> {
                     return Ok(true);
                 }
             }
-            let taken = self.take_head(request.head, request.rules, Some(&mut *visitor), tools)?;
+            let taken = self.take_head(request.head, request.rules, Some(&mut *client), tools)?;
             self.head = taken;
             if self.head.is_some() {
                 self.is_part = true;
@@ -396,7 +398,7 @@ impl<U: Upstream> Call<U> {
         &mut self,
         request: &RequestHead,
         rules: &Rules,
-        mut visitor: Option<&mut Visitor<'_>>,
+        mut client: Option<&mut ClientSide<'_>>,
         tools: &mut Tools<'_>,
     ) -> Result<Awaiting, RelayError> {
         loop {
@@ -416,8 +418,8 @@ impl<U: Upstream> Call<U> {
             let is_begun = !tools.reply.is_empty();
             match tools.read(self.upstream.as_mut()) {
                 Ok(Some(1..)) => {
-                    let visitor = visitor.as_deref_mut();
-                    self.head = self.take_head(request, rules, visitor, tools)?;
+                    let client = client.as_deref_mut();
+                    self.head = self.take_head(request, rules, client, tools)?;
                 }
                 Ok(None) => {
                     let (until, late) = match (is_begun, self.head_since) {
@@ -442,7 +444,7 @@ impl<U: Upstream> Call<U> {
         &mut self,
         request: &RequestHead,
         rules: &Rules,
-        mut visitor: Option<&mut Visitor<'_>>,
+        mut client: Option<&mut ClientSide<'_>>,
         tools: &mut Tools<'_>,
     ) -> Result<Option<ResponseHead>, RelayError> {
         self.begun = true;
@@ -464,11 +466,11 @@ impl<U: Upstream> Call<U> {
             // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
             if head.status != 100
                 && request.version == Version::Http11
-                && let Some(visitor) = visitor.as_deref_mut()
+                && let Some(client) = client.as_deref_mut()
             {
                 let mut bytes = Vec::new();
                 head.write(Framing::Empty, Persistence::Implied, None, &mut bytes);
-                write_interim(visitor.conn, visitor.pending_output, &bytes);
+                write_interim(client.conn, client.pending_output, &bytes);
             }
             self.head_since = None;
             // The next head gets as much time as the first.

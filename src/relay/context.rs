@@ -66,7 +66,7 @@ pub enum RelayError {
 }
 
 /// A client whose request is on its way.
-pub struct Visitor<'v> {
+pub struct ClientSide<'v> {
     /// The connection.
     pub conn: &'v mut Conn,
     /// What was read from it and not used yet.
@@ -95,7 +95,7 @@ pub struct Tools<'w> {
 #[derive(Clone, Copy, Debug)]
 pub struct Interests {
     /// What the client's socket has to report; a disconnect is always reported.
-    pub visitor: Interest,
+    pub client: Interest,
     /// What the backend's socket has to report, if anything.
     pub backend: Option<Interest>,
     /// Whether the client's bytes are more of its request's body. Otherwise they can stay in the socket.
@@ -112,7 +112,7 @@ impl Interests {
     /// The deadline, and the client's disconnect.
     pub const fn time(until: Instant) -> Self {
         Self {
-            visitor: Interest::Read,
+            client: Interest::Read,
             backend: None,
             uploads: false,
             queue: false,
@@ -133,7 +133,7 @@ impl Interests {
     /// Room to write to the client.
     pub const fn room(until: Instant) -> Self {
         Self {
-            visitor: Interest::Write,
+            client: Interest::Write,
             ..Self::time(until)
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::context::Visitor;
+use super::context::ClientSide;
 use crate::net::conn::Conn;
 use crate::net::stream::Pending;
 
@@ -42,10 +42,10 @@ impl DisconnectDetector {
 
 /// Whether a client has left before the end of its request's body. While there is something left to read, the end of
 /// its sending side may come after the end of the body.
-pub fn is_gone_within_body(visitor: &mut Visitor<'_>) -> bool {
-    match visitor.conn.stream().pending() {
+pub fn is_gone_within_body(client: &mut ClientSide<'_>) -> bool {
+    match client.conn.stream().pending() {
         Pending::Nothing | Pending::Bytes => false,
-        Pending::End => visitor.input.is_empty() && !visitor.conn.has_unread(),
+        Pending::End => client.input.is_empty() && !client.conn.has_unread(),
         Pending::Broken => true,
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use super::context::{RelayError, Rules, Tools, Visitor};
+use super::context::{ClientSide, RelayError, Rules, Tools};
 use super::delivery::Delivery;
 use super::download::Download;
 use crate::backend::lease::{Acquired, Upstream};
@@ -66,11 +66,11 @@ pub trait ExchangeHandler {
     ) -> Responding<Self::Upstream>;
 
     /// A streamed body was read to its end.
-    fn received(&mut self, visitor: &Conn);
+    fn received(&mut self, client: &Conn);
 
     /// Whether the client has left. Called only after its socket has reported an event. `uploads`: the request's body
     /// is still being read, so the client's end of sending may follow it.
-    fn is_gone(&mut self, visitor: &mut Visitor<'_>, uploads: bool) -> bool;
+    fn is_gone(&mut self, client: &mut ClientSide<'_>, uploads: bool) -> bool;
 }
 
 /// An attempt that failed.
@@ -87,7 +87,7 @@ pub struct FailedAttempt<'a> {
     /// Length of the head in bytes.
     pub head_length: usize,
     /// Whether the backend's connection has carried an exchange before.
-    pub was_kept: bool,
+    pub is_reused: bool,
 }
 
 /// What the client gets.

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use self::call::Call;
 pub use self::context::{
-    CONTINUE, Interests, RelayError, RelayRequest, Rules, Tools, Visitor, write_interim,
+    CONTINUE, ClientSide, Interests, RelayError, RelayRequest, Rules, Tools, write_interim,
 };
 use self::delivery::{Delivered, Delivery, Progress};
 use self::drain::Drain;
@@ -152,13 +152,13 @@ impl<H: ExchangeHandler> Exchange<H> {
     /// Does what can be done now.
     pub fn advance(
         &mut self,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         tools: &mut Tools<'_>,
     ) -> Step<H::Upstream> {
         tools.reply.clear();
         tools.reply.append(&self.leftover);
         self.leftover.clear();
-        if std::mem::take(&mut visitor.has_event) && self.is_gone(visitor) {
+        if std::mem::take(&mut client.has_event) && self.is_gone(client) {
             return Step::Done(self.abandon(tools.reply.data().to_vec()));
         }
         loop {
@@ -167,10 +167,10 @@ impl<H: ExchangeHandler> Exchange<H> {
                 Phase::Pausing(until) => self.pause(until),
                 Phase::Queued(ticket) => self.queue(ticket),
                 Phase::Connecting(connecting) => self.connect(connecting.advance()),
-                Phase::Sending(call) => self.send(call, visitor, tools),
-                Phase::Awaiting(call) => self.await_response(call, visitor, tools),
-                Phase::Relaying(delivery) => relay(delivery, visitor, tools),
-                Phase::Flushing(delivery) => flush(delivery, visitor, tools),
+                Phase::Sending(call) => self.send(call, client, tools),
+                Phase::Awaiting(call) => self.await_response(call, client, tools),
+                Phase::Relaying(delivery) => relay(delivery, client, tools),
+                Phase::Flushing(delivery) => flush(delivery, client, tools),
                 Phase::Over => Transition::Done(Outcome::Gone(None)),
             };
             match next {
@@ -238,14 +238,14 @@ impl<H: ExchangeHandler> Exchange<H> {
 
     /// Ends the exchange early, so that the client cannot mistake what it got for a complete response. Returns how much
     /// it got, if a response had begun.
-    pub fn cut(&mut self, visitor: &mut Conn, reason: Close) -> Option<Delivered> {
+    pub fn cut(&mut self, client: &mut Conn, reason: Close) -> Option<Delivered> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Sending(call) | Phase::Awaiting(call) => {
                 call.close(reason);
                 None
             }
             Phase::Relaying(mut delivery) | Phase::Flushing(mut delivery) => {
-                let delivered = delivery.cut(visitor, reason);
+                let delivered = delivery.cut(client, reason);
                 delivery.close(reason);
                 Some(delivered)
             }
@@ -253,9 +253,9 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
     }
 
-    fn is_gone(&mut self, visitor: &mut Visitor<'_>) -> bool {
+    fn is_gone(&mut self, client: &mut ClientSide<'_>) -> bool {
         let uploads = matches!(self.phase, Phase::Sending(_)) && !self.is_read();
-        self.handler.is_gone(visitor, uploads)
+        self.handler.is_gone(client, uploads)
     }
 
     /// Ends the exchange of a client that has left.
@@ -368,7 +368,7 @@ impl<H: ExchangeHandler> Exchange<H> {
     fn send(
         &mut self,
         mut call: Box<Call<H::Upstream>>,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         tools: &mut Tools<'_>,
     ) -> Transition<H::Upstream> {
         if call.is_fresh() {
@@ -383,9 +383,9 @@ impl<H: ExchangeHandler> Exchange<H> {
             body: self.handler.body(),
             rules: self.handler.rules(),
         };
-        let sent = call.send(request, upload, visitor, tools);
+        let sent = call.send(request, upload, client, tools);
         if !was_read && self.is_read() {
-            self.handler.received(visitor.conn);
+            self.handler.received(client.conn);
         }
         match sent {
             Ok(call::Sending::Blocked(interests)) => {
@@ -406,11 +406,11 @@ impl<H: ExchangeHandler> Exchange<H> {
     fn await_response(
         &mut self,
         mut call: Box<Call<H::Upstream>>,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         tools: &mut Tools<'_>,
     ) -> Transition<H::Upstream> {
         let (head, rules) = (self.handler.head(), self.handler.rules());
-        match call.await_response(head, rules, Some(visitor), tools) {
+        match call.await_response(head, rules, Some(client), tools) {
             Ok(call::Awaiting::Blocked(interests)) => {
                 Transition::Blocked(Phase::Awaiting(call), interests)
             }
@@ -424,7 +424,7 @@ impl<H: ExchangeHandler> Exchange<H> {
                         behind: tools.reply.data().to_vec(),
                     }));
                 }
-                self.respond(head, *call, visitor, tools)
+                self.respond(head, *call, client, tools)
             }
             Err(error) => self.attempt_failed(error, *call),
         }
@@ -434,7 +434,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         &mut self,
         head: ResponseHead,
         call: Call<H::Upstream>,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         tools: &mut Tools<'_>,
     ) -> Transition<H::Upstream> {
         let method = &self.handler.head().method;
@@ -442,12 +442,12 @@ impl<H: ExchangeHandler> Exchange<H> {
         let is_read = self.is_read();
         let responding =
             self.handler
-                .respond(head, download, is_read, tools, visitor.pending_output);
+                .respond(head, download, is_read, tools, client.pending_output);
         self.status = responding.status;
         let mut delivery = responding.delivery;
         // Most responses arrive at once and are taken at once; then nothing has to be kept.
-        match delivery.relay(visitor.conn, tools) {
-            Progress::Relayed => match delivery.flush(visitor.conn, tools) {
+        match delivery.relay(client.conn, tools) {
+            Progress::Relayed => match delivery.flush(client.conn, tools) {
                 Progress::Done(delivered) => Transition::Done(Outcome::Delivered(delivered, None)),
                 Progress::Blocked(interests) => {
                     Transition::Blocked(Phase::Flushing(Box::new(delivery)), interests)
@@ -475,15 +475,15 @@ impl<H: ExchangeHandler> Exchange<H> {
             attempts: self.attempts,
             is_sent,
             head_length: call.head_length(),
-            was_kept: call.was_kept(),
+            is_reused: call.is_reused(),
         };
-        let was_kept = failure.was_kept;
-        let is_old = was_kept || call.is_dialled();
+        let is_reused = failure.is_reused;
+        let is_old = is_reused || call.is_dialled();
         let again = self.handler.may_retry(&failure);
         call.close(match error {
             RelayError::Upload(_) => Close::ClientGone,
             // Most likely the server had closed an idle connection.
-            RelayError::ClosedEarly if was_kept => Close::PeerClosed,
+            RelayError::ClosedEarly if is_reused => Close::PeerClosed,
             _ => Close::BackendFailed,
         });
         if !again {
@@ -516,10 +516,10 @@ impl<H: ExchangeHandler> Exchange<H> {
 
 fn relay<U: Upstream>(
     mut delivery: Box<Delivery<U>>,
-    visitor: &mut Visitor<'_>,
+    client: &mut ClientSide<'_>,
     tools: &mut Tools<'_>,
 ) -> Transition<U> {
-    let progress = delivery.relay(visitor.conn, tools);
+    let progress = delivery.relay(client.conn, tools);
     after_relay(delivery, progress, tools)
 }
 
@@ -541,10 +541,10 @@ fn after_relay<U: Upstream>(
 
 fn flush<U: Upstream>(
     mut delivery: Box<Delivery<U>>,
-    visitor: &mut Visitor<'_>,
+    client: &mut ClientSide<'_>,
     tools: &mut Tools<'_>,
 ) -> Transition<U> {
-    match delivery.flush(visitor.conn, tools) {
+    match delivery.flush(client.conn, tools) {
         Progress::Blocked(interests) => Transition::Blocked(Phase::Flushing(delivery), interests),
         Progress::Yield | Progress::Relayed => Transition::Yield(Phase::Flushing(delivery)),
         Progress::Done(delivered) => Transition::Done(Outcome::Delivered(delivered, None)),
@@ -603,7 +603,7 @@ mod tests {
             true
         }
 
-        fn was_kept(&self) -> bool {
+        fn is_reused(&self) -> bool {
             false
         }
 
@@ -701,7 +701,7 @@ mod tests {
 
         fn received(&mut self, _: &Conn) {}
 
-        fn is_gone(&mut self, _: &mut Visitor<'_>, _: bool) -> bool {
+        fn is_gone(&mut self, _: &mut ClientSide<'_>, _: bool) -> bool {
             false
         }
     }
@@ -732,7 +732,7 @@ mod tests {
 
     fn advance(exchange: &mut Exchange<TestRequest>) -> Step<Dialled> {
         let (mut conn, _client) = pair();
-        let mut visitor = Visitor {
+        let mut client = ClientSide {
             conn: &mut conn,
             input: &mut Buffer::new(),
             pending_output: &mut Vec::new(),
@@ -745,7 +745,7 @@ mod tests {
             patience: Duration::ZERO,
             room: &|| unreachable!("there is no response"),
         };
-        exchange.advance(&mut visitor, &mut tools)
+        exchange.advance(&mut client, &mut tools)
     }
 
     #[test]

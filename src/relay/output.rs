@@ -253,7 +253,7 @@ impl Output {
             return Err(reason);
         }
         Ok(Interests {
-            visitor: Interest::Write,
+            client: Interest::Write,
             reads: false,
             until: interests.until.min(backlog.progress + self.patience),
             ..interests

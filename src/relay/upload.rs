@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::context::{CONTINUE, Visitor, write_interim};
+use super::context::{CONTINUE, ClientSide, write_interim};
 use super::rate::{Rate, TIME_TO_BEGIN, WINDOW};
 use crate::exchange::UploadError;
 use crate::http::body::{Decoder, Framing, write_chunk};
@@ -85,14 +85,14 @@ impl StreamingUpload {
     /// Why no more follows.
     pub fn advance(
         &mut self,
-        visitor: &mut Visitor<'_>,
+        client: &mut ClientSide<'_>,
         chunked: bool,
         out: &mut Vec<u8>,
     ) -> Result<UploadStep, UploadError> {
-        self.resume(Instant::now(), visitor.input.data().len());
+        self.resume(Instant::now(), client.input.data().len());
         loop {
             while self.fault.is_none() && !self.decoder.is_done() && out.len() < Buffer::SIZE {
-                let piece = match self.decoder.next(visitor.input.data()) {
+                let piece = match self.decoder.next(client.input.data()) {
                     Ok(piece) => piece,
                     Err(bad) => {
                         self.fault = Some(UploadError::Bad(bad.0));
@@ -109,13 +109,13 @@ impl StreamingUpload {
                     self.fault = Some(UploadError::TooLarge);
                     break;
                 }
-                let data = &visitor.input.data()[piece.data];
+                let data = &client.input.data()[piece.data];
                 match chunked {
                     true if data.is_empty() => {}
                     true => write_chunk(data, out),
                     false => out.extend_from_slice(data),
                 }
-                visitor.input.consume(piece.consumed);
+                client.input.consume(piece.consumed);
             }
             if self.decoder.is_done() && self.fault.is_none() {
                 return Ok(UploadStep::End);
@@ -128,10 +128,10 @@ impl StreamingUpload {
             if let Some(fault) = self.fault {
                 return Err(fault);
             }
-            if std::mem::take(&mut self.expects) && visitor.input.is_empty() {
-                write_interim(visitor.conn, visitor.pending_output, CONTINUE);
+            if std::mem::take(&mut self.expects) && client.input.is_empty() {
+                write_interim(client.conn, client.pending_output, CONTINUE);
             }
-            match visitor.input.fill_now(visitor.conn) {
+            match client.input.fill_now(client.conn) {
                 Ok(Some(count @ 1..)) => {
                     self.progress = Instant::now();
                     if let Some(rate) = &mut self.rate {

@@ -61,7 +61,7 @@ impl Sessions<Session> {
     fn turn_away(&self, peer: &Peer, limit: &str) {
         stats::add(&self.shared.stats.accepted);
         stats::add(&self.shared.stats.open);
-        self.shared.stats.visitor_closed(Close::Overload);
+        self.shared.stats.client_closed(Close::Overload);
         log::debug!("client {peer} closed: {limit} reached: reason=overload");
     }
 }

@@ -23,7 +23,7 @@ use crate::stats::{Close, Stats};
 /// The addresses that are bound, and their certificates.
 #[derive(Default)]
 pub(super) struct Running {
-    pub(super) visitor_listeners: Vec<VisitorListener>,
+    pub(super) client_listeners: Vec<ClientListener>,
     pub(super) backend_listeners: Vec<BackendListener>,
     pub(super) certificates: Certificates,
     /// The certificates of dial-in addresses.
@@ -31,7 +31,7 @@ pub(super) struct Running {
 }
 
 /// An address for clients.
-pub(super) struct VisitorListener {
+pub(super) struct ClientListener {
     pub(super) address: Address,
     pub(super) listeners: Vec<Arc<Listener>>,
     stop: Stop,
@@ -74,20 +74,22 @@ pub(super) struct BackendAddress {
 impl Running {
     /// Makes every address accept that does not yet.
     pub(super) fn begin(&mut self, control: &DialInControl) {
-        for VisitorListener { threads, .. } in &mut self.visitor_listeners {
+        for ClientListener { threads, .. } in &mut self.client_listeners {
             *threads = mem::take(threads)
                 .into_iter()
                 .map(PreparedThread::begin)
                 .collect();
         }
-        for dial in &mut self.backend_listeners {
-            let prepared = mem::take(&mut dial.prepared).into_iter();
-            dial.begun.extend(prepared.map(|one| control.begin(one)));
+        for listener in &mut self.backend_listeners {
+            let prepared = mem::take(&mut listener.prepared).into_iter();
+            listener
+                .begun
+                .extend(prepared.map(|one| control.begin(one)));
         }
     }
 }
 
-impl VisitorListener {
+impl ClientListener {
     /// Creates its threads, which do not begin yet. It speaks no TLS unless `tls` is set before.
     pub(super) fn prepare(
         address: Address,
@@ -190,29 +192,33 @@ impl BackendListener {
         let before = mem::replace(&mut self.file, file);
         if let Address::Unix(path) = &self.address
             && before != file
-            && let Err(error) = file.dress(path)
+            && let Err(error) = file.apply(path)
         {
             log::error!("{}: {}", self.address, reason(&error));
         }
     }
 
     /// Accepts no more backends at these addresses. Those that are connected stay.
-    pub(super) fn stop_accepting(dials: &mut [Self], control: &DialInControl) {
-        let begun = dials.iter_mut().flat_map(|dial| mem::take(&mut dial.begun));
+    pub(super) fn stop_accepting(backends: &mut [Self], control: &DialInControl) {
+        let begun = backends
+            .iter_mut()
+            .flat_map(|listener| mem::take(&mut listener.begun));
         let begun: Vec<_> = begun.collect();
         if begun.is_empty() {
             return;
         }
         control.remove(begun, Close::Draining);
-        dials.iter_mut().for_each(|dial| dial.listeners.clear());
+        backends
+            .iter_mut()
+            .for_each(|listener| listener.listeners.clear());
     }
 
     /// Closes addresses, their connections without a preamble, and idle backends.
-    pub(super) fn stop_all(dials: Vec<Self>, control: &DialInControl, reason: Close) {
-        let begun = dials.iter().flat_map(|dial| &dial.begun);
+    pub(super) fn stop_all(backends: Vec<Self>, control: &DialInControl, reason: Close) {
+        let begun = backends.iter().flat_map(|listener| &listener.begun);
         control.remove(begun.copied().collect(), reason);
-        for dial in dials {
-            dial.pool.shut(reason);
+        for listener in backends {
+            listener.pool.shut(reason);
         }
     }
 }

@@ -67,7 +67,7 @@ impl AuthRule {
         let guards = site.basic_auth.iter().map(|entry| {
             let users = match known.get(&entry.users_file) {
                 Some(users) => {
-                    users.look();
+                    users.check();
                     Arc::clone(users)
                 }
                 None => {

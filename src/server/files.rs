@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use super::snapshot::Site;
-use crate::content::files::Answer;
+use crate::content::files::FileResponse;
 use crate::exchange::{Request, Response};
 use crate::http::head::{ACCEL_REDIRECT, Method, RequestHead, ResponseHead, SENDFILE};
 use crate::http::target;
@@ -70,25 +70,25 @@ pub(crate) fn named_by_backend(
     })
 }
 
-fn response_of(answer: Answer, head: &RequestHead, site: &Site) -> Response {
+fn response_of(answer: FileResponse, head: &RequestHead, site: &Site) -> Response {
     match answer {
-        Answer::File(response) => response,
-        Answer::Moved(location) => {
+        FileResponse::File(response) => response,
+        FileResponse::Moved(location) => {
             let mut page = site.page(301, "This is a directory.", Some(head));
             page.head.headers.push("Location", location.as_bytes());
             page
         }
-        Answer::Failed => {
+        FileResponse::Failed => {
             let detail = "The file does not meet the conditions of the request.";
             site.page(412, detail, Some(head))
         }
-        Answer::Unsatisfiable(length) => {
+        FileResponse::Unsatisfiable(length) => {
             let mut page = site.page(416, "The file does not have these bytes.", Some(head));
             let range = format!("bytes */{length}");
             page.head.headers.push("Content-Range", range.as_bytes());
             page
         }
-        Answer::Unreadable(error) => {
+        FileResponse::Unreadable(error) => {
             log::error!(
                 target: &site.log,
                 "site {}: {}: {}",

@@ -8,7 +8,7 @@ use std::{fmt, mem, thread};
 use parking_lot::Mutex;
 use threadpool::ThreadPool;
 
-use super::addresses::{BackendListener, Running, VisitorListener};
+use super::addresses::{BackendListener, ClientListener, Running};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::shared::Shared;
@@ -36,7 +36,7 @@ use crate::stats::{self, Close, Stats};
 /// ";
 /// let (config, _notes) = Config::from_yaml(yaml, "example.yml".as_ref(), &Overrides::default())?;
 /// let server = Server::start(config)?;
-/// println!("visitors go to {}, applications dial in at {}", server.visitors()[0], server.backends()[0]);
+/// println!("clients go to {}, applications dial in at {}", server.client_addresses()[0], server.backend_addresses()[0]);
 /// assert!(server.drain(std::time::Duration::from_secs(1)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -59,29 +59,29 @@ pub struct Server {
 
 impl Server {
     /// The addresses for clients, in the order of the configuration, with their real ports.
-    pub fn visitors(&self) -> Vec<LocalAddress> {
+    pub fn client_addresses(&self) -> Vec<LocalAddress> {
         let running = self.running.lock();
         running
-            .visitor_listeners
+            .client_listeners
             .iter()
-            .flat_map(|front| &front.listeners)
+            .flat_map(|listener| &listener.listeners)
             .map(|listener| listener.local().clone())
             .collect()
     }
 
     /// The addresses for backends, in the order of the configuration, with their real ports.
-    pub fn backends(&self) -> Vec<LocalAddress> {
+    pub fn backend_addresses(&self) -> Vec<LocalAddress> {
         let running = self.running.lock();
         running
             .backend_listeners
             .iter()
-            .flat_map(|dial| &dial.listeners)
+            .flat_map(|listener| &listener.listeners)
             .map(|listener| listener.local().clone())
             .collect()
     }
 
     /// The number of clients' connections now.
-    pub fn open(&self) -> u64 {
+    pub fn open_connections(&self) -> u64 {
         stats::get(&self.shared.stats.open)
     }
 
@@ -97,7 +97,7 @@ impl Server {
             running
                 .backend_listeners
                 .iter()
-                .map(|dial| dial.pool.idle())
+                .map(|listener| listener.pool.idle())
                 .sum()
         };
         let snapshot = self.shared.snapshot();
@@ -111,7 +111,7 @@ impl Server {
     }
 
     /// Bytes that are charged now to `limits.memory` and to `limits.spool`.
-    pub fn kept(&self) -> (u64, u64) {
+    pub fn charged(&self) -> (u64, u64) {
         (self.shared.memory.used(), self.shared.disk.all().used())
     }
 
@@ -128,11 +128,11 @@ impl Server {
             named.collect()
         }
         let running = self.running.lock();
-        let fronts = running.visitor_listeners.iter();
-        let dials = running.backend_listeners.iter();
+        let clients = running.client_listeners.iter();
+        let backends = running.backend_listeners.iter();
         [
-            named(fronts.map(|front| (&front.address, &front.listeners))),
-            named(dials.map(|dial| (&dial.address, &dial.listeners))),
+            named(clients.map(|listener| (&listener.address, &listener.listeners))),
+            named(backends.map(|listener| (&listener.address, &listener.listeners))),
         ]
     }
 
@@ -162,8 +162,8 @@ impl Server {
     /// Stops accepting, and closes every connection after its current response.
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
-        let fronts = mem::take(&mut self.running.lock().visitor_listeners);
-        fronts.into_iter().for_each(VisitorListener::stop);
+        let clients = mem::take(&mut self.running.lock().client_listeners);
+        clients.into_iter().for_each(ClientListener::stop);
         self.sessions.close_idle(false);
     }
 
@@ -174,14 +174,14 @@ impl Server {
         let first_second_is_over = since.elapsed() >= Duration::from_secs(1);
         self.sessions.close_idle(first_second_is_over);
         self.release_backends(first_second_is_over);
-        self.open() == 0
+        self.open_connections() == 0
     }
 
     /// Releases the dial-in addresses and the idle backends once no client's connection can need another backend: each one
     /// that is left has its own, for an upgraded connection or a long response. A new process can then bind the addresses,
     /// and the applications connect to it.
     fn release_backends(&self, first_second_is_over: bool) {
-        let dials = {
+        let backends = {
             let mut running = self.running.lock();
             let waiting = self.shared.waiting.load(Ordering::Relaxed);
             if running.backend_listeners.is_empty() || waiting > 0 {
@@ -193,15 +193,15 @@ impl Server {
             let idle: usize = running
                 .backend_listeners
                 .iter()
-                .map(|dial| dial.pool.idle())
+                .map(|listener| listener.pool.idle())
                 .sum();
             let busy = self.control.connected().len().saturating_sub(idle) as u64;
-            if !first_second_is_over || self.open() > busy {
+            if !first_second_is_over || self.open_connections() > busy {
                 return;
             }
             mem::take(&mut running.backend_listeners)
         };
-        BackendListener::stop_all(dials, &self.control, Close::Draining);
+        BackendListener::stop_all(backends, &self.control, Close::Draining);
         log::debug!("dial-in addresses are closed, since no client needs another backend");
     }
 
@@ -221,7 +221,7 @@ impl Server {
             }
             if since.elapsed() >= grace {
                 self.close_tunnels();
-                return self.open() == 0;
+                return self.open_connections() == 0;
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -232,12 +232,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         let Running {
-            visitor_listeners: fronts,
-            backend_listeners: dials,
+            client_listeners: clients,
+            backend_listeners: backends,
             ..
         } = mem::take(&mut *self.running.lock());
-        fronts.into_iter().for_each(VisitorListener::stop);
-        BackendListener::stop_all(dials, &self.control, Close::Draining);
+        clients.into_iter().for_each(ClientListener::stop);
+        BackendListener::stop_all(backends, &self.control, Close::Draining);
         self.control.stop();
         if let Some(thread) = self.dial_in.take() {
             thread.join();
@@ -259,7 +259,7 @@ impl Drop for Server {
             session.close(Close::Draining);
         }
         // Workers in the middle of an exchange end after it; the server does not wait for them.
-        if self.open() == 0 {
+        if self.open_connections() == 0 {
             self.workers.join();
         }
         for servers in self.shared.snapshot().servers() {
@@ -275,7 +275,7 @@ impl Drop for Server {
 impl fmt::Debug for Server {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Server")
-            .field("visitors", &self.visitors())
+            .field("clients", &self.client_addresses())
             .finish_non_exhaustive()
     }
 }

@@ -16,7 +16,7 @@
 //! |---|---|---|
 //! | `Server::reloading` | the order of reloads | a reload, with the files that it reads |
 //! | `Server::running` | listeners and their threads | start, the change of a reload to the new configuration, stop |
-//! | `Shared::snapshot`, `VisitorListener::tls` | the current snapshot, certificates | a clone |
+//! | `Shared::snapshot`, `ClientListener::tls` | the current snapshot, certificates | a clone |
 //! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a scan of all sessions: in a drain, and to make room for new connections, requests and bodies |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free connection slots, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |

@@ -41,7 +41,7 @@ impl SitePages {
         let mut open = |path: &Path| {
             let file = match known.get(path) {
                 Some(file) => {
-                    file.look();
+                    file.check();
                     Arc::clone(file)
                 }
                 None => {

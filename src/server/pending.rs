@@ -28,7 +28,7 @@ use crate::relay::disconnect::{self, DisconnectDetector};
 use crate::relay::download::Download;
 use crate::relay::drain::Drain;
 use crate::relay::{
-    Exchange, ExchangeHandler, FailedAttempt, RelayError, Responding, Rules, Tools, Visitor,
+    ClientSide, Exchange, ExchangeHandler, FailedAttempt, RelayError, Responding, Rules, Tools,
 };
 use crate::stats::{self, Close};
 
@@ -367,16 +367,16 @@ impl ExchangeHandler for PendingRequest {
         }
     }
 
-    fn received(&mut self, visitor: &Conn) {
+    fn received(&mut self, client: &Conn) {
         self.disconnect = DisconnectDetector::new(Instant::now());
         // The client may have ended its side already, which is not reported again.
-        self.disconnect.is_gone(visitor);
+        self.disconnect.is_gone(client);
     }
 
-    fn is_gone(&mut self, visitor: &mut Visitor<'_>, uploads: bool) -> bool {
+    fn is_gone(&mut self, client: &mut ClientSide<'_>, uploads: bool) -> bool {
         match uploads {
-            true => disconnect::is_gone_within_body(visitor),
-            false => self.disconnect.is_gone(visitor.conn),
+            true => disconnect::is_gone_within_body(client),
+            false => self.disconnect.is_gone(client.conn),
         }
     }
 }

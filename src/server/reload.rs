@@ -7,7 +7,7 @@ use std::time::Instant;
 use std::{io, mem};
 
 use super::addresses::{
-    BackendAddress, BackendListener, NewBackendListener, VisitorListener, load_outgoing,
+    BackendAddress, BackendListener, ClientListener, NewBackendListener, load_outgoing,
     sort_by_address,
 };
 use super::descriptors;
@@ -31,33 +31,34 @@ impl Server {
         let shared = &self.shared;
         // Open everything new first; a failure before the swap changes nothing. Reading files may take its time, and a
         // drain does not wait for that: apart from a drain, only reloads change what is copied here.
-        let (mut certificates, mut outgoing, old_fronts, mut pools) = {
+        let (mut certificates, mut outgoing, old_addresses, mut pools) = {
             let running = self.running.lock();
-            let fronts = running
-                .visitor_listeners
+            let clients = running
+                .client_listeners
                 .iter()
-                .map(|front| front.address.clone());
-            let dials = running.backend_listeners.iter();
-            let pools = dials.map(|dial| (dial.address.clone(), Arc::clone(&dial.pool)));
+                .map(|listener| listener.address.clone());
+            let backends = running.backend_listeners.iter();
+            let pools =
+                backends.map(|listener| (listener.address.clone(), Arc::clone(&listener.pool)));
             (
                 running.certificates.clone(),
                 running.outgoing.clone(),
-                fronts.collect::<HashSet<_>>(),
+                clients.collect::<HashSet<_>>(),
                 pools.collect::<HashMap<_, _>>(),
             )
         };
         certificates.load("ssl", &config.ssl)?;
         load_outgoing(&mut outgoing, &config)?;
-        let mut new_fronts = Vec::new();
-        let is_new = |address: &&Address| !old_fronts.contains(*address);
+        let mut new_clients = Vec::new();
+        let is_new = |address: &&Address| !old_addresses.contains(*address);
         for address in config.listen.iter().filter(is_new) {
-            new_fronts.push((address.clone(), Listener::bind(address)?));
+            new_clients.push((address.clone(), Listener::bind(address)?));
         }
         let wanted = BackendAddress::all(&config);
-        let mut new_dials = Vec::new();
+        let mut new_backends = Vec::new();
         let is_new = |wanted: &&BackendAddress| !pools.contains_key(&wanted.address);
         for new in wanted.iter().filter(is_new) {
-            new_dials.push(NewBackendListener::bind(
+            new_backends.push(NewBackendListener::bind(
                 new,
                 &config,
                 &outgoing,
@@ -67,7 +68,7 @@ impl Server {
                 &Sockets::default(),
             )?);
         }
-        pools.extend(new_dials.iter().map(NewBackendListener::pool));
+        pools.extend(new_backends.iter().map(NewBackendListener::pool));
         let files = wanted.iter().map(BackendAddress::socket_file);
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let before = shared.snapshot();
@@ -80,14 +81,14 @@ impl Server {
             before: Some(&before),
         };
         let snapshot = Snapshot::new(config, &parts)?;
-        let new_dials = new_dials.into_iter();
-        let new_dials = new_dials.map(|dial| dial.prepare(&self.control));
-        let new_dials = new_dials.collect::<Result<Vec<_>, StartError>>()?;
-        let new_fronts = new_fronts.into_iter();
-        let new_fronts = new_fronts.map(|(address, listeners)| {
-            VisitorListener::prepare(address, listeners, &self.sessions)
+        let new_backends = new_backends.into_iter();
+        let new_backends = new_backends.map(|listener| listener.prepare(&self.control));
+        let new_backends = new_backends.collect::<Result<Vec<_>, StartError>>()?;
+        let new_clients = new_clients.into_iter();
+        let new_clients = new_clients.map(|(address, listeners)| {
+            ClientListener::prepare(address, listeners, &self.sessions)
         });
-        let new_fronts = new_fronts.collect::<Result<Vec<_>, StartError>>()?;
+        let new_clients = new_clients.collect::<Result<Vec<_>, StartError>>()?;
         let mut running = self.running.lock();
         if shared.draining.load(Ordering::SeqCst) {
             return Err(io::Error::other("the server is stopping").into());
@@ -115,24 +116,24 @@ impl Server {
                 servers.shut(Close::Removed);
             }
         }
-        for front in new_fronts.iter().chain(&running.visitor_listeners) {
-            *front.tls.write() = certificates.acceptor(&front.address);
+        for listener in new_clients.iter().chain(&running.client_listeners) {
+            *listener.tls.write() = certificates.acceptor(&listener.address);
         }
-        running.visitor_listeners.extend(new_fronts);
+        running.client_listeners.extend(new_clients);
         running.certificates = certificates;
-        running.backend_listeners.extend(new_dials);
+        running.backend_listeners.extend(new_backends);
         running.begin(&self.control);
-        let fronts = mem::take(&mut running.visitor_listeners);
-        let (fronts, gone) = sort_by_address(fronts, |front| &front.address, listen.iter());
-        running.visitor_listeners = fronts;
-        gone.into_iter().for_each(VisitorListener::stop);
+        let clients = mem::take(&mut running.client_listeners);
+        let (clients, gone) = sort_by_address(clients, |listener| &listener.address, listen.iter());
+        running.client_listeners = clients;
+        gone.into_iter().for_each(ClientListener::stop);
         let order = wanted.iter().map(|wanted| &wanted.address);
-        let dials = mem::take(&mut running.backend_listeners);
-        let (mut dials, gone) = sort_by_address(dials, |dial| &dial.address, order);
-        for ((dial, wanted), file) in dials.iter_mut().zip(&wanted).zip(files) {
-            dial.change(wanted, file, &snapshot.config, &outgoing);
+        let backends = mem::take(&mut running.backend_listeners);
+        let (mut backends, gone) = sort_by_address(backends, |listener| &listener.address, order);
+        for ((listener, wanted), file) in backends.iter_mut().zip(&wanted).zip(files) {
+            listener.change(wanted, file, &snapshot.config, &outgoing);
         }
-        running.backend_listeners = dials;
+        running.backend_listeners = backends;
         running.outgoing = outgoing;
         BackendListener::stop_all(gone, &self.control, Close::Removed);
         Ok(())

@@ -8,7 +8,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 
 use super::addresses::{
-    BackendAddress, NewBackendListener, Running, VisitorListener, load_outgoing,
+    BackendAddress, ClientListener, NewBackendListener, Running, load_outgoing,
 };
 use super::admission::Clients;
 use super::certificates::Certificates;
@@ -38,7 +38,7 @@ use crate::stats::Stats;
 pub struct Bound {
     sessions: Arc<Sessions<Session>>,
     shared: Arc<Shared>,
-    visitor_listeners: Vec<(Address, Vec<Listener>)>,
+    client_listeners: Vec<(Address, Vec<Listener>)>,
     backend_listeners: Vec<NewBackendListener>,
     certificates: Certificates,
     outgoing: Certificates,
@@ -67,17 +67,17 @@ impl Server {
         certificates.load("ssl", &config.ssl)?;
         let mut outgoing = Certificates::default();
         load_outgoing(&mut outgoing, &config)?;
-        let fronts = config.listen.iter().map(|address| {
+        let clients = config.listen.iter().map(|address| {
             let file = SocketFile::default();
             Ok((
                 address.clone(),
                 Listener::bind_with(address, &file, &inherited.clients)?,
             ))
         });
-        let fronts = fronts.collect::<Result<Vec<_>, StartError>>()?;
-        let mut dials = Vec::new();
+        let clients = clients.collect::<Result<Vec<_>, StartError>>()?;
+        let mut backends = Vec::new();
         for wanted in BackendAddress::all(&config) {
-            dials.push(NewBackendListener::bind(
+            backends.push(NewBackendListener::bind(
                 &wanted,
                 &config,
                 &outgoing,
@@ -94,7 +94,7 @@ impl Server {
         let memory = Arc::new(Budget::new(config.memory));
         let disk = Arc::new(Shares::new(config.limits.spool));
         let compressors = Arc::new(Compressors::new(Arc::clone(&memory)));
-        let pools: HashMap<_, _> = dials.iter().map(NewBackendListener::pool).collect();
+        let pools: HashMap<_, _> = backends.iter().map(NewBackendListener::pool).collect();
         let dial_in = DialIn::new(Arc::clone(&stats))?;
         dial_in.control().limit_newcomers(division.newcomers);
         let parts = SnapshotParts {
@@ -131,8 +131,8 @@ impl Server {
         Ok(Bound {
             sessions,
             shared,
-            visitor_listeners: fronts,
-            backend_listeners: dials,
+            client_listeners: clients,
+            backend_listeners: backends,
             certificates,
             outgoing,
             dial_in,
@@ -171,8 +171,8 @@ impl Bound {
         let Self {
             sessions,
             shared,
-            visitor_listeners: fronts,
-            backend_listeners: dials,
+            client_listeners: clients,
+            backend_listeners: backends,
             certificates,
             outgoing,
             dial_in,
@@ -198,13 +198,13 @@ impl Bound {
         };
         let dial_in = PreparedThread::new("dial-in", move || dial_in.run())?;
         let mut running = Running::default();
-        for dial in dials {
-            running.backend_listeners.push(dial.prepare(&control)?);
+        for listener in backends {
+            running.backend_listeners.push(listener.prepare(&control)?);
         }
-        for (address, listeners) in fronts {
-            let front = VisitorListener::prepare(address, listeners, &sessions)?;
-            *front.tls.write() = certificates.acceptor(&front.address);
-            running.visitor_listeners.push(front);
+        for (address, sockets) in clients {
+            let listener = ClientListener::prepare(address, sockets, &sessions)?;
+            *listener.tls.write() = certificates.acceptor(&listener.address);
+            running.client_listeners.push(listener);
         }
         running.certificates = certificates;
         running.outgoing = outgoing;

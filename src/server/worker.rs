@@ -205,7 +205,7 @@ fn park(
     }
     let parked = sessions
         .poller
-        .park(token, session, interests.visitor, interests.until);
+        .park(token, session, interests.client, interests.until);
     match parked {
         Ok(None) => {
             // Once the poller is stopped, no worker takes it out any more. This thread does, or the thread that stops

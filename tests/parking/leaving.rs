@@ -228,7 +228,7 @@ fn from_queue() {
         "workers: 1\naccess_log: {{file: {}, format: json}}\n{SITE}",
         access.display()
     ));
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     let mut queued = ["/close", "/reset", "/stays", "/last"].map(|target| {
         let before = server.queues().1;
         let visitor = ask(address, target);
@@ -245,7 +245,7 @@ fn from_queue() {
     wait_at_most(SOON, "the two requests that stay in the queue", || {
         server.queues().1 == 2
     });
-    let mut backend = Backend::dial(first(&server.backends()));
+    let mut backend = Backend::dial(first(&server.backend_addresses()));
     backend.wait_at_most(SOON);
     for (n, target) in [(2, "/stays"), (3, "/last")] {
         assert_eq!(backend.request().target(), target, "the next in the queue");

@@ -141,9 +141,9 @@ fn reload_keeps_exchanges() {
 #[test]
 fn drop_closes_all() {
     let server = embedded(&format!("workers: 2\n{SITE}"));
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     let mut backends: Vec<_> = (0..6)
-        .map(|_| Backend::dial(first(&server.backends())))
+        .map(|_| Backend::dial(first(&server.backend_addresses())))
         .collect();
     wait_at_most(SOON, "six idle backends", || server.queues().0 == 6);
     let mut visitors = ask_all(address, 6);

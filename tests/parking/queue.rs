@@ -51,7 +51,7 @@ fn limit_counts_waiting_only() {
 #[test]
 fn first_come_first_served() {
     let server = embedded(&format!("workers: 1\n{SITE}"));
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     let mut visitors = Vec::new();
     for n in 0..12 {
         visitors.push(ask(address, &format!("/{n}")));
@@ -63,7 +63,7 @@ fn first_come_first_served() {
     assert_eq!(health.status, 200, "a worker is free: {health:?}");
     // Two backends hold a request each before one of them answers.
     let mut backends = [(); 2].map(|()| {
-        let backend = Backend::dial(first(&server.backends()));
+        let backend = Backend::dial(first(&server.backend_addresses()));
         backend.wait_at_most(SOON);
         backend
     });

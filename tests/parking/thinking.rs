@@ -92,12 +92,12 @@ fn answers_when_patience_ends() {
 #[test]
 fn burst_without_503() {
     let server = embedded("map: [{incoming: test, default: true, outgoing: '127.0.0.1:0'}]");
-    let dial_in = first(&server.backends());
+    let dial_in = first(&server.backend_addresses());
     let backends: Vec<_> = (0..256)
         .map(|n| Echo::dial(dial_in, &format!("{n:012x}"), ""))
         .collect();
     crate::common::wait_at_most(SOON, "256 idle backends", || server.queues().0 == 256);
-    let address = first(&server.visitors());
+    let address = first(&server.client_addresses());
     let crowd = || (0..32).map(|_| visit(address)).collect();
     let mut crowds: Vec<Vec<Visitor>> = (0..8).map(|_| crowd()).collect();
     let mut statuses = Vec::new();

@@ -49,7 +49,7 @@ fn limit_and_queue() {
             ", server_connections: 2, limits: {waiting: 9}"
         )
     ));
-    let address = crate::common::first(&proxy.visitors());
+    let address = crate::common::first(&proxy.client_addresses());
     let ask = |target: &str| Visitor::asking(address, target);
     let mut first = ask("/first");
     let mut one = server.accept();

@@ -179,9 +179,12 @@ fn successor() {
 fn counted() {
     let lines = format!("workers: 2\nlimits: {{connections_per_client: 1, backends: 1}}\n{SITE}");
     let server = embedded(&lines);
-    let (visitors, dial_in) = (first(&server.visitors()), first(&server.backends()));
+    let (visitors, dial_in) = (
+        first(&server.client_addresses()),
+        first(&server.backend_addresses()),
+    );
     let stats = server.stats();
-    let open = || (server.open(), stats::get(&stats.tunnels));
+    let open = || (server.open_connections(), stats::get(&stats.tunnels));
     for round in 1..=2 {
         let mut visitor = Visitor::connect(visitors);
         let mut backend = Backend::dial(dial_in);
@@ -210,7 +213,10 @@ fn counted() {
     );
     // A server that is dropped closes its tunnels.
     let server = embedded(&lines);
-    let (visitors, dial_in) = (first(&server.visitors()), first(&server.backends()));
+    let (visitors, dial_in) = (
+        first(&server.client_addresses()),
+        first(&server.backend_addresses()),
+    );
     let mut visitor = Visitor::connect(visitors);
     let mut backend = Backend::dial(dial_in);
     switch(&mut visitor, &mut backend);

@@ -208,7 +208,7 @@ impl ServerLease {
     }
 
     /// Whether the connection had an exchange before, so that the server may have closed it.
-    pub const fn was_kept(&self) -> bool {
+    pub const fn is_reused(&self) -> bool {
         self.reused
     }
 

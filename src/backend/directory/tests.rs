@@ -231,7 +231,7 @@ fn serves_in_order_of_arrival() {
     lease.finish();
     assert!(second.take().is_none());
     let lease = ready(first.take()).expect("its turn");
-    assert!(lease.was_kept());
+    assert!(lease.is_reused());
     drop(first);
     // A ticket that is dropped passes its slot on; a request that arrived earlier is not behind later ones.
     lease.finish();

@@ -48,9 +48,9 @@ pub(crate) fn run(
         format!("{error}\nOther ports: swiftiply --demo --cluster-port 8081 --backend-port 30001")
     })?;
     let server = Arc::new(server);
-    let address = server.visitors()[0].to_string();
+    let address = server.client_addresses()[0].to_string();
     // The first address is that of the page.
-    let dial_in = server.backends()[1].to_string();
+    let dial_in = server.backend_addresses()[1].to_string();
     let processes = DemoProcesses::start(&dial_in)?;
     let commands = commands(&dial_in);
     let page = DemoPage {
@@ -99,13 +99,13 @@ pub(crate) fn run(
 
 /// A site whose page dials in at the socket, and whose processes dial in over TCP.
 fn configuration(socket: &Path, overrides: &Overrides) -> Result<Config, String> {
-    let visitors = overrides.cluster_port.unwrap_or(8080);
+    let clients = overrides.cluster_port.unwrap_or(8080);
     let dial_in = overrides.backend_port.unwrap_or(30000);
     let socket = json!(format!("unix:{}", socket.display()));
     let yaml = format!(
         r"
 cluster_address: 127.0.0.1
-cluster_port: {visitors}
+cluster_port: {clients}
 map:
   - incoming: localhost
     default: true

@@ -244,8 +244,8 @@ fn announce(server: &Server, config: &Config, follows: bool) -> Result<(), ExitE
         let texts: Vec<_> = locals.iter().map(ToString::to_string).collect();
         texts.join(" ")
     };
-    let mut line = format!("ready: visitors {}", list(server.visitors()));
-    let backends = list(server.backends());
+    let mut line = format!("ready: visitors {}", list(server.client_addresses()));
+    let backends = list(server.backend_addresses());
     if !backends.is_empty() {
         line.push_str("; backends ");
         line.push_str(&backends);
@@ -358,7 +358,7 @@ fn drain(control: &ControlMessages, server: &Server, grace: Duration) -> ExitCod
         let forced = control.wait_for(Duration::from_millis(10)) == Some(Message::Stop);
         if forced || since.elapsed() >= grace {
             server.close_tunnels();
-            let open = server.open();
+            let open = server.open_connections();
             if open == 0 {
                 log::info!("drained; upgraded connections were closed");
                 return ExitCode::SUCCESS;

@@ -14,7 +14,7 @@ pub struct HeadScanner {
     at: u32,
     /// The start of the current line.
     line: u32,
-    place: ScanPosition,
+    position: ScanPosition,
     empty_lines: u8,
     response: bool,
 }
@@ -35,7 +35,7 @@ impl HeadScanner {
         Self {
             at: 0,
             line: 0,
-            place: ScanPosition::Before,
+            position: ScanPosition::Before,
             empty_lines: 0,
             response: false,
         }
@@ -66,12 +66,12 @@ impl HeadScanner {
         }
         let (mut at, mut line) = (self.at as usize, self.line as usize);
         let end = loop {
-            if self.place == ScanPosition::Before && at == line {
+            if self.position == ScanPosition::Before && at == line {
                 match within.get(line) {
                     None => break None,
                     Some(b'\r') => {}
                     Some(first) if self.response || is_token(*first) => {
-                        self.place = ScanPosition::First
+                        self.position = ScanPosition::First
                     }
                     Some(b'\n') => return Err(Refusal::bad(BARE_LF)),
                     Some(_) => {
@@ -95,7 +95,7 @@ impl HeadScanner {
             }
             let empty = feed - 1 == line;
             (at, line) = (feed + 1, feed + 1);
-            match (empty, self.place) {
+            match (empty, self.position) {
                 (true, ScanPosition::Before) => {
                     self.empty_lines += 1;
                     if self.response || self.empty_lines > MOST_EMPTY_LINES {
@@ -103,7 +103,7 @@ impl HeadScanner {
                     }
                 }
                 (true, _) => break Some(at),
-                (false, _) => self.place = ScanPosition::Fields,
+                (false, _) => self.position = ScanPosition::Fields,
             }
         };
         if end.is_none() {
@@ -117,14 +117,14 @@ impl HeadScanner {
     /// Whether part of the message itself has arrived. Empty lines before it, which some clients send after the
     /// previous body, do not count (RFC 9112 2.2).
     pub const fn has_begun(&self) -> bool {
-        !matches!(self.place, ScanPosition::Before)
+        !matches!(self.position, ScanPosition::Before)
     }
 
     /// The length of a head that arrived in one piece and breaks no rule, as most do: checks many bytes per
     /// instruction. All other heads take the slow path, which finds out what is wrong.
     fn whole(&self, bytes: &[u8]) -> Option<usize> {
         let first = bytes.first()?;
-        let fresh = self.at == 0 && self.place == ScanPosition::Before;
+        let fresh = self.at == 0 && self.position == ScanPosition::Before;
         if !fresh || !(self.response && *first > b' ' || is_token(*first)) {
             return None;
         }
@@ -140,7 +140,7 @@ impl HeadScanner {
         received: usize,
         limits: &HeadLimits,
     ) -> Result<(), Refusal> {
-        if self.place == ScanPosition::First && !self.response && line.len() > limits.target {
+        if self.position == ScanPosition::First && !self.response && line.len() > limits.target {
             let target =
                 memchr(b' ', &line[..MOST_METHOD.min(line.len())]).map(|space| &line[space + 1..]);
             let Some(target) = target else {

@@ -186,7 +186,7 @@ impl Drop for Session {
         if let Some(counted) = self.counted.take() {
             self.shared.clients.leave(counted);
         }
-        self.shared.stats.visitor_closed(self.reason);
+        self.shared.stats.client_closed(self.reason);
         log::debug!("client {} closed: reason={}", self.peer, self.reason);
         self.sessions.poller.leave(self.token);
     }

@@ -8,7 +8,7 @@ use super::state::{AfterResponse, SessionStep, State};
 use crate::backend::lease::Lease;
 use crate::relay::drain::Drain;
 use crate::relay::upload::StreamingUpload;
-use crate::relay::{Exchange, Outcome, RelayError, Step, Visitor};
+use crate::relay::{ClientSide, Exchange, Outcome, RelayError, Step};
 use crate::server::pending::PendingRequest;
 use crate::server::scratch::Scratch;
 use crate::stats::Close;
@@ -38,14 +38,14 @@ impl Session {
         let (site, client) = (exchange.handler.site, exchange.handler.request.client);
         let room = || self.shared.room(&snapshot, Some(site), &client);
         let (input, mut tools) = scratch.tools(&room);
-        let mut visitor = Visitor {
+        let mut client = ClientSide {
             conn: &mut self.conn,
             input,
             pending_output: &mut self.pending_output,
             has_event: self.may_be_gone,
         };
-        let step = exchange.advance(&mut visitor, &mut tools);
-        self.may_be_gone = visitor.has_event;
+        let step = exchange.advance(&mut client, &mut tools);
+        self.may_be_gone = client.has_event;
         if exchange.upload.is_some() {
             // The upload reads the socket without updating `unread`.
             self.unread = Unread::Unsure;

@@ -37,11 +37,11 @@ impl Session {
         let stats = &self.shared.stats;
         stats.answered(head.status);
         permit.make_use(stats);
-        let mut to_visitor = mem::take(&mut self.pending_output);
+        let mut to_client = mem::take(&mut self.pending_output);
         let date = Some(scratch.date());
-        head.write(Framing::Empty, Persistence::Upgrade, date, &mut to_visitor);
-        let length = to_visitor.len() as u64;
-        to_visitor.extend_from_slice(&behind);
+        head.write(Framing::Empty, Persistence::Upgrade, date, &mut to_client);
+        let length = to_client.len() as u64;
+        to_client.extend_from_slice(&behind);
         // What the client has sent behind its request belongs to the new protocol (RFC 9110 7.8).
         let to_backend = scratch.input.data().to_vec();
         scratch.input.clear();
@@ -50,7 +50,7 @@ impl Session {
             idle: timeouts.tunnel,
             write: timeouts.write,
             backend: timeouts.backend,
-            visitor: timeouts.body,
+            client: timeouts.body,
         };
         // The client may be silent for a long time.
         self.conn.stream().watch_peer_at_leisure();
@@ -58,7 +58,7 @@ impl Session {
         lease.as_mut().stream().give_up_after(timeouts.backend);
         let start = Box::new(tunnel::Start {
             backend: lease,
-            to_visitor,
+            to_client,
             to_backend,
             patience,
         });
@@ -81,7 +81,7 @@ impl Session {
             } = *carried;
             drop(permit);
             let delivered = Delivered {
-                bytes: ended.to_visitor.saturating_sub(head),
+                bytes: ended.to_client.saturating_sub(head),
                 ended: ended.reason,
                 keep: false,
             };

@@ -8,13 +8,13 @@ use crate::http::refusal::BadHead;
 
 /// Reads the heads of the response to one request as the bytes arrive.
 #[derive(Clone, Debug)]
-pub struct AnswerHeads {
+pub struct ResponseHeads {
     scanner: HeadScanner,
     /// Number of interim heads so far.
     interim: u32,
 }
 
-impl AnswerHeads {
+impl ResponseHeads {
     /// Expects the first head of a response.
     pub const fn new() -> Self {
         Self {
@@ -55,7 +55,7 @@ impl AnswerHeads {
     }
 }
 
-impl Default for AnswerHeads {
+impl Default for ResponseHeads {
     fn default() -> Self {
         Self::new()
     }
@@ -73,7 +73,7 @@ mod tests {
         let limits = HeadLimits::default();
         let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{request}\r\n");
         let request = RequestHead::parse(request.as_bytes(), &limits).unwrap();
-        let (mut heads, mut seen, mut start) = (AnswerHeads::new(), Vec::new(), 0);
+        let (mut heads, mut seen, mut start) = (ResponseHeads::new(), Vec::new(), 0);
         for end in 0..=text.len() {
             match heads.next(&text.as_bytes()[start..end], &request, &limits) {
                 Ok(None) => {}
