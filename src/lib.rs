@@ -189,7 +189,7 @@
 //! | `percent_encoding` | `http::target` |
 //! | `redis` | `backend::directory` |
 //! | `rustls` | `net::tls` |
-//! | `serde` | `config::raw`, `config::locate`, `config::print`, `logging` |
+//! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging` |
 //! | `serde_yaml` | `config::raw`, `config::locate`, `config::print` |
 //! | `sha_crypt` | `passwords` |
 //! | `tempfile` | `server::body`, `relay::spool` |

@@ -14,7 +14,8 @@
 //! In reading order: `types` (the result), `defaults`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
 //! of all keys), `value` and `address` (single values), `section` (key by key), `check` and `listen` (the top level),
 //! `sites` and `site` with `files`, `auth`, `gzip` and `pages` (`map`), [`access`] (the file of `swiftiply-access`),
-//! `problem` (messages), `print` (back to YAML).
+//! `problem` (messages), `print` (back to YAML) with
+//! `written` (single values).
 
 pub mod access;
 mod address;
@@ -37,6 +38,7 @@ mod site;
 mod sites;
 mod types;
 mod value;
+mod written;
 
 use std::path::Path;
 

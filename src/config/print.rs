@@ -1,264 +1,209 @@
 //! Prints a configuration as an equivalent file, for `--print-config`.
 //!
 //! `defaults` are merged into the entries, every value with an effect is printed, and keys from a `key_file` are
-//! included.
+//! included. Most keys are fields of the types and derive `Serialize`; here are those that are written in another shape.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
-use super::raw::{self, Map, Node};
+use serde::{Serialize, Serializer};
+use serde_yaml::Value;
+
 use super::types::{
-    AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, Config, DirectoryConfig,
-    Filter, Limits, LogLevel, Logger, Order, Outgoing, Scheduling, SiteConfig, SocketFileConfig,
-    Symlinks, Timeouts, Tls,
+    AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, Filter, Limits,
+    LogLevel, Logger, Outgoing, SiteConfig, Symlinks, Timeouts, Tls,
 };
+use super::written::time;
 
 impl Config {
     /// This configuration as YAML. Loading it results in the same configuration.
     pub fn to_yaml(&self) -> String {
-        raw::render(&top(self))
+        let value = serde_yaml::to_value(PrintedConfig::of(self));
+        let text = value.and_then(|value| serde_yaml::to_string(&without_nulls(value)));
+        text.expect("scalars, lists and maps with text keys can be written")
     }
 }
 
-/// A section under construction.
-struct Out(Map);
-
-impl Out {
-    /// Adds a key, if it has a value.
-    fn put(&mut self, key: &str, node: impl Into<Option<Node>>) {
-        self.0.extend(node.into().map(|node| (key.into(), node)));
-    }
-}
-
-fn top(config: &Config) -> Node {
-    let mut out = Out(Map::new());
-    let (addresses, ports) = fronts(config);
-    let some = |nodes: Vec<Node>| (!nodes.is_empty()).then_some(Node::List(nodes));
-    out.put("cluster_address", some(addresses));
-    out.put("cluster_port", some(ports));
-    let certificates = config.ssl.iter();
-    let certificates = certificates.filter_map(|tls| certificate(config, tls));
-    out.put("ssl", some(certificates.collect()));
-    let dialled = config.outgoing_ssl.iter().map(dial_in_certificate);
-    out.put("outgoing_ssl", some(dialled.collect()));
-    out.put("daemonize", Node::Bool(config.daemonize));
-    out.put("pidfile", config.pidfile.as_deref().map(path));
-    out.put("user", config.user.as_deref().map(text));
-    out.put("group", config.group.as_deref().map(text));
-    out.put("logger", logger(&config.logger));
-    out.put("access_log", access_log(config.access_log.as_ref()));
-    let health = config.health_check_uri.as_deref();
-    out.put("health_check_uri", health.map_or(Node::Bool(false), text));
-    out.put("workers", number(config.workers));
-    let scheduling = match config.scheduling {
-        Scheduling::Batch => "batch",
-        Scheduling::Normal => "normal",
-    };
-    out.put("scheduling", text(scheduling));
-    out.put("grace", time(config.grace));
-    out.put("descriptors", config.descriptors.map(number));
-    out.put("limits", server_limits(&config.limits, config.memory));
-    out.put("timeouts", server_timeouts(&config.timeouts));
-    let networks = config.trusted_proxies.iter();
-    let networks = networks.map(|network| text(&format!("{}/{}", network.address, network.prefix)));
-    out.put("trusted_proxies", Node::List(networks.collect()));
-    let field = text(&config.client_address_field);
-    out.put("client_address_field", field);
-    out.put("temporary_directory", path(&config.temporary_directory));
-    out.put("cache_threshold", number(config.cache_threshold));
-    let sites = config.sites.iter().map(site);
-    out.put("map", Node::List(sites.collect()));
-    Node::Map(out.0)
-}
-
-fn server_limits(limits: &Limits, memory: u64) -> Node {
-    section([
-        ("head", number(limits.head)),
-        ("fields", number(limits.fields)),
-        ("target", number(limits.target)),
-        ("body", number(limits.body)),
-        ("body_memory", number(limits.body_memory)),
-        ("spool", number(limits.spool)),
-        ("memory", number(memory)),
-        ("waiting", number(limits.waiting)),
-        ("waiting_total", number(limits.waiting_total)),
-        ("backends", number(limits.backends)),
-        ("connections", number(limits.connections)),
-        (
-            "connections_per_client",
-            number(limits.connections_per_client),
-        ),
-    ])
-}
-
-fn site_limits(limits: &Limits) -> Node {
-    section([
-        ("body", number(limits.body)),
-        ("body_memory", number(limits.body_memory)),
-        ("waiting", number(limits.waiting)),
-    ])
-}
-
-fn server_timeouts(timeouts: &Timeouts) -> Node {
-    section([
-        ("head", time(timeouts.head)),
-        ("idle", time(timeouts.idle)),
-        ("body", time(timeouts.body)),
-        ("write", time(timeouts.write)),
-        ("first_byte", time(timeouts.first_byte)),
-        ("backend", time(timeouts.backend)),
-        ("preamble", time(timeouts.preamble)),
-        ("connect", time(timeouts.connect)),
-        ("tunnel", time(timeouts.tunnel)),
-    ])
-}
-
-fn site_timeouts(timeouts: &Timeouts) -> Node {
-    section([
-        ("idle", time(timeouts.idle)),
-        ("body", time(timeouts.body)),
-        ("write", time(timeouts.write)),
-        ("first_byte", time(timeouts.first_byte)),
-        ("backend", time(timeouts.backend)),
-        ("connect", time(timeouts.connect)),
-        ("tunnel", time(timeouts.tunnel)),
-    ])
-}
-
-fn site(site: &SiteConfig) -> Node {
-    let mut out = Out(Map::new());
-    put_backends(site, &mut out);
-    put_exchanges(site, &mut out);
-    put_files(site, &mut out);
-    put_pages(site, &mut out);
-    Node::Map(out.0)
-}
-
-/// The host names of a site and its backends.
-fn put_backends(site: &SiteConfig, out: &mut Out) {
-    let incoming = (!site.incoming.is_empty()).then(|| texts(&site.incoming));
-    out.put("incoming", incoming);
-    out.put("default", Node::Bool(site.default));
-    match &site.directory {
-        None => {
-            let outgoing = site.outgoing.iter().map(outgoing);
-            out.put("outgoing", Node::List(outgoing.collect()));
+/// A key without a value is left out.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Mapping(map) => {
+            let pairs = map.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Mapping(
+                pairs
+                    .map(|(key, value)| (key, without_nulls(value)))
+                    .collect(),
+            )
         }
-        Some(directory) => {
-            let (kind, servers) = servers(directory);
-            out.put("proxy", text("traditional"));
-            out.put("directory", text(kind));
-            out.put("servers", servers);
-            out.put("server_connections", number(site.server_connections));
-            let check = site.check.as_ref().map(|check| {
-                let interval = ("interval", time(check.interval));
-                section([("uri", text(&check.uri)), interval])
-            });
-            out.put("check", check);
+        Value::Sequence(list) => Value::Sequence(list.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
+
+/// The top level of the file.
+#[derive(Serialize)]
+struct PrintedConfig<'c> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cluster_address: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cluster_port: Vec<u16>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ssl: Vec<PrintedTls<'c>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    outgoing_ssl: Vec<PrintedTls<'c>>,
+    #[serde(flatten)]
+    others: &'c Config,
+    limits: ServerLimits<'c>,
+    map: Vec<PrintedSite<'c>>,
+}
+
+/// `limits` of the server.
+#[derive(Serialize)]
+struct ServerLimits<'c> {
+    #[serde(flatten)]
+    limits: &'c Limits,
+    memory: u64,
+}
+
+/// An entry of `ssl` or `outgoing_ssl`.
+#[derive(Serialize)]
+struct PrintedTls<'c> {
+    at: String,
+    #[serde(flatten)]
+    files: &'c Tls,
+}
+
+/// An entry of `map`.
+#[derive(Serialize)]
+struct PrintedSite<'c> {
+    #[serde(flatten)]
+    others: &'c SiteConfig,
+    #[serde(flatten)]
+    backends: Backends<'c>,
+    limits: SiteLimits,
+    timeouts: SiteTimeouts,
+    cache_directory: Option<&'c str>,
+    cache_extensions: Option<&'c [String]>,
+}
+
+/// Where a site's backends come from.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Backends<'c> {
+    DialIn {
+        outgoing: &'c [Outgoing],
+    },
+    Servers {
+        proxy: &'static str,
+        directory: &'static str,
+        servers: &'c DirectoryConfig,
+        server_connections: usize,
+        check: Option<&'c CheckConfig>,
+    },
+}
+
+/// `limits` of a site.
+#[derive(Serialize)]
+struct SiteLimits {
+    body: u64,
+    body_memory: usize,
+    waiting: usize,
+}
+
+/// `timeouts` of a site.
+#[derive(Serialize)]
+struct SiteTimeouts {
+    #[serde(serialize_with = "time")]
+    idle: Duration,
+    #[serde(serialize_with = "time")]
+    body: Duration,
+    #[serde(serialize_with = "time")]
+    write: Duration,
+    #[serde(serialize_with = "time")]
+    first_byte: Duration,
+    #[serde(serialize_with = "time")]
+    backend: Duration,
+    #[serde(serialize_with = "time")]
+    connect: Duration,
+    #[serde(serialize_with = "time")]
+    tunnel: Duration,
+}
+
+impl<'c> PrintedConfig<'c> {
+    fn of(config: &'c Config) -> Self {
+        let (cluster_address, cluster_port) = plain_listeners(config);
+        let certificates = config.ssl.iter();
+        let dial_in = config.outgoing_ssl.iter().map(|files| PrintedTls {
+            at: files.at.to_string(),
+            files,
+        });
+        Self {
+            cluster_address,
+            cluster_port,
+            ssl: certificates
+                .filter_map(|files| certificate(config, files))
+                .collect(),
+            outgoing_ssl: dial_in.collect(),
+            others: config,
+            limits: ServerLimits {
+                limits: &config.limits,
+                memory: config.memory,
+            },
+            map: config.sites.iter().map(PrintedSite::of).collect(),
         }
     }
-    out.put("backup", site.backup.as_deref().map(text));
-    out.put("key", (!site.keys.is_empty()).then(|| texts(&site.keys)));
-    let order = match site.order {
-        Order::Newest => "newest",
-        Order::Oldest => "oldest",
-    };
-    out.put("order", text(order));
-    out.put("timeout", time(site.timeout));
 }
 
-/// How requests and responses are passed on.
-fn put_exchanges(site: &SiteConfig, out: &mut Out) {
-    let keepalive = site.keepalive.map_or(Node::Bool(false), time);
-    out.put("keepalive", keepalive);
-    out.put("retries", number(site.retries));
-    out.put("redeployable", Node::Bool(site.redeployable));
-    out.put("request_buffering", Node::Bool(site.request_buffering));
-    let sizelimit = number(site.redeployment_sizelimit);
-    out.put("redeployment_sizelimit", sizelimit);
-    out.put("xforwardedfor", Node::Bool(site.xforwardedfor));
-    out.put("via", Node::Bool(site.via));
-    out.put("queue_time", Node::Bool(site.queue_time));
-    out.put("underscores", Node::Bool(site.underscores));
-    out.put("max_tunnels", number(site.max_tunnels));
-    out.put("unframed_gap", time(site.unframed_gap));
-    out.put("limits", site_limits(&site.limits));
-    out.put("timeouts", site_timeouts(&site.timeouts));
-    let gzip = site.gzip.as_ref().map_or(Node::Bool(false), |gzip| {
-        section([
-            ("types", texts(&gzip.types)),
-            ("minimum", number(gzip.minimum)),
-            ("level", number(gzip.level)),
-        ])
-    });
-    out.put("gzip", gzip);
-    out.put("logger", site.logger.as_ref().map(logger));
-    out.put("access_log", access_log(site.access_log.as_ref()));
+impl<'c> PrintedSite<'c> {
+    fn of(site: &'c SiteConfig) -> Self {
+        let backends = match &site.directory {
+            None => Backends::DialIn {
+                outgoing: &site.outgoing,
+            },
+            Some(servers) => Backends::Servers {
+                proxy: "traditional",
+                directory: match servers {
+                    DirectoryConfig::Static(_) => "static",
+                    DirectoryConfig::Redis(_) => "redis",
+                },
+                servers,
+                server_connections: site.server_connections,
+                check: site.check.as_ref(),
+            },
+        };
+        let (limits, pages) = (&site.limits, site.page_cache.as_ref());
+        Self {
+            others: site,
+            backends,
+            limits: SiteLimits {
+                body: limits.body,
+                body_memory: limits.body_memory,
+                waiting: limits.waiting,
+            },
+            timeouts: SiteTimeouts::of(&site.timeouts),
+            cache_directory: pages.map(|pages| pages.directory.as_str()),
+            cache_extensions: pages.map(|pages| pages.extensions.as_slice()),
+        }
+    }
 }
 
-/// What is served without a backend.
-fn put_files(site: &SiteConfig, out: &mut Out) {
-    out.put("docroot", site.docroot.as_deref().map(path));
-    out.put("index", texts(&site.index));
-    let mask = site.staticmask.as_ref();
-    out.put("staticmask", mask.map(|mask| text(mask.as_str())));
-    let links = match site.follow_symlinks {
-        Symlinks::Inside => text("inside"),
-        Symlinks::All => Node::Bool(true),
-        Symlinks::None => Node::Bool(false),
-    };
-    out.put("follow_symlinks", links);
-    out.put("hidden_files", Node::Bool(site.hidden_files));
-    out.put("precompressed", Node::Bool(site.precompressed));
-    let pages = site.page_cache.as_ref();
-    let directory = pages.map(|pages| text(&pages.directory));
-    out.put("cache_directory", directory);
-    let extensions = pages.map(|pages| texts(&pages.extensions));
-    out.put("cache_extensions", extensions);
-    out.put("sendfileroot", site.sendfileroot.as_deref().map(path));
-    out.put("enable_sendfile_404", Node::Bool(site.enable_sendfile_404));
-    let CacheConfig { size, window } = site.file_cache.cache;
-    let file_cache = section([
-        ("size", number(size)),
-        ("window", time(window)),
-        ("memory", number(site.file_cache.memory)),
-    ]);
-    out.put("file_cache", file_cache);
-    out.put("etag_cache", cache(site.etag_cache));
-    out.put("dynamic_request_cache", cache(site.dynamic_request_cache));
-}
-
-/// Passwords and pages.
-fn put_pages(site: &SiteConfig, out: &mut Out) {
-    let guards = match site.basic_auth.as_slice() {
-        [] => Node::Bool(false),
-        entries => Node::List(entries.iter().map(basic_auth).collect()),
-    };
-    out.put("basic_auth", guards);
-    let page = site.maintenance_page.as_deref();
-    out.put("maintenance_page", page.map(path));
-    let flag = site.maintenance_flag.as_deref();
-    out.put("maintenance_flag", flag.map(path));
-    let pages = site.error_pages.iter();
-    let pages = pages.map(|(status, file)| (status.to_string(), path(file)));
-    let pages: Map = pages.collect();
-    out.put(
-        "error_pages",
-        (!pages.is_empty()).then_some(Node::Map(pages)),
-    );
-}
-
-fn basic_auth(entry: &BasicAuth) -> Node {
-    section([
-        ("realm", text(&entry.realm)),
-        ("users_file", path(&entry.users_file)),
-        ("paths", texts(&entry.paths)),
-        ("forward", Node::Bool(entry.forward)),
-    ])
+impl SiteTimeouts {
+    const fn of(timeouts: &Timeouts) -> Self {
+        Self {
+            idle: timeouts.idle,
+            body: timeouts.body,
+            write: timeouts.write,
+            first_byte: timeouts.first_byte,
+            backend: timeouts.backend,
+            connect: timeouts.connect,
+            tunnel: timeouts.tunnel,
+        }
+    }
 }
 
 /// An entry of `ssl`; `None` for an address that another one implies.
-fn certificate(config: &Config, tls: &Tls) -> Option<Node> {
+fn certificate<'c>(config: &Config, files: &'c Tls) -> Option<PrintedTls<'c>> {
     let implied = |port: &u16| {
         let any = Address::Tcp {
             host: "::".into(),
@@ -267,162 +212,121 @@ fn certificate(config: &Config, tls: &Tls) -> Option<Node> {
         };
         config.ssl.iter().any(|other| other.at == any)
     };
-    let at = match &tls.at {
+    let at = match &files.at {
         Address::Tcp { implied: true, .. } => return None,
         Address::Tcp { host, port, .. } if host == "0.0.0.0" && implied(port) => {
             format!("*:{port}")
         }
         at => at.to_string(),
     };
-    Some(section([
-        ("at", text(&at)),
-        ("certfile", path(&tls.certfile)),
-        ("keyfile", path(&tls.keyfile)),
-    ]))
-}
-
-/// An entry of `outgoing_ssl`.
-fn dial_in_certificate(tls: &Tls) -> Node {
-    let mut out = Out(Map::new());
-    out.put("at", text(&tls.at.to_string()));
-    out.put("certfile", path(&tls.certfile));
-    out.put("keyfile", path(&tls.keyfile));
-    out.put("client_ca", tls.client_ca.as_deref().map(path));
-    Node::Map(out.0)
+    Some(PrintedTls { at, files })
 }
 
 /// The addresses and ports whose combinations are the listeners without TLS.
-fn fronts(config: &Config) -> (Vec<Node>, Vec<Node>) {
+fn plain_listeners(config: &Config) -> (Vec<String>, Vec<u16>) {
     let is_plain = |address: &&Address| !config.ssl.iter().any(|tls| tls.at == **address);
-    let any = config
-        .listen
+    let plain: Vec<_> = config.listen.iter().filter(is_plain).collect();
+    let any = plain
         .iter()
-        .filter(is_plain)
         .any(|address| matches!(address, Address::Tcp { implied: true, .. }));
-    let mut addresses = Vec::new();
-    let mut ports = Vec::new();
-    for address in config.listen.iter().filter(is_plain) {
-        let front = match address {
-            Address::Unix(path) => text(&format!("unix:{}", path.display())),
-            Address::Tcp { implied: true, .. } => text("*"),
-            Address::Tcp { host, .. } if any && host == "0.0.0.0" => text("*"),
-            Address::Tcp { host, .. } => text(host),
+    let (mut hosts, mut ports) = (Vec::new(), Vec::new());
+    for address in plain {
+        let host = match address {
+            Address::Unix(_) => address.to_string(),
+            Address::Tcp { implied: true, .. } => "*".to_owned(),
+            Address::Tcp { host, .. } if any && host == "0.0.0.0" => "*".to_owned(),
+            Address::Tcp { host, .. } => host.clone(),
         };
-        if !addresses.contains(&front) {
-            addresses.push(front);
+        if !hosts.contains(&host) {
+            hosts.push(host);
         }
         if let Address::Tcp { port, .. } = address
-            && !ports.contains(&number(*port))
+            && !ports.contains(port)
         {
-            ports.push(number(*port));
+            ports.push(*port);
         }
     }
-    (addresses, ports)
+    (hosts, ports)
 }
 
-fn outgoing(outgoing: &Outgoing) -> Node {
-    let to = text(&outgoing.to.to_string());
-    let file = &outgoing.file;
-    if matches!(outgoing.filter, Filter::Any) && *file == SocketFileConfig::default() {
-        return to;
-    }
-    let mut out = Out(Map::new());
-    out.put("to", to);
-    match &outgoing.filter {
-        Filter::Any => {}
-        Filter::Prefix(prefix) => out.put("prefix", text(prefix)),
-        Filter::Match(expression) => out.put("match", text(expression.as_str())),
-    }
-    out.put("mode", file.mode.map(|mode| text(&format!("{mode:04o}"))));
-    out.put("owner", file.owner.as_deref().map(text));
-    out.put("group", file.group.as_deref().map(text));
-    Node::Map(out.0)
-}
-
-/// `directory` and `servers`.
-fn servers(directory: &DirectoryConfig) -> (&'static str, Node) {
-    match directory {
-        DirectoryConfig::Static(servers) => {
-            let servers = servers.iter().map(|server| text(&server.to_string()));
-            ("static", Node::List(servers.collect()))
+impl Serialize for Outgoing {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        /// What is more than an address.
+        #[derive(Default, PartialEq, Serialize)]
+        struct Details<'c> {
+            prefix: Option<&'c str>,
+            r#match: Option<&'c str>,
+            mode: Option<String>,
+            owner: Option<&'c str>,
+            group: Option<&'c str>,
         }
-        DirectoryConfig::Redis(redis) => {
-            let mut out = Out(Map::new());
-            out.put("host", text(&redis.host));
-            out.put("port", number(redis.port));
-            out.put("db", number(redis.db));
-            out.put("password", redis.password.as_deref().map(text));
-            out.put("lease", time(redis.lease));
-            ("redis", Node::Map(out.0))
+        #[derive(Serialize)]
+        struct Entry<'c> {
+            to: &'c Address,
+            #[serde(flatten)]
+            details: Details<'c>,
+        }
+        let (prefix, expression) = match &self.filter {
+            Filter::Any => (None, None),
+            Filter::Prefix(prefix) => (Some(prefix.as_str()), None),
+            Filter::Match(expression) => (None, Some(expression.as_str())),
+        };
+        let file = &self.file;
+        let details = Details {
+            prefix,
+            r#match: expression,
+            mode: file.mode.map(|mode| format!("{mode:04o}")),
+            owner: file.owner.as_deref(),
+            group: file.group.as_deref(),
+        };
+        let to = &self.to;
+        match details == Details::default() {
+            true => to.serialize(out),
+            false => Entry { to, details }.serialize(out),
         }
     }
 }
 
-fn logger(logger: &Logger) -> Node {
-    let level = match logger.level {
-        LogLevel::Disabled => "disabled",
-        LogLevel::Minimal => "minimal",
-        LogLevel::Normal => "normal",
-        LogLevel::Full => "full",
-    };
-    match &logger.file {
-        None => section([("type", text("stderr")), ("level", text(level))]),
-        Some(file) => section([
-            ("type", text("file")),
-            ("file", path(file)),
-            ("level", text(level)),
-        ]),
+impl Serialize for Symlinks {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Inside => out.serialize_str("inside"),
+            Self::All => out.serialize_bool(true),
+            Self::None => out.serialize_bool(false),
+        }
     }
 }
 
-fn cache(cache: CacheConfig) -> Node {
-    section([("size", number(cache.size)), ("window", time(cache.window))])
+impl Serialize for Logger {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct LoggerSection<'c> {
+            r#type: &'static str,
+            file: Option<Cow<'c, str>>,
+            level: LogLevel,
+        }
+        let file = self.file.as_deref().map(Path::to_string_lossy);
+        let section = LoggerSection {
+            r#type: file.as_ref().map_or("stderr", |_| "file"),
+            file,
+            level: self.level,
+        };
+        section.serialize(out)
+    }
 }
 
-fn access_log(log: Option<&AccessLogConfig>) -> Node {
-    let Some(log) = log else {
-        return Node::Bool(false);
-    };
-    let format = match log.format {
-        AccessFormat::Combined => "combined",
-        AccessFormat::Json => "json",
-    };
-    section([
-        ("file", log.file.as_deref().map_or(text("-"), path)),
-        ("format", text(format)),
-    ])
-}
-
-fn section<const N: usize>(pairs: [(&str, Node); N]) -> Node {
-    Node::Map(
-        pairs
-            .into_iter()
-            .map(|(key, node)| (key.into(), node))
-            .collect(),
-    )
-}
-
-fn text(text: &str) -> Node {
-    Node::Text(text.into())
-}
-
-fn texts(texts: &[String]) -> Node {
-    Node::List(texts.iter().cloned().map(Node::Text).collect())
-}
-
-fn path(path: &Path) -> Node {
-    text(&path.to_string_lossy())
-}
-
-fn number(number: impl ToString) -> Node {
-    Node::Number(number.to_string())
-}
-
-/// A time in whole milliseconds or seconds.
-fn time(time: Duration) -> Node {
-    let milliseconds = time.as_millis();
-    match milliseconds.is_multiple_of(1000) {
-        true => text(&format!("{}s", milliseconds / 1000)),
-        false => text(&format!("{milliseconds}ms")),
+impl Serialize for AccessLogConfig {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct AccessLogSection<'c> {
+            file: Cow<'c, str>,
+            format: AccessFormat,
+        }
+        let file = self.file.as_deref().map(Path::to_string_lossy);
+        let section = AccessLogSection {
+            file: file.unwrap_or(Cow::Borrowed("-")),
+            format: self.format,
+        };
+        section.serialize(out)
     }
 }

@@ -1,27 +1,35 @@
 //! The checked configuration: of the server ([`Config`]), of a site ([`SiteConfig`]), and of their sections.
 
+mod address;
+
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use regex::Regex;
+use serde::Serialize;
 
+pub use address::{Address, Network};
+
+use super::written::{expression, list_or_no, or_no, path, time, time_or_no};
 use crate::budget::PART;
 
 /// The checked configuration of a server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// Addresses for clients, at least one (`cluster_address` x `cluster_port`, and those of `ssl`).
+    #[serde(skip)]
     pub listen: Vec<Address>,
     /// Which of [`Config::listen`] speak TLS, and with which certificates (`ssl`).
+    #[serde(skip)]
     pub ssl: Vec<Tls>,
     /// Which of the sites' dial-in addresses speak TLS (`outgoing_ssl`).
+    #[serde(skip)]
     pub outgoing_ssl: Vec<Tls>,
     /// Go to the background (`daemonize`).
     pub daemonize: bool,
     /// The file for the process id (`pidfile`), absolute.
+    #[serde(serialize_with = "path")]
     pub pidfile: Option<PathBuf>,
     /// User to change to after binding (`user`).
     pub user: Option<String>,
@@ -30,20 +38,25 @@ pub struct Config {
     /// The destination of the server's messages (`logger`).
     pub logger: Logger,
     /// The destination of the access log (`access_log`); `None`: off.
+    #[serde(serialize_with = "or_no")]
     pub access_log: Option<AccessLogConfig>,
     /// The path at which the proxy responds with its state (`health_check_uri`); `None`: off.
+    #[serde(serialize_with = "or_no")]
     pub health_check_uri: Option<String>,
     /// Number of worker threads (`workers`). It bounds parallel work, not the number of requests in progress.
     pub workers: usize,
     /// Scheduling class of the worker threads (`scheduling`).
     pub scheduling: Scheduling,
     /// Longest time for draining (`grace`).
+    #[serde(serialize_with = "time")]
     pub grace: Duration,
     /// RLIMIT_NOFILE to ask for (`descriptors`); `None` raises it to the hard limit.
     pub descriptors: Option<u64>,
     /// Limits of the whole server. Those of a site are in [`SiteConfig::limits`].
+    #[serde(skip)]
     pub limits: Limits,
     /// Bytes of memory for everything that grows with the traffic (`limits.memory`).
+    #[serde(skip)]
     pub memory: u64,
     /// Timeouts of connections that have no site yet. Those of a site are in [`SiteConfig::timeouts`].
     pub timeouts: Timeouts,
@@ -52,35 +65,45 @@ pub struct Config {
     /// The field in which trusted proxies name the client (`client_address_field`).
     pub client_address_field: String,
     /// The directory for request bodies that do not fit into memory (`temporary_directory`).
+    #[serde(serialize_with = "path")]
     pub temporary_directory: PathBuf,
     /// Largest file that is cached in memory, in bytes (`cache_threshold`).
     pub cache_threshold: u64,
     /// The sites, in the order of the file (`map`).
+    #[serde(skip)]
     pub sites: Vec<SiteConfig>,
 }
 
 /// One entry of `map`, with `defaults` merged in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SiteConfig {
     /// The name in logs: the first of [`SiteConfig::incoming`], or `default` if there is none (`backend_address`).
+    #[serde(skip)]
     pub name: String,
     /// Host names in lower case, without port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub incoming: Vec<String>,
     /// Gets the requests that match no other site's names.
     pub default: bool,
     /// The addresses at which backends dial in, in the order of the file.
+    #[serde(skip)]
     pub outgoing: Vec<Outgoing>,
     /// The servers to connect to (`proxy: traditional`); `None`: backends dial in.
+    #[serde(skip)]
     pub directory: Option<DirectoryConfig>,
     /// Most requests that a server has at once.
+    #[serde(skip)]
     pub server_connections: usize,
     /// Health checks of the servers.
+    #[serde(skip)]
     pub check: Option<CheckConfig>,
     /// The first name of the site whose backends take over when none became available in time.
     pub backup: Option<String>,
     /// Keys, one of which a backend must send; empty: it must send none.
+    #[serde(rename = "key", skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
     /// How long an idle client connection is kept; `None`: closed after each response.
+    #[serde(serialize_with = "time_or_no")]
     pub keepalive: Option<Duration>,
     /// Which idle backend gets the next request.
     pub order: Order,
@@ -103,20 +126,25 @@ pub struct SiteConfig {
     /// The site's own logger; `None`: the server's.
     pub logger: Option<Logger>,
     /// The access log: the site's own or the server's.
+    #[serde(serialize_with = "or_no")]
     pub access_log: Option<AccessLogConfig>,
     /// The directory of files that are served without a backend.
+    #[serde(serialize_with = "path")]
     pub docroot: Option<PathBuf>,
     /// The index files of a directory, in order of preference.
     pub index: Vec<String>,
     /// Files that are not served; matches the absolute path.
+    #[serde(serialize_with = "expression")]
     pub staticmask: Option<Regex>,
     /// Which symbolic links are followed.
     pub follow_symlinks: Symlinks,
     /// Whether to serve files whose names start with a dot.
     pub hidden_files: bool,
     /// Pages that the application writes into a directory below the docroot.
+    #[serde(skip)]
     pub page_cache: Option<PageCache>,
     /// The directory of files that a backend may name in X-Sendfile.
+    #[serde(serialize_with = "path")]
     pub sendfileroot: Option<PathBuf>,
     /// Whether to respond with 404 when a backend names a file that does not exist.
     pub enable_sendfile_404: bool,
@@ -129,29 +157,38 @@ pub struct SiteConfig {
     /// Most upgraded connections at once; 0: upgrades are not forwarded.
     pub max_tunnels: usize,
     /// A response without length ends after a silence of this duration.
+    #[serde(serialize_with = "time")]
     pub unframed_gap: Duration,
     /// Longest time that a request waits for a backend.
+    #[serde(serialize_with = "time")]
     pub timeout: Duration,
     /// Limits: the site's own or the server's (only `body`, `body_memory`, `waiting` can differ).
+    #[serde(skip)]
     pub limits: Limits,
     /// Timeouts: the site's own or the server's.
+    #[serde(skip)]
     pub timeouts: Timeouts,
     /// The paths that need a password (`basic_auth`).
+    #[serde(serialize_with = "list_or_no")]
     pub basic_auth: Vec<BasicAuth>,
     /// The page that is shown during maintenance, and with 503; absolute (`maintenance_page`).
+    #[serde(serialize_with = "path")]
     pub maintenance_page: Option<PathBuf>,
     /// The site is in maintenance while this file exists; absolute (`maintenance_flag`).
+    #[serde(serialize_with = "path")]
     pub maintenance_flag: Option<PathBuf>,
     /// Pages for statuses that the proxy itself responds with; absolute (`error_pages`).
+    #[serde(serialize_with = "path", skip_serializing_if = "BTreeMap::is_empty")]
     pub error_pages: BTreeMap<u16, PathBuf>,
     /// Which responses to compress (`gzip`); `None`: none.
+    #[serde(serialize_with = "or_no")]
     pub gzip: Option<GzipConfig>,
     /// Whether to send a compressed copy that is beside a file (`precompressed`).
     pub precompressed: bool,
 }
 
 /// Which responses to compress (`gzip`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GzipConfig {
     /// Media types in lower case; `text/*` matches all that start with `text/`.
     pub types: Vec<String>,
@@ -162,11 +199,12 @@ pub struct GzipConfig {
 }
 
 /// Paths that need a password (an entry of `basic_auth`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BasicAuth {
     /// The name of the area that the browser shows; without control characters.
     pub realm: String,
     /// The file of user names and hashes, as htpasswd(1) writes it; absolute.
+    #[serde(serialize_with = "path")]
     pub users_file: PathBuf,
     /// Decoded paths that need a password, with everything below them. `/` is the whole site.
     pub paths: Vec<String>,
@@ -175,7 +213,8 @@ pub struct BasicAuth {
 }
 
 /// The source of a site's list of servers (`directory`, `servers`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum DirectoryConfig {
     /// The list in the file.
     Static(Vec<Address>),
@@ -184,7 +223,7 @@ pub enum DirectoryConfig {
 }
 
 /// A Redis server and a database in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Redis {
     /// Host name or literal address.
     pub host: String,
@@ -195,28 +234,34 @@ pub struct Redis {
     /// Password.
     pub password: Option<String>,
     /// A server that a proxy has taken returns to the list after this time if the proxy has failed.
+    #[serde(serialize_with = "time")]
     pub lease: Duration,
 }
 
 /// Health checks of servers (`check`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CheckConfig {
     /// Path and query.
     pub uri: String,
     /// The interval between checks.
+    #[serde(serialize_with = "time")]
     pub interval: Duration,
 }
 
 /// A certificate for an address (an entry of `ssl` or `outgoing_ssl`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Tls {
     /// One of [`Config::listen`], or of the sites' [`SiteConfig::outgoing`].
+    #[serde(skip)]
     pub at: Address,
     /// The certificate with its chain, PEM, absolute.
+    #[serde(serialize_with = "path")]
     pub certfile: PathBuf,
     /// Its key, PEM, absolute; may be the same file.
+    #[serde(serialize_with = "path")]
     pub keyfile: PathBuf,
     /// PEM file of the authorities that must have signed a peer's certificate, absolute; only with `outgoing_ssl`.
+    #[serde(serialize_with = "path")]
     pub client_ca: Option<PathBuf>,
 }
 
@@ -252,22 +297,25 @@ impl PageCache {
 }
 
 /// The bounds of a cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct CacheConfig {
     /// Most entries.
     pub size: usize,
     /// After this time the file system is checked again.
+    #[serde(serialize_with = "time")]
     pub window: Duration,
 }
 
 /// The bounds of the cache of files in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct FileCache {
     /// Most entries, and for how long they are used without a check.
+    #[serde(flatten)]
     pub cache: CacheConfig,
     /// Most bytes of all files.
     pub memory: u64,
     /// Largest file in bytes, the server's `cache_threshold`.
+    #[serde(skip)]
     pub largest: u64,
 }
 
@@ -304,25 +352,9 @@ pub enum Filter {
     Match(Regex),
 }
 
-/// An address as written.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Address {
-    /// A TCP port on a host name or literal IPv4 or IPv6 address (without brackets).
-    Tcp {
-        /// Host name or literal address.
-        host: String,
-        /// Port, 0 for any free one.
-        port: u16,
-        /// Implied rather than written (`::` beside `0.0.0.0` when only a port is given): skipped where the system has
-        /// no IPv6.
-        implied: bool,
-    },
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
 /// Which idle backend gets the next request (`order`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Order {
     /// The one that became idle last.
     Newest,
@@ -331,7 +363,8 @@ pub enum Order {
 }
 
 /// Scheduling class of worker threads (`scheduling`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scheduling {
     /// SCHED_BATCH: a woken worker does not preempt the thread that woke it.
     Batch,
@@ -340,7 +373,7 @@ pub enum Scheduling {
 }
 
 /// Sizes in bytes, and counts (`limits`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Largest request or response head.
     pub head: usize,
@@ -367,25 +400,34 @@ pub struct Limits {
 }
 
 /// Timeouts (`timeouts`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// For a request head, from its first byte.
+    #[serde(serialize_with = "time")]
     pub head: Duration,
     /// For an idle client connection.
+    #[serde(serialize_with = "time")]
     pub idle: Duration,
     /// For a request body without progress.
+    #[serde(serialize_with = "time")]
     pub body: Duration,
     /// For a response of which the client accepts nothing.
+    #[serde(serialize_with = "time")]
     pub write: Duration,
     /// For the first byte of a backend's response.
+    #[serde(serialize_with = "time")]
     pub first_byte: Duration,
     /// For a backend's response without progress after the first byte.
+    #[serde(serialize_with = "time")]
     pub backend: Duration,
     /// For a backend's preamble.
+    #[serde(serialize_with = "time")]
     pub preamble: Duration,
     /// For connecting to a server (`proxy: traditional`).
+    #[serde(serialize_with = "time")]
     pub connect: Duration,
     /// For a tunnel without traffic.
+    #[serde(serialize_with = "time")]
     pub tunnel: Duration,
 }
 
@@ -399,7 +441,8 @@ pub struct Logger {
 }
 
 /// The original's four levels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// 0: errors.
     Disabled,
@@ -421,34 +464,13 @@ pub struct AccessLogConfig {
 }
 
 /// Formats of an access log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AccessFormat {
     /// Apache's combined format, with swiftiply's fields at the end.
     Combined,
     /// One JSON object per line.
     Json,
-}
-
-/// An address range in CIDR notation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// Any address in it.
-    pub address: IpAddr,
-    /// The number of leading bits that are compared.
-    pub prefix: u8,
-}
-
-/// The form in `outgoing`: `127.0.0.1:80`, `[::1]:80`, `unix:/path`.
-impl fmt::Display for Address {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port, .. } if host.parse::<Ipv6Addr>().is_ok() => {
-                write!(formatter, "[{host}]:{port}")
-            }
-            Self::Tcp { host, port, .. } => write!(formatter, "{host}:{port}"),
-            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
-        }
-    }
 }
 
 impl Limits {
