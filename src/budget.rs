@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_charge_grows_within_the_limit_and_shrinks_always() {
+    fn charge_stays_within_the_limit() {
         let budget = Arc::new(Budget::new(100));
         assert!(budget.charge(101).is_none());
         let mut one = budget.charge(60).unwrap();
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_never_exceed_the_limit_together_and_give_everything_back() {
+    fn threads_share_one_limit() {
         let budget = Arc::new(Budget::new(1000));
         thread::scope(|scope| {
             for thread in 1..5 {

@@ -326,7 +326,7 @@ umlauts:$5$saltstring$NSEY/G5yPE2VSoJm0XzkVaaqfQbv42P.1FFf6Ph3HgB\r
         ] {
             assert!(!users.remembers(other.as_bytes()), "{other}");
         }
-        // No more than one for each, so that nobody can fill the memory.
+        // No more than one for each, so that no client can fill the memory.
         users.remember(b"bcrypt:another");
         assert!(users.remembers(b"bcrypt:another") && !users.remembers(all[0]));
         users.remember(b"nobody:secret");

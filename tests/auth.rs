@@ -324,13 +324,13 @@ fn changed_file() {
     wait_until("the new password file", || is_in("ann"));
     assert!(!is_in("bob"), "bob was let in after he was removed");
     fs::write(&path, "bob\n").unwrap();
-    let told = "users: line 1: no colon; write name:hash, as htpasswd -B does; keeping what was read before";
+    let expected = "users: line 1: no colon; write name:hash, as htpasswd -B does; keeping what was read before";
     wait_until("the message about the broken file", || {
         assert!(
             is_in("ann"),
             "ann was not let in, whose password was read before"
         );
-        proxy.log().contains(told)
+        proxy.log().contains(expected)
     });
     // A reload finds the same broken file.
     proxy.signal(Signal::SIGHUP);
@@ -497,6 +497,6 @@ fn problems_of_file() {
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     let ended = proxy::check(files.path());
-    let told = "users_file \"users\": a directory, not a file\n";
-    assert!(ended.err.contains(told), "{ended:?}");
+    let expected = "users_file \"users\": a directory, not a file\n";
+    assert!(ended.err.contains(expected), "{ended:?}");
 }

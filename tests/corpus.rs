@@ -46,7 +46,7 @@ fn replay(name: &str) {
 
 /// What becomes of an input: `ok`, `incomplete`, `refused` or the status of the refusal.
 fn verdict(name: &str, input: &[u8]) -> String {
-    let told = |verdict: Result<bool, ()>| match verdict {
+    let verdict_of = |verdict: Result<bool, ()>| match verdict {
         Ok(true) => "ok".to_owned(),
         Ok(false) => "incomplete".to_owned(),
         Err(()) => "refused".to_owned(),
@@ -54,15 +54,15 @@ fn verdict(name: &str, input: &[u8]) -> String {
     match name {
         "request_head" => match laws::heads::read_request(input, &[], &LIMITS) {
             Err(refusal) => refusal.status.to_string(),
-            Ok(head) => told(Ok(head.is_some())),
+            Ok(head) => verdict_of(Ok(head.is_some())),
         },
         "response_head" => {
             let read = laws::heads::read_response(input, &[], &LIMITS);
-            told(read.map(|head| head.is_some()).map_err(drop))
+            verdict_of(read.map(|head| head.is_some()).map_err(drop))
         }
         "chunked" => {
             let decoded = laws::chunks::decode(Framing::Chunked, input, &[]);
-            told(decoded.verdict.map(|end| end.is_some()).map_err(drop))
+            verdict_of(decoded.verdict.map(|end| end.is_some()).map_err(drop))
         }
         "preamble" => {
             let keys = [
@@ -75,7 +75,7 @@ fn verdict(name: &str, input: &[u8]) -> String {
                 &"k".repeat(255),
             ];
             let keys = keys.map(|key| key.as_bytes().into());
-            told(match preamble::read(input, &keys) {
+            verdict_of(match preamble::read(input, &keys) {
                 PreambleReading::Complete(_) => Ok(true),
                 PreambleReading::Partial => Ok(false),
                 PreambleReading::Refused(_) => Err(()),
@@ -83,7 +83,7 @@ fn verdict(name: &str, input: &[u8]) -> String {
         }
         "target" => {
             let target = Target::parse(&Method::Options, input).is_ok();
-            told(if target || Host::parse(input).is_some() {
+            verdict_of(if target || Host::parse(input).is_some() {
                 Ok(true)
             } else {
                 Err(())
@@ -91,12 +91,12 @@ fn verdict(name: &str, input: &[u8]) -> String {
         }
         "path" => {
             let path = root::normal(&decoded(input), false).is_some();
-            told(if path { Ok(true) } else { Err(()) })
+            verdict_of(if path { Ok(true) } else { Err(()) })
         }
         "config" => {
             let text = String::from_utf8_lossy(input);
             let read = Config::from_yaml(&text, Path::new("s.yml"), &Overrides::default());
-            told(read.map(|_| true).map_err(drop))
+            verdict_of(read.map(|_| true).map_err(drop))
         }
         _ => panic!("no verdict on {name}"),
     }

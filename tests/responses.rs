@@ -305,7 +305,7 @@ const CASES: &[Case] = &[
     ),
     bad("rubbish", "hello\r\n\r\n"),
     bad(
-        "a switch that nobody asked for",
+        "a switch without a request for it",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     ),
     Case {

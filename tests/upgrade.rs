@@ -135,7 +135,7 @@ fn daemon_with_a_user_of_its_own() {
     let new = Successor(Pid::from_raw(pid()));
     assert!(new.0 != old.0 && new.is_alive(), "{}", log());
     assert_eq!(log().matches("ready:").count(), 2, "{}", log());
-    // Nobody else may have its pid file, also not when the first process has ended.
+    // No other process may have its pid file, also not when the first process has ended.
     let refused = crate::common::ended(&mut command);
     let why = format!("in use by a running server, process {}", new.0);
     assert!(refused.err.contains(&why), "{refused:?}");

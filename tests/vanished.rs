@@ -79,7 +79,7 @@ impl DialledIn {
         };
         let mut lease = None;
         wait_until("an idle backend", || {
-            // The limit is zero, so it does not stand in line.
+            // The limit is zero, so the request is not queued.
             let acquired = pool::acquire(&selector, &mut None, Instant::now());
             lease = match acquired {
                 Ok(PoolAcquired::Ready(lease)) => Some(lease),

@@ -218,11 +218,11 @@ impl Buffers {
             Outcome::Failed(error) => {
                 let status = match error {
                     RelayError::TooSlow | RelayError::Stalled => {
-                        log::warn!("{to}: no answer in time");
+                        log::warn!("{to}: no response in time");
                         504
                     }
                     RelayError::BadResponse(why) => {
-                        log::warn!("{to}: bad answer: {why}");
+                        log::warn!("{to}: bad response: {why}");
                         502
                     }
                     RelayError::NoBackend => {

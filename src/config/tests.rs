@@ -1,4 +1,4 @@
-//! Whole configurations: what they mean, what is told about wrong ones, and that nothing panics.
+//! Whole configurations: what they mean, what is reported about wrong ones, and that nothing panics.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -1011,7 +1011,7 @@ fn conf(name: &str) -> String {
 }
 
 #[test]
-fn the_sample_is_a_configuration_with_its_comments_too() {
+fn sample_is_valid() {
     let directory = tempfile::tempdir().expect("a directory");
     for name in ["users", "down.html", "502.html"] {
         fs::write(directory.path().join(name), "").expect("a file");
@@ -1045,7 +1045,7 @@ fn the_sample_is_a_configuration_with_its_comments_too() {
 }
 
 #[test]
-fn what_the_readme_and_the_manual_show_can_be_used() {
+fn documented_examples_are_valid() {
     let read = |name: &str| {
         let file = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
         fs::read_to_string(file).expect("a text")

@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_stays_and_the_rest_makes_room() {
+    fn used_entries_survive_eviction() {
         let now = Instant::now();
         let mut cache = cache(3, u64::MAX, now);
         for name in ["/a", "/b", "/c"] {
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_one_table_does_not_empty_another() {
+    fn tables_have_separate_bounds() {
         let now = Instant::now();
         let mut cache = cache(1000, 10_000, now);
         keep(&mut cache, "/n", CacheEntry::Nothing, now);
@@ -520,7 +520,10 @@ mod tests {
         assert!(cache.sizes().0[0] > 5);
         keep(&mut cache, "/huge", file(&"x".repeat(20_000)), now);
         assert_eq!(seen(&mut cache, "/huge", now), "");
-        assert!(cache.sizes().0[0] > 5, "nothing makes room in vain");
+        assert!(
+            cache.sizes().0[0] > 5,
+            "an entry that does not fit evicts nothing"
+        );
         assert_eq!(seen(&mut cache, "/n", now), "=nothing");
     }
 

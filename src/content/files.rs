@@ -1,7 +1,7 @@
 //! Serves files without a backend.
 //!
 //! [`Files`] are the files below one directory: a site's `docroot`, or the `sendfileroot` from which its backends may
-//! name a file. [`Files::answer`] finds the file for a request and turns it into a response: one look-up in the
+//! name a file. [`Files::respond`] finds the file for a request and turns it into a response: one look-up in the
 //! [`cache`](super::cache), and if that is not enough, in the file system by way of [`root`]. `response` applies
 //! conditions and ranges ([`conditional`](crate::http::conditional)).
 //!
@@ -138,7 +138,7 @@ impl Files {
     }
 
     /// The response to a GET or HEAD. `None`: the request is not for a file.
-    pub fn answer(&self, request: &RequestHead, now: Instant) -> Option<FileResponse> {
+    pub fn respond(&self, request: &RequestHead, now: Instant) -> Option<FileResponse> {
         let path = request.target.decoded_path();
         match self.find(&path, &request.headers, now) {
             Ok(PathKind::Nothing) => None,
@@ -150,7 +150,7 @@ impl Files {
 
     /// The response with the file that a backend names, in place of the backend's response. `None`: the file does not
     /// exist.
-    pub fn answer_for(
+    pub fn respond_for(
         &self,
         name: &[u8],
         request: &RequestHead,

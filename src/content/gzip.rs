@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_cut_leaves_nothing_to_the_next_one() {
+    fn cut_body_leaves_nothing() {
         let (budget, compressors) = compressors(1);
         for (number, level) in [9, 9, 1, 9].into_iter().enumerate() {
             // The tables of another level cannot be used: they are given back first.
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_comes_out_whatever_room_a_flush_finds() {
+    fn flush_loses_no_byte() {
         let (_, compressors) = compressors(1);
         let noise = |count: usize| -> Vec<u8> {
             let words = (0..count as u64).map(|n| (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn compressors_are_kept_while_they_are_needed_and_no_longer() {
+    fn compressors_are_released() {
         let (budget, compressors) = compressors(10);
         let crowd: Vec<_> = (0..10).map(|_| compressors.begin(5).unwrap()).collect();
         assert!(compressors.begin(5).is_none(), "there is no room");

@@ -275,7 +275,7 @@ mod tests {
         fs::write(&path, "two").unwrap();
         assert_eq!(*watched.get(start), "one");
         assert_eq!(*watched.get(later(2)), "two");
-        // Nobody looks twice within a second.
+        // It is checked once per second at most.
         fs::write(&path, "three").unwrap();
         assert_eq!(*watched.get(later(2)), "two");
         assert_eq!(*watched.get(later(4)), "three");

@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_change_again_has_a_weak_tag_and_no_parts_to_go_on_with() {
+    fn recent_file_has_a_weak_tag() {
         let weak = file().weak();
         assert_eq!(&*weak.etag, "W/\"2ebc98a1-3e8\"");
         assert_eq!(weak.clone().weak(), weak);

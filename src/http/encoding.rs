@@ -295,7 +295,7 @@ mod tests {
         check(&["*;q=0, gzip"], "gzip");
         check(&["gzip;q=0, *"], "br zstd");
         check(&["gzip;q=0.8, *;q=0.1"], "gzip br zstd");
-        // Who would rather have it as it is gets it so, whoever minds it does not.
+        // An unencoded response is sent only if the client prefers it.
         check(&["identity, gzip;q=0.5"], "");
         check(&["identity;q=0.5, gzip;q=0.5"], "gzip");
         check(&["identity;q=0, gzip;q=0.1"], "gzip");

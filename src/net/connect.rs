@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_does_not_answer_leaves_time_for_the_next() {
+    fn silent_address_leaves_time_for_the_next() {
         let (silent, _full) = silent();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let good = listener.local_addr().unwrap();
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_with_a_full_queue_is_tried_again() {
+    fn full_unix_queue_is_retried() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let attempt = |time| Connect::new(Targets::Path(path.clone()), Instant::now() + time);

@@ -517,13 +517,13 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_left_behind_is_replaced_and_a_file_is_not() {
+    fn stale_unix_socket_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         drop(UnixListener::bind(&path).unwrap());
         let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
         assert!(Listener::bind(&Address::Unix(path.clone())).is_err());
-        // Somebody else has taken its place, and keeps it.
+        // Another file is at this path now, and is kept.
         fs::rename(&path, directory.path().join("old")).unwrap();
         let other = Listener::bind(&Address::Unix(path.clone())).unwrap();
         drop(listener);

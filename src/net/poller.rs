@@ -775,7 +775,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_while_an_item_is_out_brings_it_back() {
+    fn events_while_out_are_kept() {
         let (mut it, out) = Parked::out();
         it.client.write_all(b"y").unwrap();
         // Another worker takes the event, finds the item out, and leaves a mark.
@@ -785,7 +785,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_interest_reports_what_is_ready_already() {
+    fn new_interest_reports_readiness() {
         let (mut it, out) = Parked::out();
         assert!(it.park(out, Interest::Write).is_none());
         let out = item(&it.poller, Cause::Ready);
@@ -798,7 +798,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_client_is_reported_whatever_the_item_waits_for() {
+    fn client_end_is_always_reported() {
         for interest in [Interest::Read, Interest::Write, Interest::Both] {
             let (it, mut out) = Parked::out();
             out.set_nonblocking(true).unwrap();
@@ -840,7 +840,7 @@ mod tests {
     }
 
     #[test]
-    fn either_side_wakes_an_item_and_the_cause_says_which() {
+    fn cause_names_the_side() {
         let (mut it, mut out) = Parked::out();
         let (backend, mut application) = UnixStream::pair().unwrap();
         for _ in 0..3 {
@@ -871,7 +871,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_ready_when_it_is_armed_brings_the_item_back() {
+    fn ready_backend_wakes_when_armed() {
         let (it, out) = Parked::out();
         let (backend, mut application) = UnixStream::pair().unwrap();
         application.write_all(b"x").unwrap();
@@ -901,7 +901,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_was_armed_for_one_item_wakes_no_other() {
+    fn armed_backend_wakes_only_its_item() {
         // Neither the next item in the same slot ...
         let (it, out) = Parked::out();
         let (backend, mut application) = UnixStream::pair().unwrap();
@@ -927,7 +927,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_is_not_lost_whether_the_item_is_parked_or_out() {
+    fn no_wake_is_lost() {
         let it = Parked::new();
         it.poller.wake(it.token);
         let out = item(&it.poller, Cause::Woken);
@@ -941,7 +941,7 @@ mod tests {
     }
 
     #[test]
-    fn events_of_an_earlier_item_do_not_reach_its_successor() {
+    fn stale_events_are_ignored() {
         let (it, _out) = Parked::out();
         it.poller.leave(it.token);
         let (two, _client) = UnixStream::pair().unwrap();
@@ -952,7 +952,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_and_sides_go_into_the_data_of_events_and_come_back() {
+    fn event_data_round_trip() {
         for token in [(0, 0), (u32::MAX, GENERATIONS), (7, 1)] {
             let (index, generation) = token;
             let token = Token { index, generation };
@@ -1000,7 +1000,7 @@ mod tests {
     }
 
     #[test]
-    fn all_but_the_first_event_of_a_batch_are_handed_over_with_their_causes() {
+    fn batches_are_handed_over() {
         let mut slots = Slots::new();
         let tokens: Vec<_> = (0..3).map(|_| slots.reserve()).collect();
         for (number, token) in tokens.iter().enumerate() {
@@ -1026,7 +1026,7 @@ mod tests {
     }
 
     #[test]
-    fn stopping_reaches_every_worker_after_what_was_handed_over() {
+    fn stop_follows_queued_work() {
         let poller: Poller<UnixStream> = Poller::new(8).unwrap();
         thread::scope(|scope| {
             let workers: Vec<_> = (0..8)
@@ -1051,7 +1051,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_over_without_a_ring_is_not_lost() {
+    fn handover_without_ring_is_kept() {
         const ROUNDS: usize = 20_000;
         let poller: Poller<UnixStream> = Poller::new(2).unwrap();
         let (back, served) = mpsc::channel();
@@ -1097,7 +1097,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_answers_at_the_instant_of_arming_is_not_missed() {
+    fn response_while_arming_is_seen() {
         const ANSWERS: usize = 100_000;
         let poller: Poller<ParkedExchange> = Poller::new(2).unwrap();
         let (client, _other) = UnixStream::pair().unwrap();
@@ -1153,7 +1153,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_take_out_only_what_is_over_in_their_order() {
+    fn deadlines_expire_in_order() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let (mut slots, tokens) = slots(start, &[5, 1, 4, 2, 3]);

@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_given_up_when_we_do_so_ourselves_and_not_at_once() {
+    fn unresponsive_peer_is_given_up_in_time() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stream = Stream::connect_to(address, Duration::from_secs(60)).unwrap();
@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_the_system_has_given_up_is_no_deadline_of_ours() {
+    fn system_timeout_is_not_our_deadline() {
         let given_up = failure(Errno::ETIMEDOUT);
         assert_eq!(given_up.kind(), ErrorKind::ConnectionAborted);
         assert_eq!(
@@ -609,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_has_a_deadline_and_goes_on_where_it_stopped() {
+    fn write_resumes_after_its_deadline() {
         let (one, other) = pair();
         let block = vec![7; 1 << 20];
         let error = one.write_all(&block, Duration::from_millis(1)).unwrap_err();

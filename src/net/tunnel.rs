@@ -166,8 +166,8 @@ impl<V: AsMut<Conn>, B: AsMut<Conn>> Tunnels<V, B> {
     /// If the epoll descriptor becomes invalid. A panic within a tunnel, or of `done`, costs this one tunnel.
     pub fn run(&self, mut done: impl FnMut(Box<V>, B, TunnelEnded)) {
         let mut done = |client, backend, ended| {
-            let told = catch_unwind(AssertUnwindSafe(|| done(client, backend, ended)));
-            if told.is_err() {
+            let reported = catch_unwind(AssertUnwindSafe(|| done(client, backend, ended)));
+            if reported.is_err() {
                 log::error!("the end of a tunnel panicked");
             }
             self.count.fetch_sub(1, Ordering::SeqCst);

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn that_of_a_live_server_is_refused_and_that_of_a_draining_one_is_taken_over() {
+    fn live_server_keeps_its_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         let first = PidFile::write(&path).unwrap();

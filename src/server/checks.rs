@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn full_queue_takes_from_the_address_with_most_requests() {
+    fn full_queue_evicts_the_busiest_address() {
         let checks = Arc::new(Checks::with(1));
         let busy = turn(&checks, None);
         // None of them has had a turn yet.

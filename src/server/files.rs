@@ -16,8 +16,8 @@ use crate::process;
 pub(crate) fn respond(site: &Site, head: &RequestHead, now: Instant) -> Option<Response> {
     let files = site.files.docroot()?;
     let reads = is_read(&head.method);
-    if reads && let Some(answer) = files.answer(head, now) {
-        return Some(response_of(answer, head, site));
+    if reads && let Some(found) = files.respond(head, now) {
+        return Some(response_of(found, head, site));
     }
     if !site.settings.outgoing.is_empty() || site.servers.is_some() {
         return None;
@@ -51,27 +51,29 @@ pub(crate) fn named_by_backend(
     headers.remove(ACCEL_REDIRECT);
     let files = files.filter(|_| is_read(&request.head.method))?;
     let asked = &request.head;
-    Some(match files.answer_for(&name, asked, head, Instant::now()) {
-        Some(answer) => response_of(answer, asked, site),
-        None => {
-            let name = String::from_utf8_lossy(&name);
-            let root = site.settings.sendfileroot.as_deref();
-            let root = root.map_or(Cow::Borrowed(""), |root| root.to_string_lossy());
-            log::warn!(
-                target: &site.log,
-                "site {}: the application names {name:?}, which is not a file below {root}",
-                site.settings.name,
-            );
-            if !site.settings.enable_sendfile_404 {
-                return None;
+    Some(
+        match files.respond_for(&name, asked, head, Instant::now()) {
+            Some(found) => response_of(found, asked, site),
+            None => {
+                let name = String::from_utf8_lossy(&name);
+                let root = site.settings.sendfileroot.as_deref();
+                let root = root.map_or(Cow::Borrowed(""), |root| root.to_string_lossy());
+                log::warn!(
+                    target: &site.log,
+                    "site {}: the application names {name:?}, which is not a file below {root}",
+                    site.settings.name,
+                );
+                if !site.settings.enable_sendfile_404 {
+                    return None;
+                }
+                site.page(404, "There is no such file here.", Some(asked))
             }
-            site.page(404, "There is no such file here.", Some(asked))
-        }
-    })
+        },
+    )
 }
 
-fn response_of(answer: FileResponse, head: &RequestHead, site: &Site) -> Response {
-    match answer {
+fn response_of(found: FileResponse, head: &RequestHead, site: &Site) -> Response {
+    match found {
         FileResponse::File(response) => response,
         FileResponse::Moved(location) => {
             let mut page = site.page(301, "This is a directory.", Some(head));

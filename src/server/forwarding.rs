@@ -104,13 +104,13 @@ fn write_forwarding(request: &Request, site: &config::SiteConfig, out: &mut Vec<
     }
     // Passes on what a trusted proxy says about the client, and adds the address from which the proxy connected.
     let sent = request.client.trusted.then_some(&request.head.headers);
-    let told = |name| sent.into_iter().flat_map(move |sent| sent.get_all(name));
+    let values = |name| sent.into_iter().flat_map(move |sent| sent.get_all(name));
     // A proxy may append its own field to one that its client has sent: only the last one is the proxy's.
-    let last = |name| told(name).last();
+    let last = |name| values(name).last();
     if site.xforwardedfor {
         let [forwarded_for, proto, host, real_ip] = FORWARDED;
         let address = AddressText::of(request.client.peer.ip());
-        write_list(forwarded_for, told(forwarded_for), address.bytes(), out);
+        write_list(forwarded_for, values(forwarded_for), address.bytes(), out);
         let scheme: &[u8] = if request.secure { b"https" } else { b"http" };
         write_field(proto, last(proto).unwrap_or(scheme), out);
         let own = request.head.host.as_ref();
@@ -138,9 +138,9 @@ fn write_queue_time(request: &Request, queue: &QueueTime, out: &mut Vec<u8>) {
     let [start, waited] = QUEUE;
     // A proxy in front received it earlier.
     let sent = request.client.trusted.then_some(&request.head.headers);
-    let told = sent.and_then(|sent| sent.get_all(start).last());
-    if let Some(told) = told {
-        write_field(start, told, out);
+    let existing = sent.and_then(|sent| sent.get_all(start).last());
+    if let Some(existing) = existing {
+        write_field(start, existing, out);
     } else {
         let ago = queue.at.saturating_duration_since(request.received);
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH);

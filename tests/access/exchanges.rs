@@ -70,7 +70,7 @@ fn head_in_pieces() {
     backend.send_when_readable("HTTP/1.1 200 OK\r\nX: ");
     backend.drip();
     assert_eq!(visitor.answer().status, 504);
-    access.wait_for_log("no answer in time");
+    access.wait_for_log("no response in time");
     drop((visitor, backend));
     access.finish();
     proxy.finish();

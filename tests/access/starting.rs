@@ -164,8 +164,8 @@ fn samples() {
     // All keys but those for logs, deadlines and signals are shown.
     for key in swiftiply::config::access_keys() {
         let inner = ["ssl.", "logger", "timeouts", "grace", "signals", "check."];
-        let told = inner.iter().any(|start| key.starts_with(start)) || key == "key";
-        assert!(told || yaml.contains(&format!("\n{key}: ")), "{key}");
+        let is_known = inner.iter().any(|start| key.starts_with(start)) || key == "key";
+        assert!(is_known || yaml.contains(&format!("\n{key}: ")), "{key}");
     }
     // The unit starts it with a configuration, and reloads and ends it by signals that it knows.
     let unit = include_str!("../../conf/swiftiply-access@.service");

@@ -123,14 +123,14 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
         "accepted with {} Host fields",
         hosts.len()
     );
-    let told = hosts.first().and_then(|host| Host::parse(host));
-    match (head.target.authority(), &told) {
-        (Some(meant), Some(told)) => assert!(
-            meant.is_same(told),
-            "the target names {meant:?}, Host {told:?}"
+    let named = hosts.first().and_then(|host| Host::parse(host));
+    match (head.target.authority(), &named) {
+        (Some(meant), Some(named)) => assert!(
+            meant.is_same(named),
+            "the target names {meant:?}, Host {named:?}"
         ),
         (Some(_), None) => {}
-        (None, told) => assert_eq!(head.host, *told),
+        (None, named) => assert_eq!(head.host, *named),
     }
     assert!(
         head.host.is_some() || head.version == Version::Http10,
@@ -138,12 +138,14 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
         simple.line
     );
     if head.method == Method::Options {
-        let told = simple.all("max-forwards");
+        let named = simple.all("max-forwards");
         // The largest numbers are too large for either.
         let number = |value: &[u8]| str::from_utf8(value).ok()?.parse::<u128>().ok();
-        let told = told.first().map(|value| number(value).unwrap_or(u128::MAX));
-        let most = |told: u128| u32::try_from(told).unwrap_or(u32::MAX);
-        assert_eq!(head.max_forwards, told.map(most));
+        let named = named
+            .first()
+            .map(|value| number(value).unwrap_or(u128::MAX));
+        let most = |named: u128| u32::try_from(named).unwrap_or(u32::MAX);
+        assert_eq!(head.max_forwards, named.map(most));
         assert!(
             simple.all("max-forwards").len() <= 1,
             "accepted with two Max-Forwards fields"

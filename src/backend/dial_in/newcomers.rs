@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_of_this_machine_count_as_one_address() {
+    fn local_processes_count_as_one_address() {
         let mut newcomers = Newcomers::new();
         for number in 0..3 {
             newcomers.insert(number, &Peer::Unix, ());

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_framing_the_connection_and_proxies_are_reserved() {
+    fn reserved_names() {
         for name in [
             "Content_Length",
             "content.length",

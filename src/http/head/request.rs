@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_could_be_taken_for_others_are_set_aside() {
+    fn ambiguous_names_are_dropped() {
         let names = |headers: &Headers| {
             let names = headers.iter().map(|(name, _)| name.to_owned());
             names.collect::<Vec<_>>()
@@ -523,14 +523,14 @@ mod tests {
     }
 
     #[test]
-    fn no_more_fields_are_named_for_this_connection_than_there_may_be() {
+    fn connection_options_are_limited() {
         let named = |count| with(&format!("Connection: {}\r\nX: 1\r\n", "x,".repeat(count)));
         accepted(&named(256), |head| head.headers.is_empty());
         refused(400, &named(257));
     }
 
     #[test]
-    fn an_upgrade_is_offered_without_what_carries_http() {
+    fn upgrade_is_offered_without_http_fields() {
         let check = |lines: &str, expected: Option<&str>| {
             accepted(&with(lines), |head| {
                 let mut out = Vec::new();

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_the_last_one_and_only_for_who_has_asked() {
+    fn switch_needs_a_request() {
         let switch = "HTTP/1.1 101 \r\nUpgrade: a\r\n\r\nHTTP/1.1 200 \r\n\r\n";
         let asked = "Connection: upgrade\r\nUpgrade: a\r\n";
         assert_eq!(statuses(asked, switch), (vec![101], None));
