@@ -19,6 +19,7 @@ use crate::http::encoding::ContentCoding;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::stream::Peer;
 use crate::preamble::Id;
+use crate::stats::Party;
 
 /// A request of a client.
 #[derive(Debug)]
@@ -142,18 +143,83 @@ pub struct Response {
     pub trace: Trace,
 }
 
-/// The backend and the times of an exchange, for the access log.
+/// What happened to an exchange, for the access log and for statistics.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// The backend that sent the response, or failed last.
     pub backend: Option<BackendName>,
-    /// Time spent waiting for a backend.
-    pub queued: Duration,
-    /// Time from the lease of the backend to the head of its response.
-    pub answering: Duration,
+    /// Where the time went.
+    pub timings: Timings,
+    /// How often the request went to another backend after one had failed.
+    pub retries: u32,
+    /// Where the response came from.
+    pub source: ResponseSource,
+    /// Who is the cause if the response is the server's own page for a failure.
+    pub failed_by: Option<Party>,
+}
+
+/// Where the time of an exchange went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Waiting for a backend.
+    pub queue: Duration,
+    /// Connecting to a server; zero for backends that dial in and connections that were kept.
+    pub connect: Duration,
+    /// From having a backend to the head of its response, or until it failed.
+    pub first_byte: Duration,
+    /// From the complete head of the request to the end of the response; zero until then.
+    pub total: Duration,
+}
+
+/// Where a response came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResponseSource {
+    /// There was no response.
+    None,
+    /// A page of the server's own.
+    #[default]
+    Proxy,
+    /// A backend.
+    Backend,
+    /// A file on disk.
+    File,
+    /// A file that is kept in memory (`file_cache`, `etag_cache`).
+    Cache,
+}
+
+impl ResponseSource {
+    /// The word for logs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Proxy => "proxy",
+            Self::Backend => "backend",
+            Self::File => "file",
+            Self::Cache => "cache",
+        }
+    }
 }
 
 impl Trace {
+    /// Of an exchange without a backend so far, which has waited for one for this time.
+    pub fn waited(queue: Duration) -> Self {
+        Self {
+            timings: Timings {
+                queue,
+                ..Timings::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Of an exchange that ended without a response.
+    pub fn unanswered(self) -> Self {
+        Self {
+            source: ResponseSource::None,
+            ..self
+        }
+    }
+
     /// The backend, for a log message.
     pub fn origin(&self) -> String {
         match &self.backend {

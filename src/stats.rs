@@ -57,6 +57,62 @@ close_reasons! {
     Internal "internal" "The server failed; the log says how.",
 }
 
+/// A party to an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// The client.
+    Client,
+    /// The backend.
+    Backend,
+    /// This program.
+    Proxy,
+}
+
+impl Party {
+    /// The word for logs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+impl Close {
+    /// Who is the cause. `None`: nothing was cut short.
+    pub const fn by(self) -> Option<Party> {
+        match self {
+            Self::Complete | Self::TunnelDone => None,
+            Self::PeerClosed
+            | Self::HeadTimeout
+            | Self::TlsTimeout
+            | Self::TlsFailed
+            | Self::BodyTimeout
+            | Self::BodySlow
+            | Self::ClientGone
+            | Self::WriteFailed
+            | Self::WriteTimeout
+            | Self::WriteSlow => Some(Party::Client),
+            Self::BackendFailed
+            | Self::Junk
+            | Self::Unframed
+            | Self::BadPreamble
+            | Self::BadKey
+            | Self::PreambleTimeout => Some(Party::Backend),
+            Self::Idle
+            | Self::BadRequest
+            | Self::TooLarge
+            | Self::FileFailed
+            | Self::TunnelIdle
+            | Self::Overload
+            | Self::Removed
+            | Self::Draining
+            | Self::Internal => Some(Party::Proxy),
+        }
+    }
+}
+
 impl fmt::Display for Close {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.word())

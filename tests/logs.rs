@@ -1,4 +1,6 @@
-//! Logs that cannot be written, in time or at all, and which characters they may contain.
+//! Logs: what they say, that they may fail, and which characters they may contain.
+
+mod exchanges;
 
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};

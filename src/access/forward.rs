@@ -36,7 +36,7 @@ use super::shared::AccessShared;
 use crate::backend::lease::{Acquired, Ticket};
 use crate::budget::Charge;
 use crate::client::Reply;
-use crate::exchange::{Body, RequestBody, Trace};
+use crate::exchange::{Body, RequestBody, ResponseSource, Trace};
 use crate::http::body::Framing;
 use crate::http::head::{
     HeadLimits, HeadScanner, Method, Persistence, RequestHead, ResponseHead, Version,
@@ -481,6 +481,7 @@ impl ExchangeHandler for ForwardedRequest {
         };
         Responding {
             status: head.status,
+            source: ResponseSource::Backend,
             delivery: Delivery::new(&head, payload, &recipient, pending_output, tools.out),
         }
     }

@@ -12,7 +12,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::shortage::Shortage;
 use super::waiting::{CountedWait, QueueFull};
@@ -34,6 +34,11 @@ pub trait Upstream: AsMut<Conn> + Sized {
 
     /// Whether we made the connection and it had an exchange before, so that the server may have closed it.
     fn is_reused(&self) -> bool;
+
+    /// How long it took to connect to it; zero if it dialled in or its connection was kept.
+    fn connect_time(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The backend's name, for logs.
     fn origin(&self) -> Option<BackendName>;
@@ -196,6 +201,13 @@ impl Upstream for Lease {
         match self {
             Self::Dialled(_) => false,
             Self::Server(lease) => lease.is_reused(),
+        }
+    }
+
+    fn connect_time(&self) -> Duration {
+        match self {
+            Self::Dialled(_) => Duration::ZERO,
+            Self::Server(lease) => lease.connect_time(),
         }
     }
 

@@ -6,7 +6,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::exchange::{Body, Entity, FileBody, FilePart, Response, StoredFile, Trace};
+use crate::exchange::{
+    Body, Entity, FileBody, FilePart, Response, ResponseSource, StoredFile, Trace,
+};
 use crate::http::body::Framing;
 use crate::http::conditional::{ConditionResult, Conditions, RangeSelection};
 use crate::http::encoding;
@@ -14,6 +16,7 @@ use crate::http::head::{Method, RequestHead, ResponseHead};
 use crate::http::headers::Headers;
 
 /// The result for a request that concerns a file.
+#[expect(clippy::large_enum_variant, reason = "almost every one is a file")]
 pub enum FileResponse {
     /// A response with the file or a part of it, or a 304.
     File(Response),
@@ -49,6 +52,10 @@ pub(super) fn serve(
         Source::Stored(stored) => stored.entity.clone(),
         Source::Open(_, entity) | Source::Tag(entity) => entity.clone(),
     };
+    let kept = match &source {
+        Source::Stored(_) | Source::Tag(_) => ResponseSource::Cache,
+        Source::Open(..) => ResponseSource::File,
+    };
     let validators = &entity.validators;
     match conditions.check(validators) {
         ConditionResult::Go => {}
@@ -57,7 +64,7 @@ pub(super) fn serve(
             let mut head = ResponseHead::new(304);
             push_entity(&mut head.headers, &entity);
             push_kept(&mut head.headers, backend, &OF_CONTENT);
-            return file(head, Body::Empty);
+            return file(head, Body::Empty, kept);
         }
     }
     let refuses = |fields: &Headers| fields.get("Accept-Ranges") == Some(b"none");
@@ -81,7 +88,7 @@ pub(super) fn serve(
     let own_type = backend.and_then(|fields| fields.get("Content-Type"));
     let content_type = own_type.unwrap_or(entity.content_type.as_bytes());
     let pieces = divide(parts, validators.length, content_type, &mut head);
-    file(head, body(source, pieces))
+    file(head, body(source, pieces), kept)
 }
 
 /// The pieces of a body with these parts of a file; adds Content-Type and Content-Range to the head.
@@ -129,15 +136,15 @@ fn ready(stored: Arc<StoredFile>) -> FileResponse {
         stored,
         ready: true,
     };
-    file(ResponseHead::new(200), body)
+    file(ResponseHead::new(200), body, ResponseSource::Cache)
 }
 
-fn file(head: ResponseHead, body: Body) -> FileResponse {
-    FileResponse::File(Response {
-        head,
-        body,
-        trace: Trace::default(),
-    })
+fn file(head: ResponseHead, body: Body, source: ResponseSource) -> FileResponse {
+    let trace = Trace {
+        source,
+        ..Trace::default()
+    };
+    FileResponse::File(Response { head, body, trace })
 }
 
 pub(super) fn store(bytes: Vec<u8>, entity: Entity) -> StoredFile {

@@ -50,14 +50,23 @@ pub struct AccessRecord<'a> {
     /// Milliseconds of waiting for a backend.
     #[serde(serialize_with = "milliseconds")]
     pub queue_ms: Duration,
-    /// Milliseconds from the lease of a backend to the head of its response.
+    /// Milliseconds of connecting to a server.
     #[serde(serialize_with = "milliseconds")]
-    pub backend_ms: Duration,
+    pub connect_ms: Duration,
+    /// Milliseconds from having a backend to the head of its response.
+    #[serde(serialize_with = "milliseconds")]
+    pub first_byte_ms: Duration,
     /// Milliseconds from the complete head of the request to the end of the response.
     #[serde(serialize_with = "milliseconds")]
     pub total_ms: Duration,
+    /// How often it went to another backend after one had failed.
+    pub retries: u32,
+    /// `backend`, `file`, `cache` or `proxy`; `-` if there was no response.
+    pub source: &'a str,
     /// `complete`, or the reason why the exchange was cut short.
     pub ended: &'a str,
+    /// `client`, `backend` or `proxy`: who is the cause if it failed or was cut short; else `-`.
+    pub ended_by: &'a str,
     /// The request's Referer, `-` if none.
     pub referer: &'a str,
     /// The request's User-Agent, `-` if none.
@@ -149,15 +158,15 @@ impl Formatter for Escaping {
     }
 }
 
-/// Apache's combined format, followed by host, site, backend, three durations in milliseconds, and how the exchange
-/// ended.
+/// Apache's combined format, followed by host, site, backend, the milliseconds of queue, first byte, total and connecting,
+/// retries, source, who ended the exchange, and how it ended.
 fn combined(entry: &AccessRecord<'_>, line: &mut Vec<u8>) {
     let date = date::text(entry.time);
     // `Sun, 06 Nov 1994 08:49:37 GMT`, always of this length.
     let (day, month, year, time) = (&date[5..7], &date[8..11], &date[12..16], &date[17..25]);
     let _ = write!(
         line,
-        "{} - {} [{day}/{month}/{year}:{time} +0000] \"{} {} {}\" {} {} \"{}\" \"{}\" {} {} {} {} {} {} {}",
+        "{} - {} [{day}/{month}/{year}:{time} +0000] \"{} {} {}\" {} {} \"{}\" \"{}\" {} {} {} {} {} {} {} {} {} {} {}",
         entry.client,
         bare(entry.user),
         quoted(entry.method),
@@ -171,8 +180,12 @@ fn combined(entry: &AccessRecord<'_>, line: &mut Vec<u8>) {
         bare(entry.site),
         bare(entry.backend),
         as_milliseconds(entry.queue_ms),
-        as_milliseconds(entry.backend_ms),
+        as_milliseconds(entry.first_byte_ms),
         as_milliseconds(entry.total_ms),
+        as_milliseconds(entry.connect_ms),
+        entry.retries,
+        entry.source,
+        entry.ended_by,
         entry.ended,
     );
 }
@@ -250,9 +263,13 @@ mod tests {
             site: "example.com",
             backend: "7f0000010016",
             queue_ms: Duration::ZERO,
-            backend_ms: Duration::from_micros(1500),
+            connect_ms: Duration::from_micros(300),
+            first_byte_ms: Duration::from_micros(1500),
             total_ms: Duration::from_micros(1723),
+            retries: 1,
+            source: "backend",
             ended: "complete",
+            ended_by: "-",
             referer: "-",
             user_agent: "curl/8",
         }
@@ -268,7 +285,7 @@ mod tests {
         check(
             combined,
             "192.0.2.1 - J.\\u{20}Doe [06/Nov/1994:08:49:37 +0000] \"GET /a\\\"b\\n HTTP/1.1\" 200 1024 \"-\" \"curl/8\" \
-             example.com example.com 7f0000010016 0 1.5 1.723 complete",
+             example.com example.com 7f0000010016 0 1.5 1.723 0.3 1 backend - complete",
         );
         check(
             json,
@@ -276,7 +293,8 @@ mod tests {
              \"user\":\"J. Doe\",\"method\":\"GET\",\
              \"target\":\"/a\\\"b\\n\",\"host\":\"example.com\",\"version\":\"HTTP/1.1\",\"status\":200,\
              \"bytes\":1024,\"site\":\"example.com\",\"backend\":\"7f0000010016\",\"queue_ms\":0.0,\
-             \"backend_ms\":1.5,\"total_ms\":1.723,\"ended\":\"complete\",\"referer\":\"-\",\"user_agent\":\"curl/8\"}",
+             \"connect_ms\":0.3,\"first_byte_ms\":1.5,\"total_ms\":1.723,\"retries\":1,\
+             \"source\":\"backend\",\"ended\":\"complete\",\"ended_by\":\"-\",\"referer\":\"-\",\"user_agent\":\"curl/8\"}",
         );
     }
 

@@ -55,6 +55,8 @@ pub struct Call<U> {
     head_since: Option<Instant>,
     /// The head of the response, while it is held back.
     head: Option<ResponseHead>,
+    /// When the head of the response was complete.
+    responded: Option<Instant>,
     /// Until when the body of a small response is waited for.
     gather_until: Option<Instant>,
 }
@@ -103,6 +105,7 @@ impl<U: Upstream> Call<U> {
             begun: false,
             head_since: None,
             head: None,
+            responded: None,
             gather_until: None,
         }
     }
@@ -461,6 +464,7 @@ impl<U: Upstream> Call<U> {
             };
             tools.reply.consume(length);
             if !head.is_interim() {
+                self.responded = Some(Instant::now());
                 return Ok(Some(head));
             }
             // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
@@ -510,6 +514,12 @@ impl<U: Upstream> Call<U> {
             }
         }
         Ok(None)
+    }
+
+    /// How long after `acquired` the head of the response was complete.
+    pub fn responded_after(&self, acquired: Instant) -> Duration {
+        let responded = self.responded.unwrap_or(acquired);
+        responded.saturating_duration_since(acquired)
     }
 
     /// The body of the response with this head.

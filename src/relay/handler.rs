@@ -7,7 +7,7 @@ use super::context::{ClientSide, RelayError, Rules, Tools};
 use super::delivery::Delivery;
 use super::download::Download;
 use crate::backend::lease::{Acquired, Upstream};
-use crate::exchange::{RequestBody, Trace};
+use crate::exchange::{RequestBody, ResponseSource, Trace};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::net::conn::Conn;
 
@@ -96,4 +96,6 @@ pub struct Responding<U: Upstream> {
     pub delivery: Delivery<U>,
     /// The status, for the access log.
     pub status: u16,
+    /// Where the response comes from, for the access log.
+    pub source: ResponseSource,
 }

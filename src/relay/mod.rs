@@ -39,6 +39,7 @@ pub mod rate;
 pub mod spool;
 pub mod upload;
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,7 @@ pub use self::handler::{ExchangeHandler, FailedAttempt, Responding};
 use self::output::Reader;
 use self::upload::StreamingUpload;
 use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
-use crate::exchange::{Trace, UploadError};
+use crate::exchange::{ResponseSource, Timings, Trace, UploadError};
 use crate::http::head::ResponseHead;
 use crate::net::conn::Conn;
 use crate::net::poller::Interest;
@@ -100,15 +101,25 @@ pub struct Exchange<H: ExchangeHandler> {
     pub status: u16,
     /// The body of the request, if it is streamed.
     pub upload: Option<Box<StreamingUpload>>,
-    /// Since when the request has waited for a backend.
-    since: Instant,
-    /// Since when it had waited when it got its current backend.
-    queued_since: Instant,
+    /// The current wait for a backend; once there is one, it begins when that was acquired.
+    wait: BackendWait,
+    /// The wait that ended with the current backend.
+    wait_before: BackendWait,
     /// Backends that have had some of the request.
     attempts: u32,
     phase: Phase<H::Upstream>,
     /// What was read from the backend but not used when the exchange was last blocked.
     leftover: Vec<u8>,
+}
+
+/// A wait for a backend.
+#[derive(Clone, Copy)]
+struct BackendWait {
+    since: Instant,
+    /// How much of it was spent on connecting to servers.
+    connecting: Duration,
+    /// Since when a connection is being made; one that is made at once is not noted here.
+    connecting_since: Option<Instant>,
 }
 
 enum Phase<U: Upstream> {
@@ -141,8 +152,8 @@ impl<H: ExchangeHandler> Exchange<H> {
             trace: Trace::default(),
             status: 0,
             upload,
-            since,
-            queued_since: since,
+            wait: BackendWait::new(since),
+            wait_before: BackendWait::new(since),
             attempts: 0,
             phase: Phase::Acquiring,
             leftover: Vec::new(),
@@ -208,12 +219,20 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
     }
 
-    /// How long it has waited for a backend so far.
-    pub fn waited(&self) -> Trace {
-        Trace {
-            queued: self.trace.queued + self.since.elapsed(),
-            ..Trace::default()
+    /// What has happened so far, with the time of its current phase.
+    pub fn trace_so_far(&self) -> Trace {
+        let mut trace = self.trace.clone();
+        let (now, mut wait) = (Instant::now(), self.wait);
+        match &self.phase {
+            Phase::Sending(_) | Phase::Awaiting(_) => {
+                trace.timings.first_byte = now.saturating_duration_since(wait.since);
+            }
+            Phase::Relaying(_) | Phase::Flushing(_) | Phase::Over => {}
+            Phase::Acquiring | Phase::Pausing(_) | Phase::Queued(_) | Phase::Connecting(_) => {
+                wait.end(now, &mut trace.timings);
+            }
         }
+        trace
     }
 
     /// The client, if the spool holds part of a response for it.
@@ -260,6 +279,7 @@ impl<H: ExchangeHandler> Exchange<H> {
 
     /// Ends the exchange of a client that has left.
     fn abandon(&mut self, leftover: Vec<u8>) -> Outcome<H::Upstream> {
+        self.trace = self.trace_so_far();
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Sending(call) => {
                 call.close(Close::ClientGone);
@@ -275,15 +295,12 @@ impl<H: ExchangeHandler> Exchange<H> {
                 let delivered = Delivered::failed(delivery.taken(), Close::ClientGone);
                 Outcome::Delivered(delivered, delivery.into_drain(leftover))
             }
-            _ => {
-                self.trace = self.waited();
-                Outcome::Gone(None)
-            }
+            _ => Outcome::Gone(None),
         }
     }
 
     fn acquire(&mut self) -> Transition<H::Upstream> {
-        match self.handler.acquire(self.since, self.attempts) {
+        match self.handler.acquire(self.wait.since, self.attempts) {
             Ok(acquired) => self.acquired(acquired),
             Err(error) => self.without_backend(error),
         }
@@ -292,7 +309,10 @@ impl<H: ExchangeHandler> Exchange<H> {
     fn acquired(&mut self, acquired: Acquired<H::Upstream>) -> Transition<H::Upstream> {
         match acquired {
             Acquired::Ready(upstream) => self.begin(upstream),
-            Acquired::Connecting(connecting) => Transition::Phase(Phase::Connecting(connecting)),
+            Acquired::Connecting(connecting) => {
+                self.wait.connecting_since = Some(Instant::now());
+                Transition::Phase(Phase::Connecting(connecting))
+            }
             Acquired::Queued(ticket) => self.queue(ticket),
         }
     }
@@ -308,7 +328,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         if let Some(acquired) = ticket.take() {
             return self.acquired(acquired);
         }
-        let deadline = self.handler.deadline(self.since);
+        let deadline = self.handler.deadline(self.wait.since);
         if Instant::now() >= deadline {
             drop(ticket);
             return self.without_backend(RelayError::NoBackend);
@@ -330,9 +350,9 @@ impl<H: ExchangeHandler> Exchange<H> {
                 };
                 Transition::Blocked(Phase::Connecting(connecting), interests)
             }
-            Connected::Failed(error) => match self.handler.unreachable(&error) {
+            Connected::Failed(error) => match self.connection_failed(&error) {
                 // Keep trying for as long as the request may wait.
-                Ok(None) if Instant::now() < self.handler.deadline(self.since) => {
+                Ok(None) if Instant::now() < self.handler.deadline(self.wait.since) => {
                     Transition::Phase(Phase::Acquiring)
                 }
                 Ok(None) => self.without_backend(RelayError::NoBackend),
@@ -342,11 +362,17 @@ impl<H: ExchangeHandler> Exchange<H> {
         }
     }
 
+    /// Counts the time of a connection that failed, and returns when to ask for another backend.
+    fn connection_failed(&mut self, error: &io::Error) -> Result<Option<Instant>, RelayError> {
+        self.wait.count_attempt(Instant::now());
+        self.handler.unreachable(error)
+    }
+
     /// Ends the wait at this site: falls back to the backup site, or fails.
     fn without_backend(&mut self, error: RelayError) -> Transition<H::Upstream> {
         let now = Instant::now();
-        self.trace.queued += now.saturating_duration_since(self.since);
-        self.since = now;
+        self.wait.end(now, &mut self.trace.timings);
+        self.wait = BackendWait::new(now);
         match self.handler.fall_back(error) {
             true => Transition::Phase(Phase::Acquiring),
             false => Transition::Done(Outcome::Failed(error)),
@@ -356,10 +382,11 @@ impl<H: ExchangeHandler> Exchange<H> {
     /// Begins an attempt at a backend.
     fn begin(&mut self, upstream: H::Upstream) -> Transition<H::Upstream> {
         let now = Instant::now();
-        self.trace.queued += now.saturating_duration_since(self.since);
+        self.wait.connecting_since = None;
+        self.wait.connecting += upstream.connect_time();
+        self.wait.end(now, &mut self.trace.timings);
         self.trace.backend = upstream.origin();
-        self.queued_since = self.since;
-        self.since = now;
+        self.wait_before = std::mem::replace(&mut self.wait, BackendWait::new(now));
         self.attempts += 1;
         let call = Call::new(upstream, now);
         Transition::Phase(Phase::Sending(Box::new(call)))
@@ -373,7 +400,8 @@ impl<H: ExchangeHandler> Exchange<H> {
     ) -> Transition<H::Upstream> {
         if call.is_fresh() {
             tools.out.clear();
-            self.handler.write_head(&self.trace, self.since, tools.out);
+            self.handler
+                .write_head(&self.trace, self.wait.since, tools.out);
             call.rendered(tools.out.len());
         }
         let was_read = self.is_read();
@@ -415,7 +443,8 @@ impl<H: ExchangeHandler> Exchange<H> {
                 Transition::Blocked(Phase::Awaiting(call), interests)
             }
             Ok(call::Awaiting::Head(head)) => {
-                self.trace.answering = self.since.elapsed();
+                self.trace.timings.first_byte = call.responded_after(self.wait.since);
+                self.trace.source = ResponseSource::Backend;
                 self.status = head.status;
                 if head.status == 101 {
                     return Transition::Done(Outcome::Switched(Switched {
@@ -444,6 +473,7 @@ impl<H: ExchangeHandler> Exchange<H> {
             self.handler
                 .respond(head, download, is_read, tools, client.pending_output);
         self.status = responding.status;
+        self.trace.source = responding.source;
         let mut delivery = responding.delivery;
         // Most responses arrive at once and are taken at once; then nothing has to be kept.
         match delivery.relay(client.conn, tools) {
@@ -464,7 +494,7 @@ impl<H: ExchangeHandler> Exchange<H> {
         error: RelayError,
         call: Call<H::Upstream>,
     ) -> Transition<H::Upstream> {
-        self.trace.answering = self.since.elapsed();
+        self.trace.timings.first_byte = self.wait.since.elapsed();
         let is_sent = call.is_sent();
         if !is_sent {
             self.attempts -= 1;
@@ -493,14 +523,15 @@ impl<H: ExchangeHandler> Exchange<H> {
             });
         }
         let now = Instant::now();
+        self.trace.retries += 1;
         if is_sent {
-            self.since = now;
+            self.wait = BackendWait::new(now);
         } else {
             // The request waits on as if it had not had this backend.
-            let waited = self.since.saturating_duration_since(self.queued_since);
-            self.trace.queued = self.trace.queued.saturating_sub(waited);
-            self.since = self.queued_since;
-            if now >= self.handler.deadline(self.since) {
+            self.wait_before
+                .undo(self.wait.since, &mut self.trace.timings);
+            self.wait = self.wait_before;
+            if now >= self.handler.deadline(self.wait.since) {
                 return self.without_backend(RelayError::NoBackend);
             }
             // This ends: there are only so many old connections.
@@ -511,6 +542,41 @@ impl<H: ExchangeHandler> Exchange<H> {
         // A process that dies closes its connections one after the other, and the next backend may be one of them. The
         // pause also keeps a server that closes every connection at once from being asked in a tight loop.
         Transition::Phase(Phase::Pausing(now + LAST_BREATH))
+    }
+}
+
+impl BackendWait {
+    const fn new(since: Instant) -> Self {
+        Self {
+            since,
+            connecting: Duration::ZERO,
+            connecting_since: None,
+        }
+    }
+
+    /// Counts the time of a connection that failed or is given up.
+    fn count_attempt(&mut self, now: Instant) {
+        if let Some(begun) = self.connecting_since.take() {
+            self.connecting += now.saturating_duration_since(begun);
+        }
+    }
+
+    /// Counts a wait that is over.
+    fn end(&mut self, now: Instant, timings: &mut Timings) {
+        self.count_attempt(now);
+        timings.queue += self.queued(now);
+        timings.connect += self.connecting;
+    }
+
+    /// Takes back what [`BackendWait::end`] has counted: the wait goes on.
+    fn undo(&self, ended: Instant, timings: &mut Timings) {
+        timings.queue = timings.queue.saturating_sub(self.queued(ended));
+        timings.connect = timings.connect.saturating_sub(self.connecting);
+    }
+
+    fn queued(&self, until: Instant) -> Duration {
+        let waited = until.saturating_duration_since(self.since);
+        waited.saturating_sub(self.connecting)
     }
 }
 
@@ -557,7 +623,7 @@ const LAST_BREATH: Duration = Duration::from_millis(10);
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::io::{self, Read};
+    use std::io::Read;
     use std::net::{Shutdown, TcpListener};
     use std::os::fd::{AsFd, OwnedFd};
     use std::os::unix::net::UnixStream;

@@ -20,7 +20,7 @@ use crate::backend::shortage::Shortage;
 use crate::backend::waiting::CountedWait;
 use crate::backend::{directory, pool};
 use crate::config::Limits;
-use crate::exchange::{Body, Request, RequestBody, Response, Trace};
+use crate::exchange::{Body, Request, RequestBody, Response, ResponseSource, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};
 use crate::net::conn::Conn;
 use crate::relay::delivery::{Delivery, Payload, Recipient};
@@ -30,7 +30,7 @@ use crate::relay::drain::Drain;
 use crate::relay::{
     ClientSide, Exchange, ExchangeHandler, FailedAttempt, RelayError, Responding, Rules, Tools,
 };
-use crate::stats::{self, Close};
+use crate::stats::{self, Close, Party};
 
 /// A request on its way to a backend.
 #[derive(Debug)]
@@ -109,10 +109,7 @@ impl PendingRequest {
 
     /// How long it has waited before its exchange.
     pub(crate) fn waited(&self) -> Trace {
-        Trace {
-            queued: self.since.elapsed(),
-            ..Trace::default()
-        }
+        Trace::waited(self.since.elapsed())
     }
 
     pub(crate) fn site(&self) -> &Site {
@@ -149,6 +146,11 @@ impl PendingRequest {
             trace.origin(),
             self.reason(error),
         );
+        let trace = Trace {
+            source: ResponseSource::Proxy,
+            failed_by: Some(failed_by(error)),
+            ..trace
+        };
         Response {
             trace,
             ..site.page(status, detail, Some(head))
@@ -287,7 +289,7 @@ impl ExchangeHandler for PendingRequest {
     fn write_head(&mut self, trace: &Trace, acquired: Instant, out: &mut Vec<u8>) {
         let queue = QueueTime {
             at: acquired,
-            waited: trace.queued,
+            waited: trace.timings.queue,
         };
         let settings = &self.snapshot.sites[self.site].settings;
         let field = &self.snapshot.config.client_address_field;
@@ -323,13 +325,13 @@ impl ExchangeHandler for PendingRequest {
         self.warn_of_unframed(&head, &download);
         let mut head = head;
         let named = files::named_by_backend(&self.request, self.site(), &mut head);
-        let (head, payload) = match named {
+        let (head, payload, source) = match named {
             // The file goes out as it is, and does not wait for the rest of the response that it replaces.
             Some(file) => {
                 if let Some(drain) = Drain::of_replaced(download, tools.reply) {
                     self.snapshot.shared.drainer.add(drain);
                 }
-                (file.head, Payload::Body(file.body))
+                (file.head, Payload::Body(file.body), file.trace.source)
             }
             None => {
                 let gzip = compress::compress_backend(
@@ -343,7 +345,7 @@ impl ExchangeHandler for PendingRequest {
                     true => Payload::Body(Body::Empty),
                     false => Payload::Backend(download, gzip),
                 };
-                (head, payload)
+                (head, payload, ResponseSource::Backend)
             }
         };
         let shared = &self.snapshot.shared;
@@ -363,6 +365,7 @@ impl ExchangeHandler for PendingRequest {
         };
         Responding {
             status: head.status,
+            source,
             delivery: Delivery::new(&head, payload, &recipient, pending_output, tools.out),
         }
     }
@@ -468,6 +471,23 @@ const fn page_for(error: RelayError) -> (u16, &'static str) {
         RelayError::LostBody | RelayError::Upload(_) => {
             (500, "The request could not be passed on.")
         }
+    }
+}
+
+/// Who is the cause of a failure.
+const fn failed_by(error: RelayError) -> Party {
+    match error {
+        RelayError::TooSlow
+        | RelayError::Stalled
+        | RelayError::ClosedEarly
+        | RelayError::Unreachable
+        | RelayError::BadResponse(_) => Party::Backend,
+        RelayError::NoBackend
+        | RelayError::Full
+        | RelayError::NoTunnel
+        | RelayError::NoAddress
+        | RelayError::LostBody => Party::Proxy,
+        RelayError::Upload(_) => Party::Client,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
 
 use super::dispatch::Directory;
@@ -26,6 +26,8 @@ pub struct ServerLease {
     conn: Option<Conn>,
     /// The connection had an exchange before.
     reused: bool,
+    /// How long it took to make the connection; zero if it had one.
+    connect_time: Duration,
 }
 
 /// A slot whose connection is being made. Dropping it gives up.
@@ -33,6 +35,7 @@ pub struct ServerLease {
 pub struct ServerConnecting {
     slot: ConnectionSlot,
     connect: Connect,
+    begun: Instant,
 }
 
 /// The state of a connection attempt.
@@ -77,6 +80,7 @@ impl ConnectionSlot {
                 slot: self,
                 conn: Some(conn),
                 reused: true,
+                connect_time: Duration::ZERO,
             }),
             None => self.dial(),
         }
@@ -108,8 +112,10 @@ impl ConnectionSlot {
         if let Some(idle) = surplus {
             directory.close(idle.conn, Close::Idle);
         }
+        let begun = Instant::now();
         let connecting = ServerConnecting {
-            connect: self.endpoint.connect(Instant::now() + connect),
+            connect: self.endpoint.connect(begun + connect),
+            begun,
             slot: self,
         };
         connecting.advance()
@@ -169,6 +175,7 @@ impl ServerConnecting {
                     slot: self.slot,
                     conn: Some(Conn::plain(stream)),
                     reused: false,
+                    connect_time: self.begun.elapsed(),
                 })
             }
             Err(error) => {
@@ -205,6 +212,11 @@ impl ServerLease {
     /// The server's address, for logs.
     pub fn name(&self) -> Arc<str> {
         Arc::clone(&self.slot.endpoint.name)
+    }
+
+    /// How long it took to make the connection; zero if it had an exchange before.
+    pub const fn connect_time(&self) -> Duration {
+        self.connect_time
     }
 
     /// Whether the connection had an exchange before, so that the server may have closed it.

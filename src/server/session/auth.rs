@@ -55,7 +55,7 @@ impl Session {
         } = auth;
         let has_event = std::mem::take(&mut self.may_be_gone);
         if has_event && pending.disconnect.is_gone(&self.conn) {
-            return self.client_gone(&pending, &pending.waited());
+            return self.client_gone(&pending, pending.waited());
         }
         // This also covers a turn that comes too late.
         let deadline = pending.since + pending.site().settings.timeout;

@@ -126,7 +126,7 @@ impl Session {
                     return self.refuse_slow(&reading.pending, reason, Trace::default(), scratch);
                 }
                 Ok(Some(0)) | Err(_) => {
-                    return self.client_gone(&reading.pending, &Trace::default());
+                    return self.client_gone(&reading.pending, Trace::default());
                 }
             }
         }

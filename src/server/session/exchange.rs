@@ -93,7 +93,7 @@ impl Session {
             }
             Outcome::Gone(drain) => {
                 self.add_drain(drain);
-                self.client_gone(&pending, &trace)
+                self.client_gone(&pending, trace)
             }
         }
     }

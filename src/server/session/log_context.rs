@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::exchange::{ClientAddress, Request, Trace};
+use crate::exchange::{ClientAddress, Request, Timings, Trace};
 use crate::http::head::{RequestHead, Version};
 use crate::logging::{AccessLog, AccessRecord as Line};
 use crate::net::stream::Peer;
@@ -12,7 +12,7 @@ use crate::relay::delivery::Delivered;
 use crate::server::pending::PendingRequest;
 use crate::server::shared::SnapshotRef;
 use crate::server::snapshot::Site;
-use crate::stats::Close;
+use crate::stats::{Close, Party};
 
 /// The request that a response belongs to, for its delivery and for the access log.
 pub(super) struct LogContext<'a> {
@@ -133,21 +133,34 @@ impl<'a> LogContext<'a> {
         }
     }
 
+    /// Ends the exchange for the logs: its response is over.
     pub(super) fn log_response(&self, status: u16, delivered: &Delivered, trace: &Trace) {
-        let Some(log) = self.access_log() else { return };
         let ended = match delivered.ended {
             Close::Complete => self.ended.unwrap_or(Close::Complete),
             broken => broken,
         };
-        self.write(log, status, delivered.bytes, trace, ended);
+        self.finish(status, delivered.bytes, trace, ended);
     }
 
-    pub(super) fn write(
+    /// Ends the exchange for the logs; `bytes` of the body were delivered. Called once for every request, whether or
+    /// not there is an access log.
+    pub(super) fn finish(&self, status: u16, bytes: u64, trace: &Trace, ended: Close) {
+        let timings = Timings {
+            total: self.received.elapsed(),
+            ..trace.timings
+        };
+        if let Some(log) = self.access_log() {
+            self.write(log, status, bytes, trace, &timings, ended);
+        }
+    }
+
+    fn write(
         &self,
         log: &AccessLog,
         status: u16,
         bytes: u64,
         trace: &Trace,
+        timings: &Timings,
         ended: Close,
     ) {
         let text = |bytes: Option<&'a [u8]>| match bytes {
@@ -176,10 +189,14 @@ impl<'a> LogContext<'a> {
             bytes,
             site: self.site().map_or("-", |site| &site.settings.name),
             backend: &trace.origin(),
-            queue_ms: trace.queued,
-            backend_ms: trace.answering,
-            total_ms: self.received.elapsed(),
+            queue_ms: timings.queue,
+            connect_ms: timings.connect,
+            first_byte_ms: timings.first_byte,
+            total_ms: timings.total,
+            retries: trace.retries,
+            source: trace.source.word(),
             ended: ended.word(),
+            ended_by: ended.by().or(trace.failed_by).map_or("-", Party::word),
             referer: &field("Referer"),
             user_agent: &field("User-Agent"),
         });

@@ -195,7 +195,7 @@ impl Session {
             }
             UploadError::TimedOut => self.refuse_slow(pending, Close::BodyTimeout, trace, scratch),
             UploadError::TooSlow => self.refuse_slow(pending, Close::BodySlow, trace, scratch),
-            UploadError::Gone => self.client_gone(pending, &trace),
+            UploadError::Gone => self.client_gone(pending, trace),
         }
     }
 
@@ -233,16 +233,17 @@ impl Session {
     /// log.
     pub(super) fn log_unfinished(&mut self) {
         let reason = self.reason;
+        let mut trace = Trace::default();
         let pending = match std::mem::replace(&mut self.state, State::Running) {
             State::Running | State::Head(_) | State::Linger { .. } => return,
             State::Auth(auth) => auth.pending,
             State::Body(collecting) => collecting.pending,
             State::Authorised(pending) => *pending,
             State::Exchange(mut exchange) => {
+                trace = exchange.trace_so_far();
                 let delivered = exchange.cut(&mut self.conn, reason);
                 let Exchange {
                     handler: host,
-                    trace,
                     status,
                     ..
                 } = *exchange;
@@ -260,18 +261,14 @@ impl Session {
                 return Self::log_response(&tunnel.log_context, &delivered);
             }
         };
-        let context = LogContext::of_request(&pending);
-        if let Some(log) = context.access_log() {
-            context.write(log, 503, 0, &Trace::default(), reason);
-        }
+        let trace = trace.unanswered();
+        LogContext::of_request(&pending).finish(503, 0, &trace, reason);
     }
 
     /// Ends a request whose client left before the response.
-    pub(super) fn client_gone(&self, pending: &PendingRequest, trace: &Trace) -> SessionStep {
-        let context = LogContext::of_request(pending);
-        if let Some(log) = context.access_log() {
-            context.write(log, CLIENT_GONE, 0, trace, Close::ClientGone);
-        }
+    pub(super) fn client_gone(&self, pending: &PendingRequest, trace: Trace) -> SessionStep {
+        let (context, trace) = (LogContext::of_request(pending), trace.unanswered());
+        context.finish(CLIENT_GONE, 0, &trace, Close::ClientGone);
         SessionStep::Close(Close::ClientGone)
     }
 }
