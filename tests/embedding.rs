@@ -35,7 +35,9 @@ fn server_and_clients() {
         client.serve(|request| match request.head.target.path() {
             "/panic" => panic!("on purpose"),
             path => {
-                let body = String::from_utf8_lossy(&request.body);
+                let path = path.to_owned();
+                let body = request.read_body().unwrap();
+                let body = String::from_utf8_lossy(&body);
                 Reply::text(
                     201,
                     &format!("{} {path} {body}", request.head.method.as_str()),

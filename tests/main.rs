@@ -3,6 +3,7 @@
 mod access;
 mod auth;
 mod budgets;
+mod client;
 mod common;
 mod corpus;
 mod demo;

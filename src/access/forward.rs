@@ -35,7 +35,6 @@ use super::running::RunningConfig;
 use super::shared::AccessShared;
 use crate::backend::lease::{Acquired, Ticket};
 use crate::budget::Charge;
-use crate::client::Reply;
 use crate::exchange::{Body, RequestBody, ResponseSource, Trace};
 use crate::http::body::Framing;
 use crate::http::head::{
@@ -121,11 +120,7 @@ impl Buffers {
         };
         if head.max_forwards == Some(0) {
             // It must not be forwarded, so the access proxy responds itself.
-            let reply = Reply {
-                head: ResponseHead::options(),
-                body: Vec::new(),
-            };
-            return match self.respond_with(link, &reply, &head.method) {
+            return match self.respond_with(link, &ResponseHead::options(), b"", &head.method) {
                 true => self.finish_upload(upload, link),
                 false => AfterExchange::Close,
             };
@@ -309,19 +304,27 @@ impl Buffers {
 
     /// Responds with a status and its name. Returns whether the server has received it.
     fn refuse(&mut self, link: &mut Conn, status: u16, method: &Method) -> bool {
-        let reply = Reply::text(status, &format!("{}\n", ResponseHead::reason(status)));
-        self.respond_with(link, &reply, method)
+        let mut head = ResponseHead::new(status);
+        head.headers
+            .push("Content-Type", b"text/plain; charset=utf-8");
+        let body = format!("{}\n", ResponseHead::reason(status));
+        self.respond_with(link, &head, body.as_bytes(), method)
     }
 
     /// Sends a response of the access proxy itself. Returns whether the server has received it.
-    fn respond_with(&mut self, link: &mut Conn, reply: &Reply, method: &Method) -> bool {
+    fn respond_with(
+        &mut self,
+        link: &mut Conn,
+        head: &ResponseHead,
+        body: &[u8],
+        method: &Method,
+    ) -> bool {
         self.out.clear();
-        let framing = Framing::Length(reply.body.len() as u64);
-        let head = &reply.head;
+        let framing = Framing::Length(body.len() as u64);
         head.write(framing, Persistence::Implied, None, &mut self.out);
         let body: &[u8] = match method {
             Method::Head => &[],
-            _ => &reply.body,
+            _ => body,
         };
         link.write_both(&self.out, body, WRITE_TIMEOUT).is_ok()
     }

@@ -22,7 +22,7 @@ use super::target::Host;
 pub use super::limits::HeadLimits;
 pub use super::refusal::{BadHead, Refusal};
 pub use super::syntax::{Method, Version};
-pub use names::is_confusable;
+pub use names::{check_field, is_confusable};
 pub use request::RequestHead;
 pub use response::{ACCEL_REDIRECT, ALLOW, Persistence, ResponseHead, SENDFILE, write_rest};
 pub use response_heads::ResponseHeads;

@@ -411,6 +411,11 @@ impl Stream {
         let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 
+    /// Ends the receiving direction, which wakes a thread that waits for more. What has arrived can still be read.
+    pub fn stop_receiving(&self) {
+        let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Read);
+    }
+
     /// Makes closing reset the connection, so that the peer can tell that a response was cut short.
     pub fn reset_on_close(&self) {
         let linger = nix::libc::linger {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use super::program::control::{ControlMessages, Message};
 use serde_json::json;
 use swiftiply::Server;
-use swiftiply::client::{Client, Reply, Request, Stopper};
+use swiftiply::client::{Client, InvalidReply, Reply, Request};
 use swiftiply::config::{Address, Config, Overrides};
 use swiftiply::http::head::Method;
 use swiftiply::process;
@@ -61,16 +61,11 @@ pub(crate) fn run(
         server: Arc::downgrade(&server),
         socket: format!("unix:{}", socket.display()),
     };
-    let page = Arc::new(page);
-    let mut stoppers = Vec::new();
-    let mut page_threads = Vec::new();
-    for _ in 0..PAGE_THREADS {
-        let page = Arc::clone(&page);
-        let client = Client::new(Address::Unix(socket.clone())).id(*b"demo----page");
-        stoppers.push(client.stopper());
-        let serve = move || client.serve(|request| page.answer(request));
-        page_threads.push(process::thread("page", serve).map_err(|error| error.to_string())?);
-    }
+    let client = Client::new(Address::Unix(socket)).id(*b"demo----page");
+    let client = client.connections(PAGE_CONNECTIONS);
+    let stopper = client.stopper();
+    let serve = move || client.serve(|request| page.respond(request));
+    let page_thread = process::thread("page", serve).map_err(|error| error.to_string())?;
     let text = format!(
         "ready: visitors {address}; backends {dial_in}\n\
          Open http://{address}/ to see which processes are connected. Two are built in.\n\
@@ -85,10 +80,8 @@ pub(crate) fn run(
     // The demonstration continues if its output is not read.
     let _ = io::stdout().write_all(text.as_bytes());
     while control.wait() != Message::Stop {}
-    stoppers.iter().for_each(Stopper::stop);
-    for thread in page_threads {
-        let _ = thread.join();
-    }
+    stopper.stop();
+    let _ = page_thread.join();
     processes.stop();
     // The page holds a weak reference, so this is the last strong one.
     if let Some(server) = Arc::into_inner(server) {
@@ -225,11 +218,10 @@ struct DemoPage {
 }
 
 impl DemoPage {
-    fn answer(&self, request: &Request) -> Reply {
+    fn respond(&self, request: &Request<'_>) -> Result<Reply, InvalidReply> {
         if !matches!(request.head.method, Method::Get | Method::Head) {
-            let mut reply = Reply::text(405, "The demonstration's page can be read only.\n");
-            reply.head.headers.push("Allow", b"GET, HEAD");
-            return reply;
+            let reply = Reply::text(405, "The demonstration's page can be read only.\n")?;
+            return reply.field("Allow", "GET, HEAD");
         }
         let (media_type, body) = match request.head.target.path() {
             "/" => ("text/html; charset=utf-8", self.html.clone()),
@@ -239,15 +231,10 @@ impl DemoPage {
             "/favicon.ico" => ("image/svg+xml", ICON.to_owned()),
             _ => return Reply::text(404, "The demonstration has no such page.\n"),
         };
-        let mut reply = Reply::new(200, media_type, body.into_bytes());
-        for (name, value) in [
-            ("Cache-Control", "no-store"),
-            ("Content-Security-Policy", POLICY),
-            ("X-Content-Type-Options", "nosniff"),
-        ] {
-            reply.head.headers.push(name, value.as_bytes());
-        }
-        reply
+        Reply::new(200, media_type, body.into_bytes())?
+            .field("Cache-Control", "no-store")?
+            .field("Content-Security-Policy", POLICY)?
+            .field("X-Content-Type-Options", "nosniff")
     }
 
     /// The connected processes, and how many requests wait for one.
@@ -278,7 +265,7 @@ fn escape(text: &str) -> String {
 
 /// A browser requests the page, its style, its script, the list and the icon almost at once. None of these requests
 /// should wait, since the page shows how many requests wait.
-const PAGE_THREADS: usize = 6;
+const PAGE_CONNECTIONS: usize = 6;
 /// The variable that makes the program one of the processes: the address at which to dial in.
 const APPLICATION: &str = "SWIFTIPLY_DEMO_APPLICATION";
 

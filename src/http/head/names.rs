@@ -7,6 +7,7 @@
 use memchr::memchr2;
 
 use crate::http::forwarding::is_forwarding;
+use crate::http::syntax::is_token;
 
 /// What a field means to the proxy.
 #[derive(Clone, Copy)]
@@ -60,6 +61,26 @@ pub(super) fn is_reserved(name: &str) -> bool {
     !matches!(FieldKind::of(&dashed), FieldKind::EndToEnd)
         || dashed.eq_ignore_ascii_case(MAX_FORWARDS)
         || is_forwarding(dashed.as_bytes())
+}
+
+/// Checks a field that an application adds to a response.
+///
+/// # Errors
+/// The rule that it breaks (RFC 9110 5.1, 5.5), or that the proxy writes such a field itself.
+pub fn check_field(name: &str, value: &[u8]) -> Result<(), &'static str> {
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err("the name is not a token");
+    }
+    if !matches!(FieldKind::of(name), FieldKind::EndToEnd) {
+        return Err("it concerns the connection or the length of the body");
+    }
+    if value
+        .iter()
+        .any(|byte| byte.is_ascii_control() && *byte != b'\t')
+    {
+        return Err("the value has a control character");
+    }
+    Ok(())
 }
 
 /// Whether an application could confuse the two names.
