@@ -43,6 +43,7 @@ mod forwarding;
 mod handle;
 mod idle;
 pub(crate) mod pages;
+pub(crate) mod paths;
 pub(crate) mod pending;
 mod reload;
 pub(crate) mod route;
