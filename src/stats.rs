@@ -51,6 +51,7 @@ close_reasons! {
     BadPreamble "bad_preamble" "A process dialled in and did not send a preamble.",
     BadKey "bad_key" "A process dialled in and sent the wrong key.",
     PreambleTimeout "preamble_timeout" "A process dialled in and did not send its preamble in time.",
+    Denied "denied" "The client's address was refused by allow or deny.",
     Overload "overload" "A limit on connections, memory or disk was reached.",
     Removed "removed" "A new configuration no longer has the connection's address or site.",
     Draining "draining" "The server is stopping.",
@@ -105,6 +106,7 @@ impl Close {
             | Self::TooLarge
             | Self::FileFailed
             | Self::TunnelIdle
+            | Self::Denied
             | Self::Overload
             | Self::Removed
             | Self::Draining

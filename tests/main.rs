@@ -23,6 +23,7 @@ mod messages;
 mod needs;
 mod pages;
 mod parking;
+mod permissions;
 mod phases;
 mod precompressed;
 mod readme;

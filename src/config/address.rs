@@ -189,7 +189,7 @@ pub(super) fn cluster_address(
     }
 }
 
-/// Parses a network: `10.0.0.0/8`, `::1`.
+/// Parses a network: `10.0.0.0/8`, `::1`. One of IPv4 that is written as IPv6, `::ffff:10.0.0.0/104`, becomes IPv4.
 pub(super) fn network(node: &Node) -> Result<Network, ValueError> {
     let wrong = || "write an address or network, 192.0.2.1 or 10.0.0.0/8".to_string();
     let text = text(node).map_err(|_| wrong())?;
@@ -200,6 +200,16 @@ pub(super) fn network(node: &Node) -> Result<Network, ValueError> {
     let address: IpAddr = address.parse().map_err(|_| wrong())?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     match prefix.unwrap_or(most) {
+        prefix
+            if (MAPPED..=128).contains(&prefix)
+                && address.to_canonical().is_ipv4()
+                && most == 128 =>
+        {
+            Ok(Network {
+                address: address.to_canonical(),
+                prefix: (prefix - MAPPED) as u8,
+            })
+        }
         // At most 128 by the guard.
         prefix if prefix <= most => Ok(Network {
             address,
@@ -279,6 +289,9 @@ fn is_name(text: &str) -> bool {
     let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(fine);
     text.len() <= 253 && text.split('.').all(label)
 }
+
+/// The bits in front of an IPv4 address that is mapped into IPv6 (RFC 4291 2.5.5.2).
+const MAPPED: u64 = 96;
 
 /// The longest path that fits into `sun_path` with its final NUL.
 const SOCKET_PATH: usize = 107;

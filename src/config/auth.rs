@@ -10,28 +10,8 @@ use crate::passwords::Users;
 /// Reads `basic_auth`: one `{realm, users_file, paths, forward}` or a list of them.
 pub(super) fn basic(section: &Section) -> Vec<BasicAuth> {
     const KEY: &str = "basic_auth";
-    // Elsewhere null means no value. Here an empty line would make the paths public.
-    let typed = section.map.iter().find(|(key, _)| key == KEY);
-    match typed.map(|(_, node)| node) {
-        None => return Vec::new(),
-        Some(node) if value::truth(node) == Ok(false) => return Vec::new(),
-        Some(node @ Node::Null) => {
-            section.wrong(KEY, None, node, "no value; write false for none");
-            return Vec::new();
-        }
-        Some(Node::List(list)) if list.is_empty() => {
-            section.wrong(
-                KEY,
-                None,
-                &Node::List(Vec::new()),
-                "an empty list; write false for none",
-            );
-            return Vec::new();
-        }
-        Some(_) => {}
-    }
     let mut result: Vec<BasicAuth> = Vec::new();
-    for (item, node) in section.many(KEY).unwrap_or_default() {
+    for (item, node) in section.restrictions(KEY) {
         let Some(entry) = section.read(KEY, item, node, |node| one(section, node)) else {
             continue;
         };
@@ -84,7 +64,7 @@ fn realm(node: &Node) -> Result<String, ValueError> {
 }
 
 /// Reads `paths`: one or a list; the whole site if it is missing.
-fn paths(map: &Map) -> Result<Vec<String>, ValueError> {
+pub(super) fn paths(map: &Map) -> Result<Vec<String>, ValueError> {
     let nodes = match raw::get(map, "paths") {
         None => return Ok(vec!["/".into()]),
         Some(Node::List(list)) if list.is_empty() => {
@@ -121,7 +101,7 @@ fn has(paths: &[String], path: &str) -> bool {
 }
 
 /// Reads a key of an entry; an error names the key.
-fn within<T>(
+pub(super) fn within<T>(
     key: &str,
     node: &Node,
     read: impl Fn(&Node) -> Result<T, ValueError>,

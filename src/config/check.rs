@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::address;
+use super::clients;
 use super::defaults::{LEAST_MEMORY, MOST_WORKERS};
 use super::inspection::Inspection;
 use super::keys::{self, KeyLevel};
@@ -76,6 +77,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     let mut listen = listen(&top, overrides);
     let ssl = ssl(&top, &mut listen);
     let outgoing_ssl = outgoing_ssl(&top);
+    let (allow, deny) = clients::allow_and_deny(&top);
     let config = Config {
         listen,
         ssl,
@@ -106,6 +108,8 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         trusted_proxies: top
             .take_many("trusted_proxies", address::network)
             .unwrap_or_default(),
+        allow,
+        deny,
         client_address_field: top
             .take("client_address_field", value::client_address_field)
             .unwrap_or(base.client_address_field),

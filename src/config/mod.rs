@@ -13,14 +13,14 @@
 //!
 //! In reading order: `types` (the result), `defaults`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
 //! of all keys), `value` and `address` (single values), `section` (key by key), `check` and `listen` (the top level),
-//! `sites` and `site` with `files`, `auth`, `gzip` and `pages` (`map`), [`access`] (the file of `swiftiply-access`),
-//! `problem` (messages), `print` (back to YAML) with
-//! `written` (single values).
+//! `sites` and `site` with `files`, `auth`, `clients`, `gzip` and `pages` (`map`), [`access`] (the file of
+//! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
 
 pub mod access;
 mod address;
 pub(crate) mod auth;
 mod check;
+mod clients;
 mod defaults;
 mod files;
 mod gzip;
@@ -49,9 +49,10 @@ pub use overrides::Overrides;
 pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub use types::{
-    AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, CheckConfig, Config,
-    DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel, Logger, Network, Order,
-    Outgoing, PageCache, Redis, Scheduling, SiteConfig, SocketFileConfig, Symlinks, Timeouts, Tls,
+    AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, CheckConfig, ClientGroup,
+    ClientRule, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel, Logger,
+    Network, Order, Outgoing, PageCache, Redis, Scheduling, SiteConfig, SocketFileConfig, Symlinks,
+    Timeouts, Tls,
 };
 pub use value::size_text;
 pub(crate) use value::{read_file, read_text};

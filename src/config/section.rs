@@ -147,6 +147,26 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The values of a key that restricts access: one or a list, or false for none. A key without a value is a problem,
+    /// since it would restrict nothing.
+    pub(super) fn restrictions(&self, key: &str) -> Vec<(Option<usize>, &Node)> {
+        let wrong = |node: &Node, wrong: &str| {
+            self.wrong(key, None, node, wrong);
+            Vec::new()
+        };
+        // `raw::get` takes null for no key.
+        let typed = self.map.iter().find(|(name, _)| name == key);
+        match typed.map(|(_, node)| node) {
+            None => Vec::new(),
+            Some(node) if value::truth(node) == Ok(false) => Vec::new(),
+            Some(node @ Node::Null) => wrong(node, "no value; write false for none"),
+            Some(node @ Node::List(list)) if list.is_empty() => {
+                wrong(node, "an empty list; write false for none")
+            }
+            Some(_) => self.many(key).unwrap_or_default(),
+        }
+    }
+
     /// Reads the values of a key that takes one or a list, without the wrong ones.
     pub(super) fn take_many<T>(
         &self,

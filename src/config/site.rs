@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::address;
 use super::auth;
+use super::clients;
 use super::files;
 use super::gzip;
 use super::pages;
@@ -84,6 +85,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     let directory = (!dials_in(section)).then(|| directory(section, &config.listen));
     let keys = keys(section);
     let outgoing = outgoing(section, config, directory.is_none() && keys.is_empty());
+    let (allow, deny) = clients::allow_and_deny(section);
     let connections = section.count("server_connections", 1..=100_000, base.server_connections);
     let check = check_of(section);
     if directory.is_some() && !outgoing.is_empty() {
@@ -132,6 +134,8 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         limits,
         timeouts,
         basic_auth: auth::basic(section),
+        allow,
+        deny,
         maintenance_page: section.take("maintenance_page", pages::page(section.directory)),
         maintenance_flag: section.take("maintenance_flag", value::path(section.directory)),
         error_pages: pages::by_status(section),

@@ -873,6 +873,9 @@ fn printing_and_loading_is_stable() {
     );
     check("cluster_port: 80\nmap: [{incoming: a, outgoing: [], key: [0123, yes, '~', '', ' x', \"a\\nb\"]}]\n".replace("'', ", "").as_str());
     check(
+        "cluster_port: 80\nallow: [10.1.2.3/8, '::ffff:10.0.0.0/104', 'unix:']\ndeny: 10.9.9.9\nmap: [{incoming: a, docroot: /, allow: [all, {networks: ['::1', all], paths: [/a, /b]}, 1.2.3.4], deny: {networks: 10.0.0.0/8, paths: /a/c}}, {incoming: b, docroot: /, deny: false}]\n",
+    );
+    check(
         "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\nclient_address_field: CF-Connecting-IP\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k, memory: 5m}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
     );
 }
@@ -899,6 +902,29 @@ fn servers_that_are_connected_to() {
     check("['[::1]', '[0::1]:81']", "[::1]:80 [::1]:81");
     check("unix:/run/app.sock", "unix:/run/app.sock");
     check("[]", "");
+}
+
+#[test]
+fn clients_by_network() {
+    let shown = |rules: &[ClientRule]| {
+        let rules = rules.iter().map(|rule| {
+            let networks: Vec<_> = rule.networks.iter().map(ToString::to_string).collect();
+            format!("{} at {}", networks.join(","), rule.paths.join(","))
+        });
+        rules.collect::<Vec<_>>().join("; ")
+    };
+    let text = "cluster_port: 80\nallow: 10.1.2.3\ndefaults: {deny: all}\nmap:\n  - incoming: a\n    docroot: /\n    \
+        allow: ['::ffff:10.0.0.0/104', {networks: all, paths: [/b/, //c/]}, 'unix:', {networks: '::1', paths: [/b, /c]}]\n  \
+        - {incoming: b, docroot: /, deny: no}\n";
+    let config = config(text);
+    assert_eq!(shown(&config.allow), "10.1.2.3/32 at /");
+    let [first, second] = &*config.sites else {
+        panic!("two sites");
+    };
+    let expected = "10.0.0.0/8,unix: at /; all,::1/128 at /b,/c";
+    assert_eq!(shown(&first.allow), expected);
+    assert_eq!(shown(&first.deny), "all at /");
+    assert_eq!(shown(&second.deny), "");
 }
 
 #[test]
@@ -1078,11 +1104,13 @@ fn documented_examples_are_valid() {
 /// Goes behind the sample, for what the sample does not have.
 const MORE: &str = "
   - &one {incoming: one.example, outgoing: {to: 127.0.0.1:1, match: a}, keepalive: 3, proxy: keepalive}
-  - {<<: *one, incoming: two.example, logger: {level: 1}, access_log: off, order: oldest, via: y}
+  - {<<: *one, incoming: two.example, logger: {level: 1}, access_log: off, order: oldest, via: y, allow: {networks: [10.1.2.3, 'unix:'], paths: [/a]}}
 workers: 3
 scheduling: batch
 cluster_address: ['::', 'unix:/s']
 trusted_proxies: ['::1']
+allow: [10.0.0.0/8, '::1', all]
+deny: {networks: 10.0.0.1}
 timeouts: {head: 3s}
 ";
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use regex::Regex;
 use serde::Serialize;
 
-pub use address::{Address, Network};
+pub use address::{Address, ClientGroup, Network};
 
 use super::written::{expression, list_or_no, or_no, path, time, time_or_no};
 use crate::budget::PART;
@@ -62,6 +62,12 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Peers whose X-Forwarded-* fields are trusted (`trusted_proxies`).
     pub trusted_proxies: Vec<Network>,
+    /// Which clients may connect (`allow`); empty: those that [`Config::deny`] does not name. Paths are `/`.
+    #[serde(serialize_with = "list_or_no")]
+    pub allow: Vec<ClientRule>,
+    /// Which clients may not (`deny`).
+    #[serde(serialize_with = "list_or_no")]
+    pub deny: Vec<ClientRule>,
     /// The field in which trusted proxies name the client (`client_address_field`).
     pub client_address_field: String,
     /// The directory for request bodies that do not fit into memory (`temporary_directory`).
@@ -171,6 +177,12 @@ pub struct SiteConfig {
     /// The paths that need a password (`basic_auth`).
     #[serde(serialize_with = "list_or_no")]
     pub basic_auth: Vec<BasicAuth>,
+    /// Which clients may send requests for which paths (`allow`).
+    #[serde(serialize_with = "list_or_no")]
+    pub allow: Vec<ClientRule>,
+    /// Which clients may not (`deny`).
+    #[serde(serialize_with = "list_or_no")]
+    pub deny: Vec<ClientRule>,
     /// The page that is shown during maintenance, and with 503; absolute (`maintenance_page`).
     #[serde(serialize_with = "path")]
     pub maintenance_page: Option<PathBuf>,
@@ -210,6 +222,16 @@ pub struct BasicAuth {
     pub paths: Vec<String>,
     /// Whether the application gets the password too.
     pub forward: bool,
+}
+
+/// Clients that may, or may not, send requests for some paths (an entry of `allow` or `deny`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClientRule {
+    /// The clients.
+    pub networks: Vec<ClientGroup>,
+    /// Decoded paths, with everything below them. `/` is the whole site.
+    #[serde(skip_serializing_if = "is_everything")]
+    pub paths: Vec<String>,
 }
 
 /// The source of a site's list of servers (`directory`, `servers`).
@@ -478,4 +500,9 @@ impl Limits {
     pub fn largest_kept(&self) -> u64 {
         (self.spool / PART).max(self.body_memory as u64)
     }
+}
+
+/// Whether paths are all of a site, and need not be printed.
+fn is_everything(paths: &[String]) -> bool {
+    matches!(paths, [path] if path == "/")
 }

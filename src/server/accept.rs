@@ -15,12 +15,20 @@ impl Sessions<Session> {
     /// Takes in a connection that was just accepted, or closes it if a limit is reached. Runs on an acceptor.
     pub(super) fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
         let snapshot = self.shared.snapshot();
+        // A proxy names the client later.
+        if !snapshot.permissions.is_empty()
+            && !snapshot.trusts(&peer)
+            && !snapshot.permissions.admits(peer.ip())
+        {
+            self.turn_away(&peer, "refused by allow or deny", Close::Denied);
+            return;
+        }
         let limits = &snapshot.config.limits;
         let left = self.shared.connections.load(Ordering::Relaxed);
         let left = left.saturating_sub(self.shared.descriptors.used());
         let most = left.min(limits.connections as u64);
         if stats::get(&self.shared.stats.open) >= most && !self.shed() {
-            self.turn_away(&peer, "limits.connections");
+            self.turn_away(&peer, "limits.connections reached", Close::Overload);
             return;
         }
         let most = limits.connections_per_client;
@@ -29,7 +37,11 @@ impl Sessions<Session> {
             Some(ip) => match self.shared.clients.enter(ip, most) {
                 Some(counted) => Some(counted),
                 None => {
-                    self.turn_away(&peer, "limits.connections_per_client");
+                    self.turn_away(
+                        &peer,
+                        "limits.connections_per_client reached",
+                        Close::Overload,
+                    );
                     return;
                 }
             },
@@ -57,11 +69,11 @@ impl Sessions<Session> {
         }
     }
 
-    /// Closes a connection that was just accepted because `limit` is reached.
-    fn turn_away(&self, peer: &Peer, limit: &str) {
+    /// Closes a connection that was just accepted.
+    fn turn_away(&self, peer: &Peer, why: &str, reason: Close) {
         stats::add(&self.shared.stats.accepted);
         stats::add(&self.shared.stats.open);
-        self.shared.stats.client_closed(Close::Overload);
-        log::debug!("client {peer} closed: {limit} reached: reason=overload");
+        self.shared.stats.client_closed(reason);
+        log::debug!("client {peer} closed: {why}: reason={reason}");
     }
 }

@@ -3,8 +3,8 @@
 //! A program holds a [`Server`]: [`start`] makes it, [`handle`] controls it, and [`reload`] changes its configuration.
 //!
 //! In reading order: [`accept`] makes a [`session`] of each new connection, and a [`worker`] runs it with its
-//! [`scratch`] buffers. The session goes through the states of a connection: [`route`] chooses the site, [`auth`] asks
-//! for a password, which [`checks`] schedules, [`files`] and [`pages`] make the server's own responses, and [`body`]
+//! [`scratch`] buffers. The session goes through the states of a connection: [`route`] chooses the site, [`permission`]
+//! refuses clients by network, [`auth`] asks for a password at some [`paths`], which [`checks`] schedules, [`files`] and [`pages`] make the server's own responses, and [`body`]
 //! reads the request's body. [`pending`] is the request on its way through [`relay`](crate::relay), with its fields for
 //! the backend ([`forwarding`]) and its response, compressed or not ([`compress`]). [`snapshot`] is the configuration
 //! as it runs, with the [`site_files`] and [`sticky`] patterns of its sites. [`shared`] is what the threads have in
@@ -45,6 +45,7 @@ mod idle;
 pub(crate) mod pages;
 pub(crate) mod paths;
 pub(crate) mod pending;
+pub(crate) mod permission;
 mod reload;
 pub(crate) mod route;
 pub(crate) mod scratch;

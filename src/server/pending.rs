@@ -12,6 +12,7 @@ use super::admission::TunnelPermit;
 use super::compress;
 use super::files;
 use super::forwarding::{self, QueueTime};
+use super::permission::Permission;
 use super::shared::SnapshotRef;
 use super::snapshot::{Site, Snapshot};
 use super::sticky::sticky_id;
@@ -74,6 +75,16 @@ impl PendingRequest {
             permit: None,
             wait: None,
             rules,
+        }
+    }
+
+    /// Whether its client may send it, by the rules of its site.
+    pub(crate) fn permission(&self) -> Permission {
+        let Request { client, head, .. } = &self.request;
+        let permissions = &self.site().permissions;
+        match permissions.is_empty() {
+            true => Permission::Granted,
+            false => permissions.decide(client.ip(), &head.target),
         }
     }
 

@@ -17,12 +17,13 @@ use super::admission::Allowance;
 use super::auth::{AuthRule, UsersFiles};
 use super::error::StartError;
 use super::pages::{PageFiles, SitePages};
+use super::permission::Permissions;
 use super::site_files::SiteFiles;
 use super::sticky::sticky;
 use crate::backend::directory::Servers;
 use crate::backend::pool::Pool;
 use crate::backend::waiting::WaitingCount;
-use crate::config::{self, Address, Config, Filter, Network};
+use crate::config::{self, Address, Config, Filter};
 use crate::exchange::Response;
 use crate::http::head::RequestHead;
 use crate::logging::AccessLog;
@@ -39,6 +40,8 @@ pub(crate) struct Snapshot {
     pub(crate) sites: Vec<Site>,
     /// The site for host names that no site has.
     pub(crate) default: Option<usize>,
+    /// The clients that may connect.
+    pub(crate) permissions: Permissions,
     /// The log of exchanges that reach no site.
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) sticky: Regex,
@@ -75,6 +78,8 @@ pub(crate) struct Site {
     pub(crate) waiting: Arc<WaitingCount>,
     pub(crate) tunnels: Arc<Allowance>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    /// The clients that may send requests.
+    pub(crate) permissions: Permissions,
     /// The paths that ask for a password.
     pub(crate) guards: Vec<AuthRule>,
     /// The pages that replace built-in ones.
@@ -145,6 +150,7 @@ impl Snapshot {
             default: config.sites.iter().position(|site| site.default),
             sticky: sticky(),
             access_log: log(&config.access_log)?,
+            permissions: Permissions::of_all(&config.allow, &config.deny),
             sites,
             config,
         })
@@ -228,7 +234,7 @@ impl Snapshot {
     /// Whether an address is that of a trusted proxy.
     pub(crate) fn trusts_address(&self, ip: IpAddr) -> bool {
         let mut networks = self.config.trusted_proxies.iter();
-        networks.any(|network| contains(network, ip))
+        networks.any(|network| network.contains(ip))
     }
 }
 
@@ -267,6 +273,7 @@ impl Site {
         let new_line = || Arc::new(WaitingCount::new(Arc::clone(parts.waiting)));
         let tunnels = known.map(|site| Arc::clone(&site.tunnels));
         Ok(Self {
+            permissions: Permissions::of_site(&settings),
             guards: AuthRule::all(&settings, &mut read.users)?,
             pages: SitePages::new(&settings, &mut read.pages)?,
             files: SiteFiles::new(&settings, known.map(|site| &site.files)),
@@ -319,44 +326,4 @@ pub(crate) fn accepted_keys(site: &config::SiteConfig) -> Arc<[Box<[u8]>]> {
         return Arc::new([Box::default()]);
     }
     site.keys.iter().map(|key| key.as_bytes().into()).collect()
-}
-
-fn contains(network: &Network, ip: IpAddr) -> bool {
-    match (network.address.to_canonical(), ip) {
-        (IpAddr::V4(one), IpAddr::V4(other)) => {
-            let shift = 32 - u32::from(network.prefix.min(32));
-            u32::from(one).checked_shr(shift) == u32::from(other).checked_shr(shift)
-        }
-        (IpAddr::V6(one), IpAddr::V6(other)) => {
-            let shift = 128 - u32::from(network.prefix.min(128));
-            u128::from(one).checked_shr(shift) == u128::from(other).checked_shr(shift)
-        }
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn networks() {
-        let check = |network: &str, ip: &str, expected: bool| {
-            let (address, prefix) = network.split_once('/').unwrap();
-            let network = Network {
-                address: address.parse().unwrap(),
-                prefix: prefix.parse().unwrap(),
-            };
-            assert_eq!(contains(&network, ip.parse().unwrap()), expected, "{ip}");
-        };
-        check("10.1.0.0/16", "10.1.255.255", true);
-        check("10.1.0.0/16", "10.2.0.0", false);
-        check("10.1.2.3/32", "10.1.2.3", true);
-        check("10.1.2.3/32", "10.1.2.4", false);
-        check("0.0.0.0/0", "1.2.3.4", true);
-        check("0.0.0.0/0", "::1", false);
-        check("fd00::/8", "fdff::1", true);
-        check("fd00::/8", "fe00::1", false);
-        check("::/0", "fe00::1", true);
-    }
 }

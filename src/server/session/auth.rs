@@ -100,12 +100,7 @@ impl Session {
     ) -> SessionStep {
         match verdict {
             AuthVerdict::Ask(rule) => self.ask_for_password(&pending, rule, scratch),
-            AuthVerdict::Unclear => {
-                self.log_refused(&pending, log::Level::Info, 400, "a .. in its path");
-                let why = "The request was refused: a .. in its path.";
-                let page = pending.site().page(400, why, Some(&pending.request.head));
-                self.respond_before_body(&pending, page, scratch)
-            }
+            AuthVerdict::Unclear => self.refuse_unclear(&pending, scratch),
             AuthVerdict::Pass | AuthVerdict::Check(..) => self.serve(pending, scratch),
         }
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::connection::Session;
 use super::log_context::LogContext;
+use super::request::NOT_ALLOWED;
 use super::state::{AfterResponse, SessionStep, State};
 use crate::config::size_text;
 use crate::exchange::{ClientAddress, Response, Trace, UploadError};
@@ -101,6 +102,31 @@ impl Session {
             ..AfterResponse::close(reason)
         };
         self.deliver(&context, page, false, after, scratch)
+    }
+
+    /// Refuses a request because of the address of its client (`allow`, `deny`).
+    pub(super) fn refuse_denied(
+        &mut self,
+        pending: &PendingRequest,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        self.log_refused(pending, log::Level::Debug, 403, "refused by allow or deny");
+        let page = pending
+            .site()
+            .page(403, NOT_ALLOWED, Some(&pending.request.head));
+        self.respond_before_body(pending, page, scratch)
+    }
+
+    /// Refuses a request because it is unclear which rules its path has.
+    pub(super) fn refuse_unclear(
+        &mut self,
+        pending: &PendingRequest,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        self.log_refused(pending, log::Level::Info, 400, "a .. in its path");
+        let why = "The request was refused: a .. in its path.";
+        let page = pending.site().page(400, why, Some(&pending.request.head));
+        self.respond_before_body(pending, page, scratch)
     }
 
     /// Refuses a request because its address has too many requests under way.

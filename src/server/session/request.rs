@@ -8,6 +8,7 @@ use super::state::{AfterResponse, SessionStep};
 use crate::exchange::{ClientAddress, Request, RequestBody};
 use crate::http::head::RequestHead;
 use crate::server::pending::PendingRequest;
+use crate::server::permission::Permission;
 use crate::server::route::{Route, route};
 use crate::server::scratch::Scratch;
 use crate::server::shared::SnapshotRef;
@@ -28,7 +29,16 @@ impl Session {
             true => forwarding::client(self.peer, &head.headers, &snapshot),
             false => ClientAddress::direct(self.peer),
         };
+        let is_admitted = snapshot.permissions.admits(client.ip());
         let own = match route(&snapshot, &head) {
+            Route::Health | Route::NotFound if !is_admitted => {
+                log::debug!(
+                    "403 for {client}: {} {}: refused by allow or deny",
+                    head.method.as_str(),
+                    head.target.as_str()
+                );
+                Err(pages::page(403, NOT_ALLOWED, Some(&head)))
+            }
             Route::Site(site) => Ok(site),
             Route::Health => Err(pages::health(&self.shared.stats, client.ip())),
             Route::NotFound => Err(pages::page(404, "There is no such site here.", Some(&head))),
@@ -58,6 +68,15 @@ impl Session {
             user: None,
         };
         let mut pending = PendingRequest::new(request, snapshot, site);
+        let permission = match is_admitted {
+            true => pending.permission(),
+            false => Permission::Denied,
+        };
+        match permission {
+            Permission::Granted => {}
+            Permission::Denied => return self.refuse_denied(&pending, scratch),
+            Permission::Unclear => return self.refuse_unclear(&pending, scratch),
+        }
         pending.admit_ambiguous();
         if !self.count_request(&pending) {
             return self.refuse_too_many(&pending, scratch);
@@ -91,3 +110,6 @@ impl Session {
         self.begin_body(pending, scratch)
     }
 }
+
+/// The response to a client that is not allowed.
+pub(super) const NOT_ALLOWED: &str = "Your address is not allowed here.";
