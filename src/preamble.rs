@@ -33,7 +33,7 @@ pub struct Preamble {
 }
 
 /// The id of a backend: 12 bytes, or a few more. Small enough to be copied with each response.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id {
     bytes: [u8; LONGEST_ID],
     length: u8,

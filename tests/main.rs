@@ -5,6 +5,7 @@ mod auth;
 mod budgets;
 mod client;
 mod common;
+mod control;
 mod corpus;
 mod demo;
 mod diagnostics;

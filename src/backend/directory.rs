@@ -62,6 +62,7 @@ pub use self::dispatch::Directory;
 pub use self::queue::{ServerAcquired, ServerSelector, ServerTicket, acquire};
 pub use self::slot::{ServerConnected, ServerConnecting, ServerLease};
 use self::state::DirectorySettings;
+use crate::backend::drained::Drained;
 use crate::config;
 use crate::net::alarm::Alarm;
 use crate::stats::{Close, Stats};
@@ -194,6 +195,26 @@ impl Servers {
         if let Some(link) = &self.link {
             link.stop();
         }
+    }
+
+    /// Changes which servers get no requests.
+    pub fn set_drained(&self, drained: &Arc<Drained>) {
+        for (_, directory) in &self.directories {
+            directory.set_drained(drained);
+        }
+    }
+
+    /// Removes all waiting requests from the queues, to ask again.
+    pub fn recall(&self) {
+        for (_, directory) in &self.directories {
+            directory.recall();
+        }
+    }
+
+    /// Whether there is a server at this address, written as in logs.
+    pub fn has(&self, name: &str) -> bool {
+        let mut directories = self.directories.iter();
+        directories.any(|(_, directory)| directory.has(name))
     }
 
     /// The number of idle connections.

@@ -3,6 +3,8 @@
 //! Adding one, taking the newest or oldest, and removing one that hung up take constant time: each key has a doubly
 //! linked list. Finding a backend by id walks through the list of its key.
 //!
+//! Drained backends are kept apart: they are connected and idle, but [`IdleBackends::take`] does not find them.
+//!
 //! **Invariants**: a backend is in the list of its own key, and its [`CellIndex`] is that of its cell. The owner's lock
 //! guards both.
 
@@ -34,6 +36,8 @@ pub(super) struct IdleBackends<B> {
     /// The first free cell; `after` leads to the next.
     free: usize,
     lists: BTreeMap<Box<[u8]>, KeyList>,
+    /// The lists of drained backends.
+    drained: BTreeMap<Box<[u8]>, KeyList>,
     count: usize,
     /// How many were added so far.
     added: u64,
@@ -43,6 +47,8 @@ pub(super) struct IdleBackends<B> {
 struct Cell<B> {
     /// `None`: the cell is free.
     backend: Option<B>,
+    /// It is in a list of drained backends.
+    drained: bool,
     /// The value of `added` when the backend was added.
     number: u64,
     before: usize,
@@ -68,6 +74,7 @@ impl<B> Default for IdleBackends<B> {
             cells: Vec::new(),
             free: NONE,
             lists: BTreeMap::new(),
+            drained: BTreeMap::new(),
             count: 0,
             added: 0,
         }
@@ -75,17 +82,18 @@ impl<B> Default for IdleBackends<B> {
 }
 
 impl<B: HasCell> IdleBackends<B> {
-    /// How many backends are idle.
+    /// How many backends are idle, drained or not.
     pub(super) const fn len(&self) -> usize {
         self.count
     }
 
     /// Adds a backend as the newest.
-    pub(super) fn push(&mut self, backend: B) {
+    pub(super) fn push(&mut self, backend: B, drained: bool) {
         if self.free == NONE {
             self.free = self.cells.len();
             self.cells.push(Cell {
                 backend: None,
+                drained: false,
                 number: 0,
                 before: NONE,
                 after: NONE,
@@ -95,9 +103,13 @@ impl<B: HasCell> IdleBackends<B> {
         self.free = self.cells[index].after;
         self.count += 1;
         self.added += 1;
-        let list = match self.lists.get_mut(backend.key()) {
+        let lists = match drained {
+            false => &mut self.lists,
+            true => &mut self.drained,
+        };
+        let list = match lists.get_mut(backend.key()) {
             Some(list) => list,
-            None => self.lists.entry(backend.key().into()).or_insert(KeyList {
+            None => lists.entry(backend.key().into()).or_insert(KeyList {
                 oldest: NONE,
                 newest: NONE,
             }),
@@ -111,6 +123,7 @@ impl<B: HasCell> IdleBackends<B> {
         backend.cell().0.store(index, Ordering::Relaxed);
         self.cells[index] = Cell {
             backend: Some(backend),
+            drained,
             number: self.added,
             before,
             after: NONE,
@@ -157,9 +170,10 @@ impl<B: HasCell> IdleBackends<B> {
     /// Takes all backends with other keys.
     pub(super) fn take_others(&mut self, keys: &[Box<[u8]>]) -> Vec<B> {
         let lists = self.lists.extract_if(.., |key, _| !keys.contains(key));
+        let drained = self.drained.extract_if(.., |key, _| !keys.contains(key));
+        let oldest = lists.chain(drained).map(|(_, list)| list.oldest);
         let mut taken = Vec::new();
-        let indices: Vec<_> = lists.map(|(_, list)| list.oldest).collect();
-        for mut index in indices {
+        for mut index in oldest.collect::<Vec<_>>() {
             while index != NONE {
                 let next = self.cells[index].after;
                 taken.extend(self.remove(index));
@@ -169,11 +183,32 @@ impl<B: HasCell> IdleBackends<B> {
         taken
     }
 
+    /// Whether there is a drained backend with one of these keys.
+    pub(super) fn has_drained(&self, keys: &[Box<[u8]>]) -> bool {
+        let mut lists = keys.iter().filter_map(|key| self.drained.get(key));
+        lists.any(|list| list.oldest != NONE)
+    }
+
+    /// Takes all backends that are drained although they should not be, or the other way round, oldest first.
+    pub(super) fn take_misplaced(&mut self, is_drained: impl Fn(&B) -> bool) -> Vec<B> {
+        let cells = self.cells.iter().enumerate();
+        let misplaced = cells.filter_map(|(index, cell)| {
+            let backend = cell.backend.as_ref()?;
+            (is_drained(backend) != cell.drained).then_some((cell.number, index))
+        });
+        let mut misplaced: Vec<_> = misplaced.collect();
+        misplaced.sort_unstable();
+        let indices = misplaced.into_iter();
+        indices
+            .filter_map(|(_, index)| self.remove(index))
+            .collect()
+    }
+
     fn remove(&mut self, index: usize) -> Option<B> {
         let cell = self.cells.get_mut(index)?;
         let backend = cell.backend.take()?;
         backend.cell().0.store(NONE, Ordering::Relaxed);
-        let (before, after) = (cell.before, cell.after);
+        let (before, after, cell_is_drained) = (cell.before, cell.after, cell.drained);
         cell.after = self.free;
         self.free = index;
         self.count -= 1;
@@ -183,7 +218,11 @@ impl<B: HasCell> IdleBackends<B> {
         if after != NONE {
             self.cells[after].before = before;
         }
-        if let Some(list) = self.lists.get_mut(backend.key()) {
+        let lists = match cell_is_drained {
+            false => &mut self.lists,
+            true => &mut self.drained,
+        };
+        if let Some(list) = lists.get_mut(backend.key()) {
             if list.oldest == index {
                 list.oldest = after;
             }
@@ -206,6 +245,16 @@ mod tests {
         id: String,
         key: &'static str,
         cell: CellIndex,
+    }
+
+    impl TestBackend {
+        fn new(id: usize, key: &'static str) -> Self {
+            Self {
+                id: id.to_string(),
+                key,
+                cell: CellIndex::default(),
+            }
+        }
     }
 
     impl HasCell for TestBackend {
@@ -241,11 +290,7 @@ mod tests {
             if below(3) < usize::from(grows) + 1 {
                 // Several backends may have the same id.
                 let (id, key) = (below(50), all_keys[below(3)]);
-                idle.push(TestBackend {
-                    id: id.to_string(),
-                    key,
-                    cell: CellIndex::default(),
-                });
+                idle.push(TestBackend::new(id, key), false);
                 list.push((id, key));
             } else {
                 let keys = &all_keys[below(3)..];
@@ -275,5 +320,36 @@ mod tests {
         others.sort_unstable();
         expected.sort_unstable();
         assert_eq!((others, idle.len()), (expected, 0));
+    }
+
+    #[test]
+    fn drained_backends_are_kept_apart() {
+        let mut idle = IdleBackends::default();
+        for id in 0..6 {
+            idle.push(TestBackend::new(id, ["", "a"][id % 2]), false);
+        }
+        let ids = |taken: Vec<TestBackend>| -> Vec<_> {
+            taken.into_iter().map(|backend| backend.id).collect()
+        };
+        let keys: [Box<[u8]>; 2] = [b"".as_slice().into(), b"a".as_slice().into()];
+        let is_drained = |backend: &TestBackend| ["1", "4", "5"].contains(&backend.id.as_str());
+        let drained = idle.take_misplaced(is_drained);
+        assert_eq!(drained.len(), 3);
+        for backend in drained {
+            idle.push(backend, true);
+        }
+        assert!(idle.take_misplaced(is_drained).is_empty());
+        // Also where an id asks for one of them.
+        assert!(idle.take(&keys, Some(b"4"), Order::Newest).is_none());
+        let mut take = |order| idle.take(&keys, None, order).map(|backend| backend.id);
+        assert_eq!(take(Order::Newest).as_deref(), Some("3"));
+        assert_eq!(take(Order::Oldest).as_deref(), Some("0"));
+        assert_eq!(take(Order::Newest).as_deref(), Some("2"));
+        assert!(take(Order::Newest).is_none());
+        assert_eq!(idle.len(), 3);
+        assert!(idle.has_drained(&keys[..1]) && !idle.has_drained(&[]));
+        assert_eq!(ids(idle.take_misplaced(|backend| backend.id != "4")), ["4"]);
+        assert_eq!(ids(idle.take_others(&keys[..1])), ["1", "5"]);
+        assert_eq!((idle.len(), idle.has_drained(&keys)), (0, false));
     }
 }

@@ -14,6 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::pause::PauseTicket;
 use super::shortage::Shortage;
 use super::waiting::{CountedWait, QueueFull};
 use super::{directory, pool};
@@ -63,6 +64,8 @@ pub enum Acquired<U: Upstream> {
     Connecting(U::Connecting),
     /// The request waits in the queue.
     Queued(U::Ticket),
+    /// What the request may have was changed: it has to ask again.
+    Again,
 }
 
 /// A request in the queue. Dropping it leaves the queue and passes on what the request was given.
@@ -135,6 +138,8 @@ pub enum LeaseTicket {
     Dialled(pool::PoolTicket),
     /// It waits for a server of a directory.
     Server(directory::ServerTicket),
+    /// It waits for the end of a pause of its site.
+    Paused(PauseTicket),
 }
 
 /// Takes a backend, starts to connect to one, or queues the request by its arrival `since`. Never blocks. A request that
@@ -168,7 +173,13 @@ impl BackendSelector<'_> {
                 let pools = selector.pools.iter();
                 let connected = pools.map(|pool| pool.connected(selector.keys, selector.id));
                 match selector.id {
-                    None => Shortage::Dialled(connected.sum()),
+                    None => {
+                        let mut pools = selector.pools.iter();
+                        match pools.any(|pool| pool.has_drained(selector.keys)) {
+                            true => Shortage::Drained(connected.sum()),
+                            false => Shortage::Dialled(connected.sum()),
+                        }
+                    }
                     Some(id) => {
                         let id = id.escape_ascii().to_string();
                         Shortage::WithId(id.into(), connected.sum())
@@ -241,16 +252,25 @@ impl Upstream for Lease {
 
 impl Ticket<Lease> for LeaseTicket {
     fn take(&mut self) -> Option<Acquired<Lease>> {
-        match self {
-            Self::Dialled(ticket) => ticket.take().map(pool::PoolAcquired::Ready).map(Into::into),
-            Self::Server(ticket) => ticket.take().map(Into::into),
-        }
+        let (acquired, is_recalled) = match self {
+            Self::Dialled(ticket) => {
+                let lease = ticket.take().map(pool::PoolAcquired::Ready);
+                (lease.map(Into::into), ticket.is_recalled())
+            }
+            Self::Server(ticket) => (ticket.take().map(Into::into), ticket.is_recalled()),
+            Self::Paused(ticket) => (None, ticket.is_recalled()),
+        };
+        acquired.or_else(|| is_recalled.then_some(Acquired::Again))
     }
 
     fn wait(&self, until: Instant) {
         match self {
             Self::Dialled(ticket) => ticket.wait(until),
             Self::Server(ticket) => ticket.wait(until),
+            Self::Paused(ticket) => {
+                ticket.wait(until);
+                false
+            }
         };
     }
 
@@ -258,6 +278,7 @@ impl Ticket<Lease> for LeaseTicket {
         match self {
             Self::Dialled(ticket) => ticket.wake_with(waker),
             Self::Server(ticket) => ticket.wake_with(waker),
+            Self::Paused(ticket) => ticket.wake_with(waker),
         }
     }
 }

@@ -7,10 +7,12 @@
 //! - [`registration`]: the list of connected backends.
 //! - [`group`]: counts and logs backends that connect and disconnect.
 //! - [`pool`]: where backends wait for requests, with [`idle`] as its data structure.
+//! - [`drained`]: the list of backends that get no requests until further notice.
 //!
 //! For servers that the proxy connects to (`proxy: traditional`): [`directory`], and [`check`], one health probe.
 //!
 //! For both: [`queue`] orders the requests that wait, [`waiting`] counts them, and [`shortage`] says why they wait.
+//! [`pause`] lets all requests of a site wait.
 //! [`lease`] is a backend of either kind for the time of one exchange; the exchange itself is in
 //! [`relay`](crate::relay). [`limit`] is a queue for permits, used for other things as well.
 //!
@@ -19,10 +21,12 @@
 pub mod check;
 pub mod dial_in;
 pub mod directory;
+pub mod drained;
 pub mod group;
 mod idle;
 pub mod lease;
 pub mod limit;
+pub mod pause;
 pub mod pool;
 pub mod queue;
 pub mod registration;

@@ -13,7 +13,7 @@
 //! - A [`Backend`] is owned by a pool, a slot or a [`PoolLease`], never shared. It refers to its pool, which owns it
 //!   while it is idle; [`Pool::shut`] breaks that reference cycle. A finished lease returns its backend; a dropped lease
 //!   closes it.
-//! - No backend is idle in a pool while a request waits there that accepts it.
+//! - No backend is idle in a pool while a request waits there that accepts it, unless it is drained.
 //! - A backend is never left in a slot: a dropped [`PoolTicket`] passes it on.
 //! - A backend that hung up is never in a pool for long: the dial-in thread marks it as gone and then removes it, and
 //!   [`Pool::offer`] checks the mark under the pool's lock.
@@ -27,6 +27,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::drained::Drained;
 use super::group::{Group, Groups, Journal, Sites};
 use super::idle::{CellIndex, HasCell, IdleBackends};
 use super::queue::{Queue, QueuePosition, Slot};
@@ -113,6 +114,8 @@ pub struct PoolTicket {
 struct BackendCriteria {
     keys: Arc<[Box<[u8]>]>,
     id: Option<Box<[u8]>>,
+    /// The count of its site, which identifies the site.
+    site: Arc<WaitingCount>,
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +124,8 @@ struct PoolState {
     waiting: Queue<PoolLease, Arc<BackendCriteria>>,
     /// Backends are closed for this reason instead of becoming idle.
     closed: Option<Close>,
+    /// The backends that get no requests.
+    drained: Arc<Drained>,
     /// The keys of the sites of this address.
     keys: Arc<[Box<[u8]>]>,
 }
@@ -141,7 +146,7 @@ impl Pool {
         &self.name
     }
 
-    /// How many backends are idle.
+    /// How many backends are idle, drained or not.
     pub fn idle(&self) -> usize {
         self.state.lock().idle.len()
     }
@@ -179,6 +184,41 @@ impl Pool {
         }
     }
 
+    /// Changes which backends get no requests. Those stay connected; those that get requests again take them at once.
+    pub fn set_drained(&self, drained: &Arc<Drained>) {
+        let again = {
+            let mut state = self.state.lock();
+            if state.drained == *drained {
+                return;
+            }
+            state.drained = Arc::clone(drained);
+            let is_drained = |backend: &Backend| drained.has_backend(&backend.id, &backend.peer);
+            let misplaced = state.idle.take_misplaced(is_drained);
+            let (now, again): (Vec<_>, Vec<_>) = misplaced.into_iter().partition(is_drained);
+            for backend in now {
+                state.idle.push(backend, true);
+            }
+            again
+        };
+        for backend in again {
+            self.offer(backend);
+        }
+    }
+
+    /// Whether a drained backend that sent one of these keys is idle.
+    pub fn has_drained(&self, keys: &[Box<[u8]>]) -> bool {
+        self.state.lock().idle.has_drained(keys)
+    }
+
+    /// Removes the waiting requests of a site from the queue, to ask again. `site`: the count of its waiting requests.
+    pub fn recall(&self, site: &Arc<WaitingCount>) {
+        let is_of_site = |criteria: &Arc<BackendCriteria>| Arc::ptr_eq(&criteria.site, site);
+        let slots = self.state.lock().waiting.take_where(is_of_site);
+        for slot in slots {
+            slot.recall();
+        }
+    }
+
     /// Takes a backend: gives it to the first request that accepts it, or keeps it idle.
     pub fn offer(&self, mut backend: Backend) {
         loop {
@@ -196,11 +236,15 @@ impl Pool {
                     backend.close(reason);
                     return;
                 }
+                if state.drained.has_backend(&backend.id, &backend.peer) {
+                    state.idle.push(backend, true);
+                    return;
+                }
                 let will_do = |criteria: &Arc<BackendCriteria>| criteria.allow(&backend);
                 match state.waiting.pop_first_where(will_do) {
                     Some(slot) => slot,
                     None => {
-                        state.idle.push(backend);
+                        state.idle.push(backend, false);
                         return;
                     }
                 }
@@ -403,6 +447,7 @@ pub fn acquire(
         criteria: Arc::new(BackendCriteria {
             keys: Arc::clone(selector.keys),
             id: selector.id.map(Box::from),
+            site: Arc::clone(selector.waiting),
         }),
         order: selector.order,
         since,
@@ -438,6 +483,11 @@ impl PoolTicket {
     /// Registers a waker that is called when the request is given a backend; see [`Slot::wake_with`].
     pub fn wake_with(&self, waker: Waker) -> bool {
         self.slot.wake_with(waker)
+    }
+
+    /// Whether the request has to ask again.
+    pub fn is_recalled(&self) -> bool {
+        self.slot.is_recalled()
     }
 
     /// Joins the queues of all pools with its unused slot, unless a backend has become idle in one of them.
@@ -486,6 +536,7 @@ mod tests {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::*;
+    use crate::backend::drained::DrainedName;
     use crate::net::stream::Stream;
 
     struct TestSite {
@@ -715,5 +766,63 @@ mod tests {
         assert_eq!(pool.idle(), 3);
         pool.shut(Close::Draining);
         assert_eq!(pool.idle(), 0);
+    }
+
+    #[test]
+    fn drained_backends_wait_apart() {
+        let site = TestSite::new(1);
+        let pool = &site.pools[0];
+        let list = |ids: &[&str]| {
+            let mut drained = Drained::default();
+            for id in ids {
+                drained.add(DrainedName::Id(Id::new(id.as_bytes()).unwrap()));
+            }
+            Arc::new(drained)
+        };
+        let _one = site.join(0, "one");
+        let _two = site.join(0, "two");
+        pool.set_drained(&list(&["one", "new"]));
+        let lease = site.ready();
+        assert_eq!(lease.id().to_string(), "two");
+        let mut first = site.queued(None, Instant::now());
+        let mut second = site.queued(Some("new"), Instant::now());
+        // One that dials in is drained as well; one that is busy, at the end of its request.
+        let _new = site.join(0, "new");
+        pool.set_drained(&list(&["one", "two", "new"]));
+        lease.finish();
+        assert!(first.take().is_none() && second.take().is_none());
+        assert_eq!((pool.idle(), site.lines()), (3, vec![2]));
+        pool.set_drained(&list(&["one", "new"]));
+        assert_eq!(id(first.take()).as_deref(), Some("two"));
+        pool.set_drained(&list(&[]));
+        assert_eq!(id(second.take()).as_deref(), Some("new"));
+        assert_eq!(pool.idle(), 1);
+        assert_eq!(site.stats.backends_closed(Close::Draining), 0);
+    }
+
+    #[test]
+    fn requests_of_a_site_are_recalled() {
+        let (site, other) = (TestSite::new(2), TestSite::new(0));
+        let mut recalled = site.queued(None, Instant::now());
+        let selector = PoolSelector {
+            pools: &site.pools,
+            keys: &site.keys,
+            id: None,
+            order: Order::Newest,
+            waiting: &other.waiting,
+        };
+        let Ok(PoolAcquired::Queued(mut stays)) = acquire(&selector, &mut None, Instant::now())
+        else {
+            panic!("there is no backend");
+        };
+        site.pools
+            .iter()
+            .for_each(|pool| pool.recall(&site.waiting));
+        assert!(recalled.is_recalled() && recalled.take().is_none() && !stays.is_recalled());
+        assert_eq!(site.lines(), [1, 1]);
+        let _one = site.join(1, "one");
+        assert_eq!(id(stays.take()).as_deref(), Some("one"));
+        drop(recalled);
+        assert_eq!((site.lines(), site.waiting.count()), (vec![0, 0], 0));
     }
 }

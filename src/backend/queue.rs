@@ -13,7 +13,7 @@
 //! **Invariants**
 //! - A slot is filled at most once, and emptied by its request, which takes the thing, or closes the slot and gets what
 //!   came at the last moment. Both happen under the slot's own lock, so nothing is left in a slot.
-//! - A waker is called at most once, and only after the slot was filled.
+//! - A waker is called at most once, and only after the slot was filled or recalled.
 //! - The slot's lock is a leaf; threads are woken, and wakers called or dropped, without it.
 
 use std::collections::BTreeMap;
@@ -57,6 +57,8 @@ enum SlotContent<T> {
     /// Nothing yet; the waker is called when it is filled.
     Empty(Option<Waker>),
     Filled(T),
+    /// The request has to ask again: what it may have was changed.
+    Recalled,
     /// The request has taken the thing, or has given up.
     Closed,
 }
@@ -117,6 +119,14 @@ impl<T, W> Queue<T, W> {
         self.remove(position)
     }
 
+    /// Removes the requests for which `is_one` returns true. Returns their slots in order.
+    pub fn take_where(&mut self, is_one: impl Fn(&W) -> bool) -> Vec<Arc<Slot<T>>> {
+        let taken = self
+            .waiting
+            .extract_if(.., |_, waiter| is_one(&waiter.criteria));
+        taken.map(|(_, waiter)| waiter.slot).collect()
+    }
+
     /// Whether a request that arrived at `since` would be the first.
     pub fn would_be_first(&self, since: Instant) -> bool {
         self.first()
@@ -157,16 +167,38 @@ impl<T> Slot<T> {
         None
     }
 
+    /// Closes the slot and wakes its request, which has to ask again. A slot that is filled stays so.
+    pub fn recall(&self) {
+        let waker = {
+            let mut content = self.content.lock();
+            let SlotContent::Empty(waker) = &mut *content else {
+                return;
+            };
+            let waker = waker.take();
+            *content = SlotContent::Recalled;
+            waker
+        };
+        self.filled.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether its request has to ask again.
+    pub fn is_recalled(&self) -> bool {
+        matches!(*self.content.lock(), SlotContent::Recalled)
+    }
+
     /// Takes the thing out, which closes the slot. An empty slot stays open.
     pub fn take(&self) -> Option<T> {
         let mut content = self.content.lock();
         match *content {
             SlotContent::Filled(_) => empty(&mut content).0,
-            SlotContent::Empty(_) | SlotContent::Closed => None,
+            SlotContent::Empty(_) | SlotContent::Recalled | SlotContent::Closed => None,
         }
     }
 
-    /// Blocks until the slot is filled, or until `until`. Returns whether it is filled.
+    /// Blocks until the slot is filled or recalled, or until `until`. Returns whether it is filled.
     pub fn wait(&self, until: Instant) -> bool {
         let mut content = self.content.lock();
         while matches!(*content, SlotContent::Empty(_)) {
@@ -177,8 +209,8 @@ impl<T> Slot<T> {
         matches!(*content, SlotContent::Filled(_))
     }
 
-    /// Registers a waker, in place of an earlier one, to be called when the slot is filled. `false`: the slot is filled
-    /// or closed already, and the waker is dropped.
+    /// Registers a waker, in place of an earlier one, to be called when the slot is filled or recalled. `false`: that has
+    /// happened already, or the slot is closed, and the waker is dropped.
     pub fn wake_with(&self, waker: Waker) -> bool {
         let earlier = {
             let mut content = self.content.lock();
@@ -204,7 +236,7 @@ fn empty<T>(content: &mut SlotContent<T>) -> (Option<T>, Option<Waker>) {
     match mem::replace(content, SlotContent::Closed) {
         SlotContent::Empty(waker) => (None, waker),
         SlotContent::Filled(thing) => (Some(thing), None),
-        SlotContent::Closed => (None, None),
+        SlotContent::Recalled | SlotContent::Closed => (None, None),
     }
 }
 
@@ -301,6 +333,38 @@ mod tests {
         assert!(queue.pop_first_where(|want| *want == 8).is_some());
         assert_eq!(order(&mut queue), [7, 9, 8]);
         assert!(queue.pop_first().is_none());
+    }
+
+    #[test]
+    fn recalled_requests_ask_again() {
+        let (mut queue, start) = (Queue::<u8, u8>::default(), Instant::now());
+        let slots = [1, 2, 1].map(|site| {
+            let slot = Arc::new(Slot::new());
+            queue.push(start, site, Arc::clone(&slot));
+            slot
+        });
+        let calls = Arc::new(WakerCalls::default());
+        assert!(slots[0].wake_with(calls.waker()));
+        let recalled = queue.take_where(|site| *site == 1);
+        assert_eq!((recalled.len(), order(&mut queue)), (2, vec![2]));
+        assert_eq!(slots[2].fill(7), None);
+        for slot in recalled {
+            slot.recall();
+            slot.recall();
+        }
+        assert_eq!(calls.count(), 1);
+        assert_eq!(
+            slots.each_ref().map(|slot| slot.is_recalled()),
+            [true, false, false]
+        );
+        assert!(!slots[0].wait(far()), "it does not wait any more");
+        assert!(!slots[0].wake_with(calls.waker()));
+        assert_eq!(slots[0].fill(8), Some(8));
+        assert_eq!(
+            slots[2].take(),
+            Some(7),
+            "what it was given before is its own"
+        );
     }
 
     #[test]

@@ -7,13 +7,15 @@ use std::fmt;
 pub enum Shortage {
     /// Backends that dial in; this many are connected.
     Dialled(usize),
+    /// The same, and some of them get no requests until further notice.
+    Drained(usize),
     /// Only backends with this id will do; this many are connected.
     WithId(Box<str>, usize),
     /// The servers of a directory.
     Servers {
         /// The number of servers.
         all: usize,
-        /// Those of them that get no requests now.
+        /// Those of them that get no requests now, also because they are drained.
         down: usize,
         /// Redis holds the list and does not respond.
         is_unlisted: bool,
@@ -39,6 +41,8 @@ impl fmt::Display for Shortage {
             Self::Dialled(0) => out.write_str("none is connected"),
             Self::Dialled(1) => out.write_str("the only one is busy"),
             Self::Dialled(all) => write!(out, "all {all} are busy"),
+            Self::Drained(1) => out.write_str("the only one is drained"),
+            Self::Drained(all) => write!(out, "all {all} are busy or drained"),
             Self::WithId(id, 0) => write!(out, "{id} is not connected"),
             Self::WithId(id, _) => write!(out, "{id} is busy"),
             Self::Servers {

@@ -314,6 +314,7 @@ impl<H: ExchangeHandler> Exchange<H> {
                 Transition::Phase(Phase::Connecting(connecting))
             }
             Acquired::Queued(ticket) => self.queue(ticket),
+            Acquired::Again => Transition::Phase(Phase::Acquiring),
         }
     }
 

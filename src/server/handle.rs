@@ -164,6 +164,7 @@ impl Server {
         self.shared.draining.store(true, Ordering::SeqCst);
         let clients = mem::take(&mut self.running.lock().client_listeners);
         clients.into_iter().for_each(ClientListener::stop);
+        self.give_up_pauses();
         self.sessions.close_idle(false);
     }
 
@@ -172,6 +173,7 @@ impl Server {
     /// A connection that has not had a request yet gets a second to send one: its client has just connected.
     pub fn is_drained(&self, since: Instant) -> bool {
         let first_second_is_over = since.elapsed() >= Duration::from_secs(1);
+        self.give_up_pauses();
         self.sessions.close_idle(first_second_is_over);
         self.release_backends(first_second_is_over);
         self.open_connections() == 0

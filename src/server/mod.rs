@@ -1,12 +1,13 @@
 //! The server: its threads, what they share, and how it starts, reloads and stops.
 //!
 //! A program holds a [`Server`]: [`start`] makes it, [`handle`] controls it, and [`reload`] changes its configuration.
+//! [`operations`] pause, drain and close sites while they run, by the [`switches`] of a site.
 //!
 //! In reading order: [`accept`] makes a [`session`] of each new connection, and a [`worker`] runs it with its
 //! [`scratch`] buffers. The session goes through the states of a connection: [`route`] chooses the site, [`permission`]
 //! refuses clients by network, [`auth`] asks for a password at some [`paths`], which [`checks`] schedules, [`files`] and [`pages`] make the server's own responses, and [`body`]
 //! reads the request's body. [`pending`] is the request on its way through [`relay`](crate::relay), with its fields for
-//! the backend ([`forwarding`]) and its response, compressed or not ([`compress`]). [`snapshot`] is the configuration
+//! the backend ([`forwarding`]) and its response, compressed or not ([`compress`]); [`failures`] is its end without one. [`snapshot`] is the configuration
 //! as it runs, with the [`site_files`] and [`sticky`] patterns of its sites. [`shared`] is what the threads have in
 //! common; sessions wait in [`sessions`], where [`idle`] and [`tick`] close them. [`addresses`] is where the server
 //! listens, [`admission`] limits the connections of a client and of a site, [`descriptors`] those of each side. The
@@ -16,6 +17,7 @@
 //! |---|---|---|
 //! | `Server::reloading` | the order of reloads | a reload, with the files that it reads |
 //! | `Server::running` | listeners and their threads | start, the change of a reload to the new configuration, stop |
+//! | `Shared::drained` | the list of drained backends | a change of it, the change of a reload to the new configuration |
 //! | `Shared::snapshot`, `ClientListener::tls` | the current snapshot, certificates | a clone |
 //! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a scan of all sessions: in a drain, and to make room for new connections, requests and bodies |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free connection slots, free permits, each with its queue | a few instructions |
@@ -25,7 +27,7 @@
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were correct | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
 //!
-//! All but the first two are leaves, and so are those of a log except its loggers. A worker never takes the first two.
+//! All but the first three are leaves, and so are those of a log except its loggers. A worker never takes the first three.
 
 mod accept;
 mod addresses;
@@ -38,10 +40,12 @@ pub(crate) mod compress;
 mod descriptors;
 mod drainer;
 mod error;
+pub(crate) mod failures;
 pub(crate) mod files;
 mod forwarding;
 mod handle;
 mod idle;
+mod operations;
 pub(crate) mod pages;
 pub(crate) mod paths;
 pub(crate) mod pending;
@@ -56,10 +60,12 @@ pub(crate) mod site_files;
 pub(crate) mod snapshot;
 mod start;
 pub(crate) mod sticky;
+pub(crate) mod switches;
 mod threads;
 mod tick;
 pub(crate) mod worker;
 
 pub use error::StartError;
 pub use handle::Server;
+pub use operations::{DrainedBackends, OperationError};
 pub use start::Bound;

@@ -167,13 +167,21 @@ pub(crate) fn page(status: u16, detail: &str, request: Option<&RequestHead>) -> 
     }
 }
 
-/// The response to a health check, in the wording of the original.
-pub(crate) fn health(stats: &Stats, client: Option<IpAddr>) -> Response {
+/// The response to a health check, in the wording of the original, with the numbers of sites that an operator has
+/// switched. (Not their names: anybody may ask.)
+pub(crate) fn health(
+    stats: &Stats,
+    client: Option<IpAddr>,
+    switched: &[(&str, usize)],
+) -> Response {
     let client = client.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
     let time = date::text(SystemTime::now());
     let mut body = format!("Health request from {client} at {time}\n");
     for status in [400, 404, 503] {
         body.push_str(&format!("{status}: {}\n", stats.status(status)));
+    }
+    for (word, sites) in switched {
+        body.push_str(&format!("{word}: {sites}\n"));
     }
     let mut head = ResponseHead::new(200);
     head.headers

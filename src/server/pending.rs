@@ -3,10 +3,9 @@
 //! Runs on a worker.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::admission::TunnelPermit;
 use super::compress;
@@ -16,12 +15,11 @@ use super::permission::Permission;
 use super::shared::SnapshotRef;
 use super::snapshot::{Site, Snapshot};
 use super::sticky::sticky_id;
-use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError};
-use crate::backend::shortage::Shortage;
+use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError, LeaseTicket};
 use crate::backend::waiting::CountedWait;
 use crate::backend::{directory, pool};
 use crate::config::Limits;
-use crate::exchange::{Body, Request, RequestBody, Response, ResponseSource, Trace};
+use crate::exchange::{Body, Request, RequestBody, ResponseSource, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};
 use crate::net::conn::Conn;
 use crate::relay::delivery::{Delivery, Payload, Recipient};
@@ -31,7 +29,7 @@ use crate::relay::drain::Drain;
 use crate::relay::{
     ClientSide, Exchange, ExchangeHandler, FailedAttempt, RelayError, Responding, Rules, Tools,
 };
-use crate::stats::{self, Close, Party};
+use crate::stats;
 
 /// A request on its way to a backend.
 #[derive(Debug)]
@@ -50,8 +48,19 @@ pub(crate) struct PendingRequest {
     pub(crate) permit: Option<TunnelPermit>,
     /// Counts it among the requests in the queue, once it may wait.
     wait: Option<CountedWait>,
+    /// Its wait for the end of a pause.
+    pub(super) hold: Option<Hold>,
+    /// How long it has waited for the end of pauses, which does not count towards `timeout`.
+    paused: Duration,
     /// Time-outs and limits of its exchange.
-    rules: Rules,
+    pub(super) rules: Rules,
+}
+
+/// The wait of a request for the end of a pause.
+#[derive(Debug)]
+pub(super) struct Hold {
+    since: Instant,
+    pub(super) longest: Duration,
 }
 
 impl PendingRequest {
@@ -74,6 +83,8 @@ impl PendingRequest {
             disconnect: DisconnectDetector::new(received),
             permit: None,
             wait: None,
+            hold: None,
+            paused: Duration::ZERO,
             rules,
         }
     }
@@ -128,91 +139,14 @@ impl PendingRequest {
     }
 
     /// The site whose backends serve the request.
-    fn supplier(&self) -> &Site {
+    pub(super) fn supplier(&self) -> &Site {
         &self.snapshot.sites[self.supplier_index]
     }
 
     /// Whether other requests wait for a backend of the same site.
     pub(crate) fn keeps_others_waiting(&self) -> bool {
-        self.supplier().waiting.count() > 0
-    }
-
-    /// Logs a request that no backend has served, and returns the response for it.
-    pub(crate) fn failed(&self, error: RelayError, trace: Trace) -> Response {
-        let site = self.site();
-        let (status, mut detail) = page_for(error);
-        let head = &self.request.head;
-        if error == RelayError::NoBackend
-            && let Some(shortage) = self.shortage(site)
-        {
-            detail = shortage.page();
-        }
-        log::warn!(
-            target: &site.log,
-            "{status} {} {} from {}: site {}: backend {}: {}",
-            head.method.as_str(),
-            head.target.as_str(),
-            self.request.client,
-            site.settings.name,
-            trace.origin(),
-            self.reason(error),
-        );
-        let trace = Trace {
-            source: ResponseSource::Proxy,
-            failed_by: Some(failed_by(error)),
-            ..trace
-        };
-        Response {
-            trace,
-            ..site.page(status, detail, Some(head))
-        }
-    }
-
-    /// Why there was no response, for the log.
-    fn reason(&self, error: RelayError) -> String {
-        match error {
-            RelayError::NoBackend => self.no_backend(),
-            RelayError::Full => match self.shortage(self.supplier()) {
-                Some(shortage) => format!("limits.waiting reached, {shortage}"),
-                None => "limits.waiting reached".to_owned(),
-            },
-            RelayError::NoTunnel => "max_tunnels reached".to_owned(),
-            RelayError::NoAddress => "no outgoing address for this path".to_owned(),
-            RelayError::BadResponse(what) => format!("bad response: {what}"),
-            RelayError::ClosedEarly => "connection closed without a response".to_owned(),
-            RelayError::TooSlow => format!("no response in {:?}", self.rules.first_byte),
-            RelayError::Stalled => format!("no progress in {:?}", self.rules.backend),
-            RelayError::Unreachable | RelayError::LostBody | RelayError::Upload(_) => {
-                "the stored body is lost".to_owned()
-            }
-        }
-    }
-
-    /// Which backends were not free in time: those of the site, and those of the backups that were tried.
-    fn no_backend(&self) -> String {
-        let mut site = self.site();
-        let mut text = format!("no backend in {:?}", site.settings.timeout);
-        if let Some(shortage) = self.shortage(site) {
-            let _ = write!(text, ": {shortage}");
-        }
-        while let Some(backup) = site.backup
-            && !std::ptr::eq(site, self.supplier())
-        {
-            site = &self.snapshot.sites[backup];
-            let name = &site.settings.name;
-            let _ = write!(text, "; none of backup {name}");
-            if let Some(shortage) = self.shortage(site) {
-                let _ = write!(text, ": {shortage}");
-            }
-        }
-        text
-    }
-
-    /// Why a site has no backend for this request now. `None`: it has no address for the path.
-    fn shortage(&self, supplier: &Site) -> Option<Shortage> {
-        let path = path_for(supplier, &self.request.head);
-        selector(&self.snapshot, supplier, &self.request.head, &path)
-            .map(|selector| selector.shortage())
+        let supplier = self.supplier();
+        supplier.waiting.count() > 0 && !supplier.switches.pause.is_on()
     }
 
     /// Warns once per site that its responses lack a length, which costs time and connections.
@@ -249,6 +183,15 @@ impl ExchangeHandler for PendingRequest {
     }
 
     fn acquire(&mut self, since: Instant, attempts: u32) -> Result<Acquired<Lease>, RelayError> {
+        if let Some(hold) = self.hold.take() {
+            self.paused += hold.since.elapsed();
+        }
+        if let Some(paused) = self.pause(since)? {
+            return Ok(paused);
+        }
+        if self.supplier().switches.is_drained() {
+            return Err(RelayError::NoBackend);
+        }
         if self.request.head.upgrade.is_some() {
             let site = &self.snapshot.sites[self.site];
             match site.settings.max_tunnels {
@@ -270,11 +213,21 @@ impl ExchangeHandler for PendingRequest {
         let selector =
             selector(&self.snapshot, supplier, head, &path).ok_or(RelayError::NoAddress)?;
         let acquired = lease::acquire(&selector, &mut self.wait, since, once);
-        acquired.map_err(|LeaseError::Full| RelayError::Full)
+        let acquired = acquired.map_err(|LeaseError::Full| RelayError::Full)?;
+        // A switch may have been changed just before the request was queued.
+        let switches = &self.supplier().switches;
+        let is_late = switches.pause.is_on() || switches.is_drained();
+        Ok(match acquired {
+            Acquired::Queued(_) if is_late => Acquired::Again,
+            acquired => acquired,
+        })
     }
 
     fn deadline(&self, since: Instant) -> Instant {
-        since + self.supplier().settings.timeout
+        match &self.hold {
+            Some(hold) => hold.since + hold.longest,
+            None => since + self.supplier().settings.timeout + self.paused,
+        }
     }
 
     fn fall_back(&mut self, error: RelayError) -> bool {
@@ -282,10 +235,13 @@ impl ExchangeHandler for PendingRequest {
             error,
             RelayError::NoBackend | RelayError::Full | RelayError::NoAddress
         );
+        // A pause is for the request as well, not only for the backends.
+        let missed = missed && !self.is_held_back();
         match self.supplier().backup.filter(|_| missed) {
             Some(backup) => {
                 self.supplier_index = backup;
                 self.wait = None;
+                self.paused = Duration::ZERO;
                 true
             }
             None => false,
@@ -319,6 +275,10 @@ impl ExchangeHandler for PendingRequest {
                 || failure.attempts as usize <= self.site().settings.retries
                     && self.is_repeatable(failure.head_length));
         if again {
+            if failure.is_sent {
+                // It waits from the beginning.
+                self.paused = Duration::ZERO;
+            }
             stats::add(&self.snapshot.shared.stats.retries);
         }
         again
@@ -396,6 +356,37 @@ impl ExchangeHandler for PendingRequest {
 }
 
 impl PendingRequest {
+    /// Lets the request wait if its site is paused, or the site whose backends it wants.
+    fn pause(&mut self, since: Instant) -> Result<Option<Acquired<Lease>>, RelayError> {
+        let paused = [self.site, self.supplier_index].into_iter();
+        let mut paused = paused.map(|index| &self.snapshot.sites[index]);
+        let Some(site) = paused.find(|site| site.switches.pause.is_on()) else {
+            return Ok(None);
+        };
+        if self.snapshot.shared.is_draining() {
+            // No command can end the pause any more.
+            return Err(RelayError::NoBackend);
+        }
+        let waiting = site.waiting.enter(&mut self.wait);
+        let waiting = waiting.map_err(|_| RelayError::Full)?;
+        let now = Instant::now();
+        let entered = site.switches.pause.enter(since, waiting);
+        let Some((ticket, longest)) = entered else {
+            return Ok(None);
+        };
+        self.hold = Some(Hold {
+            since: now,
+            longest,
+        });
+        Ok(Some(Acquired::Queued(LeaseTicket::Paused(ticket))))
+    }
+
+    /// Whether a pause keeps the request from every backend.
+    pub(super) fn is_held_back(&self) -> bool {
+        let is_paused = |index: usize| self.snapshot.sites[index].switches.pause.is_on();
+        self.hold.is_some() || is_paused(self.site) || is_paused(self.supplier_index)
+    }
+
     /// Whether a request that was sent to a backend may be sent to another one (`retries` says how often): if its
     /// method is idempotent (RFC 9110 9.2.2), or if the site sets `redeployable` and head and body are within
     /// `redeployment_sizelimit`.
@@ -410,7 +401,7 @@ impl PendingRequest {
 }
 
 /// The decoded path of a request, if the choice of a backend depends on it.
-fn path_for<'a>(supplier: &Site, head: &'a RequestHead) -> Cow<'a, [u8]> {
+pub(super) fn path_for<'a>(supplier: &Site, head: &'a RequestHead) -> Cow<'a, [u8]> {
     match supplier.servers {
         Some(_) => Cow::default(),
         None => head.target.decoded_path(),
@@ -419,7 +410,7 @@ fn path_for<'a>(supplier: &Site, head: &'a RequestHead) -> Cow<'a, [u8]> {
 
 /// The backends of a site that a request may go to; `path` is that of [`path_for`]. `None`: the site has no address for
 /// it.
-fn selector<'a>(
+pub(super) fn selector<'a>(
     snapshot: &'a Snapshot,
     supplier: &'a Site,
     head: &RequestHead,
@@ -451,64 +442,5 @@ pub(crate) const fn head_limits(limits: &Limits) -> HeadLimits {
         head: limits.head,
         fields: limits.fields,
         target: limits.target,
-    }
-}
-
-/// The status of the page for a failure, and its text.
-const fn page_for(error: RelayError) -> (u16, &'static str) {
-    match error {
-        RelayError::NoBackend => (
-            503,
-            "No application process was free in time. Please try again.",
-        ),
-        RelayError::Full => (
-            503,
-            "Too many requests are waiting already. Please try again.",
-        ),
-        RelayError::NoTunnel => (
-            503,
-            "Too many connections are open already. Please try again.",
-        ),
-        RelayError::NoAddress => (503, "No application takes requests for this path."),
-        RelayError::TooSlow | RelayError::Stalled => {
-            (504, "The application did not respond in time.")
-        }
-        RelayError::ClosedEarly => (
-            502,
-            "The application closed the connection without a response.",
-        ),
-        RelayError::Unreachable => (502, "The application cannot be reached."),
-        RelayError::BadResponse(_) => (502, "The application's response was not valid HTTP."),
-        RelayError::LostBody | RelayError::Upload(_) => {
-            (500, "The request could not be passed on.")
-        }
-    }
-}
-
-/// Who is the cause of a failure.
-const fn failed_by(error: RelayError) -> Party {
-    match error {
-        RelayError::TooSlow
-        | RelayError::Stalled
-        | RelayError::ClosedEarly
-        | RelayError::Unreachable
-        | RelayError::BadResponse(_) => Party::Backend,
-        RelayError::NoBackend
-        | RelayError::Full
-        | RelayError::NoTunnel
-        | RelayError::NoAddress
-        | RelayError::LostBody => Party::Proxy,
-        RelayError::Upload(_) => Party::Client,
-    }
-}
-
-/// The reason for which a connection is closed after one of the server's own pages with this status.
-pub(crate) const fn reason_for(status: u16) -> Close {
-    match status {
-        408 => Close::HeadTimeout,
-        413 | 414 | 431 => Close::TooLarge,
-        503 => Close::Overload,
-        500 => Close::Internal,
-        _ => Close::BadRequest,
     }
 }

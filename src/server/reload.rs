@@ -99,7 +99,11 @@ impl Server {
         shared.descriptors.limit(division.backends);
         self.control.limit_newcomers(division.newcomers);
         shared.connections.store(division.both, Ordering::Relaxed);
-        shared.set_snapshot(Arc::clone(&snapshot));
+        {
+            let drained = shared.drained.lock();
+            snapshot.set_drained(&drained);
+            shared.set_snapshot(Arc::clone(&snapshot));
+        }
         before.retire(&snapshot);
         // Their directory may have been replaced.
         self.reopen_logs();

@@ -6,12 +6,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::admission::Clients;
 use super::checks::Checks;
 use super::drainer::Drainer;
 use super::snapshot::Snapshot;
+use crate::backend::drained::Drained;
 use crate::backend::group::Journal;
 use crate::budget::{Budget, Shares};
 use crate::content::gzip::Compressors;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(super) waiting: Arc<AtomicUsize>,
     /// The checks of passwords.
     pub(super) checks: Arc<Checks>,
+    /// The backends that get no requests until further notice.
+    pub(super) drained: Mutex<Arc<Drained>>,
     /// Logs backends that connect and disconnect.
     pub(super) journal: Arc<Journal>,
 }

@@ -20,7 +20,9 @@ use super::pages::{PageFiles, SitePages};
 use super::permission::Permissions;
 use super::site_files::SiteFiles;
 use super::sticky::sticky;
+use super::switches::SiteSwitches;
 use crate::backend::directory::Servers;
+use crate::backend::drained::Drained;
 use crate::backend::pool::Pool;
 use crate::backend::waiting::WaitingCount;
 use crate::config::{self, Address, Config, Filter};
@@ -76,6 +78,8 @@ pub(crate) struct Site {
     pub(crate) settings: config::SiteConfig,
     pub(crate) keys: Arc<[Box<[u8]>]>,
     pub(crate) waiting: Arc<WaitingCount>,
+    /// What an operator has switched.
+    pub(crate) switches: Arc<SiteSwitches>,
     pub(crate) tunnels: Arc<Allowance>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// The clients that may send requests.
@@ -171,9 +175,42 @@ impl Snapshot {
         self.names.get(name).copied()
     }
 
+    /// The numbers of sites that an operator has switched, for the health page; without zeros.
+    pub(crate) fn switched(&self) -> Vec<(&'static str, usize)> {
+        let count = |word, is_on: fn(&SiteSwitches) -> bool| {
+            let on = self.sites.iter().filter(|site| is_on(&site.switches));
+            (word, on.count())
+        };
+        let counts = [
+            count("paused", |switches| switches.pause.is_on()),
+            count("drained", SiteSwitches::is_drained),
+            count("maintenance", SiteSwitches::is_in_maintenance),
+        ];
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Changes which backends get no requests.
+    pub(crate) fn set_drained(&self, drained: &Arc<Drained>) {
+        for site in &self.sites {
+            for pool in site.all_pools() {
+                pool.set_drained(drained);
+            }
+            if let Some(servers) = &site.servers {
+                servers.set_drained(drained);
+            }
+        }
+    }
+
     /// The servers of all sites.
     pub(crate) fn servers(&self) -> impl Iterator<Item = &Arc<Servers>> {
         self.sites.iter().filter_map(|site| site.servers.as_ref())
+    }
+
+    /// The site with this name in logs, or with this host name.
+    pub(crate) fn called(&self, name: &str) -> Option<&Site> {
+        let index = || self.site(&name.to_ascii_lowercase());
+        let named = self.named(name);
+        named.or_else(|| self.sites.get(index()?))
     }
 
     /// The site with this name in logs.
@@ -191,6 +228,10 @@ impl Snapshot {
     pub(crate) fn retire(&self, next: &Self) {
         for site in &self.sites {
             site.files.retire(next.files_of(&site.settings.name));
+            if next.named(&site.settings.name).is_none() {
+                // No command can end the pause any more.
+                site.switches.pause.end();
+            }
         }
         let logs = next.access_logs();
         let kept: HashSet<_> = logs.iter().map(|(_, log)| Arc::as_ptr(log)).collect();
@@ -271,6 +312,7 @@ impl Site {
         };
         let waiting = known.map(|site| Arc::clone(&site.waiting));
         let new_line = || Arc::new(WaitingCount::new(Arc::clone(parts.waiting)));
+        let switches = known.map(|site| Arc::clone(&site.switches));
         let tunnels = known.map(|site| Arc::clone(&site.tunnels));
         Ok(Self {
             permissions: Permissions::of_site(&settings),
@@ -279,6 +321,7 @@ impl Site {
             files: SiteFiles::new(&settings, known.map(|site| &site.files)),
             keys: accepted_keys(&settings),
             waiting: waiting.unwrap_or_else(new_line),
+            switches: switches.unwrap_or_default(),
             tunnels: tunnels.unwrap_or_default(),
             unframed_reported: AtomicBool::new(false),
             backup: None,
@@ -289,6 +332,21 @@ impl Site {
             filtered,
             plain,
         })
+    }
+
+    /// Lets its requests that wait for a backend ask again, after a switch was changed.
+    pub(crate) fn recall(&self) {
+        for pool in self.all_pools() {
+            pool.recall(&self.waiting);
+        }
+        if let Some(servers) = &self.servers {
+            servers.recall();
+        }
+    }
+
+    fn all_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let filtered = self.filtered.iter().flat_map(|(_, pool)| pool);
+        self.plain.iter().chain(filtered)
     }
 
     /// A page with this status: the site's own if it has one, or the built-in one with `detail`.

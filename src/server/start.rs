@@ -120,6 +120,7 @@ impl Server {
             connections: AtomicU64::new(division.both),
             waiting,
             checks,
+            drained: Mutex::default(),
             journal,
         });
         let sessions = Arc::new(Sessions {

@@ -13,7 +13,8 @@ impl DirectoryState {
         let other = |server: &ServerEntry| !Arc::ptr_eq(&server.endpoint, endpoint);
         self.servers
             .iter()
-            .any(|server| other(server) && !server.removed && server.health.state == Health::Up)
+            .filter(|server| other(server) && !server.removed && !server.drained)
+            .any(|server| server.health.state == Health::Up)
     }
 
     /// Takes a slot at the available server with the fewest busy slots, round robin among equals, and the connection
@@ -27,7 +28,7 @@ impl DirectoryState {
             let server = &self.servers[index];
             if server.busy < server.slots
                 && best.is_none_or(|(_, busy)| server.busy < busy)
-                && server.health.is_open(&mut now)
+                && server.is_open(&mut now)
             {
                 best = Some((index, server.busy));
             }

@@ -4,6 +4,7 @@
 //! of the first request in the queue. The end of a server's pause frees slots without a thread, so the [`Alarm`] wakes
 //! the tick thread then, which does the same.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,6 +17,7 @@ use super::health::{Change, HealthReport};
 use super::list::Notify;
 use super::server::IdleConnection;
 use super::state::{Assignment, DirectorySettings, DirectoryState};
+use crate::backend::drained::Drained;
 use crate::backend::shortage::Shortage;
 use crate::net::alarm::Alarm;
 use crate::net::conn::Conn;
@@ -72,6 +74,36 @@ impl Directory {
         self.serve_waiting();
     }
 
+    /// Changes which servers get no requests, and closes the idle connections to those.
+    pub(super) fn set_drained(&self, drained: &Arc<Drained>) {
+        let idle: Vec<_> = {
+            let mut state = self.state.lock();
+            state.drained = Arc::clone(drained);
+            let servers = state.servers.iter_mut();
+            let mut idle = VecDeque::new();
+            for server in servers {
+                server.drained = drained.has_server(&server.endpoint.address);
+                if server.drained {
+                    idle.append(&mut server.idle);
+                }
+            }
+            idle.into()
+        };
+        for idle in idle {
+            self.close(idle.conn, Close::Draining);
+        }
+        self.set_alarm();
+        self.serve_waiting();
+    }
+
+    /// Removes all waiting requests from the queue, to ask again.
+    pub(super) fn recall(&self) {
+        let slots = self.state.lock().waiting.take_where(|_| true);
+        for slot in slots {
+            slot.recall();
+        }
+    }
+
     /// Closes idle connections, and those that become idle later.
     pub(super) fn close_all(&self, reason: Close) {
         let idle: Vec<_> = {
@@ -85,6 +117,13 @@ impl Directory {
         for idle in idle {
             self.close(idle.conn, reason);
         }
+    }
+
+    /// Whether there is a server with this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        let state = self.state.lock();
+        let mut servers = state.servers.iter().filter(|server| !server.removed);
+        servers.any(|server| *server.endpoint.name == *name)
     }
 
     pub(super) fn idle(&self) -> usize {
@@ -222,7 +261,7 @@ impl Directory {
         for server in servers {
             while !list.unreachable
                 && server.elements.leased.len() > server.busy
-                && !(wanted && server.health.is_open(&mut None))
+                && !(wanted && server.is_open(&mut None))
             {
                 server.return_oldest(list);
             }

@@ -107,6 +107,11 @@ impl ServerTicket {
         self.slot.wake_with(waker)
     }
 
+    /// Whether the request has to ask again.
+    pub fn is_recalled(&self) -> bool {
+        self.slot.is_recalled()
+    }
+
     /// Joins the queue with a new [`Slot`], unless a connection slot has become free.
     fn enqueue(&mut self) -> Option<ServerAcquired> {
         loop {

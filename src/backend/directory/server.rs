@@ -30,6 +30,8 @@ pub(super) struct ServerEntry {
     pub(super) check: Option<Instant>,
     /// It is not in the configuration any more.
     pub(super) removed: bool,
+    /// It gets no requests until further notice.
+    pub(super) drained: bool,
     #[cfg(feature = "redis")]
     pub(super) elements: Elements,
 }
@@ -64,9 +66,15 @@ impl ServerEntry {
             lookup_reported: false,
             check: Some(now),
             removed: false,
+            drained: false,
             #[cfg(feature = "redis")]
             elements: Elements::default(),
         }
+    }
+
+    /// Whether a request may go there. `now` is filled in only if it is needed.
+    pub(super) fn is_open(&self, now: &mut Option<Instant>) -> bool {
+        !self.drained && self.health.is_open(now)
     }
 
     /// The connection that became idle last. `once`: the request must not be sent twice, so an old connection will not

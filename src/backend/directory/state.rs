@@ -9,6 +9,7 @@ use super::health::Health;
 #[cfg(feature = "redis")]
 use super::list::ListState;
 use super::server::{IdleConnection, ServerEntry};
+use crate::backend::drained::Drained;
 use crate::backend::queue::Queue;
 use crate::backend::shortage::Shortage;
 use crate::config::{self, Address};
@@ -41,6 +42,8 @@ pub(super) struct DirectoryState {
     pub(super) next_server: usize,
     /// Connections are closed for this reason instead of becoming idle.
     pub(super) closed: Option<Close>,
+    /// The servers that get no requests.
+    pub(super) drained: Arc<Drained>,
     #[cfg(feature = "redis")]
     pub(super) list: Option<ListState>,
 }
@@ -84,6 +87,7 @@ impl DirectoryState {
             waiting: Queue::default(),
             next_server: 0,
             closed: None,
+            drained: Arc::default(),
             #[cfg(feature = "redis")]
             list: None,
         }
@@ -107,6 +111,7 @@ impl DirectoryState {
                 None => ServerEntry::new(address, settings.slots, now),
             };
             server.slots = settings.slots;
+            server.drained = self.drained.has_server(address);
             // It may have been removed by an earlier change.
             server.removed = false;
             self.servers.push(server);
@@ -141,7 +146,7 @@ impl DirectoryState {
             let redis = self.list.is_some();
             servers().filter(move |server| !redis || server.elements.is_listed())
         };
-        let down = servers().filter(|server| server.health.state != Health::Up);
+        let down = servers().filter(|server| server.health.state != Health::Up || server.drained);
         (servers().count(), down.count())
     }
 
@@ -174,7 +179,12 @@ impl DirectoryState {
     pub(super) fn close_reason(&self, endpoint: &Arc<Endpoint>) -> Option<Close> {
         let gone = |index: usize| self.servers[index].removed;
         let removed = self.position(endpoint).is_none_or(gone);
-        self.closed.or(removed.then_some(Close::Removed))
+        let drained = |index: usize| self.servers[index].drained;
+        let drained = !removed && self.position(endpoint).is_some_and(drained);
+        let removed = removed.then_some(Close::Removed);
+        self.closed
+            .or(removed)
+            .or(drained.then_some(Close::Draining))
     }
 
     /// When the next pause ends that frees slots for waiting requests.
@@ -188,7 +198,7 @@ impl DirectoryState {
                 until,
                 trial: false,
                 ..
-            } if server.busy < server.slots => Some(until),
+            } if server.busy < server.slots && !server.drained => Some(until),
             _ => None,
         });
         pauses.min()

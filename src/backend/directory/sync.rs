@@ -56,7 +56,7 @@ impl Directory {
                 let Some(list) = list else { return };
                 let usable = index
                     .map(|index| &mut servers[index])
-                    .filter(|server| server.health.is_open(&mut Some(now)));
+                    .filter(|server| server.is_open(&mut Some(now)));
                 match usable {
                     Some(server) => {
                         server
@@ -184,6 +184,7 @@ impl DirectoryState {
         let address = str::from_utf8(element).ok()?.parse().ok()?;
         let mut server = ServerEntry::new(&address, 0, now);
         server.elements.text = element.into();
+        server.drained = self.drained.has_server(&address);
         self.servers.push(server);
         Some(self.servers.len() - 1)
     }

@@ -15,8 +15,9 @@ use crate::relay::Exchange;
 use crate::relay::delivery::Delivered;
 use crate::server::body::CollectError;
 
+use crate::server::failures::reason_for;
 use crate::server::pages;
-use crate::server::pending::{PendingRequest, reason_for};
+use crate::server::pending::PendingRequest;
 use crate::server::scratch::Scratch;
 use crate::server::shared::SnapshotRef;
 use crate::server::snapshot::Snapshot;

@@ -40,7 +40,10 @@ impl Session {
                 Err(pages::page(403, NOT_ALLOWED, Some(&head)))
             }
             Route::Site(site) => Ok(site),
-            Route::Health => Err(pages::health(&self.shared.stats, client.ip())),
+            Route::Health => {
+                let switched = snapshot.switched();
+                Err(pages::health(&self.shared.stats, client.ip(), &switched))
+            }
             Route::NotFound => Err(pages::page(404, "There is no such site here.", Some(&head))),
         };
         let unread = head.has_body();
@@ -82,7 +85,7 @@ impl Session {
             return self.refuse_too_many(&pending, scratch);
         }
         let site = pending.site();
-        if site.pages.in_maintenance(received) {
+        if site.switches.is_in_maintenance() || site.pages.in_maintenance(received) {
             let page = site.pages.maintenance_page(&pending.request.head);
             return self.respond_before_body(&pending, page, scratch);
         }

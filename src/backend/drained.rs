@@ -1,0 +1,118 @@
+//! The list of drained backends: those that get no more requests until further notice.
+//!
+//! It names processes, not connections: a backend that dials in again is still drained. The list of a server is
+//! replaced as a whole; pools and directories have a reference to the current one.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::config::Address;
+use crate::net::stream::Peer;
+use crate::preamble::Id;
+
+/// The drained backends of a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    names: BTreeSet<DrainedName>,
+}
+
+/// The name of a drained backend, or of several.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DrainedName {
+    /// All backends that dialled in with this id.
+    Id(Id),
+    /// All backends that dialled in from this IP address.
+    Machine(IpAddr),
+    /// The server at this address (`proxy: traditional`), as it is written in logs.
+    Server(String),
+}
+
+impl Drained {
+    /// Whether no backend is drained.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &DrainedName> {
+        self.names.iter()
+    }
+
+    /// Adds a name. Returns whether it was not there.
+    pub fn add(&mut self, name: DrainedName) -> bool {
+        self.names.insert(name)
+    }
+
+    /// Removes a name. Returns whether it was there.
+    pub fn remove(&mut self, name: &DrainedName) -> bool {
+        self.names.remove(name)
+    }
+
+    /// Whether a backend that dialled in is drained.
+    pub fn has_backend(&self, id: &Id, peer: &Peer) -> bool {
+        let is_named = |name| self.names.contains(&name);
+        !self.is_empty()
+            && (is_named(DrainedName::Id(*id))
+                || peer
+                    .ip()
+                    .is_some_and(|ip| is_named(DrainedName::Machine(ip))))
+    }
+
+    /// Whether a server is drained.
+    pub fn has_server(&self, address: &Address) -> bool {
+        !self.is_empty()
+            && self
+                .names
+                .contains(&DrainedName::Server(address.to_string()))
+    }
+}
+
+impl DrainedName {
+    /// Whether this is the name of a backend that dialled in.
+    pub fn is_backend(&self, id: &Id, peer: &Peer) -> bool {
+        match self {
+            Self::Id(name) => name == id,
+            Self::Machine(ip) => peer.ip() == Some(*ip),
+            Self::Server(_) => false,
+        }
+    }
+}
+
+/// The name as a command gives it.
+impl fmt::Display for DrainedName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(out),
+            Self::Machine(ip) => ip.fmt(out),
+            Self::Server(name) => out.write_str(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_have_several_names() {
+        let id = Id::new(b"web1\0abcdefg").unwrap();
+        let peer = Peer::Tcp(([192, 0, 2, 7], 5000).into());
+        let mut drained = Drained::default();
+        assert!(!drained.has_backend(&id, &peer));
+        let names = [
+            DrainedName::Id(id),
+            DrainedName::Machine([192, 0, 2, 7].into()),
+        ];
+        for name in names {
+            assert!(drained.add(name.clone()) && !drained.add(name.clone()));
+            assert!(drained.has_backend(&id, &peer), "{name}");
+            assert!(drained.remove(&name) && !drained.remove(&name));
+        }
+        drained.add(DrainedName::Machine([192, 0, 2, 8].into()));
+        assert!(!drained.has_backend(&id, &peer) && !drained.has_backend(&id, &Peer::Unix));
+        let address: Address = "192.0.2.9:80".parse().unwrap();
+        drained.add(DrainedName::Server("192.0.2.9:80".into()));
+        assert!(drained.has_server(&address) && drained.names().count() == 2);
+    }
+}

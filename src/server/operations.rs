@@ -1,0 +1,303 @@
+//! What an operator does with sites and backends while the server runs: pause, drain, maintenance.
+//!
+//! A program calls these methods; `swiftiplyctl` reaches them through the status address. All of them take effect at
+//! once, cut no request, and last until they are undone: also over a reload, as long as the configuration has a site
+//! with that name. They end with the server.
+//!
+//! A site is named as in logs, or by any of its host names.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::handle::Server;
+use super::shared::Shared;
+use super::snapshot::{Site, Snapshot};
+use crate::backend::dial_in::DialInControl;
+use crate::backend::drained::{Drained, DrainedName};
+use crate::backend::registration::ConnectedBackend;
+
+/// Why an operation was refused. Nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperationError {
+    /// There is no site with this name; some of those that exist.
+    NoSite(String, Vec<String>),
+    /// Neither a site nor a connected backend nor a server has this name.
+    NoBackend(String),
+    /// This is not drained.
+    NotDrained(String),
+    /// This site is not paused.
+    NotPaused(String),
+}
+
+/// What was drained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DrainedBackends {
+    /// The backends of a site: this many of its requests waited.
+    Site(String),
+    /// Backends that dialled in: this many of them are connected.
+    Connected(usize),
+    /// A server that is connected to.
+    Server,
+}
+
+impl Server {
+    /// Pauses a site: from now on its requests wait for [`Server::resume`] before they go to a backend, as many as
+    /// `limits.waiting` allows, each for `longest` at most; that does not count towards `timeout`. Requests that a
+    /// backend has already go on, and files are served. If the site is paused already, changes `longest` for requests
+    /// that are yet to come.
+    ///
+    /// # Errors
+    /// [`OperationError::NoSite`].
+    pub fn pause(&self, site: &str, longest: Duration) -> Result<(), OperationError> {
+        self.operations().pause(site, longest)
+    }
+
+    /// Ends the pause of a site. Its requests go to idle backends, or queue for one by their arrival. Returns how many
+    /// waited.
+    ///
+    /// # Errors
+    /// [`OperationError::NoSite`], [`OperationError::NotPaused`].
+    pub fn resume(&self, site: &str) -> Result<usize, OperationError> {
+        self.operations().resume(site)
+    }
+
+    /// Sets whether every request of a site gets 503 with the maintenance page of the site, its own page for 503, or a
+    /// built-in one. Returns whether that is a change. The site is in maintenance as well while its `maintenance_flag`
+    /// exists.
+    ///
+    /// # Errors
+    /// [`OperationError::NoSite`].
+    pub fn set_maintenance(&self, site: &str, on: bool) -> Result<bool, OperationError> {
+        self.operations().set_maintenance(site, on)
+    }
+
+    /// Drains backends: they finish their requests and get no more, until [`Server::undrain`]. `name` is one of these,
+    /// in this order:
+    ///
+    /// - a site: none of its own backends gets its requests; those go to its `backup`, or get 503 at once;
+    /// - the id of backends that are connected, as in logs, or the IP address from which they dialled in: they stay
+    ///   connected, so that applications need not dial in again, and those that dial in later are drained as well;
+    /// - the address of a server (`proxy: traditional`), as in logs: its idle connections are closed.
+    ///
+    /// # Errors
+    /// [`OperationError::NoBackend`].
+    pub fn drain_backends(&self, name: &str) -> Result<DrainedBackends, OperationError> {
+        self.operations().drain(name)
+    }
+
+    /// Lets backends get requests again, which [`Server::drain_backends`] has drained by this name.
+    ///
+    /// # Errors
+    /// [`OperationError::NotDrained`].
+    pub fn undrain(&self, name: &str) -> Result<(), OperationError> {
+        self.operations().undrain(name)
+    }
+
+    /// The drained backends and servers, also those that are not connected. Sites are not among them.
+    pub fn drained(&self) -> Vec<DrainedName> {
+        self.shared.drained.lock().names().cloned().collect()
+    }
+
+    /// Lets the requests of paused sites end: once the server stops, no command can end a pause.
+    pub(super) fn give_up_pauses(&self) {
+        for site in &self.shared.snapshot().sites {
+            if site.switches.pause.is_on() {
+                site.switches.pause.recall();
+            }
+        }
+    }
+
+    fn operations(&self) -> Operations<'_> {
+        Operations {
+            shared: &self.shared,
+            control: &self.control,
+        }
+    }
+}
+
+/// The operations, as far as they do not need the handle of the server.
+pub(crate) struct Operations<'s> {
+    pub(crate) shared: &'s Shared,
+    /// Lists connected backends.
+    pub(crate) control: &'s DialInControl,
+}
+
+impl Operations<'_> {
+    /// See [`Server::pause`].
+    pub(crate) fn pause(&self, site: &str, longest: Duration) -> Result<(), OperationError> {
+        self.with_site(site, |site| {
+            let name = &site.settings.name;
+            match site.switches.pause.begin(longest) {
+                true => log::info!(
+                    target: &site.log,
+                    "site {name}: paused; requests wait for it to be resumed, {longest:?} at most"
+                ),
+                false => log::info!(
+                    target: &site.log,
+                    "site {name}: still paused; requests wait {longest:?} at most"
+                ),
+            }
+            // Those that wait for a backend now wait for the end of the pause.
+            site.recall();
+        })
+    }
+
+    /// See [`Server::resume`].
+    pub(crate) fn resume(&self, site: &str) -> Result<usize, OperationError> {
+        let resumed = self.with_site(site, |site| {
+            let name = site.settings.name.clone();
+            let Some(waiting) = site.switches.pause.end() else {
+                return Err(OperationError::NotPaused(name));
+            };
+            log::info!(target: &site.log, "site {name}: resumed; {waiting} requests waited");
+            Ok(waiting)
+        });
+        resumed?
+    }
+
+    /// See [`Server::set_maintenance`].
+    pub(crate) fn set_maintenance(&self, site: &str, on: bool) -> Result<bool, OperationError> {
+        self.with_site(site, |site| {
+            let changed = site.switches.set_maintenance(on);
+            if changed {
+                let word = if on { "begins" } else { "ends" };
+                let name = &site.settings.name;
+                log::info!(target: &site.log, "site {name}: maintenance {word}");
+            }
+            changed
+        })
+    }
+
+    /// See [`Server::drain_backends`].
+    pub(crate) fn drain(&self, name: &str) -> Result<DrainedBackends, OperationError> {
+        if let Some(site) = self.shared.snapshot().called(name) {
+            if site.switches.set_drained(true) {
+                let name = &site.settings.name;
+                log::info!(target: &site.log, "site {name}: drained");
+            }
+            // Those that wait go to the backup, or get 503.
+            site.recall();
+            return Ok(DrainedBackends::Site(site.settings.name.clone()));
+        }
+        let (name, drained) = self.backend_called(name)?;
+        self.change_drained(|list| list.add(name));
+        Ok(drained)
+    }
+
+    /// See [`Server::undrain`].
+    pub(crate) fn undrain(&self, name: &str) -> Result<(), OperationError> {
+        if let Some(site) = self.shared.snapshot().called(name) {
+            let own = site.settings.name.clone();
+            if !site.switches.set_drained(false) {
+                return Err(OperationError::NotDrained(own));
+            }
+            log::info!(target: &site.log, "site {own}: not drained any more");
+            return Ok(());
+        }
+        let typed = machine(name).map(DrainedName::Machine);
+        let is_called = |drained: &&DrainedName| {
+            drained.to_string() == name || typed.as_ref() == Some(*drained)
+        };
+        let list = Arc::clone(&self.shared.drained.lock());
+        let Some(found) = list.names().find(is_called) else {
+            return Err(OperationError::NotDrained(name.to_owned()));
+        };
+        self.change_drained(|list| list.remove(found));
+        Ok(())
+    }
+
+    fn with_site<T>(&self, name: &str, act: impl Fn(&Site) -> T) -> Result<T, OperationError> {
+        let snapshot = self.shared.snapshot();
+        match snapshot.called(name) {
+            Some(site) => Ok(act(site)),
+            None => Err(no_site(name, &snapshot)),
+        }
+    }
+
+    /// The backends or the server with this name.
+    fn backend_called(&self, name: &str) -> Result<(DrainedName, DrainedBackends), OperationError> {
+        let connected = self.control.connected();
+        let count = |name: &DrainedName| {
+            let named = |backend: &&ConnectedBackend| name.is_backend(&backend.id, &backend.peer);
+            connected.iter().filter(named).count()
+        };
+        let list = Arc::clone(&self.shared.drained.lock());
+        let with_id = connected.iter().find(|one| one.id.to_string() == name);
+        let id = with_id.map(|backend| DrainedName::Id(backend.id));
+        let with_ip = || machine(name).map(DrainedName::Machine);
+        let is_known =
+            |name: &DrainedName| count(name) > 0 || list.names().any(|known| known == name);
+        if let Some(name) = id.or_else(with_ip).filter(is_known) {
+            let count = count(&name);
+            return Ok((name, DrainedBackends::Connected(count)));
+        }
+        let snapshot = self.shared.snapshot();
+        match snapshot.servers().any(|servers| servers.has(name)) {
+            true => Ok((
+                DrainedName::Server(name.to_owned()),
+                DrainedBackends::Server,
+            )),
+            false => Err(OperationError::NoBackend(name.to_owned())),
+        }
+    }
+
+    /// Changes the list of drained backends, and applies it.
+    fn change_drained(&self, change: impl FnOnce(&mut Drained) -> bool) {
+        // Held until the end, so that a reload does not replace what it is applied to.
+        let mut current = self.shared.drained.lock();
+        let mut drained = Drained::clone(&current);
+        if !change(&mut drained) {
+            return;
+        }
+        let names: Vec<_> = drained.names().map(ToString::to_string).collect();
+        match names.is_empty() {
+            true => log::info!("no backend is drained any more"),
+            false => log::info!("drained backends are now: {}", names.join(", ")),
+        }
+        *current = Arc::new(drained);
+        self.shared.snapshot().set_drained(&current);
+    }
+}
+
+/// An IP address as text, perhaps in brackets; in the form of [`Peer::ip`](crate::net::stream::Peer::ip).
+fn machine(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let ip: IpAddr = bare.unwrap_or(text).parse().ok()?;
+    Some(ip.to_canonical())
+}
+
+fn no_site(name: &str, snapshot: &Snapshot) -> OperationError {
+    let known = snapshot.sites.iter().map(|site| site.settings.name.clone());
+    OperationError::NoSite(name.to_owned(), known.take(MOST_NAMES + 1).collect())
+}
+
+impl fmt::Display for OperationError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSite(name, known) => {
+                let more = if known.len() > MOST_NAMES {
+                    ", ..."
+                } else {
+                    ""
+                };
+                let known = known[..known.len().min(MOST_NAMES)].join(", ");
+                write!(out, "no site is called {name:?}; there are {known}{more}")
+            }
+            Self::NoBackend(name) => write!(
+                out,
+                "{name:?} is neither a site, nor the id or IP address of a connected backend, nor the address of a server"
+            ),
+            Self::NotDrained(name) => write!(out, "{name} is not drained"),
+            Self::NotPaused(name) => write!(out, "site {name} is not paused"),
+        }
+    }
+}
+
+impl std::error::Error for OperationError {}
+
+/// How many sites a message names.
+const MOST_NAMES: usize = 10;

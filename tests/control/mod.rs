@@ -1,0 +1,4 @@
+//! What an operator does with sites and backends while the server runs.
+
+mod draining;
+mod pausing;
