@@ -1,14 +1,15 @@
 //! The library, embedded in a program.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use swiftiply::Server;
 use swiftiply::backend::registration::ConnectedBackend;
 use swiftiply::client::{Client, Reply};
-use swiftiply::config::{Config, Overrides};
+use swiftiply::config::{Config, Overrides, SiteConfig};
 use swiftiply::stats::{self, Close};
 
 use crate::common::{Backend, PATIENCE, Visitor, drain, embedded, first, wait_until};
@@ -102,23 +103,36 @@ fn server_and_clients() {
     );
 }
 
+/// A logger of the program that panics when something is logged about the site `panic`.
+struct PanickingLogger;
+
+impl log::Log for PanickingLogger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let text = record.args().to_string();
+        assert!(!text.contains("site panic: "), "on purpose");
+    }
+
+    fn flush(&self) {}
+}
+
 #[test]
 fn panic_costs_one_connection() {
-    let map = "[{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60}]";
-    // A deadline beyond the end of the clock; no file can set it.
-    let broken = || {
-        let mut config = config(map);
-        config.sites[0].timeout = Duration::MAX;
-        config
-    };
-    let server = Server::start(broken()).unwrap();
+    let map = "[{incoming: test, default: true, outgoing: '127.0.0.1:0', timeout: 60},\
+                {incoming: panic, docroot: /}]";
+    log::set_logger(&PanickingLogger).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
+    let server = Server::start(config(map)).unwrap();
     let address = first(&server.client_addresses());
     let mut panics = 0;
     let mut must_panic = || {
         let mut visitor = TcpStream::connect(address).unwrap();
         visitor.set_read_timeout(Some(PATIENCE)).unwrap();
         visitor
-            .write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            .write_all(b"POST / HTTP/1.1\r\nHost: panic\r\nContent-Length: 99999999999\r\n\r\n")
             .unwrap();
         let end = visitor.read(&mut [0]).unwrap_err();
         assert_eq!(end.kind(), ErrorKind::ConnectionReset);
@@ -130,13 +144,10 @@ fn panic_costs_one_connection() {
     let ask = |target: &str| Visitor::asking(address, target);
     // On an idle server, more often than there are workers.
     (0..6).for_each(|_| must_panic());
-    server.reload(config(map)).unwrap();
     let mut visitors = vec![ask("/one"), ask("/two")];
     wait_until("two requests in the queue", || server.queues().1 == 2);
     // And while other requests wait.
-    server.reload(broken()).unwrap();
     (0..6).for_each(|_| must_panic());
-    server.reload(config(map)).unwrap();
     visitors.extend([ask("/three"), ask("/four")]);
     wait_until("four requests in the queue", || server.queues().1 == 4);
     let dial_in = first(&server.backend_addresses());
@@ -225,5 +236,71 @@ fn connections_counted() {
         server.open_connections() + closed
     );
     drop(half);
+    drain(server);
+}
+
+#[test]
+fn configured_in_code() {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.txt"), "from a file").unwrap();
+    let config = Config {
+        listen: vec![any.into()],
+        workers: 2,
+        sites: vec![
+            SiteConfig::dial_in("Test", any.into()),
+            SiteConfig::files("", directory.path()),
+        ],
+        ..Config::default()
+    };
+    let server = Server::start(config).unwrap();
+    let backend = Client::new(server.backend_addresses()[0].to_string().parse().unwrap());
+    let stopper = backend.stopper();
+    let thread = thread::spawn(move || backend.serve(|_| Reply::text(200, "dialled in")));
+    let mut visitor = Visitor::connect(first(&server.client_addresses()));
+    assert_eq!(visitor.get("/").text(), "dialled in");
+    let file = visitor.ask("GET /a.txt HTTP/1.1\r\nHost: other\r\n\r\n");
+    assert_eq!(file.text(), "from a file");
+    stopper.stop();
+    thread.join().unwrap();
+    drain(server);
+}
+
+#[test]
+fn values_set_in_code_are_checked() {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let good = Config {
+        listen: vec![any.into()],
+        ..Config::default()
+    };
+    let check = |change: &dyn Fn(&mut Config), expected: &str| {
+        let mut config = good.clone();
+        change(&mut config);
+        let error = Server::start(config).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(error.starts_with("configuration: "), "{error}");
+    };
+    check(&|config| config.workers = 0, "workers 0: ");
+    check(&|config| config.limits.head = 0, "limits.head 0: ");
+    check(&|config| config.listen.clear(), "cluster_port");
+    check(&|config| config.grace = Duration::MAX, "grace ");
+    let two = |config: &mut Config| {
+        config.sites = vec![SiteConfig::files("", "/"), SiteConfig::files("", "/tmp")];
+    };
+    check(&two, "default");
+    let same = |config: &mut Config| {
+        config.sites = vec![SiteConfig::files("a", "/"), SiteConfig::files("A", "/")];
+    };
+    check(&same, "also a name of map[1]");
+    // A reload is checked in the same way, and changes nothing if it fails.
+    let server = Server::start(good.clone()).unwrap();
+    let error = server.reload(Config::default()).unwrap_err().to_string();
+    assert!(error.contains("cluster_port"), "{error}");
+    assert_eq!(
+        Visitor::connect(first(&server.client_addresses()))
+            .get("/")
+            .status,
+        404
+    );
     drain(server);
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use super::types::{
-    CacheConfig, Config, FileCache, GzipConfig, Limits, LogLevel, Logger, Order, Redis, Scheduling,
-    SiteConfig, Symlinks, Timeouts,
+    Address, CacheConfig, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel,
+    Logger, Order, Outgoing, Redis, Scheduling, SiteConfig, SocketFileConfig, Symlinks, Timeouts,
 };
 use crate::process;
 
@@ -105,6 +106,46 @@ impl Default for SiteConfig {
             error_pages: BTreeMap::new(),
             gzip: None,
             precompressed: true,
+        }
+    }
+}
+
+impl SiteConfig {
+    /// A site with this host name, or the default site if the name is empty, whose backends dial in at this address.
+    pub fn dial_in(name: &str, at: Address) -> Self {
+        let outgoing = Outgoing {
+            to: at,
+            filter: Filter::Any,
+            file: SocketFileConfig::default(),
+        };
+        Self {
+            outgoing: vec![outgoing],
+            ..Self::named(name)
+        }
+    }
+
+    /// A site whose requests go to servers that listen at these addresses (`proxy: traditional`).
+    pub fn traditional(name: &str, servers: Vec<Address>) -> Self {
+        Self {
+            directory: Some(DirectoryConfig::Static(servers)),
+            ..Self::named(name)
+        }
+    }
+
+    /// A site that has only the files below this directory.
+    pub fn files(name: &str, docroot: impl Into<PathBuf>) -> Self {
+        Self {
+            docroot: Some(docroot.into()),
+            ..Self::named(name)
+        }
+    }
+
+    fn named(name: &str) -> Self {
+        let incoming = [name].into_iter().filter(|name| !name.is_empty());
+        Self {
+            default: name.is_empty(),
+            incoming: incoming.map(str::to_owned).collect(),
+            ..Self::default()
         }
     }
 }

@@ -99,6 +99,31 @@ impl Config {
         check::text(text, file, overrides, None)
     }
 
+    /// Checks a configuration whose values a program has set, as those of a file are checked, and completes it: host
+    /// names in lower case, the names of sites, absolute paths.
+    ///
+    /// It is written as a file and read again, so there is no second set of checks. A path that is not UTF-8 cannot be
+    /// written; then the values stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// All problems, without lines.
+    pub fn validated(self) -> Result<Self, Problems> {
+        let text = self.to_yaml();
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            return Ok(self);
+        }
+        let overrides = Overrides {
+            directory: std::env::current_dir().ok(),
+            ..Overrides::default()
+        };
+        let read = Self::from_yaml(&text, Path::new("configuration"), &overrides);
+        match read {
+            Ok((config, _)) => Ok(config),
+            Err(problems) => Err(problems.without_lines()),
+        }
+    }
+
     /// The configuration of a server without a file.
     ///
     /// # Errors

@@ -49,6 +49,12 @@ impl Problems {
         }
     }
 
+    /// The same for a text that the reader of the problems has never seen.
+    pub(super) fn without_lines(mut self) -> Self {
+        self.0.iter_mut().for_each(|problem| problem.line = None);
+        self
+    }
+
     /// A single problem, for a file that cannot be read.
     pub(super) fn one(file: &Path, line: Option<usize>, message: impl Into<String>) -> Self {
         Self(vec![Problem {

@@ -2,6 +2,7 @@
 
 use std::{fmt, io};
 
+use crate::config::Problems;
 use crate::content::watched::FileError;
 use crate::logging::OpenError;
 use crate::net::listener::BindError;
@@ -9,7 +10,10 @@ use crate::net::tls::LoadError;
 
 /// Why a server did not start, or did not take a new configuration.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum StartError {
+    /// A value that a program has set is not allowed, or values contradict each other.
+    Config(Problems),
     /// An address could not be bound.
     Bind(BindError),
     /// An access log could not be opened.
@@ -29,6 +33,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Config(problems) => problems.fmt(out),
             Self::Bind(error) => error.fmt(out),
             Self::Log(error) => error.fmt(out),
             Self::File(error) => error.fmt(out),
@@ -41,6 +46,12 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+impl From<Problems> for StartError {
+    fn from(problems: Problems) -> Self {
+        Self::Config(problems)
+    }
+}
 
 impl From<BindError> for StartError {
     fn from(error: BindError) -> Self {

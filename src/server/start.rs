@@ -46,15 +46,16 @@ pub struct Bound {
 }
 
 impl Server {
-    /// Binds and opens everything that a configuration names, and starts no thread.
+    /// Checks a configuration ([`Config::validated`]), binds and opens everything that it names, and starts no thread.
     ///
     /// # Errors
-    /// The first address or file that failed; what was bound before is closed again.
+    /// All problems of the configuration, or the first address or file that failed; what was bound before is closed again.
     pub fn bind(config: Config) -> Result<Bound, StartError> {
-        Self::bind_with(config, &Inherited::default())
+        Self::bind_with(config.validated()?, &Inherited::default())
     }
 
-    /// The same with listening sockets of a server that this one follows, for the addresses that they have.
+    /// The same for a configuration as [`Config::load`] has returned it, which is not checked again, and with listening
+    /// sockets of a server that this one follows, for the addresses that they have.
     ///
     /// # Errors
     /// Those of [`Server::bind`]; the sockets that were used are closed.

@@ -32,6 +32,7 @@ use signal_hook::consts::SIGUSR2;
 use swiftiply::config::{Config, LogLevel, Logger, Note, Problems};
 use swiftiply::logging::{self, Logging};
 use swiftiply::net::INSPECTION;
+use swiftiply::net::listener::Inherited;
 use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::reason;
 use swiftiply::process::{self, ForkSide};
@@ -125,7 +126,8 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
         Some(predecessor) => Server::bind_with(config.clone(), &predecessor.inherited),
     };
     let bound = bound.map_err(|error| match error {
-        StartError::Certificate(_)
+        StartError::Config(_)
+        | StartError::Certificate(_)
         | StartError::DialInCertificate(_)
         | StartError::SocketFile(_) => ExitError::usage(error),
         _ => ExitError::running(error),
@@ -188,7 +190,7 @@ fn bind(config: &Config) -> Result<Bound, StartError> {
     let since = Instant::now();
     let mut is_logged = false;
     loop {
-        match Server::bind(config.clone()) {
+        match Server::bind_with(config.clone(), &Inherited::default()) {
             Err(StartError::Bind(error)) if error.is_in_use() && since.elapsed() < BIND_AGAIN => {
                 if !is_logged {
                     log::warn!("{error}; trying again for {BIND_AGAIN:?}");
@@ -332,7 +334,7 @@ fn reload(
         .prepare(&config)
         .map_err(|error| error.to_string())?;
     server
-        .reload(config.clone())
+        .reload_loaded(config.clone())
         .map_err(|error| error.to_string())?;
     logs.commit();
     for note in &notes {

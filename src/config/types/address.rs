@@ -1,7 +1,7 @@
 //! Addresses and networks as the configuration names them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
@@ -41,6 +41,16 @@ pub enum ClientGroup {
     Unix,
     /// Those of a network.
     Network(Network),
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp {
+            host: address.ip().to_string(),
+            port: address.port(),
+            implied: false,
+        }
+    }
 }
 
 /// The form in `outgoing`: `127.0.0.1:80`, `[::1]:80`, `unix:/path`.
