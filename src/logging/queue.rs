@@ -34,7 +34,7 @@ pub(super) struct LogQueue {
     /// With `state`: bytes were written or dropped.
     progress: Condvar,
     /// Used by the writer thread only.
-    hand: Mutex<PendingWrite>,
+    writing: Mutex<PendingWrite>,
 }
 
 /// The kind of lines, which decides where losses are reported.
@@ -61,8 +61,8 @@ pub(super) enum LineFate {
 struct LogQueueState {
     lines: Vec<u8>,
     /// Lines for the current target, each followed by the target that replaces it.
-    turns: Vec<(Vec<u8>, LogTarget)>,
-    /// Bytes in `lines`, `turns` and `hand`.
+    switches: Vec<(Vec<u8>, LogTarget)>,
+    /// Bytes in `lines`, `switches` and `writing`.
     pending: usize,
     /// Bytes written or dropped, for waiting threads.
     done: u64,
@@ -166,7 +166,7 @@ impl LogQueue {
             writer,
             state: Mutex::default(),
             progress: Condvar::new(),
-            hand: Mutex::new(PendingWrite::new(target)),
+            writing: Mutex::new(PendingWrite::new(target)),
         }))
     }
 
@@ -185,7 +185,7 @@ impl LogQueue {
     pub(super) fn add(self: &Arc<Self>, line: &[u8], urgent: bool) -> LineFate {
         let mut state = self.state.lock();
         let fits = state.pending == 0 || state.pending + line.len() <= MOST;
-        if !fits || !charge(line.len()) {
+        if !fits || !reserve(line.len()) {
             state.lost += 1;
             return match state.lost {
                 1 => LineFate::FirstLost,
@@ -237,22 +237,22 @@ impl LogQueue {
             name: self.name.clone(),
             cause,
         })?;
-        self.turn(target, false);
+        self.switch(target, false);
         Ok(())
     }
 
     /// Closes the file. Opens it again for each further line.
     pub(super) fn retire(self: &Arc<Self>) {
         match &self.path {
-            Some(path) => self.turn(LogTarget::Named(path.clone()), true),
+            Some(path) => self.switch(LogTarget::Named(path.clone()), true),
             None => self.flush(),
         }
     }
 
-    fn turn(self: &Arc<Self>, target: LogTarget, is_retired: bool) {
+    fn switch(self: &Arc<Self>, target: LogTarget, is_retired: bool) {
         let mut state = self.state.lock();
         let lines = mem::take(&mut state.lines);
-        state.turns.push((lines, target));
+        state.switches.push((lines, target));
         state.is_retired = is_retired;
         let wake = !mem::replace(&mut state.is_due, true);
         drop(state);
@@ -263,41 +263,43 @@ impl LogQueue {
 
     /// Writes what is in the queue, on the writer thread. Returns when to try again, if that is needed.
     fn drain(self: &Arc<Self>) -> Option<Instant> {
-        let mut hand = self.hand.lock();
+        let mut writing = self.writing.lock();
         let mut failure = None;
-        while hand.load(&mut self.state.lock()) {
-            let begun = hand.written;
-            match hand.write() {
-                Ok(()) => hand.pause = FIRST_PAUSE,
-                Err(error) if error.kind() == ErrorKind::WouldBlock && !self.is_turning(&hand) => {
-                    let again = Instant::now() + hand.pause;
-                    hand.pause = (hand.pause * 2).min(LONGEST_PAUSE);
+        while writing.load(&mut self.state.lock()) {
+            let before = writing.written;
+            match writing.write() {
+                Ok(()) => writing.pause = FIRST_PAUSE,
+                Err(error)
+                    if error.kind() == ErrorKind::WouldBlock && !self.is_switching(&writing) =>
+                {
+                    let again = Instant::now() + writing.pause;
+                    writing.pause = (writing.pause * 2).min(LONGEST_PAUSE);
                     return Some(again);
                 }
                 Err(error) => {
-                    hand.has_failed = true;
-                    let lost = hand.give_up();
+                    writing.has_failed = true;
+                    let lost = writing.give_up();
                     self.state.lock().lost += lost;
                     failure = Some(error);
                 }
             }
-            self.account(hand.written - begun);
+            self.account(writing.written - before);
         }
-        let report = self.report(&mut hand, failure);
-        drop(hand);
+        let report = self.report(&mut writing, failure);
+        drop(writing);
         match report? {
             LossReport::Later(again) => return Some(again),
-            LossReport::Broken(text) => self.tell(log::Level::Error, &text, true),
-            LossReport::Whole(text, was_reported) => {
-                self.tell(log::Level::Warn, &text, was_reported);
+            LossReport::Failing(text) => self.send_report(log::Level::Error, &text, true),
+            LossReport::Recovered(text, was_reported) => {
+                self.send_report(log::Level::Warn, &text, was_reported);
             }
         }
         None
     }
 
     /// Whether another target is about to replace this one, so that waiting for it is pointless.
-    fn is_turning(&self, hand: &PendingWrite) -> bool {
-        hand.next.is_some() || !self.state.lock().turns.is_empty()
+    fn is_switching(&self, writing: &PendingWrite) -> bool {
+        writing.next.is_some() || !self.state.lock().switches.is_empty()
     }
 
     /// Accounts for bytes that were written or dropped.
@@ -311,39 +313,39 @@ impl LogQueue {
     }
 
     /// The report that is due now, if any: one when writing fails, one when it works again.
-    fn report(&self, hand: &mut PendingWrite, failure: Option<io::Error>) -> Option<LossReport> {
+    fn report(&self, writing: &mut PendingWrite, failure: Option<io::Error>) -> Option<LossReport> {
         let mut state = self.state.lock();
         let lost = match state.lost {
             1 => "1 line lost".to_owned(),
             count => format!("{count} lines lost"),
         };
-        if hand.has_failed {
-            let error = failure.filter(|_| !mem::replace(&mut hand.is_reported, true))?;
+        if writing.has_failed {
+            let error = failure.filter(|_| !mem::replace(&mut writing.is_reported, true))?;
             let text = format!(
                 "{}: {}; {lost}, and more until it can be written",
                 self.name,
                 reason(&error)
             );
-            return Some(LossReport::Broken(text));
+            return Some(LossReport::Failing(text));
         }
-        if state.lost == 0 && !hand.is_reported {
+        if state.lost == 0 && !writing.is_reported {
             return None;
         }
         let now = Instant::now();
-        if let Some(reported) = hand.reported
-            && now < reported + REST
+        if let Some(reported) = writing.reported
+            && now < reported + REPORT_INTERVAL
         {
-            return Some(LossReport::Later(reported + REST));
+            return Some(LossReport::Later(reported + REPORT_INTERVAL));
         }
         state.lost = 0;
-        hand.reported = Some(now);
-        let was_reported = mem::take(&mut hand.is_reported);
+        writing.reported = Some(now);
+        let was_reported = mem::take(&mut writing.is_reported);
         let text = format!("{}: writing works again; {lost} in total", self.name);
-        Some(LossReport::Whole(text, was_reported))
+        Some(LossReport::Recovered(text, was_reported))
     }
 
-    /// Reports about this log. `aside`: also elsewhere than in the log itself.
-    fn tell(self: &Arc<Self>, level: log::Level, text: &str, aside: bool) {
+    /// Reports about this log. `elsewhere`: also elsewhere than in the log itself.
+    fn send_report(self: &Arc<Self>, level: log::Level, text: &str, elsewhere: bool) {
         match self.kind {
             LogKind::Access => log::log!(level, "{text}"),
             LogKind::Messages => {
@@ -351,7 +353,7 @@ impl LogQueue {
                 if level != log::Level::Error {
                     message(self, level, text);
                 }
-                if aside
+                if elsewhere
                     && self.path.is_some()
                     && let Ok(stderr) = Self::stderr()
                 {
@@ -410,9 +412,9 @@ enum LossReport {
     /// The last report is too recent; try again at this time.
     Later(Instant),
     /// Writing fails.
-    Broken(String),
+    Failing(String),
     /// Writing works again; whether a failure had been reported.
-    Whole(String, bool),
+    Recovered(String, bool),
 }
 
 impl PendingWrite {
@@ -441,8 +443,8 @@ impl PendingWrite {
                 self.is_torn = false;
                 self.has_failed = false;
             }
-            if !state.turns.is_empty() {
-                let (lines, target) = state.turns.remove(0);
+            if !state.switches.is_empty() {
+                let (lines, target) = state.switches.remove(0);
                 self.bytes = lines;
                 self.next = Some(target);
             } else if state.lines.is_empty() {
@@ -558,7 +560,7 @@ impl Writer {
 }
 
 /// Takes bytes from the limit of all queues together.
-fn charge(bytes: usize) -> bool {
+fn reserve(bytes: usize) -> bool {
     let fits = TOTAL.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_IN_ALL;
     if !fits {
         TOTAL.fetch_sub(bytes, Ordering::Relaxed);
@@ -599,7 +601,7 @@ const AT_ONCE: usize = 4096;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// The shortest time between two reports of losses.
-const REST: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the end of the program waits for a stuck log.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -676,7 +678,7 @@ mod tests {
         let path = directory.path().join("log");
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
         let queue = open(&path, LogKind::Messages);
-        let reported = || queue.hand.lock().is_reported;
+        let reported = || queue.writing.lock().is_reported;
         assert!(!reported());
         for count in 1..4 {
             queue.add(b"lost\n", true);
@@ -713,20 +715,24 @@ mod tests {
 
     #[test]
     fn a_line_that_was_torn_is_ended_before_the_next_one() {
-        let mut hand = PendingWrite::new(LogTarget::Stderr);
+        let mut writing = PendingWrite::new(LogTarget::Stderr);
         let mut state = LogQueueState::default();
-        hand.bytes = b"one\ntwo\nthree\n".to_vec();
-        hand.written = 6;
-        hand.is_torn = true;
-        assert_eq!(hand.give_up(), 2);
+        writing.bytes = b"one\ntwo\nthree\n".to_vec();
+        writing.written = 6;
+        writing.is_torn = true;
+        assert_eq!(writing.give_up(), 2);
         state.lines = b"next\n".to_vec();
         state.pending = 5;
-        assert!(hand.load(&mut state));
+        assert!(writing.load(&mut state));
         assert_eq!(
-            (hand.bytes.as_slice(), state.pending),
+            (writing.bytes.as_slice(), state.pending),
             (&b"\nnext\n"[..], 6)
         );
-        assert_eq!(hand.give_up(), 1, "the end of the line before was counted");
+        assert_eq!(
+            writing.give_up(),
+            1,
+            "the end of the line before was counted"
+        );
         TOTAL.fetch_sub(1, Ordering::Relaxed);
     }
 
