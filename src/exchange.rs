@@ -17,6 +17,7 @@ use crate::budget::{Charge, Share};
 use crate::http::conditional::Validators;
 use crate::http::encoding::ContentCoding;
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::request_id::RequestId;
 use crate::net::stream::Peer;
 use crate::preamble::Id;
 use crate::stats::Party;
@@ -36,6 +37,8 @@ pub struct Request {
     pub received: Instant,
     /// The user name, if the site requires a password (`basic_auth`).
     pub user: Option<Box<str>>,
+    /// Its id, for logs and the application.
+    pub id: RequestId,
 }
 
 /// Where a request came from.

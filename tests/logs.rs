@@ -1,6 +1,7 @@
 //! Logs: what they say, that they may fail, and which characters they may contain.
 
 mod exchanges;
+mod request_id;
 
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};

@@ -27,7 +27,7 @@ fn backends_missing_or_busy() {
         "{page}"
     );
     proxy.wait_for_log("/none from 127.0.0.1");
-    proxy.wait_for_log(": site one: backend -: no backend in 300ms: none is connected\n");
+    proxy.wait_for_log(": site one: backend -: no backend in 300ms: none is connected request_id=");
     // Only those with the site's own keys count.
     let others = [
         connect("000000000001", "two"),
@@ -47,16 +47,16 @@ fn backends_missing_or_busy() {
         page.contains("No application process was free in time."),
         "{page}"
     );
-    proxy.wait_for_log(": site one: backend -: no backend in 300ms: all 3 are busy\n");
+    proxy.wait_for_log(": site one: backend -: no backend in 300ms: all 3 are busy request_id=");
     // A backend that the path names.
     unserved(&proxy, "one", "/app/1-2-3.4.5-000000000102");
-    proxy.wait_for_log("no backend in 300ms: 000000000102 is busy\n");
+    proxy.wait_for_log("no backend in 300ms: 000000000102 is busy request_id=");
     unserved(&proxy, "one", "/app/1-2-3.4.5-000000000001");
-    proxy.wait_for_log("no backend in 300ms: 000000000001 is not connected\n");
+    proxy.wait_for_log("no backend in 300ms: 000000000001 is not connected request_id=");
     // The backup had no backend either.
     unserved(&proxy, "backed", "/");
     proxy.wait_for_log(
-        ": site backed: backend -: no backend in 200ms: none is connected; none of backup one: all 3 are busy\n",
+        ": site backed: backend -: no backend in 200ms: none is connected; none of backup one: all 3 are busy request_id=",
     );
     // Where no more requests may wait.
     let mut others = others.map(|backend| (backend, ask(&proxy, "two")));
@@ -64,7 +64,7 @@ fn backends_missing_or_busy() {
         backend.request();
     }
     unserved(&proxy, "two", "/");
-    proxy.wait_for_log(": site two: backend -: limits.waiting reached, all 2 are busy\n");
+    proxy.wait_for_log(": site two: backend -: limits.waiting reached, all 2 are busy request_id=");
     for backend in &mut held {
         backend.reply("ok");
     }
@@ -83,7 +83,7 @@ fn backends_missing_or_busy() {
     let visitor = ask(&proxy, "one");
     held[0].request();
     unserved(&proxy, "one", "/");
-    proxy.wait_for_log("no backend in 300ms: the only one is busy\n");
+    proxy.wait_for_log("no backend in 300ms: the only one is busy request_id=");
     drop((visitor, visitors, held, others));
     proxy.finish();
 }
@@ -115,9 +115,11 @@ fn servers_down_or_busy() {
         page.contains("No application server can be reached."),
         "{page}"
     );
-    proxy.wait_for_log(": site down: backend -: no backend in 300ms: all 2 servers are down\n");
+    proxy.wait_for_log(
+        ": site down: backend -: no backend in 300ms: all 2 servers are down request_id=",
+    );
     unserved(&proxy, "one", "/");
-    proxy.wait_for_log("no backend in 300ms: the only server is down\n");
+    proxy.wait_for_log("no backend in 300ms: the only server is down request_id=");
     let busy: Vec<_> = servers
         .iter()
         .map(|server| {
@@ -130,12 +132,12 @@ fn servers_down_or_busy() {
         backend.request();
     }
     unserved(&proxy, "busy", "/");
-    proxy.wait_for_log("no backend in 300ms: all 2 servers are busy\n");
+    proxy.wait_for_log("no backend in 300ms: all 2 servers are busy request_id=");
     let visitor = ask(&proxy, "both");
     let mut backend = servers[0].accept();
     backend.request();
     unserved(&proxy, "both", "/");
-    proxy.wait_for_log("no backend in 300ms: of 2 servers 1 is down and 1 busy\n");
+    proxy.wait_for_log("no backend in 300ms: of 2 servers 1 is down and 1 busy request_id=");
     drop((visitor, backend, backends, busy));
     drop(servers);
     proxy.finish();
@@ -279,13 +281,13 @@ fn refusals_logged() {
         (
             "GET / HTTP/1.1\r\nHost: shop\r\nHost: files\r\n\r\n",
             400,
-            "two Host fields\n",
+            "two Host fields request_id=",
         ),
-        ("GET / HTTP/1.1\r\n\r\n", 400, "no Host field\n"),
+        ("GET / HTTP/1.1\r\n\r\n", 400, "no Host field request_id="),
         (
             "CONNECT a:80 HTTP/1.1\r\nHost: shop\r\n\r\n",
             405,
-            "site shop: a method that is not supported\n",
+            "site shop: a method that is not supported request_id=",
         ),
         (
             "GET / HTTP/3.0\r\nHost: shop\r\n\r\n",
@@ -295,27 +297,27 @@ fn refusals_logged() {
         (
             &format!("GET /{long} HTTP/1.1\r\nHost: shop\r\n\r\n"),
             414,
-            "site shop: the target is over the limit: limits.target (1k)\n",
+            "site shop: the target is over the limit: limits.target (1k) request_id=",
         ),
         (
             &format!("GET / HTTP/1.1\r\nHost: shop\r\n{many}\r\n"),
             431,
-            "site shop: too many fields: limits.fields (20)\n",
+            "site shop: too many fields: limits.fields (20) request_id=",
         ),
         (
             &format!("GET / HTTP/1.1\r\nHost: shop\r\n{large}\r\n"),
             431,
-            "site shop: the head is over the limit: limits.head (8k)\n",
+            "site shop: the head is over the limit: limits.head (8k) request_id=",
         ),
         (
             "POST /up HTTP/1.1\r\nHost: shop\r\nContent-Length: 1048577\r\n\r\n",
             413,
-            "site shop: POST /up: the body is over the limit: limits.body (1m)\n",
+            "site shop: POST /up: the body is over the limit: limits.body (1m) request_id=",
         ),
         (
             "POST /x HTTP/1.1\r\nHost: files\r\n\r\n",
             405,
-            "site files: POST /x: there are only files here\n",
+            "site files: POST /x: there are only files here request_id=",
         ),
     ] {
         let before = proxy.log().len();

@@ -360,7 +360,9 @@ fn messages_of_503() {
     let proxy = Proxy::start(&redis.yaml("").replace("timeout: 60", "timeout: 300ms"));
     proxy.wait_for_log("servers are listed in Redis");
     assert_eq!(proxy.visit().get("/").status, 503);
-    proxy.wait_for_log(": site test: backend -: no backend in 300ms: no server is listed\n");
+    proxy.wait_for_log(
+        ": site test: backend -: no backend in 300ms: no server is listed request_id=",
+    );
     let server = Server::start();
     redis.push("test", server.address());
     let mut visitor = proxy.ask("/");
@@ -370,16 +372,18 @@ fn messages_of_503() {
         assert_eq!(proxy.visit().get("/").status, 503);
         proxy
             .log()
-            .contains("no backend in 300ms: the only server is busy\n")
+            .contains("no backend in 300ms: the only server is busy request_id=")
     });
     backend.reply_to(&mut visitor, "ok");
     drop((backend, server));
     assert_eq!(proxy.visit().get("/").status, 503);
-    proxy.wait_for_log("no backend in 300ms: the only server is down\n");
+    proxy.wait_for_log("no backend in 300ms: the only server is down request_id=");
     redis.kill();
     proxy.wait_for_log("using the last known servers");
     assert_eq!(proxy.visit().get("/").status, 503);
-    proxy.wait_for_log("no backend in 300ms: the only server is down, and Redis does not answer\n");
+    proxy.wait_for_log(
+        "no backend in 300ms: the only server is down, and Redis does not answer request_id=",
+    );
     drop(visitor);
     proxy.finish_without_leak_check();
 }

@@ -48,10 +48,12 @@ fn forwarded(receiver: &mpsc::Receiver<String>, host: &str, version: &str, secur
         .unwrap_or_else(|| panic!("{whole} lacks {added}"));
     let times = rest.strip_prefix("X-Request-Start: t=").unwrap();
     let (start, rest) = times.split_once("|X-Queue-Time: ").unwrap();
-    let (waited, rest) = rest.split_once('|').unwrap();
+    let (waited, rest) = rest.split_once("|X-Request-Id: ").unwrap();
+    let (id, rest) = rest.split_once('|').unwrap();
     // Microseconds since 1970.
     assert_eq!(start.parse::<u64>().unwrap().to_string().len(), 16);
     assert!(waited.parse::<u64>().is_ok(), "{whole}");
+    assert_eq!(id.len(), 32, "{whole}");
     [before, rest].concat()
 }
 

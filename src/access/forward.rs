@@ -481,6 +481,7 @@ impl ExchangeHandler for ForwardedRequest {
             keep: true,
             date: None,
             patience: WRITE_TIMEOUT,
+            request_id: None,
         };
         Responding {
             status: head.status,

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::types::{
     Address, CacheConfig, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel,
-    Logger, Order, Outgoing, Redis, Scheduling, SiteConfig, SocketFileConfig, Symlinks, Timeouts,
+    Logger, Order, Outgoing, Redis, RequestIds, Scheduling, SiteConfig, SocketFileConfig, Symlinks,
+    Timeouts,
 };
 use crate::process;
 
@@ -66,6 +67,7 @@ impl Default for SiteConfig {
             xforwardedfor: true,
             via: true,
             queue_time: true,
+            request_id: RequestIds::Application,
             underscores: false,
             logger: None,
             access_log: None,

@@ -320,6 +320,7 @@ const KEYS: &[ConfigKey] = &[
     key("xforwardedfor", KeyLevel::Site, KeyStatus::Now),
     key("via", KeyLevel::Site, KeyStatus::Now),
     key("queue_time", KeyLevel::Site, KeyStatus::Now),
+    key("request_id", KeyLevel::Site, KeyStatus::Now),
     key("underscores", KeyLevel::Site, KeyStatus::Now),
     key("unframed_gap", KeyLevel::Site, KeyStatus::Now),
     key("ssl", KeyLevel::Top, KeyStatus::Now),

@@ -51,8 +51,8 @@ pub use problem::{Note, Problem, Problems};
 pub use types::{
     AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, CheckConfig, ClientGroup,
     ClientRule, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel, Logger,
-    Network, Order, Outgoing, PageCache, Redis, Scheduling, SiteConfig, SocketFileConfig, Symlinks,
-    Timeouts, Tls,
+    Network, Order, Outgoing, PageCache, Redis, RequestIds, Scheduling, SiteConfig,
+    SocketFileConfig, Symlinks, Timeouts, Tls,
 };
 pub use value::size_text;
 pub(crate) use value::{read_file, read_text};

@@ -12,7 +12,7 @@ use serde_yaml::Value;
 
 use super::types::{
     AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, Filter, Limits,
-    LogLevel, Logger, Outgoing, SiteConfig, Symlinks, Timeouts, Tls,
+    LogLevel, Logger, Outgoing, RequestIds, SiteConfig, Symlinks, Timeouts, Tls,
 };
 use super::written::time;
 
@@ -293,6 +293,16 @@ impl Serialize for Symlinks {
             Self::Inside => out.serialize_str("inside"),
             Self::All => out.serialize_bool(true),
             Self::None => out.serialize_bool(false),
+        }
+    }
+}
+
+impl Serialize for RequestIds {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => out.serialize_bool(false),
+            Self::Application => out.serialize_bool(true),
+            Self::Response => out.serialize_str("response"),
         }
     }
 }

@@ -13,8 +13,8 @@ use super::pages;
 use super::raw::{self, Node};
 use super::section::{MANY, Section};
 use super::types::{
-    Address, CheckConfig, Config, DirectoryConfig, Filter, Order, Outgoing, Redis, SiteConfig,
-    SocketFileConfig, Tls,
+    Address, CheckConfig, Config, DirectoryConfig, Filter, Order, Outgoing, Redis, RequestIds,
+    SiteConfig, SocketFileConfig, Tls,
 };
 use super::value::{self, ValueError};
 
@@ -63,6 +63,16 @@ pub(super) fn check(section: &Section, server: &TopLevel) -> SiteConfig {
         }
     }
     site
+}
+
+/// Reads `request_id`.
+fn request_id(node: &Node) -> Result<RequestIds, ValueError> {
+    match value::truth(node) {
+        Ok(false) => Ok(RequestIds::None),
+        Ok(true) => Ok(RequestIds::Application),
+        Err(_) if value::text(node).as_deref() == Ok("response") => Ok(RequestIds::Response),
+        Err(_) => Err("write true, false or response".into()),
+    }
 }
 
 /// Reads the values of a site, whichever keys are missing.
@@ -123,6 +133,9 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         xforwardedfor: truth("xforwardedfor", base.xforwardedfor),
         via: truth("via", base.via),
         queue_time: truth("queue_time", base.queue_time),
+        request_id: section
+            .take("request_id", request_id)
+            .unwrap_or(base.request_id),
         underscores: truth("underscores", base.underscores),
         logger: section.logger(),
         access_log: section.access_log(config.access_log.as_ref()),

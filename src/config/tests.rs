@@ -682,6 +682,12 @@ fn values_of_a_site() {
         site.redeployment_sizelimit == 65536
     });
     check("xforwardedfor: no", |site| !site.xforwardedfor);
+    check("request_id: off", |site| {
+        site.request_id == RequestIds::None
+    });
+    check("request_id: response", |site| {
+        site.request_id == RequestIds::Response
+    });
     check("underscores: true", |site| site.underscores);
     check("order: oldest", |site| site.order == Order::Oldest);
     check("keepalive: 5", |site| {
@@ -859,13 +865,13 @@ fn printing_and_loading_is_stable() {
     );
     check("cluster_address: [127.0.0.1, '*']\ncluster_port: [80, 81]\nmap: []\n");
     check(
-        "cluster_port: 80\ncache_threshold: 5k\nmap: [{incoming: a, docroot: x, sendfileroot: y, enable_sendfile_404: true, cache_directory: p, staticmask: 'a: \"#', index: [], follow_symlinks: true, hidden_files: true, file_cache: {size: 1, window: 2, memory: 3}, etag_cache: {size: 0}, dynamic_request_cache: {window: 0.5}}]\n",
+        "cluster_port: 80\ncache_threshold: 5k\nmap: [{incoming: a, docroot: x, request_id: response, sendfileroot: y, enable_sendfile_404: true, cache_directory: p, staticmask: 'a: \"#', index: [], follow_symlinks: true, hidden_files: true, file_cache: {size: 1, window: 2, memory: 3}, etag_cache: {size: 0}, dynamic_request_cache: {window: 0.5}}]\n",
     );
     check(
         "cluster_port: 80\naccess_log: /a\nmap: [{incoming: [a, '::1'], outgoing: [{to: b:1, match: 'a: \"#'}, {to: b:2, prefix: /é}], access_log: off}]\n",
     );
     check(
-        "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, backup: d, queue_time: false, underscores: true}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, timeouts: {connect: 1}}]\n",
+        "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, backup: d, queue_time: false, request_id: false, underscores: true}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, timeouts: {connect: 1}}]\n",
     );
     #[cfg(feature = "redis")]
     check(

@@ -127,6 +127,8 @@ pub struct SiteConfig {
     pub via: bool,
     /// Whether to add X-Request-Start and X-Queue-Time.
     pub queue_time: bool,
+    /// Who gets the ids of requests.
+    pub request_id: RequestIds,
     /// Whether to forward fields with underscores in their names.
     pub underscores: bool,
     /// The site's own logger; `None`: the server's.
@@ -483,6 +485,17 @@ pub struct AccessLogConfig {
     pub file: Option<PathBuf>,
     /// The format of its lines.
     pub format: AccessFormat,
+}
+
+/// Who gets the ids of requests (`request_id`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestIds {
+    /// There are none.
+    None,
+    /// The logs and the application.
+    Application,
+    /// Also the client, in the response.
+    Response,
 }
 
 /// Formats of an access log.

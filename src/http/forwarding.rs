@@ -13,7 +13,7 @@ pub fn is_forwarding(name: &[u8]) -> bool {
 /// The common prefix of many of them.
 const X_FORWARDED: &[u8] = b"X-Forwarded-";
 /// The other fields.
-const FORWARDING: [&str; 22] = [
+const FORWARDING: [&str; 23] = [
     "Forwarded",
     "X-Forwarded",
     "X-Real-IP",
@@ -32,6 +32,7 @@ const FORWARDING: [&str; 22] = [
     "X-Rewrite-URL",
     "X-Request-Start",
     "X-Queue-Time",
+    "X-Request-Id",
     "X-Sendfile",
     "X-Sendfile-Type",
     "X-Accel-Mapping",

@@ -6,8 +6,8 @@
 //!
 //! [`head`] parses and writes heads, [`headers`] holds fields, [`target`] parses request targets and hosts, [`body`]
 //! decodes and encodes bodies, [`conditional`] evaluates conditions and ranges, [`encoding`] negotiates compression,
-//! [`forwarding`] lists the fields that only a proxy may send, [`auth`] is Basic authentication, [`date`] formats
-//! dates.
+//! [`forwarding`] lists the fields that only a proxy may send, [`auth`] is Basic authentication, [`request_id`]
+//! makes and reads ids of requests, [`date`] formats dates.
 
 pub mod auth;
 pub mod body;
@@ -19,5 +19,6 @@ pub mod head;
 pub mod headers;
 mod limits;
 mod refusal;
+pub mod request_id;
 mod syntax;
 pub mod target;

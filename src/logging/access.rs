@@ -13,6 +13,7 @@ use super::target::OpenError;
 use crate::config::{AccessFormat, AccessLogConfig};
 use crate::escape::{is_plain, is_unsafe};
 use crate::http::date;
+use crate::http::request_id::RequestId;
 
 /// An access log in one file.
 #[derive(Debug)]
@@ -63,10 +64,15 @@ pub struct AccessRecord<'a> {
     pub retries: u32,
     /// `backend`, `file`, `cache` or `proxy`; `-` if there was no response.
     pub source: &'a str,
-    /// `complete`, or the reason why the exchange was cut short.
-    pub ended: &'a str,
+    /// The request's id, `-` if none.
+    #[serde(serialize_with = "as_text")]
+    pub request_id: &'a RequestId,
+    /// The trace id of the request's traceparent, `-` if none.
+    pub trace_id: &'a str,
     /// `client`, `backend` or `proxy`: who is the cause if it failed or was cut short; else `-`.
     pub ended_by: &'a str,
+    /// `complete`, or the reason why the exchange was cut short.
+    pub ended: &'a str,
     /// The request's Referer, `-` if none.
     pub referer: &'a str,
     /// The request's User-Agent, `-` if none.
@@ -159,14 +165,14 @@ impl Formatter for Escaping {
 }
 
 /// Apache's combined format, followed by host, site, backend, the milliseconds of queue, first byte, total and connecting,
-/// retries, source, who ended the exchange, and how it ended.
+/// retries, source, request id, who ended the exchange, and how it ended.
 fn combined(entry: &AccessRecord<'_>, line: &mut Vec<u8>) {
     let date = date::text(entry.time);
     // `Sun, 06 Nov 1994 08:49:37 GMT`, always of this length.
     let (day, month, year, time) = (&date[5..7], &date[8..11], &date[12..16], &date[17..25]);
     let _ = write!(
         line,
-        "{} - {} [{day}/{month}/{year}:{time} +0000] \"{} {} {}\" {} {} \"{}\" \"{}\" {} {} {} {} {} {} {} {} {} {} {}",
+        "{} - {} [{day}/{month}/{year}:{time} +0000] \"{} {} {}\" {} {} \"{}\" \"{}\" {} {} {} {} {} {} {} {} {} {} {} {}",
         entry.client,
         bare(entry.user),
         quoted(entry.method),
@@ -185,6 +191,7 @@ fn combined(entry: &AccessRecord<'_>, line: &mut Vec<u8>) {
         as_milliseconds(entry.connect_ms),
         entry.retries,
         entry.source,
+        entry.request_id,
         entry.ended_by,
         entry.ended,
     );
@@ -219,6 +226,10 @@ fn escape_if(text: &str, also: impl Fn(char) -> bool) -> Cow<'_, str> {
 
 fn as_milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn as_text<S: serde::Serializer>(id: &RequestId, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(id)
 }
 
 fn milliseconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
@@ -272,6 +283,8 @@ mod tests {
             ended_by: "-",
             referer: "-",
             user_agent: "curl/8",
+            request_id: &RequestId::None,
+            trace_id: "0af7651916cd43dd8448eb211c80319c",
         }
     }
 
@@ -285,7 +298,7 @@ mod tests {
         check(
             combined,
             "192.0.2.1 - J.\\u{20}Doe [06/Nov/1994:08:49:37 +0000] \"GET /a\\\"b\\n HTTP/1.1\" 200 1024 \"-\" \"curl/8\" \
-             example.com example.com 7f0000010016 0 1.5 1.723 0.3 1 backend - complete",
+             example.com example.com 7f0000010016 0 1.5 1.723 0.3 1 backend - - complete",
         );
         check(
             json,
@@ -294,7 +307,8 @@ mod tests {
              \"target\":\"/a\\\"b\\n\",\"host\":\"example.com\",\"version\":\"HTTP/1.1\",\"status\":200,\
              \"bytes\":1024,\"site\":\"example.com\",\"backend\":\"7f0000010016\",\"queue_ms\":0.0,\
              \"connect_ms\":0.3,\"first_byte_ms\":1.5,\"total_ms\":1.723,\"retries\":1,\
-             \"source\":\"backend\",\"ended\":\"complete\",\"ended_by\":\"-\",\"referer\":\"-\",\"user_agent\":\"curl/8\"}",
+             \"source\":\"backend\",\"request_id\":\"-\",\
+             \"trace_id\":\"0af7651916cd43dd8448eb211c80319c\",\"ended_by\":\"-\",\"ended\":\"complete\",\"referer\":\"-\",\"user_agent\":\"curl/8\"}",
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use log::kv::Key;
 use log::{LevelFilter, Log, Record};
 use simplelog::{ConfigBuilder, WriteLogger};
 
@@ -21,9 +22,14 @@ pub(super) fn writer<W: Write + Send + 'static>(
     WriteLogger::new(level, format, sink)
 }
 
-/// Writes a record with its text escaped.
+/// Writes a record with its text escaped, followed by the id of the request that it concerns, if any.
 pub(super) fn write<W: Write + Send + 'static>(writer: &WriteLogger<W>, record: &Record<'_>) {
-    let text = record.args().to_string();
+    let mut text = record.args().to_string();
+    let request = record.key_values().get(Key::from_str("request_id"));
+    if let Some(id) = request.map(|id| id.to_string()).filter(|id| id != "-") {
+        text.push_str(" request_id=");
+        text.push_str(&id);
+    }
     let safe = escape(&text);
     let metadata = record.metadata().clone();
     let mut record = Record::builder();

@@ -26,6 +26,7 @@ use crate::content::gzip::GzipBody;
 use crate::exchange::{Body, FileBody};
 use crate::http::body::Framing;
 use crate::http::head::{Method, Persistence, ResponseHead, Version, write_rest};
+use crate::http::request_id::RequestId;
 use crate::net::conn::Conn;
 use crate::stats::Close;
 
@@ -42,6 +43,8 @@ pub struct Recipient<'a> {
     pub date: Option<&'a str>,
     /// The longest time in which the client may take nothing.
     pub patience: Duration,
+    /// The id of the request, if the client gets it in a field of the response.
+    pub request_id: Option<&'a RequestId>,
 }
 
 /// The body of a response.
@@ -110,6 +113,7 @@ impl<U: Upstream> Delivery<U> {
         let mut write = |framing, keep| {
             let persistence = recipient.persistence(keep);
             head.write(framing, persistence, recipient.date, out);
+            recipient.add_request_id(out);
         };
         let mut bytes = 0;
         let mut ended = Close::Complete;
@@ -142,6 +146,7 @@ impl<U: Upstream> Delivery<U> {
                     out.extend_from_slice(&stored.head);
                     let date = recipient.date.unwrap_or_default();
                     write_rest(recipient.persistence(keep), date, out);
+                    recipient.add_request_id(out);
                 } else {
                     write(framing, keep);
                 }
@@ -354,6 +359,16 @@ impl<U: Upstream> Delivery<U> {
 }
 
 impl Recipient<'_> {
+    /// Adds the id of the request to a head that was just written.
+    fn add_request_id(&self, out: &mut Vec<u8>) {
+        if let Some(id) = self.request_id {
+            // In front of the empty line.
+            out.truncate(out.len() - 2);
+            id.write_field(out);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
     const fn persistence(&self, keep: bool) -> Persistence {
         match (keep, self.version) {
             (false, _) => Persistence::Close,

@@ -24,6 +24,7 @@ impl PendingRequest {
         }
         log::warn!(
             target: &site.log,
+            request_id:% = self.request.id;
             "{status} {} {} from {}: site {}: backend {}: {}",
             head.method.as_str(),
             head.target.as_str(),

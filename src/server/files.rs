@@ -8,16 +8,17 @@ use std::time::Instant;
 use super::snapshot::Site;
 use crate::content::files::FileResponse;
 use crate::exchange::{Request, Response};
-use crate::http::head::{ACCEL_REDIRECT, Method, RequestHead, ResponseHead, SENDFILE};
+use crate::http::head::{ACCEL_REDIRECT, Method, ResponseHead, SENDFILE};
 use crate::http::target;
 use crate::process;
 
 /// The response to a request that needs no backend: a file, or 404 or 405 if the site has nothing but files.
-pub(crate) fn respond(site: &Site, head: &RequestHead, now: Instant) -> Option<Response> {
+pub(crate) fn respond(site: &Site, request: &Request, now: Instant) -> Option<Response> {
+    let head = &request.head;
     let files = site.files.docroot()?;
     let reads = is_read(&head.method);
     if reads && let Some(found) = files.respond(head, now) {
-        return Some(response_of(found, head, site));
+        return Some(response_of(found, request, site));
     }
     if !site.settings.outgoing.is_empty() || site.servers.is_some() {
         return None;
@@ -53,13 +54,14 @@ pub(crate) fn named_by_backend(
     let asked = &request.head;
     Some(
         match files.respond_for(&name, asked, head, Instant::now()) {
-            Some(found) => response_of(found, asked, site),
+            Some(found) => response_of(found, request, site),
             None => {
                 let name = String::from_utf8_lossy(&name);
                 let root = site.settings.sendfileroot.as_deref();
                 let root = root.map_or(Cow::Borrowed(""), |root| root.to_string_lossy());
                 log::warn!(
                     target: &site.log,
+                    request_id:% = request.id;
                     "site {}: the application names {name:?}, which is not a file below {root}",
                     site.settings.name,
                 );
@@ -72,7 +74,8 @@ pub(crate) fn named_by_backend(
     )
 }
 
-fn response_of(found: FileResponse, head: &RequestHead, site: &Site) -> Response {
+fn response_of(found: FileResponse, request: &Request, site: &Site) -> Response {
+    let head = &request.head;
     match found {
         FileResponse::File(response) => response,
         FileResponse::Moved(location) => {
@@ -93,6 +96,7 @@ fn response_of(found: FileResponse, head: &RequestHead, site: &Site) -> Response
         FileResponse::Unreadable(error) => {
             log::error!(
                 target: &site.log,
+                request_id:% = request.id;
                 "site {}: {}: {}",
                 site.settings.name, head.target.as_str(), process::reason(&error)
             );

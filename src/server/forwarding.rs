@@ -13,6 +13,7 @@ use crate::http::body::Framing;
 use crate::http::forwarding::is_forwarding;
 use crate::http::head::{Version, write_field, write_number_field};
 use crate::http::headers::Headers;
+use crate::http::request_id::X_REQUEST_ID;
 use crate::net::stream::Peer;
 use crate::server::snapshot::Snapshot;
 
@@ -79,6 +80,7 @@ pub(super) fn render(
         !(site.xforwardedfor && among(&FORWARDED)
             || site.via && is("Via")
             || site.queue_time && among(&QUEUE)
+            || request.id.is_some() && is(X_REQUEST_ID)
             // No application needs it, and CGI turns it into HTTP_PROXY, which many libraries take for a setting
             // (httpoxy).
             || is("Proxy")
@@ -90,6 +92,9 @@ pub(super) fn render(
         write_forwarding(request, site, out);
         if site.queue_time {
             write_queue_time(request, queue, out);
+        }
+        if request.id.is_some() {
+            request.id.write_field(out);
         }
     };
     request.head.write(first, framing, keep, out);

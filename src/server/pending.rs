@@ -21,6 +21,7 @@ use crate::backend::{directory, pool};
 use crate::config::Limits;
 use crate::exchange::{Body, Request, RequestBody, ResponseSource, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};
+use crate::http::request_id::{RequestId, X_REQUEST_ID};
 use crate::net::conn::Conn;
 use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::disconnect::{self, DisconnectDetector};
@@ -117,6 +118,7 @@ impl PendingRequest {
             };
             log::debug!(
                 target: &site.log,
+                request_id:% = self.request.id;
                 "site {}: {}: field {name:.100} is left out{more}: applications may confuse it with another field (underscores)",
                 site.settings.name,
                 self.request.client,
@@ -132,6 +134,11 @@ impl PendingRequest {
     /// How long it has waited before its exchange.
     pub(crate) fn waited(&self) -> Trace {
         Trace::waited(self.since.elapsed())
+    }
+
+    /// The id of the request, if its client is to get it (`request_id: response`).
+    pub(crate) fn shown_id(&self) -> Option<&RequestId> {
+        self.site().shown_id(&self.request.id)
     }
 
     pub(crate) fn site(&self) -> &Site {
@@ -265,6 +272,7 @@ impl ExchangeHandler for PendingRequest {
 
     fn may_retry(&mut self, failure: &FailedAttempt<'_>) -> bool {
         log::debug!(
+            request_id:% = self.request.id;
             "site {}: backend {}: {:?}",
             self.site().settings.name,
             failure.trace.origin(),
@@ -296,7 +304,7 @@ impl ExchangeHandler for PendingRequest {
         self.warn_of_unframed(&head, &download);
         let mut head = head;
         let named = files::named_by_backend(&self.request, self.site(), &mut head);
-        let (head, payload, source) = match named {
+        let (mut head, payload, source) = match named {
             // The file goes out as it is, and does not wait for the rest of the response that it replaces.
             Some(file) => {
                 if let Some(drain) = Drain::of_replaced(download, tools.reply) {
@@ -319,6 +327,9 @@ impl ExchangeHandler for PendingRequest {
                 (head, payload, ResponseSource::Backend)
             }
         };
+        if self.shown_id().is_some() {
+            head.headers.remove(X_REQUEST_ID);
+        }
         let shared = &self.snapshot.shared;
         // Count it before the client can see it.
         shared.stats.answered(head.status);
@@ -333,6 +344,7 @@ impl ExchangeHandler for PendingRequest {
                 && !shared.is_draining(),
             date: Some(tools.date),
             patience: settings.timeouts.write,
+            request_id: self.shown_id(),
         };
         Responding {
             status: head.status,

@@ -25,9 +25,10 @@ use crate::backend::directory::Servers;
 use crate::backend::drained::Drained;
 use crate::backend::pool::Pool;
 use crate::backend::waiting::WaitingCount;
-use crate::config::{self, Address, Config, Filter};
+use crate::config::{self, Address, Config, Filter, RequestIds};
 use crate::exchange::Response;
 use crate::http::head::RequestHead;
+use crate::http::request_id::RequestId;
 use crate::logging::AccessLog;
 use crate::net::alarm::Alarm;
 use crate::net::stream::Peer;
@@ -347,6 +348,11 @@ impl Site {
     fn all_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let filtered = self.filtered.iter().flat_map(|(_, pool)| pool);
         self.plain.iter().chain(filtered)
+    }
+
+    /// The id of a request of this site, if its client is to get it (`request_id: response`).
+    pub(crate) fn shown_id<'r>(&self, id: &'r RequestId) -> Option<&'r RequestId> {
+        Some(id).filter(|_| self.settings.request_id == RequestIds::Response)
     }
 
     /// A page with this status: the site's own if it has one, or the built-in one with `detail`.

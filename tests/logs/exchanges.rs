@@ -11,7 +11,7 @@ use crate::common::{Backend, Proxy, Server, settle, wait_until};
 const JSON: &str = "access_log: {file: access, format: json}";
 
 /// The line of the access log for this target, which is to come.
-fn line(proxy: &Proxy, target: &str) -> Value {
+pub(super) fn line(proxy: &Proxy, target: &str) -> Value {
     lines(proxy, target, 1).remove(0)
 }
 
@@ -36,7 +36,7 @@ fn milliseconds(line: &Value, field: &str) -> f64 {
 }
 
 #[track_caller]
-fn check(line: &Value, fields: &[(&str, &str)]) {
+pub(super) fn check(line: &Value, fields: &[(&str, &str)]) {
     for (field, expected) in fields {
         assert_eq!(line[field], *expected, "{field}: {line}");
     }

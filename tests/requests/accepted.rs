@@ -109,7 +109,7 @@ pub(super) const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "what a visitor may not say",
-        "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\nX-Real-IP: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nX-Sendfile: /etc/passwd\r\nX-Request-Start: 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\nX-Real-IP: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nX-Sendfile: /etc/passwd\r\nX-Request-Start: 1\r\nX-Request-Id: mine\r\n\r\n",
         "GET / HTTP/1.1|Host: test|",
         "",
     ),

@@ -43,7 +43,7 @@ fn every_exchange() {
     for part in [
         "\"client\":\"127.0.0.1\",\"user\":\"-\",\"method\":\"GET\",\"target\":\"/a?b\",\"host\":\"test:80\",\"version\":\"HTTP/1.1\",\
          \"status\":200,\"bytes\":5,\"site\":\"test\",\"backend\":\"7f0000011a2b\",\"queue_ms\":",
-        "\"ended\":\"complete\",\"ended_by\":\"-\",\"referer\":\"http://r/\",\"user_agent\":\"a\\\"b\"}",
+        "\"ended\":\"complete\",\"referer\":\"http://r/\",\"user_agent\":\"a\\\"b\"}",
     ] {
         assert!(json[0].contains(part), "{}", json[0]);
     }

@@ -125,6 +125,7 @@ impl Session {
             let head = &pending.request.head;
             log::info!(
                 target: &pending.site().log,
+                request_id:% = pending.request.id;
                 "401 for {}: {} {}: wrong name or password, name {name:?}",
                 pending.request.client, head.method.as_str(), head.target.as_str()
             );
@@ -167,6 +168,7 @@ impl Session {
         let head = &pending.request.head;
         log::warn!(
             target: &pending.site().log,
+            request_id:% = pending.request.id;
             "{status} for {}: {} {}: too many passwords to check",
             pending.request.client, head.method.as_str(), head.target.as_str()
         );

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::exchange::{ClientAddress, Request, Timings, Trace};
 use crate::http::head::{RequestHead, Version};
+use crate::http::request_id::{RequestId, trace_id};
 use crate::logging::{AccessLog, AccessRecord as Line};
 use crate::net::stream::Peer;
 use crate::relay::delivery::Delivered;
@@ -20,6 +21,7 @@ pub(super) struct LogContext<'a> {
     pub(super) head: Option<&'a RequestHead>,
     pub(super) user: Option<&'a str>,
     pub(super) received: Instant,
+    pub(super) id: &'a RequestId,
     pub(super) site: Option<usize>,
     pub(super) snapshot: &'a SnapshotRef,
     /// The reason to log if the response itself was complete.
@@ -32,6 +34,7 @@ pub(super) struct OwnedLogContext {
     pub(super) head: Option<RequestHead>,
     pub(super) user: Option<Box<str>>,
     pub(super) received: Instant,
+    pub(super) id: RequestId,
     pub(super) site: Option<usize>,
     pub(super) snapshot: SnapshotRef,
     pub(super) ended: Option<Close>,
@@ -52,6 +55,7 @@ impl<'a> LogContext<'a> {
             head: Some(head),
             user: None,
             received,
+            id: &RequestId::None,
             site,
             snapshot,
             ended: None,
@@ -64,10 +68,12 @@ impl<'a> LogContext<'a> {
             head,
             received,
             user,
+            id,
             ..
         } = &pending.request;
         Self {
             user: user.as_deref(),
+            id,
             ..Self::request(
                 *client,
                 head,
@@ -89,6 +95,7 @@ impl<'a> LogContext<'a> {
             head: None,
             user: None,
             received: begun.unwrap_or_else(Instant::now),
+            id: &RequestId::None,
             site: None,
             snapshot,
             ended: Some(reason),
@@ -101,6 +108,7 @@ impl<'a> LogContext<'a> {
             head: subject.head.as_ref(),
             user: subject.user.as_deref(),
             received: subject.received,
+            id: &subject.id,
             site: subject.site,
             snapshot: &subject.snapshot,
             ended: subject.ended,
@@ -114,6 +122,7 @@ impl<'a> LogContext<'a> {
             head: self.head.cloned(),
             user: self.user.map(Box::from),
             received: self.received,
+            id: self.id.clone(),
             site: self.site,
             snapshot: Arc::clone(self.snapshot),
             ended: self.ended,
@@ -199,6 +208,11 @@ impl<'a> LogContext<'a> {
             ended_by: ended.by().or(trace.failed_by).map_or("-", Party::word),
             referer: &field("Referer"),
             user_agent: &field("User-Agent"),
+            request_id: self.id,
+            trace_id: self
+                .head
+                .and_then(|head| trace_id(&head.headers))
+                .unwrap_or("-"),
         });
     }
 }

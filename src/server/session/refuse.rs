@@ -8,8 +8,9 @@ use super::log_context::LogContext;
 use super::request::NOT_ALLOWED;
 use super::state::{AfterResponse, SessionStep, State};
 use crate::config::size_text;
-use crate::exchange::{ClientAddress, Response, Trace, UploadError};
-use crate::http::head::{RequestHead, host_of_refused};
+use crate::exchange::{Response, Trace, UploadError};
+use crate::http::head::host_of_refused;
+use crate::http::request_id::RequestId;
 use crate::process;
 use crate::relay::Exchange;
 use crate::relay::delivery::Delivered;
@@ -33,28 +34,46 @@ impl Session {
         snapshot: &SnapshotRef,
         scratch: &mut Scratch,
     ) -> SessionStep {
-        self.log_unreadable(status, why, snapshot, scratch.input.data());
+        let id = RequestId::new();
+        self.log_unreadable(status, why, &id, snapshot, scratch.input.data());
         let reason = reason_for(status);
-        let context = LogContext::unreadable(self.peer, snapshot, begun, reason);
+        let context = LogContext {
+            id: &id,
+            ..LogContext::unreadable(self.peer, snapshot, begun, reason)
+        };
         let detail = format!("The request was refused: {why}.");
         let page = pages::page(status, &detail, None);
         self.deliver(&context, page, false, AfterResponse::close(reason), scratch)
     }
 
     /// Logs that an unreadable request was refused: to the log of the site that it asks for, if that can be read.
-    fn log_unreadable(&self, status: u16, why: &str, snapshot: &Snapshot, head: &[u8]) {
+    fn log_unreadable(
+        &self,
+        status: u16,
+        why: &str,
+        id: &RequestId,
+        snapshot: &Snapshot,
+        head: &[u8],
+    ) {
         let peer = self.peer;
         let Some(host) = host_of_refused(head) else {
-            log::info!("{status} for {peer}: {why}");
+            log::info!(request_id:% = id; "{status} for {peer}: {why}");
             return;
         };
         match snapshot.site(host.name()).or(snapshot.default) {
             Some(site) => {
                 let site = &snapshot.sites[site];
                 let name = &site.settings.name;
-                log::info!(target: &site.log, "{status} for {peer}: site {name}: {why}");
+                log::info!(
+                    target: &site.log,
+                    request_id:% = id;
+                    "{status} for {peer}: site {name}: {why}"
+                );
             }
-            None => log::info!("{status} for {peer}: host {}: {why}", host.as_str()),
+            None => log::info!(
+                request_id:% = id;
+                "{status} for {peer}: host {}: {why}", host.as_str()
+            ),
         }
     }
 
@@ -71,6 +90,7 @@ impl Session {
         log::log!(
             target: &site.log,
             level,
+            request_id:% = pending.request.id;
             "{status} for {}: site {}: {} {}: {why}",
             pending.request.client, site.settings.name, head.method.as_str(), head.target.as_str()
         );
@@ -79,30 +99,26 @@ impl Session {
     /// Refuses a request because `limits.memory` is used up, and closes the connection, which frees some memory.
     pub(super) fn refuse_overload(
         &mut self,
-        client: ClientAddress,
-        head: &RequestHead,
-        received: Instant,
-        site: usize,
-        snapshot: &SnapshotRef,
+        context: &LogContext<'_>,
         scratch: &mut Scratch,
     ) -> SessionStep {
-        log::warn!(
-            target: &snapshot.sites[site].log,
-            "503 {} {} from {client}: site {}: limits.memory reached",
-            head.method.as_str(), head.target.as_str(), snapshot.sites[site].settings.name
-        );
         let reason = Close::Overload;
-        let why = "Too many requests are being served already. Please try again.";
-        let page = snapshot.sites[site].page(503, why, Some(head));
-        let context = LogContext {
-            ended: Some(reason),
-            ..LogContext::request(client, head, received, Some(site), snapshot)
+        let (Some(site), Some(head)) = (context.site(), context.head) else {
+            return SessionStep::Close(reason);
         };
+        log::warn!(
+            target: &site.log,
+            request_id:% = context.id;
+            "503 {} {} from {}: site {}: limits.memory reached",
+            head.method.as_str(), head.target.as_str(), context.client, site.settings.name
+        );
+        let why = "Too many requests are being served already. Please try again.";
+        let page = site.page(503, why, Some(head));
         let after = AfterResponse {
             unread: head.has_body(),
             ..AfterResponse::close(reason)
         };
-        self.deliver(&context, page, false, after, scratch)
+        self.deliver(context, page, false, after, scratch)
     }
 
     /// Refuses a request because of the address of its client (`allow`, `deny`).
@@ -139,6 +155,7 @@ impl Session {
         let head = &pending.request.head;
         log::info!(
             target: &pending.site().log,
+            request_id:% = pending.request.id;
             "429 for {}: {} {}: limits.connections_per_client reached",
             pending.request.client, head.method.as_str(), head.target.as_str()
         );
@@ -186,6 +203,7 @@ impl Session {
                 let directory = pending.snapshot.config.temporary_directory.display();
                 log::error!(
                     target: &pending.site().log,
+                    request_id:% = pending.request.id;
                     "temporary_directory {directory}: {}", process::reason(error)
                 );
                 (500, Cow::Borrowed("the body could not be stored"))

@@ -5,8 +5,10 @@ use std::time::Instant;
 use super::connection::Session;
 use super::log_context::LogContext;
 use super::state::{AfterResponse, SessionStep};
+use crate::config::RequestIds;
 use crate::exchange::{ClientAddress, Request, RequestBody};
 use crate::http::head::RequestHead;
+use crate::http::request_id::RequestId;
 use crate::server::pending::PendingRequest;
 use crate::server::permission::Permission;
 use crate::server::route::{Route, route};
@@ -29,10 +31,12 @@ impl Session {
             true => forwarding::client(self.peer, &head.headers, &snapshot),
             false => ClientAddress::direct(self.peer),
         };
+        let mut id = request_id(&client, &head);
         let is_admitted = snapshot.permissions.admits(client.ip());
         let own = match route(&snapshot, &head) {
             Route::Health | Route::NotFound if !is_admitted => {
                 log::debug!(
+                    request_id:% = id;
                     "403 for {client}: {} {}: refused by allow or deny",
                     head.method.as_str(),
                     head.target.as_str()
@@ -50,7 +54,10 @@ impl Session {
         let site = match own {
             Ok(site) => site,
             Err(response) => {
-                let context = LogContext::request(client, &head, received, None, &snapshot);
+                let context = LogContext {
+                    id: &id,
+                    ..LogContext::request(client, &head, received, None, &snapshot)
+                };
                 let after = AfterResponse {
                     reason: Close::Complete,
                     idle: snapshot.config.timeouts.idle,
@@ -59,8 +66,16 @@ impl Session {
                 return self.deliver(&context, response, !unread, after, scratch);
             }
         };
+        if snapshot.sites[site].settings.request_id == RequestIds::None {
+            id = RequestId::None;
+        }
         if !self.charge_request(PendingRequest::memory(length)) {
-            return self.refuse_overload(client, &head, received, site, &snapshot, scratch);
+            let context = LogContext {
+                id: &id,
+                ended: Some(Close::Overload),
+                ..LogContext::request(client, &head, received, Some(site), &snapshot)
+            };
+            return self.refuse_overload(&context, scratch);
         }
         let request = Request {
             head,
@@ -69,6 +84,7 @@ impl Session {
             secure: self.conn.is_secure(),
             received,
             user: None,
+            id,
         };
         let mut pending = PendingRequest::new(request, snapshot, site);
         let permission = match is_admitted {
@@ -97,8 +113,7 @@ impl Session {
 
     /// Serves a request that may go on: with a file if there is one, otherwise by a backend once its body is read.
     pub(super) fn serve(&mut self, pending: PendingRequest, scratch: &mut Scratch) -> SessionStep {
-        if let Some(response) = files::respond(pending.site(), &pending.request.head, pending.since)
-        {
+        if let Some(response) = files::respond(pending.site(), &pending.request, pending.since) {
             if response.head.status == 405 {
                 self.log_refused(&pending, log::Level::Info, 405, "there are only files here");
             }
@@ -112,6 +127,13 @@ impl Session {
         }
         self.begin_body(pending, scratch)
     }
+}
+
+/// The id of a request: that which a trusted proxy has given it, or a new one. An id that a client has chosen might be
+/// that of another request.
+fn request_id(client: &ClientAddress, head: &RequestHead) -> RequestId {
+    let received = client.trusted.then(|| RequestId::received(&head.headers));
+    received.flatten().unwrap_or_else(RequestId::new)
 }
 
 /// The response to a client that is not allowed.

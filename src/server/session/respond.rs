@@ -81,6 +81,7 @@ impl Session {
             keep: keep && context.head.is_some_and(|head| head.persistent) && !shared.is_draining(),
             date: Some(tools.date),
             patience: timeouts.write,
+            request_id: context.site().and_then(|site| site.shown_id(context.id)),
         };
         let payload = match (context.site(), context.head) {
             (Some(site), Some(request)) => {

@@ -9,6 +9,7 @@ use crate::backend::lease::{Lease, Upstream};
 use crate::exchange::Trace;
 use crate::http::body::Framing;
 use crate::http::head::Persistence;
+use crate::http::request_id::X_REQUEST_ID;
 use crate::net::tunnel::{self, TunnelEnded, TunnelTimeouts};
 use crate::relay::Switched;
 use crate::relay::delivery::Delivered;
@@ -26,7 +27,7 @@ impl Session {
         scratch: &mut Scratch,
     ) -> SessionStep {
         let Switched {
-            head,
+            mut head,
             upstream: mut lease,
             behind,
         } = switched;
@@ -37,6 +38,9 @@ impl Session {
         let stats = &self.shared.stats;
         stats.answered(head.status);
         permit.make_use(stats);
+        if let Some(id) = pending.shown_id() {
+            head.headers.set(X_REQUEST_ID, id.to_string().as_bytes());
+        }
         let mut to_client = mem::take(&mut self.pending_output);
         let date = Some(scratch.date());
         head.write(Framing::Empty, Persistence::Upgrade, date, &mut to_client);
