@@ -27,6 +27,7 @@ mod parking;
 mod permissions;
 mod phases;
 mod precompressed;
+mod rates;
 mod readme;
 #[cfg(feature = "redis")]
 mod redis;

@@ -11,6 +11,7 @@ use super::keys::{self, KeyLevel};
 use super::listen::{listen, outgoing_ssl, ssl};
 use super::overrides::Overrides;
 use super::problem::{COMMAND_LINE, Findings, Location, Note, Problems};
+use super::rate;
 use super::raw::{self, Map, Node};
 use super::section::Section;
 use super::site::TopLevel;
@@ -110,6 +111,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
             .unwrap_or_default(),
         allow,
         deny,
+        rate_limit: rate::rate_limit(&top),
         client_address_field: top
             .take("client_address_field", value::client_address_field)
             .unwrap_or(base.client_address_field),

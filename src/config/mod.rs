@@ -13,7 +13,7 @@
 //!
 //! In reading order: `types` (the result), `defaults`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
 //! of all keys), `value` and `address` (single values), `section` (key by key), `check` and `listen` (the top level),
-//! `sites` and `site` with `files`, `auth`, `clients`, `gzip` and `pages` (`map`), [`access`] (the file of
+//! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip` and `pages` (`map`), [`access`] (the file of
 //! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
 
 pub mod access;
@@ -32,6 +32,7 @@ mod overrides;
 mod pages;
 mod print;
 mod problem;
+mod rate;
 mod raw;
 mod section;
 mod site;
@@ -51,7 +52,7 @@ pub use problem::{Note, Problem, Problems};
 pub use types::{
     AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, CheckConfig, ClientGroup,
     ClientRule, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel, Logger,
-    Network, Order, Outgoing, PageCache, Redis, RequestIds, Scheduling, SiteConfig,
+    Network, Order, Outgoing, PageCache, RateLimit, Redis, RequestIds, Scheduling, SiteConfig,
     SocketFileConfig, Symlinks, Timeouts, Tls,
 };
 pub use value::size_text;

@@ -10,6 +10,7 @@ use super::clients;
 use super::files;
 use super::gzip;
 use super::pages;
+use super::rate;
 use super::raw::{self, Node};
 use super::section::{MANY, Section};
 use super::types::{
@@ -149,6 +150,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         basic_auth: auth::basic(section),
         allow,
         deny,
+        rate_limit: rate::rate_limit(section),
         maintenance_page: section.take("maintenance_page", pages::page(section.directory)),
         maintenance_flag: section.take("maintenance_flag", value::path(section.directory)),
         error_pages: pages::by_status(section),

@@ -879,7 +879,7 @@ fn printing_and_loading_is_stable() {
     );
     check("cluster_port: 80\nmap: [{incoming: a, outgoing: [], key: [0123, yes, '~', '', ' x', \"a\\nb\"]}]\n".replace("'', ", "").as_str());
     check(
-        "cluster_port: 80\nallow: [10.1.2.3/8, '::ffff:10.0.0.0/104', 'unix:']\ndeny: 10.9.9.9\nmap: [{incoming: a, docroot: /, allow: [all, {networks: ['::1', all], paths: [/a, /b]}, 1.2.3.4], deny: {networks: 10.0.0.0/8, paths: /a/c}}, {incoming: b, docroot: /, deny: false}]\n",
+        "cluster_port: 80\nrate_limit: {rate: 30/m}\nallow: [10.1.2.3/8, '::ffff:10.0.0.0/104', 'unix:']\ndeny: 10.9.9.9\nmap: [{incoming: a, docroot: /, allow: [all, {networks: ['::1', all], paths: [/a, /b]}, 1.2.3.4], deny: {networks: 10.0.0.0/8, paths: /a/c}}, {incoming: b, docroot: /, deny: false, rate_limit: {rate: 100, burst: 7}}]\n",
     );
     check(
         "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\nclient_address_field: CF-Connecting-IP\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k, memory: 5m}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
@@ -931,6 +931,21 @@ fn clients_by_network() {
     assert_eq!(shown(&first.allow), expected);
     assert_eq!(shown(&first.deny), "all at /");
     assert_eq!(shown(&second.deny), "");
+}
+
+#[test]
+fn rates() {
+    let rate = |typed: &str| {
+        let site = site(&format!("rate_limit: {typed}"));
+        site.rate_limit
+            .map(|limit| (limit.requests, limit.seconds, limit.burst))
+    };
+    assert_eq!(rate("{rate: 10}"), Some((10, 1, 10)));
+    assert_eq!(rate("{rate: 10/s, burst: 3}"), Some((10, 1, 3)));
+    assert_eq!(rate("{rate: 90/m}"), Some((90, 60, 2)));
+    assert_eq!(rate("{rate: 5/h, burst: 5}"), Some((5, 3600, 5)));
+    assert_eq!(rate("{rate: 1/h}"), Some((1, 3600, 1)));
+    assert_eq!(rate("false"), None);
 }
 
 #[test]
@@ -1117,6 +1132,7 @@ cluster_address: ['::', 'unix:/s']
 trusted_proxies: ['::1']
 allow: [10.0.0.0/8, '::1', all]
 deny: {networks: 10.0.0.1}
+rate_limit: {rate: 10/s, burst: 100}
 timeouts: {head: 3s}
 ";
 

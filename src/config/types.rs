@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use regex::Regex;
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 pub use address::{Address, ClientGroup, Network};
 
@@ -68,6 +69,9 @@ pub struct Config {
     /// Which clients may not (`deny`).
     #[serde(serialize_with = "list_or_no")]
     pub deny: Vec<ClientRule>,
+    /// How many requests a client may send, to all sites together (`rate_limit`).
+    #[serde(serialize_with = "or_no")]
+    pub rate_limit: Option<RateLimit>,
     /// The field in which trusted proxies name the client (`client_address_field`).
     pub client_address_field: String,
     /// The directory for request bodies that do not fit into memory (`temporary_directory`).
@@ -185,6 +189,9 @@ pub struct SiteConfig {
     /// Which clients may not (`deny`).
     #[serde(serialize_with = "list_or_no")]
     pub deny: Vec<ClientRule>,
+    /// How many requests a client may send to this site (`rate_limit`).
+    #[serde(serialize_with = "or_no")]
+    pub rate_limit: Option<RateLimit>,
     /// The page that is shown during maintenance, and with 503; absolute (`maintenance_page`).
     #[serde(serialize_with = "path")]
     pub maintenance_page: Option<PathBuf>,
@@ -234,6 +241,17 @@ pub struct ClientRule {
     /// Decoded paths, with everything below them. `/` is the whole site.
     #[serde(skip_serializing_if = "is_everything")]
     pub paths: Vec<String>,
+}
+
+/// How many requests a client may send (`rate_limit`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests, at least one,
+    pub requests: u32,
+    /// in this time: 1, 60 or 3600 seconds.
+    pub seconds: u32,
+    /// Requests that may come at once, at least one.
+    pub burst: u32,
 }
 
 /// The source of a site's list of servers (`directory`, `servers`).
@@ -506,6 +524,27 @@ pub enum AccessFormat {
     Combined,
     /// One JSON object per line.
     Json,
+}
+
+impl RateLimit {
+    /// The time between two requests that come evenly, in nanoseconds.
+    pub fn interval(&self) -> u64 {
+        u64::from(self.seconds) * 1_000_000_000 / u64::from(self.requests)
+    }
+}
+
+impl Serialize for RateLimit {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let unit = match self.seconds {
+            1 => 's',
+            60 => 'm',
+            _ => 'h',
+        };
+        let mut section = out.serialize_struct("RateLimit", 2)?;
+        section.serialize_field("rate", &format!("{}/{unit}", self.requests))?;
+        section.serialize_field("burst", &self.burst)?;
+        section.end()
+    }
 }
 
 impl Limits {

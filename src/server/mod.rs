@@ -5,7 +5,7 @@
 //!
 //! In reading order: [`accept`] makes a [`session`] of each new connection, and a [`worker`] runs it with its
 //! [`scratch`] buffers. The session goes through the states of a connection: [`route`] chooses the site, [`permission`]
-//! refuses clients by network, [`auth`] asks for a password at some [`paths`], which [`checks`] schedules, [`files`] and [`pages`] make the server's own responses, and [`body`]
+//! refuses clients by network, [`rate_limit`] those that send too much, [`auth`] asks for a password at some [`paths`], which [`checks`] schedules, [`files`] and [`pages`] make the server's own responses, and [`body`]
 //! reads the request's body. [`pending`] is the request on its way through [`relay`](crate::relay), with its fields for
 //! the backend ([`forwarding`]) and its response, compressed or not ([`compress`]); [`failures`] is its end without one. [`snapshot`] is the configuration
 //! as it runs, with the [`site_files`] and [`sticky`] patterns of its sites. [`shared`] is what the threads have in
@@ -22,7 +22,7 @@
 //! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a scan of all sessions: in a drain, and to make room for new connections, requests and bodies |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free connection slots, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
-//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding` | see there | a few instructions |
+//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, shards of the `RateLimiter`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known about paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were correct | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
@@ -50,6 +50,7 @@ pub(crate) mod pages;
 pub(crate) mod paths;
 pub(crate) mod pending;
 pub(crate) mod permission;
+pub(crate) mod rate_limit;
 mod reload;
 pub(crate) mod route;
 pub(crate) mod scratch;

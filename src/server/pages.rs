@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{self, PAGE_BYTES};
 use crate::content::watched::{FileError, Flag, Watched};
@@ -112,6 +112,14 @@ impl SitePages {
         let own = own.map(|(_, page)| page);
         own.or(self.maintenance.as_ref().filter(|_| status == 503))
     }
+}
+
+/// A page for a client that should send its request again after this time (RFC 9110 10.2.3).
+pub(crate) fn retry_later(mut page: Response, wait: Duration) -> Response {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let seconds = seconds.to_string();
+    page.head.headers.set("Retry-After", seconds.as_bytes());
+    page
 }
 
 impl CustomPage {

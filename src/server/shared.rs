@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::admission::Clients;
 use super::checks::Checks;
 use super::drainer::Drainer;
+use super::rate_limit::RateLimiter;
 use super::snapshot::Snapshot;
 use crate::backend::drained::Drained;
 use crate::backend::group::Journal;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(super) connections: AtomicU64,
     /// Requests that wait for a backend, at all sites.
     pub(super) waiting: Arc<AtomicUsize>,
+    /// Counts requests where that is limited.
+    pub(crate) rates: RateLimiter,
     /// The checks of passwords.
     pub(super) checks: Arc<Checks>,
     /// The backends that get no requests until further notice.

@@ -18,6 +18,7 @@ use super::auth::{AuthRule, UsersFiles};
 use super::error::StartError;
 use super::pages::{PageFiles, SitePages};
 use super::permission::Permissions;
+use super::rate_limit::RateScope;
 use super::site_files::SiteFiles;
 use super::sticky::sticky;
 use super::switches::SiteSwitches;
@@ -83,6 +84,8 @@ pub(crate) struct Site {
     pub(crate) switches: Arc<SiteSwitches>,
     pub(crate) tunnels: Arc<Allowance>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    /// Which requests its `rate_limit` counts.
+    pub(crate) rate_scope: RateScope,
     /// The clients that may send requests.
     pub(crate) permissions: Permissions,
     /// The paths that ask for a password.
@@ -316,6 +319,7 @@ impl Site {
         let switches = known.map(|site| Arc::clone(&site.switches));
         let tunnels = known.map(|site| Arc::clone(&site.tunnels));
         Ok(Self {
+            rate_scope: RateScope::site(&settings.name),
             permissions: Permissions::of_site(&settings),
             guards: AuthRule::all(&settings, &mut read.users)?,
             pages: SitePages::new(&settings, &mut read.pages)?,

@@ -17,6 +17,7 @@ use super::descriptors;
 use super::drainer::Drainer;
 use super::error::StartError;
 use super::handle::Server;
+use super::rate_limit::RateLimiter;
 use super::session::Session;
 use super::sessions::{ScanBackoff, Sessions};
 use super::shared::Shared;
@@ -110,6 +111,7 @@ impl Server {
         let shared = Arc::new(Shared {
             drainer: Drainer::new()?,
             clients: Clients::default(),
+            rates: RateLimiter::new(),
             stats,
             snapshot: RwLock::new(Arc::new(snapshot)),
             generation: AtomicU64::new(0),

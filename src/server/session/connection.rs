@@ -3,19 +3,22 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use super::state::{ReadingHead, State};
 use crate::budget::Charge;
+use crate::exchange::ClientAddress;
 use crate::net::conn::Conn;
 use crate::net::poller::Token;
 use crate::net::stream::Peer;
 use crate::server::admission::CountedConnection;
 use crate::server::pending::PendingRequest;
+use crate::server::rate_limit::RateScope;
 use crate::server::scratch::Scratch;
 use crate::server::sessions::Sessions;
 use crate::server::shared::Shared;
+use crate::server::snapshot::Snapshot;
 use crate::stats::{self, Close};
 
 /// A client's connection.
@@ -153,6 +156,33 @@ impl Session {
         };
         self.counted_request = self.shared.clients.enter(address, most);
         self.counted_request.is_some()
+    }
+
+    /// Counts a request for `rate_limit`, of the top level and of its site. Returns how long its client has to wait, if it
+    /// has sent too many. A client whose address is unknown is not limited.
+    pub(super) fn over_rate(
+        &self,
+        client: &ClientAddress,
+        site: Option<usize>,
+        snapshot: &Snapshot,
+        received: Instant,
+    ) -> Option<Duration> {
+        let all = (snapshot.config.rate_limit, RateScope::ALL);
+        let site = site.map(|site| &snapshot.sites[site]);
+        let own = site.map_or((None, RateScope::ALL), |site| {
+            (site.settings.rate_limit, site.rate_scope)
+        });
+        // Where nothing is limited, the address is not needed.
+        if all.0.is_none() && own.0.is_none() {
+            return None;
+        }
+        let address = client.own_address()?;
+        let limits = [all, own].into_iter();
+        let mut limits = limits.filter_map(|(limit, scope)| Some((limit?, scope)));
+        limits.find_map(|(limit, scope)| {
+            let rates = &self.shared.rates;
+            rates.count(&limit, scope, address, received).err()
+        })
     }
 
     /// Uncounts a request that is over.

@@ -1,11 +1,11 @@
 //! Refuses requests, and ends those that get no response.
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::connection::Session;
 use super::log_context::LogContext;
-use super::request::NOT_ALLOWED;
+use super::request::{NOT_ALLOWED, TOO_FAST};
 use super::state::{AfterResponse, SessionStep, State};
 use crate::config::size_text;
 use crate::exchange::{Response, Trace, UploadError};
@@ -132,6 +132,20 @@ impl Session {
             .site()
             .page(403, NOT_ALLOWED, Some(&pending.request.head));
         self.respond_before_body(pending, page, scratch)
+    }
+
+    /// Refuses a request because its client has sent too many; it may send the next one after this time.
+    pub(super) fn refuse_rate(
+        &mut self,
+        pending: &PendingRequest,
+        wait: Duration,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        self.log_refused(pending, log::Level::Debug, 429, "rate_limit reached");
+        let page = pending
+            .site()
+            .page(429, TOO_FAST, Some(&pending.request.head));
+        self.respond_before_body(pending, pages::retry_later(page, wait), scratch)
     }
 
     /// Refuses a request because it is unclear which rules its path has.

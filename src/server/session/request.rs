@@ -48,7 +48,18 @@ impl Session {
                 let switched = snapshot.switched();
                 Err(pages::health(&self.shared.stats, client.ip(), &switched))
             }
-            Route::NotFound => Err(pages::page(404, "There is no such site here.", Some(&head))),
+            Route::NotFound => Err(match self.over_rate(&client, None, &snapshot, received) {
+                None => pages::page(404, "There is no such site here.", Some(&head)),
+                Some(wait) => {
+                    log::debug!(
+                        request_id:% = id;
+                        "429 for {client}: {} {}: rate_limit reached",
+                        head.method.as_str(),
+                        head.target.as_str()
+                    );
+                    pages::retry_later(pages::page(429, TOO_FAST, Some(&head)), wait)
+                }
+            }),
         };
         let unread = head.has_body();
         let site = match own {
@@ -96,6 +107,9 @@ impl Session {
             Permission::Denied => return self.refuse_denied(&pending, scratch),
             Permission::Unclear => return self.refuse_unclear(&pending, scratch),
         }
+        if let Some(wait) = self.over_rate(&client, Some(site), &pending.snapshot, received) {
+            return self.refuse_rate(&pending, wait, scratch);
+        }
         pending.admit_ambiguous();
         if !self.count_request(&pending) {
             return self.refuse_too_many(&pending, scratch);
@@ -135,6 +149,9 @@ fn request_id(client: &ClientAddress, head: &RequestHead) -> RequestId {
     let received = client.trusted.then(|| RequestId::received(&head.headers));
     received.flatten().unwrap_or_else(RequestId::new)
 }
+
+/// The response to a client that has sent too many requests in too short a time.
+pub(super) const TOO_FAST: &str = "Too many requests from this address. Please try again later.";
 
 /// The response to a client that is not allowed.
 pub(super) const NOT_ALLOWED: &str = "Your address is not allowed here.";
