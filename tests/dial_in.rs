@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::common::backend::preamble;
 use crate::common::proxy::site;
-use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, assert_contains, needs};
+use crate::common::{Backend, Echo, PATIENCE, Proxy, Visitor, assert_contains, needs, wait_until};
 
 #[test]
 fn preamble_in_pieces() {
@@ -317,12 +317,40 @@ fn order() {
             .collect();
         assert_eq!(proxy.visit().get("/").text(), "/");
         let id = format!("\"backend\":\"{expected}\"");
-        crate::common::wait_until("the line of the access log", || {
+        wait_until("the line of the access log", || {
             proxy.read("access").contains(&id)
         });
         drop(backends);
         proxy.finish();
     }
+}
+
+#[test]
+fn machines_share_the_load() {
+    let proxy = Proxy::simple();
+    // The second machine joins last, so its backends are the newest.
+    let mut backends = Vec::new();
+    for (machine, connections) in [(1, 4), (2, 8)] {
+        for number in 0..connections {
+            let id = format!("machine{machine}-{number:03}");
+            let from = [127, 0, 0, machine];
+            backends.push(Backend::dial_from(from, proxy.dial_in(), &id));
+            proxy.wait_for_logs("joined at", backends.len());
+        }
+    }
+    let mut visitors: Vec<_> = (0..6).map(|_| proxy.ask("/")).collect();
+    let busy = |backends: &[Backend]| backends.iter().filter(|one| !one.is_open()).count();
+    wait_until("six requests in progress", || busy(&backends) == 6);
+    assert_eq!((busy(&backends[..4]), busy(&backends[4..])), (2, 4));
+    for backend in backends.iter_mut().filter(|one| !one.is_open()) {
+        backend.request();
+        backend.reply("ok");
+    }
+    for visitor in &mut visitors {
+        assert_eq!(visitor.answer().text(), "ok");
+    }
+    drop((visitors, backends));
+    proxy.finish();
 }
 
 #[test]

@@ -516,6 +516,7 @@ impl DialIn {
         let connections = &self.control.connections;
         let identity = (preamble.id, peer, &*preamble.key);
         let registration = connections.enter(number, Arc::<Pool>::clone(pool), identity, charges);
+        let machine = pool.join_machine(&preamble.key, &peer);
         pool.offer(Backend {
             pool: Arc::clone(pool),
             conn,
@@ -523,6 +524,7 @@ impl DialIn {
             key: preamble.key,
             peer,
             registration,
+            machine,
         });
     }
 

@@ -1,16 +1,19 @@
 //! The idle backends of a pool, by key and in the order in which they became idle.
 //!
-//! Adding one, taking the newest or oldest, and removing one that hung up take constant time: each key has a doubly
-//! linked list. Finding a backend by id walks through the list of its key.
+//! Adding one, taking one, and removing one that hung up take a time that grows with the number of machines only: each key
+//! and machine has a doubly linked list. Finding a backend by id walks through the lists of its key.
 //!
 //! Drained backends are kept apart: they are connected and idle, but [`IdleBackends::take`] does not find them.
 //!
-//! **Invariants**: a backend is in the list of its own key, and its [`CellIndex`] is that of its cell. The owner's lock
+//! **Invariants**: a backend is in the list of its own key and machine, and its [`CellIndex`] is that of its cell. The owner's lock
 //! guards both.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
+use super::machine::Machine;
 use crate::config::Order;
 
 /// The index of a backend's cell.
@@ -25,6 +28,9 @@ pub(super) trait HasCell {
     /// The id that it sent.
     fn id(&self) -> &[u8];
 
+    /// The machine that it runs on.
+    fn machine(&self) -> &Arc<Machine>;
+
     /// Its cell.
     fn cell(&self) -> &CellIndex;
 }
@@ -35,9 +41,9 @@ pub(super) struct IdleBackends<B> {
     cells: Vec<Cell<B>>,
     /// The first free cell; `after` leads to the next.
     free: usize,
-    lists: BTreeMap<Box<[u8]>, KeyList>,
+    lists: Lists,
     /// The lists of drained backends.
-    drained: BTreeMap<Box<[u8]>, KeyList>,
+    drained: Lists,
     count: usize,
     /// How many were added so far.
     added: u64,
@@ -55,9 +61,14 @@ struct Cell<B> {
     after: usize,
 }
 
-/// The backends of one key.
+/// The backends by key, with a list for each machine.
+type Lists = BTreeMap<Box<[u8]>, Vec<MachineList>>;
+
+/// The idle backends of one key and one machine.
 #[derive(Debug)]
-struct KeyList {
+struct MachineList {
+    machine: Arc<Machine>,
+    count: usize,
     oldest: usize,
     newest: usize,
 }
@@ -107,13 +118,12 @@ impl<B: HasCell> IdleBackends<B> {
             false => &mut self.lists,
             true => &mut self.drained,
         };
-        let list = match lists.get_mut(backend.key()) {
-            Some(list) => list,
-            None => lists.entry(backend.key().into()).or_insert(KeyList {
-                oldest: NONE,
-                newest: NONE,
-            }),
+        let key_lists = match lists.get_mut(backend.key()) {
+            Some(key_lists) => key_lists,
+            None => lists.entry(backend.key().into()).or_default(),
         };
+        let list = find_or_add(key_lists, backend.machine());
+        list.count += 1;
         let before = list.newest;
         list.newest = index;
         match before {
@@ -137,29 +147,56 @@ impl<B: HasCell> IdleBackends<B> {
         id: Option<&[u8]>,
         order: Order,
     ) -> Option<B> {
-        let found = keys.iter().filter_map(|key| {
-            let list = self.lists.get(key)?;
-            let mut index = match order {
-                Order::Newest => list.newest,
-                Order::Oldest => list.oldest,
-            };
-            loop {
-                let cell = self.cells.get(index)?;
-                let backend = cell.backend.as_ref()?;
-                if id.is_none_or(|id| backend.id() == id) {
-                    return Some((cell.number, index));
+        let index = match order {
+            Order::Least => self.find_least(keys, id),
+            Order::Newest | Order::Oldest => {
+                let lists = keys.iter().filter_map(|key| self.lists.get(key)).flatten();
+                let found = lists.filter_map(|list| self.find(list, id, order));
+                match order {
+                    Order::Oldest => found.min(),
+                    Order::Newest | Order::Least => found.max(),
                 }
-                index = match order {
-                    Order::Newest => cell.before,
-                    Order::Oldest => cell.after,
-                };
+                .map(|(_, index)| index)
             }
+        };
+        self.remove(index?)
+    }
+
+    /// The newest backend of the machine that is least busy.
+    fn find_least(&self, keys: &[Box<[u8]>], id: Option<&[u8]>) -> Option<usize> {
+        let lists = keys.iter().filter_map(|key| self.lists.get(key)).flatten();
+        let mut found = lists.filter_map(|list| Some((list, self.find(list, id, Order::Newest)?)));
+        let first = found.next()?;
+        // Only a choice needs the clock.
+        let Some(second) = found.next() else {
+            return Some(first.1.1);
+        };
+        let now = Instant::now();
+        let all = [first, second].into_iter().chain(found);
+        let loads = all.map(|(list, found)| (list.machine.load(list.count, now), found));
+        let least = loads.min_by(|(load, (number, _)), (other_load, (other_number, _))| {
+            load.compare(other_load).then(other_number.cmp(number))
         });
-        let (_, index) = match order {
-            Order::Newest => found.max(),
-            Order::Oldest => found.min(),
-        }?;
-        self.remove(index)
+        least.map(|(_, (_, index))| index)
+    }
+
+    /// The newest or oldest backend of a list, with this id if given: its number and its cell.
+    fn find(&self, list: &MachineList, id: Option<&[u8]>, order: Order) -> Option<(u64, usize)> {
+        let mut index = match order {
+            Order::Newest | Order::Least => list.newest,
+            Order::Oldest => list.oldest,
+        };
+        loop {
+            let cell = self.cells.get(index)?;
+            let backend = cell.backend.as_ref()?;
+            if id.is_none_or(|id| backend.id() == id) {
+                return Some((cell.number, index));
+            }
+            index = match order {
+                Order::Newest | Order::Least => cell.before,
+                Order::Oldest => cell.after,
+            };
+        }
     }
 
     /// Takes the backend in this cell; `None`: it is not idle.
@@ -171,7 +208,8 @@ impl<B: HasCell> IdleBackends<B> {
     pub(super) fn take_others(&mut self, keys: &[Box<[u8]>]) -> Vec<B> {
         let lists = self.lists.extract_if(.., |key, _| !keys.contains(key));
         let drained = self.drained.extract_if(.., |key, _| !keys.contains(key));
-        let oldest = lists.chain(drained).map(|(_, list)| list.oldest);
+        let lists = lists.chain(drained).flat_map(|(_, lists)| lists);
+        let oldest = lists.map(|list| list.oldest);
         let mut taken = Vec::new();
         for mut index in oldest.collect::<Vec<_>>() {
             while index != NONE {
@@ -185,8 +223,8 @@ impl<B: HasCell> IdleBackends<B> {
 
     /// Whether there is a drained backend with one of these keys.
     pub(super) fn has_drained(&self, keys: &[Box<[u8]>]) -> bool {
-        let mut lists = keys.iter().filter_map(|key| self.drained.get(key));
-        lists.any(|list| list.oldest != NONE)
+        let lists = keys.iter().filter_map(|key| self.drained.get(key));
+        lists.flatten().any(|list| list.count > 0)
     }
 
     /// Takes all backends that are drained although they should not be, or the other way round, oldest first.
@@ -222,7 +260,10 @@ impl<B: HasCell> IdleBackends<B> {
             false => &mut self.lists,
             true => &mut self.drained,
         };
-        if let Some(list) = lists.get_mut(backend.key()) {
+        let key_lists = lists.get_mut(backend.key()).into_iter().flatten();
+        let mut own = key_lists.filter(|list| Arc::ptr_eq(&list.machine, backend.machine()));
+        if let Some(list) = own.next() {
+            list.count -= 1;
             if list.oldest == index {
                 list.oldest = after;
             }
@@ -234,24 +275,49 @@ impl<B: HasCell> IdleBackends<B> {
     }
 }
 
+/// The list of a machine. A new one replaces those of machines that have left.
+fn find_or_add<'l>(lists: &'l mut Vec<MachineList>, machine: &Arc<Machine>) -> &'l mut MachineList {
+    let is_own = |list: &MachineList| Arc::ptr_eq(&list.machine, machine);
+    let index = match lists.iter().position(is_own) {
+        Some(index) => index,
+        None => {
+            lists.retain(|list| list.count > 0 || list.machine.connected() > 0);
+            lists.push(MachineList {
+                machine: Arc::clone(machine),
+                count: 0,
+                oldest: NONE,
+                newest: NONE,
+            });
+            lists.len() - 1
+        }
+    };
+    &mut lists[index]
+}
+
 /// No cell.
 const NONE: usize = usize::MAX;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::machine::{MachineMember, Machines};
+    use crate::net::stream::Peer;
 
     struct TestBackend {
         id: String,
         key: &'static str,
+        machine: MachineMember,
         cell: CellIndex,
     }
 
     impl TestBackend {
-        fn new(id: usize, key: &'static str) -> Self {
+        /// A backend on this machine of three.
+        fn new(machines: &Machines, id: usize, key: &'static str, machine: usize) -> Self {
+            let host = u8::try_from(machine).unwrap();
             Self {
                 id: id.to_string(),
                 key,
+                machine: machines.join(key.as_bytes(), &Peer::Tcp(([10, 0, 0, host], 1).into())),
                 cell: CellIndex::default(),
             }
         }
@@ -266,6 +332,10 @@ mod tests {
             self.id.as_bytes()
         }
 
+        fn machine(&self) -> &Arc<Machine> {
+            self.machine.machine()
+        }
+
         fn cell(&self) -> &CellIndex {
             &self.cell
         }
@@ -276,6 +346,7 @@ mod tests {
     fn same_as_a_plain_list() {
         let all_keys = ["", "a", "b"];
         let mut idle = IdleBackends::default();
+        let machines = Machines::default();
         let mut list: Vec<(usize, &'static str)> = Vec::new();
         let mut random = 1_u64;
         let mut below = |most: usize| {
@@ -290,7 +361,7 @@ mod tests {
             if below(3) < usize::from(grows) + 1 {
                 // Several backends may have the same id.
                 let (id, key) = (below(50), all_keys[below(3)]);
-                idle.push(TestBackend::new(id, key), false);
+                idle.push(TestBackend::new(&machines, id, key, below(3)), false);
                 list.push((id, key));
             } else {
                 let keys = &all_keys[below(3)..];
@@ -300,8 +371,8 @@ mod tests {
                     keys.contains(key) && id.is_none_or(|id| id == *other)
                 };
                 let expected = match order {
-                    Order::Newest => list.iter().rposition(fits),
                     Order::Oldest => list.iter().position(fits),
+                    _ => list.iter().rposition(fits),
                 };
                 let expected = expected.map(|position| list.remove(position));
                 let expected = expected.map(|(id, key)| (id.to_string(), key));
@@ -325,8 +396,10 @@ mod tests {
     #[test]
     fn drained_backends_are_kept_apart() {
         let mut idle = IdleBackends::default();
+        let machines = Machines::default();
         for id in 0..6 {
-            idle.push(TestBackend::new(id, ["", "a"][id % 2]), false);
+            let backend = TestBackend::new(&machines, id, ["", "a"][id % 2], id % 3);
+            idle.push(backend, false);
         }
         let ids = |taken: Vec<TestBackend>| -> Vec<_> {
             taken.into_iter().map(|backend| backend.id).collect()
@@ -351,5 +424,36 @@ mod tests {
         assert_eq!(ids(idle.take_misplaced(|backend| backend.id != "4")), ["4"]);
         assert_eq!(ids(idle.take_others(&keys[..1])), ["1", "5"]);
         assert_eq!((idle.len(), idle.has_drained(&keys)), (0, false));
+    }
+
+    #[test]
+    fn requests_are_divided_among_machines() {
+        let mut idle = IdleBackends::default();
+        let machines = Machines::default();
+        // Two machines with four connections and one with eight.
+        for id in 0..16 {
+            let machine = [0, 1, 2, 2][id % 4];
+            idle.push(TestBackend::new(&machines, id, "", machine), false);
+        }
+        let keys: [Box<[u8]>; 1] = [Box::default()];
+        let mut busy: Vec<_> = (0..8)
+            .map(|_| idle.take(&keys, None, Order::Least).unwrap())
+            .collect();
+        let count = |busy: &[TestBackend], machine: usize| {
+            let ids = busy
+                .iter()
+                .map(|backend| backend.id.parse::<usize>().unwrap());
+            ids.filter(|id| [0, 1, 2, 2][id % 4] == machine).count()
+        };
+        assert_eq!([0, 1, 2].map(|machine| count(&busy, machine)), [2, 2, 4]);
+        // Of equals the newest goes first.
+        busy.drain(..).for_each(|backend| idle.push(backend, false));
+        let newest = idle.take(&keys, None, Order::Newest).unwrap();
+        let id = newest.id.clone();
+        idle.push(newest, false);
+        assert_eq!(idle.take(&keys, None, Order::Least).unwrap().id, id);
+        // An id that only a busy machine has.
+        let taken = idle.take(&keys, Some(b"0"), Order::Least);
+        assert_eq!(taken.map(|backend| backend.id).as_deref(), Some("0"));
     }
 }

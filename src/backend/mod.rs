@@ -7,6 +7,7 @@
 //! - [`registration`]: the list of connected backends.
 //! - [`group`]: counts and logs backends that connect and disconnect.
 //! - [`pool`]: where backends wait for requests, with [`idle`] as its data structure.
+//! - [`machine`]: how busy each machine is, to choose among them.
 //! - [`drained`]: the list of backends that get no requests until further notice.
 //!
 //! For servers that the proxy connects to (`proxy: traditional`): [`directory`], and [`check`], one health probe.
@@ -26,6 +27,7 @@ pub mod group;
 mod idle;
 pub mod lease;
 pub mod limit;
+pub mod machine;
 pub mod pause;
 pub mod pool;
 pub mod queue;

@@ -1,8 +1,8 @@
 //! Where idle backends wait for requests, and requests for backends.
 //!
 //! Each dial-in address has a [`Pool`]. A site uses the pools of its addresses; sites that share an address share its
-//! backends. The most recently idle backend is taken first (or the oldest, with `order: oldest`). Waiting requests are
-//! served in order of arrival: the thread that brings a backend (a worker at the end of an exchange, or the dial-in
+//! backends. The machine with the smallest share of its connections in use comes first, and its most recently idle
+//! backend (`order` may say otherwise). Waiting requests are served in order of arrival: the thread that brings a backend (a worker at the end of an exchange, or the dial-in
 //! thread) puts it into the slot of the first request in the pool's [`queue`](super::queue), so that no later request
 //! can take it. A request waits in the queues of all pools of its site with one slot; the first backend fills it.
 //!
@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 use super::drained::Drained;
 use super::group::{Group, Groups, Journal, Sites};
 use super::idle::{CellIndex, HasCell, IdleBackends};
+use super::machine::{Machine, MachineMember, Machines};
 use super::queue::{Queue, QueuePosition, Slot};
 use super::registration::{Home, Registration};
 use super::waiting::{CountedWait, QueueFull, WaitingCount, WaitingGuard};
@@ -46,6 +47,7 @@ pub struct Pool {
     name: String,
     stats: Arc<Stats>,
     groups: Groups,
+    machines: Machines,
     state: Mutex<PoolState>,
 }
 
@@ -64,6 +66,8 @@ pub struct Backend {
     pub peer: Peer,
     /// Its entry in the list of connected backends.
     pub registration: Registration,
+    /// The machine that it runs on.
+    pub machine: MachineMember,
 }
 
 /// Which backends a request may go to.
@@ -85,6 +89,8 @@ pub struct PoolSelector<'a> {
 #[derive(Debug)]
 pub struct PoolLease {
     backend: Option<Backend>,
+    /// When the exchange began, if its response time matters for the choice among machines.
+    since: Option<Instant>,
 }
 
 /// The result of [`acquire`].
@@ -137,6 +143,7 @@ impl Pool {
             name,
             stats,
             groups: Groups::new(journal),
+            machines: Machines::default(),
             state: Mutex::default(),
         }
     }
@@ -144,6 +151,11 @@ impl Pool {
     /// The address.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Adds a connected backend to the machine that it runs on.
+    pub fn join_machine(&self, key: &[u8], peer: &Peer) -> MachineMember {
+        self.machines.join(key, peer)
     }
 
     /// How many backends are idle, drained or not.
@@ -335,6 +347,10 @@ impl HasCell for Backend {
         self.id.as_bytes()
     }
 
+    fn machine(&self) -> &Arc<Machine> {
+        self.machine.machine()
+    }
+
     fn cell(&self) -> &CellIndex {
         self.registration.cell()
     }
@@ -356,7 +372,13 @@ impl Backend {
     /// Makes a lease of it, unless it has hung up or has sent unexpected bytes.
     fn into_lease(self) -> Option<PoolLease> {
         let reason = match self.conn.pending() {
-            Pending::Nothing => return Some(PoolLease::of(self)),
+            Pending::Nothing => {
+                let since = self.pool.machines.are_several().then(Instant::now);
+                return Some(PoolLease {
+                    backend: Some(self),
+                    since,
+                });
+            }
             Pending::Bytes => Close::Junk,
             Pending::End | Pending::Broken => Close::PeerClosed,
         };
@@ -375,6 +397,7 @@ impl PoolLease {
     const fn of(backend: Backend) -> Self {
         Self {
             backend: Some(backend),
+            since: None,
         }
     }
 
@@ -393,6 +416,11 @@ impl PoolLease {
     pub fn finish(mut self) {
         if let Some(backend) = self.backend.take() {
             backend.registration.count_response();
+            if let Some(since) = self.since {
+                let now = Instant::now();
+                let time = now.saturating_duration_since(since);
+                backend.machine.machine().add_response_time(time, now);
+            }
             // The backend holds its pool, so keep a reference until it is in.
             let pool = Arc::clone(&backend.pool);
             pool.offer(backend);
@@ -577,6 +605,7 @@ mod tests {
                 key: Box::default(),
                 peer: Peer::Unix,
                 registration: Registration::test(Arc::<Pool>::clone(pool)),
+                machine: pool.join_machine(b"", &Peer::Unix),
             });
             Stream::from(other)
         }
@@ -730,6 +759,7 @@ mod tests {
             key: key.as_bytes().into(),
             peer: Peer::Unix,
             registration: Registration::test(Arc::<Pool>::clone(pool)),
+            machine: pool.join_machine(key.as_bytes(), &Peer::Unix),
         }
     }
 

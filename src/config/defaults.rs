@@ -60,7 +60,7 @@ impl Default for SiteConfig {
             backup: None,
             keys: Vec::new(),
             keepalive: Some(Timeouts::default().idle),
-            order: Order::Newest,
+            order: Order::Least,
             retries: 1,
             redeployable: false,
             request_buffering: true,

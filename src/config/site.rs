@@ -296,9 +296,10 @@ fn keepalive(section: &Section, idle: Duration) -> Option<Duration> {
 
 fn order(node: &Node) -> Result<Order, ValueError> {
     match value::text(node).as_deref() {
+        Ok("least") => Ok(Order::Least),
         Ok("newest") => Ok(Order::Newest),
         Ok("oldest") => Ok(Order::Oldest),
-        _ => Err("write newest or oldest".into()),
+        _ => Err("write least, newest or oldest".into()),
     }
 }
 

@@ -398,6 +398,8 @@ pub enum Filter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
+    /// The one that became idle last, of the machine with the smallest share of its connections in use.
+    Least,
     /// The one that became idle last.
     Newest,
     /// The one that has been idle longest, as in the original.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::visitor::tcp_from;
 use super::{PATIENCE, Visitor, field, head_end, read_until, reset_on_close, wait_until};
 
 /// A connection of a backend that a test scripts.
@@ -64,6 +65,13 @@ impl Backend {
     pub(crate) fn dial_as(address: SocketAddr, id: &str, key: &str) -> Self {
         let mut backend = Self::connect(address);
         backend.send(preamble(id, key));
+        backend
+    }
+
+    /// Dials in from this address of the machine, without a key.
+    pub(crate) fn dial_from(from: [u8; 4], address: SocketAddr, id: &str) -> Self {
+        let mut backend = Self::accepted(tcp_from(from, address));
+        backend.send(preamble(id, ""));
         backend
     }
 

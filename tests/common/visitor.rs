@@ -44,6 +44,19 @@ fn tcp(address: SocketAddr) -> TcpStream {
     prepared(TcpStream::connect(address).unwrap())
 }
 
+/// Connects from this address of the machine.
+pub(crate) fn tcp_from(from: [u8; 4], address: SocketAddr) -> TcpStream {
+    let SocketAddr::V4(address) = address else {
+        panic!("{address}");
+    };
+    let (family, kind) = (AddressFamily::Inet, SockType::Stream);
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let [a, b, c, d] = from;
+    bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+    connect(socket.as_raw_fd(), &SockaddrIn::from(address)).unwrap();
+    TcpStream::from(socket)
+}
+
 fn prepared(stream: TcpStream) -> TcpStream {
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -126,16 +139,8 @@ impl Visitor {
 
     /// Connects from this address of the machine.
     pub(crate) fn connect_from(from: [u8; 4], address: SocketAddr) -> Self {
-        let SocketAddr::V4(address) = address else {
-            panic!("{address}");
-        };
-        let (family, kind) = (AddressFamily::Inet, SockType::Stream);
-        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        let [a, b, c, d] = from;
-        bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
-        connect(socket.as_raw_fd(), &SockaddrIn::from(address)).unwrap();
         Self {
-            stream: Wire::Plain(prepared(TcpStream::from(socket))),
+            stream: Wire::Plain(prepared(tcp_from(from, address))),
             bytes: Vec::new(),
         }
     }

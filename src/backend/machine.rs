@@ -1,0 +1,196 @@
+//! The machines that backends dial in from, and how busy each one is.
+//!
+//! A machine is a host, by its address; all processes that connect through a Unix socket or from the same address are
+//! one. The pool divides requests among machines by the share of their connections in use (`order: least`), and among
+//! equals by their recent response time.
+//!
+//! Called under the pool's lock ([`Machine::load`]) and by workers at the end of an exchange. Takes no lock.
+
+use std::cmp::Ordering as Compared;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::net::stream::Peer;
+
+/// A host that backends with one key dial in from.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    /// Its connected backends, idle or not.
+    connected: AtomicUsize,
+    /// The moving average of its response times in microseconds, as of `measured`; 0: none yet.
+    average: AtomicU32,
+    /// When a response time was last added, in seconds since the first use of this module.
+    measured: AtomicU32,
+}
+
+/// How busy a machine is. The least is the one to take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MachineLoad {
+    busy: usize,
+    connected: usize,
+    /// The power of two of its response time, so that small differences do not matter.
+    slowness: u32,
+}
+
+/// The machines of a pool, by key and host.
+#[derive(Debug, Default)]
+pub(super) struct Machines {
+    all: Mutex<HashMap<KeyAndHost, Arc<Machine>>>,
+    count: AtomicUsize,
+}
+
+type KeyAndHost = (Box<[u8]>, Option<IpAddr>);
+
+/// A connected backend's membership of its machine.
+#[derive(Debug)]
+pub struct MachineMember(Arc<Machine>);
+
+impl Machines {
+    /// Adds a connected backend.
+    pub(super) fn join(&self, key: &[u8], peer: &Peer) -> MachineMember {
+        let mut all = self.all.lock();
+        let machine = Arc::clone(all.entry((key.into(), peer.ip())).or_default());
+        machine.connected.fetch_add(1, Ordering::Relaxed);
+        // Machines come and go rarely, and so do connections; that is a good time to forget the former.
+        all.retain(|_, machine| machine.connected() > 0);
+        self.count.store(all.len(), Ordering::Relaxed);
+        MachineMember(machine)
+    }
+
+    /// Whether there may be a choice.
+    pub(super) fn are_several(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 1
+    }
+}
+
+impl Machine {
+    /// The number of its connected backends.
+    pub(super) fn connected(&self) -> usize {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Its load, with so many of its backends idle.
+    pub(super) fn load(&self, idle: usize, now: Instant) -> MachineLoad {
+        let connected = self.connected();
+        let average = self.average.load(Ordering::Relaxed);
+        let age = seconds(now).saturating_sub(self.measured.load(Ordering::Relaxed));
+        // A machine that was slow is tried again some time later.
+        let average = average.checked_shr(age / HALF_LIFE).unwrap_or(0);
+        MachineLoad {
+            busy: connected.saturating_sub(idle),
+            connected,
+            slowness: u32::BITS - average.leading_zeros(),
+        }
+    }
+
+    /// Adds a response time to the average. Of two at the same time, one may be lost.
+    pub(super) fn add_response_time(&self, time: Duration, now: Instant) {
+        let sample = u32::try_from(time.min(LONGEST).as_micros()).unwrap_or(u32::MAX);
+        let average = match self.average.load(Ordering::Relaxed) {
+            0 => sample,
+            average => average - average / WEIGHT + sample / WEIGHT,
+        };
+        self.average.store(average.max(1), Ordering::Relaxed);
+        self.measured.store(seconds(now), Ordering::Relaxed);
+    }
+}
+
+impl MachineMember {
+    pub(super) const fn machine(&self) -> &Arc<Machine> {
+        &self.0
+    }
+}
+
+impl Drop for MachineMember {
+    fn drop(&mut self) {
+        self.0.connected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl MachineLoad {
+    /// Compares the shares of connections in use, then the response times.
+    pub(super) fn compare(&self, other: &Self) -> Compared {
+        let shares = (self.busy * other.connected).cmp(&(other.busy * self.connected));
+        shares.then(self.slowness.cmp(&other.slowness))
+    }
+}
+
+/// Seconds since the first call.
+fn seconds(now: Instant) -> u32 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u32::try_from(now.saturating_duration_since(*START).as_secs()).unwrap_or(u32::MAX)
+}
+
+/// A new response time counts for one part in so many.
+const WEIGHT: u32 = 8;
+/// Longer responses count as long as this: an event stream is not a slow response.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Seconds without a response after which the average counts half.
+const HALF_LIFE: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: u8) -> Peer {
+        Peer::Tcp(([127, 0, 0, host], 1).into())
+    }
+
+    #[test]
+    fn machines_are_hosts_with_a_key() {
+        let machines = Machines::default();
+        let first = machines.join(b"", &tcp(1));
+        assert!(!machines.are_several());
+        let same = machines.join(b"", &tcp(1));
+        assert!(Arc::ptr_eq(first.machine(), same.machine()));
+        assert_eq!(first.machine().connected(), 2);
+        let other = machines.join(b"key", &tcp(1));
+        let unix = machines.join(b"", &Peer::Unix);
+        assert!(machines.are_several());
+        for machine in [&other, &unix] {
+            assert_eq!(machine.machine().connected(), 1);
+        }
+        drop((other, unix));
+        let _third = machines.join(b"", &tcp(1));
+        assert!(!machines.are_several());
+        assert_eq!(first.machine().connected(), 3);
+    }
+
+    #[test]
+    fn the_share_in_use_counts_and_then_the_response_time() {
+        let machines = Machines::default();
+        let small: Vec<_> = (0..2).map(|_| machines.join(b"", &tcp(1))).collect();
+        let large: Vec<_> = (0..8).map(|_| machines.join(b"", &tcp(2))).collect();
+        let (small, large) = (small[0].machine(), large[0].machine());
+        let now = Instant::now();
+        let compare = |small_idle, large_idle, now| {
+            small
+                .load(small_idle, now)
+                .compare(&large.load(large_idle, now))
+        };
+        assert_eq!(compare(2, 8, now), Compared::Equal);
+        assert_eq!(compare(1, 4, now), Compared::Equal);
+        assert_eq!(compare(1, 5, now), Compared::Greater);
+        assert_eq!(compare(1, 3, now), Compared::Less);
+        small.add_response_time(Duration::from_millis(40), now);
+        large.add_response_time(Duration::from_millis(10), now);
+        assert_eq!(compare(2, 8, now), Compared::Greater);
+        assert_eq!(compare(2, 7, now), Compared::Less);
+        // Recent responses count.
+        for _ in 0..30 {
+            small.add_response_time(Duration::from_millis(1), now);
+        }
+        assert_eq!(compare(2, 8, now), Compared::Less);
+        // What was long ago does not.
+        assert_eq!(
+            compare(2, 8, now + Duration::from_secs(3600)),
+            Compared::Equal
+        );
+    }
+}
