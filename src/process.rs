@@ -4,6 +4,7 @@
 //! This is the only module with `unsafe` code: some system calls have no safe wrapper, and code between a fork and an
 //! exec has none either.
 
+pub mod apart;
 pub mod channel;
 pub mod pid_file;
 

@@ -173,7 +173,7 @@ fn unsafe_is_in_process_only() {
     let files = sources.all().filter(|source| source.has_unsafe);
     let files: Vec<_> = files.map(|source| source.module.as_str()).collect();
     // The programs export a symbol for their allocator, which takes an attribute with this word.
-    assert_eq!(files, ["bin::program", "process"]);
+    assert_eq!(files, ["bin::program", "process", "process::apart"]);
 }
 
 #[test]

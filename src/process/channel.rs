@@ -33,8 +33,18 @@ impl Channel {
         let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
         let (ours, theirs) = socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)?;
         // A process that reads nothing is not waited for without end.
-        setsockopt(&ours, sockopt::SendTimeout, &TimeVal::new(SEND_TIMEOUT, 0))?;
-        Ok((Self(ours), theirs))
+        let ours = Self(ours);
+        ours.set_send_timeout(SEND_TIMEOUT)?;
+        Ok((ours, theirs))
+    }
+
+    /// Sets how long [`Channel::send`] waits for the other process to read.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`.
+    pub fn set_send_timeout(&self, limit: Duration) -> io::Result<()> {
+        let limit = TimeVal::new(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), 0);
+        Ok(setsockopt(&self.0, sockopt::SendTimeout, &limit)?)
     }
 
     /// The end that this process was started with. Its standard input is /dev/null from then on.
@@ -50,7 +60,7 @@ impl Channel {
     /// Sends a message of at most [`LONGEST`] bytes, and a descriptor along with it.
     ///
     /// # Errors
-    /// The other process is gone, or what `sendmsg(2)` says.
+    /// The other process is gone, `TimedOut` if it does not read, or what `sendmsg(2)` says.
     pub fn send(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let descriptors = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
         let along = descriptors.as_ref();
@@ -59,14 +69,14 @@ impl Channel {
             .into_iter()
             .collect();
         let bytes = [IoSlice::new(text.as_bytes())];
-        sendmsg::<()>(
-            self.0.as_raw_fd(),
-            &bytes,
-            &along,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )?;
-        Ok(())
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &bytes, &along, flags, None) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+                sent => return Ok(sent.map(drop)?),
+            }
+        }
     }
 
     /// The next message. `None`: the other process is gone.
@@ -76,13 +86,26 @@ impl Channel {
     pub fn receive(&self, limit: Duration) -> io::Result<Option<Received>> {
         let limit = TimeVal::new(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), 0);
         setsockopt(&self.0, sockopt::ReceiveTimeout, &limit)?;
+        self.receive_with(MsgFlags::empty())
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// `TimedOut` if there is no message, or what `recvmsg(2)` says.
+    pub fn receive_now(&self) -> io::Result<Option<Received>> {
+        self.receive_with(MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn receive_with(&self, flags: MsgFlags) -> io::Result<Option<Received>> {
         let mut bytes = [0; LONGEST];
         let mut along = cmsg_space!([i32; 1]);
         let (count, descriptor) = {
             let mut pieces = [IoSliceMut::new(&mut bytes)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
             let received =
                 match recvmsg::<()>(self.0.as_raw_fd(), &mut pieces, Some(&mut along), flags) {
+                    Err(Errno::EINTR) => return self.receive_with(flags),
                     Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
                     Err(Errno::ECONNRESET) => return Ok(None),
                     received => received?,
@@ -104,8 +127,21 @@ impl Channel {
     }
 }
 
-/// Seconds for which a send waits for the other process to read.
-const SEND_TIMEOUT: i64 = 60;
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A channel that came through another one.
+impl From<OwnedFd> for Channel {
+    fn from(end: OwnedFd) -> Self {
+        Self(end)
+    }
+}
+
+/// How long a send waits for the other process to read, if no other time is set.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of the longest message.
 pub const LONGEST: usize = 4096;
 
