@@ -124,7 +124,8 @@
 //! | `State::Linger` | what the client still sends | closed, with the reason for that | 1 s of silence, 5 s in all | closed, with the reason for that | closed, with the reason for that |
 //! | `State::Running` | nothing: a worker has it | | | | |
 //!
-//! A full server closes idle connections with `overload`, a draining one with `draining`.
+//! A full server closes idle connections with `overload`, a draining one with `draining`. A process that another one has
+//! replaced gives them away instead, with `handed_over` (`src/server/idle.rs: fn give_idle`).
 //!
 //! # Threads
 //!
@@ -137,6 +138,7 @@
 //! | `tunnels` | one | carries the bytes of all upgraded connections, in turn | wait for a single one of them |
 //! | `drain` | one | reads the rest of responses that no client gets: it has left, or gets a file instead | wait for a single backend, read one for longer than a second |
 //! | `log`, `log-stdout`, `log-stderr` | one each | write log files, standard output and standard error | anything else |
+//! | `succession` | one for each other process of the server, after an upgrade | reads what that process sends: idle clients, idle backends, and requests for backends | serve requests |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
 //! | `lookup`, `check` | at most one of each for a server, short-lived | looks up a host name; checks whether a server is healthy | anything else |
 //!

@@ -55,6 +55,7 @@ close_reasons! {
     Overload "overload" "A limit on connections, memory or disk was reached.",
     Removed "removed" "A new configuration no longer has the connection's address or site.",
     Draining "draining" "The server is stopping.",
+    HandedOver "handed_over" "Another process of this server has the connection now.",
     Internal "internal" "The server failed; the log says how.",
 }
 
@@ -84,7 +85,7 @@ impl Close {
     /// Who is the cause. `None`: nothing was cut short.
     pub const fn by(self) -> Option<Party> {
         match self {
-            Self::Complete | Self::TunnelDone => None,
+            Self::Complete | Self::TunnelDone | Self::HandedOver => None,
             Self::PeerClosed
             | Self::HeadTimeout
             | Self::TlsTimeout

@@ -20,7 +20,7 @@ fn tunnel(proxy: &Proxy, visitor: &mut Visitor) -> Backend {
 }
 
 /// Makes a tunnel of a client and a backend.
-fn switch(visitor: &mut Visitor, backend: &mut Backend) {
+pub(crate) fn switch(visitor: &mut Visitor, backend: &mut Backend) {
     visitor.send(ASK);
     let seen = backend.request();
     assert_eq!(seen.field("Upgrade"), Some("websocket"), "{}", seen.head);
@@ -30,7 +30,7 @@ fn switch(visitor: &mut Visitor, backend: &mut Backend) {
 }
 
 /// Whether both ends hear each other.
-fn assert_open(visitor: &mut Visitor, backend: &mut Backend) {
+pub(crate) fn assert_open(visitor: &mut Visitor, backend: &mut Backend) {
     visitor.send("ping");
     assert_eq!(backend.take(4), b"ping");
     backend.send("pong");

@@ -1,5 +1,7 @@
 //! A new process takes the place of a running one (USR2): no connection is refused, no request is lost.
 
+mod connections;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -22,6 +24,20 @@ impl Successor {
         proxy.signal(SIGUSR2);
         proxy.wait_for_log("serves");
         wait_until("the pid file of the new process", || pid() != before);
+        Self(Pid::from_raw(pid()))
+    }
+
+    /// Asks this one for a successor in turn.
+    fn next(&self, proxy: &Proxy) -> Self {
+        let pid = || proxy.read("pid").trim().parse::<i32>().unwrap_or(0);
+        let before = proxy.log().matches(" serves").count();
+        self.signal(SIGUSR2);
+        wait_until("the next new process", || {
+            proxy.log().matches(" serves").count() > before
+        });
+        wait_until("the pid file of the new process", || {
+            pid() != self.0.as_raw()
+        });
         Self(Pid::from_raw(pid()))
     }
 
@@ -54,7 +70,7 @@ fn start(lines: &str) -> Proxy {
 fn under_load_nothing_is_lost() {
     let mut proxy = start("grace: 60");
     let echo = Echo::dial(proxy.dial_in(), "127001017771", "");
-    let load = Load::start(proxy.address(), true);
+    let load = Load::start(proxy.address(), false);
     load.wait_for(200);
     let new = Successor::of(&proxy);
     load.wait_for(200);

@@ -19,10 +19,12 @@
 //! connection is closed, on whichever thread. Newcomers have a limit of their own ([`newcomers`]): only a valid preamble
 //! counts against `limits.backends`.
 
+pub mod adoption;
 mod newcomers;
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -35,7 +37,7 @@ use parking_lot::Mutex;
 
 use self::newcomers::{Newcomers, Surplus};
 use super::pool::{Backend, Pool};
-use super::registration::{ConnectedBackend, Connections};
+use super::registration::{Arrival, ConnectedBackend, Connections};
 use crate::budget::Budget;
 use crate::net::conn::Conn;
 use crate::net::listener::Listener;
@@ -53,6 +55,8 @@ pub struct DialIn {
     stats: Arc<Stats>,
     /// By number.
     addresses: HashMap<u64, Arc<DialInAddress>>,
+    /// The sockets of these addresses, as long as they accept.
+    listeners: HashMap<u64, Arc<Listener>>,
     newcomers: Newcomers<Newcomer>,
     /// Out of descriptors: these addresses accept nothing until then.
     paused: Option<(Instant, Vec<u64>)>,
@@ -66,6 +70,9 @@ pub struct DialIn {
 pub struct DialInControl {
     epoll: Epoll,
     connections: Arc<Connections>,
+    stats: Arc<Stats>,
+    /// The addresses that were begun, by name.
+    addresses: Mutex<HashMap<String, Arc<DialInAddress>>>,
     commands: Sender<DialInCommand>,
     wake: EventFd,
     /// The number of the next address or connection.
@@ -76,13 +83,12 @@ pub struct DialInControl {
 
 /// An address that is bound and does not accept yet. Dropping it closes it.
 #[derive(Debug)]
-pub struct PreparedDialIn(DialInAddress);
+pub struct PreparedDialIn(Arc<DialInAddress>, Arc<Listener>);
 
 /// An address at which backends dial in.
 #[derive(Debug)]
 struct DialInAddress {
     number: u64,
-    listener: Arc<Listener>,
     pool: Arc<Pool>,
     settings: Arc<DialInSettings>,
     /// `limits.backends` is reached, and the log has reported it.
@@ -103,7 +109,9 @@ struct Newcomer {
 #[derive(Debug)]
 enum DialInCommand {
     /// Start to accept at this address.
-    Begin(DialInAddress),
+    Begin(PreparedDialIn),
+    /// Accept no more backends, close the listening sockets, and then drop the sender.
+    StopAccepting(Sender<()>),
     /// Close these addresses and their newcomers, for this reason, and then drop the sender.
     Remove(Vec<u64>, Close, Sender<()>),
     Stop,
@@ -139,6 +147,11 @@ impl DialInSettings {
         }
     }
 
+    /// Whether new backends speak TLS.
+    pub fn is_secure(&self) -> bool {
+        self.terms.lock().tls.is_some()
+    }
+
     /// Changes them for new connections.
     pub fn set(&self, backends: usize, terms: DialInTerms) {
         self.backends.limit(backends as u64);
@@ -165,20 +178,31 @@ impl DialInControl {
         let number = self.number();
         self.epoll
             .add(&listener, EpollEvent::new(EpollFlags::empty(), number))?;
-        Ok(PreparedDialIn(DialInAddress {
+        let address = DialInAddress {
             number,
-            listener,
             pool,
             settings,
             full_reported: AtomicBool::new(false),
-        }))
+        };
+        Ok(PreparedDialIn(Arc::new(address), listener))
     }
 
     /// Starts to accept at an address. Returns its number, for [`DialInControl::remove`].
-    pub fn begin(&self, PreparedDialIn(address): PreparedDialIn) -> u64 {
+    pub fn begin(&self, prepared: PreparedDialIn) -> u64 {
+        let address = &prepared.0;
         let number = address.number;
-        self.send(DialInCommand::Begin(address));
+        let name = address.pool.name().to_owned();
+        self.addresses.lock().insert(name, Arc::clone(address));
+        self.send(DialInCommand::Begin(prepared));
         number
+    }
+
+    /// Accepts no more backends at any address, and closes the listening sockets. Connections without a complete preamble
+    /// stay. Returns when that is done.
+    pub fn stop_accepting(&self) {
+        let (done, wait) = mpsc::channel();
+        self.send(DialInCommand::StopAccepting(done));
+        let _ = wait.recv();
     }
 
     /// Closes addresses and their newcomers. Returns when that is done. Connected backends are not affected.
@@ -224,6 +248,8 @@ impl DialIn {
             control: Arc::new(DialInControl {
                 epoll,
                 connections: Arc::default(),
+                stats: Arc::clone(&stats),
+                addresses: Mutex::default(),
                 commands: sender,
                 wake,
                 next: AtomicU64::new(0),
@@ -232,6 +258,7 @@ impl DialIn {
             commands,
             stats,
             addresses: HashMap::new(),
+            listeners: HashMap::new(),
             newcomers: Newcomers::new(),
             paused: None,
             pause: FIRST_PAUSE,
@@ -282,10 +309,17 @@ impl DialIn {
         let _ = self.control.wake.read();
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                DialInCommand::Begin(address) => {
-                    let address = Arc::new(address);
-                    self.set_interest(&address, EpollFlags::EPOLLIN);
+                DialInCommand::Begin(PreparedDialIn(address, listener)) => {
+                    self.set_interest(address.number, &listener, EpollFlags::EPOLLIN);
+                    self.listeners.insert(address.number, listener);
                     self.addresses.insert(address.number, address);
+                }
+                DialInCommand::StopAccepting(done) => {
+                    for listener in mem::take(&mut self.listeners).values() {
+                        // Closing it is not enough where another process has the same socket.
+                        let _ = self.control.epoll.delete(listener);
+                    }
+                    drop(done);
                 }
                 DialInCommand::Remove(numbers, reason, done) => {
                     self.remove(&numbers, reason);
@@ -300,9 +334,12 @@ impl DialIn {
     /// Closes addresses and their newcomers.
     fn remove(&mut self, numbers: &[u64], reason: Close) {
         for number in numbers {
+            if let Some(listener) = self.listeners.remove(number) {
+                let _ = self.control.epoll.delete(&listener);
+            }
             if let Some(address) = self.addresses.remove(number) {
-                // Closing it is not enough where another process has the same socket.
-                let _ = self.control.epoll.delete(&address.listener);
+                let gone = self.control.addresses.lock().remove(address.pool.name());
+                drop(gone);
             }
         }
         let kept = |newcomer: &Newcomer| self.addresses.contains_key(&newcomer.address.number);
@@ -326,21 +363,24 @@ impl DialIn {
     /// Accepts pending connections, a limited number at a time so that others are served meanwhile; epoll reports the
     /// rest again.
     fn accept(&mut self, address: &Arc<DialInAddress>) {
+        let Some(listener) = self.listeners.get(&address.number).cloned() else {
+            return;
+        };
         for _ in 0..MOST_AT_ONCE {
-            match address.listener.accept_now() {
+            match listener.accept_now() {
                 Ok(Some((stream, peer))) => {
                     self.pause = FIRST_PAUSE;
                     self.add(address, stream, peer);
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    let local = address.listener.local();
+                    let local = listener.local();
                     log::warn!("accept {local}: {}; pausing", reason(&error));
                     let until = Instant::now() + self.pause;
                     self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                     let (_, paused) = self.paused.get_or_insert((until, Vec::new()));
                     paused.push(address.number);
-                    self.set_interest(address, EpollFlags::empty());
+                    self.set_interest(address.number, &listener, EpollFlags::empty());
                     return;
                 }
             }
@@ -348,10 +388,10 @@ impl DialIn {
     }
 
     /// Sets whether epoll reports new connections at this address.
-    fn set_interest(&self, address: &DialInAddress, flags: EpollFlags) {
-        let mut event = EpollEvent::new(flags, address.number);
-        if let Err(error) = self.control.epoll.modify(&address.listener, &mut event) {
-            log::error!("epoll_ctl {}: {error}", address.listener.local());
+    fn set_interest(&self, number: u64, listener: &Listener, flags: EpollFlags) {
+        let mut event = EpollEvent::new(flags, number);
+        if let Err(error) = self.control.epoll.modify(listener, &mut event) {
+            log::error!("epoll_ctl {}: {error}", listener.local());
         }
     }
 
@@ -477,26 +517,13 @@ impl DialIn {
             peer,
             ..
         } = newcomer;
-        let DialInSettings {
-            backends,
-            descriptors,
-            ..
-        } = &*address.settings;
-        let Some(charges) = backends.charge(1).zip(descriptors.charge(1)) else {
-            let limit = match (backends.used(), backends.most()) {
-                (used, most) if used >= most => {
-                    format!("{most} backends are connected already (limits.backends)")
-                }
-                _ => "there are no more descriptors for backends (ulimit -n)".to_owned(),
-            };
-            if !address.full_reported.swap(true, Ordering::Relaxed) {
-                let name = address.pool.name();
-                log::warn!("dial-in at {name}: {limit}; further ones are refused");
+        let charges = match address.admit() {
+            Ok(charges) => charges,
+            Err(limit) => {
+                self.refuse(&address, &peer, Close::Overload, &limit);
+                return;
             }
-            self.refuse(&address, &peer, Close::Overload, &limit);
-            return;
         };
-        address.full_reported.store(false, Ordering::Relaxed);
         conn.stream().send_at_once();
         conn.stream().watch_peer();
         // From now on only the hang-up is reported, once.
@@ -515,7 +542,9 @@ impl DialIn {
         );
         let connections = &self.control.connections;
         let identity = (preamble.id, peer, &*preamble.key);
-        let registration = connections.enter(number, Arc::<Pool>::clone(pool), identity, charges);
+        let home = Arc::<Pool>::clone(pool);
+        let arrival = Arrival::DialledIn;
+        let registration = connections.enter(number, home, identity, charges, arrival);
         let machine = pool.join_machine(&preamble.key, &peer);
         pool.offer(Backend {
             pool: Arc::clone(pool),
@@ -551,11 +580,10 @@ impl DialIn {
     /// Closes newcomers whose time is over, and accepts again after a pause.
     fn expire(&mut self, now: Instant) {
         if let Some((_, paused)) = self.paused.take_if(|(until, _)| *until <= now) {
-            for address in paused
-                .iter()
-                .filter_map(|number| self.addresses.get(number))
-            {
-                self.set_interest(address, EpollFlags::EPOLLIN);
+            for number in paused {
+                if let Some(listener) = self.listeners.get(&number) {
+                    self.set_interest(number, listener, EpollFlags::EPOLLIN);
+                }
             }
         }
         for number in self.newcomers.which(|newcomer| newcomer.deadline <= now) {

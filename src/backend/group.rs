@@ -160,25 +160,31 @@ impl Group {
         self.state.lock().connected
     }
 
-    /// A backend has connected.
-    pub(super) fn join(self: &Arc<Self>, id: Id, peer: Peer) {
-        self.add(Event {
+    /// A backend has connected, or was taken over from another process, which the log reports in another way.
+    pub(super) fn join(self: &Arc<Self>, id: Id, peer: Peer, is_logged: bool) {
+        let event = Event {
             id,
             peer,
             reason: None,
-        });
+        };
+        self.add(event, is_logged);
     }
 
-    /// A backend has disconnected, or was closed.
+    /// A backend has disconnected, or was closed or handed over.
     pub(super) fn leave(self: &Arc<Self>, id: Id, peer: Peer, reason: Close) {
-        self.add(Event {
+        let event = Event {
             id,
             peer,
             reason: Some(reason),
-        });
+        };
+        self.add(event, reason != Close::HandedOver);
     }
 
-    fn add(self: &Arc<Self>, event: Event) {
+    fn add(self: &Arc<Self>, event: Event, is_logged: bool) {
+        if !is_logged {
+            self.state.lock().count(event);
+            return;
+        }
         let now = Instant::now();
         let line = self.state.lock().add(event, now);
         if let Some(line) = line {
@@ -232,8 +238,8 @@ impl Sites {
 }
 
 impl GroupState {
-    /// Counts an event. Returns the message if it is logged at once.
-    fn add(&mut self, event: Event, now: Instant) -> Option<ConnectionLine> {
+    /// Counts a backend that has come or gone.
+    fn count(&mut self, event: Event) {
         match event.reason {
             None => {
                 self.connected += 1;
@@ -249,6 +255,11 @@ impl GroupState {
                 }
             }
         }
+    }
+
+    /// Counts an event. Returns the message if it is logged at once.
+    fn add(&mut self, event: Event, now: Instant) -> Option<ConnectionLine> {
+        self.count(event);
         if let Some(burst) = &mut self.burst {
             burst.add(event);
             return None;
@@ -450,9 +461,9 @@ mod tests {
         groups.set(&known(&[("one", "a"), ("two", "b")]));
         let (id, peer) = (Id::new(b"id").unwrap(), Peer::Unix);
         let (one, two) = (groups.of(b"one", "x"), groups.of(b"two", "x"));
-        one.join(id, peer);
-        two.join(id, peer);
-        two.join(Id::new(b"other").unwrap(), peer);
+        one.join(id, peer, true);
+        two.join(id, peer, true);
+        two.join(Id::new(b"other").unwrap(), peer, true);
         assert_eq!(groups.connected(&keys, None), 3);
         assert_eq!(groups.connected(&keys, Some(b"id")), 2);
         assert_eq!(groups.connected(&keys[1..], Some(b"other")), 1);

@@ -17,9 +17,12 @@
 //! - A backend is never left in a slot: a dropped [`PoolTicket`] passes it on.
 //! - A backend that hung up is never in a pool for long: the dial-in thread marks it as gone and then removes it, and
 //!   [`Pool::offer`] checks the mark under the pool's lock.
-//! - Pool locks are leaves: nothing is closed, logged or woken under them.
+//! - Pool locks are leaves: nothing is closed, logged, woken or sent under them.
+
+mod succession;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
@@ -68,6 +71,20 @@ pub struct Backend {
     pub registration: Registration,
     /// The machine that it runs on.
     pub machine: MachineMember,
+}
+
+/// The process that has replaced this one, or another one that shares its backends with this one. Neither call waits for
+/// that process for longer than a second or two.
+pub trait Successor: Debug + Send + Sync {
+    /// Gives it an idle backend.
+    ///
+    /// # Errors
+    /// The backend: the process is gone.
+    fn give(&self, backend: Backend) -> Result<(), Box<Backend>>;
+
+    /// Asks it for a backend of an address that has sent one of these keys, and this id if given, since a request waits
+    /// here. What it sends is offered to the pool.
+    fn ask(&self, address: &str, keys: &[Box<[u8]>], id: Option<&[u8]>);
 }
 
 /// Which backends a request may go to.
@@ -134,6 +151,8 @@ struct PoolState {
     drained: Arc<Drained>,
     /// The keys of the sites of this address.
     keys: Arc<[Box<[u8]>]>,
+    /// Idle backends are given to it, except those with TLS, whose keys cannot leave the process.
+    successor: Option<Arc<dyn Successor>>,
 }
 
 impl Pool {
@@ -231,10 +250,11 @@ impl Pool {
         }
     }
 
-    /// Takes a backend: gives it to the first request that accepts it, or keeps it idle.
+    /// Takes a backend: gives it to the first request that accepts it, or to the process that has replaced this one, or
+    /// keeps it idle.
     pub fn offer(&self, mut backend: Backend) {
         loop {
-            let slot = {
+            let taker = {
                 let mut state = self.state.lock();
                 let reason = if backend.registration.is_gone() {
                     Some(Close::PeerClosed)
@@ -248,24 +268,31 @@ impl Pool {
                     backend.close(reason);
                     return;
                 }
-                if state.drained.has_backend(&backend.id, &backend.peer) {
-                    state.idle.push(backend, true);
-                    return;
-                }
+                let is_drained = state.drained.has_backend(&backend.id, &backend.peer);
                 let will_do = |criteria: &Arc<BackendCriteria>| criteria.allow(&backend);
-                match state.waiting.pop_first_where(will_do) {
-                    Some(slot) => slot,
-                    None => {
-                        state.idle.push(backend, false);
+                let slot = match is_drained {
+                    true => None,
+                    false => state.waiting.pop_first_where(will_do),
+                };
+                match (slot, &state.successor) {
+                    (Some(slot), _) => Ok(slot),
+                    (None, Some(successor)) if !backend.conn.is_secure() => {
+                        Err(Arc::clone(successor))
+                    }
+                    (None, _) => {
+                        state.idle.push(backend, is_drained);
                         return;
                     }
                 }
             };
-            // The request may have been given another backend just now, or may have given up.
-            match slot
-                .fill(PoolLease::of(backend))
-                .and_then(PoolLease::into_backend)
-            {
+            let refused = match taker {
+                // The request may have been given another backend just now, or may have given up.
+                Ok(slot) => slot
+                    .fill(PoolLease::of(backend))
+                    .and_then(PoolLease::into_backend),
+                Err(successor) => self.give(backend, &successor),
+            };
+            match refused {
                 Some(refused) => backend = refused,
                 None => return,
             }
@@ -275,11 +302,12 @@ impl Pool {
     /// Closes idle backends, and those that are offered later, for this reason. Waiting requests wait until their
     /// deadlines.
     pub fn shut(&self, reason: Close) {
-        let idle = {
+        let (idle, successor) = {
             let mut state = self.state.lock();
             state.closed = Some(reason);
-            state.idle.take_others(&[])
+            (state.idle.take_others(&[]), state.successor.take())
         };
+        drop(successor);
         for backend in idle {
             backend.close(reason);
         }
@@ -310,6 +338,10 @@ impl Pool {
         if idle.is_none() {
             let slot = Arc::clone(&ticket.slot);
             positions.push(state.waiting.push(ticket.since, Arc::clone(criteria), slot));
+            if let Some(successor) = state.successor.clone() {
+                drop(state);
+                successor.ask(&self.name, &criteria.keys, criteria.id.as_deref());
+            }
         }
         idle
     }
@@ -358,7 +390,7 @@ impl HasCell for Backend {
 
 impl Backend {
     /// Closes the connection and logs the reason.
-    fn close(mut self, reason: Close) {
+    pub fn close(mut self, reason: Close) {
         self.registration.close(reason);
         self.pool.stats.backend_closed(reason);
         log::debug!(
@@ -369,16 +401,20 @@ impl Backend {
         );
     }
 
-    /// Makes a lease of it, unless it has hung up or has sent unexpected bytes.
+    /// Makes a lease of it, unless it is dead.
     fn into_lease(self) -> Option<PoolLease> {
+        let backend = self.inspect()?;
+        let since = backend.pool.machines.are_several().then(Instant::now);
+        Some(PoolLease {
+            backend: Some(backend),
+            since,
+        })
+    }
+
+    /// Closes it if it has hung up or has sent unexpected bytes.
+    fn inspect(self) -> Option<Self> {
         let reason = match self.conn.pending() {
-            Pending::Nothing => {
-                let since = self.pool.machines.are_several().then(Instant::now);
-                return Some(PoolLease {
-                    backend: Some(self),
-                    since,
-                });
-            }
+            Pending::Nothing => return Some(self),
             Pending::Bytes => Close::Junk,
             Pending::End | Pending::Broken => Close::PeerClosed,
         };
@@ -434,7 +470,8 @@ impl PoolLease {
         }
     }
 
-    fn into_backend(mut self) -> Option<Backend> {
+    /// The backend, for another owner.
+    pub fn into_backend(mut self) -> Option<Backend> {
         self.backend.take()
     }
 

@@ -105,6 +105,11 @@ impl<T, W> Queue<T, W> {
         Some((*position, &waiter.criteria))
     }
 
+    /// What each request accepts, in order.
+    pub fn criteria(&self) -> impl Iterator<Item = &W> {
+        self.waiting.values().map(|waiter| &waiter.criteria)
+    }
+
     /// Removes the first request.
     pub fn pop_first(&mut self) -> Option<Arc<Slot<T>>> {
         let (_, waiter) = self.waiting.pop_first()?;

@@ -58,6 +58,17 @@ pub struct ConnectedBackend {
     pub responses: u64,
 }
 
+/// How a backend has come to this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    DialledIn,
+    /// Another process has given it.
+    TakenOver {
+        /// Its complete responses so far.
+        responses: u64,
+    },
+}
+
 /// The entry of a connected backend.
 #[derive(Debug)]
 struct OpenBackend {
@@ -97,7 +108,15 @@ impl Registration {
         let charge = || budget.charge(1).expect("there are two");
         let charges = (charge(), charge());
         let id = Id::new(b"0123456789ab").expect("the length of an id");
-        Connections::enter(&Arc::default(), 0, home, (id, Peer::Unix, &[]), charges)
+        let identity = (id, Peer::Unix, &[][..]);
+        Connections::enter(
+            &Arc::default(),
+            0,
+            home,
+            identity,
+            charges,
+            Arrival::DialledIn,
+        )
     }
 }
 
@@ -109,19 +128,23 @@ impl Connections {
         home: Arc<dyn Home>,
         (id, peer, key): (Id, Peer, &[u8]),
         (here, descriptor): (Charge, Charge),
+        arrival: Arrival,
     ) -> Registration {
         let open = Arc::new(OpenBackend {
             number,
             home: Arc::clone(&home),
             id,
             peer,
-            responses: AtomicU64::new(0),
+            responses: AtomicU64::new(match arrival {
+                Arrival::DialledIn => 0,
+                Arrival::TakenOver { responses } => responses,
+            }),
             gone: AtomicBool::new(false),
             cell: CellIndex::default(),
         });
         self.0.lock().insert(number, Arc::clone(&open));
         let group = home.group(key);
-        group.join(id, peer);
+        group.join(id, peer, arrival == Arrival::DialledIn);
         Registration {
             open,
             connections: Arc::clone(self),
@@ -159,6 +182,11 @@ impl Registration {
     /// Whether the backend hung up.
     pub fn is_gone(&self) -> bool {
         self.open.gone.load(Ordering::SeqCst)
+    }
+
+    /// The number of complete responses.
+    pub fn responses(&self) -> u64 {
+        self.open.responses.load(Ordering::Relaxed)
     }
 
     /// Counts a complete response. Only the owner of the backend adds, so a load and a store are enough.

@@ -97,6 +97,9 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
             .take("scheduling", scheduling)
             .unwrap_or(base.scheduling),
         grace: top.take("grace", value::time).unwrap_or(base.grace),
+        upgrade_grace: top
+            .take("upgrade_grace", value::time)
+            .unwrap_or(base.upgrade_grace),
         // The first key takes precedence, as in the original.
         descriptors: top
             .take("epoll_descriptors", &descriptors)

@@ -30,6 +30,7 @@ impl Default for Config {
             workers: default_workers(),
             scheduling: Scheduling::Batch,
             grace: Duration::from_secs(30),
+            upgrade_grace: Duration::from_secs(12 * 60 * 60),
             descriptors: None,
             limits: Limits::default(),
             memory: default_memory(),

@@ -51,6 +51,9 @@ pub struct Config {
     /// Longest time for draining (`grace`).
     #[serde(serialize_with = "time")]
     pub grace: Duration,
+    /// Longest time for draining after an upgrade (`upgrade_grace`).
+    #[serde(serialize_with = "time")]
+    pub upgrade_grace: Duration,
     /// RLIMIT_NOFILE to ask for (`descriptors`); `None` raises it to the hard limit.
     pub descriptors: Option<u64>,
     /// Limits of the whole server. Those of a site are in [`SiteConfig::limits`].

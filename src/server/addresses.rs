@@ -200,17 +200,15 @@ impl BackendListener {
 
     /// Accepts no more backends at these addresses. Those that are connected stay.
     pub(super) fn stop_accepting(backends: &mut [Self], control: &DialInControl) {
-        let begun = backends
-            .iter_mut()
-            .flat_map(|listener| mem::take(&mut listener.begun));
-        let begun: Vec<_> = begun.collect();
-        if begun.is_empty() {
-            return;
-        }
-        control.remove(begun, Close::Draining);
+        control.stop_accepting();
         backends
             .iter_mut()
             .for_each(|listener| listener.listeners.clear());
+    }
+
+    /// Whether its backends speak TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.settings.is_secure()
     }
 
     /// Closes addresses, their connections without a preamble, and idle backends.

@@ -1,7 +1,7 @@
 //! The handle of a running server: what a program asks it, and how it drains and stops.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{fmt, mem, thread};
 
@@ -12,12 +12,12 @@ use super::addresses::{BackendListener, ClientListener, Running};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::shared::Shared;
+use super::succession::Succession;
 use super::threads::PreparedThread;
 use crate::backend::dial_in::DialInControl;
 use crate::backend::registration::ConnectedBackend;
-use crate::config::Address;
 use crate::logging::AccessLog;
-use crate::net::listener::{Listener, LocalAddress};
+use crate::net::listener::LocalAddress;
 use crate::stats::{self, Close, Stats};
 
 /// A running server.
@@ -46,8 +46,8 @@ pub struct Server {
     /// Held for the whole of a reload, so that reloads run one after the other.
     pub(super) reloading: Mutex<()>,
     pub(super) running: Mutex<Running>,
-    /// A process that follows this one accepts at the same addresses.
-    pub(super) is_replaced: AtomicBool,
+    /// The processes that this one has replaced, and the one that has replaced it.
+    pub(super) succession: Arc<Succession>,
     pub(super) workers: ThreadPool,
     pub(super) tick: Option<PreparedThread>,
     pub(super) tunnels: Option<PreparedThread>,
@@ -115,96 +115,82 @@ impl Server {
         (self.shared.memory.used(), self.shared.disk.all().used())
     }
 
-    /// The listening sockets for clients and those for backends, each with its address as it is configured, for a process
-    /// that follows this one.
-    pub fn listeners(&self) -> [Vec<(String, Arc<Listener>)>; 2] {
-        fn named<'a>(
-            all: impl Iterator<Item = (&'a Address, &'a Vec<Arc<Listener>>)>,
-        ) -> Vec<(String, Arc<Listener>)> {
-            let named = all.flat_map(|(address, listeners)| {
-                let of = |listener| (address.to_string(), Arc::clone(listener));
-                listeners.iter().map(of)
-            });
-            named.collect()
-        }
-        let running = self.running.lock();
-        let clients = running.client_listeners.iter();
-        let backends = running.backend_listeners.iter();
-        [
-            named(clients.map(|listener| (&listener.address, &listener.listeners))),
-            named(backends.map(|listener| (&listener.address, &listener.listeners))),
-        ]
-    }
-
-    /// A process that follows this one accepts at the same addresses: the files of Unix sockets stay when this one ends, and
-    /// new backends are for the other one as soon as no request waits here.
-    pub fn hand_over(&self) {
-        for (_, listener) in self.listeners().iter().flatten() {
-            listener.hand_over();
-        }
-        self.is_replaced.store(true, Ordering::Relaxed);
-        self.release_backends(false);
-    }
-
-    /// The process that this one replaces has handed over: the files of Unix sockets are removed when this one ends. Until
-    /// then they are the other one's, which goes on if this one fails.
-    pub fn take_over(&self) {
-        for (_, listener) in self.listeners().iter().flatten() {
-            listener.take_over();
-        }
-    }
-
-    /// Whether another process has taken over; see [`Server::hand_over`].
-    pub fn is_replaced(&self) -> bool {
-        self.is_replaced.load(Ordering::Relaxed)
-    }
-
-    /// Stops accepting, and closes every connection after its current response.
+    /// Stops accepting, and closes every connection after its current response, or gives it to the process that has replaced
+    /// this one.
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         let clients = mem::take(&mut self.running.lock().client_listeners);
         clients.into_iter().for_each(ClientListener::stop);
         self.give_up_pauses();
-        self.sessions.close_idle(false);
+        self.clear_idle(false);
     }
 
     /// Whether a drain is over. Call it repeatedly: it also closes connections that have become idle.
     ///
-    /// A connection that has not had a request yet gets a second to send one: its client has just connected.
+    /// A connection that has not had a request yet gets a second to send one: its client has just connected. If another
+    /// process has replaced this one, idle connections are given to it, and those with TLS stay until their next response.
     pub fn is_drained(&self, since: Instant) -> bool {
         let first_second_is_over = since.elapsed() >= Duration::from_secs(1);
         self.give_up_pauses();
-        self.sessions.close_idle(first_second_is_over);
+        self.clear_idle(first_second_is_over);
         self.release_backends(first_second_is_over);
-        self.open_connections() == 0
+        if self.open_connections() > 0 {
+            return false;
+        }
+        match self.shared.successor() {
+            // A backend whose last response is still read is idle within a second.
+            Some(link) => self.connected().is_empty() && self.succession.leave(&link),
+            None => true,
+        }
+    }
+
+    fn clear_idle(&self, fresh: bool) {
+        match self.shared.successor() {
+            Some(_) => {
+                self.sessions.give_idle();
+                // Their requests could get no backends.
+                let running = self.running.lock();
+                let mut listeners = running.backend_listeners.iter();
+                let has_secure_backends = listeners.any(BackendListener::is_secure);
+                drop(running);
+                if has_secure_backends {
+                    self.sessions.close_idle(fresh);
+                }
+            }
+            None => self.sessions.close_idle(fresh),
+        }
     }
 
     /// Releases the dial-in addresses and the idle backends once no client's connection can need another backend: each one
     /// that is left has its own, for an upgraded connection or a long response. A new process can then bind the addresses,
     /// and the applications connect to it.
     fn release_backends(&self, first_second_is_over: bool) {
-        let backends = {
-            let mut running = self.running.lock();
-            let waiting = self.shared.waiting.load(Ordering::Relaxed);
-            if running.backend_listeners.is_empty() || waiting > 0 {
-                return;
-            }
-            if self.is_replaced() {
-                BackendListener::stop_accepting(&mut running.backend_listeners, &self.control);
-            }
-            let idle: usize = running
-                .backend_listeners
-                .iter()
-                .map(|listener| listener.pool.idle())
-                .sum();
-            let busy = self.control.connected().len().saturating_sub(idle) as u64;
-            if !first_second_is_over || self.open_connections() > busy {
-                return;
-            }
-            mem::take(&mut running.backend_listeners)
-        };
+        let mut running = self.running.lock();
+        let listeners = &running.backend_listeners;
+        let waiting = self.shared.waiting.load(Ordering::Relaxed);
+        if listeners.is_empty() || waiting > 0 || !first_second_is_over {
+            return;
+        }
+        let idle: usize = listeners.iter().map(|listener| listener.pool.idle()).sum();
+        let busy = self.control.connected().len().saturating_sub(idle) as u64;
+        if self.open_connections() > busy {
+            return;
+        }
+        if self.shared.successor().is_some() {
+            // The others were given away. These dial in again.
+            let secure = listeners.iter().filter(|listener| listener.is_secure());
+            secure.for_each(|listener| listener.pool.shut(Close::Draining));
+            return;
+        }
+        let backends = mem::take(&mut running.backend_listeners);
+        drop(running);
         BackendListener::stop_all(backends, &self.control, Close::Draining);
         log::debug!("dial-in addresses are closed, since no client needs another backend");
+    }
+
+    /// Closes all idle connections of clients.
+    pub fn close_idle(&self) {
+        self.sessions.close_idle(true);
     }
 
     /// Closes all upgraded connections. They end when their users want, so a drain leaves them open until its grace
@@ -233,6 +219,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.draining.store(true, Ordering::SeqCst);
+        self.succession.end();
         let Running {
             client_listeners: clients,
             backend_listeners: backends,

@@ -1,4 +1,4 @@
-//! Closes idle sessions: to make room for others, and in a drain.
+//! Closes idle sessions to make room for others and in a drain, or gives them to another process.
 
 use std::time::Instant;
 
@@ -32,6 +32,24 @@ impl Sessions<Session> {
             self.shedding.rest(begun, Instant::now());
         }
         any
+    }
+
+    /// Gives an idle session to the process that has replaced this one, or closes it if that is gone.
+    pub(super) fn give(&self, session: Box<Session>) {
+        let left = match self.shared.successor() {
+            Some(link) => session.give_to(&link),
+            None => Some(session),
+        };
+        if let Some(session) = left {
+            session.close(Close::Draining);
+        }
+    }
+
+    /// Gives all idle sessions for which that is possible to the process that has replaced this one.
+    pub(super) fn give_idle(&self) {
+        for session in self.poller.take_all(|session, _| session.is_movable()) {
+            self.give(session);
+        }
     }
 
     /// Closes idle sessions in a drain. `fresh`: also those that have not had a request yet.

@@ -10,7 +10,8 @@
 //! the backend ([`forwarding`]) and its response, compressed or not ([`compress`]); [`failures`] is its end without one. [`snapshot`] is the configuration
 //! as it runs, with the [`site_files`] and [`sticky`] patterns of its sites. [`shared`] is what the threads have in
 //! common; sessions wait in [`sessions`], where [`idle`] and [`tick`] close them. [`addresses`] is where the server
-//! listens, [`admission`] limits the connections of a client and of a site, [`descriptors`] those of each side. The
+//! listens; [`upgrade`] is how another process replaces this one, and [`succession`] what they send each other then.
+//! [`admission`] limits the connections of a client and of a site, [`descriptors`] those of each side. The
 //! [`drainer`] reads the rest of responses that no client gets.
 //!
 //! | lock | guards | held for |
@@ -22,12 +23,15 @@
 //! | poller slots | parked sessions, handed-over sessions, deadlines | a few instructions, or a scan of all sessions: in a drain, and to make room for new connections, requests and bodies |
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free connection slots, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
+//! | `Succession::others` | the links to other processes of the server | a few instructions |
+//! | `Shared::successor` | the link to the process that has replaced this one | a clone |
 //! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, shards of the `RateLimiter`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known about paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were correct | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
 //!
-//! All but the first three are leaves, and so are those of a log except its loggers. A worker never takes the first three.
+//! All but the first three are leaves, and so are those of a log except its loggers. A worker never takes the first three, nor
+//! `Succession::others`.
 
 mod accept;
 mod addresses;
@@ -61,9 +65,11 @@ pub(crate) mod site_files;
 pub(crate) mod snapshot;
 mod start;
 pub(crate) mod sticky;
+pub(crate) mod succession;
 pub(crate) mod switches;
 mod threads;
 mod tick;
+mod upgrade;
 pub(crate) mod worker;
 
 pub use error::StartError;

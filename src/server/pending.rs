@@ -341,7 +341,7 @@ impl ExchangeHandler for PendingRequest {
             keep: settings.keepalive.is_some()
                 && request.persistent
                 && is_read
-                && !shared.is_draining(),
+                && !shared.is_leaving(self.request.secure),
             date: Some(tools.date),
             patience: settings.timeouts.write,
             request_id: self.shown_id(),

@@ -58,6 +58,8 @@ pub(crate) enum Disposition {
     Tunnel(Box<Session>, Box<Start<Lease>>),
     /// There is more to do, but other sessions should run first.
     Yield(Box<Session>),
+    /// It is idle, and the process that has replaced this one shall have it.
+    Move(Box<Session>),
     /// The connection is closed.
     Closed,
 }
@@ -97,6 +99,10 @@ impl Session {
                     self.leftover.extend_from_slice(scratch.input.data());
                     self.charge_kept();
                     return Disposition::Wait(self, interests);
+                }
+                SessionStep::Move(state) => {
+                    self.state = state;
+                    return Disposition::Move(self);
                 }
                 SessionStep::Tunnel(state, start) => {
                     self.state = state;

@@ -13,6 +13,7 @@ use super::checks::Checks;
 use super::drainer::Drainer;
 use super::rate_limit::RateLimiter;
 use super::snapshot::Snapshot;
+use super::succession::link::ProcessLink;
 use crate::backend::drained::Drained;
 use crate::backend::group::Journal;
 use crate::budget::{Budget, Shares};
@@ -32,6 +33,10 @@ pub(crate) struct Shared {
     /// Changes with the snapshot, so that workers see without the lock whether it has changed.
     pub(super) generation: AtomicU64,
     pub(super) draining: AtomicBool,
+    /// Another process has replaced this one.
+    pub(super) is_replaced: AtomicBool,
+    /// The link to it.
+    pub(super) successor: RwLock<Option<Arc<ProcessLink>>>,
     /// Bytes of memory (`limits.memory`).
     pub(crate) memory: Arc<Budget>,
     /// Bytes on disk (`limits.spool`).
@@ -72,6 +77,21 @@ impl Shared {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The link to the process that has replaced this one, if idle clients and backends can be given to it.
+    pub(crate) fn successor(&self) -> Option<Arc<ProcessLink>> {
+        if !self.is_replaced.load(Ordering::Relaxed) {
+            return None;
+        }
+        let link = self.successor.read().clone();
+        link.filter(|link| link.is_open())
+    }
+
+    /// Whether a client's connection is closed after its response, because the server stops or another process has replaced
+    /// it, to which the connection cannot be given (`is_secure`).
+    pub(crate) fn is_leaving(&self, is_secure: bool) -> bool {
+        self.is_draining() && (is_secure || self.successor().is_none())
     }
 
     /// Where to keep the body of a client's request, and the part of a response that the client has not taken.

@@ -22,6 +22,7 @@ use super::session::Session;
 use super::sessions::{ScanBackoff, Sessions};
 use super::shared::Shared;
 use super::snapshot::{Snapshot, SnapshotParts};
+use super::succession::Succession;
 use super::threads::{self, PreparedThread};
 use super::worker::{Worker, set_scheduling};
 use crate::backend::dial_in::DialIn;
@@ -116,6 +117,8 @@ impl Server {
             snapshot: RwLock::new(Arc::new(snapshot)),
             generation: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            is_replaced: AtomicBool::new(false),
+            successor: RwLock::default(),
             memory,
             disk,
             compressors,
@@ -232,7 +235,7 @@ impl Bound {
         Ok(Server {
             reloading: Mutex::default(),
             running: Mutex::new(running),
-            is_replaced: AtomicBool::new(false),
+            succession: Arc::new(Succession::new(Arc::clone(&sessions), Arc::clone(&control))),
             workers,
             tick: Some(tick.begin()),
             tunnels: Some(tunnels.begin()),

@@ -103,6 +103,10 @@ impl Worker {
                     sessions.poller.hand_over(yielding);
                     return None;
                 }
+                Disposition::Move(session) => {
+                    sessions.give(session);
+                    return None;
+                }
                 Disposition::Tunnel(session, start) => {
                     sessions.poller.let_go(&session);
                     if let Err((session, start)) = sessions.tunnels.enter(session, *start) {

@@ -10,6 +10,7 @@
 //! All other threads belong to [`swiftiply::Server`].
 
 mod demo;
+mod drain;
 mod options;
 #[path = "../program/mod.rs"]
 mod program;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use drain::Graces;
 use options::{Action, Invocation};
 use parking_lot::Mutex;
 use program::control::{ControlMessages, Message};
@@ -162,8 +164,13 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
         log::warn!("NOTIFY_SOCKET: {}", reason(&error));
     }
     if let Some(predecessor) = predecessor {
-        predecessor.ready().map_err(ExitError::running)?;
-        server.take_over();
+        let channel = predecessor.ready().map_err(ExitError::running)?;
+        if let Err(error) = server.take_over(channel) {
+            log::warn!(
+                "upgrade: idle connections are not taken over: {}",
+                reason(&error)
+            );
+        }
         pid_file.as_deref().inspect(|file| file.take_over());
     }
     if let Some(ready) = ready {
@@ -176,11 +183,10 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
         server,
         invocation,
         logging,
-        config.grace,
-        pid_file.clone(),
+        Graces::of(&config),
+        pid_file,
         upgrade,
     )?;
-    drop(pid_file);
     log::logger().flush();
     Ok(code)
 }
@@ -274,16 +280,16 @@ fn handle_signals(
     server: Server,
     invocation: Invocation,
     logging: &'static Logging,
-    grace: Duration,
-    pid_file: Option<Arc<PidFile>>,
+    graces: Graces,
+    mut pid_file: Option<Arc<PidFile>>,
     upgrade: Upgrade,
 ) -> Result<ExitCode, ExitError> {
     let server = Arc::new(server);
-    let grace = Arc::new(Mutex::new(grace));
-    let current = Arc::clone(&grace);
+    let graces = Arc::new(Mutex::new(graces));
+    let current = Arc::clone(&graces);
     let reloads = TaskThread::of("reload", &server, move |server| {
         match reload(server, &invocation, logging) {
-            Ok(config) => *current.lock() = config.grace,
+            Ok(config) => *current.lock() = Graces::of(&config),
             Err(message) => reload_failed(&message),
         }
     });
@@ -310,12 +316,14 @@ fn handle_signals(
             }
             Message::Other(_) => upgrades.ask(),
             Message::Stop => {
-                let grace = *grace.lock();
+                let graces = *graces.lock();
                 // Before the addresses are released, so that a successor does not find our file.
-                if !server.is_replaced() {
-                    pid_file.as_deref().inspect(|file| file.release());
+                match server.is_replaced() {
+                    // The lock ends with the other process, however long this one stays.
+                    true => drop(pid_file.take()),
+                    false => drop(pid_file.as_deref().inspect(|file| file.release())),
                 }
-                let code = drain(control, &server, grace);
+                let code = drain::drain(control, &server, graces);
                 drop_last(server);
                 return Ok(code);
             }
@@ -345,30 +353,6 @@ fn reload(
         count => log::info!("reloaded: {count} sites"),
     }
     Ok(config)
-}
-
-/// Stops accepting and waits for requests under way. A second signal, or the end of the grace period, cuts them.
-fn drain(control: &ControlMessages, server: &Server, grace: Duration) -> ExitCode {
-    log::info!("draining, for {grace:?} at most");
-    let since = Instant::now();
-    server.begin_drain();
-    loop {
-        if server.is_drained(since) {
-            log::info!("drained");
-            return ExitCode::SUCCESS;
-        }
-        let forced = control.wait_for(Duration::from_millis(10)) == Some(Message::Stop);
-        if forced || since.elapsed() >= grace {
-            server.close_tunnels();
-            let open = server.open_connections();
-            if open == 0 {
-                log::info!("drained; upgraded connections were closed");
-                return ExitCode::SUCCESS;
-            }
-            log::warn!("stopped with {open} connections open");
-            return ExitCode::FAILURE;
-        }
-    }
 }
 
 /// How long to retry an address that is in use.

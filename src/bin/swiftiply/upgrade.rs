@@ -10,17 +10,19 @@
 //! | old | `end` | these were all |
 //! | new | `ready` | it serves |
 //!
-//! Then the old process drains. Whatever goes wrong before leaves it as it was; the new process ends when the channel does.
+//! Then the old process drains, and sends its idle connections over the channel ([`Server::hand_over`]). Whatever goes wrong
+//! before leaves it as it was; the new process ends when the channel does.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use swiftiply::net::listener::Inherited;
+use swiftiply::process::apart::Apart;
 use swiftiply::process::channel::Channel;
 use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::{notify, reason};
@@ -59,23 +61,34 @@ impl Upgrade {
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
-        let started = command.spawn();
+        // It must not stay a child of this process, which may drain for hours: the service manager would not notice its end.
+        let started = Apart::start(&mut command);
         // The end of the new process that it still has would keep the channel open.
         drop(command);
-        let mut child =
+        let child =
             started.map_err(|error| format!("{}: {}", program.display(), reason(&error)))?;
         let served = serve_instead(&channel, server, pid_file);
+        let served = served.and_then(|()| match server.is_draining() {
+            true => Err("the server is stopping".to_owned()),
+            false => Ok(()),
+        });
         if let Err(why) = served {
             // As if nothing had been.
             drop(channel);
-            let status = end_of(&mut child);
+            let status = end_of(child);
             if let Some(Err(why)) = pid_file.map(PidFile::restore) {
                 log::error!("pidfile: {why}");
             }
             return Err(format!("{why}{status}"));
         }
-        server.hand_over();
+        if let Err(error) = server.hand_over(channel) {
+            log::warn!(
+                "upgrade: idle connections are not handed over: {}",
+                reason(&error)
+            );
+        }
         let pid = child.id();
+        child.release();
         if let Err(error) = notify(&format!("MAINPID={pid}")) {
             log::warn!("NOTIFY_SOCKET: {}", reason(&error));
         }
@@ -119,7 +132,7 @@ fn serve_instead(
 }
 
 /// Waits for the end of a new process that is not wanted any more, and says how it ended.
-fn end_of(child: &mut Child) -> String {
+fn end_of(mut child: Apart) -> String {
     let since = Instant::now();
     loop {
         match child.try_wait() {
@@ -129,9 +142,7 @@ fn end_of(child: &mut Child) -> String {
             }
             Ok(None) if since.elapsed() < LONGEST_END => thread::sleep(Duration::from_millis(10)),
             _ => {
-                // It may have ended meanwhile, and then there is nothing to kill.
-                let _ = child.kill();
-                let _ = child.wait();
+                child.kill();
                 return String::new();
             }
         }
@@ -197,13 +208,14 @@ impl Predecessor {
         }
     }
 
-    /// This process serves.
+    /// This process serves. Returns the channel, over which the other one sends its idle connections.
     ///
     /// # Errors
     /// The other one is gone.
-    pub(crate) fn ready(self) -> Result<(), String> {
+    pub(crate) fn ready(self) -> Result<Channel, String> {
         let sent = self.channel.send(READY, None);
-        sent.map_err(|error| format!("upgrade: {}", reason(&error)))
+        sent.map_err(|error| format!("upgrade: {}", reason(&error)))?;
+        Ok(self.channel)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the poller, the tick and a worker ask of a session that does not run.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -10,6 +11,8 @@ use crate::backend::lease::Ticket;
 use crate::net::poller::{Cause, Interest, Token};
 use crate::net::stream::Pending;
 use crate::relay::output::Reader;
+use crate::server::succession::link::ProcessLink;
+use crate::server::succession::message::GivenClient;
 use crate::stats::Close;
 
 impl Session {
@@ -31,6 +34,43 @@ impl Session {
     /// Whether its client has sent something that was not read yet.
     pub(crate) fn has_input(&self) -> bool {
         self.conn.pending() == Pending::Bytes
+    }
+
+    /// Whether nothing of a request was read, nor is a response still to be written, so that another process can go on with
+    /// the connection. Not with TLS, whose keys cannot leave this one.
+    pub(crate) fn is_movable(&self) -> bool {
+        self.is_idle() && self.leftover.is_empty() && self.can_move()
+    }
+
+    /// Whether that is so for an idle connection of which nothing was read.
+    pub(super) fn can_move(&self) -> bool {
+        !self.conn.is_secure() && self.pending_output.is_empty()
+    }
+
+    /// Gives an idle connection to another process. Returns the session if that process is gone.
+    pub(crate) fn give_to(mut self: Box<Self>, link: &ProcessLink) -> Option<Box<Self>> {
+        let idle = match &self.state {
+            State::Head(reading) => reading.idle_until.saturating_duration_since(Instant::now()),
+            _ => return Some(self),
+        };
+        let client = GivenClient {
+            peer: self.peer,
+            idle,
+            responses: self.responses,
+        };
+        if !link.give_client(self.conn.as_fd(), client) {
+            return Some(self);
+        }
+        // The socket stays open in the other process, so closing it here does not end this.
+        self.sessions.poller.let_go(&self);
+        self.reason = Close::HandedOver;
+        None
+    }
+
+    /// Continues a connection of another process.
+    pub(crate) fn resume(&mut self, client: &GivenClient) {
+        self.state = State::idle(Instant::now() + client.idle);
+        self.responses = client.responses;
     }
 
     /// Its client, if the spool holds part of a backend's response for it, and whether other requests wait for that

@@ -78,7 +78,9 @@ impl Session {
         let recipient = Recipient {
             method: context.head.map(|head| &head.method),
             version: context.head.map(|head| head.version),
-            keep: keep && context.head.is_some_and(|head| head.persistent) && !shared.is_draining(),
+            keep: keep
+                && context.head.is_some_and(|head| head.persistent)
+                && !shared.is_leaving(self.conn.is_secure()),
             date: Some(tools.date),
             patience: timeouts.write,
             request_id: context.site().and_then(|site| site.shown_id(context.id)),
@@ -168,6 +170,10 @@ impl Session {
         if delivered.keep {
             let deadline = now + after.idle;
             let state = State::idle(deadline);
+            // What has arrived of the next request is for the other process.
+            if scratch.input.is_empty() && self.can_move() && self.shared.successor().is_some() {
+                return SessionStep::Move(state);
+            }
             // Looking at once for a next request, which is rarely there, would cost a system call each time.
             return match scratch.input.is_empty() && self.unread == Unread::Nothing {
                 true => SessionStep::Wait(state, Interests::time(deadline)),

@@ -68,6 +68,8 @@ pub(super) enum SessionStep {
     /// There is more to do, but other work should run first.
     Yield(State),
     Tunnel(State, Box<tunnel::Start<Lease>>),
+    /// The process that has replaced this one shall have the connection.
+    Move(State),
     Close(Close),
 }
 

@@ -1,0 +1,116 @@
+//! A server that replaces another process, or is replaced by one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::addresses::BackendListener;
+use super::handle::Server;
+use super::succession::link::ProcessLink;
+use crate::backend::pool::Successor;
+use crate::config::Address;
+use crate::net::listener::Listener;
+use crate::process::channel::Channel;
+
+impl Server {
+    /// The listening sockets for clients and those for backends, each with its address as it is configured, for a process
+    /// that follows this one.
+    pub fn listeners(&self) -> [Vec<(String, Arc<Listener>)>; 2] {
+        fn named<'a>(
+            all: impl Iterator<Item = (&'a Address, &'a Vec<Arc<Listener>>)>,
+        ) -> Vec<(String, Arc<Listener>)> {
+            let named = all.flat_map(|(address, listeners)| {
+                let of = |listener| (address.to_string(), Arc::clone(listener));
+                listeners.iter().map(of)
+            });
+            named.collect()
+        }
+        let running = self.running.lock();
+        let clients = running.client_listeners.iter();
+        let backends = running.backend_listeners.iter();
+        [
+            named(clients.map(|listener| (&listener.address, &listener.listeners))),
+            named(backends.map(|listener| (&listener.address, &listener.listeners))),
+        ]
+    }
+
+    /// Another process has replaced this one, and accepts at the same addresses. It gets the idle backends and the idle
+    /// clients over the channel, now and as they become idle, except those with TLS. The files of Unix sockets stay when this
+    /// process ends. A drain must follow.
+    ///
+    /// # Errors
+    /// Those of the system. The server is replaced nevertheless, and a drain closes what could not be given.
+    pub fn hand_over(&self, channel: Channel) -> io::Result<()> {
+        for (_, listener) in self.listeners().iter().flatten() {
+            listener.hand_over();
+        }
+        self.shared.is_replaced.store(true, Ordering::Relaxed);
+        let pools: Vec<_> = {
+            let mut running = self.running.lock();
+            BackendListener::stop_accepting(&mut running.backend_listeners, &self.control);
+            let listeners = running.backend_listeners.iter();
+            listeners
+                .map(|listener| Arc::clone(&listener.pool))
+                .collect()
+        };
+        let link = self.succession.set_successor(channel)?;
+        *self.shared.successor.write() = Some(Arc::clone(&link));
+        let successor: Arc<dyn Successor> = Arc::<ProcessLink>::clone(&link);
+        for pool in pools {
+            pool.set_successor(&successor);
+        }
+        self.sessions.give_idle();
+        self.succession.report(&link);
+        self.succession.hand_on_predecessors(&link);
+        Ok(())
+    }
+
+    /// The process that this one has replaced has handed over: takes over what it sends. The files of Unix sockets are removed
+    /// when this one ends. Until then they are the other one's, which goes on if this one fails.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn take_over(&self, channel: Channel) -> io::Result<()> {
+        for (_, listener) in self.listeners().iter().flatten() {
+            listener.take_over();
+        }
+        self.succession.add_predecessor(channel)
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.shared.is_draining()
+    }
+
+    /// Whether another process has taken over; see [`Server::hand_over`].
+    pub fn is_replaced(&self) -> bool {
+        self.shared.is_replaced.load(Ordering::Relaxed)
+    }
+
+    /// Asks again for backends for the requests that wait here, after this process was replaced. To be called every second
+    /// or two: the process that was asked may have been replaced, too.
+    pub fn ask_again(&self) {
+        let running = self.running.lock();
+        let listeners = running.backend_listeners.iter();
+        let pools: Vec<_> = listeners
+            .map(|listener| Arc::clone(&listener.pool))
+            .collect();
+        drop(running);
+        pools.iter().for_each(|pool| pool.ask_again());
+    }
+
+    /// How often the process that has replaced this one has asked it to stop.
+    pub fn stop_requests(&self) -> usize {
+        self.succession.stops()
+    }
+
+    /// Asks the processes that this one has replaced to stop: the first time as after TERM, the second time at once.
+    pub fn stop_predecessors(&self) {
+        self.succession.stop_predecessors();
+    }
+
+    /// The number of processes that this one has replaced and that have not ended.
+    pub fn predecessors(&self) -> usize {
+        self.succession.predecessors()
+    }
+}
