@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ pub struct Request {
     pub body: RequestBody,
     /// The client.
     pub client: ClientAddress,
+    /// The address to which the client has connected; `None`: unknown, or not needed.
+    pub local: Option<SocketAddr>,
     /// Whether it came over TLS.
     pub secure: bool,
     /// When its head was complete.

@@ -45,10 +45,13 @@
 //! This page follows one request through the code. A test (`tests/life.rs`) fails if a function that it names is gone.
 //!
 //! **Accepted.** `src/net/listener.rs: fn accept_loop` accepts the connection; `src/server/accept.rs: fn accepted` checks
-//! `limits.connections` and `limits.connections_per_client` and puts a new session into the poller
+//! `limits.connections` and `limits.connections_per_client` and whether the client may connect, and puts a new session into the poller
 //! (`src/net/poller.rs: fn enter`). When bytes arrive, a worker takes the session out (`src/server/worker.rs: fn work`) and
 //! runs it (`src/server/session.rs: fn run`): the loop that goes from state to state until the session has to wait or is
 //! closed. `src/server/session/state.rs: enum State` has all states.
+//!
+//! If a proxy has made the connection (`proxy_protocol`), `src/server/session/proxy_header.rs: fn read_proxy_header` first
+//! reads who the client is.
 //!
 //! **The head.** `src/server/session/head.rs: fn read_head` reads until the head is complete and parses it strictly, or
 //! refuses it (`src/server/session/refuse.rs: fn refuse_unreadable`). An incomplete head, or an incomplete TLS handshake, is
@@ -103,6 +106,7 @@
 //!
 //! | state or phase | waits for | then | deadline | deadline over | client closes |
 //! |---|---|---|---|---|---|
+//! | `State::ProxyHeader` | the header in which a proxy names the client | `State::Head`; `bad_proxy_header`, `denied`, `overload` | `timeouts.head` | `bad_proxy_header` | `peer_closed`, `bad_proxy_header` |
 //! | `State::Head`, handshake | the end of the TLS handshake | idle | `timeouts.head` | `tls_timeout` | `peer_closed` |
 //! | `State::Head`, idle | the first byte of a request | `State::Head`, begun | `timeouts.idle`, that of the site after a response | `idle` | `peer_closed` |
 //! | `State::Head`, begun | the rest of the head | `State::Auth`, `State::Authorised`; 400 `bad_request`, 414 or 431 `too_large`, 503 `overload` | `timeouts.head` | 408 `head_timeout` | `client_gone` |

@@ -52,6 +52,7 @@ close_reasons! {
     BadKey "bad_key" "A process dialled in and sent the wrong key.",
     PreambleTimeout "preamble_timeout" "A process dialled in and did not send its preamble in time.",
     Denied "denied" "The client's address was refused by allow or deny.",
+    BadProxyHeader "bad_proxy_header" "A proxy sent a malformed PROXY header, or none, or not in time.",
     Overload "overload" "A limit on connections, memory or disk was reached.",
     Removed "removed" "A new configuration no longer has the connection's address or site.",
     Draining "draining" "The server is stopping.",
@@ -88,6 +89,7 @@ impl Close {
             Self::Complete | Self::TunnelDone | Self::HandedOver => None,
             Self::PeerClosed
             | Self::HeadTimeout
+            | Self::BadProxyHeader
             | Self::TlsTimeout
             | Self::TlsFailed
             | Self::BodyTimeout

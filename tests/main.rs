@@ -27,6 +27,7 @@ mod parking;
 mod permissions;
 mod phases;
 mod precompressed;
+mod proxy_protocol;
 mod rates;
 mod readme;
 #[cfg(feature = "redis")]

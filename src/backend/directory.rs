@@ -74,6 +74,8 @@ pub struct Servers {
     directories: Vec<(String, Arc<Directory>)>,
     /// How the servers are configured; compared by [`Servers::fit`].
     kind: config::DirectoryConfig,
+    /// The same: connections with a PROXY header and those without are not mixed.
+    send_proxy: Option<config::ProxyVersion>,
     #[cfg(feature = "redis")]
     link: Option<redis::Link>,
 }
@@ -104,6 +106,7 @@ impl Servers {
                     Arc::new(Directory::new(&site.name, log, settings, (stats, alarm))),
                 )],
                 kind: kind.clone(),
+                send_proxy: site.send_proxy,
                 #[cfg(feature = "redis")]
                 link: None,
             })),
@@ -133,6 +136,7 @@ impl Servers {
         Ok(Self {
             directories,
             kind: config::DirectoryConfig::Redis(redis.clone()),
+            send_proxy: site.send_proxy,
             link: Some(link.map_err(io::Error::other)?),
         })
     }
@@ -141,6 +145,9 @@ impl Servers {
     pub fn fit(&self, site: &config::SiteConfig) -> bool {
         use config::DirectoryConfig::{Redis, Static};
         let known = self.directories.iter().map(|(name, _)| name.as_str());
+        if self.send_proxy != site.send_proxy {
+            return false;
+        }
         match (&self.kind, &site.directory) {
             (Static(_), Some(Static(servers))) => !servers.is_empty(),
             (Redis(one), Some(Redis(other))) => one == other && known.eq(names(site)),

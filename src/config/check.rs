@@ -11,6 +11,7 @@ use super::keys::{self, KeyLevel};
 use super::listen::{listen, outgoing_ssl, ssl};
 use super::overrides::Overrides;
 use super::problem::{COMMAND_LINE, Findings, Location, Note, Problems};
+use super::proxy_protocol;
 use super::rate;
 use super::raw::{self, Map, Node};
 use super::section::Section;
@@ -78,6 +79,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     let mut listen = listen(&top, overrides);
     let ssl = ssl(&top, &mut listen);
     let outgoing_ssl = outgoing_ssl(&top);
+    let proxy_protocol = proxy_protocol::proxy_protocol(&top, &listen);
     let (allow, deny) = clients::allow_and_deny(&top);
     let config = Config {
         listen,
@@ -112,6 +114,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         trusted_proxies: top
             .take_many("trusted_proxies", address::network)
             .unwrap_or_default(),
+        proxy_protocol,
         allow,
         deny,
         rate_limit: rate::rate_limit(&top),

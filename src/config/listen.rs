@@ -169,17 +169,25 @@ fn certificate(top: &Section, node: &Node) -> Result<(Vec<Address>, PathBuf, Pat
     };
     let at = raw::get(map, "at").ok_or("no at; write the address and port, at: 0.0.0.0:443")?;
     let text = value::text(at).map_err(|wrong| format!("at: {wrong}"))?;
-    let any = text.strip_prefix("*:");
-    let literal = any.map_or(text.clone(), |port| format!("0.0.0.0:{port}"));
-    let at = address::dial_in(top.directory, &literal).map_err(|wrong| format!("at: {wrong}"))?;
-    let ats = match (any, &at) {
-        (Some(_), Address::Tcp { port, .. }) => vec![at.clone(), tcp("::", *port, true)],
-        _ => vec![at],
-    };
+    let ats = at_addresses(top.directory, &text).map_err(|wrong| format!("at: {wrong}"))?;
     let certfile = file("certfile")?
         .ok_or("no certfile; write the file of the certificate, certfile: cert.pem")?;
     let keyfile = file("keyfile")?.unwrap_or_else(|| certfile.clone());
     Ok((ats, certfile, keyfile))
+}
+
+/// The addresses that `at` names: two for `*:443`.
+pub(super) fn at_addresses(
+    directory: Option<&Path>,
+    text: &str,
+) -> Result<Vec<Address>, ValueError> {
+    let any = text.strip_prefix("*:");
+    let literal = any.map_or(text.to_owned(), |port| format!("0.0.0.0:{port}"));
+    let at = address::dial_in(directory, &literal)?;
+    Ok(match (any, &at) {
+        (Some(_), Address::Tcp { port, .. }) => vec![at.clone(), tcp("::", *port, true)],
+        _ => vec![at],
+    })
 }
 
 /// Inspects the files of an entry of `ssl` or `outgoing_ssl` before a start: certificate, key, authorities.
@@ -218,7 +226,7 @@ fn inspect(
 }
 
 /// Whether two addresses are equal, whether written or implied.
-fn same_address(one: &Address, other: &Address) -> bool {
+pub(super) fn same_address(one: &Address, other: &Address) -> bool {
     match (one, other) {
         (
             Address::Tcp { host, port, .. },

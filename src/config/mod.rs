@@ -12,7 +12,7 @@
 //! millisecond.
 //!
 //! In reading order: `types` (the result), `defaults`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
-//! of all keys), `value` and `address` (single values), `section` (key by key), `check` and `listen` (the top level),
+//! of all keys), `value` and `address` (single values), `section` (key by key), `check`, `listen` and `proxy_protocol` (the top level),
 //! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip` and `pages` (`map`), [`access`] (the file of
 //! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
 
@@ -32,6 +32,7 @@ mod overrides;
 mod pages;
 mod print;
 mod problem;
+mod proxy_protocol;
 mod rate;
 mod raw;
 mod section;
@@ -52,8 +53,8 @@ pub use problem::{Note, Problem, Problems};
 pub use types::{
     AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, CheckConfig, ClientGroup,
     ClientRule, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel, Logger,
-    Network, Order, Outgoing, PageCache, RateLimit, Redis, RequestIds, Scheduling, SiteConfig,
-    SocketFileConfig, Symlinks, Timeouts, Tls,
+    Network, Order, Outgoing, PageCache, ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds,
+    Scheduling, SiteConfig, SocketFileConfig, Symlinks, Timeouts, Tls,
 };
 pub use value::size_text;
 pub(crate) use value::{read_file, read_text};

@@ -12,7 +12,7 @@ use serde_yaml::Value;
 
 use super::types::{
     AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, Filter, Limits,
-    LogLevel, Logger, Outgoing, RequestIds, SiteConfig, Symlinks, Timeouts, Tls,
+    LogLevel, Logger, Outgoing, ProxyVersion, RequestIds, SiteConfig, Symlinks, Timeouts, Tls,
 };
 use super::written::time;
 
@@ -99,6 +99,7 @@ enum Backends<'c> {
         directory: &'static str,
         servers: &'c DirectoryConfig,
         server_connections: usize,
+        send_proxy: Option<ProxyVersion>,
         check: Option<&'c CheckConfig>,
     },
 }
@@ -169,6 +170,7 @@ impl<'c> PrintedSite<'c> {
                 },
                 servers,
                 server_connections: site.server_connections,
+                send_proxy: site.send_proxy,
                 check: site.check.as_ref(),
             },
         };

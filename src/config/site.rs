@@ -10,6 +10,7 @@ use super::clients;
 use super::files;
 use super::gzip;
 use super::pages;
+use super::proxy_protocol;
 use super::rate;
 use super::raw::{self, Node};
 use super::section::{MANY, Section};
@@ -58,7 +59,7 @@ pub(super) fn check(section: &Section, server: &TopLevel) -> SiteConfig {
         }
         Some(_) => {}
     }
-    for key in ["directory", "check"] {
+    for key in ["directory", "check", "send_proxy"] {
         if has(key) {
             section.note(key, ": has no effect without proxy: traditional");
         }
@@ -98,6 +99,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     let outgoing = outgoing(section, config, directory.is_none() && keys.is_empty());
     let (allow, deny) = clients::allow_and_deny(section);
     let connections = section.count("server_connections", 1..=100_000, base.server_connections);
+    let send_proxy = section.take("send_proxy", proxy_protocol::send_proxy);
     let check = check_of(section);
     if directory.is_some() && !outgoing.is_empty() {
         section.note("outgoing", ": has no effect with proxy: traditional");
@@ -117,6 +119,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
             None => base.server_connections,
             Some(_) => connections,
         },
+        send_proxy: send_proxy.flatten().filter(|_| directory.is_some()),
         check: check.filter(|_| directory.is_some()),
         directory,
         backup: section.take("backup", address::host_name),

@@ -871,7 +871,7 @@ fn printing_and_loading_is_stable() {
         "cluster_port: 80\naccess_log: /a\nmap: [{incoming: [a, '::1'], outgoing: [{to: b:1, match: 'a: \"#'}, {to: b:2, prefix: /é}], access_log: off}]\n",
     );
     check(
-        "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, backup: d, queue_time: false, request_id: false, underscores: true}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, timeouts: {connect: 1}}]\n",
+        "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, send_proxy: v2, backup: d, queue_time: false, request_id: false, underscores: true}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, timeouts: {connect: 1}}]\n",
     );
     #[cfg(feature = "redis")]
     check(
@@ -879,7 +879,7 @@ fn printing_and_loading_is_stable() {
     );
     check("cluster_port: 80\nmap: [{incoming: a, outgoing: [], key: [0123, yes, '~', '', ' x', \"a\\nb\"]}]\n".replace("'', ", "").as_str());
     check(
-        "cluster_port: 80\nrate_limit: {rate: 30/m}\nallow: [10.1.2.3/8, '::ffff:10.0.0.0/104', 'unix:']\ndeny: 10.9.9.9\nmap: [{incoming: a, docroot: /, allow: [all, {networks: ['::1', all], paths: [/a, /b]}, 1.2.3.4], deny: {networks: 10.0.0.0/8, paths: /a/c}}, {incoming: b, docroot: /, deny: false, rate_limit: {rate: 100, burst: 7}}]\n",
+        "cluster_port: [80, 81]\nrate_limit: {rate: 30/m}\nproxy_protocol: [10.0.0.0/8, {from: ['::1', 'unix:'], at: ['*:80']}]\nallow: [10.1.2.3/8, '::ffff:10.0.0.0/104', 'unix:']\ndeny: 10.9.9.9\nmap: [{incoming: a, docroot: /, allow: [all, {networks: ['::1', all], paths: [/a, /b]}, 1.2.3.4], deny: {networks: 10.0.0.0/8, paths: /a/c}}, {incoming: b, docroot: /, deny: false, rate_limit: {rate: 100, burst: 7}}]\n",
     );
     check(
         "cluster_port: 80\ntrusted_proxies: [10.1.2.3/8, '::1']\nclient_address_field: CF-Connecting-IP\ntimeouts: {head: 0.5, idle: 1.5m}\nlimits: {body: 3k, memory: 5m}\nlogger: {type: file, file: a}\nuser: 1000\nmap: []\n",
@@ -1132,6 +1132,7 @@ cluster_address: ['::', 'unix:/s']
 trusted_proxies: ['::1']
 allow: [10.0.0.0/8, '::1', all]
 deny: {networks: 10.0.0.1}
+proxy_protocol: [10.0.0.0/8, {from: all, at: 'unix:/s'}]
 rate_limit: {rate: 10/s, burst: 100}
 timeouts: {head: 3s}
 ";

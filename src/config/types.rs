@@ -66,6 +66,9 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Peers whose X-Forwarded-* fields are trusted (`trusted_proxies`).
     pub trusted_proxies: Vec<Network>,
+    /// Which connections begin with a PROXY header (`proxy_protocol`).
+    #[serde(serialize_with = "list_or_no")]
+    pub proxy_protocol: Vec<ProxyProtocol>,
     /// Which clients may connect (`allow`); empty: those that [`Config::deny`] does not name. Paths are `/`.
     #[serde(serialize_with = "list_or_no")]
     pub allow: Vec<ClientRule>,
@@ -107,6 +110,9 @@ pub struct SiteConfig {
     /// Most requests that a server has at once.
     #[serde(skip)]
     pub server_connections: usize,
+    /// The PROXY header that a connection to a server begins with (`send_proxy`); `None`: none.
+    #[serde(skip)]
+    pub send_proxy: Option<ProxyVersion>,
     /// Health checks of the servers.
     #[serde(skip)]
     pub check: Option<CheckConfig>,
@@ -244,6 +250,26 @@ pub struct ClientRule {
     /// Decoded paths, with everything below them. `/` is the whole site.
     #[serde(skip_serializing_if = "is_everything")]
     pub paths: Vec<String>,
+}
+
+/// Connections that begin with a PROXY header (an entry of `proxy_protocol`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProxyProtocol {
+    /// The proxies.
+    pub from: Vec<ClientGroup>,
+    /// Addresses of [`Config::listen`]; empty: all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub at: Vec<Address>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How many requests a client may send (`rate_limit`).

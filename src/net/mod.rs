@@ -3,7 +3,7 @@
 //! [`stream`] is a connected socket, [`conn`] one with optional TLS, [`tls`] the TLS part of a connection, [`buffer`]
 //! the bytes that were read and not used yet, [`listener`] a listening socket and its accept loop, [`connect`] a
 //! non-blocking connection attempt. [`poller`] is the set of parked sessions for which workers wait, [`alarm`] wakes
-//! the tick thread for deadlines, [`tunnel`] carries the bytes of upgraded connections.
+//! the tick thread for deadlines, [`proxy_protocol`] parses and writes PROXY headers, [`tunnel`] carries the bytes of upgraded connections.
 //!
 //! Nothing here knows HTTP, sites or configuration beyond [`Address`](crate::config::Address) and [`Inspection`].
 
@@ -14,6 +14,7 @@ pub mod connect;
 mod flow;
 pub mod listener;
 pub mod poller;
+pub mod proxy_protocol;
 pub mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;

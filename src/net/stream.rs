@@ -22,7 +22,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::sendfile::sendfile64;
 use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
+    self, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr,
+    setsockopt, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -172,6 +173,19 @@ impl Stream {
             socket: self.socket.try_clone()?,
             read_timeout: self.read_timeout,
             user_timeout: AtomicU32::new(self.user_timeout.load(Ordering::Relaxed)),
+        })
+    }
+
+    /// Our address of the connection; `None`: it is not TCP.
+    pub fn local(&self) -> Option<SocketAddr> {
+        let address = socket::getsockname::<SockaddrStorage>(self.socket.as_raw_fd()).ok()?;
+        let v4 = address
+            .as_sockaddr_in()
+            .map(|address| SocketAddr::V4((*address).into()));
+        v4.or_else(|| {
+            address
+                .as_sockaddr_in6()
+                .map(|address| SocketAddr::V6((*address).into()))
         })
     }
 

@@ -7,22 +7,73 @@ use std::time::Instant;
 use super::admission::CountedConnection;
 use super::session::Session;
 use super::sessions::Sessions;
+use super::shared::Shared;
+use super::snapshot::Snapshot;
 use super::succession::message::GivenClient;
+use crate::config::Address;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::Acceptor;
 use crate::stats::{self, Close};
 
+/// Why a connection is closed before it may send a request.
+pub(super) struct ConnectionRefused {
+    /// For the log.
+    pub(super) why: &'static str,
+    pub(super) reason: Close,
+}
+
+impl Shared {
+    /// Whether a client may have one more connection, which is counted where its address is limited. A trusted proxy names
+    /// the client later, so its requests are checked instead.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub(super) fn admit(
+        &self,
+        snapshot: &Snapshot,
+        peer: &Peer,
+    ) -> Result<Option<CountedConnection>, ConnectionRefused> {
+        if snapshot.trusts(peer) {
+            return Ok(None);
+        }
+        if !snapshot.permissions.admits(peer.ip()) {
+            return Err(ConnectionRefused {
+                why: "refused by allow or deny",
+                reason: Close::Denied,
+            });
+        }
+        let most = snapshot.config.limits.connections_per_client;
+        let Some(ip) = peer.ip().filter(|_| most > 0) else {
+            return Ok(None);
+        };
+        let counted = self.clients.enter(ip, most);
+        counted.map(Some).ok_or(ConnectionRefused {
+            why: "limits.connections_per_client reached",
+            reason: Close::Overload,
+        })
+    }
+}
+
 impl Sessions<Session> {
-    /// Takes in a connection that was just accepted, or closes it if a limit is reached. Runs on an acceptor.
-    pub(super) fn accepted(self: &Arc<Self>, stream: Stream, peer: Peer, tls: Option<&Acceptor>) {
-        let Some(counted) = self.admit(&peer) else {
+    /// Takes in a connection that was just accepted at this address, or closes it if a rule or a limit forbids it. Runs on
+    /// an acceptor.
+    pub(super) fn accepted(
+        self: &Arc<Self>,
+        address: &Address,
+        stream: Stream,
+        peer: Peer,
+        tls: Option<&Acceptor>,
+    ) {
+        let snapshot = self.shared.snapshot();
+        let has_header = snapshot.expects_header(&peer, address);
+        let Some(counted) = self.admit(&snapshot, &peer, has_header) else {
             return;
         };
         stream.send_at_once();
-        let snapshot = self.shared.snapshot();
         let timeouts = &snapshot.config.timeouts;
         let (conn, patience) = match tls {
+            None if has_header => (Ok(Conn::plain(stream)), timeouts.head),
             None => (Ok(Conn::plain(stream)), timeouts.idle),
             Some(tls) => (Conn::secure(stream, tls), timeouts.head),
         };
@@ -37,7 +88,13 @@ impl Sessions<Session> {
             }
         };
         let deadline = Instant::now() + patience;
-        let make = |token| Box::new(Session::new(Arc::clone(self), token, conn, peer, counted));
+        let make = |token| {
+            let session = Session::new(Arc::clone(self), token, conn, peer, counted);
+            Box::new(match has_header {
+                true => session.behind_proxy_header(deadline),
+                false => session,
+            })
+        };
         if let Err(error) = self.poller.enter(make, deadline) {
             log::warn!("client {peer}: {error}");
         }
@@ -46,7 +103,7 @@ impl Sessions<Session> {
     /// Takes in an idle connection that another process of this server has given, or closes it if a limit is reached.
     pub(super) fn adopt(self: &Arc<Self>, stream: Stream, client: GivenClient) {
         let peer = client.peer;
-        let Some(counted) = self.admit(&peer) else {
+        let Some(counted) = self.admit(&self.shared.snapshot(), &peer, false) else {
             return;
         };
         let deadline = Instant::now() + client.idle;
@@ -61,36 +118,37 @@ impl Sessions<Session> {
         }
     }
 
-    /// Admits a connection unless a rule or a limit forbids it, and counts it where its address is limited. `None`: it is not, and is to be closed.
+    /// Admits a connection unless a rule or a limit forbids it, and counts it where its address is limited. `None`: it is to
+    /// be closed. If a PROXY header has yet to name the client, only the limit of all connections is checked.
     #[expect(clippy::option_option, reason = "not admitted, not counted, counted")]
-    fn admit(&self, peer: &Peer) -> Option<Option<CountedConnection>> {
-        let snapshot = self.shared.snapshot();
-        // A proxy names the client later.
-        if !snapshot.permissions.is_empty()
-            && !snapshot.trusts(peer)
-            && !snapshot.permissions.admits(peer.ip())
-        {
-            self.turn_away(peer, "refused by allow or deny", Close::Denied);
-            return None;
-        }
-        let limits = &snapshot.config.limits;
+    fn admit(
+        &self,
+        snapshot: &Snapshot,
+        peer: &Peer,
+        has_header: bool,
+    ) -> Option<Option<CountedConnection>> {
+        let admitted = match has_header {
+            true => Ok(None),
+            false => self.shared.admit(snapshot, peer),
+        };
+        let counted = match admitted {
+            Ok(counted) => counted,
+            Err(refusal) => {
+                self.turn_away(peer, refusal.why, refusal.reason);
+                return None;
+            }
+        };
         let left = self.shared.connections.load(Ordering::Relaxed);
         let left = left.saturating_sub(self.shared.descriptors.used());
-        let most = left.min(limits.connections as u64);
+        let most = left.min(snapshot.config.limits.connections as u64);
         if stats::get(&self.shared.stats.open) >= most && !self.shed() {
+            if let Some(counted) = counted {
+                self.shared.clients.leave(counted);
+            }
             self.turn_away(peer, "limits.connections reached", Close::Overload);
             return None;
         }
-        let most = limits.connections_per_client;
-        let Some(ip) = peer.ip().filter(|_| most > 0 && !snapshot.trusts(peer)) else {
-            return Some(None);
-        };
-        let counted = self.shared.clients.enter(ip, most);
-        if counted.is_none() {
-            let limit = "limits.connections_per_client reached";
-            self.turn_away(peer, limit, Close::Overload);
-        }
-        counted.map(Some)
+        Some(counted)
     }
 
     /// Closes a connection that was just accepted.

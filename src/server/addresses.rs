@@ -101,10 +101,11 @@ impl ClientListener {
         let tls = AcceptorSlot::default();
         let threads = listeners.iter().map(Arc::clone).map(|listener| {
             let (stop, sessions, tls) = (stop.clone(), Arc::clone(sessions), Arc::clone(&tls));
+            let address = address.clone();
             PreparedThread::new("accept", move || {
                 listener.accept_loop(&stop, |stream, peer| {
                     let acceptor = tls.read().clone();
-                    sessions.accepted(stream, peer, acceptor.as_ref());
+                    sessions.accepted(&address, stream, peer, acceptor.as_ref());
                 });
             })
         });

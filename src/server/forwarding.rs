@@ -60,7 +60,7 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// Renders the head as the application gets it. `client_address_field` is the field in which trusted proxies name the
+/// Appends the head as the application gets it. `client_address_field` is the field in which trusted proxies name the
 /// client.
 pub(super) fn render(
     request: &Request,
@@ -87,7 +87,6 @@ pub(super) fn render(
             || !request.client.trusted
                 && (is_forwarding(name) || is(client_address_field)))
     };
-    out.clear();
     let first = |out: &mut Vec<u8>| {
         write_forwarding(request, site, out);
         if site.queue_time {

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ use crate::exchange::{Body, Request, RequestBody, ResponseSource, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};
 use crate::http::request_id::{RequestId, X_REQUEST_ID};
 use crate::net::conn::Conn;
+use crate::net::proxy_protocol::{self, ProxiedEnds};
+use crate::net::stream::Peer;
 use crate::relay::delivery::{Delivery, Payload, Recipient};
 use crate::relay::disconnect::{self, DisconnectDetector};
 use crate::relay::download::Download;
@@ -88,6 +91,22 @@ impl PendingRequest {
             paused: Duration::ZERO,
             rules,
         }
+    }
+
+    /// Both ends of the client's connection; `None`: it has no addresses. If a trusted proxy names the client, its port is
+    /// not known and 0.
+    fn ends(&self) -> Option<ProxiedEnds> {
+        let client = &self.request.client;
+        let source = match (client.forwarded, client.peer) {
+            (Some(ip), _) => SocketAddr::new(ip, 0),
+            (None, Peer::Tcp(address)) => address,
+            (None, Peer::Unix) => return None,
+        };
+        let destination = self.request.local?;
+        Some(ProxiedEnds {
+            source,
+            destination,
+        })
     }
 
     /// Whether its client may send it, by the rules of its site.
@@ -267,6 +286,11 @@ impl ExchangeHandler for PendingRequest {
         };
         let settings = &self.snapshot.sites[self.site].settings;
         let field = &self.snapshot.config.client_address_field;
+        out.clear();
+        if let Some(version) = self.supplier().settings.send_proxy {
+            // The connection is new, and closed after this exchange.
+            proxy_protocol::write(version, self.ends(), out);
+        }
         forwarding::render(&self.request, field, settings, &queue, out);
     }
 

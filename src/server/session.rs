@@ -4,6 +4,7 @@
 //! state until the session has to wait, and is *parked*, or until the connection is closed. The page "Life of a session" of
 //! the [library](crate) follows a request through it and has a table of what each state waits for.
 //!
+//! 0. [`State::ProxyHeader`] (`proxy_header`): reads the header in which a proxy names the client (`proxy_protocol`).
 //! 1. [`State::Head`] (`head`): reads the head of a request. The connection is idle while nothing of one has arrived.
 //!    `request` then decides where the request goes. Where the site asks for a password, [`State::Auth`] (`auth`) waits
 //!    until it can be checked, and [`State::Authorised`] goes on.
@@ -34,6 +35,7 @@ mod head;
 mod linger;
 mod log_context;
 mod parking;
+mod proxy_header;
 mod refuse;
 mod request;
 mod respond;
@@ -73,6 +75,7 @@ impl Session {
         loop {
             let step = match mem::replace(&mut self.state, State::Running) {
                 State::Running | State::Tunnel(_) => SessionStep::Close(Close::Internal),
+                State::ProxyHeader(reading) => self.read_proxy_header(reading),
                 State::Head(reading) => self.read_head(reading, scratch),
                 State::Auth(pending) => self.resume_auth(*pending, scratch),
                 State::Authorised(pending) => self.serve(*pending, scratch),

@@ -49,6 +49,8 @@ pub(crate) struct Snapshot {
     /// The log of exchanges that reach no site.
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) sticky: Regex,
+    /// Whether some servers are told both ends of a client's connection (`send_proxy`).
+    pub(crate) sends_proxy: bool,
     /// Looked up by every request. Clients cannot add names, so it needs no hash that withstands attacks.
     names: BTreeMap<String, usize>,
     /// Sites by their name in logs.
@@ -157,6 +159,7 @@ impl Snapshot {
             logged,
             default: config.sites.iter().position(|site| site.default),
             sticky: sticky(),
+            sends_proxy: config.sites.iter().any(|site| site.send_proxy.is_some()),
             access_log: log(&config.access_log)?,
             permissions: Permissions::of_all(&config.allow, &config.deny),
             sites,
@@ -268,6 +271,16 @@ impl Snapshot {
         for site in &self.sites {
             site.files.check(&site.settings);
         }
+    }
+
+    /// Whether a connection that a peer makes at this address begins with a PROXY header.
+    pub(crate) fn expects_header(&self, peer: &Peer, address: &Address) -> bool {
+        let mut rules = self.config.proxy_protocol.iter();
+        rules.any(|rule| {
+            let ip = peer.ip();
+            (rule.at.is_empty() || rule.at.contains(address))
+                && rule.from.iter().any(|group| group.contains(ip))
+        })
     }
 
     /// Whether a peer is a proxy whose forwarding fields are trusted.

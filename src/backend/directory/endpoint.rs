@@ -14,6 +14,7 @@ use crate::backend::check::HealthProbe;
 use crate::config::{self, Address};
 use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
+use crate::net::proxy_protocol;
 use crate::process;
 
 /// The address of a server.
@@ -97,15 +98,26 @@ impl Endpoint {
     }
 }
 
+/// How the health of a server is probed.
+#[derive(Debug)]
+pub(super) struct CheckTerms {
+    pub(super) check: config::CheckConfig,
+    /// The Host of the request.
+    pub(super) host: String,
+    /// The PROXY header in front of it.
+    pub(super) send_proxy: Option<config::ProxyVersion>,
+}
+
 /// Probes the health of a server: a response with a status below 400 in time is healthy.
 ///
 /// # Errors
 /// The fault, for the log.
-pub(super) fn probe(
-    endpoint: &Endpoint,
-    check: &config::CheckConfig,
-    host: &str,
-) -> Result<(), String> {
+pub(super) fn probe(endpoint: &Endpoint, terms: &CheckTerms) -> Result<(), String> {
+    let CheckTerms {
+        check,
+        host,
+        send_proxy,
+    } = terms;
     let patience = check.interval.min(LONGEST_CHECK);
     let deadline = Instant::now() + patience;
     let mut connect = endpoint.connect(deadline);
@@ -117,6 +129,12 @@ pub(super) fn probe(
         host,
         agent: "swiftiply",
     };
+    let mut header = Vec::new();
+    if let Some(version) = send_proxy {
+        proxy_protocol::write_local(*version, &mut header);
+    }
+    // An error recurs with the request.
+    let _ = conn.write_both(&header, &[], patience);
     match health_probe.run(&mut conn, deadline) {
         Ok(..=399) => Ok(()),
         Ok(status) => Err(format!("a check is answered with {status}")),

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
 
 use super::dispatch::Directory;
-use super::endpoint::{Endpoint, probe};
+use super::endpoint::{CheckTerms, Endpoint, probe};
 use super::health::{Change, Health};
 use super::server::IdleConnection;
 use super::state::{DirectoryState, IDLE_RECHECK};
-use crate::config;
 use crate::process;
 use crate::stats::Close;
 
@@ -26,7 +25,7 @@ pub(super) struct Due {
     /// How long a connection may be idle.
     idle_timeout: Duration,
     lookups: Vec<Arc<Endpoint>>,
-    checks: Vec<(Arc<Endpoint>, config::CheckConfig, String)>,
+    checks: Vec<(Arc<Endpoint>, CheckTerms)>,
 }
 
 impl Directory {
@@ -47,10 +46,10 @@ impl Directory {
                 server.health.lookup = Some(now + START_SOON);
             }
         }
-        for (endpoint, check, host) in due.checks {
+        for (endpoint, terms) in due.checks {
             let (directory, server_endpoint) = (Arc::clone(self), Arc::clone(&endpoint));
             let started = start("check", move || {
-                let result = probe(&server_endpoint, &check, &host);
+                let result = probe(&server_endpoint, &terms);
                 directory.check_done(&server_endpoint, result);
             });
             if !started && let Some(server) = self.state.lock().server(&endpoint) {
@@ -208,8 +207,12 @@ impl DirectoryState {
                 && server.health.state != Health::Unknown
                 && server.check.take_if(|due| *due <= now).is_some()
             {
-                due.checks
-                    .push((endpoint(), check.clone(), self.settings.host.clone()));
+                let terms = CheckTerms {
+                    check: check.clone(),
+                    host: self.settings.host.clone(),
+                    send_proxy: self.settings.send_proxy,
+                };
+                due.checks.push((endpoint(), terms));
             }
         }
         due

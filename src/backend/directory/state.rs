@@ -29,6 +29,8 @@ pub(super) struct DirectorySettings {
     /// The checks, and the Host of their requests.
     pub(super) check: Option<config::CheckConfig>,
     pub(super) host: String,
+    /// The PROXY header that a connection begins with. It is for one client, so such a connection is not used again.
+    pub(super) send_proxy: Option<config::ProxyVersion>,
 }
 
 /// What the lock of a directory guards.
@@ -71,6 +73,7 @@ impl DirectorySettings {
             idle_timeout: site.timeouts.idle,
             check: site.check.clone(),
             host: site.name.clone(),
+            send_proxy: site.send_proxy,
         })
     }
 }
@@ -83,10 +86,10 @@ impl DirectoryState {
         let servers = servers.map(|address| ServerEntry::new(address, settings.slots, now));
         Self {
             servers: servers.collect(),
+            closed: settings.send_proxy.map(|_| Close::Complete),
             settings,
             waiting: Queue::default(),
             next_server: 0,
-            closed: None,
             drained: Arc::default(),
             #[cfg(feature = "redis")]
             list: None,

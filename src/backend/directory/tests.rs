@@ -17,6 +17,7 @@ fn directory(servers: &[Address], slots: usize) -> Arc<Directory> {
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(10),
         check: None,
+        send_proxy: None,
         host: "test".into(),
     };
     let (stats, alarm) = (Arc::new(Stats::new()), Arc::default());

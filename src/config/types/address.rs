@@ -101,6 +101,18 @@ impl Network {
     }
 }
 
+impl ClientGroup {
+    /// Whether a client is in it. `None`: it is connected through a Unix socket. IPv4 addresses must not be mapped into
+    /// IPv6.
+    pub fn contains(&self, client: Option<IpAddr>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Unix => client.is_none(),
+            Self::Network(network) => client.is_some_and(|ip| network.contains(ip)),
+        }
+    }
+}
+
 /// The form in the file: `10.0.0.0/8`.
 impl fmt::Display for Network {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {

@@ -1,12 +1,13 @@
 //! A client's connection: what a session owns in every state, from accept to close.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use super::state::{ReadingHead, State};
+use super::state::{ReadingHead, ReadingProxyHeader, State};
 use crate::budget::Charge;
 use crate::exchange::ClientAddress;
 use crate::net::conn::Conn;
@@ -28,7 +29,10 @@ pub(crate) struct Session {
     pub(super) sessions: Arc<Sessions<Self>>,
     pub(super) token: Token,
     pub(super) conn: Conn,
+    /// The client, or a proxy that has not named it yet.
     pub(super) peer: Peer,
+    /// The address to which the client has connected, if it is needed and known.
+    pub(super) local: Option<SocketAddr>,
     /// Counts it for the limit of its address.
     pub(super) counted: Option<CountedConnection>,
     /// Counts its request for the limit of the address that the peer, a proxy, has named.
@@ -96,6 +100,7 @@ impl Session {
             token,
             conn,
             peer,
+            local: None,
             counted,
             counted_request: None,
             leftover: Vec::new(),
@@ -114,6 +119,21 @@ impl Session {
             is_armed: false,
             waker: None,
         }
+    }
+
+    /// The same connection, which begins with a PROXY header that has to arrive in time.
+    pub(crate) fn behind_proxy_header(mut self, deadline: Instant) -> Self {
+        self.state = State::ProxyHeader(Box::new(ReadingProxyHeader {
+            bytes: Vec::new(),
+            deadline,
+        }));
+        self
+    }
+
+    /// The address to which the client has connected.
+    pub(super) fn local(&mut self) -> Option<SocketAddr> {
+        self.local = self.local.or_else(|| self.conn.stream().local());
+        self.local
     }
 
     /// Reads what has arrived, without waiting.

@@ -9,6 +9,7 @@ use super::connection::Session;
 use super::state::{ReadingHead, SessionStep, State};
 use crate::config::size_text;
 use crate::http::head::{HeadLimits, Refusal, RequestHead};
+use crate::net::proxy_protocol;
 use crate::preamble;
 use crate::relay::Interests;
 use crate::server::pending::head_limits;
@@ -41,6 +42,7 @@ impl Session {
                 };
                 let refusal = match scratch.input.data() {
                     data if data.starts_with(preamble::PREFIX) => Some(Refusal::bad(PREAMBLE_HERE)),
+                    data if proxy_protocol::is_header(data) => Some(Refusal::bad(PROXY_HERE)),
                     data if data.starts_with(TLS_HANDSHAKE) => Some(Refusal::bad(TLS_HERE)),
                     _ => refusal,
                 };
@@ -80,9 +82,10 @@ impl Session {
                     self.conn.give_up_tls();
                     // The bytes are still in the socket. An error recurs when the response is written.
                     let _ = self.fill(scratch);
-                    let why = match scratch.input.data().starts_with(preamble::PREFIX) {
-                        true => PREAMBLE_HERE,
-                        false => "this port speaks TLS; ask with https://",
+                    let why = match scratch.input.data() {
+                        data if data.starts_with(preamble::PREFIX) => PREAMBLE_HERE,
+                        data if proxy_protocol::is_header(data) => PROXY_HERE,
+                        _ => "this port speaks TLS; ask with https://",
                     };
                     return self.refuse_unreadable(400, why, begun, &snapshot, scratch);
                 }
@@ -100,6 +103,10 @@ impl Session {
 /// The response to a backend that dials in at an address for clients.
 const PREAMBLE_HERE: &str = "this is the preamble of a backend, and the port is for clients; \
                              let the backend dial in at the outgoing address of its site";
+
+/// The response to a proxy that is not one of those in the configuration.
+const PROXY_HERE: &str =
+    "this is a PROXY header, and the networks of proxy_protocol do not have this address";
 
 /// The first bytes of a TLS connection: a record of type handshake and version 3 (RFC 8446 5.1).
 const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];

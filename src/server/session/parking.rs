@@ -23,7 +23,11 @@ impl Session {
 
     /// Whether nothing of a request has arrived: the connection can be closed without loss.
     pub(crate) fn is_idle(&self) -> bool {
-        matches!(&self.state, State::Head(reading) if reading.begun.is_none())
+        match &self.state {
+            State::ProxyHeader(reading) => reading.bytes.is_empty(),
+            State::Head(reading) => reading.begun.is_none(),
+            _ => false,
+        }
     }
 
     /// Whether it has not had a request yet.
@@ -39,7 +43,8 @@ impl Session {
     /// Whether nothing of a request was read, nor is a response still to be written, so that another process can go on with
     /// the connection. Not with TLS, whose keys cannot leave this one.
     pub(crate) fn is_movable(&self) -> bool {
-        self.is_idle() && self.leftover.is_empty() && self.can_move()
+        let is_introduced = matches!(self.state, State::Head(_));
+        is_introduced && self.is_idle() && self.leftover.is_empty() && self.can_move()
     }
 
     /// Whether that is so for an idle connection of which nothing was read.

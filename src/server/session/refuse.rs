@@ -294,7 +294,9 @@ impl Session {
         let reason = self.reason;
         let mut trace = Trace::default();
         let pending = match std::mem::replace(&mut self.state, State::Running) {
-            State::Running | State::Head(_) | State::Linger { .. } => return,
+            State::Running | State::ProxyHeader(_) | State::Head(_) | State::Linger { .. } => {
+                return;
+            }
             State::Auth(auth) => auth.pending,
             State::Body(collecting) => collecting.pending,
             State::Authorised(pending) => *pending,

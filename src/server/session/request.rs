@@ -88,8 +88,13 @@ impl Session {
             };
             return self.refuse_overload(&context, scratch);
         }
+        let local = match snapshot.sends_proxy {
+            true => self.local(),
+            false => None,
+        };
         let request = Request {
             head,
+            local,
             body: RequestBody::Empty,
             client,
             secure: self.conn.is_secure(),

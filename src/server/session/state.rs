@@ -19,6 +19,7 @@ use crate::stats::Close;
 pub(super) enum State {
     /// A worker runs it.
     Running,
+    ProxyHeader(Box<ReadingProxyHeader>),
     Head(ReadingHead),
     Auth(Box<AuthPending>),
     Authorised(Box<PendingRequest>),
@@ -32,6 +33,13 @@ pub(super) enum State {
         /// When it is closed in any case.
         deadline: Instant,
     },
+}
+
+/// A PROXY header that is being read.
+pub(super) struct ReadingProxyHeader {
+    /// What has arrived of it.
+    pub(super) bytes: Vec<u8>,
+    pub(super) deadline: Instant,
 }
 
 /// A head that is being read.
@@ -106,7 +114,11 @@ impl State {
     pub(super) const fn reads(&self) -> bool {
         matches!(
             self,
-            Self::Head(_) | Self::Auth(_) | Self::Body(_) | Self::Linger { .. }
+            Self::ProxyHeader(_)
+                | Self::Head(_)
+                | Self::Auth(_)
+                | Self::Body(_)
+                | Self::Linger { .. }
         )
     }
 
