@@ -47,9 +47,15 @@ pub(super) fn overrides(
     overrides: &Overrides,
     inspection: Option<&Inspection>,
 ) -> Result<(Config, Vec<Note>), Problems> {
-    let root = Node::Map(Map::new());
+    let mut map = Map::new();
+    if let Some(site) = &overrides.site {
+        let port = site.port().to_string();
+        map.push(("cluster_port".into(), Node::Number(port)));
+        map.push(("map".into(), Node::List(vec![site.entry()])));
+    }
+    let root = Node::Map(map.clone());
     let findings = Findings::new(Path::new(COMMAND_LINE), "", &root, inspection);
-    let config = config(&Map::new(), &findings, overrides);
+    let config = config(&map, &findings, overrides);
     Ok((config, findings.finish()?))
 }
 

@@ -47,7 +47,7 @@ use std::path::Path;
 pub use defaults::default_workers;
 pub use inspection::{FileFault, Inspection};
 pub use keys::{access_keys, keys};
-pub use overrides::Overrides;
+pub use overrides::{CommandLineSite, Overrides};
 pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub use types::{

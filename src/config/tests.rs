@@ -317,12 +317,46 @@ cluster_address: '*'",
 }
 
 #[test]
+fn site_of_the_command_line() {
+    let site = |names: &[&str], servers: &[&str], files: Option<&str>| {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let overrides = Overrides {
+            site: Some(CommandLineSite {
+                names: texts(names),
+                servers: texts(servers),
+                files: files.map(str::to_owned),
+            }),
+            directory: Some("/srv".into()),
+            ..Overrides::default()
+        };
+        Config::from_overrides(&overrides)
+    };
+    let (config, notes) = site(&["a.example", "b.example"], &["127.0.0.1:3000"], None).unwrap();
+    assert!(notes.is_empty(), "{notes:?}");
+    assert_eq!(config.listen[0].to_string(), "0.0.0.0:80");
+    let one = &config.sites[0];
+    assert_eq!(one.incoming, ["a.example", "b.example"]);
+    let server = "127.0.0.1:3000".parse().unwrap();
+    assert_eq!(one.directory, Some(DirectoryConfig::Static(vec![server])));
+    let (config, _) = site(&[], &[], Some("public")).unwrap();
+    assert_eq!(config.listen[0].to_string(), "0.0.0.0:8080");
+    assert!(config.sites[0].default);
+    assert_eq!(config.sites[0].docroot, Some("/srv/public".into()));
+    let wrong = site(&["a b"], &["127.0.0.1:x"], None)
+        .unwrap_err()
+        .to_string();
+    assert!(wrong.starts_with("command line: map[1]: "), "{wrong}");
+    assert!(wrong.contains("servers \"127.0.0.1:x\": "), "{wrong}");
+}
+
+#[test]
 fn the_command_line_goes_above_the_file() {
     let overrides = Overrides {
         cluster_address: Some("[::1]".into()),
         cluster_port: Some(81),
         backend_address: Some("::1".into()),
         backend_port: Some(0),
+        site: None,
         daemonize: Some(true),
         timeout: Some(Duration::from_secs(7)),
         pidfile: Some("run/pid".into()),

@@ -1,15 +1,18 @@
 //! Options, --check, and the start.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
+use std::process::Stdio;
 
 use nix::sys::signal::Signal::{SIGHUP, SIGTERM};
 use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getuid, mkfifo};
 
+use crate::common::backend::EchoServer;
 use crate::common::proxy::{SITE, check, program, run};
 use crate::common::{
     Backend, Echo, Port, Proxy, Running, Visitor, ended, needs, secure, wait_until,
@@ -68,6 +71,36 @@ fn check_prints_problems() {
         !directory.path().join("x.pid").exists(),
         "--check wrote the PID file"
     );
+}
+
+#[test]
+fn site_without_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("index.html"), "a page").unwrap();
+    let files = directory.path().to_str().unwrap();
+    let app = EchoServer::start();
+    let printed = run(&["--site", "test", "--to", &app.address().to_string(), "-p"]);
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    assert!(printed.out.contains("cluster_port:\n- 80\n"), "{printed:?}");
+    let site = ["--site", "test", "--to", &app.address().to_string()].map(str::to_owned);
+    let child = program()
+        .args(site)
+        .args(["--files", files])
+        .args(["--cluster-address", "127.0.0.1", "--cluster-port", "0"])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut running = Running(child.unwrap());
+    let mut ready = String::new();
+    let output = running.0.stdout.take().unwrap();
+    BufReader::new(output).read_line(&mut ready).unwrap();
+    let address = ready.strip_prefix("ready: visitors ").unwrap();
+    let address = address.trim_end().trim_end_matches("; backends").trim_end();
+    let mut visitor = Visitor::connect(address.parse().expect(&ready));
+    assert_eq!(visitor.get("/").text(), "a page");
+    assert_eq!(visitor.get("/app").text(), "/app");
+    drop(visitor);
+    running.signal(SIGTERM);
+    assert!(running.wait().success());
 }
 
 #[test]

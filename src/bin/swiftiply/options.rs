@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::program::NAME;
 use super::program::command_line::{self, CommandOption};
 use getopts::Matches;
-use swiftiply::config::Overrides;
+use swiftiply::config::{CommandLineSite, Overrides};
 
 /// What the program is asked to do.
 #[derive(Debug)]
@@ -56,6 +56,19 @@ const OPTIONS: &[CommandOption] = &[
         "with --backend-port: add a default site whose applications dial in at ADDRESS",
     ),
     CommandOption("", "backend-port", "PORT", "the port of that site"),
+    CommandOption(
+        "",
+        "site",
+        "NAME",
+        "without a FILE: serve the host NAME (or NAME,NAME); without this option, every host",
+    ),
+    CommandOption(
+        "",
+        "to",
+        "ADDRESS",
+        "pass the requests to an application that listens at ADDRESS (or ADDRESS,ADDRESS)",
+    ),
+    CommandOption("", "files", "DIRECTORY", "serve the files below DIRECTORY"),
     CommandOption(
         "d",
         "daemonize",
@@ -114,6 +127,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
         cluster_port: number(&matches, "cluster-port", "a port from 0 to 65535")?,
         backend_address: matches.opt_str("backend-address"),
         backend_port: number(&matches, "backend-port", "a port from 0 to 65535")?,
+        site: site(&matches)?,
         daemonize: daemonize(&matches)?,
         timeout: number::<u32>(&matches, "timeout", "a number of seconds")?
             .map(|seconds| Duration::from_secs(seconds.into())),
@@ -125,6 +139,12 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
         return Ok(Action::Demo(overrides));
     }
     let file = matches.opt_str("config").map(PathBuf::from);
+    if let (Some(file), Some(_)) = (&file, &overrides.site) {
+        return Err(format!(
+            "--site, --to and --files are for a server without a file; write the site into {}",
+            file.display()
+        ));
+    }
     let invocation = Invocation { file, overrides };
     Ok(if matches.opt_present("check") {
         Action::Check(invocation)
@@ -197,6 +217,29 @@ fn number<N: std::str::FromStr>(
     match text.trim().parse() {
         Ok(number) => Ok(Some(number)),
         Err(_) => Err(format!("--{option} {text}: expected {what}")),
+    }
+}
+
+/// The site of `--site`, `--to` and `--files`.
+fn site(matches: &Matches) -> Result<Option<CommandLineSite>, String> {
+    let list = |option| {
+        let text = matches.opt_str(option).unwrap_or_default();
+        let words = text.split(',').map(str::trim);
+        let words = words.filter(|word| !word.is_empty()).map(str::to_owned);
+        words.collect::<Vec<_>>()
+    };
+    let site = CommandLineSite {
+        names: list("site"),
+        servers: list("to"),
+        files: matches.opt_str("files"),
+    };
+    match site.servers.is_empty() && site.files.is_none() {
+        false => Ok(Some(site)),
+        true if site.names.is_empty() => Ok(None),
+        true => Err(
+            "--site needs --to ADDRESS, the address of its application, or --files DIRECTORY"
+                .to_owned(),
+        ),
     }
 }
 
@@ -285,6 +328,14 @@ mod tests {
             "--cluster: is it --cluster-address or --cluster-port?",
         );
         check("--nonsense", "--nonsense: no such option; see --help");
+        check(
+            "--site a.example",
+            "--site needs --to ADDRESS, the address of its application, or --files DIRECTORY",
+        );
+        check(
+            "-c s.yml --files .",
+            "--site, --to and --files are for a server without a file; write the site into s.yml",
+        );
         check("-x", "unrecognized option: 'x'");
         check("-c", "argument to option 'c' missing");
         check(
