@@ -144,6 +144,7 @@
 //! | `log`, `log-stdout`, `log-stderr` | one each | write log files, standard output and standard error | anything else |
 //! | `succession` | one for each other process of the server, after an upgrade | reads what that process sends: idle clients, idle backends, and requests for backends | serve requests |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
+//! | `status` | one for the `status` address, and up to 8 short-lived ones | accepts there; reads one request and writes its response | serve requests to sites |
 //! | `lookup`, `check` | at most one of each for a server, short-lived | looks up a host name; checks whether a server is healthy | anything else |
 //!
 //! The threads of the access proxy are described in [`access`].
@@ -195,9 +196,10 @@
 //! | `percent_encoding` | `http::target` |
 //! | `redis` | `backend::directory` |
 //! | `rustls` | `net::tls` |
-//! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging` |
+//! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging`, `server::admin` |
 //! | `serde_yaml` | `config::raw`, `config::locate`, `config::print` |
 //! | `sha_crypt` | `passwords` |
+//! | `subtle` | `server::admin` |
 //! | `tempfile` | `server::body`, `relay::spool` |
 //! | `threadpool` | `server` |
 //! | `tikv_jemalloc_sys` | `process` |

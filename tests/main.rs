@@ -37,6 +37,7 @@ mod responses;
 mod running;
 mod secure;
 mod slow;
+mod status;
 mod thin;
 mod traditional;
 mod trusted_proxies;

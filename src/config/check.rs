@@ -17,6 +17,7 @@ use super::raw::{self, Map, Node};
 use super::section::Section;
 use super::site::TopLevel;
 use super::sites::sites;
+use super::status;
 use super::types::{Config, Scheduling, SiteConfig};
 use super::value;
 
@@ -91,6 +92,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         listen,
         ssl,
         outgoing_ssl: outgoing_ssl.iter().map(|(_, tls)| tls.clone()).collect(),
+        status: None,
         daemonize: overrides.daemonize.or(daemonize).unwrap_or(false),
         pidfile: pidfile_typed
             .map(|path| value::absolute(directory, path))
@@ -133,6 +135,10 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         cache_threshold: top.bytes("cache_threshold", 0..=16 << 20, base.cache_threshold),
         sites: Vec::new(),
     };
+    let config = Config {
+        status: status::status(&top, &config),
+        ..config
+    };
     let timeout = top.take("timeout", value::time);
     let commanded = overrides.timeout.map(|timeout| timeout.min(value::LONGEST));
     let server = TopLevel {
@@ -161,7 +167,9 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
                 .problem(top.place("outgoing_ssl", item), message);
         }
     }
-    Config { sites, ..config }
+    let config = Config { sites, ..config };
+    status::check_outgoing(&top, &config);
+    config
 }
 
 fn scheduling(node: &Node) -> Result<Scheduling, value::ValueError> {

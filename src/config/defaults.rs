@@ -20,6 +20,7 @@ impl Default for Config {
             listen: Vec::new(),
             ssl: Vec::new(),
             outgoing_ssl: Vec::new(),
+            status: None,
             daemonize: false,
             pidfile: None,
             user: None,

@@ -340,6 +340,10 @@ const KEYS: &[ConfigKey] = &[
     key("outgoing_ssl.certfile", KeyLevel::Top, KeyStatus::Now),
     key("outgoing_ssl.keyfile", KeyLevel::Top, KeyStatus::Now),
     key("outgoing_ssl.client_ca", KeyLevel::Top, KeyStatus::Now),
+    key("status", KeyLevel::Top, KeyStatus::Now),
+    key("status.at", KeyLevel::Top, KeyStatus::Now),
+    key("status.key", KeyLevel::Top, KeyStatus::Now),
+    key("status.key_file", KeyLevel::Top, KeyStatus::Now),
     key("cache_threshold", KeyLevel::Top, KeyStatus::Now),
     key(
         "chunked_encoding_threshold",
@@ -347,7 +351,6 @@ const KEYS: &[ConfigKey] = &[
         KeyStatus::Never,
     ),
     key("updates", KeyLevel::Top, KeyStatus::Later),
-    key("status", KeyLevel::Top, KeyStatus::Later),
     key("acme", KeyLevel::Top, KeyStatus::Later),
     key("health", KeyLevel::Site, KeyStatus::Later),
     key("request_buffering", KeyLevel::Site, KeyStatus::Now),

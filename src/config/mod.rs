@@ -12,7 +12,8 @@
 //! millisecond.
 //!
 //! In reading order: `types` (the result), `defaults`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
-//! of all keys), `value` and `address` (single values), `section` (key by key), `check`, `listen` and `proxy_protocol` (the top level),
+//! of all keys), `value` and `address` (single values), `section` (key by key), `check`, `listen`, `status` and `proxy_protocol` (the
+//! top level),
 //! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip` and `pages` (`map`), [`access`] (the file of
 //! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
 
@@ -38,6 +39,7 @@ mod raw;
 mod section;
 mod site;
 mod sites;
+mod status;
 mod types;
 mod value;
 mod written;
@@ -54,7 +56,7 @@ pub use types::{
     AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, CheckConfig, ClientGroup,
     ClientRule, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel, Logger,
     Network, Order, Outgoing, PageCache, ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds,
-    Scheduling, SiteConfig, SocketFileConfig, Symlinks, Timeouts, Tls,
+    Scheduling, SiteConfig, SocketFileConfig, StatusConfig, Symlinks, Timeouts, Tls,
 };
 pub use value::size_text;
 pub(crate) use value::{read_file, read_text};

@@ -351,15 +351,8 @@ fn outgoing(section: &Section, config: &Config, keyless: bool) -> Vec<Outgoing> 
 
 /// Whether other machines can connect without a certificate.
 fn is_open(address: &Address, config: &Config) -> bool {
-    let Address::Tcp { host, .. } = address else {
-        return false;
-    };
-    let local = match host.parse::<IpAddr>() {
-        Ok(ip) => ip.is_loopback(),
-        Err(_) => host == "localhost",
-    };
     let asked = |tls: &Tls| tls.at == *address && tls.client_ca.is_some();
-    !local && !config.outgoing_ssl.iter().any(asked)
+    !address.is_local() && !config.outgoing_ssl.iter().any(asked)
 }
 
 /// Reads the address of an item of `outgoing`.

@@ -911,6 +911,8 @@ fn printing_and_loading_is_stable() {
     check(
         "cluster_port: 80\nmap: [{incoming: a, proxy: traditional, directory: redis, servers: {host: '::1', db: 3, password: '1', lease: 500s}}, {incoming: b, proxy: traditional, directory: redis}]\n",
     );
+    check("cluster_port: 80\nstatus: {at: '0.0.0.0:8081', key: 0123}\nmap: []\n");
+    check("cluster_port: 80\nstatus: {at: 'unix:/s'}\nmap: []\n");
     check("cluster_port: 80\nmap: [{incoming: a, outgoing: [], key: [0123, yes, '~', '', ' x', \"a\\nb\"]}]\n".replace("'', ", "").as_str());
     check(
         "cluster_port: [80, 81]\nrate_limit: {rate: 30/m}\nproxy_protocol: [10.0.0.0/8, {from: ['::1', 'unix:'], at: ['*:80']}]\nallow: [10.1.2.3/8, '::ffff:10.0.0.0/104', 'unix:']\ndeny: 10.9.9.9\nmap: [{incoming: a, docroot: /, allow: [all, {networks: ['::1', all], paths: [/a, /b]}, 1.2.3.4], deny: {networks: 10.0.0.0/8, paths: /a/c}}, {incoming: b, docroot: /, deny: false, rate_limit: {rate: 100, burst: 7}}]\n",

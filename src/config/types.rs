@@ -27,6 +27,9 @@ pub struct Config {
     /// Which of the sites' dial-in addresses speak TLS (`outgoing_ssl`).
     #[serde(skip)]
     pub outgoing_ssl: Vec<Tls>,
+    /// Where the server reports its state (`status`); `None`: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<StatusConfig>,
     /// Go to the background (`daemonize`).
     pub daemonize: bool,
     /// The file for the process id (`pidfile`), absolute.
@@ -336,6 +339,16 @@ pub struct Tls {
     pub client_ca: Option<PathBuf>,
 }
 
+/// Where the server reports its state and takes commands (`status`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StatusConfig {
+    /// The address: a TCP port, or a Unix socket.
+    pub at: Address,
+    /// The key that each request must have; `None`: none. A TCP address that other machines reach has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
 /// Which symbolic links below a root are followed (`follow_symlinks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symlinks {
@@ -575,6 +588,19 @@ impl Serialize for RateLimit {
         section.serialize_field("rate", &format!("{}/{unit}", self.requests))?;
         section.serialize_field("burst", &self.burst)?;
         section.end()
+    }
+}
+
+impl Address {
+    /// Whether only processes of this machine reach it: a Unix socket, or a loopback address.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { host, .. } => {
+                let literal = host.parse::<std::net::IpAddr>();
+                literal.map_or(host == "localhost", |address| address.is_loopback())
+            }
+        }
     }
 }
 

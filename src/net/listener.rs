@@ -48,6 +48,8 @@ pub struct Inherited {
     pub clients: Sockets,
     /// Sockets at which backends dial in.
     pub backends: Sockets,
+    /// Sockets of the status address.
+    pub status: Sockets,
 }
 
 /// Listening sockets, each with its address as configured.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::{io, mem};
 
+use super::admin::AdminListener;
 use super::certificates::{AcceptorSlot, Certificates};
 use super::error::StartError;
 use super::session::Session;
@@ -25,6 +26,8 @@ use crate::stats::{Close, Stats};
 pub(super) struct Running {
     pub(super) client_listeners: Vec<ClientListener>,
     pub(super) backend_listeners: Vec<BackendListener>,
+    /// The status address.
+    pub(super) admin_listener: Option<AdminListener>,
     pub(super) certificates: Certificates,
     /// The certificates of dial-in addresses.
     pub(super) outgoing: Certificates,
@@ -85,6 +88,9 @@ impl Running {
             listener
                 .begun
                 .extend(prepared.map(|one| control.begin(one)));
+        }
+        if let Some(admin) = &mut self.admin_listener {
+            admin.begin();
         }
     }
 }

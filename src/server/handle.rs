@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use threadpool::ThreadPool;
 
 use super::addresses::{BackendListener, ClientListener, Running};
+use super::admin::{AdminContext, AdminListener};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::shared::Shared;
@@ -55,6 +56,8 @@ pub struct Server {
     pub(super) dial_in: Option<PreparedThread>,
     /// Controls the thread of the dial-in addresses.
     pub(super) control: Arc<DialInControl>,
+    /// What the status address reports.
+    pub(super) admin_context: Arc<AdminContext>,
 }
 
 impl Server {
@@ -76,6 +79,17 @@ impl Server {
             .backend_listeners
             .iter()
             .flat_map(|listener| &listener.listeners)
+            .map(|listener| listener.local().clone())
+            .collect()
+    }
+
+    /// The status addresses, with their real ports.
+    pub fn status_addresses(&self) -> Vec<LocalAddress> {
+        let running = self.running.lock();
+        running
+            .admin_listener
+            .iter()
+            .flat_map(|admin| &admin.listeners)
             .map(|listener| listener.local().clone())
             .collect()
     }
@@ -119,8 +133,14 @@ impl Server {
     /// this one.
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
-        let clients = mem::take(&mut self.running.lock().client_listeners);
+        let (clients, admin) = {
+            let mut running = self.running.lock();
+            let clients = mem::take(&mut running.client_listeners);
+            (clients, running.admin_listener.take())
+        };
         clients.into_iter().for_each(ClientListener::stop);
+        // A server that is started now can have the address.
+        admin.into_iter().for_each(AdminListener::stop);
         self.give_up_pauses();
         self.clear_idle(false);
     }
@@ -223,9 +243,11 @@ impl Drop for Server {
         let Running {
             client_listeners: clients,
             backend_listeners: backends,
+            admin_listener: admin,
             ..
         } = mem::take(&mut *self.running.lock());
         clients.into_iter().for_each(ClientListener::stop);
+        admin.into_iter().for_each(AdminListener::stop);
         BackendListener::stop_all(backends, &self.control, Close::Draining);
         self.control.stop();
         if let Some(thread) = self.dial_in.take() {

@@ -10,6 +10,7 @@ use super::addresses::{
     BackendAddress, BackendListener, ClientListener, NewBackendListener, load_outgoing,
     sort_by_address,
 };
+use super::admin::{AdminListener, NewAdminListener};
 use super::descriptors;
 use super::error::StartError;
 use super::handle::Server;
@@ -40,7 +41,7 @@ impl Server {
         let shared = &self.shared;
         // Open everything new first; a failure before the swap changes nothing. Reading files may take its time, and a
         // drain does not wait for that: apart from a drain, only reloads change what is copied here.
-        let (mut certificates, mut outgoing, old_addresses, mut pools) = {
+        let (mut certificates, mut outgoing, old_addresses, mut pools, old_admin) = {
             let running = self.running.lock();
             let clients = running
                 .client_listeners
@@ -54,6 +55,10 @@ impl Server {
                 running.outgoing.clone(),
                 clients.collect::<HashSet<_>>(),
                 pools.collect::<HashMap<_, _>>(),
+                running
+                    .admin_listener
+                    .as_ref()
+                    .map(|admin| admin.address.clone()),
             )
         };
         certificates.load("ssl", &config.ssl)?;
@@ -77,6 +82,11 @@ impl Server {
                 &Sockets::default(),
             )?);
         }
+        let admin_address = config.status.as_ref().map(|status| status.at.clone());
+        let admin = match admin_address == old_admin {
+            true => None,
+            false => NewAdminListener::bind(&config, &Sockets::default())?,
+        };
         pools.extend(new_backends.iter().map(NewBackendListener::pool));
         let files = wanted.iter().map(BackendAddress::socket_file);
         let files = files.collect::<Result<Vec<_>, _>>()?;
@@ -98,6 +108,8 @@ impl Server {
             ClientListener::prepare(address, listeners, &self.sessions)
         });
         let new_clients = new_clients.collect::<Result<Vec<_>, StartError>>()?;
+        let admin = admin.map(|admin| admin.prepare(&self.admin_context));
+        let admin = admin.transpose()?;
         let mut running = self.running.lock();
         if shared.draining.load(Ordering::SeqCst) {
             return Err(io::Error::other("the server is stopping").into());
@@ -135,11 +147,16 @@ impl Server {
         running.client_listeners.extend(new_clients);
         running.certificates = certificates;
         running.backend_listeners.extend(new_backends);
+        let old_admin = match admin_address == old_admin {
+            true => None,
+            false => mem::replace(&mut running.admin_listener, admin),
+        };
         running.begin(&self.control);
         let clients = mem::take(&mut running.client_listeners);
         let (clients, gone) = sort_by_address(clients, |listener| &listener.address, listen.iter());
         running.client_listeners = clients;
         gone.into_iter().for_each(ClientListener::stop);
+        old_admin.into_iter().for_each(AdminListener::stop);
         let order = wanted.iter().map(|wanted| &wanted.address);
         let backends = mem::take(&mut running.backend_listeners);
         let (mut backends, gone) = sort_by_address(backends, |listener| &listener.address, order);

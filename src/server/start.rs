@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use super::addresses::{
     BackendAddress, ClientListener, NewBackendListener, Running, load_outgoing,
 };
+use super::admin::{AdminContext, NewAdminListener};
 use super::admission::Clients;
 use super::certificates::Certificates;
 use super::checks::Checks;
@@ -42,6 +43,7 @@ pub struct Bound {
     shared: Arc<Shared>,
     client_listeners: Vec<(Address, Vec<Listener>)>,
     backend_listeners: Vec<NewBackendListener>,
+    admin_listener: Option<NewAdminListener>,
     certificates: Certificates,
     outgoing: Certificates,
     dial_in: DialIn,
@@ -90,6 +92,7 @@ impl Server {
                 &inherited.backends,
             )?);
         }
+        let admin = NewAdminListener::bind(&config, &inherited.status)?;
         let workers = config.workers;
         let checks = Arc::new(Checks::new());
         let poller = Poller::new(workers)?;
@@ -140,6 +143,7 @@ impl Server {
             shared,
             client_listeners: clients,
             backend_listeners: backends,
+            admin_listener: admin,
             certificates,
             outgoing,
             dial_in,
@@ -180,6 +184,7 @@ impl Bound {
             shared,
             client_listeners: clients,
             backend_listeners: backends,
+            admin_listener: admin,
             certificates,
             outgoing,
             dial_in,
@@ -213,6 +218,10 @@ impl Bound {
             *listener.tls.write() = certificates.acceptor(&listener.address);
             running.client_listeners.push(listener);
         }
+        let admin_context = AdminContext::new(Arc::clone(&shared), Arc::clone(&control));
+        let admin_context = Arc::new(admin_context);
+        let admin = admin.map(|admin| admin.prepare(&admin_context));
+        running.admin_listener = admin.transpose()?;
         running.certificates = certificates;
         running.outgoing = outgoing;
         threads::check_available(config.workers)?;
@@ -242,6 +251,7 @@ impl Bound {
             drainer: Some(drainer.begin()),
             dial_in: Some(dial_in.begin()),
             control,
+            admin_context,
             sessions,
             shared,
         })

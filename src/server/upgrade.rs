@@ -13,9 +13,9 @@ use crate::net::listener::Listener;
 use crate::process::channel::Channel;
 
 impl Server {
-    /// The listening sockets for clients and those for backends, each with its address as it is configured, for a process
+    /// The listening sockets for clients, for backends and of the status address, each with its address as it is configured, for a process
     /// that follows this one.
-    pub fn listeners(&self) -> [Vec<(String, Arc<Listener>)>; 2] {
+    pub fn listeners(&self) -> [Vec<(String, Arc<Listener>)>; 3] {
         fn named<'a>(
             all: impl Iterator<Item = (&'a Address, &'a Vec<Arc<Listener>>)>,
         ) -> Vec<(String, Arc<Listener>)> {
@@ -28,9 +28,11 @@ impl Server {
         let running = self.running.lock();
         let clients = running.client_listeners.iter();
         let backends = running.backend_listeners.iter();
+        let status = running.admin_listener.iter();
         [
             named(clients.map(|listener| (&listener.address, &listener.listeners))),
             named(backends.map(|listener| (&listener.address, &listener.listeners))),
+            named(status.map(|listener| (&listener.address, &listener.listeners))),
         ]
     }
 

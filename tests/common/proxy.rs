@@ -35,6 +35,7 @@ pub(crate) struct Proxy {
     directory: TempDir,
     visitors: Vec<SocketAddr>,
     backends: Vec<SocketAddr>,
+    status: Vec<SocketAddr>,
     /// Open files at the start.
     descriptors: usize,
 }
@@ -118,14 +119,17 @@ impl Proxy {
         let log = || fs::read_to_string(directory.path().join("log")).unwrap();
         let ready = line.trim_end().strip_prefix("ready: visitors ");
         let ready = ready.unwrap_or_else(|| panic!("{line:?} {}", log()));
+        let (ready, status) = ready.split_once("; status ").unwrap_or((ready, ""));
         let (visitors, backends) = ready.split_once("; backends ").unwrap_or((ready, ""));
         let addresses = |text: &str| text.split_whitespace().flat_map(str::parse).collect();
         let (visitors, backends) = (addresses(visitors), addresses(backends));
+        let status = addresses(status);
         let mut proxy = Self {
             running: Running(child),
             directory,
             visitors,
             backends,
+            status,
             descriptors: 0,
         };
         proxy.descriptors = proxy.running.descriptors();
@@ -145,6 +149,11 @@ impl Proxy {
     /// The first address for backends.
     pub(crate) fn dial_in(&self) -> SocketAddr {
         self.backends[0]
+    }
+
+    /// The status address.
+    pub(crate) fn status_address(&self) -> SocketAddr {
+        self.status[0]
     }
 
     /// All addresses for backends.

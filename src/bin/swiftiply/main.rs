@@ -258,6 +258,11 @@ fn announce(server: &Server, config: &Config, follows: bool) -> Result<(), ExitE
         line.push_str("; backends ");
         line.push_str(&backends);
     }
+    let status = list(server.status_addresses());
+    if !status.is_empty() {
+        line.push_str("; status ");
+        line.push_str(&status);
+    }
     log::info!("{line}");
     let sites = config.sites.iter().map(|site| &site.access_log);
     let mut logs = sites.chain([&config.access_log]).flatten();

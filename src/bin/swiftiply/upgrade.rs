@@ -5,7 +5,7 @@
 //!
 //! | from | message | means |
 //! |---|---|---|
-//! | old | `clients ADDRESS` or `backends ADDRESS`, with a socket | each socket on which it listens, by its configured address |
+//! | old | `clients ADDRESS`, `backends ADDRESS` or `status ADDRESS`, with a socket | each socket on which it listens, by its configured address |
 //! | old | `pid PATH`, with the file | the pid file, which the rights of the new process may not let it open |
 //! | old | `end` | these were all |
 //! | new | `ready` | it serves |
@@ -107,7 +107,10 @@ fn serve_instead(
         io::ErrorKind::BrokenPipe => "the new process ended".to_owned(),
         _ => reason(&error),
     };
-    for (kind, listeners) in [CLIENTS, BACKENDS].into_iter().zip(server.listeners()) {
+    for (kind, listeners) in [CLIENTS, BACKENDS, STATUS]
+        .into_iter()
+        .zip(server.listeners())
+    {
         for (address, listener) in listeners {
             let message = format!("{kind}{address}");
             channel
@@ -183,6 +186,8 @@ impl Predecessor {
                         inherited.clients.add(address.to_owned(), socket);
                     } else if let Some(address) = text.strip_prefix(BACKENDS) {
                         inherited.backends.add(address.to_owned(), socket);
+                    } else if let Some(address) = text.strip_prefix(STATUS) {
+                        inherited.status.add(address.to_owned(), socket);
                     } else if let Some(path) = text.strip_prefix(PID_FILE) {
                         pid_file = Some((path.to_owned(), socket));
                     }
@@ -223,6 +228,7 @@ impl Predecessor {
 const OPTION: &str = "--take-over";
 const CLIENTS: &str = "clients ";
 const BACKENDS: &str = "backends ";
+const STATUS: &str = "status ";
 const PID_FILE: &str = "pid ";
 const END: &str = "end";
 const READY: &str = "ready";
