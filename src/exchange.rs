@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::budget::{Charge, Share};
 use crate::http::conditional::Validators;
 use crate::http::encoding::ContentCoding;
-use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::http::request_id::RequestId;
 use crate::net::stream::Peer;
 use crate::preamble::Id;
@@ -107,6 +107,21 @@ impl ClientAddress {
         self.forwarded.or_else(|| self.peer.ip())
     }
 
+    /// Whether the client has sent a request over TLS. Of a connection with a trusted proxy, that is what the proxy says
+    /// in X-Forwarded-Proto. `secure`: whether the connection with the peer has TLS.
+    pub fn is_https(&self, secure: bool, head: &RequestHead) -> bool {
+        // Only the last one is the proxy's own.
+        let named = head.headers.get_all("X-Forwarded-Proto").next_back();
+        match named.filter(|_| self.trusted) {
+            Some(schemes) => {
+                let last = schemes.rsplit(|byte| *byte == b',').next();
+                let last = last.unwrap_or_default().trim_ascii();
+                last.eq_ignore_ascii_case(b"https")
+            }
+            None => secure,
+        }
+    }
+
     /// The address for limits per client. `None`: the trusted proxy has not named the client, so many clients share the
     /// address, or the peer is a Unix socket.
     pub fn own_address(&self) -> Option<IpAddr> {
@@ -114,6 +129,13 @@ impl ClientAddress {
             true => self.forwarded,
             false => self.peer.ip(),
         }
+    }
+}
+
+impl Request {
+    /// Whether the client has sent it over TLS, to this server or to a trusted proxy.
+    pub fn is_https(&self) -> bool {
+        self.client.is_https(self.secure, &self.head)
     }
 }
 
@@ -146,6 +168,22 @@ pub struct Response {
     pub body: Body,
     /// Where the time went.
     pub trace: Trace,
+}
+
+impl Response {
+    /// Makes the head that is sent the one of the response, so that its fields can be changed.
+    pub fn unpack(&mut self) {
+        let Body::Stored { stored, ready, .. } = &mut self.body else {
+            return;
+        };
+        if !std::mem::take(ready) {
+            return;
+        }
+        let head = [&stored.head[..], b"\r\n"].concat();
+        if let Ok(head) = ResponseHead::parse(&head, &HeadLimits::default()) {
+            self.head.headers = head.headers;
+        }
+    }
 }
 
 /// What happened to an exchange, for the access log and for statistics.

@@ -30,6 +30,7 @@ mod precompressed;
 mod proxy_protocol;
 mod rates;
 mod readme;
+mod redirects;
 #[cfg(feature = "redis")]
 mod redis;
 mod requests;

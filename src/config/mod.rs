@@ -16,6 +16,7 @@
 //! top level),
 //! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip` and `pages` (`map`), [`access`] (the file of
 //! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
+//! `redirects` read what a site sends by itself.
 
 pub mod access;
 mod address;
@@ -36,6 +37,7 @@ mod problem;
 mod proxy_protocol;
 mod rate;
 mod raw;
+mod redirects;
 mod section;
 mod site;
 mod sites;
@@ -58,6 +60,7 @@ pub use types::{
     Network, Order, Outgoing, PageCache, ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds,
     Scheduling, SiteConfig, SocketFileConfig, StatusConfig, Symlinks, Timeouts, Tls,
 };
+pub use types::{Hsts, Redirect};
 pub use value::size_text;
 pub(crate) use value::{read_file, read_text};
 

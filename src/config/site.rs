@@ -13,6 +13,7 @@ use super::pages;
 use super::proxy_protocol;
 use super::rate;
 use super::raw::{self, Node};
+use super::redirects;
 use super::section::{MANY, Section};
 use super::types::{
     Address, CheckConfig, Config, DirectoryConfig, Filter, Order, Outgoing, Redis, RequestIds,
@@ -51,6 +52,7 @@ pub(super) fn check(section: &Section, server: &TopLevel) -> SiteConfig {
     match raw::get(&section.map, "outgoing") {
         None if has("servers") => {}
         None if raw::get(&section.map, "docroot").is_some() => {}
+        None if redirects::takes_all(&site) => {}
         None => {
             section.problem("no outgoing; write where backends dial in, outgoing: 127.0.0.1:30000")
         }
@@ -160,6 +162,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         gzip: gzip::gzip(section),
         ..base
     };
+    let site = redirects::check(section, site, config);
     files::check(section, site, config)
 }
 

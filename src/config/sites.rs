@@ -7,6 +7,7 @@ use super::keys::{self, KeyLevel};
 use super::overrides::Overrides;
 use super::problem::Location;
 use super::raw::{self, Map, Node, PathStep};
+use super::redirects;
 use super::section::Section;
 use super::site::{self, TopLevel};
 use super::types::{Address, SiteConfig};
@@ -53,6 +54,7 @@ pub(super) fn sites(top: &Section, server: &TopLevel, overrides: &Overrides) -> 
         sections.push(section);
     }
     backups(&sections, &mut sites);
+    redirects::loops(&sections, &sites, server.config);
     shared_addresses(&sections, &sites);
     if entries.is_empty() {
         // Check `defaults` here if there are no entries: otherwise its problems would only show with the first entry.

@@ -32,10 +32,14 @@ fn site(keys: &str) -> SiteConfig {
     config(&text).sites.remove(0)
 }
 
-/// `problems.txt` has configurations, each followed by `>>>`, its report and `===`.
+/// `problems.txt` and `problems_web.txt` have configurations, each followed by `>>>`, its report and `===`.
 #[test]
 fn problems() {
-    let cases: Vec<&str> = include_str!("problems.txt").split("===\n").collect();
+    let files = [
+        include_str!("problems.txt"),
+        include_str!("problems_web.txt"),
+    ];
+    let cases: Vec<&str> = files.iter().flat_map(|file| file.split("===\n")).collect();
     assert!(cases.len() > 60, "{} cases", cases.len());
     for case in cases {
         let (text, expected) = case.split_once(">>>\n").expect("a case has two parts");
@@ -894,6 +898,9 @@ fn printing_and_loading_is_stable() {
     check(&conf("swiftiply.yml"));
     check(&conf("minimal.yml"));
     check("cluster_port: 80\nmap: []\naccess_log: '-'\nhealth_check_uri: false\n");
+    check(
+        "cluster_port: 80\ntrusted_proxies: 10.0.0.1\ndefaults: {hsts: true, redirect: /x}\nmap:\n  - {incoming: a, redirect: {from: '/ä*', host: a, to: 'https://b/', status: 307}, outgoing: []}\n  - {incoming: b, redirect_to_https: true, hsts: {max_age: 300, subdomains: true}, redirect: 'https://a'}\n",
+    );
     check(
         "cluster_address: ['unix:/s', '::1']\ncluster_port: [0, 1]\nbackend_port: 2\nbackend_address: ::1\n",
     );

@@ -1,6 +1,7 @@
 //! The checked configuration: of the server ([`Config`]), of a site ([`SiteConfig`]), and of their sections.
 
 mod address;
+mod redirect;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 pub use address::{Address, ClientGroup, Network};
+pub use redirect::{Hsts, Redirect};
 
 use super::written::{expression, list_or_no, or_no, path, time, time_or_no};
 use crate::budget::PART;
@@ -204,6 +206,14 @@ pub struct SiteConfig {
     /// How many requests a client may send to this site (`rate_limit`).
     #[serde(serialize_with = "or_no")]
     pub rate_limit: Option<RateLimit>,
+    /// Whether requests without TLS are redirected to HTTPS (`redirect_to_https`).
+    pub redirect_to_https: bool,
+    /// The redirects, in the order of the file (`redirect`).
+    #[serde(serialize_with = "list_or_no")]
+    pub redirect: Vec<Redirect>,
+    /// Whether browsers use HTTPS only, and for how long (`hsts`).
+    #[serde(serialize_with = "or_no")]
+    pub hsts: Option<Hsts>,
     /// The page that is shown during maintenance, and with 503; absolute (`maintenance_page`).
     #[serde(serialize_with = "path")]
     pub maintenance_page: Option<PathBuf>,

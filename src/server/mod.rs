@@ -5,7 +5,8 @@
 //!
 //! In reading order: [`accept`] makes a [`session`] of each new connection, and a [`worker`] runs it with its
 //! [`scratch`] buffers. The session goes through the states of a connection: [`route`] chooses the site, [`permission`]
-//! refuses clients by network, [`rate_limit`] those that send too much, [`auth`] asks for a password at some [`paths`], which [`checks`] schedules, [`files`] and [`pages`] make the server's own responses, and [`body`]
+//! refuses clients by network, [`rate_limit`] those that send too much, [`auth`] asks for a password at some [`paths`], which [`checks`] schedules, [`redirects`],
+//! [`files`] and [`pages`] make the server's own responses, whose fields a site may change ([`fields`]), and [`body`]
 //! reads the request's body. [`pending`] is the request on its way through [`relay`](crate::relay), with its fields for
 //! the backend ([`forwarding`]) and its response, compressed or not ([`compress`]); [`failures`] is its end without one. [`snapshot`] is the configuration
 //! as it runs, with the [`site_files`] and [`sticky`] patterns of its sites. [`shared`] is what the threads have in
@@ -46,6 +47,7 @@ mod descriptors;
 mod drainer;
 mod error;
 pub(crate) mod failures;
+pub(crate) mod fields;
 pub(crate) mod files;
 mod forwarding;
 mod handle;
@@ -56,6 +58,7 @@ pub(crate) mod paths;
 pub(crate) mod pending;
 pub(crate) mod permission;
 pub(crate) mod rate_limit;
+pub(crate) mod redirects;
 mod reload;
 pub(crate) mod route;
 pub(crate) mod scratch;

@@ -330,7 +330,10 @@ impl ExchangeHandler for PendingRequest {
         let named = files::named_by_backend(&self.request, self.site(), &mut head);
         let (mut head, payload, source) = match named {
             // The file goes out as it is, and does not wait for the rest of the response that it replaces.
-            Some(file) => {
+            Some(mut file) => {
+                if !self.site().fields.is_empty() {
+                    file.unpack();
+                }
                 if let Some(drain) = Drain::of_replaced(download, tools.reply) {
                     self.snapshot.shared.drainer.add(drain);
                 }
@@ -353,6 +356,10 @@ impl ExchangeHandler for PendingRequest {
         };
         if self.shown_id().is_some() {
             head.headers.remove(X_REQUEST_ID);
+        }
+        let site = self.site();
+        if !site.fields.is_empty() {
+            site.fields.apply(self.request.is_https(), &mut head);
         }
         let shared = &self.snapshot.shared;
         // Count it before the client can see it.

@@ -16,6 +16,7 @@ use regex::bytes::Regex;
 use super::admission::Allowance;
 use super::auth::{AuthRule, UsersFiles};
 use super::error::StartError;
+use super::fields::FieldRules;
 use super::pages::{PageFiles, SitePages};
 use super::permission::Permissions;
 use super::rate_limit::RateScope;
@@ -94,6 +95,8 @@ pub(crate) struct Site {
     pub(crate) guards: Vec<AuthRule>,
     /// The pages that replace built-in ones.
     pub(crate) pages: SitePages,
+    /// What it changes in the fields of its responses.
+    pub(crate) fields: FieldRules,
     /// Those below its docroot, and those that its backends may name.
     pub(crate) files: SiteFiles,
     /// The target of its log lines, which selects the site's own logger.
@@ -335,6 +338,7 @@ impl Site {
             rate_scope: RateScope::site(&settings.name),
             permissions: Permissions::of_site(&settings),
             guards: AuthRule::all(&settings, &mut read.users)?,
+            fields: FieldRules::new(&settings),
             pages: SitePages::new(&settings, &mut read.pages)?,
             files: SiteFiles::new(&settings, known.map(|site| &site.files)),
             keys: accepted_keys(&settings),

@@ -14,7 +14,7 @@ use crate::server::permission::Permission;
 use crate::server::route::{Route, route};
 use crate::server::scratch::Scratch;
 use crate::server::shared::SnapshotRef;
-use crate::server::{files, forwarding, pages};
+use crate::server::{files, forwarding, pages, redirects};
 use crate::stats::Close;
 
 impl Session {
@@ -118,6 +118,10 @@ impl Session {
         pending.admit_ambiguous();
         if !self.count_request(&pending) {
             return self.refuse_too_many(&pending, scratch);
+        }
+        let config = &pending.snapshot.config;
+        if let Some(page) = redirects::respond(pending.site(), config, &pending.request) {
+            return self.respond_before_body(&pending, page, scratch);
         }
         let site = pending.site();
         if site.switches.is_in_maintenance() || site.pages.in_maintenance(received) {

@@ -55,11 +55,18 @@ impl Session {
     pub(super) fn deliver(
         &mut self,
         context: &LogContext<'_>,
-        response: Response,
+        mut response: Response,
         keep: bool,
         after: AfterResponse,
         scratch: &mut Scratch,
     ) -> SessionStep {
+        if let (Some(site), Some(head)) = (context.site(), context.head)
+            && !site.fields.is_empty()
+        {
+            response.unpack();
+            let is_https = context.client.is_https(self.conn.is_secure(), head);
+            site.fields.apply(is_https, &mut response.head);
+        }
         let Response {
             mut head,
             body,
