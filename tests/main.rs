@@ -13,6 +13,7 @@ mod dial_in;
 mod dial_in_tls;
 mod embedding;
 mod faults;
+mod fields;
 mod files;
 mod gzip;
 mod laws;

@@ -43,7 +43,7 @@ pub(super) fn gzip(section: &Section) -> Option<GzipConfig> {
 }
 
 /// Parses `text/html` or `text/*`; the result is in lower case.
-fn media_type(node: &Node) -> Result<String, ValueError> {
+pub(super) fn media_type(node: &Node) -> Result<String, ValueError> {
     let text = value::text(node)?.to_ascii_lowercase();
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
     let name = |name: &str| !name.is_empty() && name.bytes().all(fine);

@@ -16,7 +16,7 @@
 //! top level),
 //! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip` and `pages` (`map`), [`access`] (the file of
 //! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
-//! `redirects` read what a site sends by itself.
+//! `redirects` and `headers` read what a site sends by itself, or changes.
 
 pub mod access;
 mod address;
@@ -26,6 +26,7 @@ mod clients;
 mod defaults;
 mod files;
 mod gzip;
+mod headers;
 mod inspection;
 mod keys;
 mod listen;
@@ -60,7 +61,7 @@ pub use types::{
     Network, Order, Outgoing, PageCache, ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds,
     Scheduling, SiteConfig, SocketFileConfig, StatusConfig, Symlinks, Timeouts, Tls,
 };
-pub use types::{Hsts, Redirect};
+pub use types::{Cors, ExpiresRule, HeaderRule, Hsts, Redirect};
 pub use value::size_text;
 pub(crate) use value::{read_file, read_text};
 

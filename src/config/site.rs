@@ -9,6 +9,7 @@ use super::auth;
 use super::clients;
 use super::files;
 use super::gzip;
+use super::headers;
 use super::pages;
 use super::proxy_protocol;
 use super::rate;
@@ -163,7 +164,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         ..base
     };
     let site = redirects::check(section, site, config);
-    files::check(section, site, config)
+    headers::check(section, files::check(section, site, config))
 }
 
 /// Whether the backends of the site dial in (`proxy`).

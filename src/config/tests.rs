@@ -902,6 +902,9 @@ fn printing_and_loading_is_stable() {
         "cluster_port: 80\ntrusted_proxies: 10.0.0.1\ndefaults: {hsts: true, redirect: /x}\nmap:\n  - {incoming: a, redirect: {from: '/ä*', host: a, to: 'https://b/', status: 307}, outgoing: []}\n  - {incoming: b, redirect_to_https: true, hsts: {max_age: 300, subdomains: true}, redirect: 'https://a'}\n",
     );
     check(
+        "cluster_port: 80\nmap:\n  - {incoming: a, docroot: /, outgoing: [], response_headers: [secure, {paths: [/a, /b], set: {A: 'b: ''c', X: 1}, add: {B: c, C: [d, e]}, remove: F}], expires: [hashed, 3m, {time: 0, types: [text/*], paths: /x, hashed: true, immutable: false}], cors: ['https://a:1', 'http://b']}\n  - {incoming: b, docroot: /, cors: {origins: '*', paths: /x, methods: GET, headers: [A, B], expose: C, max_age: 7}}\n",
+    );
+    check(
         "cluster_address: ['unix:/s', '::1']\ncluster_port: [0, 1]\nbackend_port: 2\nbackend_address: ::1\n",
     );
     check("cluster_address: [127.0.0.1, '*']\ncluster_port: [80, 81]\nmap: []\n");

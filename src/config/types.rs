@@ -1,6 +1,7 @@
 //! The checked configuration: of the server ([`Config`]), of a site ([`SiteConfig`]), and of their sections.
 
 mod address;
+mod headers;
 mod redirect;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 pub use address::{Address, ClientGroup, Network};
+pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use redirect::{Hsts, Redirect};
 
 use super::written::{expression, list_or_no, or_no, path, time, time_or_no};
@@ -214,6 +216,15 @@ pub struct SiteConfig {
     /// Whether browsers use HTTPS only, and for how long (`hsts`).
     #[serde(serialize_with = "or_no")]
     pub hsts: Option<Hsts>,
+    /// Fields of responses that are set, added or removed, in the order of the file (`response_headers`).
+    #[serde(serialize_with = "list_or_no")]
+    pub response_headers: Vec<HeaderRule>,
+    /// How long clients may use files without asking again; the first that matches counts (`expires`).
+    #[serde(serialize_with = "list_or_no")]
+    pub expires: Vec<ExpiresRule>,
+    /// Which pages of other sites may use responses (`cors`).
+    #[serde(serialize_with = "or_no")]
+    pub cors: Option<Cors>,
     /// The page that is shown during maintenance, and with 503; absolute (`maintenance_page`).
     #[serde(serialize_with = "path")]
     pub maintenance_page: Option<PathBuf>,

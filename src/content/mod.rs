@@ -18,3 +18,12 @@ pub mod root;
 pub mod seen;
 mod settings;
 pub mod watched;
+
+/// The media type that the file at a decoded path has. One without an extension is taken for a directory or a page.
+pub fn content_type_of(path: &[u8]) -> std::borrow::Cow<'static, str> {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    match name.contains(&b'.') {
+        true => entity::content_type(name),
+        false => "text/html; charset=utf-8".into(),
+    }
+}

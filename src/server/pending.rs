@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::admission::TunnelPermit;
 use super::compress;
+use super::fields::FieldRequest;
 use super::files;
 use super::forwarding::{self, QueueTime};
 use super::permission::Permission;
@@ -359,7 +360,12 @@ impl ExchangeHandler for PendingRequest {
         }
         let site = self.site();
         if !site.fields.is_empty() {
-            site.fields.apply(self.request.is_https(), &mut head);
+            let request = FieldRequest {
+                head: &self.request.head,
+                is_https: self.request.is_https(),
+                is_file: false,
+            };
+            site.fields.apply(&request, &mut head);
         }
         let shared = &self.snapshot.shared;
         // Count it before the client can see it.

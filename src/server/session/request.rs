@@ -124,6 +124,11 @@ impl Session {
             return self.respond_before_body(&pending, page, scratch);
         }
         let site = pending.site();
+        if !site.fields.is_empty()
+            && let Some(response) = site.fields.preflight(&pending.request.head)
+        {
+            return self.respond_before_body(&pending, response, scratch);
+        }
         if site.switches.is_in_maintenance() || site.pages.in_maintenance(received) {
             let page = site.pages.maintenance_page(&pending.request.head);
             return self.respond_before_body(&pending, page, scratch);

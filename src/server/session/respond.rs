@@ -6,11 +6,12 @@ use super::connection::{Session, Unread};
 use super::linger::{LINGER, LONGEST_LINGER};
 use super::log_context::{LogContext, OwnedLogContext};
 use super::state::{AfterResponse, SendingResponse, SessionStep, State};
-use crate::exchange::Response;
+use crate::exchange::{Response, ResponseSource};
 use crate::net::stream::Pending;
 use crate::relay::Interests;
 use crate::relay::delivery::{Delivered, Delivery, Payload, Progress, Recipient};
 use crate::server::compress;
+use crate::server::fields::FieldRequest;
 use crate::server::pending::PendingRequest;
 use crate::server::scratch::Scratch;
 use crate::stats::Close;
@@ -64,8 +65,15 @@ impl Session {
             && !site.fields.is_empty()
         {
             response.unpack();
-            let is_https = context.client.is_https(self.conn.is_secure(), head);
-            site.fields.apply(is_https, &mut response.head);
+            let request = FieldRequest {
+                head,
+                is_https: context.client.is_https(self.conn.is_secure(), head),
+                is_file: matches!(
+                    response.trace.source,
+                    ResponseSource::Cache | ResponseSource::File
+                ),
+            };
+            site.fields.apply(&request, &mut response.head);
         }
         let Response {
             mut head,
