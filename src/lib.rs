@@ -200,6 +200,7 @@
 //! | `serde_yaml` | `config::raw`, `config::locate`, `config::print` |
 //! | `sha_crypt` | `passwords` |
 //! | `subtle` | `server::admin` |
+//! | `syslog` | `logging` |
 //! | `tempfile` | `server::body`, `relay::spool` |
 //! | `threadpool` | `server` |
 //! | `tikv_jemalloc_sys` | `process` |

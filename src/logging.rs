@@ -13,14 +13,15 @@
 //! ([`escape`](crate::escape)).
 
 mod access;
+mod exclude;
 mod message;
 mod queue;
+mod style;
 mod target;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{panic, thread};
 
@@ -28,8 +29,9 @@ use log::{LevelFilter, Log, Metadata, Record};
 use parking_lot::RwLock;
 use simplelog::{SharedLogger, WriteLogger};
 
-use crate::config::{Config, LogLevel, Logger};
+use crate::config::{Config, LogDestination, LogLevel, Logger};
 pub use access::{AccessLog, AccessRecord};
+pub use exclude::is_excluded;
 use message::{write, writer};
 use queue::{LogKind, LogQueue, MessageLine};
 pub use target::OpenError;
@@ -99,14 +101,14 @@ impl Logging {
     /// The file that cannot be opened, and the reason.
     pub fn prepare(&'static self, config: &Config) -> Result<PreparedLogging, OpenError> {
         let kept = self.queues();
-        let named = |queue: &Arc<LogQueue>| (queue.path().map(Path::to_owned), Arc::clone(queue));
-        let mut queues: HashMap<Option<PathBuf>, Arc<LogQueue>> = kept.iter().map(named).collect();
+        let named = |queue: &Arc<LogQueue>| (queue.to().clone(), Arc::clone(queue));
+        let mut queues: HashMap<LogDestination, Arc<LogQueue>> = kept.iter().map(named).collect();
         let mut sink = |logger: &Logger| -> Result<LogSink, OpenError> {
-            let queue = match queues.get(&logger.file) {
+            let queue = match queues.get(&logger.to) {
                 Some(queue) => Arc::clone(queue),
-                None => LogQueue::open(logger.file.as_deref(), LogKind::Messages)?,
+                None => LogQueue::open(&logger.to, LogKind::Messages)?,
             };
-            queues.insert(logger.file.clone(), Arc::clone(&queue));
+            queues.insert(logger.to.clone(), Arc::clone(&queue));
             Ok(LogSink::new(logger.level, queue))
         };
         let mut sinks = Sinks {
@@ -186,7 +188,9 @@ impl Log for Logging {
         if let Some(sink) = sinks.get(record.target())
             && record.level() <= sink.writer.level()
         {
-            write(&sink.writer, record);
+            let text = message::text(record);
+            let (style, end) = (sink.queue.style(), message::request_id(record));
+            write(&sink.writer, style, record.level(), &text, &end);
         }
     }
 
@@ -206,7 +210,7 @@ impl LogSink {
             LogLevel::Normal => LevelFilter::Info,
             LogLevel::Full => LevelFilter::Debug,
         };
-        let writer = writer(level, MessageLine::new(&queue));
+        let writer = writer(level, queue.style(), MessageLine::new(&queue));
         Self { writer, queue }
     }
 }

@@ -8,6 +8,7 @@ pub mod apart;
 pub mod channel;
 pub mod pid_file;
 
+use std::env;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
@@ -284,7 +285,7 @@ pub fn exit_code(child: i32) -> u8 {
 /// # Errors
 /// Those of `open(2)`, `dup2(2)` and `chdir(2)`.
 pub fn detach(mut ready: PipeWriter) -> io::Result<()> {
-    std::env::set_current_dir("/")?;
+    env::set_current_dir("/")?;
     ready.write_all(b"r")?;
     let null = OpenOptions::new()
         .read(true)
@@ -314,7 +315,7 @@ fn replace_stdin() -> io::Result<()> {
 /// # Errors
 /// The service manager cannot be reached.
 pub fn notify(state: &str) -> io::Result<()> {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
     };
     let socket = UnixDatagram::unbound()?;
@@ -344,6 +345,20 @@ pub fn is_one_output() -> bool {
     };
     let output = place(io::stdout().as_fd());
     output.is_some() && output == place(io::stderr().as_fd())
+}
+
+/// Whether standard error is the journal of systemd, which then reads the priority of each line (systemd.exec(5),
+/// `JOURNAL_STREAM`).
+pub fn logs_to_journal() -> bool {
+    let stream = env::var("JOURNAL_STREAM").ok();
+    let data = fstat(io::stderr().as_fd()).ok();
+    let place = data.map(|data| format!("{}:{}", data.st_dev, data.st_ino));
+    stream.is_some() && stream == place
+}
+
+/// The name of the machine.
+pub fn host_name() -> Option<String> {
+    unistd::gethostname().ok()?.into_string().ok()
 }
 
 /// Looks up a user and a group, by name or by number.

@@ -1,6 +1,8 @@
 //! Logs: what they say, that they may fail, and which characters they may contain.
 
+mod destinations;
 mod exchanges;
+mod messages;
 mod request_id;
 
 use std::fs::{self, File};

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::types::{
-    Address, CacheConfig, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel,
-    Logger, Order, Outgoing, Redis, RequestIds, Scheduling, SiteConfig, SocketFileConfig, Symlinks,
-    Timeouts,
+    Address, CacheConfig, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits,
+    LogDestination, LogLevel, Logger, Order, Outgoing, Redis, RequestIds, Scheduling, SiteConfig,
+    SocketFileConfig, Symlinks, Timeouts,
 };
 use crate::process;
 
@@ -225,7 +225,7 @@ impl Default for Timeouts {
 impl Default for Logger {
     fn default() -> Self {
         Self {
-            file: None,
+            to: LogDestination::Standard,
             level: LogLevel::Normal,
         }
     }

@@ -222,8 +222,8 @@ const fn key(name: &'static str, level: KeyLevel, stage: KeyStatus) -> ConfigKey
     ConfigKey { name, level, stage }
 }
 
-/// Types of loggers of the original that are not implemented.
-pub(super) const FOREIGN_LOGGERS: [&str; 2] = ["analogger", "syslog"];
+/// Types of loggers of the original that are not implemented, with keys of their own.
+pub(super) const FOREIGN_LOGGERS: [&str; 1] = ["analogger"];
 
 /// All keys of `swiftiply`. `defaults` accepts those of a site.
 const KEYS: &[ConfigKey] = &[
@@ -240,11 +240,17 @@ const KEYS: &[ConfigKey] = &[
     key("logger", KeyLevel::Both, KeyStatus::Now),
     key("logger.type", KeyLevel::Both, KeyStatus::Now),
     key("logger.file", KeyLevel::Both, KeyStatus::Now),
+    key("logger.facility", KeyLevel::Both, KeyStatus::Now),
     key("logger.level", KeyLevel::Both, KeyStatus::Now),
     key("logger.log_level", KeyLevel::Both, KeyStatus::Now),
     key("access_log", KeyLevel::Both, KeyStatus::Now),
+    key("access_log.type", KeyLevel::Both, KeyStatus::Now),
     key("access_log.file", KeyLevel::Both, KeyStatus::Now),
+    key("access_log.facility", KeyLevel::Both, KeyStatus::Now),
     key("access_log.format", KeyLevel::Both, KeyStatus::Now),
+    key("access_log.exclude", KeyLevel::Both, KeyStatus::Now),
+    key("access_log.exclude.paths", KeyLevel::Both, KeyStatus::Now),
+    key("access_log.exclude.agents", KeyLevel::Both, KeyStatus::Now),
     key("health_check_uri", KeyLevel::Top, KeyStatus::Now),
     key("workers", KeyLevel::Top, KeyStatus::Now),
     key("scheduling", KeyLevel::Top, KeyStatus::Now),
@@ -465,6 +471,7 @@ const ACCESS: &[ConfigKey] = &[
     key("logger", KeyLevel::Access, KeyStatus::Now),
     key("logger.type", KeyLevel::Access, KeyStatus::Now),
     key("logger.file", KeyLevel::Access, KeyStatus::Now),
+    key("logger.facility", KeyLevel::Access, KeyStatus::Now),
     key("logger.level", KeyLevel::Access, KeyStatus::Now),
     key("logger.log_level", KeyLevel::Access, KeyStatus::Now),
 ];

@@ -14,7 +14,7 @@
 //! In reading order: `types` (the result), `defaults`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
 //! of all keys), `value` and `address` (single values), `section` (key by key), `check`, `listen`, `status` and `proxy_protocol` (the
 //! top level),
-//! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip` and `pages` (`map`), [`access`] (the file of
+//! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip`, `logs` and `pages` (`map`), [`access`] (the file of
 //! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
 //! `redirects` and `headers` read what a site sends by itself, or changes.
 
@@ -31,6 +31,7 @@ mod inspection;
 mod keys;
 mod listen;
 mod locate;
+mod logs;
 mod overrides;
 mod pages;
 mod print;
@@ -56,10 +57,11 @@ pub use overrides::{CommandLineSite, Overrides};
 pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub use types::{
-    AccessFormat, AccessLogConfig, Address, BasicAuth, CacheConfig, CheckConfig, ClientGroup,
-    ClientRule, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits, LogLevel, Logger,
-    Network, Order, Outgoing, PageCache, ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds,
-    Scheduling, SiteConfig, SocketFileConfig, StatusConfig, Symlinks, Timeouts, Tls,
+    AccessFormat, AccessLogConfig, AccessLogOutput, Address, BasicAuth, CacheConfig, CheckConfig,
+    ClientGroup, ClientRule, Config, DirectoryConfig, ExcludedRequests, FileCache, Filter,
+    GzipConfig, Limits, LogDestination, LogLevel, Logger, Network, Order, Outgoing, PageCache,
+    ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds, Scheduling, SiteConfig,
+    SocketFileConfig, StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
 pub use types::{Cors, ExpiresRule, HeaderRule, Hsts, Redirect};
 pub use value::size_text;

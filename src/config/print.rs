@@ -4,15 +4,15 @@
 //! included. Most keys are fields of the types and derive `Serialize`; here are those that are written in another shape.
 
 use std::borrow::Cow;
-use std::path::Path;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use serde_yaml::Value;
 
 use super::types::{
-    AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, Filter, Limits,
-    LogLevel, Logger, Outgoing, ProxyVersion, RequestIds, SiteConfig, Symlinks, Timeouts, Tls,
+    AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, ExcludedRequests,
+    Filter, Limits, LogDestination, LogLevel, Logger, Outgoing, ProxyVersion, RequestIds,
+    SiteConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
 use super::written::time;
 
@@ -315,12 +315,20 @@ impl Serialize for Logger {
         struct LoggerSection<'c> {
             r#type: &'static str,
             file: Option<Cow<'c, str>>,
+            facility: Option<&'c str>,
             level: LogLevel,
         }
-        let file = self.file.as_deref().map(Path::to_string_lossy);
+        let (r#type, file, facility) = match &self.to {
+            LogDestination::Standard => ("stderr", None, None),
+            LogDestination::File(path) => ("file", Some(path), None),
+            LogDestination::Syslog(SyslogConfig { socket, facility }) => {
+                ("syslog", Some(socket), Some(facility.as_str()))
+            }
+        };
         let section = LoggerSection {
-            r#type: file.as_ref().map_or("stderr", |_| "file"),
-            file,
+            r#type,
+            file: file.map(|path| path.to_string_lossy()),
+            facility,
             level: self.level,
         };
         section.serialize(out)
@@ -331,13 +339,26 @@ impl Serialize for AccessLogConfig {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct AccessLogSection<'c> {
+            r#type: &'static str,
             file: Cow<'c, str>,
+            facility: Option<&'c str>,
             format: AccessFormat,
+            exclude: Option<&'c ExcludedRequests>,
         }
-        let file = self.file.as_deref().map(Path::to_string_lossy);
+        let (r#type, file, facility) = match &self.output.to {
+            LogDestination::Standard => ("file", Cow::Borrowed("-"), None),
+            LogDestination::File(path) => ("file", path.to_string_lossy(), None),
+            LogDestination::Syslog(SyslogConfig { socket, facility }) => {
+                let socket = socket.to_string_lossy();
+                ("syslog", socket, Some(facility.as_str()))
+            }
+        };
         let section = AccessLogSection {
-            file: file.unwrap_or(Cow::Borrowed("-")),
-            format: self.format,
+            r#type,
+            file,
+            facility,
+            format: self.output.format,
+            exclude: Some(&self.exclude).filter(|exclude| **exclude != ExcludedRequests::default()),
         };
         section.serialize(out)
     }

@@ -7,10 +7,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::keys::FOREIGN_LOGGERS;
 use super::problem::{Findings, Location};
 use super::raw::{self, Map, Node, PathStep};
-use super::types::{AccessFormat, AccessLogConfig, Limits, LogLevel, Logger, Timeouts};
+use super::types::{Limits, Timeouts};
 use super::value::{self, ValueError};
 
 /// A section with the values that were merged into it.
@@ -195,7 +194,7 @@ impl<'a> Section<'a> {
     }
 
     /// The section at a key, with a map that is already known.
-    fn inner(&self, key: &str, map: Map) -> Self {
+    pub(super) fn inner(&self, key: &str, map: Map) -> Self {
         let with = |steps: &[PathStep]| [steps, &[PathStep::Key(key.into())]].concat();
         Self {
             map,
@@ -299,117 +298,6 @@ impl<'a> Section<'a> {
     /// Reads a time that must not be zero.
     pub(super) fn deadline(&self, key: &str, default: Duration) -> Duration {
         self.take(key, value::deadline).unwrap_or(default)
-    }
-
-    /// Reads `logger`, if it is present.
-    pub(super) fn logger(&self) -> Option<Logger> {
-        raw::get(&self.map, "logger")?;
-        let section = self.section("logger");
-        // `level` takes precedence over `log_level`; without either, the level is the default.
-        let key = if raw::get(&section.map, "level").is_some() {
-            "level"
-        } else {
-            "log_level"
-        };
-        let level = section.take(key, value::level);
-        if let (Some((_, false)), Some(node)) = (level, raw::get(&section.map, key)) {
-            let shown = value::shown(node);
-            section.note(
-                key,
-                &format!(" {shown}: taken as minimal; write disabled, minimal, normal or full"),
-            );
-        }
-        let level = level.map_or(LogLevel::Normal, |(level, _)| level);
-        let kind = section.take("type", value::text);
-        if let Some(kind) = &kind
-            && FOREIGN_LOGGERS.contains(&kind.to_ascii_lowercase().as_str())
-        {
-            section.note(
-                "type",
-                &format!(" {kind:?}: not available yet, standard error is used"),
-            );
-            return Some(Logger { file: None, level });
-        }
-        let to_be_written = |node: &Node| self.to_be_written(value::path(self.directory)(node)?);
-        let file = match kind.as_deref().map(str::to_ascii_lowercase).as_deref() {
-            Some("stderr" | "stderror") => section.take("file", value::path(self.directory)),
-            _ => section.take("file", to_be_written),
-        };
-        let file = match kind.as_deref().map(str::to_ascii_lowercase).as_deref() {
-            None => file,
-            Some("stderr" | "stderror") => {
-                if raw::get(&section.map, "file").is_some() {
-                    section.note("file", ": has no effect without type: file");
-                }
-                None
-            }
-            Some("file") => {
-                if raw::get(&section.map, "file").is_none() {
-                    let message = "logger.type file: no file; write file: /var/log/swiftiply.log";
-                    self.findings.problem(section.place("type", None), message);
-                }
-                file
-            }
-            Some(_) => {
-                section.take("type", |_| Err::<(), _>("write stderr or file".into()));
-                None
-            }
-        };
-        Some(Logger { file, level })
-    }
-
-    /// Reads `access_log`; the default is the server's.
-    pub(super) fn access_log(&self, server: Option<&AccessLogConfig>) -> Option<AccessLogConfig> {
-        let (section, file) = match raw::get(&self.map, "access_log") {
-            None => return server.cloned(),
-            Some(node @ (Node::Bool(_) | Node::Text(_))) if value::truth(node) == Ok(false) => {
-                return None;
-            }
-            Some(Node::Text(_)) => (
-                self.inner("access_log", Map::new()),
-                self.take("access_log", value::text),
-            ),
-            Some(Node::Map(map)) => {
-                let section = self.inner("access_log", map.clone());
-                let file = section.take("file", value::text);
-                if raw::get(map, "file").is_none() {
-                    self.findings.problem(
-                        self.place("access_log", None),
-                        "access_log: no file; write file: /var/log/access.log, or \"-\"",
-                    );
-                }
-                (section, file)
-            }
-            Some(node) => {
-                self.wrong(
-                    "access_log",
-                    None,
-                    node,
-                    "write {file: /var/log/access.log}, or false",
-                );
-                return None;
-            }
-        };
-        let format = section.take("format", |node| match value::text(node).as_deref() {
-            Ok("combined") => Ok(AccessFormat::Combined),
-            Ok("json") => Ok(AccessFormat::Json),
-            _ => Err("write combined or json".into()),
-        });
-        let file = file.filter(|file| file != "-");
-        let file = file.map(|file| value::absolute(self.directory, Path::new(&file)));
-        if let Some(path) = &file
-            && let Err(wrong) = self.to_be_written(path.clone())
-        {
-            let node = Node::Text(path.display().to_string());
-            match raw::get(&section.map, "file") {
-                Some(_) => section.wrong("file", None, &node, &wrong),
-                None => self.wrong("access_log", None, &node, &wrong),
-            }
-        }
-        Some(AccessLogConfig {
-            file,
-            format: format.unwrap_or(AccessFormat::Combined),
-        })
     }
 }
 

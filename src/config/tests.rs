@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
@@ -425,11 +424,11 @@ map:
     let [a, b] = config.sites.as_slice() else {
         panic!("{config:?}")
     };
-    let file = Some(PathBuf::from("/default.log"));
+    let to = LogDestination::File("/default.log".into());
     assert_eq!(
         a.logger,
         Some(Logger {
-            file,
+            to,
             level: LogLevel::Normal
         })
     );
@@ -454,7 +453,7 @@ map:
     assert_eq!(
         config.logger,
         Logger {
-            file: None,
+            to: LogDestination::Standard,
             level: LogLevel::Full
         }
     );
@@ -739,20 +738,53 @@ fn values_of_a_site() {
     check("access_log: '-'", |site| {
         site.access_log
             .as_ref()
-            .is_some_and(|log| log.file.is_none())
+            .is_some_and(|log| log.output.to == LogDestination::Standard)
     });
     check("access_log: {file: /a, format: json}", |site| {
-        let file = Some("/a".into());
         site.access_log
             == Some(AccessLogConfig {
-                file,
-                format: AccessFormat::Json,
+                output: AccessLogOutput {
+                    to: LogDestination::File("/a".into()),
+                    format: AccessFormat::Json,
+                },
+                exclude: ExcludedRequests::default(),
             })
     });
+    fn syslog(socket: &str, facility: &str) -> LogDestination {
+        LogDestination::Syslog(SyslogConfig {
+            socket: socket.into(),
+            facility: facility.into(),
+        })
+    }
+    check("access_log: {type: syslog, format: json}", |site| {
+        let log = site.access_log.as_ref();
+        log.is_some_and(|log| {
+            log.output.to == syslog("/dev/log", "daemon") && log.output.format == AccessFormat::Json
+        })
+    });
+    check(
+        "logger: {type: Syslog, file: /run/log, facility: LOCAL7}",
+        |site| {
+            let to = syslog("/run/log", "local7");
+            let level = LogLevel::Normal;
+            site.logger == Some(Logger { to, level })
+        },
+    );
+    check(
+        "access_log: {file: /a, exclude: {paths: [/up, /assets/], agents: kube-probe}}",
+        |site| {
+            let exclude = ExcludedRequests {
+                paths: vec!["/up".into(), "/assets/".into()],
+                agents: vec!["kube-probe".into()],
+            };
+            let log = site.access_log.as_ref();
+            log.is_some_and(|log| log.exclude == exclude)
+        },
+    );
     check("logger: {level: full}", |site| {
         site.logger
             == Some(Logger {
-                file: None,
+                to: LogDestination::Standard,
                 level: LogLevel::Full,
             })
     });
@@ -789,7 +821,7 @@ fn values_of_a_site() {
     check("logger: {type: stderror}", |site| {
         site.logger
             == Some(Logger {
-                file: None,
+                to: LogDestination::Standard,
                 level: LogLevel::Normal,
             })
     });
@@ -910,6 +942,9 @@ fn printing_and_loading_is_stable() {
     check("cluster_address: [127.0.0.1, '*']\ncluster_port: [80, 81]\nmap: []\n");
     check(
         "cluster_port: 80\ncache_threshold: 5k\nmap: [{incoming: a, docroot: x, request_id: response, sendfileroot: y, enable_sendfile_404: true, cache_directory: p, staticmask: 'a: \"#', index: [], follow_symlinks: true, hidden_files: true, file_cache: {size: 1, window: 2, memory: 3}, etag_cache: {size: 0}, dynamic_request_cache: {window: 0.5}}]\n",
+    );
+    check(
+        "cluster_port: 80\nlogger: {type: syslog, facility: user}\naccess_log: {type: syslog, format: json, exclude: {paths: /a, agents: [b, c]}}\nmap: [{incoming: b, outgoing: c:1, logger: {type: syslog, file: /x}, access_log: {file: '-', exclude: {agents: d}}}]\n",
     );
     check(
         "cluster_port: 80\naccess_log: /a\nmap: [{incoming: [a, '::1'], outgoing: [{to: b:1, match: 'a: \"#'}, {to: b:2, prefix: /é}], access_log: off}]\n",

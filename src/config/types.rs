@@ -5,7 +5,7 @@ mod headers;
 mod redirect;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regex::Regex;
@@ -541,10 +541,40 @@ pub struct Timeouts {
 /// A destination for messages (`logger`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logger {
-    /// File, or standard error.
-    pub file: Option<PathBuf>,
+    /// Where they go; [`LogDestination::Standard`] is standard error.
+    pub to: LogDestination,
     /// The least important messages that are written.
     pub level: LogLevel,
+}
+
+/// Where the lines of a log go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LogDestination {
+    /// Standard error, for an access log standard output.
+    Standard,
+    /// A file.
+    File(PathBuf),
+    /// The local syslog daemon.
+    Syslog(SyslogConfig),
+}
+
+/// The local syslog daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SyslogConfig {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// The facility of the messages, in lower case.
+    pub facility: String,
+}
+
+impl LogDestination {
+    /// Its file, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Standard | Self::Syslog(_) => None,
+        }
+    }
 }
 
 /// The original's four levels.
@@ -561,13 +591,33 @@ pub enum LogLevel {
     Full,
 }
 
-/// A destination for the access log (`access_log`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// An access log (`access_log`).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessLogConfig {
-    /// File, or standard output (`-`).
-    pub file: Option<PathBuf>,
-    /// The format of its lines.
+    /// Where its lines go.
+    pub output: AccessLogOutput,
+    /// The requests that are left out.
+    pub exclude: ExcludedRequests,
+}
+
+/// Where the lines of an access log go, and how they are written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AccessLogOutput {
+    /// Where they go; [`LogDestination::Standard`] is standard output.
+    pub to: LogDestination,
+    /// Their format.
     pub format: AccessFormat,
+}
+
+/// The requests that an access log leaves out (`access_log.exclude`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ExcludedRequests {
+    /// Those whose decoded path is one of these or below it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// Those whose User-Agent contains one of these, in whatever case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<String>,
 }
 
 /// Who gets the ids of requests (`request_id`).

@@ -10,12 +10,12 @@ use serde_json::ser::Formatter;
 
 use super::queue::{self, LineFate, LogKind, LogQueue};
 use super::target::OpenError;
-use crate::config::{AccessFormat, AccessLogConfig};
+use crate::config::{AccessFormat, AccessLogOutput};
 use crate::escape::{is_plain, is_unsafe};
 use crate::http::date;
 use crate::http::request_id::RequestId;
 
-/// An access log in one file.
+/// An access log at one destination.
 #[derive(Debug)]
 pub struct AccessLog {
     format: AccessFormat,
@@ -84,16 +84,18 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file that cannot be opened, and the reason.
-    pub fn open(log: &AccessLogConfig) -> Result<Self, OpenError> {
+    pub fn open(log: &AccessLogOutput) -> Result<Self, OpenError> {
         Ok(Self {
             format: log.format,
-            queue: LogQueue::open(log.file.as_deref(), LogKind::Access)?,
+            queue: LogQueue::open(&log.to, LogKind::Access)?,
         })
     }
 
     /// Adds a line. It may stay in memory until [`AccessLog::flush`]. Never waits.
     pub fn write(&self, entry: &AccessRecord<'_>) {
         let mut line = Vec::with_capacity(512);
+        let style = self.queue.style();
+        style.begin(log::Level::Info, LogKind::Access, &mut line);
         match self.format {
             AccessFormat::Json => json(entry, &mut line),
             AccessFormat::Combined => combined(entry, &mut line),
@@ -259,6 +261,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::config::LogDestination;
 
     fn entry() -> AccessRecord<'static> {
         AccessRecord {
@@ -357,8 +360,8 @@ mod tests {
     fn a_line_is_written_where_the_file_is_open_moved_or_retired() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let log = AccessLog::open(&AccessLogConfig {
-            file: Some(path.clone()),
+        let log = AccessLog::open(&AccessLogOutput {
+            to: LogDestination::File(path.clone()),
             format: AccessFormat::Combined,
         });
         let log = [Arc::new(log.unwrap())];

@@ -3,17 +3,26 @@
 use std::io::Write;
 
 use log::kv::Key;
-use log::{LevelFilter, Log, Record};
+use log::{Level, LevelFilter, Log, Record};
 use simplelog::{ConfigBuilder, WriteLogger};
 
+use super::queue::LogKind;
+use super::style::LineStyle;
 use crate::escape::escape;
 
 /// A logger that writes each message to `sink` as one line, in pieces; the last piece ends with a line feed.
 pub(super) fn writer<W: Write + Send + 'static>(
     level: LevelFilter,
+    style: &LineStyle,
     sink: W,
 ) -> Box<WriteLogger<W>> {
-    let format = ConfigBuilder::new()
+    let mut format = ConfigBuilder::new();
+    if !matches!(style, LineStyle::Plain) {
+        format
+            .set_time_level(LevelFilter::Off)
+            .set_max_level(LevelFilter::Off);
+    }
+    let format = format
         .set_time_format_rfc3339()
         .set_thread_level(LevelFilter::Off)
         .set_target_level(LevelFilter::Off)
@@ -22,21 +31,37 @@ pub(super) fn writer<W: Write + Send + 'static>(
     WriteLogger::new(level, format, sink)
 }
 
-/// Writes a record with its text escaped, followed by the id of the request that it concerns, if any.
-pub(super) fn write<W: Write + Send + 'static>(writer: &WriteLogger<W>, record: &Record<'_>) {
-    let mut text = record.args().to_string();
+/// The text of a record, without the id of the request that it concerns.
+pub(super) fn text(record: &Record<'_>) -> String {
+    record.args().to_string()
+}
+
+/// The id of the request that a record concerns, as it ends the line; empty if there is none.
+pub(super) fn request_id(record: &Record<'_>) -> String {
     let request = record.key_values().get(Key::from_str("request_id"));
-    if let Some(id) = request.map(|id| id.to_string()).filter(|id| id != "-") {
-        text.push_str(" request_id=");
-        text.push_str(&id);
+    match request.map(|id| id.to_string()).filter(|id| id != "-") {
+        Some(id) => format!(" request_id={id}"),
+        None => String::new(),
     }
-    let safe = escape(&text);
-    let metadata = record.metadata().clone();
+}
+
+/// Writes a message as one line, with its text escaped. `end`: what follows the text.
+pub(super) fn write<W: Write + Send + 'static>(
+    writer: &WriteLogger<W>,
+    style: &LineStyle,
+    level: Level,
+    text: &str,
+    end: &str,
+) {
+    let mut begin = Vec::new();
+    style.begin(level, LogKind::Messages, &mut begin);
+    let begin = String::from_utf8_lossy(&begin);
+    let (text, end) = (escape(text), escape(end));
     let mut record = Record::builder();
     writer.log(
         &record
-            .metadata(metadata)
-            .args(format_args!("{safe}"))
+            .level(level)
+            .args(format_args!("{begin}{text}{end}"))
             .build(),
     );
 }

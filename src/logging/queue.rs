@@ -1,25 +1,26 @@
 //! Queues of lines, and the threads that write them to files.
 //!
 //! Any thread adds lines to a [`LogQueue`] in memory; that takes a lock for a few instructions and never waits for the
-//! file. One thread writes to all files that have a path; they are opened so that no write waits for a reader (FIFOs,
-//! terminals). Standard output and standard error are shared with other programs, which that setting would affect, so
+//! file. One thread writes to all files that have a path, and to sockets; they are opened so that no write waits for a
+//! reader (FIFOs, terminals). Standard output and standard error are shared with other programs, which that setting would affect, so
 //! each of them has its own thread, which may block.
 //!
 //! **Invariants**: lines are written whole and in order, or counted as lost. The memory of each queue, and of all
 //! queues, is bounded.
 
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
-use log::{LevelFilter, Record};
+use log::LevelFilter;
 use parking_lot::{Condvar, Mutex};
 
 use super::message::{write, writer};
-use super::target::{LogTarget, OpenError};
+use super::style::LineStyle;
+use super::target::{LogTarget, OpenError, WriteUnit};
+use crate::config::LogDestination;
 use crate::process;
 use crate::process::reason;
 
@@ -27,8 +28,9 @@ use crate::process::reason;
 pub(super) struct LogQueue {
     /// The name in messages: `access log /var/log/a`.
     name: String,
-    path: Option<PathBuf>,
+    to: LogDestination,
     kind: LogKind,
+    style: LineStyle,
     writer: &'static Writer,
     state: Mutex<LogQueueState>,
     /// With `state`: bytes were written or dropped.
@@ -108,21 +110,27 @@ pub(super) struct MessageLine {
 }
 
 impl LogQueue {
-    /// Opens a file, or the standard stream of this kind.
+    /// Opens a file or a socket, or the standard stream of this kind.
     ///
     /// # Errors
     /// The system refuses the file or the thread that writes to it.
-    pub(super) fn open(path: Option<&Path>, kind: LogKind) -> Result<Arc<Self>, OpenError> {
+    pub(super) fn open(to: &LogDestination, kind: LogKind) -> Result<Arc<Self>, OpenError> {
         static FILES: Writer = Writer::new("log");
-        let name = match (path, kind) {
+        let place = match to {
+            LogDestination::Standard => None,
+            LogDestination::File(path) => Some(path),
+            LogDestination::Syslog(syslog) => Some(&syslog.socket),
+        };
+        let name = match (place, kind) {
             (Some(path), LogKind::Messages) => format!("log {}", path.display()),
             (Some(path), LogKind::Access) => format!("access log {}", path.display()),
             (None, LogKind::Messages) => STANDARD_ERROR.to_owned(),
             (None, LogKind::Access) => STANDARD_OUTPUT.to_owned(),
         };
-        let queue = match (path, kind) {
-            (Some(path), kind) => LogTarget::open(path).and_then(|target| {
-                Self::new(name.clone(), Some(path.to_owned()), kind, target, &FILES)
+        let queue = match (LogTarget::open(to), kind) {
+            (Some(target), kind) => target.and_then(|target| {
+                let to = to.clone();
+                Self::new(name.clone(), to, kind, target, &FILES)
             }),
             (None, LogKind::Messages) => Self::stderr(),
             (None, LogKind::Access) => Self::stdout(),
@@ -138,7 +146,8 @@ impl LogQueue {
         static STDOUT: Writer = Writer::new("log-stdout");
         static QUEUE: OnceLock<Arc<LogQueue>> = OnceLock::new();
         let name = STANDARD_OUTPUT.to_owned();
-        let new = || Self::new(name, None, LogKind::Access, LogTarget::Stdout, &STDOUT);
+        let (to, kind) = (LogDestination::Standard, LogKind::Access);
+        let new = || Self::new(name, to, kind, LogTarget::Stdout, &STDOUT);
         once(&QUEUE, new)
     }
 
@@ -147,21 +156,23 @@ impl LogQueue {
         static STDERR: Writer = Writer::new("log-stderr");
         static QUEUE: OnceLock<Arc<LogQueue>> = OnceLock::new();
         let name = STANDARD_ERROR.to_owned();
-        let new = || Self::new(name, None, LogKind::Messages, LogTarget::Stderr, &STDERR);
+        let (to, kind) = (LogDestination::Standard, LogKind::Messages);
+        let new = || Self::new(name, to, kind, LogTarget::Stderr, &STDERR);
         once(&QUEUE, new)
     }
 
     fn new(
         name: String,
-        path: Option<PathBuf>,
+        to: LogDestination,
         kind: LogKind,
         target: LogTarget,
         writer: &'static Writer,
     ) -> io::Result<Arc<Self>> {
         writer.start()?;
         Ok(Arc::new(Self {
+            style: LineStyle::of(&to, kind),
             name,
-            path,
+            to,
             kind,
             writer,
             state: Mutex::default(),
@@ -175,9 +186,14 @@ impl LogQueue {
         &self.name
     }
 
-    /// The file's path; `None` for a standard stream.
-    pub(super) fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+    /// Where the lines go.
+    pub(super) const fn to(&self) -> &LogDestination {
+        &self.to
+    }
+
+    /// The form of its lines.
+    pub(super) const fn style(&self) -> &LineStyle {
+        &self.style
     }
 
     /// Adds a line, including its line feed. `urgent`: write it immediately, rather than after [`LogQueue::flush`] or
@@ -230,10 +246,10 @@ impl LogQueue {
     /// # Errors
     /// The file that cannot be opened, and the reason; the old one remains in use.
     pub(super) fn reopen(self: &Arc<Self>) -> Result<(), OpenError> {
-        let Some(path) = &self.path else {
+        let Some(target) = LogTarget::open(&self.to) else {
             return Ok(());
         };
-        let target = LogTarget::open(path).map_err(|cause| OpenError {
+        let target = target.map_err(|cause| OpenError {
             name: self.name.clone(),
             cause,
         })?;
@@ -243,8 +259,8 @@ impl LogQueue {
 
     /// Closes the file. Opens it again for each further line.
     pub(super) fn retire(self: &Arc<Self>) {
-        match &self.path {
-            Some(path) => self.switch(LogTarget::Named(path.clone()), true),
+        match LogTarget::reopening(&self.to) {
+            Some(target) => self.switch(target, true),
             None => self.flush(),
         }
     }
@@ -354,7 +370,7 @@ impl LogQueue {
                     message(self, level, text);
                 }
                 if elsewhere
-                    && self.path.is_some()
+                    && self.to != LogDestination::Standard
                     && let Ok(stderr) = Self::stderr()
                 {
                     message(&stderr, level, text);
@@ -400,12 +416,9 @@ impl Write for MessageLine {
 
 /// Adds a message to a queue.
 fn message(queue: &Arc<LogQueue>, level: log::Level, text: &str) {
-    let mut record = Record::builder();
-    let writer = writer(LevelFilter::Trace, MessageLine::new(queue));
-    write(
-        &writer,
-        &record.level(level).args(format_args!("{text}")).build(),
-    );
+    let line = MessageLine::new(queue);
+    let writer = writer(LevelFilter::Trace, &queue.style, line);
+    write(&writer, &queue.style, level, text, "");
 }
 
 enum LossReport {
@@ -465,9 +478,10 @@ impl PendingWrite {
     /// Makes one write.
     fn write(&mut self) -> io::Result<()> {
         let rest = &self.bytes[self.written..];
-        let piece = match self.target.is_shared() {
-            true => &rest[..whole_lines(rest)],
-            false => rest,
+        let piece = match self.target.unit() {
+            WriteUnit::Bytes => rest,
+            WriteUnit::Lines => &rest[..whole_lines(rest)],
+            WriteUnit::Line => &rest[..first_line(rest)],
         };
         match self.target.write(piece) {
             Ok(0) => Err(ErrorKind::WriteZero.into()),
@@ -499,6 +513,12 @@ fn whole_lines(bytes: &[u8]) -> usize {
     let most = bytes.len().min(AT_ONCE);
     let end = bytes[..most].iter().rposition(|byte| *byte == b'\n');
     let end = end.or_else(|| bytes.iter().position(|byte| *byte == b'\n'));
+    end.map_or(bytes.len(), |end| end + 1)
+}
+
+/// The length of the first line.
+fn first_line(bytes: &[u8]) -> usize {
+    let end = memchr::memchr(b'\n', bytes);
     end.map_or(bytes.len(), |end| end + 1)
 }
 
@@ -609,6 +629,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 mod tests {
     use std::fs::{self, File};
     use std::io::Read;
+    use std::path::Path;
     use std::thread;
 
     use nix::sys::stat::Mode;
@@ -624,7 +645,7 @@ mod tests {
     }
 
     fn open(path: &Path, kind: LogKind) -> Arc<LogQueue> {
-        LogQueue::open(Some(path), kind).unwrap()
+        LogQueue::open(&LogDestination::File(path.to_owned()), kind).unwrap()
     }
 
     fn lost(queue: &LogQueue) -> u64 {

@@ -119,12 +119,12 @@ impl Snapshot {
     /// # Errors
     /// A file that cannot be read, a log that cannot be opened, or what the system refuses.
     pub(crate) fn new(config: Config, parts: &SnapshotParts<'_>) -> Result<Self, StartError> {
-        let mut logs: HashMap<config::AccessLogConfig, Arc<AccessLog>> = match parts.before {
+        let mut logs: HashMap<config::AccessLogOutput, Arc<AccessLog>> = match parts.before {
             Some(before) => before.access_logs().into_iter().collect(),
             None => HashMap::new(),
         };
         let mut log = |wanted: &Option<config::AccessLogConfig>| -> Result<_, StartError> {
-            let Some(wanted) = wanted else {
+            let Some(config::AccessLogConfig { output: wanted, .. }) = wanted else {
                 return Ok(None);
             };
             if let Some(open) = logs.get(wanted) {
@@ -253,17 +253,17 @@ impl Snapshot {
     }
 
     /// The access logs, each once.
-    pub(crate) fn access_logs(&self) -> Vec<(config::AccessLogConfig, Arc<AccessLog>)> {
+    pub(crate) fn access_logs(&self) -> Vec<(config::AccessLogOutput, Arc<AccessLog>)> {
         let server = (&self.config.access_log, &self.access_log);
         let sites = self.sites.iter();
         let sites = sites.map(|site| (&site.settings.access_log, &site.access_log));
-        let mut logs: Vec<(config::AccessLogConfig, Arc<AccessLog>)> = Vec::new();
+        let mut logs: Vec<(config::AccessLogOutput, Arc<AccessLog>)> = Vec::new();
         let mut known = HashSet::new();
         for pair in sites.chain([server]) {
             if let (Some(settings), Some(log)) = pair
-                && known.insert(settings)
+                && known.insert(&settings.output)
             {
-                logs.push((settings.clone(), Arc::clone(log)));
+                logs.push((settings.output.clone(), Arc::clone(log)));
             }
         }
         logs

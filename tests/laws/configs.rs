@@ -76,14 +76,12 @@ fn judge_config(config: &Config) {
         "two sites have the same name: {sites:?}"
     );
     let logs = sites.iter().filter_map(|site| site.logger.as_ref());
-    let logs = logs
-        .chain([&config.logger])
-        .filter_map(|log| log.file.as_deref());
+    let logs = logs.chain([&config.logger]).filter_map(|log| log.to.file());
     let access = sites.iter().map(|site| &site.access_log);
     let access = access
         .chain([&config.access_log])
         .flatten()
-        .filter_map(|log| log.file.as_deref());
+        .filter_map(|log| log.output.to.file());
     let others = [
         config.pidfile.as_deref(),
         Some(&*config.temporary_directory),

@@ -31,7 +31,7 @@ use program::control::{ControlMessages, Message};
 use program::task::{TaskThread, drop_last};
 use program::{ExitError, print, reload_failed, report};
 use signal_hook::consts::SIGUSR2;
-use swiftiply::config::{Config, LogLevel, Logger, Note, Problems};
+use swiftiply::config::{Config, LogDestination, LogLevel, Logger, Note, Problems};
 use swiftiply::logging::{self, Logging};
 use swiftiply::net::INSPECTION;
 use swiftiply::net::listener::Inherited;
@@ -218,8 +218,8 @@ fn log_files(config: &Config) -> impl Iterator<Item = &Path> {
     let access = sites()
         .filter_map(|site| site.access_log.as_ref())
         .chain(&config.access_log);
-    let messages = loggers.filter_map(|logger| logger.file.as_deref());
-    messages.chain(access.filter_map(|log| log.file.as_deref()))
+    let messages = loggers.filter_map(|logger| logger.to.file());
+    messages.chain(access.filter_map(|log| log.output.to.file()))
 }
 
 /// The original process of a daemon: exits as the new one does, or with 0 when that is ready.
@@ -235,12 +235,12 @@ fn wait_for(child: i32, ready: io::PipeReader, config: &Config) -> ExitCode {
 
 /// Warns of logs that go to a terminal or a pipe, from which a daemon is detached.
 fn warn_of_lost_logs(config: &Config) {
-    if config.logger.file.is_none() {
+    if config.logger.to == LogDestination::Standard {
         log::warn!("daemonize: there is no logger.file, so messages are lost from now on");
     }
     let sites = config.sites.iter().map(|site| &site.access_log);
     let mut logs = sites.chain([&config.access_log]).flatten();
-    if logs.any(|log| log.file.is_none()) {
+    if logs.any(|log| log.output.to == LogDestination::Standard) {
         log::warn!("daemonize: an access_log goes to standard output, and so is lost from now on");
     }
 }
@@ -266,9 +266,10 @@ fn announce(server: &Server, config: &Config, follows: bool) -> Result<(), ExitE
     log::info!("{line}");
     let sites = config.sites.iter().map(|site| &site.access_log);
     let mut logs = sites.chain([&config.access_log]).flatten();
-    let is_taken = logs.any(|log| log.file.is_none());
-    let Logger { file, level } = &config.logger;
-    let is_there = file.is_none() && *level >= LogLevel::Normal && process::is_one_output();
+    let is_taken = logs.any(|log| log.output.to == LogDestination::Standard);
+    let Logger { to, level } = &config.logger;
+    let is_standard = *to == LogDestination::Standard;
+    let is_there = is_standard && *level >= LogLevel::Normal && process::is_one_output();
     // A script waits for the first process only, and may not read any more.
     if is_taken || is_there || follows {
         return Ok(());

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use crate::exchange::{ClientAddress, Request, Timings, Trace};
 use crate::http::head::{RequestHead, Version};
 use crate::http::request_id::{RequestId, trace_id};
-use crate::logging::{AccessLog, AccessRecord as Line};
+use crate::logging::{AccessLog, AccessRecord as Line, is_excluded};
 use crate::net::stream::Peer;
 use crate::relay::delivery::Delivered;
 use crate::server::pending::PendingRequest;
@@ -135,11 +135,18 @@ impl<'a> LogContext<'a> {
         self.site.map(|site| &self.snapshot.sites[site])
     }
 
-    pub(super) fn access_log(&self) -> Option<&AccessLog> {
-        match self.site() {
-            Some(site) => site.access_log.as_deref(),
-            None => self.snapshot.access_log.as_deref(),
-        }
+    /// The log that gets a line about the request, unless it leaves that out.
+    fn access_log(&self) -> Option<&AccessLog> {
+        let (log, config) = match self.site() {
+            Some(site) => (&site.access_log, &site.settings.access_log),
+            None => (&self.snapshot.access_log, &self.snapshot.config.access_log),
+        };
+        let is_excluded = |head| {
+            let config = config.as_ref();
+            config.is_some_and(|config| is_excluded(&config.exclude, head))
+        };
+        log.as_deref()
+            .filter(|_| !self.head.is_some_and(is_excluded))
     }
 
     /// Ends the exchange for the logs: its response is over.
