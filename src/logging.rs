@@ -16,6 +16,7 @@ mod access;
 mod exclude;
 mod message;
 mod queue;
+mod repeats;
 mod style;
 mod target;
 
@@ -190,13 +191,18 @@ impl Log for Logging {
         {
             let text = message::text(record);
             let (style, end) = (sink.queue.style(), message::request_id(record));
-            write(&sink.writer, style, record.level(), &text, &end);
+            // What an operator does, such as a reload, is reported each time and at once.
+            let is_counted = record.level() <= log::Level::Warn || !end.is_empty();
+            if !is_counted || sink.queue.is_new(record.target(), record.level(), &text) {
+                write(&sink.writer, style, record.level(), &text, &end);
+            }
         }
     }
 
     /// Waits until all messages and standard output are written, but not for a log that is stuck.
     fn flush(&self) {
         let mut queues = self.queues();
+        queues.iter().for_each(LogQueue::report_repeats);
         queues.extend(LogQueue::stdout());
         queue::settle(queues.iter());
     }

@@ -18,6 +18,7 @@ use log::LevelFilter;
 use parking_lot::{Condvar, Mutex};
 
 use super::message::{write, writer};
+use super::repeats::{Repeats, Repetition};
 use super::style::LineStyle;
 use super::target::{LogTarget, OpenError, WriteUnit};
 use crate::config::LogDestination;
@@ -31,6 +32,8 @@ pub(super) struct LogQueue {
     to: LogDestination,
     kind: LogKind,
     style: LineStyle,
+    /// Messages that were written lately.
+    repeats: Mutex<Repeats>,
     writer: &'static Writer,
     state: Mutex<LogQueueState>,
     /// With `state`: bytes were written or dropped.
@@ -174,6 +177,7 @@ impl LogQueue {
             name,
             to,
             kind,
+            repeats: Mutex::default(),
             writer,
             state: Mutex::default(),
             progress: Condvar::new(),
@@ -194,6 +198,43 @@ impl LogQueue {
     /// The form of its lines.
     pub(super) const fn style(&self) -> &LineStyle {
         &self.style
+    }
+
+    /// Notes a message of a site. `false`: it was counted, and is not to be written now.
+    pub(super) fn is_new(self: &Arc<Self>, target: &str, level: log::Level, text: &str) -> bool {
+        let noted = self
+            .repeats
+            .lock()
+            .note(target, level, text, Instant::now());
+        match noted {
+            Repetition::None(report) => {
+                if let Some((level, text)) = report {
+                    message(self, level, &text);
+                }
+                true
+            }
+            Repetition::First => {
+                self.wake();
+                false
+            }
+            Repetition::Counted => false,
+        }
+    }
+
+    /// Writes how often messages have repeated so far.
+    pub(super) fn report_repeats(self: &Arc<Self>) {
+        let reports = self.repeats.lock().take();
+        for (level, text) in reports {
+            message(self, level, &text);
+        }
+    }
+
+    /// Has the thread look at the queue.
+    fn wake(self: &Arc<Self>) {
+        let is_due = mem::replace(&mut self.state.lock().is_due, true);
+        if !is_due {
+            self.writer.wake(self);
+        }
     }
 
     /// Adds a line, including its line feed. `urgent`: write it immediately, rather than after [`LogQueue::flush`] or
@@ -303,14 +344,24 @@ impl LogQueue {
         }
         let report = self.report(&mut writing, failure);
         drop(writing);
-        match report? {
-            LossReport::Later(again) => return Some(again),
-            LossReport::Failing(text) => self.send_report(log::Level::Error, &text, true),
-            LossReport::Recovered(text, was_reported) => {
+        let (reports, again) = {
+            let mut repeats = self.repeats.lock();
+            (repeats.due(Instant::now()), repeats.next_due())
+        };
+        for (level, text) in reports {
+            message(self, level, &text);
+        }
+        match report {
+            None => {}
+            Some(LossReport::Later(later)) => {
+                return Some(again.map_or(later, |again| again.min(later)));
+            }
+            Some(LossReport::Failing(text)) => self.send_report(log::Level::Error, &text, true),
+            Some(LossReport::Recovered(text, was_reported)) => {
                 self.send_report(log::Level::Warn, &text, was_reported);
             }
         }
-        None
+        again
     }
 
     /// Whether another target is about to replace this one, so that waiting for it is pointless.

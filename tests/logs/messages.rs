@@ -1,6 +1,65 @@
-//! Requests that the access log leaves out.
+//! Messages that repeat, and requests that the access log leaves out.
 
 use crate::common::{Backend, Proxy, assert_contains, assert_lacks, exchange, wait_until};
+
+#[test]
+fn repeated_messages_are_counted() {
+    let proxy = Proxy::start(
+        "map:\n\
+         - {incoming: one, outgoing: '127.0.0.1:0', timeout: 0}\n\
+         - {incoming: two, outgoing: '127.0.0.2:0', timeout: 0}",
+    );
+    let ask = |site: &str, target: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {site}\r\n\r\n");
+        // Another connection each time, so another port.
+        assert_eq!(proxy.visit().ask(request).status, 503);
+    };
+    ask("one", "/same");
+    proxy.wait_for_log("503 GET /same from ");
+    for _ in 0..200 {
+        ask("one", "/same");
+    }
+    // Others are not held back.
+    ask("one", "/other");
+    proxy.wait_for_log("503 GET /other from ");
+    ask("two", "/same");
+    proxy.wait_for_log("site two: backend -: ");
+    // All of them are in the log in the end: alone, or counted.
+    wait_until("all repetitions", || {
+        let log = proxy.log();
+        let lines = log.lines();
+        let lines =
+            lines.filter(|line| line.contains("503 GET /same") && line.contains("site one"));
+        let counts = lines.map(|line| match line.split_once("message repeated ") {
+            Some((_, rest)) => rest.split(' ').next().unwrap().parse::<usize>().unwrap(),
+            None => 1,
+        });
+        counts.sum::<usize>() == 201
+    });
+    assert_contains(&proxy.log(), "[WARN] message repeated ");
+    assert!(proxy.log().matches("503 GET /same").count() < 100);
+    proxy.finish();
+}
+
+#[test]
+fn counts_are_written_at_the_end() {
+    let proxy = Proxy::start("map: [{incoming: one, outgoing: '127.0.0.1:0', timeout: 0}]");
+    let mut client = proxy.visit();
+    // The interval doubles, so that one of these is still open.
+    for _ in 0..30 {
+        client.ask("GET /same HTTP/1.1\r\nHost: one\r\n\r\n");
+    }
+    let log = proxy.file("log");
+    drop(client);
+    let mut text = String::new();
+    proxy.finish_and(|| text = std::fs::read_to_string(log).unwrap());
+    let counts = text.lines().filter(|line| line.contains("503 GET /same"));
+    let counts = counts.map(|line| match line.split_once("message repeated ") {
+        Some((_, rest)) => rest.split(' ').next().unwrap().parse::<usize>().unwrap(),
+        None => 1,
+    });
+    assert_eq!(counts.sum::<usize>(), 30, "{text}");
+}
 
 #[test]
 fn requests_left_out_of_the_access_log() {
