@@ -15,6 +15,7 @@
 mod access;
 mod exclude;
 mod message;
+mod pending;
 mod queue;
 mod repeats;
 mod style;
@@ -34,7 +35,8 @@ use crate::config::{Config, LogDestination, LogLevel, Logger};
 pub use access::{AccessLog, AccessRecord};
 pub use exclude::is_excluded;
 use message::{write, writer};
-use queue::{LogKind, LogQueue, MessageLine};
+use queue::{LogQueue, MessageLine};
+use style::LogKind;
 pub use target::OpenError;
 
 /// The loggers of a server and of its sites.

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
-use super::queue::{self, LineFate, LogKind, LogQueue};
+use super::queue::{self, LineFate, LogQueue};
+use super::style::LogKind;
 use super::target::OpenError;
 use crate::config::{AccessFormat, AccessLogOutput};
 use crate::escape::{is_plain, is_unsafe};

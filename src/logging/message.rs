@@ -6,8 +6,7 @@ use log::kv::Key;
 use log::{Level, LevelFilter, Log, Record};
 use simplelog::{ConfigBuilder, WriteLogger};
 
-use super::queue::LogKind;
-use super::style::LineStyle;
+use super::style::{LineStyle, LogKind};
 use crate::escape::escape;
 
 /// A logger that writes each message to `sink` as one line, in pieces; the last piece ends with a line feed.

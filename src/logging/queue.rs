@@ -9,7 +9,6 @@
 //! queues, is bounded.
 
 use std::io::{self, ErrorKind, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
@@ -18,9 +17,10 @@ use log::LevelFilter;
 use parking_lot::{Condvar, Mutex};
 
 use super::message::{write, writer};
+use super::pending::{BATCH, FIRST_PAUSE, LogQueueState, PendingWrite, release, reserve};
 use super::repeats::{Repeats, Repetition};
-use super::style::LineStyle;
-use super::target::{LogTarget, OpenError, WriteUnit};
+use super::style::{LineStyle, LogKind};
+use super::target::{LogTarget, OpenError};
 use crate::config::LogDestination;
 use crate::process;
 use crate::process::reason;
@@ -42,15 +42,6 @@ pub(super) struct LogQueue {
     writing: Mutex<PendingWrite>,
 }
 
-/// The kind of lines, which decides where losses are reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LogKind {
-    /// Messages: losses are reported in the same file and on standard error.
-    Messages,
-    /// Lines of an access log: losses are reported as messages.
-    Access,
-}
-
 /// What happened to an added line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum LineFate {
@@ -60,42 +51,6 @@ pub(super) enum LineFate {
     FirstLost,
     /// It was dropped for lack of room.
     Lost,
-}
-
-#[derive(Default)]
-struct LogQueueState {
-    lines: Vec<u8>,
-    /// Lines for the current target, each followed by the target that replaces it.
-    switches: Vec<(Vec<u8>, LogTarget)>,
-    /// Bytes in `lines`, `switches` and `writing`.
-    pending: usize,
-    /// Bytes written or dropped, for waiting threads.
-    done: u64,
-    /// Lines lost since the last report.
-    lost: u64,
-    /// The writer thread has been notified.
-    is_due: bool,
-    /// The log is no longer flushed periodically: each line is written immediately.
-    is_retired: bool,
-}
-
-/// The bytes that are being written.
-struct PendingWrite {
-    target: LogTarget,
-    bytes: Vec<u8>,
-    written: usize,
-    /// The target for the bytes after these.
-    next: Option<LogTarget>,
-    /// An error has cut a line.
-    is_torn: bool,
-    /// The last write failed.
-    has_failed: bool,
-    /// The failure has been reported.
-    is_reported: bool,
-    /// The time of the last report of losses.
-    reported: Option<Instant>,
-    /// The pause before the next attempt while the target accepts nothing.
-    pause: Duration,
 }
 
 /// A thread that writes, and the queues that it has to look at.
@@ -371,7 +326,7 @@ impl LogQueue {
 
     /// Accounts for bytes that were written or dropped.
     fn account(&self, bytes: usize) {
-        TOTAL.fetch_sub(bytes, Ordering::Relaxed);
+        release(bytes);
         let mut state = self.state.lock();
         state.pending -= bytes;
         state.done += bytes as u64;
@@ -481,98 +436,6 @@ enum LossReport {
     Recovered(String, bool),
 }
 
-impl PendingWrite {
-    const fn new(target: LogTarget) -> Self {
-        Self {
-            target,
-            bytes: Vec::new(),
-            written: 0,
-            next: None,
-            is_torn: false,
-            has_failed: false,
-            is_reported: false,
-            reported: None,
-            pause: FIRST_PAUSE,
-        }
-    }
-
-    /// Loads the next bytes to write. `false`: there are none, and the queue is not due any more.
-    fn load(&mut self, state: &mut LogQueueState) -> bool {
-        while self.written == self.bytes.len() {
-            self.bytes.clear();
-            self.bytes.shrink_to(2 * BATCH);
-            self.written = 0;
-            if let Some(target) = self.next.take() {
-                self.target = target;
-                self.is_torn = false;
-                self.has_failed = false;
-            }
-            if !state.switches.is_empty() {
-                let (lines, target) = state.switches.remove(0);
-                self.bytes = lines;
-                self.next = Some(target);
-            } else if state.lines.is_empty() {
-                state.is_due = false;
-                return false;
-            } else {
-                mem::swap(&mut self.bytes, &mut state.lines);
-            }
-            if self.is_torn && !self.bytes.is_empty() {
-                self.bytes.insert(0, b'\n');
-                state.pending += 1;
-                TOTAL.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        true
-    }
-
-    /// Makes one write.
-    fn write(&mut self) -> io::Result<()> {
-        let rest = &self.bytes[self.written..];
-        let piece = match self.target.unit() {
-            WriteUnit::Bytes => rest,
-            WriteUnit::Lines => &rest[..whole_lines(rest)],
-            WriteUnit::Line => &rest[..first_line(rest)],
-        };
-        match self.target.write(piece) {
-            Ok(0) => Err(ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                self.written += count;
-                self.is_torn = self.bytes[self.written - 1] != b'\n';
-                self.has_failed = false;
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Drops the remaining bytes and returns how many lines they are.
-    fn give_up(&mut self) -> u64 {
-        let rest = &self.bytes[self.written..];
-        let lines = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
-        // This line feed ends the previous line, which was counted then.
-        let end = self.is_torn && self.written == 0 && rest.first() == Some(&b'\n');
-        self.written = self.bytes.len();
-        lines - u64::from(end)
-    }
-}
-
-/// How many bytes to write at once, so that no other program writes within a line: all complete lines that the system
-/// writes atomically (`PIPE_BUF`), or else one line.
-fn whole_lines(bytes: &[u8]) -> usize {
-    let most = bytes.len().min(AT_ONCE);
-    let end = bytes[..most].iter().rposition(|byte| *byte == b'\n');
-    let end = end.or_else(|| bytes.iter().position(|byte| *byte == b'\n'));
-    end.map_or(bytes.len(), |end| end + 1)
-}
-
-/// The length of the first line.
-fn first_line(bytes: &[u8]) -> usize {
-    let end = memchr::memchr(b'\n', bytes);
-    end.map_or(bytes.len(), |end| end + 1)
-}
-
 impl Writer {
     const fn new(name: &'static str) -> Self {
         Self {
@@ -630,15 +493,6 @@ impl Writer {
     }
 }
 
-/// Takes bytes from the limit of all queues together.
-fn reserve(bytes: usize) -> bool {
-    let fits = TOTAL.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_IN_ALL;
-    if !fits {
-        TOTAL.fetch_sub(bytes, Ordering::Relaxed);
-    }
-    fits
-}
-
 fn once(
     cell: &OnceLock<Arc<LogQueue>>,
     new: impl FnOnce() -> io::Result<Arc<LogQueue>>,
@@ -658,18 +512,9 @@ impl fmt::Debug for LogQueue {
 
 const STANDARD_OUTPUT: &str = "standard output";
 const STANDARD_ERROR: &str = "standard error";
-/// Bytes in all queues.
-static TOTAL: AtomicUsize = AtomicUsize::new(0);
-/// Most bytes in all queues.
-const MOST_IN_ALL: usize = 16 << 20;
 /// Most bytes in one queue.
 const MOST: usize = 1 << 20;
-/// This many bytes are written without waiting for a flush.
-const BATCH: usize = 32 * 1024;
-/// The size up to which a write to a pipe is atomic (`PIPE_BUF`).
-const AT_ONCE: usize = 4096;
-/// The first and the longest pause before trying a stuck target again.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest pause before trying a stuck target again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// The shortest time between two reports of losses.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -783,39 +628,5 @@ mod tests {
         queue.add(b"new\n", true);
         until("it is written", || queue.settle());
         assert!(fs::read_to_string(&path).unwrap().contains("new\n"));
-    }
-
-    #[test]
-    fn a_line_that_was_torn_is_ended_before_the_next_one() {
-        let mut writing = PendingWrite::new(LogTarget::Stderr);
-        let mut state = LogQueueState::default();
-        writing.bytes = b"one\ntwo\nthree\n".to_vec();
-        writing.written = 6;
-        writing.is_torn = true;
-        assert_eq!(writing.give_up(), 2);
-        state.lines = b"next\n".to_vec();
-        state.pending = 5;
-        assert!(writing.load(&mut state));
-        assert_eq!(
-            (writing.bytes.as_slice(), state.pending),
-            (&b"\nnext\n"[..], 6)
-        );
-        assert_eq!(
-            writing.give_up(),
-            1,
-            "the end of the line before was counted"
-        );
-        TOTAL.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    #[test]
-    fn other_writers_write_between_lines() {
-        let check = |text: &str, expected| assert_eq!(whole_lines(text.as_bytes()), expected);
-        check("a\nb\n", 4);
-        check("a\nb", 2);
-        check("ab", 2);
-        let long = "x".repeat(AT_ONCE);
-        check(&format!("a\n{long}\nb\n"), 2);
-        check(&format!("{long}\nb\n"), AT_ONCE + 1);
     }
 }

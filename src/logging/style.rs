@@ -8,9 +8,17 @@ use std::path::Path;
 use log::Level;
 use syslog::{Facility, Formatter5424, LogFormat, Severity};
 
-use super::queue::LogKind;
 use crate::config::{LogDestination, SyslogConfig};
 use crate::process;
+
+/// The kind of lines, which decides where losses are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LogKind {
+    /// Messages: losses are reported in the same file and on standard error.
+    Messages,
+    /// Lines of an access log: losses are reported as messages.
+    Access,
+}
 
 /// The form of the lines for a destination.
 #[derive(Debug)]
