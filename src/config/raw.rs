@@ -12,6 +12,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_yaml::Value;
 
 use super::locate::{self, TEXT_KEY};
 pub(super) use super::locate::{PathStep, line};
@@ -57,6 +58,12 @@ pub(super) fn parse(text: &str) -> Result<Node, YamlError> {
         line: line(text, &steps),
         message,
     })
+}
+
+/// The YAML of a tree; [`parse`] results in the same tree.
+pub(super) fn render(node: &Node) -> String {
+    serde_yaml::to_string(&value(node))
+        .expect("scalars, lists and maps with text keys can be written")
 }
 
 impl Node {
@@ -190,6 +197,25 @@ fn without_places(message: &str) -> String {
         }
     }
     result
+}
+
+/// Converts a tree to that of the library.
+fn value(node: &Node) -> Value {
+    match node {
+        Node::Null => Value::Null,
+        Node::Bool(value) => Value::Bool(*value),
+        Node::Number(number) => serde_yaml::from_str(number).unwrap_or(Value::Null),
+        Node::Text(text) => Value::String(text.clone()),
+        Node::List(list) => Value::Sequence(list.iter().map(value).collect()),
+        Node::Map(map) => {
+            let pairs = map.iter();
+            Value::Mapping(
+                pairs
+                    .map(|(key, node)| (Value::String(key.clone()), value(node)))
+                    .collect(),
+            )
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Node {
