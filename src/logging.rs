@@ -139,6 +139,18 @@ impl Logging {
         reopen(&self.queues());
     }
 
+    /// Changes the level of all loggers, until the next configuration is committed.
+    pub fn set_level(&self, level: LogLevel) {
+        let mut sinks = self.sinks.write();
+        let Sinks { server, sites } = &mut *sinks;
+        for sink in sites.values_mut().chain(server) {
+            *sink = LogSink::new(level, Arc::clone(&sink.queue));
+        }
+        let level = sinks.all().map(|sink| sink.writer.level()).max();
+        drop(sinks);
+        log::set_max_level(level.unwrap_or(LevelFilter::Off));
+    }
+
     /// All queues, without duplicates.
     fn queues(&self) -> Vec<Arc<LogQueue>> {
         let sinks = self.sinks.read();

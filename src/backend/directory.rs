@@ -58,7 +58,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use self::dispatch::Directory;
+pub use self::dispatch::{Directory, ServerState};
 pub use self::queue::{ServerAcquired, ServerSelector, ServerTicket, acquire};
 pub use self::slot::{ServerConnected, ServerConnecting, ServerLease};
 use self::state::DirectorySettings;
@@ -216,6 +216,14 @@ impl Servers {
         for (_, directory) in &self.directories {
             directory.recall();
         }
+    }
+
+    /// The servers now.
+    pub fn list(&self) -> Vec<ServerState> {
+        let directories = self.directories.iter();
+        directories
+            .flat_map(|(_, directory)| directory.list())
+            .collect()
     }
 
     /// Whether there is a server at this address, written as in logs.

@@ -79,6 +79,13 @@ impl Default for CellIndex {
     }
 }
 
+impl CellIndex {
+    /// Whether the backend is idle now.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != NONE
+    }
+}
+
 impl<B> Default for IdleBackends<B> {
     fn default() -> Self {
         Self {
@@ -219,6 +226,13 @@ impl<B: HasCell> IdleBackends<B> {
             }
         }
         taken
+    }
+
+    /// How many have one of these keys, drained or not.
+    pub(super) fn count(&self, keys: &[Box<[u8]>]) -> usize {
+        let backends = self.cells.iter().filter_map(|cell| cell.backend.as_ref());
+        let has_key = |backend: &&B| keys.iter().any(|key| **key == *backend.key());
+        backends.filter(has_key).count()
     }
 
     /// Whether there is a drained backend with one of these keys.

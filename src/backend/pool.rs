@@ -236,6 +236,11 @@ impl Pool {
         }
     }
 
+    /// How many of the backends that sent one of these keys are idle, drained or not. Takes time for each of them.
+    pub fn idle_with(&self, keys: &[Box<[u8]>]) -> usize {
+        self.state.lock().idle.count(keys)
+    }
+
     /// Whether a drained backend that sent one of these keys is idle.
     pub fn has_drained(&self, keys: &[Box<[u8]>]) -> bool {
         self.state.lock().idle.has_drained(keys)

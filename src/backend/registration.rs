@@ -56,6 +56,8 @@ pub struct ConnectedBackend {
     pub peer: Peer,
     /// The number of complete responses that it has sent.
     pub responses: u64,
+    /// Whether it has no request.
+    pub is_idle: bool,
 }
 
 /// How a backend has come to this process.
@@ -165,6 +167,7 @@ impl Connections {
             id: open.id,
             peer: open.peer,
             responses: open.responses.load(Ordering::Relaxed),
+            is_idle: open.cell.is_set(),
         });
         connected.collect()
     }

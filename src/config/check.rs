@@ -18,7 +18,7 @@ use super::section::Section;
 use super::site::TopLevel;
 use super::sites::sites;
 use super::status;
-use super::types::{Config, Scheduling, SiteConfig};
+use super::types::{Config, Scheduling, SiteConfig, StatusConfig};
 use super::value;
 
 /// Checks the text of a file.
@@ -41,6 +41,24 @@ pub(super) fn text(
     keys::check(&findings, KeyLevel::Top, map, &(Vec::new(), String::new()));
     let config = config(map, &findings, overrides);
     Ok((config, findings.finish()?))
+}
+
+/// Reads `status`. Problems elsewhere matter only if there is none.
+pub(super) fn status(
+    text: &str,
+    file: &Path,
+    overrides: &Overrides,
+) -> Result<Option<StatusConfig>, Problems> {
+    let text = value::without_mark(text);
+    let root = raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
+    let Node::Map(map) = &root else {
+        return Ok(None);
+    };
+    let findings = Findings::new(file, text, &root, None);
+    match config(map, &findings, overrides).status {
+        Some(status) => Ok(Some(status)),
+        None => findings.finish().map(|_| None),
+    }
 }
 
 /// Checks the command line alone.

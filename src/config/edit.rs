@@ -360,6 +360,9 @@ fn in_place(
     entry: Option<&NewEntry>,
     change: &SiteEdit<'_>,
 ) -> Option<Edited> {
+    if text.contains('\r') {
+        return None;
+    }
     let lines: Vec<&str> = text.lines().collect();
     let found = MapLines::find(&lines, count)?;
     let mut result: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
@@ -391,10 +394,9 @@ fn in_place(
     } else if found.is_empty_list {
         result[found.key] = "map:".to_owned();
     }
-    let mut text = result.join("\n");
-    text.push('\n');
+    let end = if text.ends_with('\n') { "\n" } else { "" };
     Some(Edited {
-        text,
+        text: result.join("\n") + end,
         added: index.is_none(),
         keeps_text: true,
         comment: lost.map(|number| number + 1),
@@ -638,6 +640,9 @@ defaults:
         ));
         assert!(check(
             "map:\n  -\n    outgoing: x\n    incoming: a\n  - {incoming: b, timeout: 2}"
+        ));
+        assert!(!check(
+            "map:\r\n- {incoming: a, outgoing: x}\r\n- {incoming: b, timeout: 2}\r\n"
         ));
         // An anchor that is used elsewhere.
         assert!(check(

@@ -36,6 +36,8 @@ enum KeyStatus {
     Now,
     /// It is not implemented yet; using it is a problem, since access must not look restricted when it is not.
     Later,
+    /// Another key does this; the text says which.
+    Replaced(&'static str),
     /// Only the Ruby implementation needed it: any value is accepted, with a note.
     Never,
 }
@@ -85,6 +87,9 @@ fn section(
         match key.stage {
             KeyStatus::Later => {
                 findings.problem(place, format!("{dotted}: has no effect yet; remove it"));
+            }
+            KeyStatus::Replaced(remedy) => {
+                findings.problem(place, format!("{dotted}: {remedy}"));
             }
             KeyStatus::Never => findings.note(place, format!("{dotted}: has no effect here")),
             KeyStatus::Now => {}
@@ -225,6 +230,10 @@ const fn key(name: &'static str, level: KeyLevel, stage: KeyStatus) -> ConfigKey
 /// Types of loggers of the original that are not implemented, with keys of their own.
 pub(super) const FOREIGN_LOGGERS: [&str; 1] = ["analogger"];
 
+/// What to write instead of the original's updates.
+const UPDATES: &str =
+    "changes of sites are taken at the status address; write status: {at: 127.0.0.1:8081}";
+
 /// All keys of `swiftiply`. `defaults` accepts those of a site.
 const KEYS: &[ConfigKey] = &[
     key("cluster_address", KeyLevel::Top, KeyStatus::Now),
@@ -356,7 +365,7 @@ const KEYS: &[ConfigKey] = &[
         KeyLevel::Top,
         KeyStatus::Never,
     ),
-    key("updates", KeyLevel::Top, KeyStatus::Later),
+    key("updates", KeyLevel::Top, KeyStatus::Replaced(UPDATES)),
     key("acme", KeyLevel::Top, KeyStatus::Later),
     key("health", KeyLevel::Site, KeyStatus::Later),
     key("request_buffering", KeyLevel::Site, KeyStatus::Now),

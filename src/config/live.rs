@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::edit::{EditError, Edited, SiteEdit, edit, entry};
 use super::problem::{Note, Problem, Problems};
 use super::types::Config;
-use super::{Overrides, read, value};
+use super::{Inspection, Overrides, check, read, value};
 
 /// The configuration file of a running server.
 #[derive(Debug)]
@@ -73,15 +73,32 @@ pub enum LiveError {
 }
 
 impl LiveConfig {
-    /// The file that a server was started with, read again from `loaded`.
-    pub fn new(file: &Path, overrides: &Overrides, loaded: &LoadedConfig) -> Self {
-        Self {
+    /// Reads a file before a start, and inspects the files that it names.
+    ///
+    /// # Errors
+    /// All problems in it.
+    pub fn open(
+        file: &Path,
+        overrides: &Overrides,
+        inspection: &Inspection,
+    ) -> Result<(Self, LoadedConfig), Problems> {
+        let loaded = LoadedConfig::read(file, overrides, Some(inspection))?;
+        let live = Self {
             file: file.to_owned(),
             overrides: overrides.clone(),
             loaded: loaded.text.clone(),
             current: loaded.text.clone(),
             unpersisted: BTreeSet::new(),
-        }
+        };
+        Ok((live, loaded))
+    }
+
+    /// Reads the file as it is now, inspects the files that it names, and changes nothing.
+    ///
+    /// # Errors
+    /// All problems in it.
+    pub fn inspect(&self, inspection: &Inspection) -> Result<LoadedConfig, Problems> {
+        LoadedConfig::read(&self.file, &self.overrides, Some(inspection))
     }
 
     /// Reads the file as it is now, and changes nothing.
@@ -89,7 +106,7 @@ impl LiveConfig {
     /// # Errors
     /// All problems in it.
     pub fn load(&self) -> Result<LoadedConfig, Problems> {
-        LoadedConfig::read(&self.file, &self.overrides)
+        LoadedConfig::read(&self.file, &self.overrides, None)
     }
 
     /// Notes that a configuration from [`LiveConfig::load`] is in force now. Returns the sites whose changes are lost.
@@ -246,13 +263,13 @@ impl LiveConfig {
 }
 
 impl LoadedConfig {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// All problems in it.
-    pub fn read(file: &Path, overrides: &Overrides) -> Result<Self, Problems> {
+    fn read(
+        file: &Path,
+        overrides: &Overrides,
+        inspection: Option<&Inspection>,
+    ) -> Result<Self, Problems> {
         let text = read(file, overrides.directory.as_deref())?;
-        let (config, notes) = Config::from_yaml(&text, file, overrides)?;
+        let (config, notes) = check::text(&text, file, overrides, inspection)?;
         Ok(Self {
             config,
             notes,
@@ -369,8 +386,12 @@ map:
             directory: Some(directory.to_owned()),
             ..Overrides::default()
         };
-        let loaded = LoadedConfig::read("s.yml".as_ref(), &overrides).unwrap();
-        LiveConfig::new("s.yml".as_ref(), &overrides, &loaded)
+        let inspection = Inspection {
+            certificate: |_, _| Ok(()),
+            authorities: |_| Ok(()),
+        };
+        let opened = LiveConfig::open("s.yml".as_ref(), &overrides, &inspection);
+        opened.unwrap().0
     }
 
     const PERSIST: EditOptions = EditOptions {

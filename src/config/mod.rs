@@ -66,8 +66,8 @@ pub use types::{
     SocketFileConfig, StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
 pub use types::{Cors, ExpiresRule, HeaderRule, Hsts, Redirect};
-pub use value::size_text;
 pub(crate) use value::{read_file, read_text};
+pub use value::{size_text, time_of};
 
 impl Config {
     /// Reads a file. Messages name it `path`, as given.
@@ -96,6 +96,19 @@ impl Config {
         };
         let text = read(path, overrides.directory.as_deref())?;
         check::text(&text, path, overrides, Some(inspection))
+    }
+
+    /// Reads where a server with this file takes commands (`status`), also if the file has problems elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the file cannot be read, or the problems in it.
+    pub fn load_status(
+        path: &Path,
+        overrides: &Overrides,
+    ) -> Result<Option<StatusConfig>, Problems> {
+        let text = read(path, overrides.directory.as_deref())?;
+        check::status(&text, path, overrides)
     }
 
     /// Reads the text of a file. Messages name it `file`.

@@ -103,6 +103,14 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64, 
     }
 }
 
+/// Parses a time as in the file: `30`, `500ms`, `30s`, `5m`.
+///
+/// # Errors
+/// What to write instead.
+pub fn time_of(text: &str) -> Result<Duration, String> {
+    time(&Node::Text(text.to_owned()))
+}
+
 /// Parses a time: seconds with fractions, `500ms`, `30s`, `5m`. The result is in whole milliseconds.
 pub(super) fn time(node: &Node) -> Result<Duration, ValueError> {
     let text = match node {

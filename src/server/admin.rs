@@ -7,14 +7,17 @@
 //!
 //! [`permission`] decides whether a request may be answered: by the key, and for browsers by Host and Origin. [`routes`]
 //! is the table of paths: each has a function that gets a [`AdminRequest`](message::AdminRequest) and returns a
-//! [`AdminResponse`](message::AdminResponse). To add a command, add a row there.
+//! [`AdminResponse`](message::AdminResponse). To add a command, add a row there. [`control`] and
+//! [`site_config`] are the commands.
 
 mod connection;
 mod context;
+mod control;
 mod listener;
 mod message;
 mod permission;
 mod routes;
+mod site_config;
 mod status;
 
 pub(super) use context::AdminContext;

@@ -10,6 +10,7 @@ use threadpool::ThreadPool;
 
 use super::addresses::{BackendListener, ClientListener, Running};
 use super::admin::{AdminContext, AdminListener};
+use super::commands::ProcessCommands;
 use super::session::Session;
 use super::sessions::Sessions;
 use super::shared::Shared;
@@ -127,6 +128,12 @@ impl Server {
     /// Bytes that are charged now to `limits.memory` and to `limits.spool`.
     pub fn charged(&self) -> (u64, u64) {
         (self.shared.memory.used(), self.shared.disk.all().used())
+    }
+
+    /// Takes commands that concern the process at the status address from now on; see [`ProcessCommands`]. Only the first
+    /// call has an effect.
+    pub fn set_process_commands(&self, commands: Arc<dyn ProcessCommands>) {
+        self.admin_context.set_commands(commands);
     }
 
     /// Stops accepting, and closes every connection after its current response, or gives it to the process that has replaced
@@ -280,6 +287,8 @@ impl Drop for Server {
         let logs = self.shared.snapshot().access_logs();
         let logs: Vec<_> = logs.into_iter().map(|(_, log)| log).collect();
         AccessLog::settle(&logs);
+        // The response to the command that has stopped it.
+        self.admin_context.settle();
     }
 }
 

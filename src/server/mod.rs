@@ -1,7 +1,8 @@
 //! The server: its threads, what they share, and how it starts, reloads and stops.
 //!
 //! A program holds a [`Server`]: [`start`] makes it, [`handle`] controls it, and [`reload`] changes its configuration.
-//! [`operations`] pause, drain and close sites while they run, by the [`switches`] of a site.
+//! [`operations`] pause, drain and close sites while they run, by the [`switches`] of a site; [`commands`] are
+//! those that only the program can carry out.
 //!
 //! In reading order: [`accept`] makes a [`session`] of each new connection, and a [`worker`] runs it with its
 //! [`scratch`] buffers. The session goes through the states of a connection: [`route`] chooses the site, [`permission`]
@@ -42,6 +43,7 @@ pub(crate) mod auth;
 pub(crate) mod body;
 pub(crate) mod certificates;
 pub(crate) mod checks;
+pub(crate) mod commands;
 pub(crate) mod compress;
 mod descriptors;
 mod drainer;
@@ -52,6 +54,7 @@ pub(crate) mod files;
 mod forwarding;
 mod handle;
 mod idle;
+mod operate;
 mod operations;
 pub(crate) mod pages;
 pub(crate) mod paths;
@@ -76,6 +79,7 @@ mod tick;
 mod upgrade;
 pub(crate) mod worker;
 
+pub use commands::ProcessCommands;
 pub use error::StartError;
 pub use handle::Server;
 pub use operations::{DrainedBackends, OperationError};

@@ -1,4 +1,5 @@
 //! What an operator does with sites and backends while the server runs.
 
+mod commands;
 mod draining;
 mod pausing;

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use getopts::{HasArg, Matches, Occur, Options};
 
 /// An option: short name, long name, the name of its argument (in brackets if it is optional), help text.
+#[derive(Debug)]
 pub(crate) struct CommandOption(
     pub(crate) &'static str,
     pub(crate) &'static str,
@@ -13,7 +14,7 @@ pub(crate) struct CommandOption(
 );
 
 /// The options of a table.
-pub(crate) fn options(table: &[CommandOption]) -> Options {
+pub(crate) fn options<'t>(table: impl IntoIterator<Item = &'t CommandOption>) -> Options {
     let mut options = Options::new();
     for CommandOption(short, long, argument, help) in table {
         let has = match argument.chars().next() {
@@ -32,7 +33,10 @@ pub(crate) fn options(table: &[CommandOption]) -> Options {
 ///
 /// # Errors
 /// What is wrong with it, naming the option.
-pub(crate) fn parse(table: &[CommandOption], arguments: &[String]) -> Result<Matches, String> {
+pub(crate) fn parse<'t>(
+    table: impl IntoIterator<Item = &'t CommandOption>,
+    arguments: &[String],
+) -> Result<Matches, String> {
     let wrong = |fail: getopts::Fail| lower(&fail.to_string());
     options(table).parse(arguments).map_err(wrong)
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use swiftiply::process;
 
 /// A thread that does one thing on request, such as a reload.
-pub(crate) struct TaskThread(Sender<()>);
+#[derive(Clone)]
+pub(crate) struct TaskThread<R>(Sender<Option<Sender<R>>>);
 
-impl TaskThread {
+impl<R: Clone + Send + 'static> TaskThread<R> {
     /// Starts the thread. It holds `it` only while it does `task`.
     ///
     /// # Errors
@@ -19,16 +20,23 @@ impl TaskThread {
     pub(crate) fn of<T: Send + Sync + 'static>(
         name: &str,
         it: &Arc<T>,
-        task: impl Fn(&T) + Send + 'static,
+        task: impl Fn(&T) -> R + Send + 'static,
     ) -> Result<Self, String> {
-        let (sender, asked) = channel();
+        let (sender, asked) = channel::<Option<Sender<R>>>();
         let it: Weak<T> = Arc::downgrade(it);
         let run = move || {
-            while asked.recv().is_ok() {
+            while let Ok(first) = asked.recv() {
                 // One run serves all requests that came before it began.
-                while asked.try_recv().is_ok() {}
+                let mut waiting: Vec<_> = first.into_iter().collect();
+                while let Ok(more) = asked.try_recv() {
+                    waiting.extend(more);
+                }
                 let Some(it) = it.upgrade() else { return };
-                task(&it);
+                let outcome = task(&it);
+                for one in waiting {
+                    // It may have stopped waiting.
+                    let _ = one.send(outcome.clone());
+                }
             }
         };
         process::thread(name, run).map_err(|error| error.to_string())?;
@@ -38,7 +46,15 @@ impl TaskThread {
     /// Requests a run of the task. Never blocks.
     pub(crate) fn ask(&self) {
         // Fails only when the thread has ended, and then the program is ending as well.
-        let _ = self.0.send(());
+        let _ = self.0.send(None);
+    }
+
+    /// Requests a run of the task, and waits for its outcome. `None`: the program is ending.
+    #[allow(dead_code, reason = "only the server has commands that wait")]
+    pub(crate) fn ask_and_wait(&self) -> Option<R> {
+        let (sender, outcome) = channel();
+        self.0.send(Some(sender)).ok()?;
+        outcome.recv().ok()
     }
 }
 

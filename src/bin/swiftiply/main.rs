@@ -9,6 +9,8 @@
 //!
 //! All other threads belong to [`swiftiply::Server`].
 
+mod commands;
+mod configuration;
 mod demo;
 mod drain;
 mod options;
@@ -24,16 +26,15 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use drain::Graces;
+use commands::Commands;
+use configuration::{Configuration, Inspected};
 use options::{Action, Invocation};
-use parking_lot::Mutex;
 use program::control::{ControlMessages, Message};
 use program::task::{TaskThread, drop_last};
-use program::{ExitError, print, reload_failed, report};
+use program::{ExitError, print, reload_failed};
 use signal_hook::consts::SIGUSR2;
 use swiftiply::config::{Config, LogDestination, LogLevel, Logger, Note, Problems};
 use swiftiply::logging::{self, Logging};
-use swiftiply::net::INSPECTION;
 use swiftiply::net::listener::Inherited;
 use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::reason;
@@ -63,7 +64,7 @@ fn run() -> Result<ExitCode, ExitError> {
 }
 
 fn check(invocation: &Invocation) -> Result<ExitCode, ExitError> {
-    let (config, notes) = inspect(invocation)?;
+    let Inspected { config, notes, .. } = Inspected::read(invocation)?;
     for note in &notes {
         eprintln!("{note}");
     }
@@ -82,22 +83,14 @@ fn read(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
     }
 }
 
-/// Reads the configuration before a start, and checks the files that it names.
-fn inspect(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
-    Config::inspect(
-        invocation.file.as_deref(),
-        &invocation.overrides,
-        &INSPECTION,
-    )
-}
-
 fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
     let upgrade = Upgrade::prepare();
     let mut predecessor = match follows {
         true => Some(Predecessor::meet().map_err(ExitError::running)?),
         false => None,
     };
-    let (config, notes) = inspect(&invocation)?;
+    let inspected = Inspected::read(&invocation)?;
+    let (config, notes) = (inspected.config.clone(), &inspected.notes);
     let identity = process::look_up(config.user.as_deref(), config.group.as_deref())
         .map_err(ExitError::usage)?;
     let mut ready = None;
@@ -114,7 +107,7 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
         .prepare(&config)
         .map_err(ExitError::running)?
         .commit();
-    for note in &notes {
+    for note in notes {
         log::warn!("{note}");
     }
     if config.daemonize && !follows {
@@ -158,7 +151,12 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
     if config.user.is_none() && process::is_root() {
         log::warn!("running as root; set user, to give that up when the addresses are bound");
     }
-    let server = bound.start().map_err(ExitError::running)?;
+    let server = Arc::new(bound.start().map_err(ExitError::running)?);
+    let configuration = Configuration::new(invocation, inspected, logging);
+    let configuration = Arc::new(configuration);
+    let pid = pid_file.as_ref();
+    let tasks = Tasks::start(&control, &server, &configuration, logging, pid, upgrade)
+        .map_err(ExitError::running)?;
     announce(&server, &config, follows)?;
     if let Err(error) = process::notify("READY=1") {
         log::warn!("NOTIFY_SOCKET: {}", reason(&error));
@@ -178,15 +176,7 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
         log::logger().flush();
         process::detach(ready).map_err(|error| ExitError::running(reason(&error)))?;
     }
-    let code = handle_signals(
-        &control,
-        server,
-        invocation,
-        logging,
-        Graces::of(&config),
-        pid_file,
-        upgrade,
-    )?;
+    let code = handle_signals(&control, server, &configuration, logging, pid_file, &tasks);
     log::logger().flush();
     Ok(code)
 }
@@ -277,52 +267,80 @@ fn announce(server: &Server, config: &Config, follows: bool) -> Result<(), ExitE
     logging::print(&line).map_err(|error| ExitError::running(reason(&error)))
 }
 
-/// Handles signals until one of them ends the server.
-///
-/// # Errors
-/// The thread for reloads could not be started.
+/// The threads that do what signals and commands ask for.
+struct Tasks {
+    reloads: TaskThread<Result<String, String>>,
+    upgrades: TaskThread<Result<String, String>>,
+}
+
+impl Tasks {
+    /// Starts them; from now on the server takes commands.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    fn start(
+        control: &ControlMessages,
+        server: &Arc<Server>,
+        configuration: &Arc<Configuration>,
+        logging: &'static Logging,
+        pid_file: Option<&Arc<PidFile>>,
+        upgrade: Upgrade,
+    ) -> Result<Self, String> {
+        let own = Arc::clone(configuration);
+        let reloads = TaskThread::of("reload", server, move |server| {
+            let outcome = own.reload(server);
+            if let Err(why) = &outcome {
+                reload_failed(why);
+            }
+            outcome
+        });
+        let reloads = reloads?;
+        // The file is removed at the end of the program, not of this thread.
+        let pid = pid_file.map(Arc::downgrade);
+        let replaced = control.sender();
+        let upgrades = TaskThread::of("upgrade", server, move |server| {
+            let pid_file = pid.as_ref().and_then(Weak::upgrade);
+            let outcome = upgrade.run(server, pid_file.as_deref());
+            match &outcome {
+                // Fails only when the program has ended.
+                Ok(()) => drop(replaced.send(Message::Stop)),
+                Err(why) => log::error!("upgrade failed: {why}; going on"),
+            }
+            outcome.map(|()| "a new process serves".to_owned())
+        });
+        let upgrades = upgrades?;
+        server.set_process_commands(Arc::new(Commands {
+            server: Arc::downgrade(server),
+            configuration: Arc::clone(configuration),
+            logging,
+            reloads: reloads.clone(),
+            upgrades: upgrades.clone(),
+            control: control.sender(),
+        }));
+        Ok(Self { reloads, upgrades })
+    }
+}
+
+/// Handles signals and commands until one of them ends the server.
 fn handle_signals(
     control: &ControlMessages,
-    server: Server,
-    invocation: Invocation,
+    server: Arc<Server>,
+    configuration: &Configuration,
     logging: &'static Logging,
-    graces: Graces,
     mut pid_file: Option<Arc<PidFile>>,
-    upgrade: Upgrade,
-) -> Result<ExitCode, ExitError> {
-    let server = Arc::new(server);
-    let graces = Arc::new(Mutex::new(graces));
-    let current = Arc::clone(&graces);
-    let reloads = TaskThread::of("reload", &server, move |server| {
-        match reload(server, &invocation, logging) {
-            Ok(config) => *current.lock() = Graces::of(&config),
-            Err(message) => reload_failed(&message),
-        }
-    });
-    let reloads = reloads.map_err(ExitError::running)?;
-    // The file is removed at the end of the program, not of this thread.
-    let pid = pid_file.as_ref().map(Arc::downgrade);
-    let replaced = control.sender();
-    let upgrades = TaskThread::of("upgrade", &server, move |server| {
-        let pid_file = pid.as_ref().and_then(Weak::upgrade);
-        match upgrade.run(server, pid_file.as_deref()) {
-            // Fails only when the program has ended.
-            Ok(()) => drop(replaced.send(Message::Stop)),
-            Err(why) => log::error!("upgrade failed: {why}; going on"),
-        }
-    });
-    let upgrades = upgrades.map_err(ExitError::running)?;
+    tasks: &Tasks,
+) -> ExitCode {
     loop {
         match control.wait() {
-            Message::Reload => reloads.ask(),
+            Message::Reload => tasks.reloads.ask(),
             Message::Reopen => {
                 logging.reopen();
                 server.reopen_logs();
                 log::info!("logs reopened");
             }
-            Message::Other(_) => upgrades.ask(),
+            Message::Other(_) => tasks.upgrades.ask(),
             Message::Stop => {
-                let graces = *graces.lock();
+                let graces = configuration.graces();
                 // Before the addresses are released, so that a successor does not find our file.
                 match server.is_replaced() {
                     // The lock ends with the other process, however long this one stays.
@@ -331,34 +349,10 @@ fn handle_signals(
                 }
                 let code = drain::drain(control, &server, graces);
                 drop_last(server);
-                return Ok(code);
+                return code;
             }
         }
     }
-}
-
-/// Switches to the configuration in the file, all or nothing.
-fn reload(
-    server: &Server,
-    invocation: &Invocation,
-    logging: &'static Logging,
-) -> Result<Config, String> {
-    let (config, notes) = read(invocation).map_err(|problems| report(&problems))?;
-    let logs = logging
-        .prepare(&config)
-        .map_err(|error| error.to_string())?;
-    server
-        .reload_loaded(config.clone())
-        .map_err(|error| error.to_string())?;
-    logs.commit();
-    for note in &notes {
-        log::warn!("{note}");
-    }
-    match config.sites.len() {
-        1 => log::info!("reloaded: 1 site"),
-        count => log::info!("reloaded: {count} sites"),
-    }
-    Ok(config)
 }
 
 /// How long to retry an address that is in use.

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::backend::dial_in::DialInControl;
 use crate::net::stream::Peer;
+use crate::server::commands::ProcessCommands;
 use crate::server::shared::Shared;
 
 /// What requests at the status address can look at, and the connections there.
@@ -15,6 +18,10 @@ pub(in crate::server) struct AdminContext {
     pub(super) shared: Arc<Shared>,
     /// Lists connected backends.
     pub(super) control: Arc<DialInControl>,
+    /// When the server was started.
+    pub(super) started: Instant,
+    /// Commands to the program, if it takes some.
+    commands: OnceLock<Arc<dyn ProcessCommands>>,
     connections: Mutex<HashMap<Option<IpAddr>, usize>>,
 }
 
@@ -29,7 +36,28 @@ impl AdminContext {
         Self {
             shared,
             control,
+            started: Instant::now(),
+            commands: OnceLock::new(),
             connections: Mutex::default(),
+        }
+    }
+
+    /// Takes commands to the program from now on.
+    pub(in crate::server) fn set_commands(&self, commands: Arc<dyn ProcessCommands>) {
+        // A program has one answer to commands, and gives it once.
+        let _ = self.commands.set(commands);
+    }
+
+    /// Commands to the program, if it takes some.
+    pub(super) fn commands(&self) -> Option<Arc<dyn ProcessCommands>> {
+        self.commands.get().cloned()
+    }
+
+    /// Waits until all requests are answered, but not for long.
+    pub(in crate::server) fn settle(&self) {
+        let since = Instant::now();
+        while !self.connections.lock().is_empty() && since.elapsed() < LONGEST_SETTLE {
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -63,6 +91,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
+/// How long a server that ends waits for responses on their way.
+const LONGEST_SETTLE: Duration = Duration::from_secs(1);
 /// Most connections at once, and those from the network of one other machine: it must not keep all others out.
 const MOST_CONNECTIONS: usize = 8;
 const MOST_OF_CLIENT: usize = 4;

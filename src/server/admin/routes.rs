@@ -1,7 +1,7 @@
 //! The paths of the status address, each with its methods and the function that answers.
 
 use super::message::{AdminRequest, AdminResponse};
-use super::status;
+use super::{control, site_config, status};
 use crate::http::head::Method;
 use crate::http::target::decoded;
 
@@ -22,7 +22,27 @@ const fn route(
 }
 
 /// All paths. GET is for HEAD too.
-const ROUTES: &[AdminRoute] = &[route("GET", "/status", status::server)];
+const ROUTES: &[AdminRoute] = &[
+    route("GET", "/status", status::server),
+    route("GET", "/control/overview", control::overview),
+    route("GET", "/control/sites", control::sites),
+    route("GET", "/control/backends", control::backends),
+    route("POST", "/control/reload", control::reload),
+    route("POST", "/control/check", control::check),
+    route("POST", "/control/upgrade", control::upgrade),
+    route("POST", "/control/stop", control::stop),
+    route("POST", "/control/log/*", control::log_level),
+    route("POST", "/control/pause/*", control::pause),
+    route("POST", "/control/resume/*", control::resume),
+    route("POST", "/control/maintenance/*/*", control::maintenance),
+    route("POST", "/control/drain/*", control::drain),
+    route("POST", "/control/undrain/*", control::undrain),
+    route("GET", "/config", site_config::show_all),
+    route("GET", "/config/*", site_config::show_site),
+    route("PUT", "/config/*", site_config::put),
+    route("POST", "/config/*", site_config::merge),
+    route("DELETE", "/config/*", site_config::remove),
+];
 
 /// Calls the function for a request, or responds with 404 or 405.
 pub(super) fn dispatch(mut request: AdminRequest<'_>) -> AdminResponse {

@@ -1,0 +1,78 @@
+//! What the program does on commands at the status address.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
+
+use swiftiply::config::LogLevel;
+use swiftiply::config::edit::SiteEdit;
+use swiftiply::config::live::{EditOptions, LiveError};
+use swiftiply::logging::Logging;
+use swiftiply::server::{ProcessCommands, Server};
+
+use super::configuration::Configuration;
+use super::program::control::Message;
+use super::program::task::TaskThread;
+
+/// The program, as far as commands concern it.
+pub(crate) struct Commands {
+    /// The server knows this; it must not keep itself alive.
+    pub(crate) server: Weak<Server>,
+    pub(crate) configuration: Arc<Configuration>,
+    pub(crate) logging: &'static Logging,
+    pub(crate) reloads: TaskThread<Result<String, String>>,
+    pub(crate) upgrades: TaskThread<Result<String, String>>,
+    pub(crate) control: Sender<Message>,
+}
+
+impl Commands {
+    /// Runs a task and waits for its outcome.
+    fn run(task: &TaskThread<Result<String, String>>) -> Result<String, String> {
+        let outcome = task.ask_and_wait();
+        outcome.unwrap_or_else(|| Err(ENDING.to_owned()))
+    }
+}
+
+impl ProcessCommands for Commands {
+    fn reload(&self) -> Result<String, String> {
+        Self::run(&self.reloads)
+    }
+
+    fn check(&self) -> Result<String, String> {
+        self.configuration.check()
+    }
+
+    fn upgrade(&self) -> Result<String, String> {
+        Self::run(&self.upgrades)
+    }
+
+    fn stop(&self) {
+        // Fails only when the program is ending already.
+        let _ = self.control.send(Message::Stop);
+    }
+
+    fn set_log_level(&self, level: LogLevel) {
+        self.logging.set_level(level);
+    }
+
+    fn show(&self, site: Option<&str>) -> Result<String, LiveError> {
+        self.configuration.show(site)
+    }
+
+    fn change(
+        &self,
+        site: &str,
+        change: SiteEdit<'_>,
+        options: EditOptions,
+    ) -> Result<String, LiveError> {
+        let Some(server) = self.server.upgrade() else {
+            return Err(LiveError::File(ENDING.to_owned()));
+        };
+        self.configuration.change(&server, site, change, options)
+    }
+
+    fn unpersisted(&self) -> Vec<String> {
+        self.configuration.unpersisted()
+    }
+}
+
+const ENDING: &str = "the server is stopping";

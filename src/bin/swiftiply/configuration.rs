@@ -1,0 +1,221 @@
+//! The configuration of the running server: loaded again, checked, and changed site by site.
+
+use parking_lot::Mutex;
+use swiftiply::config::edit::SiteEdit;
+use swiftiply::config::live::{EditOptions, LiveConfig, LiveError, LoadedConfig};
+use swiftiply::config::{Config, Note, Overrides, Problems};
+use swiftiply::logging::Logging;
+use swiftiply::net::INSPECTION;
+use swiftiply::server::Server;
+
+use super::drain::Graces;
+use super::options::Invocation;
+use super::program::report;
+
+/// What the server was started with, and what is in force now.
+pub(crate) struct Configuration {
+    overrides: Overrides,
+    /// The file; `None`: there is only the command line. Held for a whole reload or change, so that one follows the
+    /// other.
+    live: Mutex<Option<LiveConfig>>,
+    graces: Mutex<Graces>,
+    logging: &'static Logging,
+}
+
+/// A configuration that was read for the start.
+pub(crate) struct Inspected {
+    pub(crate) config: Config,
+    pub(crate) notes: Vec<Note>,
+    live: Option<LiveConfig>,
+}
+
+impl Inspected {
+    /// Reads the configuration before a start, and checks the files that it names.
+    ///
+    /// # Errors
+    /// All problems.
+    pub(crate) fn read(invocation: &Invocation) -> Result<Self, Problems> {
+        let overrides = &invocation.overrides;
+        let Some(file) = &invocation.file else {
+            let (config, notes) = Config::inspect(None, overrides, &INSPECTION)?;
+            return Ok(Self {
+                config,
+                notes,
+                live: None,
+            });
+        };
+        let (live, loaded) = LiveConfig::open(file, overrides, &INSPECTION)?;
+        Ok(Self {
+            config: loaded.config,
+            notes: loaded.notes,
+            live: Some(live),
+        })
+    }
+}
+
+impl Configuration {
+    /// That of a server that runs now.
+    pub(crate) fn new(
+        invocation: Invocation,
+        inspected: Inspected,
+        logging: &'static Logging,
+    ) -> Self {
+        Self {
+            overrides: invocation.overrides,
+            live: Mutex::new(inspected.live),
+            graces: Mutex::new(Graces::of(&inspected.config)),
+            logging,
+        }
+    }
+
+    /// How long to drain at most.
+    pub(crate) fn graces(&self) -> Graces {
+        *self.graces.lock()
+    }
+
+    /// Switches to the configuration in the file, all or nothing. Returns what to report.
+    ///
+    /// # Errors
+    /// All problems, one a line.
+    pub(crate) fn reload(&self, server: &Server) -> Result<String, String> {
+        let mut live = self.live.lock();
+        let problems = |problems: Problems| report(&problems);
+        let (config, notes) = match &mut *live {
+            None => Config::from_overrides(&self.overrides).map_err(problems)?,
+            Some(file) => {
+                let loaded = file.load().map_err(problems)?;
+                self.put_into_force(server, &loaded.config)?;
+                let lost = file.set_loaded(&loaded);
+                return Ok(reloaded(&loaded.config, &loaded.notes, &lost));
+            }
+        };
+        self.put_into_force(server, &config)?;
+        Ok(reloaded(&config, &notes, &[]))
+    }
+
+    /// Checks the file, and changes nothing. Returns what to report.
+    ///
+    /// # Errors
+    /// All problems, one a line.
+    pub(crate) fn check(&self) -> Result<String, String> {
+        let live = self.live.lock();
+        let problems = |problems: Problems| report(&problems);
+        let (config, notes, mut lost) = match &*live {
+            None => {
+                let (config, notes) =
+                    Config::inspect(None, &self.overrides, &INSPECTION).map_err(problems)?;
+                (config, notes, Vec::new())
+            }
+            Some(file) => {
+                let LoadedConfig { config, notes, .. } =
+                    file.inspect(&INSPECTION).map_err(problems)?;
+                let lost = file.unpersisted().map(str::to_owned).collect();
+                (config, notes, lost)
+            }
+        };
+        drop(live);
+        Server::check(&config).map_err(|error| error.to_string())?;
+        let mut lines: Vec<_> = notes.iter().map(ToString::to_string).collect();
+        lines.push(match config.sites.len() {
+            1 => "ok: 1 site".to_owned(),
+            count => format!("ok: {count} sites"),
+        });
+        lost.sort_unstable();
+        if !lost.is_empty() {
+            let lost = lost.join(", ");
+            lines.push(format!(
+                "changes that a reload would lose, since they are not in the file: {lost}"
+            ));
+        }
+        Ok(lines.join("\n"))
+    }
+
+    /// The configuration in force as YAML, or the entry of a site.
+    ///
+    /// # Errors
+    /// There is no such site, or no file.
+    pub(crate) fn show(&self, site: Option<&str>) -> Result<String, LiveError> {
+        with_file(self.live.lock().as_ref())?.show(site)
+    }
+
+    /// Changes the configuration of a site. Returns what to report.
+    ///
+    /// # Errors
+    /// Why that is refused.
+    pub(crate) fn change(
+        &self,
+        server: &Server,
+        site: &str,
+        change: SiteEdit<'_>,
+        options: EditOptions,
+    ) -> Result<String, LiveError> {
+        let mut live = self.live.lock();
+        let file = with_file(live.as_mut())?;
+        let prepared = file.prepare(site, change, options)?;
+        // Everything that can fail comes first.
+        let new_file = file.write(&prepared)?;
+        self.put_into_force(server, &prepared.loaded.config)
+            .map_err(LiveError::Invalid)?;
+        for note in &prepared.loaded.notes {
+            log::warn!("{note}");
+        }
+        let done = match (change, prepared.added) {
+            (SiteEdit::Remove, _) => "removed",
+            (_, true) => "added",
+            (_, false) => "changed",
+        };
+        file.commit(prepared, new_file)?;
+        if options.persist {
+            log::info!("configuration of site {site} {done} by a command, also in the file");
+            return Ok(format!("site {site} is {done}, also in the file"));
+        }
+        log::info!("configuration of site {site} {done} by a command, until the next reload");
+        Ok(format!("site {site} is {done}, until the next reload"))
+    }
+
+    /// The sites that differ from the file; none while a reload or a change is under way.
+    pub(crate) fn unpersisted(&self) -> Vec<String> {
+        let live = self.live.try_lock();
+        let file = live.as_ref().and_then(|live| live.as_ref());
+        file.map_or_else(Vec::new, |file| {
+            file.unpersisted().map(str::to_owned).collect()
+        })
+    }
+
+    fn put_into_force(&self, server: &Server, config: &Config) -> Result<(), String> {
+        let logs = self.logging.prepare(config);
+        let logs = logs.map_err(|error| error.to_string())?;
+        server
+            .reload_loaded(config.clone())
+            .map_err(|error| error.to_string())?;
+        logs.commit();
+        *self.graces.lock() = Graces::of(config);
+        Ok(())
+    }
+}
+
+fn with_file<T>(file: Option<T>) -> Result<T, LiveError> {
+    file.ok_or_else(|| LiveError::File("the server has no configuration file".to_owned()))
+}
+
+/// Logs a reload, and returns what to report.
+fn reloaded(config: &Config, notes: &[Note], lost: &[String]) -> String {
+    let mut lines: Vec<_> = notes.iter().map(ToString::to_string).collect();
+    for note in notes {
+        log::warn!("{note}");
+    }
+    if !lost.is_empty() {
+        let lost = lost.join(", ");
+        log::warn!("lost with the reload, since they were not in the file: changes of {lost}");
+        lines.push(format!(
+            "lost, since they were not in the file: changes of {lost}"
+        ));
+    }
+    let done = match config.sites.len() {
+        1 => "reloaded: 1 site".to_owned(),
+        count => format!("reloaded: {count} sites"),
+    };
+    log::info!("{done}");
+    lines.push(done);
+    lines.join("\n")
+}
