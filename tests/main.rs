@@ -44,6 +44,7 @@ mod thin;
 mod traditional;
 mod trusted_proxies;
 mod tunnels;
+mod units;
 mod upgrade;
 mod vanished;
 mod waiting;
