@@ -3,6 +3,7 @@
 mod cache;
 mod large;
 mod named;
+mod pages;
 mod serving;
 
 use std::fs;

@@ -82,6 +82,10 @@ impl Default for SiteConfig {
             follow_symlinks: Symlinks::Inside,
             hidden_files: false,
             page_cache: None,
+            fallback: None,
+            clean_urls: false,
+            autoindex: false,
+            intercept_errors: false,
             sendfileroot: None,
             enable_sendfile_404: false,
             file_cache: FileCache {

@@ -12,14 +12,21 @@ pub(super) fn check(section: &Section, site: SiteConfig, server: &Config) -> Sit
     let truth = |key: &str, default| section.take(key, value::truth).unwrap_or(default);
     let docroot = root(section, "docroot");
     if docroot.is_none() {
-        for key in ["cache_directory", "cache_extensions"] {
+        for key in [
+            "cache_directory",
+            "cache_extensions",
+            "fallback",
+            "clean_urls",
+            "autoindex",
+        ] {
             if raw::get(&section.map, key).is_some() {
                 section.note(key, ": has no effect without docroot");
             }
         }
     }
+    let fallback = fallback(section, &site, docroot.as_deref());
+    let intercept_errors = intercepts(section, &site);
     SiteConfig {
-        docroot,
         index: index(section).unwrap_or(site.index),
         staticmask: section.take("staticmask", value::expression),
         follow_symlinks: section
@@ -28,6 +35,10 @@ pub(super) fn check(section: &Section, site: SiteConfig, server: &Config) -> Sit
         hidden_files: truth("hidden_files", site.hidden_files),
         page_cache: page_cache(section),
         precompressed: truth("precompressed", site.precompressed),
+        fallback,
+        clean_urls: truth("clean_urls", site.clean_urls),
+        autoindex: truth("autoindex", site.autoindex),
+        intercept_errors,
         sendfileroot: root(section, "sendfileroot"),
         enable_sendfile_404: truth("enable_sendfile_404", site.enable_sendfile_404),
         file_cache: FileCache {
@@ -40,9 +51,61 @@ pub(super) fn check(section: &Section, site: SiteConfig, server: &Config) -> Sit
             largest: server.cache_threshold,
         },
         etag_cache: cache(section, "etag_cache", site.etag_cache),
+        docroot,
         dynamic_request_cache: cache(section, "dynamic_request_cache", site.dynamic_request_cache),
         ..site
     }
+}
+
+/// Reads `fallback`: the path of a file below the docroot, which no rule guards, since it is sent at every path.
+fn fallback(section: &Section, site: &SiteConfig, docroot: Option<&Path>) -> Option<String> {
+    const KEY: &str = "fallback";
+    let node = raw::get(&section.map, KEY)?;
+    if value::truth(node) == Ok(false) {
+        return None;
+    }
+    let path = section.take(KEY, |node| {
+        let path = value::prefix(node)?;
+        let parts = path[1..].split('/');
+        let is_plain =
+            |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
+        match parts.clone().all(is_plain) {
+            true => Ok(path),
+            false => Err("not the path of a file; write for example /index.html".into()),
+        }
+    })?;
+    let guarded = site.basic_auth.iter().flat_map(|rule| &rule.paths);
+    let clients = site.allow.iter().chain(&site.deny);
+    let mut guarded = guarded.chain(clients.flat_map(|rule| &rule.paths));
+    let is_above = |rule: &&String| {
+        let start = rule.trim_end_matches('/');
+        let split = path.split_at_checked(start.len());
+        split.is_some_and(|(own, rest)| {
+            !start.is_empty() && own.eq_ignore_ascii_case(start) && rest.starts_with(['/', '.'])
+                || own.eq_ignore_ascii_case(start) && rest.is_empty()
+        })
+    };
+    if let Some(rule) = guarded.find(is_above) {
+        let wrong =
+            format!("the rule for {rule} would not guard it, since it is sent at every path");
+        section.wrong(KEY, None, node, &wrong);
+    }
+    if let Some(docroot) = docroot.filter(|docroot| docroot.is_dir())
+        && !docroot.join(&path[1..]).is_file()
+    {
+        let shown = value::shown(node);
+        section.note(KEY, &format!(" {shown}: no such file below docroot now"));
+    }
+    Some(path)
+}
+
+/// Reads `intercept_errors`.
+fn intercepts(section: &Section, site: &SiteConfig) -> bool {
+    let intercepts = section.take("intercept_errors", value::truth) == Some(true);
+    if intercepts && site.error_pages.is_empty() {
+        section.note("intercept_errors", ": has no effect without error_pages");
+    }
+    intercepts
 }
 
 /// Reads a directory that need not exist yet: a deployment may create it, or a disk be mounted there.

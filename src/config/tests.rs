@@ -246,6 +246,22 @@ fn notes() {
         ],
     );
     check(
+        &site(
+            "outgoing: []\n    clean_urls: true\n    intercept_errors: true\n    expires: 3\n    hsts: true",
+        ),
+        &[
+            "s.yml:4: map[1] (a.example): outgoing: an empty list, so all requests get 503",
+            "s.yml:5: map[1] (a.example): clean_urls: has no effect without docroot",
+            "s.yml:6: map[1] (a.example): intercept_errors: has no effect without error_pages",
+            "s.yml:7: map[1] (a.example): expires: has no effect without docroot",
+            "s.yml:8: map[1] (a.example): hsts: has no effect without HTTPS",
+        ],
+    );
+    check(
+        &site("docroot: /\n    fallback: /none/such"),
+        &["s.yml:5: map[1] (a.example): fallback \"/none/such\": no such file below docroot now"],
+    );
+    check(
         &site("outgoing: []"),
         &["s.yml:4: map[1] (a.example): outgoing: an empty list, so all requests get 503"],
     );
@@ -935,6 +951,9 @@ fn printing_and_loading_is_stable() {
     );
     check(
         "cluster_port: 80\nmap:\n  - {incoming: a, docroot: /, outgoing: [], response_headers: [secure, {paths: [/a, /b], set: {A: 'b: ''c', X: 1}, add: {B: c, C: [d, e]}, remove: F}], expires: [hashed, 3m, {time: 0, types: [text/*], paths: /x, hashed: true, immutable: false}], cors: ['https://a:1', 'http://b']}\n  - {incoming: b, docroot: /, cors: {origins: '*', paths: /x, methods: GET, headers: [A, B], expose: C, max_age: 7}}\n",
+    );
+    check(
+        "cluster_port: 80\nmap: [{incoming: a, docroot: /, fallback: /etc/passwd, clean_urls: true, autoindex: true, error_pages: {404: /etc/passwd}, intercept_errors: true}]\n",
     );
     check(
         "cluster_address: ['unix:/s', '::1']\ncluster_port: [0, 1]\nbackend_port: 2\nbackend_address: ::1\n",

@@ -171,6 +171,14 @@ pub struct SiteConfig {
     /// Pages that the application writes into a directory below the docroot.
     #[serde(skip)]
     pub page_cache: Option<PageCache>,
+    /// The file below the docroot that is sent where there is nothing else; a decoded path that begins with a slash.
+    pub fallback: Option<String>,
+    /// Whether `.html` may be left out in the paths of files.
+    pub clean_urls: bool,
+    /// Whether directories without an index are listed.
+    pub autoindex: bool,
+    /// Whether `error_pages` replace responses of backends.
+    pub intercept_errors: bool,
     /// The directory of files that a backend may name in X-Sendfile.
     #[serde(serialize_with = "path")]
     pub sendfileroot: Option<PathBuf>,

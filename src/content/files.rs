@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 
 use super::cache::{Cache, CacheEntry, CacheLimits, Encoding, Lookup, Variant, Variants};
 use super::entity::{FileIdentity, content_type, is_older, validators};
+use super::listing;
 use super::locator::{Located, Locator};
 pub use super::response::FileResponse;
 use super::response::{Source, has_not_changed, serve, store, with_slash};
@@ -68,6 +69,8 @@ impl Files {
         let settings = FileSettings {
             index: site.index.clone(),
             pages: site.page_cache.clone(),
+            clean: site.clean_urls,
+            lists: site.autoindex,
             precompressed: site.precompressed,
             gzip: site.gzip.clone().filter(|_| cfg!(feature = "gzip")),
             ..FileSettings::new(site)
@@ -141,9 +144,40 @@ impl Files {
     pub fn respond(&self, request: &RequestHead, now: Instant) -> Option<FileResponse> {
         let path = request.target.decoded_path();
         match self.find(&path, &request.headers, now) {
+            Ok(PathKind::Nothing) if self.locator.settings.lists => self.list(&path, request, now),
             Ok(PathKind::Nothing) => None,
             Ok(PathKind::Directory) => Some(FileResponse::Moved(with_slash(request))),
             Ok(PathKind::File(source)) => Some(serve(source, request, None)),
+            Err(error) => Some(FileResponse::Unreadable(error.into())),
+        }
+    }
+
+    /// The response with the file at this path, whatever the path of the request. `None`: there is none.
+    pub fn respond_with(
+        &self,
+        path: &[u8],
+        request: &RequestHead,
+        now: Instant,
+    ) -> Option<FileResponse> {
+        match self.find(path, &request.headers, now) {
+            Ok(PathKind::Nothing | PathKind::Directory) => None,
+            Ok(PathKind::File(source)) => Some(serve(source, request, None)),
+            Err(error) => Some(FileResponse::Unreadable(error.into())),
+        }
+    }
+
+    /// The list of the files in a directory.
+    fn list(&self, decoded: &[u8], request: &RequestHead, now: Instant) -> Option<FileResponse> {
+        let key = normal(decoded, self.locator.settings.hidden)?;
+        let has_slash = key.ends_with(b"/");
+        let path = match has_slash {
+            true => key,
+            false => Cow::Owned([&key, &b"/"[..]].concat()),
+        };
+        match self.locator.list(&path[1..], now) {
+            Ok(None) => None,
+            Ok(Some(_)) if !has_slash => Some(FileResponse::Moved(with_slash(request))),
+            Ok(Some(files)) => Some(FileResponse::File(listing::page(&path, files))),
             Err(error) => Some(FileResponse::Unreadable(error.into())),
         }
     }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use super::entity::FileIdentity;
+use super::listing::ListedFile;
 use super::root::{FileKind, Root};
 use super::settings::FileSettings;
 use crate::http::encoding::ContentCoding;
@@ -48,12 +49,20 @@ impl Locator {
             return Ok(Located::Nothing);
         }
         let first = self.locate_at(path, now)?;
+        if self.settings.clean && matches!(first, Located::Nothing) && asks_for_file(path) {
+            let name = [path, b".html"].concat();
+            if self.root.kind(&name, now)? == Some(FileKind::File)
+                && let Some(found) = self.open(name, now)?
+            {
+                return Ok(found);
+            }
+        }
         let (Located::Nothing, Some(pages)) = (&first, pages) else {
             return Ok(first);
         };
         let below = [pages.directory.as_bytes(), b"/", path].concat();
         let second = self.locate_at(&below, now)?;
-        if !matches!(second, Located::Nothing) || path.is_empty() || path.ends_with(b"/") {
+        if !matches!(second, Located::Nothing) || !asks_for_file(path) {
             return Ok(second);
         }
         for extension in &pages.extensions {
@@ -69,8 +78,7 @@ impl Locator {
 
     /// Finds the file at a relative path, or the index of the directory there.
     fn locate_at(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
-        let asks_for_index = path.is_empty() || path.ends_with(b"/");
-        if asks_for_index {
+        if !asks_for_file(path) {
             for index in &self.settings.index {
                 let name = [path, index.as_bytes()].concat();
                 if self.root.kind(&name, now)? == Some(FileKind::File)
@@ -95,15 +103,51 @@ impl Locator {
     }
 
     pub(super) fn open(&self, name: Vec<u8>, now: Instant) -> Result<Option<Located>, Errno> {
-        if let Some(mask) = &self.settings.mask {
-            let root = self.root.path().as_os_str().as_bytes();
-            let whole = [root, b"/", &name].concat();
-            if mask.is_match(&String::from_utf8_lossy(&whole)) {
-                return Ok(None);
-            }
+        if self.is_masked(&name) {
+            return Ok(None);
         }
         let found = self.root.open(&name, now)?;
         Ok(found.map(|(file, identity)| Located::File(file, identity, name)))
+    }
+
+    /// Whether the site does not serve a file with this name (`staticmask`).
+    fn is_masked(&self, name: &[u8]) -> bool {
+        self.settings.mask.as_ref().is_some_and(|mask| {
+            let root = self.root.path().as_os_str().as_bytes();
+            let whole = [root, b"/", name].concat();
+            mask.is_match(&String::from_utf8_lossy(&whole))
+        })
+    }
+
+    /// Lists the directory at a relative path, which is empty or ends with a slash: what is served of it. `None`: there
+    /// is none, or it must not be listed.
+    pub(super) fn list(&self, path: &[u8], now: Instant) -> Result<Option<Vec<ListedFile>>, Errno> {
+        let FileSettings { pages, hidden, .. } = &self.settings;
+        let is_of_pages = |name: &[u8]| pages.as_ref().is_some_and(|pages| pages.holds(name));
+        let Some(names) = self.root.list(path, now)? else {
+            return Ok(None);
+        };
+        if is_of_pages(path) || self.is_masked(path) {
+            return Ok(None);
+        }
+        let mut files = Vec::new();
+        for name in names {
+            let whole = [path, &name].concat();
+            let is_hidden = name.starts_with(b".") && !hidden || name.contains(&b'\\');
+            if is_hidden || is_of_pages(&whole) || self.is_masked(&whole) {
+                continue;
+            }
+            let Some((kind, identity)) = self.root.look(&whole, now)? else {
+                continue;
+            };
+            files.push(ListedFile {
+                is_file: kind == FileKind::File,
+                name,
+                size: identity.size,
+                modified: identity.modified.0,
+            });
+        }
+        Ok(Some(files))
     }
 
     /// Opens the compressed copy beside the file with this name.
@@ -122,4 +166,9 @@ impl Locator {
             _ => None,
         })
     }
+}
+
+/// Whether a relative path is not that of a directory.
+fn asks_for_file(path: &[u8]) -> bool {
+    !path.is_empty() && !path.ends_with(b"/")
 }

@@ -1,7 +1,7 @@
 //! Everything that is served without a backend.
 //!
 //! [`files`] serves the files below a directory, with the help of `locator` (which file), [`root`] (opens it safely),
-//! [`cache`] and [`seen`] (what was found before), [`entity`] (its validators) and `response`. [`watched`] reads files
+//! [`cache`] and [`seen`] (what was found before), [`entity`] (its validators), `response` and `listing`. [`watched`] reads files
 //! again when they change, and `gzip` compresses bodies.
 
 pub mod cache;
@@ -12,6 +12,7 @@ pub mod gzip;
 #[cfg(not(feature = "gzip"))]
 #[path = "no_gzip.rs"]
 pub mod gzip;
+mod listing;
 mod locator;
 mod response;
 pub mod root;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{self, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::libc;
@@ -30,6 +31,8 @@ use crate::config::Symlinks;
 pub struct Root {
     path: PathBuf,
     how: OpenHow,
+    /// Which links are followed.
+    resolve: ResolveFlag,
     handle: RwLock<Option<Handle>>,
     /// Held while the directory is opened, so that an older result never replaces a newer one.
     reopening: Mutex<()>,
@@ -102,6 +105,7 @@ impl Root {
         Self {
             path: path.to_owned(),
             how: OpenHow::new().flags(flags).resolve(resolve),
+            resolve,
             handle: RwLock::new(None),
             reopening: Mutex::new(()),
             generation: AtomicU64::new(0),
@@ -223,6 +227,64 @@ impl Root {
             return Ok(None);
         }
         Ok(Some((File::from(file), identity(&about))))
+    }
+
+    /// The names in the directory at a relative path, which is empty for the root. `None`: there is none, or it must not
+    /// be served.
+    ///
+    /// # Errors
+    /// Those of `openat2(2)` and `getdents(2)`, unless they mean that the directory does not exist.
+    pub fn list(&self, path: &[u8], now: Instant) -> Result<Option<Vec<Vec<u8>>>, Errno> {
+        let path = if path.is_empty() { b"." } else { path };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let Some(directory) = self.resolve(path, flags, now)? else {
+            return Ok(None);
+        };
+        let mut names = Vec::new();
+        for entry in Dir::from_fd(directory)?.iter() {
+            let entry = entry?;
+            match entry.file_name().to_bytes() {
+                b"." | b".." => {}
+                name => names.push(name.to_vec()),
+            }
+        }
+        Ok(Some(names))
+    }
+
+    /// What is at a relative path, which a client may see. `None`: nothing that could be served.
+    ///
+    /// # Errors
+    /// Those of `openat2(2)`, unless they mean that the file does not exist.
+    pub fn look(
+        &self,
+        path: &[u8],
+        now: Instant,
+    ) -> Result<Option<(FileKind, FileIdentity)>, Errno> {
+        let Some(file) = self.resolve(path, OFlag::O_PATH | OFlag::O_CLOEXEC, now)? else {
+            return Ok(None);
+        };
+        let about = fstat(&file)?;
+        let kind = match about.st_mode & libc::S_IFMT {
+            libc::S_IFREG => FileKind::File,
+            libc::S_IFDIR => FileKind::Directory,
+            _ => return Ok(None),
+        };
+        Ok(Some((kind, identity(&about))))
+    }
+
+    fn resolve(&self, path: &[u8], flags: OFlag, now: Instant) -> Result<Option<OwnedFd>, Errno> {
+        let Some(directory) = self.directory(now) else {
+            return Ok(None);
+        };
+        match openat2(
+            &*directory,
+            path,
+            OpenHow::new().flags(flags).resolve(self.resolve),
+        ) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(error) => self.absent(error),
+        }
     }
 
     /// The directory; opens it again at intervals.

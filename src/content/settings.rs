@@ -14,6 +14,10 @@ pub(super) struct FileSettings {
     pub(super) mask: Option<Regex>,
     pub(super) index: Vec<String>,
     pub(super) pages: Option<config::PageCache>,
+    /// Whether `.html` may be left out.
+    pub(super) clean: bool,
+    /// Whether directories without an index are listed.
+    pub(super) lists: bool,
     pub(super) precompressed: bool,
     pub(super) gzip: Option<config::GzipConfig>,
     pub(super) file_cache: config::FileCache,
@@ -30,6 +34,8 @@ impl FileSettings {
             mask: site.staticmask.clone(),
             index: Vec::new(),
             pages: None,
+            clean: false,
+            lists: false,
             precompressed: false,
             gzip: None,
             file_cache: site.file_cache,
@@ -53,6 +59,8 @@ impl FileSettings {
             && self.hidden == other.hidden
             && self.index == other.index
             && self.pages == other.pages
+            && self.clean == other.clean
+            && self.lists == other.lists
             && self.precompressed == other.precompressed
             && self.gzip == other.gzip
             && self.file_cache == other.file_cache

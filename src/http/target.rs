@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
 use super::refusal::Refusal;
 use super::syntax::Method;
@@ -118,6 +118,17 @@ impl Target {
 pub fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
     percent_decode(bytes).into()
 }
+
+/// Encodes everything but the unreserved characters of RFC 3986 2.3, so that the result is one component of a path.
+pub fn encoded(bytes: &[u8]) -> String {
+    percent_encode(bytes, RESERVED).to_string()
+}
+
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 impl Host {
     /// Parses `uri-host [ ":" port ]` (RFC 9110 7.2). `None`: empty or invalid.

@@ -11,6 +11,7 @@ use crate::exchange::{Request, Response};
 use crate::http::head::{ACCEL_REDIRECT, Method, ResponseHead, SENDFILE};
 use crate::http::target;
 use crate::process;
+use crate::server::pages;
 
 /// The response to a request that needs no backend: a file, or 404 or 405 if the site has nothing but files.
 pub(crate) fn respond(site: &Site, request: &Request, now: Instant) -> Option<Response> {
@@ -19,6 +20,13 @@ pub(crate) fn respond(site: &Site, request: &Request, now: Instant) -> Option<Re
     let reads = is_read(&head.method);
     if reads && let Some(found) = files.respond(head, now) {
         return Some(response_of(found, request, site));
+    }
+    if reads
+        && site.settings.fallback.is_some()
+        && !site.has_backends_for(head)
+        && let Some(page) = fallback(site, request, now)
+    {
+        return Some(page);
     }
     if !site.settings.outgoing.is_empty() || site.servers.is_some() {
         return None;
@@ -33,11 +41,7 @@ pub(crate) fn respond(site: &Site, request: &Request, now: Instant) -> Option<Re
 
 /// The response with the file that a backend names, which replaces the backend's own; `None`: that is passed on. The
 /// fields that name a file are removed: no client gets them, except a trusted proxy if this one does not send files.
-pub(crate) fn named_by_backend(
-    request: &Request,
-    site: &Site,
-    head: &mut ResponseHead,
-) -> Option<Response> {
+fn named_by_backend(request: &Request, site: &Site, head: &mut ResponseHead) -> Option<Response> {
     let files = site.files.sendfileroot();
     if files.is_none() && request.client.trusted {
         return None;
@@ -74,6 +78,48 @@ pub(crate) fn named_by_backend(
     )
 }
 
+/// The response that replaces that of a backend: a file that it names, the page of a single-page application for 404,
+/// or the site's own page for an error.
+pub(crate) fn in_place_of_backend(
+    request: &Request,
+    site: &Site,
+    head: &mut ResponseHead,
+) -> Option<Response> {
+    if let Some(named) = named_by_backend(request, site, head) {
+        return Some(named);
+    }
+    let settings = &site.settings;
+    if head.status == 404 && settings.fallback.is_some() && is_read(&request.head.method) {
+        let page = fallback(site, request, Instant::now());
+        if page.is_some() {
+            return page;
+        }
+    }
+    if !settings.intercept_errors {
+        return None;
+    }
+    let mut page = site.pages.error_page(head.status, &request.head)?;
+    for (name, value) in head.headers.iter() {
+        if KEPT.iter().any(|kept| name.eq_ignore_ascii_case(kept)) {
+            page.head.headers.push(name, value);
+        }
+    }
+    Some(page)
+}
+
+/// The page of a single-page application, for a request that nothing else serves.
+fn fallback(site: &Site, request: &Request, now: Instant) -> Option<Response> {
+    let (path, files) = (site.settings.fallback.as_ref()?, site.files.docroot()?);
+    let head = &request.head;
+    let name = head.target.path().rsplit('/').next().unwrap_or_default();
+    // A missing script should not be a page.
+    if name.contains('.') && !pages::wants_html(head) {
+        return None;
+    }
+    let found = files.respond_with(path.as_bytes(), head, now)?;
+    Some(response_of(found, request, site))
+}
+
 fn response_of(found: FileResponse, request: &Request, site: &Site) -> Response {
     let head = &request.head;
     match found {
@@ -108,3 +154,13 @@ fn response_of(found: FileResponse, request: &Request, site: &Site) -> Response 
 const fn is_read(method: &Method) -> bool {
     matches!(method, Method::Get | Method::Head)
 }
+
+/// Fields of a backend that its client gets with the site's own page as well: they say what to do next.
+const KEPT: [&str; 6] = [
+    "Allow",
+    "Proxy-Authenticate",
+    "Retry-After",
+    "Set-Cookie",
+    "Vary",
+    "WWW-Authenticate",
+];

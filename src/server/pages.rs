@@ -93,6 +93,17 @@ impl SitePages {
         }
     }
 
+    /// The site's own page for a status, if it has one for this status (`error_pages`).
+    pub(crate) fn error_page(&self, status: u16, request: &RequestHead) -> Option<Response> {
+        let (_, own) = self.by_status.iter().find(|(own, _)| *own == status)?;
+        let mut page = own.in_place_of(page(status, "", Some(request)));
+        // Those of the backend count.
+        for name in ["Retry-After", "Allow"] {
+            page.head.headers.remove(name);
+        }
+        Some(page)
+    }
+
     /// The page for every request while the site is in maintenance.
     pub(crate) fn maintenance_page(&self, request: &RequestHead) -> Response {
         let why = "The site is down for maintenance. Please come back later.";
@@ -213,7 +224,7 @@ pub(crate) fn options() -> Response {
 }
 
 /// Whether the client accepts HTML by name. A program that accepts anything gets text.
-fn wants_html(request: &RequestHead) -> bool {
+pub(crate) fn wants_html(request: &RequestHead) -> bool {
     request.headers.get_all("Accept").any(|list| {
         list.split(|byte| *byte == b',').any(|range| {
             let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);

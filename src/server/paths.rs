@@ -81,8 +81,9 @@ fn shorter_names(parts: &[Box<[u8]>], site: &config::SiteConfig) -> Vec<Vec<Box<
     };
     let pages = site.page_cache.iter().flat_map(|pages| &pages.extensions);
     let pages: Vec<String> = pages.map(|extension| format!(".{extension}")).collect();
+    let clean = [".html"].into_iter().filter(|_| site.clean_urls);
     let codings = ContentCoding::ALL.iter().filter(|_| site.precompressed);
-    let endings = pages.iter().map(String::as_str);
+    let endings = pages.iter().map(String::as_str).chain(clean);
     let endings = endings.chain(codings.map(|coding| coding.extension()));
     let mut names: Vec<Vec<Box<[u8]>>> = endings
         .filter_map(|ending| {

@@ -328,7 +328,7 @@ impl ExchangeHandler for PendingRequest {
         self.permit = None;
         self.warn_of_unframed(&head, &download);
         let mut head = head;
-        let named = files::named_by_backend(&self.request, self.site(), &mut head);
+        let named = files::in_place_of_backend(&self.request, self.site(), &mut head);
         let (mut head, payload, source) = match named {
             // The file goes out as it is, and does not wait for the rest of the response that it replaces.
             Some(mut file) => {

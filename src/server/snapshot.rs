@@ -399,6 +399,13 @@ impl Site {
         self.pages.page(status, detail, request)
     }
 
+    /// Whether a request may go to a backend or server, by its path.
+    pub(crate) fn has_backends_for(&self, request: &RequestHead) -> bool {
+        self.servers.is_some()
+            || !self.plain.is_empty()
+            || !self.pools(&request.target.decoded_path()).is_empty()
+    }
+
     /// The pools for a decoded path: that of the first filter that matches, or those without filter.
     pub(crate) fn pools(&self, path: &[u8]) -> &[Arc<Pool>] {
         let matched = self.filtered.iter().find(|(filter, _)| match filter {
