@@ -206,7 +206,8 @@ impl Log for Logging {
             let text = message::text(record);
             let (style, end) = (sink.queue.style(), message::request_id(record));
             // What an operator does, such as a reload, is reported each time and at once.
-            let is_counted = record.level() <= log::Level::Warn || !end.is_empty();
+            let about_request = !end.is_empty() && record.level() <= log::Level::Info;
+            let is_counted = record.level() <= log::Level::Warn || about_request;
             if !is_counted || sink.queue.is_new(record.target(), record.level(), &text) {
                 write(&sink.writer, style, record.level(), &text, &end);
             }

@@ -1,7 +1,8 @@
 //! Counts messages that repeat, so that a failure that comes a thousand times a second does not fill the log.
 //!
-//! The first message of a kind is written at once. Equal ones within the next second are counted and reported together
-//! when it is over: `message repeated 132 times: [ ... ]`; while there are several, the time doubles, up to a minute. Messages
+//! The first messages of a kind are written at once. When several came within a second, further ones are counted and
+//! reported together when it is over: `message repeated 132 times: [ ... ]`; while that goes on, the time doubles, up to
+//! ten seconds. Messages
 //! are equal if site, level and text are; the ids of requests are not part of the text, and the ports of clients and
 //! backends do not count. The memory is bounded: for one message more, the oldest one is reported early.
 //!
@@ -29,6 +30,8 @@ struct RecentMessage {
     /// The text without ports.
     key: String,
     text: String,
+    /// How often it was written at once.
+    written: u32,
     /// How often it came since it was last written.
     count: u64,
     /// When that is reported, or the message is forgotten.
@@ -69,6 +72,10 @@ impl Repeats {
             .iter_mut()
             .find(|recent| recent.level == level && recent.key == key && recent.target == target);
         if let Some(recent) = known {
+            if recent.count == 0 && now < recent.until && recent.written < AT_ONCE {
+                recent.written += 1;
+                return Repetition::None(None);
+            }
             if now < recent.until || recent.count > 0 {
                 recent.count += 1;
                 return match recent.count {
@@ -76,6 +83,7 @@ impl Repeats {
                     _ => Repetition::Counted,
                 };
             }
+            recent.written = 1;
             recent.interval = FIRST_INTERVAL;
             recent.until = now + FIRST_INTERVAL;
             text.clone_into(&mut recent.text);
@@ -92,6 +100,7 @@ impl Repeats {
             level,
             key: key.into_owned(),
             text: text.to_owned(),
+            written: 1,
             count: 0,
             until: now + FIRST_INTERVAL,
             interval: FIRST_INTERVAL,
@@ -181,10 +190,12 @@ fn without_ports(text: &str) -> Cow<'_, str> {
 const MOST: usize = 64;
 /// The longest message that is remembered, in bytes.
 const LONGEST: usize = 1024;
+/// How many equal messages are written at once, before further ones are counted.
+const AT_ONCE: u32 = 5;
 /// How long after a message equal ones are counted.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest time between two reports of a message that goes on.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -221,8 +232,10 @@ mod tests {
     fn equal_messages_are_counted() {
         let mut scene = Scene::new();
         let new = Repetition::None(None);
-        assert_eq!(scene.note("a"), new);
-        assert_eq!(scene.repeats.next_due(), None);
+        for _ in 0..AT_ONCE {
+            assert_eq!(scene.note("a"), new);
+            assert_eq!(scene.repeats.next_due(), None);
+        }
         assert_eq!(scene.note("b"), new);
         assert_eq!(scene.note("a"), Repetition::First);
         assert_eq!(scene.note("a"), Repetition::Counted);
@@ -238,15 +251,19 @@ mod tests {
         assert_eq!(scene.after(1000), report("a"));
         // After a silence it is new.
         assert_eq!(scene.after(4000), []);
-        assert_eq!(scene.note("a"), new);
+        for _ in 0..AT_ONCE {
+            assert_eq!(scene.note("a"), new);
+        }
         assert_eq!(scene.note("a"), Repetition::First);
         assert_eq!(scene.after(1000), report("a"));
     }
 
     #[test]
-    fn reports_come_at_least_every_minute() {
+    fn reports_come_at_least_every_ten_seconds() {
         let mut scene = Scene::new();
-        scene.note("a");
+        for _ in 0..AT_ONCE {
+            scene.note("a");
+        }
         let mut longest = 0;
         for _ in 0..12 {
             assert_eq!(scene.note("a"), Repetition::First);
@@ -257,7 +274,7 @@ mod tests {
             }
             longest = longest.max(seconds + 1);
         }
-        assert_eq!(longest, 60);
+        assert_eq!(longest, 10);
     }
 
     #[test]
@@ -277,9 +294,9 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut scene = Scene::new();
-        scene.note("first");
-        scene.note("first");
-        scene.note("first");
+        for _ in 0..AT_ONCE + 2 {
+            scene.note("first");
+        }
         for number in 1..MOST {
             let text = number.to_string();
             assert_eq!(scene.note(&text), Repetition::None(None));
