@@ -22,6 +22,7 @@ mod life;
 mod logs;
 mod memory;
 mod messages;
+mod names;
 mod needs;
 mod pages;
 mod parking;

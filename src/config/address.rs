@@ -20,6 +20,22 @@ impl FromStr for Address {
     }
 }
 
+/// Parses a name of a site: a host name, or `*.` and one, for all names with one label more.
+pub(super) fn site_name(node: &Node) -> Result<String, ValueError> {
+    let text = text(node).map_err(|_| "write a host name".to_string())?;
+    let Some(rest) = text.strip_prefix("*.") else {
+        return host_name(node);
+    };
+    let name = host_name(&Node::Text(rest.into()));
+    let name =
+        name.map_err(|_| "not a host name behind the *.; write for example *.example.com")?;
+    let is_address = name.starts_with('[') || name.parse::<IpAddr>().is_ok();
+    match is_address {
+        true => Err("an address has no names below it; write it alone".into()),
+        false => Ok(format!("*.{name}")),
+    }
+}
+
 /// Parses a host name; the result is in lower case, without port and final dot.
 pub(super) fn host_name(node: &Node) -> Result<String, ValueError> {
     let text = text(node).map_err(|_| "write a host name".to_string())?;
@@ -27,7 +43,7 @@ pub(super) fn host_name(node: &Node) -> Result<String, ValueError> {
         return Err("a URL; write its host name only".into());
     }
     if text.contains('*') {
-        return Err("no patterns; list the names, or write default: true for all others".into());
+        return Err("a * stands for the first label only, *.example.com; write default: true for all other names".into());
     }
     if !text.is_ascii() {
         return Err("write it in its ASCII form (xn--...)".into());
@@ -217,6 +233,30 @@ pub(super) fn network(node: &Node) -> Result<Network, ValueError> {
         }),
         _ => Err(format!("a prefix of {address} has at most {most} bits")),
     }
+}
+
+/// Parses an item of `trusted_proxies`: a network, or the name of a service with many.
+pub(super) fn proxies(node: &Node) -> Result<Vec<Network>, ValueError> {
+    match text(node).as_deref() {
+        Ok("cloudflare") => cloudflare(),
+        _ => Ok(vec![network(node).map_err(
+            |wrong| match wrong.starts_with("a prefix") {
+                true => wrong,
+                false => {
+                    "write an address or network, 192.0.2.1 or 10.0.0.0/8, or cloudflare".into()
+                }
+            },
+        )?]),
+    }
+}
+
+/// The networks of Cloudflare, as of the date in the file.
+fn cloudflare() -> Result<Vec<Network>, ValueError> {
+    let lines = include_str!("cloudflare.txt").lines();
+    let lines = lines.filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| network(&Node::Text(line.into())))
+        .collect()
 }
 
 /// Whether it is impossible to listen on both addresses.
@@ -421,6 +461,42 @@ mod tests {
         ] {
             check(text, None);
         }
+    }
+
+    #[test]
+    fn site_names() {
+        let check = |text: &str, expected: Option<&str>| {
+            let name = site_name(&Node::Text(text.into())).ok();
+            assert_eq!(name.as_deref(), expected, "{text}");
+        };
+        check("*.Example.com.", Some("*.example.com"));
+        check("*.test:80", Some("*.test"));
+        check("example.com", Some("example.com"));
+        for text in [
+            "*",
+            "*.",
+            "*a.b",
+            "a.*.b",
+            "*.*.b",
+            "**.b",
+            "*.127.0.0.1",
+            "*.[::1]",
+            "*.a b",
+        ] {
+            check(text, None);
+        }
+    }
+
+    #[test]
+    fn networks_of_cloudflare() {
+        let networks = cloudflare().expect("networks only");
+        assert_eq!(networks.len(), 22);
+        let is_in = |ip: &str| {
+            networks
+                .iter()
+                .any(|network| network.contains(ip.parse().unwrap()))
+        };
+        assert!(is_in("104.16.0.1") && is_in("2606:4700::1") && !is_in("127.0.0.1"));
     }
 
     #[test]

@@ -138,7 +138,8 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
             .bytes("memory", LEAST_MEMORY..=1 << 50, base.memory),
         timeouts,
         trusted_proxies: top
-            .take_many("trusted_proxies", address::network)
+            .take_many("trusted_proxies", address::proxies)
+            .map(|networks| networks.concat())
             .unwrap_or_default(),
         proxy_protocol,
         allow,

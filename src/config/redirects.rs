@@ -73,7 +73,7 @@ fn one(node: &Node, site: &SiteConfig) -> Result<Redirect, ValueError> {
     let host = |node: &Node| {
         auth::within("host", node, |node| {
             let name = address::host_name(node)?;
-            match site.default || site.incoming.contains(&name) {
+            match site.default || site.has_name(&name) {
                 true => Ok(name),
                 false => Err("not a name of this site; add it to incoming".into()),
             }
@@ -211,7 +211,7 @@ pub(super) fn loops(sections: &[Section], sites: &[SiteConfig], server: &Config)
             let loops = hosts.iter().any(|host| {
                 let mut place = Place {
                     secure: !server.ssl.is_empty(),
-                    host: host.clone(),
+                    host: host.replace('*', "x"),
                     path: path.clone(),
                 };
                 let mut steps = 0;
@@ -246,8 +246,9 @@ impl Place {
         if server.health_check_uri.as_ref() == Some(&self.path) {
             return None;
         }
-        let named = |site: &&SiteConfig| site.incoming.contains(&self.host);
-        let site = sites.iter().find(named);
+        let exact = |site: &&SiteConfig| site.incoming.contains(&self.host);
+        let site = sites.iter().find(exact);
+        let site = site.or_else(|| sites.iter().find(|site| site.has_name(&self.host)));
         let site = site.or_else(|| sites.iter().find(|site| site.default))?;
         if site.redirect_to_https && !self.secure {
             return Some(Self {

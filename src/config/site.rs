@@ -87,7 +87,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     let truth = |key: &str, default| section.take(key, value::truth).unwrap_or(default);
     let mut incoming = Vec::new();
     for name in section
-        .take_many("incoming", address::host_name)
+        .take_many("incoming", address::site_name)
         .unwrap_or_default()
     {
         if !incoming.contains(&name) {
@@ -125,7 +125,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         send_proxy: send_proxy.flatten().filter(|_| directory.is_some()),
         check: check.filter(|_| directory.is_some()),
         directory,
-        backup: section.take("backup", address::host_name),
+        backup: section.take("backup", address::site_name),
         keys,
         keepalive: keepalive(section, timeouts.idle),
         order: section.take("order", order).unwrap_or(base.order),

@@ -173,8 +173,8 @@ fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Op
     };
     let map = raw::lay(own, defaults);
     let name = match raw::get(&map, "incoming") {
-        Some(Node::List(list)) => list.first().and_then(|node| address::host_name(node).ok()),
-        Some(node) => address::host_name(node).ok(),
+        Some(Node::List(list)) => list.first().and_then(|node| address::site_name(node).ok()),
+        Some(node) => address::site_name(node).ok(),
         None => None,
     };
     let label = match name {
@@ -266,7 +266,7 @@ impl TakenNames {
     fn check(&mut self, section: &Section, site: &SiteConfig) {
         // Iterate over the file rather than the site, since a message needs the line.
         for (item, node) in section.many("incoming").unwrap_or_default() {
-            let Ok(name) = address::host_name(node) else {
+            let Ok(name) = address::site_name(node) else {
                 continue;
             };
             let place = section.place("incoming", item);

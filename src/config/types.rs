@@ -103,7 +103,7 @@ pub struct SiteConfig {
     /// The name in logs: the first of [`SiteConfig::incoming`], or `default` if there is none (`backend_address`).
     #[serde(skip)]
     pub name: String,
-    /// Host names in lower case, without port.
+    /// Host names in lower case, without port. `*.example.com` is for all names with one label more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub incoming: Vec<String>,
     /// Gets the requests that match no other site's names.
@@ -247,6 +247,29 @@ pub struct SiteConfig {
     pub gzip: Option<GzipConfig>,
     /// Whether to send a compressed copy that is beside a file (`precompressed`).
     pub precompressed: bool,
+}
+
+impl SiteConfig {
+    /// Whether the site has this host name, or `*.` in place of its first label.
+    pub fn has_name(&self, host: &str) -> bool {
+        let is_own = |name: &String| name == host || is_below(host, name);
+        self.incoming.iter().any(is_own)
+    }
+
+    /// A host name for requests that name none: the first of the site, or the one below which all of its names are.
+    pub fn host(&self) -> Option<&str> {
+        let plain = self.incoming.iter().find(|name| !name.starts_with("*."));
+        let name = plain.or_else(|| self.incoming.first())?;
+        Some(name.strip_prefix("*.").unwrap_or(name))
+    }
+}
+
+/// Whether a pattern, `*.example.com`, is for this name.
+fn is_below(host: &str, pattern: &str) -> bool {
+    let rest = pattern
+        .strip_prefix('*')
+        .and_then(|rest| host.strip_suffix(rest));
+    rest.is_some_and(|label| !label.is_empty() && !label.contains('.'))
 }
 
 /// Which responses to compress (`gzip`).

@@ -103,7 +103,7 @@ pub(super) fn render(
 fn write_forwarding(request: &Request, site: &config::SiteConfig, out: &mut Vec<u8>) {
     if request.head.host.is_none() {
         // HTTP/1.0 allows a request without Host; HTTP/1.1, in which it is passed on, does not (RFC 9112 3.2).
-        let name = site.incoming.first().map_or("", String::as_str);
+        let name = site.host().unwrap_or_default();
         write_field("Host", name.as_bytes(), out);
     }
     // Passes on what a trusted proxy says about the client, and adds the address from which the proxy connected.

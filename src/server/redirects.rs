@@ -18,7 +18,7 @@ pub(crate) fn respond(site: &Site, config: &Config, request: &Request) -> Option
         return None;
     }
     let host = head.host.as_ref().map(|host| host.name());
-    let named = host.or_else(|| settings.incoming.first().map(String::as_str));
+    let named = host.or_else(|| settings.host());
     if settings.redirect_to_https
         && !request.is_https()
         && let Some(name) = named

@@ -54,6 +54,8 @@ pub(crate) struct Snapshot {
     pub(crate) sends_proxy: bool,
     /// Looked up by every request. Clients cannot add names, so it needs no hash that withstands attacks.
     names: BTreeMap<String, usize>,
+    /// Whether one of them begins with `*.`.
+    has_patterns: bool,
     /// Sites by their name in logs.
     logged: HashMap<String, usize>,
 }
@@ -153,12 +155,15 @@ impl Snapshot {
             site.backup = settings.backup.as_ref().and_then(named);
             sites.push(site);
         }
-        let names =
-            config.sites.iter().enumerate().flat_map(|(index, site)| {
-                site.incoming.iter().map(move |name| (name.clone(), index))
-            });
+        let names: BTreeMap<_, _> = config
+            .sites
+            .iter()
+            .enumerate()
+            .flat_map(|(index, site)| site.incoming.iter().map(move |name| (name.clone(), index)))
+            .collect();
         Ok(Self {
-            names: names.collect(),
+            has_patterns: names.keys().any(|name| name.starts_with("*.")),
+            names,
             logged,
             default: config.sites.iter().position(|site| site.default),
             sticky: sticky(),
@@ -182,7 +187,18 @@ impl Snapshot {
 
     /// The site with this host name, in lower case and without port.
     pub(crate) fn site(&self, name: &str) -> Option<usize> {
-        self.names.get(name).copied()
+        let exact = self.names.get(name).copied();
+        match self.has_patterns {
+            true => exact.or_else(|| self.pattern(name)),
+            false => exact,
+        }
+    }
+
+    /// The site with a name in which `*` stands for the first label of this one.
+    fn pattern(&self, name: &str) -> Option<usize> {
+        let at = name.find('.').filter(|at| *at > 0)?;
+        let rest = &name[at..];
+        self.names.get(&format!("*{rest}")).copied()
     }
 
     /// The numbers of sites that an operator has switched, for the health page; without zeros.
