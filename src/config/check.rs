@@ -6,6 +6,7 @@ use std::path::Path;
 use super::address;
 use super::clients;
 use super::defaults::{LEAST_MEMORY, MOST_WORKERS};
+use super::include;
 use super::inspection::Inspection;
 use super::keys::{self, KeyLevel};
 use super::listen::{listen, outgoing_ssl, ssl};
@@ -30,14 +31,22 @@ pub(super) fn text(
 ) -> Result<(Config, Vec<Note>), Problems> {
     let text = value::without_mark(text);
     let root = raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
-    let Node::Map(map) = &root else {
-        let message = match root {
-            Node::Null => "empty; write at least cluster_port and map",
-            _ => "not a configuration; write keys and values, cluster_port: 80",
-        };
-        return Err(Problems::one(file, None, message));
+    let mut map = match root {
+        Node::Map(map) => map,
+        root => {
+            let message = match root {
+                Node::Null => "empty; write at least cluster_port and map",
+                _ => "not a configuration; write keys and values, cluster_port: 80",
+            };
+            return Err(Problems::one(file, None, message));
+        }
     };
-    let findings = Findings::new(file, text, &root, inspection);
+    let included = include::include(&mut map, file, overrides.directory.as_deref());
+    let root = Node::Map(map);
+    let findings = Findings::new(file, text, &root, inspection).with(included);
+    let Node::Map(map) = &root else {
+        unreachable!("made above")
+    };
     keys::check(&findings, KeyLevel::Top, map, &(Vec::new(), String::new()));
     let config = config(map, &findings, overrides);
     Ok((config, findings.finish()?))

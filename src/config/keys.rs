@@ -246,6 +246,7 @@ const KEYS: &[ConfigKey] = &[
     key("group", KeyLevel::Top, KeyStatus::Now),
     key("defaults", KeyLevel::Top, KeyStatus::Now),
     key("map", KeyLevel::Top, KeyStatus::Now),
+    key("include", KeyLevel::Top, KeyStatus::Now),
     key("logger", KeyLevel::Both, KeyStatus::Now),
     key("logger.type", KeyLevel::Both, KeyStatus::Now),
     key("logger.file", KeyLevel::Both, KeyStatus::Now),

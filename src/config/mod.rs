@@ -4,8 +4,10 @@
 //! text of a file and returns either a [`Config`] in which every value is checked, with [`Note`]s about keys that have
 //! no effect, or *all* [`Problems`] at once, each with its line and key.
 //!
+//! `include` reads further files with entries of `map`.
+//!
 //! Called on the main thread, at the start and at each reload. Nothing here opens a socket, or a file other than the
-//! configuration and the `key_file`s, `users_file`s and pages that it names.
+//! configuration, the files that it includes and the `key_file`s, `users_file`s and pages that it names.
 //!
 //! **Invariants** of a loaded [`Config`]: it has at least one address to listen on, and none of them is also a dial-in
 //! address; at most one default site; no host name twice; every path is absolute; every deadline is at least a
@@ -28,6 +30,7 @@ pub mod edit;
 mod files;
 mod gzip;
 mod headers;
+mod include;
 mod inspection;
 mod keys;
 mod listen;

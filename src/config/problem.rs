@@ -6,6 +6,7 @@ use std::error::Error;
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::include::{Included, IncludedFile};
 use super::inspection::Inspection;
 use super::raw::{self, Node, PathStep};
 use crate::escape::escape;
@@ -114,6 +115,7 @@ pub(super) struct Findings<'a> {
     file: &'a Path,
     text: &'a str,
     root: &'a Node,
+    included: Vec<IncludedFile>,
     /// Before a start: how to inspect files that the configuration names.
     pub(super) inspection: Option<&'a Inspection>,
     problems: RefCell<Vec<Finding>>,
@@ -125,6 +127,8 @@ pub(super) struct Findings<'a> {
 pub(super) enum Location {
     /// In the file: the steps to it, and the name of its section.
     File(Vec<PathStep>, String),
+    /// An included file as a whole, and perhaps a line.
+    Whole(PathBuf, Option<usize>),
     /// On the command line.
     CommandLine,
 }
@@ -142,9 +146,37 @@ impl<'a> Findings<'a> {
             file,
             text,
             root,
+            included: Vec::new(),
             inspection,
             problems: RefCell::default(),
             notes: RefCell::default(),
+        }
+    }
+
+    /// The same with the files that the text includes, whose entries are in the tree already.
+    pub(super) fn with(self, included: Included) -> Self {
+        self.problems.borrow_mut().extend(included.problems);
+        Self {
+            included: included.files,
+            ..self
+        }
+    }
+
+    /// Whether the entry of `map` with this index is from an included file.
+    pub(super) fn is_included(&self, index: usize) -> bool {
+        let steps = [PathStep::Key("map".into()), PathStep::Item(index)];
+        self.included
+            .iter()
+            .any(|file| file.steps(&steps).is_some())
+    }
+
+    /// The file with the value at `steps`, its text, and the steps in it.
+    fn file_of(&self, steps: &[PathStep]) -> (&Path, &str, Vec<PathStep>) {
+        let mut files = self.included.iter();
+        let found = files.find_map(|file| Some((file, file.steps(steps)?)));
+        match found {
+            Some((file, steps)) => (&file.path, &file.text, steps),
+            None => (self.file, self.text, steps.to_vec()),
         }
     }
 
@@ -166,9 +198,15 @@ impl<'a> Findings<'a> {
         match place {
             Location::CommandLine => ", command line".into(),
             Location::File(..) if self.problems.borrow().len() > self.affordable() => String::new(),
-            Location::File(steps, _) => raw::line(self.text, steps)
-                .map(|line| format!(", line {line}"))
-                .unwrap_or_default(),
+            Location::File(steps, _) => {
+                let (file, text, steps) = self.file_of(steps);
+                match raw::line(text, &steps) {
+                    Some(line) if file == self.file => format!(", line {line}"),
+                    Some(line) => format!(", {}:{line}", file.display()),
+                    None => String::new(),
+                }
+            }
+            Location::Whole(..) => String::new(),
         }
     }
 
@@ -209,10 +247,16 @@ impl<'a> Findings<'a> {
         let mut problems: Vec<Problem> = Vec::with_capacity(unique.len());
         for (index, (place, message)) in unique.into_iter().enumerate() {
             let (file, line, path) = match place {
-                Location::File(steps, path) if index < affordable => {
-                    (self.file, raw::line(self.text, steps), path.clone())
+                Location::File(steps, path) => {
+                    let (file, text, steps) = self.file_of(steps);
+                    let line = || raw::line(text, &steps);
+                    let line = (index < affordable).then(line).flatten();
+                    // An entry that is the whole of its file has no line of its own.
+                    let line =
+                        line.or_else(|| (file != self.file && steps.is_empty()).then_some(1));
+                    (file, line, path.clone())
                 }
-                Location::File(_, path) => (self.file, None, path.clone()),
+                Location::Whole(file, line) => (file.as_path(), *line, String::new()),
                 Location::CommandLine => (Path::new(COMMAND_LINE), None, String::new()),
             };
             problems.push(Problem {
@@ -222,9 +266,18 @@ impl<'a> Findings<'a> {
                 message: message.clone(),
             });
         }
-        problems.sort_by_key(|problem| match problem.line {
-            None if !problem.path.is_empty() => usize::MAX,
-            line => line.unwrap_or(0),
+        let number = |path: &Path| {
+            let mut files = self.included.iter();
+            files
+                .position(|file| file.path == path)
+                .map_or(0, |number| number + 1)
+        };
+        problems.sort_by_key(|problem| {
+            let line = match problem.line {
+                None if !problem.path.is_empty() => usize::MAX,
+                line => line.unwrap_or(0),
+            };
+            (number(&problem.file), line)
         });
         problems
     }

@@ -167,8 +167,11 @@ fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Op
             "{}: not a site; write {{incoming: example.com, outgoing: 127.0.0.1:30000}}",
             value::shown(node)
         );
-        top.findings
-            .problem(Location::File(steps, format!("map[{number}]")), message);
+        let label = match top.findings.is_included(index) {
+            true => "site".to_owned(),
+            false => format!("map[{number}]"),
+        };
+        top.findings.problem(Location::File(steps, label), message);
         return None;
     };
     let map = raw::lay(own, defaults);
@@ -177,9 +180,13 @@ fn entry<'a>(top: &Section<'a>, defaults: &Map, index: usize, node: &Node) -> Op
         Some(node) => address::site_name(node).ok(),
         None => None,
     };
+    let place = match top.findings.is_included(index) {
+        true => "site".to_owned(),
+        false => format!("map[{number}]"),
+    };
     let label = match name {
-        Some(name) => format!("map[{number}] ({name})"),
-        None => format!("map[{number}]"),
+        Some(name) => format!("{place} ({name})"),
+        None => place,
     };
     keys::check(
         top.findings,

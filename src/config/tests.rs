@@ -137,6 +137,91 @@ fn files_that_cannot_be_read() {
 }
 
 #[test]
+fn included_files() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let overrides = Overrides {
+        directory: Some(directory.path().into()),
+        ..Overrides::default()
+    };
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join("etc").join(name);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        fs::write(path, text).expect("a file");
+    };
+    let load = || Config::load(Path::new("etc/s.yml"), &overrides);
+    let reports = |expected: &[&str]| {
+        let problems = load().expect_err("a problem").to_string();
+        assert_eq!(problems.lines().collect::<Vec<_>>(), expected);
+    };
+    let main = "cluster_port: 80\ninclude: [conf.d/*.yml, none/*, more.yml]\ndefaults: {timeout: 7}\nmap:\n  - {incoming: a, outgoing: 127.0.0.1:1}\n";
+    write("s.yml", main);
+    reports(&["etc/s.yml:2: include \"more.yml\": no such file"]);
+    write(
+        "more.yml",
+        "- {incoming: d, outgoing: 127.0.0.1:4}\n\n- {incoming: e, outgoing: 127.0.0.1:5}\n",
+    );
+    write(
+        "conf.d/2.yml",
+        "# A comment.\nincoming: c\noutgoing: 127.0.0.1:3\n",
+    );
+    write("conf.d/1.yml", "incoming: b\noutgoing: 127.0.0.1:2\n");
+    for ignored in ["conf.d/1.yml~", "conf.d/.3.yml", "conf.d/x.yml/y"] {
+        write(ignored, "a: [");
+    }
+    write("conf.d/empty.yml", "# Nothing.\n");
+    let (config, notes) = load().expect("no problem");
+    assert!(notes.is_empty(), "{notes:?}");
+    let sites = config.sites.iter();
+    let sites: Vec<_> = sites
+        .map(|site| (site.name.as_str(), site.timeout.as_secs()))
+        .collect();
+    assert_eq!(sites, [("a", 7), ("b", 7), ("c", 7), ("d", 7), ("e", 7)]);
+    write(
+        "conf.d/1.yml",
+        "incoming: [b, e, a]\noutgoin: 127.0.0.1:2\n",
+    );
+    write(
+        "conf.d/2.yml",
+        "# A comment.\nincoming: c\n\noutgoing: 127.0.0.1\n",
+    );
+    write("conf.d/3.yml", "x: 1\n  y: [\n");
+    write("conf.d/4.yml", "only text");
+    write(
+        "more.yml",
+        "- {incoming: d, outgoing: 127.0.0.1:4}\n\n- {incoming: e, outgoing: x}\n- 3\n",
+    );
+    let problems = load().expect_err("a problem").to_string();
+    for expected in [
+        "etc/conf.d/1.yml:1: site (b): incoming \"a\": also a name of map[1] (a), line 5; leave it out of one",
+        "etc/conf.d/1.yml:1: site (b): no outgoing; write where backends dial in, outgoing: 127.0.0.1:30000",
+        "etc/conf.d/1.yml:2: site (b): unknown key \"outgoin\"; did you mean \"outgoing\"?",
+        "etc/conf.d/2.yml:4: site (c): outgoing \"127.0.0.1\": no port; write 127.0.0.1:30000",
+        "etc/conf.d/4.yml: not a site; write {incoming: example.com, outgoing: 127.0.0.1:30000}",
+        "etc/more.yml:3: site (e): incoming \"e\": also a name of site (b), etc/conf.d/1.yml:1; leave it out of one",
+        "etc/more.yml:3: site (e): outgoing \"x\": no port; write x:30000",
+        "etc/more.yml:4: site: 3: not a site; write {incoming: example.com, outgoing: 127.0.0.1:30000}",
+    ] {
+        assert!(
+            problems.lines().any(|line| line == expected),
+            "{expected}\n{problems}"
+        );
+    }
+    assert!(
+        problems.contains("etc/conf.d/3.yml:2: not YAML: "),
+        "{problems}"
+    );
+    write(
+        "s.yml",
+        "cluster_port: 80\ninclude: [3, conf.*/x.yml, ..]\n",
+    );
+    reports(&[
+        "etc/s.yml:2: include 3: no such file",
+        "etc/s.yml:2: include \"conf.*/x.yml\": a pattern in the name of a directory; write it in the last part only",
+        "etc/s.yml:2: include \"..\": not the name of a file; write for example conf.d/*.yml",
+    ]);
+}
+
+#[test]
 fn a_problem_is_one_line_whatever_the_value() {
     let text = "cluster_port: 80\nmap: [{incoming: a, outgoing: \"b\\nc\\e\"}]\n";
     let problems = load(text).expect_err("a problem");

@@ -8,9 +8,9 @@ use swiftiply::config::{Address, Config, Filter, Overrides};
 /// Configurations: any text is either one that keeps its promises and is printed as another with the same meaning, or
 /// has problems, each with its place.
 pub(super) fn config(input: &[u8]) {
-    // Files are read as UTF-8 before they get here. Key files would be opened.
+    // Files are read as UTF-8 before they get here. Key files and included ones would be opened.
     let text = match str::from_utf8(input) {
-        Ok(text) if !text.contains("key_file") => text,
+        Ok(text) if !text.contains("key_file") && !text.contains("include") => text,
         _ => return,
     };
     let overrides = Overrides {
