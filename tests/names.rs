@@ -1,5 +1,9 @@
 //! Names of sites with `*` in place of the first label.
 
+use std::fs;
+
+use nix::sys::signal::Signal::SIGHUP;
+
 use crate::common::{Backend, Echo, Proxy, Visitor, needs, secure};
 
 /// What a request for this host gets.
@@ -89,5 +93,35 @@ fn certificate_and_redirect() {
     let moved = client.ask("GET /x HTTP/1.1\r\nHost: old.a.test\r\n\r\n");
     assert_eq!(moved.field("Location"), Some("https://new.a.test/x"));
     drop((client, echo));
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn sites_in_files_of_their_own() {
+    let proxy = Proxy::start("include: conf.d/*.yml\nmap: [{incoming: one, docroot: .}]");
+    let folder = proxy.file("conf.d");
+    fs::create_dir(&folder).unwrap();
+    let mut client = proxy.visit();
+    assert_eq!(ask(&mut client, "two").0, 404);
+    fs::create_dir(proxy.file("files of two")).unwrap();
+    fs::write(proxy.file("files of two/two"), "page").unwrap();
+    fs::write(proxy.file("root"), "files of two\n").unwrap();
+    fs::write(
+        folder.join("two.yml"),
+        "incoming: two\ndocroot: ${file:root}\ntimeout: 60\n",
+    )
+    .unwrap();
+    proxy.load_again();
+    assert_eq!(ask(&mut client, "two"), (200, "page".to_owned()));
+    // A problem there changes nothing.
+    let good = fs::read_to_string(folder.join("two.yml")).unwrap();
+    fs::write(folder.join("two.yml"), good.replace("60", "x")).unwrap();
+    proxy.signal(SIGHUP);
+    proxy.wait_for_log("conf.d/two.yml:3: site (two): timeout \"x\"");
+    assert_eq!(ask(&mut client, "two").0, 200);
+    fs::remove_file(folder.join("two.yml")).unwrap();
+    proxy.load_again();
+    assert_eq!(ask(&mut client, "two").0, 404);
+    drop(client);
     proxy.finish_without_leak_check();
 }

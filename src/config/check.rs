@@ -15,6 +15,7 @@ use super::problem::{COMMAND_LINE, Findings, Location, Note, Problems};
 use super::proxy_protocol;
 use super::rate;
 use super::raw::{self, Map, Node};
+use super::references;
 use super::section::Section;
 use super::site::TopLevel;
 use super::sites::sites;
@@ -30,7 +31,11 @@ pub(super) fn text(
     inspection: Option<&Inspection>,
 ) -> Result<(Config, Vec<Note>), Problems> {
     let text = value::without_mark(text);
-    let root = raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
+    let mut root =
+        raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
+    let directory = overrides.directory.as_deref();
+    let mut references = Vec::new();
+    let faults = references::resolve(&mut root, directory, &mut references);
     let mut map = match root {
         Node::Map(map) => map,
         root => {
@@ -41,14 +46,23 @@ pub(super) fn text(
             return Err(Problems::one(file, None, message));
         }
     };
-    let included = include::include(&mut map, file, overrides.directory.as_deref());
+    let included = include::include(&mut map, file, directory, &mut references);
     let root = Node::Map(map);
-    let findings = Findings::new(file, text, &root, inspection).with(included);
+    let findings = Findings::new(file, text, &root, inspection).with(included.files, references);
+    for (place, message) in included.problems {
+        findings.problem(place, message);
+    }
+    for (steps, message) in faults {
+        findings.problem(Location::File(steps, String::new()), message);
+    }
     let Node::Map(map) = &root else {
         unreachable!("made above")
     };
     keys::check(&findings, KeyLevel::Top, map, &(Vec::new(), String::new()));
-    let config = config(map, &findings, overrides);
+    let config = Config {
+        references: findings.references.clone(),
+        ..config(map, &findings, overrides)
+    };
     Ok((config, findings.finish()?))
 }
 
@@ -162,6 +176,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
             .unwrap_or(base.temporary_directory),
         cache_threshold: top.bytes("cache_threshold", 0..=16 << 20, base.cache_threshold),
         sites: Vec::new(),
+        references: Vec::new(),
     };
     let config = Config {
         status: status::status(&top, &config),

@@ -45,6 +45,7 @@ impl Default for Config {
             temporary_directory: env::temp_dir(),
             cache_threshold: CACHE_THRESHOLD,
             sites: Vec::new(),
+            references: Vec::new(),
         }
     }
 }

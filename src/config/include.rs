@@ -3,24 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::included::IncludedFile;
 use super::problem::Location;
 use super::raw::{self, Map, Node, PathStep};
+use super::references;
+use super::types::Reference;
 use super::value;
-
-/// A file with entries of `map`.
-#[derive(Debug)]
-pub(super) struct IncludedFile {
-    /// Its path as messages name it.
-    pub(super) path: PathBuf,
-    /// Its text.
-    pub(super) text: String,
-    /// The index of its first entry in `map`.
-    first: usize,
-    /// How many there are.
-    count: usize,
-    /// Whether the file is a list of entries, rather than one entry.
-    is_list: bool,
-}
 
 /// What was found of included files.
 #[derive(Debug, Default)]
@@ -30,25 +18,13 @@ pub(super) struct Included {
     pub(super) problems: Vec<(Location, String)>,
 }
 
-impl IncludedFile {
-    /// The steps within this file of a value that has these steps in the whole configuration. `None`: it is elsewhere.
-    pub(super) fn steps(&self, steps: &[PathStep]) -> Option<Vec<PathStep>> {
-        let [PathStep::Key(map), PathStep::Item(index), rest @ ..] = steps else {
-            return None;
-        };
-        let own = index
-            .checked_sub(self.first)
-            .filter(|own| *own < self.count)?;
-        if map != "map" {
-            return None;
-        }
-        let item = self.is_list.then_some(PathStep::Item(own));
-        Some(item.into_iter().chain(rest.iter().cloned()).collect())
-    }
-}
-
 /// Adds the entries of the files that `include` names to `map`. Their paths begin at the directory of `file`.
-pub(super) fn include(top: &mut Map, file: &Path, directory: Option<&Path>) -> Included {
+pub(super) fn include(
+    top: &mut Map,
+    file: &Path,
+    directory: Option<&Path>,
+    references: &mut Vec<Reference>,
+) -> Included {
     let mut included = Included::default();
     let Some(node) = raw::get(top, KEY).cloned() else {
         return included;
@@ -85,8 +61,17 @@ pub(super) fn include(top: &mut Map, file: &Path, directory: Option<&Path>) -> I
             }
             let whole = |line, message| (Location::Whole(path.clone(), line), message);
             match read(&path, directory) {
-                Ok((text, nodes, is_list)) => {
+                Ok((text, mut nodes, is_list)) => {
                     let count = nodes.len();
+                    for (index, node) in nodes.iter_mut().enumerate() {
+                        for (inner, message) in references::resolve(node, directory, references) {
+                            let mut steps =
+                                vec![PathStep::Key(MAP.into()), PathStep::Item(first + index)];
+                            steps.extend(inner);
+                            let place = Location::File(steps, "site".into());
+                            included.problems.push((place, message));
+                        }
+                    }
                     entries.extend(nodes);
                     included.files.push(IncludedFile {
                         path,
@@ -168,10 +153,10 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     pattern[at..].iter().all(|letter| *letter == b'*')
 }
 
-type FileFault = (Option<usize>, String);
+type ReadFault = (Option<usize>, String);
 
 /// The text of a file with its entries, and whether they are a list.
-fn read(path: &Path, directory: Option<&Path>) -> Result<(String, Vec<Node>, bool), FileFault> {
+fn read(path: &Path, directory: Option<&Path>) -> Result<(String, Vec<Node>, bool), ReadFault> {
     let bytes = value::read_text(&value::absolute(directory, path), FILE_BYTES);
     let bytes = bytes.map_err(|wrong| (None, wrong))?;
     let text = String::from_utf8(bytes).map_err(|_| (None, "not UTF-8".to_owned()))?;

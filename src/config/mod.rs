@@ -4,7 +4,7 @@
 //! text of a file and returns either a [`Config`] in which every value is checked, with [`Note`]s about keys that have
 //! no effect, or *all* [`Problems`] at once, each with its line and key.
 //!
-//! `include` reads further files with entries of `map`.
+//! `references` puts values into texts; `include` reads further files with entries of `map`.
 //!
 //! Called on the main thread, at the start and at each reload. Nothing here opens a socket, or a file other than the
 //! configuration, the files that it includes and the `key_file`s, `users_file`s and pages that it names.
@@ -31,6 +31,7 @@ mod files;
 mod gzip;
 mod headers;
 mod include;
+mod included;
 mod inspection;
 mod keys;
 mod listen;
@@ -45,6 +46,7 @@ mod proxy_protocol;
 mod rate;
 mod raw;
 mod redirects;
+mod references;
 mod section;
 mod site;
 mod sites;
@@ -68,7 +70,7 @@ pub use types::{
     ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds, Scheduling, SiteConfig,
     SocketFileConfig, StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
-pub use types::{Cors, ExpiresRule, HeaderRule, Hsts, Redirect};
+pub use types::{Cors, ExpiresRule, HeaderRule, Hsts, Redirect, Reference};
 pub(crate) use value::{read_file, read_text};
 pub use value::{size_text, time_of};
 

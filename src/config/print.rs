@@ -9,10 +9,11 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use serde_yaml::Value;
 
+use super::references;
 use super::types::{
     AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, ExcludedRequests,
-    Filter, Limits, LogDestination, LogLevel, Logger, Outgoing, ProxyVersion, RequestIds,
-    SiteConfig, Symlinks, SyslogConfig, Timeouts, Tls,
+    Filter, Limits, LogDestination, LogLevel, Logger, Outgoing, ProxyVersion, Reference,
+    RequestIds, SiteConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
 use super::written::time;
 
@@ -20,7 +21,9 @@ impl Config {
     /// This configuration as YAML. Loading it results in the same configuration.
     pub fn to_yaml(&self) -> String {
         let value = serde_yaml::to_value(PrintedConfig::of(self));
-        let text = value.and_then(|value| serde_yaml::to_string(&without_nulls(value)));
+        let text = value.and_then(|value| {
+            serde_yaml::to_string(&with_references(without_nulls(value), &self.references))
+        });
         text.expect("scalars, lists and maps with text keys can be written")
     }
 }
@@ -37,6 +40,27 @@ fn without_nulls(value: Value) -> Value {
             )
         }
         Value::Sequence(list) => Value::Sequence(list.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
+
+/// Texts that had references are printed as they were written, so that secrets are not.
+fn with_references(value: Value, references: &[Reference]) -> Value {
+    match value {
+        Value::String(text) => Value::String(references::written(&text, references)),
+        Value::Mapping(map) => {
+            let pairs = map.into_iter();
+            let pairs = pairs.map(|(key, value)| (key, with_references(value, references)));
+            Value::Mapping(pairs.collect())
+        }
+        Value::Sequence(list) => {
+            let items = list.into_iter();
+            Value::Sequence(
+                items
+                    .map(|value| with_references(value, references))
+                    .collect(),
+            )
+        }
         other => other,
     }
 }

@@ -6,9 +6,11 @@ use std::error::Error;
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::include::{Included, IncludedFile};
+use super::included::IncludedFile;
 use super::inspection::Inspection;
 use super::raw::{self, Node, PathStep};
+use super::references;
+use super::types::Reference;
 use crate::escape::escape;
 
 /// A reason why a configuration cannot be used.
@@ -116,6 +118,8 @@ pub(super) struct Findings<'a> {
     text: &'a str,
     root: &'a Node,
     included: Vec<IncludedFile>,
+    /// Values of references, which messages do not show.
+    pub(super) references: Vec<Reference>,
     /// Before a start: how to inspect files that the configuration names.
     pub(super) inspection: Option<&'a Inspection>,
     problems: RefCell<Vec<Finding>>,
@@ -147,6 +151,7 @@ impl<'a> Findings<'a> {
             text,
             root,
             included: Vec::new(),
+            references: Vec::new(),
             inspection,
             problems: RefCell::default(),
             notes: RefCell::default(),
@@ -154,10 +159,10 @@ impl<'a> Findings<'a> {
     }
 
     /// The same with the files that the text includes, whose entries are in the tree already.
-    pub(super) fn with(self, included: Included) -> Self {
-        self.problems.borrow_mut().extend(included.problems);
+    pub(super) fn with(self, included: Vec<IncludedFile>, references: Vec<Reference>) -> Self {
         Self {
-            included: included.files,
+            included,
+            references,
             ..self
         }
     }
@@ -181,11 +186,13 @@ impl<'a> Findings<'a> {
     }
 
     pub(super) fn problem(&self, place: Location, message: impl Into<String>) {
-        self.problems.borrow_mut().push((place, message.into()));
+        let message = references::hidden(message.into(), &self.references);
+        self.problems.borrow_mut().push((place, message));
     }
 
     pub(super) fn note(&self, place: Location, message: impl Into<String>) {
-        self.notes.borrow_mut().push((place, message.into()));
+        let message = references::hidden(message.into(), &self.references);
+        self.notes.borrow_mut().push((place, message));
     }
 
     /// Whether the file itself has a value there, before `defaults` are merged.

@@ -137,6 +137,52 @@ fn files_that_cannot_be_read() {
 }
 
 #[test]
+fn references_to_files_and_to_the_environment() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let overrides = Overrides {
+        directory: Some(directory.path().into()),
+        ..Overrides::default()
+    };
+    let write = |name: &str, text: &str| {
+        fs::write(directory.path().join(name), text).expect("a file");
+    };
+    write("key", "very-secret\n");
+    write("port", "8080");
+    write(
+        "a.yml",
+        "incoming: b\noutgoing: ['127.0.0.1:2', '${UNSET_BY_ALL}']\n",
+    );
+    let text = "cluster_port: ${file:port}\nmap:\n  - incoming: a\n    outgoing: 127.0.0.1:1\n    key: ['${file:key}', 'x$${y}', 'a$$b$']\n    temporary: 1\n";
+    let good = text.replace("    temporary: 1\n", "");
+    let (config, _) = from(&good, &overrides).expect("no problem");
+    assert_eq!(config.listen[0].to_string(), "0.0.0.0:8080");
+    assert_eq!(config.sites[0].keys, ["very-secret", "x${y}", "a$$b$"]);
+    let printed = config.to_yaml();
+    assert!(!printed.contains("very-secret"), "{printed}");
+    assert!(printed.contains("${file:key}"), "{printed}");
+    let (again, _) = from(&printed, &overrides).expect("no problem");
+    assert_eq!(format!("{:?}", again.sites), format!("{:?}", config.sites));
+    let check = |text: &str, expected: &[&str]| {
+        let problems = from(text, &overrides).expect_err("a problem").to_string();
+        assert_eq!(problems.lines().collect::<Vec<_>>(), expected);
+    };
+    check(
+        &format!(
+            "{good}include: a.yml\nuser: ${{file:key}}\ndaemonize: x${{file:key}}\npidfile: ${{file:none}}\ngroup: ${{PATH\n"
+        ),
+        &[
+            "s.yml:7: user \"${file:key}\": no such user",
+            "s.yml:8: daemonize \"x${file:key}\": write true or false",
+            "s.yml:9: pidfile \"${file:none}\": no such file or directory",
+            "s.yml:10: group \"${PATH\": write ${NAME} or ${file:/path}, or $${ for a dollar and a brace",
+            "s.yml:10: group \"${PATH\": no such group",
+            "a.yml:2: site: outgoing \"${UNSET_BY_ALL}\": UNSET_BY_ALL is not set in the environment of the server",
+            "a.yml:2: site (b): outgoing \"${UNSET_BY_ALL}\": no port; write ${UNSET_BY_ALL}:30000",
+        ],
+    );
+}
+
+#[test]
 fn included_files() {
     let directory = tempfile::tempdir().expect("a directory");
     let overrides = Overrides {

@@ -3,6 +3,7 @@
 mod address;
 mod headers;
 mod redirect;
+mod reference;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use serde::{Serialize, Serializer};
 pub use address::{Address, ClientGroup, Network};
 pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use redirect::{Hsts, Redirect};
+pub use reference::Reference;
 
 use super::written::{expression, list_or_no, or_no, path, time, time_or_no};
 use crate::budget::PART;
@@ -95,6 +97,9 @@ pub struct Config {
     /// The sites, in the order of the file (`map`).
     #[serde(skip)]
     pub sites: Vec<SiteConfig>,
+    /// The texts that had references, such as `${NAME}`: printed as they were written.
+    #[serde(skip)]
+    pub references: Vec<Reference>,
 }
 
 /// One entry of `map`, with `defaults` merged in.

@@ -10,7 +10,11 @@ use swiftiply::config::{Address, Config, Filter, Overrides};
 pub(super) fn config(input: &[u8]) {
     // Files are read as UTF-8 before they get here. Key files and included ones would be opened.
     let text = match str::from_utf8(input) {
-        Ok(text) if !text.contains("key_file") && !text.contains("include") => text,
+        Ok(text)
+            if !text.contains("key_file") && !text.contains("include") && !text.contains("${") =>
+        {
+            text
+        }
         _ => return,
     };
     let overrides = Overrides {
