@@ -79,6 +79,38 @@ impl DrainedName {
     }
 }
 
+impl DrainedName {
+    /// A text for another process, which [`DrainedName::from_text`] reads.
+    pub fn to_text(&self) -> String {
+        match self {
+            // It may have any bytes.
+            Self::Id(id) => {
+                let bytes = id.as_bytes().iter();
+                let digits: Vec<_> = bytes.map(|byte| format!("{byte:02x}")).collect();
+                format!("id {}", digits.concat())
+            }
+            Self::Machine(ip) => format!("machine {ip}"),
+            Self::Server(name) => format!("server {name}"),
+        }
+    }
+
+    /// Reads a text of [`DrainedName::to_text`].
+    pub fn from_text(text: &str) -> Option<Self> {
+        let (kind, name) = text.split_once(' ')?;
+        match kind {
+            "id" => {
+                let starts = (0..name.len()).step_by(2);
+                let byte = |at| u8::from_str_radix(name.get(at..at + 2)?, 16).ok();
+                let bytes = starts.map(byte).collect::<Option<Vec<_>>>();
+                Id::new(&bytes?).map(Self::Id)
+            }
+            "machine" => name.parse().ok().map(Self::Machine),
+            "server" => Some(Self::Server(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
 /// The name as a command gives it.
 impl fmt::Display for DrainedName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -108,11 +140,16 @@ mod tests {
             assert!(drained.add(name.clone()) && !drained.add(name.clone()));
             assert!(drained.has_backend(&id, &peer), "{name}");
             assert!(drained.remove(&name) && !drained.remove(&name));
+            assert_eq!(DrainedName::from_text(&name.to_text()), Some(name));
         }
         drained.add(DrainedName::Machine([192, 0, 2, 8].into()));
         assert!(!drained.has_backend(&id, &peer) && !drained.has_backend(&id, &Peer::Unix));
         let address: Address = "192.0.2.9:80".parse().unwrap();
         drained.add(DrainedName::Server("192.0.2.9:80".into()));
         assert!(drained.has_server(&address) && drained.names().count() == 2);
+        for name in drained.names() {
+            assert_eq!(DrainedName::from_text(&name.to_text()).as_ref(), Some(name));
+        }
+        assert_eq!(DrainedName::from_text("id 7"), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::handle::Server;
-use super::operations::{DrainedBackends, OperationError, Operations};
+use super::operations::{self, DrainedBackends, OperationError, Operations};
 use crate::backend::drained::DrainedName;
 
 impl Server {
@@ -62,6 +62,20 @@ impl Server {
     /// The drained backends and servers, also those that are not connected. Sites are not among them.
     pub fn drained(&self) -> Vec<DrainedName> {
         self.shared.drained.lock().names().cloned().collect()
+    }
+
+    /// What is drained or in maintenance, as texts for [`Bound::restore`](super::Bound::restore) of a process that follows
+    /// this one.
+    pub fn switched(&self) -> Vec<String> {
+        operations::switched(&self.shared)
+    }
+
+    /// The name of a paused site, if there is one.
+    pub fn paused(&self) -> Option<String> {
+        let snapshot = self.shared.snapshot();
+        let mut sites = snapshot.sites.iter();
+        let paused = sites.find(|site| site.switches.pause.is_on());
+        paused.map(|site| site.settings.name.clone())
     }
 
     /// Lets the requests of paused sites end: once the server stops, no command can end a pause.

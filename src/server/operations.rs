@@ -195,6 +195,45 @@ fn machine(text: &str) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
+/// What is switched, except for pauses, as texts for a process that follows this one.
+pub(super) fn switched(shared: &Shared) -> Vec<String> {
+    let snapshot = shared.snapshot();
+    let sites = snapshot.sites.iter().flat_map(|site| {
+        let name = &site.settings.name;
+        let maintenance = site.switches.is_in_maintenance();
+        let maintenance = maintenance.then(|| format!("{MAINTENANCE}{name}"));
+        let drained = site.switches.is_drained();
+        let drained = drained.then(|| format!("{DRAINED_SITE}{name}"));
+        maintenance.into_iter().chain(drained)
+    });
+    let sites: Vec<_> = sites.collect();
+    let backends = Arc::clone(&shared.drained.lock());
+    let backends = backends.names().map(DrainedName::to_text);
+    sites.into_iter().chain(backends).collect()
+}
+
+/// Switches the same as another process, by its texts. What is not in the configuration any more is left out.
+pub(super) fn restore(shared: &Shared, switched: &[String]) {
+    let snapshot = shared.snapshot();
+    let mut drained = Drained::default();
+    for text in switched {
+        if let Some(name) = text.strip_prefix(MAINTENANCE) {
+            if let Some(site) = snapshot.called(name) {
+                site.switches.set_maintenance(true);
+            }
+        } else if let Some(name) = text.strip_prefix(DRAINED_SITE) {
+            if let Some(site) = snapshot.called(name) {
+                site.switches.set_drained(true);
+            }
+        } else if let Some(name) = DrainedName::from_text(text) {
+            drained.add(name);
+        }
+    }
+    let mut current = shared.drained.lock();
+    *current = Arc::new(drained);
+    snapshot.set_drained(&current);
+}
+
 fn no_site(name: &str, snapshot: &Snapshot) -> OperationError {
     let known = snapshot.sites.iter().map(|site| site.settings.name.clone());
     OperationError::NoSite(name.to_owned(), known.take(MOST_NAMES + 1).collect())
@@ -224,5 +263,7 @@ impl fmt::Display for OperationError {
 
 impl std::error::Error for OperationError {}
 
+const MAINTENANCE: &str = "maintenance ";
+const DRAINED_SITE: &str = "drained-site ";
 /// How many sites a message names.
 const MOST_NAMES: usize = 10;

@@ -18,6 +18,7 @@ use super::descriptors;
 use super::drainer::Drainer;
 use super::error::StartError;
 use super::handle::Server;
+use super::operations;
 use super::rate_limit::RateLimiter;
 use super::session::Session;
 use super::sessions::{ScanBackoff, Sessions};
@@ -174,6 +175,11 @@ impl Server {
 }
 
 impl Bound {
+    /// Drains, and closes for maintenance, what was so at a server that this one follows; see [`Server::switched`].
+    pub fn restore(&self, switched: &[String]) {
+        operations::restore(&self.shared, switched);
+    }
+
     /// Starts the threads.
     ///
     /// # Errors

@@ -288,11 +288,23 @@ fn upgrade_reports_its_outcome() {
     assert_contains(&error, "the new process ended");
     assert_eq!(json(&proxy, &["status"])["pid"], old);
     fs::write(proxy.file("swiftiply.yml"), before).unwrap();
+    let backend = Backend::dial_as(proxy.dial_in(), "web000000001", "");
+    wait_until("the backend", || {
+        done(&proxy, &["backends"]).contains("web000000001")
+    });
+    done(&proxy, &["drain", "web000000001"]);
+    done(&proxy, &["drain", "test"]);
+    done(&proxy, &["maintenance", "test", "on"]);
     assert_eq!(done(&proxy, &["upgrade"]), "a new process serves\n");
     assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
     // The same address leads to the new one.
     let new = json(&proxy, &["status"])["pid"].as_u64().unwrap();
     assert_ne!(new, u64::from(old));
+    // What was switched is so there.
+    let status = done(&proxy, &["status"]);
+    assert_contains(&status, "\ndrained: web000000001\n");
+    assert_contains(&status, "drained,maintenance");
+    drop(backend);
     done(&proxy, &["stop"]);
     wait_until("the end of the new process", || !proxy.file("pid").exists());
 }

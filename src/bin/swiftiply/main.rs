@@ -151,6 +151,9 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
     if config.user.is_none() && process::is_root() {
         log::warn!("running as root; set user, to give that up when the addresses are bound");
     }
+    if let Some(predecessor) = &predecessor {
+        bound.restore(&predecessor.switched);
+    }
     let server = Arc::new(bound.start().map_err(ExitError::running)?);
     let configuration = Configuration::new(invocation, inspected, logging);
     let configuration = Arc::new(configuration);

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | old | `clients ADDRESS`, `backends ADDRESS` or `status ADDRESS`, with a socket | each socket on which it listens, by its configured address |
 //! | old | `pid PATH`, with the file | the pid file, which the rights of the new process may not let it open |
+//! | old | `switched TEXT` | what an operator has drained or closed ([`Server::switched`]) |
 //! | old | `end` | these were all |
 //! | new | `ready` | it serves |
 //!
@@ -53,6 +54,10 @@ impl Upgrade {
     /// # Errors
     /// Why it does not; it has ended then.
     pub(crate) fn run(&self, server: &Server, pid_file: Option<&PidFile>) -> Result<(), String> {
+        if let Some(site) = server.paused() {
+            // No command could end the pause of the requests that wait here.
+            return Err(format!("site {site} is paused; resume it first"));
+        }
         let program = self.program.as_ref().map_err(reason)?;
         log::info!("upgrade: starting {}", program.display());
         let (channel, end) = Channel::pair().map_err(|error| reason(&error))?;
@@ -122,6 +127,11 @@ fn serve_instead(
         let message = format!("{PID_FILE}{}", path.display());
         channel.send(&message, Some(file)).map_err(gone)?;
     }
+    for text in server.switched() {
+        channel
+            .send(&format!("{SWITCHED}{text}"), None)
+            .map_err(gone)?;
+    }
     channel.send(END, None).map_err(gone)?;
     match channel.receive(PATIENCE) {
         Ok(Some((text, _))) if text == READY => Ok(()),
@@ -158,6 +168,8 @@ pub(crate) struct Predecessor {
     channel: Channel,
     /// Its listening sockets.
     pub(crate) inherited: Inherited,
+    /// What an operator has switched there.
+    pub(crate) switched: Vec<String>,
     pid_file: Option<(String, OwnedFd)>,
 }
 
@@ -177,6 +189,7 @@ impl Predecessor {
         let failed = |error: io::Error| format!("{OPTION}: {}", reason(&error));
         let channel = Channel::inherited().map_err(failed)?;
         let inherited = Inherited::default();
+        let mut switched = Vec::new();
         let mut pid_file = None;
         loop {
             match channel.receive(PATIENCE).map_err(failed)? {
@@ -192,12 +205,16 @@ impl Predecessor {
                         pid_file = Some((path.to_owned(), socket));
                     }
                 }
+                Some((text, None)) if text.starts_with(SWITCHED) => {
+                    switched.push(text[SWITCHED.len()..].to_owned());
+                }
                 _ => return Err(format!("{OPTION}: the program gives this to itself only")),
             }
         }
         Ok(Self {
             channel,
             inherited,
+            switched,
             pid_file,
         })
     }
@@ -230,6 +247,7 @@ const CLIENTS: &str = "clients ";
 const BACKENDS: &str = "backends ";
 const STATUS: &str = "status ";
 const PID_FILE: &str = "pid ";
+const SWITCHED: &str = "switched ";
 const END: &str = "end";
 const READY: &str = "ready";
 /// How long one process waits for the other.

@@ -238,7 +238,7 @@ until it serves.
 If it fails, the old process goes on, and the reason is printed.
 Refused while a site is paused: the requests that wait there could not be
 resumed.
-What was drained or closed is not known to the new process.",
+What is drained or closed stays so.",
         action: Action::Send("POST", "/control/upgrade"),
     },
     Command {

@@ -235,16 +235,6 @@ pub(super) fn check(request: &AdminRequest<'_>) -> AdminResponse {
 
 /// `POST /control/upgrade`
 pub(super) fn upgrade(request: &AdminRequest<'_>) -> AdminResponse {
-    let snapshot = request.context.shared.snapshot();
-    let paused = snapshot
-        .sites
-        .iter()
-        .find(|site| site.switches.pause.is_on());
-    if let Some(site) = paused {
-        let name = &site.settings.name;
-        return AdminResponse::error(409, &format!("site {name} is paused; resume it first"));
-    }
-    drop(snapshot);
     with_process(request, |process| outcome(409, process.upgrade()))
 }
 
