@@ -18,7 +18,7 @@ pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use redirect::{Hsts, Redirect};
 pub use reference::Reference;
 
-use super::written::{expression, list_or_no, or_no, path, time, time_or_no};
+use super::written::{expression, is_everything, list_or_no, or_no, path, time, time_or_no};
 use crate::budget::PART;
 
 /// The checked configuration of a server.
@@ -716,9 +716,4 @@ impl Limits {
     pub fn largest_kept(&self) -> u64 {
         (self.spool / PART).max(self.body_memory as u64)
     }
-}
-
-/// Whether paths are all of a site, and need not be printed.
-fn is_everything(paths: &[String]) -> bool {
-    matches!(paths, [path] if path == "/")
 }

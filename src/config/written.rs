@@ -88,3 +88,8 @@ impl Written for BTreeMap<u16, PathBuf> {
         self.iter().map(lossy).collect::<BTreeMap<_, _>>()
     }
 }
+
+/// Whether paths are all of a site, and need not be printed.
+pub(super) fn is_everything(paths: &[String]) -> bool {
+    matches!(paths, [path] if path == "/")
+}

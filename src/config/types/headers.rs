@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::is_everything;
+use crate::config::written::is_everything;
 
 /// Changes for some paths (an entry of `response_headers`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
