@@ -88,6 +88,25 @@ pub fn memory() -> Option<u64> {
     )
 }
 
+/// Bytes of memory that this process has, if `/proc` tells.
+pub fn resident() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes = line.trim().strip_suffix("kB")?;
+    kilobytes.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// How many descriptors this process has open, if `/proc` tells.
+pub fn open_descriptors() -> Option<usize> {
+    // One is that of the list itself.
+    Some(
+        fs::read_dir("/proc/self/fd")
+            .ok()?
+            .count()
+            .saturating_sub(1),
+    )
+}
+
 /// The minimum of `/proc/meminfo` and the limits of the cgroups in `/proc/self/cgroup`.
 fn least_memory(
     meminfo: &str,

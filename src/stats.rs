@@ -3,6 +3,8 @@
 //! All counters are atomic: any thread may use them at any time, and no call waits. The words of [`Close`] appear in
 //! logs, in counters and in `swiftiply(8)`; a test compares them.
 
+pub mod site;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -5,13 +5,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::SIGUSR2;
 use serde_json::Value;
 
 use crate::common::proxy::SITE;
-use crate::common::{Backend, PATIENCE, Proxy, Visitor, ended, wait_until};
+use crate::common::{Backend, PATIENCE, Proxy, Visitor, ended, needs, secure, wait_until};
 
 const STATUS: &str = "status: {at: '127.0.0.1:0'}";
 
@@ -41,16 +42,168 @@ fn reports_the_state_of_the_server() {
     let proxy = start(STATUS);
     let status = json(&proxy, "/status");
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(status["backends"], 0, "{status}");
+    assert_eq!(status["backends"]["connected"], 0, "{status}");
     let backend = Backend::dial(proxy.dial_in());
     wait_until("the backend in the status", || {
-        json(&proxy, "/status")["backends"] == 1
+        json(&proxy, "/status")["backends"]["connected"] == 1
     });
     drop(backend);
     wait_until("the end of the backend", || {
-        json(&proxy, "/status")["backends"] == 0
+        json(&proxy, "/status")["backends"]["connected"] == 0
     });
     proxy.finish();
+}
+
+#[test]
+fn requests_are_measured_by_site() {
+    let proxy = start(STATUS);
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut client = proxy.visit();
+    client.send_post("/", "12345");
+    backend.request();
+    let site = json(&proxy, "/status/test");
+    assert_eq!(site["processes"][0]["state"], "busy", "{site}");
+    assert_eq!(site["backends"]["busy"], 1, "{site}");
+    backend.reply("four");
+    client.answer();
+    wait_until("the measured request", || {
+        json(&proxy, "/status/test")["requests"]["total"] == 1
+    });
+    let site = json(&proxy, "/status/TEST");
+    assert_eq!(site["requests"]["statuses"]["2xx"], 1, "{site}");
+    assert_eq!(site["requests"]["bytes_in"], 5, "{site}");
+    assert_eq!(site["requests"]["bytes_out"], 4, "{site}");
+    wait_until("the idle process", || {
+        json(&proxy, "/status/test")["processes"][0]["state"] == "idle"
+    });
+    let process = &json(&proxy, "/status/test")["processes"][0];
+    assert_eq!(process["requests"], 1, "{process}");
+    let history = || json(&proxy, "/status")["history"]["minutes"]["rate"].clone();
+    wait_until("the history", || {
+        let rates = history();
+        rates
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|rate| rate.as_f64() > Some(0.0))
+    });
+    // A reload keeps what was measured.
+    proxy.reload(&format!("{SITE}\n{STATUS}"));
+    let status = json(&proxy, "/status");
+    assert_eq!(status["sites"][0]["requests"]["total"], 1, "{status}");
+    assert_eq!(status["requests"]["total"], 1, "{status}");
+    assert_eq!(status["configuration"]["generation"], 1, "{status}");
+    let domains = json(&proxy, "/domains");
+    assert_eq!(domains[0]["domain"], "test", "{domains}");
+    assert_eq!(ask(&proxy, "GET /status/other", "").0, 404);
+    drop((backend, client));
+    proxy.finish();
+}
+
+#[test]
+fn errors_have_reasons_and_a_failed_reload_is_reported() {
+    let proxy = start(STATUS);
+    let mut backend = Backend::dial(proxy.dial_in());
+    let client = proxy.ask("/");
+    backend.request();
+    client.reset();
+    wait_until("the reason", || {
+        json(&proxy, "/status")["requests"]["errors"]["client_gone"] == 1
+    });
+    proxy.configure("nonsense");
+    proxy.signal(nix::sys::signal::Signal::SIGHUP);
+    let error = || json(&proxy, "/status")["configuration"]["error"].to_string();
+    wait_until("the failed reload", || error().contains("swiftiply.yml:"));
+    let (_, metrics) = ask(&proxy, "GET /metrics", "");
+    assert!(
+        metrics.contains("swiftiply_config_last_reload_successful 0\n"),
+        "{metrics}"
+    );
+    let expected = "swiftiply_request_errors_total{site=\"test\",reason=\"client_gone\"} 1\n";
+    assert!(metrics.contains(expected), "{metrics}");
+    drop(backend);
+    proxy.finish();
+}
+
+#[test]
+fn certificates_expire() {
+    let files = tempfile::tempdir().unwrap();
+    let (certfile, keyfile) = secure::certificate(files.path(), "test", &["test"]);
+    let pair = secure::pair(&certfile, &keyfile);
+    let proxy = start(&format!("ssl: {{at: '127.0.0.2:0', {pair}}}\n{STATUS}"));
+    let status = json(&proxy, "/status");
+    let expires = status["certificates"][0]["expires"].as_u64();
+    let now = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap()
+        .as_secs();
+    assert!(expires > Some(now), "{status}");
+    proxy.finish();
+}
+
+#[test]
+fn prometheus_reads_the_metrics() {
+    needs!("promtool");
+    let proxy = start(STATUS);
+    let mut backend = Backend::dial(proxy.dial_in());
+    let mut client = proxy.ask("/");
+    backend.request();
+    backend.reply("served");
+    client.answer();
+    let (status, metrics) = ask(&proxy, "GET /metrics", "");
+    assert_eq!(status, 200, "{metrics}");
+    let mut child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(metrics.as_bytes())
+        .unwrap();
+    let checked = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr);
+    let said = format!("{said}{}", String::from_utf8_lossy(&checked.stdout));
+    assert!(checked.status.success() && said.is_empty(), "{said}");
+    drop((backend, client));
+    proxy.finish();
+}
+
+#[test]
+fn the_page_shows_sites_and_processes() {
+    needs!("chromium");
+    let proxy = start(STATUS);
+    let backend = Backend::dial(proxy.dial_in());
+    proxy.wait_for_log("connected, 1 now");
+    let profile = tempfile::tempdir().unwrap();
+    let show = |fragment: &str| {
+        let url = format!("http://{}/{fragment}", proxy.status_address());
+        let profile = format!("--user-data-dir={}", profile.path().display());
+        let shown = ended(Command::new("chromium").args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--virtual-time-budget=5000",
+            &profile,
+            "--dump-dom",
+            &url,
+        ]));
+        assert_eq!(shown.code, Some(0), "{shown:?}");
+        shown.out
+    };
+    let page = show("");
+    assert!(page.contains("href=\"#test\""), "{page}");
+    assert!(page.contains("1 idle, 0 busy"), "{page}");
+    let page = show("#test");
+    assert!(page.contains("1 process"), "{page}");
+    assert!(page.contains("<td>000000000001</td>"), "{page}");
+    drop(backend);
+    proxy.finish_without_leak_check();
 }
 
 #[test]

@@ -218,6 +218,11 @@ impl DialInControl {
         self.connections.all()
     }
 
+    /// Sets the seconds since the start, from which the times of backends are computed.
+    pub fn set_second(&self, second: u64) {
+        self.connections.set_second(second);
+    }
+
     /// Ends the thread.
     pub fn stop(&self) {
         self.send(DialInCommand::Stop);

@@ -409,6 +409,7 @@ impl Backend {
     /// Makes a lease of it, unless it is dead.
     fn into_lease(self) -> Option<PoolLease> {
         let backend = self.inspect()?;
+        backend.registration.note_change();
         let since = backend.pool.machines.are_several().then(Instant::now);
         Some(PoolLease {
             backend: Some(backend),
@@ -457,6 +458,7 @@ impl PoolLease {
     pub fn finish(mut self) {
         if let Some(backend) = self.backend.take() {
             backend.registration.count_response();
+            backend.registration.note_change();
             if let Some(since) = self.since {
                 let now = Instant::now();
                 let time = now.saturating_duration_since(since);

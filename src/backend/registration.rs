@@ -54,10 +54,14 @@ pub struct ConnectedBackend {
     pub id: Id,
     /// Where it dialled in from.
     pub peer: Peer,
+    /// The key that it sent; empty for none.
+    pub key: Box<[u8]>,
+    /// Whether it waits for a request.
+    pub is_idle: bool,
+    /// For how many seconds it has been idle or busy.
+    pub since: u64,
     /// The number of complete responses that it has sent.
     pub responses: u64,
-    /// Whether it has no request.
-    pub is_idle: bool,
 }
 
 /// How a backend has come to this process.
@@ -78,6 +82,9 @@ struct OpenBackend {
     home: Arc<dyn Home>,
     id: Id,
     peer: Peer,
+    key: Box<[u8]>,
+    /// The second in which it became idle or busy; see [`Connections::second`].
+    since: AtomicU64,
     /// Complete responses. Only the owner of the backend adds to it.
     responses: AtomicU64,
     /// It hung up.
@@ -88,7 +95,11 @@ struct OpenBackend {
 
 /// Connected backends by number.
 #[derive(Debug, Default)]
-pub(super) struct Connections(Mutex<HashMap<u64, Arc<OpenBackend>>>);
+pub(super) struct Connections {
+    open: Mutex<HashMap<u64, Arc<OpenBackend>>>,
+    /// Seconds since the start, set by the tick, so that an exchange needs no clock to note when it begins and ends.
+    second: AtomicU64,
+}
 
 impl OpenBackend {
     fn hung_up(&self) {
@@ -137,6 +148,8 @@ impl Connections {
             home: Arc::clone(&home),
             id,
             peer,
+            key: key.into(),
+            since: AtomicU64::new(self.second.load(Ordering::Relaxed)),
             responses: AtomicU64::new(match arrival {
                 Arrival::DialledIn => 0,
                 Arrival::TakenOver { responses } => responses,
@@ -144,7 +157,7 @@ impl Connections {
             gone: AtomicBool::new(false),
             cell: CellIndex::default(),
         });
-        self.0.lock().insert(number, Arc::clone(&open));
+        self.open.lock().insert(number, Arc::clone(&open));
         let group = home.group(key);
         group.join(id, peer, arrival == Arrival::DialledIn);
         Registration {
@@ -157,24 +170,32 @@ impl Connections {
         }
     }
 
+    /// Sets the seconds since the start.
+    pub(super) fn set_second(&self, second: u64) {
+        self.second.store(second, Ordering::Relaxed);
+    }
+
     /// The connected backends, oldest first.
     pub(super) fn all(&self) -> Vec<ConnectedBackend> {
-        let mut open: Vec<_> = self.0.lock().values().cloned().collect();
+        let mut open: Vec<_> = self.open.lock().values().cloned().collect();
         open.sort_unstable_by_key(|open| open.number);
+        let second = self.second.load(Ordering::Relaxed);
         let connected = open.iter().map(|open| ConnectedBackend {
             number: open.number,
             address: open.home.name().to_owned(),
             id: open.id,
             peer: open.peer,
-            responses: open.responses.load(Ordering::Relaxed),
+            key: open.key.clone(),
             is_idle: open.cell.is_set(),
+            since: second.saturating_sub(open.since.load(Ordering::Relaxed)),
+            responses: open.responses.load(Ordering::Relaxed),
         });
         connected.collect()
     }
 
     /// The backend with this number closed its side.
     pub(super) fn hung_up(&self, number: u64) {
-        let open = self.0.lock().get(&number).cloned();
+        let open = self.open.lock().get(&number).cloned();
         if let Some(open) = open {
             open.hung_up();
         }
@@ -199,6 +220,12 @@ impl Registration {
         responses.store(count + 1, Ordering::Relaxed);
     }
 
+    /// Notes that the backend becomes idle or busy now.
+    pub(super) fn note_change(&self) {
+        let second = self.connections.second.load(Ordering::Relaxed);
+        self.open.since.store(second, Ordering::Relaxed);
+    }
+
     /// Sets the reason for which the connection is closed, before this is dropped.
     pub(super) fn close(&mut self, reason: Close) {
         self.reason = reason;
@@ -215,7 +242,7 @@ impl Drop for Registration {
         let OpenBackend {
             number, id, peer, ..
         } = *self.open;
-        self.connections.0.lock().remove(&number);
+        self.connections.open.lock().remove(&number);
         self.group.leave(id, peer, self.reason);
     }
 }

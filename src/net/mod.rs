@@ -11,6 +11,8 @@ pub mod alarm;
 pub mod buffer;
 pub mod conn;
 pub mod connect;
+#[cfg(feature = "tls")]
+mod expiry;
 mod flow;
 pub mod listener;
 pub mod poller;

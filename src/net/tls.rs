@@ -94,6 +94,11 @@ struct ByName {
 }
 
 impl Certificate {
+    /// When it expires, in seconds since 1970, if that can be read.
+    pub fn expires(&self) -> Option<u64> {
+        super::expiry::of_certificate(self.key.cert.first()?)
+    }
+
     /// Loads a certificate with its chain, and its key, in PEM. Both may be in one file.
     ///
     /// # Errors

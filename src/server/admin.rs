@@ -9,16 +9,22 @@
 //! is the table of paths: each has a function that gets a [`AdminRequest`](message::AdminRequest) and returns a
 //! [`AdminResponse`](message::AdminResponse). To add a command, add a row there. [`control`] and
 //! [`site_config`] are the commands.
+//!
+//! A [`view`] is the state of the server at one moment; [`status`] writes it as JSON, [`metrics`] for Prometheus, and
+//! [`page`] is the page that shows the JSON.
 
 mod connection;
 mod context;
 mod control;
 mod listener;
 mod message;
+mod metrics;
+mod page;
 mod permission;
 mod routes;
 mod site_config;
 mod status;
+mod view;
 
 pub(super) use context::AdminContext;
 pub(super) use listener::{AdminListener, NewAdminListener};

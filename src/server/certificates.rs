@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::shared::CertificateExpiry;
 use crate::config::{Address, Tls};
 use crate::net::tls::{Acceptor, Authorities, Certificate, LoadError, Tickets};
 
@@ -82,6 +83,20 @@ impl Certificates {
                 .collect(),
         };
         Ok(())
+    }
+
+    /// When these certificates and those of dial-in addresses expire.
+    pub(crate) fn expiries(&self, outgoing: &Self) -> Vec<CertificateExpiry> {
+        let all = self.loaded.iter().chain(&outgoing.loaded);
+        let mut all: Vec<_> = all
+            .map(|((file, _), certificate)| CertificateExpiry {
+                file: file.display().to_string(),
+                expires: certificate.expires(),
+            })
+            .collect();
+        all.sort_by(|one, other| one.file.cmp(&other.file));
+        all.dedup_by(|one, other| one.file == other.file);
+        all
     }
 
     /// The TLS acceptor of an address, if it speaks TLS.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, mem, thread};
 
 use parking_lot::Mutex;
@@ -93,6 +93,11 @@ impl Server {
             .flat_map(|admin| &admin.listeners)
             .map(|listener| listener.local().clone())
             .collect()
+    }
+
+    /// Notes the result of a reload by the program, which reads the file, for the status address.
+    pub fn note_reload(&self, result: Result<(), String>) {
+        *self.shared.reload.lock() = Some((SystemTime::now(), result));
     }
 
     /// The number of clients' connections now.

@@ -14,7 +14,7 @@
 //! common; sessions wait in [`sessions`], where [`idle`] and [`tick`] close them. [`addresses`] is where the server
 //! listens; [`upgrade`] is how another process replaces this one, and [`succession`] what they send each other then.
 //! [`admission`] limits the connections of a client and of a site, [`descriptors`] those of each side. The
-//! [`drainer`] reads the rest of responses that no client gets. [`admin`] is the status address, apart from the traffic.
+//! [`drainer`] reads the rest of responses that no client gets. [`admin`] is the status address, apart from the traffic; [`history`] is what it shows of the past.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
@@ -27,7 +27,7 @@
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
 //! | `Succession::others` | the links to other processes of the server | a few instructions |
 //! | `Shared::successor` | the link to the process that has replaced this one | a clone |
-//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, shards of the `RateLimiter`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding`, `AdminContext::connections` | see there | a few instructions |
+//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, shards of the `RateLimiter`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding`, `AdminContext::connections`, `Shared::certificates`, `Shared::reload`, `Shared::history` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known about paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were correct | a clone, a few instructions |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
@@ -53,6 +53,7 @@ pub(crate) mod fields;
 pub(crate) mod files;
 mod forwarding;
 mod handle;
+mod history;
 mod idle;
 mod operate;
 mod operations;

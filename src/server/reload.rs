@@ -145,6 +145,7 @@ impl Server {
             *listener.tls.write() = certificates.acceptor(&listener.address);
         }
         running.client_listeners.extend(new_clients);
+        *shared.certificates.lock() = certificates.expiries(&outgoing);
         running.certificates = certificates;
         running.backend_listeners.extend(new_backends);
         let old_admin = match admin_address == old_admin {

@@ -5,12 +5,15 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
 
 use super::admission::Clients;
 use super::checks::Checks;
 use super::drainer::Drainer;
+use super::history::History;
 use super::rate_limit::RateLimiter;
 use super::snapshot::Snapshot;
 use super::succession::link::ProcessLink;
@@ -22,6 +25,7 @@ use crate::exchange::ClientAddress;
 use crate::net::stream::network;
 use crate::relay::spool::Room;
 use crate::stats::Stats;
+use crate::stats::site::SiteStats;
 
 /// What the threads of a server share, except for its sessions ([`Sessions`](super::sessions::Sessions)).
 pub(crate) struct Shared {
@@ -55,8 +59,25 @@ pub(crate) struct Shared {
     pub(super) checks: Arc<Checks>,
     /// The backends that get no requests until further notice.
     pub(super) drained: Mutex<Arc<Drained>>,
+    /// What is measured of requests without a site.
+    pub(crate) unrouted: SiteStats,
+    /// Rates and times of the last minutes and of the last day.
+    pub(super) history: Mutex<History>,
+    /// When the last reload ended, and why it failed, if it did.
+    pub(super) reload: Mutex<Option<(SystemTime, Result<(), String>)>>,
+    /// The certificates for clients and backends.
+    pub(super) certificates: Mutex<Vec<CertificateExpiry>>,
     /// Logs backends that connect and disconnect.
     pub(super) journal: Arc<Journal>,
+}
+
+/// When a certificate expires.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct CertificateExpiry {
+    /// Its file.
+    pub(crate) file: String,
+    /// Seconds since 1970.
+    pub(crate) expires: Option<u64>,
 }
 
 /// A snapshot as a worker and its requests hold it. Each worker has a reference count of its own, so that workers do

@@ -6,7 +6,7 @@
 //! **Invariants**: building a snapshot changes nothing that it shares with the one before, so it may fail until it is
 //! swapped in; [`Snapshot::set_limits`] and [`Snapshot::retire`] are called at that moment.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -35,6 +35,7 @@ use crate::logging::AccessLog;
 use crate::net::alarm::Alarm;
 use crate::net::stream::Peer;
 use crate::stats::Stats;
+use crate::stats::site::SiteStats;
 
 /// One generation of the configuration.
 #[derive(Debug)]
@@ -88,6 +89,8 @@ pub(crate) struct Site {
     /// What an operator has switched.
     pub(crate) switches: Arc<SiteSwitches>,
     pub(crate) tunnels: Arc<Allowance>,
+    /// What is measured of its requests.
+    pub(crate) stats: Arc<SiteStats>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Which requests its `rate_limit` counts.
     pub(crate) rate_scope: RateScope,
@@ -244,6 +247,11 @@ impl Snapshot {
         self.sites.get(*self.logged.get(name)?)
     }
 
+    /// Whether there is a site with this name in logs.
+    pub(crate) fn has_named(&self, name: &str) -> bool {
+        self.logged.contains_key(name)
+    }
+
     /// The files of the site with this name in logs.
     pub(crate) fn files_of(&self, name: &str) -> Option<&SiteFiles> {
         self.named(name).map(|site| &site.files)
@@ -350,6 +358,7 @@ impl Site {
         let new_line = || Arc::new(WaitingCount::new(Arc::clone(parts.waiting)));
         let switches = known.map(|site| Arc::clone(&site.switches));
         let tunnels = known.map(|site| Arc::clone(&site.tunnels));
+        let stats = known.map(|site| Arc::clone(&site.stats));
         Ok(Self {
             rate_scope: RateScope::site(&settings.name),
             permissions: Permissions::of_site(&settings),
@@ -361,6 +370,7 @@ impl Site {
             waiting: waiting.unwrap_or_else(new_line),
             switches: switches.unwrap_or_default(),
             tunnels: tunnels.unwrap_or_default(),
+            stats: stats.unwrap_or_default(),
             unframed_reported: AtomicBool::new(false),
             backup: None,
             settings,
@@ -420,6 +430,16 @@ impl Site {
         self.servers.is_some()
             || !self.plain.is_empty()
             || !self.pools(&request.target.decoded_path()).is_empty()
+    }
+
+    /// The addresses at which its backends dial in, each once.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &str> {
+        let filtered = self.filtered.iter().flat_map(|(_, pool)| pool);
+        let names: BTreeSet<_> = filtered
+            .chain(&self.plain)
+            .map(|pool| pool.name())
+            .collect();
+        names.into_iter()
     }
 
     /// The pools for a decoded path: that of the first filter that matches, or those without filter.

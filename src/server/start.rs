@@ -18,6 +18,7 @@ use super::descriptors;
 use super::drainer::Drainer;
 use super::error::StartError;
 use super::handle::Server;
+use super::history::History;
 use super::operations;
 use super::rate_limit::RateLimiter;
 use super::session::Session;
@@ -37,6 +38,7 @@ use crate::net::poller::Poller;
 use crate::net::tunnel::Tunnels;
 use crate::process;
 use crate::stats::Stats;
+use crate::stats::site::SiteStats;
 
 /// A server that has bound its addresses and opened its logs but runs no thread yet: the moment to drop privileges.
 pub struct Bound {
@@ -132,6 +134,10 @@ impl Server {
             checks,
             drained: Mutex::default(),
             journal,
+            unrouted: SiteStats::new(),
+            history: Mutex::new(History::new(0)),
+            reload: Mutex::default(),
+            certificates: Mutex::new(certificates.expiries(&outgoing)),
         });
         let sessions = Arc::new(Sessions {
             shared: Arc::clone(&shared),
@@ -199,8 +205,8 @@ impl Bound {
         let config = snapshot.config.clone();
         let control = dial_in.control();
         let tick = {
-            let sessions = Arc::clone(&sessions);
-            PreparedThread::new("tick", move || sessions.tick())?
+            let (sessions, control) = (Arc::clone(&sessions), Arc::clone(&control));
+            PreparedThread::new("tick", move || sessions.tick(&control))?
         };
         let tunnels = {
             let sessions = Arc::clone(&sessions);

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::session::Session;
 use super::sessions::Sessions;
+use crate::backend::dial_in::DialInControl;
 
 impl Sessions<Session> {
     /// Closes sessions whose deadline is over or hands them to the workers, and has access logs written, until the
     /// alarm is stopped. Runs on the tick thread.
-    pub(super) fn tick(&self) {
-        let mut flushed = Instant::now();
+    pub(super) fn tick(&self, control: &DialInControl) {
+        let begun = Instant::now();
+        let mut flushed = begun;
         let mut relieved = flushed;
         while self.poller.alarm().wait(LONGEST_PAUSE) {
             let now = Instant::now();
@@ -34,6 +36,12 @@ impl Sessions<Session> {
                 for (_, log) in self.shared.snapshot().access_logs() {
                     log.flush();
                 }
+                let second = now.saturating_duration_since(begun).as_secs();
+                control.set_second(second);
+                let shared = &self.shared;
+                let mut history = shared.history.lock();
+                history.tick(second, &shared.snapshot(), &shared.unrouted);
+                drop(history);
                 self.shared.compressors.tick();
                 self.shared.journal.tick(now, false);
             }

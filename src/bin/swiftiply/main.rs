@@ -292,6 +292,7 @@ impl Tasks {
         let own = Arc::clone(configuration);
         let reloads = TaskThread::of("reload", server, move |server| {
             let outcome = own.reload(server);
+            server.note_reload(outcome.as_ref().map(drop).map_err(Clone::clone));
             if let Err(why) = &outcome {
                 reload_failed(why);
             }

@@ -1,7 +1,7 @@
 //! The paths of the status address, each with its methods and the function that answers.
 
 use super::message::{AdminRequest, AdminResponse};
-use super::{control, site_config, status};
+use super::{control, metrics, page, site_config, status};
 use crate::http::head::Method;
 use crate::http::target::decoded;
 
@@ -23,7 +23,11 @@ const fn route(
 
 /// All paths. GET is for HEAD too.
 const ROUTES: &[AdminRoute] = &[
+    route("GET", "/", page::page),
     route("GET", "/status", status::server),
+    route("GET", "/status/*", status::site),
+    route("GET", "/domains", status::domains),
+    route("GET", "/metrics", metrics::metrics),
     route("GET", "/control/overview", control::overview),
     route("GET", "/control/sites", control::sites),
     route("GET", "/control/backends", control::backends),

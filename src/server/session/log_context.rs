@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::exchange::{ClientAddress, Request, Timings, Trace};
+use crate::http::body::Framing;
 use crate::http::head::{RequestHead, Version};
 use crate::http::request_id::{RequestId, trace_id};
 use crate::logging::{AccessLog, AccessRecord as Line, is_excluded};
@@ -13,6 +14,7 @@ use crate::relay::delivery::Delivered;
 use crate::server::pending::PendingRequest;
 use crate::server::shared::SnapshotRef;
 use crate::server::snapshot::Site;
+use crate::stats::site::EndedRequest;
 use crate::stats::{Close, Party};
 
 /// The request that a response belongs to, for its delivery and for the access log.
@@ -165,6 +167,24 @@ impl<'a> LogContext<'a> {
             total: self.received.elapsed(),
             ..trace.timings
         };
+        let stats = match self.site() {
+            Some(site) => &site.stats,
+            None => &self.snapshot.shared.unrouted,
+        };
+        let bytes_in = match self.head.map(|head| head.framing) {
+            Some(Framing::Length(length)) => length,
+            _ => 0,
+        };
+        let is_for_backend = trace.backend.is_some() || !timings.queue.is_zero();
+        stats.count(&EndedRequest {
+            status,
+            bytes_in,
+            bytes_out: bytes,
+            retries: trace.retries,
+            total: timings.total,
+            queue: is_for_backend.then_some(timings.queue),
+            ended,
+        });
         if let Some(log) = self.access_log() {
             self.write(log, status, bytes, trace, &timings, ended);
         }
