@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::{Load, Proxy, Running, bytes, needs};
+use crate::common::{Load, Proxy, Running, assert_lacks, bytes, needs};
+use crate::upgrade::Successor;
 
 /// Answers with process id, path, and a checksum of what was sent.
 const CONFIG_RU: &str = r##"
@@ -51,6 +52,32 @@ fn expected(path: &str, body: &[u8]) -> String {
 
 fn split(text: &str) -> (&str, &str) {
     text.split_once(' ').unwrap_or_else(|| panic!("{text:?}"))
+}
+
+#[test]
+fn stay_connected_through_upgrades() {
+    needs!("thin");
+    let mut proxy = Proxy::start_with(
+        "map: [{incoming: test, default: true, outgoing: '127.0.0.1:0', key: secret, timeout: 60}]",
+        &["--pid", "pid"],
+    );
+    fs::write(proxy.file("config.ru"), CONFIG_RU).unwrap();
+    let workers = [(); 2].map(|()| thin(proxy.directory(), proxy.dial_in()));
+    proxy.wait_for_logs(" joined ", 2);
+    let load = Load::of(proxy.address(), false, |target, text| {
+        split(text).1 == expected(target, b"")
+    });
+    load.wait_for(100);
+    let first = Successor::of(&proxy);
+    load.wait_for(100);
+    let second = first.next(&proxy);
+    load.wait_for(100);
+    load.end();
+    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
+    assert_lacks(&proxy.log(), " disconnected (");
+    assert_eq!(proxy.log().matches(" joined ").count(), 2);
+    drop(workers);
+    second.finish();
 }
 
 #[test]

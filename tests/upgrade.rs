@@ -1,6 +1,7 @@
 //! A new process takes the place of a running one (USR2): no connection is refused, no request is lost.
 
 mod connections;
+mod failures;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,11 +15,11 @@ use crate::common::proxy::SITE;
 use crate::common::{Backend, Echo, Load, Proxy, Visitor, needs, wait_until};
 
 /// The process that serves instead, which the test ends.
-struct Successor(Pid);
+pub(crate) struct Successor(Pid);
 
 impl Successor {
     /// Asks a server with a pid file for a successor, and waits until that serves.
-    fn of(proxy: &Proxy) -> Self {
+    pub(crate) fn of(proxy: &Proxy) -> Self {
         let pid = || proxy.read("pid").trim().parse::<i32>().unwrap_or(0);
         let before = pid();
         proxy.signal(SIGUSR2);
@@ -28,7 +29,7 @@ impl Successor {
     }
 
     /// Asks this one for a successor in turn.
-    fn next(&self, proxy: &Proxy) -> Self {
+    pub(crate) fn next(&self, proxy: &Proxy) -> Self {
         let pid = || proxy.read("pid").trim().parse::<i32>().unwrap_or(0);
         let before = proxy.log().matches(" serves").count();
         self.signal(SIGUSR2);
@@ -49,7 +50,7 @@ impl Successor {
         kill(self.0, None).is_ok()
     }
 
-    fn finish(self) {
+    pub(crate) fn finish(self) {
         self.signal(SIGTERM);
         wait_until("the end of the new process", || !self.is_alive());
     }
