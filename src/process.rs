@@ -7,17 +7,14 @@
 pub mod apart;
 pub mod channel;
 pub mod pid_file;
+pub mod service;
 
 use std::env;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-#[cfg(target_os = "linux")]
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -327,28 +324,6 @@ fn own_descriptor(number: RawFd) -> OwnedFd {
 fn replace_stdin() -> io::Result<()> {
     let null = OpenOptions::new().read(true).open("/dev/null")?;
     Ok(unistd::dup2_stdin(&null)?)
-}
-
-/// Notifies the service manager, if there is one: sd_notify(3).
-///
-/// # Errors
-/// The service manager cannot be reached.
-pub fn notify(state: &str) -> io::Result<()> {
-    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
-        return Ok(());
-    };
-    let socket = UnixDatagram::unbound()?;
-    match path.as_bytes().strip_prefix(b"@") {
-        #[cfg(target_os = "linux")]
-        Some(name) => {
-            let address = SocketAddr::from_abstract_name(name)?;
-            socket.send_to_addr(state.as_bytes(), &address)?;
-        }
-        _ => {
-            socket.send_to(state.as_bytes(), Path::new(&path))?;
-        }
-    }
-    Ok(())
 }
 
 /// Whether the process has root's rights.

@@ -2,6 +2,7 @@
 
 mod connections;
 mod failures;
+mod manager;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -250,31 +251,6 @@ fn a_replaced_program_is_started_from_its_path() {
     proxy.wait_for_log("no such file or directory; going on");
     std::thread::sleep(Duration::from_millis(10));
     proxy.finish();
-}
-
-#[test]
-fn the_service_manager_learns_of_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("notify");
-    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    let receive = || {
-        let mut bytes = [0; 256];
-        let count = socket.recv(&mut bytes).expect("a state");
-        String::from_utf8_lossy(&bytes[..count]).into_owned()
-    };
-    let mut command = crate::common::proxy::program();
-    command.args(["--pid", "pid"]).env("NOTIFY_SOCKET", &path);
-    let mut proxy = Proxy::start_program(command, SITE);
-    assert_eq!(receive(), "READY=1");
-    let new = Successor::of(&proxy);
-    let mut states = [receive(), receive()];
-    states.sort();
-    assert_eq!(states, [format!("MAINPID={}", new.0), "READY=1".to_owned()]);
-    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
-    new.finish();
 }
 
 #[test]

@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use parking_lot::{Condvar, Mutex};
 
 use crate::client::Backoff;
-use crate::process::{end_with_us, reason, thread};
+use crate::process::{end_with_us, reason, service, thread};
 
 /// A process that is kept running.
 #[derive(Debug)]
@@ -220,6 +220,8 @@ impl CommandControl {
             .args(&argv[1..])
             .stdin(Stdio::null())
             .process_group(0);
+        // They concern this process.
+        service::hide(&mut command);
         end_with_us(&mut command);
         let started = command.spawn();
         if let Ok(child) = &started {

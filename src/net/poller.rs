@@ -32,7 +32,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -50,6 +50,8 @@ pub struct Poller<T> {
     bell: EventFd,
     slots: Mutex<Slots<T>>,
     alarm: Arc<Alarm>,
+    /// How often a worker has got an item.
+    taken: AtomicU64,
     /// The number of workers, and how many of them are blocked for a backend.
     workers: usize,
     blocked: AtomicUsize,
@@ -171,6 +173,7 @@ impl<T: AsFd> Poller<T> {
             bell,
             slots: Mutex::new(Slots::new()),
             alarm: Arc::default(),
+            taken: AtomicU64::new(0),
             workers,
             blocked: AtomicUsize::new(0),
         })
@@ -292,7 +295,10 @@ impl<T: AsFd> Poller<T> {
         loop {
             let next = self.slots.lock().next();
             let (_, found) = match next {
-                NextWork::Run(work) => return (work, load),
+                NextWork::Run(work) => {
+                    self.taken.fetch_add(1, Ordering::Relaxed);
+                    return (work, load);
+                }
                 NextWork::Look => self.poll(EpollTimeout::ZERO),
                 NextWork::Sleep => {
                     load = Load::Quiet;
@@ -300,6 +306,7 @@ impl<T: AsFd> Poller<T> {
                 }
             };
             if let Some((item, cause)) = found {
+                self.taken.fetch_add(1, Ordering::Relaxed);
                 return (Work::Item(item, cause), load);
             }
         }
@@ -309,13 +316,17 @@ impl<T: AsFd> Poller<T> {
     /// block for a backend.
     pub fn try_wait(&self) -> Option<(Box<T>, Cause)> {
         for _ in 0..MOST_LOOKS {
-            let (found, is_over) = self.slots.lock().try_next();
+            let (mut found, is_over) = self.slots.lock().try_next();
+            let mut count = 0;
+            if found.is_none() {
+                (count, found) = self.poll(EpollTimeout::ZERO);
+            }
             if found.is_some() {
+                self.taken.fetch_add(1, Ordering::Relaxed);
                 return found;
             }
-            let (count, found) = self.poll(EpollTimeout::ZERO);
-            if found.is_some() || count == 0 && is_over {
-                return found;
+            if count == 0 && is_over {
+                return None;
             }
         }
         None
@@ -403,6 +414,16 @@ impl<T: AsFd> Poller<T> {
     /// Whether the poller was stopped. Items that are parked later are not returned by themselves.
     pub fn is_stopped(&self) -> bool {
         self.slots.lock().stopping
+    }
+
+    /// How often a worker has got an item.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether a worker waits for an item.
+    pub fn has_sleepers(&self) -> bool {
+        self.slots.lock().sleeping > 0
     }
 
     /// The number of parked items.

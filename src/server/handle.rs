@@ -100,6 +100,11 @@ impl Server {
         *self.shared.reload.lock() = Some((SystemTime::now(), result));
     }
 
+    /// For how long no thread was seen to work: the tick thread looks at least once a second whether the workers do.
+    pub fn stalled(&self) -> Duration {
+        self.sessions.progress.lock().at.elapsed()
+    }
+
     /// The number of clients' connections now.
     pub fn open_connections(&self) -> u64 {
         stats::get(&self.shared.stats.open)

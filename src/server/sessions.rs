@@ -19,6 +19,16 @@ pub(crate) struct Sessions<S> {
     pub(crate) tunnels: Tunnels<S, Lease>,
     /// When to look for idle sessions again, to make room.
     pub(super) shedding: ScanBackoff,
+    /// When the tick thread has last seen that the workers work.
+    pub(super) progress: Mutex<Progress>,
+}
+
+/// A look of the tick thread at the workers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    /// How often a worker had got something to do.
+    pub(super) taken: u64,
+    pub(super) at: Instant,
 }
 
 /// Limits the time spent on an expensive scan that found nothing to a fraction of all time.

@@ -22,7 +22,7 @@ use super::history::History;
 use super::operations;
 use super::rate_limit::RateLimiter;
 use super::session::Session;
-use super::sessions::{ScanBackoff, Sessions};
+use super::sessions::{Progress, ScanBackoff, Sessions};
 use super::shared::Shared;
 use super::snapshot::{Snapshot, SnapshotParts};
 use super::succession::Succession;
@@ -144,6 +144,10 @@ impl Server {
             poller,
             tunnels: Tunnels::new()?,
             shedding: ScanBackoff::default(),
+            progress: Mutex::new(Progress {
+                taken: 0,
+                at: Instant::now(),
+            }),
         });
         Ok(Bound {
             sessions,

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::session::Session;
-use super::sessions::Sessions;
+use super::sessions::{Progress, Sessions};
 use crate::backend::dial_in::DialInControl;
 
 impl Sessions<Session> {
@@ -17,6 +17,7 @@ impl Sessions<Session> {
         let mut relieved = flushed;
         while self.poller.alarm().wait(LONGEST_PAUSE) {
             let now = Instant::now();
+            self.note_progress(now);
             for session in self.poller.expire(now) {
                 if let Some(session) = session.expire() {
                     self.poller.hand_over(session);
@@ -45,6 +46,16 @@ impl Sessions<Session> {
                 self.shared.compressors.tick();
                 self.shared.journal.tick(now, false);
             }
+        }
+    }
+
+    /// Takes note that the threads work: this one does, and the workers have got something to do since the last time, or wait
+    /// for it.
+    fn note_progress(&self, now: Instant) {
+        let mut seen = self.progress.lock();
+        let taken = self.poller.taken();
+        if taken != seen.taken || self.poller.has_sleepers() {
+            *seen = Progress { taken, at: now };
         }
     }
 

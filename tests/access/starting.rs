@@ -181,6 +181,13 @@ fn samples() {
         assert!(unit.contains(line), "{line}");
     }
     let unit = include_str!("../../conf/swiftiply.service");
+    for unit in [unit, include_str!("../../conf/swiftiply-access@.service")] {
+        // Older versions of systemd ignore the second line.
+        assert!(
+            unit.contains("\nType=notify\nType=notify-reload\n"),
+            "{unit}"
+        );
+    }
     let reload = "ExecReload=/usr/local/bin/swiftiply --check -c /etc/swiftiply/swiftiply.yml\n\
                   ExecReload=/bin/kill -HUP $MAINPID\n";
     assert!(

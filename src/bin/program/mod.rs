@@ -2,6 +2,7 @@
 
 pub(crate) mod command_line;
 pub(crate) mod control;
+pub(crate) mod manager;
 pub(crate) mod task;
 
 use std::fmt::Display;

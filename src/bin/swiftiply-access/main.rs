@@ -4,6 +4,7 @@
 //! |---|---|
 //! | main | starts the access proxy; waits for signals: reload, reopen, forward, drain |
 //! | `reload` | reads the configuration and puts it into effect |
+//! | `watchdog` | gives signs of life to the service manager, if that wants them |
 //! | `signals` | turns signals into messages (`ctrlc` does so for INT) |
 //!
 //! All other threads belong to [`swiftiply::access::Access`].
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use options::{Action, Invocation};
 use parking_lot::Mutex;
 use program::control::{ControlMessages, Message};
+use program::manager;
 use program::task::{TaskThread, drop_last};
 use program::{ExitError, NAME, print, reload_failed, report};
 use signal_hook::consts::{SIGTTIN, SIGTTOU, SIGUSR2};
@@ -30,6 +32,7 @@ use swiftiply::logging::Logging;
 use swiftiply::net::INSPECTION;
 use swiftiply::process;
 use swiftiply::process::reason;
+use swiftiply::process::service;
 
 fn main() -> ExitCode {
     process::prepare_memory();
@@ -91,13 +94,17 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
     let access = Arc::new(access);
     let current = Arc::clone(&grace);
     let reloads = TaskThread::of("reload", &access, move |access| {
-        match reload(access, &invocation, logging) {
+        match manager::reloading(|| reload(access, &invocation, logging)) {
             Ok(settings) => *current.lock() = settings.grace,
             Err(message) => reload_failed(&message),
         }
         access.forward_signal("HUP");
     });
     let reloads = reloads.map_err(ExitError::running)?;
+    // If a thread hung with the lock of the connections, this would hang, too.
+    let works = |access: &Access, _| access.connections() >= (0, 0);
+    manager::keep_watchdog(&access, works).map_err(ExitError::running)?;
+    manager::reported(service::notify("READY=1"));
     loop {
         match control.wait() {
             Message::Reload => reloads.ask(),
@@ -108,6 +115,7 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
             }
             Message::Other(signal) => access.forward_signal(signal),
             Message::Stop => {
+                manager::reported(service::notify("STOPPING=1"));
                 let grace = *grace.lock();
                 let code = drain(&control, &access, grace);
                 drop_last(access);

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use swiftiply::Server;
 use swiftiply::config::Config;
+use swiftiply::process::service;
 
 use crate::program::control::{ControlMessages, Message};
+use crate::program::manager;
 
 /// How long a drain may take.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +69,7 @@ pub(crate) fn drain(control: &ControlMessages, server: &Server, graces: Graces) 
 fn begin(server: &Server, now: Instant, grace: Duration) -> Instant {
     log::info!("draining, for {grace:?} at most");
     if !server.is_replaced() {
+        manager::reported(service::notify("STOPPING=1"));
         server.stop_predecessors();
     }
     now + grace

@@ -5,6 +5,7 @@
 //! | main | starts the server; waits for control messages: reload, reopen, upgrade, drain |
 //! | `reload` | reads the configuration and puts it into effect |
 //! | `upgrade` | starts a new process in the place of this one, see [`upgrade`] |
+//! | `watchdog` | gives signs of life to the service manager, if that wants them |
 //! | `signals` | turns HUP, TERM, USR1 and USR2 into control messages (`ctrlc` does so for INT) |
 //!
 //! All other threads belong to [`swiftiply::Server`].
@@ -30,6 +31,7 @@ use commands::Commands;
 use configuration::{Configuration, Inspected};
 use options::{Action, Invocation};
 use program::control::{ControlMessages, Message};
+use program::manager;
 use program::task::{TaskThread, drop_last};
 use program::{ExitError, print, reload_failed};
 use signal_hook::consts::SIGUSR2;
@@ -38,6 +40,7 @@ use swiftiply::logging::{self, Logging};
 use swiftiply::net::listener::Inherited;
 use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::reason;
+use swiftiply::process::service;
 use swiftiply::process::{self, ForkSide};
 use swiftiply::server::{Bound, Server, StartError};
 use upgrade::{Predecessor, Upgrade};
@@ -161,9 +164,7 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
     let tasks = Tasks::start(&control, &server, &configuration, logging, pid, upgrade)
         .map_err(ExitError::running)?;
     announce(&server, &config, follows)?;
-    if let Err(error) = process::notify("READY=1") {
-        log::warn!("NOTIFY_SOCKET: {}", reason(&error));
-    }
+    manager::reported(service::notify("READY=1"));
     if let Some(predecessor) = predecessor {
         let channel = predecessor.ready().map_err(ExitError::running)?;
         if let Err(error) = server.take_over(channel) {
@@ -291,7 +292,7 @@ impl Tasks {
     ) -> Result<Self, String> {
         let own = Arc::clone(configuration);
         let reloads = TaskThread::of("reload", server, move |server| {
-            let outcome = own.reload(server);
+            let outcome = manager::reloading(|| own.reload(server));
             server.note_reload(outcome.as_ref().map(drop).map_err(Clone::clone));
             if let Err(why) = &outcome {
                 reload_failed(why);
@@ -313,6 +314,8 @@ impl Tasks {
             outcome.map(|()| "a new process serves".to_owned())
         });
         let upgrades = upgrades?;
+        let works = |server: &Server, longest| !server.is_replaced() && server.stalled() < longest;
+        manager::keep_watchdog(server, works)?;
         server.set_process_commands(Arc::new(Commands {
             server: Arc::downgrade(server),
             configuration: Arc::clone(configuration),

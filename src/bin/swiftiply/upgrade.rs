@@ -26,7 +26,8 @@ use swiftiply::net::listener::Inherited;
 use swiftiply::process::apart::Apart;
 use swiftiply::process::channel::Channel;
 use swiftiply::process::pid_file::PidFile;
-use swiftiply::process::{notify, reason};
+use swiftiply::process::reason;
+use swiftiply::process::service;
 use swiftiply::server::Server;
 
 /// How a new process is started.
@@ -63,6 +64,7 @@ impl Upgrade {
         let (channel, end) = Channel::pair().map_err(|error| reason(&error))?;
         let mut command = Command::new(program);
         command.arg(OPTION).args(&self.arguments).stdin(end);
+        service::prepare_successor(&mut command);
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
@@ -94,7 +96,7 @@ impl Upgrade {
         }
         let pid = child.id();
         child.release();
-        if let Err(error) = notify(&format!("MAINPID={pid}")) {
+        if let Err(error) = service::notify(&format!("MAINPID={pid}")) {
             log::warn!("NOTIFY_SOCKET: {}", reason(&error));
         }
         log::info!("upgrade: process {pid} serves");
