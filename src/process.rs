@@ -320,6 +320,19 @@ fn own_descriptor(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Takes over a descriptor with which this process was started. Programs that it starts do not get it.
+///
+/// # Errors
+/// It is not open.
+#[expect(unsafe_code, reason = "the environment names it as a number")]
+fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers only. It fails if the descriptor is not open.
+    let result = unsafe { nix::libc::fcntl(number, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC) };
+    Errno::result(result)?;
+    // SAFETY: it is open, and nothing in this process has opened it, or knows it otherwise.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Replaces standard input by /dev/null.
 fn replace_stdin() -> io::Result<()> {
     let null = OpenOptions::new().read(true).open("/dev/null")?;

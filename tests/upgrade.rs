@@ -1,5 +1,6 @@
 //! A new process takes the place of a running one (USR2): no connection is refused, no request is lost.
 
+mod activation;
 mod connections;
 mod failures;
 mod manager;

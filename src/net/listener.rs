@@ -39,22 +39,21 @@ pub struct Listener {
     file: Option<(u64, u64)>,
     /// Another process listens on the socket too, so the file must stay.
     is_handed_over: AtomicBool,
-}
-
-/// Listening sockets of the process that this one replaces. Sockets that are not taken are closed.
-#[derive(Debug, Default)]
-pub struct Inherited {
-    /// Sockets for clients.
-    pub clients: Sockets,
-    /// Sockets at which backends dial in.
-    pub backends: Sockets,
-    /// Sockets of the status address.
-    pub status: Sockets,
+    /// The socket is one of the service manager, and so is the file.
+    is_activated: bool,
 }
 
 /// Listening sockets, each with its address as configured.
 #[derive(Debug, Default)]
-pub struct Sockets(Mutex<Vec<(String, OwnedFd)>>);
+pub struct Sockets(Mutex<Vec<InheritedSocket>>);
+
+#[derive(Debug)]
+struct InheritedSocket {
+    address: String,
+    /// `None`: the socket of another address serves this one.
+    socket: Option<OwnedFd>,
+    is_activated: bool,
+}
 
 /// The actual address of a listener: includes the port if any free one was requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,17 +152,35 @@ impl SocketFile {
 }
 
 impl Sockets {
-    /// Adds a socket.
+    /// Adds a socket of the process that this one replaces.
     pub fn add(&self, address: String, socket: OwnedFd) {
-        self.0.lock().push((address, socket));
+        self.0.lock().push(InheritedSocket {
+            address,
+            socket: Some(socket),
+            is_activated: false,
+        });
+    }
+
+    /// Adds a socket of the service manager. `None`: one that was added for another address serves this one, too.
+    pub(super) fn add_activated(&self, address: String, socket: Option<OwnedFd>) {
+        self.0.lock().push(InheritedSocket {
+            address,
+            socket,
+            is_activated: true,
+        });
+    }
+
+    /// Whether there is one for an address.
+    pub(super) fn has(&self, address: &Address) -> bool {
+        let name = address.to_string();
+        self.0.lock().iter().any(|one| one.address == name)
     }
 
     /// Takes out all sockets of an address.
-    fn take(&self, address: &Address) -> Vec<OwnedFd> {
+    fn take(&self, address: &Address) -> Vec<InheritedSocket> {
         let name = address.to_string();
         let mut all = self.0.lock();
-        let taken = all.extract_if(.., |(other, _)| *other == name);
-        taken.map(|(_, socket)| socket).collect()
+        all.extract_if(.., |one| one.address == name).collect()
     }
 }
 
@@ -193,9 +210,10 @@ impl Listener {
         };
         let sockets = inherited.take(address);
         if !sockets.is_empty() {
-            let adopted = sockets
-                .into_iter()
-                .map(|socket| Self::adopt(address, socket));
+            let adopted = sockets.into_iter().filter_map(|inherited| {
+                let adopted = Self::adopt(address, inherited.socket?, inherited.is_activated);
+                Some(adopted)
+            });
             return adopted.collect::<io::Result<_>>().map_err(fail);
         }
         match address {
@@ -224,7 +242,7 @@ impl Listener {
     }
 
     /// A socket that listens at this address already. Its file stays until [`Listener::take_over`].
-    fn adopt(address: &Address, socket: OwnedFd) -> io::Result<Self> {
+    fn adopt(address: &Address, socket: OwnedFd, is_activated: bool) -> io::Result<Self> {
         let (socket, local, file) = match address {
             Address::Tcp { .. } => {
                 let listener = TcpListener::from(socket);
@@ -242,6 +260,7 @@ impl Listener {
             local,
             file,
             is_handed_over: AtomicBool::new(true),
+            is_activated,
         })
     }
 
@@ -266,6 +285,7 @@ impl Listener {
             local,
             file: None,
             is_handed_over: AtomicBool::new(false),
+            is_activated: false,
         })
     }
 
@@ -279,6 +299,7 @@ impl Listener {
             local: LocalAddress::Unix(path.to_owned()),
             file: identity(path),
             is_handed_over: AtomicBool::new(false),
+            is_activated: false,
         };
         // Before listening, so that connections only see the final attributes.
         file.apply(path)?;
@@ -289,6 +310,11 @@ impl Listener {
     /// The actual address.
     pub const fn local(&self) -> &LocalAddress {
         &self.local
+    }
+
+    /// Whether the socket is one of the service manager.
+    pub const fn is_activated(&self) -> bool {
+        self.is_activated
     }
 
     /// Leaves the file of a Unix socket in place when this listener is dropped, since another process uses the socket now.
@@ -364,6 +390,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let LocalAddress::Unix(path) = &self.local
+            && !self.is_activated
             && !self.is_handed_over.load(Ordering::Relaxed)
             && identity(path) == self.file
         {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 #[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +15,8 @@ use std::time::Duration;
 use std::{env, process};
 
 use nix::time::{ClockId, clock_gettime};
+
+use super::{inherited_descriptor, reason};
 
 /// Notifies the service manager, if there is one: sd_notify(3).
 ///
@@ -54,28 +57,67 @@ pub fn watchdog() -> Option<Duration> {
 }
 
 fn interval_of(pid: Option<&OsStr>, interval: &OsStr) -> Option<Duration> {
-    if pid.is_some_and(|pid| pid.to_str() != Some(&process::id().to_string())) {
+    if pid.is_some_and(|pid| pid.to_str() != Some(&own_id())) {
         return None;
     }
     let interval = interval.to_str()?.parse().ok()?;
     Some(Duration::from_micros(interval)).filter(|interval| !interval.is_zero())
 }
 
+/// The listening sockets that the service manager has opened for this process, with their names: sd_listen_fds(3). To be
+/// called once, before this process opens anything.
+///
+/// # Errors
+/// A descriptor that was announced is not open.
+pub fn sockets() -> io::Result<Vec<(String, OwnedFd)>> {
+    let is_own = env::var_os(LISTEN_PID).is_some_and(|pid| pid.to_str() == Some(&own_id()));
+    let count = env::var(LISTEN_FDS).ok();
+    let count: RawFd = count
+        .and_then(|count| count.parse().ok())
+        .filter(|count| is_own && (0..=MOST_SOCKETS).contains(count))
+        .unwrap_or(0);
+    let names = env::var(LISTEN_FDNAMES).unwrap_or_default();
+    let mut names = names.split(':');
+    let mut sockets = Vec::new();
+    for number in FIRST_SOCKET..FIRST_SOCKET + count {
+        let name = names.next().filter(|name| !name.is_empty());
+        let name = name.map_or_else(|| format!("descriptor {number}"), str::to_owned);
+        let socket = inherited_descriptor(number)
+            .map_err(|error| io::Error::other(format!("LISTEN_FDS: {name}: {}", reason(&error))))?;
+        sockets.push((name, socket));
+    }
+    Ok(sockets)
+}
+
 /// Prepares the environment of a process that takes the place of this one: it is the one that the service manager watches
-/// then.
+/// then, and gets sockets in another way.
 pub fn prepare_successor(command: &mut Command) {
     if watchdog().is_some() {
         command.env_remove(WATCHDOG_PID);
+    }
+    for name in [LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES] {
+        command.env_remove(name);
     }
 }
 
 /// Takes out of the environment of another program what concerns this one only.
 pub fn hide(command: &mut Command) {
+    prepare_successor(command);
     for name in [NOTIFY_SOCKET, WATCHDOG_PID, WATCHDOG_USEC] {
         command.env_remove(name);
     }
 }
 
+fn own_id() -> String {
+    process::id().to_string()
+}
+
+/// The descriptor of the first socket, and more sockets than a unit has.
+const FIRST_SOCKET: RawFd = 3;
+const MOST_SOCKETS: RawFd = 10_000;
+const LISTEN_PID: &str = "LISTEN_PID";
+const LISTEN_FDS: &str = "LISTEN_FDS";
+const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";

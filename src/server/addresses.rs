@@ -16,6 +16,7 @@ use crate::backend::group::{Journal, Sites};
 use crate::backend::pool::Pool;
 use crate::budget::Budget;
 use crate::config::{self, Address, Config};
+use crate::net::activation::Inherited;
 use crate::net::listener::{Listener, SocketFile, Sockets, Stop};
 use crate::process;
 use crate::process::reason;
@@ -272,6 +273,21 @@ impl BackendAddress {
             })
         };
         order.into_iter().filter_map(with_entry).collect()
+    }
+
+    /// Offers sockets of the service manager for the addresses of a configuration, of which these are for backends.
+    pub(super) fn offer(all: &[Self], config: &Config, inherited: &Inherited) -> io::Result<()> {
+        let backends: Vec<_> = all.iter().map(|wanted| wanted.address.clone()).collect();
+        let status: Vec<_> = config
+            .status
+            .iter()
+            .map(|status| status.at.clone())
+            .collect();
+        inherited.activated.offer(&[
+            ("clients", &config.listen, &inherited.clients),
+            ("backends", &backends, &inherited.backends),
+            ("status", &status, &inherited.status),
+        ])
     }
 
     /// Mode and owner of its socket file, with numeric user and group.

@@ -19,6 +19,7 @@ use super::threads::PreparedThread;
 use crate::backend::dial_in::DialInControl;
 use crate::backend::registration::ConnectedBackend;
 use crate::logging::AccessLog;
+use crate::net::activation::ActivatedSockets;
 use crate::net::listener::LocalAddress;
 use crate::stats::{self, Close, Stats};
 
@@ -48,6 +49,8 @@ pub struct Server {
     /// Held for the whole of a reload, so that reloads run one after the other.
     pub(super) reloading: Mutex<()>,
     pub(super) running: Mutex<Running>,
+    /// Listening sockets of the service manager.
+    pub(super) activated: Arc<ActivatedSockets>,
     /// The processes that this one has replaced, and the one that has replaced it.
     pub(super) succession: Arc<Succession>,
     pub(super) workers: ThreadPool,

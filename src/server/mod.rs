@@ -26,6 +26,7 @@
 //! | `Pool::state`, `Directory::state`, `ConcurrencyLimit` | idle backends, free connection slots, free permits, each with its queue | a few instructions |
 //! | `Slot::content` | what a request in a queue was given, or its waker | a few instructions, or the wait of a worker (Condvar) |
 //! | `Succession::others` | the links to other processes of the server | a few instructions |
+//! | `ActivatedSockets::served` | which address each socket of the service manager serves | look-ups of addresses |
 //! | `Shared::successor` | the link to the process that has replaced this one | a clone |
 //! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, shards of the `RateLimiter`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding`, `AdminContext::connections`, `Shared::certificates`, `Shared::reload`, `Shared::history` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known about paths, a directory | a look-up, a clone |
@@ -33,7 +34,7 @@
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
 //!
 //! All but the first three are leaves, and so are those of a log except its loggers. A worker never takes the first three, nor
-//! `Succession::others`.
+//! `Succession::others` and `ActivatedSockets::served`.
 
 mod accept;
 mod addresses;

@@ -16,7 +16,8 @@ use super::error::StartError;
 use super::handle::Server;
 use super::snapshot::{Snapshot, SnapshotParts};
 use crate::config::{Address, Config};
-use crate::net::listener::{Listener, Sockets};
+use crate::net::activation::Inherited;
+use crate::net::listener::{Listener, SocketFile};
 use crate::process;
 use crate::stats::Close;
 
@@ -63,12 +64,19 @@ impl Server {
         };
         certificates.load("ssl", &config.ssl)?;
         load_outgoing(&mut outgoing, &config)?;
+        let inherited = Inherited {
+            activated: Arc::clone(&self.activated),
+            ..Inherited::default()
+        };
+        let wanted = BackendAddress::all(&config);
+        BackendAddress::offer(&wanted, &config, &inherited)?;
         let mut new_clients = Vec::new();
         let is_new = |address: &&Address| !old_addresses.contains(*address);
         for address in config.listen.iter().filter(is_new) {
-            new_clients.push((address.clone(), Listener::bind(address)?));
+            let file = SocketFile::default();
+            let bound = Listener::bind_with(address, &file, &inherited.clients)?;
+            new_clients.push((address.clone(), bound));
         }
-        let wanted = BackendAddress::all(&config);
         let mut new_backends = Vec::new();
         let is_new = |wanted: &&BackendAddress| !pools.contains_key(&wanted.address);
         for new in wanted.iter().filter(is_new) {
@@ -79,13 +87,13 @@ impl Server {
                 &shared.stats,
                 &shared.journal,
                 &shared.descriptors,
-                &Sockets::default(),
+                &inherited.backends,
             )?);
         }
         let admin_address = config.status.as_ref().map(|status| status.at.clone());
         let admin = match admin_address == old_admin {
             true => None,
-            false => NewAdminListener::bind(&config, &Sockets::default())?,
+            false => NewAdminListener::bind(&config, &inherited.status)?,
         };
         pools.extend(new_backends.iter().map(NewBackendListener::pool));
         let files = wanted.iter().map(BackendAddress::socket_file);

@@ -20,12 +20,12 @@ pub(crate) struct Sessions<S> {
     /// When to look for idle sessions again, to make room.
     pub(super) shedding: ScanBackoff,
     /// When the tick thread has last seen that the workers work.
-    pub(super) progress: Mutex<Progress>,
+    pub(super) progress: Mutex<WorkerProgress>,
 }
 
 /// A look of the tick thread at the workers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
+pub(super) struct WorkerProgress {
     /// How often a worker had got something to do.
     pub(super) taken: u64,
     pub(super) at: Instant,

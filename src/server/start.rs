@@ -22,7 +22,7 @@ use super::history::History;
 use super::operations;
 use super::rate_limit::RateLimiter;
 use super::session::Session;
-use super::sessions::{Progress, ScanBackoff, Sessions};
+use super::sessions::{ScanBackoff, Sessions, WorkerProgress};
 use super::shared::Shared;
 use super::snapshot::{Snapshot, SnapshotParts};
 use super::succession::Succession;
@@ -33,7 +33,8 @@ use crate::backend::group::Journal;
 use crate::budget::{Budget, Shares};
 use crate::config::{Address, Config};
 use crate::content::gzip::Compressors;
-use crate::net::listener::{Inherited, Listener, SocketFile};
+use crate::net::activation::{ActivatedSockets, Inherited};
+use crate::net::listener::{Listener, SocketFile};
 use crate::net::poller::Poller;
 use crate::net::tunnel::Tunnels;
 use crate::process;
@@ -50,6 +51,7 @@ pub struct Bound {
     certificates: Certificates,
     outgoing: Certificates,
     dial_in: DialIn,
+    activated: Arc<ActivatedSockets>,
 }
 
 impl Server {
@@ -75,6 +77,8 @@ impl Server {
         certificates.load("ssl", &config.ssl)?;
         let mut outgoing = Certificates::default();
         load_outgoing(&mut outgoing, &config)?;
+        let wanted = BackendAddress::all(&config);
+        BackendAddress::offer(&wanted, &config, inherited)?;
         let clients = config.listen.iter().map(|address| {
             let file = SocketFile::default();
             Ok((
@@ -84,9 +88,9 @@ impl Server {
         });
         let clients = clients.collect::<Result<Vec<_>, StartError>>()?;
         let mut backends = Vec::new();
-        for wanted in BackendAddress::all(&config) {
+        for wanted in &wanted {
             backends.push(NewBackendListener::bind(
-                &wanted,
+                wanted,
                 &config,
                 &outgoing,
                 &stats,
@@ -144,11 +148,12 @@ impl Server {
             poller,
             tunnels: Tunnels::new()?,
             shedding: ScanBackoff::default(),
-            progress: Mutex::new(Progress {
+            progress: Mutex::new(WorkerProgress {
                 taken: 0,
                 at: Instant::now(),
             }),
         });
+        inherited.activated.report_unused();
         Ok(Bound {
             sessions,
             shared,
@@ -158,6 +163,7 @@ impl Server {
             certificates,
             outgoing,
             dial_in,
+            activated: Arc::clone(&inherited.activated),
         })
     }
 
@@ -204,6 +210,7 @@ impl Bound {
             certificates,
             outgoing,
             dial_in,
+            activated,
         } = self;
         let snapshot = shared.snapshot();
         let config = snapshot.config.clone();
@@ -258,6 +265,7 @@ impl Bound {
         }
         running.begin(&control);
         Ok(Server {
+            activated,
             reloading: Mutex::default(),
             running: Mutex::new(running),
             succession: Arc::new(Succession::new(Arc::clone(&sessions), Arc::clone(&control))),

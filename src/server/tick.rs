@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::session::Session;
-use super::sessions::{Progress, Sessions};
+use super::sessions::{Sessions, WorkerProgress};
 use crate::backend::dial_in::DialInControl;
 
 impl Sessions<Session> {
@@ -55,7 +55,7 @@ impl Sessions<Session> {
         let mut seen = self.progress.lock();
         let taken = self.poller.taken();
         if taken != seen.taken || self.poller.has_sleepers() {
-            *seen = Progress { taken, at: now };
+            *seen = WorkerProgress { taken, at: now };
         }
     }
 

@@ -9,19 +9,21 @@ use super::handle::Server;
 use super::succession::link::ProcessLink;
 use crate::backend::pool::Successor;
 use crate::config::Address;
+use crate::net::activation::ActivatedSockets;
 use crate::net::listener::Listener;
 use crate::process::channel::Channel;
 
 impl Server {
-    /// The listening sockets for clients, for backends and of the status address, each with its address as it is configured, for a process
-    /// that follows this one.
+    /// The listening sockets for clients, for backends and of the status address, each with its address as it is configured,
+    /// for a process that follows this one; without those of the service manager.
     pub fn listeners(&self) -> [Vec<(String, Arc<Listener>)>; 3] {
         fn named<'a>(
             all: impl Iterator<Item = (&'a Address, &'a Vec<Arc<Listener>>)>,
         ) -> Vec<(String, Arc<Listener>)> {
             let named = all.flat_map(|(address, listeners)| {
                 let of = |listener| (address.to_string(), Arc::clone(listener));
-                listeners.iter().map(of)
+                let own = listeners.iter().filter(|listener| !listener.is_activated());
+                own.map(of)
             });
             named.collect()
         }
@@ -34,6 +36,11 @@ impl Server {
             named(backends.map(|listener| (&listener.address, &listener.listeners))),
             named(status.map(|listener| (&listener.address, &listener.listeners))),
         ]
+    }
+
+    /// The listening sockets of the service manager, for a process that follows this one.
+    pub fn activated(&self) -> &ActivatedSockets {
+        &self.activated
     }
 
     /// Another process has replaced this one, and accepts at the same addresses. It gets the idle backends and the idle

@@ -232,11 +232,12 @@ fn tunnels_and_responses_stay_beside_the_new_processes() {
     assert_open(&mut tunnel, &mut slow);
     app.send("3\r\ntwo\r\n");
     stream.sees("two");
-    app.send("0\r\n\r\n");
     let echo = Echo::dial(proxy.dial_in(), "127001017773", "");
     assert_eq!(Visitor::connect(proxy.address()).get("/").status, 200);
     // The client and the backend of the response go on with the newest process.
     drop(echo);
+    proxy.wait_for_log("(peer_closed)");
+    app.send("0\r\n\r\n");
     stream.sees("0\r\n\r\n");
     let mut more = proxy.ask("/more");
     assert_eq!(app.request().target(), "/more");

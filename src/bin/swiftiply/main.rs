@@ -37,7 +37,7 @@ use program::{ExitError, print, reload_failed};
 use signal_hook::consts::SIGUSR2;
 use swiftiply::config::{Config, LogDestination, LogLevel, Logger, Note, Problems};
 use swiftiply::logging::{self, Logging};
-use swiftiply::net::listener::Inherited;
+use swiftiply::net::activation::{ActivatedSockets, Inherited};
 use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::reason;
 use swiftiply::process::service;
@@ -88,6 +88,7 @@ fn read(invocation: &Invocation) -> Result<(Config, Vec<Note>), Problems> {
 
 fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
     let upgrade = Upgrade::prepare();
+    let sockets = service::sockets().map_err(ExitError::running)?;
     let mut predecessor = match follows {
         true => Some(Predecessor::meet().map_err(ExitError::running)?),
         false => None,
@@ -120,7 +121,7 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
         .map_err(|error| ExitError::running(format!("descriptors: {}", reason(&error))))?;
     log::debug!("{limit} descriptors");
     let bound = match &predecessor {
-        None => bind(&config),
+        None => bind(&config, &Arc::new(ActivatedSockets::new(sockets))),
         Some(predecessor) => Server::bind_with(config.clone(), &predecessor.inherited),
     };
     let bound = bound.map_err(|error| match error {
@@ -186,11 +187,15 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
 }
 
 /// Binds the addresses. A server that is draining may still hold some for a moment.
-fn bind(config: &Config) -> Result<Bound, StartError> {
+fn bind(config: &Config, activated: &Arc<ActivatedSockets>) -> Result<Bound, StartError> {
     let since = Instant::now();
     let mut is_logged = false;
     loop {
-        match Server::bind_with(config.clone(), &Inherited::default()) {
+        let inherited = Inherited {
+            activated: Arc::clone(activated),
+            ..Inherited::default()
+        };
+        match Server::bind_with(config.clone(), &inherited) {
             Err(StartError::Bind(error)) if error.is_in_use() && since.elapsed() < BIND_AGAIN => {
                 if !is_logged {
                     log::warn!("{error}; trying again for {BIND_AGAIN:?}");

@@ -6,6 +6,7 @@
 //! | from | message | means |
 //! |---|---|---|
 //! | old | `clients ADDRESS`, `backends ADDRESS` or `status ADDRESS`, with a socket | each socket on which it listens, by its configured address |
+//! | old | `activated NAME`, with a socket | each socket of the service manager |
 //! | old | `pid PATH`, with the file | the pid file, which the rights of the new process may not let it open |
 //! | old | `switched TEXT` | what an operator has drained or closed ([`Server::switched`]) |
 //! | old | `end` | these were all |
@@ -19,10 +20,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use swiftiply::net::listener::Inherited;
+use swiftiply::net::activation::{ActivatedSockets, Inherited};
 use swiftiply::process::apart::Apart;
 use swiftiply::process::channel::Channel;
 use swiftiply::process::pid_file::PidFile;
@@ -125,6 +127,10 @@ fn serve_instead(
                 .map_err(gone)?;
         }
     }
+    for (name, socket) in server.activated().all() {
+        let message = format!("{ACTIVATED}{name}");
+        channel.send(&message, Some(socket)).map_err(gone)?;
+    }
     if let Some((path, file)) = pid_file.map(PidFile::parts) {
         let message = format!("{PID_FILE}{}", path.display());
         channel.send(&message, Some(file)).map_err(gone)?;
@@ -190,7 +196,8 @@ impl Predecessor {
     pub(crate) fn meet() -> Result<Self, String> {
         let failed = |error: io::Error| format!("{OPTION}: {}", reason(&error));
         let channel = Channel::inherited().map_err(failed)?;
-        let inherited = Inherited::default();
+        let mut inherited = Inherited::default();
+        let mut activated = Vec::new();
         let mut switched = Vec::new();
         let mut pid_file = None;
         loop {
@@ -203,6 +210,8 @@ impl Predecessor {
                         inherited.backends.add(address.to_owned(), socket);
                     } else if let Some(address) = text.strip_prefix(STATUS) {
                         inherited.status.add(address.to_owned(), socket);
+                    } else if let Some(name) = text.strip_prefix(ACTIVATED) {
+                        activated.push((name.to_owned(), socket));
                     } else if let Some(path) = text.strip_prefix(PID_FILE) {
                         pid_file = Some((path.to_owned(), socket));
                     }
@@ -213,6 +222,7 @@ impl Predecessor {
                 _ => return Err(format!("{OPTION}: the program gives this to itself only")),
             }
         }
+        inherited.activated = Arc::new(ActivatedSockets::new(activated));
         Ok(Self {
             channel,
             inherited,
@@ -248,6 +258,7 @@ const OPTION: &str = "--take-over";
 const CLIENTS: &str = "clients ";
 const BACKENDS: &str = "backends ";
 const STATUS: &str = "status ";
+const ACTIVATED: &str = "activated ";
 const PID_FILE: &str = "pid ";
 const SWITCHED: &str = "switched ";
 const END: &str = "end";

@@ -62,6 +62,7 @@ impl Session {
             peer: self.peer,
             idle,
             responses: self.responses,
+            local: self.local,
         };
         if !link.give_client(self.conn.as_fd(), client) {
             return Some(self);
@@ -76,6 +77,7 @@ impl Session {
     pub(crate) fn resume(&mut self, client: &GivenClient) {
         self.state = State::idle(Instant::now() + client.idle);
         self.responses = client.responses;
+        self.local = client.local.or(self.local);
     }
 
     /// Its client, if the spool holds part of a backend's response for it, and whether other requests wait for that

@@ -4,7 +4,7 @@
 //!
 //! | message | descriptor | means |
 //! |---|---|---|
-//! | `client IDLE RESPONSES PEER` | its connection | an idle client, with the milliseconds for which it may stay so |
+//! | `client IDLE RESPONSES PEER LOCAL` | its connection | an idle client, with the milliseconds for which it may stay so, and the address to which it has connected, or `-` |
 //! | `backend ID KEY RESPONSES PEER ADDRESS` | its connection | an idle backend, with the address at which it dialled in |
 //! | `ask ID KEYS ADDRESS` | | a request waits for a backend with this id and one of these keys |
 //! | `all` | | all idle connections were sent |
@@ -52,6 +52,8 @@ pub(crate) struct GivenClient {
     pub(crate) idle: Duration,
     /// Responses that it has had.
     pub(crate) responses: u32,
+    /// The address to which it has connected, if it is needed and known.
+    pub(crate) local: Option<SocketAddr>,
 }
 
 impl ProcessMessage {
@@ -62,7 +64,11 @@ impl ProcessMessage {
                 peer,
                 idle,
                 responses,
-            }) => format!("client {} {responses} {peer}", idle.as_millis()),
+                local,
+            }) => {
+                let local = local.map_or_else(|| "-".to_owned(), |local| local.to_string());
+                format!("client {} {responses} {peer} {local}", idle.as_millis())
+            }
             Self::Backend {
                 id,
                 key,
@@ -100,12 +106,16 @@ impl ProcessMessage {
         let (kind, rest) = text.split_once(' ').unwrap_or((text, ""));
         Some(match kind {
             "client" => {
-                let mut words = rest.splitn(3, ' ');
+                let mut words = rest.split(' ');
                 let mut next = || words.next();
                 Self::Client(GivenClient {
                     idle: Duration::from_millis(next()?.parse().ok()?),
                     responses: next()?.parse().ok()?,
                     peer: peer(next()?).ok()?,
+                    local: match next()? {
+                        "-" => None,
+                        local => Some(local.parse().ok()?),
+                    },
                 })
             }
             "backend" => {
@@ -183,6 +193,7 @@ mod tests {
                 peer,
                 idle: Duration::from_millis(1500),
                 responses: 7,
+                local: matches!(peer, Peer::Tcp(_)).then(|| "[::1]:80".parse().unwrap()),
             })
         };
         let backend = |key: &[u8], address: &str| ProcessMessage::Backend {
@@ -238,7 +249,9 @@ mod tests {
             "client",
             "client 1 2",
             "client -1 2 unix:",
-            "client 1 2 nowhere",
+            "client 1 2 nowhere -",
+            "client 1 2 unix:",
+            "client 1 2 unix: there",
             "backend - - 1 unix:",
             "backend 00 - 1 unix: a",
             "backend -0 - 1 unix: a",
