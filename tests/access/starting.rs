@@ -171,9 +171,9 @@ fn samples() {
     let unit = include_str!("../../conf/swiftiply-access@.service");
     for line in [
         "WorkingDirectory=/srv/%i\n",
-        "ExecStart=/usr/local/bin/swiftiply-access -c /etc/swiftiply/access/%i.yml\n",
+        "ExecStart=swiftiply-access -c /etc/swiftiply/access/%i.yml\n",
         // In this order; the second is not done if the first fails.
-        "ExecReload=/usr/local/bin/swiftiply-access --check -c /etc/swiftiply/access/%i.yml\n\
+        "ExecReload=swiftiply-access --check -c /etc/swiftiply/access/%i.yml\n\
          ExecReload=/bin/kill -HUP $MAINPID\n",
         "KillMode=mixed\n",
         "User=%i\nGroup=%i\n",
@@ -188,7 +188,7 @@ fn samples() {
             "{unit}"
         );
     }
-    let reload = "ExecReload=/usr/local/bin/swiftiply --check -c /etc/swiftiply/swiftiply.yml\n\
+    let reload = "ExecReload=swiftiply --check -c /etc/swiftiply/swiftiply.yml\n\
                   ExecReload=/bin/kill -HUP $MAINPID\n";
     assert!(
         unit.contains(reload),
