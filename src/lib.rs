@@ -143,6 +143,8 @@
 //! | `drain` | one | reads the rest of responses that no client gets: it has left, or gets a file instead | wait for a single backend, read one for longer than a second |
 //! | `log`, `log-stdout`, `log-stderr` | one each | write log files, standard output and standard error | anything else |
 //! | `succession` | one for each other process of the server, after an upgrade | reads what that process sends: idle clients, idle backends, and requests for backends | serve requests |
+//! | `acme` | one, if a site has `tls: auto` or `tls: internal` | obtains and renews certificates; waits for the authority | serve requests |
+//! | `certificates` | one, if certificates come from files | reads them again when they change; logs their expiry | serve requests |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
 //! | `status` | one for the `status` address, and up to 8 short-lived ones | accepts there; reads one request and writes its response | serve requests to sites |
 //! | `lookup`, `check` | at most one of each for a server, short-lived | looks up a host name; checks whether a server is healthy | anything else |
@@ -173,12 +175,13 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | 1 | [`http`], [`preamble`], [`passwords`], [`budget`], [`escape`], [`stats`] | bytes and numbers: no sockets, no files, no clock |
+//! | 1 | [`http`], [`preamble`], [`passwords`], [`budget`], [`escape`], [`stats`], [`x509`] | bytes and numbers: no sockets, no files, no clock |
 //! | 2 | [`process`] | the operating system, for the process as a whole |
 //! | 3 | [`config`] | files, once, at the start and at reloads |
 //! | 4 | [`net`] | sockets |
 //! | 5 | [`logging`], [`exchange`] | one exchange |
 //! | 6 | [`backend`], [`client`] | the dial-in protocol, from both sides |
+//! | 6 | [`acme`] | certificates that the server obtains or makes |
 //! | 6 | [`content`] | files: those that are served, and those that are read again when they change |
 //! | 7 | [`relay`] | one exchange, from the lease of a backend to the last byte of the response |
 //! | 8 | [`server`], [`access`] | everything |
@@ -187,16 +190,18 @@
 //!
 //! | crate | modules |
 //! |---|---|
-//! | `base64` | `http::auth` |
+//! | `base64` | `http::auth`, `acme::jose` |
 //! | `bcrypt` | `passwords` |
 //! | `flate2` | `content::gzip` |
 //! | `httparse` | `http::head` |
 //! | `httpdate` | `http::date`, `http::conditional` |
 //! | `mime_guess` | `content::entity` |
 //! | `percent_encoding` | `http::target` |
+//! | `rcgen` | `acme::keys` |
 //! | `redis` | `backend::directory` |
+//! | `ring` | `acme::jose`, `net::tls` |
 //! | `rustls` | `net::tls` |
-//! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging`, `server::admin`, `server::shared` |
+//! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging`, `server::admin`, `server::shared`, `acme::client`, `acme::order` |
 //! | `serde_yaml` | `config::raw`, `config::locate`, `config::print` |
 //! | `sha_crypt` | `passwords` |
 //! | `subtle` | `server::admin` |
@@ -204,9 +209,11 @@
 //! | `tempfile` | `server::body`, `relay::spool` |
 //! | `threadpool` | `server` |
 //! | `tikv_jemalloc_sys` | `process` |
+//! | `ureq` | `acme::client` |
 //! | `webpki` | `net::tls` |
 
 pub mod access;
+pub mod acme;
 pub mod backend;
 pub mod budget;
 pub mod client;
@@ -223,5 +230,6 @@ pub mod process;
 pub mod relay;
 pub mod server;
 pub mod stats;
+pub mod x509;
 
 pub use server::Server;

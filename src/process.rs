@@ -21,7 +21,7 @@ use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
-use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
+use nix::libc::{O_DIRECTORY, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 #[cfg(target_os = "linux")]
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -446,6 +446,31 @@ impl UserAndGroup {
             return Err(io::Error::other("it has hard links"));
         }
         unistd::fchown(&file, user, self.group).map_err(io::Error::from)
+    }
+}
+
+impl UserAndGroup {
+    /// Changes the owner of a directory, of the directories in it and of the files in these, as [`UserAndGroup::own`] does.
+    ///
+    /// # Errors
+    /// Those of [`UserAndGroup::own`] and `readdir(3)`.
+    pub fn own_directory(&self, directory: &Path) -> io::Result<()> {
+        let user = self.user.as_ref().map(|user| user.uid);
+        if user.is_none() && self.group.is_none() {
+            return Ok(());
+        }
+        let mut options = OpenOptions::new();
+        let flags = O_DIRECTORY | O_NOFOLLOW;
+        let open = options.read(true).custom_flags(flags).open(directory)?;
+        unistd::fchown(&open, user, self.group)?;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => self.own_directory(&entry.path())?,
+                false => self.own(&entry.path())?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The tests of the whole program: the real binary, real sockets.
 
 mod access;
+#[cfg(feature = "acme")]
+mod acme;
 mod auth;
 mod budgets;
 mod client;

@@ -398,7 +398,7 @@ recipes! {
     traditional: "node";
     files: "python3";
     sites: "python3", "node";
-    https: "python3", "openssl";
+    https: "python3", "curl";
     service: "puma";
 }
 

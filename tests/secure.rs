@@ -80,6 +80,72 @@ fn certificate_by_name() {
 }
 
 #[test]
+fn certificate_of_a_site() {
+    needs!("curl", "openssl");
+    let files = tempfile::tempdir().unwrap();
+    let make = |file: &str, names: &[&str]| secure::certificate(files.path(), file, names);
+    let common = make("common", &["a.test", "c.test"]);
+    let own = make("own", &["a.test"]);
+    let proxy = Proxy::start(&format!(
+        "{}\nmap:\n- {{incoming: a.test, outgoing: '127.0.0.1:0', tls: {{{}}}}}\n\
+         - {{incoming: c.test, outgoing: '127.0.0.1:0'}}",
+        ssl(&common.0, &common.1),
+        secure::pair(&own.0, &own.1)
+    ));
+    let echo = Echo::dial(proxy.dial_in(), "00000000000e", "");
+    let address = proxy.addresses()[1];
+    let trusts = |host: &str, certfile: &Path| curl(address, host, certfile, &[]).0;
+    assert!(trusts("a.test", &own.0), "the site's own one comes first");
+    assert!(!trusts("a.test", &common.0));
+    assert!(
+        trusts("c.test", &common.0),
+        "others have that of the address"
+    );
+    proxy.wait_for_log(&format!("certificate {}: valid until ", own.0.display()));
+    drop(echo);
+    proxy.finish();
+}
+
+#[test]
+fn certificate_is_read_when_it_changes() {
+    needs!("curl", "openssl");
+    let files = tempfile::tempdir().unwrap();
+    let make = |file: &str, names: &[&str]| secure::certificate(files.path(), file, names);
+    let (certfile, keyfile) = make("test", &["old.test"]);
+    let own = make("own", &["own.test"]);
+    let proxy = Proxy::start(&format!(
+        "{}\nmap:\n- {{incoming: own.test, outgoing: '127.0.0.1:0', tls: {{{}}}}}\n\
+         - {{incoming: new.test, outgoing: '127.0.0.1:0'}}",
+        ssl(&certfile, &keyfile),
+        secure::pair(&own.0, &own.1)
+    ));
+    let address = proxy.addresses()[1];
+    let trusts = |host: &str, certfile: &Path| curl(address, host, certfile, &["-m", "9"]).1;
+    let mut kept = proxy.visit_secure();
+    let health = "GET /swiftiply_health HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(kept.ask(health).status, 200);
+    make("test", &["new.test"]);
+    proxy.wait_for_log(&format!("{}: read again", certfile.display()));
+    let is_trusted = |text: String| !text.contains("certificate");
+    assert!(is_trusted(trusts("new.test", &certfile)));
+    fs::copy(&own.0, files.path().join("before.pem")).unwrap();
+    make("own", &["own.test"]);
+    proxy.wait_for_log(&format!("{}: read again", own.0.display()));
+    assert!(is_trusted(trusts("own.test", &own.0)));
+    assert!(!is_trusted(trusts(
+        "own.test",
+        &files.path().join("before.pem")
+    )));
+    // A file that is damaged changes nothing.
+    fs::write(&certfile, "no certificate").unwrap();
+    proxy.wait_for_log("no certificate in it; keeping the certificate that was read before");
+    assert_eq!(kept.ask(health).status, 200);
+    kept.finish();
+    drop(kept);
+    proxy.finish();
+}
+
+#[test]
 fn alpn_and_resumption() {
     needs!("openssl");
     let files = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use super::acme;
 use super::address;
 use super::clients;
 use super::defaults::{LEAST_MEMORY, MOST_WORKERS};
@@ -125,13 +126,18 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     });
     let descriptors = value::count(64..=1 << 30);
     let mut listen = listen(&top, overrides);
-    let ssl = ssl(&top, &mut listen);
+    let (secure, ssl) = ssl(&top, &mut listen);
     let outgoing_ssl = outgoing_ssl(&top);
     let proxy_protocol = proxy_protocol::proxy_protocol(&top, &listen);
     let (allow, deny) = clients::allow_and_deny(&top);
     let config = Config {
         listen,
         ssl,
+        secure,
+        acme: acme::acme(&top),
+        state_directory: top
+            .take("state_directory", value::path(directory))
+            .unwrap_or(base.state_directory),
         outgoing_ssl: outgoing_ssl.iter().map(|(_, tls)| tls.clone()).collect(),
         status: None,
         daemonize: overrides.daemonize.or(daemonize).unwrap_or(false),

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::types::{
-    Address, CacheConfig, Config, DirectoryConfig, FileCache, Filter, GzipConfig, Limits,
-    LogDestination, LogLevel, Logger, Order, Outgoing, Redis, RequestIds, Scheduling, SiteConfig,
-    SocketFileConfig, Symlinks, Timeouts,
+    AcmeConfig, Address, CacheConfig, ChallengeKind, Config, DirectoryConfig, FileCache, Filter,
+    GzipConfig, Limits, LogDestination, LogLevel, Logger, Order, Outgoing, Redis, RequestIds,
+    Scheduling, SiteConfig, SocketFileConfig, Symlinks, Timeouts,
 };
 use crate::process;
 
@@ -19,6 +19,9 @@ impl Default for Config {
         Self {
             listen: Vec::new(),
             ssl: Vec::new(),
+            secure: Vec::new(),
+            acme: AcmeConfig::default(),
+            state_directory: default_state_directory(),
             outgoing_ssl: Vec::new(),
             status: None,
             daemonize: false,
@@ -57,6 +60,7 @@ impl Default for SiteConfig {
             name: "default".into(),
             incoming: Vec::new(),
             default: false,
+            tls: None,
             outgoing: Vec::new(),
             directory: None,
             server_connections: 64,
@@ -169,6 +173,27 @@ impl SiteConfig {
     }
 }
 
+/// The settings of an empty section.
+impl Default for AcmeConfig {
+    fn default() -> Self {
+        Self {
+            email: None,
+            directory: "https://acme-v02.api.letsencrypt.org/directory".into(),
+            ca: None,
+            eab: None,
+            profile: None,
+            challenges: vec![ChallengeKind::Http01, ChallengeKind::TlsAlpn01],
+        }
+    }
+}
+
+impl AcmeConfig {
+    /// Whether nothing was changed.
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The settings of `gzip: true`.
 impl Default for GzipConfig {
     fn default() -> Self {
@@ -240,6 +265,16 @@ impl Default for Logger {
 pub fn default_workers() -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     (2 * processors).clamp(4, MOST_WORKERS)
+}
+
+/// The default of `state_directory`: that of the unit of systemd (`StateDirectory=`), or the usual place.
+fn default_state_directory() -> PathBuf {
+    let of_unit = env::var("STATE_DIRECTORY").unwrap_or_default();
+    // systemd separates several by colons.
+    match of_unit.split(':').next() {
+        Some(first) if first.starts_with('/') => first.into(),
+        _ => "/var/lib/swiftiply".into(),
+    }
 }
 
 /// The default of `limits.memory`: a quarter of the memory that the process may use.

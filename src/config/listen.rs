@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use super::acme;
 use super::address::{self, ClusterAddress};
 use super::overrides::Overrides;
 use super::problem::Location;
@@ -38,7 +39,13 @@ pub(super) fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
         && fronts
             .iter()
             .all(|front| matches!(front, ClusterAddress::Unix(_)));
-    let only_tls = ports.is_none() && raw::get(&top.map, "ssl").is_some();
+    let has_ssl = raw::get(&top.map, "ssl").is_some();
+    let only_tls = ports.is_none() && has_ssl;
+    // Certificates without a port: clients come to the usual ones.
+    let ports = match ports {
+        None if !has_ssl && acme::is_wanted(top) => Some(vec![HTTP]),
+        ports => ports,
+    };
     if !only_sockets
         && !only_tls
         && ports
@@ -70,16 +77,31 @@ pub(super) fn listen(top: &Section, overrides: &Overrides) -> Vec<Address> {
     listen
 }
 
-/// Reads `ssl`: one `{at, certfile, keyfile}` or a list of them. Adds addresses that are not in `listen` yet.
-pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
+/// Reads `ssl`: one `{at, certfile, keyfile}` or a list of them. Adds addresses that are not in `listen` yet. Returns
+/// the addresses that speak TLS, and the certificates of those that have files.
+pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> (Vec<Address>, Vec<Tls>) {
+    let for_sites = acme::is_wanted(top);
+    let Some(entries) = top.many("ssl") else {
+        let secure = match for_sites {
+            true => usual(top, listen),
+            false => Vec::new(),
+        };
+        return (secure, Vec::new());
+    };
+    let mut secure: Vec<Address> = Vec::new();
     let mut result: Vec<Tls> = Vec::new();
     let mut taken = HashSet::new();
-    for (item, node) in top.many("ssl").unwrap_or_default() {
-        let read = |node: &Node| certificate(top, node);
-        let Some((ats, certfile, keyfile)) = top.read("ssl", item, node, read) else {
+    for (item, node) in entries {
+        let read = |node: &Node| match tls_entry(top, node)? {
+            (_, None) if !for_sites => Err(NO_CERTFILE.to_owned()),
+            entry => Ok(entry),
+        };
+        let Some((ats, files)) = top.read("ssl", item, node, read) else {
             continue;
         };
-        inspect(top, "ssl", item, node, (&certfile, &keyfile, None));
+        if let Some((certfile, keyfile)) = &files {
+            inspect(top, "ssl", item, node, (certfile, keyfile, None));
+        }
         for at in ats {
             let known = listen.iter().find(|address| same_address(address, &at));
             let at = known.cloned().unwrap_or(at);
@@ -100,6 +122,12 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
                 _ => None,
             };
             for at in [&at].into_iter().chain(implied) {
+                if !secure.contains(at) {
+                    secure.push(at.clone());
+                }
+                let Some((certfile, keyfile)) = &files else {
+                    continue;
+                };
                 let tls = Tls {
                     at: at.clone(),
                     certfile: certfile.clone(),
@@ -112,7 +140,26 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> Vec<Tls> {
             }
         }
     }
-    result
+    (secure, result)
+}
+
+/// The addresses that speak TLS when the file names none: port 443 of each address. Adds them to `listen`.
+fn usual(top: &Section, listen: &mut Vec<Address>) -> Vec<Address> {
+    let mut secure: Vec<Address> = Vec::new();
+    for address in &*listen {
+        if let Address::Tcp { host, implied, .. } = address {
+            add(&mut secure, tcp(host, HTTPS, *implied));
+        }
+    }
+    if secure.is_empty() && !listen.is_empty() {
+        top.problem(
+            "ssl: no address speaks TLS, which the tls of a site needs; write ssl: {at: '*:443'}",
+        );
+    }
+    for address in &secure {
+        add(listen, address.clone());
+    }
+    secure
 }
 
 /// Reads `outgoing_ssl`: one `{at, certfile, keyfile, client_ca}` or a list of them; returns each with its index in
@@ -121,7 +168,8 @@ pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
     let mut result: Vec<(Option<usize>, Tls)> = Vec::new();
     for (item, node) in top.many("outgoing_ssl").unwrap_or_default() {
         let read = |node: &Node| {
-            let (ats, certfile, keyfile) = certificate(top, node)?;
+            let (ats, files) = tls_entry(top, node)?;
+            let (certfile, keyfile) = files.ok_or(NO_CERTFILE)?;
             let client_ca = match node {
                 Node::Map(map) => raw::get(map, "client_ca"),
                 _ => None,
@@ -157,8 +205,11 @@ pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
     result
 }
 
+/// The addresses of an entry of `ssl` or `outgoing_ssl`, and the files of its certificate and key if it has them.
+type TlsEntry = (Vec<Address>, Option<(PathBuf, PathBuf)>);
+
 /// Reads an entry of `ssl` or `outgoing_ssl`.
-fn certificate(top: &Section, node: &Node) -> Result<(Vec<Address>, PathBuf, PathBuf), ValueError> {
+fn tls_entry(top: &Section, node: &Node) -> Result<TlsEntry, ValueError> {
     let Node::Map(map) = node else {
         return Err("write {at: 0.0.0.0:443, certfile: cert.pem, keyfile: key.pem}".into());
     };
@@ -170,10 +221,15 @@ fn certificate(top: &Section, node: &Node) -> Result<(Vec<Address>, PathBuf, Pat
     let at = raw::get(map, "at").ok_or("no at; write the address and port, at: 0.0.0.0:443")?;
     let text = value::text(at).map_err(|wrong| format!("at: {wrong}"))?;
     let ats = at_addresses(top.directory, &text).map_err(|wrong| format!("at: {wrong}"))?;
-    let certfile = file("certfile")?
-        .ok_or("no certfile; write the file of the certificate, certfile: cert.pem")?;
-    let keyfile = file("keyfile")?.unwrap_or_else(|| certfile.clone());
-    Ok((ats, certfile, keyfile))
+    let (certfile, keyfile) = (file("certfile")?, file("keyfile")?);
+    let Some(certfile) = certfile else {
+        return match keyfile {
+            None => Ok((ats, None)),
+            Some(_) => Err(NO_CERTFILE.into()),
+        };
+    };
+    let keyfile = keyfile.unwrap_or_else(|| certfile.clone());
+    Ok((ats, Some((certfile, keyfile))))
 }
 
 /// The addresses that `at` names: two for `*:443`.
@@ -263,6 +319,12 @@ fn add(listen: &mut Vec<Address>, address: Address) {
         _ => {}
     }
 }
+
+/// The usual ports.
+const HTTP: u16 = 80;
+const HTTPS: u16 = 443;
+
+const NO_CERTFILE: &str = "no certfile; write the file of the certificate, certfile: cert.pem";
 
 /// Most bytes of a key file to read.
 const KEY_BYTES: u64 = 4 << 20;

@@ -14,13 +14,14 @@
 //! millisecond.
 //!
 //! In reading order: `types` (the result), `defaults`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
-//! of all keys), `value` and `address` (single values), `section` (key by key), `check`, `listen`, `status` and `proxy_protocol` (the
+//! of all keys), `value` and `address` (single values), `section` (key by key), `check`, `listen`, `acme`, `status` and `proxy_protocol` (the
 //! top level),
 //! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip`, `logs` and `pages` (`map`), [`access`] (the file of
 //! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
 //! `redirects` and `headers` read what a site sends by itself, or changes.
 
 pub mod access;
+mod acme;
 mod address;
 pub(crate) mod auth;
 mod check;
@@ -64,11 +65,12 @@ pub use overrides::{CommandLineSite, Overrides};
 pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub use types::{
-    AccessFormat, AccessLogConfig, AccessLogOutput, Address, BasicAuth, CacheConfig, CheckConfig,
-    ClientGroup, ClientRule, Config, DirectoryConfig, ExcludedRequests, FileCache, Filter,
-    GzipConfig, Limits, LogDestination, LogLevel, Logger, Network, Order, Outgoing, PageCache,
-    ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds, Scheduling, SiteConfig,
-    SocketFileConfig, StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
+    AccessFormat, AccessLogConfig, AccessLogOutput, AcmeConfig, Address, BasicAuth, CacheConfig,
+    ChallengeKind, CheckConfig, ClientGroup, ClientRule, Config, DirectoryConfig, ExcludedRequests,
+    ExternalAccount, FileCache, Filter, GzipConfig, Limits, LogDestination, LogLevel, Logger,
+    Network, Order, Outgoing, PageCache, ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds,
+    Scheduling, SiteConfig, SiteTls, SocketFileConfig, StatusConfig, Symlinks, SyslogConfig,
+    Timeouts, Tls,
 };
 pub use types::{Cors, ExpiresRule, HeaderRule, Hsts, Redirect, Reference};
 pub(crate) use value::{read_file, read_text};

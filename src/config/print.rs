@@ -95,7 +95,7 @@ struct ServerLimits<'c> {
 struct PrintedTls<'c> {
     at: String,
     #[serde(flatten)]
-    files: &'c Tls,
+    files: Option<&'c Tls>,
 }
 
 /// An entry of `map`.
@@ -158,16 +158,19 @@ struct SiteTimeouts {
 impl<'c> PrintedConfig<'c> {
     fn of(config: &'c Config) -> Self {
         let (cluster_address, cluster_port) = plain_listeners(config);
-        let certificates = config.ssl.iter();
+        let certificates = config.ssl.iter().map(|files| (&files.at, Some(files)));
+        let has_files = |at: &&Address| config.ssl.iter().any(|files| files.at == **at);
+        let others = config.secure.iter().filter(|at| !has_files(at));
+        let certificates = certificates.chain(others.map(|at| (at, None)));
         let dial_in = config.outgoing_ssl.iter().map(|files| PrintedTls {
             at: files.at.to_string(),
-            files,
+            files: Some(files),
         });
         Self {
             cluster_address,
             cluster_port,
             ssl: certificates
-                .filter_map(|files| certificate(config, files))
+                .filter_map(|(at, files)| certificate(config, at, files))
                 .collect(),
             outgoing_ssl: dial_in.collect(),
             others: config,
@@ -229,16 +232,20 @@ impl SiteTimeouts {
 }
 
 /// An entry of `ssl`; `None` for an address that another one implies.
-fn certificate<'c>(config: &Config, files: &'c Tls) -> Option<PrintedTls<'c>> {
+fn certificate<'c>(
+    config: &Config,
+    at: &Address,
+    files: Option<&'c Tls>,
+) -> Option<PrintedTls<'c>> {
     let implied = |port: &u16| {
         let any = Address::Tcp {
             host: "::".into(),
             port: *port,
             implied: true,
         };
-        config.ssl.iter().any(|other| other.at == any)
+        config.secure.contains(&any)
     };
-    let at = match &files.at {
+    let at = match at {
         Address::Tcp { implied: true, .. } => return None,
         Address::Tcp { host, port, .. } if host == "0.0.0.0" && implied(port) => {
             format!("*:{port}")
@@ -250,7 +257,7 @@ fn certificate<'c>(config: &Config, files: &'c Tls) -> Option<PrintedTls<'c>> {
 
 /// The addresses and ports whose combinations are the listeners without TLS.
 fn plain_listeners(config: &Config) -> (Vec<String>, Vec<u16>) {
-    let is_plain = |address: &&Address| !config.ssl.iter().any(|tls| tls.at == **address);
+    let is_plain = |address: &&Address| !config.secure.contains(address);
     let plain: Vec<_> = config.listen.iter().filter(is_plain).collect();
     let any = plain
         .iter()

@@ -10,11 +10,10 @@ use crate::http::target::Host;
 
 /// Adds the redirects to a site.
 pub(super) fn check(section: &Section, site: SiteConfig, server: &Config) -> SiteConfig {
-    // A site with certificates of its own (`tls: auto`) is to have it by default.
     let to_https = section
         .take("redirect_to_https", value::truth)
         .unwrap_or(site.redirect_to_https);
-    let is_secure = !server.ssl.is_empty() || !server.trusted_proxies.is_empty();
+    let is_secure = !server.secure.is_empty() || !server.trusted_proxies.is_empty();
     if to_https && !is_secure {
         let wrong = "there is no HTTPS; write ssl, or trusted_proxies if a proxy in front has it";
         section.wrong("redirect_to_https", None, &Node::Bool(true), wrong);
@@ -210,7 +209,7 @@ pub(super) fn loops(sections: &[Section], sites: &[SiteConfig], server: &Config)
             let path = path.replace('*', "x");
             let loops = hosts.iter().any(|host| {
                 let mut place = Place {
-                    secure: !server.ssl.is_empty(),
+                    secure: !server.secure.is_empty(),
                     host: host.replace('*', "x"),
                     path: path.clone(),
                 };

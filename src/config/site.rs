@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::acme;
 use super::address;
 use super::auth;
 use super::clients;
@@ -18,7 +19,7 @@ use super::redirects;
 use super::section::{MANY, Section};
 use super::types::{
     Address, CheckConfig, Config, DirectoryConfig, Filter, Order, Outgoing, Redis, RequestIds,
-    SiteConfig, SocketFileConfig, Tls,
+    SiteConfig, SiteTls, SocketFileConfig, Tls,
 };
 use super::value::{self, ValueError};
 
@@ -107,7 +108,11 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     if directory.is_some() && !outgoing.is_empty() {
         section.note("outgoing", ": has no effect with proxy: traditional");
     }
+    let tls = acme::tls(section, &incoming, &config.acme);
     let site = SiteConfig {
+        // Browsers are to use what the server has obtained.
+        redirect_to_https: tls == Some(SiteTls::Auto) && !config.secure.is_empty(),
+        tls,
         name: incoming
             .first()
             .cloned()

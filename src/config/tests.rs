@@ -1007,6 +1007,50 @@ map:
 }
 
 #[test]
+fn sites_with_certificates_imply_ports() {
+    let check = |lines: &str, listen: &[&str], secure: &[&str]| {
+        let site = "map: [{incoming: a.example, outgoing: '127.0.0.1:30000', tls: auto}]";
+        let text = format!("{lines}\n{site}\n");
+        let (config, _) = load(&text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+        let shown = |all: &[Address]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(&config.listen), listen, "{text}");
+        assert_eq!(shown(&config.secure), secure, "{text}");
+        assert_eq!(config.sites[0].tls, Some(SiteTls::Auto));
+        let printed = config.to_yaml();
+        let (again, _) = load(&printed).unwrap_or_else(|problems| panic!("{printed}\n{problems}"));
+        assert_eq!(again.to_yaml(), printed, "{text}");
+        assert_eq!(again.listen, config.listen, "{printed}");
+        assert_eq!(again.secure, config.secure, "{printed}");
+        assert_eq!(again.acme, config.acme, "{printed}");
+    };
+    check(
+        "acme: {email: me@example.com, eab: {kid: a, key: c2VjcmV0}, challenges: tls-alpn-01}",
+        &["0.0.0.0:80", "[::]:80", "0.0.0.0:443", "[::]:443"],
+        &["0.0.0.0:443", "[::]:443"],
+    );
+    check(
+        "cluster_address: 127.0.0.1\ncluster_port: 8080",
+        &["127.0.0.1:8080", "127.0.0.1:443"],
+        &["127.0.0.1:443"],
+    );
+    check(
+        "cluster_port: [80, 443]\ndefaults: {tls: internal}",
+        &["0.0.0.0:80", "[::]:80", "0.0.0.0:443", "[::]:443"],
+        &["0.0.0.0:443", "[::]:443"],
+    );
+    check(
+        "ssl: {at: '127.0.0.1:8443'}",
+        &["127.0.0.1:8443"],
+        &["127.0.0.1:8443"],
+    );
+    check(
+        "cluster_address: 127.0.0.1\ncluster_port: 80\nssl: {at: '127.0.0.1:81'}",
+        &["127.0.0.1:80", "127.0.0.1:81"],
+        &["127.0.0.1:81"],
+    );
+}
+
+#[test]
 fn certificates() {
     let check = |lines: &str, listen: &[&str], ssl: &[&str]| {
         let text = format!("{lines}\nmap: []\n");
@@ -1223,7 +1267,7 @@ fn examples_of_the_manual_load_without_notes() {
         assert!(notes.is_empty(), "{text}\n{notes:?}");
         count += 1;
     }
-    assert_eq!(count, 10);
+    assert_eq!(count, 11);
 }
 
 #[test]

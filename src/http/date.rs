@@ -14,6 +14,11 @@ pub fn of_seconds(seconds: u64) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds.min(LAST)))
 }
 
+/// The time of a date in one of the three forms of HTTP.
+pub fn parse(text: &str) -> Option<SystemTime> {
+    httpdate::parse_http_date(text).ok()
+}
+
 /// The last second of the year 9999.
 const LAST: u64 = 253_402_300_799;
 

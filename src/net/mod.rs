@@ -13,7 +13,6 @@ pub mod buffer;
 pub mod conn;
 pub mod connect;
 #[cfg(feature = "tls")]
-mod expiry;
 mod flow;
 pub mod listener;
 pub mod poller;

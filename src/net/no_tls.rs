@@ -2,9 +2,11 @@
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fmt, io};
 
 use super::stream::Stream;
+use crate::x509::CertificateFacts;
 
 /// A certificate; never exists.
 #[derive(Clone, Debug)]
@@ -18,6 +20,10 @@ pub struct LoadError {
     /// The reason.
     pub why: String,
 }
+
+/// Certificates of sites: none.
+#[derive(Debug, Default)]
+pub struct SiteCertificates;
 
 /// Keys of session tickets: nothing here.
 #[derive(Clone, Debug)]
@@ -61,6 +67,29 @@ impl Certificate {
     pub fn load(certfile: &Path, _keyfile: &Path) -> Result<Self, LoadError> {
         Err(without(certfile))
     }
+
+    /// Cannot be called.
+    pub fn names(&self) -> &[String] {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn covers(&self, _name: &str) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn facts(&self) -> &CertificateFacts {
+        match self.0 {}
+    }
+}
+
+impl SiteCertificates {
+    /// Takes no certificates, since there are none.
+    pub fn set(&self, _certificates: Vec<(String, Certificate)>, _first: String) {}
+
+    /// Takes no certificate, since there is none.
+    pub fn replace(&self, _name: &str, _certificate: &Certificate) {}
 }
 
 impl Authorities {
@@ -90,6 +119,7 @@ impl Acceptor {
     /// Without a certificate.
     pub fn new(
         certificates: &[Certificate],
+        _sites: Option<&Arc<SiteCertificates>>,
         _tickets: &Tickets,
         _authorities: Option<&Authorities>,
     ) -> Self {

@@ -3,20 +3,22 @@
 //! Nothing here waits. A handshake continues whenever bytes arrive, like reading the head of a request, so the session
 //! parks in between.
 //!
-//! Only this file uses `rustls`. Without the cargo feature `tls`, `no_tls` replaces it.
+//! Only this module uses `rustls`: [`certificate`] reads certificates and keys, [`sites`] has those of sites by name. Without the cargo feature `tls`, `no_tls` replaces it.
+
+mod certificate;
+mod sites;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider, ring};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
@@ -25,26 +27,12 @@ use rustls::{
     ServerConnection, SignatureScheme, SupportedCipherSuite,
 };
 
+pub use certificate::{Certificate, LoadError, PemFault};
+use certificate::{PEM_BYTES, pem_reason};
+pub use sites::SiteCertificates;
+
 use super::stream::Stream;
 use crate::config;
-use crate::process::reason;
-
-/// A certificate with its key, loaded from files and checked against each other.
-#[derive(Clone, Debug)]
-pub struct Certificate {
-    key: Arc<CertifiedKey>,
-    /// Its DNS names in lower case, such as `*.example.com`.
-    names: Vec<String>,
-}
-
-/// Why a certificate cannot be loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadError {
-    /// The file.
-    pub file: PathBuf,
-    /// The reason.
-    pub why: String,
-}
 
 /// Keys of session tickets; kept across reloads, so that clients can resume sessions.
 #[derive(Clone, Debug)]
@@ -81,71 +69,20 @@ pub struct TlsSession {
     more: bool,
     /// The output was cut short, so the end of the connection must not look regular (RFC 8446 6.1).
     cut: bool,
+    /// An authority has validated a name with this connection, which has served its purpose (RFC 8737 3).
+    validated: bool,
 }
 
-/// Chooses a certificate by the name that the client asks for (SNI, RFC 6066 3).
+/// Chooses a certificate by the name that the client asks for (SNI, RFC 6066 3): that of a site, that of the address
+/// with this name in it, or the first one.
 #[derive(Debug)]
 struct ByName {
+    sites: Option<Arc<SiteCertificates>>,
     exact: HashMap<String, Arc<CertifiedKey>>,
     /// Keyed by the text after the star.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
-    /// For clients that send no name, or an unknown one.
-    first: Arc<CertifiedKey>,
-}
-
-impl Certificate {
-    /// When it expires, in seconds since 1970, if that can be read.
-    pub fn expires(&self) -> Option<u64> {
-        super::expiry::of_certificate(self.key.cert.first()?)
-    }
-
-    /// Loads a certificate with its chain, and its key, in PEM. Both may be in one file.
-    ///
-    /// # Errors
-    /// The wrong file, and the reason.
-    pub fn load(certfile: &Path, keyfile: &Path) -> Result<Self, LoadError> {
-        let fault = |file: &Path, why: String| LoadError {
-            file: file.to_path_buf(),
-            why,
-        };
-        let read = |file: &Path| config::read_text(file, PEM_BYTES).map_err(|why| fault(file, why));
-        let chain = CertificateDer::pem_slice_iter(&read(certfile)?).collect::<Result<_, _>>();
-        let chain: Vec<_> = chain.map_err(|error| fault(certfile, pem_reason(error)))?;
-        let Some(own) = chain.first() else {
-            return Err(fault(certfile, "no certificate in it".to_owned()));
-        };
-        let names = webpki::EndEntityCert::try_from(own)
-            .map_err(|error| fault(certfile, format!("not a certificate: {error}")))?
-            .valid_dns_names()
-            .map(str::to_ascii_lowercase)
-            .collect();
-        let text = read(keyfile)?;
-        let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
-            let why = match error {
-                _ if is_encrypted(&text) => {
-                    "the private key is encrypted; decrypt it, openssl pkey -in FILE -out FILE"
-                        .to_owned()
-                }
-                pem::Error::NoItemsFound => "no private key in it".to_owned(),
-                other => pem_reason(other),
-            };
-            fault(keyfile, why)
-        })?;
-        let key =
-            CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
-                let why = match error {
-                    rustls::Error::InconsistentKeys(_) => {
-                        format!("not the key of the certificate in {}", certfile.display())
-                    }
-                    other => other.to_string(),
-                };
-                fault(keyfile, why)
-            })?;
-        Ok(Self {
-            key: Arc::new(key),
-            names,
-        })
-    }
+    /// The first one of the address, for clients that send no name, or an unknown one.
+    first: Option<Arc<CertifiedKey>>,
 }
 
 impl Tickets {
@@ -190,20 +127,19 @@ impl Authorities {
 }
 
 impl Acceptor {
-    /// For an address with these certificates; the first one is for clients that send no host name, or an unknown one.
-    /// With authorities, clients must present a certificate of theirs.
-    ///
-    /// # Panics
-    /// Without a certificate.
+    /// For an address with these certificates, besides those of sites; the first one is for clients that send no host
+    /// name, or an unknown one. With authorities, clients must present a certificate of theirs.
     pub fn new(
         certificates: &[Certificate],
+        sites: Option<&Arc<SiteCertificates>>,
         tickets: &Tickets,
         authorities: Option<&Authorities>,
     ) -> Self {
         let mut names = ByName {
+            sites: sites.cloned(),
             exact: HashMap::new(),
             wildcard: HashMap::new(),
-            first: Arc::clone(&certificates[0].key),
+            first: certificates.first().map(|one| Arc::clone(&one.key)),
         };
         for certificate in certificates {
             for name in &certificate.names {
@@ -233,6 +169,9 @@ impl Acceptor {
                 .with_client_cert_verifier(verifier)
                 .with_cert_resolver(Arc::new(names));
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+        if sites.is_some() {
+            config.alpn_protocols.push(VALIDATION.to_vec());
+        }
         config.ticketer = Arc::clone(&tickets.0);
         // One ticket is enough for clients that open connections one after another; each costs a write and a key.
         config.send_tls13_tickets = 1;
@@ -252,6 +191,7 @@ impl Acceptor {
             fresh: true,
             more: false,
             cut: false,
+            validated: false,
         })
     }
 }
@@ -304,6 +244,7 @@ impl Connector {
             fresh: false,
             more: false,
             cut: false,
+            validated: false,
         })
     }
 }
@@ -365,12 +306,25 @@ impl ProducesTickets for Rotating {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let found = hello.server_name().and_then(|name| {
-            let name = name.to_ascii_lowercase();
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        if let Some(sites) = &self.sites
+            && let Some(mut protocols) = hello.alpn()
+            && protocols.any(|protocol| protocol == VALIDATION)
+        {
+            return sites.validation(&name?);
+        }
+        let own = |name: &str| {
             let parent = || self.wildcard.get(name.split_once('.')?.1);
-            self.exact.get(&name).or_else(parent)
-        });
-        Some(Arc::clone(found.unwrap_or(&self.first)))
+            self.exact.get(name).or_else(parent)
+        };
+        let of_site = |name| self.sites.as_ref()?.find(name);
+        let found = match name.as_deref() {
+            Some(name) => of_site(name).or_else(|| own(name).cloned()),
+            None => self.sites.as_ref().and_then(|sites| sites.of_address()),
+        };
+        let first = || self.first.clone();
+        let other = || self.sites.as_ref()?.first();
+        found.or_else(first).or_else(other)
     }
 }
 
@@ -467,6 +421,9 @@ impl TlsSession {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Some(0)),
                 Err(error) => return Err(error),
             }
+            if self.validated {
+                return Ok(Some(0));
+            }
             if self.receive(stream)?.is_none() {
                 return Ok(None);
             }
@@ -517,6 +474,8 @@ impl TlsSession {
             return Err(io::Error::new(ErrorKind::InvalidData, error));
         }
         flushed?;
+        self.validated = self.connection.alpn_protocol() == Some(VALIDATION)
+            && !self.connection.is_handshaking();
         Ok(Some(count))
     }
 
@@ -614,30 +573,8 @@ impl Write for TlsSocket<'_> {
     }
 }
 
-impl fmt::Display for LoadError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: {}", self.file.display(), self.why)
-    }
-}
-
-impl std::error::Error for LoadError {}
-
-/// Whether a private key in PEM needs a passphrase: PKCS #8, or the older format of OpenSSL.
-fn is_encrypted(text: &[u8]) -> bool {
-    let has = |needle: &str| memchr::memmem::find(text, needle.as_bytes()).is_some();
-    has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED")
-}
-
-fn pem_reason(error: pem::Error) -> String {
-    match error {
-        pem::Error::Io(error) => reason(&error),
-        pem::Error::NoItemsFound => "no certificate in it".to_owned(),
-        other => format!("not PEM: {other}"),
-    }
-}
-
-/// Most bytes of a file of certificates; the authorities of a whole system have a quarter of a megabyte.
-const PEM_BYTES: u64 = 4 << 20;
+/// The protocol by which an authority validates a name (RFC 8737 6.2).
+const VALIDATION: &[u8] = b"acme-tls/1";
 /// Most bytes that the library may hold for a client that does not read; a few records.
 const MOST_BUFFERED: usize = 64 * 1024;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::{io, mem};
 
 use super::admin::AdminListener;
-use super::certificates::{AcceptorSlot, Certificates};
+use super::certificates::{AcceptorSlot, CertificateFiles, Certificates};
 use super::error::StartError;
 use super::session::Session;
 use super::sessions::Sessions;
@@ -96,6 +96,26 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Uses these certificates for new connections.
+    pub(super) fn set_certificates(
+        &mut self,
+        config: &Config,
+        certificates: Certificates,
+        outgoing: Certificates,
+    ) {
+        for listener in &self.client_listeners {
+            *listener.tls.write() = certificates.acceptor(&listener.address);
+        }
+        for listener in &self.backend_listeners {
+            let terms = terms(&listener.address, config, &outgoing);
+            listener.settings.set(config.limits.backends, terms);
+        }
+        self.certificates = certificates;
+        self.outgoing = outgoing;
+    }
+}
+
 impl ClientListener {
     /// Creates its threads, which do not begin yet. It speaks no TLS unless `tls` is set before.
     pub(super) fn prepare(
@@ -148,7 +168,7 @@ impl NewBackendListener {
         let pool = Arc::new(pool);
         pool.name_sites(&wanted.sites);
         pool.set_keys(Arc::clone(&wanted.keys));
-        let terms = wanted.terms(config, outgoing);
+        let terms = terms(&wanted.address, config, outgoing);
         Ok(Self {
             address: address.clone(),
             listeners: Listener::bind_with(address, &file, inherited)?,
@@ -195,7 +215,7 @@ impl BackendListener {
     ) {
         self.pool.name_sites(&wanted.sites);
         self.pool.set_keys(Arc::clone(&wanted.keys));
-        let terms = wanted.terms(config, outgoing);
+        let terms = terms(&wanted.address, config, outgoing);
         self.settings.set(config.limits.backends, terms);
         let before = mem::replace(&mut self.file, file);
         if let Address::Unix(path) = &self.address
@@ -299,12 +319,12 @@ impl BackendAddress {
         let mode = said.mode.unwrap_or(SocketFile::default().mode);
         Ok(SocketFile { mode, owner, group })
     }
+}
 
-    fn terms(&self, config: &Config, outgoing: &Certificates) -> DialInTerms {
-        DialInTerms {
-            preamble: config.timeouts.preamble,
-            tls: outgoing.acceptor(&self.address),
-        }
+fn terms(address: &Address, config: &Config, outgoing: &Certificates) -> DialInTerms {
+    DialInTerms {
+        preamble: config.timeouts.preamble,
+        tls: outgoing.acceptor(address),
     }
 }
 
@@ -326,7 +346,7 @@ pub(super) fn load_outgoing(
     config: &Config,
 ) -> Result<(), StartError> {
     outgoing
-        .load("outgoing_ssl", &config.outgoing_ssl)
+        .load(&CertificateFiles::for_backends(config))
         .map_err(StartError::DialInCertificate)
 }
 

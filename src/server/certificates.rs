@@ -1,14 +1,16 @@
-//! The certificates of the addresses that speak TLS, and how they are reloaded.
+//! The certificates of the addresses that speak TLS: those of files, and how they are reloaded.
+//!
+//! Certificates that the server obtains or makes itself are those of [`acme`](crate::acme).
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 
 use super::shared::CertificateExpiry;
-use crate::config::{Address, Tls};
-use crate::net::tls::{Acceptor, Authorities, Certificate, LoadError, Tickets};
+use crate::config::{Address, Config, SiteConfig, SiteTls, Tls};
+use crate::net::tls::{Acceptor, Authorities, Certificate, LoadError, SiteCertificates, Tickets};
 
 /// What an acceptor thread uses for each connection; `None`: no TLS.
 pub(crate) type AcceptorSlot = Arc<RwLock<Option<Acceptor>>>;
@@ -23,37 +25,88 @@ pub(crate) struct Certificates {
     /// By file.
     authorities: HashMap<PathBuf, Authorities>,
     acceptors: HashMap<Address, Acceptor>,
+    /// Those of sites, which are common to all addresses; `None` at dial-in addresses.
+    sites: Option<Arc<SiteCertificates>>,
+    /// The names of sites with certificates from files.
+    of_sites: Vec<(String, Certificate)>,
+}
+
+/// The configuration of certificates from files.
+#[derive(Clone, Copy)]
+pub(crate) struct CertificateFiles<'c> {
+    /// The key of the addresses: `ssl` or `outgoing_ssl`.
+    key: &'static str,
+    entries: &'c [Tls],
+    /// Addresses that speak TLS, with an entry or without.
+    secure: &'c [Address],
+    sites: &'c [SiteConfig],
+}
+
+impl<'c> CertificateFiles<'c> {
+    /// Those for clients.
+    pub(crate) fn for_clients(config: &'c Config) -> Self {
+        Self {
+            key: "ssl",
+            entries: &config.ssl,
+            secure: &config.secure,
+            sites: &config.sites,
+        }
+    }
+
+    /// Those for backends that dial in.
+    pub(crate) fn for_backends(config: &'c Config) -> Self {
+        Self {
+            key: "outgoing_ssl",
+            entries: &config.outgoing_ssl,
+            secure: &[],
+            sites: &[],
+        }
+    }
+
+    /// All files, some several times.
+    pub(crate) fn paths(self) -> impl Iterator<Item = &'c Path> {
+        let entries = self.entries.iter().flat_map(|tls| {
+            let ca = tls.client_ca.as_deref();
+            [Some(&*tls.certfile), Some(&*tls.keyfile), ca]
+        });
+        let sites = self.sites.iter().flat_map(|site| match &site.tls {
+            Some(SiteTls::Files { certfile, keyfile }) => [Some(&**certfile), Some(&**keyfile)],
+            _ => [None, None],
+        });
+        entries.flatten().chain(sites.flatten())
+    }
 }
 
 impl Certificates {
-    /// Reads all certificates of the key `ssl` or `outgoing_ssl`, also those that were read before. One that can no
-    /// longer be read keeps its last good version, which is logged: a site must not vanish because its renewal failed,
-    /// or because the server has dropped the privilege to read the file.
+    /// None yet, and where those of sites are.
+    pub(crate) fn for_clients(sites: Arc<SiteCertificates>) -> Self {
+        Self {
+            sites: Some(sites),
+            ..Self::default()
+        }
+    }
+
+    /// Reads all certificates, also those that were read before. One that can no longer be read keeps its last good
+    /// version, which is logged: a site must not vanish because its renewal failed, or because the server has dropped the
+    /// privilege to read the file.
     ///
     /// # Errors
     /// The first new certificate that could not be loaded; nothing has changed then.
-    pub(crate) fn load(&mut self, key: &str, entries: &[Tls]) -> Result<(), LoadError> {
+    pub(crate) fn load(&mut self, files: &CertificateFiles<'_>) -> Result<(), LoadError> {
+        let key = files.key;
         let mut loaded = HashMap::new();
         let mut authorities = HashMap::new();
         let mut by_client: HashMap<Address, Authorities> = HashMap::new();
         let mut by_address: HashMap<Address, Vec<Certificate>> = HashMap::new();
-        for tls in entries {
-            let files = (tls.certfile.clone(), tls.keyfile.clone());
-            let known = loaded.get(&files).cloned();
-            let certificate = match known.map_or_else(|| Certificate::load(&files.0, &files.1), Ok)
-            {
-                Ok(certificate) => certificate,
-                Err(error) => {
-                    let before = self.loaded.get(&files).ok_or_else(|| error.clone())?;
-                    log::error!("{key}: {error}; keeping the certificate that was read before");
-                    before.clone()
-                }
-            };
+        for at in files.secure {
+            by_address.insert(at.clone(), Vec::new());
+        }
+        for tls in files.entries {
+            let certificate = self.read(key, &tls.certfile, &tls.keyfile, &mut loaded)?;
             by_address
                 .entry(tls.at.clone())
                 .or_default()
-                .push(certificate.clone());
-            loaded.insert(files, certificate);
+                .push(certificate);
             if let Some(file) = &tls.client_ca {
                 let read = Authorities::load(file).or_else(|error| {
                     let before = self.authorities.get(file).ok_or_else(|| error.clone())?;
@@ -64,20 +117,35 @@ impl Certificates {
                 authorities.insert(file.clone(), read);
             }
         }
-        if self.tickets.is_none() && !loaded.is_empty() {
+        let mut of_sites = Vec::new();
+        for site in files.sites {
+            let Some(SiteTls::Files { certfile, keyfile }) = &site.tls else {
+                continue;
+            };
+            let certificate = self.read("tls", certfile, keyfile, &mut loaded)?;
+            let named = site.incoming.iter();
+            of_sites.extend(named.map(|name| (name.clone(), certificate.clone())));
+            if site.incoming.is_empty() {
+                of_sites.push((site.name.clone(), certificate));
+            }
+        }
+        if self.tickets.is_none() && !by_address.is_empty() {
             self.tickets = Some(Tickets::new().map_err(|error| LoadError {
-                file: entries[0].certfile.clone(),
+                file: files.paths().next().unwrap_or(Path::new("")).to_owned(),
                 why: format!("tickets: {error}"),
             })?);
         }
         self.loaded = loaded;
         self.authorities = authorities;
+        self.of_sites = of_sites;
         self.acceptors = match &self.tickets {
             None => HashMap::new(),
             Some(tickets) => by_address
                 .into_iter()
                 .map(|(at, certificates)| {
-                    let acceptor = Acceptor::new(&certificates, tickets, by_client.get(&at));
+                    let authorities = by_client.get(&at);
+                    let sites = self.sites.as_ref();
+                    let acceptor = Acceptor::new(&certificates, sites, tickets, authorities);
                     (at, acceptor)
                 })
                 .collect(),
@@ -99,8 +167,58 @@ impl Certificates {
         all
     }
 
+    /// Reads a certificate, unless it is among those `loaded` already.
+    fn read(
+        &self,
+        key: &str,
+        certfile: &Path,
+        keyfile: &Path,
+        loaded: &mut HashMap<(PathBuf, PathBuf), Certificate>,
+    ) -> Result<Certificate, LoadError> {
+        let files = (certfile.to_owned(), keyfile.to_owned());
+        if let Some(known) = loaded.get(&files) {
+            return Ok(known.clone());
+        }
+        let certificate = Certificate::load(certfile, keyfile).or_else(|error| {
+            let before = self.loaded.get(&files).ok_or_else(|| error.clone())?;
+            log::error!("{key}: {error}; keeping the certificate that was read before");
+            Ok(before.clone())
+        })?;
+        loaded.insert(files, certificate.clone());
+        Ok(certificate)
+    }
+
     /// The TLS acceptor of an address, if it speaks TLS.
     pub(crate) fn acceptor(&self, address: &Address) -> Option<Acceptor> {
         self.acceptors.get(address).cloned()
     }
+
+    /// Each certificate with its file.
+    pub(crate) fn loaded(&self) -> impl Iterator<Item = (&Path, &Certificate)> {
+        let files = self.loaded.iter();
+        files.map(|((certfile, _), certificate)| (certfile.as_path(), certificate))
+    }
+
+    /// Puts the certificates of sites into use that have files, if their names are in use.
+    pub(crate) fn replace_those_of_sites(&self) {
+        for (name, certificate) in &self.of_sites {
+            self.sites
+                .as_ref()
+                .inspect(|sites| sites.replace(name, certificate));
+        }
+    }
+
+    /// The certificates of sites that have files: each with a name of the site.
+    pub(crate) fn of_sites(&self) -> Vec<(String, Certificate)> {
+        self.of_sites.clone()
+    }
+}
+
+/// The name whose certificate is for clients that send no name, or an unknown one: one of the default site, otherwise of
+/// the first site that has certificates.
+pub(crate) fn first_name(sites: &[SiteConfig]) -> String {
+    let has_own = |site: &&SiteConfig| site.tls.is_some();
+    let default = sites.iter().filter(has_own).find(|site| site.default);
+    let first = default.or_else(|| sites.iter().find(has_own));
+    first.map(|site| site.name.clone()).unwrap_or_default()
 }

@@ -26,6 +26,8 @@ pub enum StartError {
     DialInCertificate(LoadError),
     /// A Unix socket is configured with a user or a group that does not exist.
     SocketFile(String),
+    /// A file or directory for certificates cannot be used.
+    State(String),
     /// The system refused something else.
     System(io::Error),
 }
@@ -40,6 +42,7 @@ impl fmt::Display for StartError {
             Self::Certificate(error) => write!(out, "ssl: {error}"),
             Self::DialInCertificate(error) => write!(out, "outgoing_ssl: {error}"),
             Self::SocketFile(error) => write!(out, "outgoing: {error}"),
+            Self::State(error) => write!(out, "state_directory: {error}"),
             Self::System(error) => error.fmt(out),
         }
     }

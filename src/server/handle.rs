@@ -10,6 +10,7 @@ use threadpool::ThreadPool;
 
 use super::addresses::{BackendListener, ClientListener, Running};
 use super::admin::{AdminContext, AdminListener};
+use super::certificate_watch::CertificateWatch;
 use super::commands::ProcessCommands;
 use super::session::Session;
 use super::sessions::Sessions;
@@ -47,8 +48,12 @@ pub struct Server {
     pub(super) sessions: Arc<Sessions<Session>>,
     pub(super) shared: Arc<Shared>,
     /// Held for the whole of a reload, so that reloads run one after the other.
-    pub(super) reloading: Mutex<()>,
-    pub(super) running: Mutex<Running>,
+    pub(super) reloading: Arc<Mutex<()>>,
+    pub(super) running: Arc<Mutex<Running>>,
+    /// Obtains and renews certificates, if some are wanted.
+    pub(super) acme: Mutex<Option<PreparedThread>>,
+    /// Reads certificates again, if some come from files.
+    pub(super) watch: Mutex<Option<CertificateWatch>>,
     /// Listening sockets of the service manager.
     pub(super) activated: Arc<ActivatedSockets>,
     /// The processes that this one has replaced, and the one that has replaced it.
@@ -153,6 +158,7 @@ impl Server {
     /// this one.
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.manager.stop();
         let (clients, admin) = {
             let mut running = self.running.lock();
             let clients = mem::take(&mut running.client_listeners);
@@ -260,6 +266,14 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         self.succession.end();
+        // In the middle of a request to an authority the thread ends by itself, later.
+        let is_idle = self.shared.manager.stop();
+        if let Some(thread) = self.acme.lock().take().filter(|_| is_idle) {
+            thread.join();
+        }
+        if let Some(watch) = self.watch.lock().take() {
+            watch.stop();
+        }
         let Running {
             client_listeners: clients,
             backend_listeners: backends,

@@ -12,7 +12,7 @@
 //! the backend ([`forwarding`]) and its response, compressed or not ([`compress`]); [`failures`] is its end without one. [`snapshot`] is the configuration
 //! as it runs, with the [`site_files`] and [`sticky`] patterns of its sites. [`shared`] is what the threads have in
 //! common; sessions wait in [`sessions`], where [`idle`] and [`tick`] close them. [`addresses`] is where the server
-//! listens; [`upgrade`] is how another process replaces this one, and [`succession`] what they send each other then.
+//! listens, with the [`certificates`] that [`certificate_watch`] reads again; [`upgrade`] is how another process replaces this one, and [`succession`] what they send each other then.
 //! [`admission`] limits the connections of a client and of a site, [`descriptors`] those of each side. The
 //! [`drainer`] reads the rest of responses that no client gets. [`admin`] is the status address, apart from the traffic; [`history`] is what it shows of the past.
 //!
@@ -31,6 +31,7 @@
 //! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, shards of the `RateLimiter`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding`, `AdminContext::connections`, `Shared::certificates`, `Shared::reload`, `Shared::history` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known about paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were correct | a clone, a few instructions |
+//! | those of [`acme`](crate::acme), `SiteCertificates` | pending challenges, names and their certificates | a look-up, a few instructions; with the lock of the names, the change of their certificates |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
 //!
 //! All but the first three are leaves, and so are those of a log except its loggers. A worker never takes the first three, nor
@@ -42,6 +43,7 @@ mod admin;
 pub(crate) mod admission;
 pub(crate) mod auth;
 pub(crate) mod body;
+mod certificate_watch;
 pub(crate) mod certificates;
 pub(crate) mod checks;
 pub(crate) mod commands;

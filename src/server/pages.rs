@@ -213,6 +213,19 @@ pub(crate) fn health(
     }
 }
 
+/// The response to an authority that validates a name (RFC 8555 8.3).
+pub(crate) fn challenge(text: String) -> Response {
+    let mut head = ResponseHead::new(200);
+    let octets = b"application/octet-stream";
+    head.headers.push("Content-Type", octets);
+    head.headers.push("Cache-Control", b"no-store");
+    Response {
+        head,
+        body: Body::Bytes(text.into_bytes()),
+        trace: Trace::default(),
+    }
+}
+
 /// The response to an OPTIONS request that may not be passed on.
 pub(crate) fn options() -> Response {
     Response {

@@ -47,8 +47,8 @@ fn page(status: u16, location: &str, site: &Site, request: &Request) -> Response
 /// The port for HTTPS; `None`: the usual one. A port that the system chooses is not known.
 fn https_port(config: &Config) -> Option<u16> {
     let ports = || {
-        config.ssl.iter().filter_map(|tls| match tls.at {
-            Address::Tcp { port, .. } => Some(port),
+        config.secure.iter().filter_map(|at| match at {
+            Address::Tcp { port, .. } => Some(*port),
             Address::Unix(_) => None,
         })
     };

@@ -11,10 +11,13 @@ use super::addresses::{
     sort_by_address,
 };
 use super::admin::{AdminListener, NewAdminListener};
+use super::certificate_watch::{CertificateWatch, CertificateWatcher};
+use super::certificates::{CertificateFiles, first_name};
 use super::descriptors;
 use super::error::StartError;
 use super::handle::Server;
 use super::snapshot::{Snapshot, SnapshotParts};
+use super::threads::acme_thread;
 use crate::config::{Address, Config};
 use crate::net::activation::Inherited;
 use crate::net::listener::{Listener, SocketFile};
@@ -62,7 +65,7 @@ impl Server {
                     .map(|admin| admin.address.clone()),
             )
         };
-        certificates.load("ssl", &config.ssl)?;
+        certificates.load(&CertificateFiles::for_clients(&config))?;
         load_outgoing(&mut outgoing, &config)?;
         let inherited = Inherited {
             activated: Arc::clone(&self.activated),
@@ -77,6 +80,19 @@ impl Server {
             let bound = Listener::bind_with(address, &file, &inherited.clients)?;
             new_clients.push((address.clone(), bound));
         }
+        let names = shared.manager.prepare(&config).map_err(StartError::State)?;
+        let needs_acme = names.need_thread() && self.acme.lock().is_none();
+        let acme = needs_acme
+            .then(|| acme_thread(&shared.manager))
+            .transpose()?;
+        let watch = match &*self.watch.lock() {
+            Some(_) => None,
+            None => CertificateWatch::prepare(&config, || CertificateWatcher {
+                shared: Arc::clone(shared),
+                running: Arc::clone(&self.running),
+                reloading: Arc::clone(&self.reloading),
+            })?,
+        };
         let mut new_backends = Vec::new();
         let is_new = |wanted: &&BackendAddress| !pools.contains_key(&wanted.address);
         for new in wanted.iter().filter(is_new) {
@@ -148,6 +164,14 @@ impl Server {
             if !kept.contains(&Arc::as_ptr(servers)) {
                 servers.shut(Close::Removed);
             }
+        }
+        let first = first_name(&snapshot.config.sites);
+        shared.manager.commit(names, certificates.of_sites(), first);
+        if let Some(acme) = acme {
+            *self.acme.lock() = Some(acme.begin());
+        }
+        if let Some(watch) = watch {
+            *self.watch.lock() = Some(watch.begin());
         }
         for listener in new_clients.iter().chain(&running.client_listeners) {
             *listener.tls.write() = certificates.acceptor(&listener.address);

@@ -17,6 +17,8 @@ use super::history::History;
 use super::rate_limit::RateLimiter;
 use super::snapshot::Snapshot;
 use super::succession::link::ProcessLink;
+use crate::acme::challenges::Challenges;
+use crate::acme::manager::Manager;
 use crate::backend::drained::Drained;
 use crate::backend::group::Journal;
 use crate::budget::{Budget, Shares};
@@ -67,6 +69,10 @@ pub(crate) struct Shared {
     pub(super) reload: Mutex<Option<(SystemTime, Result<(), String>)>>,
     /// The certificates for clients and backends.
     pub(super) certificates: Mutex<Vec<CertificateExpiry>>,
+    /// The responses to authorities that validate our names.
+    pub(crate) challenges: Arc<Challenges>,
+    /// The certificates that the server obtains or makes.
+    pub(super) manager: Arc<Manager>,
     /// Logs backends that connect and disconnect.
     pub(super) journal: Arc<Journal>,
 }

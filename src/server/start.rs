@@ -12,7 +12,8 @@ use super::addresses::{
 };
 use super::admin::{AdminContext, NewAdminListener};
 use super::admission::Clients;
-use super::certificates::Certificates;
+use super::certificate_watch::{CertificateWatch, CertificateWatcher};
+use super::certificates::{CertificateFiles, Certificates, first_name};
 use super::checks::Checks;
 use super::descriptors;
 use super::drainer::Drainer;
@@ -26,8 +27,10 @@ use super::sessions::{ScanBackoff, Sessions, WorkerProgress};
 use super::shared::Shared;
 use super::snapshot::{Snapshot, SnapshotParts};
 use super::succession::Succession;
-use super::threads::{self, PreparedThread};
+use super::threads::{self, PreparedThread, acme_thread};
 use super::worker::{Worker, set_scheduling};
+use crate::acme::challenges::Challenges;
+use crate::acme::manager::{Manager, PreparedNames};
 use crate::backend::dial_in::DialIn;
 use crate::backend::group::Journal;
 use crate::budget::{Budget, Shares};
@@ -36,6 +39,7 @@ use crate::content::gzip::Compressors;
 use crate::net::activation::{ActivatedSockets, Inherited};
 use crate::net::listener::{Listener, SocketFile};
 use crate::net::poller::Poller;
+use crate::net::tls::SiteCertificates;
 use crate::net::tunnel::Tunnels;
 use crate::process;
 use crate::stats::Stats;
@@ -49,6 +53,7 @@ pub struct Bound {
     backend_listeners: Vec<NewBackendListener>,
     admin_listener: Option<NewAdminListener>,
     certificates: Certificates,
+    names: PreparedNames,
     outgoing: Certificates,
     dial_in: DialIn,
     activated: Arc<ActivatedSockets>,
@@ -73,8 +78,12 @@ impl Server {
         let descriptors = Arc::new(Budget::new(division.backends));
         let stats = Arc::new(Stats::new());
         let journal = Arc::new(Journal::default());
-        let mut certificates = Certificates::default();
-        certificates.load("ssl", &config.ssl)?;
+        let of_sites = Arc::new(SiteCertificates::default());
+        let challenges = Arc::new(Challenges::default());
+        let manager = Arc::new(Manager::new(Arc::clone(&of_sites), Arc::clone(&challenges)));
+        let mut certificates = Certificates::for_clients(of_sites);
+        certificates.load(&CertificateFiles::for_clients(&config))?;
+        let names = manager.prepare(&config).map_err(StartError::State)?;
         let mut outgoing = Certificates::default();
         load_outgoing(&mut outgoing, &config)?;
         let wanted = BackendAddress::all(&config);
@@ -137,6 +146,8 @@ impl Server {
             waiting,
             checks,
             drained: Mutex::default(),
+            challenges,
+            manager,
             journal,
             unrouted: SiteStats::new(),
             history: Mutex::new(History::new(0)),
@@ -161,6 +172,7 @@ impl Server {
             backend_listeners: backends,
             admin_listener: admin,
             certificates,
+            names,
             outgoing,
             dial_in,
             activated: Arc::clone(&inherited.activated),
@@ -173,7 +185,7 @@ impl Server {
     /// # Errors
     /// The first problem.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        Certificates::default().load("ssl", &config.ssl)?;
+        Certificates::default().load(&CertificateFiles::for_clients(config))?;
         load_outgoing(&mut Certificates::default(), config)?;
         for wanted in BackendAddress::all(config) {
             wanted.socket_file()?;
@@ -208,6 +220,7 @@ impl Bound {
             backend_listeners: backends,
             admin_listener: admin,
             certificates,
+            names,
             outgoing,
             dial_in,
             activated,
@@ -232,21 +245,35 @@ impl Bound {
             PreparedThread::new("drain", move || shared.drainer.run())?
         };
         let dial_in = PreparedThread::new("dial-in", move || dial_in.run())?;
-        let mut running = Running::default();
+        let acme = names
+            .need_thread()
+            .then(|| acme_thread(&shared.manager))
+            .transpose()?;
+        let running = Arc::new(Mutex::new(Running::default()));
+        let reloading = Arc::new(Mutex::default());
+        let watch = CertificateWatch::prepare(&snapshot.config, || CertificateWatcher {
+            shared: Arc::clone(&shared),
+            running: Arc::clone(&running),
+            reloading: Arc::clone(&reloading),
+        })?;
+        let mut listeners = Running::default();
         for listener in backends {
-            running.backend_listeners.push(listener.prepare(&control)?);
+            listeners
+                .backend_listeners
+                .push(listener.prepare(&control)?);
         }
         for (address, sockets) in clients {
             let listener = ClientListener::prepare(address, sockets, &sessions)?;
             *listener.tls.write() = certificates.acceptor(&listener.address);
-            running.client_listeners.push(listener);
+            listeners.client_listeners.push(listener);
         }
         let admin_context = AdminContext::new(Arc::clone(&shared), Arc::clone(&control));
         let admin_context = Arc::new(admin_context);
         let admin = admin.map(|admin| admin.prepare(&admin_context));
-        running.admin_listener = admin.transpose()?;
-        running.certificates = certificates;
-        running.outgoing = outgoing;
+        listeners.admin_listener = admin.transpose()?;
+        let of_sites = certificates.of_sites();
+        listeners.certificates = certificates;
+        listeners.outgoing = outgoing;
         threads::check_available(config.workers)?;
         // From here on nothing can fail, and threads may begin.
         let workers = threadpool::Builder::new()
@@ -263,11 +290,16 @@ impl Bound {
         for servers in snapshot.servers() {
             servers.tick(Instant::now());
         }
-        running.begin(&control);
+        let first = first_name(&snapshot.config.sites);
+        shared.manager.commit(names, of_sites, first);
+        listeners.begin(&control);
+        *running.lock() = listeners;
         Ok(Server {
             activated,
-            reloading: Mutex::default(),
-            running: Mutex::new(running),
+            reloading,
+            running,
+            acme: Mutex::new(acme.map(PreparedThread::begin)),
+            watch: Mutex::new(watch.map(CertificateWatch::begin)),
             succession: Arc::new(Succession::new(Arc::clone(&sessions), Arc::clone(&control))),
             workers,
             tick: Some(tick.begin()),

@@ -1,11 +1,12 @@
 //! Threads that are created before they may begin.
 
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::acme::manager::Manager;
 use crate::process;
 
 /// Checks that the system allows this many more threads, before a library asks for them that panics if it does not.
@@ -26,6 +27,15 @@ pub(super) fn check_available(count: usize) -> io::Result<()> {
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// The thread that looks after the certificates of [`Manager`].
+///
+/// # Errors
+/// The system allows no more threads.
+pub(super) fn acme_thread(manager: &Arc<Manager>) -> io::Result<PreparedThread> {
+    let manager = Arc::clone(manager);
+    PreparedThread::new("acme", move || manager.run())
 }
 
 /// A thread that was created, and begins when nothing can fail any more. Dropping it before that ends it.

@@ -7,6 +7,8 @@ pub(crate) mod access;
 pub(crate) mod backend;
 pub(crate) mod load;
 pub(crate) mod needs;
+#[cfg(feature = "acme")]
+pub(crate) mod pebble;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod python;

@@ -35,7 +35,9 @@ use program::manager;
 use program::task::{TaskThread, drop_last};
 use program::{ExitError, print, reload_failed};
 use signal_hook::consts::SIGUSR2;
-use swiftiply::config::{Config, LogDestination, LogLevel, Logger, Note, Problems};
+use swiftiply::config::{
+    Config, LogDestination, LogLevel, Logger, Note, Problems, SiteConfig, SiteTls,
+};
 use swiftiply::logging::{self, Logging};
 use swiftiply::net::activation::{ActivatedSockets, Inherited};
 use swiftiply::process::pid_file::PidFile;
@@ -151,6 +153,14 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
             );
         }
     }
+    // What the server obtains is kept there after a change of the user, too.
+    if config.state_directory.is_dir() && obtains_certificates(&config) {
+        let owned = identity.own_directory(&config.state_directory);
+        owned.map_err(|error| {
+            let path = config.state_directory.display();
+            ExitError::running(format!("state_directory: {path}: {}", reason(&error)))
+        })?;
+    }
     identity.assume().map_err(ExitError::running)?;
     if config.user.is_none() && process::is_root() {
         log::warn!("running as root; set user, to give that up when the addresses are bound");
@@ -184,6 +194,13 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
     let code = handle_signals(&control, server, &configuration, logging, pid_file, &tasks);
     log::logger().flush();
     Ok(code)
+}
+
+/// Whether files are written to the state directory.
+fn obtains_certificates(config: &Config) -> bool {
+    let is_managed =
+        |site: &SiteConfig| matches!(site.tls, Some(SiteTls::Auto | SiteTls::Internal));
+    config.sites.iter().any(is_managed)
 }
 
 /// Binds the addresses. A server that is draining may still hold some for a moment.

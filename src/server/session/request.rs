@@ -34,6 +34,9 @@ impl Session {
         let mut id = request_id(&client, &head);
         let is_admitted = snapshot.permissions.admits(client.ip());
         let own = match route(&snapshot, &head) {
+            _ if let Some(text) = self.shared.challenges.response(head.target.path()) => {
+                Err(pages::challenge(text))
+            }
             Route::Health | Route::NotFound if !is_admitted => {
                 log::debug!(
                     request_id:% = id;

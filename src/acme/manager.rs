@@ -1,0 +1,484 @@
+//! The names that get certificates, and the thread `acme`, which obtains and renews them one after the other.
+//!
+//! A name has a certificate at any time: a self-signed one until there is a better one. An error leaves the one that is in
+//! use, is logged, and is followed by another attempt. A reload begins the attempts again.
+//!
+//! **Invariants**: the lock is not held during a request or a write to disk; certificates of names that a reload has
+//! removed are not installed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::challenges::Challenges;
+use super::client::AcmeError;
+use super::keys;
+use super::order::{Ordering, renewal_window};
+use super::schedule::{pause, random, renewal};
+use super::store::Store;
+use super::validation::Validations;
+use crate::config::{AcmeConfig, ChallengeKind, Config, SiteTls};
+use crate::http::date;
+use crate::net::tls::{Certificate, SiteCertificates};
+
+/// The certificates that the server obtains or makes.
+pub struct Manager {
+    state: Mutex<ManagerState>,
+    /// Something has changed that the thread waits for.
+    changed: Condvar,
+    validations: Validations,
+}
+
+#[derive(Default)]
+struct ManagerState {
+    settings: Option<Arc<Settings>>,
+    names: BTreeMap<String, ManagedName>,
+    is_stopping: bool,
+    /// The thread does something other than to wait for the next time.
+    is_busy: bool,
+}
+
+/// The configuration of authorities.
+#[derive(Debug, PartialEq)]
+struct Settings {
+    acme: AcmeConfig,
+    state_directory: PathBuf,
+}
+
+/// Where the certificate of a name comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CertificateSource {
+    Authority,
+    Internal,
+}
+
+/// A name with its certificate.
+#[derive(Clone)]
+struct ManagedName {
+    source: CertificateSource,
+    certificate: Certificate,
+    /// The certificate is self-signed, since there is no other one yet.
+    is_temporary: bool,
+    /// When to renew it.
+    renewal: SystemTime,
+    /// When the thread looks after it next.
+    due: SystemTime,
+    /// Attempts that have failed in a row.
+    failures: u32,
+}
+
+/// A new set of names, with their certificates, that is not in use yet.
+pub struct PreparedNames {
+    settings: Arc<Settings>,
+    names: BTreeMap<String, ManagedName>,
+}
+
+impl PreparedNames {
+    /// Whether there is something for the thread to do.
+    pub fn need_thread(&self) -> bool {
+        !self.names.is_empty()
+    }
+}
+
+impl Manager {
+    /// Without names yet.
+    pub fn new(sites: Arc<SiteCertificates>, challenges: Arc<Challenges>) -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            validations: Validations { challenges, sites },
+        }
+    }
+
+    /// Reads the certificates of all names that the configuration gives to the server, and makes those that are missing.
+    /// Creates directories, and changes nothing else.
+    ///
+    /// # Errors
+    /// A directory or file that cannot be used, and the reason.
+    pub fn prepare(&self, config: &Config) -> Result<PreparedNames, String> {
+        let mut acme = config.acme.clone();
+        // The proof by a response needs a port without TLS.
+        let has_plain = config.listen.iter().any(|at| !config.secure.contains(at));
+        if !has_plain {
+            acme.challenges
+                .retain(|kind| *kind != ChallengeKind::Http01);
+        }
+        let settings = Arc::new(Settings {
+            acme,
+            state_directory: config.state_directory.clone(),
+        });
+        let known = {
+            let state = self.state.lock();
+            let is_same = state.settings.as_ref() == Some(&settings);
+            if is_same {
+                state.names.clone()
+            } else {
+                BTreeMap::new()
+            }
+        };
+        let now = SystemTime::now();
+        let mut names = BTreeMap::new();
+        for site in &config.sites {
+            let source = match site.tls {
+                Some(SiteTls::Auto) => CertificateSource::Authority,
+                Some(SiteTls::Internal) => CertificateSource::Internal,
+                _ => continue,
+            };
+            settings.store(source).create()?;
+            for name in &site.incoming {
+                let known = known.get(name).filter(|known| known.source == source);
+                let mut entry = match (known, source) {
+                    (Some(known), _) => known.clone(),
+                    (None, CertificateSource::Authority) => settings.obtained(name, now)?,
+                    (None, CertificateSource::Internal) => settings.issued(name, now)?,
+                };
+                if entry.failures > 0 {
+                    entry.failures = 0;
+                    entry.due = now;
+                }
+                names.insert(name.clone(), entry);
+            }
+        }
+        Ok(PreparedNames { settings, names })
+    }
+
+    /// Puts names into use, besides those whose certificates come from files. `first` is the name for clients that send
+    /// none, or an unknown one.
+    pub fn commit(
+        &self,
+        prepared: PreparedNames,
+        mut certificates: Vec<(String, Certificate)>,
+        first: String,
+    ) {
+        let mut state = self.state.lock();
+        let PreparedNames {
+            settings,
+            mut names,
+        } = prepared;
+        for (name, entry) in &mut names {
+            // The thread may have got a better one meanwhile.
+            if let Some(now) = state.names.get(name)
+                && now.source == entry.source
+                && state.settings.as_ref() == Some(&settings)
+                && !now.is_temporary
+            {
+                entry.certificate = now.certificate.clone();
+                entry.is_temporary = false;
+                entry.renewal = now.renewal;
+            }
+            certificates.push((name.clone(), entry.certificate.clone()));
+        }
+        self.validations.sites.set(certificates, first);
+        let new = names
+            .iter()
+            .filter(|(name, _)| !state.names.contains_key(*name));
+        let new: Vec<_> = new
+            .map(|(name, entry)| (name.clone(), entry.clone()))
+            .collect();
+        let authority = settings.acme.directory.clone();
+        state.names = names;
+        state.settings = Some(settings);
+        drop(state);
+        for (name, entry) in new {
+            let until = date::text(entry.certificate.facts().not_after);
+            match entry.is_temporary {
+                false => log::info!("certificate {name}: valid until {until}"),
+                true => log::warn!(
+                    "certificate {name}: there is none yet; ordering one from {authority}, a self-signed one is used until then"
+                ),
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Looks after the names until it is stopped. Runs on the thread `acme`.
+    pub fn run(&self) {
+        while let Some((name, entry, settings)) = self.next() {
+            let tended = match entry.source {
+                CertificateSource::Authority => self.tend(&name, &entry, &settings),
+                CertificateSource::Internal => settings
+                    .make(&name, SystemTime::now())
+                    .map_err(AcmeError::Local),
+            };
+            let mut state = self.state.lock();
+            state.is_busy = false;
+            let is_current = state.settings.as_ref() == Some(&settings);
+            let Some(current) = state.names.get_mut(&name) else {
+                continue;
+            };
+            if !is_current || current.source != entry.source {
+                continue;
+            }
+            match tended {
+                Ok(next) => {
+                    let sites = &self.validations.sites;
+                    sites.replace(&name, &next.certificate);
+                    *current = next;
+                }
+                Err(AcmeError::Stopped) => {}
+                Err(AcmeError::Busy) => current.due = SystemTime::now() + BUSY,
+                Err(error) => {
+                    current.failures = current.failures.saturating_add(1);
+                    let wanted = error.retry_after();
+                    let pause = pause(current.failures, error.is_refusal(), wanted, random());
+                    current.due = SystemTime::now() + pause;
+                    let is_temporary = current.is_temporary;
+                    let expiry = current.certificate.facts().not_after;
+                    drop(state);
+                    report(&name, &error, pause, is_temporary, expiry);
+                }
+            }
+        }
+    }
+
+    /// Ends the thread at once, except for a request that is under way. Returns whether there is none.
+    pub fn stop(&self) -> bool {
+        let mut state = self.state.lock();
+        state.is_stopping = true;
+        let is_busy = state.is_busy;
+        drop(state);
+        self.changed.notify_all();
+        !is_busy
+    }
+
+    /// Waits for the next name that is due; `None`: the server is stopping.
+    fn next(&self) -> Option<(String, ManagedName, Arc<Settings>)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_stopping {
+                return None;
+            }
+            let now = SystemTime::now();
+            let first = state.names.iter().min_by_key(|(_, entry)| entry.due);
+            let wait = match (first, &state.settings) {
+                (Some((name, entry)), Some(settings)) if entry.due <= now => {
+                    let next = (name.clone(), entry.clone(), Arc::clone(settings));
+                    state.is_busy = true;
+                    return Some(next);
+                }
+                (Some((_, entry)), _) => entry.due.duration_since(now).unwrap_or_default(),
+                (None, _) => LONGEST_WAIT,
+            };
+            // Not too long, since the clock may be set meanwhile.
+            self.changed.wait_for(&mut state, wait.min(LONGEST_WAIT));
+        }
+    }
+
+    /// Waits for a moment in the middle of an order.
+    fn pause(&self, time: Duration) -> Result<(), AcmeError> {
+        let mut state = self.state.lock();
+        let wait = |state: &mut ManagerState| !state.is_stopping;
+        self.changed.wait_while_for(&mut state, wait, time);
+        match state.is_stopping {
+            true => Err(AcmeError::Stopped),
+            false => Ok(()),
+        }
+    }
+
+    /// Does what is due for a name with certificates of an authority; returns how it stands then.
+    fn tend(
+        &self,
+        name: &str,
+        entry: &ManagedName,
+        settings: &Settings,
+    ) -> Result<ManagedName, AcmeError> {
+        let store = settings.store(CertificateSource::Authority);
+        let pause = |time| self.pause(time);
+        let ordering = Ordering {
+            acme: &settings.acme,
+            store: &store,
+            validations: &self.validations,
+            pause: &pause,
+        };
+        let now = SystemTime::now();
+        if !entry.is_temporary && now < entry.renewal {
+            return Ok(ask_when(name, entry, &ordering, now));
+        }
+        let Some(_lock) = store.lock().map_err(AcmeError::Local)? else {
+            return Err(AcmeError::Busy);
+        };
+        // Another process may have obtained one.
+        if let Ok(other) = settings.obtained(name, now)
+            && !other.is_temporary
+            && (entry.is_temporary
+                || other.certificate.facts().not_after > entry.certificate.facts().not_after)
+            && now < other.renewal
+        {
+            return Ok(other);
+        }
+        let replaces = (!entry.is_temporary).then(|| entry.certificate.facts());
+        let mut client = ordering.connect()?;
+        let text = ordering.obtain(&mut client, name, replaces)?;
+        let certificate = keys::certificate(&text).map_err(|why| {
+            AcmeError::Unreached(
+                settings.acme.directory.clone(),
+                format!("its certificate: {why}"),
+            )
+        })?;
+        store
+            .write(&store.certificate(name), &text)
+            .map_err(AcmeError::Local)?;
+        store.remove(&store.order(name));
+        let next = ManagedName::new(CertificateSource::Authority, certificate, SystemTime::now());
+        let until = date::text(next.certificate.facts().not_after);
+        log::info!("certificate {name}: obtained, valid until {until}");
+        Ok(ask_when(name, &next, &ordering, SystemTime::now()))
+    }
+}
+
+/// Asks the authority when to renew a certificate, if it says that (RFC 9773); a failure changes nothing.
+fn ask_when(
+    name: &str,
+    entry: &ManagedName,
+    ordering: &Ordering<'_>,
+    now: SystemTime,
+) -> ManagedName {
+    let mut next = entry.clone();
+    next.failures = 0;
+    next.due = entry.renewal;
+    let asked = ordering
+        .connect()
+        .and_then(|client| renewal_window(&client, entry.certificate.facts()));
+    match asked {
+        Ok(None) => {}
+        Ok(Some((window, valid))) => {
+            if !window.has(next.renewal) {
+                next.renewal = window.choose(random());
+                log::info!(
+                    "certificate {name}: the authority suggests to renew it at {}",
+                    date::text(next.renewal)
+                );
+            }
+            next.due = next.renewal.min(now + valid);
+        }
+        Err(error) => {
+            log::debug!("certificate {name}: {error}");
+            next.due = next.renewal.min(now + ASK_AGAIN);
+        }
+    }
+    next
+}
+
+/// Logs that there is no new certificate.
+fn report(name: &str, error: &AcmeError, pause: Duration, is_temporary: bool, expiry: SystemTime) {
+    let pause = match pause.as_secs() {
+        seconds @ 0..120 => format!("{} s", seconds.max(1)),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    };
+    let meanwhile = match is_temporary {
+        true => "a self-signed one is used until then".to_owned(),
+        false => format!("the present one is valid until {}", date::text(expiry)),
+    };
+    log::error!("certificate {name}: not obtained: {error}; trying again in {pause}; {meanwhile}");
+}
+
+impl ManagedName {
+    /// A name with a certificate that is not temporary.
+    fn new(source: CertificateSource, certificate: Certificate, now: SystemTime) -> Self {
+        let renewal = renewal(certificate.facts(), random());
+        Self {
+            source,
+            due: match source {
+                // To ask the authority when to renew it.
+                CertificateSource::Authority => now,
+                CertificateSource::Internal => renewal,
+            },
+            certificate,
+            is_temporary: false,
+            renewal,
+            failures: 0,
+        }
+    }
+}
+
+impl Settings {
+    fn store(&self, source: CertificateSource) -> Store {
+        match source {
+            CertificateSource::Authority => {
+                Store::of_authority(&self.state_directory, &self.acme.directory)
+            }
+            CertificateSource::Internal => Store::internal(&self.state_directory),
+        }
+    }
+
+    /// The certificate of a name that was obtained before, or a temporary one.
+    fn obtained(&self, name: &str, now: SystemTime) -> Result<ManagedName, String> {
+        let store = self.store(CertificateSource::Authority);
+        let path = store.certificate(name);
+        if let Some(text) = store.read(&path)? {
+            match keys::certificate(&text) {
+                Ok(certificate) => {
+                    return Ok(ManagedName::new(
+                        CertificateSource::Authority,
+                        certificate,
+                        now,
+                    ));
+                }
+                Err(why) => log::error!("certificate {name}: {}: {why}", path.display()),
+            }
+        }
+        let wrong = |why| format!("certificate {name}: {why}");
+        let certificate = keys::temporary(name).map_err(wrong)?;
+        Ok(ManagedName {
+            source: CertificateSource::Authority,
+            certificate,
+            is_temporary: true,
+            renewal: now,
+            due: now,
+            failures: 0,
+        })
+    }
+
+    /// The certificate of our own authority for a name, a new one if it has to be renewed.
+    fn issued(&self, name: &str, now: SystemTime) -> Result<ManagedName, String> {
+        let store = self.store(CertificateSource::Internal);
+        if let Some(text) = store.read(&store.certificate(name))?
+            && let Ok(certificate) = keys::certificate(&text)
+        {
+            let entry = ManagedName::new(CertificateSource::Internal, certificate, now);
+            if now < entry.renewal {
+                return Ok(entry);
+            }
+        }
+        self.make(name, now)
+    }
+
+    /// A new certificate of our own authority, which is created with the first one.
+    fn make(&self, name: &str, now: SystemTime) -> Result<ManagedName, String> {
+        let store = self.store(CertificateSource::Internal);
+        let (root_file, key_file) = (store.file("root.crt"), store.file("root.key"));
+        let (root, key) = match (store.read(&root_file)?, store.read(&key_file)?) {
+            (Some(root), Some(key)) => (root, key),
+            _ => {
+                let (root, key) = keys::root(now)?;
+                store.write(&key_file, &key)?;
+                store.write(&root_file, &root)?;
+                log::warn!(
+                    "tls: internal: a new authority; clients must trust {}, see CERTIFICATES in swiftiply(8)",
+                    root_file.display()
+                );
+                (root, key)
+            }
+        };
+        let wrong = |why| format!("certificate {name}: {}: {why}", root_file.display());
+        let text = keys::issue(name, &root, &key, now).map_err(wrong)?;
+        store.write(&store.certificate(name), &text)?;
+        let certificate = keys::certificate(&text).map_err(wrong)?;
+        Ok(ManagedName::new(
+            CertificateSource::Internal,
+            certificate,
+            now,
+        ))
+    }
+}
+
+/// The longest wait for the next time, in case the clock is set.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// The pause when another process orders certificates.
+const BUSY: Duration = Duration::from_secs(2);
+/// The pause after an authority could not be asked when to renew.
+const ASK_AGAIN: Duration = Duration::from_secs(6 * 3600);

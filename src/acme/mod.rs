@@ -1,0 +1,31 @@
+//! Certificates that the server obtains by ACME (RFC 8555, `tls: auto`), or makes itself (`tls: internal`).
+//!
+//! Everything happens on the thread `acme`, which blocks; requests of clients only look up pending [`challenges`], and
+//! handshakes the certificates in [`SiteCertificates`](crate::net::tls::SiteCertificates).
+//!
+//! In reading order: [`manager`] has the names and runs the thread; `order` obtains a certificate by requests of
+//! `client`, which are signed with `jose`; `validation` shows the authority that we serve a name. `keys` makes keys and
+//! certificates, `store` has the files, and `schedule` says when to try again and when to renew.
+//!
+//! Without the cargo feature `acme`, `no_manager` replaces [`manager`], and the configuration refuses both values of `tls`.
+
+pub mod challenges;
+#[cfg(feature = "acme")]
+mod client;
+#[cfg(feature = "acme")]
+mod jose;
+#[cfg(feature = "acme")]
+mod keys;
+#[cfg(feature = "acme")]
+pub mod manager;
+#[cfg(not(feature = "acme"))]
+#[path = "no_manager.rs"]
+pub mod manager;
+#[cfg(feature = "acme")]
+mod order;
+#[cfg(feature = "acme")]
+mod schedule;
+#[cfg(feature = "acme")]
+mod store;
+#[cfg(feature = "acme")]
+mod validation;

@@ -1,0 +1,446 @@
+//! Obtains a certificate (RFC 8555 7): the account, the order, the proof that we serve the name, the download.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::client::{AcmeClient, AcmeError, AcmeReply, ProblemDocument, Refused, parse};
+use super::jose::{AccountKey, Signer, encode, sha256};
+use super::keys;
+use super::schedule::{RenewalWindow, renewal_id, timestamp};
+use super::store::Store;
+use super::validation::{Validation, Validations};
+use crate::config::{AcmeConfig, ChallengeKind};
+use crate::x509::CertificateFacts;
+
+/// What is needed to obtain a certificate.
+pub(super) struct Ordering<'a> {
+    pub(super) acme: &'a AcmeConfig,
+    pub(super) store: &'a Store,
+    pub(super) validations: &'a Validations,
+    /// Waits for a moment.
+    ///
+    /// # Errors
+    /// The server is stopping.
+    pub(super) pause: &'a dyn Fn(Duration) -> Result<(), AcmeError>,
+}
+
+/// The file of an account.
+#[derive(Deserialize, Serialize)]
+struct AccountFile {
+    /// In PEM.
+    key: String,
+    /// Empty until the authority knows it.
+    #[serde(default)]
+    url: String,
+    #[serde(default)]
+    email: Option<String>,
+}
+
+/// The file of an order that is not finished.
+#[derive(Deserialize, Serialize)]
+struct OrderFile {
+    url: String,
+    /// The key of the certificate, in PEM.
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct OrderObject {
+    status: Status,
+    #[serde(default)]
+    authorizations: Vec<String>,
+    finalize: String,
+    certificate: Option<String>,
+    error: Option<ProblemDocument>,
+}
+
+#[derive(Deserialize)]
+struct Authorization {
+    status: Status,
+    #[serde(default)]
+    challenges: Vec<ChallengeObject>,
+}
+
+#[derive(Deserialize)]
+struct ChallengeObject {
+    #[serde(rename = "type")]
+    kind: String,
+    url: String,
+    #[serde(default)]
+    token: String,
+    error: Option<ProblemDocument>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Pending,
+    Processing,
+    Ready,
+    Valid,
+    #[serde(other)]
+    Invalid,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RenewalInfo {
+    suggested_window: SuggestedWindow,
+}
+
+#[derive(Deserialize)]
+struct SuggestedWindow {
+    start: String,
+    end: String,
+}
+
+impl Ordering<'_> {
+    /// Connects to the authority as an account, which is created if there is none yet.
+    ///
+    /// # Errors
+    /// The authority refuses, or is not reached, or the file of the account cannot be used.
+    pub(super) fn connect(&self) -> Result<AcmeClient, AcmeError> {
+        let path = self.store.file("account.json");
+        let mut account = match self.store.read(&path).map_err(AcmeError::Local)? {
+            Some(text) => serde_json::from_str(&text)
+                .map_err(|error| AcmeError::Local(format!("{}: {error}", path.display())))?,
+            None => AccountFile {
+                key: keys::new_key().map_err(AcmeError::Local)?,
+                url: String::new(),
+                email: self.acme.email.clone(),
+            },
+        };
+        let pkcs8 = keys::pkcs8(&account.key);
+        let key = pkcs8.ok().and_then(|der| AccountKey::from_pkcs8(&der));
+        let wrong = || AcmeError::Local(format!("{}: not a key of P-256", path.display()));
+        let mut client = AcmeClient::new(self.acme, key.ok_or_else(wrong)?)?;
+        if account.url.is_empty() {
+            // Before it is used, so that a crash does not lose an account.
+            self.keep(&account)?;
+            account.url = self.register(&mut client)?;
+            account.email.clone_from(&self.acme.email);
+            self.keep(&account)?;
+        }
+        client.account.clone_from(&account.url);
+        if account.email != self.acme.email {
+            match client.post(
+                &account.url,
+                &json!({"contact": self.contact()}).to_string(),
+            ) {
+                Err(error) if error.is_unknown_account() => {
+                    account.url = self.register(&mut client)?;
+                    client.account.clone_from(&account.url);
+                }
+                result => drop(result?),
+            }
+            account.email.clone_from(&self.acme.email);
+            self.keep(&account)?;
+        }
+        Ok(client)
+    }
+
+    fn keep(&self, account: &AccountFile) -> Result<(), AcmeError> {
+        let text = json!(account).to_string();
+        let written = self.store.write(&self.store.file("account.json"), &text);
+        written.map_err(AcmeError::Local)
+    }
+
+    fn contact(&self) -> Vec<String> {
+        let email = self.acme.email.iter();
+        email.map(|email| format!("mailto:{email}")).collect()
+    }
+
+    /// Registers the key of the client; returns the URL of the account, a new one or the one that has the key.
+    fn register(&self, client: &mut AcmeClient) -> Result<String, AcmeError> {
+        let mut payload = json!({"termsOfServiceAgreed": true, "contact": self.contact()});
+        let url = client.directory.new_account.clone();
+        match &self.acme.eab {
+            Some(eab) => {
+                let bound = client.key.bind(&eab.kid, &eab.key, &url);
+                let wrong = || AcmeError::Local("acme.eab.key: not base64url".to_owned());
+                payload["externalAccountBinding"] = bound.ok_or_else(wrong)?;
+            }
+            None if client.directory.meta.external_account_required => {
+                let why = "the authority wants an account that it knows already; write acme.eab";
+                return Err(AcmeError::Local(format!("{url}: {why}")));
+            }
+            None => {}
+        }
+        let reply = client.send(&Signer::Key, &url, &payload.to_string())?;
+        let missing = || AcmeError::Unreached(url, "no Location of the account".to_owned());
+        reply.location.ok_or_else(missing)
+    }
+
+    /// The authority has lost the account, as one for tests does: registers its key again.
+    fn register_again(&self, client: &mut AcmeClient) -> Result<(), AcmeError> {
+        let path = self.store.file("account.json");
+        let text = self.store.read(&path).map_err(AcmeError::Local)?;
+        let account = text.and_then(|text| serde_json::from_str::<AccountFile>(&text).ok());
+        let missing = || AcmeError::Local(format!("{}: gone", path.display()));
+        let mut account = account.ok_or_else(missing)?;
+        account.url = self.register(client)?;
+        self.keep(&account)?;
+        client.account = account.url;
+        Ok(())
+    }
+
+    /// Obtains a certificate for a name: its key and its chain, in PEM. `replaces` is the certificate that it renews.
+    ///
+    /// # Errors
+    /// The authority refuses, or is not reached.
+    pub(super) fn obtain(
+        &self,
+        client: &mut AcmeClient,
+        name: &str,
+        replaces: Option<&CertificateFacts>,
+    ) -> Result<String, AcmeError> {
+        let path = self.store.order(name);
+        if let Some(text) = self.store.read(&path).map_err(AcmeError::Local)?
+            && let Ok(begun) = serde_json::from_str::<OrderFile>(&text)
+        {
+            // The server has ended in the middle of it. The authority may have forgotten it.
+            log::debug!("certificate {name}: continuing the order {}", begun.url);
+            let result = match self.acme.challenges.first() {
+                Some(kind) => self.finish(client, name, *kind, &begun),
+                None => Err(AcmeError::Local(NO_CHALLENGE.to_owned())),
+            };
+            match result {
+                Ok(text) => return Ok(text),
+                Err(error) if error.is_refusal() => self.store.remove(&path),
+                Err(error) => return Err(error),
+            }
+        }
+        let kinds = &self.acme.challenges;
+        for (index, kind) in kinds.iter().enumerate() {
+            let result = self
+                .begin(client, name, replaces)
+                .and_then(|order| self.finish(client, name, *kind, &order));
+            let error = match result {
+                Err(error @ AcmeError::Refused(_)) => error,
+                result => return result,
+            };
+            self.store.remove(&path);
+            // A failed validation ends the order; another way needs a new one.
+            match kinds.get(index + 1) {
+                Some(next) if error.is_validation() => {
+                    let (kind, next) = (word(*kind), word(*next));
+                    log::warn!("certificate {name}: {kind} has failed: {error}; trying {next}");
+                }
+                _ => return Err(error),
+            }
+        }
+        Err(AcmeError::Local(NO_CHALLENGE.to_owned()))
+    }
+
+    /// Places an order, and keeps it in a file.
+    fn begin(
+        &self,
+        client: &mut AcmeClient,
+        name: &str,
+        replaces: Option<&CertificateFacts>,
+    ) -> Result<OrderFile, AcmeError> {
+        let kind = keys::address(name).map_or("dns", |_| "ip");
+        let mut payload = json!({"identifiers": [{"type": kind, "value": keys::bare(name)}]});
+        if let Some(profile) = &self.acme.profile {
+            payload["profile"] = json!(profile);
+        }
+        if client.directory.renewal_info.is_some()
+            && let Some(id) = replaces.and_then(renewal_id)
+        {
+            payload["replaces"] = json!(id);
+        }
+        let url = client.directory.new_order.clone();
+        let reply = match client.post(&url, &payload.to_string()) {
+            Err(error) if error.is_unknown_account() => {
+                self.register_again(client)?;
+                client.post(&url, &payload.to_string())?
+            }
+            // It may not know the certificate that is replaced.
+            Err(error) if payload.get("replaces").is_some() && error.retry_after().is_none() => {
+                log::debug!("certificate {name}: {error}; ordering without replaces");
+                payload["replaces"].take();
+                let members = payload.as_object_mut();
+                members.map(|members| members.remove("replaces"));
+                client.post(&url, &payload.to_string())?
+            }
+            result => result?,
+        };
+        let missing = || AcmeError::Unreached(url, "no Location of the order".to_owned());
+        let order = OrderFile {
+            url: reply.location.ok_or_else(missing)?,
+            key: keys::new_key().map_err(AcmeError::Local)?,
+        };
+        let text = json!(order).to_string();
+        let written = self.store.write(&self.store.order(name), &text);
+        written.map_err(AcmeError::Local)?;
+        Ok(order)
+    }
+
+    /// Takes an order from where it is to its certificate.
+    fn finish(
+        &self,
+        client: &mut AcmeClient,
+        name: &str,
+        kind: ChallengeKind,
+        file: &OrderFile,
+    ) -> Result<String, AcmeError> {
+        let deadline = Instant::now() + LONGEST_ORDER;
+        let mut is_finalized = false;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let reply = client.post(&file.url, "")?;
+            let order: OrderObject = parse(&reply)?;
+            match order.status {
+                Status::Pending => {
+                    for url in &order.authorizations {
+                        self.authorize(client, name, kind, url)?;
+                    }
+                }
+                Status::Ready if !is_finalized => {
+                    let request = keys::request(name, &file.key).map_err(AcmeError::Local)?;
+                    let payload = json!({"csr": encode(&request)}).to_string();
+                    client.post(&order.finalize, &payload)?;
+                    is_finalized = true;
+                }
+                Status::Ready | Status::Processing => {}
+                Status::Valid => {
+                    let missing =
+                        || AcmeError::Unreached(reply.url.clone(), "no certificate".to_owned());
+                    let url = order.certificate.ok_or_else(missing)?;
+                    let chain = client.post(&url, "")?;
+                    let chain = String::from_utf8(chain.body).unwrap_or_default();
+                    return Ok(format!("{}{chain}", file.key));
+                }
+                Status::Invalid => {
+                    let problem = order.error;
+                    let problem =
+                        problem.unwrap_or_else(|| ProblemDocument::unknown("the order is invalid"));
+                    return Err(AcmeError::Refused(Refused::of_object(&file.url, problem)));
+                }
+            }
+            self.wait(&reply, &mut pause, deadline)?;
+        }
+    }
+
+    /// Proves that we serve the name.
+    fn authorize(
+        &self,
+        client: &mut AcmeClient,
+        name: &str,
+        kind: ChallengeKind,
+        url: &str,
+    ) -> Result<(), AcmeError> {
+        let authorization: Authorization = parse(&client.post(url, "")?)?;
+        if authorization.status == Status::Valid {
+            return Ok(());
+        }
+        let refused = |problem| AcmeError::Refused(Refused::of_object(url, problem));
+        let offered = authorization.challenges.iter();
+        let Some(challenge) = offered.into_iter().find(|one| one.kind == word(kind)) else {
+            let failed = authorization
+                .challenges
+                .into_iter()
+                .find_map(|one| one.error);
+            let none = || ProblemDocument::unknown(&format!("no challenge {}", word(kind)));
+            return Err(refused(failed.unwrap_or_else(none)));
+        };
+        let response = client.key.authorization(&challenge.token);
+        let validation = Validation {
+            kind,
+            name,
+            token: &challenge.token,
+            response: &response,
+            digest: sha256(response.as_bytes()),
+        };
+        let shown = self.validations.show(&validation);
+        let _shown = shown.map_err(AcmeError::Local)?;
+        client.post(&challenge.url, "{}")?;
+        let deadline = Instant::now() + LONGEST_ORDER;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let reply = client.post(url, "")?;
+            let authorization: Authorization = parse(&reply)?;
+            match authorization.status {
+                Status::Valid => return Ok(()),
+                Status::Pending | Status::Processing | Status::Ready => {}
+                Status::Invalid => {
+                    let failed = authorization.challenges.into_iter();
+                    let failed = failed.filter_map(|one| Some((one.url, one.error?))).next();
+                    let (url, problem) = failed.unwrap_or_else(|| {
+                        (
+                            url.to_owned(),
+                            ProblemDocument::unknown("the authorization is invalid"),
+                        )
+                    });
+                    return Err(AcmeError::Refused(Refused::of_object(&url, problem)));
+                }
+            }
+            self.wait(&reply, &mut pause, deadline)?;
+        }
+    }
+
+    /// Waits before an object is read again: as long as the authority says, otherwise longer each time.
+    fn wait(
+        &self,
+        reply: &AcmeReply,
+        pause: &mut Duration,
+        deadline: Instant,
+    ) -> Result<(), AcmeError> {
+        let wanted = reply.retry_after.unwrap_or(*pause).min(LONGEST_PAUSE);
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        if Instant::now() + wanted > deadline {
+            let why = format!("not finished after {LONGEST_ORDER:?}");
+            return Err(AcmeError::Unreached(reply.url.clone(), why));
+        }
+        (self.pause)(wanted)
+    }
+}
+
+/// When the authority suggests to renew a certificate, and how long this is valid (RFC 9773). `None`: it does not say.
+///
+/// # Errors
+/// The authority is not reached, or refuses.
+pub(super) fn renewal_window(
+    client: &AcmeClient,
+    facts: &CertificateFacts,
+) -> Result<Option<(RenewalWindow, Duration)>, AcmeError> {
+    let (Some(url), Some(id)) = (&client.directory.renewal_info, renewal_id(facts)) else {
+        return Ok(None);
+    };
+    let reply = client.get(&format!("{}/{id}", url.trim_end_matches('/')))?;
+    let info: RenewalInfo = parse(&reply)?;
+    let window = info.suggested_window;
+    let (Some(start), Some(end)) = (timestamp(&window.start), timestamp(&window.end)) else {
+        return Err(AcmeError::Unreached(
+            reply.url,
+            "no suggestedWindow".to_owned(),
+        ));
+    };
+    let valid = reply.retry_after.unwrap_or(WINDOW_VALID);
+    Ok(Some((
+        RenewalWindow { start, end },
+        valid.clamp(WINDOW_LEAST, WINDOW_MOST),
+    )))
+}
+
+/// The name of a kind of challenge.
+const fn word(kind: ChallengeKind) -> &'static str {
+    match kind {
+        ChallengeKind::Http01 => "http-01",
+        ChallengeKind::TlsAlpn01 => "tls-alpn-01",
+    }
+}
+
+const NO_CHALLENGE: &str =
+    "acme.challenges: http-01 needs an address without TLS; write cluster_port: 80";
+/// The longest time for a validation, and for an order without its validation.
+const LONGEST_ORDER: Duration = Duration::from_secs(90);
+/// Pauses before an object is read again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a renewal window is valid if the authority does not say it; the least and the longest (RFC 9773 4.3).
+const WINDOW_VALID: Duration = Duration::from_secs(6 * 3600);
+const WINDOW_LEAST: Duration = Duration::from_secs(60);
+const WINDOW_MOST: Duration = Duration::from_secs(24 * 3600);

@@ -1,0 +1,225 @@
+//! What a certificate says about itself (X.509, RFC 5280 4.1): when it is valid, who issued it, its serial number.
+//!
+//! This only reads; signatures are checked by [`net::tls`](crate::net::tls).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Parts of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// The first moment at which it is valid.
+    pub not_before: SystemTime,
+    /// The last one.
+    pub not_after: SystemTime,
+    /// The content of its serial number, with a leading zero byte if the first bit would be set.
+    pub serial: Vec<u8>,
+    /// The name of its issuer, in DER.
+    pub issuer: Vec<u8>,
+    /// Its own name, in DER.
+    pub subject: Vec<u8>,
+    /// The identifier of its issuer's key, if it has one (RFC 5280 4.2.1.1).
+    pub authority_key: Option<Vec<u8>>,
+}
+
+impl CertificateFacts {
+    /// Reads a certificate in DER; `None` if it is not one.
+    pub fn read(der: &[u8]) -> Option<Self> {
+        let mut certificate = DerElements(DerElements(der).take(SEQUENCE)?);
+        let mut fields = DerElements(certificate.take(SEQUENCE)?);
+        fields.skip_if(VERSION);
+        let serial = fields.take(INTEGER)?.to_vec();
+        fields.take(SEQUENCE)?;
+        let issuer = fields.take(SEQUENCE)?.to_vec();
+        let mut validity = DerElements(fields.take(SEQUENCE)?);
+        let not_before = time(validity.next()?)?;
+        let not_after = time(validity.next()?)?;
+        let subject = fields.take(SEQUENCE)?.to_vec();
+        fields.take(SEQUENCE)?;
+        let mut extensions = None;
+        while let Some((tag, content)) = fields.next() {
+            if tag == EXTENSIONS {
+                extensions = DerElements(content).take(SEQUENCE);
+            }
+        }
+        Some(Self {
+            not_before,
+            not_after,
+            serial,
+            issuer,
+            subject,
+            authority_key: extensions.and_then(authority_key),
+        })
+    }
+}
+
+/// The identifier of the issuer's key among the extensions.
+fn authority_key(extensions: &[u8]) -> Option<Vec<u8>> {
+    let mut extensions = DerElements(extensions);
+    while let Some(extension) = extensions.take(SEQUENCE) {
+        let mut parts = DerElements(extension);
+        if parts.take(OBJECT_IDENTIFIER)? != AUTHORITY_KEY_IDENTIFIER {
+            continue;
+        }
+        parts.skip_if(BOOLEAN);
+        let mut inner = DerElements(DerElements(parts.take(OCTET_STRING)?).take(SEQUENCE)?);
+        return inner.take(KEY_IDENTIFIER).map(<[u8]>::to_vec);
+    }
+    None
+}
+
+/// The elements of a constructed value in DER.
+struct DerElements<'a>(&'a [u8]);
+
+impl<'a> DerElements<'a> {
+    /// The next element: its tag and its content.
+    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+        let (tag, rest) = self.0.split_first()?;
+        let (first, rest) = rest.split_first()?;
+        let (length, rest) = match first {
+            0..=0x7f => (usize::from(*first), rest),
+            // A length in so many bytes; no certificate has more than four.
+            0x81..=0x84 => {
+                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+                let add = |length: usize, byte: &u8| length << 8 | usize::from(*byte);
+                (bytes.iter().fold(0, add), rest)
+            }
+            _ => return None,
+        };
+        let (content, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some((*tag, content))
+    }
+
+    /// The content of the next element, which has this tag.
+    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+        let (found, content) = self.next()?;
+        (found == tag).then_some(content)
+    }
+
+    /// Skips the next element if it has this tag.
+    fn skip_if(&mut self, tag: u8) {
+        if self.0.first() == Some(&tag) {
+            self.next();
+        }
+    }
+}
+
+/// A time as UTCTime or GeneralizedTime, in the forms that RFC 5280 4.1.2.5 allows.
+fn time((tag, content): (u8, &[u8])) -> Option<SystemTime> {
+    let text = str::from_utf8(content).ok()?.strip_suffix('Z')?;
+    let (year, rest) = match tag {
+        UTC_TIME => {
+            let year: i64 = text.get(..2)?.parse().ok()?;
+            // Two digits: 1950 to 2049.
+            (year + if year < 50 { 2000 } else { 1900 }, text.get(2..)?)
+        }
+        GENERALIZED_TIME => (text.get(..4)?.parse().ok()?, text.get(4..)?),
+        _ => return None,
+    };
+    let part = |index: usize| rest.get(2 * index..2 * index + 2)?.parse::<i64>().ok();
+    let days = days(year, part(0)?, part(1)?);
+    at(days * DAY + part(2)? * 3600 + part(3)? * 60 + part(4)?)
+}
+
+/// The time a number of seconds after 1970, or before.
+pub fn at(seconds: i64) -> Option<SystemTime> {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    match seconds < 0 {
+        true => UNIX_EPOCH.checked_sub(distance),
+        false => UNIX_EPOCH.checked_add(distance),
+    }
+}
+
+/// The days from 1970 to a date of the Gregorian calendar; negative before.
+pub const fn days(year: i64, month: i64, day: i64) -> i64 {
+    // Years that begin in March have their leap day at the end; an era of 400 years has 146097 days.
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+/// The date that is so many days after 1970: year, month, day.
+pub const fn date(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + (month <= 2) as i64;
+    (year, month, day)
+}
+
+const BOOLEAN: u8 = 0x01;
+const INTEGER: u8 = 0x02;
+const OCTET_STRING: u8 = 0x04;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+const SEQUENCE: u8 = 0x30;
+/// `[0]`: explicit in a certificate, implicit in an authority key identifier.
+const VERSION: u8 = 0xa0;
+const KEY_IDENTIFIER: u8 = 0x80;
+const EXTENSIONS: u8 = 0xa3;
+/// 2.5.29.35
+const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
+/// Seconds of a day.
+pub const DAY: i64 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_and_days() {
+        let check = |date: (i64, i64, i64), days: i64| {
+            assert_eq!(super::days(date.0, date.1, date.2), days, "{date:?}");
+            assert_eq!(super::date(days), date);
+        };
+        check((1970, 1, 1), 0);
+        check((1969, 12, 31), -1);
+        check((2000, 2, 29), 11_016);
+        check((2000, 3, 1), 11_017);
+        check((2100, 3, 1), 47_541);
+        for days in (-100_000..100_000).step_by(7) {
+            let (year, month, day) = date(days);
+            assert_eq!(super::days(year, month, day), days);
+        }
+    }
+
+    #[test]
+    fn times_of_certificates() {
+        let seconds = |tag, text: &str| {
+            let time = time((tag, text.as_bytes()))?;
+            time.duration_since(UNIX_EPOCH)
+                .ok()
+                .map(|since| since.as_secs())
+        };
+        assert_eq!(seconds(UTC_TIME, "941106084937Z"), Some(784_111_777));
+        assert_eq!(seconds(UTC_TIME, "491231235959Z"), Some(2_524_607_999));
+        assert_eq!(
+            seconds(GENERALIZED_TIME, "19941106084937Z"),
+            Some(784_111_777)
+        );
+        assert_eq!(seconds(UTC_TIME, "9411060849Z"), None);
+        assert_eq!(seconds(UTC_TIME, "941106084937"), None);
+        assert_eq!(seconds(INTEGER, "941106084937Z"), None);
+    }
+
+    #[test]
+    fn truncated_certificates() {
+        for der in [
+            &[][..],
+            &[0x30],
+            &[0x30, 0x82, 0x01],
+            &[0x30, 0xff, 0, 0],
+            b"no",
+        ] {
+            assert_eq!(CertificateFacts::read(der), None, "{der:?}");
+        }
+    }
+}
