@@ -1,4 +1,4 @@
-//! The methods of the server for [`operations`](super::operations).
+//! The methods of the server for [`operations`].
 
 use std::time::Duration;
 
