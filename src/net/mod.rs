@@ -12,7 +12,6 @@ pub mod alarm;
 pub mod buffer;
 pub mod conn;
 pub mod connect;
-#[cfg(feature = "tls")]
 mod flow;
 pub mod listener;
 pub mod poller;
