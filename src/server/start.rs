@@ -78,7 +78,7 @@ impl Server {
         let descriptors = Arc::new(Budget::new(division.backends));
         let stats = Arc::new(Stats::new());
         let journal = Arc::new(Journal::default());
-        let of_sites = Arc::new(SiteCertificates::default());
+        let of_sites: Arc<SiteCertificates> = Arc::default();
         let challenges = Arc::new(Challenges::default());
         let manager = Arc::new(Manager::new(Arc::clone(&of_sites), Arc::clone(&challenges)));
         let mut certificates = Certificates::for_clients(of_sites);
