@@ -25,7 +25,7 @@ pub(super) struct Validation<'a> {
 }
 
 /// A proof that is shown until this is dropped.
-pub(super) struct Shown<'a> {
+pub(super) struct ShownProof<'a> {
     validations: &'a Validations,
     kind: ChallengeKind,
     /// The token, or the name in SNI.
@@ -37,7 +37,7 @@ impl Validations {
     ///
     /// # Errors
     /// Its certificate cannot be made.
-    pub(super) fn show(&self, validation: &Validation<'_>) -> Result<Shown<'_>, String> {
+    pub(super) fn show(&self, validation: &Validation<'_>) -> Result<ShownProof<'_>, String> {
         let key = match validation.kind {
             ChallengeKind::Http01 => {
                 let response = validation.response.to_owned();
@@ -51,7 +51,7 @@ impl Validations {
                 name
             }
         };
-        Ok(Shown {
+        Ok(ShownProof {
             validations: self,
             kind: validation.kind,
             key,
@@ -59,7 +59,7 @@ impl Validations {
     }
 }
 
-impl Drop for Shown<'_> {
+impl Drop for ShownProof<'_> {
     fn drop(&mut self) {
         match self.kind {
             ChallengeKind::Http01 => self.validations.challenges.end(&self.key),
