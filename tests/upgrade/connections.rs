@@ -214,9 +214,12 @@ fn requests_that_wait_in_the_old_process_are_served() {
 #[test]
 fn tunnels_and_responses_stay_beside_the_new_processes() {
     let mut proxy = start("grace: 1");
-    let [mut app, mut slow] =
-        ["127001017771", "127001017772"].map(|id| Backend::dial_as(proxy.dial_in(), id, ""));
+    let mut app = Backend::dial_as(proxy.dial_in(), "127001017771", "");
+    proxy.wait_for_log("joined");
+    let mut slow = Backend::dial_as(proxy.dial_in(), "127001017772", "");
     proxy.wait_for_logs("joined", 2);
+    // A backend is idle a moment after the line of the log.
+    proxy.wait_until_idle();
     let mut tunnel = proxy.visit();
     // The newest one is taken first.
     switch(&mut tunnel, &mut slow);
@@ -349,6 +352,8 @@ fn the_old_process_goes_on_alone_if_the_new_one_dies() {
     let mut backend = Backend::dial_as(proxy.dial_in(), "127001017772", "");
     let mut tunnel = proxy.visit();
     proxy.wait_for_logs("joined", 2);
+    // A backend is idle a moment after the line of the log.
+    proxy.wait_until_idle();
     switch(&mut tunnel, &mut backend);
     let new = Successor::of(&proxy);
     proxy.wait_for_log("took over 1 idle backends");
