@@ -1,7 +1,7 @@
 //! Runs reloads and upgrades on threads of their own: reading a file may take long, for example from a network disk, and
 //! signals must be handled meanwhile.
 
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +11,15 @@ use swiftiply::process;
 /// A thread that does one thing on request, such as a reload.
 #[derive(Clone)]
 pub(crate) struct TaskThread<R>(Sender<Option<Sender<R>>>);
+
+/// Why a task has no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoOutcome {
+    /// The program is ending.
+    Ending,
+    /// The task takes too long, and continues.
+    Late,
+}
 
 impl<R: Clone + Send + 'static> TaskThread<R> {
     /// Starts the thread. It holds `it` only while it does `task`.
@@ -49,12 +58,18 @@ impl<R: Clone + Send + 'static> TaskThread<R> {
         let _ = self.0.send(None);
     }
 
-    /// Requests a run of the task, and waits for its outcome. `None`: the program is ending.
+    /// Requests a run of the task, and waits for its outcome, for so long at most.
+    ///
+    /// # Errors
+    /// There is no outcome, and why.
     #[allow(dead_code, reason = "only the server has commands that wait")]
-    pub(crate) fn ask_and_wait(&self) -> Option<R> {
+    pub(crate) fn ask_and_wait(&self, longest: Duration) -> Result<R, NoOutcome> {
         let (sender, outcome) = channel();
-        self.0.send(Some(sender)).ok()?;
-        outcome.recv().ok()
+        self.0.send(Some(sender)).map_err(|_| NoOutcome::Ending)?;
+        outcome.recv_timeout(longest).map_err(|error| match error {
+            RecvTimeoutError::Timeout => NoOutcome::Late,
+            RecvTimeoutError::Disconnected => NoOutcome::Ending,
+        })
     }
 }
 
@@ -91,7 +106,9 @@ mod tests {
         let reloads = reloads.unwrap();
         reloads.ask();
         begins.recv().unwrap();
-        // These two are served by one later reload.
+        let outcome = reloads.ask_and_wait(Duration::from_millis(1));
+        assert_eq!(outcome, Err(NoOutcome::Late));
+        // These two are served by one later reload, and so is the one before.
         reloads.ask();
         reloads.ask();
         end.send(()).unwrap();

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use swiftiply::config::LogLevel;
 use swiftiply::config::edit::SiteEdit;
@@ -11,7 +12,7 @@ use swiftiply::server::{ProcessCommands, Server};
 
 use super::configuration::Configuration;
 use super::program::control::Message;
-use super::program::task::TaskThread;
+use super::program::task::{NoOutcome, TaskThread};
 
 /// The program, as far as commands concern it.
 pub(crate) struct Commands {
@@ -27,8 +28,13 @@ pub(crate) struct Commands {
 impl Commands {
     /// Runs a task and waits for its outcome.
     fn run(task: &TaskThread<Result<String, String>>) -> Result<String, String> {
-        let outcome = task.ask_and_wait();
-        outcome.unwrap_or_else(|| Err(ENDING.to_owned()))
+        let outcome = task.ask_and_wait(LONGEST_TASK);
+        outcome.unwrap_or_else(|why| match why {
+            NoOutcome::Ending => Err(ENDING.to_owned()),
+            NoOutcome::Late => Err(format!(
+                "not done in {LONGEST_TASK:?}; it continues, and the log will say how it ended"
+            )),
+        })
     }
 }
 
@@ -75,4 +81,6 @@ impl ProcessCommands for Commands {
     }
 }
 
+/// How long a command waits for a reload or an upgrade. An upgrade itself has a minute, and swiftiplyctl waits a little longer.
+const LONGEST_TASK: Duration = Duration::from_secs(80);
 const ENDING: &str = "the server is stopping";

@@ -1,6 +1,8 @@
 //! The configuration of the running server: loaded again, checked, and changed site by site.
 
-use parking_lot::Mutex;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 use swiftiply::config::edit::SiteEdit;
 use swiftiply::config::live::{EditOptions, LiveConfig, LiveError, LoadedConfig};
 use swiftiply::config::{Config, Note, Overrides, Problems};
@@ -98,7 +100,7 @@ impl Configuration {
     /// # Errors
     /// All problems, one a line.
     pub(crate) fn check(&self) -> Result<String, String> {
-        let live = self.live.lock();
+        let live = self.lock().map_err(str::to_owned)?;
         let problems = |problems: Problems| report(&problems);
         let (config, notes, mut lost) = match &*live {
             None => {
@@ -135,7 +137,8 @@ impl Configuration {
     /// # Errors
     /// There is no such site, or no file.
     pub(crate) fn show(&self, site: Option<&str>) -> Result<String, LiveError> {
-        with_file(self.live.lock().as_ref())?.show(site)
+        let live = self.lock().map_err(|why| LiveError::File(why.to_owned()))?;
+        with_file(live.as_ref())?.show(site)
     }
 
     /// Changes the configuration of a site. Returns what to report.
@@ -149,7 +152,7 @@ impl Configuration {
         change: SiteEdit<'_>,
         options: EditOptions,
     ) -> Result<String, LiveError> {
-        let mut live = self.live.lock();
+        let mut live = self.lock().map_err(|why| LiveError::File(why.to_owned()))?;
         let file = with_file(live.as_mut())?;
         let prepared = file.prepare(site, change, options)?;
         // Everything that can fail comes first.
@@ -182,6 +185,12 @@ impl Configuration {
         })
     }
 
+    /// The configuration, for a command: a reload may wait for a file forever, and commands must not wait for that.
+    fn lock(&self) -> Result<MutexGuard<'_, Option<LiveConfig>>, &'static str> {
+        let live = self.live.try_lock_for(LONGEST_WAIT);
+        live.ok_or("a reload or a change has been under way for a while; try again when it is over")
+    }
+
     fn put_into_force(&self, server: &Server, config: &Config) -> Result<(), String> {
         let logs = self.logging.prepare(config);
         let logs = logs.map_err(|error| error.to_string())?;
@@ -193,6 +202,9 @@ impl Configuration {
         Ok(())
     }
 }
+
+/// How long a command waits for a reload or a change that is under way.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 fn with_file<T>(file: Option<T>) -> Result<T, LiveError> {
     file.ok_or_else(|| LiveError::File("the server has no configuration file".to_owned()))
