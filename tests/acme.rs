@@ -135,11 +135,7 @@ fn accounts_and_certificates_survive_restarts() {
     needs_pebble!();
     let pebble = Pebble::start(LONG);
     let kept = tempfile::tempdir().unwrap();
-    let lines = pebble.lines("");
-    let lines = lines.replace(
-        "directory: state",
-        &format!("directory: {}", kept.path().display()),
-    );
+    let lines = pebble.lines_with_state(kept.path());
     let yaml = format!("{lines}{}", site("a.test"));
     let proxy = Proxy::start(&yaml);
     let before = wait_for_certificate(tls(&pebble), "a.test");
@@ -167,11 +163,7 @@ fn killed_in_the_middle_of_an_order() {
     needs_pebble!();
     let pebble = Pebble::start(LONG);
     let kept = tempfile::tempdir().unwrap();
-    let lines = pebble.lines("");
-    let lines = lines.replace(
-        "directory: state",
-        &format!("directory: {}", kept.path().display()),
-    );
+    let lines = pebble.lines_with_state(kept.path());
     let yaml = format!("{lines}{}", site("a.test"));
     let directory = || {
         let mut authorities = fs::read_dir(kept.path().join("acme")).ok()?;

@@ -64,7 +64,7 @@ struct ManagedName {
     is_temporary: bool,
     /// When to renew it.
     renewal: SystemTime,
-    /// When the thread looks after it next.
+    /// When the thread checks it again.
     due: SystemTime,
     /// Attempts that have failed in a row.
     failures: u32,
@@ -194,11 +194,11 @@ impl Manager {
         self.changed.notify_all();
     }
 
-    /// Looks after the names until it is stopped. Runs on the thread `acme`.
+    /// Obtains and renews certificates until it is stopped. Runs on the thread `acme`.
     pub fn run(&self) {
         while let Some((name, entry, settings)) = self.next() {
-            let tended = match entry.source {
-                CertificateSource::Authority => self.tend(&name, &entry, &settings),
+            let renewed = match entry.source {
+                CertificateSource::Authority => self.renew(&name, &entry, &settings),
                 CertificateSource::Internal => settings
                     .make(&name, SystemTime::now())
                     .map_err(AcmeError::Local),
@@ -212,7 +212,7 @@ impl Manager {
             if !is_current || current.source != entry.source {
                 continue;
             }
-            match tended {
+            match renewed {
                 Ok(next) => {
                     let sites = &self.validations.sites;
                     sites.replace(&name, &next.certificate);
@@ -278,8 +278,8 @@ impl Manager {
         }
     }
 
-    /// Does what is due for a name with certificates of an authority; returns how it stands then.
-    fn tend(
+    /// Renews the certificate of a name if that is due, or asks the authority when it will be; returns the new state.
+    fn renew(
         &self,
         name: &str,
         entry: &ManagedName,

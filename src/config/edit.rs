@@ -2,7 +2,7 @@
 //!
 //! [`edit`] replaces, changes, adds or removes the entry of a site in `map`, line by line, so that comments and anchors
 //! elsewhere stay. It understands files in which `map` is a list with dashes. The result is compared with what the change
-//! should mean: if the text cannot be changed so, the whole file is written anew from its values instead, which is good
+//! should mean: if the text cannot be changed so, the whole text is made from its values instead, which is good
 //! enough for a change that is not persisted, and [`Edited::keeps_text`] says so.
 //!
 //! Pure. Called by the thread of a command.
@@ -339,7 +339,7 @@ impl MapLines {
     }
 }
 
-/// A line without its comment, as far as that can be told without reading the whole text.
+/// A line without its comment. A `#` within quotes is taken for a comment, since the rest of the text is not read.
 fn without_comment(line: &str) -> &str {
     match line.split_once(" #") {
         Some((before, _)) => before,

@@ -278,7 +278,7 @@ impl LoadedConfig {
     }
 }
 
-/// Names the line of a problem in the change instead of that in the text that results, which nobody has seen.
+/// Names the line of a problem in the change instead of the line in the resulting text, which the caller does not have.
 fn relative(mut problem: Problem, edited: &Edited, change: SiteEdit<'_>) -> Problem {
     if !edited.keeps_text {
         problem.line = None;

@@ -2,9 +2,8 @@
 //!
 //! The first messages of a kind are written at once. When several came within a second, further ones are counted and
 //! reported together when it is over: `message repeated 132 times: [ ... ]`; while that goes on, the time doubles, up to
-//! ten seconds. Messages
-//! are equal if site, level and text are; the ids of requests are not part of the text, and the ports of clients and
-//! backends do not count. The memory is bounded: for one message more, the oldest one is reported early.
+//! ten seconds. Messages are equal if site, level and text are; the ids of requests are not part of the text, and the
+//! ports of clients and backends do not count. The memory is bounded: for one message more, the oldest one is reported early.
 //!
 //! Pure: the clock is an argument.
 

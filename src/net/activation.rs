@@ -4,8 +4,8 @@
 //! A socket of the service manager serves the configured address at which it listens. If there is no such address, its name
 //! counts: one called `clients`, `backends` or `status` serves the first address of that kind that has none.
 //!
-//! The service manager keeps its sockets open, so nobody else can bind their addresses. That is why this process keeps them as
-//! well, whether it uses them or not: a reload may need them, and the process that replaces this one gets them.
+//! The service manager keeps its sockets open, so no other process can bind their addresses. That is why this process keeps them
+//! as well, whether it uses them or not: a reload may need them, and the process that replaces this one gets them.
 
 use std::collections::HashMap;
 use std::io;

@@ -58,7 +58,7 @@ pub(crate) struct Succession {
 #[derive(Clone, Copy, Debug)]
 enum Leaving {
     NotYet,
-    /// The other process was told so at this time. It may have sent a backend before it has read that.
+    /// This was sent to the other process at this time. It may have sent a backend before it has read that.
     Begun(Instant),
     /// The other process sends nothing any more.
     Over,

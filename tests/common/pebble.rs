@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -153,6 +154,12 @@ impl Pebble {
             "cluster_address: {ip}\ncluster_port: 5002\nssl: {{at: '{ip}:5001'}}\nstate_directory: state\n\
              acme: {{email: me@example.com, directory: 'https://{ip}:14000/dir', ca: '{ca}'{more}}}\n"
         )
+    }
+
+    /// The same lines with a directory of its own for what is kept, which survives the proxy.
+    pub(crate) fn lines_with_state(&self, state: &Path) -> String {
+        let kept = format!("state_directory: {}", state.display());
+        self.lines("").replace("state_directory: state", &kept)
     }
 
     /// How many certificates it has issued.
