@@ -49,6 +49,7 @@ mod raw;
 mod redirects;
 mod references;
 mod section;
+mod servers;
 mod site;
 mod sites;
 mod status;

@@ -1,6 +1,5 @@
 //! Checks an entry of `map`.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,9 +16,10 @@ use super::rate;
 use super::raw::{self, Node};
 use super::redirects;
 use super::section::{MANY, Section};
+use super::servers;
 use super::types::{
-    Address, CheckConfig, Config, DirectoryConfig, Filter, Order, Outgoing, Redis, RequestIds,
-    SiteConfig, SiteTls, SocketFileConfig, Tls,
+    Address, Config, Filter, Order, Outgoing, RequestIds, SiteConfig, SiteTls, SocketFileConfig,
+    Tls,
 };
 use super::value::{self, ValueError};
 
@@ -98,13 +98,13 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     let timeouts = section.site_timeouts(&config.timeouts);
     let limits = section.site_limits(&config.limits);
     section.note_largest_body(&limits);
-    let directory = (!dials_in(section)).then(|| directory(section, &config.listen));
+    let directory = (!dials_in(section)).then(|| servers::directory(section, &config.listen));
     let keys = keys(section);
     let outgoing = outgoing(section, config, directory.is_none() && keys.is_empty());
     let (allow, deny) = clients::allow_and_deny(section);
     let connections = section.count("server_connections", 1..=100_000, base.server_connections);
     let send_proxy = section.take("send_proxy", proxy_protocol::send_proxy);
-    let check = check_of(section);
+    let check = servers::check_of(section);
     if directory.is_some() && !outgoing.is_empty() {
         section.note("outgoing", ": has no effect with proxy: traditional");
     }
@@ -180,120 +180,6 @@ fn dials_in(section: &Section) -> bool {
         _ => Err("write keepalive or traditional".into()),
     });
     proxy != Some(false)
-}
-
-/// Reads the source of servers (`directory`, `servers`).
-fn directory(section: &Section, listen: &[Address]) -> DirectoryConfig {
-    let redis = section.take("directory", |node| match value::text(node).as_deref() {
-        Ok("static") => Ok(false),
-        Ok("redis") if !cfg!(feature = "redis") => {
-            Err("this program was built without it (feature redis)".into())
-        }
-        Ok("redis") => Ok(true),
-        _ => Err("write static or redis".into()),
-    });
-    if redis == Some(true) {
-        return DirectoryConfig::Redis(redis_server(section));
-    }
-    let example = "servers: 127.0.0.1:3000";
-    let mut servers = Vec::new();
-    for (item, node) in section.many("servers").unwrap_or_default() {
-        let read = |node: &Node| {
-            let server = match node {
-                Node::Map(_) => {
-                    return Err("write host:port; a section is for directory: redis".to_string());
-                }
-                node => address::server(section.directory, &value::text(node)?)?,
-            };
-            match is_front(&server, listen) {
-                true => Err("clients connect there, so requests would loop".into()),
-                false => Ok(server),
-            }
-        };
-        if let Some(server) = section.read("servers", item, node, read)
-            && !servers.contains(&server)
-        {
-            servers.push(server);
-        }
-    }
-    match raw::get(&section.map, "servers") {
-        None => section.problem(&format!("no servers; write where they are, {example}")),
-        Some(Node::List(list)) if list.is_empty() => {
-            section.note("servers", ": an empty list, so all requests get 503");
-        }
-        Some(_) => {}
-    }
-    DirectoryConfig::Static(servers)
-}
-
-/// Whether a server is one of our own addresses for clients, which would be a loop.
-fn is_front(server: &Address, listen: &[Address]) -> bool {
-    let is_here = |host: &str| match host.parse::<IpAddr>() {
-        Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
-        Err(_) => host == "localhost",
-    };
-    listen.iter().any(|front| match (front, server) {
-        (Address::Unix(front), Address::Unix(server)) => front == server,
-        (
-            Address::Tcp {
-                host: front_host, ..
-            },
-            Address::Tcp { host, .. },
-        ) => address::conflict(front, server) && (front_host == host || is_here(host)),
-        _ => false,
-    })
-}
-
-/// Reads `servers` of `directory: redis`.
-fn redis_server(section: &Section) -> Redis {
-    let base = Redis::default();
-    let section = match raw::get(&section.map, "servers") {
-        Some(node @ (Node::List(_) | Node::Text(_) | Node::Number(_))) => {
-            let wrong = "with directory: redis, write {host: 127.0.0.1, port: 6379}";
-            section.wrong("servers", None, node, wrong);
-            return base;
-        }
-        _ => section.section("servers"),
-    };
-    let lease = |node: &Node| match value::time(node)? {
-        lease if (SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) => Ok(lease),
-        _ => Err("write a time from 1s to 1h".into()),
-    };
-    Redis {
-        host: section.take("host", address::host).unwrap_or(base.host),
-        port: section.take("port", value::port).unwrap_or(base.port),
-        db: section
-            .take("db", value::count(0..=u64::from(u16::MAX)))
-            .map_or(base.db, |number| number as u32),
-        password: section.take("password", value::text),
-        lease: section.take("lease", lease).unwrap_or(base.lease),
-    }
-}
-
-/// Reads `check`: `{uri, interval}`, or false.
-fn check_of(section: &Section) -> Option<CheckConfig> {
-    match raw::get(&section.map, "check")? {
-        node if value::truth(node) == Ok(false) => return None,
-        Node::Map(_) => {}
-        node => {
-            section.wrong(
-                "check",
-                None,
-                node,
-                "write {uri: /up, interval: 5}, or false",
-            );
-            return None;
-        }
-    }
-    let section = section.section("check");
-    if raw::get(&section.map, "uri").is_none() {
-        section.problem("no uri; write {uri: /up}");
-    }
-    let interval = section.deadline("interval", CHECK_INTERVAL);
-    Some(CheckConfig {
-        uri: section.take("uri", value::target)?,
-        interval,
-    })
 }
 
 /// Reads `keepalive`: true is the usual time, a number is in seconds.
@@ -480,13 +366,6 @@ pub(super) fn key_file(path: &Path) -> Result<Vec<String>, ValueError> {
     }
     Ok(keys)
 }
-
-/// The default interval of health checks.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Bounds of a lease: a live proxy must get around to renewing it.
-const SHORTEST_LEASE: Duration = Duration::from_secs(1);
-const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
 /// Longest key: the preamble has two hexadecimal digits for its length.
 const KEY_BYTES: usize = 255;

@@ -1,0 +1,131 @@
+//! Reads where a site's servers are (`proxy: traditional`), and how their health is checked.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::address;
+use super::raw::{self, Node};
+use super::section::Section;
+use super::types::{Address, CheckConfig, DirectoryConfig, Redis};
+use super::value;
+
+/// Reads the source of servers (`directory`, `servers`).
+pub(super) fn directory(section: &Section, listen: &[Address]) -> DirectoryConfig {
+    let redis = section.take("directory", |node| match value::text(node).as_deref() {
+        Ok("static") => Ok(false),
+        Ok("redis") if !cfg!(feature = "redis") => {
+            Err("this program was built without it (feature redis)".into())
+        }
+        Ok("redis") => Ok(true),
+        _ => Err("write static or redis".into()),
+    });
+    if redis == Some(true) {
+        return DirectoryConfig::Redis(redis_server(section));
+    }
+    let example = "servers: 127.0.0.1:3000";
+    let mut servers = Vec::new();
+    for (item, node) in section.many("servers").unwrap_or_default() {
+        let read = |node: &Node| {
+            let server = match node {
+                Node::Map(_) => {
+                    return Err("write host:port; a section is for directory: redis".to_string());
+                }
+                node => address::server(section.directory, &value::text(node)?)?,
+            };
+            match is_front(&server, listen) {
+                true => Err("clients connect there, so requests would loop".into()),
+                false => Ok(server),
+            }
+        };
+        if let Some(server) = section.read("servers", item, node, read)
+            && !servers.contains(&server)
+        {
+            servers.push(server);
+        }
+    }
+    match raw::get(&section.map, "servers") {
+        None => section.problem(&format!("no servers; write where they are, {example}")),
+        Some(Node::List(list)) if list.is_empty() => {
+            section.note("servers", ": an empty list, so all requests get 503");
+        }
+        Some(_) => {}
+    }
+    DirectoryConfig::Static(servers)
+}
+
+/// Whether a server is one of our own addresses for clients, which would be a loop.
+fn is_front(server: &Address, listen: &[Address]) -> bool {
+    let is_here = |host: &str| match host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
+        Err(_) => host == "localhost",
+    };
+    listen.iter().any(|front| match (front, server) {
+        (Address::Unix(front), Address::Unix(server)) => front == server,
+        (
+            Address::Tcp {
+                host: front_host, ..
+            },
+            Address::Tcp { host, .. },
+        ) => address::conflict(front, server) && (front_host == host || is_here(host)),
+        _ => false,
+    })
+}
+
+/// Reads `servers` of `directory: redis`.
+fn redis_server(section: &Section) -> Redis {
+    let base = Redis::default();
+    let section = match raw::get(&section.map, "servers") {
+        Some(node @ (Node::List(_) | Node::Text(_) | Node::Number(_))) => {
+            let wrong = "with directory: redis, write {host: 127.0.0.1, port: 6379}";
+            section.wrong("servers", None, node, wrong);
+            return base;
+        }
+        _ => section.section("servers"),
+    };
+    let lease = |node: &Node| match value::time(node)? {
+        lease if (SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) => Ok(lease),
+        _ => Err("write a time from 1s to 1h".into()),
+    };
+    Redis {
+        host: section.take("host", address::host).unwrap_or(base.host),
+        port: section.take("port", value::port).unwrap_or(base.port),
+        db: section
+            .take("db", value::count(0..=u64::from(u16::MAX)))
+            .map_or(base.db, |number| number as u32),
+        password: section.take("password", value::text),
+        lease: section.take("lease", lease).unwrap_or(base.lease),
+    }
+}
+
+/// Reads `check`: `{uri, interval}`, or false.
+pub(super) fn check_of(section: &Section) -> Option<CheckConfig> {
+    match raw::get(&section.map, "check")? {
+        node if value::truth(node) == Ok(false) => return None,
+        Node::Map(_) => {}
+        node => {
+            section.wrong(
+                "check",
+                None,
+                node,
+                "write {uri: /up, interval: 5}, or false",
+            );
+            return None;
+        }
+    }
+    let section = section.section("check");
+    if raw::get(&section.map, "uri").is_none() {
+        section.problem("no uri; write {uri: /up}");
+    }
+    let interval = section.deadline("interval", CHECK_INTERVAL);
+    Some(CheckConfig {
+        uri: section.take("uri", value::target)?,
+        interval,
+    })
+}
+
+/// The default interval of health checks.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Bounds of a lease: a live proxy must get around to renewing it.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+const LONGEST_LEASE: Duration = Duration::from_secs(3600);
