@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::config::Address;
+use crate::config::ServerConfig;
 use crate::net::stream::Peer;
 use crate::preamble::Id;
 
@@ -60,11 +60,11 @@ impl Drained {
     }
 
     /// Whether a server is drained.
-    pub fn has_server(&self, address: &Address) -> bool {
+    pub fn has_server(&self, server: &ServerConfig) -> bool {
         !self.is_empty()
             && self
                 .names
-                .contains(&DrainedName::Server(address.to_string()))
+                .contains(&DrainedName::Server(server.to_string()))
     }
 }
 
@@ -144,7 +144,7 @@ mod tests {
         }
         drained.add(DrainedName::Machine([192, 0, 2, 8].into()));
         assert!(!drained.has_backend(&id, &peer) && !drained.has_backend(&id, &Peer::Unix));
-        let address: Address = "192.0.2.9:80".parse().unwrap();
+        let address: ServerConfig = "192.0.2.9:80".parse().unwrap();
         drained.add(DrainedName::Server("192.0.2.9:80".into()));
         assert!(drained.has_server(&address) && drained.names().count() == 2);
         for name in drained.names() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::raw::Node;
-use super::types::{Address, Network};
+use super::types::{Address, Network, ServerConfig};
 use super::value::{ValueError, absolute, digits, text};
 
 impl FromStr for Address {
@@ -124,14 +124,23 @@ pub(super) fn dial_in(directory: Option<&Path>, text: &str) -> Result<Address, V
     })
 }
 
-/// Parses the address of a server: `host:port`, with port 80 by default, `http://host:port`, `unix:/path`.
-pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<Address, ValueError> {
+impl FromStr for ServerConfig {
+    type Err = String;
+
+    /// Parses `host:port`, `http://host:port` or `unix:/path`, as in `servers`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        server(None, text).map_err(|wrong| format!("{text}: {wrong}"))
+    }
+}
+
+/// Parses a server: `host:port`, with port 80 by default, `http://host:port`, `unix:/path`.
+pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<ServerConfig, ValueError> {
     if text.starts_with("https://") {
         return Err("no TLS to servers; write http://".into());
     }
     let url = text.strip_prefix("http://");
     if text.starts_with("unix:") {
-        return dial_in(directory, text);
+        return dial_in(directory, text).map(ServerConfig::from);
     }
     let place = match url {
         Some(rest) => rest.strip_suffix('/').unwrap_or(rest),
@@ -151,15 +160,16 @@ pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<Address, Va
         ));
     }
     if let Some(host) = literal_or_name(place).filter(|_| digits(place).is_none()) {
-        return Ok(Address::Tcp {
+        let at = Address::Tcp {
             host,
             port: 80,
             implied: false,
-        });
+        };
+        return Ok(at.into());
     }
     match dial_in(directory, place)? {
         Address::Tcp { port: 0, .. } => Err("no port 0; write the server's port".into()),
-        address => Ok(address),
+        address => Ok(address.into()),
     }
 }
 

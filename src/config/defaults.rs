@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::types::{
     AcmeConfig, Address, CacheConfig, ChallengeKind, Config, DirectoryConfig, FileCache, Filter,
     GzipConfig, Limits, LogDestination, LogLevel, Logger, Order, Outgoing, Redis, RequestIds,
-    Scheduling, SiteConfig, SocketFileConfig, Symlinks, Timeouts,
+    Scheduling, ServerConfig, SiteConfig, SocketFileConfig, Symlinks, Timeouts,
 };
 use crate::process;
 
@@ -148,7 +148,7 @@ impl SiteConfig {
     }
 
     /// A site whose requests go to servers that listen at these addresses (`proxy: traditional`).
-    pub fn traditional(name: &str, servers: Vec<Address>) -> Self {
+    pub fn traditional(name: &str, servers: Vec<ServerConfig>) -> Self {
         Self {
             directory: Some(DirectoryConfig::Static(servers)),
             ..Self::named(name)

@@ -73,7 +73,9 @@ pub use types::{
     Scheduling, SiteConfig, SiteTls, SocketFileConfig, StatusConfig, Symlinks, SyslogConfig,
     Timeouts, Tls,
 };
-pub use types::{Cors, ExpiresRule, HeaderRule, Hsts, Redirect, Reference};
+pub use types::{
+    Cors, ExpiresRule, HeaderRule, Hsts, Redirect, Reference, ServerConfig, ServerProtocol,
+};
 pub(crate) use value::{read_file, read_text};
 pub use value::{size_text, time_of};
 

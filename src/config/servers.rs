@@ -32,7 +32,7 @@ pub(super) fn directory(section: &Section, listen: &[Address]) -> DirectoryConfi
                 }
                 node => address::server(section.directory, &value::text(node)?)?,
             };
-            match is_front(&server, listen) {
+            match is_front(&server.at, listen) {
                 true => Err("clients connect there, so requests would loop".into()),
                 false => Ok(server),
             }

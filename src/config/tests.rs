@@ -1169,7 +1169,7 @@ fn servers_that_are_connected_to() {
         );
         match config(&text).sites.remove(0).directory {
             Some(DirectoryConfig::Static(servers)) => {
-                let shown: Vec<_> = servers.iter().map(Address::to_string).collect();
+                let shown: Vec<_> = servers.iter().map(ToString::to_string).collect();
                 shown.join(" ")
             }
             other => panic!("{other:?}"),

@@ -4,6 +4,7 @@ mod address;
 mod headers;
 mod redirect;
 mod reference;
+mod server;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ pub use address::{Address, ClientGroup, Network};
 pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use redirect::{Hsts, Redirect};
 pub use reference::Reference;
+pub use server::{ServerConfig, ServerProtocol};
 
 use super::written::{expression, is_everything, list_or_no, or_no, path, time, time_or_no};
 use crate::budget::PART;
@@ -418,7 +420,7 @@ pub struct RateLimit {
 #[serde(untagged)]
 pub enum DirectoryConfig {
     /// The list in the file.
-    Static(Vec<Address>),
+    Static(Vec<ServerConfig>),
     /// A list in Redis.
     Redis(Redis),
 }

@@ -97,7 +97,7 @@ impl Directory {
             let servers = state.servers.iter_mut();
             let mut idle = VecDeque::new();
             for server in servers {
-                server.drained = drained.has_server(&server.endpoint.address);
+                server.drained = drained.has_server(&server.endpoint.server);
                 if server.drained {
                     idle.append(&mut server.idle);
                 }

@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::backend::check::HealthProbe;
-use crate::config::{self, Address};
+use crate::config::{self, Address, ServerConfig};
 use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
 use crate::net::proxy_protocol;
 use crate::process;
 
-/// The address of a server.
+/// Where a server is.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    pub(super) address: Address,
-    /// The address as text.
+    pub(super) server: ServerConfig,
+    /// The server as text.
     pub(super) name: Arc<str>,
     /// The addresses that the name stands for. The one reached last comes first.
     found: Mutex<Vec<SocketAddr>>,
@@ -29,8 +29,8 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// A host name is not looked up yet.
-    pub(super) fn new(address: &Address) -> Self {
-        let literal = match address {
+    pub(super) fn new(server: &ServerConfig) -> Self {
+        let literal = match &server.at {
             Address::Tcp { host, port, .. } => host
                 .parse::<IpAddr>()
                 .map(|ip| vec![SocketAddr::new(ip, *port)])
@@ -38,15 +38,15 @@ impl Endpoint {
             Address::Unix(_) => Vec::new(),
         };
         Self {
-            name: address.to_string().into(),
-            address: address.clone(),
+            name: server.to_string().into(),
+            server: server.clone(),
             found: Mutex::new(literal),
         }
     }
 
     /// Whether it can be connected to without a lookup.
     pub(super) fn is_known(&self) -> bool {
-        matches!(self.address, Address::Unix(_)) || !self.found.lock().is_empty()
+        matches!(self.server.at, Address::Unix(_)) || !self.found.lock().is_empty()
     }
 
     /// Looks the name up. Blocks.
@@ -54,7 +54,7 @@ impl Endpoint {
     /// # Errors
     /// Those of the resolver, or that there is no address.
     pub(super) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
-        let Address::Tcp { host, port, .. } = &self.address else {
+        let Address::Tcp { host, port, .. } = &self.server.at else {
             return Ok(Vec::new());
         };
         let found: Vec<_> = (host.as_str(), *port).to_socket_addrs()?.collect();
@@ -75,7 +75,7 @@ impl Endpoint {
 
     /// Starts to connect: to each address in order until one can be reached.
     pub(super) fn connect(&self, deadline: Instant) -> Connect {
-        let targets = match &self.address {
+        let targets = match &self.server.at {
             Address::Unix(path) => Targets::Path(path.clone()),
             Address::Tcp { .. } => Targets::Addresses(self.found.lock().clone()),
         };

@@ -10,7 +10,7 @@ use super::endpoint::Endpoint;
 use super::health::ServerHealth;
 #[cfg(feature = "redis")]
 use super::list::{Elements, ListState, ReturnedElement};
-use crate::config::Address;
+use crate::config::ServerConfig;
 use crate::net::conn::Conn;
 use crate::net::stream::Pending;
 use crate::stats::Close;
@@ -55,8 +55,8 @@ impl IdleConnection {
 }
 
 impl ServerEntry {
-    pub(super) fn new(address: &Address, slots: usize, now: Instant) -> Self {
-        let endpoint = Endpoint::new(address);
+    pub(super) fn new(server: &ServerConfig, slots: usize, now: Instant) -> Self {
+        let endpoint = Endpoint::new(server);
         Self {
             health: ServerHealth::new(endpoint.is_known(), now),
             endpoint: Arc::new(endpoint),

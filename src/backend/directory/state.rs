@@ -12,14 +12,14 @@ use super::server::{IdleConnection, ServerEntry};
 use crate::backend::drained::Drained;
 use crate::backend::queue::Queue;
 use crate::backend::shortage::Shortage;
-use crate::config::{self, Address};
+use crate::config::{self, ServerConfig};
 use crate::stats::Close;
 
 /// The part of a site's configuration that concerns its servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DirectorySettings {
-    /// The addresses of the servers.
-    pub(super) servers: Vec<Address>,
+    /// The servers.
+    pub(super) servers: Vec<ServerConfig>,
     /// The slots of each server.
     pub(super) slots: usize,
     /// How long connecting may take.
@@ -83,7 +83,7 @@ impl DirectoryState {
     pub(super) fn new(settings: DirectorySettings) -> Self {
         let now = Instant::now();
         let servers = settings.servers.iter();
-        let servers = servers.map(|address| ServerEntry::new(address, settings.slots, now));
+        let servers = servers.map(|server| ServerEntry::new(server, settings.slots, now));
         Self {
             servers: servers.collect(),
             closed: settings.send_proxy.map(|_| Close::Complete),
@@ -107,14 +107,14 @@ impl DirectoryState {
             true => Vec::new(),
             false => mem::take(&mut self.servers),
         };
-        for address in &settings.servers {
-            let known = |server: &ServerEntry| server.endpoint.address == *address;
+        for wanted in &settings.servers {
+            let known = |server: &ServerEntry| server.endpoint.server == *wanted;
             let mut server = match old.iter().position(known) {
                 Some(position) => old.swap_remove(position),
-                None => ServerEntry::new(address, settings.slots, now),
+                None => ServerEntry::new(wanted, settings.slots, now),
             };
             server.slots = settings.slots;
-            server.drained = self.drained.has_server(address);
+            server.drained = self.drained.has_server(wanted);
             // It may have been removed by an earlier change.
             server.removed = false;
             self.servers.push(server);

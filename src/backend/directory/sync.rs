@@ -10,6 +10,7 @@ use super::dispatch::Directory;
 use super::list::{Elements, LeasedElement, POLL, ReturnedElement};
 use super::server::ServerEntry;
 use super::state::DirectoryState;
+use crate::config::Address;
 use crate::stats::Close;
 
 impl Directory {
@@ -181,10 +182,11 @@ impl DirectoryState {
         if let Some(index) = self.servers.iter().position(known) {
             return Some(index);
         }
-        let address = str::from_utf8(element).ok()?.parse().ok()?;
-        let mut server = ServerEntry::new(&address, 0, now);
+        let at: Address = str::from_utf8(element).ok()?.parse().ok()?;
+        let named = at.into();
+        let mut server = ServerEntry::new(&named, 0, now);
         server.elements.text = element.into();
-        server.drained = self.drained.has_server(&address);
+        server.drained = self.drained.has_server(&named);
         self.servers.push(server);
         Some(self.servers.len() - 1)
     }

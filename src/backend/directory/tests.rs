@@ -8,9 +8,9 @@ use nix::sys::socket::sockopt::TcpUserTimeout;
 use super::health::{Change, Health, HealthReport, LONGEST_PAUSE, ServerHealth};
 use super::*;
 use crate::backend::waiting::WaitingCount;
-use crate::config::Address;
+use crate::config::ServerConfig;
 
-fn directory(servers: &[Address], slots: usize) -> Arc<Directory> {
+fn directory(servers: &[ServerConfig], slots: usize) -> Arc<Directory> {
     let settings = DirectorySettings {
         servers: servers.to_vec(),
         slots,
@@ -68,7 +68,7 @@ fn ready(acquired: Option<ServerAcquired>) -> Option<ServerLease> {
 }
 
 /// A server that listens.
-fn listening() -> (TcpListener, Address) {
+fn listening() -> (TcpListener, ServerConfig) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string().parse().unwrap();
     (listener, address)
@@ -176,7 +176,7 @@ fn server_configured_again_stays() {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [one, other] = [0, 1].map(|n: usize| {
         let address = listeners[n].local_addr().unwrap().to_string();
-        address.parse::<Address>().unwrap()
+        address.parse::<ServerConfig>().unwrap()
     });
     let directory = directory(std::slice::from_ref(&one), 2);
     let lease = take(&directory);
@@ -189,7 +189,7 @@ fn server_configured_again_stays() {
     assert_eq!(directory.idle(), 1);
     let state = directory.state.lock();
     assert_eq!(state.servers.len(), 1);
-    assert_eq!(state.servers[0].endpoint.address, one);
+    assert_eq!(state.servers[0].endpoint.server, one);
 }
 
 #[test]
