@@ -4,14 +4,15 @@ mod activation;
 mod connections;
 mod failures;
 mod manager;
+mod replaceable;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use nix::sys::signal::Signal::{self, SIGTERM, SIGUSR2};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use replaceable::Replaceable;
 
 use crate::common::proxy::SITE;
 use crate::common::{Backend, Echo, Load, Proxy, Visitor, needs, wait_until};
@@ -235,23 +236,14 @@ fn again_and_again() {
 
 #[test]
 fn a_replaced_program_is_started_from_its_path() {
-    let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("swiftiply");
-    fs::copy(env!("CARGO_BIN_EXE_swiftiply"), &program).unwrap();
-    let mut command = std::process::Command::new(&program);
-    command.args(["--pid", "pid"]);
-    let proxy = Proxy::start_program(command, SITE);
-    // What cannot run leaves the server alone; an installer replaces the file.
-    fs::remove_file(&program).unwrap();
-    fs::write(&program, "#!/bin/sh\nexit 7\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    proxy.signal(SIGUSR2);
+    let old = Replaceable::start("");
+    let proxy = &old.proxy;
+    // What cannot run leaves the server alone.
+    old.upgrade_to("exit 7");
     proxy.wait_for_log("upgrade failed: the new process ended, with status 7; going on");
-    fs::remove_file(&program).unwrap();
-    proxy.signal(SIGUSR2);
+    old.upgrade_to_nothing();
     proxy.wait_for_log("no such file or directory; going on");
-    std::thread::sleep(Duration::from_millis(10));
-    proxy.finish();
+    old.proxy.finish();
 }
 
 #[test]

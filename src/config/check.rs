@@ -157,6 +157,9 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
         upgrade_grace: top
             .take("upgrade_grace", value::time)
             .unwrap_or(base.upgrade_grace),
+        upgrade_timeout: top
+            .take("upgrade_timeout", value::deadline)
+            .unwrap_or(base.upgrade_timeout),
         // The first key takes precedence, as in the original.
         descriptors: top
             .take("epoll_descriptors", &descriptors)

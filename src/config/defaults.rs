@@ -35,6 +35,7 @@ impl Default for Config {
             scheduling: Scheduling::Batch,
             grace: Duration::from_secs(30),
             upgrade_grace: Duration::from_secs(12 * 60 * 60),
+            upgrade_timeout: Duration::from_secs(60),
             descriptors: None,
             limits: Limits::default(),
             memory: default_memory(),

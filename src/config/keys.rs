@@ -266,6 +266,7 @@ const KEYS: &[ConfigKey] = &[
     key("scheduling", KeyLevel::Top, KeyStatus::Now),
     key("grace", KeyLevel::Top, KeyStatus::Now),
     key("upgrade_grace", KeyLevel::Top, KeyStatus::Now),
+    key("upgrade_timeout", KeyLevel::Top, KeyStatus::Now),
     key("descriptors", KeyLevel::Top, KeyStatus::Now),
     key("epoll_descriptors", KeyLevel::Top, KeyStatus::Now),
     key("timeout", KeyLevel::Both, KeyStatus::Now),

@@ -74,6 +74,9 @@ pub struct Config {
     /// Longest time for draining after an upgrade (`upgrade_grace`).
     #[serde(serialize_with = "time")]
     pub upgrade_grace: Duration,
+    /// Longest time until a new process serves, in an upgrade (`upgrade_timeout`).
+    #[serde(serialize_with = "time")]
+    pub upgrade_timeout: Duration,
     /// RLIMIT_NOFILE to ask for (`descriptors`); `None` raises it to the hard limit.
     pub descriptors: Option<u64>,
     /// Limits of the whole server. Those of a site are in [`SiteConfig::limits`].

@@ -56,6 +56,12 @@ impl Apart {
         self.keeper.try_wait()
     }
 
+    /// Asks the program to end.
+    pub fn terminate(&self) {
+        // As below.
+        let _ = kill(self.pid, Signal::SIGTERM);
+    }
+
     /// Kills the program and waits for its end.
     pub fn kill(mut self) {
         // The keeper has not waited for it yet, or has just done so: the process id is not used again so soon.

@@ -43,8 +43,11 @@ impl Channel {
     /// # Errors
     /// Those of `setsockopt(2)`.
     pub fn set_send_timeout(&self, limit: Duration) -> io::Result<()> {
-        let limit = TimeVal::new(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), 0);
-        Ok(setsockopt(&self.0, sockopt::SendTimeout, &limit)?)
+        Ok(setsockopt(
+            &self.0,
+            sockopt::SendTimeout,
+            &time_value(limit),
+        )?)
     }
 
     /// The end that this process was started with. Its standard input is /dev/null from then on.
@@ -84,8 +87,7 @@ impl Channel {
     /// # Errors
     /// `TimedOut` after this time, or what `recvmsg(2)` says.
     pub fn receive(&self, limit: Duration) -> io::Result<Option<Received>> {
-        let limit = TimeVal::new(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), 0);
-        setsockopt(&self.0, sockopt::ReceiveTimeout, &limit)?;
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &time_value(limit))?;
         self.receive_with(MsgFlags::empty())
     }
 
@@ -140,6 +142,13 @@ impl From<OwnedFd> for Channel {
     }
 }
 
+/// A limit as the system wants it, where zero would be no limit.
+fn time_value(limit: Duration) -> TimeVal {
+    let limit = limit.max(Duration::from_micros(1));
+    let seconds = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+    TimeVal::new(seconds, limit.subsec_micros().into())
+}
+
 /// How long a send waits for the other process to read, if no other time is set.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of the longest message.
@@ -170,8 +179,10 @@ mod tests {
         let mut file = std::fs::File::from(descriptor.expect("a descriptor"));
         file.read_to_string(&mut through).unwrap();
         assert_eq!(through, "through");
-        let nothing = theirs.receive(Duration::from_secs(1)).unwrap_err();
-        assert_eq!(nothing.kind(), io::ErrorKind::TimedOut);
+        for limit in [Duration::from_millis(10), Duration::ZERO] {
+            let nothing = theirs.receive(limit).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::TimedOut);
+        }
         drop(ours);
         assert!(theirs.receive(limit).unwrap().is_none(), "the end");
     }

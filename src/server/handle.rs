@@ -103,6 +103,12 @@ impl Server {
             .collect()
     }
 
+    /// Accepts connections at all addresses from now on, if it does not yet; see
+    /// [`Bound::start_closed`](super::Bound::start_closed).
+    pub fn accept(&self) {
+        self.running.lock().begin(&self.control);
+    }
+
     /// Notes the result of a reload by the program, which reads the file, for the status address.
     pub fn note_reload(&self, result: Result<(), String>) {
         *self.shared.reload.lock() = Some((SystemTime::now(), result));

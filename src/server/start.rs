@@ -213,6 +213,16 @@ impl Bound {
     /// # Errors
     /// Whatever the system says.
     pub fn start(self) -> Result<Server, StartError> {
+        let server = self.start_closed()?;
+        server.accept();
+        Ok(server)
+    }
+
+    /// The same, but connections wait in the system's queue until [`Server::accept`] or [`Server::take_over`].
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub fn start_closed(self) -> Result<Server, StartError> {
         let Self {
             sessions,
             shared,
@@ -292,7 +302,6 @@ impl Bound {
         }
         let first = first_name(&snapshot.config.sites);
         shared.manager.commit(names, of_sites, first);
-        listeners.begin(&control);
         *running.lock() = listeners;
         Ok(Server {
             activated,

@@ -74,7 +74,7 @@ impl Server {
         Ok(())
     }
 
-    /// The process that this one has replaced has handed over: takes over what it sends. The files of Unix sockets are removed
+    /// The process that this one has replaced has handed over: accepts connections, and takes over what it sends. The files of Unix sockets are removed
     /// when this one ends. Until then they are the other one's, which goes on if this one fails.
     ///
     /// # Errors
@@ -83,6 +83,7 @@ impl Server {
         for (_, listener) in self.listeners().iter().flatten() {
             listener.take_over();
         }
+        self.accept();
         self.succession.add_predecessor(channel)
     }
 

@@ -1,40 +1,74 @@
 //! A new process that fails late, or dies: the old one continues, or the server can be started again.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Stdio;
 
-use nix::sys::signal::Signal::{SIGKILL, SIGUSR2};
+use nix::sys::signal::Signal::SIGKILL;
+use nix::sys::signal::kill;
 
 use super::Successor;
+use super::replaceable::{BUILT, Replaceable};
 use crate::common::proxy::SITE;
-use crate::common::{Backend, Echo, Port, Proxy, Running, Visitor, assert_contains, wait_until};
+use crate::common::{Backend, Echo, Load, Port, Proxy, Running, Visitor, wait_until};
 use crate::tunnels::{assert_open, switch};
 
 #[test]
-fn after_the_pid_file_was_adopted() {
-    let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("swiftiply");
-    let built = env!("CARGO_BIN_EXE_swiftiply");
-    fs::copy(built, &program).unwrap();
-    let mut command = Command::new(&program);
-    command.args(["--pid", "pid"]);
-    let proxy = Proxy::start_program(command, &format!("{SITE}\nworkers: 400"));
+fn one_that_hangs_is_ended() {
+    let old = Replaceable::start("upgrade_timeout: 300ms");
+    let proxy = &old.proxy;
     let own = proxy.read("pid");
     let echo = Echo::dial(proxy.dial_in(), "127001017771", "");
-    // The stacks of so many workers need more memory than the new process may use.
-    fs::remove_file(&program).unwrap();
-    let script = format!("#!/bin/sh\nulimit -v 400000\nexec {built} \"$@\"\n");
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    proxy.signal(SIGUSR2);
-    proxy.wait_for_log("upgrade failed: the new process ended, with status 1; going on");
-    assert_contains(&proxy.log(), "the system allows no more threads");
+    let load = Load::start(proxy.address(), false);
+    old.upgrade_to("echo $$ > new; exec sleep 600");
+    proxy.wait_for_log(
+        "upgrade failed: the new process does not serve after 300ms (upgrade_timeout); going on",
+    );
+    let hung = old.new_pid();
+    wait_until("the end of the new process", || kill(hung, None).is_err());
+    load.wait_for(20);
+    load.end();
     assert_eq!(proxy.read("pid"), own, "its pid file");
-    assert_eq!(proxy.visit().get("/").text(), "/");
-    assert!(echo.answered() > 0, "the backend stayed");
     drop(echo);
-    proxy.finish();
+    old.proxy.finish();
+}
+
+/// A socket of a service manager that reads nothing and has no room.
+fn deaf_manager(path: &Path) -> UnixDatagram {
+    let manager = UnixDatagram::bind(path).unwrap();
+    let sender = UnixDatagram::unbound().unwrap();
+    sender.set_nonblocking(true).unwrap();
+    while sender.send_to(b"X=1", path).is_ok() {}
+    manager
+}
+
+#[test]
+fn one_that_dies_with_the_sockets_takes_no_connection_along() {
+    let old = Replaceable::start("");
+    let proxy = &old.proxy;
+    let own = proxy.read("pid");
+    let echo = Echo::dial(proxy.dial_in(), "127001017771", "");
+    let load = Load::start(proxy.address(), false);
+    let _manager = deaf_manager(&proxy.file("notify"));
+    // It has all sockets, its threads and the pid file, and hangs when it wants to report that it is ready.
+    old.upgrade_to(&format!(
+        "echo $$ > new; NOTIFY_SOCKET=notify exec {BUILT} \"$@\""
+    ));
+    proxy.wait_for_logs("ready: ", 2);
+    for count in 0..50 {
+        let target = format!("/{count}");
+        assert_eq!(proxy.visit().get(&target).text(), target);
+    }
+    let new = old.new_pid();
+    assert_eq!(proxy.read("pid").trim(), new.to_string());
+    kill(new, SIGKILL).unwrap();
+    proxy.wait_for_log("upgrade failed: the new process ended, with status 137; going on");
+    assert_eq!(proxy.read("pid"), own, "its pid file");
+    load.wait_for(20);
+    load.end();
+    assert_eq!(proxy.visit().get("/").text(), "/");
+    drop(echo);
+    old.proxy.finish();
 }
 
 #[test]

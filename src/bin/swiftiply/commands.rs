@@ -81,6 +81,7 @@ impl ProcessCommands for Commands {
     }
 }
 
-/// How long a command waits for a reload or an upgrade. An upgrade itself has a minute, and swiftiplyctl waits a little longer.
+/// How long a command waits for a reload or an upgrade. An upgrade itself has `upgrade_timeout`, by default a
+/// minute, and swiftiplyctl waits a little longer than this.
 const LONGEST_TASK: Duration = Duration::from_secs(80);
 const ENDING: &str = "the server is stopping";

@@ -21,6 +21,7 @@ pub(crate) struct Configuration {
     /// other.
     live: Mutex<Option<LiveConfig>>,
     graces: Mutex<Graces>,
+    upgrade_timeout: Mutex<Duration>,
     logging: &'static Logging,
 }
 
@@ -66,6 +67,7 @@ impl Configuration {
             overrides: invocation.overrides,
             live: Mutex::new(inspected.live),
             graces: Mutex::new(Graces::of(&inspected.config)),
+            upgrade_timeout: Mutex::new(inspected.config.upgrade_timeout),
             logging,
         }
     }
@@ -73,6 +75,11 @@ impl Configuration {
     /// How long to drain at most.
     pub(crate) fn graces(&self) -> Graces {
         *self.graces.lock()
+    }
+
+    /// How long a new process may take until it serves.
+    pub(crate) fn upgrade_timeout(&self) -> Duration {
+        *self.upgrade_timeout.lock()
     }
 
     /// Switches to the configuration in the file, all or nothing. Returns what to report.
@@ -199,6 +206,7 @@ impl Configuration {
             .map_err(|error| error.to_string())?;
         logs.commit();
         *self.graces.lock() = Graces::of(config);
+        *self.upgrade_timeout.lock() = config.upgrade_timeout;
         Ok(())
     }
 }

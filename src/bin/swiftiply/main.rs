@@ -168,7 +168,12 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
     if let Some(predecessor) = &predecessor {
         bound.restore(&predecessor.switched);
     }
-    let server = Arc::new(bound.start().map_err(ExitError::running)?);
+    // If this process fails before it has taken over, no connection may be lost with it.
+    let server = match follows {
+        true => bound.start_closed(),
+        false => bound.start(),
+    };
+    let server = Arc::new(server.map_err(ExitError::running)?);
     let configuration = Configuration::new(invocation, inspected, logging);
     let configuration = Arc::new(configuration);
     let pid = pid_file.as_ref();
@@ -324,10 +329,11 @@ impl Tasks {
         let reloads = reloads?;
         // The file is removed at the end of the program, not of this thread.
         let pid = pid_file.map(Arc::downgrade);
+        let own = Arc::clone(configuration);
         let replaced = control.sender();
         let upgrades = TaskThread::of("upgrade", server, move |server| {
             let pid_file = pid.as_ref().and_then(Weak::upgrade);
-            let outcome = upgrade.run(server, pid_file.as_deref());
+            let outcome = upgrade.run(server, pid_file.as_deref(), own.upgrade_timeout());
             match &outcome {
                 // Fails only when the program has ended.
                 Ok(()) => drop(replaced.send(Message::Stop)),

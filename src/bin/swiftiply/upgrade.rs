@@ -56,7 +56,12 @@ impl Upgrade {
     ///
     /// # Errors
     /// Why it does not; it has ended then.
-    pub(crate) fn run(&self, server: &Server, pid_file: Option<&PidFile>) -> Result<(), String> {
+    pub(crate) fn run(
+        &self,
+        server: &Server,
+        pid_file: Option<&PidFile>,
+        limit: Duration,
+    ) -> Result<(), String> {
         if let Some(site) = server.paused() {
             // No command could end the pause of the requests that wait here.
             return Err(format!("site {site} is paused; resume it first"));
@@ -76,19 +81,19 @@ impl Upgrade {
         drop(command);
         let child =
             started.map_err(|error| format!("{}: {}", program.display(), reason(&error)))?;
-        let served = serve_instead(&channel, server, pid_file);
+        let served = serve_instead(&channel, server, pid_file, limit);
         let served = served.and_then(|()| match server.is_draining() {
-            true => Err("the server is stopping".to_owned()),
+            true => Err(UpgradeFailure::Stopping),
             false => Ok(()),
         });
         if let Err(why) = served {
             // As if nothing had been.
             drop(channel);
-            let status = end_of(child);
+            let end = end_of(child, &why);
             if let Some(Err(why)) = pid_file.map(PidFile::restore) {
                 log::error!("pidfile: {why}");
             }
-            return Err(format!("{why}{status}"));
+            return Err(why.to_text(limit, end));
         }
         if let Err(error) = server.hand_over(channel) {
             log::warn!(
@@ -106,65 +111,98 @@ impl Upgrade {
     }
 }
 
+/// Why a new process does not take the place of this one.
+#[derive(Debug)]
+enum UpgradeFailure {
+    /// It has ended, perhaps after it has logged why.
+    Ended,
+    /// It takes too long.
+    Late,
+    /// It serves, but meanwhile this process has been asked to stop.
+    Stopping,
+    Other(String),
+}
+
+impl UpgradeFailure {
+    /// `end`: the exit status of the new process, if that has ended by itself.
+    fn to_text(&self, limit: Duration, end: Option<i32>) -> String {
+        let status = end.map_or_else(String::new, |end| format!(", with status {end}"));
+        match self {
+            Self::Ended => format!("the new process ended{status}"),
+            Self::Late => {
+                format!("the new process does not serve after {limit:?} (upgrade_timeout)")
+            }
+            Self::Stopping => "the server is stopping".to_owned(),
+            Self::Other(why) => format!("{why}{status}"),
+        }
+    }
+}
+
+impl From<io::Error> for UpgradeFailure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Ended,
+            io::ErrorKind::TimedOut => Self::Late,
+            _ => Self::Other(reason(&error)),
+        }
+    }
+}
+
 /// The conversation with the new process.
 fn serve_instead(
     channel: &Channel,
     server: &Server,
     pid_file: Option<&PidFile>,
-) -> Result<(), String> {
-    let gone = |error: io::Error| match error.kind() {
-        io::ErrorKind::BrokenPipe => "the new process ended".to_owned(),
-        _ => reason(&error),
-    };
+    limit: Duration,
+) -> Result<(), UpgradeFailure> {
+    let deadline = Instant::now() + limit;
+    channel.set_send_timeout(limit)?;
     for (kind, listeners) in [CLIENTS, BACKENDS, STATUS]
         .into_iter()
         .zip(server.listeners())
     {
         for (address, listener) in listeners {
-            let message = format!("{kind}{address}");
-            channel
-                .send(&message, Some(listener.as_fd()))
-                .map_err(gone)?;
+            channel.send(&format!("{kind}{address}"), Some(listener.as_fd()))?;
         }
     }
     for (name, socket) in server.activated().all() {
-        let message = format!("{ACTIVATED}{name}");
-        channel.send(&message, Some(socket)).map_err(gone)?;
+        channel.send(&format!("{ACTIVATED}{name}"), Some(socket))?;
     }
     if let Some((path, file)) = pid_file.map(PidFile::parts) {
-        let message = format!("{PID_FILE}{}", path.display());
-        channel.send(&message, Some(file)).map_err(gone)?;
+        channel.send(&format!("{PID_FILE}{}", path.display()), Some(file))?;
     }
     for text in server.switched() {
-        channel
-            .send(&format!("{SWITCHED}{text}"), None)
-            .map_err(gone)?;
+        channel.send(&format!("{SWITCHED}{text}"), None)?;
     }
-    channel.send(END, None).map_err(gone)?;
-    match channel.receive(PATIENCE) {
-        Ok(Some((text, _))) if text == READY => Ok(()),
-        Ok(Some((text, _))) => Err(format!("the new process said {text:?}")),
-        Ok(None) => Err("the new process ended".to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            Err(format!("the new process is not ready after {PATIENCE:?}"))
-        }
-        Err(error) => Err(reason(&error)),
+    channel.send(END, None)?;
+    match channel.receive(deadline.saturating_duration_since(Instant::now()))? {
+        Some((text, _)) if text == READY => Ok(()),
+        Some((text, _)) => Err(UpgradeFailure::Other(format!(
+            "the new process said {text:?}"
+        ))),
+        None => Err(UpgradeFailure::Ended),
     }
 }
 
-/// Waits for the end of a new process that is not wanted any more, and says how it ended.
-fn end_of(mut child: Apart) -> String {
+/// Waits for the end of a new process that is not wanted any more. Returns its exit status if it has ended by itself.
+fn end_of(mut child: Apart, why: &UpgradeFailure) -> Option<i32> {
+    match why {
+        UpgradeFailure::Late => {
+            child.kill();
+            return None;
+        }
+        // It has accepted connections.
+        UpgradeFailure::Stopping => child.terminate(),
+        UpgradeFailure::Ended | UpgradeFailure::Other(_) => {}
+    }
     let since = Instant::now();
     loop {
         match child.try_wait() {
-            Ok(Some(status)) => {
-                let code = status.code();
-                return code.map_or_else(String::new, |code| format!(", with status {code}"));
-            }
+            Ok(Some(status)) => return status.code(),
             Ok(None) if since.elapsed() < LONGEST_END => thread::sleep(Duration::from_millis(10)),
             _ => {
                 child.kill();
-                return String::new();
+                return None;
             }
         }
     }
@@ -263,7 +301,7 @@ const PID_FILE: &str = "pid ";
 const SWITCHED: &str = "switched ";
 const END: &str = "end";
 const READY: &str = "ready";
-/// How long one process waits for the other.
+/// How long the new process waits for the old one.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a new process may take to end once the channel is closed.
 const LONGEST_END: Duration = Duration::from_secs(5);
