@@ -52,6 +52,93 @@ impl CertificateFacts {
     }
 }
 
+/// A name of a certificate as text (RFC 4514): `CN=example.com,O=Example`. `name` is the content of its sequence in DER.
+/// Attributes without a usual short name, or with a value that is not text, are written as numbers and hexadecimal digits.
+pub fn name_text(name: &[u8]) -> String {
+    let mut parts = Vec::new();
+    let mut sets = DerElements(name);
+    while let Some(set) = sets.take(SET) {
+        let mut attributes = DerElements(set);
+        let mut texts = Vec::new();
+        while let Some(attribute) = attributes.take(SEQUENCE) {
+            let mut attribute = DerElements(attribute);
+            if let Some(kind) = attribute.take(OBJECT_IDENTIFIER)
+                && let Some((tag, value)) = attribute.next()
+            {
+                texts.push(attribute_text(kind, tag, value));
+            }
+        }
+        parts.push(texts.join("+"));
+    }
+    parts.reverse();
+    parts.join(",")
+}
+
+fn attribute_text(kind: &[u8], tag: u8, value: &[u8]) -> String {
+    let known = ATTRIBUTES.iter().find(|(id, _)| *id == kind);
+    let text = match tag {
+        UTF8_STRING | PRINTABLE_STRING | IA5_STRING => str::from_utf8(value).ok(),
+        _ => None,
+    };
+    match (known, text) {
+        (Some((_, name)), Some(text)) => format!("{name}={}", escaped(text)),
+        _ => {
+            let name = known.map_or_else(|| dotted(kind), |(_, name)| (*name).to_owned());
+            let mut hex = format!("{name}=#{tag:02x}");
+            // The length in DER.
+            match value.len() {
+                length @ 0..0x80 => hex.push_str(&format!("{length:02x}")),
+                length @ 0x80..0x100 => hex.push_str(&format!("81{length:02x}")),
+                length => hex.push_str(&format!("82{:04x}", length.min(0xffff))),
+            }
+            value
+                .iter()
+                .for_each(|byte| hex.push_str(&format!("{byte:02x}")));
+            hex
+        }
+    }
+}
+
+/// A value with the characters escaped that RFC 4514 2.4 names, and control characters and what is not ASCII, so that
+/// the text can be the value of a field.
+fn escaped(text: &str) -> String {
+    let mut result = String::new();
+    for (index, letter) in text.char_indices() {
+        let is_last = index + letter.len_utf8() == text.len();
+        match letter {
+            '"' | '+' | ',' | ';' | '<' | '>' | '\\' | '=' => result.extend(['\\', letter]),
+            '#' if index == 0 => result.push_str("\\#"),
+            ' ' if index == 0 || is_last => result.push_str("\\ "),
+            ' '..='~' => result.push(letter),
+            _ => {
+                let mut bytes = [0; 4];
+                for byte in letter.encode_utf8(&mut bytes).bytes() {
+                    result.push_str(&format!("\\{byte:02X}"));
+                }
+            }
+        }
+    }
+    result
+}
+
+/// An object identifier as numbers: `2.5.4.3`.
+fn dotted(kind: &[u8]) -> String {
+    let mut numbers = Vec::new();
+    let mut number: u64 = 0;
+    for byte in kind {
+        number = number << 7 | u64::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            match numbers.is_empty() {
+                true => numbers.extend([number.min(80) / 40, number - number.min(80) / 40 * 40]),
+                false => numbers.push(number),
+            }
+            number = 0;
+        }
+    }
+    let texts = numbers.iter().map(u64::to_string);
+    texts.collect::<Vec<_>>().join(".")
+}
+
 /// The identifier of the issuer's key among the extensions.
 fn authority_key(extensions: &[u8]) -> Option<Vec<u8>> {
     let mut extensions = DerElements(extensions);
@@ -158,15 +245,42 @@ const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
+const UTF8_STRING: u8 = 0x0c;
+const PRINTABLE_STRING: u8 = 0x13;
+const IA5_STRING: u8 = 0x16;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
 /// `[0]`: explicit in a certificate, implicit in an authority key identifier.
 const VERSION: u8 = 0xa0;
 const KEY_IDENTIFIER: u8 = 0x80;
 const EXTENSIONS: u8 = 0xa3;
 /// 2.5.29.35
 const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
+/// The short names of attributes that names usually have.
+const ATTRIBUTES: [(&[u8], &str); 11] = [
+    (&[0x55, 0x04, 0x03], "CN"),
+    (&[0x55, 0x04, 0x04], "SN"),
+    (&[0x55, 0x04, 0x05], "serialNumber"),
+    (&[0x55, 0x04, 0x06], "C"),
+    (&[0x55, 0x04, 0x07], "L"),
+    (&[0x55, 0x04, 0x08], "ST"),
+    (&[0x55, 0x04, 0x0a], "O"),
+    (&[0x55, 0x04, 0x0b], "OU"),
+    (
+        &[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01, 0x01],
+        "UID",
+    ),
+    (
+        &[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01, 0x19],
+        "DC",
+    ),
+    (
+        &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x01],
+        "emailAddress",
+    ),
+];
 /// Seconds of a day.
 pub const DAY: i64 = 86_400;
 
@@ -208,6 +322,44 @@ mod tests {
         assert_eq!(seconds(UTC_TIME, "9411060849Z"), None);
         assert_eq!(seconds(UTC_TIME, "941106084937"), None);
         assert_eq!(seconds(INTEGER, "941106084937Z"), None);
+    }
+
+    #[test]
+    fn names_as_text() {
+        let element = |tag: u8, content: &[u8]| {
+            let mut all = vec![tag, content.len() as u8];
+            all.extend_from_slice(content);
+            all
+        };
+        let attribute = |kind: &[u8], tag: u8, value: &[u8]| {
+            let parts = [element(OBJECT_IDENTIFIER, kind), element(tag, value)].concat();
+            element(SEQUENCE, &parts)
+        };
+        let cn = &[0x55, 0x04, 0x03][..];
+        let check = |sets: &[Vec<u8>], expected: &str| {
+            let sets: Vec<_> = sets.iter().map(|set| element(SET, set)).collect();
+            assert_eq!(name_text(&sets.concat()), expected);
+        };
+        let o = attribute(&[0x55, 0x04, 0x0a], PRINTABLE_STRING, b"Ex, Inc");
+        check(&[o, attribute(cn, UTF8_STRING, b"me")], r"CN=me,O=Ex\, Inc");
+        let two = [
+            attribute(cn, UTF8_STRING, b"a"),
+            attribute(&[0x55, 0x04, 0x05], UTF8_STRING, b"7"),
+        ];
+        check(&[two.concat()], "CN=a+serialNumber=7");
+        let value = "#a\r\nX: ä ".as_bytes();
+        check(
+            &[attribute(cn, UTF8_STRING, value)],
+            r"CN=\#a\0D\0AX: \C3\A4\ ",
+        );
+        // 1.2.840.113549.1, and a string in another alphabet.
+        let other = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01];
+        check(
+            &[attribute(&other, UTF8_STRING, b"x")],
+            "1.2.840.113549.1=#0c0178",
+        );
+        check(&[attribute(cn, 0x1e, b"\0a")], "CN=#1e020061");
+        check(&[], "");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::common::needs;
 use crate::common::needs::all;
 use crate::common::pebble::{PROGRAMS, Pebble};
 use crate::common::{
-    Echo, PATIENCE, Proxy, Visitor, assert_contains, assert_lacks, secure, wait_until,
+    Echo, PATIENCE, Proxy, Visitor, assert_contains, assert_lacks, ended, secure, wait_until,
 };
 
 /// Skips the rest of a test without pebble.
@@ -76,6 +76,17 @@ fn state(proxy: &Proxy, name: &str) -> String {
     let mut directories = authorities.map(|entry| entry.unwrap().path());
     let path = directories.next().unwrap().join(name);
     fs::read_to_string(path).unwrap()
+}
+
+/// Runs `swiftiplyctl certificates`, and returns what it prints; `fails`: whether a name would get no certificate.
+fn certificates(proxy: &Proxy, arguments: &[&str], fails: bool) -> serde_json::Value {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_swiftiplyctl"));
+    program
+        .current_dir(proxy.directory())
+        .args(["-c", "swiftiply.yml"]);
+    let ended = ended(program.args(["--json", "certificates"]).args(arguments));
+    assert_eq!(ended.code, Some(i32::from(fails)), "{}", ended.err);
+    serde_json::from_str(&ended.out).unwrap()
 }
 
 fn assert_private(directory: &Path) {
@@ -301,7 +312,7 @@ fn names_that_fail_alone() {
     pebble.begin();
     pebble.name_is_at("lost.test", Ipv4Addr::new(127, 0, 0, 77));
     let yaml = format!(
-        "{}{}",
+        "status: {{at: 'unix:status.sock'}}\n{}{}",
         pebble.lines(""),
         site("blocked.test, lost.test, good.test")
     );
@@ -322,6 +333,32 @@ fn names_that_fail_alone() {
     assert_contains(&line("blocked.test"), ": rejectedIdentifier: ");
     assert_contains(&line("lost.test"), ": unauthorized: ");
     assert_contains(&log, "certificate lost.test: http-01 has failed: ");
+    // An operator sees the same.
+    let list = certificates(&proxy, &["lost.test"], false);
+    let list = list["certificates"].as_array().unwrap();
+    let one = |name: &str| list.iter().find(|one| one["names"][0] == name).unwrap();
+    let good = one("good.test");
+    assert_eq!(good["source"], "acme");
+    let issuer = good["issuer"].as_str().unwrap();
+    assert_contains(issuer, "CN=Pebble Intermediate CA");
+    assert_eq!(good["error"], serde_json::Value::Null);
+    assert!(good["renewal"].as_u64() < good["expires"].as_u64());
+    assert_eq!(one("blocked.test")["temporary"], true);
+    assert_contains(one("lost.test")["error"].as_str().unwrap(), "unauthorized");
+    // A dry run finds out as well, and obtains nothing.
+    let trial = certificates(&proxy, &["--dry-run"], true);
+    assert_eq!(trial["failed"], 2);
+    let results = trial["results"].as_array().unwrap();
+    let one = |name: &str| results.iter().find(|one| one["name"] == name).unwrap();
+    assert_eq!(one("good.test")["challenge"], "http-01");
+    assert_contains(
+        one("blocked.test")["error"].as_str().unwrap(),
+        "rejectedIdentifier",
+    );
+    let why = one("lost.test")["error"].as_str().unwrap();
+    assert_contains(why, "http-01: https://");
+    assert_contains(why, "; tls-alpn-01: https://");
+    assert_eq!(pebble.issued(), 1);
     // A reload tries again at once: the address is right now.
     pebble.name_is_at("lost.test", pebble.ip());
     let begun = Instant::now();

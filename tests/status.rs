@@ -138,6 +138,10 @@ fn certificates_expire() {
         .unwrap()
         .as_secs();
     assert!(expires > Some(now), "{status}");
+    let certificate = &status["certificates"][0];
+    assert_eq!(certificate["names"][0], "test");
+    assert_eq!(certificate["source"], "file");
+    assert_eq!(certificate["file"], certfile.to_str().unwrap());
     proxy.finish();
 }
 

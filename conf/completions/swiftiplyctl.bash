@@ -21,13 +21,14 @@ _swiftiplyctl() {
         status*) words="--watch $words" ;;
         sites*) words="--watch $words" ;;
         backends*) words="--watch $words" ;;
+        certificates*) words="--dry-run $words" ;;
         pause*) words="--most $words" ;;
         config\ set*) words="--file --persist --drop-comments $words" ;;
         config\ rm*) words="--persist --drop-comments $words" ;;
         esac ;;
     *)
         case $before in
-        '') words='status sites backends reload check upgrade drain undrain pause resume maintenance log config stop completions' ;;
+        '') words='status sites backends certificates reload check upgrade drain undrain pause resume maintenance log config stop completions' ;;
         completions) words='bash zsh fish' ;;
         config) words='show set rm' ;;
         log) words='disabled minimal normal full' ;;

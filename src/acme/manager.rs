@@ -7,7 +7,6 @@
 //! removed are not installed.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,9 +14,12 @@ use parking_lot::{Condvar, Mutex};
 
 use super::challenges::Challenges;
 use super::client::AcmeError;
+use super::dry_run;
 use super::keys;
+use super::listing::{ManagedCertificate, Trial};
+use super::managed::{CertificateSource, ManagedName, Settings};
 use super::order::{Ordering, renewal_window};
-use super::schedule::{pause, random, renewal};
+use super::schedule::{pause, random};
 use super::store::Store;
 use super::validation::Validations;
 use crate::config::{AcmeConfig, ChallengeKind, Config, SiteTls};
@@ -30,6 +32,8 @@ pub struct Manager {
     /// Something has changed that the thread waits for.
     changed: Condvar,
     validations: Validations,
+    /// Held by the thread, or a dry run, while it orders: a name has one validation at a time.
+    ordering: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -39,35 +43,6 @@ struct ManagerState {
     is_stopping: bool,
     /// The thread does something other than to wait for the next time.
     is_busy: bool,
-}
-
-/// The configuration of authorities.
-#[derive(Debug, PartialEq)]
-struct Settings {
-    acme: AcmeConfig,
-    state_directory: PathBuf,
-}
-
-/// Where the certificate of a name comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CertificateSource {
-    Authority,
-    Internal,
-}
-
-/// A name with its certificate.
-#[derive(Clone)]
-struct ManagedName {
-    source: CertificateSource,
-    certificate: Certificate,
-    /// The certificate is self-signed, since there is no other one yet.
-    is_temporary: bool,
-    /// When to renew it.
-    renewal: SystemTime,
-    /// When the thread checks it again.
-    due: SystemTime,
-    /// Attempts that have failed in a row.
-    failures: u32,
 }
 
 /// A new set of names, with their certificates, that is not in use yet.
@@ -90,6 +65,7 @@ impl Manager {
             state: Mutex::default(),
             changed: Condvar::new(),
             validations: Validations { challenges, sites },
+            ordering: Mutex::default(),
         }
     }
 
@@ -137,6 +113,7 @@ impl Manager {
                 };
                 if entry.failures > 0 {
                     entry.failures = 0;
+                    entry.error = None;
                     entry.due = now;
                 }
                 names.insert(name.clone(), entry);
@@ -194,11 +171,56 @@ impl Manager {
         self.changed.notify_all();
     }
 
+    /// The certificates of all names.
+    pub fn list(&self) -> Vec<ManagedCertificate> {
+        let state = self.state.lock();
+        let names = state.names.iter();
+        let listed = names.map(|(name, entry)| ManagedCertificate {
+            name: name.clone(),
+            is_obtained: entry.source == CertificateSource::Authority,
+            is_temporary: entry.is_temporary,
+            facts: entry.certificate.facts().clone(),
+            renewal: match entry.error {
+                Some(_) => entry.due,
+                None => entry.renewal,
+            },
+            error: entry.error.clone(),
+        });
+        listed.collect()
+    }
+
+    /// Tries whether names would get certificates, on the thread of the caller, which waits. Returns the URL of the
+    /// authority that was asked, and what came of it for each name.
+    pub fn dry_run(&self, names: &[String]) -> (String, Vec<Trial>) {
+        let settings = self.state.lock().settings.clone();
+        let Some(settings) = settings else {
+            return (String::new(), Vec::new());
+        };
+        let mut acme = settings.acme.clone();
+        if acme.directory == AcmeConfig::default().directory {
+            STAGING.clone_into(&mut acme.directory);
+        }
+        let store = Store::of_authority(&settings.state_directory, &acme.directory);
+        let pause = |time| self.pause(time);
+        let ordering = Ordering {
+            acme: &acme,
+            store: &store,
+            validations: &self.validations,
+            pause: &pause,
+        };
+        let _alone = self.ordering.lock();
+        let trials = dry_run::run(&ordering, names);
+        (acme.directory, trials)
+    }
+
     /// Obtains and renews certificates until it is stopped. Runs on the thread `acme`.
     pub fn run(&self) {
         while let Some((name, entry, settings)) = self.next() {
             let renewed = match entry.source {
-                CertificateSource::Authority => self.renew(&name, &entry, &settings),
+                CertificateSource::Authority => {
+                    let _alone = self.ordering.lock();
+                    self.renew(&name, &entry, &settings)
+                }
                 CertificateSource::Internal => settings
                     .make(&name, SystemTime::now())
                     .map_err(AcmeError::Local),
@@ -225,6 +247,7 @@ impl Manager {
                     let wanted = error.retry_after();
                     let pause = pause(current.failures, error.is_refusal(), wanted, random());
                     current.due = SystemTime::now() + pause;
+                    current.error = Some(error.to_string());
                     let is_temporary = current.is_temporary;
                     let expiry = current.certificate.facts().not_after;
                     drop(state);
@@ -338,6 +361,7 @@ fn ask_when(
 ) -> ManagedName {
     let mut next = entry.clone();
     next.failures = 0;
+    next.error = None;
     next.due = entry.renewal;
     let asked = ordering
         .connect()
@@ -376,108 +400,10 @@ fn report(name: &str, error: &AcmeError, pause: Duration, is_temporary: bool, ex
     log::error!("certificate {name}: not obtained: {error}; trying again in {pause}; {meanwhile}");
 }
 
-impl ManagedName {
-    /// A name with a certificate that is not temporary.
-    fn new(source: CertificateSource, certificate: Certificate, now: SystemTime) -> Self {
-        let renewal = renewal(certificate.facts(), random());
-        Self {
-            source,
-            due: match source {
-                // To ask the authority when to renew it.
-                CertificateSource::Authority => now,
-                CertificateSource::Internal => renewal,
-            },
-            certificate,
-            is_temporary: false,
-            renewal,
-            failures: 0,
-        }
-    }
-}
-
-impl Settings {
-    fn store(&self, source: CertificateSource) -> Store {
-        match source {
-            CertificateSource::Authority => {
-                Store::of_authority(&self.state_directory, &self.acme.directory)
-            }
-            CertificateSource::Internal => Store::internal(&self.state_directory),
-        }
-    }
-
-    /// The certificate of a name that was obtained before, or a temporary one.
-    fn obtained(&self, name: &str, now: SystemTime) -> Result<ManagedName, String> {
-        let store = self.store(CertificateSource::Authority);
-        let path = store.certificate(name);
-        if let Some(text) = store.read(&path)? {
-            match keys::certificate(&text) {
-                Ok(certificate) => {
-                    return Ok(ManagedName::new(
-                        CertificateSource::Authority,
-                        certificate,
-                        now,
-                    ));
-                }
-                Err(why) => log::error!("certificate {name}: {}: {why}", path.display()),
-            }
-        }
-        let wrong = |why| format!("certificate {name}: {why}");
-        let certificate = keys::temporary(name).map_err(wrong)?;
-        Ok(ManagedName {
-            source: CertificateSource::Authority,
-            certificate,
-            is_temporary: true,
-            renewal: now,
-            due: now,
-            failures: 0,
-        })
-    }
-
-    /// The certificate of our own authority for a name, a new one if it has to be renewed.
-    fn issued(&self, name: &str, now: SystemTime) -> Result<ManagedName, String> {
-        let store = self.store(CertificateSource::Internal);
-        if let Some(text) = store.read(&store.certificate(name))?
-            && let Ok(certificate) = keys::certificate(&text)
-        {
-            let entry = ManagedName::new(CertificateSource::Internal, certificate, now);
-            if now < entry.renewal {
-                return Ok(entry);
-            }
-        }
-        self.make(name, now)
-    }
-
-    /// A new certificate of our own authority, which is created with the first one.
-    fn make(&self, name: &str, now: SystemTime) -> Result<ManagedName, String> {
-        let store = self.store(CertificateSource::Internal);
-        let (root_file, key_file) = (store.file("root.crt"), store.file("root.key"));
-        let (root, key) = match (store.read(&root_file)?, store.read(&key_file)?) {
-            (Some(root), Some(key)) => (root, key),
-            _ => {
-                let (root, key) = keys::root(now)?;
-                store.write(&key_file, &key)?;
-                store.write(&root_file, &root)?;
-                log::warn!(
-                    "tls: internal: a new authority; clients must trust {}, see CERTIFICATES in swiftiply(8)",
-                    root_file.display()
-                );
-                (root, key)
-            }
-        };
-        let wrong = |why| format!("certificate {name}: {}: {why}", root_file.display());
-        let text = keys::issue(name, &root, &key, now).map_err(wrong)?;
-        store.write(&store.certificate(name), &text)?;
-        let certificate = keys::certificate(&text).map_err(wrong)?;
-        Ok(ManagedName::new(
-            CertificateSource::Internal,
-            certificate,
-            now,
-        ))
-    }
-}
-
 /// The longest wait for the next time, in case the clock is set.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// The directory that Let's Encrypt has for trials, whose limits are wider.
+const STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 /// The pause when another process orders certificates.
 const BUSY: Duration = Duration::from_secs(2);
 /// The pause after an authority could not be asked when to renew.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::challenges::Challenges;
+use super::listing::{ManagedCertificate, Trial};
 use crate::config::Config;
 use crate::net::tls::{Certificate, SiteCertificates};
 
@@ -41,6 +42,16 @@ impl Manager {
         first: String,
     ) {
         self.0.set(certificates, first);
+    }
+
+    /// Nothing.
+    pub const fn list(&self) -> Vec<ManagedCertificate> {
+        Vec::new()
+    }
+
+    /// Tries nothing: no site has `tls: auto`.
+    pub fn dry_run(&self, _names: &[String]) -> (String, Vec<Trial>) {
+        (String::new(), Vec::new())
     }
 
     /// Has nothing to do.

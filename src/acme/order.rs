@@ -241,6 +241,56 @@ impl Ordering<'_> {
         name: &str,
         replaces: Option<&CertificateFacts>,
     ) -> Result<OrderFile, AcmeError> {
+        let order = OrderFile {
+            url: self.place(client, name, replaces)?,
+            key: keys::new_key().map_err(AcmeError::Local)?,
+        };
+        let text = json!(order).to_string();
+        let written = self.store.write(&self.store.order(name), &text);
+        written.map_err(AcmeError::Local)?;
+        Ok(order)
+    }
+
+    /// Lets the authority validate a name, and leaves the order for that unfinished. What it has validated before is
+    /// validated again.
+    ///
+    /// # Errors
+    /// The authority refuses, or is not reached.
+    pub(super) fn prove(
+        &self,
+        client: &mut AcmeClient,
+        name: &str,
+        kind: ChallengeKind,
+    ) -> Result<(), AcmeError> {
+        for _ in 0..MOST_DEACTIVATED {
+            let url = self.place(client, name, None)?;
+            let order: OrderObject = parse(&client.post(&url, "")?)?;
+            let is_validated_before = order.status != Status::Pending;
+            for url in &order.authorizations {
+                if !is_validated_before {
+                    self.authorize(client, name, kind, url)?;
+                }
+                let payload = json!({"status": "deactivated"}).to_string();
+                client.post(url, &payload)?;
+            }
+            if !is_validated_before {
+                return Ok(());
+            }
+        }
+        let why = "the authority does not validate the name again";
+        Err(AcmeError::Unreached(
+            client.directory.new_order.clone(),
+            why.to_owned(),
+        ))
+    }
+
+    /// Places an order; returns its URL.
+    fn place(
+        &self,
+        client: &mut AcmeClient,
+        name: &str,
+        replaces: Option<&CertificateFacts>,
+    ) -> Result<String, AcmeError> {
         let kind = keys::address(name).map_or("dns", |_| "ip");
         let mut payload = json!({"identifiers": [{"type": kind, "value": keys::bare(name)}]});
         if let Some(profile) = &self.acme.profile {
@@ -268,14 +318,7 @@ impl Ordering<'_> {
             result => result?,
         };
         let missing = || AcmeError::Unreached(url, "no Location of the order".to_owned());
-        let order = OrderFile {
-            url: reply.location.ok_or_else(missing)?,
-            key: keys::new_key().map_err(AcmeError::Local)?,
-        };
-        let text = json!(order).to_string();
-        let written = self.store.write(&self.store.order(name), &text);
-        written.map_err(AcmeError::Local)?;
-        Ok(order)
+        reply.location.ok_or_else(missing)
     }
 
     /// Takes an order from where it is to its certificate.
@@ -426,7 +469,7 @@ pub(super) fn renewal_window(
 }
 
 /// The name of a kind of challenge.
-const fn word(kind: ChallengeKind) -> &'static str {
+pub(super) const fn word(kind: ChallengeKind) -> &'static str {
     match kind {
         ChallengeKind::Http01 => "http-01",
         ChallengeKind::TlsAlpn01 => "tls-alpn-01",
@@ -437,6 +480,8 @@ const NO_CHALLENGE: &str =
     "acme.challenges: http-01 needs an address without TLS; write cluster_port: 80";
 /// The longest time for a validation, and for an order without its validation.
 const LONGEST_ORDER: Duration = Duration::from_secs(90);
+/// Most validations of the past that a dry run deactivates.
+const MOST_DEACTIVATED: usize = 3;
 /// Pauses before an object is read again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

@@ -55,11 +55,6 @@ pub enum Trust {
 pub struct TlsSession(Infallible);
 
 impl Certificate {
-    /// Never called.
-    pub fn expires(&self) -> Option<u64> {
-        match self.0 {}
-    }
-
     /// Fails.
     ///
     /// # Errors

@@ -7,12 +7,13 @@
 //!
 //! [`permission`] decides whether a request may be answered: by the key, and for browsers by Host and Origin. [`routes`]
 //! is the table of paths: each has a function that gets a [`AdminRequest`](message::AdminRequest) and returns a
-//! [`AdminResponse`](message::AdminResponse). To add a command, add a row there. [`control`] and
-//! [`site_config`] are the commands.
+//! [`AdminResponse`](message::AdminResponse). To add a command, add a row there. [`control`],
+//! [`certificates`] and [`site_config`] are the commands.
 //!
 //! A [`view`] is the state of the server at one moment; [`status`] writes it as JSON, [`metrics`] for Prometheus, and
 //! [`page`] is the page that shows the JSON.
 
+mod certificates;
 mod connection;
 mod context;
 mod control;

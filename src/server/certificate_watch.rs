@@ -130,7 +130,7 @@ impl CertificateWatcher {
             return;
         }
         certificates.replace_those_of_sites();
-        *self.shared.certificates.lock() = certificates.expiries(&outgoing);
+        *self.shared.certificates.lock() = certificates.with_files(&outgoing);
         let mut running = self.running.lock();
         running.set_certificates(config, certificates, outgoing);
         drop(running);

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::shared::CertificateExpiry;
 use crate::config::{Address, Config, SiteConfig, SiteTls, Tls};
 use crate::net::tls::{Acceptor, Authorities, Certificate, LoadError, SiteCertificates, Tickets};
 
@@ -29,6 +28,13 @@ pub(crate) struct Certificates {
     sites: Option<Arc<SiteCertificates>>,
     /// The names of sites with certificates from files.
     of_sites: Vec<(String, Certificate)>,
+}
+
+/// A certificate from a file.
+#[derive(Clone, Debug)]
+pub(crate) struct FileCertificate {
+    pub(crate) file: PathBuf,
+    pub(crate) certificate: Certificate,
 }
 
 /// The configuration of certificates from files.
@@ -153,13 +159,13 @@ impl Certificates {
         Ok(())
     }
 
-    /// When these certificates and those of dial-in addresses expire.
-    pub(crate) fn expiries(&self, outgoing: &Self) -> Vec<CertificateExpiry> {
+    /// These certificates and those of dial-in addresses, each file once.
+    pub(crate) fn with_files(&self, outgoing: &Self) -> Vec<FileCertificate> {
         let all = self.loaded.iter().chain(&outgoing.loaded);
         let mut all: Vec<_> = all
-            .map(|((file, _), certificate)| CertificateExpiry {
-                file: file.display().to_string(),
-                expires: certificate.expires(),
+            .map(|((file, _), certificate)| FileCertificate {
+                file: file.clone(),
+                certificate: certificate.clone(),
             })
             .collect();
         all.sort_by(|one, other| one.file.cmp(&other.file));

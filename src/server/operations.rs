@@ -234,7 +234,7 @@ pub(super) fn restore(shared: &Shared, switched: &[String]) {
     snapshot.set_drained(&current);
 }
 
-fn no_site(name: &str, snapshot: &Snapshot) -> OperationError {
+pub(super) fn no_site(name: &str, snapshot: &Snapshot) -> OperationError {
     let known = snapshot.sites.iter().map(|site| site.settings.name.clone());
     OperationError::NoSite(name.to_owned(), known.take(MOST_NAMES + 1).collect())
 }

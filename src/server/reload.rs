@@ -177,7 +177,7 @@ impl Server {
             *listener.tls.write() = certificates.acceptor(&listener.address);
         }
         running.client_listeners.extend(new_clients);
-        *shared.certificates.lock() = certificates.expiries(&outgoing);
+        *shared.certificates.lock() = certificates.with_files(&outgoing);
         running.certificates = certificates;
         running.backend_listeners.extend(new_backends);
         let old_admin = match admin_address == old_admin {

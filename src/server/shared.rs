@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock};
-use serde::Serialize;
 
 use super::admission::Clients;
+use super::certificates::FileCertificate;
 use super::checks::Checks;
 use super::drainer::Drainer;
 use super::history::History;
@@ -67,23 +67,14 @@ pub(crate) struct Shared {
     pub(super) history: Mutex<History>,
     /// When the last reload ended, and why it failed, if it did.
     pub(super) reload: Mutex<Option<(SystemTime, Result<(), String>)>>,
-    /// The certificates for clients and backends.
-    pub(super) certificates: Mutex<Vec<CertificateExpiry>>,
+    /// The certificates from files, for clients and backends; see [`certificates`](super::admin::certificates).
+    pub(super) certificates: Mutex<Vec<FileCertificate>>,
     /// The responses to authorities that validate our names.
     pub(crate) challenges: Arc<Challenges>,
     /// The certificates that the server obtains or makes.
     pub(super) manager: Arc<Manager>,
     /// Logs backends that connect and disconnect.
     pub(super) journal: Arc<Journal>,
-}
-
-/// When a certificate expires.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct CertificateExpiry {
-    /// Its file.
-    pub(crate) file: String,
-    /// Seconds since 1970.
-    pub(crate) expires: Option<u64>,
 }
 
 /// A snapshot as a worker and its requests hold it. Each worker has a reference count of its own, so that workers do

@@ -152,7 +152,7 @@ impl Server {
             unrouted: SiteStats::new(),
             history: Mutex::new(History::new(0)),
             reload: Mutex::default(),
-            certificates: Mutex::new(certificates.expiries(&outgoing)),
+            certificates: Mutex::new(certificates.with_files(&outgoing)),
         });
         let sessions = Arc::new(Sessions {
             shared: Arc::clone(&shared),

@@ -44,6 +44,8 @@ pub(crate) enum Action {
     Show,
     /// Changes the configuration of a site.
     Set,
+    /// Shows certificates, or tries whether they can be obtained.
+    Certificates,
     /// Prints completions.
     Completions,
 }
@@ -144,6 +146,15 @@ pub(crate) const OPTIONS: &[(&[&str], CommandOption)] = &[
         ),
     ),
     (
+        &["certificates"],
+        CommandOption(
+            "n",
+            "dry-run",
+            "",
+            "try whether the names would get certificates",
+        ),
+    ),
+    (
         &["pause"],
         CommandOption("m", "most", "TIME", "how long a request waits at most (5m)"),
     ),
@@ -205,6 +216,32 @@ For servers
 the address, the state, and the requests that they have.
 What was drained and is not connected is listed as well.",
         action: Action::Send("GET", "/control/backends"),
+    },
+    Command {
+        name: "certificates",
+        arguments: &[Argument::OptionalSite],
+        summary: "list the certificates, or try whether they can be obtained",
+        manual: "Show each certificate in a line, or those of a site: its names; whether it was obtained from
+an authority
+.Pq acme ,
+made by the server itself
+.Pq internal
+or read from a file; its issuer; when it expires; when the next one is ordered;
+and why the last
+order has failed.
+.Pp
+With
+.Fl n
+nothing is obtained: the server tries for each name with
+.Li \"tls: auto\"
+whether it would be, and prints why not.
+It places an order, lets the authority validate the name by each of
+.Ic acme.challenges
+until one succeeds, and leaves the order unfinished.
+In place of Let's Encrypt its staging environment is asked, so this does not count for the limits
+of the real one; any other authority is asked itself.
+The exit status is 1 if a name would get no certificate.",
+        action: Action::Certificates,
     },
     Command {
         name: "reload",

@@ -78,7 +78,7 @@ impl ControlAddress {
     pub(crate) fn ask(&self, request: &CommandRequest) -> Result<CommandResponse, Failure> {
         let failed =
             |error: io::Error| Failure::Connection(format!("{}: {}", self.at, explained(&error)));
-        let mut stream = self.connect().map_err(failed)?;
+        let mut stream = self.connect(request.patience).map_err(failed)?;
         let mut bytes = Vec::new();
         let sent = stream.write_all(self.render(request).as_bytes());
         match sent.and_then(|()| stream.read_to_end(&mut bytes)) {
@@ -106,12 +106,12 @@ impl ControlAddress {
         }
     }
 
-    fn connect(&self) -> io::Result<Box<dyn Duplex>> {
+    fn connect(&self, patience: Duration) -> io::Result<Box<dyn Duplex>> {
         match &self.at {
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(patience))?;
+                stream.set_write_timeout(Some(patience))?;
                 Ok(Box::new(stream))
             }
             Address::Tcp { host, port, .. } => {
@@ -119,8 +119,8 @@ impl ControlAddress {
                 for address in (host.as_str(), *port).to_socket_addrs()? {
                     match TcpStream::connect_timeout(&address, CONNECT) {
                         Ok(stream) => {
-                            stream.set_read_timeout(Some(PATIENCE))?;
-                            stream.set_write_timeout(Some(PATIENCE))?;
+                            stream.set_read_timeout(Some(patience))?;
+                            stream.set_write_timeout(Some(patience))?;
                             return Ok(Box::new(stream));
                         }
                         Err(error) => last = error,
@@ -132,7 +132,9 @@ impl ControlAddress {
     }
 
     fn render(&self, request: &CommandRequest) -> String {
-        let CommandRequest { method, path, body } = request;
+        let CommandRequest {
+            method, path, body, ..
+        } = request;
         let key = match &self.key {
             Some(key) => format!("Authorization: Bearer {key}\r\n"),
             None => String::new(),
@@ -185,8 +187,6 @@ fn explained(error: &io::Error) -> String {
 const DEFAULT_FILE: &str = "/etc/swiftiply/swiftiply.yml";
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a command may take: an upgrade waits for a minute.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 #[cfg(test)]
 mod tests {

@@ -69,6 +69,11 @@ fn command(invocation: &Invocation) -> Result<(), Failure> {
                 "{}{text}",
                 if is_screen { "\x1b[H\x1b[J" } else { "" }
             ))?;
+            // What was asked for does not work, although the command does.
+            if let Some(failed @ 1..) = response.value["failed"].as_u64() {
+                let why = format!("{failed} of the names would get no certificate");
+                return Err(Failure::Refused(why));
+            }
             before = Some(response);
         }
         let Some(interval) = invocation.watch else {

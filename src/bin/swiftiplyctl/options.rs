@@ -37,6 +37,8 @@ pub(crate) struct Invocation {
     query: Vec<String>,
     /// The file with the entry of a site.
     file: Option<String>,
+    /// Whether to try only.
+    pub(crate) dry_run: bool,
 }
 
 /// Parses the command line, without the name of the program.
@@ -79,6 +81,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
         key_file: option("key-file").map(PathBuf::from),
         query: query(&matches),
         file: option("file"),
+        dry_run: matches.opt_present("dry-run"),
     };
     check_options(&invocation, &matches)?;
     Ok(Parsed::Command(invocation))
@@ -130,6 +133,15 @@ impl Invocation {
                 }
                 ((method, path), String::new())
             }
+            Action::Certificates => {
+                let method = if self.dry_run { "POST" } else { "GET" };
+                let site = self.arguments.first();
+                let site = site.map_or_else(String::new, |site| format!("/{}", encoded(site)));
+                (
+                    (method, format!("/control/certificates{site}")),
+                    String::new(),
+                )
+            }
             Action::Show | Action::Completions => (site("GET"), String::new()),
             Action::Set => match &self.file {
                 Some(file) => (site("PUT"), read(file)?),
@@ -144,7 +156,15 @@ impl Invocation {
             true => path,
             false => format!("{path}?{}", self.query.join("&")),
         };
-        Ok(CommandRequest { method, path, body })
+        Ok(CommandRequest {
+            method,
+            path,
+            body,
+            patience: match self.dry_run {
+                true => LONGEST_DRY_RUN,
+                false => PATIENCE,
+            },
+        })
     }
 }
 
@@ -315,6 +335,9 @@ fn upper(text: &str) -> String {
     first.unwrap_or_default() + letters.as_str()
 }
 
+/// How long a command may take: an upgrade waits for a minute, a dry run for ten.
+const PATIENCE: Duration = Duration::from_secs(90);
+const LONGEST_DRY_RUN: Duration = Duration::from_secs(720);
 /// A server is not to be kept busy by one that watches it.
 const SHORTEST_WATCH: Duration = Duration::from_millis(100);
 
@@ -329,7 +352,9 @@ mod tests {
     fn request(line: &str) -> String {
         match parse_line(line) {
             Ok(Parsed::Command(invocation)) => {
-                let CommandRequest { method, path, body } = invocation.request().unwrap();
+                let CommandRequest {
+                    method, path, body, ..
+                } = invocation.request().unwrap();
                 format!("{method} {path} {body:?}")
             }
             other => panic!("{line}: {other:?}"),
@@ -355,6 +380,11 @@ mod tests {
         check(
             "maintenance a.example on",
             "POST /control/maintenance/a.example/on \"\"",
+        );
+        check("certificates", "GET /control/certificates \"\"");
+        check(
+            "certificates a.example --dry-run",
+            "POST /control/certificates/a.example \"\"",
         );
         check("config show", "GET /config \"\"");
         check("config show a.example", "GET /config/a.example \"\"");

@@ -21,6 +21,8 @@ pub(crate) fn render(
         (_, "status") => status(value, before.map(|before| &before.value)),
         (_, "sites") => sites(value),
         (_, "backends") => backends(value),
+        (Action::Certificates, _) if value["results"].is_array() => dry_run(value),
+        (Action::Certificates, _) => certificates(value),
         _ => value["message"]
             .as_str()
             .map(|message| format!("{message}\n")),
@@ -102,6 +104,64 @@ fn backends(value: &Value) -> Option<String> {
     Some(table(&rows))
 }
 
+fn certificates(value: &Value) -> Option<String> {
+    let heads = ["NAMES", "SOURCE", "ISSUER", "EXPIRES", "RENEWAL", "ERROR"];
+    let mut rows = vec![heads.map(str::to_owned)];
+    for one in value["certificates"].as_array()? {
+        let names = list(&one["names"]).join(",");
+        let file = one["file"].as_str();
+        let is_temporary = one["temporary"].as_bool() == Some(true);
+        let renewal = one["renewal"].as_u64();
+        rows.push([
+            match names.is_empty() {
+                true => file.unwrap_or("-").to_owned(),
+                false => names,
+            },
+            match file {
+                Some(file) => format!("file {file}"),
+                None => one["source"].as_str()?.to_owned(),
+            },
+            match is_temporary {
+                true => "self-signed".to_owned(),
+                false => one["issuer"].as_str()?.to_owned(),
+            },
+            match is_temporary {
+                true => "-".to_owned(),
+                false => date(one["expires"].as_u64()?),
+            },
+            renewal.map_or_else(|| "-".to_owned(), date),
+            one["error"].as_str().unwrap_or("-").to_owned(),
+        ]);
+    }
+    Some(table(&rows))
+}
+
+fn dry_run(value: &Value) -> Option<String> {
+    let mut text = format!("asked {}\n\n", value["directory"].as_str()?);
+    let mut rows = vec![["NAME", "RESULT", "REASON"].map(str::to_owned)];
+    for one in value["results"].as_array()? {
+        let (result, reason) = match (one["challenge"].as_str(), one["error"].as_str()) {
+            (Some(challenge), reason) => (format!("works by {challenge}"), reason),
+            (None, reason) => ("fails".to_owned(), reason),
+        };
+        rows.push([
+            one["name"].as_str()?.to_owned(),
+            result,
+            reason.unwrap_or("-").to_owned(),
+        ]);
+    }
+    text.push_str(&table(&rows));
+    Some(text)
+}
+
+/// A time of so many seconds since 1970, in UTC.
+fn date(seconds: u64) -> String {
+    let (day, rest) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = swiftiply::x509::date(i64::try_from(day).unwrap_or(0));
+    let (hour, minute) = (rest / 3600, rest % 3600 / 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}Z")
+}
+
 fn list(value: &Value) -> Vec<&str> {
     let items = value.as_array().into_iter().flatten();
     items.filter_map(Value::as_str).collect()
@@ -145,6 +205,11 @@ mod tests {
         check(421, "7m 1s");
         check(7500, "2h 5m");
         check(273_600, "3d 4h");
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(date(784_111_777), "1994-11-06 08:49Z");
     }
 
     #[test]

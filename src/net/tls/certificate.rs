@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
@@ -140,12 +139,6 @@ impl Certificate {
             names: Vec::new(),
             facts,
         })
-    }
-
-    /// When it expires, in seconds since 1970.
-    pub fn expires(&self) -> Option<u64> {
-        let since = self.facts.not_after.duration_since(UNIX_EPOCH);
-        since.ok().map(|since| since.as_secs())
     }
 
     /// Its DNS names in lower case.

@@ -1,11 +1,13 @@
 //! The state of the server in the text format of Prometheus.
 //!
-//! The labels have a bounded number of values: configured sites, reasons for closing a connection, files of certificates.
+//! The labels have a bounded number of values: configured sites, reasons for closing a connection, certificates by
+//! file or name.
 
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use super::certificates;
 use super::message::{AdminRequest, AdminResponse};
 use super::status::STATUS_CLASSES;
 use super::view::{View, unix_time};
@@ -102,11 +104,16 @@ fn server(view: &View<'_>, out: &mut Metrics) {
         "gauge",
         "When a certificate expires, since 1970.",
     );
-    for certificate in shared.certificates.lock().iter() {
-        let labels = [("file", certificate.file.as_str())];
-        if let Some(expires) = certificate.expires {
-            out.sample("certificate_expiry_timestamp_seconds", &labels, expires);
-        }
+    for certificate in certificates::reports(shared) {
+        let labels = match &certificate.file {
+            Some(file) => [("file", file.as_str())],
+            None => [("name", certificate.names[0].as_str())],
+        };
+        out.sample(
+            "certificate_expiry_timestamp_seconds",
+            &labels,
+            certificate.expires,
+        );
     }
 }
 

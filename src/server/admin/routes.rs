@@ -1,7 +1,7 @@
 //! The paths of the status address, each with its methods and the function that answers.
 
 use super::message::{AdminRequest, AdminResponse};
-use super::{control, metrics, page, site_config, status};
+use super::{certificates, control, metrics, page, site_config, status};
 use crate::http::head::Method;
 use crate::http::target::decoded;
 
@@ -31,6 +31,10 @@ const ROUTES: &[AdminRoute] = &[
     route("GET", "/control/overview", control::overview),
     route("GET", "/control/sites", control::sites),
     route("GET", "/control/backends", control::backends),
+    route("GET", "/control/certificates", certificates::list),
+    route("GET", "/control/certificates/*", certificates::list),
+    route("POST", "/control/certificates", certificates::dry_run),
+    route("POST", "/control/certificates/*", certificates::dry_run),
     route("POST", "/control/reload", control::reload),
     route("POST", "/control/check", control::check),
     route("POST", "/control/upgrade", control::upgrade),

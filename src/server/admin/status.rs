@@ -6,11 +6,11 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::certificates::{self, CertificateReport};
 use super::message::{AdminRequest, AdminResponse};
 use super::view::{BackendCounts, View, unix_time};
 use crate::process;
 use crate::server::history::{Sample, Series, Track};
-use crate::server::shared::CertificateExpiry;
 use crate::server::snapshot::Site;
 use crate::stats::{self, Close, site::SiteStats};
 
@@ -39,7 +39,7 @@ struct ServerReport {
     /// Closed connections of clients and of backends, by reason.
     client_connections_closed: BTreeMap<&'static str, u64>,
     backend_connections_closed: BTreeMap<&'static str, u64>,
-    certificates: Vec<CertificateExpiry>,
+    certificates: Vec<CertificateReport>,
     history: HistoryReport,
     sites: Vec<SiteReport>,
 }
@@ -257,7 +257,7 @@ fn server_report(view: &View<'_>) -> ServerReport {
             .collect(),
         client_connections_closed: closed(&|reason| stats.clients_closed(reason)),
         backend_connections_closed: closed(&|reason| stats.backends_closed(reason)),
-        certificates: shared.certificates.lock().clone(),
+        certificates: certificates::reports(shared),
         history: history(Some(&track), (1, 60)),
         sites: sites
             .map(|(site, now)| site_report(view, site, now))
