@@ -1,7 +1,8 @@
 //! Certificates that the proxy obtains and renews by itself, from pebble, an authority for tests.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -261,6 +262,60 @@ fn challenges_pass_everything_else() {
     let path = "/.well-known/acme-challenge/unknown";
     let answer = visitor.ask(format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
     assert_eq!(answer.status, 403);
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn challenges_pass_rules_for_all_sites() {
+    needs_pebble!();
+    let pebble = Pebble::start(LONG);
+    // No connection from this machine is accepted, except while the authority may be asking.
+    let rules = "deny: all\nrate_limit: {rate: 1/h, burst: 1}\n";
+    for kind in ["http-01", "tls-alpn-01"] {
+        let more = format!(", challenges: {kind}");
+        let lines = pebble.lines(&more);
+        let proxy = Proxy::start(&format!("{rules}{lines}{}", site("a.test")));
+        proxy.wait_for_log("certificate a.test: obtained, valid until ");
+        let mut plain = Visitor::connect(proxy.addresses()[0]);
+        plain
+            .try_send(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+            .ok();
+        assert!(plain.is_closed(), "{kind}");
+        proxy.finish_without_leak_check();
+    }
+}
+
+#[test]
+fn only_challenges_while_a_name_is_validated() {
+    needs_pebble!();
+    let pebble = Pebble::start(LONG);
+    // The authority finds a server that does not answer, so it is not done soon.
+    let [first, second, third, last] = pebble.ip().octets();
+    let elsewhere = Ipv4Addr::new(first, second + 100, third, last);
+    let silent = TcpListener::bind((elsewhere, 5001)).unwrap();
+    pebble.name_is_at("a.test", elsewhere);
+    let lines = pebble.lines(", challenges: tls-alpn-01");
+    let proxy = Proxy::start(&format!("deny: all\n{lines}{}", site("a.test")));
+    let _connection = silent.accept().unwrap();
+    let mut plain = Visitor::connect(proxy.addresses()[0]);
+    plain.send("GET /swiftiply_health HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    plain.assert_closed();
+    let mut plain = Visitor::connect(tls(&pebble));
+    plain.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    plain.assert_closed();
+    let socket = TcpStream::connect(tls(&pebble)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let error = secure::connect(socket, "a.test").write_all(b"x");
+    // Without an alert.
+    let kind = error.unwrap_err().kind();
+    assert!(
+        matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset),
+        "{kind}"
+    );
+    // None of them was closed before it had sent something.
+    assert_lacks(&proxy.log(), "closed: refused by allow or deny: reason=");
+    let closed = "closed: refused by allow or deny\n";
+    assert_eq!(proxy.log().matches(closed).count(), 2);
     proxy.finish_without_leak_check();
 }
 

@@ -28,9 +28,14 @@ impl Challenges {
         self.count.store(pending.len(), Ordering::Release);
     }
 
+    /// Whether there is one.
+    pub fn is_pending(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+    }
+
     /// The response for a path of a request, if it is that of a pending challenge.
     pub fn response(&self, path: &str) -> Option<String> {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if !self.is_pending() {
             return None;
         }
         let token = path.strip_prefix(PATH)?;

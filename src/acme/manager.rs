@@ -189,6 +189,11 @@ impl Manager {
         listed.collect()
     }
 
+    /// Whether an authority may be validating a name now, by either kind of challenge.
+    pub fn is_validating(&self) -> bool {
+        self.validations.challenges.is_pending() || self.validations.sites.is_validating()
+    }
+
     /// Tries whether names would get certificates, on the thread of the caller, which waits. Returns the URL of the
     /// authority that was asked, and what came of it for each name.
     pub fn dry_run(&self, names: &[String]) -> (String, Vec<Trial>) {

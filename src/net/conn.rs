@@ -33,6 +33,23 @@ impl Conn {
         Ok(Self { stream, tls })
     }
 
+    /// The same, where the first message of the peer may decide about everything; see [`Conn::only_validations`].
+    ///
+    /// # Errors
+    /// Those of [`Acceptor::accept_later`].
+    pub fn secure_later(stream: Stream, acceptor: &Acceptor) -> io::Result<Self> {
+        let tls = Some(Box::new(acceptor.accept_later()?));
+        Ok(Self { stream, tls })
+    }
+
+    /// Of handshakes, completes only that of an authority which validates a name (TLS-ALPN-01). The connection must be
+    /// one of [`Conn::secure_later`], or have no TLS.
+    pub fn only_validations(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.only_validations();
+        }
+    }
+
     /// A connection on which we start a handshake, with a server of this name; see [`Conn::shake_hands`].
     ///
     /// # Errors

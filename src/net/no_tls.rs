@@ -1,5 +1,6 @@
 //! Replaces `tls` in a build without it: the same names, but every load fails.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,28 @@ pub struct Authorities(Infallible);
 /// An acceptor; never exists.
 #[derive(Clone, Debug)]
 pub struct Acceptor(Infallible);
+
+/// How clients of a site identify themselves: not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// The file of the authorities.
+    pub file: PathBuf,
+    /// Whether a client without a certificate is refused.
+    pub is_required: bool,
+}
+
+/// The client certificates of sites: none.
+#[derive(Clone, Debug, Default)]
+pub struct ClientAuthNames {
+    /// Empty.
+    pub ways: Vec<(ClientAuth, Authorities)>,
+    /// Empty.
+    pub names: HashMap<String, Option<usize>>,
+    /// None.
+    pub default: Option<usize>,
+    /// None.
+    pub address: Option<usize>,
+}
 
 /// A connector; never exists.
 #[derive(Clone, Debug)]
@@ -110,6 +133,9 @@ impl Tickets {
 impl Acceptor {
     /// Cannot be called, since there is no certificate.
     ///
+    /// # Errors
+    /// None.
+    ///
     /// # Panics
     /// Without a certificate.
     pub fn new(
@@ -117,8 +143,17 @@ impl Acceptor {
         _sites: Option<&Arc<SiteCertificates>>,
         _tickets: &Tickets,
         _authorities: Option<&Authorities>,
-    ) -> Self {
+        _clients: &ClientAuthNames,
+    ) -> io::Result<Self> {
         match certificates[0].0 {}
+    }
+
+    /// Cannot be called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn accept_later(&self) -> io::Result<TlsSession> {
+        match self.0 {}
     }
 
     /// Cannot be called.
@@ -149,6 +184,16 @@ impl Connector {
 }
 
 impl TlsSession {
+    /// Cannot be called.
+    pub fn only_validations(&mut self) {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn client_certificate(&self) -> Option<(&ClientAuth, Option<&[u8]>)> {
+        match self.0 {}
+    }
+
     /// Cannot be called.
     pub fn is_handshaking(&self) -> bool {
         match self.0 {}

@@ -3,12 +3,13 @@
 //! Nothing here waits. A handshake continues whenever bytes arrive, like reading the head of a request, so the session
 //! parks in between.
 //!
-//! Only this module uses `rustls`: [`certificate`] reads certificates and keys, [`sites`] has those of sites by name. Without the cargo feature `tls`, `no_tls` replaces it.
+//! Only this module uses `rustls`: [`certificate`] reads certificates and keys, [`sites`] has those of sites by name,
+//! [`acceptor`] decides by the first message of a client what is presented to it and asked of it. Without the cargo feature `tls`, `no_tls` replaces it.
 
+mod acceptor;
 mod certificate;
 mod sites;
 
-use std::collections::HashMap;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -19,14 +20,16 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{self, CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::ProducesTickets;
+use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore, ServerConfig,
-    ServerConnection, SignatureScheme, SupportedCipherSuite,
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore,
+    SignatureScheme, SupportedCipherSuite,
 };
 
+pub use acceptor::{Acceptor, ClientAuth, ClientAuthNames};
+use acceptor::{Choosing, Chosen};
 pub use certificate::{Certificate, LoadError, PemFault};
 use certificate::{PEM_BYTES, pem_reason};
 pub use sites::SiteCertificates;
@@ -41,10 +44,6 @@ pub struct Tickets(Arc<dyn ProducesTickets>);
 /// Authorities that are trusted to identify the peer.
 #[derive(Clone, Debug)]
 pub struct Authorities(Arc<RootCertStore>);
-
-/// The configuration for accepting TLS at an address.
-#[derive(Clone, Debug)]
-pub struct Acceptor(Arc<ServerConfig>);
 
 /// The configuration for connecting with TLS.
 #[derive(Clone, Debug)]
@@ -71,18 +70,10 @@ pub struct TlsSession {
     cut: bool,
     /// An authority has validated a name with this connection, which has served its purpose (RFC 8737 3).
     validated: bool,
-}
-
-/// Chooses a certificate by the name that the client asks for (SNI, RFC 6066 3): that of a site, that of the address
-/// with this name in it, or the first one.
-#[derive(Debug)]
-struct ByName {
-    sites: Option<Arc<SiteCertificates>>,
-    exact: HashMap<String, Arc<CertifiedKey>>,
-    /// Keyed by the text after the star.
-    wildcard: HashMap<String, Arc<CertifiedKey>>,
-    /// The first one of the address, for clients that send no name, or an unknown one.
-    first: Option<Arc<CertifiedKey>>,
+    /// Reads the first message of a client, by which the configuration of `connection` is chosen.
+    choosing: Option<Box<Choosing>>,
+    /// How the client had to identify itself.
+    client_auth: Option<Arc<ClientAuth>>,
 }
 
 impl Tickets {
@@ -123,76 +114,6 @@ impl Authorities {
             true => Err(fault("no certificate in it".to_owned())),
             false => Ok(Self(Arc::new(roots))),
         }
-    }
-}
-
-impl Acceptor {
-    /// For an address with these certificates, besides those of sites; the first one is for clients that send no host
-    /// name, or an unknown one. With authorities, clients must present a certificate of theirs.
-    pub fn new(
-        certificates: &[Certificate],
-        sites: Option<&Arc<SiteCertificates>>,
-        tickets: &Tickets,
-        authorities: Option<&Authorities>,
-    ) -> Self {
-        let mut names = ByName {
-            sites: sites.cloned(),
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
-            first: certificates.first().map(|one| Arc::clone(&one.key)),
-        };
-        for certificate in certificates {
-            for name in &certificate.names {
-                let (map, name) = match name.strip_prefix("*.") {
-                    Some(parent) => (&mut names.wildcard, parent),
-                    None => (&mut names.exact, name.as_str()),
-                };
-                // The first one in the file takes precedence.
-                map.entry(name.to_owned())
-                    .or_insert_with(|| Arc::clone(&certificate.key));
-            }
-        }
-        let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
-        let verifier = match authorities {
-            None => WebPkiClientVerifier::no_client_auth(),
-            Some(Authorities(roots)) => {
-                let (roots, provider) = (Arc::clone(roots), Arc::clone(&provider));
-                WebPkiClientVerifier::builder_with_provider(roots, provider)
-                    .build()
-                    .expect("authorities are not an empty set")
-            }
-        };
-        let mut config =
-            ServerConfig::builder_with_details(provider, Arc::new(TlsClock(SystemTime::now)))
-                .with_safe_default_protocol_versions()
-                .expect("the provider knows TLS 1.2 and 1.3")
-                .with_client_cert_verifier(verifier)
-                .with_cert_resolver(Arc::new(names));
-        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
-        if sites.is_some() {
-            config.alpn_protocols.push(VALIDATION.to_vec());
-        }
-        config.ticketer = Arc::clone(&tickets.0);
-        // One ticket is enough for clients that open connections one after another; each costs a write and a key.
-        config.send_tls13_tickets = 1;
-        Self(Arc::new(config))
-    }
-
-    /// Starts a handshake.
-    ///
-    /// # Errors
-    /// Those of the library; no client is known to be able to cause one.
-    pub fn accept(&self) -> io::Result<TlsSession> {
-        let mut connection =
-            ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
-        connection.set_buffer_limit(Some(MOST_BUFFERED));
-        Ok(TlsSession {
-            connection: connection.into(),
-            fresh: true,
-            more: false,
-            cut: false,
-            validated: false,
-        })
     }
 }
 
@@ -245,6 +166,8 @@ impl Connector {
             more: false,
             cut: false,
             validated: false,
+            choosing: None,
+            client_auth: None,
         })
     }
 }
@@ -301,30 +224,6 @@ impl ProducesTickets for Rotating {
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
         self.tickets()?.decrypt(cipher)
-    }
-}
-
-impl ResolvesServerCert for ByName {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name().map(str::to_ascii_lowercase);
-        if let Some(sites) = &self.sites
-            && let Some(mut protocols) = hello.alpn()
-            && protocols.any(|protocol| protocol == VALIDATION)
-        {
-            return sites.validation(&name?);
-        }
-        let own = |name: &str| {
-            let parent = || self.wildcard.get(name.split_once('.')?.1);
-            self.exact.get(name).or_else(parent)
-        };
-        let of_site = |name| self.sites.as_ref()?.find(name);
-        let found = match name.as_deref() {
-            Some(name) => of_site(name).or_else(|| own(name).cloned()),
-            None => self.sites.as_ref().and_then(|sites| sites.of_address()),
-        };
-        let first = || self.first.clone();
-        let other = || self.sites.as_ref()?.first();
-        found.or_else(first).or_else(other)
     }
 }
 
@@ -452,13 +351,32 @@ impl TlsSession {
         Ok(true)
     }
 
+    /// Answers only an authority that validates a name; any other client is disconnected after its first message.
+    /// Only for a session that was begun by [`Acceptor::accept_later`], and has received nothing.
+    pub fn only_validations(&mut self) {
+        if let Some(choosing) = &mut self.choosing {
+            choosing.only_validations = true;
+        }
+    }
+
+    /// How the client had to identify itself, and its certificate in DER, if it has presented one that was verified.
+    pub fn client_certificate(&self) -> Option<(&ClientAuth, Option<&[u8]>)> {
+        let auth = self.client_auth.as_deref()?;
+        let chain = self.connection.peer_certificates();
+        Some((auth, chain.and_then(|chain| Some(chain.first()?.as_ref()))))
+    }
+
     /// Receives records, and responds to those of the handshake. `None`: there are none. 0 is the end.
     fn receive(&mut self, stream: &Stream) -> io::Result<Option<usize>> {
         let mut socket = TlsSocket {
             stream,
             full: false,
         };
-        let count = match self.connection.read_tls(&mut socket) {
+        let received = match &mut self.choosing {
+            None => self.connection.read_tls(&mut socket),
+            Some(choosing) => choosing.read(&mut socket),
+        };
+        let count = match received {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.more = false;
@@ -467,6 +385,19 @@ impl TlsSession {
             Err(error) => return Err(error),
         };
         self.more = socket.full;
+        if let Some(choosing) = &mut self.choosing {
+            let Some(chosen) = choosing.choose(&mut socket)? else {
+                return Ok(Some(count));
+            };
+            let Chosen {
+                mut connection,
+                auth,
+            } = chosen;
+            connection.set_buffer_limit(Some(MOST_BUFFERED));
+            self.connection = connection.into();
+            self.client_auth = auth;
+            self.choosing = None;
+        }
         let state = self.connection.process_new_packets();
         // Handshake messages and alerts.
         let flushed = self.flush_now(stream);

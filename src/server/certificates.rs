@@ -3,13 +3,16 @@
 //! Certificates that the server obtains or makes itself are those of [`acme`](crate::acme).
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 
 use crate::config::{Address, Config, SiteConfig, SiteTls, Tls};
-use crate::net::tls::{Acceptor, Authorities, Certificate, LoadError, SiteCertificates, Tickets};
+use crate::net::tls::{
+    Acceptor, Authorities, Certificate, ClientAuthNames, LoadError, SiteCertificates, Tickets,
+};
 
 /// What an acceptor thread uses for each connection; `None`: no TLS.
 pub(crate) type AcceptorSlot = Arc<RwLock<Option<Acceptor>>>;
@@ -123,6 +126,7 @@ impl Certificates {
                 authorities.insert(file.clone(), read);
             }
         }
+        let clients = ClientAuthNames::default();
         let mut of_sites = Vec::new();
         for site in files.sites {
             let Some(SiteTls::Files { certfile, keyfile }) = &site.tls else {
@@ -135,27 +139,31 @@ impl Certificates {
                 of_sites.push((site.name.clone(), certificate));
             }
         }
+        let first = files.paths().next().unwrap_or(Path::new(""));
+        let no_tickets = |error: io::Error| LoadError {
+            file: first.to_owned(),
+            why: format!("tickets: {error}"),
+        };
         if self.tickets.is_none() && !by_address.is_empty() {
-            self.tickets = Some(Tickets::new().map_err(|error| LoadError {
-                file: files.paths().next().unwrap_or(Path::new("")).to_owned(),
-                why: format!("tickets: {error}"),
-            })?);
+            self.tickets = Some(Tickets::new().map_err(no_tickets)?);
         }
-        self.loaded = loaded;
-        self.authorities = authorities;
-        self.of_sites = of_sites;
-        self.acceptors = match &self.tickets {
+        let acceptors = match &self.tickets {
             None => HashMap::new(),
             Some(tickets) => by_address
                 .into_iter()
                 .map(|(at, certificates)| {
                     let authorities = by_client.get(&at);
                     let sites = self.sites.as_ref();
-                    let acceptor = Acceptor::new(&certificates, sites, tickets, authorities);
-                    (at, acceptor)
+                    let acceptor =
+                        Acceptor::new(&certificates, sites, tickets, authorities, &clients);
+                    Ok((at, acceptor.map_err(no_tickets)?))
                 })
-                .collect(),
+                .collect::<Result<_, LoadError>>()?,
         };
+        self.loaded = loaded;
+        self.authorities = authorities;
+        self.of_sites = of_sites;
+        self.acceptors = acceptors;
         Ok(())
     }
 

@@ -63,6 +63,11 @@ impl SiteCertificates {
         self.validations.write().remove(name);
     }
 
+    /// Whether an authority may be validating a name now.
+    pub fn is_validating(&self) -> bool {
+        !self.validations.read().is_empty()
+    }
+
     /// The certificate for a validation of this name, in lower case.
     pub(super) fn validation(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         self.validations.read().get(name).cloned()

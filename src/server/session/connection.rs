@@ -60,6 +60,8 @@ pub(crate) struct Session {
     pub(super) is_armed: bool,
     /// Wakes it from a queue; created once.
     pub(super) waker: Option<Waker>,
+    /// Only an authority that validates a name is answered; see [`Admitted`](crate::server::accept::Admitted).
+    pub(super) only_challenges: bool,
 }
 
 /// What a socket may hold that the poller will not report again. It has to be read before the session is parked for
@@ -118,6 +120,7 @@ impl Session {
             may_be_gone: false,
             is_armed: false,
             waker: None,
+            only_challenges: false,
         }
     }
 
@@ -128,6 +131,22 @@ impl Session {
             deadline,
         }));
         self
+    }
+
+    /// The same connection, on which only an authority that validates a name is answered, if it asks in time.
+    pub(crate) fn only_challenges(mut self, deadline: Instant) -> Self {
+        self.restrict(deadline);
+        self
+    }
+
+    /// Answers only an authority that validates a name, if it asks in time.
+    pub(super) fn restrict(&mut self, deadline: Instant) {
+        self.only_challenges = true;
+        self.conn.only_validations();
+        self.state = State::Head(ReadingHead {
+            handshake: self.conn.is_handshaking(),
+            ..ReadingHead::idle(deadline)
+        });
     }
 
     /// The address to which the client has connected.

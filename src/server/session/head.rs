@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::connection::Session;
+use super::request::REFUSED;
 use super::state::{ReadingHead, SessionStep, State};
 use crate::config::size_text;
 use crate::http::head::{HeadLimits, Refusal, RequestHead};
@@ -88,6 +89,10 @@ impl Session {
                         _ => "this port speaks TLS; ask with https://",
                     };
                     return self.refuse_unreadable(400, why, begun, &snapshot, scratch);
+                }
+                (Err(error), _) if error.kind() == ErrorKind::PermissionDenied => {
+                    log::debug!("client {} closed: {REFUSED}", self.peer);
+                    return SessionStep::Close(Close::Denied);
                 }
                 (Err(error), _) if error.kind() == ErrorKind::InvalidData => {
                     log::debug!("client {}: {error}", self.peer);

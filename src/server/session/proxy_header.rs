@@ -1,5 +1,6 @@
 //! Reads the header in which a proxy names the client (`State::ProxyHeader`), before TLS and before the first request.
 
+use std::mem;
 use std::time::Instant;
 
 use super::connection::{Session, Unread};
@@ -62,7 +63,14 @@ impl Session {
         self.unread = Unread::Unsure;
         let snapshot = self.shared.snapshot();
         match self.shared.admit(&snapshot, &self.peer) {
-            Ok(counted) => self.counted = counted,
+            Ok(admitted) => {
+                self.counted = admitted.counted;
+                if admitted.only_challenges {
+                    self.restrict(Instant::now() + snapshot.config.timeouts.head);
+                    let state = mem::replace(&mut self.state, State::Running);
+                    return SessionStep::Go(state);
+                }
+            }
             Err(refusal) => {
                 log::debug!("client {}: {}", self.peer, refusal.why);
                 return SessionStep::Close(refusal.reason);

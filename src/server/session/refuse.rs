@@ -34,6 +34,9 @@ impl Session {
         snapshot: &SnapshotRef,
         scratch: &mut Scratch,
     ) -> SessionStep {
+        if self.only_challenges {
+            return SessionStep::Close(Close::Denied);
+        }
         let id = RequestId::new();
         self.log_unreadable(status, why, &id, snapshot, scratch.input.data());
         let reason = reason_for(status);

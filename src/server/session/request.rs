@@ -37,6 +37,10 @@ impl Session {
             _ if let Some(text) = self.shared.challenges.response(head.target.path()) => {
                 Err(pages::challenge(text))
             }
+            _ if self.only_challenges => {
+                log::debug!("client {client} closed: {REFUSED}");
+                return SessionStep::Close(Close::Denied);
+            }
             Route::Health | Route::NotFound if !is_admitted => {
                 log::debug!(
                     request_id:% = id;
@@ -77,7 +81,8 @@ impl Session {
                     idle: snapshot.config.timeouts.idle,
                     unread,
                 };
-                return self.deliver(&context, response, !unread, after, scratch);
+                let is_kept = !unread && !self.only_challenges;
+                return self.deliver(&context, response, is_kept, after, scratch);
             }
         };
         if snapshot.sites[site].settings.request_id == RequestIds::None {
@@ -169,6 +174,9 @@ fn request_id(client: &ClientAddress, head: &RequestHead) -> RequestId {
 
 /// The response to a client that has sent too many requests in too short a time.
 pub(super) const TOO_FAST: &str = "Too many requests from this address. Please try again later.";
+
+/// Why a connection is closed that is for challenges only.
+pub(super) const REFUSED: &str = "refused by allow or deny";
 
 /// The response to a client that is not allowed.
 pub(super) const NOT_ALLOWED: &str = "Your address is not allowed here.";

@@ -1,0 +1,311 @@
+//! What is presented to a client, and asked of it, by its first message: certificates by name, client certificates for
+//! some names.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Error, ErrorKind, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{self, ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, ServerConnection};
+
+use super::certificate::Certificate;
+use super::sites::SiteCertificates;
+use super::{Authorities, MOST_BUFFERED, Tickets, TlsClock, TlsSession, VALIDATION};
+
+/// The configuration for accepting TLS at an address.
+#[derive(Clone, Debug)]
+pub struct Acceptor(Arc<Configurations>);
+
+/// How clients of a site identify themselves (`client_ca`, `client_certificate`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// The file of the authorities.
+    pub file: PathBuf,
+    /// Whether a client without a certificate is refused.
+    pub is_required: bool,
+}
+
+/// The client certificates of sites, by the name that a client asks for.
+#[derive(Clone, Debug, Default)]
+pub struct ClientAuthNames {
+    /// Each way of identification with its authorities.
+    pub ways: Vec<(ClientAuth, Authorities)>,
+    /// All names of sites, `*.example.com` for one label, with the index of the way.
+    pub names: HashMap<String, Option<usize>>,
+    /// That of all other names, and of clients that send none.
+    pub default: Option<usize>,
+    /// That of clients that send no name since they have connected to a literal address.
+    pub address: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Configurations {
+    usual: Arc<ServerConfig>,
+    /// The same with client certificates.
+    ways: Vec<(Arc<ClientAuth>, Arc<ServerConfig>)>,
+    by_name: HashMap<String, Option<usize>>,
+    default: Option<usize>,
+    address: Option<usize>,
+}
+
+/// Reads the first message of a client.
+pub(super) struct Choosing {
+    hello: server::Acceptor,
+    acceptor: Acceptor,
+    /// Only an authority that validates a name is answered.
+    pub(super) only_validations: bool,
+}
+
+impl fmt::Debug for Choosing {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Choosing")
+    }
+}
+
+/// What was chosen.
+pub(super) struct Chosen {
+    pub(super) connection: ServerConnection,
+    pub(super) auth: Option<Arc<ClientAuth>>,
+}
+
+/// Chooses a certificate by the name that the client asks for (SNI, RFC 6066 3): that of a site, that of the address
+/// with this name in it, or the first one.
+#[derive(Debug)]
+struct ByName {
+    sites: Option<Arc<SiteCertificates>>,
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// Keyed by the text after the star.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    /// The first one of the address, for clients that send no name, or an unknown one.
+    first: Option<Arc<CertifiedKey>>,
+}
+
+impl Acceptor {
+    /// For an address with these certificates, besides those of sites; the first one is for clients that send no host
+    /// name, or an unknown one. With authorities, clients must present a certificate of theirs; with `clients`, those
+    /// that ask for these names.
+    ///
+    /// # Errors
+    /// The system provides no random numbers.
+    pub fn new(
+        certificates: &[Certificate],
+        sites: Option<&Arc<SiteCertificates>>,
+        tickets: &Tickets,
+        authorities: Option<&Authorities>,
+        clients: &ClientAuthNames,
+    ) -> io::Result<Self> {
+        let names = Arc::new(ByName::new(certificates, sites));
+        let verified = |authorities, is_required| -> io::Result<_> {
+            // Resumed sessions do not present their certificates again, so tickets from before a change are refused.
+            let own = Tickets::new()?;
+            Ok(configuration(
+                &names,
+                &own,
+                Some((authorities, is_required)),
+            ))
+        };
+        let usual = match authorities {
+            None => configuration(&names, tickets, None),
+            Some(authorities) => verified(authorities, true)?,
+        };
+        let ways = clients.ways.iter().map(|(auth, authorities)| {
+            let config = verified(authorities, auth.is_required)?;
+            Ok((Arc::new(auth.clone()), config))
+        });
+        Ok(Self(Arc::new(Configurations {
+            usual,
+            ways: ways.collect::<io::Result<_>>()?,
+            by_name: clients.names.clone(),
+            default: clients.default,
+            address: clients.address,
+        })))
+    }
+
+    /// Starts a handshake.
+    ///
+    /// # Errors
+    /// Those of the library; no client is known to be able to cause one.
+    pub fn accept(&self) -> io::Result<TlsSession> {
+        let mut session = self.accept_later()?;
+        if self.0.ways.is_empty() {
+            session.choosing = None;
+        }
+        Ok(session)
+    }
+
+    /// Starts a handshake in which the first message of the client may decide about everything.
+    ///
+    /// # Errors
+    /// Those of [`Acceptor::accept`].
+    pub fn accept_later(&self) -> io::Result<TlsSession> {
+        let usual = Arc::clone(&self.0.usual);
+        let mut connection = ServerConnection::new(usual).map_err(Error::other)?;
+        connection.set_buffer_limit(Some(MOST_BUFFERED));
+        Ok(TlsSession {
+            connection: connection.into(),
+            fresh: true,
+            more: false,
+            cut: false,
+            validated: false,
+            choosing: Some(Box::new(Choosing {
+                hello: server::Acceptor::default(),
+                acceptor: self.clone(),
+                only_validations: false,
+            })),
+            client_auth: None,
+        })
+    }
+}
+
+impl Configurations {
+    /// The way in which a client has to identify itself.
+    fn way(&self, name: Option<&str>) -> Option<usize> {
+        let Some(name) = name.map(str::to_ascii_lowercase) else {
+            return self.address.or(self.default);
+        };
+        let wildcard = || {
+            let (_, parent) = name.split_once('.')?;
+            self.by_name.get(&format!("*.{parent}"))
+        };
+        let found = self.by_name.get(&name).or_else(wildcard);
+        found.copied().unwrap_or(self.default)
+    }
+}
+
+impl Choosing {
+    /// Receives bytes.
+    pub(super) fn read(&mut self, from: &mut dyn Read) -> io::Result<usize> {
+        self.hello.read_tls(from)
+    }
+
+    /// Chooses, once the message is complete. An alert is written to the client if the message is invalid.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is, and `PermissionDenied` if the client is no authority but has to be one.
+    pub(super) fn choose(&mut self, to: &mut dyn Write) -> io::Result<Option<Chosen>> {
+        let mut refuse = |(error, mut alert): (rustls::Error, server::AcceptedAlert)| {
+            // A client that does not take it loses nothing.
+            let _ = match self.only_validations {
+                true => Ok(()),
+                false => alert.write_all(to),
+            };
+            Error::new(ErrorKind::InvalidData, error)
+        };
+        let Some(accepted) = self.hello.accept().map_err(&mut refuse)? else {
+            return Ok(None);
+        };
+        let protocols = accepted.client_hello().alpn();
+        let is_validation = protocols
+            .into_iter()
+            .flatten()
+            .any(|protocol| protocol == VALIDATION);
+        if self.only_validations && !is_validation {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        let all = &*self.acceptor.0;
+        // Authorities have no certificate as clients.
+        let way = match is_validation {
+            true => None,
+            false => all.way(accepted.client_hello().server_name()),
+        };
+        let (auth, config) = match way {
+            None => (None, &all.usual),
+            Some(way) => {
+                let (auth, config) = &all.ways[way];
+                (Some(Arc::clone(auth)), config)
+            }
+        };
+        let connection = accepted.into_connection(Arc::clone(config));
+        let connection = connection.map_err(&mut refuse)?;
+        Ok(Some(Chosen { connection, auth }))
+    }
+}
+
+/// A configuration that presents the certificates of `names`. With authorities, clients present one of theirs, if it is
+/// required.
+fn configuration(
+    names: &Arc<ByName>,
+    tickets: &Tickets,
+    clients: Option<(&Authorities, bool)>,
+) -> Arc<ServerConfig> {
+    let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+    let verifier: Arc<dyn ClientCertVerifier> = match clients {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some((Authorities(roots), is_required)) => {
+            let (roots, provider) = (Arc::clone(roots), Arc::clone(&provider));
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let verifier = match is_required {
+                true => verifier,
+                false => verifier.allow_unauthenticated(),
+            };
+            verifier.build().expect("authorities are not an empty set")
+        }
+    };
+    let mut config =
+        ServerConfig::builder_with_details(provider, Arc::new(TlsClock(SystemTime::now)))
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows TLS 1.2 and 1.3")
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(names) as Arc<dyn ResolvesServerCert>);
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+    if names.sites.is_some() {
+        config.alpn_protocols.push(VALIDATION.to_vec());
+    }
+    config.ticketer = Arc::clone(&tickets.0);
+    // One ticket is enough for clients that open connections one after another; each costs a write and a key.
+    config.send_tls13_tickets = 1;
+    Arc::new(config)
+}
+
+impl ByName {
+    fn new(certificates: &[Certificate], sites: Option<&Arc<SiteCertificates>>) -> Self {
+        let mut names = Self {
+            sites: sites.cloned(),
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+            first: certificates.first().map(|one| Arc::clone(&one.key)),
+        };
+        for certificate in certificates {
+            for name in &certificate.names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(parent) => (&mut names.wildcard, parent),
+                    None => (&mut names.exact, name.as_str()),
+                };
+                // The first one in the file takes precedence.
+                map.entry(name.to_owned())
+                    .or_insert_with(|| Arc::clone(&certificate.key));
+            }
+        }
+        names
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        if let Some(sites) = &self.sites
+            && let Some(mut protocols) = hello.alpn()
+            && protocols.any(|protocol| protocol == VALIDATION)
+        {
+            return sites.validation(&name?);
+        }
+        let own = |name: &str| {
+            let parent = || self.wildcard.get(name.split_once('.')?.1);
+            self.exact.get(name).or_else(parent)
+        };
+        let of_site = |name| self.sites.as_ref()?.find(name);
+        let found = match name.as_deref() {
+            Some(name) => of_site(name).or_else(|| own(name).cloned()),
+            None => self.sites.as_ref().and_then(|sites| sites.of_address()),
+        };
+        let first = || self.first.clone();
+        let other = || self.sites.as_ref()?.first();
+        found.or_else(first).or_else(other)
+    }
+}
