@@ -79,6 +79,11 @@ impl StreamingUpload {
         self.decoder.is_done()
     }
 
+    /// Its length in bytes so far.
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
     /// Appends what has arrived to `out`, in chunks or unframed.
     ///
     /// # Errors

@@ -107,6 +107,11 @@ impl BodyBuffer {
         Ok(self.decoder.is_done())
     }
 
+    /// Its length in bytes so far.
+    pub(crate) const fn length(&self) -> u64 {
+        self.length
+    }
+
     /// The whole body, after [`BodyBuffer::take`] has returned that it is complete.
     pub(crate) fn finish(self) -> RequestBody {
         match self.file {

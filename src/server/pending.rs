@@ -45,6 +45,8 @@ pub(crate) struct PendingRequest {
     pub(crate) site: usize,
     /// Index of the site whose backends serve it: the same, or its backup.
     pub(crate) supplier_index: usize,
+    /// Bytes of its body that were received so far.
+    pub(crate) body_bytes: u64,
     /// Since when it has waited for the next step.
     pub(crate) since: Instant,
     /// Detects whether the client is still there.
@@ -84,6 +86,7 @@ impl PendingRequest {
             snapshot,
             site,
             supplier_index: site,
+            body_bytes: 0,
             since: received,
             disconnect: DisconnectDetector::new(received),
             permit: None,

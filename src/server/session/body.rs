@@ -88,7 +88,9 @@ impl Session {
     ) -> SessionStep {
         let mut left = TURN;
         loop {
-            match reading.buffer.take(&mut scratch.input) {
+            let taken = reading.buffer.take(&mut scratch.input);
+            reading.pending.body_bytes = reading.buffer.length();
+            match taken {
                 Ok(false) => {}
                 Ok(true) => return self.end_body(*reading, scratch),
                 Err(fault) => {

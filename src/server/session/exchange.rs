@@ -46,7 +46,8 @@ impl Session {
         };
         let step = exchange.advance(&mut client, &mut tools);
         self.may_be_gone = client.has_event;
-        if exchange.upload.is_some() {
+        if let Some(upload) = &exchange.upload {
+            exchange.handler.body_bytes = upload.length();
             // The upload reads the socket without updating `unread`.
             self.unread = Unread::Unsure;
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::exchange::{ClientAddress, Request, Timings, Trace};
-use crate::http::body::Framing;
 use crate::http::head::{RequestHead, Version};
 use crate::http::request_id::{RequestId, trace_id};
 use crate::logging::{AccessLog, AccessRecord as Line, is_excluded};
@@ -26,6 +25,8 @@ pub(super) struct LogContext<'a> {
     pub(super) id: &'a RequestId,
     pub(super) site: Option<usize>,
     pub(super) snapshot: &'a SnapshotRef,
+    /// Bytes of its body that were received, and what the client has sent over an upgraded connection.
+    pub(super) bytes_in: u64,
     /// The reason to log if the response itself was complete.
     pub(super) ended: Option<Close>,
 }
@@ -39,6 +40,7 @@ pub(super) struct OwnedLogContext {
     pub(super) id: RequestId,
     pub(super) site: Option<usize>,
     pub(super) snapshot: SnapshotRef,
+    pub(super) bytes_in: u64,
     pub(super) ended: Option<Close>,
     pub(super) status: u16,
     pub(super) trace: Trace,
@@ -60,6 +62,7 @@ impl<'a> LogContext<'a> {
             id: &RequestId::None,
             site,
             snapshot,
+            bytes_in: 0,
             ended: None,
         }
     }
@@ -76,6 +79,7 @@ impl<'a> LogContext<'a> {
         Self {
             user: user.as_deref(),
             id,
+            bytes_in: pending.body_bytes,
             ..Self::request(
                 *client,
                 head,
@@ -100,6 +104,7 @@ impl<'a> LogContext<'a> {
             id: &RequestId::None,
             site: None,
             snapshot,
+            bytes_in: 0,
             ended: Some(reason),
         }
     }
@@ -113,6 +118,7 @@ impl<'a> LogContext<'a> {
             id: &subject.id,
             site: subject.site,
             snapshot: &subject.snapshot,
+            bytes_in: subject.bytes_in,
             ended: subject.ended,
         }
     }
@@ -127,6 +133,7 @@ impl<'a> LogContext<'a> {
             id: self.id.clone(),
             site: self.site,
             snapshot: Arc::clone(self.snapshot),
+            bytes_in: self.bytes_in,
             ended: self.ended,
             status,
             trace,
@@ -171,14 +178,10 @@ impl<'a> LogContext<'a> {
             Some(site) => &site.stats,
             None => &self.snapshot.shared.unrouted,
         };
-        let bytes_in = match self.head.map(|head| head.framing) {
-            Some(Framing::Length(length)) => length,
-            _ => 0,
-        };
         let is_for_backend = trace.backend.is_some() || !timings.queue.is_zero();
         stats.count(&EndedRequest {
             status,
-            bytes_in,
+            bytes_in: self.bytes_in,
             bytes_out: bytes,
             retries: trace.retries,
             total: timings.total,

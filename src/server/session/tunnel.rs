@@ -79,7 +79,7 @@ impl Session {
         backend.close(ended.reason);
         if let State::Tunnel(carried) = mem::replace(&mut self.state, State::Running) {
             let TunnelState {
-                log_context: subject,
+                log_context: mut subject,
                 permit,
                 head,
             } = *carried;
@@ -89,6 +89,7 @@ impl Session {
                 ended: ended.reason,
                 keep: false,
             };
+            subject.bytes_in += ended.to_backend;
             Self::log_response(&subject, &delivered);
             log::debug!(
                 "client {}: tunnel carried {} bytes to the backend and {} to the client: reason={}",
