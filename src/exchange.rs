@@ -195,6 +195,8 @@ pub struct Trace {
     pub timings: Timings,
     /// How often the request went to another backend after one had failed.
     pub retries: u32,
+    /// Whether a backend has sent the head of a response.
+    pub responded: bool,
     /// Where the response came from.
     pub source: ResponseSource,
     /// Who is the cause if the response is the server's own page for a failure.

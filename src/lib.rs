@@ -201,7 +201,7 @@
 //! | `redis` | `backend::directory` |
 //! | `ring` | `acme::jose`, `net::tls` |
 //! | `rustls` | `net::tls` |
-//! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging`, `server::admin`, `server::shared`, `acme::client`, `acme::order` |
+//! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging`, `server::admin`, `acme::client`, `acme::order` |
 //! | `serde_yaml` | `config::raw`, `config::locate`, `config::print` |
 //! | `sha_crypt` | `passwords` |
 //! | `subtle` | `server::admin` |

@@ -1,5 +1,8 @@
 //! The status address: who may ask, and what a reload, an upgrade and busy clients do to it.
 
+mod counters;
+mod lists;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;

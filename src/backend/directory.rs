@@ -24,6 +24,7 @@
 //! - [`dispatch`]: the [`Directory`]: gives free slots to waiting requests and takes them back.
 //! - [`maintenance`]: the tick: idle connections, lookups, checks.
 //! - [`sync`]: changes between a directory and its list in Redis.
+//! - [`report`]: the servers at one moment, for the status address.
 //! - [`slot`]: a slot taken by a request, and its connection.
 //! - [`queue`]: how a request gets a slot.
 //! - [`redis`]: the thread that talks to Redis.
@@ -46,6 +47,7 @@ mod maintenance;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
+mod report;
 mod server;
 mod slot;
 mod state;
@@ -58,8 +60,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use self::dispatch::{Directory, ServerState};
+pub use self::dispatch::Directory;
+pub use self::health::ServerCounts;
 pub use self::queue::{ServerAcquired, ServerSelector, ServerTicket, acquire};
+pub use self::report::{ServerCondition, ServerState};
 pub use self::slot::{ServerConnected, ServerConnecting, ServerLease};
 use self::state::DirectorySettings;
 use crate::backend::drained::Drained;
@@ -224,6 +228,11 @@ impl Servers {
         directories
             .flat_map(|(_, directory)| directory.list())
             .collect()
+    }
+
+    /// Whether the servers stand in the configuration.
+    pub const fn are_fixed(&self) -> bool {
+        matches!(self.kind, config::DirectoryConfig::Static(_))
     }
 
     /// Whether there is a server at this address, written as in logs.

@@ -445,6 +445,7 @@ impl<H: ExchangeHandler> Exchange<H> {
             }
             Ok(call::Awaiting::Head(head)) => {
                 self.trace.timings.first_byte = call.responded_after(self.wait.since);
+                self.trace.responded = true;
                 self.trace.source = ResponseSource::Backend;
                 self.status = head.status;
                 if head.status == 101 {

@@ -11,7 +11,7 @@
 //! [`certificates`] and [`site_config`] are the commands.
 //!
 //! A [`view`] is the state of the server at one moment; [`status`] writes it as JSON, [`metrics`] for Prometheus, and
-//! [`page`] is the page that shows the JSON.
+//! [`page`] is the page that shows the JSON. `swiftiplyctl` shows it too.
 
 mod certificates;
 mod connection;

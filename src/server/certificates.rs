@@ -23,7 +23,7 @@ pub(crate) struct Certificates {
     /// Created with the first certificate, and kept from then on.
     tickets: Option<Tickets>,
     /// By certificate file and key file.
-    loaded: HashMap<(PathBuf, PathBuf), Certificate>,
+    loaded: HashMap<(PathBuf, PathBuf), LoadedCertificate>,
     /// By file.
     authorities: HashMap<PathBuf, Authorities>,
     acceptors: HashMap<Address, Acceptor>,
@@ -38,6 +38,15 @@ pub(crate) struct Certificates {
 pub(crate) struct FileCertificate {
     pub(crate) file: PathBuf,
     pub(crate) certificate: Certificate,
+    /// Why the files could not be read the last time; then it is the last good version.
+    pub(crate) error: Option<String>,
+}
+
+/// The same, by its files.
+#[derive(Clone, Debug)]
+struct LoadedCertificate {
+    certificate: Certificate,
+    error: Option<String>,
 }
 
 /// The configuration of certificates from files.
@@ -171,9 +180,10 @@ impl Certificates {
     pub(crate) fn with_files(&self, outgoing: &Self) -> Vec<FileCertificate> {
         let all = self.loaded.iter().chain(&outgoing.loaded);
         let mut all: Vec<_> = all
-            .map(|((file, _), certificate)| FileCertificate {
+            .map(|((file, _), loaded)| FileCertificate {
                 file: file.clone(),
-                certificate: certificate.clone(),
+                certificate: loaded.certificate.clone(),
+                error: loaded.error.clone(),
             })
             .collect();
         all.sort_by(|one, other| one.file.cmp(&other.file));
@@ -187,19 +197,23 @@ impl Certificates {
         key: &str,
         certfile: &Path,
         keyfile: &Path,
-        loaded: &mut HashMap<(PathBuf, PathBuf), Certificate>,
+        loaded: &mut HashMap<(PathBuf, PathBuf), LoadedCertificate>,
     ) -> Result<Certificate, LoadError> {
         let files = (certfile.to_owned(), keyfile.to_owned());
         if let Some(known) = loaded.get(&files) {
-            return Ok(known.clone());
+            return Ok(known.certificate.clone());
         }
-        let certificate = Certificate::load(certfile, keyfile).or_else(|error| {
-            let before = self.loaded.get(&files).ok_or_else(|| error.clone())?;
-            log::error!("{key}: {error}; keeping the certificate that was read before");
-            Ok(before.clone())
-        })?;
-        loaded.insert(files, certificate.clone());
-        Ok(certificate)
+        let (certificate, error) = match Certificate::load(certfile, keyfile) {
+            Ok(certificate) => (certificate, None),
+            Err(error) => {
+                let before = self.loaded.get(&files).ok_or_else(|| error.clone())?;
+                log::error!("{key}: {error}; keeping the certificate that was read before");
+                (before.certificate.clone(), Some(error.to_string()))
+            }
+        };
+        let known = certificate.clone();
+        loaded.insert(files, LoadedCertificate { certificate, error });
+        Ok(known)
     }
 
     /// The TLS acceptor of an address, if it speaks TLS.
@@ -210,7 +224,7 @@ impl Certificates {
     /// Each certificate with its file.
     pub(crate) fn loaded(&self) -> impl Iterator<Item = (&Path, &Certificate)> {
         let files = self.loaded.iter();
-        files.map(|((certfile, _), certificate)| (certfile.as_path(), certificate))
+        files.map(|((certfile, _), loaded)| (certfile.as_path(), &loaded.certificate))
     }
 
     /// Puts the certificates of sites into use that have files, if their names are in use.

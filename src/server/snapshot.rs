@@ -392,19 +392,6 @@ impl Site {
         }
     }
 
-    /// The numbers of its connected backends and of those that are idle; or of its servers and the idle connections.
-    pub(crate) fn backends(&self) -> (usize, usize) {
-        if let Some(servers) = &self.servers {
-            return (servers.list().len(), servers.idle());
-        }
-        let mut pools: Vec<_> = self.all_pools().collect();
-        pools.sort_unstable_by_key(|pool| Arc::as_ptr(pool));
-        pools.dedup_by_key(|pool| Arc::as_ptr(pool));
-        let connected = pools.iter().map(|pool| pool.connected(&self.keys, None));
-        let idle = pools.iter().map(|pool| pool.idle_with(&self.keys));
-        (connected.sum(), idle.sum())
-    }
-
     fn all_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let filtered = self.filtered.iter().flat_map(|(_, pool)| pool);
         self.plain.iter().chain(filtered)

@@ -12,9 +12,9 @@ use super::{Close, get, zeros};
 pub struct SiteStats {
     /// By the first digit of the status, 1 to 5.
     statuses: [AtomicU64; 5],
-    /// Bytes of request bodies whose length the client announced.
+    /// Bytes of request bodies that were received, and those that clients have sent over upgraded connections.
     bytes_in: AtomicU64,
-    /// Bytes of response bodies that were delivered.
+    /// Bytes of response bodies that were delivered, and of upgraded connections.
     bytes_out: AtomicU64,
     /// Times that requests went to another backend after one had failed.
     retries: AtomicU64,
@@ -22,6 +22,10 @@ pub struct SiteStats {
     total: Histogram,
     /// Time in the queue for a backend, of requests for one.
     queue: Histogram,
+    /// Time to make a connection to a server, where that was needed.
+    connect: Histogram,
+    /// From having a backend to the head of its response.
+    first_byte: Histogram,
     /// Requests that ended otherwise than complete, by reason.
     ended: Box<[AtomicU64]>,
 }
@@ -31,9 +35,9 @@ pub struct SiteStats {
 pub struct EndedRequest {
     /// The status of the response.
     pub status: u16,
-    /// Bytes of the request's body.
+    /// Bytes received, without heads and framing.
     pub bytes_in: u64,
-    /// Bytes of the response's body.
+    /// Bytes delivered, the same.
     pub bytes_out: u64,
     /// How often it went to another backend.
     pub retries: u32,
@@ -41,6 +45,10 @@ pub struct EndedRequest {
     pub total: Duration,
     /// Time in the queue; `None`: it was not for a backend.
     pub queue: Option<Duration>,
+    /// Time to connect; `None`: no connection was made.
+    pub connect: Option<Duration>,
+    /// Time to the head of the backend's response; `None`: there was none.
+    pub first_byte: Option<Duration>,
     /// How it ended.
     pub ended: Close,
 }
@@ -68,6 +76,15 @@ pub struct Histogram {
     sum_us: AtomicU64,
 }
 
+/// A [`Histogram`] at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistogramCounts {
+    /// The times in each bucket, not cumulative; the last has those above all bounds.
+    pub buckets: [u64; BOUNDS_MS.len() + 1],
+    /// The sum of all times in microseconds.
+    pub sum_us: u64,
+}
+
 /// The upper bounds of the buckets of a [`Histogram`], in milliseconds.
 pub const BOUNDS_MS: [u32; 14] = [
     1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000,
@@ -83,6 +100,8 @@ impl SiteStats {
             retries: AtomicU64::new(0),
             total: Histogram::new(),
             queue: Histogram::new(),
+            connect: Histogram::new(),
+            first_byte: Histogram::new(),
             ended: zeros(Close::ALL.len()),
         }
     }
@@ -95,8 +114,15 @@ impl SiteStats {
         add(&self.bytes_out, request.bytes_out);
         add(&self.retries, request.retries.into());
         self.total.add(request.total);
-        if let Some(queue) = request.queue {
-            self.queue.add(queue);
+        let times = [
+            (&self.queue, request.queue),
+            (&self.connect, request.connect),
+            (&self.first_byte, request.first_byte),
+        ];
+        for (histogram, time) in times {
+            if let Some(time) = time {
+                histogram.add(time);
+            }
         }
         if request.ended != Close::Complete {
             add(&self.ended[request.ended as usize], 1);
@@ -108,7 +134,7 @@ impl SiteStats {
         self.statuses.each_ref().map(get)
     }
 
-    /// Bytes of request bodies, and of response bodies.
+    /// Bytes received and bytes delivered, without heads and framing.
     pub fn bytes(&self) -> (u64, u64) {
         (get(&self.bytes_in), get(&self.bytes_out))
     }
@@ -128,6 +154,16 @@ impl SiteStats {
         &self.queue
     }
 
+    /// Times to connect to a server.
+    pub const fn connect(&self) -> &Histogram {
+        &self.connect
+    }
+
+    /// Times from having a backend to the head of its response.
+    pub const fn first_byte(&self) -> &Histogram {
+        &self.first_byte
+    }
+
     /// The reasons for which requests did not end complete, with their numbers, if any.
     pub fn ended(&self) -> impl Iterator<Item = (Close, u64)> {
         let reasons = Close::ALL
@@ -139,12 +175,13 @@ impl SiteStats {
     /// The sums so far.
     pub fn totals(&self) -> Totals {
         let statuses = self.statuses();
+        let queue = self.queue.counts();
         Totals {
             requests: statuses.iter().sum(),
             failures: statuses[4],
             total_us: get(&self.total.sum_us),
-            queued: self.queue.count(),
-            queue_us: get(&self.queue.sum_us),
+            queued: queue.count(),
+            queue_us: queue.sum_us,
         }
     }
 }
@@ -185,19 +222,19 @@ impl Histogram {
         add(&self.sum_us, us);
     }
 
-    /// The times in each bucket, not cumulative; the last has those above all bounds.
-    pub fn buckets(&self) -> [u64; BOUNDS_MS.len() + 1] {
-        self.buckets.each_ref().map(get)
+    /// What it has now.
+    pub fn counts(&self) -> HistogramCounts {
+        HistogramCounts {
+            buckets: self.buckets.each_ref().map(get),
+            sum_us: get(&self.sum_us),
+        }
     }
+}
 
+impl HistogramCounts {
     /// The number of times.
     pub fn count(&self) -> u64 {
-        self.buckets().iter().sum()
-    }
-
-    /// Their sum in microseconds.
-    pub fn sum_us(&self) -> u64 {
-        get(&self.sum_us)
+        self.buckets.iter().sum()
     }
 }
 
@@ -220,6 +257,8 @@ mod tests {
             retries: 1,
             total: Duration::from_millis(ms),
             queue: Some(Duration::from_millis(ms / 2)),
+            connect: None,
+            first_byte: Some(Duration::from_millis(ms / 2)),
             ended: Close::Complete,
         }
     }
@@ -237,9 +276,11 @@ mod tests {
         assert_eq!(stats.statuses(), [0, 1, 0, 1, 1]);
         assert_eq!((stats.bytes(), stats.retries()), ((9, 15), 3));
         assert_eq!(stats.ended().collect::<Vec<_>>(), [(Close::ClientGone, 1)]);
-        let buckets = stats.total().buckets();
+        let HistogramCounts { buckets, sum_us } = stats.total().counts();
         assert_eq!((buckets[0], buckets[3], buckets[14]), (1, 1, 1));
-        assert_eq!(stats.total().sum_us(), 60_011_000);
+        assert_eq!(sum_us, 60_011_000);
+        assert_eq!(stats.connect().counts().count(), 0);
+        assert_eq!(stats.first_byte().counts().count(), 3);
         let totals = stats.totals();
         assert_eq!((totals.requests, totals.failures), (3, 1));
         assert_eq!((totals.queued, totals.queue_us), (2, 5_000));

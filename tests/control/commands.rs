@@ -83,17 +83,24 @@ fn lists() {
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
         .collect();
-    assert_eq!(lines[0], ["SITE", "STATE", "WAITING", "BACKENDS", "IDLE"]);
-    assert_eq!(lines[1], ["test", "-", "0", "1", "0"]);
-    assert_eq!(lines[2][..4], ["other", "-", "0", "1"]);
+    assert_eq!(
+        lines[0],
+        ["SITE", "STATE", "RATE", "WAITING", "BACKENDS", "BUSY"]
+    );
+    assert_eq!(lines[1], ["test", "serving", "0/s", "0", "1", "1"]);
+    assert_eq!(lines[2], ["other", "serving", "0/s", "0", "1/1", "0"]);
     let backends = json(&proxy, &["backends"]);
     let own = &backends["backends"][0];
     assert_eq!(
-        (&own["name"], &own["state"]),
+        (&own["id"], &own["state"]),
         (&"web000000001".into(), &"busy".into())
     );
-    assert_eq!(own["responses"], 0);
-    assert_eq!(backends["backends"][1]["name"], address.to_string());
+    assert_eq!(own["requests"], 0);
+    let server = &backends["servers"][0];
+    assert_eq!(
+        (&server["address"], &server["site"], &server["state"]),
+        (&address.to_string().into(), &"other".into(), &"up".into())
+    );
     backend.reply_to(&mut client, "ok");
     wait_until("an idle backend", || {
         let line = done(&proxy, &["backends"]);
@@ -105,10 +112,10 @@ fn lists() {
     assert_contains(&status, &format!("process {}", proxy.pid()));
     assert_contains(
         &status,
-        "1 clients connected, 0 requests waiting, 1 responses\n",
+        "1 client connected, 0 requests waiting, 1 response, ",
     );
     assert_contains(&status, "\nother ");
-    assert_eq!(json(&proxy, &["status"])["responses"], 1);
+    assert_eq!(json(&proxy, &["status"])["requests"]["total"], 1);
     drop((client, backend));
     proxy.finish_without_leak_check();
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::endpoint::Endpoint;
-use super::health::{Change, Health, HealthReport};
+use super::health::{Change, HealthReport};
 #[cfg(feature = "redis")]
 use super::list::Notify;
 use super::server::IdleConnection;
@@ -37,21 +37,6 @@ pub struct Directory {
     /// Wakes the thread that talks to Redis, if the servers are listed there.
     #[cfg(feature = "redis")]
     pub(super) syncer_notify: Option<Arc<Notify>>,
-}
-
-/// A server at a moment.
-#[derive(Clone, Debug)]
-pub struct ServerState {
-    /// The address, as in logs.
-    pub name: Arc<str>,
-    /// The requests that it has.
-    pub busy: usize,
-    /// Idle connections.
-    pub idle: usize,
-    /// Whether it can be reached, as far as is known.
-    pub is_up: bool,
-    /// Whether it gets no requests until further notice.
-    pub is_drained: bool,
 }
 
 impl Directory {
@@ -132,20 +117,6 @@ impl Directory {
         for idle in idle {
             self.close(idle.conn, reason);
         }
-    }
-
-    /// The servers now.
-    pub(super) fn list(&self) -> Vec<ServerState> {
-        let state = self.state.lock();
-        let servers = state.servers.iter().filter(|server| !server.removed);
-        let list = servers.map(|server| ServerState {
-            name: Arc::clone(&server.endpoint.name),
-            busy: server.busy,
-            idle: server.idle.len(),
-            is_up: server.health.state == Health::Up,
-            is_drained: server.drained,
-        });
-        list.collect()
     }
 
     /// Whether there is a server with this name.

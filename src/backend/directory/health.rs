@@ -49,12 +49,33 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct ServerHealth {
     pub(super) state: Health,
+    /// When that began; an attempt that fails does not begin it again.
+    pub(super) since: Instant,
+    /// Why it gets no requests, or only a trial.
+    pub(super) why: Option<String>,
+    /// Requests that it has served, those that it failed, and checks.
+    pub(super) counts: ServerCounts,
+    /// Why the last check has failed, if it did.
+    pub(super) check_error: Option<String>,
     /// Failed exchanges since the last good one.
     failures: u32,
     /// Failed checks since the last good one.
     bad_checks: u32,
     /// When its name is looked up again; `None`: a lookup is under way, or there is no name.
     pub(super) lookup: Option<Instant>,
+}
+
+/// What a server has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerCounts {
+    /// Exchanges that were complete, and upgraded connections.
+    pub requests: u64,
+    /// Exchanges that failed, and attempts to connect.
+    pub failures: u64,
+    /// Checks with a good result.
+    pub good_checks: u64,
+    /// Checks with a bad one.
+    pub bad_checks: u64,
 }
 
 impl ServerHealth {
@@ -66,6 +87,15 @@ impl ServerHealth {
         };
         Self {
             state,
+            since: now,
+            why: None,
+            counts: ServerCounts {
+                requests: 0,
+                failures: 0,
+                good_checks: 0,
+                bad_checks: 0,
+            },
+            check_error: None,
             failures: 0,
             bad_checks: 0,
             lookup,
@@ -92,27 +122,34 @@ impl ServerHealth {
                 Change::None
             }
             HealthReport::Good => {
+                self.counts.requests += 1;
                 self.failures = 0;
                 match self.state {
                     Health::Aside { .. } => {
-                        self.state = Health::Up;
+                        self.set_up(Instant::now());
                         Change::Back
                     }
                     _ => Change::None,
                 }
             }
             HealthReport::Failed | HealthReport::Unreachable(_) => {
+                self.counts.failures += 1;
                 self.failures += 1;
                 let unreachable = matches!(outcome, HealthReport::Unreachable(_));
                 match self.state {
                     Health::Up if unreachable || may_set_aside && self.failures >= FAILURES => {
                         self.set_aside(FIRST_PAUSE);
+                        self.since = Instant::now();
+                        self.why = Some(outcome.to_string());
                         Change::Aside
                     }
                     Health::Aside {
                         pause, trial: true, ..
                     } => {
                         self.set_aside((pause * 2).min(LONGEST_PAUSE));
+                        if unreachable {
+                            self.why = Some(outcome.to_string());
+                        }
                         Change::None
                     }
                     _ => Change::None,
@@ -122,38 +159,57 @@ impl ServerHealth {
     }
 
     /// Records the result of a check.
-    pub(super) fn judge_check(&mut self, is_well: bool) -> Change {
+    pub(super) fn judge_check(&mut self, result: Result<(), &str>) -> Change {
         let down = self.state == Health::Down;
-        if !is_well {
+        self.check_error = result.err().map(str::to_owned);
+        if let Err(why) = result {
+            self.counts.bad_checks += 1;
             self.bad_checks += 1;
+            if down {
+                self.why = Some(why.to_owned());
+            }
             if down || self.bad_checks < BAD_CHECKS {
                 return Change::None;
             }
             self.state = Health::Down;
+            self.since = Instant::now();
+            self.why = Some(why.to_owned());
             return Change::Down;
         }
+        self.counts.good_checks += 1;
         self.bad_checks = 0;
         // A trial under way reports its own outcome.
         if !down && !matches!(self.state, Health::Aside { trial: false, .. }) {
             return Change::None;
         }
-        self.state = Health::Up;
+        self.set_up(Instant::now());
         self.failures = 0;
         Change::Back
     }
 
     /// Records the result of a lookup and schedules the next one. Returns whether the name was unknown before.
-    pub(super) fn judge_lookup(&mut self, is_found: bool, now: Instant) -> bool {
+    pub(super) fn judge_lookup(&mut self, result: Result<(), &str>, now: Instant) -> bool {
         let first = self.state == Health::Unknown;
+        let is_found = result.is_ok();
+        if first {
+            self.why = result.err().map(str::to_owned);
+        }
         let again = match first && !is_found {
             true => LOOK_UP_SOON,
             false => LOOK_UP_AGAIN,
         };
         self.lookup = Some(now + again);
         if first && is_found {
-            self.state = Health::Up;
+            self.set_up(now);
         }
         first
+    }
+
+    /// It gets requests from now on.
+    pub(super) fn set_up(&mut self, now: Instant) {
+        self.state = Health::Up;
+        self.since = now;
+        self.why = None;
     }
 
     /// Sets the server aside for a pause.

@@ -111,7 +111,9 @@ impl Directory {
             let Some(server) = state.server(endpoint) else {
                 return;
             };
-            let first = server.health.judge_lookup(found.is_ok(), now);
+            let error = found.as_ref().err().map(process::reason);
+            let result = error.as_deref().map_or(Ok(()), Err);
+            let first = server.health.judge_lookup(result, now);
             let was_reported = mem::replace(&mut server.lookup_reported, found.is_err());
             let idle = match moved {
                 true => mem::take(&mut server.idle),
@@ -162,7 +164,12 @@ impl Directory {
             };
             server.check = Some(Instant::now() + interval.unwrap_or_default());
             match interval {
-                Some(_) => server.health.judge_check(result.is_ok()),
+                Some(_) => {
+                    let result = result.as_ref();
+                    server
+                        .health
+                        .judge_check(result.copied().map_err(String::as_str))
+                }
                 // Checks were switched off meanwhile: a server that is marked down now would stay down.
                 None => Change::None,
             }

@@ -125,7 +125,7 @@ impl DirectoryState {
                 *due = now;
             }
             if settings.check.is_none() && server.health.state == Health::Down {
-                server.health.state = Health::Up;
+                server.health.set_up(now);
             }
         }
         let mut gone = Vec::new();

@@ -188,21 +188,32 @@ pub(crate) const COMMANDS: &[Command] = &[
         name: "status",
         arguments: &[],
         summary: "show what the server is doing",
-        manual: "Show the state of the server in a few lines, and each site in a line.
+        manual: "Show the state of the server in a few lines, and each site in a line, as
+.Cm sites
+does.
 With
-.Fl w
-also the requests per second since the last time.",
-        action: Action::Send("GET", "/control/overview"),
+.Fl -json
+everything that is described in
+.Dq STATUS
+in
+.Xr swiftiply 8 .",
+        action: Action::Send("GET", "/status"),
     },
     Command {
         name: "sites",
         arguments: &[],
         summary: "list the sites",
-        manual: "Show each site in a line: whether an operator has paused, drained or closed it,
-the requests that
-wait, and its backends: those that have dialled in, or its servers.
+        manual: "Show each site in a line: what an operator has switched there
+.Pq Cm pause , drain , maintenance ,
+or
+.Li serving ,
+or
+.Li down
+if no backend is connected and no server is up;
+requests per second; the requests that wait; the backends that have dialled in, or how many of its servers are up;
+and the requests that these have.
 Backends that serve several sites are counted at each of them.",
-        action: Action::Send("GET", "/control/sites"),
+        action: Action::Send("GET", "/sites"),
     },
     Command {
         name: "backends",
@@ -210,12 +221,12 @@ Backends that serve several sites are counted at each of them.",
         summary: "list the backends",
         manual: "Show each connection of a backend in a line: its id, from where it has dialled
 in, the address at
-which it did, its state, and how many responses it has sent.
+which it did, its state, for how long, and how many responses it has sent.
 For servers
 .Pq Li \"proxy: traditional\"
-the address, the state, and the requests that they have.
+their address, the site, the state, for how long, responses, failures, and why a server is not up.
 What was drained and is not connected is listed as well.",
-        action: Action::Send("GET", "/control/backends"),
+        action: Action::Send("GET", "/backends"),
     },
     Command {
         name: "certificates",

@@ -48,7 +48,6 @@ fn command(invocation: &Invocation) -> Result<(), Failure> {
     let server = ControlAddress::find(invocation)?;
     let request = invocation.request()?;
     let mut first = true;
-    let mut before = None;
     loop {
         let response = match server.ask(&request) {
             // A server that is being restarted comes back.
@@ -61,7 +60,7 @@ fn command(invocation: &Invocation) -> Result<(), Failure> {
         if let Some(response) = response {
             let text = match invocation.json {
                 true => response.text.clone(),
-                false => output::render(invocation.command, &response, before.as_ref())?,
+                false => output::render(invocation.command, &response)?,
             };
             let is_screen = invocation.watch.is_some() && io::stdout().is_terminal();
             // To the top left, and clear what was there.
@@ -74,7 +73,6 @@ fn command(invocation: &Invocation) -> Result<(), Failure> {
                 let why = format!("{failed} of the names would get no certificate");
                 return Err(Failure::Refused(why));
             }
-            before = Some(response);
         }
         let Some(interval) = invocation.watch else {
             return Ok(());

@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn commands_are_requests() {
         let check = |line: &str, expected: &str| assert_eq!(request(line), expected, "{line}");
-        check("status", "GET /control/overview \"\"");
+        check("status", "GET /status \"\"");
         check(
             "drain 7f0000011a2b",
             "POST /control/drain/7f0000011a2b \"\"",

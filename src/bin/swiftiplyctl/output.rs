@@ -6,19 +6,15 @@ use crate::commands::{Action, Command};
 use crate::connection::CommandResponse;
 use crate::failure::Failure;
 
-/// The text for a response. `before`: the one before, if this is repeated.
+/// The text for a response.
 ///
 /// # Errors
 /// The response is not what the command expects.
-pub(crate) fn render(
-    command: &Command,
-    response: &CommandResponse,
-    before: Option<&CommandResponse>,
-) -> Result<String, Failure> {
+pub(crate) fn render(command: &Command, response: &CommandResponse) -> Result<String, Failure> {
     let value = &response.value;
     let text = match (command.action, command.name) {
         (Action::Show, _) => value["config"].as_str().map(str::to_owned),
-        (_, "status") => status(value, before.map(|before| &before.value)),
+        (_, "status") => status(value),
         (_, "sites") => sites(value),
         (_, "backends") => backends(value),
         (Action::Certificates, _) if value["results"].is_array() => dry_run(value),
@@ -32,7 +28,7 @@ pub(crate) fn render(
     })
 }
 
-fn status(value: &Value, before: Option<&Value>) -> Option<String> {
+fn status(value: &Value) -> Option<String> {
     let number = |name: &str| value[name].as_u64();
     let mut text = format!(
         "swiftiply {}, process {}, running for {}\n",
@@ -40,30 +36,42 @@ fn status(value: &Value, before: Option<&Value>) -> Option<String> {
         number("pid")?,
         duration(number("uptime")?),
     );
-    let rate = before.and_then(|before| {
-        let seconds = value["clock_ms"]
-            .as_u64()?
-            .checked_sub(before["clock_ms"].as_u64()?)?;
-        let responses = number("responses")?.checked_sub(before["responses"].as_u64()?)?;
-        Some(responses.saturating_mul(1000) / seconds.max(1))
-    });
     text.push_str(&format!(
-        "{} clients connected, {} requests waiting, {} responses{}\n",
-        number("clients")?,
-        number("waiting")?,
-        number("responses")?,
-        rate.map_or_else(String::new, |rate| format!(", {rate}/s")),
+        "{}, {} waiting, {}, {}/s\n",
+        counted(
+            number("connections")?,
+            "client connected",
+            "clients connected"
+        ),
+        counted(number("waiting")?, "request", "requests"),
+        counted(
+            value["requests"]["total"].as_u64()?,
+            "response",
+            "responses"
+        ),
+        rate(&value["requests"]["rate"])?,
     ));
-    let unpersisted = list(&value["unpersisted"]);
+    let configuration = &value["configuration"];
+    if let Some(error) = configuration["error"].as_str() {
+        text.push_str(&format!("the last reload failed: {error}\n"));
+    }
+    let unpersisted = list(&configuration["unpersisted"]);
     if !unpersisted.is_empty() {
         text.push_str(&format!(
             "changed, and not in the file: {}\n",
             unpersisted.join(", ")
         ));
     }
-    let drained = list(&value["drained"]);
+    let drained = value["drained"].as_array()?.iter();
+    let drained: Vec<_> = drained.filter_map(|one| one["name"].as_str()).collect();
     if !drained.is_empty() {
         text.push_str(&format!("drained: {}\n", drained.join(", ")));
+    }
+    for certificate in value["certificates"].as_array()? {
+        if let Some(error) = certificate["error"].as_str() {
+            let names = list(&certificate["names"]).join(", ");
+            text.push_str(&format!("certificate {names}: {error}\n"));
+        }
     }
     text.push('\n');
     text.push_str(&sites(value)?);
@@ -71,35 +79,83 @@ fn status(value: &Value, before: Option<&Value>) -> Option<String> {
 }
 
 fn sites(value: &Value) -> Option<String> {
-    let mut rows = vec![["SITE", "STATE", "WAITING", "BACKENDS", "IDLE"].map(str::to_owned)];
+    let heads = ["SITE", "STATE", "RATE", "WAITING", "BACKENDS", "BUSY"];
+    let mut rows = vec![heads.map(str::to_owned)];
     for site in value["sites"].as_array()? {
-        let states = list(&site["state"]);
+        let (backends, busy) = match site["servers"].as_array() {
+            Some(servers) => {
+                let is_up = |server: &&Value| server["state"] == "up";
+                let up = servers.iter().filter(is_up).count();
+                let busy = servers.iter().filter_map(|server| server["busy"].as_u64());
+                (format!("{up}/{}", servers.len()), busy.sum())
+            }
+            None => {
+                let backends = &site["backends"];
+                let connected = backends["connected"].as_u64()?;
+                (connected.to_string(), backends["busy"].as_u64()?)
+            }
+        };
         rows.push([
             site["name"].as_str()?.to_owned(),
-            match states.is_empty() {
-                true => "-".to_owned(),
-                false => states.join(","),
-            },
+            list(&site["state"]).join(","),
+            format!("{}/s", rate(&site["requests"]["rate"])?),
             site["waiting"].as_u64()?.to_string(),
-            site["backends"].as_u64()?.to_string(),
-            site["idle"].as_u64()?.to_string(),
+            backends,
+            busy.to_string(),
         ]);
     }
     Some(table(&rows))
 }
 
 fn backends(value: &Value) -> Option<String> {
-    let mut rows = vec![["NAME", "FROM", "AT", "STATE", "RESPONSES"].map(str::to_owned)];
-    for backend in value["backends"].as_array()? {
+    let heads = [
+        "NAME",
+        "FROM",
+        "AT",
+        "STATE",
+        "FOR",
+        "RESPONSES",
+        "FAILED",
+        "WHY",
+    ];
+    let mut rows = vec![heads.map(str::to_owned)];
+    let mut add = |backend: &Value, name: &str, at: &str, state: String| {
         let text = |name: &str| backend[name].as_str().unwrap_or("-").to_owned();
-        let responses = backend["responses"].as_u64();
+        let number = |name: &str| {
+            let number = backend[name].as_u64();
+            number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+        };
         rows.push([
-            text("name"),
+            text(name),
             text("from"),
-            text("at"),
-            text("state"),
-            responses.map_or_else(|| "-".to_owned(), |count| count.to_string()),
+            text(at),
+            match backend["drained"].as_bool() {
+                Some(true) => format!("drained, {state}"),
+                _ => state,
+            },
+            backend["since"]
+                .as_u64()
+                .map_or_else(|| "-".to_owned(), duration),
+            number("requests"),
+            number("failures"),
+            backend["why"].as_str().unwrap_or_default().to_owned(),
         ]);
+    };
+    for backend in value["backends"].as_array()? {
+        add(backend, "id", "at", backend["state"].as_str()?.to_owned());
+    }
+    for server in value["servers"].as_array()? {
+        let state = match (server["state"].as_str()?, server["busy"].as_u64()?) {
+            (state, 0) => state.to_owned(),
+            (state, busy) => format!("{state}, {busy} busy"),
+        };
+        add(server, "address", "site", state);
+    }
+    for drained in value["drained"].as_array()? {
+        if drained["connected"] == 0 {
+            let state = "drained, not connected".to_owned();
+            add(drained, "name", "at", state);
+        }
     }
     Some(table(&rows))
 }
@@ -160,6 +216,19 @@ fn date(seconds: u64) -> String {
     let (year, month, day) = swiftiply::x509::date(i64::try_from(day).unwrap_or(0));
     let (hour, minute) = (rest / 3600, rest % 3600 / 60);
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}Z")
+}
+
+/// Requests per second: with a decimal if there are few.
+fn rate(value: &Value) -> Option<String> {
+    let rate = value.as_f64()?;
+    Some(match rate > 0.0 && rate < 10.0 {
+        true => format!("{rate:.1}"),
+        false => format!("{rate:.0}"),
+    })
+}
+
+fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn list(value: &Value) -> Vec<&str> {

@@ -1,43 +1,16 @@
-//! The list of certificates, for commands and the status page.
+//! Commands about certificates: their list, and whether names would get some.
 
 use serde::Serialize;
 
 use super::message::{AdminRequest, AdminResponse};
-use super::view::unix_time;
+use super::view::CertificateView;
 use crate::config::{SiteConfig, SiteTls};
 use crate::server::operations;
-use crate::server::shared::Shared;
 use crate::server::snapshot::Snapshot;
-use crate::x509::name_text;
-
-/// A certificate in a list.
-#[derive(Debug, Serialize)]
-pub(super) struct CertificateReport {
-    /// The names that it is for; at least one if it comes from no file.
-    pub(super) names: Vec<String>,
-    /// `file`, `acme` or `internal`.
-    pub(super) source: &'static str,
-    /// The file from which it was read, with source `file`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) file: Option<String>,
-    /// The name of its issuer.
-    pub(super) issuer: String,
-    /// When it expires, in seconds since 1970.
-    pub(super) expires: u64,
-    /// When the next one is ordered or made, in seconds since 1970; not with source `file`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) renewal: Option<u64>,
-    /// Whether it is a self-signed one, since none was obtained yet.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(super) temporary: bool,
-    /// Why the last order has failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<String>,
-}
 
 #[derive(Serialize)]
 struct CertificateList {
-    certificates: Vec<CertificateReport>,
+    certificates: Vec<CertificateView>,
 }
 
 /// Whether names would get certificates.
@@ -61,42 +34,9 @@ struct TrialReport {
     error: Option<String>,
 }
 
-/// All certificates of a server: those that it obtains or makes, then those from files.
-pub(super) fn reports(shared: &Shared) -> Vec<CertificateReport> {
-    let managed = shared.manager.list();
-    let managed = managed.into_iter().map(|one| CertificateReport {
-        names: vec![one.name],
-        source: match one.is_obtained {
-            true => "acme",
-            false => "internal",
-        },
-        file: None,
-        issuer: name_text(&one.facts.issuer),
-        expires: unix_time(one.facts.not_after),
-        renewal: Some(unix_time(one.renewal)),
-        temporary: one.is_temporary,
-        error: one.error,
-    });
-    let files = shared.certificates.lock().clone();
-    let files = files.into_iter().map(|one| {
-        let facts = one.certificate.facts();
-        CertificateReport {
-            names: one.certificate.names().to_vec(),
-            source: "file",
-            file: Some(one.file.display().to_string()),
-            issuer: name_text(&facts.issuer),
-            expires: unix_time(facts.not_after),
-            renewal: None,
-            temporary: false,
-            error: None,
-        }
-    });
-    managed.chain(files).collect()
-}
-
 /// `GET /control/certificates`, `GET /control/certificates/SITE`
 pub(super) fn list(request: &AdminRequest<'_>) -> AdminResponse {
-    let mut certificates = reports(&request.context.shared);
+    let mut certificates = CertificateView::all(&request.context.shared);
     if let Some(name) = request.arguments.first() {
         let snapshot = request.context.shared.snapshot();
         let Some(site) = snapshot.called(name) else {

@@ -186,6 +186,8 @@ impl<'a> LogContext<'a> {
             retries: trace.retries,
             total: timings.total,
             queue: is_for_backend.then_some(timings.queue),
+            connect: Some(timings.connect).filter(|time| !time.is_zero()),
+            first_byte: trace.responded.then_some(timings.first_byte),
             ended,
         });
         if let Some(log) = self.access_log() {

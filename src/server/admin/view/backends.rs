@@ -1,0 +1,101 @@
+//! Backends that have dialled in.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::backend::drained::Drained;
+use crate::backend::registration::ConnectedBackend;
+use crate::server::snapshot::Site;
+
+/// A backend that has dialled in.
+#[derive(Serialize)]
+pub(in crate::server::admin) struct BackendView {
+    /// The id that it sent; not unique.
+    pub(in crate::server::admin) id: String,
+    /// Where it has dialled in from, and at which address.
+    pub(in crate::server::admin) from: String,
+    pub(in crate::server::admin) at: String,
+    /// `idle` or `busy`.
+    state: &'static str,
+    /// For how many seconds.
+    since: u64,
+    /// It gets no requests until further notice.
+    drained: bool,
+    /// Complete responses.
+    requests: u64,
+    #[serde(skip)]
+    key: Box<[u8]>,
+}
+
+/// Numbers of backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(in crate::server::admin) struct BackendCounts {
+    pub(in crate::server::admin) connected: usize,
+    pub(in crate::server::admin) idle: usize,
+    pub(in crate::server::admin) busy: usize,
+}
+
+/// The numbers of backends by dial-in address and key.
+pub(super) struct BackendGroups<'b>(HashMap<&'b str, HashMap<&'b [u8], BackendCounts>>);
+
+impl BackendView {
+    pub(super) fn all(connected: Vec<ConnectedBackend>, drained: &Drained) -> Vec<Self> {
+        let all = connected.into_iter().map(|backend| Self {
+            drained: drained.has_backend(&backend.id, &backend.peer),
+            id: backend.id.to_string(),
+            from: backend.peer.to_string(),
+            at: backend.address,
+            state: if backend.is_idle { "idle" } else { "busy" },
+            since: backend.since,
+            requests: backend.responses,
+            key: backend.key,
+        });
+        all.collect()
+    }
+
+    /// Whether it is one of the backends of a site. Sites that share an address and a key share its backends.
+    pub(in crate::server::admin) fn is_of(&self, site: &Site) -> bool {
+        site.keys.contains(&self.key) && site.addresses().any(|one| one == self.at)
+    }
+}
+
+impl<'b> BackendGroups<'b> {
+    pub(super) fn new(connected: &'b [ConnectedBackend]) -> Self {
+        let mut groups = HashMap::new();
+        for backend in connected {
+            let group: &mut HashMap<_, BackendCounts> =
+                groups.entry(&*backend.address).or_default();
+            let counts = group.entry(&*backend.key).or_default();
+            counts.connected += 1;
+            match backend.is_idle {
+                true => counts.idle += 1,
+                false => counts.busy += 1,
+            }
+        }
+        Self(groups)
+    }
+
+    /// All.
+    pub(super) fn all(&self) -> BackendCounts {
+        let groups = self.0.values().flat_map(HashMap::values);
+        groups.fold(BackendCounts::default(), BackendCounts::plus)
+    }
+
+    /// Those of a site.
+    pub(super) fn of(&self, site: &Site) -> BackendCounts {
+        let groups = site.addresses().filter_map(|address| self.0.get(address));
+        let own = groups.flat_map(|group| site.keys.iter().filter_map(|key| group.get(&**key)));
+        own.fold(BackendCounts::default(), BackendCounts::plus)
+    }
+}
+
+impl BackendCounts {
+    const fn plus(self, other: &Self) -> Self {
+        Self {
+            connected: self.connected + other.connected,
+            idle: self.idle + other.idle,
+            busy: self.busy + other.busy,
+        }
+    }
+}
