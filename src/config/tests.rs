@@ -1148,7 +1148,7 @@ fn printing_and_loading_is_stable() {
     );
     #[cfg(feature = "redis")]
     check(
-        "cluster_port: 80\nmap: [{incoming: a, proxy: traditional, directory: redis, servers: {host: '::1', db: 3, password: '1', lease: 500s}}, {incoming: b, proxy: traditional, directory: redis}]\n",
+        "cluster_port: 80\nmap: [{incoming: a, proxy: traditional, directory: redis, servers: {host: '::1', db: 3, password: '1', lease: 500s}}, {incoming: b, proxy: traditional, directory: redis}, {incoming: c, proxy: traditional, directory: redis, servers: {host: [a, '[::1]:7'], sentinel: m}}]\n",
     );
     check("cluster_port: 80\nstatus: {at: '0.0.0.0:8081', key: 0123}\nmap: []\n");
     check("cluster_port: 80\nstatus: {at: 'unix:/s'}\nmap: []\n");
