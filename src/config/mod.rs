@@ -54,6 +54,7 @@ mod site;
 mod sites;
 mod status;
 mod types;
+mod unpersisted;
 mod value;
 mod written;
 
