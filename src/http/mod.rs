@@ -6,14 +6,15 @@
 //!
 //! [`head`] parses and writes heads, [`headers`] holds fields, [`target`] parses request targets and hosts, [`body`]
 //! decodes and encodes bodies, [`conditional`] evaluates conditions and ranges, [`encoding`] negotiates compression,
-//! [`forwarding`] lists the fields that only a proxy may send, [`auth`] is Basic authentication, [`request_id`]
-//! makes and reads ids of requests, [`date`] formats dates.
+//! [`fastcgi`] translates between FastCGI and HTTP, [`forwarding`] lists the fields that only a proxy may send,
+//! [`auth`] is Basic authentication, [`request_id`] makes and reads ids of requests, [`date`] formats dates.
 
 pub mod auth;
 pub mod body;
 pub mod conditional;
 pub mod date;
 pub mod encoding;
+pub mod fastcgi;
 pub mod forwarding;
 pub mod head;
 pub mod headers;
