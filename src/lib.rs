@@ -74,7 +74,8 @@
 //! a connection to a server of a directory, or puts the request into the queue. The thread that frees a backend puts it into
 //! the slot of the first request in the queue (`src/backend/queue.rs: fn fill`) and so wakes that session.
 //!
-//! **Sent.** `src/server/forwarding.rs: fn render` writes the head as the application gets it, and
+//! **Sent.** `src/server/forwarding.rs: fn render` writes the head as the application gets it (for a FastCGI server,
+//! `src/server/params.rs: fn render` makes it parameters of the script that `src/server/files.rs: fn script` has found), and
 //! `src/relay/call.rs: fn send` sends it with the body. `src/relay/call.rs: fn await_response` reads the head of the
 //! response. If the backend closes its connection before any byte of it, the request may go to another one
 //! (`src/server/pending.rs: fn may_retry`). If the client disconnects, the access log gets 499; the response of a backend
@@ -146,7 +147,6 @@
 //! | `acme` | one, if a site has `tls: auto` or `tls: internal` | obtains and renews certificates; waits for the authority | serve requests |
 //! | `certificates` | one, if certificates come from files | reads them again when they change; logs their expiry | serve requests |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
-//! | `redis-messages` | the same, while other proxies use the list | receives messages from Redis: that others wait, or that servers are free | anything else |
 //! | `status` | one for the `status` address, and up to 8 short-lived ones | accepts there; reads one request and writes its response | serve requests to sites |
 //! | `lookup`, `check` | at most one of each for a server, short-lived | looks up a host name; checks whether a server is healthy | anything else |
 //!

@@ -30,6 +30,7 @@ mod pages;
 mod parking;
 mod permissions;
 mod phases;
+mod php;
 mod precompressed;
 mod proxy_protocol;
 mod rates;

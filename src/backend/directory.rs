@@ -56,6 +56,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,8 @@ pub struct Servers {
     directories: Vec<(String, Arc<Directory>)>,
     /// How the servers are configured; compared by [`Servers::fit`].
     kind: config::DirectoryConfig,
+    /// Whether they speak FastCGI; the same.
+    is_fastcgi: bool,
     /// The same: connections with a PROXY header and those without are not mixed.
     send_proxy: Option<config::ProxyVersion>,
     #[cfg(feature = "redis")]
@@ -86,29 +89,35 @@ pub struct Servers {
 impl Servers {
     /// The servers of a site; `None` if its backends dial in. `log`: the target of log messages; `alarm`: wakes the
     /// thread that calls [`Servers::tick`].
+    ///
+    /// # Errors
+    /// The address of the Redis server is invalid.
     pub fn new(
         site: &config::SiteConfig,
         log: &str,
         stats: &Arc<Stats>,
         alarm: &Arc<Alarm>,
-    ) -> Option<Self> {
-        let settings = DirectorySettings::of(site)?;
+    ) -> io::Result<Option<Self>> {
+        let Some(settings) = DirectorySettings::of(site) else {
+            return Ok(None);
+        };
         match &site.directory {
             #[cfg(feature = "redis")]
             Some(config::DirectoryConfig::Redis(redis)) => {
-                Some(Self::shared(site, redis, log, &settings, (stats, alarm)))
+                Self::shared(site, redis, log, &settings, (stats, alarm)).map(Some)
             }
-            Some(kind) => Some(Self {
+            Some(kind) => Ok(Some(Self {
                 directories: vec![(
                     site.name.clone(),
                     Arc::new(Directory::new(&site.name, log, settings, (stats, alarm))),
                 )],
                 kind: kind.clone(),
+                is_fastcgi: site.fastcgi.is_some(),
                 send_proxy: site.send_proxy,
                 #[cfg(feature = "redis")]
                 link: None,
-            }),
-            None => None,
+            })),
+            None => Ok(None),
         }
     }
 
@@ -120,7 +129,7 @@ impl Servers {
         log: &str,
         settings: &DirectorySettings,
         parts: (&Arc<Stats>, &Arc<Alarm>),
-    ) -> Self {
+    ) -> io::Result<Self> {
         let syncer_notify = Arc::new(list::Notify::default());
         let directories: Vec<_> = names(site)
             .map(|name| {
@@ -131,19 +140,20 @@ impl Servers {
             })
             .collect();
         let link = redis::Link::new(site, log, redis, &directories, syncer_notify);
-        Self {
+        Ok(Self {
             directories,
             kind: config::DirectoryConfig::Redis(redis.clone()),
+            is_fastcgi: false,
             send_proxy: site.send_proxy,
-            link: Some(link),
-        }
+            link: Some(link.map_err(io::Error::other)?),
+        })
     }
 
     /// Whether [`Servers::change`] can switch to the settings of this site.
     pub fn fit(&self, site: &config::SiteConfig) -> bool {
         use config::DirectoryConfig::{Redis, Static};
         let known = self.directories.iter().map(|(name, _)| name.as_str());
-        if self.send_proxy != site.send_proxy {
+        if self.send_proxy != site.send_proxy || self.is_fastcgi != site.fastcgi.is_some() {
             return false;
         }
         match (&self.kind, &site.directory) {

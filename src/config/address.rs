@@ -127,9 +127,13 @@ pub(super) fn dial_in(directory: Option<&Path>, text: &str) -> Result<Address, V
 impl FromStr for ServerConfig {
     type Err = String;
 
-    /// Parses `host:port`, `http://host:port` or `unix:/path`, as in `servers`.
+    /// Parses `host:port`, `http://host:port`, `unix:/path` or `fastcgi:` and an address, as in `servers`.
     fn from_str(text: &str) -> Result<Self, String> {
-        server(None, text).map_err(|wrong| format!("{text}: {wrong}"))
+        let read = match text.starts_with(Self::FASTCGI) {
+            true => fastcgi,
+            false => server,
+        };
+        read(None, text).map_err(|wrong| format!("{text}: {wrong}"))
     }
 }
 
@@ -173,25 +177,37 @@ pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<ServerConfi
     }
 }
 
-/// Parses the address of a Redis server, whose port may be a key of its own: `name`, `name:6379`, `[::1]:6379`.
-pub(super) fn redis(node: &Node, port: u16) -> Result<Address, ValueError> {
+/// Parses the address of a FastCGI server: `fastcgi:unix:/path`, `fastcgi:host:port` or `fastcgi://host:port`.
+pub(super) fn fastcgi(directory: Option<&Path>, text: &str) -> Result<ServerConfig, ValueError> {
+    const FASTCGI: &str = ServerConfig::FASTCGI;
+    let place = text.strip_prefix(FASTCGI).unwrap_or(text);
+    let place = place.strip_prefix("//").unwrap_or(place);
+    if place.starts_with("unix:") {
+        return dial_in(directory, place).map(ServerConfig::fastcgi);
+    }
+    if place.starts_with('/') {
+        return Err(format!("write {FASTCGI}unix:{place}"));
+    }
+    let place = place.strip_suffix('/').unwrap_or(place);
+    if place.contains('/') {
+        return Err("no path; the scripts are below docroot".into());
+    }
+    match literal_or_name(place).filter(|_| digits(place).is_none()) {
+        Some(_) => Err(format!("no port; write {FASTCGI}{place}:9000")),
+        None => match dial_in(directory, place) {
+            Ok(Address::Tcp { port: 0, .. }) => Err("no port 0; write the server's port".into()),
+            Ok(address) => Ok(ServerConfig::fastcgi(address)),
+            Err(_) => Err(format!(
+                "not a FastCGI server; write {FASTCGI}unix:/run/php/php-fpm.sock or {FASTCGI}127.0.0.1:9000"
+            )),
+        },
+    }
+}
+
+/// Parses the host of a server whose port is a key of its own.
+pub(super) fn host(node: &Node) -> Result<String, ValueError> {
     let text = text(node)?;
-    let with_port = || {
-        let (host, port) = text.rsplit_once(':')?;
-        let port = u16::try_from(digits(port)?).ok()?;
-        let host =
-            literal_or_name(host).filter(|_| !host.contains(':') || host.starts_with('['))?;
-        Some((host, port))
-    };
-    let alone = literal_or_name(&text).map(|host| (host, port));
-    let (host, port) = alone
-        .or_else(with_port)
-        .ok_or("write a host name or an address")?;
-    Ok(Address::Tcp {
-        host,
-        port,
-        implied: false,
-    })
+    literal_or_name(&text).ok_or_else(|| "write a host name or an address".into())
 }
 
 /// A value of `cluster_address`.
@@ -303,6 +319,24 @@ pub(super) fn conflict(one: &Address, other: &Address) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a server is one of our own addresses for clients, which would be a loop.
+pub(super) fn is_front(server: &Address, listen: &[Address]) -> bool {
+    let is_here = |host: &str| match host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
+        Err(_) => host == "localhost",
+    };
+    listen.iter().any(|front| match (front, server) {
+        (Address::Unix(front), Address::Unix(server)) => front == server,
+        (
+            Address::Tcp {
+                host: front_host, ..
+            },
+            Address::Tcp { host, .. },
+        ) => conflict(front, server) && (front_host == host || is_here(host)),
+        _ => false,
+    })
 }
 
 /// Whether a wildcard address occupies the port of the other host too.

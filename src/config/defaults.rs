@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::types::{
-    AcmeConfig, Address, CacheConfig, ChallengeKind, Config, DirectoryConfig, FileCache, Filter,
-    GzipConfig, Limits, LogDestination, LogLevel, Logger, Order, Outgoing, Redis, RequestIds,
-    Scheduling, ServerConfig, SiteConfig, SocketFileConfig, Symlinks, Timeouts,
+    AcmeConfig, Address, CacheConfig, ChallengeKind, Config, DirectoryConfig, FastCgiConfig,
+    FileCache, Filter, GzipConfig, Limits, LogDestination, LogLevel, Logger, Order, Outgoing,
+    Redis, RequestIds, Scheduling, ServerConfig, SiteConfig, SocketFileConfig, Symlinks, Timeouts,
 };
 use crate::process;
 
@@ -64,6 +64,7 @@ impl Default for SiteConfig {
             tls: None,
             outgoing: Vec::new(),
             directory: None,
+            fastcgi: None,
             server_connections: 64,
             send_proxy: None,
             check: None,
@@ -156,6 +157,26 @@ impl SiteConfig {
         }
     }
 
+    /// A site whose scripts below this directory are run by FastCGI servers at these addresses, such as php-fpm.
+    pub fn scripts(name: &str, docroot: impl Into<PathBuf>, servers: Vec<Address>) -> Self {
+        let servers = servers.into_iter().map(ServerConfig::fastcgi).collect();
+        Self {
+            docroot: Some(docroot.into()),
+            index: Self::index_of_scripts(),
+            fallback: Some(Self::FRONT.into()),
+            fastcgi: Some(FastCgiConfig::default()),
+            ..Self::traditional(name, servers)
+        }
+    }
+
+    /// The default of `index` with FastCGI servers.
+    pub(super) fn index_of_scripts() -> Vec<String> {
+        ["index.php", "index.html"].map(Into::into).into()
+    }
+
+    /// The default of `fallback` with FastCGI servers.
+    pub(super) const FRONT: &str = "/index.php";
+
     /// A site that has only the files below this directory.
     pub fn files(name: &str, docroot: impl Into<PathBuf>) -> Self {
         Self {
@@ -210,12 +231,8 @@ impl Default for GzipConfig {
 impl Default for Redis {
     fn default() -> Self {
         Self {
-            hosts: vec![Address::Tcp {
-                host: "127.0.0.1".into(),
-                port: 6379,
-                implied: false,
-            }],
-            sentinel: None,
+            host: "127.0.0.1".into(),
+            port: 6379,
             db: 0,
             password: None,
             lease: Duration::from_secs(30),

@@ -60,7 +60,9 @@ pub(super) fn check(section: &Section, site: SiteConfig, server: &Config) -> Sit
 /// Reads `fallback`: the path of a file below the docroot, which no rule guards, since it is sent at every path.
 fn fallback(section: &Section, site: &SiteConfig, docroot: Option<&Path>) -> Option<String> {
     const KEY: &str = "fallback";
-    let node = raw::get(&section.map, KEY)?;
+    let Some(node) = raw::get(&section.map, KEY) else {
+        return site.fastcgi.as_ref().map(|_| SiteConfig::FRONT.into());
+    };
     if value::truth(node) == Ok(false) {
         return None;
     }

@@ -28,6 +28,7 @@ mod check;
 mod clients;
 mod defaults;
 pub mod edit;
+mod fastcgi;
 mod files;
 mod gzip;
 mod headers;
@@ -54,7 +55,6 @@ mod site;
 mod sites;
 mod status;
 mod types;
-mod unpersisted;
 mod value;
 mod written;
 
@@ -75,7 +75,8 @@ pub use types::{
     Timeouts, Tls,
 };
 pub use types::{
-    Cors, ExpiresRule, HeaderRule, Hsts, Redirect, Reference, ServerConfig, ServerProtocol,
+    Cors, ExpiresRule, FastCgiConfig, HeaderRule, Hsts, Redirect, Reference, ServerConfig,
+    ServerProtocol,
 };
 pub(crate) use value::{read_file, read_text};
 pub use value::{size_text, time_of};

@@ -4,6 +4,7 @@
 //! included. Most keys are fields of the types and derive `Serialize`; here are those that are written in another shape.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -13,7 +14,7 @@ use super::references;
 use super::types::{
     AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, ExcludedRequests,
     Filter, Limits, LogDestination, LogLevel, Logger, Outgoing, ProxyVersion, Reference,
-    RequestIds, SiteConfig, Symlinks, SyslogConfig, Timeouts, Tls,
+    RequestIds, ServerConfig, SiteConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
 use super::written::time;
 
@@ -118,6 +119,16 @@ enum Backends<'c> {
     DialIn {
         outgoing: &'c [Outgoing],
     },
+    FastCgi {
+        outgoing: &'c [ServerConfig],
+        server_connections: usize,
+        fastcgi_root: Option<Cow<'c, str>>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        fastcgi_params: &'c BTreeMap<String, String>,
+        /// Without a value it has the default.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fallback: Option<bool>,
+    },
     Servers {
         proxy: &'static str,
         directory: &'static str,
@@ -186,6 +197,16 @@ impl<'c> PrintedConfig<'c> {
 impl<'c> PrintedSite<'c> {
     fn of(site: &'c SiteConfig) -> Self {
         let backends = match &site.directory {
+            Some(DirectoryConfig::Static(servers)) if let Some(fastcgi) = &site.fastcgi => {
+                let root = fastcgi.root.as_ref();
+                Backends::FastCgi {
+                    outgoing: servers,
+                    server_connections: site.server_connections,
+                    fastcgi_root: root.map(|root| root.to_string_lossy()),
+                    fastcgi_params: &fastcgi.params,
+                    fallback: site.fallback.is_none().then_some(false),
+                }
+            }
             None => Backends::DialIn {
                 outgoing: &site.outgoing,
             },

@@ -1,16 +1,39 @@
 //! Reads where a site's servers are (`proxy: traditional`), and how their health is checked.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::address;
+use super::fastcgi;
 use super::raw::{self, Node};
 use super::section::Section;
 use super::types::{Address, CheckConfig, DirectoryConfig, Redis};
 use super::value;
 
+/// Where a site's requests go if its backends do not dial in.
+pub(super) struct SiteServers {
+    pub(super) directory: DirectoryConfig,
+    /// Whether they speak FastCGI.
+    pub(super) is_fastcgi: bool,
+}
+
+/// Reads the source of servers: FastCGI servers in `outgoing`, or those of `proxy: traditional`. `None`: backends dial
+/// in.
+pub(super) fn servers(
+    section: &Section,
+    dials_in: bool,
+    listen: &[Address],
+) -> Option<SiteServers> {
+    match dials_in {
+        true => Some(SiteServers {
+            directory: DirectoryConfig::Static(fastcgi::servers(section, listen)?),
+            is_fastcgi: true,
+        }),
+        false => Some(directory(section, listen)),
+    }
+}
+
 /// Reads the source of servers (`directory`, `servers`).
-pub(super) fn directory(section: &Section, listen: &[Address]) -> DirectoryConfig {
+fn directory(section: &Section, listen: &[Address]) -> SiteServers {
     let redis = section.take("directory", |node| match value::text(node).as_deref() {
         Ok("static") => Ok(false),
         Ok("redis") if !cfg!(feature = "redis") => {
@@ -20,19 +43,26 @@ pub(super) fn directory(section: &Section, listen: &[Address]) -> DirectoryConfi
         _ => Err("write static or redis".into()),
     });
     if redis == Some(true) {
-        return DirectoryConfig::Redis(redis_server(section));
+        return SiteServers {
+            directory: DirectoryConfig::Redis(redis_server(section)),
+            is_fastcgi: false,
+        };
     }
     let example = "servers: 127.0.0.1:3000";
     let mut servers = Vec::new();
-    for (item, node) in section.many("servers").unwrap_or_default() {
+    let items = section.many("servers").unwrap_or_default();
+    let is_fastcgi = items.iter().any(|(_, node)| fastcgi::is_named(node));
+    for (item, node) in items {
         let read = |node: &Node| {
             let server = match node {
                 Node::Map(_) => {
                     return Err("write host:port; a section is for directory: redis".to_string());
                 }
+                node if fastcgi::is_named(node) != is_fastcgi => return Err(fastcgi::MIXED.into()),
+                node if is_fastcgi => address::fastcgi(section.directory, &value::text(node)?)?,
                 node => address::server(section.directory, &value::text(node)?)?,
             };
-            match is_front(&server.at, listen) {
+            match address::is_front(&server.at, listen) {
                 true => Err("clients connect there, so requests would loop".into()),
                 false => Ok(server),
             }
@@ -50,25 +80,10 @@ pub(super) fn directory(section: &Section, listen: &[Address]) -> DirectoryConfi
         }
         Some(_) => {}
     }
-    DirectoryConfig::Static(servers)
-}
-
-/// Whether a server is one of our own addresses for clients, which would be a loop.
-fn is_front(server: &Address, listen: &[Address]) -> bool {
-    let is_here = |host: &str| match host.parse::<IpAddr>() {
-        Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
-        Err(_) => host == "localhost",
-    };
-    listen.iter().any(|front| match (front, server) {
-        (Address::Unix(front), Address::Unix(server)) => front == server,
-        (
-            Address::Tcp {
-                host: front_host, ..
-            },
-            Address::Tcp { host, .. },
-        ) => address::conflict(front, server) && (front_host == host || is_here(host)),
-        _ => false,
-    })
+    SiteServers {
+        directory: DirectoryConfig::Static(servers),
+        is_fastcgi,
+    }
 }
 
 /// Reads `servers` of `directory: redis`.
@@ -86,29 +101,9 @@ fn redis_server(section: &Section) -> Redis {
         lease if (SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) => Ok(lease),
         _ => Err("write a time from 1s to 1h".into()),
     };
-    let sentinel = section.take("sentinel", value::text);
-    let default_port = match sentinel {
-        Some(_) => SENTINEL_PORT,
-        None => REDIS_PORT,
-    };
-    let port = section.take("port", value::port).unwrap_or(default_port);
-    let read = |node: &Node| address::redis(node, port);
-    if let Some(node @ Node::List(list)) = raw::get(&section.map, "host")
-        && list.is_empty()
-    {
-        section.wrong("host", None, node, "an empty list; write where Redis is");
-    }
-    let hosts = section.take_many("host", read);
-    let here = || {
-        vec![Address::Tcp {
-            host: "127.0.0.1".into(),
-            port,
-            implied: false,
-        }]
-    };
     Redis {
-        hosts: hosts.unwrap_or_else(here),
-        sentinel,
+        host: section.take("host", address::host).unwrap_or(base.host),
+        port: section.take("port", value::port).unwrap_or(base.port),
         db: section
             .take("db", value::count(0..=u64::from(u16::MAX)))
             .map_or(base.db, |number| number as u32),
@@ -142,10 +137,6 @@ pub(super) fn check_of(section: &Section) -> Option<CheckConfig> {
         interval,
     })
 }
-
-/// The default ports of Redis and of its Sentinels.
-const REDIS_PORT: u16 = 6379;
-const SENTINEL_PORT: u16 = 26379;
 
 /// The default interval of health checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);

@@ -7,6 +7,7 @@ use super::acme;
 use super::address;
 use super::auth;
 use super::clients;
+use super::fastcgi;
 use super::files;
 use super::gzip;
 use super::headers;
@@ -98,14 +99,22 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     let timeouts = section.site_timeouts(&config.timeouts);
     let limits = section.site_limits(&config.limits);
     section.note_largest_body(&limits);
-    let directory = (!dials_in(section)).then(|| servers::directory(section, &config.listen));
+    let dials_in = dials_in(section);
+    let servers = servers::servers(section, dials_in, &config.listen);
+    let is_fastcgi = servers.as_ref().is_some_and(|servers| servers.is_fastcgi);
+    let fastcgi = fastcgi::settings(section, is_fastcgi);
+    let directory = servers.map(|servers| servers.directory);
     let keys = keys(section);
-    let outgoing = outgoing(section, config, directory.is_none() && keys.is_empty());
+    let outgoing = match is_fastcgi {
+        true => Vec::new(),
+        false => outgoing(section, config, directory.is_none() && keys.is_empty()),
+    };
     let (allow, deny) = clients::allow_and_deny(section);
     let connections = section.count("server_connections", 1..=100_000, base.server_connections);
     let send_proxy = section.take("send_proxy", proxy_protocol::send_proxy);
     let check = servers::check_of(section);
-    if directory.is_some() && !outgoing.is_empty() {
+    let is_unused = is_fastcgi && !dials_in && raw::get(&section.map, "outgoing").is_some();
+    if directory.is_some() && !outgoing.is_empty() || is_unused {
         section.note("outgoing", ": has no effect with proxy: traditional");
     }
     let tls = acme::tls(section, &incoming, &config.acme);
@@ -130,6 +139,11 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         send_proxy: send_proxy.flatten().filter(|_| directory.is_some()),
         check: check.filter(|_| directory.is_some()),
         directory,
+        index: match is_fastcgi {
+            true => SiteConfig::index_of_scripts(),
+            false => base.index,
+        },
+        fastcgi,
         backup: section.take("backup", address::site_name),
         keys,
         keepalive: keepalive(section, timeouts.idle),
@@ -168,6 +182,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         gzip: gzip::gzip(section),
         ..base
     };
+    fastcgi::check(section, &site);
     let site = redirects::check(section, site, config);
     headers::check(section, files::check(section, site, config))
 }

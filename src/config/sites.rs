@@ -95,6 +95,10 @@ fn backups(sections: &[Section], sites: &mut [SiteConfig]) {
             wrong("no site has this name");
             continue;
         };
+        if sites[other].fastcgi.is_some() {
+            wrong("its FastCGI servers run the scripts of that site only; write another one");
+            continue;
+        }
         // Sites later in the file still have the name as written.
         let next = |site: usize| {
             let backup = sites[site].backup.as_deref()?;

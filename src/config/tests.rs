@@ -1148,7 +1148,10 @@ fn printing_and_loading_is_stable() {
     );
     #[cfg(feature = "redis")]
     check(
-        "cluster_port: 80\nmap: [{incoming: a, proxy: traditional, directory: redis, servers: {host: '::1', db: 3, password: '1', lease: 500s}}, {incoming: b, proxy: traditional, directory: redis}, {incoming: c, proxy: traditional, directory: redis, servers: {host: [a, '[::1]:7'], sentinel: m}}]\n",
+        "cluster_port: 80\nmap: [{incoming: a, docroot: /w, outgoing: ['fastcgi:unix:/s', 'fastcgi://h:9'], fastcgi_root: /x, fastcgi_params: {A: 'b'}, server_connections: 3}, {incoming: b, docroot: /w, fallback: false, outgoing: 'fastcgi:h:9'}, {incoming: c, docroot: /w, fallback: /i.html, index: a.php, outgoing: 'fastcgi:h:9'}]\n",
+    );
+    check(
+        "cluster_port: 80\nmap: [{incoming: a, proxy: traditional, directory: redis, servers: {host: '::1', db: 3, password: '1', lease: 500s}}, {incoming: b, proxy: traditional, directory: redis}]\n",
     );
     check("cluster_port: 80\nstatus: {at: '0.0.0.0:8081', key: 0123}\nmap: []\n");
     check("cluster_port: 80\nstatus: {at: 'unix:/s'}\nmap: []\n");
@@ -1224,6 +1227,47 @@ fn rates() {
 }
 
 #[test]
+fn fastcgi_servers() {
+    let unix = ServerConfig::fastcgi(Address::Unix("/s.sock".into()));
+    let tcp = |host: &str| {
+        ServerConfig::fastcgi(Address::Tcp {
+            host: host.into(),
+            port: 9000,
+            implied: false,
+        })
+    };
+    let check = |keys: &str, expected: &[ServerConfig]| {
+        let text = format!("cluster_port: 80\nmap: [{{incoming: a, docroot: /, {keys}}}]\n");
+        let site = config(&text).sites.remove(0);
+        let servers = DirectoryConfig::Static(expected.to_vec());
+        assert_eq!(site.directory, Some(servers), "{keys}");
+        assert!(site.fastcgi.is_some() && site.outgoing.is_empty());
+        assert_eq!(site.index, ["index.php", "index.html"]);
+        assert_eq!(site.fallback.as_deref(), Some("/index.php"));
+    };
+    check(
+        "outgoing: 'fastcgi:unix:/s.sock'",
+        std::slice::from_ref(&unix),
+    );
+    check("outgoing: fastcgi:php:9000", &[tcp("php")]);
+    check("outgoing: 'fastcgi://[::1]:9000/'", &[tcp("::1")]);
+    let both = &[unix, tcp("127.0.0.1")];
+    check(
+        "outgoing: ['fastcgi:unix:/s.sock', 'fastcgi://127.0.0.1:9000', 'fastcgi:unix:/s.sock']",
+        both,
+    );
+    check(
+        "proxy: traditional, servers: ['fastcgi:unix:/s.sock', 'fastcgi://127.0.0.1:9000']",
+        both,
+    );
+    let has_servers = |keys: &str| site(keys).fastcgi.is_some();
+    assert!(!has_servers("server_connections: 3"));
+    assert!(!has_servers(
+        "proxy: traditional\n    servers: unix:/s.sock"
+    ));
+}
+
+#[test]
 fn backups() {
     let text = "cluster_port: 80\nmap: [{incoming: [a, b], outgoing: x:1, backup: D}, {incoming: [c, d], outgoing: x:2}]\n";
     let sites = config(text).sites;
@@ -1263,11 +1307,13 @@ fn examples_of_the_manual_load_without_notes() {
         if !text.contains("\nmap:") {
             continue;
         }
-        let (_, notes) = load(text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+        let (_, mut notes) = load(text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+        // Not on every machine.
+        notes.retain(|note| !note.message.ends_with("no such directory now"));
         assert!(notes.is_empty(), "{text}\n{notes:?}");
         count += 1;
     }
-    assert_eq!(count, 11);
+    assert_eq!(count, 12);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The checked configuration: of the server ([`Config`]), of a site ([`SiteConfig`]), and of their sections.
 
 mod address;
+mod fastcgi;
 mod headers;
 mod redirect;
 mod reference;
@@ -15,6 +16,7 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 pub use address::{Address, ClientGroup, Network};
+pub use fastcgi::FastCgiConfig;
 pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use redirect::{Hsts, Redirect};
 pub use reference::Reference;
@@ -136,6 +138,9 @@ pub struct SiteConfig {
     /// The servers to connect to (`proxy: traditional`); `None`: backends dial in.
     #[serde(skip)]
     pub directory: Option<DirectoryConfig>,
+    /// How the servers run scripts, if they speak FastCGI; `None`: they speak HTTP.
+    #[serde(skip)]
+    pub fastcgi: Option<FastCgiConfig>,
     /// Most requests that a server has at once.
     #[serde(skip)]
     pub server_connections: usize,
@@ -428,14 +433,13 @@ pub enum DirectoryConfig {
     Redis(Redis),
 }
 
-/// A Redis server, or several of which one is the primary, and a database in it.
+/// A Redis server and a database in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Redis {
-    /// The servers, or their Sentinels; tried in this order. No Unix sockets.
-    #[serde(rename = "host")]
-    pub hosts: Vec<Address>,
-    /// The addresses are those of Sentinels, which know the primary by this name.
-    pub sentinel: Option<String>,
+    /// Host name or literal address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
     /// Number of the database.
     pub db: u32,
     /// Password.

@@ -33,6 +33,7 @@ use super::locator::{Located, Locator};
 pub use super::response::FileResponse;
 use super::response::{Source, has_not_changed, serve, store, with_slash};
 use super::root::{self, Root, errno, normal, read};
+use super::scripts::Script;
 use super::seen::{KnownDirs, SeenPaths};
 use super::settings::FileSettings;
 use crate::config;
@@ -59,6 +60,8 @@ enum PathKind {
     File(Source),
     /// A directory that was requested without its final slash.
     Directory,
+    /// A script, which is not served.
+    Script,
     Nothing,
 }
 
@@ -71,6 +74,7 @@ impl Files {
             pages: site.page_cache.clone(),
             clean: site.clean_urls,
             lists: site.autoindex,
+            scripts: site.fastcgi.is_some(),
             precompressed: site.precompressed,
             gzip: site.gzip.clone().filter(|_| cfg!(feature = "gzip")),
             ..FileSettings::new(site)
@@ -145,11 +149,25 @@ impl Files {
         let path = request.target.decoded_path();
         match self.find(&path, &request.headers, now) {
             Ok(PathKind::Nothing) if self.locator.settings.lists => self.list(&path, request, now),
-            Ok(PathKind::Nothing) => None,
+            Ok(PathKind::Nothing | PathKind::Script) => None,
             Ok(PathKind::Directory) => Some(FileResponse::Moved(with_slash(request))),
             Ok(PathKind::File(source)) => Some(serve(source, request, None)),
             Err(error) => Some(FileResponse::Unreadable(error.into())),
         }
+    }
+
+    /// The script for a decoded path, which is not served: one that the path names, perhaps with more behind it, or the
+    /// index of a directory, or `front` for all paths that name no script. `None`: it does not exist.
+    ///
+    /// # Errors
+    /// Those of `openat2(2)`, unless they mean that a file does not exist.
+    pub fn script(
+        &self,
+        decoded: &[u8],
+        front: Option<&str>,
+        now: Instant,
+    ) -> io::Result<Option<Script>> {
+        Ok(self.locator.script(decoded, front, now)?)
     }
 
     /// The response with the file at this path, whatever the path of the request. `None`: there is none.
@@ -160,7 +178,7 @@ impl Files {
         now: Instant,
     ) -> Option<FileResponse> {
         match self.find(path, &request.headers, now) {
-            Ok(PathKind::Nothing | PathKind::Directory) => None,
+            Ok(PathKind::Nothing | PathKind::Directory | PathKind::Script) => None,
             Ok(PathKind::File(source)) => Some(serve(source, request, None)),
             Err(error) => Some(FileResponse::Unreadable(error.into())),
         }
@@ -203,7 +221,7 @@ impl Files {
             .filter(|inner| inner.starts_with(b"/"));
         for path in [Some(&*name), inner].into_iter().flatten() {
             match self.find(path, &request.headers, now) {
-                Ok(PathKind::Nothing | PathKind::Directory) => {}
+                Ok(PathKind::Nothing | PathKind::Directory | PathKind::Script) => {}
                 Ok(PathKind::File(source)) => {
                     return Some(serve(source, request, Some(&backend.headers)));
                 }
@@ -253,6 +271,10 @@ impl Files {
             Located::Directory => {
                 self.cache.lock().forget(&key);
                 return Ok(PathKind::Directory);
+            }
+            Located::Script => {
+                self.cache.lock().forget(&key);
+                return Ok(PathKind::Script);
             }
             Located::Nothing => {
                 if !was_file {

@@ -11,7 +11,8 @@ use nix::errno::Errno;
 
 use super::entity::FileIdentity;
 use super::listing::ListedFile;
-use super::root::{FileKind, Root};
+use super::root::{FileKind, Root, normal};
+use super::scripts::{Script, asks_for_script, is_private, is_script};
 use super::settings::FileSettings;
 use crate::http::encoding::ContentCoding;
 
@@ -27,6 +28,8 @@ pub(super) enum Located {
     /// An open file, with the name that determines its type.
     File(File, FileIdentity, Vec<u8>),
     Directory,
+    /// A script, which is run.
+    Script,
     Nothing,
 }
 
@@ -76,20 +79,74 @@ impl Locator {
         Ok(Located::Nothing)
     }
 
+    /// Finds the script for a decoded path: one that the path names, perhaps with more behind it, or the index of a
+    /// directory, or `front` for all paths that name no script. `None`: it does not exist.
+    pub(super) fn script(
+        &self,
+        decoded: &[u8],
+        front: Option<&str>,
+        now: Instant,
+    ) -> Result<Option<Script>, Errno> {
+        let found = |name: &[u8], path_info: &[u8]| {
+            Some(Script {
+                root: self.root.real_path(now),
+                name: name.to_vec(),
+                path_info: path_info.to_vec(),
+            })
+        };
+        let kind = |path: &[u8]| -> Result<_, Errno> {
+            Ok(self.root.look(&path[1..], now)?.map(|(kind, _)| kind))
+        };
+        if let Some(path) = normal(decoded, self.settings.hidden) {
+            let ends = memchr::memchr_iter(b'/', &path[1..]).map(|slash| slash + 1);
+            for end in ends.chain([path.len()]) {
+                let (name, rest) = path.split_at(end);
+                if !is_script(name) {
+                    continue;
+                }
+                match kind(name)? {
+                    Some(FileKind::File) => return Ok(found(name, rest)),
+                    Some(FileKind::Directory) => {}
+                    None => return Ok(None),
+                }
+            }
+            if path.ends_with(b"/") {
+                for index in &self.settings.index {
+                    let name = [&path, index.as_bytes()].concat();
+                    if is_script(&name) && kind(&name)? == Some(FileKind::File) {
+                        return Ok(found(&name, b""));
+                    }
+                }
+            }
+        }
+        if asks_for_script(decoded) {
+            return Ok(None);
+        }
+        match front.map(str::as_bytes).filter(|front| is_script(front)) {
+            Some(front) if kind(front)? == Some(FileKind::File) => Ok(found(front, b"")),
+            _ => Ok(None),
+        }
+    }
+
     /// Finds the file at a relative path, or the index of the directory there.
     fn locate_at(&self, path: &[u8], now: Instant) -> Result<Located, Errno> {
         if !asks_for_file(path) {
             for index in &self.settings.index {
                 let name = [path, index.as_bytes()].concat();
-                if self.root.kind(&name, now)? == Some(FileKind::File)
-                    && let Some(found) = self.open(name, now)?
-                {
+                if self.root.kind(&name, now)? != Some(FileKind::File) {
+                    continue;
+                }
+                if self.is_run(&name) {
+                    return Ok(Located::Script);
+                }
+                if let Some(found) = self.open(name, now)? {
                     return Ok(found);
                 }
             }
             return Ok(Located::Nothing);
         }
         match self.root.kind(path, now)? {
+            Some(FileKind::File) if self.is_run(path) => Ok(Located::Script),
             Some(FileKind::File) => Ok(self.open(path.to_vec(), now)?.unwrap_or(Located::Nothing)),
             Some(FileKind::Directory) => {
                 let inside = self.locate_at(&[path, b"/"].concat(), now)?;
@@ -110,8 +167,16 @@ impl Locator {
         Ok(found.map(|(file, identity)| Located::File(file, identity, name)))
     }
 
-    /// Whether the site does not serve a file with this name (`staticmask`).
+    /// Whether the site runs the file with this name.
+    fn is_run(&self, name: &[u8]) -> bool {
+        self.settings.scripts && is_script(name)
+    }
+
+    /// Whether the site does not serve a file with this name (`staticmask`, or a script).
     fn is_masked(&self, name: &[u8]) -> bool {
+        if self.settings.scripts && is_private(name) {
+            return true;
+        }
         self.settings.mask.as_ref().is_some_and(|mask| {
             let root = self.root.path().as_os_str().as_bytes();
             let whole = [root, b"/", name].concat();

@@ -1,7 +1,7 @@
 //! Everything that is served without a backend.
 //!
 //! [`files`] serves the files below a directory, with the help of `locator` (which file), [`root`] (opens it safely),
-//! [`cache`] and [`seen`] (what was found before), [`entity`] (its validators), `response` and `listing`. [`watched`] reads files
+//! [`cache`] and [`seen`] (what was found before), [`entity`] (its validators), `response` and `listing`; it finds [`scripts`] as well. [`watched`] reads files
 //! again when they change, and `gzip` compresses bodies.
 
 pub mod cache;
@@ -16,6 +16,7 @@ mod listing;
 mod locator;
 mod response;
 pub mod root;
+pub mod scripts;
 pub mod seen;
 mod settings;
 pub mod watched;

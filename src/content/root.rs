@@ -7,9 +7,9 @@
 //! **Invariants**: [`Root::open`] returns regular files only; opening one never waits, whatever is at the path.
 
 use std::borrow::Cow;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,6 +116,14 @@ impl Root {
     /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The path without symbolic links of the directory that is open, so that a link to it may change during a request.
+    pub fn real_path(&self, now: Instant) -> PathBuf {
+        let open = self.directory(now);
+        let link = open.map(|open| format!("/proc/self/fd/{}", open.as_raw_fd()));
+        let real = link.and_then(|link| fs::read_link(link).ok());
+        real.unwrap_or_else(|| self.path.clone())
     }
 
     /// Opens the directory, to find out at the start whether that is possible.

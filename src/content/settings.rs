@@ -18,6 +18,8 @@ pub(super) struct FileSettings {
     pub(super) clean: bool,
     /// Whether directories without an index are listed.
     pub(super) lists: bool,
+    /// Whether scripts are run rather than served.
+    pub(super) scripts: bool,
     pub(super) precompressed: bool,
     pub(super) gzip: Option<config::GzipConfig>,
     pub(super) file_cache: config::FileCache,
@@ -36,6 +38,7 @@ impl FileSettings {
             pages: None,
             clean: false,
             lists: false,
+            scripts: false,
             precompressed: false,
             gzip: None,
             file_cache: site.file_cache,
@@ -61,6 +64,7 @@ impl FileSettings {
             && self.pages == other.pages
             && self.clean == other.clean
             && self.lists == other.lists
+            && self.scripts == other.scripts
             && self.precompressed == other.precompressed
             && self.gzip == other.gzip
             && self.file_cache == other.file_cache

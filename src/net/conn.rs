@@ -1,4 +1,4 @@
-//! A connection with or without TLS: of a client, of a backend, or to a server.
+//! A connection with or without TLS: of a client, of a backend, or to a server that speaks HTTP or FastCGI.
 //!
 //! Most calls do not wait. The others take a timeout; they are for a worker that blocks briefly, for the threads that
 //! dial in or check servers, and for the access proxy. Without TLS each call is that of the [`Stream`].
@@ -6,22 +6,39 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::fastcgi::{FastCgiServer, FastCgiSession};
 use super::stream::{Pending, Stream};
 use super::tls::{Acceptor, Connector, TlsSession};
+use crate::http::request_id::RequestId;
 
 /// A connection.
 #[derive(Debug)]
 pub struct Conn {
     stream: Stream,
     tls: Option<Box<TlsSession>>,
+    fastcgi: Option<Box<FastCgiSession>>,
 }
 
 impl Conn {
     /// A connection without TLS.
     pub const fn plain(stream: Stream) -> Self {
-        Self { stream, tls: None }
+        Self {
+            stream,
+            tls: None,
+            fastcgi: None,
+        }
+    }
+
+    /// A connection to a FastCGI server. Responses are read as HTTP; requests are written as records.
+    pub fn fastcgi(stream: Stream, server: &Arc<FastCgiServer>) -> Self {
+        Self {
+            stream,
+            tls: None,
+            fastcgi: Some(Box::new(FastCgiSession::new(server))),
+        }
     }
 
     /// A connection on which the peer starts a handshake.
@@ -30,7 +47,11 @@ impl Conn {
     /// Those of [`Acceptor::accept`].
     pub fn secure(stream: Stream, acceptor: &Acceptor) -> io::Result<Self> {
         let tls = Some(Box::new(acceptor.accept()?));
-        Ok(Self { stream, tls })
+        Ok(Self {
+            stream,
+            tls,
+            fastcgi: None,
+        })
     }
 
     /// The same, where the first message of the peer may decide about everything; see [`Conn::only_validations`].
@@ -39,7 +60,11 @@ impl Conn {
     /// Those of [`Acceptor::accept_later`].
     pub fn secure_later(stream: Stream, acceptor: &Acceptor) -> io::Result<Self> {
         let tls = Some(Box::new(acceptor.accept_later()?));
-        Ok(Self { stream, tls })
+        Ok(Self {
+            stream,
+            tls,
+            fastcgi: None,
+        })
     }
 
     /// Of handshakes, completes only that of an authority which validates a name (TLS-ALPN-01). The connection must be
@@ -56,12 +81,44 @@ impl Conn {
     /// Those of [`Connector::connect`].
     pub fn dialled(stream: Stream, connector: &Connector, name: &str) -> io::Result<Self> {
         let tls = Some(Box::new(connector.connect(name)?));
-        Ok(Self { stream, tls })
+        Ok(Self {
+            stream,
+            tls,
+            fastcgi: None,
+        })
     }
 
     /// Whether the connection is encrypted.
     pub const fn is_secure(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// Whether requests are written as records of FastCGI.
+    pub const fn is_fastcgi(&self) -> bool {
+        self.fastcgi.is_some()
+    }
+
+    /// Announces a request that is going to be written. `is_head`: the response has no body.
+    pub fn begin_request(&mut self, is_head: bool, id: &RequestId) {
+        if let Some(fastcgi) = &mut self.fastcgi {
+            fastcgi.begin(is_head, id.clone());
+        }
+    }
+
+    /// What is wrong with the response of a FastCGI server, after an error.
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fastcgi.as_ref()?.fault()
+    }
+
+    /// Whether the connection can be used again, once the body of the response was read: reads what FastCGI sends after
+    /// it, as far as it has arrived.
+    pub fn settle(&mut self) -> bool {
+        let Self {
+            stream, fastcgi, ..
+        } = self;
+        fastcgi
+            .as_mut()
+            .is_none_or(|fastcgi| fastcgi.settle(stream))
     }
 
     /// Whether the handshake is incomplete.
@@ -82,11 +139,12 @@ impl Conn {
     /// Reads available bytes. `None`: nothing yet. 0 is the end.
     ///
     /// # Errors
-    /// `InvalidData` for broken TLS, `Unsupported` for plain text in place of TLS, and those of `recv(2)`.
+    /// `InvalidData` for broken TLS or FastCGI, `Unsupported` for plain text in place of TLS, and those of `recv(2)`.
     pub fn read_now(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
-        match &mut self.tls {
-            None => self.stream.read_now(into),
-            Some(tls) => tls.read_now(&self.stream, into),
+        match (&mut self.tls, &mut self.fastcgi) {
+            (None, None) => self.stream.read_now(into),
+            (Some(tls), _) => tls.read_now(&self.stream, into),
+            (None, Some(fastcgi)) => fastcgi.read_now(&self.stream, into),
         }
     }
 
@@ -186,12 +244,12 @@ impl Conn {
     /// # Errors
     /// `TimedOut` after the read timeout, and those of [`Conn::read_now`].
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else {
+        if self.tls.is_none() && self.fastcgi.is_none() {
             return self.stream.read(into);
-        };
+        }
         let deadline = Instant::now() + self.stream.read_timeout().unwrap_or(FOR_EVER);
         loop {
-            if let Some(count) = tls.read_now(&self.stream, into)? {
+            if let Some(count) = self.read_now(into)? {
                 return Ok(count);
             }
             self.stream.wait_for_input(deadline)?;
@@ -225,9 +283,10 @@ impl Conn {
         }
     }
 
-    /// Whether there are decrypted bytes to read, of which the socket gives no sign.
+    /// Whether there are decrypted or decoded bytes to read, of which the socket gives no sign.
     pub fn has_unread(&mut self) -> bool {
         self.tls.as_mut().is_some_and(|tls| tls.has_unread())
+            || (self.fastcgi.as_ref()).is_some_and(|fastcgi| fastcgi.has_unread())
     }
 
     /// The socket.

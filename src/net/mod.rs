@@ -12,6 +12,7 @@ pub mod alarm;
 pub mod buffer;
 pub mod conn;
 pub mod connect;
+pub mod fastcgi;
 mod flow;
 pub mod listener;
 pub mod poller;

@@ -19,7 +19,9 @@ use super::upload::{self, StreamingUpload};
 use crate::backend::lease::Upstream;
 use crate::exchange::RequestBody;
 use crate::http::body::{Framing, LAST_CHUNK};
+use crate::http::fastcgi;
 use crate::http::head::{Method, Persistence, RequestHead, ResponseHead, ResponseHeads, Version};
+use crate::http::request_id::RequestId;
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::poller::Interest;
@@ -115,9 +117,12 @@ impl<U: Upstream> Call<U> {
         self.head_length == 0
     }
 
-    /// Notes that the head was rendered into the output buffer, with this length in bytes.
-    pub const fn rendered(&mut self, length: usize) {
+    /// Notes that the head of this request was rendered into the output buffer, with this length in bytes, and announces
+    /// the request to the connection.
+    pub fn rendered(&mut self, length: usize, request: &RequestHead, id: &RequestId) {
         self.head_length = length;
+        let is_head = request.method == Method::Head;
+        self.upstream.as_mut().begin_request(is_head, id);
     }
 
     /// Length of the request's head in bytes.
@@ -175,7 +180,7 @@ impl<U: Upstream> Call<U> {
         if std::mem::replace(&mut self.is_started, true) {
             tools.out.clear();
             tools.out.append(&mut self.rest);
-        } else if matches!(request.body, RequestBody::Memory(..)) {
+        } else if matches!(request.body, RequestBody::Memory(..) | RequestBody::Empty) {
             // A small body goes with the head in one write; some applications are slower with two.
             self.render_more(request, None, client, tools.out)?;
         }
@@ -258,7 +263,7 @@ impl<U: Upstream> Call<U> {
         }))
     }
 
-    /// Appends the next part of the body to `out`.
+    /// Appends the next part of the body to `out`, in a record if the backend speaks FastCGI.
     fn render_more(
         &mut self,
         request: RelayRequest<'_>,
@@ -269,6 +274,27 @@ impl<U: Upstream> Call<U> {
         let Cursor::At(position) = self.cursor else {
             return Ok(Rendered::End);
         };
+        if !self.upstream.as_mut().is_fastcgi() {
+            return self.render_body(position, request, upload, client, out);
+        }
+        let record = fastcgi::open_body(out);
+        let rendered = self.render_body(position, request, upload, client, out)?;
+        fastcgi::close_body(record, matches!(self.cursor, Cursor::End), out);
+        Ok(match rendered {
+            Rendered::Wait(until) => Rendered::Wait(until),
+            _ => rendered_if_any(out),
+        })
+    }
+
+    /// Appends the body from `position` on to `out`, up to a block.
+    fn render_body(
+        &mut self,
+        position: u64,
+        request: RelayRequest<'_>,
+        upload: Option<&mut StreamingUpload>,
+        client: &mut ClientSide<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Rendered, RelayError> {
         let next = match (request.body, upload) {
             (RequestBody::Memory(bytes, _), _) => {
                 let rest = usize::try_from(position).map_or(&[][..], |at| &bytes[at..]);
@@ -278,15 +304,16 @@ impl<U: Upstream> Call<U> {
             }
             (RequestBody::File { file, length, .. }, _) if position < *length => {
                 let left = usize::try_from(*length - position).unwrap_or(BLOCK);
-                out.resize(left.min(BLOCK), 0);
+                let start = out.len();
+                out.resize(start + left.min(BLOCK), 0);
                 let count = loop {
-                    match file.read_at(out, position) {
+                    match file.read_at(&mut out[start..], position) {
                         Ok(count @ 1..) => break count,
                         Err(error) if error.kind() == ErrorKind::Interrupted => {}
                         Ok(0) | Err(_) => return Err(RelayError::LostBody),
                     }
                 };
-                out.truncate(count);
+                out.truncate(start + count);
                 self.cursor_after(position, count, *length)
             }
             (RequestBody::Stream { length }, Some(upload)) => {
@@ -311,10 +338,7 @@ impl<U: Upstream> Call<U> {
             _ => Cursor::End,
         };
         self.cursor = next;
-        Ok(match out.is_empty() {
-            true => Rendered::End,
-            false => Rendered::Some,
-        })
+        Ok(rendered_if_any(out))
     }
 
     const fn cursor_after(&self, position: u64, count: usize, length: u64) -> Cursor {
@@ -434,6 +458,9 @@ impl<U: Upstream> Call<U> {
                         false => Err(late),
                     };
                 }
+                Err(_) if let Some(fault) = self.upstream.as_mut().fault() => {
+                    return Err(RelayError::BadResponse(fault));
+                }
                 Ok(Some(0)) | Err(_) if self.begun => {
                     return Err(RelayError::BadResponse("the head is cut short"));
                 }
@@ -531,6 +558,14 @@ impl<U: Upstream> Call<U> {
         reply: &mut Buffer,
     ) -> Download<U> {
         Download::new(self.upstream, head, method, rules, self.is_part, reply)
+    }
+}
+
+/// Whether there is something to write, or the request has ended.
+const fn rendered_if_any(out: &[u8]) -> Rendered {
+    match out.is_empty() {
+        true => Rendered::End,
+        false => Rendered::Some,
     }
 }
 

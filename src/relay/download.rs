@@ -194,7 +194,10 @@ impl<U: Upstream> Download<U> {
                 Ok(Filled::Some)
             }
             Ok(Some(0)) => Err(self.fail("the body is cut short")),
-            Err(_) => Err(self.fail("the connection broke within the body")),
+            Err(_) => {
+                let fault = upstream.as_mut().fault();
+                Err(self.fail(fault.unwrap_or("the connection broke within the body")))
+            }
         }
     }
 

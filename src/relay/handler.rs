@@ -9,6 +9,7 @@ use super::download::Download;
 use crate::backend::lease::{Acquired, Upstream};
 use crate::exchange::{RequestBody, ResponseSource, Trace};
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::request_id::RequestId;
 use crate::net::conn::Conn;
 
 /// What an exchange needs from its program.
@@ -24,6 +25,11 @@ pub trait ExchangeHandler {
 
     /// Time-outs and limits.
     fn rules(&self) -> &Rules;
+
+    /// The id of the request, for logs.
+    fn id(&self) -> &RequestId {
+        &RequestId::None
+    }
 
     /// Asks for a backend without waiting. `since`: when the request began to wait; `attempts`: how many backends have
     /// had the request already.

@@ -403,7 +403,7 @@ impl<H: ExchangeHandler> Exchange<H> {
             tools.out.clear();
             self.handler
                 .write_head(&self.trace, self.wait.since, tools.out);
-            call.rendered(tools.out.len());
+            call.rendered(tools.out.len(), self.handler.head(), self.handler.id());
         }
         let was_read = self.is_read();
         let upload = self.upload.as_deref_mut();

@@ -95,8 +95,12 @@ impl StreamingUpload {
         out: &mut Vec<u8>,
     ) -> Result<UploadStep, UploadError> {
         self.resume(Instant::now(), client.input.data().len());
+        let start = out.len();
         loop {
-            while self.fault.is_none() && !self.decoder.is_done() && out.len() < Buffer::SIZE {
+            while self.fault.is_none()
+                && !self.decoder.is_done()
+                && out.len() - start < Buffer::SIZE
+            {
                 let piece = match self.decoder.next(client.input.data()) {
                     Ok(piece) => piece,
                     Err(bad) => {
@@ -126,7 +130,7 @@ impl StreamingUpload {
                 return Ok(UploadStep::End);
             }
             // What came before a fault is passed on.
-            if !out.is_empty() {
+            if out.len() > start {
                 self.paused = Some(Instant::now());
                 return Ok(UploadStep::Some);
             }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::snapshot::Site;
 use crate::content::files::FileResponse;
+use crate::content::scripts::Script;
 use crate::exchange::{Request, Response};
 use crate::http::head::{ACCEL_REDIRECT, Method, ResponseHead, SENDFILE};
 use crate::http::target;
@@ -37,6 +38,33 @@ pub(crate) fn respond(site: &Site, request: &Request, now: Instant) -> Option<Re
     let mut page = site.page(405, "There are only files here.", Some(head));
     page.head.headers.set("Allow", b"GET, HEAD");
     Some(page)
+}
+
+/// The script that a FastCGI server of the site is to run. The error is the response if there is none.
+pub(crate) fn script(
+    site: &Site,
+    request: &Request,
+    now: Instant,
+) -> Result<Script, Box<Response>> {
+    let head = &request.head;
+    let path = head.target.decoded_path();
+    let front = site.settings.fallback.as_deref();
+    let found = site
+        .files
+        .docroot()
+        .map(|files| files.script(&path, front, now));
+    let response = match found {
+        Some(Ok(Some(script))) => return Ok(script),
+        Some(Err(error)) => response_of(FileResponse::Unreadable(error), request, site),
+        Some(Ok(None)) | None => {
+            let page = match is_read(&head.method) {
+                true => fallback(site, request, now),
+                false => None,
+            };
+            page.unwrap_or_else(|| site.page(404, "There is no such file here.", Some(head)))
+        }
+    };
+    Err(Box::new(response))
 }
 
 /// The response with the file that a backend names, which replaces the backend's own; `None`: that is passed on. The

@@ -61,6 +61,7 @@ mod idle;
 mod operate;
 mod operations;
 pub(crate) mod pages;
+mod params;
 pub(crate) mod paths;
 pub(crate) mod pending;
 pub(crate) mod permission;

@@ -13,6 +13,7 @@ use super::compress;
 use super::fields::FieldRequest;
 use super::files;
 use super::forwarding::{self, QueueTime};
+use super::params;
 use super::permission::Permission;
 use super::shared::SnapshotRef;
 use super::snapshot::{Site, Snapshot};
@@ -21,6 +22,7 @@ use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError, 
 use crate::backend::waiting::CountedWait;
 use crate::backend::{directory, pool};
 use crate::config::Limits;
+use crate::content::scripts::Script;
 use crate::exchange::{Body, Request, RequestBody, ResponseSource, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};
 use crate::http::request_id::{RequestId, X_REQUEST_ID};
@@ -55,6 +57,8 @@ pub(crate) struct PendingRequest {
     pub(crate) permit: Option<TunnelPermit>,
     /// Counts it among the requests in the queue, once it may wait.
     wait: Option<CountedWait>,
+    /// The script that a FastCGI server is to run for it.
+    script: Option<Box<Script>>,
     /// Its wait for the end of a pause.
     pub(super) hold: Option<Hold>,
     /// How long it has waited for the end of pauses, which does not count towards `timeout`.
@@ -91,6 +95,7 @@ impl PendingRequest {
             disconnect: DisconnectDetector::new(received),
             permit: None,
             wait: None,
+            script: None,
             hold: None,
             paused: Duration::ZERO,
             rules,
@@ -132,7 +137,9 @@ impl PendingRequest {
         let site = &self.snapshot.sites[self.site];
         let of_proxies = &self.snapshot.config.client_address_field;
         let dropped = self.request.head.admit_ambiguous(|name| {
-            (site.settings.underscores || !name.contains('_')) && !is_confusable(name, of_proxies)
+            (site.settings.underscores || !name.contains('_'))
+                && site.settings.fastcgi.is_none()
+                && !is_confusable(name, of_proxies)
         });
         if let Some((name, _)) = dropped.iter().next() {
             let more = match dropped.len() - 1 {
@@ -147,6 +154,13 @@ impl PendingRequest {
                 self.request.client,
             );
         }
+    }
+
+    /// A FastCGI server is to run this script.
+    pub(crate) fn run(&mut self, script: Script) {
+        self.script = Some(Box::new(script));
+        // It cannot switch to another protocol.
+        self.request.head.upgrade = None;
     }
 
     /// Bytes of memory that are charged for a request with a head of this length.
@@ -206,6 +220,10 @@ impl ExchangeHandler for PendingRequest {
 
     fn body(&self) -> &RequestBody {
         &self.request.body
+    }
+
+    fn id(&self) -> &RequestId {
+        &self.request.id
     }
 
     fn rules(&self) -> &Rules {
@@ -295,7 +313,15 @@ impl ExchangeHandler for PendingRequest {
             // The connection is new, and closed after this exchange.
             proxy_protocol::write(version, self.ends(), out);
         }
-        forwarding::render(&self.request, field, settings, &queue, out);
+        match (&self.script, &self.supplier().settings.fastcgi) {
+            (Some(script), Some(fastcgi)) => {
+                let mut head = Vec::with_capacity(2048);
+                forwarding::render(&self.request, field, settings, &queue, &mut head);
+                let name = settings.host().unwrap_or_default();
+                params::render(&self.request, script, fastcgi, &head, name, out);
+            }
+            _ => forwarding::render(&self.request, field, settings, &queue, out),
+        }
     }
 
     fn may_retry(&mut self, failure: &FailedAttempt<'_>) -> bool {
@@ -415,7 +441,7 @@ impl PendingRequest {
         let Some(site) = paused.find(|site| site.switches.pause.is_on()) else {
             return Ok(None);
         };
-        if !self.snapshot.shared.can_resume() {
+        if self.snapshot.shared.is_draining() {
             // No command can end the pause any more.
             return Err(RelayError::NoBackend);
         }

@@ -9,6 +9,7 @@ pub(crate) mod load;
 pub(crate) mod needs;
 #[cfg(feature = "acme")]
 pub(crate) mod pebble;
+pub(crate) mod php;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod python;

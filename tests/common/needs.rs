@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use super::python;
+use super::{php, python};
 
 /// The rights of root, which no package provides.
 pub(crate) const ROOT: &str = "root";
@@ -62,6 +62,8 @@ pub(crate) fn required() -> bool {
 fn is_there(what: &str) -> bool {
     if what == ROOT {
         nix::unistd::getuid().is_root()
+    } else if what == php::PHP_FPM {
+        php::find().is_some()
     } else if what.contains("==") {
         python::installed(what).is_some()
     } else {

@@ -3,4 +3,3 @@
 mod commands;
 mod draining;
 mod pausing;
-mod upgrading;

@@ -5,15 +5,16 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::backend::check::HealthProbe;
-use crate::config::{self, Address, ServerConfig};
+use crate::config::{self, Address, ServerConfig, ServerProtocol};
 use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
+use crate::net::fastcgi::FastCgiServer;
 use crate::net::proxy_protocol;
 use crate::process;
 
@@ -23,6 +24,8 @@ pub(super) struct Endpoint {
     pub(super) server: ServerConfig,
     /// The server as text.
     pub(super) name: Arc<str>,
+    /// Set at the first connection, if the server speaks FastCGI.
+    fastcgi: OnceLock<Arc<FastCgiServer>>,
     /// The addresses that the name stands for. The one reached last comes first.
     found: Mutex<Vec<SocketAddr>>,
 }
@@ -40,6 +43,7 @@ impl Endpoint {
         Self {
             name: server.to_string().into(),
             server: server.clone(),
+            fastcgi: OnceLock::new(),
             found: Mutex::new(literal),
         }
     }
@@ -80,6 +84,17 @@ impl Endpoint {
             Address::Tcp { .. } => Targets::Addresses(self.found.lock().clone()),
         };
         Connect::new(targets, deadline)
+    }
+
+    /// Whether it speaks FastCGI.
+    pub(super) fn is_fastcgi(&self) -> bool {
+        self.server.protocol == ServerProtocol::FastCgi
+    }
+
+    /// What its connections have in common, if it speaks FastCGI. `log` and `site`: how the log names its site.
+    pub(super) fn fastcgi(&self, log: &str, site: &str) -> Option<&Arc<FastCgiServer>> {
+        let new = || Arc::new(FastCgiServer::new(log, site, &self.name));
+        self.is_fastcgi().then(|| self.fastcgi.get_or_init(new))
     }
 
     /// Remembers which address was reached.

@@ -12,8 +12,8 @@ use std::{fmt, io, mem};
 use super::dispatch::Directory;
 use super::endpoint::Endpoint;
 use super::health::HealthReport;
-use super::server::{IdleConnection, ServerEntry};
-use super::state::Assignment;
+use super::server::IdleConnection;
+use super::state::{Assignment, LONGEST_FASTCGI};
 use crate::net::conn::Conn;
 use crate::net::connect::Connect;
 use crate::process;
@@ -24,6 +24,8 @@ use crate::stats::{self, Close};
 pub struct ServerLease {
     slot: ConnectionSlot,
     conn: Option<Conn>,
+    /// When the connection was made.
+    made: Instant,
     /// The connection had an exchange before.
     reused: bool,
     /// How long it took to make the connection; zero if it had one.
@@ -76,9 +78,10 @@ impl ConnectionSlot {
     /// Connects to the server: with the idle connection if it is usable, otherwise with a new one.
     pub(super) fn connect(mut self, once: bool) -> ServerConnected {
         match self.usable_idle(once) {
-            Some(conn) => ServerConnected::Ready(ServerLease {
+            Some(idle) => ServerConnected::Ready(ServerLease {
                 slot: self,
-                conn: Some(conn),
+                conn: Some(idle.conn),
+                made: idle.made,
                 reused: true,
                 connect_time: Duration::ZERO,
             }),
@@ -87,10 +90,10 @@ impl ConnectionSlot {
     }
 
     /// An idle connection that is still usable.
-    fn usable_idle(&mut self, once: bool) -> Option<Conn> {
+    fn usable_idle(&mut self, once: bool) -> Option<IdleConnection> {
         while let Some(idle) = self.idle.take() {
             let Some(reason) = idle.fault() else {
-                return Some(idle.conn);
+                return Some(idle);
             };
             self.directory.close(idle.conn, reason);
             let mut state = self.directory.state.lock();
@@ -105,8 +108,13 @@ impl ConnectionSlot {
         let directory = &self.directory;
         let (connect, surplus) = {
             let mut state = directory.state.lock();
+            let is_fastcgi = self.endpoint.is_fastcgi();
             let server = state.server(&self.endpoint);
-            let surplus = server.and_then(ServerEntry::surplus);
+            let surplus = server.and_then(|server| match is_fastcgi {
+                // It would hold a process for which the new connection may have to wait.
+                true => server.idle.pop_front(),
+                false => server.surplus(),
+            });
             (state.settings.connect_timeout, surplus)
         };
         if let Some(idle) = surplus {
@@ -171,9 +179,14 @@ impl ServerConnecting {
                 stream.send_at_once();
                 stream.watch_peer();
                 stats::add(&directory.stats.joined);
+                let conn = match endpoint.fastcgi(&directory.log, &directory.site) {
+                    Some(server) => Conn::fastcgi(stream, server),
+                    None => Conn::plain(stream),
+                };
                 ServerConnected::Ready(ServerLease {
                     slot: self.slot,
-                    conn: Some(Conn::plain(stream)),
+                    conn: Some(conn),
+                    made: Instant::now(),
                     reused: false,
                     connect_time: self.begun.elapsed(),
                 })
@@ -227,10 +240,33 @@ impl ServerLease {
     /// The exchange is over and its response was read to the end: the connection can be used again.
     pub fn finish(mut self) {
         self.slot.outcome = HealthReport::Good;
+        let now = Instant::now();
+        if !self.is_kept(now) {
+            self.end(Close::Complete);
+            return;
+        }
+        let made = self.made;
         self.slot.idle = self.conn.take().map(|conn| IdleConnection {
             conn,
-            since: Instant::now(),
+            made,
+            since: now,
         });
+    }
+
+    /// Whether the connection is used again. An idle connection to a FastCGI server holds one of its processes, so it is
+    /// closed if other connections perhaps wait for a process, and after a while in any case.
+    fn is_kept(&mut self, now: Instant) -> bool {
+        let ConnectionSlot {
+            directory,
+            endpoint,
+            ..
+        } = &self.slot;
+        let Some(server) = endpoint.fastcgi(&directory.log, &directory.site) else {
+            return true;
+        };
+        now.saturating_duration_since(self.made) < LONGEST_FASTCGI
+            && !server.has_unanswered()
+            && self.conn.as_mut().is_some_and(Conn::settle)
     }
 
     /// The connection continues with another protocol. It is not a request any more, so it needs no slot.

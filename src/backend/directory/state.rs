@@ -70,7 +70,10 @@ impl DirectorySettings {
             servers,
             slots,
             connect_timeout: site.timeouts.connect,
-            idle_timeout: site.timeouts.idle,
+            idle_timeout: match site.fastcgi {
+                Some(_) => site.timeouts.idle.min(LONGEST_FASTCGI),
+                None => site.timeouts.idle,
+            },
             check: site.check.clone(),
             host: site.name.clone(),
             send_proxy: site.send_proxy,
@@ -229,5 +232,8 @@ impl DirectoryState {
     }
 }
 
+/// How long a connection to a FastCGI server is used. Each one holds a process of the server, also while it is idle, which
+/// other connections may wait for: those of other sites, or of other programs.
+pub(super) const LONGEST_FASTCGI: Duration = Duration::from_secs(1);
 /// How long a connection is idle before it is inspected.
 pub(super) const IDLE_RECHECK: Duration = Duration::from_secs(1);

@@ -27,7 +27,9 @@ impl Session {
         let received = pending.since;
         let settings = &pending.site().settings;
         let limits = &settings.limits;
-        if !settings.request_buffering {
+        // FastCGI servers want to know the length.
+        let is_spooled = settings.fastcgi.is_some() && framing == Framing::Chunked;
+        if !settings.request_buffering && !is_spooled {
             let expects = pending.request.head.expect_continue;
             let of_body = UploadLimits {
                 most: limits.body,

@@ -96,7 +96,8 @@ impl Session {
             };
             return self.refuse_overload(&context, scratch);
         }
-        let local = match snapshot.sends_proxy {
+        let needs_local = snapshot.sends_proxy || snapshot.sites[site].settings.fastcgi.is_some();
+        let local = match needs_local {
             true => self.local(),
             false => None,
         };
@@ -148,7 +149,11 @@ impl Session {
     }
 
     /// Serves a request that may go on: with a file if there is one, otherwise by a backend once its body is read.
-    pub(super) fn serve(&mut self, pending: PendingRequest, scratch: &mut Scratch) -> SessionStep {
+    pub(super) fn serve(
+        &mut self,
+        mut pending: PendingRequest,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
         if let Some(response) = files::respond(pending.site(), &pending.request, pending.since) {
             if response.head.status == 405 {
                 self.log_refused(&pending, log::Level::Info, 405, "there are only files here");
@@ -157,6 +162,15 @@ impl Session {
         }
         if pending.request.head.max_forwards == Some(0) {
             return self.respond_before_body(&pending, pages::options(), scratch);
+        }
+        if pending.site().settings.fastcgi.is_some() {
+            if pending.request.head.target.is_asterisk() {
+                return self.respond_before_body(&pending, pages::options(), scratch);
+            }
+            match files::script(pending.site(), &pending.request, pending.since) {
+                Ok(script) => pending.run(script),
+                Err(response) => return self.respond_before_body(&pending, *response, scratch),
+            }
         }
         if !pending.request.head.has_body() {
             return self.begin_exchange(pending, None, scratch);
