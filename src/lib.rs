@@ -147,6 +147,7 @@
 //! | `acme` | one, if a site has `tls: auto` or `tls: internal` | obtains and renews certificates; waits for the authority | serve requests |
 //! | `certificates` | one, if certificates come from files | reads them again when they change; logs their expiry | serve requests |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
+//! | `redis-messages` | the same, while other proxies use the list | receives messages from Redis: that others wait, or that servers are free | anything else |
 //! | `status` | one for the `status` address, and up to 8 short-lived ones | accepts there; reads one request and writes its response | serve requests to sites |
 //! | `lookup`, `check` | at most one of each for a server, short-lived | looks up a host name; checks whether a server is healthy | anything else |
 //!

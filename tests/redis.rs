@@ -90,6 +90,20 @@ impl Redis {
         proxy
     }
 
+    /// Two proxies that know of each other.
+    fn two_proxies(&self) -> [Proxy; 2] {
+        let mut proxies = [(); 2].map(|()| self.proxy());
+        wait_until("a subscription of each proxy", || {
+            let channels = self.ask("PUBSUB CHANNELS swiftiply:*");
+            channels.lines().count() == 2
+        });
+        // With its connection for messages.
+        for proxy in &mut proxies {
+            proxy.count_again();
+        }
+        proxies
+    }
+
     fn yaml(&self, more: &str) -> String {
         format!(
             "limits: {{waiting: 1000}}\n\
@@ -209,6 +223,7 @@ fn redis_restarted() {
     load.wait_for(100);
     redis.signal(Signal::SIGSTOP);
     proxy.wait_for_logs("using the last known servers", 4);
+    proxy.wait_for_log(": no response within 500 ms; using the last known servers");
     load.wait_for(100);
     redis.signal(Signal::SIGCONT);
     proxy.wait_for_logs("servers are listed in Redis", 5);
@@ -228,10 +243,7 @@ fn shared_list() {
     let redis = Redis::start();
     let server = EchoServer::run(Server::start(), Duration::from_millis(1));
     redis.push("test", server.address());
-    let proxies = [redis.proxy(), redis.proxy()];
-    wait_until("two proxies in the list", || {
-        redis.ask("ZCARD test.proxies") == "2"
-    });
+    let proxies = redis.two_proxies();
     // However busy the one is, the other one has its turn.
     thread::scope(|scope| {
         for proxy in &proxies {
@@ -248,6 +260,148 @@ fn shared_list() {
 }
 
 #[test]
+fn elements_to_spare() {
+    needs!("redis-server", "redis-cli");
+    let redis = Redis::start();
+    let takes = Duration::from_millis(110);
+    let server = EchoServer::run(Server::start(), takes);
+    for _ in 0..20 {
+        redis.push("test", server.address());
+    }
+    let proxies = redis.two_proxies();
+    let mut visitor = proxies[0].visit();
+    let overhead = (0..8).map(|_| {
+        let since = Instant::now();
+        assert_eq!(visitor.get("/").status, 200);
+        since.elapsed() - takes
+    });
+    let least = overhead.skip(1).min().unwrap();
+    assert!(least < Duration::from_millis(30), "{least:?}");
+    drop((visitor, server));
+    for proxy in proxies {
+        proxy.finish();
+    }
+}
+
+#[test]
+fn waiting_proxies_take_turns() {
+    needs!("redis-server", "redis-cli");
+    let redis = Redis::start();
+    let server = Server::start();
+    redis.push("test", server.address());
+    let [first, second] = redis.two_proxies();
+    let mut one = first.ask("/1");
+    let mut backend = server.accept();
+    backend.request();
+    let mut two = first.ask("/2");
+    wait_until("the first proxy in the queue", || {
+        redis.ask("ZCARD test.waiting") == "1"
+    });
+    let mut four = first.ask("/4");
+    let mut other = second.ask("/3");
+    wait_until("both proxies in the queue", || {
+        redis.ask("ZCARD test.waiting") == "2"
+    });
+    // The element has been held for long, and the first proxy knows that the second one waits.
+    thread::sleep(Duration::from_millis(300));
+    backend.reply_to(&mut one, "1");
+    assert_eq!(backend.request().target(), "/2");
+    thread::sleep(Duration::from_millis(300));
+    backend.reply_to(&mut two, "2");
+    let mut backend_of_second = server.accept();
+    assert_eq!(backend_of_second.request().target(), "/3");
+    backend_of_second.reply_to(&mut other, "3");
+    assert_eq!(backend.request().target(), "/4");
+    backend.reply_to(&mut four, "4");
+    redis.wait_for("test", &[server.address()]);
+    wait_until("no proxy in the queue", || {
+        redis.ask("ZCARD test.waiting") == "0"
+    });
+    drop((one, two, four, other, backend, backend_of_second));
+    for proxy in [first, second] {
+        proxy.finish();
+    }
+}
+
+/// The primary of two is killed, and the other one takes its place.
+#[test]
+fn failed_over() {
+    needs!("redis-server", "redis-cli");
+    let mut primary = Redis::start();
+    let replica = Redis::start();
+    let own = |redis: &Redis| format!("127.0.0.1:{}", redis.port.number());
+    let server = EchoServer::start();
+    for _ in 0..4 {
+        primary.push("test", server.address());
+    }
+    let port = primary.port.number();
+    replica.ask(&format!("REPLICAOF 127.0.0.1 {port}"));
+    wait_until("the list at the replica", || {
+        replica.list("test").len() == 4
+    });
+    let (sentinel, directory) = sentinel_of(port);
+    let hosts = |list: &str| {
+        primary
+            .yaml("")
+            .replace("host: 127.0.0.1", &format!("host: [{list}]"))
+    };
+    let listed = hosts(&format!("'{}', '{}'", own(&replica), own(&primary)));
+    let asked = hosts(&format!("'127.0.0.1:{}'", sentinel.0.number()))
+        .replace("lease:", "sentinel: main, lease:");
+    let proxies = [listed, asked].map(|yaml| Proxy::start(&yaml));
+    for proxy in &proxies {
+        proxy.wait_for_log(&format!("servers are listed in Redis at {}", own(&primary)));
+    }
+    let loads = proxies
+        .each_ref()
+        .map(|proxy| Load::start(proxy.address(), false));
+    for load in &loads {
+        load.wait_for(20);
+    }
+    primary.kill();
+    for proxy in &proxies {
+        proxy.wait_for_log("using the last known servers");
+        assert_lacks(&proxy.log(), "os error");
+    }
+    // Sentinel promotes the replica.
+    for proxy in &proxies {
+        proxy.wait_for_log(&format!("servers are listed in Redis at {}", own(&replica)));
+    }
+    for load in loads {
+        load.wait_for(20);
+        load.end();
+    }
+    wait_until("the return of all servers to the list", || {
+        replica.list("test").len() == 4 && replica.list("test.inuse").is_empty()
+    });
+    drop((sentinel, directory, server));
+    for proxy in proxies {
+        proxy.finish_without_leak_check();
+    }
+}
+
+/// A Sentinel that promotes the replica of the Redis at this port when that is gone for 300 ms.
+fn sentinel_of(port: u16) -> ((Port, Running), TempDir) {
+    let (own, directory) = (Port::reserve(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("sentinel.conf");
+    let text = format!(
+        "port {}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {port} 1\n\
+         sentinel down-after-milliseconds main 300\n",
+        own.number()
+    );
+    std::fs::write(&file, text).unwrap();
+    let child = Command::new("redis-server")
+        .arg(&file)
+        .arg("--sentinel")
+        .arg("--dir")
+        .arg(directory.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    ((own, Running(child)), directory)
+}
+
+#[test]
 fn proxy_killed() {
     needs!("redis-server", "redis-cli");
     let redis = Redis::start();
@@ -256,7 +410,7 @@ fn proxy_killed() {
     redis.push("test", address);
     // Elements that the original has in use are not taken.
     redis.ask("LPUSH test.inuse 127.0.0.1:1");
-    let [killed, stays] = [(); 2].map(|()| redis.proxy());
+    let [killed, stays] = redis.two_proxies();
     let mut first = killed.ask("/first");
     let mut backend = server.accept();
     backend.request();

@@ -4,7 +4,7 @@ mod activation;
 mod connections;
 mod failures;
 mod manager;
-mod replaceable;
+pub(crate) mod replaceable;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

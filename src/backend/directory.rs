@@ -56,7 +56,6 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -89,24 +88,19 @@ pub struct Servers {
 impl Servers {
     /// The servers of a site; `None` if its backends dial in. `log`: the target of log messages; `alarm`: wakes the
     /// thread that calls [`Servers::tick`].
-    ///
-    /// # Errors
-    /// The address of the Redis server is invalid.
     pub fn new(
         site: &config::SiteConfig,
         log: &str,
         stats: &Arc<Stats>,
         alarm: &Arc<Alarm>,
-    ) -> io::Result<Option<Self>> {
-        let Some(settings) = DirectorySettings::of(site) else {
-            return Ok(None);
-        };
+    ) -> Option<Self> {
+        let settings = DirectorySettings::of(site)?;
         match &site.directory {
             #[cfg(feature = "redis")]
             Some(config::DirectoryConfig::Redis(redis)) => {
-                Self::shared(site, redis, log, &settings, (stats, alarm)).map(Some)
+                Some(Self::shared(site, redis, log, &settings, (stats, alarm)))
             }
-            Some(kind) => Ok(Some(Self {
+            Some(kind) => Some(Self {
                 directories: vec![(
                     site.name.clone(),
                     Arc::new(Directory::new(&site.name, log, settings, (stats, alarm))),
@@ -116,8 +110,8 @@ impl Servers {
                 send_proxy: site.send_proxy,
                 #[cfg(feature = "redis")]
                 link: None,
-            })),
-            None => Ok(None),
+            }),
+            None => None,
         }
     }
 
@@ -129,7 +123,7 @@ impl Servers {
         log: &str,
         settings: &DirectorySettings,
         parts: (&Arc<Stats>, &Arc<Alarm>),
-    ) -> io::Result<Self> {
+    ) -> Self {
         let syncer_notify = Arc::new(list::Notify::default());
         let directories: Vec<_> = names(site)
             .map(|name| {
@@ -140,13 +134,13 @@ impl Servers {
             })
             .collect();
         let link = redis::Link::new(site, log, redis, &directories, syncer_notify);
-        Ok(Self {
+        Self {
             directories,
             kind: config::DirectoryConfig::Redis(redis.clone()),
             is_fastcgi: false,
             send_proxy: site.send_proxy,
-            link: Some(link.map_err(io::Error::other)?),
-        })
+            link: Some(link),
+        }
     }
 
     /// Whether [`Servers::change`] can switch to the settings of this site.

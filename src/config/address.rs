@@ -204,10 +204,25 @@ pub(super) fn fastcgi(directory: Option<&Path>, text: &str) -> Result<ServerConf
     }
 }
 
-/// Parses the host of a server whose port is a key of its own.
-pub(super) fn host(node: &Node) -> Result<String, ValueError> {
+/// Parses the address of a Redis server, whose port may be a key of its own: `name`, `name:6379`, `[::1]:6379`.
+pub(super) fn redis(node: &Node, port: u16) -> Result<Address, ValueError> {
     let text = text(node)?;
-    literal_or_name(&text).ok_or_else(|| "write a host name or an address".into())
+    let with_port = || {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = u16::try_from(digits(port)?).ok()?;
+        let host =
+            literal_or_name(host).filter(|_| !host.contains(':') || host.starts_with('['))?;
+        Some((host, port))
+    };
+    let alone = literal_or_name(&text).map(|host| (host, port));
+    let (host, port) = alone
+        .or_else(with_port)
+        .ok_or("write a host name or an address")?;
+    Ok(Address::Tcp {
+        host,
+        port,
+        implied: false,
+    })
 }
 
 /// A value of `cluster_address`.

@@ -231,8 +231,12 @@ impl Default for GzipConfig {
 impl Default for Redis {
     fn default() -> Self {
         Self {
-            host: "127.0.0.1".into(),
-            port: 6379,
+            hosts: vec![Address::Tcp {
+                host: "127.0.0.1".into(),
+                port: 6379,
+                implied: false,
+            }],
+            sentinel: None,
             db: 0,
             password: None,
             lease: Duration::from_secs(30),

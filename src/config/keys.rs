@@ -332,6 +332,7 @@ const KEYS: &[ConfigKey] = &[
     key("servers.db", KeyLevel::Site, KeyStatus::Now),
     key("servers.password", KeyLevel::Site, KeyStatus::Now),
     key("servers.lease", KeyLevel::Site, KeyStatus::Now),
+    key("servers.sentinel", KeyLevel::Site, KeyStatus::Now),
     key("server_connections", KeyLevel::Site, KeyStatus::Now),
     key("send_proxy", KeyLevel::Site, KeyStatus::Now),
     key("check", KeyLevel::Site, KeyStatus::Now),

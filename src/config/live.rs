@@ -7,6 +7,7 @@
 //! Called by the threads of reloads and commands, one at a time. Only this module writes a configuration file.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::edit::{EditError, Edited, SiteEdit, edit, entry};
 use super::problem::{Note, Problem, Problems};
 use super::types::Config;
-use super::{Inspection, Overrides, check, read, value};
+use super::{Inspection, Overrides, check, read, unpersisted, value};
 
 /// The configuration file of a running server.
 #[derive(Debug)]
@@ -73,24 +74,56 @@ pub enum LiveError {
 }
 
 impl LiveConfig {
-    /// Reads a file before a start, and inspects the files that it names.
+    /// Reads a file before a start, and inspects the files that it names. `changes`: those of a process that this one follows
+    /// ([`LiveConfig::changes`]).
     ///
     /// # Errors
-    /// All problems in it.
+    /// All problems in it, or that the changes do not fit it.
     pub fn open(
         file: &Path,
+        changes: Option<&str>,
         overrides: &Overrides,
         inspection: &Inspection,
     ) -> Result<(Self, LoadedConfig), Problems> {
         let loaded = LoadedConfig::read(file, overrides, Some(inspection))?;
-        let live = Self {
+        let mut live = Self {
             file: file.to_owned(),
             overrides: overrides.clone(),
             loaded: loaded.text.clone(),
             current: loaded.text.clone(),
             unpersisted: BTreeSet::new(),
         };
-        Ok((live, loaded))
+        let Some(changes) = changes else {
+            return Ok((live, loaded));
+        };
+        let misfit = |sites: &BTreeSet<String>, why: &dyn fmt::Display| {
+            let sites: Vec<_> = sites.iter().map(String::as_str).collect();
+            let sites = sites.join(", ");
+            let message = format!(
+                "does not fit the changes of {sites} that are in force and not in the file; reload it to drop them: {why}"
+            );
+            Problems::one(file, None, message)
+        };
+        let applied = unpersisted::apply(&live.loaded, changes);
+        let (text, sites) = applied.map_err(|(sites, why)| misfit(&sites, &why))?;
+        let checked = check::text(&text, file, overrides, Some(inspection));
+        let (config, notes) =
+            checked.map_err(|problems| misfit(&sites, &problems.without_lines()))?;
+        live.current.clone_from(&text);
+        live.unpersisted = sites;
+        Ok((
+            live,
+            LoadedConfig {
+                config,
+                notes,
+                text,
+            },
+        ))
+    }
+
+    /// The changes that are in force and not in the file, for [`LiveConfig::open`] of a process that follows this one.
+    pub fn changes(&self) -> Option<String> {
+        unpersisted::changes(&self.current, &self.unpersisted)
     }
 
     /// Reads the file as it is now, inspects the files that it names, and changes nothing.
@@ -357,8 +390,8 @@ impl From<EditError> for LiveError {
     }
 }
 
-impl std::fmt::Display for LiveError {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for LiveError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSite(error) => error.fmt(out),
             Self::Invalid(why) | Self::File(why) => out.write_str(why),
@@ -390,7 +423,7 @@ map:
             certificate: |_, _| Ok(()),
             authorities: |_| Ok(()),
         };
-        let opened = LiveConfig::open("s.yml".as_ref(), &overrides, &inspection);
+        let opened = LiveConfig::open("s.yml".as_ref(), None, &overrides, &inspection);
         opened.unwrap().0
     }
 

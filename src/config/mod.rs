@@ -55,6 +55,7 @@ mod site;
 mod sites;
 mod status;
 mod types;
+mod unpersisted;
 mod value;
 mod written;
 

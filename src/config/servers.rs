@@ -101,9 +101,29 @@ fn redis_server(section: &Section) -> Redis {
         lease if (SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) => Ok(lease),
         _ => Err("write a time from 1s to 1h".into()),
     };
+    let sentinel = section.take("sentinel", value::text);
+    let default_port = match sentinel {
+        Some(_) => SENTINEL_PORT,
+        None => REDIS_PORT,
+    };
+    let port = section.take("port", value::port).unwrap_or(default_port);
+    let read = |node: &Node| address::redis(node, port);
+    if let Some(node @ Node::List(list)) = raw::get(&section.map, "host")
+        && list.is_empty()
+    {
+        section.wrong("host", None, node, "an empty list; write where Redis is");
+    }
+    let hosts = section.take_many("host", read);
+    let here = || {
+        vec![Address::Tcp {
+            host: "127.0.0.1".into(),
+            port,
+            implied: false,
+        }]
+    };
     Redis {
-        host: section.take("host", address::host).unwrap_or(base.host),
-        port: section.take("port", value::port).unwrap_or(base.port),
+        hosts: hosts.unwrap_or_else(here),
+        sentinel,
         db: section
             .take("db", value::count(0..=u64::from(u16::MAX)))
             .map_or(base.db, |number| number as u32),
@@ -137,6 +157,10 @@ pub(super) fn check_of(section: &Section) -> Option<CheckConfig> {
         interval,
     })
 }
+
+/// The default ports of Redis and of its Sentinels.
+const REDIS_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
 
 /// The default interval of health checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);

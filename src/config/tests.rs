@@ -1146,12 +1146,12 @@ fn printing_and_loading_is_stable() {
     check(
         "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, send_proxy: v2, backup: d, queue_time: false, request_id: false, underscores: true}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, timeouts: {connect: 1}}]\n",
     );
-    #[cfg(feature = "redis")]
     check(
         "cluster_port: 80\nmap: [{incoming: a, docroot: /w, outgoing: ['fastcgi:unix:/s', 'fastcgi://h:9'], fastcgi_root: /x, fastcgi_params: {A: 'b'}, server_connections: 3}, {incoming: b, docroot: /w, fallback: false, outgoing: 'fastcgi:h:9'}, {incoming: c, docroot: /w, fallback: /i.html, index: a.php, outgoing: 'fastcgi:h:9'}]\n",
     );
+    #[cfg(feature = "redis")]
     check(
-        "cluster_port: 80\nmap: [{incoming: a, proxy: traditional, directory: redis, servers: {host: '::1', db: 3, password: '1', lease: 500s}}, {incoming: b, proxy: traditional, directory: redis}]\n",
+        "cluster_port: 80\nmap: [{incoming: a, proxy: traditional, directory: redis, servers: {host: '::1', db: 3, password: '1', lease: 500s}}, {incoming: b, proxy: traditional, directory: redis}, {incoming: c, proxy: traditional, directory: redis, servers: {host: [a, '[::1]:7'], sentinel: m}}]\n",
     );
     check("cluster_port: 80\nstatus: {at: '0.0.0.0:8081', key: 0123}\nmap: []\n");
     check("cluster_port: 80\nstatus: {at: 'unix:/s'}\nmap: []\n");

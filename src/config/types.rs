@@ -433,13 +433,14 @@ pub enum DirectoryConfig {
     Redis(Redis),
 }
 
-/// A Redis server and a database in it.
+/// A Redis server, or several of which one is the primary, and a database in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Redis {
-    /// Host name or literal address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
+    /// The servers, or their Sentinels; tried in this order. No Unix sockets.
+    #[serde(rename = "host")]
+    pub hosts: Vec<Address>,
+    /// The addresses are those of Sentinels, which know the primary by this name.
+    pub sentinel: Option<String>,
     /// Number of the database.
     pub db: u32,
     /// Password.

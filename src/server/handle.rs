@@ -177,6 +177,12 @@ impl Server {
         self.clear_idle(false);
     }
 
+    /// The drain is a stop, also of a process that another one has replaced: requests of paused sites get 503.
+    pub fn begin_stop(&self) {
+        self.shared.is_stopping.store(true, Ordering::Relaxed);
+        self.give_up_pauses();
+    }
+
     /// Whether a drain is over. Call it repeatedly: it also closes connections that have become idle.
     ///
     /// A connection that has not had a request yet gets a second to send one: its client has just connected. If another

@@ -64,22 +64,18 @@ impl Server {
         self.shared.drained.lock().names().cloned().collect()
     }
 
-    /// What is drained or in maintenance, as texts for [`Bound::restore`](super::Bound::restore) of a process that follows
-    /// this one.
+    /// What is paused, drained or in maintenance, as texts for [`Bound::restore`](super::Bound::restore) of a process that
+    /// follows this one.
     pub fn switched(&self) -> Vec<String> {
-        operations::switched(&self.shared)
+        let list = || operations::switched(&self.shared);
+        self.shared.switching.give(list)
     }
 
-    /// The name of a paused site, if there is one.
-    pub fn paused(&self) -> Option<String> {
-        let snapshot = self.shared.snapshot();
-        let mut sites = snapshot.sites.iter();
-        let paused = sites.find(|site| site.switches.pause.is_on());
-        paused.map(|site| site.settings.name.clone())
-    }
-
-    /// Lets the requests of paused sites end: once the server stops, no command can end a pause.
+    /// Lets the requests of paused sites end where no command can end a pause any more.
     pub(super) fn give_up_pauses(&self) {
+        if self.shared.can_resume() {
+            return;
+        }
         for site in &self.shared.snapshot().sites {
             if site.switches.pause.is_on() {
                 site.switches.pause.recall();

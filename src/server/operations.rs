@@ -3,10 +3,11 @@
 //! A program calls methods of the [`Server`](crate::server::Server), in [`operate`](super::operate); `swiftiplyctl` reaches
 //! them through the status address. All of them take effect at
 //! once, cut no request, and last until they are undone: also over a reload, as long as the configuration has a site
-//! with that name. They end with the server.
+//! with that name, and over an upgrade. They end with the server.
 //!
 //! A site is named as in logs, or by any of its host names.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub enum OperationError {
     NotDrained(String),
     /// This site is not paused.
     NotPaused(String),
+    /// Another process has replaced this one.
+    Replaced,
 }
 
 /// What was drained.
@@ -52,7 +55,7 @@ pub(crate) struct Operations<'s> {
 impl Operations<'_> {
     /// See [`Server::pause`](crate::server::Server::pause).
     pub(crate) fn pause(&self, site: &str, longest: Duration) -> Result<(), OperationError> {
-        self.with_site(site, |site| {
+        self.switch_site(site, |site| {
             let name = &site.settings.name;
             match site.switches.pause.begin(longest) {
                 true => log::info!(
@@ -71,7 +74,7 @@ impl Operations<'_> {
 
     /// See [`Server::resume`](crate::server::Server::resume).
     pub(crate) fn resume(&self, site: &str) -> Result<usize, OperationError> {
-        let resumed = self.with_site(site, |site| {
+        let resumed = self.switch_site(site, |site| {
             let name = site.settings.name.clone();
             let Some(waiting) = site.switches.pause.end() else {
                 return Err(OperationError::NotPaused(name));
@@ -84,7 +87,7 @@ impl Operations<'_> {
 
     /// See [`Server::set_maintenance`](crate::server::Server::set_maintenance).
     pub(crate) fn set_maintenance(&self, site: &str, on: bool) -> Result<bool, OperationError> {
-        self.with_site(site, |site| {
+        self.switch_site(site, |site| {
             let changed = site.switches.set_maintenance(on);
             if changed {
                 let word = if on { "begins" } else { "ends" };
@@ -97,6 +100,10 @@ impl Operations<'_> {
 
     /// See [`Server::drain_backends`](crate::server::Server::drain_backends).
     pub(crate) fn drain(&self, name: &str) -> Result<DrainedBackends, OperationError> {
+        self.switch(|| self.drain_named(name))
+    }
+
+    fn drain_named(&self, name: &str) -> Result<DrainedBackends, OperationError> {
         if let Some(site) = self.shared.snapshot().called(name) {
             if site.switches.set_drained(true) {
                 let name = &site.settings.name;
@@ -113,6 +120,10 @@ impl Operations<'_> {
 
     /// See [`Server::undrain`](crate::server::Server::undrain).
     pub(crate) fn undrain(&self, name: &str) -> Result<(), OperationError> {
+        self.switch(|| self.undrain_named(name))
+    }
+
+    fn undrain_named(&self, name: &str) -> Result<(), OperationError> {
         if let Some(site) = self.shared.snapshot().called(name) {
             let own = site.settings.name.clone();
             if !site.switches.set_drained(false) {
@@ -133,12 +144,30 @@ impl Operations<'_> {
         Ok(())
     }
 
-    fn with_site<T>(&self, name: &str, act: impl Fn(&Site) -> T) -> Result<T, OperationError> {
-        let snapshot = self.shared.snapshot();
-        match snapshot.called(name) {
-            Some(site) => Ok(act(site)),
-            None => Err(no_site(name, &snapshot)),
-        }
+    /// Changes something, in this process and in those that it has replaced.
+    fn switch<T>(
+        &self,
+        act: impl FnOnce() -> Result<T, OperationError>,
+    ) -> Result<T, OperationError> {
+        let switching = self.shared.switching.begin(&self.shared.is_replaced);
+        let mut switching = switching.ok_or(OperationError::Replaced)?;
+        let result = act();
+        switching.changed(|| switched(self.shared));
+        result
+    }
+
+    fn switch_site<T>(
+        &self,
+        name: &str,
+        act: impl FnOnce(&Site) -> T,
+    ) -> Result<T, OperationError> {
+        self.switch(|| {
+            let snapshot = self.shared.snapshot();
+            match snapshot.called(name) {
+                Some(site) => Ok(act(site)),
+                None => Err(no_site(name, &snapshot)),
+            }
+        })
     }
 
     /// The backends or the server with this name.
@@ -195,16 +224,18 @@ fn machine(text: &str) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// What is switched, except for pauses, as texts for a process that follows this one.
+/// What is switched, as texts for another process of this server.
 pub(super) fn switched(shared: &Shared) -> Vec<String> {
     let snapshot = shared.snapshot();
     let sites = snapshot.sites.iter().flat_map(|site| {
-        let name = &site.settings.name;
-        let maintenance = site.switches.is_in_maintenance();
+        let (name, switches) = (&site.settings.name, &site.switches);
+        let paused = switches.pause.longest();
+        let paused = paused.map(|longest| format!("{PAUSED}{} {name}", longest.as_millis()));
+        let maintenance = switches.is_in_maintenance();
         let maintenance = maintenance.then(|| format!("{MAINTENANCE}{name}"));
-        let drained = site.switches.is_drained();
+        let drained = switches.is_drained();
         let drained = drained.then(|| format!("{DRAINED_SITE}{name}"));
-        maintenance.into_iter().chain(drained)
+        paused.into_iter().chain(maintenance).chain(drained)
     });
     let sites: Vec<_> = sites.collect();
     let backends = Arc::clone(&shared.drained.lock());
@@ -212,26 +243,66 @@ pub(super) fn switched(shared: &Shared) -> Vec<String> {
     sites.into_iter().chain(backends).collect()
 }
 
-/// Switches the same as another process, by its texts. What is not in the configuration any more is left out.
+/// What is to be switched at a site.
+#[derive(Default)]
+struct WantedSwitches {
+    pause: Option<Duration>,
+    maintenance: bool,
+    drained: bool,
+}
+
+/// Switches the same as another process, by its texts, and nothing else. What is not in the configuration any more is left
+/// out.
 pub(super) fn restore(shared: &Shared, switched: &[String]) {
     let snapshot = shared.snapshot();
+    let mut wanted: HashMap<&str, WantedSwitches> = HashMap::new();
     let mut drained = Drained::default();
     for text in switched {
         if let Some(name) = text.strip_prefix(MAINTENANCE) {
-            if let Some(site) = snapshot.called(name) {
-                site.switches.set_maintenance(true);
-            }
+            let site = wanted_at(&mut wanted, &snapshot, name);
+            site.into_iter().for_each(|site| site.maintenance = true);
         } else if let Some(name) = text.strip_prefix(DRAINED_SITE) {
-            if let Some(site) = snapshot.called(name) {
-                site.switches.set_drained(true);
-            }
+            let site = wanted_at(&mut wanted, &snapshot, name);
+            site.into_iter().for_each(|site| site.drained = true);
+        } else if let Some((longest, name)) = text.strip_prefix(PAUSED).and_then(time_and_name) {
+            let site = wanted_at(&mut wanted, &snapshot, name);
+            site.into_iter().for_each(|site| site.pause = Some(longest));
         } else if let Some(name) = DrainedName::from_text(text) {
             drained.add(name);
+        }
+    }
+    for site in &snapshot.sites {
+        let wanted = wanted.remove(&*site.settings.name).unwrap_or_default();
+        let is_paused = match wanted.pause {
+            Some(longest) => site.switches.pause.begin(longest),
+            None => {
+                site.switches.pause.end();
+                false
+            }
+        };
+        site.switches.set_maintenance(wanted.maintenance);
+        let is_drained = site.switches.set_drained(wanted.drained) && wanted.drained;
+        if is_paused || is_drained {
+            site.recall();
         }
     }
     let mut current = shared.drained.lock();
     *current = Arc::new(drained);
     snapshot.set_drained(&current);
+}
+
+fn wanted_at<'s, 'w>(
+    wanted: &'w mut HashMap<&'s str, WantedSwitches>,
+    snapshot: &'s Snapshot,
+    name: &str,
+) -> Option<&'w mut WantedSwitches> {
+    let site = snapshot.called(name)?;
+    Some(wanted.entry(&site.settings.name).or_default())
+}
+
+fn time_and_name(text: &str) -> Option<(Duration, &str)> {
+    let (time, name) = text.split_once(' ')?;
+    Some((Duration::from_millis(time.parse().ok()?), name))
 }
 
 pub(super) fn no_site(name: &str, snapshot: &Snapshot) -> OperationError {
@@ -257,12 +328,16 @@ impl fmt::Display for OperationError {
             ),
             Self::NotDrained(name) => write!(out, "{name} is not drained"),
             Self::NotPaused(name) => write!(out, "site {name} is not paused"),
+            Self::Replaced => out.write_str(
+                "another process has just replaced this one; give the command to that one",
+            ),
         }
     }
 }
 
 impl std::error::Error for OperationError {}
 
+const PAUSED: &str = "paused ";
 const MAINTENANCE: &str = "maintenance ";
 const DRAINED_SITE: &str = "drained-site ";
 /// How many sites a message names.

@@ -441,7 +441,7 @@ impl PendingRequest {
         let Some(site) = paused.find(|site| site.switches.pause.is_on()) else {
             return Ok(None);
         };
-        if self.snapshot.shared.is_draining() {
+        if !self.snapshot.shared.can_resume() {
             // No command can end the pause any more.
             return Err(RelayError::NoBackend);
         }

@@ -17,6 +17,7 @@ use super::history::History;
 use super::rate_limit::RateLimiter;
 use super::snapshot::Snapshot;
 use super::succession::link::ProcessLink;
+use super::succession::switching::Switching;
 use crate::acme::challenges::Challenges;
 use crate::acme::manager::Manager;
 use crate::backend::drained::Drained;
@@ -43,6 +44,10 @@ pub(crate) struct Shared {
     pub(super) is_replaced: AtomicBool,
     /// The link to it.
     pub(super) successor: RwLock<Option<Arc<ProcessLink>>>,
+    /// Serialises what an operator switches, and sends it to the processes that this one has replaced.
+    pub(super) switching: Switching,
+    /// The server stops: no command can end a pause any more.
+    pub(super) is_stopping: AtomicBool,
     /// Bytes of memory (`limits.memory`).
     pub(crate) memory: Arc<Budget>,
     /// Bytes on disk (`limits.spool`).
@@ -110,6 +115,14 @@ impl Shared {
     /// it, to which the connection cannot be given (`is_secure`).
     pub(crate) fn is_leaving(&self, is_secure: bool) -> bool {
         self.is_draining() && (is_secure || self.successor().is_none())
+    }
+
+    /// Whether a pause can still be ended by a command: to this process, or to the one that has replaced it.
+    pub(super) fn can_resume(&self) -> bool {
+        match self.is_draining() {
+            true => !self.is_stopping.load(Ordering::Relaxed) && self.successor().is_some(),
+            false => true,
+        }
     }
 
     /// Where to keep the body of a client's request, and the part of a response that the client has not taken.

@@ -27,6 +27,7 @@ use super::sessions::{ScanBackoff, Sessions, WorkerProgress};
 use super::shared::Shared;
 use super::snapshot::{Snapshot, SnapshotParts};
 use super::succession::Succession;
+use super::succession::switching::Switching;
 use super::threads::{self, PreparedThread, acme_thread};
 use super::worker::{Worker, set_scheduling};
 use crate::acme::challenges::Challenges;
@@ -138,6 +139,8 @@ impl Server {
             draining: AtomicBool::new(false),
             is_replaced: AtomicBool::new(false),
             successor: RwLock::default(),
+            switching: Switching::default(),
+            is_stopping: AtomicBool::new(false),
             memory,
             disk,
             compressors,

@@ -8,7 +8,8 @@
 //!   become idle. Connections with TLS stay, since their keys cannot leave the process.
 //! - A request that waits for a backend in the old process asks the new one, where it gets a place in the queue ([`loans`]) and
 //!   is lent a backend, which goes back when it is idle.
-//! - The new process has the old one stop when it stops itself.
+//! - The new process has the old one stop when it stops itself, and sends it what an operator switches ([`switching`]), so
+//!   that requests that wait in the old one for the end of a pause go on when the new one is asked to resume the site.
 //!
 //! When the new process is replaced in turn, it hands on its channels to older ones. So each old process is connected to the one
 //! that accepts, however many have been in between.
@@ -19,6 +20,7 @@
 pub(crate) mod link;
 mod loans;
 pub(crate) mod message;
+pub(crate) mod switching;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,6 +44,7 @@ use crate::net::listener::Stop;
 use crate::net::stream::Stream;
 use crate::process::channel::Channel;
 use crate::process::{self, reason};
+use crate::server::operations;
 use crate::stats;
 
 /// The other processes of this server.
@@ -84,12 +87,14 @@ enum Role {
     Successor,
 }
 
-/// Connections that were taken over.
+/// What has come from another process.
 #[derive(Default)]
 struct TakenOver {
     backends: usize,
     clients: usize,
     is_reported: bool,
+    /// Of a list of what is switched that has not ended yet.
+    switched: Vec<String>,
 }
 
 impl Succession {
@@ -107,14 +112,19 @@ impl Succession {
     ///
     /// # Errors
     /// Those of the system.
-    pub(super) fn add_predecessor(self: &Arc<Self>, channel: Channel) -> io::Result<()> {
+    pub(super) fn add_predecessor(
+        self: &Arc<Self>,
+        channel: Channel,
+    ) -> io::Result<Arc<ProcessLink>> {
         let reader = self.read(channel, Role::Predecessor)?;
+        let link = Arc::clone(&reader.link);
+        self.sessions.shared.switching.add(&link);
         let mut others = self.others.lock();
         others
             .predecessors
             .retain(|reader| !reader.thread.is_finished());
         others.predecessors.push(reader);
-        Ok(())
+        Ok(link)
     }
 
     /// Another process has replaced this one. Returns the link to it.
@@ -268,6 +278,8 @@ impl Succession {
         loans: &mut Loans,
         taken: &mut TakenOver,
     ) {
+        let shared = &self.sessions.shared;
+        let list = || operations::switched(shared);
         match (message, descriptor) {
             (ProcessMessage::Client(client), Some(socket)) => {
                 taken.clients += 1;
@@ -302,11 +314,21 @@ impl Succession {
                 }
             }
             (ProcessMessage::Older, Some(end)) if role == Role::Predecessor => {
-                if let Err(error) = self.add_predecessor(Channel::from(end)) {
-                    log::debug!("an older process is on its own: {}", reason(&error));
+                match self.add_predecessor(Channel::from(end)) {
+                    Ok(older) => shared.switching.update(list, &older),
+                    Err(error) => {
+                        log::debug!("an older process is on its own: {}", reason(&error));
+                    }
                 }
             }
-            (ProcessMessage::All, _) if role == Role::Predecessor => taken.report(),
+            (ProcessMessage::All, _) if role == Role::Predecessor => {
+                taken.report();
+                shared.switching.update(list, link);
+            }
+            (ProcessMessage::Switched(text), _) => taken.switched.push(text),
+            (ProcessMessage::AllSwitched, _) => {
+                operations::restore(shared, &std::mem::take(&mut taken.switched));
+            }
             (ProcessMessage::Stop, _) if role == Role::Successor => {
                 self.stops.fetch_add(1, Ordering::Relaxed);
             }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::addresses::BackendListener;
 use super::handle::Server;
+use super::operations;
 use super::succession::link::ProcessLink;
 use crate::backend::pool::Successor;
 use crate::config::Address;
@@ -63,6 +64,9 @@ impl Server {
                 .collect()
         };
         let link = self.succession.set_successor(channel)?;
+        // The first of all messages.
+        let list = || operations::switched(&self.shared);
+        self.shared.switching.hand_over(list, &link);
         *self.shared.successor.write() = Some(Arc::clone(&link));
         let successor: Arc<dyn Successor> = Arc::<ProcessLink>::clone(&link);
         for pool in pools {
@@ -83,8 +87,9 @@ impl Server {
         for (_, listener) in self.listeners().iter().flatten() {
             listener.take_over();
         }
+        // First, since only a backend of an address that accepts can be taken over.
         self.accept();
-        self.succession.add_predecessor(channel)
+        self.succession.add_predecessor(channel).map(drop)
     }
 
     /// Whether a drain has begun.

@@ -10,10 +10,10 @@ use crate::common::{
     ended, wait_until,
 };
 
-const STATUS: &str = "status: {at: 'unix:status.sock'}";
+pub(super) const STATUS: &str = "status: {at: 'unix:status.sock'}";
 
 /// A site with comments, whose entry is written in lines.
-const MAP: &str = "
+pub(super) const MAP: &str = "
 map:
   # The test.
   - incoming: test
@@ -42,7 +42,7 @@ fn program(proxy: &Proxy) -> Command {
 
 /// Runs a command that has to succeed, and returns what it prints.
 #[track_caller]
-fn done(proxy: &Proxy, arguments: &[&str]) -> String {
+pub(super) fn done(proxy: &Proxy, arguments: &[&str]) -> String {
     let ended = run(proxy, arguments);
     assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.err);
     assert_eq!(ended.err, "", "{arguments:?}");
@@ -51,7 +51,7 @@ fn done(proxy: &Proxy, arguments: &[&str]) -> String {
 
 /// Runs a command that has to fail with this exit status, and returns its message.
 #[track_caller]
-fn refused(proxy: &Proxy, arguments: &[&str], code: i32) -> String {
+pub(super) fn refused(proxy: &Proxy, arguments: &[&str], code: i32) -> String {
     let ended = run(proxy, arguments);
     assert_eq!(
         (ended.code, ended.out.as_str()),
@@ -64,7 +64,7 @@ fn refused(proxy: &Proxy, arguments: &[&str], code: i32) -> String {
 }
 
 #[track_caller]
-fn json(proxy: &Proxy, arguments: &[&str]) -> Value {
+pub(super) fn json(proxy: &Proxy, arguments: &[&str]) -> Value {
     serde_json::from_str(&done(proxy, &[arguments, &["--json"]].concat())).unwrap()
 }
 
@@ -155,8 +155,6 @@ fn pause_and_resume() {
         assert_eq!(sites["sites"][0]["state"][0], "paused");
         sites["sites"][0]["waiting"] == 8
     });
-    let error = refused(&proxy, &["upgrade"], 1);
-    assert_eq!(error, "site test is paused; resume it first");
     assert_eq!(
         done(&proxy, &["resume", "test"]),
         "test is resumed; 8 requests waited\n"
@@ -279,41 +277,6 @@ fn stop_and_what_follows() {
     assert_eq!(proxy.wait().code(), Some(0));
     let error = refused(&proxy, &["status"], 3);
     assert_contains(&error, "(is swiftiply running, with this status address?)");
-}
-
-#[test]
-fn upgrade_reports_its_outcome() {
-    let mut proxy = Proxy::start_with(&format!("{STATUS}\n{MAP}"), &["--pid", "pid"]);
-    let old = proxy.pid();
-    let before = proxy.read("swiftiply.yml");
-    fs::write(
-        proxy.file("swiftiply.yml"),
-        format!("{before}\nnonsense: 1\n"),
-    )
-    .unwrap();
-    let error = refused(&proxy, &["upgrade"], 1);
-    assert_contains(&error, "the new process ended");
-    assert_eq!(json(&proxy, &["status"])["pid"], old);
-    fs::write(proxy.file("swiftiply.yml"), before).unwrap();
-    let backend = Backend::dial_as(proxy.dial_in(), "web000000001", "");
-    wait_until("the backend", || {
-        done(&proxy, &["backends"]).contains("web000000001")
-    });
-    done(&proxy, &["drain", "web000000001"]);
-    done(&proxy, &["drain", "test"]);
-    done(&proxy, &["maintenance", "test", "on"]);
-    assert_eq!(done(&proxy, &["upgrade"]), "a new process serves\n");
-    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
-    // The same address leads to the new one.
-    let new = json(&proxy, &["status"])["pid"].as_u64().unwrap();
-    assert_ne!(new, u64::from(old));
-    // What was switched is so there.
-    let status = done(&proxy, &["status"]);
-    assert_contains(&status, "\ndrained: web000000001\n");
-    assert_contains(&status, "drained,maintenance");
-    drop(backend);
-    done(&proxy, &["stop"]);
-    wait_until("the end of the new process", || !proxy.file("pid").exists());
 }
 
 #[test]

@@ -3,3 +3,4 @@
 mod commands;
 mod draining;
 mod pausing;
+mod upgrading;

@@ -77,7 +77,9 @@ fn requests_that_wait_for_a_backend_wait_for_the_end() {
     assert!(backend.is_open(), "it has no request");
     // A second pause changes the bound only.
     server.pause("TEST", Duration::from_millis(1)).unwrap();
-    assert_eq!(server.resume("test"), Ok(2));
+    // The first one may still be on its way from the queue to the pause.
+    let resumed = server.resume("test").unwrap();
+    assert!((1..=2).contains(&resumed), "{resumed} requests waited");
     answer_all(&mut backend, 2);
     for (client, target) in [(&mut queued, "/queued"), (&mut paused, "/paused")] {
         assert_eq!(client.answer().text(), target);

@@ -1,14 +1,12 @@
 //! A new process that fails late, or dies: the old one continues, or the server can be started again.
 
-use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal::SIGKILL;
 use nix::sys::signal::kill;
 
 use super::Successor;
-use super::replaceable::{BUILT, Replaceable};
+use super::replaceable::{BUILT, DeafManager, Replaceable};
 use crate::common::proxy::SITE;
 use crate::common::{Backend, Echo, Load, Port, Proxy, Running, Visitor, wait_until};
 use crate::tunnels::{assert_open, switch};
@@ -33,15 +31,6 @@ fn one_that_hangs_is_ended() {
     old.proxy.finish();
 }
 
-/// A socket of a service manager that reads nothing and has no room.
-fn deaf_manager(path: &Path) -> UnixDatagram {
-    let manager = UnixDatagram::bind(path).unwrap();
-    let sender = UnixDatagram::unbound().unwrap();
-    sender.set_nonblocking(true).unwrap();
-    while sender.send_to(b"X=1", path).is_ok() {}
-    manager
-}
-
 #[test]
 fn one_that_dies_with_the_sockets_takes_no_connection_along() {
     let old = Replaceable::start("");
@@ -49,7 +38,7 @@ fn one_that_dies_with_the_sockets_takes_no_connection_along() {
     let own = proxy.read("pid");
     let echo = Echo::dial(proxy.dial_in(), "127001017771", "");
     let load = Load::start(proxy.address(), false);
-    let _manager = deaf_manager(&proxy.file("notify"));
+    let _manager = DeafManager::new(&proxy.file("notify"));
     // It has all sockets, its threads and the pid file, and hangs when it wants to report that it is ready.
     old.upgrade_to(&format!(
         "echo $$ > new; NOTIFY_SOCKET=notify exec {BUILT} \"$@\""

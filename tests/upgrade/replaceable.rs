@@ -4,6 +4,7 @@
 //! open for writing cannot be executed.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,17 +16,17 @@ use crate::common::proxy::SITE;
 use crate::common::{Proxy, ended, wait_until};
 
 /// The program under test.
-pub(super) const BUILT: &str = env!("CARGO_BIN_EXE_swiftiply");
+pub(crate) const BUILT: &str = env!("CARGO_BIN_EXE_swiftiply");
 
-pub(super) struct Replaceable {
-    pub(super) proxy: Proxy,
+pub(crate) struct Replaceable {
+    pub(crate) proxy: Proxy,
     program: PathBuf,
     _directory: TempDir,
 }
 
 impl Replaceable {
     /// Starts a copy of the program with one site and these lines, and with the pid file `pid`.
-    pub(super) fn start(lines: &str) -> Self {
+    pub(crate) fn start(lines: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("swiftiply");
         run("cp \"$1\" \"$2\"", &[BUILT.as_ref(), &program]);
@@ -39,7 +40,7 @@ impl Replaceable {
     }
 
     /// Upgrades to a script, which can write its process id to the file `new`.
-    pub(super) fn upgrade_to(&self, script: &str) {
+    pub(crate) fn upgrade_to(&self, script: &str) {
         self.remove();
         let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 755 \"$1\"";
         run(write, &[&self.program, script.as_ref()]);
@@ -47,7 +48,7 @@ impl Replaceable {
     }
 
     /// Upgrades although the program is gone.
-    pub(super) fn upgrade_to_nothing(&self) {
+    pub(crate) fn upgrade_to_nothing(&self) {
         self.remove();
         self.proxy.signal(SIGUSR2);
     }
@@ -57,7 +58,7 @@ impl Replaceable {
     }
 
     /// The id that the new process has written.
-    pub(super) fn new_pid(&self) -> Pid {
+    pub(crate) fn new_pid(&self) -> Pid {
         let mut pid = 0;
         wait_until("the id of the new process", || {
             let text = fs::read_to_string(self.proxy.file("new")).unwrap_or_default();
@@ -65,6 +66,25 @@ impl Replaceable {
             pid > 0
         });
         Pid::from_raw(pid)
+    }
+}
+
+/// A service manager that reads nothing and has no room, so that a process hangs that reports to it.
+pub(crate) struct DeafManager(UnixDatagram);
+
+impl DeafManager {
+    pub(crate) fn new(path: &Path) -> Self {
+        let manager = UnixDatagram::bind(path).unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        while sender.send_to(b"X=1", path).is_ok() {}
+        Self(manager)
+    }
+
+    /// Makes room.
+    pub(crate) fn listen(&self) {
+        self.0.set_nonblocking(true).unwrap();
+        while self.0.recv(&mut [0; 10]).is_ok() {}
     }
 }
 

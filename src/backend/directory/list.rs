@@ -4,6 +4,7 @@
 //! carries the changes to Redis.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -18,8 +19,19 @@ pub(super) struct Notify {
 #[derive(Debug, Default)]
 struct NotifyState {
     notified: bool,
+    /// Redis has sent a message.
+    message: bool,
     /// The directory is not used any more.
     stopping: bool,
+}
+
+/// Why [`Notify::wait`] has returned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Woken {
+    /// Redis has sent a message: it is worth while to ask it for elements.
+    pub(super) message: bool,
+    /// The directory is not used any more.
+    pub(super) stopping: bool,
 }
 
 /// What a directory knows about its list.
@@ -27,12 +39,18 @@ struct NotifyState {
 pub(super) struct ListState {
     /// Redis does not respond.
     pub(super) unreachable: bool,
-    /// Other proxies use the list as well.
-    pub(super) shared: bool,
+    /// The original uses the list as well. Whether it waits for elements is unknown.
+    pub(super) with_original: bool,
+    /// Other proxies that wait for elements, as far as this one has not left them some meanwhile.
+    pub(super) others_waiting: usize,
+    /// This proxy is in the queue for elements.
+    pub(super) queued: bool,
     /// Elements to be returned.
     pub(super) returning: Vec<ReturnedElement>,
-    /// No elements are taken before this time.
+    /// No elements are taken before this time, unless Redis sends a message.
     pub(super) take_after: Option<Instant>,
+    /// No elements are taken before this time: those that there are cannot be used, or are left to others.
+    pub(super) pause_until: Option<Instant>,
     /// Elements taken in a row that could not be used.
     pub(super) unusable: usize,
 }
@@ -54,6 +72,20 @@ pub(super) struct LeasedElement {
     pub(super) since: Instant,
 }
 
+/// The reply of Redis to a request for elements.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) elements: Vec<Vec<u8>>,
+    /// The number of the first element.
+    pub(super) first: u64,
+    /// There were fewer than wanted, so the proxy is in the queue for elements.
+    pub(super) queued: bool,
+    /// Other proxies in that queue.
+    pub(super) others: usize,
+    /// Redis sends a message when it is worth while to ask again.
+    pub(super) messages: bool,
+}
+
 /// An element to be returned.
 #[derive(Debug)]
 pub(super) struct ReturnedElement {
@@ -67,6 +99,12 @@ impl Notify {
         self.changed.notify_one();
     }
 
+    /// Notifies of a message from Redis.
+    pub(super) fn message(&self) {
+        self.state.lock().message = true;
+        self.notify();
+    }
+
     pub(super) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopping = true;
@@ -75,8 +113,8 @@ impl Notify {
         self.changed.notify_one();
     }
 
-    /// Waits for a notification, until `until` at most. Returns whether the directory is not used any more.
-    pub(super) fn wait(&self, until: Instant) -> bool {
+    /// Waits for a notification, until `until` at most.
+    pub(super) fn wait(&self, until: Instant) -> Woken {
         let mut state = self.state.lock();
         while !state.notified {
             if self.changed.wait_until(&mut state, until).timed_out() {
@@ -84,7 +122,10 @@ impl Notify {
             }
         }
         state.notified = false;
-        state.stopping
+        Woken {
+            message: mem::take(&mut state.message),
+            stopping: state.stopping,
+        }
     }
 }
 
@@ -93,9 +134,12 @@ impl ListState {
     pub(super) const fn new() -> Self {
         Self {
             unreachable: true,
-            shared: false,
+            with_original: false,
+            others_waiting: 0,
+            queued: false,
             returning: Vec::new(),
             take_after: None,
+            pause_until: None,
             unusable: 0,
         }
     }
@@ -103,6 +147,11 @@ impl ListState {
     /// Whether Redis does not respond.
     pub(super) const fn is_unreachable(&self) -> bool {
         self.unreachable
+    }
+
+    /// When elements may be taken next; `None`: now.
+    pub(super) fn next_take(&self) -> Option<Instant> {
+        self.take_after.max(self.pause_until)
     }
 }
 
@@ -113,5 +162,7 @@ impl Elements {
     }
 }
 
-/// How often to ask Redis for elements while requests wait and none are available.
+/// How often to ask Redis for elements while requests wait and none are available: without messages from Redis, and with
+/// them, since elements that are entered anew send none.
 pub(super) const POLL: Duration = Duration::from_millis(25);
+pub(super) const POLL_BESIDE_MESSAGES: Duration = Duration::from_millis(200);

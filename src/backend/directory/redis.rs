@@ -5,7 +5,8 @@
 //! the head of `NAME` when its request is over. In addition, each element in use by one of our proxies has a member in
 //! the sorted set `NAME.leases`, scored by the time at which its lease expires unless it is renewed. A proxy that finds
 //! an expired lease returns the element. Elements in use by the original have no lease and are left alone.
-//! `NAME.proxies` is the set of running proxies.
+//! `NAME.proxies` is the set of running proxies, `NAME.waiting` the queue of those with requests that wait for an element:
+//! see [`scripts`].
 //!
 //! Each site has one thread that talks to Redis on behalf of all its requests; workers never do. A request waits in its
 //! slot, under its own deadline, and an element that passes from one request to the next does not involve Redis. While
@@ -16,6 +17,10 @@
 //!   element is lost or duplicated when a connection breaks.
 //! - `slots` of a server is the number of its leased elements, or of its known elements while Redis does not respond.
 
+mod messages;
+mod primary;
+mod scripts;
+
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::mem;
@@ -24,12 +29,13 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use redis::{
-    Client, Connection, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult,
-};
+use redis::{Client, Connection, RedisResult};
 
+use self::messages::Subscription;
+use self::primary::{Primary, reason};
+use self::scripts::{Scripts, SyncReply, TakeReply};
 use super::dispatch::Directory;
-use super::list::{Notify, POLL, ReturnedElement};
+use super::list::{Notify, ReturnedElement, Taken};
 use super::maintenance::start;
 use super::server::ServerEntry;
 use crate::config;
@@ -48,12 +54,11 @@ pub(super) struct Link {
 struct Syncer {
     site: String,
     log: String,
-    address: String,
+    primary: Primary,
     /// The prefix of this proxy's members in Redis.
     proxy_id: String,
     lease: Duration,
-    client: Client,
-    connection: Option<Connection>,
+    link: Option<PrimaryLink>,
     lists: Vec<RedisList>,
     syncer_notify: Arc<Notify>,
     /// The number of the next element to be taken.
@@ -72,8 +77,19 @@ struct Syncer {
 #[derive(Debug)]
 struct RedisList {
     directory: Arc<Directory>,
-    /// `NAME`, `NAME.inuse`, `NAME.leases`, `NAME.proxies`.
-    keys: [String; 4],
+    /// `NAME`, `NAME.inuse`, `NAME.leases`, `NAME.waiting`, `NAME.proxies`.
+    keys: [String; 5],
+}
+
+/// The connection to Redis, and what belongs to it.
+struct PrimaryLink {
+    connection: Connection,
+    client: Client,
+    /// The address, as in logs.
+    address: String,
+    scripts: Scripts,
+    /// Messages from Redis, while other proxies use the list.
+    subscription: Option<Subscription>,
 }
 
 impl Link {
@@ -84,28 +100,22 @@ impl Link {
         redis: &config::Redis,
         directories: &[(String, Arc<Directory>)],
         syncer_notify: Arc<Notify>,
-    ) -> RedisResult<Self> {
-        let address = ConnectionAddr::Tcp(redis.host.clone(), redis.port);
-        let mut info = RedisConnectionInfo::default().set_db(redis.db.into());
-        if let Some(password) = &redis.password {
-            info = info.set_password(password);
-        }
-        let info = address.into_connection_info()?.set_redis_settings(info);
+    ) -> Self {
         let lists = directories.iter().map(|(name, directory)| RedisList {
             directory: Arc::clone(directory),
-            keys: ["", ".inuse", ".leases", ".proxies"].map(|end| format!("{name}{end}")),
+            keys: ["", ".inuse", ".leases", ".waiting", ".proxies"]
+                .map(|end| format!("{name}{end}")),
         });
         let (sender, receiver) = mpsc::channel();
         let now = Instant::now();
         let syncer = Syncer {
             site: site.name.clone(),
             log: log.to_owned(),
-            address: format!("{}:{}", redis.host, redis.port),
+            primary: Primary::new(redis),
             // Differs for each process and each reload. It is not a secret.
             proxy_id: format!("{:016x}", RandomState::new().build_hasher().finish()),
             lease: redis.lease,
-            client: Client::open(info)?,
-            connection: None,
+            link: None,
             lists: lists.collect(),
             syncer_notify: Arc::clone(&syncer_notify),
             number: 0,
@@ -115,11 +125,11 @@ impl Link {
             reported: false,
             _ends: sender,
         };
-        Ok(Self {
+        Self {
             syncer_notify,
             syncer: Arc::new(Mutex::new(Some(syncer))),
             ended: Mutex::new(receiver),
-        })
+        }
     }
 
     /// Starts the thread unless it is running. Returns whether the system had no thread, so that this should be called
@@ -159,51 +169,69 @@ impl Syncer {
         let mut stopping = false;
         loop {
             let now = Instant::now();
-            if self.connection.is_none() && self.retry <= now {
+            if self.link.is_none() && self.retry <= now {
                 self.connect(now);
             }
-            if let Some(mut connection) = self.connection.take() {
-                match self.serve(&mut connection, now) {
-                    Ok(()) => self.connection = Some(connection),
-                    Err(error) => self.connection_lost(&error.to_string()),
+            if let Some(mut link) = self.link.take() {
+                match self.serve(&mut link, now) {
+                    Ok(()) => self.link = Some(link),
+                    Err(error) => {
+                        let at = &link.address;
+                        self.connection_lost(&format!("Redis at {at}: {}", reason(&error)));
+                    }
                 }
             }
-            if stopping && (self.connection.is_none() || self.is_all_returned()) {
+            if stopping && (self.link.is_none() || self.is_all_returned()) {
                 self.unregister();
                 return;
             }
-            stopping = self.syncer_notify.wait(self.next_due(now));
+            let woken = self.syncer_notify.wait(self.next_due());
+            stopping = woken.stopping;
+            if woken.message {
+                for list in &self.lists {
+                    list.directory.ask_again();
+                }
+            }
         }
     }
 
     /// When there is something to do without a notification.
-    fn next_due(&self, now: Instant) -> Instant {
-        if self.connection.is_none() {
+    fn next_due(&self) -> Instant {
+        if self.link.is_none() {
             return self.retry;
         }
-        let waits = |list: &RedisList| !list.directory.state.lock().waiting.is_empty();
-        match self.lists.iter().any(waits) {
-            true => self.next_renewal.min(now + POLL),
-            false => self.next_renewal,
-        }
+        let lists = self.lists.iter();
+        let due = lists.filter_map(|list| list.directory.ask_due());
+        due.chain([self.next_renewal])
+            .min()
+            .unwrap_or(self.next_renewal)
     }
 
     fn connect(&mut self, now: Instant) {
-        let connected = self.client.get_connection_with_timeout(TIMEOUT);
-        let ready = connected.and_then(|mut connection| {
-            connection.set_read_timeout(Some(TIMEOUT))?;
-            connection.set_write_timeout(Some(TIMEOUT))?;
-            self.renew(&mut connection, now)?;
-            Ok(connection)
+        let connected = self.primary.connect().and_then(|primary| {
+            let address = primary.address;
+            let mut connection = primary.connection;
+            let ready = Scripts::load(&mut connection).and_then(|scripts| {
+                let mut link = PrimaryLink {
+                    connection,
+                    client: primary.client,
+                    address: address.clone(),
+                    scripts,
+                    subscription: None,
+                };
+                self.renew(&mut link, now)?;
+                Ok(link)
+            });
+            ready.map_err(|error| format!("Redis at {address}: {}", reason(&error)))
         });
-        match ready {
-            Err(error) => self.connection_lost(&error.to_string()),
-            Ok(connection) => {
+        match connected {
+            Err(error) => self.connection_lost(&error),
+            Ok(link) => {
                 log::info!(
                     target: &self.log,
-                    "site {}: servers are listed in Redis at {}", self.site, self.address
+                    "site {}: servers are listed in Redis at {}", self.site, link.address
                 );
-                self.connection = Some(connection);
+                self.link = Some(link);
                 self.reported = false;
                 self.pause = FIRST_PAUSE;
                 for list in &self.lists {
@@ -223,49 +251,55 @@ impl Syncer {
         if !mem::replace(&mut self.reported, true) {
             log::warn!(
                 target: &self.log,
-                "site {}: Redis at {}: {why}; using the last known servers", self.site, self.address
+                "site {}: {why}; using the last known servers", self.site
             );
         }
     }
 
     /// Does what is due.
-    fn serve(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
-        self.return_and_take(connection, now)?;
+    fn serve(&mut self, link: &mut PrimaryLink, now: Instant) -> RedisResult<()> {
+        self.return_and_take(link, now)?;
         if self.next_renewal <= now {
-            self.renew(connection, now)?;
+            self.renew(link, now)?;
         }
         Ok(())
     }
 
     /// Returns elements that are not needed any more, and takes elements for waiting requests, in one pipeline.
-    fn return_and_take(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
+    fn return_and_take(&mut self, link: &mut PrimaryLink, now: Instant) -> RedisResult<()> {
         let mut pipe = redis::pipe();
         let mut takes = Vec::new();
         let mut returns = Vec::new();
         for list in &self.lists {
             let (returning, wanted) = list.directory.take_work(now);
-            let [name, inuse, leases, _] = &list.keys;
-            for given in &returning {
-                pipe.cmd("EVAL").arg(RETURN).arg(3);
-                pipe.arg(name).arg(inuse).arg(leases);
-                pipe.arg(self.member(given)).arg(&*given.text).ignore();
+            let [name, inuse, leases, waiting, proxies] = &list.keys;
+            if !returning.is_empty() {
+                pipe.cmd("EVALSHA").arg(&link.scripts.give_back).arg(4);
+                pipe.arg(name).arg(inuse).arg(leases).arg(waiting);
+                pipe.arg(&self.proxy_id);
+                for given in &returning {
+                    pipe.arg(self.member(given)).arg(&*given.text);
+                }
+                pipe.ignore();
+                returns.push((list, returning));
             }
-            if wanted > 0 {
-                pipe.cmd("EVAL").arg(TAKE).arg(3);
-                pipe.arg(name).arg(inuse).arg(leases);
+            if let Some(wanted) = wanted {
+                pipe.cmd("EVALSHA").arg(&link.scripts.take).arg(5);
+                pipe.arg(name)
+                    .arg(inuse)
+                    .arg(leases)
+                    .arg(waiting)
+                    .arg(proxies);
                 pipe.arg(self.lease.as_millis() as u64).arg(wanted);
                 pipe.arg(&self.proxy_id).arg(self.number);
-                takes.push((list, self.number, wanted));
+                takes.push((list, self.number));
                 self.number += wanted as u64;
-            }
-            if !returning.is_empty() {
-                returns.push((list, returning));
             }
         }
         if takes.is_empty() && returns.is_empty() {
             return Ok(());
         }
-        let taken: RedisResult<Vec<Vec<Vec<u8>>>> = pipe.query(connection);
+        let taken: RedisResult<Vec<TakeReply>> = pipe.query(&mut link.connection);
         match taken {
             Err(error) => {
                 // Whether they were returned is unknown; returning them again is safe.
@@ -275,8 +309,19 @@ impl Syncer {
                 Err(error)
             }
             Ok(taken) => {
-                for ((list, number, wanted), elements) in takes.into_iter().zip(taken) {
-                    list.directory.elements_taken(elements, number, wanted, now);
+                let messages = link
+                    .subscription
+                    .as_ref()
+                    .is_some_and(Subscription::is_active);
+                for ((list, first), (queued, others, elements)) in takes.into_iter().zip(taken) {
+                    let taken = Taken {
+                        elements,
+                        first,
+                        queued: queued > 0,
+                        others,
+                        messages,
+                    };
+                    list.directory.elements_taken(taken, now);
                 }
                 Ok(())
             }
@@ -284,13 +329,14 @@ impl Syncer {
     }
 
     /// Renews leases, returns elements with expired leases, and reads the lists.
-    fn renew(&mut self, connection: &mut Connection, now: Instant) -> RedisResult<()> {
+    fn renew(&mut self, link: &mut PrimaryLink, now: Instant) -> RedisResult<()> {
         let period = LONGEST_PERIOD.min(self.lease / 4);
         self.next_renewal = now + period;
+        let mut shared = false;
         for list in &self.lists {
             let members = list.directory.leased_elements();
-            let mut command = redis::cmd("EVAL");
-            command.arg(RENEW).arg(4).arg(&list.keys);
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(&link.scripts.renew).arg(5).arg(&list.keys);
             command
                 .arg(&self.proxy_id)
                 .arg(self.lease.as_millis() as u64)
@@ -298,17 +344,36 @@ impl Syncer {
             for given in &members {
                 command.arg(self.member(given));
             }
-            let (returned, proxies, leases, free, used): SyncReply = command.query(connection)?;
+            let (returned, proxies, leases, free, used): SyncReply =
+                command.query(&mut link.connection)?;
             if returned > 0 {
                 log::info!(
                     target: &self.log,
                     "site {}: {}: {returned} of a proxy that is gone are back", self.site, list.keys[0]
                 );
             }
-            let shared = proxies > 1 || used.len() > leases;
-            list.directory.lists_read(&free, &used, shared, now);
+            shared |= proxies > 1;
+            let with_original = used.len() > leases;
+            list.directory.lists_read(&free, &used, with_original, now);
         }
+        self.subscribe(link, shared);
         Ok(())
+    }
+
+    /// Subscribes to messages if other proxies use the list.
+    fn subscribe(&self, link: &mut PrimaryLink, shared: bool) {
+        if !shared
+            || link
+                .subscription
+                .as_ref()
+                .is_some_and(Subscription::has_ended)
+        {
+            link.subscription = None;
+        }
+        if shared && link.subscription.is_none() {
+            link.subscription =
+                Subscription::new(&link.client, &self.proxy_id, &self.syncer_notify);
+        }
     }
 
     /// The member of a leased element in `NAME.leases`.
@@ -329,13 +394,13 @@ impl Syncer {
     }
 
     fn unregister(&mut self) {
-        if let Some(connection) = &mut self.connection {
+        if let Some(link) = &mut self.link {
             for list in &self.lists {
                 let mut command = redis::cmd("ZREM");
                 let gone: RedisResult<()> = command
-                    .arg(&list.keys[3])
+                    .arg(&list.keys[4])
                     .arg(&self.proxy_id)
-                    .query(connection);
+                    .query(&mut link.connection);
                 if gone.is_err() {
                     return;
                 }
@@ -344,19 +409,14 @@ impl Syncer {
     }
 }
 
-/// The reply of [`RENEW`]: expired leases, proxies, leases, free elements, elements in use.
-type SyncReply = (usize, usize, usize, Vec<Vec<u8>>, Vec<Vec<u8>>);
-
 impl std::fmt::Debug for Syncer {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Syncer")
-            .field("address", &self.address)
+            .field("primary", &self.primary)
             .finish_non_exhaustive()
     }
 }
 
-/// How long Redis may take to reply.
-const TIMEOUT: Duration = Duration::from_millis(500);
 /// The first and the longest pause before Redis is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -364,53 +424,3 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PERIOD: Duration = Duration::from_secs(1);
 /// How long the end of the program waits for elements to be returned.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Takes elements. Keys: list, in use, leases. Arguments: lease in milliseconds, count, proxy, number of the first.
-const TAKE: &str = r"
-if redis.replicate_commands then redis.replicate_commands() end
-local time = redis.call('TIME')
-local ends = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]
-local taken = {}
-for count = 0, ARGV[2] - 1 do
-  local element = redis.call('RPOPLPUSH', KEYS[1], KEYS[2])
-  if not element then break end
-  local number = string.format('%d', ARGV[4] + count)
-  redis.call('ZADD', KEYS[3], ends, ARGV[3] .. ':' .. number .. ' ' .. element)
-  table.insert(taken, element)
-end
-return taken";
-
-/// Returns an element unless that was done already. Keys: list, in use, leases. Arguments: member, element.
-const RETURN: &str = r"
-if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 and redis.call('LREM', KEYS[2], 1, ARGV[2]) == 1 then
-  redis.call('LPUSH', KEYS[1], ARGV[2])
-end
-return 0";
-
-/// Renews leases, returns expired ones and reads the lists. Keys: list, in use, leases, proxies. Arguments: proxy, lease
-/// in milliseconds, milliseconds after which a silent proxy is gone, members to renew.
-const RENEW: &str = r"
-if redis.replicate_commands then redis.replicate_commands() end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZADD', KEYS[4], now + ARGV[3], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
-redis.call('PEXPIRE', KEYS[4], ARGV[3])
-for index = 4, #ARGV do
-  if redis.call('ZSCORE', KEYS[3], ARGV[index]) then
-    redis.call('ZADD', KEYS[3], now + ARGV[2], ARGV[index])
-  end
-end
-local returned = 0
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now)) do
-  redis.call('ZREM', KEYS[3], member)
-  local element = string.sub(member, string.find(member, ' ', 1, true) + 1)
-  if redis.call('LREM', KEYS[2], 1, element) == 1 then
-    redis.call('LPUSH', KEYS[1], element)
-    returned = returned + 1
-  end
-end
-return {
-  returned, redis.call('ZCARD', KEYS[4]), redis.call('ZCARD', KEYS[3]),
-  redis.call('LRANGE', KEYS[1], 0, -1), redis.call('LRANGE', KEYS[2], 0, -1)
-}";

@@ -107,10 +107,10 @@ impl ServerEntry {
         });
     }
 
-    /// A slot was freed: an element that was held for long is returned, so that other proxies get a turn.
+    /// A slot was freed: an element that was held for long is returned if another proxy waits for one.
     #[cfg(feature = "redis")]
     pub(super) fn share_with_others(&mut self, list: &mut ListState) {
-        if !list.shared || list.unreachable {
+        if list.unreachable || list.others_waiting == 0 && !list.with_original {
             return;
         }
         let Some(leased) = self.elements.leased.front() else {
@@ -119,7 +119,12 @@ impl ServerEntry {
         let now = Instant::now();
         if now.saturating_duration_since(leased.since) >= LONGEST_HOLD {
             self.return_oldest(list);
-            list.take_after = Some(now + OTHERS_FIRST);
+            // Ask for another one at once, behind those who wait.
+            list.take_after = None;
+            list.others_waiting = list.others_waiting.saturating_sub(1);
+            if list.with_original {
+                list.pause_until = Some(now + ORIGINAL_FIRST);
+            }
         }
     }
 }
@@ -127,8 +132,9 @@ impl ServerEntry {
 /// A connection that was idle for this long may be closed by the server at any moment: only for requests that can be
 /// repeated.
 const DOUBTFUL: Duration = Duration::from_secs(1);
-/// With other proxies, an element is passed on here for this long; then they get time to take it.
+/// While others wait, an element is passed on here for this long. The original does not say whether it waits, so it gets
+/// time to take the element.
 #[cfg(feature = "redis")]
 const LONGEST_HOLD: Duration = Duration::from_millis(100);
 #[cfg(feature = "redis")]
-const OTHERS_FIRST: Duration = Duration::from_millis(40);
+const ORIGINAL_FIRST: Duration = Duration::from_millis(40);

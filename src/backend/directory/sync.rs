@@ -7,30 +7,44 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::dispatch::Directory;
-use super::list::{Elements, LeasedElement, POLL, ReturnedElement};
+use super::list::{Elements, LeasedElement, POLL, POLL_BESIDE_MESSAGES, ReturnedElement, Taken};
 use super::server::ServerEntry;
 use super::state::DirectoryState;
 use crate::config::Address;
 use crate::stats::Close;
 
 impl Directory {
-    /// Takes the thread's next work: the elements to be returned, and how many elements are needed.
-    pub(super) fn take_work(&self, now: Instant) -> (Vec<ReturnedElement>, usize) {
+    /// Takes the thread's next work: the elements to be returned, and how many elements are needed. `Some(0)`: none any
+    /// more, although Redis knows that this proxy waits.
+    pub(super) fn take_work(&self, now: Instant) -> (Vec<ReturnedElement>, Option<usize>) {
         let mut state = self.state.lock();
         let waiting = state.waiting.len();
         let Some(list) = &mut state.list else {
-            return (Vec::new(), 0);
+            return (Vec::new(), None);
         };
-        let returning = mem::take(&mut list.returning);
-        let is_pausing = list.take_after.is_some_and(|after| after > now);
-        (
-            returning,
-            if is_pausing {
-                0
-            } else {
-                waiting.min(MOST_AT_ONCE)
-            },
-        )
+        let wanted = match waiting {
+            0 => list.queued.then_some(0),
+            _ if list.next_take().is_some_and(|after| after > now) => None,
+            _ => Some(waiting.min(MOST_AT_ONCE)),
+        };
+        (mem::take(&mut list.returning), wanted)
+    }
+
+    /// When Redis has to be asked for elements, if requests wait for them.
+    pub(super) fn ask_due(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        let list = state.list.as_ref()?;
+        match state.waiting.is_empty() {
+            true => None,
+            false => Some(list.next_take().unwrap_or_else(Instant::now)),
+        }
+    }
+
+    /// Redis has sent a message: elements may be there, or are wanted elsewhere.
+    pub(super) fn ask_again(&self) {
+        if let Some(list) = &mut self.state.lock().list {
+            list.take_after = None;
+        }
     }
 
     pub(super) fn return_again(&self, mut returning: Vec<ReturnedElement>) {
@@ -40,18 +54,11 @@ impl Directory {
     }
 
     /// Elements were taken for waiting requests.
-    pub(super) fn elements_taken(
-        self: &Arc<Self>,
-        elements: Vec<Vec<u8>>,
-        first: u64,
-        wanted: usize,
-        now: Instant,
-    ) {
+    pub(super) fn elements_taken(self: &Arc<Self>, taken: Taken, now: Instant) {
         {
             let mut state = self.state.lock();
-            let fewer = elements.len() < wanted;
             let mut unusable = 0;
-            for (number, element) in (first..).zip(elements) {
+            for (number, element) in (taken.first..).zip(taken.elements) {
                 let index = state.index_of(&element, now);
                 let DirectoryState { servers, list, .. } = &mut *state;
                 let Some(list) = list else { return };
@@ -85,10 +92,17 @@ impl Directory {
                 0 => 0,
                 unusable => list.unusable + unusable,
             };
-            // The list is empty, or every element was tried and is unusable: pause before the next attempt.
-            if fewer || list.unusable > listed {
+            list.queued = taken.queued;
+            list.others_waiting = taken.others;
+            let poll = match taken.messages && !list.with_original {
+                true => POLL_BESIDE_MESSAGES,
+                false => POLL,
+            };
+            list.take_after = taken.queued.then(|| now + poll);
+            // Every element was tried and is unusable.
+            if list.unusable > listed {
                 list.unusable = 0;
-                list.take_after = Some(now + POLL);
+                list.pause_until = Some(now + POLL);
             }
         }
         self.serve_waiting();
@@ -112,7 +126,7 @@ impl Directory {
         self: &Arc<Self>,
         free: &[Vec<u8>],
         used: &[Vec<u8>],
-        shared: bool,
+        with_original: bool,
         now: Instant,
     ) {
         let mut gone = Vec::new();
@@ -135,7 +149,7 @@ impl Directory {
                 gone.extend(mem::take(&mut server.idle));
             }
             if let Some(list) = &mut state.list {
-                list.shared = shared;
+                list.with_original = with_original;
             }
         }
         for idle in gone {
@@ -162,6 +176,9 @@ impl Directory {
             let Some(list) = list else { return };
             list.unreachable = unreachable;
             list.take_after = None;
+            list.pause_until = None;
+            list.queued = false;
+            list.others_waiting = 0;
             for server in servers {
                 let Elements { leased, listed, .. } = &server.elements;
                 server.slots = match unreachable {

@@ -91,7 +91,7 @@ fn changed_address_is_used() {
     lease.finish();
     assert_eq!(directory.idle(), 1);
     // A failed lookup changes nothing; neither does one that finds the same address.
-    directory.lookup_done(&endpoint, Err(io::Error::other("no such name")));
+    directory.lookup_done(&endpoint, Err(std::io::Error::other("no such name")));
     directory.lookup_done(&endpoint, Ok(vec![old]));
     assert_eq!(directory.idle(), 1);
     directory.lookup_done(&endpoint, Ok(vec![new]));

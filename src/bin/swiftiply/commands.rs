@@ -7,7 +7,6 @@ use std::time::Duration;
 use swiftiply::config::LogLevel;
 use swiftiply::config::edit::SiteEdit;
 use swiftiply::config::live::{EditOptions, LiveError};
-use swiftiply::logging::Logging;
 use swiftiply::server::{ProcessCommands, Server};
 
 use super::configuration::Configuration;
@@ -19,7 +18,6 @@ pub(crate) struct Commands {
     /// The server knows this; it must not keep itself alive.
     pub(crate) server: Weak<Server>,
     pub(crate) configuration: Arc<Configuration>,
-    pub(crate) logging: &'static Logging,
     pub(crate) reloads: TaskThread<Result<String, String>>,
     pub(crate) upgrades: TaskThread<Result<String, String>>,
     pub(crate) control: Sender<Message>,
@@ -57,7 +55,7 @@ impl ProcessCommands for Commands {
     }
 
     fn set_log_level(&self, level: LogLevel) {
-        self.logging.set_level(level);
+        self.configuration.set_log_level(level);
     }
 
     fn show(&self, site: Option<&str>) -> Result<String, LiveError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use swiftiply::config::edit::SiteEdit;
 use swiftiply::config::live::{EditOptions, LiveConfig, LiveError, LoadedConfig};
-use swiftiply::config::{Config, Note, Overrides, Problems};
+use swiftiply::config::{Config, LogLevel, Note, Overrides, Problems};
 use swiftiply::logging::Logging;
 use swiftiply::net::INSPECTION;
 use swiftiply::server::Server;
@@ -22,6 +22,8 @@ pub(crate) struct Configuration {
     live: Mutex<Option<LiveConfig>>,
     graces: Mutex<Graces>,
     upgrade_timeout: Mutex<Duration>,
+    /// The level of the logs if it was changed by a command since the last reload.
+    level: Mutex<Option<LogLevel>>,
     logging: &'static Logging,
 }
 
@@ -32,12 +34,22 @@ pub(crate) struct Inspected {
     live: Option<LiveConfig>,
 }
 
+/// The configuration while another process is started.
+pub(crate) struct HeldConfiguration<'c> {
+    /// Changes that are not in the file; see [`LiveConfig::changes`].
+    pub(crate) changes: Option<String>,
+    /// The level of the logs if it was changed by a command.
+    pub(crate) level: Option<LogLevel>,
+    _live: MutexGuard<'c, Option<LiveConfig>>,
+}
+
 impl Inspected {
-    /// Reads the configuration before a start, and checks the files that it names.
+    /// Reads the configuration before a start, and checks the files that it names. `changes`: those of a process that this one
+    /// follows.
     ///
     /// # Errors
     /// All problems.
-    pub(crate) fn read(invocation: &Invocation) -> Result<Self, Problems> {
+    pub(crate) fn read(invocation: &Invocation, changes: Option<&str>) -> Result<Self, Problems> {
         let overrides = &invocation.overrides;
         let Some(file) = &invocation.file else {
             let (config, notes) = Config::inspect(None, overrides, &INSPECTION)?;
@@ -47,7 +59,7 @@ impl Inspected {
                 live: None,
             });
         };
-        let (live, loaded) = LiveConfig::open(file, overrides, &INSPECTION)?;
+        let (live, loaded) = LiveConfig::open(file, changes, overrides, &INSPECTION)?;
         Ok(Self {
             config: loaded.config,
             notes: loaded.notes,
@@ -68,6 +80,7 @@ impl Configuration {
             live: Mutex::new(inspected.live),
             graces: Mutex::new(Graces::of(&inspected.config)),
             upgrade_timeout: Mutex::new(inspected.config.upgrade_timeout),
+            level: Mutex::new(None),
             logging,
         }
     }
@@ -94,12 +107,34 @@ impl Configuration {
             Some(file) => {
                 let loaded = file.load().map_err(problems)?;
                 self.put_into_force(server, &loaded.config)?;
+                *self.level.lock() = None;
                 let lost = file.set_loaded(&loaded);
                 return Ok(reloaded(&loaded.config, &loaded.notes, &lost));
             }
         };
         self.put_into_force(server, &config)?;
+        *self.level.lock() = None;
         Ok(reloaded(&config, &notes, &[]))
+    }
+
+    /// Changes how much is logged, until the next reload.
+    pub(crate) fn set_log_level(&self, level: LogLevel) {
+        let mut own = self.level.lock();
+        self.logging.set_level(level);
+        *own = Some(level);
+    }
+
+    /// Keeps the configuration as it is for a process that is to follow this one, as long as the result lives.
+    ///
+    /// # Errors
+    /// It is being changed.
+    pub(crate) fn hold(&self) -> Result<HeldConfiguration<'_>, &'static str> {
+        let live = self.lock()?;
+        Ok(HeldConfiguration {
+            changes: live.as_ref().and_then(LiveConfig::changes),
+            level: *self.level.lock(),
+            _live: live,
+        })
     }
 
     /// Checks the file, and changes nothing. Returns what to report.
@@ -160,6 +195,10 @@ impl Configuration {
         options: EditOptions,
     ) -> Result<String, LiveError> {
         let mut live = self.lock().map_err(|why| LiveError::File(why.to_owned()))?;
+        if server.is_replaced() {
+            let why = "another process has just replaced this one; give the command to that one";
+            return Err(LiveError::File(why.to_owned()));
+        }
         let file = with_file(live.as_mut())?;
         let prepared = file.prepare(site, change, options)?;
         // Everything that can fail comes first.
@@ -174,6 +213,9 @@ impl Configuration {
             (_, true) => "added",
             (_, false) => "changed",
         };
+        if let Some(level) = *self.level.lock() {
+            self.logging.set_level(level);
+        }
         file.commit(prepared, new_file)?;
         if options.persist {
             log::info!("configuration of site {site} {done} by a command, also in the file");

@@ -34,8 +34,8 @@ pub(crate) fn drain(control: &ControlMessages, server: &Server, graces: Graces) 
     let begun = Instant::now();
     let mut is_stopping = !server.is_replaced();
     let mut deadline = match is_stopping {
-        true => begin(server, begun, graces.stop),
-        false => begin(server, begun, graces.upgrade),
+        true => begin(server, begun, graces.stop, true),
+        false => begin(server, begun, graces.upgrade, false),
     };
     let (mut stops, mut asked) = (0, begun);
     server.begin_drain();
@@ -58,7 +58,7 @@ pub(crate) fn drain(control: &ControlMessages, server: &Server, graces: Graces) 
         }
         if is_asked && !is_stopping {
             is_stopping = true;
-            deadline = begin(server, now, graces.stop).min(deadline);
+            deadline = begin(server, now, graces.stop, true).min(deadline);
         } else if is_asked || now >= deadline {
             return cut(server);
         }
@@ -66,8 +66,11 @@ pub(crate) fn drain(control: &ControlMessages, server: &Server, graces: Graces) 
 }
 
 /// Begins a grace period; returns its end.
-fn begin(server: &Server, now: Instant, grace: Duration) -> Instant {
+fn begin(server: &Server, now: Instant, grace: Duration, is_stopping: bool) -> Instant {
     log::info!("draining, for {grace:?} at most");
+    if is_stopping {
+        server.begin_stop();
+    }
     if !server.is_replaced() {
         manager::reported(service::notify("STOPPING=1"));
         server.stop_predecessors();

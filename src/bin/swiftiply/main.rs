@@ -69,7 +69,7 @@ fn run() -> Result<ExitCode, ExitError> {
 }
 
 fn check(invocation: &Invocation) -> Result<ExitCode, ExitError> {
-    let Inspected { config, notes, .. } = Inspected::read(invocation)?;
+    let Inspected { config, notes, .. } = Inspected::read(invocation, None)?;
     for note in &notes {
         eprintln!("{note}");
     }
@@ -95,7 +95,10 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
         true => Some(Predecessor::meet().map_err(ExitError::running)?),
         false => None,
     };
-    let inspected = Inspected::read(&invocation)?;
+    let changes = predecessor
+        .as_ref()
+        .and_then(|process| process.changes.as_deref());
+    let inspected = Inspected::read(&invocation, changes)?;
     let (config, notes) = (inspected.config.clone(), &inspected.notes);
     let identity = process::look_up(config.user.as_deref(), config.group.as_deref())
         .map_err(ExitError::usage)?;
@@ -176,8 +179,11 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
     let server = Arc::new(server.map_err(ExitError::running)?);
     let configuration = Configuration::new(invocation, inspected, logging);
     let configuration = Arc::new(configuration);
+    if let Some(level) = predecessor.as_ref().and_then(|process| process.level) {
+        configuration.set_log_level(level);
+    }
     let pid = pid_file.as_ref();
-    let tasks = Tasks::start(&control, &server, &configuration, logging, pid, upgrade)
+    let tasks = Tasks::start(&control, &server, &configuration, pid, upgrade)
         .map_err(ExitError::running)?;
     announce(&server, &config, follows)?;
     manager::reported(service::notify("READY=1"));
@@ -313,7 +319,6 @@ impl Tasks {
         control: &ControlMessages,
         server: &Arc<Server>,
         configuration: &Arc<Configuration>,
-        logging: &'static Logging,
         pid_file: Option<&Arc<PidFile>>,
         upgrade: Upgrade,
     ) -> Result<Self, String> {
@@ -333,7 +338,7 @@ impl Tasks {
         let replaced = control.sender();
         let upgrades = TaskThread::of("upgrade", server, move |server| {
             let pid_file = pid.as_ref().and_then(Weak::upgrade);
-            let outcome = upgrade.run(server, pid_file.as_deref(), own.upgrade_timeout());
+            let outcome = upgrade.run(server, pid_file.as_deref(), &own);
             match &outcome {
                 // Fails only when the program has ended.
                 Ok(()) => drop(replaced.send(Message::Stop)),
@@ -347,7 +352,6 @@ impl Tasks {
         server.set_process_commands(Arc::new(Commands {
             server: Arc::downgrade(server),
             configuration: Arc::clone(configuration),
-            logging,
             reloads: reloads.clone(),
             upgrades: upgrades.clone(),
             control: control.sender(),

@@ -8,7 +8,9 @@
 //! | old | `clients ADDRESS`, `backends ADDRESS` or `status ADDRESS`, with a socket | each socket on which it listens, by its configured address |
 //! | old | `activated NAME`, with a socket | each socket of the service manager |
 //! | old | `pid PATH`, with the file | the pid file, which the rights of the new process may not let it open |
-//! | old | `switched TEXT` | what an operator has drained or closed ([`Server::switched`]) |
+//! | old | `switched TEXT` | what an operator has paused, drained or closed ([`Server::switched`]) |
+//! | old | `level LEVEL` | the level of the logs if a command has changed it |
+//! | old | `changes TEXT` | a piece of the changes of the configuration that are not in the file ([`HeldConfiguration`]) |
 //! | old | `end` | these were all |
 //! | new | `ready` | it serves |
 //!
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use swiftiply::config::LogLevel;
 use swiftiply::net::activation::{ActivatedSockets, Inherited};
 use swiftiply::process::apart::Apart;
 use swiftiply::process::channel::Channel;
@@ -31,6 +34,8 @@ use swiftiply::process::pid_file::PidFile;
 use swiftiply::process::reason;
 use swiftiply::process::service;
 use swiftiply::server::Server;
+
+use super::configuration::{Configuration, HeldConfiguration};
 
 /// How a new process is started.
 #[derive(Debug)]
@@ -60,12 +65,11 @@ impl Upgrade {
         &self,
         server: &Server,
         pid_file: Option<&PidFile>,
-        limit: Duration,
+        configuration: &Configuration,
     ) -> Result<(), String> {
-        if let Some(site) = server.paused() {
-            // No command could end the pause of the requests that wait here.
-            return Err(format!("site {site} is paused; resume it first"));
-        }
+        let limit = configuration.upgrade_timeout();
+        // Changes by commands would be lost with this process.
+        let held = configuration.hold().map_err(str::to_owned)?;
         let program = self.program.as_ref().map_err(reason)?;
         log::info!("upgrade: starting {}", program.display());
         let (channel, end) = Channel::pair().map_err(|error| reason(&error))?;
@@ -81,7 +85,7 @@ impl Upgrade {
         drop(command);
         let child =
             started.map_err(|error| format!("{}: {}", program.display(), reason(&error)))?;
-        let served = serve_instead(&channel, server, pid_file, limit);
+        let served = serve_instead(&channel, server, pid_file, &held, limit);
         let served = served.and_then(|()| match server.is_draining() {
             true => Err(UpgradeFailure::Stopping),
             false => Ok(()),
@@ -153,6 +157,7 @@ fn serve_instead(
     channel: &Channel,
     server: &Server,
     pid_file: Option<&PidFile>,
+    configuration: &HeldConfiguration<'_>,
     limit: Duration,
 ) -> Result<(), UpgradeFailure> {
     let deadline = Instant::now() + limit;
@@ -173,6 +178,15 @@ fn serve_instead(
     }
     for text in server.switched() {
         channel.send(&format!("{SWITCHED}{text}"), None)?;
+    }
+    if let Some(level) = configuration.level {
+        channel.send(&format!("{LEVEL}{}", level.word()), None)?;
+    }
+    let mut rest = configuration.changes.as_deref().unwrap_or_default();
+    while !rest.is_empty() {
+        let (piece, left) = rest.split_at(rest.floor_char_boundary(PIECE));
+        channel.send(&format!("{CHANGES}{piece}"), None)?;
+        rest = left;
     }
     channel.send(END, None)?;
     match channel.receive(deadline.saturating_duration_since(Instant::now()))? {
@@ -216,6 +230,10 @@ pub(crate) struct Predecessor {
     pub(crate) inherited: Inherited,
     /// What an operator has switched there.
     pub(crate) switched: Vec<String>,
+    /// The changes of the configuration that were in force there, and not in the file.
+    pub(crate) changes: Option<String>,
+    /// The level of the logs if a command has changed it there.
+    pub(crate) level: Option<LogLevel>,
     pid_file: Option<(String, OwnedFd)>,
 }
 
@@ -237,6 +255,8 @@ impl Predecessor {
         let mut inherited = Inherited::default();
         let mut activated = Vec::new();
         let mut switched = Vec::new();
+        let mut changes: Option<String> = None;
+        let mut level = None;
         let mut pid_file = None;
         loop {
             match channel.receive(PATIENCE).map_err(failed)? {
@@ -257,6 +277,13 @@ impl Predecessor {
                 Some((text, None)) if text.starts_with(SWITCHED) => {
                     switched.push(text[SWITCHED.len()..].to_owned());
                 }
+                Some((text, None)) if text.starts_with(CHANGES) => {
+                    let changes = changes.get_or_insert_default();
+                    changes.push_str(&text[CHANGES.len()..]);
+                }
+                Some((text, None)) if text.starts_with(LEVEL) => {
+                    level = LogLevel::named(&text[LEVEL.len()..]);
+                }
                 _ => return Err(format!("{OPTION}: the program gives this to itself only")),
             }
         }
@@ -265,6 +292,8 @@ impl Predecessor {
             channel,
             inherited,
             switched,
+            changes,
+            level,
             pid_file,
         })
     }
@@ -299,8 +328,12 @@ const STATUS: &str = "status ";
 const ACTIVATED: &str = "activated ";
 const PID_FILE: &str = "pid ";
 const SWITCHED: &str = "switched ";
+const CHANGES: &str = "changes ";
+const LEVEL: &str = "level ";
 const END: &str = "end";
 const READY: &str = "ready";
+/// Bytes of the changes in a message.
+const PIECE: usize = 3072;
 /// How long the new process waits for the old one.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a new process may take to end once the channel is closed.

@@ -60,13 +60,7 @@ pub(super) fn stop(request: &AdminRequest<'_>) -> AdminResponse {
 /// `POST /control/log/LEVEL`
 pub(super) fn log_level(request: &AdminRequest<'_>) -> AdminResponse {
     let word = &request.arguments[0];
-    let levels = [
-        ("disabled", LogLevel::Disabled),
-        ("minimal", LogLevel::Minimal),
-        ("normal", LogLevel::Normal),
-        ("full", LogLevel::Full),
-    ];
-    let Some((_, level)) = levels.into_iter().find(|(known, _)| known == word) else {
+    let Some(level) = LogLevel::named(word) else {
         let why = format!("log {word}: write disabled, minimal, normal or full");
         return AdminResponse::error(400, &why);
     };
@@ -157,7 +151,9 @@ fn operation<T>(
         Err(error) => {
             let status = match error {
                 OperationError::NoSite(..) | OperationError::NoBackend(_) => 404,
-                OperationError::NotDrained(_) | OperationError::NotPaused(_) => 409,
+                OperationError::NotDrained(_)
+                | OperationError::NotPaused(_)
+                | OperationError::Replaced => 409,
             };
             AdminResponse::error(status, &error.to_string())
         }

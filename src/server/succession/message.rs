@@ -8,6 +8,8 @@
 //! | `backend ID KEY RESPONSES PEER ADDRESS` | its connection | an idle backend, with the address at which it dialled in |
 //! | `ask ID KEYS ADDRESS` | | a request waits for a backend with this id and one of these keys |
 //! | `all` | | all idle connections were sent |
+//! | `switched TEXT` | | something that an operator has switched ([`operations`](crate::server::operations)) |
+//! | `all-switched` | | these are all, whatever was switched before |
 //! | `older` | a channel | a process that was replaced before |
 //! | `stop` | | end as after TERM |
 //! | `leave` | | the old process ends and wants no more backends; the new one answers the same, when it has sent the last one |
@@ -39,6 +41,8 @@ pub(crate) enum ProcessMessage {
         address: String,
     },
     All,
+    Switched(String),
+    AllSwitched,
     Older,
     Stop,
     Leave,
@@ -95,6 +99,8 @@ impl ProcessMessage {
                 format!("ask {id} {list} {address}")
             }
             Self::All => "all".to_owned(),
+            Self::Switched(text) => format!("switched {text}"),
+            Self::AllSwitched => "all-switched".to_owned(),
             Self::Older => "older".to_owned(),
             Self::Stop => "stop".to_owned(),
             Self::Leave => "leave".to_owned(),
@@ -142,6 +148,8 @@ impl ProcessMessage {
                 }
             }
             "all" => Self::All,
+            "switched" => Self::Switched(rest.to_owned()),
+            "all-switched" => Self::AllSwitched,
             "older" => Self::Older,
             "stop" => Self::Stop,
             "leave" => Self::Leave,
@@ -217,6 +225,8 @@ mod tests {
             ask(None, &[b""]),
             ask(Some(id), &[b"", b"one", b"\0"]),
             ProcessMessage::All,
+            ProcessMessage::Switched("paused 300000 a.example".to_owned()),
+            ProcessMessage::AllSwitched,
             ProcessMessage::Older,
             ProcessMessage::Stop,
             ProcessMessage::Leave,
