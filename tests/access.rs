@@ -3,6 +3,7 @@
 mod command;
 mod dialling;
 mod exchanges;
+mod hanging;
 mod lifetime;
 mod starting;
 

@@ -354,6 +354,65 @@ fn machines_share_the_load() {
 }
 
 #[test]
+fn machine_that_hangs_goes_last() {
+    let proxy = Proxy::start(&site("timeouts: {first_byte: 200ms}"));
+    let dial = |machine: u8, joined: usize| {
+        let id = format!("machine{machine}-001");
+        let backend = Backend::dial_from([127, 0, 0, machine], proxy.dial_in(), &id);
+        proxy.wait_for_logs("joined at", joined);
+        backend
+    };
+    for joined in 1..=3 {
+        let _hangs = dial(1, joined);
+        assert_eq!(proxy.visit().get("/").status, 504);
+    }
+    proxy.wait_for_log("machine 127.0.0.1 at ");
+    // One machine has an idle connection, the other one is half busy.
+    let mut works = [dial(2, 4), dial(2, 5)];
+    let mut first = proxy.ask("/1");
+    wait_until("the first request", || {
+        works.iter().any(|one| !one.is_open())
+    });
+    let mut hangs = dial(1, 6);
+    let mut second = proxy.ask("/2");
+    for backend in &mut works {
+        let target = backend.request().target().to_owned();
+        backend.reply(target);
+    }
+    assert_eq!(first.answer().text(), "/1");
+    assert_eq!(second.answer().text(), "/2");
+    // A response makes it like any other.
+    drop(works);
+    proxy.wait_for_logs(" closed: reason=peer_closed", 2);
+    let mut third = proxy.ask("/3");
+    hangs.request();
+    hangs.reply_to(&mut third, "3");
+    proxy.wait_for_log(" responds again");
+    drop((first, second, third, hangs));
+    proxy.finish();
+}
+
+#[test]
+fn health_of_a_site() {
+    let proxy = Proxy::start(&site(""));
+    let mut visitor = proxy.visit();
+    let mut status = |site: &str| {
+        let path = format!("/swiftiply_health?site={site}");
+        visitor.get(&path).status
+    };
+    assert_eq!(status("test"), 503);
+    assert_eq!(status("other"), 404);
+    let backend = Backend::dial(proxy.dial_in());
+    proxy.wait_for_log("joined at");
+    assert_eq!(status("TEST"), 200);
+    drop(backend);
+    wait_until("the site without backends", || status("test") == 503);
+    assert_eq!(visitor.get("/swiftiply_health").status, 200);
+    drop(visitor);
+    proxy.finish();
+}
+
+#[test]
 fn unix_sockets_serve_both_sides() {
     let proxy = Proxy::start(
         "cluster_address: ['127.0.0.1', 'unix:front.sock']\n\

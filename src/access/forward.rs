@@ -209,11 +209,16 @@ impl Buffers {
                 AfterExchange::Close
             }
             Outcome::Switched(switched) => self.switch_protocols(switched, &request, link),
-            Outcome::Gone(_) => AfterExchange::Close,
+            Outcome::Gone(_) => {
+                // The server's deadlines are usually shorter, so it closes the connection.
+                request.shared.count_unanswered();
+                AfterExchange::Close
+            }
             Outcome::Failed(error) => {
                 let status = match error {
                     RelayError::TooSlow | RelayError::Stalled => {
                         log::warn!("{to}: no response in time");
+                        request.shared.count_unanswered();
                         504
                     }
                     RelayError::BadResponse(why) => {

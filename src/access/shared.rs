@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
@@ -31,6 +31,8 @@ pub(super) struct AccessShared {
     pub(super) open: AtomicBool,
     /// The number of responses of the application.
     responses: AtomicU64,
+    /// Requests in a row to which it has not responded in time.
+    unanswered: AtomicU32,
     pub(super) tunnels: Tunnels<Conn, Conn>,
     /// The connections that exist, connected or not.
     pub(super) connections: Mutex<Vec<Arc<ConnectionHandle>>>,
@@ -69,6 +71,7 @@ impl AccessShared {
             changed: Condvar::new(),
             open: AtomicBool::new(false),
             responses: AtomicU64::new(0),
+            unanswered: AtomicU32::new(0),
             tunnels: Tunnels::new()?,
             connections: Mutex::default(),
             settings: RwLock::new(Arc::new(settings)),
@@ -91,6 +94,29 @@ impl AccessShared {
 
     pub(super) fn count_response(&self) {
         add(&self.responses);
+        // Mostly it is zero already.
+        if self.unanswered.load(Ordering::Relaxed) > 0 {
+            self.trust();
+        }
+    }
+
+    /// The application has not responded to a request in time, or before the server has closed the connection. After
+    /// several in a row it is checked at once.
+    pub(super) fn count_unanswered(&self) {
+        if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 == SUSPECT {
+            self.state.lock().check_now = true;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether the application may hang.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) >= SUSPECT
+    }
+
+    /// The application has responded.
+    pub(super) fn trust(&self) {
+        self.unanswered.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn responses(&self) -> u64 {
@@ -213,6 +239,8 @@ pub(super) fn connect_error(error: &io::Error) -> Option<String> {
     (!is_shortage(error)).then(|| reason(error))
 }
 
+/// After so many requests without a response in a row, the application may hang.
+const SUSPECT: u32 = 3;
 /// After this time the start of the application has taken too long, which is logged as a warning.
 const SLOW_START: Duration = Duration::from_secs(10);
 

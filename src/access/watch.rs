@@ -1,9 +1,14 @@
 //! Checks whether the application responds.
 //!
 //! A thread checks every `check.interval` while the application is up, and sooner while it is down. If there were
-//! responses since the last check, none is needed. A check with a request takes a permit of the [`limit`](super::limit)
-//! like any other; if none is free, connecting is enough.
+//! responses since the last check, none is needed. A check has a connection of its own and needs no permit of the
+//! [`limit`](super::limit); but while none is free, a check that gets no response has to fail twice in a row, because an
+//! application with few threads may be busy.
+//!
+//! If several requests in a row get no response in time, the application may hang although it accepts connections. It is
+//! then checked at once, with a request even if none is configured, until one has got a response.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use super::application::connect;
@@ -16,6 +21,7 @@ use crate::process::reason;
 pub(super) fn run(shared: &AccessShared) {
     let mut responses = shared.responses();
     let mut pause = SHORTEST_PAUSE;
+    let mut was_late = false;
     loop {
         let settings = shared.settings();
         let before = std::mem::replace(&mut responses, shared.responses());
@@ -24,10 +30,11 @@ pub(super) fn run(shared: &AccessShared) {
         let interval = settings.config.check.interval;
         let result = match busy {
             true => Ok(()),
-            false => check(shared, &settings),
+            false => check(shared, &settings, &mut was_late),
         };
         let wait = match result {
             Ok(()) => {
+                shared.trust();
                 shared.set_up();
                 pause = SHORTEST_PAUSE;
                 interval
@@ -45,8 +52,12 @@ pub(super) fn run(shared: &AccessShared) {
     }
 }
 
-/// Checks the application once.
-fn check(shared: &AccessShared, settings: &RunningConfig) -> Result<(), String> {
+/// Checks the application once. `was_late`: the last check got no response in time.
+fn check(
+    shared: &AccessShared,
+    settings: &RunningConfig,
+    was_late: &mut bool,
+) -> Result<(), String> {
     if shared.state.lock().command_down {
         return Err("its process does not run".to_owned());
     }
@@ -54,20 +65,28 @@ fn check(shared: &AccessShared, settings: &RunningConfig) -> Result<(), String> 
         Ok(app) => app,
         Err(error) => return connect_error(&error).map_or(Ok(()), Err),
     };
-    let Some(uri) = &settings.config.check.uri else {
-        return Ok(());
+    let own = settings.config.check.uri.as_deref();
+    let is_suspect = shared.is_suspect();
+    let uri = match own {
+        Some(uri) => uri,
+        None if is_suspect => "/",
+        None => return Ok(()),
     };
-    let Some(_permit) = shared.limit.try_enter() else {
-        return Ok(());
-    };
+    let is_full = shared.limit.try_enter().is_none();
     let probe = HealthProbe {
         uri,
         host: "localhost",
         agent: "swiftiply-access",
     };
     let deadline = Instant::now() + settings.config.timeouts.connect;
-    match probe.run(&mut app, deadline) {
+    let result = probe.run(&mut app, deadline);
+    let is_late = matches!(&result, Err(error) if error.kind() == ErrorKind::TimedOut);
+    let is_again = std::mem::replace(was_late, is_late);
+    match result {
+        Err(_) if is_late && is_full && !is_suspect && !is_again => Ok(()),
         Ok(..=399) => Ok(()),
+        // Any response shows that it works.
+        Ok(_) if own.is_none() => Ok(()),
         Ok(status) => Err(format!("check {uri}: {status}")),
         Err(error) => Err(format!("check {uri}: {}", reason(&error))),
     }

@@ -50,6 +50,9 @@ pub trait Upstream: AsMut<Conn> + Sized {
     /// The connection cannot be used again.
     fn close(self, reason: Close);
 
+    /// The response has not come in time. The connection is closed next.
+    fn late(&mut self) {}
+
     /// The connection continues with another protocol. A backend that dialled in is then busy; a server can have as many
     /// requests as before.
     fn switch(&mut self);
@@ -240,6 +243,12 @@ impl Upstream for Lease {
         match self {
             Self::Dialled(lease) => lease.close(reason),
             Self::Server(lease) => lease.close(reason),
+        }
+    }
+
+    fn late(&mut self) {
+        if let Self::Dialled(lease) = self {
+            lease.late();
         }
     }
 

@@ -27,11 +27,17 @@ pub(super) struct Machine {
     average: AtomicU32,
     /// When a response time was last added, in seconds since the first use of this module.
     measured: AtomicU32,
+    /// Responses in a row that did not come in time.
+    late: AtomicU32,
+    /// When the last one of them was due, in the same seconds.
+    late_at: AtomicU32,
 }
 
 /// How busy a machine is. The least is the one to take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MachineLoad {
+    /// Its last responses did not come in time.
+    hangs: bool,
     busy: usize,
     connected: usize,
     /// The power of two of its response time, so that small differences do not matter.
@@ -58,7 +64,8 @@ impl Machines {
         let machine = Arc::clone(all.entry((key.into(), peer.ip())).or_default());
         machine.connected.fetch_add(1, Ordering::Relaxed);
         // Machines come and go rarely, and so do connections; that is a good time to forget the former.
-        all.retain(|_, machine| machine.connected() > 0);
+        let now = Instant::now();
+        all.retain(|_, machine| machine.connected() > 0 || machine.is_remembered(now));
         self.count.store(all.len(), Ordering::Relaxed);
         MachineMember(machine)
     }
@@ -83,10 +90,30 @@ impl Machine {
         // A machine that was slow is tried again some time later.
         let average = average.checked_shr(age / HALF_LIFE).unwrap_or(0);
         MachineLoad {
+            hangs: self.late.load(Ordering::Relaxed) >= HANGS,
             busy: connected.saturating_sub(idle),
             connected,
             slowness: u32::BITS - average.leading_zeros(),
         }
+    }
+
+    /// Whether it hung a short time ago: it counts as hanging when it dials in again.
+    fn is_remembered(&self, now: Instant) -> bool {
+        let age = seconds(now).saturating_sub(self.late_at.load(Ordering::Relaxed));
+        self.late.load(Ordering::Relaxed) > 0 && age < REMEMBERED
+    }
+
+    /// A response has not come in time. Returns whether the machine counts as hanging from now on.
+    pub(super) fn add_late_response(&self) -> bool {
+        self.late_at
+            .store(seconds(Instant::now()), Ordering::Relaxed);
+        self.late.fetch_add(1, Ordering::Relaxed) + 1 == HANGS
+    }
+
+    /// A response has come. Returns whether the machine counted as hanging.
+    pub(super) fn add_response(&self) -> bool {
+        // Mostly it is zero, and a plain read leaves the cache line shared.
+        self.late.load(Ordering::Relaxed) > 0 && self.late.swap(0, Ordering::Relaxed) >= HANGS
     }
 
     /// Adds a response time to the average. Of two at the same time, one may be lost.
@@ -114,10 +141,11 @@ impl Drop for MachineMember {
 }
 
 impl MachineLoad {
-    /// Compares the shares of connections in use, then the response times.
+    /// Compares whether they hang, then the shares of connections in use, then the response times.
     pub(super) fn compare(&self, other: &Self) -> Compared {
         let shares = (self.busy * other.connected).cmp(&(other.busy * self.connected));
-        shares.then(self.slowness.cmp(&other.slowness))
+        let hang = self.hangs.cmp(&other.hangs);
+        hang.then(shares).then(self.slowness.cmp(&other.slowness))
     }
 }
 
@@ -131,6 +159,10 @@ fn seconds(now: Instant) -> u32 {
 const WEIGHT: u32 = 8;
 /// Longer responses count as long as this: an event stream is not a slow response.
 const LONGEST: Duration = Duration::from_secs(10);
+/// So many responses in a row that did not come in time make a machine the last choice.
+pub(super) const HANGS: u32 = 3;
+/// For how many seconds a machine that hangs is remembered while none of its backends is connected.
+const REMEMBERED: u32 = 60;
 /// Seconds without a response after which the average counts half.
 const HALF_LIFE: u32 = 5;
 
@@ -187,6 +219,12 @@ mod tests {
             small.add_response_time(Duration::from_millis(1), now);
         }
         assert_eq!(compare(2, 8, now), Compared::Less);
+        // A machine that hangs is the last choice, until it responds.
+        let late = [(); 4].map(|()| small.add_late_response());
+        assert_eq!(late, [false, false, true, false]);
+        assert_eq!(compare(2, 2, now), Compared::Greater);
+        assert!(small.add_response() && !small.add_response());
+        assert_eq!(compare(2, 2, now), Compared::Less);
         // What was long ago does not.
         assert_eq!(
             compare(2, 8, now + Duration::from_secs(3600)),

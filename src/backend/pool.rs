@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use super::drained::Drained;
 use super::group::{Group, Groups, Journal, Sites};
 use super::idle::{CellIndex, HasCell, IdleBackends};
-use super::machine::{Machine, MachineMember, Machines};
+use super::machine::{HANGS, Machine, MachineMember, Machines};
 use super::queue::{Queue, QueuePosition, Slot};
 use super::registration::{Home, Registration};
 use super::waiting::{CountedWait, QueueFull, WaitingCount, WaitingGuard};
@@ -406,6 +406,12 @@ impl Backend {
         );
     }
 
+    /// The machine that it runs on, as in logs.
+    fn host(&self) -> String {
+        let ip = self.peer.ip();
+        ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())
+    }
+
     /// Makes a lease of it, unless it is dead.
     fn into_lease(self) -> Option<PoolLease> {
         let backend = self.inspect()?;
@@ -459,14 +465,34 @@ impl PoolLease {
         if let Some(backend) = self.backend.take() {
             backend.registration.count_response();
             backend.registration.note_change();
+            let machine = backend.machine.machine();
+            if machine.add_response() {
+                log::info!(
+                    "machine {} at {} responds again",
+                    backend.host(),
+                    backend.pool.name
+                );
+            }
             if let Some(since) = self.since {
                 let now = Instant::now();
                 let time = now.saturating_duration_since(since);
-                backend.machine.machine().add_response_time(time, now);
+                machine.add_response_time(time, now);
             }
             // The backend holds its pool, so keep a reference until it is in.
             let pool = Arc::clone(&backend.pool);
             pool.offer(backend);
+        }
+    }
+
+    /// The response has not come in time, which counts against the machine.
+    pub(super) fn late(&self) {
+        if let Some(backend) = &self.backend
+            && backend.machine.machine().add_late_response()
+        {
+            let (host, pool) = (backend.host(), &backend.pool.name);
+            log::warn!(
+                "machine {host} at {pool}: {HANGS} responses in a row did not come in time; others go first"
+            );
         }
     }
 

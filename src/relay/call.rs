@@ -151,6 +151,20 @@ impl<U: Upstream> Call<U> {
         conn.as_fd()
     }
 
+    /// Closes the connection because of this error.
+    pub fn fail(mut self, error: RelayError) {
+        if matches!(error, RelayError::TooSlow | RelayError::Stalled) {
+            self.upstream.late();
+        }
+        let is_reused = self.is_reused();
+        self.close(match error {
+            RelayError::Upload(_) => Close::ClientGone,
+            // Most likely the server had closed an idle connection.
+            RelayError::ClosedEarly if is_reused => Close::PeerClosed,
+            _ => Close::BackendFailed,
+        });
+    }
+
     /// Closes the connection.
     pub fn close(self, reason: Close) {
         self.upstream.close(reason);

@@ -509,15 +509,9 @@ impl<H: ExchangeHandler> Exchange<H> {
             head_length: call.head_length(),
             is_reused: call.is_reused(),
         };
-        let is_reused = failure.is_reused;
-        let is_old = is_reused || call.is_dialled();
+        let is_old = failure.is_reused || call.is_dialled();
         let again = self.handler.may_retry(&failure);
-        call.close(match error {
-            RelayError::Upload(_) => Close::ClientGone,
-            // Most likely the server had closed an idle connection.
-            RelayError::ClosedEarly if is_reused => Close::PeerClosed,
-            _ => Close::BackendFailed,
-        });
+        call.fail(error);
         if !again {
             return Transition::Done(match error {
                 RelayError::Upload(UploadError::Gone) => Outcome::Gone(None),

@@ -23,7 +23,7 @@ use super::rate_limit::RateScope;
 use super::site_files::SiteFiles;
 use super::sticky::sticky;
 use super::switches::SiteSwitches;
-use crate::backend::directory::Servers;
+use crate::backend::directory::{ServerCondition, Servers};
 use crate::backend::drained::Drained;
 use crate::backend::pool::Pool;
 use crate::backend::waiting::WaitingCount;
@@ -417,6 +417,19 @@ impl Site {
         self.servers.is_some()
             || !self.plain.is_empty()
             || !self.pools(&request.target.decoded_path()).is_empty()
+    }
+
+    /// Whether a backend has dialled in, or a server can be reached as far as is known; also if it needs neither.
+    pub(crate) fn is_connected(&self) -> bool {
+        if let Some(servers) = &self.servers {
+            return servers
+                .list()
+                .iter()
+                .any(|server| server.condition == ServerCondition::Up);
+        }
+        let keys = accepted_keys(&self.settings);
+        let mut pools = self.all_pools().peekable();
+        pools.peek().is_none() || pools.any(|pool| pool.connected(&keys, None) > 0)
     }
 
     /// The addresses at which its backends dial in, each once.

@@ -81,7 +81,7 @@ fn check_page() {
     proxy.wait_for_log("closed: reason=peer_closed");
     check(good);
     proxy.wait_for_logs(" joined ", 2);
-    // While its only slot is taken it gets no other request.
+    // Also while its only slot is taken.
     let mut visitor = proxy.ask("/busy");
     let mut backend = loop {
         let mut backend = app.accept_asking();
@@ -91,7 +91,7 @@ fn check_page() {
         backend.send(good);
     };
     for _ in 0..3 {
-        assert!(app.accept().next().is_none(), "a check sent a request");
+        check(good);
     }
     backend.reply_to(&mut visitor, "done");
     drop((visitor, backend));

@@ -14,6 +14,7 @@ use crate::server::permission::Permission;
 use crate::server::route::{Route, route};
 use crate::server::scratch::Scratch;
 use crate::server::shared::SnapshotRef;
+use crate::server::snapshot::Site;
 use crate::server::{files, forwarding, pages, redirects};
 use crate::stats::Close;
 
@@ -52,8 +53,16 @@ impl Session {
             }
             Route::Site(site) => Ok(site),
             Route::Health => {
-                let switched = snapshot.switched();
-                Err(pages::health(&self.shared.stats, client.ip(), &switched))
+                let query = head.target.query();
+                let name = query.and_then(|query| query.strip_prefix("site="));
+                let site = name.map(|name| snapshot.called(name));
+                Err(match site.map(|site| site.map(Site::is_connected)) {
+                    None | Some(Some(true)) => {
+                        pages::health(&self.shared.stats, client.ip(), &snapshot.switched())
+                    }
+                    Some(Some(false)) => pages::page(503, NOT_CONNECTED, Some(&head)),
+                    Some(None) => pages::page(404, "There is no such site here.", Some(&head)),
+                })
             }
             Route::NotFound => Err(match self.over_rate(&client, None, &snapshot, received) {
                 None => pages::page(404, "There is no such site here.", Some(&head)),
@@ -193,4 +202,7 @@ pub(super) const TOO_FAST: &str = "Too many requests from this address. Please t
 pub(super) const REFUSED: &str = "refused by allow or deny";
 
 /// The response to a client that is not allowed.
+/// The text for a health check of a site without backends.
+const NOT_CONNECTED: &str = "No application process is connected. Please try again.";
+
 pub(super) const NOT_ALLOWED: &str = "Your address is not allowed here.";
