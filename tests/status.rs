@@ -6,7 +6,7 @@ mod lists;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -294,11 +294,19 @@ fn web_pages_of_other_sites_are_refused() {
 }
 
 #[test]
-fn unix_socket_is_for_its_user() {
-    let proxy = start("status: {at: 'unix:status.sock'}");
+fn unix_socket_is_for_its_user_or_others_by_its_mode() {
+    let group = nix::unistd::getegid();
+    let wide = format!("status: {{at: 'unix:status.sock', mode: 0660, group: '{group}'}}");
+    let proxy = start(&wide);
     let path = proxy.file("status.sock");
-    let mode = fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    let attributes = || {
+        let file = fs::metadata(&path).unwrap();
+        (file.permissions().mode() & 0o777, file.gid())
+    };
+    assert_eq!(attributes(), (0o660, group.as_raw()));
+    // Without a new socket.
+    proxy.reload(&format!("{SITE}\nstatus: {{at: 'unix:status.sock'}}"));
+    assert_eq!(attributes(), (0o600, group.as_raw()));
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream

@@ -14,7 +14,7 @@ use super::references;
 use super::types::{
     AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, ExcludedRequests,
     Filter, Limits, LogDestination, LogLevel, Logger, Outgoing, ProxyVersion, Reference,
-    RequestIds, ServerConfig, SiteConfig, Symlinks, SyslogConfig, Timeouts, Tls,
+    RequestIds, ServerConfig, SiteConfig, SocketFileConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
 use super::written::time;
 
@@ -310,9 +310,8 @@ impl Serialize for Outgoing {
         struct Details<'c> {
             prefix: Option<&'c str>,
             r#match: Option<&'c str>,
-            mode: Option<String>,
-            owner: Option<&'c str>,
-            group: Option<&'c str>,
+            #[serde(flatten)]
+            file: SocketFileConfig,
         }
         #[derive(Serialize)]
         struct Entry<'c> {
@@ -325,13 +324,10 @@ impl Serialize for Outgoing {
             Filter::Prefix(prefix) => (Some(prefix.as_str()), None),
             Filter::Match(expression) => (None, Some(expression.as_str())),
         };
-        let file = &self.file;
         let details = Details {
             prefix,
             r#match: expression,
-            mode: file.mode.map(|mode| format!("{mode:04o}")),
-            owner: file.owner.as_deref(),
-            group: file.group.as_deref(),
+            file: self.file.clone(),
         };
         let to = &self.to;
         match details == Details::default() {

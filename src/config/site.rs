@@ -316,7 +316,7 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, ValueError> {
         group: name("group", value::group)?,
     };
     if file != SocketFileConfig::default() && !matches!(address, Address::Unix(_)) {
-        return Err("mode, owner and group are for a Unix socket; leave them out".into());
+        return Err(FOR_UNIX_SOCKETS.into());
     }
     Ok(Outgoing {
         to: address,
@@ -324,6 +324,9 @@ fn one(section: &Section, node: &Node) -> Result<Outgoing, ValueError> {
         file,
     })
 }
+
+pub(super) const FOR_UNIX_SOCKETS: &str =
+    "mode, owner and group are for a Unix socket; leave them out";
 
 /// Reads `key` and the lines of `key_file`.
 pub(super) fn keys(section: &Section) -> Vec<String> {

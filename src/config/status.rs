@@ -6,7 +6,7 @@ use super::address;
 use super::raw::{self, Node};
 use super::section::Section;
 use super::site;
-use super::types::{Address, Config, StatusConfig};
+use super::types::{Address, Config, SocketFileConfig, StatusConfig};
 use super::value;
 
 /// Reads `status`. `config`: the addresses for clients.
@@ -59,7 +59,20 @@ pub(super) fn status(top: &Section, config: &Config) -> Option<StatusConfig> {
         );
         section.findings.problem(section.place("at", None), message);
     }
-    Some(StatusConfig { at, key })
+    let file = SocketFileConfig {
+        mode: section.take("mode", value::mode),
+        owner: section.take("owner", value::user),
+        group: section.take("group", value::group),
+    };
+    let of_file = ["mode", "owner", "group"].into_iter();
+    let mut of_file = of_file.filter(|name| raw::get(&section.map, name).is_some());
+    if let Some(name) = of_file.next()
+        && !matches!(at, Address::Unix(_))
+    {
+        let message = format!("status: {}", site::FOR_UNIX_SOCKETS);
+        section.findings.problem(section.place(name, None), message);
+    }
+    Some(StatusConfig { at, file, key })
 }
 
 /// Reports a dial-in address at which the server would report its state.

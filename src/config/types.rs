@@ -22,7 +22,7 @@ pub use redirect::{Hsts, Redirect};
 pub use reference::Reference;
 pub use server::{ServerConfig, ServerProtocol};
 
-use super::written::{expression, is_everything, list_or_no, or_no, path, time, time_or_no};
+use super::written::{expression, is_everything, list_or_no, octal, or_no, path, time, time_or_no};
 use crate::budget::PART;
 
 /// The checked configuration of a server.
@@ -482,6 +482,9 @@ pub struct Tls {
 pub struct StatusConfig {
     /// The address: a TCP port, or a Unix socket.
     pub at: Address,
+    /// The attributes of a Unix socket's file, in place of 0600.
+    #[serde(flatten)]
+    pub file: SocketFileConfig,
     /// The key that each request must have; `None`: none. A TCP address that other machines reach has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -553,13 +556,16 @@ pub struct Outgoing {
 }
 
 /// The attributes of a Unix socket's file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SocketFileConfig {
-    /// Permissions; `None`: every user may connect.
+    /// Permissions; `None`: those of the address by default.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "octal")]
     pub mode: Option<u32>,
     /// Owner; `None`: the user who starts the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// Group; `None`: that of this user.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
 }
 

@@ -57,6 +57,14 @@ pub(super) fn expression<S: Serializer>(
     expression.as_ref().map(Regex::as_str).serialize(out)
 }
 
+/// Permissions in octal digits.
+// The serializer passes a reference.
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)]
+pub(super) fn octal<S: Serializer>(mode: &Option<u32>, out: S) -> Result<S::Ok, S::Error> {
+    let mode = mode.map(|mode| format!("{mode:04o}"));
+    mode.serialize(out)
+}
+
 /// A path, also one that is not UTF-8, which serde refuses.
 pub(super) fn path<P: Written, S: Serializer>(path: &P, out: S) -> Result<S::Ok, S::Error> {
     path.written().serialize(out)

@@ -28,4 +28,4 @@ mod status;
 mod view;
 
 pub(super) use context::AdminContext;
-pub(super) use listener::{AdminListener, NewAdminListener};
+pub(super) use listener::{AdminListener, NewAdminListener, socket_file};

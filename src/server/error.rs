@@ -26,6 +26,8 @@ pub enum StartError {
     DialInCertificate(LoadError),
     /// A Unix socket is configured with a user or a group that does not exist.
     SocketFile(String),
+    /// The same for the status address.
+    StatusFile(String),
     /// A file or directory for certificates cannot be used.
     State(String),
     /// The system refused something else.
@@ -42,6 +44,7 @@ impl fmt::Display for StartError {
             Self::Certificate(error) => write!(out, "ssl: {error}"),
             Self::DialInCertificate(error) => write!(out, "outgoing_ssl: {error}"),
             Self::SocketFile(error) => write!(out, "outgoing: {error}"),
+            Self::StatusFile(error) => write!(out, "status.at {error}"),
             Self::State(error) => write!(out, "state_directory: {error}"),
             Self::System(error) => error.fmt(out),
         }

@@ -10,7 +10,7 @@ use super::addresses::{
     BackendAddress, BackendListener, ClientListener, NewBackendListener, load_outgoing,
     sort_by_address,
 };
-use super::admin::{AdminListener, NewAdminListener};
+use super::admin::{self, AdminListener, NewAdminListener};
 use super::certificate_watch::{CertificateWatch, CertificateWatcher};
 use super::certificates::{CertificateFiles, first_name};
 use super::descriptors;
@@ -107,6 +107,7 @@ impl Server {
             )?);
         }
         let admin_address = config.status.as_ref().map(|status| status.at.clone());
+        let admin_file = config.status.as_ref().map(admin::socket_file).transpose()?;
         let admin = match admin_address == old_admin {
             true => None,
             false => NewAdminListener::bind(&config, &inherited.status)?,
@@ -181,7 +182,12 @@ impl Server {
         running.certificates = certificates;
         running.backend_listeners.extend(new_backends);
         let old_admin = match admin_address == old_admin {
-            true => None,
+            true => {
+                let both = running.admin_listener.as_mut().zip(admin_file);
+                both.into_iter()
+                    .for_each(|(admin, file)| admin.change(file));
+                None
+            }
             false => mem::replace(&mut running.admin_listener, admin),
         };
         running.begin(&self.control);

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use super::addresses::{
     BackendAddress, ClientListener, NewBackendListener, Running, load_outgoing,
 };
-use super::admin::{AdminContext, NewAdminListener};
+use super::admin::{self, AdminContext, NewAdminListener};
 use super::admission::Clients;
 use super::certificate_watch::{CertificateWatch, CertificateWatcher};
 use super::certificates::{CertificateFiles, Certificates, first_name};
@@ -193,6 +193,7 @@ impl Server {
         for wanted in BackendAddress::all(config) {
             wanted.socket_file()?;
         }
+        config.status.as_ref().map(admin::socket_file).transpose()?;
         Ok(())
     }
 

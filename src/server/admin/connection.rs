@@ -84,20 +84,23 @@ impl AdminConnection {
         peer: Peer,
         head: &RequestHead,
     ) -> Result<AdminResponse, ReadError> {
-        let snapshot = context.shared.snapshot();
-        // A reload may have moved the status address since this connection was accepted, with another key or none.
-        let status = snapshot.config.status.as_ref();
-        let Some(status) = status.filter(|status| status.at == *address) else {
-            return Ok(AdminResponse::error(503, "the status address has changed"));
+        // Not held for longer, since a reload releases what it replaces.
+        let permission = {
+            let snapshot = context.shared.snapshot();
+            // A reload may have moved the status address since this connection was accepted, with another key or none.
+            let status = snapshot.config.status.as_ref();
+            let Some(status) = status.filter(|status| status.at == *address) else {
+                return Ok(AdminResponse::error(503, "the status address has changed"));
+            };
+            permission::check(status, head)
         };
-        if let Err(denial) = permission::check(status, head) {
+        if let Err(denial) = permission {
             if denial == Denial::WrongKey {
                 log::warn!("status {peer}: wrong key");
                 thread::sleep(WRONG_KEY_PAUSE);
             }
             return Ok(denial.response());
         }
-        drop(snapshot);
         let body = self.body(head)?;
         Ok(routes::dispatch(AdminRequest {
             context,

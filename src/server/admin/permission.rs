@@ -114,6 +114,7 @@ fn is_same_origin(head: &RequestHead) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SocketFileConfig;
     use crate::http::head::HeadLimits;
 
     fn head(text: &str) -> RequestHead {
@@ -123,6 +124,7 @@ mod tests {
 
     fn answer(at: &str, key: Option<&str>, text: &str) -> Result<(), Denial> {
         let status = StatusConfig {
+            file: SocketFileConfig::default(),
             at: at.parse().expect("an address of a test"),
             key: key.map(String::from),
         };
