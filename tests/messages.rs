@@ -64,7 +64,9 @@ fn backends_missing_or_busy() {
         backend.request();
     }
     unserved(&proxy, "two", "/");
-    proxy.wait_for_log(": site two: backend -: limits.waiting reached, all 2 are busy request_id=");
+    proxy.wait_for_log(
+        ": site two: backend -: limits.waiting reached (0), all 2 are busy request_id=",
+    );
     for backend in &mut held {
         backend.reply("ok");
     }

@@ -118,13 +118,6 @@ pub enum BackendSelector<'a> {
     Server(directory::ServerSelector<'a>),
 }
 
-/// Why a request got no backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseError {
-    /// The queue is full.
-    Full,
-}
-
 /// A backend for the time of one exchange. Dropping it closes the connection.
 #[derive(Debug)]
 pub enum Lease {
@@ -153,13 +146,13 @@ pub enum LeaseTicket {
 /// the request must not be sent twice, so an idle connection must be recent.
 ///
 /// # Errors
-/// [`LeaseError::Full`].
+/// [`QueueFull`].
 pub fn acquire(
     selector: &BackendSelector<'_>,
     wait: &mut Option<CountedWait>,
     since: Instant,
     once: bool,
-) -> Result<Acquired<Lease>, LeaseError> {
+) -> Result<Acquired<Lease>, QueueFull> {
     match selector {
         BackendSelector::Dialled(selector) => Ok(pool::acquire(selector, wait, since)?.into()),
         BackendSelector::Server(selector) => {
@@ -326,11 +319,5 @@ impl From<directory::ServerAcquired> for Acquired<Lease> {
             directory::ServerAcquired::Connecting(connecting) => Self::Connecting(connecting),
             directory::ServerAcquired::Queued(ticket) => Self::Queued(LeaseTicket::Server(ticket)),
         }
-    }
-}
-
-impl From<QueueFull> for LeaseError {
-    fn from(QueueFull: QueueFull) -> Self {
-        Self::Full
     }
 }

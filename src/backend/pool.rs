@@ -809,13 +809,13 @@ mod tests {
         let acquire = |wait: &mut Option<CountedWait>| site.acquire(None, wait, Instant::now());
         let [mut own, mut other] = [None, None];
         let ticket = acquire(&mut own).unwrap();
-        assert_eq!(acquire(&mut other).unwrap_err(), QueueFull);
+        assert_eq!(acquire(&mut other).unwrap_err(), QueueFull::Site(1));
         assert!(other.is_none());
         // The limit holds for requests that wait.
         drop(ticket);
         let ticket = acquire(&mut other).unwrap();
         let again = acquire(&mut own).unwrap();
-        assert_eq!(acquire(&mut None).unwrap_err(), QueueFull);
+        assert_eq!(acquire(&mut None).unwrap_err(), QueueFull::Site(1));
         drop((ticket, again));
         assert!(acquire(&mut None).is_ok());
     }

@@ -1,5 +1,6 @@
 //! How many requests wait for a backend, at a site and at all sites, and the limits of both.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,9 +23,23 @@ pub struct CountedWait(());
 #[derive(Debug)]
 pub struct WaitingGuard(Arc<WaitingCount>);
 
-/// The queue of the site, or of all sites, is full.
+/// No more requests may wait. Each has the limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueueFull;
+pub enum QueueFull {
+    /// `limits.waiting`, of one site.
+    Site(usize),
+    /// `limits.waiting_total`, of all sites.
+    Total(usize),
+}
+
+impl fmt::Display for QueueFull {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Site(most) => write!(out, "limits.waiting reached ({most})"),
+            Self::Total(most) => write!(out, "limits.waiting_total reached ({most})"),
+        }
+    }
+}
 
 impl WaitingCount {
     /// `overall` is the count shared by all sites.
@@ -61,10 +76,15 @@ impl WaitingCount {
         let guard = WaitingGuard(Arc::clone(self));
         let at_site = self.at_site.fetch_add(1, Ordering::Relaxed);
         let overall = self.overall.fetch_add(1, Ordering::Relaxed);
-        let fits = at_site < self.most_at_site.load(Ordering::Relaxed)
-            && overall < self.most_overall.load(Ordering::Relaxed);
-        if wait.is_none() && !fits {
-            return Err(QueueFull);
+        if wait.is_none() {
+            let most = self.most_at_site.load(Ordering::Relaxed);
+            if at_site >= most {
+                return Err(QueueFull::Site(most));
+            }
+            let most = self.most_overall.load(Ordering::Relaxed);
+            if overall >= most {
+                return Err(QueueFull::Total(most));
+            }
         }
         *wait = Some(CountedWait(()));
         Ok(guard)

@@ -5,6 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::spool::Room;
+use crate::backend::waiting::QueueFull;
 use crate::exchange::{RequestBody, UploadError};
 use crate::http::head::{HeadLimits, RequestHead};
 use crate::net::buffer::Buffer;
@@ -46,7 +47,7 @@ pub enum RelayError {
     /// The site has no dial-in address for this path.
     NoAddress,
     /// No backend was free, and the queue is full.
-    Full,
+    Full(QueueFull),
     /// The limit on upgraded connections is reached.
     NoTunnel,
     /// The application cannot be reached, and the request may not be repeated.

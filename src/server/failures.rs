@@ -15,7 +15,7 @@ impl PendingRequest {
         let site = self.site();
         let (status, mut detail) = page_for(error);
         let head = &self.request.head;
-        if matches!(error, RelayError::NoBackend | RelayError::Full) && self.is_held_back() {
+        if matches!(error, RelayError::NoBackend | RelayError::Full(_)) && self.is_held_back() {
             detail = "The site is paused. Please try again.";
         } else if error == RelayError::NoBackend
             && let Some(shortage) = self.shortage(site)
@@ -48,12 +48,10 @@ impl PendingRequest {
     fn reason(&self, error: RelayError) -> String {
         match error {
             RelayError::NoBackend => self.no_backend(),
-            RelayError::Full if self.is_held_back() => {
-                "paused, and limits.waiting reached".to_owned()
-            }
-            RelayError::Full => match self.shortage(self.supplier()) {
-                Some(shortage) => format!("limits.waiting reached, {shortage}"),
-                None => "limits.waiting reached".to_owned(),
+            RelayError::Full(full) if self.is_held_back() => format!("paused, and {full}"),
+            RelayError::Full(full) => match self.shortage(self.supplier()) {
+                Some(shortage) => format!("{full}, {shortage}"),
+                None => full.to_string(),
             },
             RelayError::NoTunnel => "max_tunnels reached".to_owned(),
             RelayError::NoAddress => "no outgoing address for this path".to_owned(),
@@ -110,7 +108,7 @@ const fn page_for(error: RelayError) -> (u16, &'static str) {
             503,
             "No application process was free in time. Please try again.",
         ),
-        RelayError::Full => (
+        RelayError::Full(_) => (
             503,
             "Too many requests are waiting already. Please try again.",
         ),
@@ -143,7 +141,7 @@ const fn failed_by(error: RelayError) -> Party {
         | RelayError::Unreachable
         | RelayError::BadResponse(_) => Party::Backend,
         RelayError::NoBackend
-        | RelayError::Full
+        | RelayError::Full(_)
         | RelayError::NoTunnel
         | RelayError::NoAddress
         | RelayError::LostBody => Party::Proxy,

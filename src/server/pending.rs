@@ -18,7 +18,7 @@ use super::permission::Permission;
 use super::shared::SnapshotRef;
 use super::snapshot::{Site, Snapshot};
 use super::sticky::sticky_id;
-use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseError, LeaseTicket};
+use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseTicket};
 use crate::backend::waiting::CountedWait;
 use crate::backend::{directory, pool};
 use crate::config::Limits;
@@ -261,7 +261,7 @@ impl ExchangeHandler for PendingRequest {
         let selector =
             selector(&self.snapshot, supplier, head, &path).ok_or(RelayError::NoAddress)?;
         let acquired = lease::acquire(&selector, &mut self.wait, since, once);
-        let acquired = acquired.map_err(|LeaseError::Full| RelayError::Full)?;
+        let acquired = acquired.map_err(RelayError::Full)?;
         // A switch may have been changed just before the request was queued.
         let switches = &self.supplier().switches;
         let is_late = switches.pause.is_on() || switches.is_drained();
@@ -281,7 +281,7 @@ impl ExchangeHandler for PendingRequest {
     fn fall_back(&mut self, error: RelayError) -> bool {
         let missed = matches!(
             error,
-            RelayError::NoBackend | RelayError::Full | RelayError::NoAddress
+            RelayError::NoBackend | RelayError::Full(_) | RelayError::NoAddress
         );
         // A pause is for the request as well, not only for the backends.
         let missed = missed && !self.is_held_back();
@@ -446,7 +446,7 @@ impl PendingRequest {
             return Err(RelayError::NoBackend);
         }
         let waiting = site.waiting.enter(&mut self.wait);
-        let waiting = waiting.map_err(|_| RelayError::Full)?;
+        let waiting = waiting.map_err(RelayError::Full)?;
         let now = Instant::now();
         let entered = site.switches.pause.enter(since, waiting);
         let Some((ticket, longest)) = entered else {

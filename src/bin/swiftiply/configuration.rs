@@ -160,10 +160,7 @@ impl Configuration {
         drop(live);
         Server::check(&config).map_err(|error| error.to_string())?;
         let mut lines: Vec<_> = notes.iter().map(ToString::to_string).collect();
-        lines.push(match config.sites.len() {
-            1 => "ok: 1 site".to_owned(),
-            count => format!("ok: {count} sites"),
-        });
+        lines.push(format!("ok: {}", count_of_sites(&config)));
         lost.sort_unstable();
         if !lost.is_empty() {
             let lost = lost.join(", ");
@@ -273,11 +270,16 @@ fn reloaded(config: &Config, notes: &[Note], lost: &[String]) -> String {
             "lost, since they were not in the file: changes of {lost}"
         ));
     }
-    let done = match config.sites.len() {
-        1 => "reloaded: 1 site".to_owned(),
-        count => format!("reloaded: {count} sites"),
-    };
+    let done = format!("reloaded: {}", count_of_sites(config));
     log::info!("{done}");
     lines.push(done);
     lines.join("\n")
+}
+
+/// The number of sites, in words.
+pub(crate) fn count_of_sites(config: &Config) -> String {
+    match config.sites.len() {
+        1 => "1 site".to_owned(),
+        count => format!("{count} sites"),
+    }
 }

@@ -75,9 +75,7 @@ fn check(invocation: &Invocation) -> Result<ExitCode, ExitError> {
     }
     // The file is valid; what it names may not be.
     Server::check(&config).map_err(ExitError::usage)?;
-    let sites = config.sites.len();
-    let noun = if sites == 1 { "site" } else { "sites" };
-    print(&format!("ok: {sites} {noun}\n"))
+    print(&format!("ok: {}\n", configuration::count_of_sites(&config)))
 }
 
 /// Reads the configuration: the file, overridden by the command line.
