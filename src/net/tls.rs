@@ -9,41 +9,30 @@
 mod acceptor;
 mod certificate;
 mod sites;
+mod tickets;
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ProducesTickets;
 use rustls::sign::SingleCertAndKey;
-use rustls::time_provider::TimeProvider;
 use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore,
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, ServerConnection,
     SignatureScheme, SupportedCipherSuite,
 };
 
 pub use acceptor::{Acceptor, ClientAuth, ClientAuthNames};
-use acceptor::{Choosing, Chosen};
-pub use certificate::{Certificate, LoadError, PemFault};
-use certificate::{PEM_BYTES, pem_reason};
+use acceptor::{Choosing, Chosen, VALIDATION};
+pub use certificate::{Authorities, Certificate, LoadError, PemFault};
 pub use sites::SiteCertificates;
+pub use tickets::Tickets;
+use tickets::TlsClock;
 
 use super::stream::Stream;
-use crate::config;
-
-/// Keys of session tickets; kept across reloads, so that clients can resume sessions.
-#[derive(Clone, Debug)]
-pub struct Tickets(Arc<dyn ProducesTickets>);
-
-/// Authorities that are trusted to identify the peer.
-#[derive(Clone, Debug)]
-pub struct Authorities(Arc<RootCertStore>);
 
 /// The configuration for connecting with TLS.
 #[derive(Clone, Debug)]
@@ -76,44 +65,37 @@ pub struct TlsSession {
     client_auth: Option<Arc<ClientAuth>>,
 }
 
-impl Tickets {
-    /// New keys, which change every few hours.
+impl Acceptor {
+    /// Starts a handshake.
     ///
     /// # Errors
-    /// The system provides no random numbers.
-    pub fn new() -> io::Result<Self> {
-        let clock = TlsClock(SystemTime::now);
-        let tickets = match clock.is_after_1970() {
-            true => OnceLock::from(ring::Ticketer::new().map_err(io::Error::other)?),
-            false => OnceLock::new(),
-        };
-        Ok(Self(Arc::new(Rotating { clock, tickets })))
+    /// Those of the library; no client is known to be able to cause one.
+    pub fn accept(&self) -> io::Result<TlsSession> {
+        let (_, has_others) = self.usual();
+        self.begin(has_others)
     }
-}
 
-impl Authorities {
-    /// Loads the certificates of authorities, in PEM.
+    /// Starts a handshake in which the first message of the client may decide about everything.
     ///
     /// # Errors
-    /// The file, and the reason.
-    pub fn load(file: &Path) -> Result<Self, LoadError> {
-        let fault = |why: String| LoadError {
-            file: file.to_path_buf(),
-            why,
-        };
-        let text = config::read_text(file, PEM_BYTES).map_err(fault)?;
-        let read = CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>();
-        let certificates: Vec<_> = read.map_err(|error| fault(pem_reason(error)))?;
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates {
-            roots
-                .add(certificate)
-                .map_err(|error| fault(format!("not a certificate: {error}")))?;
-        }
-        match roots.is_empty() {
-            true => Err(fault("no certificate in it".to_owned())),
-            false => Ok(Self(Arc::new(roots))),
-        }
+    /// Those of [`Acceptor::accept`].
+    pub fn accept_later(&self) -> io::Result<TlsSession> {
+        self.begin(true)
+    }
+
+    fn begin(&self, is_chosen: bool) -> io::Result<TlsSession> {
+        let (usual, _) = self.usual();
+        let mut connection = ServerConnection::new(Arc::clone(usual)).map_err(io::Error::other)?;
+        connection.set_buffer_limit(Some(MOST_BUFFERED));
+        Ok(TlsSession {
+            connection: connection.into(),
+            fresh: true,
+            more: false,
+            cut: false,
+            validated: false,
+            choosing: is_chosen.then(|| Box::new(Choosing::new(self))),
+            client_auth: None,
+        })
     }
 }
 
@@ -169,61 +151,6 @@ impl Connector {
             choosing: None,
             client_auth: None,
         })
-    }
-}
-
-/// A clock for the library, whose own panics if the time is before 1970, as after a start without a battery.
-#[derive(Debug)]
-struct TlsClock(fn() -> SystemTime);
-
-impl TlsClock {
-    fn is_after_1970(&self) -> bool {
-        (self.0)() > UNIX_EPOCH
-    }
-}
-
-impl TimeProvider for TlsClock {
-    fn current_time(&self) -> Option<UnixTime> {
-        let since = (self.0)().duration_since(UNIX_EPOCH);
-        Some(UnixTime::since_unix_epoch(since.unwrap_or_default()))
-    }
-}
-
-/// Tickets of the library, which use its own clock: before 1970 they are disabled rather than letting it panic.
-#[derive(Debug)]
-struct Rotating {
-    clock: TlsClock,
-    tickets: OnceLock<Arc<dyn ProducesTickets>>,
-}
-
-impl Rotating {
-    fn tickets(&self) -> Option<&dyn ProducesTickets> {
-        if !self.clock.is_after_1970() {
-            return None;
-        }
-        if let Some(tickets) = self.tickets.get() {
-            return Some(&**tickets);
-        }
-        let new = ring::Ticketer::new().ok()?;
-        Some(&**self.tickets.get_or_init(|| new))
-    }
-}
-
-impl ProducesTickets for Rotating {
-    fn enabled(&self) -> bool {
-        true
-    }
-
-    fn lifetime(&self) -> u32 {
-        self.tickets.get().map_or(0, |tickets| tickets.lifetime())
-    }
-
-    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.tickets()?.encrypt(plain)
-    }
-
-    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        self.tickets()?.decrypt(cipher)
     }
 }
 
@@ -504,33 +431,5 @@ impl Write for TlsSocket<'_> {
     }
 }
 
-/// The protocol by which an authority validates a name (RFC 8737 6.2).
-const VALIDATION: &[u8] = b"acme-tls/1";
 /// Most bytes that the library may hold for a client that does not read; a few records.
 const MOST_BUFFERED: usize = 64 * 1024;
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn clock_before_1970_disables_tickets() {
-        let wrong = || UNIX_EPOCH - Duration::from_secs(3600);
-        let epoch = UnixTime::since_unix_epoch(Duration::ZERO);
-        assert_eq!(TlsClock(wrong).current_time(), Some(epoch));
-        let rotating = |now| Rotating {
-            clock: TlsClock(now),
-            tickets: OnceLock::new(),
-        };
-        let tickets = rotating(wrong);
-        assert_eq!(tickets.encrypt(b"session"), None);
-        assert_eq!(tickets.decrypt(b"session"), None);
-        // And when it is right, there are some.
-        let tickets = rotating(SystemTime::now);
-        let ticket = tickets.encrypt(b"session").unwrap();
-        assert_eq!(tickets.decrypt(&ticket).as_deref(), Some(&b"session"[..]));
-        assert!(tickets.lifetime() > 0);
-    }
-}

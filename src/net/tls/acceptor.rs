@@ -14,9 +14,9 @@ use rustls::server::{self, ClientHello, ResolvesServerCert, WebPkiClientVerifier
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
 
-use super::certificate::Certificate;
+use super::certificate::{Authorities, Certificate};
 use super::sites::SiteCertificates;
-use super::{Authorities, MOST_BUFFERED, Tickets, TlsClock, TlsSession, VALIDATION};
+use super::tickets::{Tickets, TlsClock};
 
 /// The configuration for accepting TLS at an address.
 #[derive(Clone, Debug)]
@@ -126,40 +126,12 @@ impl Acceptor {
             address: clients.address,
         })))
     }
+}
 
-    /// Starts a handshake.
-    ///
-    /// # Errors
-    /// Those of the library; no client is known to be able to cause one.
-    pub fn accept(&self) -> io::Result<TlsSession> {
-        let mut session = self.accept_later()?;
-        if self.0.ways.is_empty() {
-            session.choosing = None;
-        }
-        Ok(session)
-    }
-
-    /// Starts a handshake in which the first message of the client may decide about everything.
-    ///
-    /// # Errors
-    /// Those of [`Acceptor::accept`].
-    pub fn accept_later(&self) -> io::Result<TlsSession> {
-        let usual = Arc::clone(&self.0.usual);
-        let mut connection = ServerConnection::new(usual).map_err(Error::other)?;
-        connection.set_buffer_limit(Some(MOST_BUFFERED));
-        Ok(TlsSession {
-            connection: connection.into(),
-            fresh: true,
-            more: false,
-            cut: false,
-            validated: false,
-            choosing: Some(Box::new(Choosing {
-                hello: server::Acceptor::default(),
-                acceptor: self.clone(),
-                only_validations: false,
-            })),
-            client_auth: None,
-        })
+impl Acceptor {
+    /// The usual configuration, and whether the first message of a client may choose another one.
+    pub(super) fn usual(&self) -> (&Arc<ServerConfig>, bool) {
+        (&self.0.usual, !self.0.ways.is_empty())
     }
 }
 
@@ -179,6 +151,15 @@ impl Configurations {
 }
 
 impl Choosing {
+    /// For a connection that begins now.
+    pub(super) fn new(acceptor: &Acceptor) -> Self {
+        Self {
+            hello: server::Acceptor::default(),
+            acceptor: acceptor.clone(),
+            only_validations: false,
+        }
+    }
+
     /// Receives bytes.
     pub(super) fn read(&mut self, from: &mut dyn Read) -> io::Result<usize> {
         self.hello.read_tls(from)
@@ -309,3 +290,6 @@ impl ResolvesServerCert for ByName {
         found.or_else(first).or_else(other)
     }
 }
+
+/// The protocol by which an authority validates a name (RFC 8737 6.2).
+pub(super) const VALIDATION: &[u8] = b"acme-tls/1";

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -20,6 +21,36 @@ pub struct Certificate {
     /// Its DNS names in lower case, such as `*.example.com`.
     pub(super) names: Vec<String>,
     facts: CertificateFacts,
+}
+
+/// Authorities that are trusted to identify the peer.
+#[derive(Clone, Debug)]
+pub struct Authorities(pub(super) Arc<RootCertStore>);
+
+impl Authorities {
+    /// Loads the certificates of authorities, in PEM.
+    ///
+    /// # Errors
+    /// The file, and the reason.
+    pub fn load(file: &Path) -> Result<Self, LoadError> {
+        let fault = |why: String| LoadError {
+            file: file.to_path_buf(),
+            why,
+        };
+        let text = config::read_text(file, PEM_BYTES).map_err(fault)?;
+        let read = CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>();
+        let certificates: Vec<_> = read.map_err(|error| fault(pem_reason(error)))?;
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates {
+            roots
+                .add(certificate)
+                .map_err(|error| fault(format!("not a certificate: {error}")))?;
+        }
+        match roots.is_empty() {
+            true => Err(fault("no certificate in it".to_owned())),
+            false => Ok(Self(Arc::new(roots))),
+        }
+    }
 }
 
 /// Why a certificate and its key cannot be used.
@@ -192,7 +223,7 @@ fn is_encrypted(text: &[u8]) -> bool {
     has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED")
 }
 
-pub(super) fn pem_reason(error: pem::Error) -> String {
+fn pem_reason(error: pem::Error) -> String {
     match error {
         pem::Error::Io(error) => reason(&error),
         pem::Error::NoItemsFound => "no certificate in it".to_owned(),
@@ -201,4 +232,4 @@ pub(super) fn pem_reason(error: pem::Error) -> String {
 }
 
 /// Most bytes of a file of certificates; the authorities of a whole system have a quarter of a megabyte.
-pub(super) const PEM_BYTES: u64 = 4 << 20;
+const PEM_BYTES: u64 = 4 << 20;
