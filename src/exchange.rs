@@ -39,6 +39,8 @@ pub struct Request {
     pub received: Instant,
     /// The user name, if the site requires a password (`basic_auth`).
     pub user: Option<Box<str>>,
+    /// Fields about the certificate of its client, as they are sent to the application (`client_ca`).
+    pub identity: Option<Arc<[u8]>>,
     /// Its id, for logs and the application.
     pub id: RequestId,
 }

@@ -18,7 +18,7 @@ use crate::common::{
 };
 
 /// Makes an authority, and a certificate of it for a name; returns the files of the authority and of the pair.
-fn authority(directory: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
+pub(crate) fn authority(directory: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
     let file = |kind: &str| directory.join(format!("{name}.{kind}"));
     let openssl = |arguments: &[&str]| {
         let made = Command::new("openssl")

@@ -6,6 +6,7 @@ mod acme;
 mod auth;
 mod budgets;
 mod client;
+mod client_certificates;
 mod common;
 mod control;
 mod corpus;

@@ -1,10 +1,13 @@
 //! Reads `acme` and the `tls` of a site: where certificates come from.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use super::raw::{self, Map, Node, PathStep};
 use super::section::Section;
-use super::types::{AcmeConfig, ChallengeKind, ExternalAccount, SiteTls};
+use super::types::{
+    AcmeConfig, ChallengeKind, ClientCertificate, Config, ExternalAccount, SiteTls,
+};
 use super::value::{self, ValueError};
 
 /// Reads `acme`.
@@ -166,6 +169,39 @@ pub(super) fn tls(section: &Section, incoming: &[String], acme: &AcmeConfig) -> 
         }
     }
     Some(tls)
+}
+
+/// Reads `client_ca` and `client_certificate` of a site.
+pub(super) fn clients(section: &Section, server: &Config) -> (Option<PathBuf>, ClientCertificate) {
+    const KEY: &str = "client_ca";
+    let is_off = |node: &Node| value::truth(node) == Ok(false);
+    let node = raw::get(&section.map, KEY).filter(|node| !is_off(node));
+    let file = node.and_then(|_| {
+        section.take(KEY, |node| {
+            let file = value::path(section.directory)(node)?;
+            match section.findings.inspection {
+                Some(inspection) => (inspection.authorities)(&file).map(|()| file),
+                None => Ok(file),
+            }
+        })
+    });
+    if let Some(node) = node
+        && server.secure.is_empty()
+    {
+        let wrong = "no address speaks TLS; write ssl, or a tls for the site";
+        section.wrong(KEY, None, node, wrong);
+    }
+    let wanted = section.take("client_certificate", |node| {
+        match value::text(node).as_deref() {
+            Ok("require") => Ok(ClientCertificate::Require),
+            Ok("optional") => Ok(ClientCertificate::Optional),
+            _ => Err("write require or optional".into()),
+        }
+    });
+    if wanted.is_some() && node.is_none() {
+        section.note("client_certificate", ": has no effect without client_ca");
+    }
+    (file, wanted.unwrap_or_default())
 }
 
 /// Reads `{certfile, keyfile}`.

@@ -7,9 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::types::{
-    AcmeConfig, Address, CacheConfig, ChallengeKind, Config, DirectoryConfig, FastCgiConfig,
-    FileCache, Filter, GzipConfig, Limits, LogDestination, LogLevel, Logger, Order, Outgoing,
-    Redis, RequestIds, Scheduling, ServerConfig, SiteConfig, SocketFileConfig, Symlinks, Timeouts,
+    AcmeConfig, Address, CacheConfig, ChallengeKind, ClientCertificate, Config, DirectoryConfig,
+    FastCgiConfig, FileCache, Filter, GzipConfig, Limits, LogDestination, LogLevel, Logger, Order,
+    Outgoing, Redis, RequestIds, Scheduling, ServerConfig, SiteConfig, SocketFileConfig, Symlinks,
+    Timeouts,
 };
 use crate::process;
 
@@ -62,6 +63,8 @@ impl Default for SiteConfig {
             incoming: Vec::new(),
             default: false,
             tls: None,
+            client_ca: None,
+            client_certificate: ClientCertificate::Require,
             outgoing: Vec::new(),
             directory: None,
             fastcgi: None,

@@ -358,6 +358,8 @@ const KEYS: &[ConfigKey] = &[
     key("tls", KeyLevel::Site, KeyStatus::Now),
     key("tls.certfile", KeyLevel::Site, KeyStatus::Now),
     key("tls.keyfile", KeyLevel::Site, KeyStatus::Now),
+    key("client_ca", KeyLevel::Site, KeyStatus::Now),
+    key("client_certificate", KeyLevel::Site, KeyStatus::Now),
     key("acme", KeyLevel::Top, KeyStatus::Now),
     key("acme.email", KeyLevel::Top, KeyStatus::Now),
     key("acme.directory", KeyLevel::Top, KeyStatus::Now),

@@ -69,11 +69,11 @@ pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub use types::{
     AccessFormat, AccessLogConfig, AccessLogOutput, AcmeConfig, Address, BasicAuth, CacheConfig,
-    ChallengeKind, CheckConfig, ClientGroup, ClientRule, Config, DirectoryConfig, ExcludedRequests,
-    ExternalAccount, FileCache, Filter, GzipConfig, Limits, LogDestination, LogLevel, Logger,
-    Network, Order, Outgoing, PageCache, ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds,
-    Scheduling, SiteConfig, SiteTls, SocketFileConfig, StatusConfig, Symlinks, SyslogConfig,
-    Timeouts, Tls,
+    ChallengeKind, CheckConfig, ClientCertificate, ClientGroup, ClientRule, Config,
+    DirectoryConfig, ExcludedRequests, ExternalAccount, FileCache, Filter, GzipConfig, Limits,
+    LogDestination, LogLevel, Logger, Network, Order, Outgoing, PageCache, ProxyProtocol,
+    ProxyVersion, RateLimit, Redis, RequestIds, Scheduling, SiteConfig, SiteTls, SocketFileConfig,
+    StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
 pub use types::{
     Cors, ExpiresRule, FastCgiConfig, HeaderRule, Hsts, Redirect, Reference, ServerConfig,

@@ -118,10 +118,13 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         section.note("outgoing", ": has no effect with proxy: traditional");
     }
     let tls = acme::tls(section, &incoming, &config.acme);
+    let (client_ca, client_certificate) = acme::clients(section, config);
     let site = SiteConfig {
         // Browsers are to use what the server has obtained.
         redirect_to_https: tls == Some(SiteTls::Auto) && !config.secure.is_empty(),
         tls,
+        client_ca,
+        client_certificate,
         name: incoming
             .first()
             .cloned()

@@ -1,6 +1,7 @@
 //! The checked configuration: of the server ([`Config`]), of a site ([`SiteConfig`]), and of their sections.
 
 mod address;
+mod certificates;
 mod fastcgi;
 mod headers;
 mod redirect;
@@ -16,6 +17,7 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 pub use address::{Address, ClientGroup, Network};
+pub use certificates::{AcmeConfig, ChallengeKind, ClientCertificate, ExternalAccount, SiteTls};
 pub use fastcgi::FastCgiConfig;
 pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use redirect::{Hsts, Redirect};
@@ -132,6 +134,11 @@ pub struct SiteConfig {
     /// Where the certificates for its names come from (`tls`); `None`: it has none of its own.
     #[serde(serialize_with = "or_no")]
     pub tls: Option<SiteTls>,
+    /// PEM file of the authorities that identify clients (`client_ca`), absolute; `None`: clients need no certificate.
+    #[serde(serialize_with = "path")]
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients without a certificate are refused (`client_certificate`).
+    pub client_certificate: ClientCertificate,
     /// The addresses at which backends dial in, in the order of the file.
     #[serde(skip)]
     pub outgoing: Vec<Outgoing>,
@@ -297,64 +304,6 @@ fn is_below(host: &str, pattern: &str) -> bool {
         .strip_prefix('*')
         .and_then(|rest| host.strip_suffix(rest));
     rest.is_some_and(|label| !label.is_empty() && !label.contains('.'))
-}
-
-/// Where the certificates for the names of a site come from (`tls`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SiteTls {
-    /// From an authority, by ACME.
-    Auto,
-    /// From an authority of the server's own.
-    Internal,
-    /// From files.
-    #[serde(untagged)]
-    Files {
-        /// The certificate with its chain, PEM, absolute.
-        #[serde(serialize_with = "path")]
-        certfile: PathBuf,
-        /// Its key, PEM, absolute; may be the same file.
-        #[serde(serialize_with = "path")]
-        keyfile: PathBuf,
-    },
-}
-
-/// How certificates are obtained by ACME, RFC 8555 (`acme`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct AcmeConfig {
-    /// Where the authority sends warnings.
-    pub email: Option<String>,
-    /// The URL of the authority's directory.
-    pub directory: String,
-    /// PEM file of the authorities that are trusted to identify the directory, absolute; `None`: those of Mozilla.
-    #[serde(serialize_with = "path")]
-    pub ca: Option<PathBuf>,
-    /// The account that the authority knows already.
-    pub eab: Option<ExternalAccount>,
-    /// The profile of certificates to ask for.
-    pub profile: Option<String>,
-    /// How to prove that we serve a name, in the order in which they are tried.
-    pub challenges: Vec<ChallengeKind>,
-}
-
-/// The binding to an account that an authority knows already (`acme.eab`, RFC 8555 7.3.4).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ExternalAccount {
-    /// The identifier of its key.
-    pub kid: String,
-    /// The key in base64url.
-    pub key: String,
-}
-
-/// How to prove to an authority that we serve a name (`acme.challenges`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum ChallengeKind {
-    /// By a response at port 80 (RFC 8555 8.3).
-    #[serde(rename = "http-01")]
-    Http01,
-    /// By a certificate at port 443 (RFC 8737).
-    #[serde(rename = "tls-alpn-01")]
-    TlsAlpn01,
 }
 
 /// Which responses to compress (`gzip`).

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::fastcgi::{FastCgiServer, FastCgiSession};
 use super::stream::{Pending, Stream};
-use super::tls::{Acceptor, Connector, TlsSession};
+use super::tls::{Acceptor, ClientAuth, Connector, TlsSession};
 use crate::http::request_id::RequestId;
 
 /// A connection.
@@ -119,6 +119,12 @@ impl Conn {
         fastcgi
             .as_mut()
             .is_none_or(|fastcgi| fastcgi.settle(stream))
+    }
+
+    /// How the peer, a client, had to identify itself, and its certificate in DER, if it has presented one that was
+    /// verified.
+    pub fn client_certificate(&self) -> Option<(&ClientAuth, Option<&[u8]>)> {
+        self.tls.as_ref()?.client_certificate()
     }
 
     /// Whether the handshake is incomplete.

@@ -28,7 +28,7 @@ use rustls::{
 pub use acceptor::{Acceptor, ClientAuth, ClientAuthNames};
 use acceptor::{Choosing, Chosen, VALIDATION};
 pub use certificate::{Authorities, Certificate, LoadError, PemFault};
-pub use sites::SiteCertificates;
+pub use sites::{SiteCertificates, is_address};
 pub use tickets::Tickets;
 use tickets::TlsClock;
 
@@ -154,6 +154,15 @@ impl Connector {
     }
 }
 
+/// The SHA-256 of bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let SupportedCipherSuite::Tls13(suite) = ring::cipher_suite::TLS13_AES_128_GCM_SHA256 else {
+        unreachable!("a suite of TLS 1.3");
+    };
+    let hash = suite.common.hash_provider.hash(bytes);
+    hash.as_ref().try_into().expect("32 bytes")
+}
+
 /// Trusts a single certificate.
 #[derive(Debug)]
 struct Pinned {
@@ -170,11 +179,7 @@ impl ServerCertVerifier for Pinned {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let SupportedCipherSuite::Tls13(suite) = ring::cipher_suite::TLS13_AES_128_GCM_SHA256
-        else {
-            unreachable!("a suite of TLS 1.3");
-        };
-        match suite.common.hash_provider.hash(own).as_ref() == self.expected {
+        match sha256(own) == self.expected {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(rustls::Error::General(
                 "its certificate has another fingerprint".to_owned(),

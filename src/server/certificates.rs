@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::config::{Address, Config, SiteConfig, SiteTls, Tls};
+use crate::config::{Address, ClientCertificate, Config, SiteConfig, SiteTls, Tls};
 use crate::net::tls::{
-    Acceptor, Authorities, Certificate, ClientAuthNames, LoadError, SiteCertificates, Tickets,
+    Acceptor, Authorities, Certificate, ClientAuth, ClientAuthNames, LoadError, SiteCertificates,
+    Tickets, is_address,
 };
 
 /// What an acceptor thread uses for each connection; `None`: no TLS.
@@ -91,7 +92,11 @@ impl<'c> CertificateFiles<'c> {
             Some(SiteTls::Files { certfile, keyfile }) => [Some(&**certfile), Some(&**keyfile)],
             _ => [None, None],
         });
-        entries.flatten().chain(sites.flatten())
+        let clients = self
+            .sites
+            .iter()
+            .filter_map(|site| site.client_ca.as_deref());
+        entries.flatten().chain(sites.flatten()).chain(clients)
     }
 }
 
@@ -126,16 +131,11 @@ impl Certificates {
                 .or_default()
                 .push(certificate);
             if let Some(file) = &tls.client_ca {
-                let read = Authorities::load(file).or_else(|error| {
-                    let before = self.authorities.get(file).ok_or_else(|| error.clone())?;
-                    log::error!("{key}: {error}; keeping the authorities that were read before");
-                    Ok(before.clone())
-                })?;
-                by_client.insert(tls.at.clone(), read.clone());
-                authorities.insert(file.clone(), read);
+                let read = self.read_authorities(key, file, &mut authorities)?;
+                by_client.insert(tls.at.clone(), read);
             }
         }
-        let clients = ClientAuthNames::default();
+        let clients = self.clients(files.sites, &mut authorities)?;
         let mut of_sites = Vec::new();
         for site in files.sites {
             let Some(SiteTls::Files { certfile, keyfile }) = &site.tls else {
@@ -189,6 +189,67 @@ impl Certificates {
         all.sort_by(|one, other| one.file.cmp(&other.file));
         all.dedup_by(|one, other| one.file == other.file);
         all
+    }
+
+    /// The client certificates of sites.
+    fn clients(
+        &self,
+        sites: &[SiteConfig],
+        authorities: &mut HashMap<PathBuf, Authorities>,
+    ) -> Result<ClientAuthNames, LoadError> {
+        let mut clients = ClientAuthNames::default();
+        if sites.iter().all(|site| site.client_ca.is_none()) {
+            return Ok(clients);
+        }
+        let mut addresses = Vec::new();
+        for site in sites {
+            let way = match &site.client_ca {
+                None => None,
+                Some(file) => {
+                    let read = self.read_authorities("client_ca", file, authorities)?;
+                    let auth = ClientAuth {
+                        file: file.clone(),
+                        is_required: site.client_certificate == ClientCertificate::Require,
+                    };
+                    let known = clients.ways.iter().position(|(known, _)| *known == auth);
+                    Some(known.unwrap_or_else(|| {
+                        clients.ways.push((auth, read));
+                        clients.ways.len() - 1
+                    }))
+                }
+            };
+            for name in &site.incoming {
+                clients.names.insert(name.clone(), way);
+                if is_address(name) {
+                    addresses.push((name, way));
+                }
+            }
+            if site.default {
+                clients.default = way;
+            }
+        }
+        // The certificate for these clients is that of the first address, too.
+        clients.address = addresses.into_iter().min().and_then(|(_, way)| way);
+        Ok(clients)
+    }
+
+    /// Reads authorities, unless they are among those `loaded` already.
+    fn read_authorities(
+        &self,
+        key: &str,
+        file: &Path,
+        loaded: &mut HashMap<PathBuf, Authorities>,
+    ) -> Result<Authorities, LoadError> {
+        if let Some(known) = loaded.get(file) {
+            return Ok(known.clone());
+        }
+        let read = Authorities::load(file).or_else(|error| {
+            let before = self.authorities.get(file).ok_or_else(|| error.clone())?;
+            log::error!("{key}: {error}; keeping the authorities that were read before");
+            Ok(before.clone())
+        })?;
+        loaded.insert(file.to_owned(), read.clone());
+        Ok(read)
     }
 
     /// Reads a certificate, unless it is among those `loaded` already.

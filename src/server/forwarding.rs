@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config;
 use crate::exchange::{ClientAddress, Request, RequestBody};
 use crate::http::body::Framing;
-use crate::http::forwarding::is_forwarding;
+use crate::http::forwarding::{is_forwarding, is_identity};
 use crate::http::head::{Version, write_field, write_number_field};
 use crate::http::headers::Headers;
 use crate::http::request_id::X_REQUEST_ID;
@@ -84,6 +84,7 @@ pub(super) fn render(
             // No application needs it, and CGI turns it into HTTP_PROXY, which many libraries take for a setting
             // (httpoxy).
             || is("Proxy")
+            || request.identity.is_some() && is_identity(name)
             || !request.client.trusted
                 && (is_forwarding(name) || is(client_address_field)))
     };
@@ -91,6 +92,9 @@ pub(super) fn render(
         write_forwarding(request, site, out);
         if site.queue_time {
             write_queue_time(request, queue, out);
+        }
+        if let Some(identity) = &request.identity {
+            out.extend_from_slice(identity);
         }
         if request.id.is_some() {
             request.id.write_field(out);

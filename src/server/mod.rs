@@ -57,6 +57,7 @@ pub(crate) mod files;
 mod forwarding;
 mod handle;
 mod history;
+pub(crate) mod identity;
 mod idle;
 mod operate;
 mod operations;

@@ -7,7 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
     SupportedProtocolVersion,
@@ -38,13 +39,29 @@ pub(crate) fn config() -> ClientConfig {
 
 /// The same for these versions only.
 pub(crate) fn config_of(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    config_as(versions, None)
+}
+
+/// The same with a certificate and its key for servers that ask for one.
+pub(crate) fn config_as(
+    versions: &[&'static SupportedProtocolVersion],
+    own: Option<(&Path, &Path)>,
+) -> ClientConfig {
     let provider = Arc::new(crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Any(provider)))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(Any(provider)));
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some((certfile, keyfile)) => {
+            let chain = CertificateDer::pem_file_iter(certfile).unwrap();
+            let chain = chain.map(Result::unwrap).collect();
+            let key = PrivateKeyDer::from_pem_file(keyfile).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config
 }

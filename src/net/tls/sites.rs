@@ -97,6 +97,6 @@ impl SiteCertificates {
 }
 
 /// Whether a name is a literal address, which a client does not send as a name.
-fn is_address(name: &str) -> bool {
+pub fn is_address(name: &str) -> bool {
     name.starts_with('[') || name.parse::<Ipv4Addr>().is_ok()
 }

@@ -14,6 +14,7 @@ use crate::net::conn::Conn;
 use crate::net::poller::Token;
 use crate::net::stream::Peer;
 use crate::server::admission::CountedConnection;
+use crate::server::identity::IdentityFields;
 use crate::server::pending::PendingRequest;
 use crate::server::rate_limit::RateScope;
 use crate::server::scratch::Scratch;
@@ -60,6 +61,8 @@ pub(crate) struct Session {
     pub(super) is_armed: bool,
     /// Wakes it from a queue; created once.
     pub(super) waker: Option<Waker>,
+    /// The fields about the client's certificate, once an application has got them.
+    pub(super) identity: Option<IdentityFields>,
     /// Only an authority that validates a name is answered; see [`Admitted`](crate::server::accept::Admitted).
     pub(super) only_challenges: bool,
 }
@@ -120,6 +123,7 @@ impl Session {
             may_be_gone: false,
             is_armed: false,
             waker: None,
+            identity: None,
             only_challenges: false,
         }
     }

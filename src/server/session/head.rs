@@ -95,7 +95,14 @@ impl Session {
                     return SessionStep::Close(Close::Denied);
                 }
                 (Err(error), _) if error.kind() == ErrorKind::InvalidData => {
-                    log::debug!("client {}: {error}", self.peer);
+                    match self.conn.client_certificate() {
+                        Some((auth, _)) if self.conn.is_handshaking() => log::info!(
+                            "client {} closed: client_ca {}: {error}",
+                            self.peer,
+                            auth.file.display()
+                        ),
+                        _ => log::debug!("client {}: {error}", self.peer),
+                    }
                     return SessionStep::Close(Close::TlsFailed);
                 }
                 (_, Some(_)) => return SessionStep::Close(Close::ClientGone),

@@ -17,6 +17,7 @@ use crate::relay::delivery::Delivered;
 use crate::server::body::CollectError;
 
 use crate::server::failures::reason_for;
+use crate::server::identity::IdentityError;
 use crate::server::pages;
 use crate::server::pending::PendingRequest;
 use crate::server::scratch::Scratch;
@@ -134,6 +135,33 @@ impl Session {
         let page = pending
             .site()
             .page(403, NOT_ALLOWED, Some(&pending.request.head));
+        self.respond_before_body(pending, page, scratch)
+    }
+
+    /// Refuses a request because of the certificate of its client (`client_ca`).
+    pub(super) fn refuse_identity(
+        &mut self,
+        pending: &PendingRequest,
+        error: &IdentityError,
+        scratch: &mut Scratch,
+    ) -> SessionStep {
+        let (status, why, detail) = match error {
+            // RFC 9110 15.5.20: browsers try again on another connection.
+            IdentityError::Misdirected => (
+                421,
+                "client_ca: the connection is for another host name",
+                "This connection is for another host name.",
+            ),
+            IdentityError::Missing => (
+                403,
+                "client_ca: no client certificate",
+                "This site needs HTTPS with a client certificate.",
+            ),
+        };
+        self.log_refused(pending, log::Level::Info, status, why);
+        let page = pending
+            .site()
+            .page(status, detail, Some(&pending.request.head));
         self.respond_before_body(pending, page, scratch)
     }
 

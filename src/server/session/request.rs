@@ -15,7 +15,7 @@ use crate::server::route::{Route, route};
 use crate::server::scratch::Scratch;
 use crate::server::shared::SnapshotRef;
 use crate::server::snapshot::Site;
-use crate::server::{files, forwarding, pages, redirects};
+use crate::server::{files, forwarding, identity, pages, redirects};
 use crate::stats::Close;
 
 impl Session {
@@ -118,6 +118,7 @@ impl Session {
             secure: self.conn.is_secure(),
             received,
             user: None,
+            identity: None,
             id,
         };
         let mut pending = PendingRequest::new(request, snapshot, site);
@@ -140,6 +141,10 @@ impl Session {
         let config = &pending.snapshot.config;
         if let Some(page) = redirects::respond(pending.site(), config, &pending.request) {
             return self.respond_before_body(&pending, page, scratch);
+        }
+        match identity::check(&self.conn, pending.site(), &mut self.identity) {
+            Ok(identity) => pending.request.identity = identity,
+            Err(error) => return self.refuse_identity(&pending, &error, scratch),
         }
         let site = pending.site();
         if !site.fields.is_empty()

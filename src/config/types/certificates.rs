@@ -1,0 +1,76 @@
+//! Where certificates come from (`tls`, `acme`), and those of clients (`client_ca`).
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::written::path;
+
+/// Where the certificates for the names of a site come from (`tls`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SiteTls {
+    /// From an authority, by ACME.
+    Auto,
+    /// From an authority of the server's own.
+    Internal,
+    /// From files.
+    #[serde(untagged)]
+    Files {
+        /// The certificate with its chain, PEM, absolute.
+        #[serde(serialize_with = "path")]
+        certfile: PathBuf,
+        /// Its key, PEM, absolute; may be the same file.
+        #[serde(serialize_with = "path")]
+        keyfile: PathBuf,
+    },
+}
+
+/// How certificates are obtained by ACME, RFC 8555 (`acme`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AcmeConfig {
+    /// Where the authority sends warnings.
+    pub email: Option<String>,
+    /// The URL of the authority's directory.
+    pub directory: String,
+    /// PEM file of the authorities that are trusted to identify the directory, absolute; `None`: those of Mozilla.
+    #[serde(serialize_with = "path")]
+    pub ca: Option<PathBuf>,
+    /// The account that the authority knows already.
+    pub eab: Option<ExternalAccount>,
+    /// The profile of certificates to ask for.
+    pub profile: Option<String>,
+    /// How to prove that we serve a name, in the order in which they are tried.
+    pub challenges: Vec<ChallengeKind>,
+}
+
+/// The binding to an account that an authority knows already (`acme.eab`, RFC 8555 7.3.4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExternalAccount {
+    /// The identifier of its key.
+    pub kid: String,
+    /// The key in base64url.
+    pub key: String,
+}
+
+/// How to prove to an authority that we serve a name (`acme.challenges`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum ChallengeKind {
+    /// By a response at port 80 (RFC 8555 8.3).
+    #[serde(rename = "http-01")]
+    Http01,
+    /// By a certificate at port 443 (RFC 8737).
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
+}
+
+/// Whether clients of a site with `client_ca` must have a certificate (`client_certificate`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificate {
+    /// Those without one are refused.
+    #[default]
+    Require,
+    /// Those without one are served too.
+    Optional,
+}
