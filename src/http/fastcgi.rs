@@ -654,6 +654,38 @@ mod tests {
     }
 
     #[test]
+    fn no_bytes_make_it_panic() {
+        let good = [
+            record(STDERR, b"a line\n", 1),
+            record(STDOUT, b"Status: 200\nContent-Length: 4\n\nbody", 2),
+            end(0),
+        ]
+        .concat();
+        let mut seed = 1_u64;
+        let mut random = |most: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize % most
+        };
+        for _ in 0..5000 {
+            let mut bytes = good.clone();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len());
+                bytes[at] = random(256) as u8;
+            }
+            bytes.truncate(1 + random(bytes.len()));
+            let size = 1 + random(bytes.len());
+            let mut responses = Responses::default();
+            responses.begin(random(2) == 0);
+            let mut out = Vec::new();
+            for piece in bytes.chunks(size) {
+                if responses.read(piece, &mut out, &mut |_| ()).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
     fn lines_are_bounded() {
         let long = record(STDERR, &[b'x'; 5000], 0);
         let many = record(STDERR, "line\n".repeat(1000).as_bytes(), 0);

@@ -81,10 +81,12 @@ impl ServerEntry {
     }
 
     /// The connection that became idle last. `once`: the request must not be sent twice, so an old connection will not
-    /// do.
+    /// do, nor any to a FastCGI server: php-fpm closes one right after a response if the process has served its share
+    /// (`pm.max_requests`).
     pub(super) fn pop_idle(&mut self, once: bool) -> Option<IdleConnection> {
+        let is_fastcgi = self.endpoint.is_fastcgi();
         self.idle
-            .pop_back_if(|idle| !once || idle.since.elapsed() < DOUBTFUL)
+            .pop_back_if(|idle| !once || !is_fastcgi && idle.since.elapsed() < DOUBTFUL)
     }
 
     /// The connection that has been idle longest, if a new one would exceed the slots. (There may be idle connections
