@@ -6,7 +6,9 @@ use std::os::unix::fs::symlink;
 use std::thread;
 
 use crate::common::php::{PHP_FPM, Php};
-use crate::common::{Proxy, Visitor, assert_contains, assert_lacks, bytes, needs, wait_until};
+use crate::common::{
+    Proxy, Server, Visitor, assert_contains, assert_lacks, bytes, needs, wait_until,
+};
 
 /// Prints the variables of the request.
 const SHOW: &str = "<?php header('Content-Type: text/plain'); foreach ($_SERVER as $k => $v) if (is_string($v)) echo \"$k=$v\\n\";";
@@ -85,6 +87,50 @@ fn variables_of_a_request() {
     assert_eq!(value(&text, "SERVER_PORT"), Some("8080"));
     assert_eq!(value(&text, "PATH_INFO").unwrap_or_default(), "");
     drop(visitor);
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn settings_can_be_reloaded() {
+    needs!(PHP_FPM);
+    let php = Php::start(2);
+    php.write("show.php", SHOW);
+    let alias = php.docroot().with_file_name("alias");
+    symlink(php.docroot(), &alias).unwrap();
+    let config = |keys: &str, lines: &str| format!("{lines}map:\n{}", php.site("test", keys));
+    let proxy = Proxy::start(&config(", fastcgi_params: {APP_ENV: one}", ""));
+    let show = |fields: &str| proxy.visit().ask(get("/show.php", fields)).text();
+    let forwarded = "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\n";
+    let text = show(forwarded);
+    assert_eq!(value(&text, "APP_ENV"), Some("one"));
+    assert_eq!(value(&text, "REMOTE_ADDR"), Some("127.0.0.1"));
+    assert!(value(&text, "REMOTE_PORT").is_some() && value(&text, "HTTPS").is_none());
+
+    let keys = format!(", fastcgi_root: {}", alias.display());
+    proxy.reload(&config(&keys, "trusted_proxies: 127.0.0.1\n"));
+    let text = show(forwarded);
+    assert_eq!(value(&text, "APP_ENV"), None);
+    assert_eq!(value(&text, "DOCUMENT_ROOT"), alias.to_str());
+    assert_eq!(value(&text, "REMOTE_ADDR"), Some("192.0.2.7"));
+    assert_eq!(value(&text, "REMOTE_PORT"), None);
+    assert_eq!(
+        (value(&text, "HTTPS"), value(&text, "SERVER_PORT")),
+        (Some("on"), Some("443"))
+    );
+
+    // A server that speaks HTTP instead, and back.
+    let server = Server::start();
+    let address = server.address();
+    proxy.reload(&format!(
+        "map:\n  - {{incoming: test, proxy: traditional, servers: '{address}', timeout: 60}}\n"
+    ));
+    let mut visitor = proxy.ask("/show.php");
+    let mut backend = server.accept();
+    assert_eq!(backend.request().target(), "/show.php");
+    backend.reply_to(&mut visitor, "http");
+    proxy.reload(&config("", ""));
+    assert_eq!(value(&show(""), "SCRIPT_NAME"), Some("/show.php"));
+    drop((visitor, backend));
     proxy.finish_without_leak_check();
 }
 
