@@ -3,17 +3,18 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::thread;
 
 use crate::common::php::{PHP_FPM, Php};
 use crate::common::{
-    Proxy, Server, Visitor, assert_contains, assert_lacks, bytes, needs, wait_until,
+    Proxy, Server, Visitor, assert_contains, assert_lacks, bytes, needs, proxy, wait_until,
 };
 
 /// Prints the variables of the request.
 const SHOW: &str = "<?php header('Content-Type: text/plain'); foreach ($_SERVER as $k => $v) if (is_string($v)) echo \"$k=$v\\n\";";
 
-fn proxy(php: &Php, keys: &str) -> Proxy {
+fn start(php: &Php, keys: &str) -> Proxy {
     Proxy::start(&format!("map:\n{}", php.site("test", keys)))
 }
 
@@ -36,7 +37,7 @@ fn variables_of_a_request() {
     let php = Php::start(2);
     php.write("show.php", SHOW);
     let keys = ", underscores: true, fastcgi_params: {APP_ENV: test}, request_id: false, queue_time: false";
-    let proxy = proxy(&php, keys);
+    let proxy = start(&php, keys);
     let fields = "Proxy: bad\r\nX-A: 1\r\nx-a: 2\r\nX_A: 3\r\nX.A: 4\r\nCookie: a=1\r\nCookie: b=2\r\nContent_Length: 9\r\n\
         Connection: upgrade\r\nUpgrade: websocket\r\n";
     let mut visitor = proxy.visit();
@@ -153,7 +154,7 @@ fn requests_with_bodies() {
         ", limits: {body_memory: 1k}",
         ", request_buffering: false",
     ] {
-        let proxy = proxy(&php, keys);
+        let proxy = start(&php, keys);
         let mut visitor = proxy.visit();
         for size in [0, 1, 7, 16_384, 200_000] {
             let body = bytes(size);
@@ -233,7 +234,7 @@ fn responses() {
         root.display(),
         root.display()
     );
-    let proxy = proxy(&php, &keys);
+    let proxy = start(&php, &keys);
     let mut visitor = proxy.visit();
     let moved = visitor.get("/moved.php");
     assert_eq!(
@@ -317,7 +318,7 @@ fn which_script_runs() {
         php.write(name, format!("<?php echo 'run'; // {name}"));
     }
     symlink("/etc/passwd", php.docroot().join("passwd.php")).unwrap();
-    let proxy = proxy(&php, ", hidden_files: true");
+    let proxy = start(&php, ", hidden_files: true");
     let mut visitor = proxy.visit();
     let mut check = |target: &str, status: u16, expected: &str| {
         let answer = visitor.get(target);
@@ -495,7 +496,7 @@ fn faults() {
     );
     php.write("once.php", "<?php $f = __DIR__.'/died'; if (!file_exists($f)) { touch($f); exec('kill -9 '.getmypid()); sleep(9); } echo 'again';");
     php.write("ok.php", "<?php echo 'ok';");
-    let proxy = proxy(&php, "");
+    let proxy = start(&php, "");
     let mut visitor = proxy.visit();
     visitor.get("/log.php").assert_whole();
     proxy.wait_for_log("PHP message: PHP Warning:  third in ");
@@ -519,6 +520,35 @@ fn faults() {
     visitor.answer().assert_body("ok");
     drop(visitor);
     proxy.finish_without_leak_check();
+}
+
+#[test]
+fn a_missing_socket_is_noted() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = |address: &str| {
+        let text = format!(
+            "cluster_port: 80\nmap:\n  - incoming: test\n    docroot: .\n    outgoing: '{address}'\n"
+        );
+        fs::write(directory.path().join("swiftiply.yml"), text).unwrap();
+        let checked = proxy::check(directory.path());
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        checked.out + &checked.err
+    };
+    let note = "swiftiply.yml:5: map[1] (test): outgoing \"fastcgi:unix:socket\": ";
+    let missing = check("fastcgi:unix:socket");
+    assert_contains(
+        &missing,
+        &format!("{note}no server listens there now: no such file or directory"),
+    );
+    fs::write(directory.path().join("socket"), "").unwrap();
+    assert_contains(
+        &check("fastcgi:unix:socket"),
+        &format!("{note}not a socket"),
+    );
+    fs::remove_file(directory.path().join("socket")).unwrap();
+    let _listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+    assert_lacks(&check("fastcgi:unix:socket"), "outgoing");
+    assert_lacks(&check("fastcgi://127.0.0.1:1"), "outgoing");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Sockets, and the threads that wait for them.
 //!
-//! [`stream`] is a connected socket, [`conn`] one with optional TLS, [`tls`] the TLS part of a connection, [`buffer`]
-//! the bytes that were read and not used yet, [`listener`] a listening socket and its accept loop, [`activation`] those of the service manager, [`connect`] a
-//! non-blocking connection attempt. [`poller`] is the set of parked sessions for which workers wait, [`alarm`] wakes
-//! the tick thread for deadlines, [`proxy_protocol`] parses and writes PROXY headers, [`tunnel`] carries the bytes of upgraded connections.
+//! [`stream`] is a connected socket, [`conn`] one with optional TLS or FastCGI, [`tls`] and [`fastcgi`] those parts of a
+//! connection, [`buffer`] the bytes that were read and not used yet, [`listener`] a listening socket and its accept loop,
+//! [`activation`] those of the service manager, [`connect`] a non-blocking connection attempt. [`poller`] is the set of
+//! parked sessions for which workers wait, [`alarm`] wakes the tick thread for deadlines, [`proxy_protocol`] parses and
+//! writes PROXY headers, [`tunnel`] carries the bytes of upgraded connections.
 //!
-//! Nothing here knows HTTP, sites or configuration beyond [`Address`](crate::config::Address) and [`Inspection`].
+//! Nothing here knows HTTP (FastCGI is only translated), sites or configuration beyond [`Address`](crate::config::Address) and [`Inspection`].
 
 pub mod activation;
 pub mod alarm;
