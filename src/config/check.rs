@@ -74,11 +74,23 @@ pub(super) fn status(
     overrides: &Overrides,
 ) -> Result<Option<StatusConfig>, Problems> {
     let text = value::without_mark(text);
-    let root = raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
+    let mut root =
+        raw::parse(text).map_err(|fault| Problems::one(file, fault.line, fault.message))?;
+    let Node::Map(map) = &mut root else {
+        return Ok(None);
+    };
+    let mut references = Vec::new();
+    let directory = overrides.directory.as_deref();
+    // Others may be for the server only.
+    let of_status = map.iter_mut().find(|(key, _)| key == "status");
+    let faults = of_status.map(|(_, node)| references::resolve(node, directory, &mut references));
+    if let Some((_, message)) = faults.into_iter().flatten().next() {
+        return Err(Problems::one(file, None, format!("status: {message}")));
+    }
     let Node::Map(map) = &root else {
         return Ok(None);
     };
-    let findings = Findings::new(file, text, &root, None);
+    let findings = Findings::new(file, text, &root, None).with(Vec::new(), references);
     match config(map, &findings, overrides).status {
         Some(status) => Ok(Some(status)),
         None => findings.finish().map(|_| None),

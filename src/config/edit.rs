@@ -107,6 +107,18 @@ pub fn entry(text: &str, site: &str) -> Result<String, EditError> {
     found.map(raw::render).ok_or_else(missing)
 }
 
+/// The same for a file that `include` names: a list of entries, or one entry.
+pub(super) fn included_entry(text: &str, site: &str) -> Option<String> {
+    let name = host_name(&Node::Text(site.to_owned())).ok()?;
+    let root = raw::parse(text).ok()?;
+    let entries = match &root {
+        Node::List(list) => list.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let found = entries.iter().find(|entry| has_name(entry, &name));
+    found.map(raw::render)
+}
+
 /// An entry that is to be in the file.
 struct NewEntry {
     node: Node,

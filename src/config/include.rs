@@ -99,6 +99,21 @@ pub(super) fn include(
     included
 }
 
+/// The files that `include` names in the text of a configuration, with their texts; without those that cannot be read.
+pub(super) fn files(text: &str, file: &Path, directory: Option<&Path>) -> Vec<(PathBuf, String)> {
+    let Ok(mut root) = raw::parse(value::without_mark(text)) else {
+        return Vec::new();
+    };
+    // A path may have references.
+    references::resolve(&mut root, directory, &mut Vec::new());
+    let Node::Map(mut map) = root else {
+        return Vec::new();
+    };
+    let included = include(&mut map, file, directory, &mut Vec::new());
+    let files = included.files.into_iter();
+    files.map(|file| (file.path, file.text)).collect()
+}
+
 /// The files that a path stands for: itself, or those whose names match `*` and `?` in its last part, sorted.
 fn paths(pattern: &Path, directory: Option<&Path>) -> Result<Vec<PathBuf>, String> {
     let is_pattern = |text: &str| text.contains(['*', '?']);

@@ -13,10 +13,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::edit::{EditError, Edited, SiteEdit, edit, entry};
+use super::edit::{EditError, Edited, SiteEdit, edit, entry, included_entry};
 use super::problem::{Note, Problem, Problems};
 use super::types::Config;
-use super::{Inspection, Overrides, check, read, unpersisted, value};
+use super::{Inspection, Overrides, check, include, read, unpersisted, value};
 
 /// The configuration file of a running server.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct LiveConfig {
     current: String,
     /// The sites that differ from the file.
     unpersisted: BTreeSet<String>,
+    /// The files that `include` names, with their texts in force.
+    included: Vec<(PathBuf, String)>,
 }
 
 /// A checked configuration, and the text that it was read from.
@@ -39,6 +41,7 @@ pub struct LoadedConfig {
     /// Notes about it.
     pub notes: Vec<Note>,
     text: String,
+    included: Vec<(PathBuf, String)>,
 }
 
 /// How a change is made.
@@ -92,6 +95,7 @@ impl LiveConfig {
             loaded: loaded.text.clone(),
             current: loaded.text.clone(),
             unpersisted: BTreeSet::new(),
+            included: loaded.included.clone(),
         };
         let Some(changes) = changes else {
             return Ok((live, loaded));
@@ -111,14 +115,14 @@ impl LiveConfig {
             checked.map_err(|problems| misfit(&sites, &problems.without_lines()))?;
         live.current.clone_from(&text);
         live.unpersisted = sites;
-        Ok((
-            live,
-            LoadedConfig {
-                config,
-                notes,
-                text,
-            },
-        ))
+        let included = live.included.clone();
+        let loaded = LoadedConfig {
+            config,
+            notes,
+            text,
+            included,
+        };
+        Ok((live, loaded))
     }
 
     /// The changes that are in force and not in the file, for [`LiveConfig::open`] of a process that follows this one.
@@ -146,6 +150,7 @@ impl LiveConfig {
     pub fn set_loaded(&mut self, loaded: &LoadedConfig) -> Vec<String> {
         self.loaded.clone_from(&loaded.text);
         self.current.clone_from(&loaded.text);
+        self.included.clone_from(&loaded.included);
         std::mem::take(&mut self.unpersisted).into_iter().collect()
     }
 
@@ -154,14 +159,17 @@ impl LiveConfig {
         self.unpersisted.iter().map(String::as_str)
     }
 
-    /// The text that is in force: as it is, or the entry of one site.
+    /// The text that is in force: as it is, or the entry of one site, which may stand in a file that `include` names.
     ///
     /// # Errors
     /// [`LiveError::NoSite`]
     pub fn show(&self, site: Option<&str>) -> Result<String, LiveError> {
         match site {
             None => Ok(self.current.clone()),
-            Some(site) => entry(&self.current, site).map_err(LiveError::from),
+            Some(site) => entry(&self.current, site).or_else(|error| match self.included(site) {
+                Some((_, entry)) => Ok(entry),
+                None => Err(error.into()),
+            }),
         }
     }
 
@@ -175,6 +183,14 @@ impl LiveConfig {
         change: SiteEdit<'_>,
         options: EditOptions,
     ) -> Result<PreparedEdit, LiveError> {
+        if let Some((file, _)) = self.included(site)
+            && entry(&self.current, site).is_err()
+        {
+            let file = file.display();
+            return Err(LiveError::File(format!(
+                "site {site} stands in {file}, a file of include; edit it there and reload"
+            )));
+        }
         let edited = edit(&self.current, site, change)?;
         let loaded = self.check(&edited, change)?;
         let file = match options.persist {
@@ -213,6 +229,7 @@ impl LiveConfig {
         file: Option<NewFile>,
     ) -> Result<(), LiveError> {
         self.current = prepared.loaded.text;
+        self.included = prepared.loaded.included;
         match (prepared.file, file) {
             (Some(text), Some(file)) => {
                 if let Err(error) = file.put_in_place() {
@@ -230,6 +247,12 @@ impl LiveConfig {
             }
         }
         Ok(())
+    }
+
+    /// The file that `include` names and that has this site, and the site's entry.
+    fn included(&self, site: &str) -> Option<(&Path, String)> {
+        let mut files = self.included.iter();
+        files.find_map(|(file, text)| Some((file.as_path(), included_entry(text, site)?)))
     }
 
     fn path(&self) -> PathBuf {
@@ -287,9 +310,11 @@ impl LiveConfig {
             text.push(closing);
             LiveError::Invalid(text.join("\n"))
         })?;
+        let directory = self.overrides.directory.as_deref();
         Ok(LoadedConfig {
             config,
             notes,
+            included: include::files(&edited.text, &self.file, directory),
             text: edited.text.clone(),
         })
     }
@@ -303,10 +328,12 @@ impl LoadedConfig {
     ) -> Result<Self, Problems> {
         let text = read(file, overrides.directory.as_deref())?;
         let (config, notes) = check::text(&text, file, overrides, inspection)?;
+        let included = include::files(&text, file, overrides.directory.as_deref());
         Ok(Self {
             config,
             notes,
             text,
+            included,
         })
     }
 }
@@ -528,6 +555,97 @@ map:
             PERSIST,
             "s.yml: changed since it was loaded; reload it first",
         );
+    }
+
+    #[test]
+    fn sites_of_included_files_are_shown_and_not_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("sites")).unwrap();
+        let site = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+        let own = "incoming: [own.example, other.example]\noutgoing: 127.0.0.1:5 # mine\n";
+        site("sites/own.yml", own);
+        site(
+            "sites/two.yml",
+            "- {incoming: one.example, outgoing: '127.0.0.1:6'}\n- {incoming: two.example, outgoing: '127.0.0.1:7'}\n",
+        );
+        let mut live = opened(directory.path(), &format!("include: sites/*.yml\n{FILE}"));
+        for (name, part) in [
+            ("OTHER.example", "127.0.0.1:5"),
+            ("two.example", "127.0.0.1:7"),
+        ] {
+            let shown = live.show(Some(name)).unwrap();
+            assert!(shown.contains(part), "{shown}");
+        }
+        for change in [
+            SiteEdit::Merge("timeout: 3"),
+            SiteEdit::Put("outgoing: 127.0.0.1:8"),
+            SiteEdit::Remove,
+        ] {
+            for options in [PERSIST, EditOptions::default()] {
+                let error = live.prepare("other.example", change, options).unwrap_err();
+                assert_eq!(
+                    error,
+                    LiveError::File("site other.example stands in sites/own.yml, a file of include; edit it there and reload".to_owned())
+                );
+            }
+        }
+        // Others are changed as ever; what is shown is what is in force.
+        site("sites/own.yml", &own.replace(":5", ":9"));
+        assert!(live.show(Some("own.example")).unwrap().contains(":5"));
+        make(
+            &mut live,
+            "b.example",
+            SiteEdit::Merge("timeout: 3"),
+            PERSIST,
+        );
+        assert!(live.show(Some("own.example")).unwrap().contains(":9"));
+        let error = live.show(Some("none.example")).unwrap_err();
+        assert!(matches!(error, LiveError::NoSite(_)));
+    }
+
+    #[test]
+    fn references_stay_references() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("secret"), "open sesame\n").unwrap();
+        let list = FILE.replace("2000'}", "2000', key: '${file:secret}'}");
+        let flow = "{cluster_port: 80, map: [{incoming: b.example, outgoing: '127.0.0.1:1', key: '${file:secret}'}]}";
+        for (text, persists) in [(list.as_str(), true), (flow, false)] {
+            let mut live = opened(directory.path(), text);
+            let options = EditOptions {
+                persist: persists,
+                drop_comments: true,
+            };
+            let change =
+                SiteEdit::Merge("timeout: 3\nresponse_headers: {set: {X-Key: '${file:secret}'}}");
+            let config = make(&mut live, "b.example", change, options);
+            let site = config.sites.iter().find(|site| site.name == "b.example");
+            assert_eq!(site.unwrap().keys, ["open sesame"]);
+            for shown in [live.show(None), live.show(Some("b.example"))] {
+                let shown = shown.unwrap();
+                assert_eq!(shown.matches("${file:secret}").count(), 2, "{shown}");
+                assert!(!shown.contains("sesame"), "{shown}");
+            }
+            let file = fs::read_to_string(at("s.yml")).unwrap();
+            assert_eq!(
+                file.matches("${file:secret}").count(),
+                if persists { 2 } else { 1 }
+            );
+            assert!(!file.contains("sesame"), "{file}");
+            for wrong in [
+                "timeout: '${file:secret}'",
+                "'${file:secret}': 1\nredirect: '${file:secret}'",
+            ] {
+                let error = live.prepare("b.example", SiteEdit::Merge(wrong), options);
+                let error = error.unwrap_err().to_string();
+                assert!(
+                    error.contains("${file:secret}") && !error.contains("sesame"),
+                    "{error}"
+                );
+            }
+            let changes = live.changes();
+            assert!(changes.is_none_or(|changes| !changes.contains("sesame")));
+        }
     }
 
     #[test]
