@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::common::proxy::SITE;
 use crate::common::{Backend, PATIENCE, Proxy, Server, Visitor, field, needs, secure, wait_until};
+use crate::upgrade::Successor;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
@@ -269,6 +270,71 @@ fn sent_to_servers() {
     backend.assert_closed();
     drop((client, behind, backend, fresh));
     proxy.finish();
+}
+
+/// The header of the next connection to a server with the fields that name the client, without what differs each time.
+fn as_sent(server: &Server, client: &mut Visitor) -> (Vec<u8>, [Option<String>; 3]) {
+    let mut backend = server.accept();
+    let header = backend.take(28);
+    let seen = backend.request();
+    let fields = ["X-Forwarded-For", "X-Real-IP", "X-Forwarded-Proto"];
+    let fields = fields.map(|name| seen.field(name).map(str::to_owned));
+    backend.reply_to(client, "ok");
+    (header, fields)
+}
+
+#[test]
+fn the_same_after_an_upgrade() {
+    let server = Server::start();
+    let site = with_server(server.address(), ", send_proxy: v2");
+    let site = site.replace(
+        "trusted_proxies: 127.0.0.2",
+        "trusted_proxies: 203.0.113.0/24",
+    );
+    let proxy = Proxy::start_with(
+        &format!("proxy_protocol: 127.0.0.1\n{site}"),
+        &["--pid", "pid"],
+    );
+    // Both clients are behind a PROXY header, one of them also behind a trusted proxy.
+    let forwarded = GET.replace("\r\n\r\n", "\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n");
+    let line = b"PROXY TCP4 198.51.100.9 192.0.2.8 4321 8080\r\n".to_vec();
+    let mut fresh = [proxy.visit(), proxy.visit()];
+    let cases = [(v4(), forwarded.as_str()), (line, GET)];
+    let mut clients = [proxy.visit(), proxy.visit()];
+    let ask = |clients: &mut [Visitor; 2], with_header: bool| {
+        let mut sent = Vec::new();
+        for (client, (header, request)) in clients.iter_mut().zip(&cases) {
+            if with_header {
+                client.send(header);
+            }
+            client.send(request);
+            sent.push(as_sent(&server, client));
+        }
+        sent
+    };
+    let before = ask(&mut clients, true);
+    let address = |ends: [u8; 12]| binary(0x21, 0x11, &ends);
+    assert_eq!(
+        before[0].0,
+        address([198, 51, 100, 7, 192, 0, 2, 1, 0, 0, 0, 80])
+    );
+    assert_eq!(
+        before[1].0,
+        address([198, 51, 100, 9, 192, 0, 2, 8, 0x10, 0xe1, 0x1f, 0x90])
+    );
+    let mut last = None;
+    for _ in 0..2 {
+        let new = match &last {
+            None => Successor::of(&proxy),
+            Some(old) => Successor::next(old, &proxy),
+        };
+        assert_eq!(ask(&mut clients, false), before);
+        last = Some(new);
+    }
+    // These have connected before, and say only now who their clients are.
+    assert_eq!(ask(&mut fresh, true), before);
+    drop((clients, fresh));
+    last.unwrap().finish();
 }
 
 #[test]

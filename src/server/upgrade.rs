@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::addresses::BackendListener;
+use super::admin::AdminListener;
 use super::handle::Server;
 use super::operations;
 use super::succession::link::ProcessLink;
@@ -54,6 +55,9 @@ impl Server {
         for (_, listener) in self.listeners().iter().flatten() {
             listener.hand_over();
         }
+        // The next command after an upgrade has to reach the other process.
+        let admin = self.running.lock().admin_listener.take();
+        admin.into_iter().for_each(AdminListener::stop);
         self.shared.is_replaced.store(true, Ordering::Relaxed);
         let pools: Vec<_> = {
             let mut running = self.running.lock();

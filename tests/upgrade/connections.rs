@@ -230,8 +230,7 @@ fn tunnels_and_responses_stay_beside_the_new_processes() {
     let first = Successor::of(&proxy);
     let second = first.next(&proxy);
     wait_until("the end of the process in between", || !first.is_alive());
-    // Longer than a stop may take.
-    thread::sleep(Duration::from_millis(1500));
+    proxy.wait_for_logs("draining, for 43200s at most", 2);
     assert_open(&mut tunnel, &mut slow);
     app.send("3\r\ntwo\r\n");
     stream.sees("two");
@@ -250,7 +249,6 @@ fn tunnels_and_responses_stay_beside_the_new_processes() {
     tunnel.assert_closed();
     assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
     second.finish();
-    assert_contains(&proxy.log(), "draining, for 43200s at most");
     assert_contains(&proxy.log(), "drained; upgraded connections were closed");
 }
 
