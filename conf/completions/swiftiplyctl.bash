@@ -22,7 +22,8 @@ _swiftiplyctl() {
         sites*) words="--watch $words" ;;
         backends*) words="--watch $words" ;;
         certificates*) words="--dry-run $words" ;;
-        pause*) words="--most $words" ;;
+        drain*) words="--wait $words" ;;
+        pause*) words="--most --wait $words" ;;
         config\ set*) words="--file --persist --drop-comments $words" ;;
         config\ rm*) words="--persist --drop-comments $words" ;;
         esac ;;

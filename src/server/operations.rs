@@ -144,6 +144,29 @@ impl Operations<'_> {
         Ok(())
     }
 
+    /// How many requests a site's backends have, or the backends or the server with this name. 0 after a pause or a drain: no
+    /// request follows.
+    pub(crate) fn in_flight(&self, name: &str) -> Result<usize, OperationError> {
+        let snapshot = self.shared.snapshot();
+        if let Some(site) = snapshot.called(name) {
+            return Ok(site.switches.in_flight());
+        }
+        let (found, drained) = self.backend_called(name)?;
+        Ok(match drained {
+            DrainedBackends::Server => {
+                let servers = snapshot.servers().flat_map(|servers| servers.list());
+                let named = servers.filter(|server| *server.name.to_string() == *name);
+                named.map(|server| server.busy).sum()
+            }
+            _ => {
+                let connected = self.control.connected().into_iter();
+                let busy =
+                    connected.filter(|one| !one.is_idle && found.is_backend(&one.id, &one.peer));
+                busy.count()
+            }
+        })
+    }
+
     /// Changes something, in this process and in those that it has replaced.
     fn switch<T>(
         &self,

@@ -18,6 +18,7 @@ use super::permission::Permission;
 use super::shared::SnapshotRef;
 use super::snapshot::{Site, Snapshot};
 use super::sticky::sticky_id;
+use super::switches::InFlightGuard;
 use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseTicket};
 use crate::backend::waiting::CountedWait;
 use crate::backend::{directory, pool};
@@ -59,6 +60,8 @@ pub(crate) struct PendingRequest {
     wait: Option<CountedWait>,
     /// The script that a FastCGI server is to run for it.
     script: Option<Box<Script>>,
+    /// Counts it among the requests that the backends of a site have.
+    in_flight: Option<InFlightGuard>,
     /// Its wait for the end of a pause.
     pub(super) hold: Option<Hold>,
     /// How long it has waited for the end of pauses, which does not count towards `timeout`.
@@ -96,6 +99,7 @@ impl PendingRequest {
             permit: None,
             wait: None,
             script: None,
+            in_flight: None,
             hold: None,
             paused: Duration::ZERO,
             rules,
@@ -234,6 +238,9 @@ impl ExchangeHandler for PendingRequest {
         if let Some(hold) = self.hold.take() {
             self.paused += hold.since.elapsed();
         }
+        let in_flight = InFlightGuard::enter(&self.supplier().switches);
+        // That of an earlier attempt, perhaps at another site.
+        self.in_flight = None;
         if let Some(paused) = self.pause(since)? {
             return Ok(paused);
         }
@@ -267,7 +274,10 @@ impl ExchangeHandler for PendingRequest {
         let is_late = switches.pause.is_on() || switches.is_drained();
         Ok(match acquired {
             Acquired::Queued(_) if is_late => Acquired::Again,
-            acquired => acquired,
+            acquired => {
+                self.in_flight = Some(in_flight);
+                acquired
+            }
         })
     }
 

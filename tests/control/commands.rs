@@ -27,12 +27,12 @@ fn start() -> Proxy {
 }
 
 /// Runs a command for the server of this directory.
-fn run(proxy: &Proxy, arguments: &[&str]) -> Ended {
+pub(super) fn run(proxy: &Proxy, arguments: &[&str]) -> Ended {
     let mut program = program(proxy);
     ended(program.args(["-c", "swiftiply.yml"]).args(arguments))
 }
 
-fn program(proxy: &Proxy) -> Command {
+pub(super) fn program(proxy: &Proxy) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_swiftiplyctl"));
     program
         .current_dir(proxy.directory())
@@ -416,6 +416,24 @@ fn persisted_changes_keep_the_rest_of_the_file() {
         "swiftiply.yml: changed since it was loaded; reload it first"
     );
     assert_eq!(done(&proxy, &["reload"]), "reloaded: 1 site\n");
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn a_key_that_stands_elsewhere() {
+    let files = tempfile::tempdir().unwrap();
+    let key = files.path().join("key");
+    fs::write(&key, "secret\n").unwrap();
+    let proxy = Proxy::start(&format!(
+        "status: {{at: 'unix:status.sock', key: '${{file:{}}}'}}\n{MAP}",
+        key.display()
+    ));
+    done(&proxy, &["status"]);
+    assert_contains(&done(&proxy, &["config", "show"]), "key: '${file:");
+    fs::remove_file(&key).unwrap();
+    let error = refused(&proxy, &["status"], 2);
+    assert_contains(&error, "swiftiply.yml: status: key \"${file:");
+    assert_contains(&error, "no such file");
     proxy.finish_without_leak_check();
 }
 

@@ -4,3 +4,4 @@ mod commands;
 mod draining;
 mod pausing;
 mod upgrading;
+mod waiting;

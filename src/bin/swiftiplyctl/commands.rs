@@ -159,6 +159,15 @@ pub(crate) const OPTIONS: &[(&[&str], CommandOption)] = &[
         CommandOption("m", "most", "TIME", "how long a request waits at most (5m)"),
     ),
     (
+        &["drain", "pause"],
+        CommandOption(
+            "",
+            "wait",
+            "[TIME]",
+            "wait until no request is in flight, for TIME at most (60s)",
+        ),
+    ),
+    (
         &["config set"],
         CommandOption(
             "f",
@@ -284,9 +293,15 @@ Nothing changes.",
 after USR2, and wait
 until it serves.
 If it fails, the old process goes on, and the reason is printed.
-Refused while a site is paused: the requests that wait there could not be
-resumed.
-What is drained or closed stays so.",
+What is paused, drained or in maintenance stays so, as do the level of the logs
+and changes of
+.Cm config set
+and
+.Cm config rm
+that were not persisted; those are made again in the file as it is now.
+The number of requests that
+.Cm sites
+shows as waiting does not have those that wait in the old process.",
         action: Action::Send("POST", "/control/upgrade"),
     },
     Command {
@@ -322,7 +337,11 @@ is noticed.
 Upgraded connections stay open.
 When
 .Cm backends
-shows none of them as busy, the processes can be stopped.",
+shows none of them as busy, the processes can be stopped.
+With
+.Fl -wait
+the command ends at this moment, or with status 4 when it has not come in time.
+It waits for upgraded connections of backends that dialled in, but not for those of a site.",
         action: Action::Send("POST", "/control/drain/*"),
     },
     Command {
@@ -347,9 +366,12 @@ then it gets 503.
 The wait does not count towards
 .Ic timeout ,
 and holds no worker.
-Requests that a backend has already go on: see
-.Cm backends
-for the end of those.
+Requests that a backend has already go on.
+With
+.Fl -wait
+the command ends when the site's backends have none of its requests any more, or with status 4
+when they still have some after that time; the site stays paused.
+Neither upgraded connections count, nor requests that an old process still has after an upgrade.
 Files are served.
 The site's
 .Ic backup
@@ -385,7 +407,7 @@ exists; this command does not change that file.",
 .Cm disabled , minimal , normal
 or
 .Cm full .
-Lasts until the next reload.",
+Lasts until the next reload, also over an upgrade.",
         action: Action::Send("POST", "/control/log/*"),
     },
     Command {
@@ -394,7 +416,11 @@ Lasts until the next reload.",
         summary: "show the configuration in force, or the entry of a site",
         manual: "Show the configuration that is in force as YAML, as in the file, with changes
 that were not
-persisted; or the entry of a site.
+persisted; or the entry of a site, which may stand in a file of
+.Ic include .
+References such as
+.Li ${NAME}
+are shown as they are written.
 It has the keys of backends, and other secrets of the file.
 .Dq swiftiply -p
 shows a file with its defaults.",
@@ -417,9 +443,13 @@ can be left out then.
 The change is checked as a file is, together with the rest of the configuration:
 all of it takes effect at once, or
 nothing.
+Files that the configuration names, such as those of
+.Ic include ,
+are read again for that.
+A site that stands in one of those files is not changed: edit it there and reload.
 It lasts until the file is loaded again, which
 .Cm reload
-reports, or the process ends, unless it is written to the file
+reports, or the server ends, unless it is written to the file
 .Pq Fl p .
 Then the rest of the file stays as it is, with its comments and anchors.
 A comment in the lines that are replaced would be lost, so that is refused

@@ -306,7 +306,7 @@ mod tests {
         check("swiftiplyctl maintenance a.example ", &["on", "off"]);
         check("swiftiplyctl config set a.example --p", &["--persist"]);
         check("swiftiplyctl status --w", &["--watch"]);
-        check("swiftiplyctl drain --w", &[]);
+        check("swiftiplyctl undrain --w", &[]);
         check("swiftiplyctl --js", &["--json"]);
     }
 }

@@ -14,6 +14,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// There is no connection to the server.
     Connection(String),
+    /// What the command waits for has not happened in time.
+    Late(String),
 }
 
 impl Failure {
@@ -23,6 +25,7 @@ impl Failure {
             Self::Refused(message) => (1, message),
             Self::Usage(message) => (2, message),
             Self::Connection(message) => (3, message),
+            Self::Late(message) => (4, message),
         };
         eprintln!("{NAME}: {message}");
         ExitCode::from(code)

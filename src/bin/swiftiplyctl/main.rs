@@ -19,6 +19,7 @@ mod request;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use commands::Action;
 use connection::ControlAddress;
@@ -74,6 +75,9 @@ fn command(invocation: &Invocation) -> Result<(), Failure> {
                 return Err(Failure::Refused(why));
             }
         }
+        if let Some(longest) = invocation.wait {
+            return wait(invocation, &server, longest);
+        }
         let Some(interval) = invocation.watch else {
             return Ok(());
         };
@@ -81,6 +85,37 @@ fn command(invocation: &Invocation) -> Result<(), Failure> {
         thread::sleep(interval);
     }
 }
+
+/// Waits until no request is in flight for what was paused or drained.
+fn wait(
+    invocation: &Invocation,
+    server: &ControlAddress,
+    longest: Duration,
+) -> Result<(), Failure> {
+    let name = &invocation.arguments[0];
+    let request = invocation.in_flight_request();
+    let since = Instant::now();
+    loop {
+        match server.ask(&request)?.value["requests"].as_u64() {
+            Some(0) if invocation.json => return Ok(()),
+            Some(0) => return print(&format!("{name} has no request in flight any more\n")),
+            Some(left) if since.elapsed() >= longest => {
+                let requests = if left == 1 { "request" } else { "requests" };
+                return Err(Failure::Late(format!(
+                    "{name} still has {left} {requests} in flight after {longest:?}"
+                )));
+            }
+            Some(_) => thread::sleep(POLL),
+            None => {
+                let why = "the server's response is of another version";
+                return Err(Failure::Connection(why.to_owned()));
+            }
+        }
+    }
+}
+
+/// The pause between two looks at the requests in flight.
+const POLL: Duration = Duration::from_millis(100);
 
 /// Writes to standard output.
 fn print(text: &str) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use getopts::Matches;
+use swiftiply::config;
 
 use crate::commands::{Action, Argument, COMMANDS, COMMON, Command, OPTIONS};
 use crate::failure::{Failure, NAME};
@@ -39,6 +40,8 @@ pub(crate) struct Invocation {
     file: Option<String>,
     /// Whether to try only.
     pub(crate) dry_run: bool,
+    /// How long to wait until no request is in flight.
+    pub(crate) wait: Option<Duration>,
 }
 
 /// Parses the command line, without the name of the program.
@@ -82,6 +85,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
         query: query(&matches),
         file: option("file"),
         dry_run: matches.opt_present("dry-run"),
+        wait: wait(&matches)?,
     };
     check_options(&invocation, &matches)?;
     Ok(Parsed::Command(invocation))
@@ -165,6 +169,19 @@ impl Invocation {
                 false => PATIENCE,
             },
         })
+    }
+}
+
+impl Invocation {
+    /// The request that asks how many requests are in flight for what the command has named.
+    pub(crate) fn in_flight_request(&self) -> CommandRequest {
+        let name = self.arguments.first().map_or("", String::as_str);
+        CommandRequest {
+            method: "GET",
+            path: format!("/control/in-flight/{}", encoded(name)),
+            body: String::new(),
+            patience: PATIENCE,
+        }
     }
 }
 
@@ -273,6 +290,16 @@ fn watch(matches: &Matches) -> Result<Option<Duration>, String> {
         Some(Ok(interval)) if interval >= SHORTEST_WATCH => Ok(Some(interval)),
         _ => Err(format!("--watch {text}: write seconds, 0.1 or more")),
     }
+}
+
+fn wait(matches: &Matches) -> Result<Option<Duration>, String> {
+    if !matches.opt_present("wait") {
+        return Ok(None);
+    }
+    let text = matches.opt_str("wait").unwrap_or_else(|| "60".to_owned());
+    let time = config::time_of(&text);
+    time.map(Some)
+        .map_err(|why| format!("--wait {text}: {why}"))
 }
 
 fn query(matches: &Matches) -> Vec<String> {
@@ -449,6 +476,11 @@ mod tests {
             "pause a -m soon",
             "--most soon: write seconds, or 500ms, 30s, 5m",
         );
+        check(
+            "drain a --wait=soon",
+            "--wait soon: write seconds, or 500ms, 30s, 5m",
+        );
+        check("resume a --wait", "--wait: not an option of resume");
         check(
             "config rm a --drop-comments",
             "--drop-comments: has no effect without --persist",

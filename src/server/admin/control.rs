@@ -15,6 +15,12 @@ struct CommandReport<'a> {
     message: &'a str,
 }
 
+/// `GET /control/in-flight/NAME`
+#[derive(Serialize)]
+struct InFlight {
+    requests: usize,
+}
+
 /// The response to a command that was carried out.
 pub(super) fn done(message: &str) -> AdminResponse {
     AdminResponse::json(200, &CommandReport { message })
@@ -127,6 +133,14 @@ pub(super) fn drain(request: &AdminRequest<'_>) -> AdminResponse {
     })
 }
 
+/// `GET /control/in-flight/NAME`
+pub(super) fn in_flight(request: &AdminRequest<'_>) -> AdminResponse {
+    match operations(request).in_flight(&request.arguments[0]) {
+        Ok(requests) => AdminResponse::json(200, &InFlight { requests }),
+        Err(error) => refused(&error),
+    }
+}
+
 /// `POST /control/undrain/NAME`
 pub(super) fn undrain(request: &AdminRequest<'_>) -> AdminResponse {
     let name = &request.arguments[0];
@@ -148,16 +162,18 @@ fn operation<T>(
 ) -> AdminResponse {
     match result {
         Ok(value) => done(&message(value)),
-        Err(error) => {
-            let status = match error {
-                OperationError::NoSite(..) | OperationError::NoBackend(_) => 404,
-                OperationError::NotDrained(_)
-                | OperationError::NotPaused(_)
-                | OperationError::Replaced => 409,
-            };
-            AdminResponse::error(status, &error.to_string())
-        }
+        Err(error) => refused(&error),
     }
+}
+
+fn refused(error: &OperationError) -> AdminResponse {
+    let status = match error {
+        OperationError::NoSite(..) | OperationError::NoBackend(_) => 404,
+        OperationError::NotDrained(_) | OperationError::NotPaused(_) | OperationError::Replaced => {
+            409
+        }
+    };
+    AdminResponse::error(status, &error.to_string())
 }
 
 /// `status`: that of a failure.

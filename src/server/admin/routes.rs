@@ -44,6 +44,7 @@ const ROUTES: &[AdminRoute] = &[
     route("POST", "/control/maintenance/*/*", control::maintenance),
     route("POST", "/control/drain/*", control::drain),
     route("POST", "/control/undrain/*", control::undrain),
+    route("GET", "/control/in-flight/*", control::in_flight),
     route("GET", "/config", site_config::show_all),
     route("GET", "/config/*", site_config::show_site),
     route("PUT", "/config/*", site_config::put),
