@@ -194,21 +194,3 @@ const FACILITIES: [&str; 16] = [
     "daemon", "user", "mail", "news", "uucp", "cron", "auth", "authpriv", "local0", "local1",
     "local2", "local3", "local4", "local5", "local6", "local7",
 ];
-
-impl LogLevel {
-    /// Its name in files and commands.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Disabled => "disabled",
-            Self::Minimal => "minimal",
-            Self::Normal => "normal",
-            Self::Full => "full",
-        }
-    }
-
-    /// The level with this name.
-    pub fn named(word: &str) -> Option<Self> {
-        let all = [Self::Disabled, Self::Minimal, Self::Normal, Self::Full];
-        all.into_iter().find(|level| level.word() == word)
-    }
-}

@@ -4,6 +4,7 @@ mod address;
 mod certificates;
 mod fastcgi;
 mod headers;
+mod log_level;
 mod redirect;
 mod reference;
 mod server;
@@ -20,6 +21,7 @@ pub use address::{Address, ClientGroup, Network};
 pub use certificates::{AcmeConfig, ChallengeKind, ClientCertificate, ExternalAccount, SiteTls};
 pub use fastcgi::FastCgiConfig;
 pub use headers::{Cors, ExpiresRule, HeaderRule};
+pub use log_level::LogLevel;
 pub use redirect::{Hsts, Redirect};
 pub use reference::Reference;
 pub use server::{ServerConfig, ServerProtocol};
@@ -647,20 +649,6 @@ impl LogDestination {
             Self::Standard | Self::Syslog(_) => None,
         }
     }
-}
-
-/// The original's four levels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// 0: errors.
-    Disabled,
-    /// 1: also warnings.
-    Minimal,
-    /// 2: also changes of state.
-    Normal,
-    /// 3: all messages.
-    Full,
 }
 
 /// An access log (`access_log`).
