@@ -118,7 +118,7 @@
 //! | `Phase::Acquiring` | nothing | `Phase::Queued`, `Phase::Connecting`, `Phase::Sending`; 503 if too many wait | | | |
 //! | `Phase::Pausing` | time between two attempts | `Phase::Acquiring` | 10 ms | the next attempt | 499 `client_gone` |
 //! | `Phase::Queued` | a backend; the end of a pause of its site | `Phase::Connecting`, `Phase::Sending`; `Phase::Acquiring` | `timeout`; the bound of the pause | the backup site if there is one, or 503; 503 | 499 `client_gone` |
-//! | `Phase::Connecting` | the connection to a server | `Phase::Sending` | `timeouts.connect` | another server, or `Phase::Queued` again | 499 `client_gone` |
+//! | `Phase::Connecting` | the connection to a server, and the TLS handshake with it | `Phase::Sending`; 502 if TLS is at fault | `timeouts.connect` | another server, or `Phase::Queued` again | 499 `client_gone` |
 //! | `Phase::Sending` | room at the backend; more of a body that is passed on | `Phase::Awaiting`; another backend, or 502 | `timeouts.backend`; `timeouts.body` | 504; 408 `body_timeout`, `body_slow` | 499 `client_gone` |
 //! | `Phase::Awaiting` | the head of the response | `Phase::Relaying`; another backend, or 502 | `timeouts.first_byte`, then `timeouts.backend` | 504 | 499 `client_gone` |
 //! | `Phase::Relaying` | more of the body; room at the client | `Phase::Flushing`; `backend_failed` | `timeouts.backend`, or `unframed_gap` for a response without a length; `timeouts.write` and a least rate | `backend_failed`, or the response is complete; `write_timeout`, `write_slow` | `client_gone` |
@@ -213,6 +213,7 @@
 //! | `tikv_jemalloc_sys` | `process` |
 //! | `ureq` | `acme::client` |
 //! | `webpki` | `net::tls` |
+//! | `webpki_roots` | `net::tls` |
 
 pub mod access;
 pub mod acme;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, HandshakeKind};
 
+use crate::common::secure::authority;
 use crate::common::{
     Backend, PATIENCE, Proxy, Visitor, assert_contains, assert_lacks, needs, secure,
 };
-use crate::dial_in_tls::authority;
 
 fn connect(address: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> secure::Stream {
     let socket = TcpStream::connect(address).unwrap();

@@ -4,6 +4,8 @@ mod balancing;
 mod connections;
 mod failures;
 mod operation;
+#[cfg(feature = "tls")]
+mod tls;
 
 use crate::common::{Proxy, Server};
 

@@ -15,6 +15,7 @@
 //!
 //! Files, lowest first; each imports only from files above it in this list:
 //!
+//! - [`tls`]: TLS with servers.
 //! - [`endpoint`]: the addresses of a server, connecting, probing.
 //! - [`health`]: whether a server gets requests.
 //! - [`list`]: the data kept about a list in Redis.
@@ -55,6 +56,7 @@ mod state;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,9 +67,11 @@ pub use self::queue::{ServerAcquired, ServerSelector, ServerTicket, acquire};
 pub use self::report::{ServerCondition, ServerState};
 pub use self::slot::{ServerConnected, ServerConnecting, ServerLease};
 use self::state::DirectorySettings;
+pub use self::tls::ServerTls;
 use crate::backend::drained::Drained;
 use crate::config;
 use crate::net::alarm::Alarm;
+use crate::net::tls::LoadError;
 use crate::stats::{Close, Stats};
 
 /// The servers of a site, in place of backends that dial in.
@@ -81,6 +85,7 @@ pub struct Servers {
     is_fastcgi: bool,
     /// The same: connections with a PROXY header and those without are not mixed.
     send_proxy: Option<config::ProxyVersion>,
+    tls: Option<ServerTls>,
     #[cfg(feature = "redis")]
     link: Option<redis::Link>,
 }
@@ -88,14 +93,20 @@ pub struct Servers {
 impl Servers {
     /// The servers of a site; `None` if its backends dial in. `log`: the target of log messages; `alarm`: wakes the
     /// thread that calls [`Servers::tick`].
+    ///
+    /// # Errors
+    /// A file of `server_tls` is wrong.
     pub fn new(
         site: &config::SiteConfig,
         log: &str,
         stats: &Arc<Stats>,
         alarm: &Arc<Alarm>,
-    ) -> Option<Self> {
-        let settings = DirectorySettings::of(site)?;
-        match &site.directory {
+    ) -> Result<Option<Self>, LoadError> {
+        let tls = site.server_tls.as_ref().map(ServerTls::load).transpose()?;
+        let Some(settings) = DirectorySettings::of(site, tls.clone()) else {
+            return Ok(None);
+        };
+        Ok(match &site.directory {
             #[cfg(feature = "redis")]
             Some(config::DirectoryConfig::Redis(redis)) => {
                 Some(Self::shared(site, redis, log, &settings, (stats, alarm)))
@@ -108,11 +119,12 @@ impl Servers {
                 kind: kind.clone(),
                 is_fastcgi: site.fastcgi.is_some(),
                 send_proxy: site.send_proxy,
+                tls,
                 #[cfg(feature = "redis")]
                 link: None,
             }),
             None => None,
-        }
+        })
     }
 
     /// The servers listed in Redis: one directory for each host name of the site.
@@ -139,6 +151,7 @@ impl Servers {
             kind: config::DirectoryConfig::Redis(redis.clone()),
             is_fastcgi: false,
             send_proxy: site.send_proxy,
+            tls: None,
             link: Some(link),
         }
     }
@@ -147,7 +160,13 @@ impl Servers {
     pub fn fit(&self, site: &config::SiteConfig) -> bool {
         use config::DirectoryConfig::{Redis, Static};
         let known = self.directories.iter().map(|(name, _)| name.as_str());
-        if self.send_proxy != site.send_proxy || self.is_fastcgi != site.fastcgi.is_some() {
+        let fits_tls = match (&self.tls, &site.server_tls) {
+            (None, None) => true,
+            (Some(tls), Some(config)) => tls.fits(config),
+            _ => false,
+        };
+        let fits_fastcgi = self.is_fastcgi == site.fastcgi.is_some();
+        if self.send_proxy != site.send_proxy || !fits_tls || !fits_fastcgi {
             return false;
         }
         match (&self.kind, &site.directory) {
@@ -159,11 +178,33 @@ impl Servers {
 
     /// Switches to other settings of the same site.
     pub fn change(&self, site: &config::SiteConfig) {
-        if let Some(settings) = DirectorySettings::of(site) {
+        self.read_again();
+        if let Some(settings) = DirectorySettings::of(site, self.tls.clone()) {
             for (_, directory) in &self.directories {
                 directory.change(settings.clone());
             }
         }
+    }
+
+    /// Reads the files of `server_tls` again. If they differ, idle connections, which were made by other rules, are closed.
+    /// Returns whether that is so.
+    pub fn read_again(&self) -> bool {
+        let Some(tls) = &self.tls else {
+            return false;
+        };
+        let (_, first) = &self.directories[0];
+        let differs = tls.read_again(&first.site, &first.log);
+        if differs {
+            for (_, directory) in &self.directories {
+                directory.close_idle(Close::Removed);
+            }
+        }
+        differs
+    }
+
+    /// TLS with the servers, if one of them speaks it.
+    pub const fn tls(&self) -> Option<&ServerTls> {
+        self.tls.as_ref()
     }
 
     /// The directory for requests with this host name.

@@ -20,6 +20,7 @@ use super::waiting::{CountedWait, QueueFull};
 use super::{directory, pool};
 use crate::exchange::BackendName;
 use crate::net::conn::Conn;
+use crate::net::poller::Interest;
 use crate::stats::Close;
 
 /// A backend's connection for the time of one exchange. Dropping it closes the connection.
@@ -91,8 +92,13 @@ pub trait Connecting<U: Upstream> {
     /// Continues without blocking.
     fn advance(self) -> Connected<U>;
 
-    /// The socket that becomes writable when there is progress. `None`: wait for the time only.
+    /// The socket that has something to report when there is progress. `None`: wait for the time only.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// What the socket has to report.
+    fn interest(&self) -> Interest {
+        Interest::Write
+    }
 
     /// When to call [`Connecting::advance`] at the latest.
     fn until(&self) -> Instant;
@@ -105,7 +111,8 @@ pub enum Connected<U: Upstream> {
     Ready(U),
     /// In progress.
     Pending(U::Connecting),
-    /// Failed. The request may be given another backend.
+    /// Failed. The request may be given another backend, unless this is `InvalidData`: then TLS with the server is at
+    /// fault, and there is no other one.
     Failed(io::Error),
 }
 
@@ -296,6 +303,10 @@ impl Connecting<Lease> for directory::ServerConnecting {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Self::fd(self)
+    }
+
+    fn interest(&self) -> Interest {
+        Self::interest(self)
     }
 
     fn until(&self) -> Instant {

@@ -336,7 +336,7 @@ fn ssl(top: &Section) -> Option<Ssl> {
         top.findings.problem(top.place("ssl", None), message);
     };
     let path = |key: &str| section.take(key, value::path(top.directory));
-    let fingerprint = section.take("fingerprint", fingerprint);
+    let fingerprint = section.take("fingerprint", value::fingerprint);
     let ca = path("ca");
     let has = |key: &str| raw::get(&section.map, key).is_some();
     let trust = match (ca, fingerprint) {
@@ -380,21 +380,6 @@ fn ssl(top: &Section) -> Option<Ssl> {
         (certfile, keyfile)
     });
     Some(Ssl { trust, own })
-}
-
-/// Parses 64 hexadecimal digits, with or without colons.
-fn fingerprint(node: &Node) -> Result<[u8; 32], ValueError> {
-    let wrong = || "write the SHA-256 of the certificate, 64 hexadecimal digits".to_string();
-    let text = value::text(node)?.replace(':', "");
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        let digits = str::from_utf8(digits).map_err(|_| wrong())?;
-        *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
-    }
-    Ok(bytes)
 }
 
 fn check(top: &Section) -> ApplicationCheck {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::raw::Node;
-use super::types::{Address, Network, ServerConfig};
+use super::types::{Address, Network, ServerConfig, ServerProtocol};
 use super::value::{ValueError, absolute, digits, text};
 
 impl FromStr for Address {
@@ -127,7 +127,8 @@ pub(super) fn dial_in(directory: Option<&Path>, text: &str) -> Result<Address, V
 impl FromStr for ServerConfig {
     type Err = String;
 
-    /// Parses `host:port`, `http://host:port`, `unix:/path` or `fastcgi:` and an address, as in `servers`.
+    /// Parses `host:port`, `http://host:port`, `https://host:port`, `unix:/path` or `fastcgi:` and an address, as in
+    /// `servers`.
     fn from_str(text: &str) -> Result<Self, String> {
         let read = match text.starts_with(Self::FASTCGI) {
             true => fastcgi,
@@ -137,16 +138,27 @@ impl FromStr for ServerConfig {
     }
 }
 
-/// Parses a server: `host:port`, with port 80 by default, `http://host:port`, `unix:/path`.
+/// Parses a server: `host:port` or `http://host:port`, with port 80 by default, `https://host:port`, with port 443, or
+/// `unix:/path`.
 pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<ServerConfig, ValueError> {
-    if text.starts_with("https://") {
-        return Err("no TLS to servers; write http://".into());
-    }
-    let url = text.strip_prefix("http://");
     if text.starts_with("unix:") {
         return dial_in(directory, text).map(ServerConfig::from);
     }
+    let (protocol, url) = match text.strip_prefix("https://") {
+        Some(_) if !cfg!(feature = "tls") => {
+            return Err("this program was built without it (feature tls)".into());
+        }
+        Some(rest) => (ServerProtocol::Https, Some(rest)),
+        None => (ServerProtocol::Http, text.strip_prefix("http://")),
+    };
+    let with_protocol = |at| ServerConfig { at, protocol };
     let place = match url {
+        Some(rest) if rest.starts_with("unix:") => {
+            return Err(match protocol {
+                ServerProtocol::Https => "no TLS through a Unix socket; write unix:/path".into(),
+                _ => format!("write {rest}"),
+            });
+        }
         Some(rest) => rest.strip_suffix('/').unwrap_or(rest),
         None => text,
     };
@@ -164,16 +176,18 @@ pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<ServerConfi
         ));
     }
     if let Some(host) = literal_or_name(place).filter(|_| digits(place).is_none()) {
-        let at = Address::Tcp {
+        return Ok(with_protocol(Address::Tcp {
             host,
-            port: 80,
+            port: match protocol {
+                ServerProtocol::Https => 443,
+                _ => 80,
+            },
             implied: false,
-        };
-        return Ok(at.into());
+        }));
     }
     match dial_in(directory, place)? {
         Address::Tcp { port: 0, .. } => Err("no port 0; write the server's port".into()),
-        address => Ok(address.into()),
+        address => Ok(with_protocol(address)),
     }
 }
 
@@ -202,6 +216,11 @@ pub(super) fn fastcgi(directory: Option<&Path>, text: &str) -> Result<ServerConf
             )),
         },
     }
+}
+
+/// Parses a host name or literal address alone, without a port.
+pub(super) fn host(node: &Node) -> Result<String, ValueError> {
+    literal_or_name(&text(node)?).ok_or_else(|| "write a host name or an address".into())
 }
 
 /// Parses the address of a Redis server, whose port may be a key of its own: `name`, `name:6379`, `[::1]:6379`.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::types::{
     AcmeConfig, Address, CacheConfig, ChallengeKind, ClientCertificate, Config, DirectoryConfig,
     FastCgiConfig, FileCache, Filter, GzipConfig, Limits, LogDestination, LogLevel, Logger, Order,
-    Outgoing, Redis, RequestIds, Scheduling, ServerConfig, SiteConfig, SocketFileConfig, Symlinks,
-    Timeouts,
+    Outgoing, Redis, RequestIds, Scheduling, ServerConfig, ServerProtocol, ServerTlsConfig,
+    SiteConfig, SocketFileConfig, Symlinks, Timeouts,
 };
 use crate::process;
 
@@ -70,6 +70,7 @@ impl Default for SiteConfig {
             fastcgi: None,
             server_connections: 64,
             send_proxy: None,
+            server_tls: None,
             check: None,
             backup: None,
             keys: Vec::new(),
@@ -154,7 +155,13 @@ impl SiteConfig {
 
     /// A site whose requests go to servers that listen at these addresses (`proxy: traditional`).
     pub fn traditional(name: &str, servers: Vec<ServerConfig>) -> Self {
+        let speaks_tls = |server: &ServerConfig| server.protocol == ServerProtocol::Https;
+        let server_tls = servers
+            .iter()
+            .any(speaks_tls)
+            .then(ServerTlsConfig::default);
         Self {
+            server_tls,
             directory: Some(DirectoryConfig::Static(servers)),
             ..Self::named(name)
         }

@@ -50,6 +50,7 @@ mod raw;
 mod redirects;
 mod references;
 mod section;
+mod server_tls;
 mod servers;
 mod site;
 mod sites;
@@ -77,7 +78,7 @@ pub use types::{
 };
 pub use types::{
     Cors, ExpiresRule, FastCgiConfig, HeaderRule, Hsts, Redirect, Reference, ServerConfig,
-    ServerProtocol,
+    ServerProtocol, ServerTlsConfig,
 };
 pub(crate) use value::{read_file, read_text};
 pub use value::{size_text, time_of};

@@ -14,7 +14,8 @@ use super::references;
 use super::types::{
     AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, ExcludedRequests,
     Filter, Limits, LogDestination, LogLevel, Logger, Outgoing, ProxyVersion, Reference,
-    RequestIds, ServerConfig, SiteConfig, SocketFileConfig, Symlinks, SyslogConfig, Timeouts, Tls,
+    RequestIds, ServerConfig, ServerTlsConfig, SiteConfig, SocketFileConfig, Symlinks,
+    SyslogConfig, Timeouts, Tls,
 };
 use super::written::time;
 
@@ -135,6 +136,7 @@ enum Backends<'c> {
         servers: &'c DirectoryConfig,
         server_connections: usize,
         send_proxy: Option<ProxyVersion>,
+        server_tls: Option<&'c ServerTlsConfig>,
         check: Option<&'c CheckConfig>,
     },
 }
@@ -219,6 +221,8 @@ impl<'c> PrintedSite<'c> {
                 servers,
                 server_connections: site.server_connections,
                 send_proxy: site.send_proxy,
+                server_tls: (site.server_tls.as_ref())
+                    .filter(|tls| **tls != ServerTlsConfig::default()),
                 check: site.check.as_ref(),
             },
         };

@@ -1,4 +1,4 @@
-//! Reads where a site's servers are (`proxy: traditional`), and how their health is checked.
+//! Reads where a site's servers are (`proxy: traditional`, or a URL in `outgoing`), and how their health is checked.
 
 use std::time::Duration;
 
@@ -6,8 +6,65 @@ use super::address;
 use super::fastcgi;
 use super::raw::{self, Node};
 use super::section::Section;
-use super::types::{Address, CheckConfig, DirectoryConfig, Redis};
-use super::value;
+use super::types::{Address, CheckConfig, DirectoryConfig, Redis, ServerConfig};
+use super::value::{self, ValueError};
+
+/// Whether `outgoing` names servers that are connected to, by a URL.
+pub(super) fn has_urls(section: &Section) -> bool {
+    let items = section.many("outgoing").unwrap_or_default();
+    let has = |is: fn(&Node) -> bool| items.iter().any(|(_, node)| is(node));
+    has(is_url) && !has(fastcgi::is_named)
+}
+
+/// Whether an item of `outgoing` has a URL.
+fn is_url(node: &Node) -> bool {
+    let text = match node {
+        Node::Map(map) => raw::get(map, "to").map(value::text),
+        node => Some(value::text(node)),
+    };
+    let schemes = ["http://", "https://"];
+    matches!(text, Some(Ok(text)) if schemes.iter().any(|scheme| text.starts_with(scheme)))
+}
+
+/// Reads the servers in `outgoing`, which are named by URLs.
+fn of_outgoing(section: &Section, listen: &[Address]) -> DirectoryConfig {
+    const KEY: &str = "outgoing";
+    let read = |node: &Node| {
+        match node {
+        Node::Map(_) => Err("a server that is connected to gets all requests; write its URL alone, or routes".into()),
+        node if !is_url(node) => Err(
+            "backends dial in there, but the site has a server that is connected to (http:// or https://); \
+             give one of them a site of its own"
+                .into(),
+        ),
+        node => server(section, node, listen),
+    }
+    };
+    let mut servers = Vec::new();
+    for server in section.take_many(KEY, read).unwrap_or_default() {
+        if !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
+    DirectoryConfig::Static(servers)
+}
+
+/// Reads a server.
+fn server(section: &Section, node: &Node, listen: &[Address]) -> Result<ServerConfig, ValueError> {
+    let server = match node {
+        Node::Map(_) => {
+            return Err("write host:port; a section is for directory: redis".to_string());
+        }
+        node if fastcgi::is_named(node) => {
+            address::fastcgi(section.directory, &value::text(node)?)?
+        }
+        node => address::server(section.directory, &value::text(node)?)?,
+    };
+    match address::is_front(&server.at, listen) {
+        true => Err("clients connect there, so requests would loop".into()),
+        false => Ok(server),
+    }
+}
 
 /// Where a site's requests go if its backends do not dial in.
 pub(super) struct SiteServers {
@@ -16,14 +73,19 @@ pub(super) struct SiteServers {
     pub(super) is_fastcgi: bool,
 }
 
-/// Reads the source of servers: FastCGI servers in `outgoing`, or those of `proxy: traditional`. `None`: backends dial
+/// Reads the source of servers: those that `outgoing` names by URLs, FastCGI servers there, or those of `proxy: traditional`. `None`: backends dial
 /// in.
 pub(super) fn servers(
     section: &Section,
     dials_in: bool,
     listen: &[Address],
 ) -> Option<SiteServers> {
+    let is_listed = raw::get(&section.map, "servers").is_some();
     match dials_in {
+        _ if !is_listed && has_urls(section) => Some(SiteServers {
+            directory: of_outgoing(section, listen),
+            is_fastcgi: false,
+        }),
         true => Some(SiteServers {
             directory: DirectoryConfig::Static(fastcgi::servers(section, listen)?),
             is_fastcgi: true,
@@ -53,19 +115,9 @@ fn directory(section: &Section, listen: &[Address]) -> SiteServers {
     let items = section.many("servers").unwrap_or_default();
     let is_fastcgi = items.iter().any(|(_, node)| fastcgi::is_named(node));
     for (item, node) in items {
-        let read = |node: &Node| {
-            let server = match node {
-                Node::Map(_) => {
-                    return Err("write host:port; a section is for directory: redis".to_string());
-                }
-                node if fastcgi::is_named(node) != is_fastcgi => return Err(fastcgi::MIXED.into()),
-                node if is_fastcgi => address::fastcgi(section.directory, &value::text(node)?)?,
-                node => address::server(section.directory, &value::text(node)?)?,
-            };
-            match address::is_front(&server.at, listen) {
-                true => Err("clients connect there, so requests would loop".into()),
-                false => Ok(server),
-            }
+        let read = |node: &Node| match node {
+            node if fastcgi::is_named(node) != is_fastcgi => Err(fastcgi::MIXED.into()),
+            node => server(section, node, listen),
         };
         if let Some(server) = section.read("servers", item, node, read)
             && !servers.contains(&server)

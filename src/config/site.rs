@@ -17,6 +17,7 @@ use super::rate;
 use super::raw::{self, Node};
 use super::redirects;
 use super::section::{MANY, Section};
+use super::server_tls;
 use super::servers;
 use super::types::{
     Address, Config, Filter, Order, Outgoing, RequestIds, SiteConfig, SiteTls, SocketFileConfig,
@@ -105,7 +106,8 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     let fastcgi = fastcgi::settings(section, is_fastcgi);
     let directory = servers.map(|servers| servers.directory);
     let keys = keys(section);
-    let outgoing = match is_fastcgi {
+    let has_urls = servers::has_urls(section);
+    let outgoing = match is_fastcgi || directory.is_some() && has_urls {
         true => Vec::new(),
         false => outgoing(section, config, directory.is_none() && keys.is_empty()),
     };
@@ -113,8 +115,10 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     let connections = section.count("server_connections", 1..=100_000, base.server_connections);
     let send_proxy = section.take("send_proxy", proxy_protocol::send_proxy);
     let check = servers::check_of(section);
-    let is_unused = is_fastcgi && !dials_in && raw::get(&section.map, "outgoing").is_some();
-    if directory.is_some() && !outgoing.is_empty() || is_unused {
+    let is_listed = raw::get(&section.map, "servers").is_some();
+    let is_unused = is_fastcgi && !dials_in && raw::get(&section.map, "outgoing").is_some()
+        || has_urls && is_listed;
+    if directory.is_some() && (!outgoing.is_empty() || is_unused) {
         section.note("outgoing", ": has no effect with proxy: traditional");
     }
     let tls = acme::tls(section, &incoming, &config.acme);
@@ -140,6 +144,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
             Some(_) => connections,
         },
         send_proxy: send_proxy.flatten().filter(|_| directory.is_some()),
+        server_tls: server_tls::server_tls(section, directory.as_ref()),
         check: check.filter(|_| directory.is_some()),
         directory,
         index: match is_fastcgi {

@@ -1149,6 +1149,10 @@ fn printing_and_loading_is_stable() {
     check(
         "cluster_port: 80\nmap: [{incoming: a, docroot: /w, outgoing: ['fastcgi:unix:/s', 'fastcgi://h:9'], fastcgi_root: /x, fastcgi_params: {A: 'b'}, server_connections: 3}, {incoming: b, docroot: /w, fallback: false, outgoing: 'fastcgi:h:9'}, {incoming: c, docroot: /w, fallback: /i.html, index: a.php, outgoing: 'fastcgi:h:9'}]\n",
     );
+    #[cfg(feature = "tls")]
+    check(
+        "cluster_port: 80\nmap: [{incoming: a, outgoing: ['https://x', 'http://y:1'], server_tls: {ca: /c, server_name: '::1', certfile: /d}}, {incoming: b, outgoing: 'https://x', server_tls: {insecure_skip_verify: true}}, {incoming: d, outgoing: 'https://x', server_tls: {fingerprint: '0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef'}}, {incoming: c, outgoing: 'https://x'}]\n",
+    );
     #[cfg(feature = "redis")]
     check(
         "cluster_port: 80\nmap: [{incoming: a, proxy: traditional, directory: redis, servers: {host: '::1', db: 3, password: '1', lease: 500s}}, {incoming: b, proxy: traditional, directory: redis}, {incoming: c, proxy: traditional, directory: redis, servers: {host: [a, '[::1]:7'], sentinel: m}}]\n",
@@ -1185,6 +1189,11 @@ fn servers_that_are_connected_to() {
     check("[app, 'app:80', '10.0.0.1']", "app:80 10.0.0.1:80");
     check("['[::1]', '[0::1]:81']", "[::1]:80 [::1]:81");
     check("unix:/run/app.sock", "unix:/run/app.sock");
+    #[cfg(feature = "tls")]
+    check(
+        "['https://A', 'https://[::1]/', 'https://b:8443']",
+        "https://a:443 https://[::1]:443 https://b:8443",
+    );
     check("[]", "");
 }
 

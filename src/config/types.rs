@@ -24,7 +24,7 @@ pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use log_level::LogLevel;
 pub use redirect::{Hsts, Redirect};
 pub use reference::Reference;
-pub use server::{ServerConfig, ServerProtocol};
+pub use server::{ServerConfig, ServerProtocol, ServerTlsConfig};
 
 use super::written::{expression, is_everything, list_or_no, octal, or_no, path, time, time_or_no};
 use crate::budget::PART;
@@ -156,6 +156,9 @@ pub struct SiteConfig {
     /// The PROXY header that a connection to a server begins with (`send_proxy`); `None`: none.
     #[serde(skip)]
     pub send_proxy: Option<ProxyVersion>,
+    /// TLS with the servers; `None`: none of them speaks TLS (`https://`).
+    #[serde(skip)]
+    pub server_tls: Option<ServerTlsConfig>,
     /// Health checks of the servers.
     #[serde(skip)]
     pub check: Option<CheckConfig>,

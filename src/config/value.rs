@@ -348,6 +348,21 @@ pub(super) fn client_address_field(node: &Node) -> Result<String, ValueError> {
     }
 }
 
+/// Parses 64 hexadecimal digits, with or without colons.
+pub(super) fn fingerprint(node: &Node) -> Result<[u8; 32], ValueError> {
+    let wrong = || "write the SHA-256 of the certificate, 64 hexadecimal digits".to_string();
+    let text = text(node)?.replace(':', "");
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = str::from_utf8(digits).map_err(|_| wrong())?;
+        *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+    }
+    Ok(bytes)
+}
+
 /// Parses a number of digits only.
 pub(super) fn digits(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());

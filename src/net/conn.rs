@@ -237,6 +237,17 @@ impl Conn {
         Ok(())
     }
 
+    /// Continues a handshake without waiting. Returns whether it is complete.
+    ///
+    /// # Errors
+    /// Those of [`Conn::shake_hands`] but `TimedOut`.
+    pub fn shake_now(&mut self) -> io::Result<bool> {
+        match &mut self.tls {
+            None => Ok(true),
+            Some(tls) => tls.shake_now(&self.stream),
+        }
+    }
+
     /// Sets how long [`Conn::read`] waits. Makes a system call only for a change.
     ///
     /// # Errors

@@ -71,6 +71,20 @@ pub enum Trust {
     Authorities(Authorities),
     /// By the SHA-256 of its certificate.
     Fingerprint([u8; 32]),
+    /// Not at all.
+    Anything,
+}
+
+impl Trust {
+    /// In place of the authorities that Mozilla trusts.
+    pub const fn of_mozilla() -> Self {
+        Self::Anything
+    }
+}
+
+/// What a server says against us: nothing.
+pub const fn rejection(_error: &io::Error) -> Option<&'static str> {
+    None
 }
 
 /// A TLS session; never exists.
@@ -172,6 +186,12 @@ impl Connector {
     /// Always.
     pub fn new(_trust: Trust, _own: Option<&Certificate>) -> io::Result<Self> {
         Err(io::Error::other("this swiftiply was built without TLS"))
+    }
+
+    /// Cannot be called.
+    #[must_use]
+    pub fn for_http(self) -> Self {
+        match self.0 {}
     }
 
     /// Cannot be called.

@@ -4,33 +4,37 @@
 //! parks in between.
 //!
 //! Only this module uses `rustls`: [`certificate`] reads certificates and keys, [`sites`] has those of sites by name,
-//! [`acceptor`] decides by the first message of a client what is presented to it and asked of it. Without the cargo feature `tls`, `no_tls` replaces it.
+//! [`acceptor`] decides by the first message of a client what is presented to it and asked of it, [`verify`] verifies
+//! servers in other ways than by authorities, [`fault`] says what is wrong with a server. Without the cargo feature `tls`,
+//! `no_tls` replaces it.
 
 mod acceptor;
 mod certificate;
+mod fault;
 mod sites;
 mod tickets;
+mod verify;
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{self, CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
-use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, ServerConnection,
-    SignatureScheme, SupportedCipherSuite,
-};
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConnection, SupportedCipherSuite};
 
 pub use acceptor::{Acceptor, ClientAuth, ClientAuthNames};
 use acceptor::{Choosing, Chosen, VALIDATION};
 pub use certificate::{Authorities, Certificate, LoadError, PemFault};
+use fault::TlsFault;
+pub use fault::rejection;
 pub use sites::{SiteCertificates, is_address};
 pub use tickets::Tickets;
 use tickets::TlsClock;
+use verify::Unchained;
 
 use super::stream::Stream;
 
@@ -45,6 +49,8 @@ pub enum Trust {
     Authorities(Authorities),
     /// By the SHA-256 of its certificate alone.
     Fingerprint([u8; 32]),
+    /// Not at all.
+    Anything,
 }
 
 /// The TLS state of a connection.
@@ -99,6 +105,14 @@ impl Acceptor {
     }
 }
 
+impl Trust {
+    /// By its name and one of the authorities that Mozilla trusts.
+    pub fn of_mozilla() -> Self {
+        let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
+        Self::Authorities(Authorities(Arc::new(roots.collect())))
+    }
+}
+
 impl Connector {
     /// For servers that `trust` verifies; `own` is our certificate for servers that ask for one.
     ///
@@ -112,8 +126,12 @@ impl Connector {
                     .build()
                     .map_err(io::Error::other)?
             }
-            Trust::Fingerprint(expected) => Arc::new(Pinned {
-                expected,
+            Trust::Fingerprint(expected) => Arc::new(Unchained {
+                expected: Some(expected),
+                provider: Arc::clone(&provider),
+            }),
+            Trust::Anything => Arc::new(Unchained {
+                expected: None,
                 provider: Arc::clone(&provider),
             }),
         };
@@ -130,6 +148,14 @@ impl Connector {
                 builder.with_client_cert_resolver(Arc::new(key))
             }
         })))
+    }
+
+    /// The same, for servers that speak HTTP/1.1, which they may be asked for (ALPN, RFC 7301).
+    #[must_use]
+    pub fn for_http(self) -> Self {
+        let mut config = Arc::unwrap_or_clone(self.0);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self(Arc::new(config))
     }
 
     /// Starts a handshake with a server of this name, which may be an address.
@@ -161,56 +187,6 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     };
     let hash = suite.common.hash_provider.hash(bytes);
     hash.as_ref().try_into().expect("32 bytes")
-}
-
-/// Trusts a single certificate.
-#[derive(Debug)]
-struct Pinned {
-    expected: [u8; 32],
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        own: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match sha256(own) == self.expected {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(rustls::Error::General(
-                "its certificate has another fingerprint".to_owned(),
-            )),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        algorithms.supported_schemes()
-    }
 }
 
 impl TlsSession {
@@ -334,7 +310,10 @@ impl TlsSession {
         // Handshake messages and alerts.
         let flushed = self.flush_now(stream);
         if let Err(error) = state {
-            return Err(io::Error::new(ErrorKind::InvalidData, error));
+            return Err(match &self.connection {
+                Connection::Client(_) => io::Error::new(ErrorKind::InvalidData, TlsFault(error)),
+                Connection::Server(_) => io::Error::new(ErrorKind::InvalidData, error),
+            });
         }
         flushed?;
         self.validated = self.connection.alpn_protocol() == Some(VALIDATION)

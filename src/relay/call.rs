@@ -26,6 +26,7 @@ use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::poller::Interest;
 use crate::net::stream::VANISHED;
+use crate::net::tls;
 use crate::stats::Close;
 
 /// One request at one backend.
@@ -474,6 +475,9 @@ impl<U: Upstream> Call<U> {
                 }
                 Err(_) if let Some(fault) = self.upstream.as_mut().fault() => {
                     return Err(RelayError::BadResponse(fault));
+                }
+                Err(error) if let Some(why) = tls::rejection(&error) => {
+                    return Err(RelayError::Tls(why));
                 }
                 Ok(Some(0)) | Err(_) if self.begun => {
                     return Err(RelayError::BadResponse("the head is cut short"));

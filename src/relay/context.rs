@@ -52,6 +52,8 @@ pub enum RelayError {
     NoTunnel,
     /// The application cannot be reached, and the request may not be repeated.
     Unreachable,
+    /// TLS with the server failed, for this reason.
+    Tls(&'static str),
     /// The backend closed its connection without a response.
     ClosedEarly,
     /// The backend's response violates HTTP.

@@ -56,7 +56,6 @@ use crate::backend::lease::{Acquired, Connected, Connecting, Ticket, Upstream};
 use crate::exchange::{ResponseSource, Timings, Trace, UploadError};
 use crate::http::head::ResponseHead;
 use crate::net::conn::Conn;
-use crate::net::poller::Interest;
 use crate::stats::Close;
 
 /// The result of [`Exchange::advance`].
@@ -346,7 +345,7 @@ impl<H: ExchangeHandler> Exchange<H> {
             Connected::Ready(upstream) => self.begin(upstream),
             Connected::Pending(connecting) => {
                 let interests = Interests {
-                    backend: connecting.fd().map(|_| Interest::Write),
+                    backend: connecting.fd().map(|_| connecting.interest()),
                     ..Interests::time(connecting.until())
                 };
                 Transition::Blocked(Phase::Connecting(connecting), interests)

@@ -17,7 +17,7 @@ use super::addresses::Running;
 use super::certificates::CertificateFiles;
 use super::shared::Shared;
 use super::threads::PreparedThread;
-use crate::config::Config;
+use crate::config::{Config, ServerTlsConfig};
 use crate::http::date;
 
 /// The thread, and what ends it.
@@ -106,12 +106,10 @@ impl CertificateWatcher {
     }
 
     fn read_again(&self, read: &HashMap<PathBuf, Stamp>, now: &HashMap<PathBuf, Stamp>) {
-        // A reload has read those that are new.
-        let is_changed = |(path, stamp): &(&PathBuf, &Stamp)| {
-            read.get(*path).is_some_and(|before| before != *stamp)
-        };
-        let changed: Vec<_> = now.iter().filter(is_changed).collect();
-        if changed.is_empty() {
+        // A reload has read those that are new, but they may have changed since.
+        let is_unread = |(path, stamp): &(&PathBuf, &Stamp)| read.get(*path) != Some(*stamp);
+        let unread: Vec<_> = now.iter().filter(is_unread).collect();
+        if unread.is_empty() {
             return;
         }
         let _alone = self.reloading.lock();
@@ -134,8 +132,13 @@ impl CertificateWatcher {
         let mut running = self.running.lock();
         running.set_certificates(config, certificates, outgoing);
         drop(running);
-        for (path, _) in changed {
-            log::info!("{}: read again", path.display());
+        for servers in snapshot.servers() {
+            servers.read_again();
+        }
+        for (path, _) in unread {
+            if read.contains_key(path) {
+                log::info!("{}: read again", path.display());
+            }
         }
     }
 
@@ -145,7 +148,13 @@ impl CertificateWatcher {
             let running = self.running.lock();
             let all = running.certificates.loaded();
             let all = all.chain(running.outgoing.loaded());
-            all.map(|(path, certificate)| (path.to_owned(), certificate.facts().not_after))
+            let all = all.map(|(path, certificate)| (path.to_owned(), certificate.clone()));
+            let snapshot = self.shared.snapshot();
+            let of_servers = snapshot
+                .servers()
+                .filter_map(|servers| servers.tls()?.own());
+            let all = all.chain(of_servers);
+            all.map(|(path, certificate)| (path, certificate.facts().not_after))
                 .collect()
         };
         let now = SystemTime::now();
@@ -171,7 +180,13 @@ impl CertificateWatcher {
 /// The files of all certificates.
 fn files(config: &Config) -> impl Iterator<Item = &Path> {
     let clients = CertificateFiles::for_clients(config).paths();
-    clients.chain(CertificateFiles::for_backends(config).paths())
+    let servers = config
+        .sites
+        .iter()
+        .filter_map(|site| site.server_tls.as_ref());
+    clients
+        .chain(CertificateFiles::for_backends(config).paths())
+        .chain(servers.flat_map(ServerTlsConfig::files))
 }
 
 fn stamp(path: &Path) -> Stamp {

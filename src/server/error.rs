@@ -24,6 +24,8 @@ pub enum StartError {
     Certificate(LoadError),
     /// The certificate of a dial-in address, or the authorities for its peers, could not be loaded.
     DialInCertificate(LoadError),
+    /// A file for TLS with servers could not be loaded.
+    ServerTls(LoadError),
     /// A Unix socket is configured with a user or a group that does not exist.
     SocketFile(String),
     /// The same for the status address.
@@ -43,6 +45,7 @@ impl fmt::Display for StartError {
             Self::File(error) => error.fmt(out),
             Self::Certificate(error) => write!(out, "ssl: {error}"),
             Self::DialInCertificate(error) => write!(out, "outgoing_ssl: {error}"),
+            Self::ServerTls(error) => write!(out, "server_tls: {error}"),
             Self::SocketFile(error) => write!(out, "outgoing: {error}"),
             Self::StatusFile(error) => write!(out, "status.at {error}"),
             Self::State(error) => write!(out, "state_directory: {error}"),

@@ -56,6 +56,10 @@ impl PendingRequest {
             RelayError::NoTunnel => "max_tunnels reached".to_owned(),
             RelayError::NoAddress => "no outgoing address for this path".to_owned(),
             RelayError::BadResponse(what) => format!("bad response: {what}"),
+            RelayError::Tls(why) => match &self.tls_fault {
+                Some(fault) => fault.to_string(),
+                None => format!("TLS: {why}"),
+            },
             RelayError::ClosedEarly => "connection closed without a response".to_owned(),
             RelayError::TooSlow => format!("no response in {:?}", self.rules.first_byte),
             RelayError::Stalled => format!("no progress in {:?}", self.rules.backend),
@@ -125,6 +129,7 @@ const fn page_for(error: RelayError) -> (u16, &'static str) {
             "The application closed the connection without a response.",
         ),
         RelayError::Unreachable => (502, "The application cannot be reached."),
+        RelayError::Tls(_) => (502, "The application cannot be reached over TLS."),
         RelayError::BadResponse(_) => (502, "The application's response was not valid HTTP."),
         RelayError::LostBody | RelayError::Upload(_) => {
             (500, "The request could not be passed on.")
@@ -139,6 +144,7 @@ const fn failed_by(error: RelayError) -> Party {
         | RelayError::Stalled
         | RelayError::ClosedEarly
         | RelayError::Unreachable
+        | RelayError::Tls(_)
         | RelayError::BadResponse(_) => Party::Backend,
         RelayError::NoBackend
         | RelayError::Full(_)

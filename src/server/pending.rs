@@ -66,6 +66,8 @@ pub(crate) struct PendingRequest {
     pub(super) hold: Option<Hold>,
     /// How long it has waited for the end of pauses, which does not count towards `timeout`.
     paused: Duration,
+    /// Why no connection with TLS could be made.
+    pub(super) tls_fault: Option<Box<str>>,
     /// Time-outs and limits of its exchange.
     pub(super) rules: Rules,
 }
@@ -102,6 +104,7 @@ impl PendingRequest {
             in_flight: None,
             hold: None,
             paused: Duration::ZERO,
+            tls_fault: None,
             rules,
         }
     }
@@ -306,7 +309,11 @@ impl ExchangeHandler for PendingRequest {
         }
     }
 
-    fn unreachable(&mut self, _: &io::Error) -> Result<Option<Instant>, RelayError> {
+    fn unreachable(&mut self, error: &io::Error) -> Result<Option<Instant>, RelayError> {
+        if error.kind() == io::ErrorKind::InvalidData {
+            self.tls_fault = Some(error.to_string().into());
+            return Err(RelayError::Tls(""));
+        }
         // The directory has set the server aside; wait for another one, or for its return.
         Ok(None)
     }

@@ -352,7 +352,9 @@ impl Site {
         let servers = known.and_then(|site| site.servers.clone());
         let servers = match servers.filter(|servers| servers.fit(&settings)) {
             Some(servers) => Some(servers),
-            None => Servers::new(&settings, &log, parts.stats, parts.alarm).map(Arc::new),
+            None => Servers::new(&settings, &log, parts.stats, parts.alarm)
+                .map_err(StartError::ServerTls)?
+                .map(Arc::new),
         };
         let waiting = known.map(|site| Arc::clone(&site.waiting));
         let new_line = || Arc::new(WaitingCount::new(Arc::clone(parts.waiting)));

@@ -1,5 +1,6 @@
 //! TLS as a client speaks it, and certificates made by openssl.
 
+use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -83,6 +84,93 @@ pub(crate) fn certificate(directory: &Path, file: &str, names: &[&str]) -> (Path
         .unwrap();
     assert!(made.status.success(), "{made:?}");
     (certfile, keyfile)
+}
+
+/// Makes an authority, and a certificate of it for a name; returns the files of the authority and of the pair.
+pub(crate) fn authority(directory: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
+    authority_for(directory, name, 30)
+}
+
+/// The same, with a certificate for so many days; -1: it has expired.
+pub(crate) fn authority_for(
+    directory: &Path,
+    name: &str,
+    days: i32,
+) -> (PathBuf, PathBuf, PathBuf) {
+    let file = |kind: &str| directory.join(format!("{name}.{kind}"));
+    let openssl = |arguments: &[&str]| {
+        let made = Command::new("openssl")
+            .args(arguments)
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    let curve = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
+    openssl(
+        &[
+            &[
+                "req",
+                "-x509",
+                "-days",
+                "30",
+                "-subj",
+                &format!("/CN=authority of {name}"),
+            ][..],
+            &curve,
+            &[
+                "-addext",
+                "basicConstraints=critical,CA:TRUE",
+                "-keyout",
+                &format!("{name}.ca.key"),
+                "-out",
+                &format!("{name}.ca"),
+            ],
+        ]
+        .concat(),
+    );
+    openssl(
+        &[
+            &["req", "-subj", "/CN=leaf"][..],
+            &curve,
+            &[
+                "-keyout",
+                &format!("{name}.key"),
+                "-out",
+                &format!("{name}.csr"),
+            ],
+        ]
+        .concat(),
+    );
+    fs::write(
+        file("ext"),
+        format!("subjectAltName=DNS:{name},IP:127.0.0.1\nbasicConstraints=CA:FALSE\n"),
+    )
+    .unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        &days.to_string(),
+        "-CAcreateserial",
+        "-in",
+        &format!("{name}.csr"),
+        "-CA",
+        &format!("{name}.ca"),
+        "-CAkey",
+        &format!("{name}.ca.key"),
+        "-extfile",
+        &format!("{name}.ext"),
+        "-out",
+        &format!("{name}.pem"),
+    ]);
+    (file("ca"), file("pem"), file("key"))
 }
 
 /// Both files as a configuration names them.

@@ -106,9 +106,14 @@ impl Directory {
 
     /// Closes idle connections, and those that become idle later.
     pub(super) fn close_all(&self, reason: Close) {
+        self.state.lock().closed = Some(reason);
+        self.close_idle(reason);
+    }
+
+    /// Closes idle connections.
+    pub(super) fn close_idle(&self, reason: Close) {
         let idle: Vec<_> = {
             let mut state = self.state.lock();
-            state.closed = Some(reason);
             let servers = state.servers.iter_mut();
             servers
                 .flat_map(|server| mem::take(&mut server.idle))

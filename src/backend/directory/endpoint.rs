@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::tls::ServerTls;
 use crate::backend::check::HealthProbe;
 use crate::config::{self, Address, ServerConfig, ServerProtocol};
 use crate::net::conn::Conn;
 use crate::net::connect::{Connect, Targets};
 use crate::net::fastcgi::FastCgiServer;
 use crate::net::proxy_protocol;
+use crate::net::stream::Stream;
 use crate::process;
 
 /// Where a server is.
@@ -26,13 +28,15 @@ pub(super) struct Endpoint {
     pub(super) name: Arc<str>,
     /// Set at the first connection, if the server speaks FastCGI.
     fastcgi: OnceLock<Arc<FastCgiServer>>,
+    /// `None`: it does not speak TLS.
+    tls: Option<ServerTls>,
     /// The addresses that the name stands for. The one reached last comes first.
     found: Mutex<Vec<SocketAddr>>,
 }
 
 impl Endpoint {
-    /// A host name is not looked up yet.
-    pub(super) fn new(server: &ServerConfig) -> Self {
+    /// A host name is not looked up yet. `tls`: for servers that speak it.
+    pub(super) fn new(server: &ServerConfig, tls: Option<&ServerTls>) -> Self {
         let literal = match &server.at {
             Address::Tcp { host, port, .. } => host
                 .parse::<IpAddr>()
@@ -42,6 +46,9 @@ impl Endpoint {
         };
         Self {
             name: server.to_string().into(),
+            tls: tls
+                .filter(|_| server.protocol == ServerProtocol::Https)
+                .cloned(),
             server: server.clone(),
             fastcgi: OnceLock::new(),
             found: Mutex::new(literal),
@@ -97,6 +104,20 @@ impl Endpoint {
         self.is_fastcgi().then(|| self.fastcgi.get_or_init(new))
     }
 
+    /// Begins to speak HTTP with the server that was connected to. With TLS, what we say first is sent, and a handshake
+    /// follows.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(super) fn begin(&self, stream: Stream) -> io::Result<Conn> {
+        let Some(tls) = &self.tls else {
+            return Ok(Conn::plain(stream));
+        };
+        let mut conn = tls.dial(stream, &self.server)?;
+        conn.flush_now()?;
+        Ok(conn)
+    }
+
     /// Remembers which address was reached.
     pub(super) fn reached(&self, connect: &Connect) {
         if let Some(address) = connect.address() {
@@ -136,9 +157,13 @@ pub(super) fn probe(endpoint: &Endpoint, terms: &CheckTerms) -> Result<(), Strin
     let patience = check.interval.min(LONGEST_CHECK);
     let deadline = Instant::now() + patience;
     let mut connect = endpoint.connect(deadline);
-    let connected = connect.wait();
-    let mut conn = Conn::plain(connected.map_err(|error| process::reason(&error))?);
-    endpoint.reached(&connect);
+    let connected = connect.wait().and_then(|stream| {
+        endpoint.reached(&connect);
+        let mut conn = endpoint.begin(stream)?;
+        conn.shake_hands(deadline)?;
+        Ok(conn)
+    });
+    let mut conn = connected.map_err(|error| process::reason(&error))?;
     let health_probe = HealthProbe {
         uri: &check.uri,
         host,
@@ -175,7 +200,7 @@ mod tests {
         let there = TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = [&gone, &there].map(|listener| listener.local_addr().unwrap());
         drop(gone);
-        let endpoint = Endpoint::new(&"two.invalid:80".parse().unwrap());
+        let endpoint = Endpoint::new(&"two.invalid:80".parse().unwrap(), None);
         assert!(endpoint.update(&addresses).is_empty());
         let mut connect = endpoint.connect(Instant::now() + Duration::from_secs(10));
         connect.wait().unwrap();

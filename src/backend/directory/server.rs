@@ -10,6 +10,7 @@ use super::endpoint::Endpoint;
 use super::health::ServerHealth;
 #[cfg(feature = "redis")]
 use super::list::{Elements, ListState, ReturnedElement};
+use super::tls::ServerTls;
 use crate::config::ServerConfig;
 use crate::net::conn::Conn;
 use crate::net::stream::Pending;
@@ -58,8 +59,13 @@ impl IdleConnection {
 }
 
 impl ServerEntry {
-    pub(super) fn new(server: &ServerConfig, slots: usize, now: Instant) -> Self {
-        let endpoint = Endpoint::new(server);
+    pub(super) fn new(
+        server: &ServerConfig,
+        tls: Option<&ServerTls>,
+        slots: usize,
+        now: Instant,
+    ) -> Self {
+        let endpoint = Endpoint::new(server, tls);
         Self {
             health: ServerHealth::new(endpoint.is_known(), now),
             endpoint: Arc::new(endpoint),

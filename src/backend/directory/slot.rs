@@ -4,7 +4,8 @@
 //! ([`ServerConnecting`]); together they are a [`ServerLease`], which the exchange owns. When the lease ends, the
 //! connection becomes idle or is closed, and the slot goes to the first request in the queue.
 
-use std::os::fd::BorrowedFd;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
@@ -16,6 +17,7 @@ use super::server::IdleConnection;
 use super::state::{Assignment, LONGEST_FASTCGI};
 use crate::net::conn::Conn;
 use crate::net::connect::Connect;
+use crate::net::poller::Interest;
 use crate::process;
 use crate::stats::{self, Close};
 
@@ -36,8 +38,20 @@ pub struct ServerLease {
 #[derive(Debug)]
 pub struct ServerConnecting {
     slot: ConnectionSlot,
-    connect: Connect,
+    attempt: ConnectionAttempt,
     begun: Instant,
+    deadline: Instant,
+}
+
+/// How far a connection is.
+#[derive(Debug)]
+enum ConnectionAttempt {
+    /// It is being made.
+    Connect(Connect),
+    /// The handshake of TLS is under way.
+    Handshake(Conn),
+    /// It can be used.
+    Done(Conn),
 }
 
 /// The state of a connection attempt.
@@ -47,7 +61,8 @@ pub enum ServerConnected {
     Ready(ServerLease),
     /// In progress.
     Pending(ServerConnecting),
-    /// The server cannot be reached, and is set aside.
+    /// The server cannot be reached, and is set aside; or, with `InvalidData`, TLS with it fails, and there is no other
+    /// one to which requests could go.
     Failed(io::Error),
 }
 
@@ -121,12 +136,31 @@ impl ConnectionSlot {
             directory.close(idle.conn, Close::Idle);
         }
         let begun = Instant::now();
+        let deadline = begun + connect;
         let connecting = ServerConnecting {
-            connect: self.endpoint.connect(begun + connect),
+            attempt: ConnectionAttempt::Connect(self.endpoint.connect(deadline)),
             begun,
+            deadline,
             slot: self,
         };
         connecting.advance()
+    }
+
+    /// Gives the slot back since no connection could be made. A server that can be reached but whose TLS is at fault is set
+    /// aside only if there is another one: the fault lasts, so requests for it fail at once instead of waiting.
+    fn unreachable(mut self, error: io::Error) -> io::Error {
+        let (directory, name) = (&self.directory, &self.endpoint.name);
+        let (site, reason) = (&directory.site, process::reason(&error));
+        log::debug!(target: &directory.log, "site {site}: server {name}: {reason}");
+        if error.kind() != ErrorKind::InvalidData {
+            self.outcome = HealthReport::Unreachable(reason);
+            return error;
+        }
+        if directory.state.lock().has_other(&self.endpoint) {
+            self.outcome = HealthReport::Unreachable(reason);
+            return io::Error::other(error);
+        }
+        io::Error::new(ErrorKind::InvalidData, format!("server {name}: {reason}"))
     }
 
     /// Frees the slot, and gives it to the first request in the queue.
@@ -165,52 +199,103 @@ impl fmt::Debug for ConnectionSlot {
 
 impl ServerConnecting {
     /// Continues without blocking.
-    pub fn advance(mut self) -> ServerConnected {
-        let advanced = self.connect.advance();
-        let ConnectionSlot {
-            directory,
-            endpoint,
-            ..
-        } = &self.slot;
-        match advanced {
-            Ok(None) => ServerConnected::Pending(self),
-            Ok(Some(stream)) => {
-                endpoint.reached(&self.connect);
-                stream.send_at_once();
-                stream.watch_peer();
-                stats::add(&directory.stats.joined);
-                let conn = match endpoint.fastcgi(&directory.log, &directory.site) {
-                    Some(server) => Conn::fastcgi(stream, server),
-                    None => Conn::plain(stream),
-                };
+    pub fn advance(self) -> ServerConnected {
+        let Self {
+            slot,
+            attempt,
+            begun,
+            deadline,
+        } = self;
+        match advance(attempt, &slot, deadline) {
+            Ok(ConnectionAttempt::Done(conn)) => {
+                stats::add(&slot.directory.stats.joined);
                 ServerConnected::Ready(ServerLease {
-                    slot: self.slot,
+                    slot,
                     conn: Some(conn),
                     made: Instant::now(),
                     reused: false,
-                    connect_time: self.begun.elapsed(),
+                    connect_time: begun.elapsed(),
                 })
             }
-            Err(error) => {
-                let reason = process::reason(&error);
-                log::debug!(
-                    target: &directory.log,
-                    "site {}: server {}: {reason}", directory.site, endpoint.name
-                );
-                self.slot.outcome = HealthReport::Unreachable(reason);
-                ServerConnected::Failed(error)
+            Ok(attempt) => ServerConnected::Pending(Self {
+                slot,
+                attempt,
+                begun,
+                deadline,
+            }),
+            Err(error) => ServerConnected::Failed(slot.unreachable(error)),
+        }
+    }
+
+    /// The socket that has something to report when there is progress; see [`Connect::fd`].
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.attempt {
+            ConnectionAttempt::Connect(connect) => connect.fd(),
+            ConnectionAttempt::Handshake(conn) | ConnectionAttempt::Done(conn) => {
+                Some(conn.as_fd())
             }
         }
     }
 
-    /// The socket that becomes writable when there is progress; see [`Connect::fd`].
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.connect.fd()
+    /// What the socket has to report.
+    pub const fn interest(&self) -> Interest {
+        match &self.attempt {
+            ConnectionAttempt::Connect(_) => Interest::Write,
+            ConnectionAttempt::Handshake(_) | ConnectionAttempt::Done(_) => Interest::Read,
+        }
     }
 
     /// When to call [`Self::advance`] at the latest; see [`Connect::until`].
     pub fn until(&self) -> Instant {
-        self.connect.until()
+        match &self.attempt {
+            ConnectionAttempt::Connect(connect) => connect.until(),
+            ConnectionAttempt::Handshake(_) | ConnectionAttempt::Done(_) => self.deadline,
+        }
+    }
+}
+
+/// Does what can be done now.
+fn advance(
+    attempt: ConnectionAttempt,
+    slot: &ConnectionSlot,
+    deadline: Instant,
+) -> io::Result<ConnectionAttempt> {
+    match attempt {
+        ConnectionAttempt::Connect(mut connect) => {
+            let Some(stream) = connect.advance()? else {
+                return Ok(ConnectionAttempt::Connect(connect));
+            };
+            let (directory, endpoint) = (&slot.directory, &slot.endpoint);
+            endpoint.reached(&connect);
+            stream.send_at_once();
+            stream.watch_peer();
+            let conn = match endpoint.fastcgi(&directory.log, &directory.site) {
+                Some(server) => Conn::fastcgi(stream, server),
+                None => endpoint.begin(stream)?,
+            };
+            Ok(match conn.is_handshaking() {
+                // The server has to respond first.
+                true => ConnectionAttempt::Handshake(conn),
+                false => ConnectionAttempt::Done(conn),
+            })
+        }
+        ConnectionAttempt::Handshake(mut conn) => {
+            let done = conn.shake_now().map_err(|error| match error.kind() {
+                ErrorKind::UnexpectedEof => {
+                    io::Error::other("it has closed the connection in the TLS handshake")
+                }
+                _ => error,
+            });
+            match done? {
+                true => Ok(ConnectionAttempt::Done(conn)),
+                false if Instant::now() < deadline => Ok(ConnectionAttempt::Handshake(conn)),
+                false => Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the TLS handshake timed out",
+                )),
+            }
+        }
+        done @ ConnectionAttempt::Done(_) => Ok(done),
     }
 }
 

@@ -9,6 +9,7 @@ use super::health::Health;
 #[cfg(feature = "redis")]
 use super::list::ListState;
 use super::server::{IdleConnection, ServerEntry};
+use super::tls::ServerTls;
 use crate::backend::drained::Drained;
 use crate::backend::queue::Queue;
 use crate::backend::shortage::Shortage;
@@ -29,6 +30,8 @@ pub(super) struct DirectorySettings {
     /// The checks, and the Host of their requests.
     pub(super) check: Option<config::CheckConfig>,
     pub(super) host: String,
+    /// TLS with those servers that speak it.
+    pub(super) tls: Option<ServerTls>,
     /// The PROXY header that a connection begins with. It is for one client, so such a connection is not used again.
     pub(super) send_proxy: Option<config::ProxyVersion>,
 }
@@ -58,7 +61,8 @@ pub(super) struct Assignment {
 }
 
 impl DirectorySettings {
-    pub(super) fn of(site: &config::SiteConfig) -> Option<Self> {
+    /// `tls`: that of the site's `server_tls`.
+    pub(super) fn of(site: &config::SiteConfig, tls: Option<ServerTls>) -> Option<Self> {
         let (servers, slots) = match &site.directory {
             Some(config::DirectoryConfig::Static(servers)) if !servers.is_empty() => {
                 (servers.clone(), site.server_connections)
@@ -76,6 +80,7 @@ impl DirectorySettings {
             },
             check: site.check.clone(),
             host: site.name.clone(),
+            tls,
             send_proxy: site.send_proxy,
         })
     }
@@ -86,7 +91,8 @@ impl DirectoryState {
     pub(super) fn new(settings: DirectorySettings) -> Self {
         let now = Instant::now();
         let servers = settings.servers.iter();
-        let servers = servers.map(|server| ServerEntry::new(server, settings.slots, now));
+        let servers = servers
+            .map(|server| ServerEntry::new(server, settings.tls.as_ref(), settings.slots, now));
         Self {
             servers: servers.collect(),
             closed: settings.send_proxy.map(|_| Close::Complete),
@@ -114,7 +120,7 @@ impl DirectoryState {
             let known = |server: &ServerEntry| server.endpoint.server == *wanted;
             let mut server = match old.iter().position(known) {
                 Some(position) => old.swap_remove(position),
-                None => ServerEntry::new(wanted, settings.slots, now),
+                None => ServerEntry::new(wanted, settings.tls.as_ref(), settings.slots, now),
             };
             server.slots = settings.slots;
             server.drained = self.drained.has_server(wanted);

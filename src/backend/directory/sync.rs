@@ -201,7 +201,7 @@ impl DirectoryState {
         }
         let at: Address = str::from_utf8(element).ok()?.parse().ok()?;
         let named = at.into();
-        let mut server = ServerEntry::new(&named, 0, now);
+        let mut server = ServerEntry::new(&named, None, 0, now);
         server.elements.text = element.into();
         server.drained = self.drained.has_server(&named);
         self.servers.push(server);

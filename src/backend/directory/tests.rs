@@ -18,6 +18,7 @@ fn directory(servers: &[ServerConfig], slots: usize) -> Arc<Directory> {
         idle_timeout: Duration::from_secs(10),
         check: None,
         send_proxy: None,
+        tls: None,
         host: "test".into(),
     };
     let (stats, alarm) = (Arc::new(Stats::new()), Arc::default());
