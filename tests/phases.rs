@@ -35,7 +35,7 @@ fn slow_body_is_not_the_backends_time() {
     let mut backend = Backend::dial(proxy.dial_in());
     let mut visitor = proxy.visit();
     visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nab");
-    backend.read_to("ab");
+    backend.read_to("\r\n\r\nab");
     thread::sleep(Duration::from_millis(900));
     visitor.send("cd");
     backend.read_to("cd");
@@ -57,7 +57,7 @@ fn half_closed_upload() {
         let mut backend = Backend::dial(proxy.dial_in());
         let mut visitor = proxy.visit_as(secure);
         visitor.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nab");
-        backend.read_to("ab");
+        backend.read_to("\r\n\r\nab");
         // Later than the end of a client's side may follow its request.
         thread::sleep(Duration::from_millis(600));
         visitor.send("cd").finish();

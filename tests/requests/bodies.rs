@@ -75,7 +75,8 @@ fn streamed() {
             ));
             assert_eq!(backend.read_to("\r\n\r\n"), "0\r\n\r\n");
             backend.reply_to(&mut visitor, "one");
-            assert_contains(&backend.read_to("ab"), "Content-Length: 4\r\n");
+            // Behind the head: the id of a request may have these letters as well.
+            assert_contains(&backend.read_to("\r\n\r\nab"), "Content-Length: 4\r\n");
             visitor.send("cd");
             backend.read_to("cd");
             backend.reply_to(&mut visitor, "two");
