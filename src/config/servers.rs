@@ -29,16 +29,10 @@ fn is_url(node: &Node) -> bool {
 /// Reads the servers in `outgoing`, which are named by URLs.
 fn of_outgoing(section: &Section, listen: &[Address]) -> DirectoryConfig {
     const KEY: &str = "outgoing";
-    let read = |node: &Node| {
-        match node {
-        Node::Map(_) => Err("a server that is connected to gets all requests; write its URL alone, or routes".into()),
-        node if !is_url(node) => Err(
-            "backends dial in there, but the site has a server that is connected to (http:// or https://); \
-             give one of them a site of its own"
-                .into(),
-        ),
+    let read = |node: &Node| match node {
+        Node::Map(_) => Err(ALONE.into()),
+        node if !is_url(node) => Err(MIXED.into()),
         node => server(section, node, listen),
-    }
     };
     let mut servers = Vec::new();
     for server in section.take_many(KEY, read).unwrap_or_default() {
@@ -213,6 +207,11 @@ pub(super) fn check_of(section: &Section) -> Option<CheckConfig> {
 /// The default ports of Redis and of its Sentinels.
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
+
+/// What is wrong with a section, and with an address to dial in at, beside the URL of a server.
+const ALONE: &str = "a server that is connected to gets all requests; write its URL alone";
+const MIXED: &str = "backends dial in there, but the site has a server that is connected to (http:// or https://); \
+     give one of them a site of its own";
 
 /// The default interval of health checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
