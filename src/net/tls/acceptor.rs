@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{self, cipher_suite as suites};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{self, ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{ServerConfig, ServerConnection, SupportedCipherSuite};
 
 use super::certificate::{Authorities, Certificate};
 use super::sites::SiteCertificates;
@@ -215,7 +216,10 @@ fn configuration(
     tickets: &Tickets,
     clients: Option<(&Authorities, bool)>,
 ) -> Arc<ServerConfig> {
-    let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+    let provider = Arc::new(CryptoProvider {
+        cipher_suites: SUITES.to_vec(),
+        ..ring::default_provider()
+    });
     let verifier: Arc<dyn ClientCertVerifier> = match clients {
         None => WebPkiClientVerifier::no_client_auth(),
         Some((Authorities(roots), is_required)) => {
@@ -239,6 +243,7 @@ fn configuration(
         config.alpn_protocols.push(VALIDATION.to_vec());
     }
     config.ticketer = Arc::clone(&tickets.0);
+    config.ignore_client_order = true;
     // One ticket is enough for clients that open connections one after another; each costs a write and a key.
     config.send_tls13_tickets = 1;
     Arc::new(config)
@@ -290,6 +295,19 @@ impl ResolvesServerCert for ByName {
         found.or_else(first).or_else(other)
     }
 }
+
+/// The cipher suites that clients are offered. AES with 128 bits is the fastest, and enough.
+const SUITES: &[SupportedCipherSuite] = &[
+    suites::TLS13_AES_128_GCM_SHA256,
+    suites::TLS13_AES_256_GCM_SHA384,
+    suites::TLS13_CHACHA20_POLY1305_SHA256,
+    suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    suites::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    suites::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    suites::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    suites::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
 
 /// The protocol by which an authority validates a name (RFC 8737 6.2).
 pub(super) const VALIDATION: &[u8] = b"acme-tls/1";
