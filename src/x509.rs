@@ -52,6 +52,86 @@ impl CertificateFacts {
     }
 }
 
+/// Checks a response about the state of the certificate with this serial number (OCSP, RFC 6960 4.2.1). Returns until
+/// when it counts, if it says that. The signature is left to clients.
+///
+/// # Errors
+/// Why it cannot be presented to clients.
+pub fn check_ocsp(
+    der: &[u8],
+    serial: &[u8],
+    now: SystemTime,
+) -> Result<Option<SystemTime>, &'static str> {
+    let statuses = ocsp_statuses(der)?;
+    let mut own = statuses.iter().filter(|status| status.serial == serial);
+    let own = own.next().ok_or("it is for another certificate")?;
+    match own.state {
+        GOOD => {}
+        REVOKED => return Err("the certificate is revoked"),
+        _ => return Err("the authority does not know the certificate"),
+    }
+    if own.this_update > now {
+        return Err("it is not valid yet");
+    }
+    match own.next_update {
+        Some(next) if next <= now => Err("it has expired"),
+        next => Ok(next),
+    }
+}
+
+/// The state of one certificate in a response.
+struct OcspStatus {
+    serial: Vec<u8>,
+    /// The tag of its state.
+    state: u8,
+    this_update: SystemTime,
+    next_update: Option<SystemTime>,
+}
+
+fn ocsp_statuses(der: &[u8]) -> Result<Vec<OcspStatus>, &'static str> {
+    const OTHER: &str = "not a response of OCSP in DER";
+    let mut response = DerElements(DerElements(der).take(SEQUENCE).ok_or(OTHER)?);
+    match response.take(ENUMERATED).ok_or(OTHER)? {
+        [0] => {}
+        _ => return Err("the authority has refused to say anything"),
+    }
+    statuses_of(response).ok_or(OTHER)
+}
+
+fn statuses_of(mut response: DerElements<'_>) -> Option<Vec<OcspStatus>> {
+    let mut typed = DerElements(DerElements(response.take(EXPLICIT_0)?).take(SEQUENCE)?);
+    typed.take(OBJECT_IDENTIFIER)?;
+    let mut basic = DerElements(DerElements(typed.take(OCTET_STRING)?).take(SEQUENCE)?);
+    let mut data = DerElements(basic.take(SEQUENCE)?);
+    data.skip_if(EXPLICIT_0);
+    // The identifier of the responder, and when it has said this.
+    data.next()?;
+    data.take(GENERALIZED_TIME)?;
+    let mut all = DerElements(data.take(SEQUENCE)?);
+    let mut statuses = Vec::new();
+    while let Some(single) = all.take(SEQUENCE) {
+        let mut single = DerElements(single);
+        let mut id = DerElements(single.take(SEQUENCE)?);
+        id.take(SEQUENCE)?;
+        id.take(OCTET_STRING)?;
+        id.take(OCTET_STRING)?;
+        let serial = id.take(INTEGER)?.to_vec();
+        let (state, _) = single.next()?;
+        let this_update = time(single.next()?)?;
+        let next_update = match single.next() {
+            Some((EXPLICIT_0, content)) => Some(time(DerElements(content).next()?)?),
+            _ => None,
+        };
+        statuses.push(OcspStatus {
+            serial,
+            state,
+            this_update,
+            next_update,
+        });
+    }
+    Some(statuses)
+}
+
 /// A name of a certificate as text (RFC 4514): `CN=example.com,O=Example`. `name` is the content of its sequence in DER.
 /// Attributes without a usual short name, or with a value that is not text, are written as numbers and hexadecimal digits.
 pub fn name_text(name: &[u8]) -> String {
@@ -245,6 +325,12 @@ const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
+const ENUMERATED: u8 = 0x0a;
+/// `[0]`, constructed.
+const EXPLICIT_0: u8 = 0xa0;
+/// The states of a certificate in a response of OCSP.
+const GOOD: u8 = 0x80;
+const REVOKED: u8 = 0xa1;
 const UTF8_STRING: u8 = 0x0c;
 const PRINTABLE_STRING: u8 = 0x13;
 const IA5_STRING: u8 = 0x16;
@@ -360,6 +446,66 @@ mod tests {
         );
         check(&[attribute(cn, 0x1e, b"\0a")], "CN=#1e020061");
         check(&[], "");
+    }
+
+    #[test]
+    fn responses_of_ocsp() {
+        let element = |tag: u8, content: &[u8]| {
+            let mut all = vec![tag];
+            match content.len() {
+                length @ 0..0x80 => all.push(length as u8),
+                length => all.extend([0x81, length as u8]),
+            }
+            all.extend_from_slice(content);
+            all
+        };
+        let response = |state: u8, from: &str, until: &str| {
+            let moment = |text: &str| element(GENERALIZED_TIME, text.as_bytes());
+            let id = [
+                element(SEQUENCE, &[]),
+                element(OCTET_STRING, b"name"),
+                element(OCTET_STRING, b"key"),
+                element(INTEGER, &[7]),
+            ];
+            let single = [
+                element(SEQUENCE, &id.concat()),
+                element(state, &[]),
+                moment(from),
+                element(EXPLICIT_0, &moment(until)),
+            ];
+            let data = [
+                element(0xa1, b"responder"),
+                moment(from),
+                element(SEQUENCE, &element(SEQUENCE, &single.concat())),
+            ];
+            let basic = element(SEQUENCE, &element(SEQUENCE, &data.concat()));
+            let typed = [
+                element(OBJECT_IDENTIFIER, &[1]),
+                element(OCTET_STRING, &basic),
+            ];
+            let typed = element(EXPLICIT_0, &element(SEQUENCE, &typed.concat()));
+            element(SEQUENCE, &[element(ENUMERATED, &[0]), typed].concat())
+        };
+        let now = at(784_111_777).unwrap();
+        let (before, after) = ("19941105000000Z", "19941107000000Z");
+        let good = response(GOOD, before, after);
+        let until = at(days(1994, 11, 7) * DAY).unwrap();
+        assert_eq!(check_ocsp(&good, &[7], now), Ok(Some(until)));
+        let check = |der: &[u8], serial: u8, why: &'static str| {
+            assert_eq!(check_ocsp(der, &[serial], now), Err(why));
+        };
+        check(&good, 8, "it is for another certificate");
+        check(&response(GOOD, before, before), 7, "it has expired");
+        check(&response(GOOD, after, after), 7, "it is not valid yet");
+        let revoked = response(REVOKED, before, after);
+        check(&revoked, 7, "the certificate is revoked");
+        let unknown = response(0x82, before, after);
+        check(&unknown, 7, "the authority does not know the certificate");
+        let refused = element(SEQUENCE, &element(ENUMERATED, &[6]));
+        check(&refused, 7, "the authority has refused to say anything");
+        for other in [b"".as_slice(), b"-----BEGIN", &good[..good.len() - 1]] {
+            check(other, 7, "not a response of OCSP in DER");
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod memory;
 mod messages;
 mod names;
 mod needs;
+mod ocsp;
 mod pages;
 mod parking;
 mod permissions;

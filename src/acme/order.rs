@@ -243,12 +243,24 @@ impl Ordering<'_> {
     ) -> Result<OrderFile, AcmeError> {
         let order = OrderFile {
             url: self.place(client, name, replaces)?,
-            key: keys::new_key().map_err(AcmeError::Local)?,
+            key: self.certificate_key().map_err(AcmeError::Local)?,
         };
         let text = json!(order).to_string();
         let written = self.store.write(&self.store.order(name), &text);
         written.map_err(AcmeError::Local)?;
         Ok(order)
+    }
+
+    /// The key of a new certificate, in PEM: a new one, or that of the configuration.
+    fn certificate_key(&self) -> Result<String, String> {
+        let Some(file) = &self.acme.keyfile else {
+            return keys::new_key();
+        };
+        let wrong = |why: String| format!("acme.keyfile {}: {why}", file.display());
+        let text = self.store.read(file)?;
+        let text = text.ok_or_else(|| wrong("no such file".to_owned()))?;
+        keys::pkcs8(&text).map_err(wrong)?;
+        Ok(text)
     }
 
     /// Lets the authority validate a name, and leaves the order for that unfinished. What it has validated before is

@@ -41,6 +41,13 @@ pub(super) fn acme(top: &Section) -> AcmeConfig {
         directory: section.take("directory", url).unwrap_or(base.directory),
         ca,
         eab: external_account(&section),
+        keyfile: section.take("keyfile", |node| {
+            let file = value::path(section.directory)(node)?;
+            match section.findings.inspection {
+                Some(_) => value::read_file(&file, KEY_BYTES).map(|_| file),
+                None => Ok(file),
+            }
+        }),
         profile: section.take("profile", value::text),
         challenges: challenges.map_or(base.challenges, without_duplicates),
     }
@@ -208,6 +215,7 @@ pub(super) fn clients(section: &Section, server: &Config) -> (Option<PathBuf>, C
 fn files(section: &Section, map: &Map) -> Option<SiteTls> {
     let inner = section.section("tls");
     let file = |key| inner.take(key, value::path(section.directory));
+    let ocsp = file("ocsp");
     if raw::get(map, "certfile").is_none() {
         let wrong = "no certfile; write the file of the certificate, certfile: cert.pem";
         section.wrong("tls", None, &Node::Map(map.clone()), wrong);
@@ -228,7 +236,11 @@ fn files(section: &Section, map: &Map) -> Option<SiteTls> {
         let node = raw::get(map, key).unwrap_or(&Node::Null);
         inner.wrong(key, None, node, &why);
     }
-    Some(SiteTls::Files { certfile, keyfile })
+    Some(SiteTls::Files {
+        certfile,
+        keyfile,
+        ocsp,
+    })
 }
 
 /// Whether a public authority may issue a certificate for a name: it belongs to the domain name system, or is an address
@@ -265,6 +277,8 @@ pub(super) fn is_wanted(top: &Section) -> bool {
     }
 }
 
+/// Most bytes of a key.
+const KEY_BYTES: u64 = 1 << 16;
 /// What a build without the feature says.
 const WITHOUT: &str = "this program was built without it (feature acme)";
 

@@ -213,6 +213,7 @@ impl Default for AcmeConfig {
             directory: "https://acme-v02.api.letsencrypt.org/directory".into(),
             ca: None,
             eab: None,
+            keyfile: None,
             profile: None,
             challenges: vec![ChallengeKind::Http01, ChallengeKind::TlsAlpn01],
         }

@@ -93,10 +93,10 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> (Vec<Address>, Ve
     let mut taken = HashSet::new();
     for (item, node) in entries {
         let read = |node: &Node| match tls_entry(top, node)? {
-            (_, None) if !for_sites => Err(NO_CERTFILE.to_owned()),
+            (_, None, _) if !for_sites => Err(NO_CERTFILE.to_owned()),
             entry => Ok(entry),
         };
-        let Some((ats, files)) = top.read("ssl", item, node, read) else {
+        let Some((ats, files, ocsp)) = top.read("ssl", item, node, read) else {
             continue;
         };
         if let Some((certfile, keyfile)) = &files {
@@ -132,6 +132,7 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> (Vec<Address>, Ve
                     at: at.clone(),
                     certfile: certfile.clone(),
                     keyfile: keyfile.clone(),
+                    ocsp: ocsp.clone(),
                     client_ca: None,
                 };
                 if taken.insert(tls.clone()) {
@@ -168,7 +169,7 @@ pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
     let mut result: Vec<(Option<usize>, Tls)> = Vec::new();
     for (item, node) in top.many("outgoing_ssl").unwrap_or_default() {
         let read = |node: &Node| {
-            let (ats, files) = tls_entry(top, node)?;
+            let (ats, files, _) = tls_entry(top, node)?;
             let (certfile, keyfile) = files.ok_or(NO_CERTFILE)?;
             let client_ca = match node {
                 Node::Map(map) => raw::get(map, "client_ca"),
@@ -185,6 +186,7 @@ pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
                 at: at.clone(),
                 certfile,
                 keyfile,
+                ocsp: None,
                 client_ca,
             })
         };
@@ -205,8 +207,9 @@ pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
     result
 }
 
-/// The addresses of an entry of `ssl` or `outgoing_ssl`, and the files of its certificate and key if it has them.
-type TlsEntry = (Vec<Address>, Option<(PathBuf, PathBuf)>);
+/// The addresses of an entry of `ssl` or `outgoing_ssl`, the files of its certificate and key if it has them, and that of
+/// `ocsp`.
+type TlsEntry = (Vec<Address>, Option<(PathBuf, PathBuf)>, Option<PathBuf>);
 
 /// Reads an entry of `ssl` or `outgoing_ssl`.
 fn tls_entry(top: &Section, node: &Node) -> Result<TlsEntry, ValueError> {
@@ -221,15 +224,15 @@ fn tls_entry(top: &Section, node: &Node) -> Result<TlsEntry, ValueError> {
     let at = raw::get(map, "at").ok_or("no at; write the address and port, at: 0.0.0.0:443")?;
     let text = value::text(at).map_err(|wrong| format!("at: {wrong}"))?;
     let ats = at_addresses(top.directory, &text).map_err(|wrong| format!("at: {wrong}"))?;
-    let (certfile, keyfile) = (file("certfile")?, file("keyfile")?);
+    let (certfile, keyfile, ocsp) = (file("certfile")?, file("keyfile")?, file("ocsp")?);
     let Some(certfile) = certfile else {
-        return match keyfile {
-            None => Ok((ats, None)),
+        return match keyfile.or(ocsp) {
+            None => Ok((ats, None, None)),
             Some(_) => Err(NO_CERTFILE.into()),
         };
     };
     let keyfile = keyfile.unwrap_or_else(|| certfile.clone());
-    Ok((ats, Some((certfile, keyfile))))
+    Ok((ats, Some((certfile, keyfile)), ocsp))
 }
 
 /// The addresses that `at` names: two for `*:443`.

@@ -426,6 +426,9 @@ pub struct Tls {
     /// Its key, PEM, absolute; may be the same file.
     #[serde(serialize_with = "path")]
     pub keyfile: PathBuf,
+    /// The response of its authority that it is not revoked (OCSP), DER, absolute; only with `ssl`.
+    #[serde(serialize_with = "path", skip_serializing_if = "Option::is_none")]
+    pub ocsp: Option<PathBuf>,
     /// PEM file of the authorities that must have signed a peer's certificate, absolute; only with `outgoing_ssl`.
     #[serde(serialize_with = "path")]
     pub client_ca: Option<PathBuf>,

@@ -82,6 +82,10 @@ impl CertificateWatcher {
             if next_report == 0 {
                 next_report = REPORT_EVERY;
                 self.report(&mut reported);
+                let certificates = self.running.lock().certificates.clone();
+                if certificates.has_expired_ocsp(SystemTime::now()) {
+                    self.read_all();
+                }
             }
             next_report -= 1;
             if stopped.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
@@ -109,9 +113,18 @@ impl CertificateWatcher {
         // A reload has read those that are new, but they may have changed since.
         let is_unread = |(path, stamp): &(&PathBuf, &Stamp)| read.get(*path) != Some(*stamp);
         let unread: Vec<_> = now.iter().filter(is_unread).collect();
-        if unread.is_empty() {
+        if unread.is_empty() || !self.read_all() {
             return;
         }
+        for (path, _) in unread {
+            if read.contains_key(path) {
+                log::info!("{}: read again", path.display());
+            }
+        }
+    }
+
+    /// Reads all files. Returns whether that is done.
+    fn read_all(&self) -> bool {
         let _alone = self.reloading.lock();
         let (mut certificates, mut outgoing) = {
             let running = self.running.lock();
@@ -125,7 +138,7 @@ impl CertificateWatcher {
         if let Err(error) = loaded {
             // A file that was never read, so a reload must be under way.
             log::debug!("certificates: {error}");
-            return;
+            return false;
         }
         certificates.replace_those_of_sites();
         *self.shared.certificates.lock() = certificates.with_files(&outgoing);
@@ -135,11 +148,7 @@ impl CertificateWatcher {
         for servers in snapshot.servers() {
             servers.read_again();
         }
-        for (path, _) in unread {
-            if read.contains_key(path) {
-                log::info!("{}: read again", path.display());
-            }
-        }
+        true
     }
 
     /// Logs how long each certificate is valid: at the start, and when few days are left.

@@ -6,14 +6,16 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::RwLock;
 
-use crate::config::{Address, ClientCertificate, Config, SiteConfig, SiteTls, Tls};
+use crate::config::{self, Address, ClientCertificate, Config, SiteConfig, SiteTls, Tls};
 use crate::net::tls::{
     Acceptor, Authorities, Certificate, ClientAuth, ClientAuthNames, LoadError, SiteCertificates,
     Tickets, is_address,
 };
+use crate::x509::check_ocsp;
 
 /// What an acceptor thread uses for each connection; `None`: no TLS.
 pub(crate) type AcceptorSlot = Arc<RwLock<Option<Acceptor>>>;
@@ -28,6 +30,8 @@ pub(crate) struct Certificates {
     /// By file.
     authorities: HashMap<PathBuf, Authorities>,
     acceptors: HashMap<Address, Acceptor>,
+    /// When the first response that certificates are presented with ceases to count (`ocsp`).
+    stapled_until: Option<SystemTime>,
     /// Those of sites, which are common to all addresses; `None` at dial-in addresses.
     sites: Option<Arc<SiteCertificates>>,
     /// The names of sites with certificates from files.
@@ -86,11 +90,16 @@ impl<'c> CertificateFiles<'c> {
     pub(crate) fn paths(self) -> impl Iterator<Item = &'c Path> {
         let entries = self.entries.iter().flat_map(|tls| {
             let ca = tls.client_ca.as_deref();
-            [Some(&*tls.certfile), Some(&*tls.keyfile), ca]
+            let ocsp = tls.ocsp.as_deref();
+            [Some(&*tls.certfile), Some(&*tls.keyfile), ca, ocsp]
         });
         let sites = self.sites.iter().flat_map(|site| match &site.tls {
-            Some(SiteTls::Files { certfile, keyfile }) => [Some(&**certfile), Some(&**keyfile)],
-            _ => [None, None],
+            Some(SiteTls::Files {
+                certfile,
+                keyfile,
+                ocsp,
+            }) => [Some(&**certfile), Some(&**keyfile), ocsp.as_deref()],
+            _ => [None, None, None],
         });
         let clients = self
             .sites
@@ -118,6 +127,7 @@ impl Certificates {
     pub(crate) fn load(&mut self, files: &CertificateFiles<'_>) -> Result<(), LoadError> {
         let key = files.key;
         let mut loaded = HashMap::new();
+        let mut stapled_until = None;
         let mut authorities = HashMap::new();
         let mut by_client: HashMap<Address, Authorities> = HashMap::new();
         let mut by_address: HashMap<Address, Vec<Certificate>> = HashMap::new();
@@ -126,6 +136,7 @@ impl Certificates {
         }
         for tls in files.entries {
             let certificate = self.read(key, &tls.certfile, &tls.keyfile, &mut loaded)?;
+            let certificate = stapled(certificate, tls.ocsp.as_deref(), &mut stapled_until);
             by_address
                 .entry(tls.at.clone())
                 .or_default()
@@ -138,10 +149,16 @@ impl Certificates {
         let clients = self.clients(files.sites, &mut authorities)?;
         let mut of_sites = Vec::new();
         for site in files.sites {
-            let Some(SiteTls::Files { certfile, keyfile }) = &site.tls else {
+            let Some(SiteTls::Files {
+                certfile,
+                keyfile,
+                ocsp,
+            }) = &site.tls
+            else {
                 continue;
             };
             let certificate = self.read("tls", certfile, keyfile, &mut loaded)?;
+            let certificate = stapled(certificate, ocsp.as_deref(), &mut stapled_until);
             let named = site.incoming.iter();
             of_sites.extend(named.map(|name| (name.clone(), certificate.clone())));
             if site.incoming.is_empty() {
@@ -170,6 +187,7 @@ impl Certificates {
                 .collect::<Result<_, LoadError>>()?,
         };
         self.loaded = loaded;
+        self.stapled_until = stapled_until;
         self.authorities = authorities;
         self.of_sites = of_sites;
         self.acceptors = acceptors;
@@ -277,6 +295,11 @@ impl Certificates {
         Ok(known)
     }
 
+    /// Whether a response that a certificate is presented with does not count any more, so that all are to be read again.
+    pub(crate) fn has_expired_ocsp(&self, now: SystemTime) -> bool {
+        self.stapled_until.is_some_and(|until| until <= now)
+    }
+
     /// The TLS acceptor of an address, if it speaks TLS.
     pub(crate) fn acceptor(&self, address: &Address) -> Option<Acceptor> {
         self.acceptors.get(address).cloned()
@@ -302,6 +325,40 @@ impl Certificates {
         self.of_sites.clone()
     }
 }
+
+/// The certificate with the response of its authority that is in a file, if that is of any use; `until` becomes the time
+/// at which it ceases to be, if that is earlier.
+fn stapled(
+    certificate: Certificate,
+    file: Option<&Path>,
+    until: &mut Option<SystemTime>,
+) -> Certificate {
+    let Some(file) = file else {
+        return certificate;
+    };
+    let read = config::read_file(file, OCSP_BYTES).and_then(|response| {
+        let serial = &certificate.facts().serial;
+        let next = check_ocsp(&response, serial, SystemTime::now())?;
+        Ok((response, next))
+    });
+    match read {
+        Ok((response, next)) => {
+            let earlier = next.filter(|next| until.is_none_or(|until| *next < until));
+            *until = earlier.or(*until);
+            certificate.with_ocsp(response)
+        }
+        Err(why) => {
+            log::warn!(
+                "ocsp {}: {why}; it is not presented to clients",
+                file.display()
+            );
+            certificate
+        }
+    }
+}
+
+/// Most bytes of a response of OCSP.
+const OCSP_BYTES: u64 = 1 << 16;
 
 /// The name whose certificate is for clients that send no name, or an unknown one: one of the default site, otherwise of
 /// the first site that has certificates.

@@ -23,6 +23,9 @@ pub enum SiteTls {
         /// Its key, PEM, absolute; may be the same file.
         #[serde(serialize_with = "path")]
         keyfile: PathBuf,
+        /// The response of its authority that it is not revoked (OCSP), DER, absolute.
+        #[serde(serialize_with = "path", skip_serializing_if = "Option::is_none")]
+        ocsp: Option<PathBuf>,
     },
 }
 
@@ -38,6 +41,9 @@ pub struct AcmeConfig {
     pub ca: Option<PathBuf>,
     /// The account that the authority knows already.
     pub eab: Option<ExternalAccount>,
+    /// The key of all certificates, PEM, absolute; `None`: each has a new one.
+    #[serde(serialize_with = "path")]
+    pub keyfile: Option<PathBuf>,
     /// The profile of certificates to ask for.
     pub profile: Option<String>,
     /// How to prove that we serve a name, in the order in which they are tried.

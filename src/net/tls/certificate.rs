@@ -172,6 +172,17 @@ impl Certificate {
         })
     }
 
+    /// The same certificate, which is presented with this response of its authority (OCSP, RFC 6066 8), in DER.
+    #[must_use]
+    pub fn with_ocsp(&self, response: Vec<u8>) -> Self {
+        let mut key = CertifiedKey::clone(&self.key);
+        key.ocsp = Some(response);
+        Self {
+            key: Arc::new(key),
+            ..self.clone()
+        }
+    }
+
     /// Its DNS names in lower case.
     pub fn names(&self) -> &[String] {
         &self.names
