@@ -8,6 +8,7 @@ mod log_level;
 mod redirect;
 mod reference;
 mod server;
+mod status;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,8 +26,9 @@ pub use log_level::LogLevel;
 pub use redirect::{Hsts, Redirect};
 pub use reference::Reference;
 pub use server::{ServerConfig, ServerProtocol, ServerTlsConfig};
+pub use status::{SocketFileConfig, StatusConfig};
 
-use super::written::{expression, is_everything, list_or_no, octal, or_no, path, time, time_or_no};
+use super::written::{expression, is_everything, list_or_no, or_no, path, time, time_or_no};
 use crate::budget::PART;
 
 /// The checked configuration of a server.
@@ -434,19 +436,6 @@ pub struct Tls {
     pub client_ca: Option<PathBuf>,
 }
 
-/// Where the server reports its state and takes commands (`status`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StatusConfig {
-    /// The address: a TCP port, or a Unix socket.
-    pub at: Address,
-    /// The attributes of a Unix socket's file, in place of 0600.
-    #[serde(flatten)]
-    pub file: SocketFileConfig,
-    /// The key that each request must have; `None`: none. A TCP address that other machines reach has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-}
-
 /// Which symbolic links below a root are followed (`follow_symlinks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symlinks {
@@ -510,20 +499,6 @@ pub struct Outgoing {
     pub filter: Filter,
     /// The attributes of a Unix socket's file.
     pub file: SocketFileConfig,
-}
-
-/// The attributes of a Unix socket's file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct SocketFileConfig {
-    /// Permissions; `None`: those of the address by default.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "octal")]
-    pub mode: Option<u32>,
-    /// Owner; `None`: the user who starts the server.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
-    /// Group; `None`: that of this user.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
 }
 
 /// Which requests an [`Outgoing`] gets, by the decoded path without query.
