@@ -95,13 +95,13 @@ pub fn resident() -> Option<u64> {
 
 /// How many descriptors this process has open, if `/proc` tells.
 pub fn open_descriptors() -> Option<usize> {
+    // Since Linux 6.2 the size is their number, and 0 before.
+    let listed = fs::metadata(DESCRIPTORS).ok()?.len();
+    if listed > 0 {
+        return usize::try_from(listed).ok();
+    }
     // One is that of the list itself.
-    Some(
-        fs::read_dir("/proc/self/fd")
-            .ok()?
-            .count()
-            .saturating_sub(1),
-    )
+    Some(fs::read_dir(DESCRIPTORS).ok()?.count().saturating_sub(1))
 }
 
 /// The minimum of `/proc/meminfo` and the limits of the cgroups in `/proc/self/cgroup`.
@@ -513,6 +513,9 @@ const MOST_ARENAS: usize = 4;
 /// The size in bytes from which a block gets a mapping of its own.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LARGE_BLOCK: i32 = 128 << 10;
+
+/// Has an entry for each descriptor of this process.
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 #[cfg(test)]
 mod tests {
