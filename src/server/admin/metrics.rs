@@ -351,22 +351,13 @@ impl Metrics {
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.write(format_args!("{PREFIX}{name}"));
+        self.0.push_str(PREFIX);
+        self.0.push_str(name);
         let mut before = '{';
         for (label, text) in labels {
             self.0.push(before);
             before = ',';
-            self.0.push_str(label);
-            self.0.push_str("=\"");
-            for letter in text.chars() {
-                match letter {
-                    '\\' => self.0.push_str("\\\\"),
-                    '"' => self.0.push_str("\\\""),
-                    '\n' => self.0.push_str("\\n"),
-                    letter => self.0.push(letter),
-                }
-            }
-            self.0.push('"');
+            self.label(label, text);
         }
         if !labels.is_empty() {
             self.0.push('}');
@@ -374,12 +365,29 @@ impl Metrics {
         self.write(format_args!(" {value}\n"));
     }
 
+    fn label(&mut self, label: &str, text: &str) {
+        self.0.push_str(label);
+        self.0.push_str("=\"");
+        if text.contains(['\\', '"', '\n']) {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+            self.0.push_str(&text.replace('\n', "\\n"));
+        } else {
+            self.0.push_str(text);
+        }
+        self.0.push('"');
+    }
+
+    /// Most of the text: what the lines have in common is rendered once.
     fn histogram(&mut self, name: &str, site: &str, histogram: &HistogramCounts) {
         let mut count = 0;
-        let bucket = format!("{name}_bucket");
+        let mut line = Self(format!("{PREFIX}{name}_bucket{{"));
+        line.label("site", site);
+        line.0.push_str(",le=\"");
         for (bound, more) in BOUNDS.iter().zip(histogram.buckets) {
             count += more;
-            self.sample(&bucket, &[("site", site), ("le", bound)], count);
+            self.0.push_str(&line.0);
+            self.0.push_str(bound);
+            self.write(format_args!("\"}} {count}\n"));
         }
         let sum = histogram.sum_us as f64 / 1e6;
         self.sample(&format!("{name}_sum"), &[("site", site)], sum);
@@ -411,5 +419,12 @@ mod tests {
             assert_eq!(text.parse(), Ok(f64::from(ms) / 1000.0));
         }
         assert_eq!(BOUNDS.last(), Some(&"+Inf"));
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut out = Metrics(String::new());
+        out.sample("x", &[("site", "a\\b\"c\nd"), ("y", "z")], 1);
+        assert_eq!(out.0, "swiftiply_x{site=\"a\\\\b\\\"c\\nd\",y=\"z\"} 1\n");
     }
 }

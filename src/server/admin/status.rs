@@ -14,7 +14,7 @@ struct SiteDetails<'v> {
     uptime: u64,
     history: HistoryView,
     /// The backends that have dialled in.
-    processes: Vec<&'v BackendView>,
+    processes: Vec<BackendView>,
 }
 
 /// `GET /sites`
@@ -27,7 +27,7 @@ struct SiteList {
 #[derive(Serialize)]
 struct BackendList<'v> {
     /// Those that have dialled in.
-    backends: &'v [BackendView],
+    backends: Vec<BackendView>,
     servers: Vec<SiteServer<'v>>,
     /// What is drained.
     drained: &'v [DrainedView],
@@ -67,12 +67,11 @@ pub(super) fn site(request: &AdminRequest<'_>) -> AdminResponse {
         .lock()
         .site(&site.name)
         .cloned();
-    let own = view.connected.iter();
     let details = SiteDetails {
         site,
         uptime: view.uptime,
         history: HistoryView::new(track.as_ref(), (5, 300)),
-        processes: own.filter(|backend| backend.is_of(running)).collect(),
+        processes: view.connected(Some(running)),
     };
     AdminResponse::json(200, &details)
 }
@@ -94,7 +93,7 @@ pub(super) fn backends(request: &AdminRequest<'_>) -> AdminResponse {
         })
     });
     let list = BackendList {
-        backends: &view.connected,
+        backends: view.connected(None),
         servers: servers.collect(),
         drained: &view.drained,
     };

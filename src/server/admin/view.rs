@@ -28,6 +28,8 @@ pub(super) use self::requests::{HistoryView, RequestView, TimesView};
 pub(super) use self::sites::{ServerView, SiteView, UP};
 use self::time::unix_time;
 use super::context::AdminContext;
+use crate::backend::drained::Drained;
+use crate::backend::registration::ConnectedBackend;
 use crate::process;
 use crate::server::history::{Sample, Track};
 use crate::server::snapshot::{Site, Snapshot};
@@ -71,7 +73,9 @@ pub(super) struct View {
     pub(super) unrouted: RequestView,
     /// All backends that have dialled in, oldest first.
     #[serde(skip)]
-    pub(super) connected: Vec<BackendView>,
+    connected: Vec<ConnectedBackend>,
+    #[serde(skip)]
+    drained_names: Arc<Drained>,
     /// The configuration that the sites are from.
     #[serde(skip)]
     pub(super) snapshot: Arc<Snapshot>,
@@ -171,9 +175,22 @@ impl View {
             history: HistoryView::new(Some(&track), (1, 60)),
             sites,
             unrouted,
-            connected: BackendView::all(connected, &drained),
+            connected,
+            drained_names: drained,
             snapshot,
         }
+    }
+
+    /// The backends that have dialled in: all, or those of a site. Sites that share an address and a key share them.
+    pub(super) fn connected(&self, site: Option<&Site>) -> Vec<BackendView> {
+        let is_of = |site: &Site, backend: &ConnectedBackend| {
+            site.keys.contains(&backend.key) && site.addresses().any(|one| one == backend.address)
+        };
+        let backends = self.connected.iter();
+        let backends = backends.filter(|backend| site.is_none_or(|site| is_of(site, backend)));
+        backends
+            .map(|backend| BackendView::new(backend, &self.drained_names))
+            .collect()
     }
 
     /// The site with this name in logs, or with this host name.

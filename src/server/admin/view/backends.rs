@@ -12,10 +12,10 @@ use crate::server::snapshot::Site;
 #[derive(Serialize)]
 pub(in crate::server::admin) struct BackendView {
     /// The id that it sent; not unique.
-    pub(in crate::server::admin) id: String,
+    id: String,
     /// Where it has dialled in from, and at which address.
-    pub(in crate::server::admin) from: String,
-    pub(in crate::server::admin) at: String,
+    from: String,
+    at: String,
     /// `idle` or `busy`.
     state: &'static str,
     /// For how many seconds.
@@ -24,8 +24,6 @@ pub(in crate::server::admin) struct BackendView {
     drained: bool,
     /// Complete responses.
     requests: u64,
-    #[serde(skip)]
-    key: Box<[u8]>,
 }
 
 /// Numbers of backends.
@@ -40,23 +38,16 @@ pub(in crate::server::admin) struct BackendCounts {
 pub(super) struct BackendGroups<'b>(HashMap<&'b str, HashMap<&'b [u8], BackendCounts>>);
 
 impl BackendView {
-    pub(super) fn all(connected: Vec<ConnectedBackend>, drained: &Drained) -> Vec<Self> {
-        let all = connected.into_iter().map(|backend| Self {
+    pub(super) fn new(backend: &ConnectedBackend, drained: &Drained) -> Self {
+        Self {
             drained: drained.has_backend(&backend.id, &backend.peer),
             id: backend.id.to_string(),
             from: backend.peer.to_string(),
-            at: backend.address,
+            at: backend.address.clone(),
             state: if backend.is_idle { "idle" } else { "busy" },
             since: backend.since,
             requests: backend.responses,
-            key: backend.key,
-        });
-        all.collect()
-    }
-
-    /// Whether it is one of the backends of a site. Sites that share an address and a key share its backends.
-    pub(in crate::server::admin) fn is_of(&self, site: &Site) -> bool {
-        site.keys.contains(&self.key) && site.addresses().any(|one| one == self.at)
+        }
     }
 }
 
