@@ -1,39 +1,28 @@
 //! When a connection may be dialled, and what each attempt means for the others.
 //!
-//! While a server cannot be reached, one connection probes it on behalf of all, with the pauses of a
+//! While no connection to a server is open, one probes it on behalf of all, with the pauses of a
 //! [`Backoff`](crate::client::Backoff): three times briefly, then longer and longer. If the host refuses the connection,
 //! the pause is a second at most, since its server may be restarting; if it does not respond or does not accept us, 20 s
 //! at most.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dial_state::DialPermission;
 use super::handle::ConnectionHandle;
 use super::server::ServerAddress;
-use super::shared::AccessShared;
+use super::shared::{AccessShared, ApplicationState};
 
 impl AccessShared {
-    /// Waits until the connection may be dialled, and as long as the application is down. `None`: it is not wanted any
-    /// more.
-    pub(super) fn wait_to_dial(&self, handle: &ConnectionHandle) -> Option<DialPermission> {
+    /// Waits until a connection is to be dialled. `None`: a drain has begun.
+    pub(super) fn next_to_dial(&self) -> Option<(Arc<ConnectionHandle>, DialPermission)> {
         let mut state = self.state.lock();
-        loop {
-            if state.draining || !handle.is_wanted() {
-                return None;
-            }
+        while !state.draining {
             let mut until = None;
             if state.up {
-                let dialling = state.dialling.entry(handle.server.number).or_default();
-                let now = Instant::now();
-                if !dialling.is_failing {
-                    return Some(DialPermission::Plain);
-                }
-                if !dialling.is_probing {
-                    if dialling.retry_at <= now {
-                        dialling.is_probing = true;
-                        return Some(DialPermission::Probe);
-                    }
-                    until = Some(dialling.retry_at);
+                match self.find_to_dial(&mut state) {
+                    Ok(found) => return Some(found),
+                    Err(due) => until = due,
                 }
             }
             match until {
@@ -41,6 +30,35 @@ impl AccessShared {
                 None => self.changed.wait(&mut state),
             }
         }
+        None
+    }
+
+    /// A connection that may be dialled now, or when one may. Forgets those that are not wanted any more.
+    fn find_to_dial(
+        &self,
+        state: &mut ApplicationState,
+    ) -> Result<(Arc<ConnectionHandle>, DialPermission), Option<Instant>> {
+        let now = Instant::now();
+        let mut until: Option<Instant> = None;
+        let mut connections = self.connections.lock();
+        connections.retain(|handle| handle.is_wanted() || !handle.is_free());
+        for handle in connections.iter().filter(|handle| handle.is_free()) {
+            let dialling = state.dialling.entry(handle.server.number).or_default();
+            let permission = match (dialling.is_failing, dialling.is_probing) {
+                (false, _) if dialling.connections > 0 => DialPermission::Plain,
+                (_, true) => continue,
+                (true, false) if dialling.retry_at > now => {
+                    let due = dialling.retry_at;
+                    until = Some(until.map_or(due, |until| until.min(due)));
+                    continue;
+                }
+                _ => DialPermission::Probe,
+            };
+            dialling.is_probing |= permission == DialPermission::Probe;
+            handle.take();
+            return Ok((Arc::clone(handle), permission));
+        }
+        Err(until)
     }
 
     /// A server could not be dialled, or did not accept a connection. `is_cheap`: it may be asked again soon.

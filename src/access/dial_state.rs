@@ -35,9 +35,9 @@ pub(super) struct DialBurst {
 /// The permission to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DialPermission {
-    /// The server can be reached; all connections may dial.
+    /// Connections to the server are open; all others may dial.
     Plain,
-    /// The server could not be reached; this connection probes it on behalf of all.
+    /// None is open; this connection probes the server on behalf of all.
     Probe,
 }
 

@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
-use super::connection;
 use super::handle::ConnectionHandle;
 use super::running::RunningConfig;
 use super::server::{DialTarget, ServerAddress};
 use super::shared::AccessShared;
 use crate::config::Address;
-use crate::process::{self, reason};
+use crate::process::reason;
 
 /// The servers that are dialled: the data of the dialer's thread.
 #[derive(Default)]
@@ -138,7 +137,7 @@ impl Dialer {
 
 impl AccessShared {
     /// Starts or ends connections to a server until there are `count`.
-    fn set_connections(self: &Arc<Self>, server: &Arc<ServerAddress>, count: usize) {
+    fn set_connections(&self, server: &Arc<ServerAddress>, count: usize) {
         let connections = self.connections();
         let own = connections
             .iter()
@@ -151,24 +150,14 @@ impl AccessShared {
         }
         for _ in own.len()..count {
             let handle = Arc::new(ConnectionHandle::new(Arc::clone(server)));
-            self.connections.lock().push(Arc::clone(&handle));
-            let shared = Arc::clone(self);
-            let own = Arc::clone(&handle);
-            let started = process::thread("connection", move || connection::run(&shared, &own));
-            if let Err(error) = started {
-                self.connections
-                    .lock()
-                    .retain(|other| !Arc::ptr_eq(other, &handle));
-                log::error!("{server}: {error}");
-                break;
-            }
+            self.connections.lock().push(handle);
         }
         self.wake_all();
     }
 
     /// Wakes the threads that wait to dial, since some are not wanted any more. Takes the lock, so that a thread that
     /// has just checked does not miss it.
-    fn wake_all(&self) {
+    pub(super) fn wake_all(&self) {
         let _state = self.state.lock();
         self.changed.notify_all();
     }

@@ -226,9 +226,9 @@ impl Buffers {
                         502
                     }
                     RelayError::NoBackend => {
-                        let most = request.settings.config.connections;
+                        let most = request.settings.config.places;
                         let patience = request.rules.first_byte;
-                        log::warn!("{to}: no place in {patience:?}: connections ({most})");
+                        log::warn!("{to}: no place in {patience:?}: places ({most})");
                         503
                     }
                     RelayError::Unreachable => 502,

@@ -1,10 +1,11 @@
 //! What other threads know about a dialled connection, and how they end it.
 //!
-//! The connection belongs to its own thread. A thread that wants it to end (the application is down, a drain, a new
+//! The connection belongs to the thread that dials it, to the poller while it is idle, and to a worker while it serves a
+//! request. A thread that wants it to end (the application is down, a drain, a new
 //! configuration) uses its [`ConnectionHandle`]: an idle connection is closed at once, a busy one ends itself after its
 //! exchange.
 //!
-//! **Invariant**: the connection's thread marks it as idle and then checks whether it is wanted; another thread marks it
+//! **Invariant**: its owner marks it as idle and then checks whether it is wanted; another thread marks it
 //! as unwanted and then checks whether it is idle. So at least one of them sees the other, and no unwanted connection
 //! stays.
 
@@ -21,6 +22,8 @@ use crate::net::stream::{Pending, Stream};
 pub(super) struct ConnectionHandle {
     pub(super) server: Arc<ServerAddress>,
     wanted: AtomicBool,
+    /// It is being dialled, or exists.
+    taken: AtomicBool,
     /// One of the constants below.
     state: AtomicU8,
     /// A second handle of its socket while it is connected.
@@ -41,6 +44,7 @@ impl ConnectionHandle {
         Self {
             server,
             wanted: AtomicBool::new(true),
+            taken: AtomicBool::new(false),
             state: AtomicU8::new(DISCONNECTED),
             stream: Mutex::default(),
         }
@@ -48,6 +52,16 @@ impl ConnectionHandle {
 
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::SeqCst)
+    }
+
+    /// Whether it is neither being dialled nor connected.
+    pub(super) fn is_free(&self) -> bool {
+        !self.taken.load(Ordering::SeqCst)
+    }
+
+    /// A thread is about to dial it.
+    pub(super) fn take(&self) {
+        self.taken.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -67,10 +81,11 @@ impl ConnectionHandle {
         *self.stream.lock() = Some(Arc::new(stream));
     }
 
-    /// It is not connected any more.
+    /// It is not connected any more, and may be dialled again.
     pub(super) fn set_disconnected(&self) {
         self.state.store(DISCONNECTED, Ordering::SeqCst);
         self.stream.lock().take();
+        self.taken.store(false, Ordering::SeqCst);
     }
 
     /// It waits for a request.

@@ -7,7 +7,7 @@
 //! In reading order; each file imports only from files below it in this list:
 //!
 //! - [`dialer`]: which servers are dialled.
-//! - [`connection`]: one dialled connection, from dialling to its end.
+//! - [`connection`]: the dialled connections, each from dialling to its end, and their threads.
 //! - [`forward`]: one exchange on it, driven with the same state machine as in the server ([`relay`](crate::relay)).
 //! - [`watch`]: checks whether the application responds.
 //! - [`application`]: the connection to the application that an exchange uses.
@@ -19,16 +19,19 @@
 //!
 //! | thread | how many | does | never does |
 //! |---|---|---|---|
-//! | `connection` | `connections` for each address of a server | dials, forwards requests, one at a time | decide that the application is up; only that it cannot be reached |
+//! | `worker` | as many as there have been requests at a time, up to `places` and two | serves requests, one at a time | decide that the application is up; only that it cannot be reached |
+//! | `dial` | three | dials, one connection at a time | serve requests |
+//! | `tick` | one | counts connections as accepted that were not closed at once | serve requests |
 //! | `dialer` | one | looks up host names again | wait for a server |
 //! | `tunnels` | one | carries the bytes of upgraded connections, which have left their threads | wait for a single one of them |
 //! | `watch` | one | checks whether the application responds | carry requests |
 //! | `command` | one, if there is a command | starts it, waits for its end, starts it again | end before its process has |
 //!
-//! There is one thread for each dialled connection: as many as the application's requests at a time, for each server,
-//! which is few. While its exchange waits, a connection's thread watches both sockets, so that it notices at once when
-//! the server disconnects because its client has. While a request waits for a permit, the thread checks four times a
-//! second.
+//! Idle connections are parked, as in the server, and cost no thread, so there may be thousands of them. An exchange has
+//! a worker to its end: the application takes few requests at a time. While the exchange waits, its worker watches both
+//! sockets, so that it notices at once when the server disconnects because its client has. While a request waits for a
+//! permit, the worker checks four times a second. Requests that find no worker stay in their sockets; one whose server
+//! has left meanwhile is not forwarded.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
@@ -58,6 +61,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use self::command::SupervisedCommand;
+use self::connection::DialledConnections;
 use self::running::RunningConfig;
 pub use self::running::StartError;
 use self::shared::AccessShared;
@@ -70,6 +74,7 @@ use crate::process;
 #[derive(Debug)]
 pub struct Access {
     shared: Arc<AccessShared>,
+    connections: Arc<DialledConnections>,
     command: Mutex<Option<SupervisedCommand>>,
     tunnels: Option<JoinHandle<()>>,
 }
@@ -93,6 +98,7 @@ impl Access {
         let settings = shared.settings();
         let mut access = Self {
             shared: Arc::clone(&shared),
+            connections: Arc::new(DialledConnections::new(&shared)?),
             command: Mutex::default(),
             tunnels: None,
         };
@@ -105,6 +111,7 @@ impl Access {
         // These threads end by themselves, soon after a drain has begun.
         process::thread("watch", move || watch::run(&own))?;
         process::thread("dialer", move || dialer::run(&shared))?;
+        access.connections.start()?;
         Ok(access)
     }
 
@@ -127,7 +134,7 @@ impl Access {
         if old.to != new.to || old.command != new.command {
             self.shared.set_down("the configuration has another one");
         }
-        self.shared.limit.limit(new.connections);
+        self.shared.limit.limit(new.places);
         let mut state = self.shared.state.lock();
         state.check_now = true;
         state.config_changed = true;
@@ -234,9 +241,7 @@ impl Access {
 impl Drop for Access {
     fn drop(&mut self) {
         self.begin_drain();
-        for handle in self.shared.connections() {
-            handle.abort();
-        }
+        self.connections.stop();
         self.stop_command(Duration::ZERO);
         self.shared.tunnels.stop();
         if let Some(thread) = self.tunnels.take() {

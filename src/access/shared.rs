@@ -64,7 +64,7 @@ impl AccessShared {
     /// Those of the system when the tunnels are created.
     pub(super) fn new(settings: RunningConfig) -> io::Result<Self> {
         let limit = Arc::new(ApplicationLimit::new(0));
-        limit.limit(settings.config.connections);
+        limit.limit(settings.config.places);
         Ok(Self {
             limit,
             state: Mutex::default(),

@@ -27,7 +27,9 @@ pub struct AccessConfig {
     pub ssl: Option<Ssl>,
     /// The address of the application (`to`).
     pub to: Address,
-    /// Connections to each server, and most concurrent requests to the application (`connections`).
+    /// Most concurrent requests to the application (`places`).
+    pub places: usize,
+    /// Connections to each server (`connections`).
     pub connections: usize,
     /// Health checks of the application (`check`).
     pub check: ApplicationCheck,
@@ -90,8 +92,8 @@ pub struct AccessOverrides {
     pub key_file: Option<String>,
     /// `--to`
     pub to: Option<String>,
-    /// `--connections`
-    pub connections: Option<String>,
+    /// `--places`
+    pub places: Option<String>,
     /// The command after `--`; empty: that of the file.
     pub command: Vec<String>,
     /// The base of relative paths; `None`: the working directory.
@@ -211,17 +213,23 @@ fn access(top: &Section, overrides: &AccessOverrides) -> AccessConfig {
         first_byte: time("first_byte", 300),
         backend: time("backend", 300),
     };
-    let connections = value::count(1..=MOST_CONNECTIONS);
+    let count = value::count(1..=MOST_CONNECTIONS);
+    let places = match &overrides.places {
+        None => top.take("places", &count),
+        Some(text) => commanded(top, "places", text, &count),
+    };
+    let connections = top.take("connections", &count);
+    let number = |wanted: Option<u64>, other: Option<u64>| {
+        let count = wanted.or(other);
+        count.map_or(DEFAULT_PLACES, |count| count as usize)
+    };
     AccessConfig {
         connect: connect(top, overrides),
         key: key(top, overrides),
         ssl: ssl(top),
         to: to(top, overrides),
-        connections: match &overrides.connections {
-            None => top.take("connections", connections),
-            Some(text) => commanded(top, "connections", text, connections),
-        }
-        .map_or(8, |count| count as usize),
+        places: number(places, connections),
+        connections: number(connections, places),
         check: check(top),
         command: match overrides.command.is_empty() {
             true => command(top),
@@ -452,6 +460,8 @@ fn signals(top: &Section) -> Vec<&'static str> {
 /// Where execvp(3) searches without PATH.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
+/// Places, if neither they nor the connections are configured.
+const DEFAULT_PLACES: usize = 8;
 /// Most connections; far more than any one application accepts.
 const MOST_CONNECTIONS: u64 = 1000;
 
@@ -496,6 +506,7 @@ mod tests {
                 own: Some(("/etc/own.pem".into(), "/etc/own.pem".into())),
             }),
             to: tcp("127.0.0.1", 3000),
+            places: 3,
             connections: 3,
             check: ApplicationCheck {
                 uri: Some("/up?quick".into()),
@@ -521,20 +532,23 @@ mod tests {
         let overrides = AccessOverrides {
             connect: vec!["[::1]:30001".into()],
             to: Some("unix:/app.sock".into()),
-            connections: Some("2".into()),
+            places: Some("2".into()),
             command: vec!["./app".into()],
             ..AccessOverrides::default()
         };
-        for file in [
-            "",
-            "{connect: 'a:1', to: 'b:2', connections: 9, command: x}",
+        for (file, connections) in [
+            ("", 2),
+            (
+                "{connect: 'a:1', to: 'b:2', places: 7, connections: 9, command: x}",
+                9,
+            ),
         ] {
             let access = read(file, &overrides).unwrap();
             assert_eq!(access.connect[0].to_string(), "[::1]:30001");
             assert_eq!(access.to.to_string(), "unix:/app.sock");
             assert_eq!(
-                (access.connections, access.command),
-                (2, vec!["./app".to_string()])
+                (access.places, access.connections, access.command),
+                (2, connections, vec!["./app".to_string()])
             );
         }
     }
@@ -604,13 +618,13 @@ mod tests {
             "a.yml: not a configuration; write keys and values, connect: 127.0.0.1:30000",
         );
         let overrides = AccessOverrides {
-            connections: Some("many".into()),
+            places: Some("many".into()),
             ..AccessOverrides::default()
         };
         let problems = read("{connect: 'a:1', to: 'b:1'}", &overrides).unwrap_err();
         assert_eq!(
             problems,
-            "command line: connections \"many\": write a number from 1 to 1000"
+            "command line: places \"many\": write a number from 1 to 1000"
         );
     }
 }

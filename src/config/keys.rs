@@ -506,6 +506,7 @@ const ACCESS: &[ConfigKey] = &[
     key("ssl.certfile", KeyLevel::Access, KeyStatus::Now),
     key("ssl.keyfile", KeyLevel::Access, KeyStatus::Now),
     key("to", KeyLevel::Access, KeyStatus::Now),
+    key("places", KeyLevel::Access, KeyStatus::Now),
     key("connections", KeyLevel::Access, KeyStatus::Now),
     key("check", KeyLevel::Access, KeyStatus::Now),
     key("check.uri", KeyLevel::Access, KeyStatus::Now),

@@ -122,3 +122,36 @@ fn drain_without_server() {
     assert_eq!(access.wait().code(), Some(0));
     drop((app, queue));
 }
+
+/// Idle connections cost no threads, and places are counted apart from them.
+#[test]
+fn many_connections() {
+    let proxy = Proxy::start(&site(""));
+    let app = EchoServer::start();
+    let yaml = format!(
+        "{{connect: '{}', to: '{}', places: 2, connections: 300}}",
+        proxy.dial_in(),
+        app.address()
+    );
+    let access = Access::start(&yaml, &[]);
+    proxy.wait_for_logs(" joined ", 300);
+    app.hold(true);
+    let mut visitors: Vec<_> = (0..6).map(|n| proxy.ask(&format!("/hold/{n}"))).collect();
+    wait_until("requests at the application", || app.held() == 2);
+    let status = fs::read_to_string(format!("/proc/{}/status", access.pid())).unwrap();
+    let number = |key: &str| -> usize {
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        let number = line.split_whitespace().nth(1);
+        number.unwrap().parse().unwrap()
+    };
+    assert!(number("Threads:") < 18, "{status}");
+    assert!(number("VmRSS:") < 16 << 10, "{status}");
+    app.hold(false);
+    for (n, visitor) in visitors.iter_mut().enumerate() {
+        assert_eq!(visitor.answer().text(), format!("/hold/{n}"));
+    }
+    assert_eq!(app.most(), 2);
+    drop(visitors);
+    access.finish();
+    proxy.finish();
+}

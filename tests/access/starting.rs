@@ -56,7 +56,7 @@ fn problems() {
         (
             "connect: 'a:1'",
             &["-n", "x"],
-            "command line: connections \"x\": write a number",
+            "command line: places \"x\": write a number",
         ),
         (
             "connect: 'a:1'",

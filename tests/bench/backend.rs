@@ -1,6 +1,6 @@
 //! The backend of the benchmark: one thread, one epoll set.
 //!
-//! `bench-backend listen PORT` is an ordinary HTTP/1.1 server on 127.0.0.1; `bench-backend dial PORT COUNT` dials in at
+//! `bench-backend listen PORT` is an ordinary HTTP/1.1 server on all addresses; `bench-backend dial PORT COUNT` dials in at
 //! that port with COUNT connections and dials again when one is closed. With `single` in front it is a single-threaded
 //! application: while it works on a request, it does nothing else. It prints `ready` when it can take requests.
 //!
@@ -341,7 +341,7 @@ impl Connection {
 }
 
 fn listen(port: usize) -> TcpListener {
-    let listener = TcpListener::bind(("127.0.0.1", port as u16)).expect("the port");
+    let listener = TcpListener::bind(("0.0.0.0", port as u16)).expect("the port");
     listener
         .set_nonblocking(true)
         .expect("a listener that does not block");

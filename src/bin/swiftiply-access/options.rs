@@ -46,9 +46,9 @@ const OPTIONS: &[CommandOption] = &[
     ),
     CommandOption(
         "n",
-        "connections",
+        "places",
         "N",
-        "connections to each server, and requests at a time (8)",
+        "requests at a time at the application (8)",
     ),
     CommandOption(
         "t",
@@ -103,7 +103,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
         overrides: AccessOverrides {
             key_file: matches.opt_str("key-file"),
             to: matches.opt_str("to"),
-            connections: matches.opt_str("connections"),
+            places: matches.opt_str("places"),
             connect: matches.free,
             command,
             directory: None,
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(invocation.file, Some("d".into()));
         let overrides = invocation.overrides;
         assert_eq!(overrides.connect, ["a:1", "c:3"]);
-        assert_eq!(overrides.connections.as_deref(), Some("4"));
+        assert_eq!(overrides.places.as_deref(), Some("4"));
         assert_eq!(overrides.to.as_deref(), Some("b:2"));
         assert_eq!(overrides.key_file.as_deref(), Some("c"));
         assert_eq!(overrides.command, ["puma", "-b", "unix:x", "--", "-n", "5"]);
