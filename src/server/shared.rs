@@ -72,7 +72,7 @@ pub(crate) struct Shared {
     pub(super) history: Mutex<History>,
     /// When the last reload ended, and why it failed, if it did.
     pub(super) reload: Mutex<Option<(SystemTime, Result<(), String>)>>,
-    /// The certificates from files, for clients and backends; see [`certificates`](super::admin::certificates).
+    /// The certificates from files, for clients and backends.
     pub(super) certificates: Mutex<Vec<FileCertificate>>,
     /// The responses to authorities that validate our names.
     pub(crate) challenges: Arc<Challenges>,

@@ -60,7 +60,7 @@ const fn served(request: &'static str, act: fn(&mut Backend), received: u64) -> 
 const CHUNKED: &str = "POST /a HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n\
                        3\r\nabc\r\n8;x=y\r\ndefghijk\r\n0\r\nTrailer: t\r\n\r\n";
 const LARGE: &str = "POST /a HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n\
-                     3\r\nabc\r\nffff\r\n";
+                     3\r\nxyz\r\nffff\r\n";
 
 fn reply(backend: &mut Backend) {
     backend.request();
@@ -205,7 +205,7 @@ fn every_kind_of_request() {
         if index == 1 {
             // It has a backend, which has had a part of it.
             let last = cases.last_mut().unwrap();
-            last.act = Some(|backend: &mut Backend| _ = backend.read_to("abc"));
+            last.act = Some(|backend: &mut Backend| _ = backend.read_to("xyz"));
         }
         for case in cases {
             let before = counted(&proxy, site, case.status, case.reason);
