@@ -455,7 +455,7 @@ fn slow_scripts_hold_no_worker() {
 #[test]
 fn connections_are_used_again_but_not_kept_from_others() {
     needs!(PHP_FPM);
-    // Whoever keeps the only process keeps all others waiting.
+    // One request keeps the only process, and all others wait.
     let php = Php::start(1);
     php.write("a.php", "<?php echo 'a';");
     let sites = php.site("test", ", timeouts: {idle: 600}") + &php.site("other", "");

@@ -53,7 +53,7 @@ fn values(section: &Section) -> ServerTlsConfig {
     if insecure {
         section.note(
             INSECURE,
-            ": WARNING: the server's certificate is not verified, so whoever is between can read and change everything; \
+            ": WARNING: the server's certificate is not verified, so anyone in between can read and change everything; \
              write ca instead, or fingerprint for a certificate that is signed by itself",
         );
     }

@@ -163,6 +163,6 @@ impl Elements {
 }
 
 /// How often to ask Redis for elements while requests wait and none are available: without messages from Redis, and with
-/// them, since elements that are entered anew send none.
+/// them, since elements that applications enter send none.
 pub(super) const POLL: Duration = Duration::from_millis(25);
 pub(super) const POLL_BESIDE_MESSAGES: Duration = Duration::from_millis(200);
