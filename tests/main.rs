@@ -42,6 +42,7 @@ mod redirects;
 mod redis;
 mod requests;
 mod responses;
+mod routes;
 mod running;
 mod secure;
 mod slow;

@@ -61,6 +61,7 @@ impl Default for SiteConfig {
         Self {
             name: "default".into(),
             incoming: Vec::new(),
+            route: None,
             default: false,
             tls: None,
             client_ca: None,

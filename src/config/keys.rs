@@ -65,6 +65,14 @@ pub(super) fn check(
     section(findings, level, map, place, "");
 }
 
+/// The key with parts of a site, each of which also has keys of sites.
+pub(super) const ROUTES: &str = "routes";
+
+/// Whether sites have this key; dotted.
+pub(super) fn is_of_site(name: &str) -> bool {
+    find(name, KeyLevel::Site).is_some()
+}
+
 fn section(
     findings: &Findings,
     level: KeyLevel,
@@ -96,7 +104,7 @@ fn section(
         }
         // Loggers of other kinds have keys of their own.
         let foreign = name == "logger" && !is_own_logger(node);
-        if key.stage != KeyStatus::Now || foreign {
+        if key.stage != KeyStatus::Now || foreign || dotted == ROUTES {
             continue;
         }
         let inner = format!("{dotted}.");
@@ -352,6 +360,10 @@ const KEYS: &[ConfigKey] = &[
     key("fastcgi_root", KeyLevel::Site, KeyStatus::Now),
     key("fastcgi_params", KeyLevel::Site, KeyStatus::Now),
     key("backup", KeyLevel::Site, KeyStatus::Now),
+    key("routes", KeyLevel::Site, KeyStatus::Now),
+    key("routes.match", KeyLevel::Site, KeyStatus::Now),
+    key("routes.strip", KeyLevel::Site, KeyStatus::Now),
+    key("routes.rewrite", KeyLevel::Site, KeyStatus::Now),
     key("order", KeyLevel::Site, KeyStatus::Now),
     key("retries", KeyLevel::Site, KeyStatus::Now),
     key("redeployable", KeyLevel::Site, KeyStatus::Now),

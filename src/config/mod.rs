@@ -18,6 +18,7 @@
 //! top level),
 //! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip`, `logs` and `pages` (`map`), [`access`] (the file of
 //! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
+//! `routes` reads the parts of a site that have backends of their own.
 //! `redirects` and `headers` read what a site sends by itself, or changes.
 
 pub mod access;
@@ -49,6 +50,7 @@ mod rate;
 mod raw;
 mod redirects;
 mod references;
+mod routes;
 mod section;
 mod server_tls;
 mod servers;
@@ -73,8 +75,8 @@ pub use types::{
     ChallengeKind, CheckConfig, ClientCertificate, ClientGroup, ClientRule, Config,
     DirectoryConfig, ExcludedRequests, ExternalAccount, FileCache, Filter, GzipConfig, Limits,
     LogDestination, LogLevel, Logger, Network, Order, Outgoing, PageCache, ProxyProtocol,
-    ProxyVersion, RateLimit, Redis, RequestIds, Scheduling, SiteConfig, SiteTls, SocketFileConfig,
-    StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
+    ProxyVersion, RateLimit, Redis, RequestIds, RouteConfig, Scheduling, SiteConfig, SiteTls,
+    SocketFileConfig, StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
 pub use types::{
     Cors, ExpiresRule, FastCgiConfig, HeaderRule, Hsts, Redirect, Reference, ServerConfig,

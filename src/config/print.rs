@@ -13,8 +13,8 @@ use serde_yaml::Value;
 use super::references;
 use super::types::{
     AccessFormat, AccessLogConfig, Address, CheckConfig, Config, DirectoryConfig, ExcludedRequests,
-    Filter, Limits, LogDestination, LogLevel, Logger, Outgoing, ProxyVersion, Reference,
-    RequestIds, ServerConfig, ServerTlsConfig, SiteConfig, SocketFileConfig, Symlinks,
+    Filter, Limits, LogDestination, LogLevel, Logger, Order, Outgoing, ProxyVersion, Reference,
+    RequestIds, RouteConfig, ServerConfig, ServerTlsConfig, SiteConfig, SocketFileConfig, Symlinks,
     SyslogConfig, Timeouts, Tls,
 };
 use super::written::time;
@@ -107,10 +107,46 @@ struct PrintedSite<'c> {
     others: &'c SiteConfig,
     #[serde(flatten)]
     backends: Backends<'c>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<PrintedRoute<'c>>,
     limits: SiteLimits,
     timeouts: SiteTimeouts,
     cache_directory: Option<&'c str>,
     cache_extensions: Option<&'c [String]>,
+}
+
+/// An entry of `routes`.
+#[derive(Serialize)]
+struct PrintedRoute<'c> {
+    r#match: &'c str,
+    strip: Option<bool>,
+    rewrite: Option<&'c str>,
+    #[serde(flatten)]
+    backends: Backends<'c>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    key: &'c [String],
+    order: Order,
+    #[serde(serialize_with = "time")]
+    timeout: Duration,
+    timeouts: RouteTimeouts,
+    limits: RouteLimits,
+}
+
+/// `timeouts` of a route.
+#[derive(Serialize)]
+struct RouteTimeouts {
+    #[serde(serialize_with = "time")]
+    first_byte: Duration,
+    #[serde(serialize_with = "time")]
+    backend: Duration,
+    #[serde(serialize_with = "time")]
+    connect: Duration,
+}
+
+/// `limits` of a route.
+#[derive(Serialize)]
+struct RouteLimits {
+    waiting: usize,
 }
 
 /// Where a site's backends come from.
@@ -191,17 +227,66 @@ impl<'c> PrintedConfig<'c> {
                 limits: &config.limits,
                 memory: config.memory,
             },
-            map: config.sites.iter().map(PrintedSite::of).collect(),
+            map: (config.sites.iter())
+                .filter(|site| site.route.is_none())
+                .map(|site| PrintedSite::of(site, &config.sites))
+                .collect(),
         }
     }
 }
 
 impl<'c> PrintedSite<'c> {
+    fn of(site: &'c SiteConfig, sites: &'c [SiteConfig]) -> Self {
+        let routes = sites.iter().filter_map(|other| {
+            let route = other.route.as_ref()?;
+            (route.site == site.name).then(|| PrintedRoute::of(route, other))
+        });
+        let (limits, pages) = (&site.limits, site.page_cache.as_ref());
+        Self {
+            others: site,
+            backends: Backends::of(site),
+            routes: routes.collect(),
+            limits: SiteLimits {
+                body: limits.body,
+                body_memory: limits.body_memory,
+                waiting: limits.waiting,
+            },
+            timeouts: SiteTimeouts::of(&site.timeouts),
+            cache_directory: pages.map(|pages| pages.directory.as_str()),
+            cache_extensions: pages.map(|pages| pages.extensions.as_slice()),
+        }
+    }
+}
+
+impl<'c> PrintedRoute<'c> {
+    fn of(route: &'c RouteConfig, site: &'c SiteConfig) -> Self {
+        let is_stripped = route.rewrite.as_deref() == Some("/");
+        Self {
+            r#match: &route.prefix,
+            strip: is_stripped.then_some(true),
+            rewrite: route.rewrite.as_deref().filter(|_| !is_stripped),
+            backends: Backends::of(site),
+            key: &site.keys,
+            order: site.order,
+            timeout: site.timeout,
+            timeouts: RouteTimeouts {
+                first_byte: site.timeouts.first_byte,
+                backend: site.timeouts.backend,
+                connect: site.timeouts.connect,
+            },
+            limits: RouteLimits {
+                waiting: site.limits.waiting,
+            },
+        }
+    }
+}
+
+impl<'c> Backends<'c> {
     fn of(site: &'c SiteConfig) -> Self {
-        let backends = match &site.directory {
+        match &site.directory {
             Some(DirectoryConfig::Static(servers)) if let Some(fastcgi) = &site.fastcgi => {
                 let root = fastcgi.root.as_ref();
-                Backends::FastCgi {
+                Self::FastCgi {
                     outgoing: servers,
                     server_connections: site.server_connections,
                     fastcgi_root: root.map(|root| root.to_string_lossy()),
@@ -209,10 +294,10 @@ impl<'c> PrintedSite<'c> {
                     fallback: site.fallback.is_none().then_some(false),
                 }
             }
-            None => Backends::DialIn {
+            None => Self::DialIn {
                 outgoing: &site.outgoing,
             },
-            Some(servers) => Backends::Servers {
+            Some(servers) => Self::Servers {
                 proxy: "traditional",
                 directory: match servers {
                     DirectoryConfig::Static(_) => "static",
@@ -225,19 +310,6 @@ impl<'c> PrintedSite<'c> {
                     .filter(|tls| **tls != ServerTlsConfig::default()),
                 check: site.check.as_ref(),
             },
-        };
-        let (limits, pages) = (&site.limits, site.page_cache.as_ref());
-        Self {
-            others: site,
-            backends,
-            limits: SiteLimits {
-                body: limits.body,
-                body_memory: limits.body_memory,
-                waiting: limits.waiting,
-            },
-            timeouts: SiteTimeouts::of(&site.timeouts),
-            cache_directory: pages.map(|pages| pages.directory.as_str()),
-            cache_extensions: pages.map(|pages| pages.extensions.as_slice()),
         }
     }
 }

@@ -97,6 +97,25 @@ impl<'a> Section<'a> {
         self.findings.problem(self.place(key, item), message);
     }
 
+    /// Reports a problem of a key, whatever its value is.
+    pub(super) fn problem_of(&self, key: &str, wrong: &str) {
+        let message = format!("{}{key}: {wrong}", self.prefix);
+        self.findings.problem(self.place(key, None), message);
+    }
+
+    /// The same section with other keys.
+    pub(super) fn with(&self, map: Map) -> Self {
+        Self {
+            map,
+            steps: self.steps.clone(),
+            inherited: self.inherited.clone(),
+            label: self.label.clone(),
+            prefix: self.prefix.clone(),
+            findings: self.findings,
+            directory: self.directory,
+        }
+    }
+
     /// Reports a missing key, or two that conflict, at the section itself.
     pub(super) fn problem(&self, message: &str) {
         let place = Location::File(self.steps.clone(), self.label.clone());

@@ -11,6 +11,7 @@ use super::fastcgi;
 use super::files;
 use super::gzip;
 use super::headers;
+use super::keys::ROUTES;
 use super::pages;
 use super::proxy_protocol;
 use super::rate;
@@ -48,19 +49,15 @@ pub(super) fn check(section: &Section, server: &TopLevel) -> SiteConfig {
     }
     let has = |key: &str| raw::get(&section.map, key).is_some();
     if has("servers") {
-        let message =
-            "servers: without proxy: traditional nothing connects to them; write that as well";
-        let place = section.place("servers", None);
-        section.findings.problem(place, message);
+        unconnected_servers(section);
     }
     match raw::get(&section.map, "outgoing") {
-        None if has("servers") => {}
-        None if raw::get(&section.map, "docroot").is_some() => {}
+        None if has("servers") || has("docroot") || has(ROUTES) => {}
         None if redirects::takes_all(&site) => {}
         None => {
             section.problem("no outgoing; write where backends dial in, outgoing: 127.0.0.1:30000")
         }
-        Some(Node::List(list)) if list.is_empty() && site.docroot.is_none() => {
+        Some(Node::List(list)) if list.is_empty() && site.docroot.is_none() && !has(ROUTES) => {
             section.note("outgoing", ": an empty list, so all requests get 503");
         }
         Some(_) => {}
@@ -71,6 +68,28 @@ pub(super) fn check(section: &Section, server: &TopLevel) -> SiteConfig {
         }
     }
     site
+}
+
+/// Reports servers of a site whose backends dial in.
+fn unconnected_servers(section: &Section) {
+    let wrong = "without proxy: traditional nothing connects to them; write that as well";
+    section.problem_of("servers", wrong);
+}
+
+/// Reports what a route lacks whose backends dial in.
+pub(super) fn check_dial_in(section: &Section) {
+    let has = |key: &str| raw::get(&section.map, key).is_some();
+    if has("servers") {
+        unconnected_servers(section);
+    } else if !matches!(raw::get(&section.map, "outgoing"), Some(node) if *node != Node::List(Vec::new()))
+    {
+        section.problem("no outgoing; write where backends dial in, outgoing: 127.0.0.1:30001");
+    }
+    for key in ["directory", "check", "send_proxy"] {
+        if has(key) {
+            section.note(key, ": has no effect without proxy: traditional");
+        }
+    }
 }
 
 /// Reads `request_id`.

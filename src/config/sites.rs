@@ -8,6 +8,7 @@ use super::overrides::Overrides;
 use super::problem::Location;
 use super::raw::{self, Map, Node, PathStep};
 use super::redirects;
+use super::routes;
 use super::section::Section;
 use super::site::{self, TopLevel};
 use super::types::{Address, SiteConfig};
@@ -55,6 +56,13 @@ pub(super) fn sites(top: &Section, server: &TopLevel, overrides: &Overrides) -> 
     }
     backups(&sections, &mut sites);
     redirects::loops(&sections, &sites, server.config);
+    for index in 0..sections.len() {
+        let routes = routes::routes(&sections[index], &sites[index], server);
+        for (section, site) in routes {
+            sections.push(section);
+            sites.push(site);
+        }
+    }
     shared_addresses(&sections, &sites);
     if entries.is_empty() {
         // Check `defaults` here if there are no entries: otherwise its problems would only show with the first entry.
@@ -72,7 +80,10 @@ pub(super) fn sites(top: &Section, server: &TopLevel, overrides: &Overrides) -> 
             None => top.place("backend_port", None),
         };
         names.check_default("backend_port", &section, place);
-        sites.push(site::check(&section, server));
+        let site = site::check(&section, server);
+        let routes = routes::routes(&section, &site, server);
+        sites.push(site);
+        sites.extend(routes.into_iter().map(|(_, route)| route));
     }
     sites
 }

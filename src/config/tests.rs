@@ -1149,6 +1149,9 @@ fn printing_and_loading_is_stable() {
     check(
         "cluster_port: 80\nmap: [{incoming: a, docroot: /w, outgoing: ['fastcgi:unix:/s', 'fastcgi://h:9'], fastcgi_root: /x, fastcgi_params: {A: 'b'}, server_connections: 3}, {incoming: b, docroot: /w, fallback: false, outgoing: 'fastcgi:h:9'}, {incoming: c, docroot: /w, fallback: /i.html, index: a.php, outgoing: 'fastcgi:h:9'}]\n",
     );
+    check(
+        "cluster_port: 80\ndefaults: {order: newest, routes: {match: /, outgoing: z:1}}\nmap: [{incoming: [a, b], timeout: 3, timeouts: {connect: 2}, limits: {waiting: 4}, routes: [{match: /api/, outgoing: [x:1, {to: x:2, prefix: /api/v}], key: k, strip: true, order: oldest}, {match: /ä, outgoing: 'http://y:1', rewrite: /b/, timeout: 5, timeouts: {backend: 7}, limits: {waiting: 8}, server_connections: 9, check: {uri: /up}}]}, {default: true, docroot: /}]\n",
+    );
     #[cfg(feature = "tls")]
     check(
         "cluster_port: 80\nmap: [{incoming: a, outgoing: ['https://x', 'http://y:1'], server_tls: {ca: /c, server_name: '::1', certfile: /d}}, {incoming: b, outgoing: 'https://x', server_tls: {insecure_skip_verify: true}}, {incoming: d, outgoing: 'https://x', server_tls: {fingerprint: '0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef'}}, {incoming: c, outgoing: 'https://x'}]\n",
@@ -1282,6 +1285,39 @@ fn backups() {
     let sites = config(text).sites;
     assert_eq!(sites[0].backup.as_deref(), Some("c"));
     assert_eq!(sites[1].backup, None);
+}
+
+#[test]
+fn routes_are_sites_behind_those_of_the_file() {
+    let text = "cluster_port: 80\nmap: [{incoming: a, outgoing: x:1, timeout: 3, key: k, basic_auth: false, order: oldest, timeouts: {backend: 5}, routes: [{match: /api/, outgoing: x:2, strip: true}, {match: /b, outgoing: 'http://y', rewrite: /c/, timeout: 4, server_connections: 2}]}, {incoming: b, routes: {match: /, outgoing: x:3}}]\n";
+    let sites = config(text).sites;
+    let names: Vec<_> = sites.iter().map(|site| site.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "a/api", "a/b", "b/"]);
+    let route = |index: usize| {
+        let route = sites[index].route.as_ref().expect("a route");
+        (
+            route.site.as_str(),
+            route.prefix.as_str(),
+            route.rewrite.as_deref(),
+        )
+    };
+    assert_eq!(route(2), ("a", "/api", Some("/")));
+    assert_eq!(route(3), ("a", "/b", Some("/c")));
+    assert_eq!(route(4), ("b", "/", None));
+    let api = &sites[2];
+    assert!(api.incoming.is_empty() && api.keys.is_empty() && !api.default);
+    assert_eq!(api.outgoing[0].to.to_string(), "x:2");
+    assert_eq!(
+        (api.timeout.as_secs(), api.timeouts.backend.as_secs()),
+        (3, 5)
+    );
+    assert_eq!((api.order, sites[4].order), (Order::Oldest, Order::Least));
+    assert_eq!(
+        (sites[3].timeout.as_secs(), sites[3].server_connections),
+        (4, 2)
+    );
+    // A site with routes needs no backends of its own.
+    assert!(sites[1].outgoing.is_empty());
 }
 
 #[test]

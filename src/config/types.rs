@@ -7,6 +7,7 @@ mod headers;
 mod log_level;
 mod redirect;
 mod reference;
+mod route;
 mod server;
 mod status;
 
@@ -25,6 +26,7 @@ pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use log_level::LogLevel;
 pub use redirect::{Hsts, Redirect};
 pub use reference::Reference;
+pub use route::RouteConfig;
 pub use server::{ServerConfig, ServerProtocol, ServerTlsConfig};
 pub use status::{SocketFileConfig, StatusConfig};
 
@@ -133,6 +135,9 @@ pub struct SiteConfig {
     /// Host names in lower case, without port. `*.example.com` is for all names with one label more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub incoming: Vec<String>,
+    /// The part of another site that this one is (`routes`); `None`: it is an entry of `map`.
+    #[serde(skip)]
+    pub route: Option<RouteConfig>,
     /// Gets the requests that match no other site's names.
     pub default: bool,
     /// Where the certificates for its names come from (`tls`); `None`: it has none of its own.

@@ -119,6 +119,11 @@ pub fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
     percent_decode(bytes).into()
 }
 
+/// Whether a part of a path is this text once it is decoded.
+pub fn decodes_to(part: &str, text: &str) -> bool {
+    percent_decode(part.as_bytes()).eq(text.bytes())
+}
+
 /// Encodes everything but the unreserved characters of RFC 3986 2.3, so that the result is one component of a path.
 pub fn encoded(bytes: &[u8]) -> String {
     percent_encode(bytes, RESERVED).to_string()

@@ -77,7 +77,10 @@ impl PendingRequest {
         if let Some(hold) = &self.hold {
             return format!("paused for longer than {:?}", hold.longest);
         }
-        let mut site = self.site();
+        let mut site = match self.supplier().settings.route {
+            Some(_) => self.supplier(),
+            None => self.site(),
+        };
         let mut text = format!("no backend in {:?}", site.settings.timeout);
         if site.switches.is_drained() {
             "drained".clone_into(&mut text);

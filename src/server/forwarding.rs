@@ -15,6 +15,7 @@ use crate::http::head::{Version, write_field, write_number_field};
 use crate::http::headers::Headers;
 use crate::http::request_id::X_REQUEST_ID;
 use crate::net::stream::Peer;
+use crate::server::routes::RoutedTarget;
 use crate::server::snapshot::Snapshot;
 
 /// How long a request waited in the queue, for the application.
@@ -60,10 +61,11 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// Appends the head as the application gets it. `client_address_field` is the field in which trusted proxies name the
+/// Appends the head as the application gets it, with the target that its route has given it. `client_address_field` is the field in which trusted proxies name the
 /// client.
 pub(super) fn render(
     request: &Request,
+    routed: Option<&RoutedTarget>,
     client_address_field: &str,
     site: &config::SiteConfig,
     queue: &QueueTime,
@@ -73,11 +75,13 @@ pub(super) fn render(
         RequestBody::Empty | RequestBody::Stream { .. } => request.head.framing,
         body => Framing::Length(body.length()),
     };
+    let prefix = routed.map_or("", |routed| &routed.prefix);
     // A client must not pose as a proxy, and no field is to be sent twice.
     let keep = |name: &[u8]| {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         let among = |names: &[&str]| names.iter().any(|known| is(known));
         !(site.xforwardedfor && among(&FORWARDED)
+            || !prefix.is_empty() && is(FORWARDED_PREFIX)
             || site.via && is("Via")
             || site.queue_time && among(&QUEUE)
             || request.id.is_some() && is(X_REQUEST_ID)
@@ -90,6 +94,9 @@ pub(super) fn render(
     };
     let first = |out: &mut Vec<u8>| {
         write_forwarding(request, site, out);
+        if !prefix.is_empty() {
+            write_prefix(request, prefix, out);
+        }
         if site.queue_time {
             write_queue_time(request, queue, out);
         }
@@ -100,7 +107,16 @@ pub(super) fn render(
             request.id.write_field(out);
         }
     };
-    request.head.write(first, framing, keep, out);
+    let target = routed.map_or(request.head.target.as_str(), |routed| &routed.target);
+    (request.head).write_with(target, first, framing, keep, out);
+}
+
+/// Writes the path that was removed from the target. Proxies in front may have removed others, which come before it.
+fn write_prefix(request: &Request, prefix: &str, out: &mut Vec<u8>) {
+    let sent = request.client.trusted.then_some(&request.head.headers);
+    let earlier = sent.into_iter();
+    let earlier = earlier.flat_map(|sent| sent.get_all(FORWARDED_PREFIX));
+    write_list(FORWARDED_PREFIX, earlier, prefix.as_bytes(), out);
 }
 
 /// Writes the fields that describe the client to the application, before the client's own fields.
@@ -238,6 +254,8 @@ const FORWARDED: [&str; 4] = [
     "X-Forwarded-Host",
     "X-Real-IP",
 ];
+/// The same, for the path that a route removes.
+const FORWARDED_PREFIX: &str = "X-Forwarded-Prefix";
 /// The same, for the time in the queue.
 const QUEUE: [&str; 2] = ["X-Request-Start", "X-Queue-Time"];
 

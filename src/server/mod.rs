@@ -70,6 +70,7 @@ pub(crate) mod rate_limit;
 pub(crate) mod redirects;
 mod reload;
 pub(crate) mod route;
+mod routes;
 pub(crate) mod scratch;
 pub(crate) mod session;
 pub(crate) mod sessions;

@@ -15,6 +15,7 @@ use super::files;
 use super::forwarding::{self, QueueTime};
 use super::params;
 use super::permission::Permission;
+use super::routes::RoutedTarget;
 use super::shared::SnapshotRef;
 use super::snapshot::{Site, Snapshot};
 use super::sticky::sticky_id;
@@ -22,7 +23,7 @@ use super::switches::InFlightGuard;
 use crate::backend::lease::{self, Acquired, BackendSelector, Lease, LeaseTicket};
 use crate::backend::waiting::CountedWait;
 use crate::backend::{directory, pool};
-use crate::config::Limits;
+use crate::config::{Limits, SiteConfig};
 use crate::content::scripts::Script;
 use crate::exchange::{Body, Request, RequestBody, ResponseSource, Trace};
 use crate::http::head::{HeadLimits, RequestHead, ResponseHead, is_confusable};
@@ -46,7 +47,7 @@ pub(crate) struct PendingRequest {
     pub(crate) snapshot: SnapshotRef,
     /// Index of its site.
     pub(crate) site: usize,
-    /// Index of the site whose backends serve it: the same, or its backup.
+    /// Index of the site whose backends serve it: the same, its backup, or one of its routes.
     pub(crate) supplier_index: usize,
     /// Bytes of its body that were received so far.
     pub(crate) body_bytes: u64,
@@ -60,6 +61,8 @@ pub(crate) struct PendingRequest {
     wait: Option<CountedWait>,
     /// The script that a FastCGI server is to run for it.
     script: Option<Box<Script>>,
+    /// The target that a backend gets, if it is not that of the client.
+    routed: Option<Box<RoutedTarget>>,
     /// Counts it among the requests that the backends of a site have.
     in_flight: Option<InFlightGuard>,
     /// Its wait for the end of a pause.
@@ -82,14 +85,7 @@ pub(super) struct Hold {
 impl PendingRequest {
     pub(crate) fn new(request: Request, snapshot: SnapshotRef, site: usize) -> Self {
         let received = request.received;
-        let settings = &snapshot.sites[site].settings;
-        let rules = Rules {
-            first_byte: settings.timeouts.first_byte,
-            backend: settings.timeouts.backend,
-            unframed_gap: settings.unframed_gap,
-            limits: head_limits(&settings.limits),
-            gathered: 0,
-        };
+        let rules = rules_of(&snapshot.sites[site].settings);
         Self {
             request,
             snapshot,
@@ -101,6 +97,7 @@ impl PendingRequest {
             permit: None,
             wait: None,
             script: None,
+            routed: None,
             in_flight: None,
             hold: None,
             paused: Duration::ZERO,
@@ -170,6 +167,13 @@ impl PendingRequest {
         self.request.head.upgrade = None;
     }
 
+    /// The backends of this route of its site serve it, perhaps with another target.
+    pub(crate) fn follow(&mut self, route: usize, target: Option<Box<RoutedTarget>>) {
+        self.supplier_index = route;
+        self.rules = rules_of(&self.supplier().settings);
+        self.routed = target;
+    }
+
     /// Bytes of memory that are charged for a request with a head of this length.
     pub(crate) const fn memory(head: usize) -> u64 {
         (size_of::<Exchange<Self>>() + head) as u64
@@ -190,7 +194,7 @@ impl PendingRequest {
     }
 
     /// The site whose backends serve the request.
-    pub(super) fn supplier(&self) -> &Site {
+    pub(crate) fn supplier(&self) -> &Site {
         &self.snapshot.sites[self.supplier_index]
     }
 
@@ -333,11 +337,14 @@ impl ExchangeHandler for PendingRequest {
         match (&self.script, &self.supplier().settings.fastcgi) {
             (Some(script), Some(fastcgi)) => {
                 let mut head = Vec::with_capacity(2048);
-                forwarding::render(&self.request, field, settings, &queue, &mut head);
+                forwarding::render(&self.request, None, field, settings, &queue, &mut head);
                 let name = settings.host().unwrap_or_default();
                 params::render(&self.request, script, fastcgi, &head, name, out);
             }
-            _ => forwarding::render(&self.request, field, settings, &queue, out),
+            _ => {
+                let routed = self.routed.as_deref();
+                forwarding::render(&self.request, routed, field, settings, &queue, out);
+            }
         }
     }
 
@@ -529,6 +536,17 @@ pub(super) fn selector<'a>(
         order: supplier.settings.order,
         waiting: &supplier.waiting,
     }))
+}
+
+/// Time-outs and limits of an exchange with the backends of a site.
+const fn rules_of(settings: &SiteConfig) -> Rules {
+    Rules {
+        first_byte: settings.timeouts.first_byte,
+        backend: settings.timeouts.backend,
+        unframed_gap: settings.unframed_gap,
+        limits: head_limits(&settings.limits),
+        gathered: 0,
+    }
 }
 
 /// The limits of a request's head and trailers.

@@ -20,6 +20,7 @@ use super::fields::FieldRules;
 use super::pages::{PageFiles, SitePages};
 use super::permission::Permissions;
 use super::rate_limit::RateScope;
+use super::routes::SiteRoutes;
 use super::site_files::SiteFiles;
 use super::sticky::sticky;
 use super::switches::SiteSwitches;
@@ -112,6 +113,8 @@ pub(crate) struct Site {
     pub(crate) servers: Option<Arc<Servers>>,
     /// The site whose backends are used when none of its own is free in time.
     pub(crate) backup: Option<usize>,
+    /// Which of its requests go to the backends of other sites.
+    pub(crate) routes: SiteRoutes,
     /// Pools for some paths only, in the order of the file.
     filtered: Vec<(Filter, [Arc<Pool>; 1])>,
     /// Pools for all other paths.
@@ -157,6 +160,13 @@ impl Snapshot {
             let named = |name| logged.get(name).copied();
             site.backup = settings.backup.as_ref().and_then(named);
             sites.push(site);
+        }
+        for (index, settings) in config.sites.iter().enumerate() {
+            if let Some(route) = &settings.route
+                && let Some(site) = logged.get(&route.site)
+            {
+                sites[*site].routes.add(index, route);
+            }
         }
         let names: BTreeMap<_, _> = config
             .sites
@@ -375,6 +385,7 @@ impl Site {
             stats: stats.unwrap_or_default(),
             unframed_reported: AtomicBool::new(false),
             backup: None,
+            routes: SiteRoutes::default(),
             settings,
             access_log,
             log,
@@ -412,6 +423,11 @@ impl Site {
         request: Option<&RequestHead>,
     ) -> Response {
         self.pages.page(status, detail, request)
+    }
+
+    /// Whether it has backends or servers, connected or not.
+    pub(crate) const fn has_backends(&self) -> bool {
+        self.servers.is_some() || !self.settings.outgoing.is_empty()
     }
 
     /// Whether a request may go to a backend or server, by its path.

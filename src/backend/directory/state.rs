@@ -79,7 +79,10 @@ impl DirectorySettings {
                 None => site.timeouts.idle,
             },
             check: site.check.clone(),
-            host: site.name.clone(),
+            host: match &site.route {
+                Some(route) => route.site.clone(),
+                None => site.name.clone(),
+            },
             tls,
             send_proxy: site.send_proxy,
         })

@@ -278,7 +278,8 @@ fn reloaded(config: &Config, notes: &[Note], lost: &[String]) -> String {
 
 /// The number of sites, in words.
 pub(crate) fn count_of_sites(config: &Config) -> String {
-    match config.sites.len() {
+    let sites = config.sites.iter();
+    match sites.filter(|site| site.route.is_none()).count() {
         1 => "1 site".to_owned(),
         count => format!("{count} sites"),
     }

@@ -143,9 +143,21 @@ impl RequestHead {
         keep: impl Fn(&[u8]) -> bool,
         out: &mut Vec<u8>,
     ) {
+        self.write_with(self.target.as_str(), first, framing, keep, out);
+    }
+
+    /// The same as [`RequestHead::write`], with another target.
+    pub fn write_with(
+        &self,
+        target: &str,
+        first: impl FnOnce(&mut Vec<u8>),
+        framing: Framing,
+        keep: impl Fn(&[u8]) -> bool,
+        out: &mut Vec<u8>,
+    ) {
         out.extend_from_slice(self.method.as_str().as_bytes());
         out.push(b' ');
-        out.extend_from_slice(self.target.as_str().as_bytes());
+        out.extend_from_slice(target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
         if let Some(host) = &self.host {
             write_field("Host", host.as_str().as_bytes(), out);

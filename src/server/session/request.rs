@@ -12,6 +12,7 @@ use crate::http::request_id::RequestId;
 use crate::server::pending::PendingRequest;
 use crate::server::permission::Permission;
 use crate::server::route::{Route, route};
+use crate::server::routes::RoutedTo;
 use crate::server::scratch::Scratch;
 use crate::server::shared::SnapshotRef;
 use crate::server::snapshot::Site;
@@ -168,6 +169,16 @@ impl Session {
         mut pending: PendingRequest,
         scratch: &mut Scratch,
     ) -> SessionStep {
+        if !pending.site().routes.is_empty() {
+            match pending.site().routes.choose(&pending.request.head.target) {
+                RoutedTo::Unclear => return self.refuse_unclear(&pending, scratch),
+                RoutedTo::Route(route, target) => {
+                    pending.follow(route, target);
+                    return self.serve_route(pending, scratch);
+                }
+                RoutedTo::Site => {}
+            }
+        }
         if let Some(response) = files::respond(pending.site(), &pending.request, pending.since) {
             if response.head.status == 405 {
                 self.log_refused(&pending, log::Level::Info, 405, "there are only files here");
@@ -176,6 +187,11 @@ impl Session {
         }
         if pending.request.head.max_forwards == Some(0) {
             return self.respond_before_body(&pending, pages::options(), scratch);
+        }
+        let site = pending.site();
+        if !site.routes.is_empty() && !site.has_backends() {
+            let page = site.page(404, NO_ROUTE, Some(&pending.request.head));
+            return self.respond_before_body(&pending, page, scratch);
         }
         if pending.site().settings.fastcgi.is_some() {
             if pending.request.head.target.is_asterisk() {
@@ -186,6 +202,24 @@ impl Session {
                 Err(response) => return self.respond_before_body(&pending, *response, scratch),
             }
         }
+        self.forward(pending, scratch)
+    }
+
+    /// Serves a request by the backends of a route.
+    fn serve_route(&mut self, pending: PendingRequest, scratch: &mut Scratch) -> SessionStep {
+        if pending.supplier().switches.is_in_maintenance() {
+            let pages = &pending.site().pages;
+            let page = pages.maintenance_page(&pending.request.head);
+            return self.respond_before_body(&pending, page, scratch);
+        }
+        if pending.request.head.max_forwards == Some(0) {
+            return self.respond_before_body(&pending, pages::options(), scratch);
+        }
+        self.forward(pending, scratch)
+    }
+
+    /// Reads the body of a request that is for a backend, if it has one, and forwards it.
+    fn forward(&mut self, pending: PendingRequest, scratch: &mut Scratch) -> SessionStep {
         if !pending.request.head.has_body() {
             return self.begin_exchange(pending, None, scratch);
         }
@@ -207,6 +241,9 @@ pub(super) const TOO_FAST: &str = "Too many requests from this address. Please t
 pub(super) const REFUSED: &str = "refused by allow or deny";
 
 /// The response to a client that is not allowed.
+/// The response to a request for a path that no route has.
+const NO_ROUTE: &str = "There is nothing at this path.";
+
 /// The text for a health check of a site without backends.
 const NOT_CONNECTED: &str = "No application process is connected. Please try again.";
 
