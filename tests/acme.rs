@@ -161,7 +161,7 @@ fn accounts_and_certificates_survive_restarts() {
     proxy.finish_without_leak_check();
     let proxy = Proxy::start(&yaml);
     assert_eq!(shown(tls(&pebble), "a.test"), before);
-    assert_contains(&proxy.log(), "certificate a.test: valid until ");
+    proxy.wait_for_log("certificate a.test: valid until ");
     proxy.reload(&format!("{lines}{}", site("a.test, b.test")));
     wait_for_certificate(tls(&pebble), "b.test");
     assert_eq!(shown(tls(&pebble), "a.test"), before);
@@ -343,7 +343,7 @@ fn authority_down_and_back() {
     proxy.wait_for_log(&format!(
         "certificate a.test: not obtained: {url}: connection refused; trying again in "
     ));
-    assert_contains(&proxy.log(), "; a self-signed one is used until then");
+    proxy.wait_for_log("; a self-signed one is used until then");
     assert!(!is_issued(&shown(tls(&pebble), "a.test")));
     pebble.begin();
     let first = wait_for_certificate(tls(&pebble), "a.test");

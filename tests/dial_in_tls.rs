@@ -12,8 +12,8 @@ use nix::sys::signal::Signal::SIGHUP;
 
 use crate::common::backend::preamble;
 use crate::common::{
-    Access, Backend, EchoServer, Proxy, Server, assert_contains, assert_lacks, bytes, head_end,
-    needs, proxy, read_until, secure, wait_until,
+    Access, Backend, EchoServer, Proxy, Server, assert_lacks, bytes, head_end, needs, proxy,
+    read_until, secure, wait_until,
 };
 
 /// A server with TLS where backends dial in.
@@ -250,7 +250,7 @@ fn certificate_reload() {
     // If the new certificate cannot be read, the old one stays.
     fs::write(&keyfile, "rubbish").unwrap();
     proxy.load_again();
-    assert_contains(&proxy.log(), "keeping the certificate that was read before");
+    proxy.wait_for_log("keeping the certificate that was read before");
     // Connections from now on get the new certificate.
     let again = tempfile::tempdir().unwrap();
     let (new_ca, new_cert, new_key) = secure::authority(again.path(), "localhost");

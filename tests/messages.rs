@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Backend, PATIENCE, Port, Proxy, Server, Visitor, assert_contains, wait_until};
+use crate::common::{Backend, PATIENCE, Port, Proxy, Server, Visitor, wait_until};
 
 /// Asks a site; returns the page of its 503.
 fn unserved(proxy: &Proxy, host: &str, target: &str) -> String {
@@ -229,13 +229,13 @@ fn burst_of_backends_summed_up() {
         .collect();
     let sums = || comings_and_goings(&proxy, "site test");
     wait_until("the count of all connections", || sums().1 == MANY);
-    assert_contains(&proxy.log(), &format!(", {MANY} now"));
+    proxy.wait_for_log(&format!(", {MANY} now"));
     // One at once, and one for each second.
     let most = |begun: Instant| 2 + begun.elapsed().as_secs() as usize;
     assert!(sums().0 <= most(begun), "{}", proxy.log());
     drop(backends);
     wait_until("the count of all ends", || sums().2 == MANY);
-    assert_contains(&proxy.log(), ", 0 now");
+    proxy.wait_for_log(", 0 now");
     assert!(sums().0 <= most(begun), "{}", proxy.log());
     // Processes that disconnect and connect again all the time.
     let before = sums();

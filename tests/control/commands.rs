@@ -169,7 +169,7 @@ fn pause_and_resume() {
         refused(&proxy, &["pause", "tset"], 1),
         "no site is called \"tset\"; there are test"
     );
-    assert_contains(&proxy.log(), "site test: paused; requests wait");
+    proxy.wait_for_log("site test: paused; requests wait");
     drop(echo);
     proxy.finish_without_leak_check();
 }
@@ -245,7 +245,7 @@ fn reload_and_check_report_problems() {
         assert_contains(&error, &problem);
         assert_contains(&error, "1 problem");
     }
-    assert_contains(&proxy.log(), "reload failed: 1 problem");
+    proxy.wait_for_log("reload failed: 1 problem");
     proxy.finish_without_leak_check();
 }
 

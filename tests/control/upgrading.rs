@@ -182,8 +182,7 @@ fn changes_that_do_not_fit_the_file_any_more() {
     fs::write(proxy.file("swiftiply.yml"), renamed).unwrap();
     let error = refused(&proxy, &["upgrade"], 1);
     assert_contains(&error, "the new process ended, with status 2");
-    assert_contains(
-        &proxy.log(),
+    proxy.wait_for_log(
         "swiftiply.yml: does not fit the changes of other that are in force and not in the file; reload it to drop them: ",
     );
     fs::write(proxy.file("swiftiply.yml"), yaml).unwrap();

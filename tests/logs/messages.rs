@@ -1,6 +1,6 @@
 //! Messages that repeat, and requests that the access log leaves out.
 
-use crate::common::{Backend, Proxy, assert_contains, assert_lacks, exchange, wait_until};
+use crate::common::{Backend, Proxy, assert_lacks, exchange, wait_until};
 
 #[test]
 fn repeated_messages_are_counted() {
@@ -36,7 +36,7 @@ fn repeated_messages_are_counted() {
         });
         counts.sum::<usize>() == 201
     });
-    assert_contains(&proxy.log(), "[WARN] message repeated ");
+    proxy.wait_for_log("[WARN] message repeated ");
     assert!(proxy.log().matches("503 GET /same").count() < 150);
     proxy.finish();
 }
@@ -100,7 +100,7 @@ fn requests_left_out_of_the_access_log() {
     wait_until("the last line", || lines().len() >= logged.len());
     assert_eq!(lines(), logged);
     // They are not left out of messages.
-    assert_contains(&proxy.log(), "503 GET /up/own");
+    proxy.wait_for_log("503 GET /up/own");
     // Without the key everything is logged again.
     proxy.reload(&yaml("access").replace(exclude, ""));
     exchange(&mut client, &mut backend, "/up");

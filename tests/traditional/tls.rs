@@ -267,7 +267,7 @@ fn faults_are_named() {
     ]
     .concat();
     let proxy = Proxy::start(&text);
-    assert_contains(&proxy.log(), "insecure_skip_verify: WARNING");
+    proxy.wait_for_log("insecure_skip_verify: WARNING");
     let plain = std::thread::spawn(move || {
         let (mut socket, _) = plain.accept().unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -308,7 +308,7 @@ fn faults_are_named() {
         assert_eq!(get(&proxy, "two", "/t"), (200, "/t".into()));
     }
     let aside = format!("server https://{} is set aside", expired.address);
-    assert_contains(&proxy.log(), &aside);
+    proxy.wait_for_log(&aside);
     drop((server, expired, strict, own_signed));
     proxy.finish();
 }
@@ -331,7 +331,7 @@ fn files_are_read_again_when_they_change() {
     // What was read before stays if the file is damaged.
     fs::write(&used, "nothing").unwrap();
     proxy.load_again();
-    assert_contains(&proxy.log(), "keeping what was read before");
+    proxy.wait_for_log("keeping what was read before");
     assert_eq!(get(&proxy, "a", "/a").0, 200);
     drop(server);
     proxy.finish();

@@ -14,8 +14,7 @@ use super::{Successor, start};
 use crate::common::backend::preamble;
 use crate::common::proxy::SITE;
 use crate::common::{
-    Backend, Echo, Load, PATIENCE, Proxy, Visitor, assert_contains, assert_lacks, secure,
-    wait_until,
+    Backend, Echo, Load, PATIENCE, Proxy, Visitor, assert_lacks, secure, wait_until,
 };
 use crate::tunnels::{assert_open, switch};
 
@@ -43,8 +42,8 @@ fn idle_ones_go_on_in_the_new_process() {
     assert_eq!(echo.answered(), 5);
     assert_eq!(comings_and_goings(&proxy), (1, 0), "{}", proxy.log());
     // The one that was just accepted may be accepted by the new process.
-    assert_contains(&proxy.log(), "upgrade: handed over 1 idle backends and ");
-    assert_contains(&proxy.log(), "upgrade: took over 1 idle backends and ");
+    proxy.wait_for_log("upgrade: handed over 1 idle backends and ");
+    proxy.wait_for_log("upgrade: took over 1 idle backends and ");
     drop((used, fresh, echo));
     new.finish();
 }
@@ -249,7 +248,7 @@ fn tunnels_and_responses_stay_beside_the_new_processes() {
     tunnel.assert_closed();
     assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
     second.finish();
-    assert_contains(&proxy.log(), "drained; upgraded connections were closed");
+    proxy.wait_for_log("drained; upgraded connections were closed");
 }
 
 #[test]
@@ -317,8 +316,8 @@ fn what_cannot_be_handed_over_is_closed() {
     let new = Successor::of(&proxy);
     assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
     junk.assert_closed();
-    assert_contains(&proxy.log(), "reason=junk");
-    assert_contains(&proxy.log(), "took over 1 idle backends");
+    proxy.wait_for_log("reason=junk");
+    proxy.wait_for_log("took over 1 idle backends");
     assert_eq!(Visitor::connect(proxy.address()).get("/").status, 200);
     drop((junk, good));
     new.finish();
@@ -336,7 +335,7 @@ fn the_configuration_of_the_new_process_counts() {
     let new = Successor::of(&proxy);
     assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
     unknown.assert_closed();
-    assert_contains(&proxy.log(), "disconnected (removed), 0 now");
+    proxy.wait_for_log("disconnected (removed), 0 now");
     drop(unknown);
     new.finish();
 }
