@@ -1,5 +1,6 @@
 //! Where logs go other than to files: syslog (RFC 5424) and the journal of systemd.
 
+use std::cell::RefCell;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
@@ -8,28 +9,34 @@ use nix::sys::signal::Signal::{SIGHUP, SIGUSR1};
 
 use crate::common::{PATIENCE, Proxy, assert_contains};
 
-/// A syslog daemon.
-struct Daemon(UnixDatagram);
+/// A syslog daemon. Each log has a thread of its own, so its messages come in any order: those that were not asked for yet
+/// are kept.
+struct Daemon {
+    socket: UnixDatagram,
+    kept: RefCell<Vec<String>>,
+}
 
 impl Daemon {
     fn start(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self(socket)
+        Self {
+            socket,
+            kept: RefCell::default(),
+        }
     }
 
-    /// The next message that contains this.
+    /// The first message that contains this and was not returned before.
     fn receive(&self, part: &str) -> String {
-        let mut seen = String::new();
+        let mut kept = self.kept.borrow_mut();
         let mut block = [0; 65536];
         loop {
-            let length = self.0.recv(&mut block);
-            let length = length.unwrap_or_else(|error| panic!("{part}: {error}, after {seen}"));
-            let message = str::from_utf8(&block[..length]).unwrap();
-            if message.contains(part) {
-                return message.to_owned();
+            if let Some(index) = kept.iter().position(|message| message.contains(part)) {
+                return kept.remove(index);
             }
-            seen.push_str(message);
+            let length = self.socket.recv(&mut block);
+            let length = length.unwrap_or_else(|error| panic!("{part}: {error}, after {kept:?}"));
+            kept.push(str::from_utf8(&block[..length]).unwrap().to_owned());
         }
     }
 }
