@@ -139,7 +139,7 @@
 //! | `accept` | one for each address for clients | accepts, registers sessions in the poller; pauses when descriptors run out | read or write the socket |
 //! | `dial-in` | one for all addresses for backends | accepts, reads preambles under a deadline, watches for hang-ups | wait for a single peer |
 //! | `worker` | `workers` | runs sessions: their life, above | block for a backend for longer than 20 ms, or as the last one |
-//! | `tick` | one | wakes or closes sessions whose deadline has passed; has the slowest readers cut where others need their backends or their room on disk; looks after idle connections to servers; has access logs written once a second | serve requests, wait for a log |
+//! | `tick` | one | wakes or closes sessions whose deadline has passed; has the slowest readers cut where others need their backends or their room on disk; checks idle connections to servers; has access logs written once a second | serve requests, wait for a log |
 //! | `tunnels` | one | carries the bytes of all upgraded connections, in turn | wait for a single one of them |
 //! | `drain` | one | reads the rest of responses that no client gets: it has left, or gets a file instead | wait for a single backend, read one for longer than a second |
 //! | `log`, `log-stdout`, `log-stderr` | one each | write log files, standard output and standard error | anything else |

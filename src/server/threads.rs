@@ -29,7 +29,7 @@ pub(super) fn check_available(count: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The thread that looks after the certificates of [`Manager`].
+/// The thread that obtains and renews the certificates of [`Manager`].
 ///
 /// # Errors
 /// The system allows no more threads.

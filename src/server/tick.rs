@@ -92,7 +92,7 @@ impl Sessions<Session> {
     }
 }
 
-/// How often the tick looks after servers and has access logs written. It handles deadlines when they are due.
+/// How often the tick checks idle connections to servers and has access logs written. It handles deadlines when they are due.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes per second below which a client may be cut when others need its backend or its disk space, and the time it has
 /// to read before that.
