@@ -24,11 +24,11 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConnection, SupportedCipherSuite};
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConnection};
 
 pub use acceptor::{Acceptor, ClientAuth, ClientAuthNames};
 use acceptor::{Choosing, Chosen, VALIDATION};
-pub use certificate::{Authorities, Certificate, LoadError, PemFault};
+pub use certificate::{Authorities, Certificate, LoadError, PemFault, sha256};
 use fault::TlsFault;
 pub use fault::rejection;
 pub use sites::{SiteCertificates, is_address};
@@ -178,15 +178,6 @@ impl Connector {
             client_auth: None,
         })
     }
-}
-
-/// The SHA-256 of bytes.
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let SupportedCipherSuite::Tls13(suite) = ring::cipher_suite::TLS13_AES_128_GCM_SHA256 else {
-        unreachable!("a suite of TLS 1.3");
-    };
-    let hash = suite.common.hash_provider.hash(bytes);
-    hash.as_ref().try_into().expect("32 bytes")
 }
 
 impl TlsSession {

@@ -4,11 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, SupportedCipherSuite};
 
 use crate::config;
 use crate::process::reason;
@@ -244,3 +244,12 @@ fn pem_reason(error: pem::Error) -> String {
 
 /// Most bytes of a file of certificates; the authorities of a whole system have a quarter of a megabyte.
 const PEM_BYTES: u64 = 4 << 20;
+
+/// The SHA-256 of bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let SupportedCipherSuite::Tls13(suite) = ring::cipher_suite::TLS13_AES_128_GCM_SHA256 else {
+        unreachable!("a suite of TLS 1.3");
+    };
+    let hash = suite.common.hash_provider.hash(bytes);
+    hash.as_ref().try_into().expect("32 bytes")
+}

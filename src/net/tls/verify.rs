@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{self, CryptoProvider, ring};
+use rustls::crypto::{self, CryptoProvider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme, SupportedCipherSuite};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+
+use super::certificate::sha256;
 
 /// Trusts a single certificate, or every one.
 #[derive(Debug)]
@@ -29,11 +31,7 @@ impl ServerCertVerifier for Unchained {
         let Some(expected) = self.expected else {
             return Ok(ServerCertVerified::assertion());
         };
-        let SupportedCipherSuite::Tls13(suite) = ring::cipher_suite::TLS13_AES_128_GCM_SHA256
-        else {
-            unreachable!("a suite of TLS 1.3");
-        };
-        match suite.common.hash_provider.hash(own).as_ref() == expected {
+        match sha256(own) == expected {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(rustls::Error::General(
                 "its certificate has another fingerprint".to_owned(),
