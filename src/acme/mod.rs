@@ -3,13 +3,18 @@
 //! Everything happens on the thread `acme`, which blocks; requests of clients only look up pending [`challenges`], and
 //! handshakes the certificates in [`SiteCertificates`](crate::net::tls::SiteCertificates).
 //!
-//! In reading order: [`manager`] has the names and runs the thread; `managed` is the state of a name; `order` obtains a certificate by requests of
-//! `client`, which are signed with `jose`; `validation` shows the authority that we serve a name. `keys` makes keys and
-//! certificates, `store` has the files, and `schedule` says when to try again and when to renew. [`listing`] is what
-//! operators see, `dry_run` tries for them whether names would get certificates.
+//! In reading order: [`manager`] has the names and runs the thread; `managed` is the state of a name; `order` obtains a
+//! certificate by requests of `client`, which are signed with `jose`, as an `account`; `authorization` proves that we serve
+//! the name, and `validation` shows that proof. `keys` makes keys and certificates, `store` has the files, and `schedule`
+//! says when to try again and when to renew. [`listing`] is what operators see, `dry_run` tries for them whether names
+//! would get certificates.
 //!
 //! Without the cargo feature `acme`, `no_manager` replaces [`manager`], and the configuration refuses both values of `tls`.
 
+#[cfg(feature = "acme")]
+mod account;
+#[cfg(feature = "acme")]
+mod authorization;
 pub mod challenges;
 #[cfg(feature = "acme")]
 mod client;

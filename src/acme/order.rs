@@ -1,4 +1,4 @@
-//! Obtains a certificate (RFC 8555 7): the account, the order, the proof that we serve the name, the download.
+//! Obtains a certificate (RFC 8555 7.4): the order, its authorizations, the download.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::client::{AcmeClient, AcmeError, AcmeReply, ProblemDocument, Refused, parse};
-use super::jose::{AccountKey, Signer, encode, sha256};
+use super::jose::encode;
 use super::keys;
 use super::schedule::{RenewalWindow, renewal_id, timestamp};
 use super::store::Store;
-use super::validation::{Validation, Validations};
+use super::validation::Validations;
 use crate::config::{AcmeConfig, ChallengeKind};
 use crate::x509::CertificateFacts;
 
@@ -24,18 +24,6 @@ pub(super) struct Ordering<'a> {
     /// # Errors
     /// The server is stopping.
     pub(super) pause: &'a dyn Fn(Duration) -> Result<(), AcmeError>,
-}
-
-/// The file of an account.
-#[derive(Deserialize, Serialize)]
-struct AccountFile {
-    /// In PEM.
-    key: String,
-    /// Empty until the authority knows it.
-    #[serde(default)]
-    url: String,
-    #[serde(default)]
-    email: Option<String>,
 }
 
 /// The file of an order that is not finished.
@@ -56,26 +44,9 @@ struct OrderObject {
     error: Option<ProblemDocument>,
 }
 
-#[derive(Deserialize)]
-struct Authorization {
-    status: Status,
-    #[serde(default)]
-    challenges: Vec<ChallengeObject>,
-}
-
-#[derive(Deserialize)]
-struct ChallengeObject {
-    #[serde(rename = "type")]
-    kind: String,
-    url: String,
-    #[serde(default)]
-    token: String,
-    error: Option<ProblemDocument>,
-}
-
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "lowercase")]
-enum Status {
+pub(super) enum Status {
     Pending,
     Processing,
     Ready,
@@ -97,95 +68,6 @@ struct SuggestedWindow {
 }
 
 impl Ordering<'_> {
-    /// Connects to the authority as an account, which is created if there is none yet.
-    ///
-    /// # Errors
-    /// The authority refuses, or is not reached, or the file of the account cannot be used.
-    pub(super) fn connect(&self) -> Result<AcmeClient, AcmeError> {
-        let path = self.store.file("account.json");
-        let mut account = match self.store.read(&path).map_err(AcmeError::Local)? {
-            Some(text) => serde_json::from_str(&text)
-                .map_err(|error| AcmeError::Local(format!("{}: {error}", path.display())))?,
-            None => AccountFile {
-                key: keys::new_key().map_err(AcmeError::Local)?,
-                url: String::new(),
-                email: self.acme.email.clone(),
-            },
-        };
-        let pkcs8 = keys::pkcs8(&account.key);
-        let key = pkcs8.ok().and_then(|der| AccountKey::from_pkcs8(&der));
-        let wrong = || AcmeError::Local(format!("{}: not a key of P-256", path.display()));
-        let mut client = AcmeClient::new(self.acme, key.ok_or_else(wrong)?)?;
-        if account.url.is_empty() {
-            // Before it is used, so that a crash does not lose an account.
-            self.keep(&account)?;
-            account.url = self.register(&mut client)?;
-            account.email.clone_from(&self.acme.email);
-            self.keep(&account)?;
-        }
-        client.account.clone_from(&account.url);
-        if account.email != self.acme.email {
-            match client.post(
-                &account.url,
-                &json!({"contact": self.contact()}).to_string(),
-            ) {
-                Err(error) if error.is_unknown_account() => {
-                    account.url = self.register(&mut client)?;
-                    client.account.clone_from(&account.url);
-                }
-                result => drop(result?),
-            }
-            account.email.clone_from(&self.acme.email);
-            self.keep(&account)?;
-        }
-        Ok(client)
-    }
-
-    fn keep(&self, account: &AccountFile) -> Result<(), AcmeError> {
-        let text = json!(account).to_string();
-        let written = self.store.write(&self.store.file("account.json"), &text);
-        written.map_err(AcmeError::Local)
-    }
-
-    fn contact(&self) -> Vec<String> {
-        let email = self.acme.email.iter();
-        email.map(|email| format!("mailto:{email}")).collect()
-    }
-
-    /// Registers the key of the client; returns the URL of the account, a new one or the one that has the key.
-    fn register(&self, client: &mut AcmeClient) -> Result<String, AcmeError> {
-        let mut payload = json!({"termsOfServiceAgreed": true, "contact": self.contact()});
-        let url = client.directory.new_account.clone();
-        match &self.acme.eab {
-            Some(eab) => {
-                let bound = client.key.bind(&eab.kid, &eab.key, &url);
-                let wrong = || AcmeError::Local("acme.eab.key: not base64url".to_owned());
-                payload["externalAccountBinding"] = bound.ok_or_else(wrong)?;
-            }
-            None if client.directory.meta.external_account_required => {
-                let why = "the authority wants an account that it knows already; write acme.eab";
-                return Err(AcmeError::Local(format!("{url}: {why}")));
-            }
-            None => {}
-        }
-        let reply = client.send(&Signer::Key, &url, &payload.to_string())?;
-        let missing = || AcmeError::Unreached(url, "no Location of the account".to_owned());
-        reply.location.ok_or_else(missing)
-    }
-
-    /// The authority has lost the account, as one for tests does: registers its key again.
-    fn register_again(&self, client: &mut AcmeClient) -> Result<(), AcmeError> {
-        let path = self.store.file("account.json");
-        let text = self.store.read(&path).map_err(AcmeError::Local)?;
-        let account = text.and_then(|text| serde_json::from_str::<AccountFile>(&text).ok());
-        let missing = || AcmeError::Local(format!("{}: gone", path.display()));
-        let mut account = account.ok_or_else(missing)?;
-        account.url = self.register(client)?;
-        self.keep(&account)?;
-        client.account = account.url;
-        Ok(())
-    }
-
     /// Obtains a certificate for a name: its key and its chain, in PEM. `replaces` is the certificate that it renews.
     ///
     /// # Errors
@@ -379,65 +261,8 @@ impl Ordering<'_> {
         }
     }
 
-    /// Proves that we serve the name.
-    fn authorize(
-        &self,
-        client: &mut AcmeClient,
-        name: &str,
-        kind: ChallengeKind,
-        url: &str,
-    ) -> Result<(), AcmeError> {
-        let authorization: Authorization = parse(&client.post(url, "")?)?;
-        if authorization.status == Status::Valid {
-            return Ok(());
-        }
-        let refused = |problem| AcmeError::Refused(Refused::of_object(url, problem));
-        let offered = authorization.challenges.iter();
-        let Some(challenge) = offered.into_iter().find(|one| one.kind == word(kind)) else {
-            let failed = authorization
-                .challenges
-                .into_iter()
-                .find_map(|one| one.error);
-            let none = || ProblemDocument::unknown(&format!("no challenge {}", word(kind)));
-            return Err(refused(failed.unwrap_or_else(none)));
-        };
-        let response = client.key.authorization(&challenge.token);
-        let validation = Validation {
-            kind,
-            name,
-            token: &challenge.token,
-            response: &response,
-            digest: sha256(response.as_bytes()),
-        };
-        let shown = self.validations.show(&validation);
-        let _shown = shown.map_err(AcmeError::Local)?;
-        client.post(&challenge.url, "{}")?;
-        let deadline = Instant::now() + LONGEST_ORDER;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let reply = client.post(url, "")?;
-            let authorization: Authorization = parse(&reply)?;
-            match authorization.status {
-                Status::Valid => return Ok(()),
-                Status::Pending | Status::Processing | Status::Ready => {}
-                Status::Invalid => {
-                    let failed = authorization.challenges.into_iter();
-                    let failed = failed.filter_map(|one| Some((one.url, one.error?))).next();
-                    let (url, problem) = failed.unwrap_or_else(|| {
-                        (
-                            url.to_owned(),
-                            ProblemDocument::unknown("the authorization is invalid"),
-                        )
-                    });
-                    return Err(AcmeError::Refused(Refused::of_object(&url, problem)));
-                }
-            }
-            self.wait(&reply, &mut pause, deadline)?;
-        }
-    }
-
     /// Waits before an object is read again: as long as the authority says, otherwise longer each time.
-    fn wait(
+    pub(super) fn wait(
         &self,
         reply: &AcmeReply,
         pause: &mut Duration,
@@ -491,11 +316,11 @@ pub(super) const fn word(kind: ChallengeKind) -> &'static str {
 const NO_CHALLENGE: &str =
     "acme.challenges: http-01 needs an address without TLS; write cluster_port: 80";
 /// The longest time for a validation, and for an order without its validation.
-const LONGEST_ORDER: Duration = Duration::from_secs(90);
+pub(super) const LONGEST_ORDER: Duration = Duration::from_secs(90);
 /// Most validations of the past that a dry run deactivates.
 const MOST_DEACTIVATED: usize = 3;
 /// Pauses before an object is read again.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long a renewal window is valid if the authority does not say it; the least and the longest (RFC 9773 4.3).
 const WINDOW_VALID: Duration = Duration::from_secs(6 * 3600);
