@@ -203,7 +203,7 @@
 //! | `redis` | `backend::directory` |
 //! | `ring` | `acme::jose`, `net::tls` |
 //! | `rustls` | `net::tls` |
-//! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging`, `server::admin`, `acme::client`, `acme::order` |
+//! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging`, `server::admin`, `acme::client`, `acme::order`, `acme::account`, `acme::authorization` |
 //! | `serde_yaml` | `config::raw`, `config::locate`, `config::print` |
 //! | `sha_crypt` | `passwords` |
 //! | `subtle` | `server::admin` |
