@@ -283,8 +283,8 @@ impl<'c> PrintedRoute<'c> {
 
 impl<'c> Backends<'c> {
     fn of(site: &'c SiteConfig) -> Self {
-        match &site.directory {
-            Some(DirectoryConfig::Static(servers)) if let Some(fastcgi) = &site.fastcgi => {
+        match (&site.directory, &site.fastcgi) {
+            (Some(DirectoryConfig::Static(servers)), Some(fastcgi)) => {
                 let root = fastcgi.root.as_ref();
                 Self::FastCgi {
                     outgoing: servers,
@@ -294,10 +294,10 @@ impl<'c> Backends<'c> {
                     fallback: site.fallback.is_none().then_some(false),
                 }
             }
-            None => Self::DialIn {
+            (None, _) => Self::DialIn {
                 outgoing: &site.outgoing,
             },
-            Some(servers) => Self::Servers {
+            (Some(servers), _) => Self::Servers {
                 proxy: "traditional",
                 directory: match servers {
                     DirectoryConfig::Static(_) => "static",

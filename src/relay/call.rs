@@ -473,16 +473,18 @@ impl<U: Upstream> Call<U> {
                         false => Err(late),
                     };
                 }
-                Err(_) if let Some(fault) = self.upstream.as_mut().fault() => {
-                    return Err(RelayError::BadResponse(fault));
+                end => {
+                    let known = end.err().and_then(|error| {
+                        let fault = self.upstream.as_mut().fault();
+                        let fault = fault.map(RelayError::BadResponse);
+                        fault.or_else(|| tls::rejection(&error).map(RelayError::Tls))
+                    });
+                    return Err(match known {
+                        Some(error) => error,
+                        None if self.begun => RelayError::BadResponse("the head is cut short"),
+                        None => RelayError::ClosedEarly,
+                    });
                 }
-                Err(error) if let Some(why) = tls::rejection(&error) => {
-                    return Err(RelayError::Tls(why));
-                }
-                Ok(Some(0)) | Err(_) if self.begun => {
-                    return Err(RelayError::BadResponse("the head is cut short"));
-                }
-                Ok(Some(0)) | Err(_) => return Err(RelayError::ClosedEarly),
             }
         }
     }

@@ -90,9 +90,10 @@ impl ServerEntry {
     /// do, nor any to a FastCGI server: php-fpm closes one right after a response if the process has served its share
     /// (`pm.max_requests`).
     pub(super) fn pop_idle(&mut self, once: bool) -> Option<IdleConnection> {
+        let last = self.idle.back()?;
         let is_fastcgi = self.endpoint.is_fastcgi();
-        self.idle
-            .pop_back_if(|idle| !once || !is_fastcgi && idle.since.elapsed() < DOUBTFUL)
+        let will_do = !once || !is_fastcgi && last.since.elapsed() < DOUBTFUL;
+        will_do.then(|| self.idle.pop_back())?
     }
 
     /// The connection that has been idle longest, if a new one would exceed the slots. (There may be idle connections

@@ -110,11 +110,11 @@ impl LoadedServerTls {
         for file in config.files() {
             std::fs::read(file).ok().hash(&mut content);
         }
-        let trust = match &config.ca {
+        let trust = match (&config.ca, config.fingerprint) {
             _ if config.insecure_skip_verify => Trust::Anything,
-            Some(file) => Trust::Authorities(Authorities::load(file)?),
-            None if let Some(hash) = config.fingerprint => Trust::Fingerprint(hash),
-            None => Trust::of_mozilla(),
+            (Some(file), _) => Trust::Authorities(Authorities::load(file)?),
+            (None, Some(hash)) => Trust::Fingerprint(hash),
+            (None, None) => Trust::of_mozilla(),
         };
         let own = match (&config.certfile, &config.keyfile) {
             (Some(certfile), Some(keyfile)) => Some(Certificate::load(certfile, keyfile)?),

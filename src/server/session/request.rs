@@ -35,15 +35,14 @@ impl Session {
         };
         let mut id = request_id(&client, &head);
         let is_admitted = snapshot.permissions.admits(client.ip());
-        let own = match route(&snapshot, &head) {
-            _ if let Some(text) = self.shared.challenges.response(head.target.path()) => {
-                Err(pages::challenge(text))
-            }
+        let challenge = self.shared.challenges.response(head.target.path());
+        let own = match (challenge, route(&snapshot, &head)) {
+            (Some(text), _) => Err(pages::challenge(text)),
             _ if self.only_challenges => {
                 log::debug!("client {client} closed: {REFUSED}");
                 return SessionStep::Close(Close::Denied);
             }
-            Route::Health | Route::NotFound if !is_admitted => {
+            (None, Route::Health | Route::NotFound) if !is_admitted => {
                 log::debug!(
                     request_id:% = id;
                     "403 for {client}: {} {}: refused by allow or deny",
@@ -52,8 +51,8 @@ impl Session {
                 );
                 Err(pages::page(403, NOT_ALLOWED, Some(&head)))
             }
-            Route::Site(site) => Ok(site),
-            Route::Health => {
+            (None, Route::Site(site)) => Ok(site),
+            (None, Route::Health) => {
                 let query = head.target.query();
                 let name = query.and_then(|query| query.strip_prefix("site="));
                 let site = name.map(|name| snapshot.called(name));
@@ -65,18 +64,20 @@ impl Session {
                     Some(None) => pages::page(404, "There is no such site here.", Some(&head)),
                 })
             }
-            Route::NotFound => Err(match self.over_rate(&client, None, &snapshot, received) {
-                None => pages::page(404, "There is no such site here.", Some(&head)),
-                Some(wait) => {
-                    log::debug!(
-                        request_id:% = id;
-                        "429 for {client}: {} {}: rate_limit reached",
-                        head.method.as_str(),
-                        head.target.as_str()
-                    );
-                    pages::retry_later(pages::page(429, TOO_FAST, Some(&head)), wait)
-                }
-            }),
+            (None, Route::NotFound) => {
+                Err(match self.over_rate(&client, None, &snapshot, received) {
+                    None => pages::page(404, "There is no such site here.", Some(&head)),
+                    Some(wait) => {
+                        log::debug!(
+                            request_id:% = id;
+                            "429 for {client}: {} {}: rate_limit reached",
+                            head.method.as_str(),
+                            head.target.as_str()
+                        );
+                        pages::retry_later(pages::page(429, TOO_FAST, Some(&head)), wait)
+                    }
+                })
+            }
         };
         let unread = head.has_body();
         let site = match own {
