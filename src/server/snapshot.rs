@@ -405,7 +405,7 @@ impl Site {
         }
     }
 
-    fn all_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+    pub(crate) fn all_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let filtered = self.filtered.iter().flat_map(|(_, pool)| pool);
         self.plain.iter().chain(filtered)
     }

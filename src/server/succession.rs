@@ -310,7 +310,8 @@ impl Succession {
             }
             (ProcessMessage::Ask { id, keys, address }, _) => {
                 if let Some(pool) = self.control.pool(&address) {
-                    loans.add(pool, keys, id, link);
+                    let order = loans::order(&shared.snapshot(), &pool, &keys);
+                    loans.add(pool, keys, id, order, link);
                 }
             }
             (ProcessMessage::Older, Some(end)) if role == Role::Predecessor => {

@@ -185,6 +185,29 @@ fn a_request_that_was_begun_borrows_a_backend() {
 }
 
 #[test]
+fn a_backend_is_borrowed_by_the_order_of_the_site() {
+    let site = SITE.replace("timeout: 60", "timeout: 60, order: oldest");
+    let mut proxy = Proxy::start_with(&site, &["--pid", "pid"]);
+    let [oldest, newest] = [1, 2].map(|number| {
+        let echo = Echo::dial(proxy.dial_in(), &format!("12700101777{number}"), "");
+        proxy.wait_for_logs("joined", number);
+        proxy.wait_until_idle();
+        echo
+    });
+    let mut visitor = proxy.visit();
+    visitor.send("GET /1 HT");
+    proxy.wait_until_idle();
+    let new = Successor::of(&proxy);
+    proxy.wait_for_log("took over 2 idle backends");
+    visitor.send("TP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(visitor.answer().text(), "/1");
+    assert_eq!((oldest.answered(), newest.answered()), (1, 0));
+    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
+    drop((visitor, oldest, newest));
+    new.finish();
+}
+
+#[test]
 fn requests_that_wait_in_the_old_process_are_served() {
     let mut proxy = start("");
     let mut backend = Backend::dial(proxy.dial_in());

@@ -16,6 +16,7 @@ use crate::backend::pool::{
 use crate::backend::waiting::WaitingCount;
 use crate::config::Order;
 use crate::preamble::Id;
+use crate::server::snapshot::{Site, Snapshot};
 
 /// The requests of one other process that wait for backends of this one, oldest first.
 pub(super) struct Loans {
@@ -50,12 +51,13 @@ impl Loans {
         })
     }
 
-    /// Queues a request of the other process, or lends it a backend at once.
+    /// Queues a request of the other process, or lends it a backend at once: of several idle ones by this order.
     pub(super) fn add(
         &mut self,
         pool: Arc<Pool>,
         keys: Vec<Box<[u8]>>,
         id: Option<Id>,
+        order: Order,
         link: &ProcessLink,
     ) {
         // The oldest may be served or gone by now; a request that still waits asks again.
@@ -66,7 +68,7 @@ impl Loans {
             pools: &[pool],
             keys: &Arc::from(keys),
             id: id.as_ref().map(Id::as_bytes),
-            order: Order::Newest,
+            order,
             waiting: &self.waiting,
         };
         match pool::acquire(&selector, &mut None, Instant::now()) {
@@ -100,6 +102,17 @@ impl Loans {
         let left = tickets.filter_map(|ticket| advance(ticket, &self.waker, link));
         self.tickets = left.collect();
     }
+}
+
+/// The order of the site whose backends connect here with one of these keys. (What the other process asks for does not name
+/// the site.)
+pub(super) fn order(snapshot: &Snapshot, pool: &Arc<Pool>, keys: &[Box<[u8]>]) -> Order {
+    let is_of = |site: &&Site| {
+        let mut pools = site.all_pools();
+        pools.any(|own| Arc::ptr_eq(own, pool)) && site.keys.iter().any(|key| keys.contains(key))
+    };
+    let site = snapshot.sites.iter().find(is_of);
+    site.map_or(Order::Least, |site| site.settings.order)
 }
 
 /// Lends the backend that a request was given; returns the ticket if there is none yet.
