@@ -23,6 +23,7 @@ mod laws;
 mod layers;
 mod life;
 mod logs;
+mod lookups;
 mod memory;
 mod messages;
 mod names;

@@ -1,14 +1,14 @@
 //! Which servers are dialled.
 //!
 //! Each address of a `connect` entry is a [`ServerAddress`] with `connections` dialled connections. Host names are
-//! looked up again every [`LOOK_UP_INTERVAL`]: the connections to removed addresses are closed, new addresses are
+//! looked up again every `lookup_interval`: the connections to removed addresses are closed, new addresses are
 //! dialled.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
@@ -34,7 +34,7 @@ pub(super) fn run(shared: &Arc<AccessShared>) {
     loop {
         shared.state.lock().config_changed = false;
         dialer.apply(shared);
-        let until = Instant::now() + LOOK_UP_INTERVAL;
+        let until = Instant::now() + shared.settings().config.lookup_interval;
         let mut state = shared.state.lock();
         while !state.draining && !state.config_changed && Instant::now() < until {
             let bursts = state.dialling.values();
@@ -207,6 +207,3 @@ fn list(addresses: &[SocketAddr]) -> String {
     let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     texts.join(", ")
 }
-
-/// How often host names are looked up.
-const LOOK_UP_INTERVAL: Duration = Duration::from_secs(30);

@@ -1,8 +1,8 @@
 //! Servers that the proxy connects to (`proxy: traditional`), and the requests that wait for them.
 //!
 //! A [`Directory`] holds the servers of a site. Each server has a number of *slots*: the requests that it may have at
-//! once. A request takes a slot at the server with the fewest busy slots (round robin among equals). With the slot it
-//! gets an idle connection from an earlier exchange, or a new one. If all slots are busy, requests wait in order of
+//! once. A request takes a slot at the server that the site's `order` chooses: by default the one with the fewest busy
+//! slots, in turn among equals. With the slot it gets an idle connection from an earlier exchange, or a new one. If all slots are busy, requests wait in order of
 //! arrival, as at a [`pool`](super::pool): the thread that frees a slot gives it to the first request in the queue.
 //!
 //! A server that cannot be connected to, or that fails several times in a row, is *set aside*: it gets no requests for a

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, access as may};
 
 use super::address;
+use super::defaults::DEFAULT_LOOKUP_INTERVAL;
 use super::inspection::Inspection;
 use super::keys::{self, KeyLevel};
 use super::problem::{COMMAND_LINE, Findings, Location, Note, Problems};
@@ -31,6 +32,8 @@ pub struct AccessConfig {
     pub places: usize,
     /// Connections to each server (`connections`).
     pub connections: usize,
+    /// How often names of servers are looked up again (`lookup_interval`).
+    pub lookup_interval: Duration,
     /// Health checks of the application (`check`).
     pub check: ApplicationCheck,
     /// The application's program with its arguments (`command`); empty: the access proxy does not start it.
@@ -230,6 +233,9 @@ fn access(top: &Section, overrides: &AccessOverrides) -> AccessConfig {
         to: to(top, overrides),
         places: number(places, connections),
         connections: number(connections, places),
+        lookup_interval: top
+            .take("lookup_interval", value::deadline)
+            .unwrap_or(DEFAULT_LOOKUP_INTERVAL),
         check: check(top),
         command: match overrides.command.is_empty() {
             true => command(top),
@@ -482,6 +488,7 @@ mod tests {
              key: 0123\n\
              to: 127.0.0.1:3000\n\
              connections: 3\n\
+             lookup_interval: 10\n\
              command: [puma, -b, 'tcp://127.0.0.1:3000']\n\
              signals: [hup, SIGUSR2]\n\
              check: {uri: '/up?quick', interval: 500ms}\n\
@@ -508,6 +515,7 @@ mod tests {
             to: tcp("127.0.0.1", 3000),
             places: 3,
             connections: 3,
+            lookup_interval: Duration::from_secs(10),
             check: ApplicationCheck {
                 uri: Some("/up?quick".into()),
                 interval: Duration::from_millis(500),
@@ -584,6 +592,14 @@ mod tests {
         check(
             "to: 'a:1'\nconnections: 0",
             "a.yml:2: connections 0: write a number from 1 to 1000",
+        );
+        check(
+            "lookup_interval: 0",
+            "a.yml:1: lookup_interval 0: write at least 1ms",
+        );
+        check(
+            "lookup_interval: often",
+            "a.yml:1: lookup_interval \"often\": write a time, for example 5, 1.5, 500ms or 1h",
         );
         check(
             "check: {intervall: 5}",

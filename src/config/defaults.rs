@@ -72,6 +72,7 @@ impl Default for SiteConfig {
             server_connections: 64,
             send_proxy: None,
             server_tls: None,
+            lookup_interval: DEFAULT_LOOKUP_INTERVAL,
             check: None,
             backup: None,
             keys: Vec::new(),
@@ -332,6 +333,8 @@ const UNKNOWN_MEMORY: u64 = 64 << 20;
 /// The default of `cache_threshold` in bytes, as in the original.
 const CACHE_THRESHOLD: u64 = 102_400;
 
+/// How often names of servers are looked up: the time to live of most records that are meant to change is 30 to 60 s.
+pub(super) const DEFAULT_LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
 /// The default window of the caches. A deployment must be visible soon, and one check per second is cheap.
 const WINDOW: Duration = Duration::from_secs(1);
 

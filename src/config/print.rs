@@ -159,6 +159,8 @@ enum Backends<'c> {
     FastCgi {
         outgoing: &'c [ServerConfig],
         server_connections: usize,
+        #[serde(serialize_with = "time")]
+        lookup_interval: Duration,
         fastcgi_root: Option<Cow<'c, str>>,
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         fastcgi_params: &'c BTreeMap<String, String>,
@@ -171,6 +173,8 @@ enum Backends<'c> {
         directory: &'static str,
         servers: &'c DirectoryConfig,
         server_connections: usize,
+        #[serde(serialize_with = "time")]
+        lookup_interval: Duration,
         send_proxy: Option<ProxyVersion>,
         server_tls: Option<&'c ServerTlsConfig>,
         check: Option<&'c CheckConfig>,
@@ -289,6 +293,7 @@ impl<'c> Backends<'c> {
                 Self::FastCgi {
                     outgoing: servers,
                     server_connections: site.server_connections,
+                    lookup_interval: site.lookup_interval,
                     fastcgi_root: root.map(|root| root.to_string_lossy()),
                     fastcgi_params: &fastcgi.params,
                     fallback: site.fallback.is_none().then_some(false),
@@ -305,6 +310,7 @@ impl<'c> Backends<'c> {
                 },
                 servers,
                 server_connections: site.server_connections,
+                lookup_interval: site.lookup_interval,
                 send_proxy: site.send_proxy,
                 server_tls: (site.server_tls.as_ref())
                     .filter(|tls| **tls != ServerTlsConfig::default()),

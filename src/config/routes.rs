@@ -50,7 +50,7 @@ pub(super) fn routes<'a>(
             inner.problem("no match; write the path of the route, match: /api");
         }
         let rewrite = rewrite(&inner);
-        let route = one(&inner, site, &parent);
+        let route = one(section, &inner, site, &parent);
         let Some(prefix) = prefix else { continue };
         let known = routes.iter().find(|(_, known)| {
             let known = known.route.as_ref();
@@ -138,12 +138,12 @@ fn check_keys(section: &Section) {
     keys::check(section.findings, KeyLevel::Site, &own, &place);
 }
 
-/// Reads where the requests of a route go.
-fn one(section: &Section, site: &SiteConfig, parent: &TopLevel) -> SiteConfig {
+/// Reads where the requests of a route go. `of_site`: the section of its site.
+fn one(of_site: &Section, section: &Section, site: &SiteConfig, parent: &TopLevel) -> SiteConfig {
     let mut map = section.map.clone();
     map.retain(|(name, _)| SHARED.contains(&name.as_str()));
-    let has = |key: &str| raw::get(&map, key).is_some();
-    let (has_order, has_connections) = (has("order"), has("server_connections"));
+    let has_order = raw::get(&map, "order").is_some();
+    inherit(of_site, &mut map);
     let section = section.with(map);
     for key in ["outgoing", "servers"] {
         let mut items = section.many(key).unwrap_or_default().into_iter();
@@ -167,14 +167,27 @@ fn one(section: &Section, site: &SiteConfig, parent: &TopLevel) -> SiteConfig {
             true => route.order,
             false => site.order,
         },
-        server_connections: match has_connections || route.directory.is_none() {
-            true => route.server_connections,
-            false => site.server_connections,
-        },
         unframed_gap: site.unframed_gap,
         logger: site.logger.clone(),
         access_log: site.access_log.clone(),
         ..route
+    }
+}
+
+/// Adds what a site says of servers to the values of a route, if the route has no value of its own. The site itself need
+/// not have servers. Values that are wrong are reported for the site.
+fn inherit(of_site: &Section, map: &mut Map) {
+    let is_right = |key: &str, node: &Node| match key {
+        "server_connections" => site::server_connections(node).is_ok(),
+        _ => value::deadline(node).is_ok(),
+    };
+    for key in ["server_connections", "lookup_interval"] {
+        if raw::get(map, key).is_none()
+            && let Some(node) = raw::get(&of_site.map, key)
+            && is_right(key, node)
+        {
+            map.push((key.into(), node.clone()));
+        }
     }
 }
 
@@ -232,7 +245,7 @@ const NOT_HERE: &str = "a route cannot have it; write it in the site";
 const ROUTE: [&str; 3] = ["match", "strip", "rewrite"];
 
 /// The keys of sites that routes can have.
-const SHARED: [&str; 14] = [
+const SHARED: [&str; 15] = [
     "outgoing",
     "key",
     "key_file",
@@ -240,6 +253,7 @@ const SHARED: [&str; 14] = [
     "directory",
     "servers",
     "server_connections",
+    "lookup_interval",
     "send_proxy",
     "server_tls",
     "check",

@@ -131,7 +131,8 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         false => outgoing(section, config, directory.is_none() && keys.is_empty()),
     };
     let (allow, deny) = clients::allow_and_deny(section);
-    let connections = section.count("server_connections", 1..=100_000, base.server_connections);
+    let connections = section.take("server_connections", server_connections);
+    let lookup_interval = section.deadline("lookup_interval", base.lookup_interval);
     let send_proxy = section.take("send_proxy", proxy_protocol::send_proxy);
     let check = servers::check_of(section);
     let is_listed = raw::get(&section.map, "servers").is_some();
@@ -160,7 +161,11 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
         },
         server_connections: match directory {
             None => base.server_connections,
-            Some(_) => connections,
+            Some(_) => connections.unwrap_or(base.server_connections),
+        },
+        lookup_interval: match directory {
+            None => base.lookup_interval,
+            Some(_) => lookup_interval,
         },
         send_proxy: send_proxy.flatten().filter(|_| directory.is_some()),
         server_tls: server_tls::server_tls(section, directory.as_ref()),
@@ -232,6 +237,11 @@ fn keepalive(section: &Section, idle: Duration) -> Option<Duration> {
         Err(_) => value::time(node).map_err(|_| "write true, false or seconds".into()),
     });
     Some(keepalive.unwrap_or(idle)).filter(|idle| !idle.is_zero())
+}
+
+/// Reads `server_connections`.
+pub(super) fn server_connections(node: &Node) -> Result<usize, ValueError> {
+    value::count(1..=100_000)(node).map(|count| count as usize)
 }
 
 fn order(node: &Node) -> Result<Order, ValueError> {

@@ -1144,10 +1144,10 @@ fn printing_and_loading_is_stable() {
         "cluster_port: 80\naccess_log: /a\nmap: [{incoming: [a, '::1'], outgoing: [{to: b:1, match: 'a: \"#'}, {to: b:2, prefix: /é}], access_log: off}]\n",
     );
     check(
-        "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, send_proxy: v2, backup: d, queue_time: false, request_id: false, underscores: true}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, timeouts: {connect: 1}}]\n",
+        "cluster_port: 80\nmap: [{incoming: [a, b], proxy: traditional, servers: [c, 'd:3000', 'http://[::1]:81/', 'unix:/s'], check: {uri: '/up?x'}, send_proxy: v2, backup: d, queue_time: false, request_id: false, underscores: true}, {incoming: [c, d], proxy: traditional, server_connections: 3, servers: e, lookup_interval: 5, timeouts: {connect: 1}}]\n",
     );
     check(
-        "cluster_port: 80\nmap: [{incoming: a, docroot: /w, outgoing: ['fastcgi:unix:/s', 'fastcgi://h:9'], fastcgi_root: /x, fastcgi_params: {A: 'b'}, server_connections: 3}, {incoming: b, docroot: /w, fallback: false, outgoing: 'fastcgi:h:9'}, {incoming: c, docroot: /w, fallback: /i.html, index: a.php, outgoing: 'fastcgi:h:9'}]\n",
+        "cluster_port: 80\nmap: [{incoming: a, docroot: /w, outgoing: ['fastcgi:unix:/s', 'fastcgi://h:9'], lookup_interval: 500ms, fastcgi_root: /x, fastcgi_params: {A: 'b'}, server_connections: 3}, {incoming: b, docroot: /w, fallback: false, outgoing: 'fastcgi:h:9'}, {incoming: c, docroot: /w, fallback: /i.html, index: a.php, outgoing: 'fastcgi:h:9'}]\n",
     );
     check(
         "cluster_port: 80\ndefaults: {order: newest, routes: {match: /, outgoing: z:1}}\nmap: [{incoming: [a, b], timeout: 3, timeouts: {connect: 2}, limits: {waiting: 4}, routes: [{match: /api/, outgoing: [x:1, {to: x:2, prefix: /api/v}], key: k, strip: true, order: oldest}, {match: /ä, outgoing: 'http://y:1', rewrite: /b/, timeout: 5, timeouts: {backend: 7}, limits: {waiting: 8}, server_connections: 9, check: {uri: /up}}]}, {default: true, docroot: /}]\n",

@@ -160,6 +160,9 @@ pub struct SiteConfig {
     /// Most requests that a server has at once.
     #[serde(skip)]
     pub server_connections: usize,
+    /// How often host names of servers are looked up again.
+    #[serde(skip)]
+    pub lookup_interval: Duration,
     /// The PROXY header that a connection to a server begins with (`send_proxy`); `None`: none.
     #[serde(skip)]
     pub send_proxy: Option<ProxyVersion>,
@@ -517,15 +520,16 @@ pub enum Filter {
     Match(Regex),
 }
 
-/// Which idle backend gets the next request (`order`).
+/// Which idle backend, or which server that is connected to, gets the next request (`order`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
-    /// The one that became idle last, of the machine with the smallest share of its connections in use.
+    /// The one that became idle last, of the machine with the smallest share of its connections in use; the server with the
+    /// fewest requests, in turn among equals.
     Least,
-    /// The one that became idle last.
+    /// The one that became idle last; the server of the connection that became idle last, or the first in the list.
     Newest,
-    /// The one that has been idle longest, as in the original.
+    /// The one that has been idle longest, as in the original; each server in turn.
     Oldest,
 }
 

@@ -32,10 +32,15 @@ pub(crate) struct Access {
 impl Access {
     /// Starts it with a configuration and options behind it.
     pub(crate) fn start(yaml: &str, options: &[&str]) -> Self {
+        Self::start_program(program(), yaml, options)
+    }
+
+    /// Starts a program that was prepared in some way.
+    pub(crate) fn start_program(mut program: Command, yaml: &str, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         write_config(&directory.path().join("access.yml"), yaml);
         let log = fs::File::create(directory.path().join("log")).unwrap();
-        let child = program()
+        let child = program
             .args(["-c", "access.yml"])
             .args(options)
             .current_dir(&directory)

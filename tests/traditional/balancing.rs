@@ -40,6 +40,62 @@ fn least_connections() {
 }
 
 #[test]
+fn order() {
+    let servers = [(); 3].map(|()| Server::start());
+    let addresses: Vec<_> = servers.iter().map(|s| s.address().to_string()).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let yaml = |order: &str| site(&addresses, &format!(", server_connections: 2, {order}"));
+    let proxy = Proxy::start(&yaml("order: newest"));
+    let ask = |target: &str, server: usize| {
+        let visitor = proxy.ask(target);
+        let mut backend = servers[server].accept();
+        assert_eq!(backend.request().target(), target);
+        (visitor, backend)
+    };
+    let done = |(visitor, backend): &mut (Visitor, Backend)| backend.reply_to(visitor, "done");
+    // The first has room for two.
+    let mut first = [ask("/1", 0), ask("/2", 0)];
+    let mut second = ask("/3", 1);
+    done(&mut first[0]);
+    done(&mut second);
+    // The connection that became idle last is used, then the other one, and only then the list.
+    let mut visitor = proxy.ask("/4");
+    assert_eq!(second.1.request().target(), "/4");
+    let mut other = proxy.ask("/5");
+    assert_eq!(first[0].1.request().target(), "/5");
+    let mut fourth = ask("/6", 1);
+    let mut third = ask("/7", 2);
+    first[0].1.reply_to(&mut other, "done");
+    second.1.reply_to(&mut visitor, "done");
+    for busy in [&mut third, &mut fourth, &mut first[1]] {
+        done(busy);
+    }
+    // One after the other, they go to the last one.
+    for target in ["/8", "/9"] {
+        exchange(&mut visitor, &mut first[1].1, target);
+    }
+    drop((first, second, third, fourth, visitor, other));
+    proxy.reload(&yaml("order: oldest"));
+    // In turn, from the server behind the one that was chosen last.
+    let mut busy = vec![ask("/10", 1), ask("/11", 2), ask("/12", 0), ask("/13", 1)];
+    done(&mut busy[1]);
+    let mut visitor = proxy.ask("/14");
+    assert_eq!(busy[1].1.request().target(), "/14");
+    busy[1].1.reply_to(&mut visitor, "done");
+    // However many each one has: the third has none now.
+    let mut last = ask("/15", 0);
+    // The second one's turn comes next, but it has two requests.
+    proxy.reload(&yaml("order: least"));
+    exchange(&mut visitor, &mut busy[1].1, "/16");
+    done(&mut last);
+    for index in [0, 2, 3] {
+        done(&mut busy[index]);
+    }
+    drop((busy, last, visitor));
+    proxy.finish();
+}
+
+#[test]
 fn limit_and_queue() {
     let server = Server::start();
     let proxy = embedded(&format!(

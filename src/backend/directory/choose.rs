@@ -6,6 +6,7 @@ use super::endpoint::Endpoint;
 use super::health::Health;
 use super::server::ServerEntry;
 use super::state::{Assignment, DirectoryState};
+use crate::config::Order;
 
 impl DirectoryState {
     /// Whether requests can go to a server other than this one.
@@ -17,23 +18,28 @@ impl DirectoryState {
             .any(|server| server.health.state == Health::Up)
     }
 
-    /// Takes a slot at the available server with the fewest busy slots, round robin among equals, and the connection
-    /// there that became idle last. `once`: see [`ServerEntry::pop_idle`].
+    /// Takes a slot at an available server, chosen by the site's [`Order`], and the connection there that became idle last.
+    /// `once`: see [`ServerEntry::pop_idle`].
     pub(super) fn assign(&mut self, once: bool) -> Option<Assignment> {
         let count = self.servers.len();
-        let mut best: Option<(usize, usize)> = None;
+        let order = self.settings.order;
+        let first = match order {
+            Order::Newest => 0,
+            Order::Least | Order::Oldest => self.next_server,
+        };
+        let mut best: Option<usize> = None;
         let mut now = None;
         for step in 0..count {
-            let index = (self.next_server + step) % count;
+            let index = (first + step) % count;
             let server = &self.servers[index];
             if server.busy < server.slots
-                && best.is_none_or(|(_, busy)| server.busy < busy)
+                && best.is_none_or(|best| is_preferred(order, server, &self.servers[best]))
                 && server.is_open(&mut now)
             {
-                best = Some((index, server.busy));
+                best = Some(index);
             }
         }
-        let (index, _) = best?;
+        let index = best?;
         self.next_server = (index + 1) % count;
         let server = &mut self.servers[index];
         server.busy += 1;
@@ -45,5 +51,14 @@ impl DirectoryState {
             endpoint,
             idle: server.pop_idle(once),
         })
+    }
+}
+
+/// Whether a server is a better choice than one that comes before it, in the list or in turn.
+fn is_preferred(order: Order, server: &ServerEntry, other: &ServerEntry) -> bool {
+    match order {
+        Order::Least => server.busy < other.busy,
+        Order::Newest => server.idle_since() > other.idle_since(),
+        Order::Oldest => false,
     }
 }

@@ -187,16 +187,22 @@ impl ServerHealth {
         Change::Back
     }
 
-    /// Records the result of a lookup and schedules the next one. Returns whether the name was unknown before.
-    pub(super) fn judge_lookup(&mut self, result: Result<(), &str>, now: Instant) -> bool {
+    /// Records the result of a lookup and schedules the next one after this interval, or soon if the name is still unknown.
+    /// Returns whether it was unknown before.
+    pub(super) fn judge_lookup(
+        &mut self,
+        result: Result<(), &str>,
+        interval: Duration,
+        now: Instant,
+    ) -> bool {
         let first = self.state == Health::Unknown;
         let is_found = result.is_ok();
         if first {
             self.why = result.err().map(str::to_owned);
         }
         let again = match first && !is_found {
-            true => LOOK_UP_SOON,
-            false => LOOK_UP_AGAIN,
+            true => LOOK_UP_SOON.min(interval),
+            false => interval,
         };
         self.lookup = Some(now + again);
         if first && is_found {
@@ -243,6 +249,5 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Failed exchanges, and failed checks, in a row.
 const FAILURES: u32 = 3;
 const BAD_CHECKS: u32 = 2;
-/// How often names are looked up; and how soon if the name is unknown or the server cannot be reached.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
+/// How soon a name is looked up that is unknown, or whose server cannot be reached.
 const LOOK_UP_SOON: Duration = Duration::from_secs(1);

@@ -108,12 +108,13 @@ impl Directory {
         let moved = found.is_ok() && !old.is_empty();
         let (idle, first, was_reported) = {
             let mut state = self.state.lock();
+            let interval = state.settings.lookup_interval;
             let Some(server) = state.server(endpoint) else {
                 return;
             };
             let error = found.as_ref().err().map(process::reason);
             let result = error.as_deref().map_or(Ok(()), Err);
-            let first = server.health.judge_lookup(result, now);
+            let first = server.health.judge_lookup(result, interval, now);
             let was_reported = mem::replace(&mut server.lookup_reported, found.is_err());
             let idle = match moved {
                 true => mem::take(&mut server.idle),

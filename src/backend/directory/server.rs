@@ -86,6 +86,11 @@ impl ServerEntry {
         !self.drained && self.health.is_open(now)
     }
 
+    /// When a connection to it last became idle, if one is idle.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        self.idle.back().map(|idle| idle.since)
+    }
+
     /// The connection that became idle last. `once`: the request must not be sent twice, so an old connection will not
     /// do, nor any to a FastCGI server: php-fpm closes one right after a response if the process has served its share
     /// (`pm.max_requests`).

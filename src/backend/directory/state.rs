@@ -13,7 +13,7 @@ use super::tls::ServerTls;
 use crate::backend::drained::Drained;
 use crate::backend::queue::Queue;
 use crate::backend::shortage::Shortage;
-use crate::config::{self, ServerConfig};
+use crate::config::{self, Order, ServerConfig};
 use crate::stats::Close;
 
 /// The part of a site's configuration that concerns its servers.
@@ -23,10 +23,14 @@ pub(super) struct DirectorySettings {
     pub(super) servers: Vec<ServerConfig>,
     /// The slots of each server.
     pub(super) slots: usize,
+    /// Which server gets a request.
+    pub(super) order: Order,
     /// How long connecting may take.
     pub(super) connect_timeout: Duration,
     /// How long a connection may be idle.
     pub(super) idle_timeout: Duration,
+    /// How often names are looked up.
+    pub(super) lookup_interval: Duration,
     /// The checks, and the Host of their requests.
     pub(super) check: Option<config::CheckConfig>,
     pub(super) host: String,
@@ -73,11 +77,13 @@ impl DirectorySettings {
         Some(Self {
             servers,
             slots,
+            order: site.order,
             connect_timeout: site.timeouts.connect,
             idle_timeout: match site.fastcgi {
                 Some(_) => site.timeouts.idle.min(LONGEST_FASTCGI),
                 None => site.timeouts.idle,
             },
+            lookup_interval: site.lookup_interval,
             check: site.check.clone(),
             host: match &site.route {
                 Some(route) => route.site.clone(),
@@ -135,6 +141,9 @@ impl DirectoryState {
             // A check under way schedules the next one itself.
             if let Some(due) = &mut server.check {
                 *due = now;
+            }
+            if let Some(due) = &mut server.health.lookup {
+                *due = (*due).min(now + settings.lookup_interval);
             }
             if settings.check.is_none() && server.health.state == Health::Down {
                 server.health.set_up(now);

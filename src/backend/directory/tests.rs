@@ -8,14 +8,16 @@ use nix::sys::socket::sockopt::TcpUserTimeout;
 use super::health::{Change, Health, HealthReport, LONGEST_PAUSE, ServerHealth};
 use super::*;
 use crate::backend::waiting::WaitingCount;
-use crate::config::ServerConfig;
+use crate::config::{Order, ServerConfig};
 
 fn directory(servers: &[ServerConfig], slots: usize) -> Arc<Directory> {
     let settings = DirectorySettings {
         servers: servers.to_vec(),
         slots,
+        order: Order::Least,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(10),
+        lookup_interval: Duration::from_secs(30),
         check: None,
         send_proxy: None,
         tls: None,
@@ -103,6 +105,43 @@ fn changed_address_is_used() {
     let state = directory.state.lock();
     assert_eq!(state.servers[0].busy, 0);
     assert!(state.waiting.is_empty());
+}
+
+#[test]
+fn names_are_looked_up_at_the_interval() {
+    let directory = directory(&["moves.invalid:80".parse().unwrap()], 2);
+    let endpoint = Arc::clone(&directory.state.lock().servers[0].endpoint);
+    let interval = Duration::from_secs(20);
+    let set = |interval: Duration| {
+        let mut settings = directory.state.lock().settings.clone();
+        settings.lookup_interval = interval;
+        directory.change(settings);
+    };
+    set(interval);
+    // The time until the next lookup, as of the moment after the last one.
+    let next = || directory.state.lock().servers[0].health.lookup.unwrap();
+    let found = || Ok(vec!["127.0.0.1:80".parse().unwrap()]);
+    let looked_up = |result| {
+        let before = Instant::now();
+        directory.lookup_done(&endpoint, result);
+        (before, Instant::now())
+    };
+    let is_after = |time: Duration, (before, after): (Instant, Instant)| {
+        (before + time..=after + time).contains(&next())
+    };
+    let soon = Duration::from_secs(1);
+    let fails = || Err(std::io::Error::other("no such name"));
+    assert!(is_after(soon, looked_up(fails())));
+    assert!(is_after(interval, looked_up(found())));
+    assert!(is_after(interval, looked_up(fails())));
+    // A shorter one counts at once.
+    let before = Instant::now();
+    set(Duration::from_millis(500));
+    assert!(is_after(
+        Duration::from_millis(500),
+        (before, Instant::now())
+    ));
+    assert!(is_after(Duration::from_millis(500), looked_up(found())));
 }
 
 #[test]
