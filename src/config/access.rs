@@ -599,7 +599,7 @@ mod tests {
         );
         check(
             "lookup_interval: often",
-            "a.yml:1: lookup_interval \"often\": write a time, for example 5, 1.5, 500ms or 1h",
+            "a.yml:1: lookup_interval \"often\": write seconds, or 500ms, 30s, 5m",
         );
         check(
             "check: {intervall: 5}",

@@ -1318,6 +1318,19 @@ fn routes_are_sites_behind_those_of_the_file() {
     );
     // A site with routes needs no backends of its own.
     assert!(sites[1].outgoing.is_empty());
+    // What the site says of servers is for those of its routes, although its own backends dial in.
+    let text = "cluster_port: 80\nmap: [{incoming: a, outgoing: x:1, server_connections: 7, lookup_interval: 9, routes: [{match: /b, outgoing: 'http://y'}, {match: /c, outgoing: 'http://y', server_connections: 2, lookup_interval: 3}, {match: /d, outgoing: x:2}]}]\n";
+    let sites = config(text).sites;
+    let of_servers = |site: &SiteConfig| (site.server_connections, site.lookup_interval.as_secs());
+    let own: Vec<_> = sites.iter().map(of_servers).collect();
+    assert_eq!(own, [(64, 30), (7, 9), (2, 3), (64, 30)]);
+    // A value that is wrong is reported once.
+    let wrong = "cluster_port: 80\nmap:\n - incoming: a\n   lookup_interval: 0\n   routes: [{match: /b, outgoing: 'http://y'}]\n";
+    let problems = load(wrong).expect_err("a problem");
+    assert_eq!(
+        problems.to_string(),
+        "s.yml:4: map[1] (a): lookup_interval 0: write at least 1ms"
+    );
 }
 
 #[test]
