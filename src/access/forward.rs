@@ -208,7 +208,7 @@ impl Buffers {
                 link.reset_on_close();
                 AfterExchange::Close
             }
-            Outcome::Switched(switched) => self.switch_protocols(switched, &request, link),
+            Outcome::Switched(switched) => self.switch_protocols(*switched, &request, link),
             Outcome::Gone(_) => {
                 // The server's deadlines are usually shorter, so it closes the connection.
                 request.shared.count_unanswered();

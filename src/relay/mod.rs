@@ -73,7 +73,7 @@ pub enum Outcome<U: Upstream> {
     /// A response was delivered, or cut. The backend may still be sending a rest that no client wants.
     Delivered(Delivered, Option<Drain<U>>),
     /// The backend has switched to the protocol that was asked for.
-    Switched(Switched<U>),
+    Switched(Box<Switched<U>>),
     /// There is no response; the client got interim ones at most.
     Failed(RelayError),
     /// The client left before the response.
@@ -121,13 +121,14 @@ struct BackendWait {
     connecting_since: Option<Instant>,
 }
 
+/// What is large is boxed: a phase is moved at each transition, and an exchange is allocated for each request.
 enum Phase<U: Upstream> {
     /// It asks for a backend.
     Acquiring,
     /// It asks for a backend again at this time.
     Pausing(Instant),
-    Queued(U::Ticket),
-    Connecting(U::Connecting),
+    Queued(Box<U::Ticket>),
+    Connecting(Box<U::Connecting>),
     Sending(Box<Call<U>>),
     Awaiting(Box<Call<U>>),
     Relaying(Box<Delivery<U>>),
@@ -310,9 +311,9 @@ impl<H: ExchangeHandler> Exchange<H> {
             Acquired::Ready(upstream) => self.begin(upstream),
             Acquired::Connecting(connecting) => {
                 self.wait.connecting_since = Some(Instant::now());
-                Transition::Phase(Phase::Connecting(connecting))
+                Transition::Phase(Phase::Connecting(Box::new(connecting)))
             }
-            Acquired::Queued(ticket) => self.queue(ticket),
+            Acquired::Queued(ticket) => self.queue(Box::new(ticket)),
             Acquired::Again => Transition::Phase(Phase::Acquiring),
         }
     }
@@ -324,7 +325,10 @@ impl<H: ExchangeHandler> Exchange<H> {
         Transition::Phase(Phase::Acquiring)
     }
 
-    fn queue(&mut self, mut ticket: <H::Upstream as Upstream>::Ticket) -> Transition<H::Upstream> {
+    fn queue(
+        &mut self,
+        mut ticket: Box<<H::Upstream as Upstream>::Ticket>,
+    ) -> Transition<H::Upstream> {
         if let Some(acquired) = ticket.take() {
             return self.acquired(acquired);
         }
@@ -348,7 +352,7 @@ impl<H: ExchangeHandler> Exchange<H> {
                     backend: connecting.fd().map(|_| connecting.interest()),
                     ..Interests::time(connecting.until())
                 };
-                Transition::Blocked(Phase::Connecting(connecting), interests)
+                Transition::Blocked(Phase::Connecting(Box::new(connecting)), interests)
             }
             Connected::Failed(error) => match self.connection_failed(&error) {
                 // Keep trying for as long as the request may wait.
@@ -448,11 +452,11 @@ impl<H: ExchangeHandler> Exchange<H> {
                 self.trace.source = ResponseSource::Backend;
                 self.status = head.status;
                 if head.status == 101 {
-                    return Transition::Done(Outcome::Switched(Switched {
+                    return Transition::Done(Outcome::Switched(Box::new(Switched {
                         head,
                         upstream: call.into_upstream(),
                         behind: tools.reply.data().to_vec(),
-                    }));
+                    })));
                 }
                 self.respond(head, *call, client, tools)
             }

@@ -93,7 +93,8 @@ fn judge_request(bytes: &[u8], head: &RequestHead) {
             head.target.as_str()
         ),
     }
-    simple.assert_fields(&head.headers, Some(&head.ambiguous));
+    let ambiguous = head.ambiguous.clone().unwrap_or_default();
+    simple.assert_fields(&head.headers, Some(&ambiguous));
     let lengths = simple.all("content-length");
     match simple.all("transfer-encoding")[..] {
         [] => match lengths[..] {

@@ -17,7 +17,7 @@ use crate::http::syntax::{Version, is_token};
 pub(super) struct Fields<'h> {
     pub(super) headers: Headers,
     /// Fields of a request whose names an application may confuse with others.
-    pub(super) ambiguous: Headers,
+    pub(super) ambiguous: Option<Box<Headers>>,
     /// The first two values; a second one is an error.
     pub(super) hosts: [Option<&'h [u8]>; 2],
     pub(super) encodings: [Option<&'h [u8]>; 2],
@@ -80,7 +80,7 @@ impl<'h> Fields<'h> {
             match FieldKind::of(field.name) {
                 FieldKind::EndToEnd => {
                     let headers = match request && is_ambiguous(field.name) {
-                        true => &mut fields.ambiguous,
+                        true => fields.ambiguous.get_or_insert_default(),
                         false => &mut fields.headers,
                     };
                     match usual_line(lines, field.name, value) {
@@ -123,7 +123,9 @@ impl<'h> Fields<'h> {
             // An option that is not UTF-8 cannot be a field name.
             if let Ok(name) = str::from_utf8(name) {
                 fields.headers.remove(name);
-                fields.ambiguous.remove(name);
+                if let Some(ambiguous) = &mut fields.ambiguous {
+                    ambiguous.remove(name);
+                }
             }
         }
         Ok(fields)

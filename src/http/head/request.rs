@@ -1,7 +1,5 @@
 //! Heads of requests (RFC 9112 3).
 
-use std::mem;
-
 use super::fields::{Fields, is_continue, list};
 use super::names::{MAX_FORWARDS, is_reserved};
 use super::response::ResponseHead;
@@ -29,7 +27,7 @@ pub struct RequestHead {
     pub headers: Headers,
     /// Fields with `_` or `.` in their names, which applications may confuse with those with `-`. They are only
     /// forwarded after [`RequestHead::admit_ambiguous`] has moved them to `headers`.
-    pub ambiguous: Headers,
+    pub ambiguous: Option<Box<Headers>>,
     /// How the end of the body is marked; never [`Framing::UntilClose`].
     pub framing: Framing,
     /// Whether the client wants to keep the connection (RFC 9112 9.3).
@@ -108,7 +106,7 @@ impl RequestHead {
     /// field is never kept if an application could confuse it with one of framing, of the connection or of a proxy.
     pub fn admit_ambiguous(&mut self, keep: impl Fn(&str) -> bool) -> Headers {
         let mut dropped = Headers::new();
-        for (name, value) in mem::take(&mut self.ambiguous).iter() {
+        for (name, value) in self.ambiguous.take().iter().flat_map(|all| all.iter()) {
             let headers = match keep(name) && !is_reserved(name) {
                 true => &mut self.headers,
                 false => &mut dropped,
@@ -524,7 +522,7 @@ mod tests {
                 && names(&head.headers) == ["X-One", "api_key", "a.b", "api_key"]
                 && head.headers.get("a.b") == Some(b"5")
                 && head.headers.get_all("api_key").eq([b"1", b"8"])
-                && head.ambiguous.is_empty()
+                && head.ambiguous.is_none()
                 && head.framing == Framing::Empty
         });
         accepted(&with(lines), |head| {

@@ -54,28 +54,24 @@ impl Session {
         match step {
             Step::Blocked(interests) => SessionStep::Wait(State::Exchange(exchange), interests),
             Step::Yield => SessionStep::Yield(State::Exchange(exchange)),
-            Step::Done(outcome) => self.end_exchange(*exchange, outcome, scratch),
+            Step::Done(outcome) => self.end_exchange(exchange, outcome, scratch),
         }
     }
 
     /// Handles the outcome of an exchange.
     pub(super) fn end_exchange(
         &mut self,
-        exchange: Exchange<PendingRequest>,
+        mut exchange: Box<Exchange<PendingRequest>>,
         outcome: Outcome<Lease>,
         scratch: &mut Scratch,
     ) -> SessionStep {
         let is_read = exchange.is_read();
-        let Exchange {
-            handler: pending,
-            trace,
-            status,
-            ..
-        } = exchange;
+        let trace = std::mem::take(&mut exchange.trace);
+        let pending = &mut exchange.handler;
         match outcome {
             Outcome::Delivered(delivered, drain) => {
-                let context = LogContext::of_request(&pending);
-                context.log_response(status, &delivered, &trace);
+                let context = LogContext::of_request(pending);
+                context.log_response(exchange.status, &delivered, &trace);
                 let after = AfterResponse {
                     reason: Close::Complete,
                     idle: pending.site().settings.keepalive.unwrap_or_default(),
@@ -84,17 +80,19 @@ impl Session {
                 self.add_drain(drain);
                 self.end_response(delivered, after, scratch)
             }
-            Outcome::Switched(switched) => self.begin_tunnel(pending, switched, trace, scratch),
+            Outcome::Switched(switched) => {
+                self.begin_tunnel(exchange.handler, *switched, trace, scratch)
+            }
             Outcome::Failed(RelayError::Upload(error)) => {
-                self.refuse_upload(&pending, error, trace, scratch)
+                self.refuse_upload(pending, error, trace, scratch)
             }
             Outcome::Failed(error) => {
                 let response = pending.failed(error, trace);
-                self.respond(&pending, response, is_read, scratch)
+                self.respond(pending, response, is_read, scratch)
             }
             Outcome::Gone(drain) => {
                 self.add_drain(drain);
-                self.client_gone(&pending, trace)
+                self.client_gone(pending, trace)
             }
         }
     }

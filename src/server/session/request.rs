@@ -241,11 +241,11 @@ pub(super) const TOO_FAST: &str = "Too many requests from this address. Please t
 /// Why a connection is closed that is for challenges only.
 pub(super) const REFUSED: &str = "refused by allow or deny";
 
-/// The response to a client that is not allowed.
 /// The response to a request for a path that no route has.
 const NO_ROUTE: &str = "There is nothing at this path.";
 
 /// The text for a health check of a site without backends.
 const NOT_CONNECTED: &str = "No application process is connected. Please try again.";
 
+/// The response to a client that is not allowed.
 pub(super) const NOT_ALLOWED: &str = "Your address is not allowed here.";
