@@ -1,19 +1,20 @@
 //! The idle backends of a pool, by key and in the order in which they became idle.
 //!
-//! Adding one, taking one, and removing one that hung up take a time that grows with the number of machines only: each key
-//! and machine has a doubly linked list. Finding a backend by id walks through the lists of its key.
+//! Adding one and removing one that hung up take the same time however many there are: each machine, which belongs to one key,
+//! has a doubly linked list. The time of taking one grows with the number of machines. Finding a backend by id walks through
+//! the lists of its key.
 //!
 //! Drained backends are kept apart: they are connected and idle, but [`IdleBackends::take`] does not find them.
 //!
-//! **Invariants**: a backend is in the list of its own key and machine, and its [`CellIndex`] is that of its cell. The owner's lock
-//! guards both.
+//! **Invariants**: a backend is in the list of its own machine, which is in `lists` (or `drained`) under its key, and its
+//! [`CellIndex`] is that of its cell. The owner's lock guards them all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::machine::Machine;
+use super::machine::{IdleList, Machine, NO_CELL};
 use crate::config::Order;
 
 /// The index of a backend's cell.
@@ -61,28 +62,19 @@ struct Cell<B> {
     after: usize,
 }
 
-/// The backends by key, with a list for each machine.
-type Lists = BTreeMap<Box<[u8]>, Vec<MachineList>>;
-
-/// The idle backends of one key and one machine.
-#[derive(Debug)]
-struct MachineList {
-    machine: Arc<Machine>,
-    count: usize,
-    oldest: usize,
-    newest: usize,
-}
+/// The machines of each key that have, or had, backends in their list.
+type Lists = BTreeMap<Box<[u8]>, Vec<Arc<Machine>>>;
 
 impl Default for CellIndex {
     fn default() -> Self {
-        Self(AtomicUsize::new(NONE))
+        Self(AtomicUsize::new(NO_CELL))
     }
 }
 
 impl CellIndex {
     /// Whether the backend is idle now.
     pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != NONE
+        self.0.load(Ordering::Relaxed) != NO_CELL
     }
 }
 
@@ -90,7 +82,7 @@ impl<B> Default for IdleBackends<B> {
     fn default() -> Self {
         Self {
             cells: Vec::new(),
-            free: NONE,
+            free: NO_CELL,
             lists: BTreeMap::new(),
             drained: BTreeMap::new(),
             count: 0,
@@ -107,35 +99,39 @@ impl<B: HasCell> IdleBackends<B> {
 
     /// Adds a backend as the newest.
     pub(super) fn push(&mut self, backend: B, drained: bool) {
-        if self.free == NONE {
+        if self.free == NO_CELL {
             self.free = self.cells.len();
             self.cells.push(Cell {
                 backend: None,
                 drained: false,
                 number: 0,
-                before: NONE,
-                after: NONE,
+                before: NO_CELL,
+                after: NO_CELL,
             });
         }
         let index = self.free;
         self.free = self.cells[index].after;
         self.count += 1;
         self.added += 1;
-        let lists = match drained {
-            false => &mut self.lists,
-            true => &mut self.drained,
-        };
-        let key_lists = match lists.get_mut(backend.key()) {
-            Some(key_lists) => key_lists,
-            None => lists.entry(backend.key().into()).or_default(),
-        };
-        let list = find_or_add(key_lists, backend.machine());
-        list.count += 1;
-        let before = list.newest;
-        list.newest = index;
-        match before {
-            NONE => list.oldest = index,
-            before => self.cells[before].after = index,
+        let machine = backend.machine();
+        let list = list_of(machine, drained);
+        if !list.set_listed(true) {
+            let lists = match drained {
+                false => &mut self.lists,
+                true => &mut self.drained,
+            };
+            let machines = lists.entry(backend.key().into()).or_default();
+            // Machines come rarely; that is a good time to forget those that have left.
+            machines.retain(|machine| {
+                let list = list_of(machine, drained);
+                let stays = list.len() > 0 || machine.connected() > 0;
+                stays || !list.set_listed(false)
+            });
+            machines.push(Arc::clone(machine));
+        }
+        let before = list.push(index);
+        if before != NO_CELL {
+            self.cells[before].after = index;
         }
         backend.cell().0.store(index, Ordering::Relaxed);
         self.cells[index] = Cell {
@@ -143,7 +139,7 @@ impl<B: HasCell> IdleBackends<B> {
             drained,
             number: self.added,
             before,
-            after: NONE,
+            after: NO_CELL,
         };
     }
 
@@ -157,8 +153,8 @@ impl<B: HasCell> IdleBackends<B> {
         let index = match order {
             Order::Least => self.find_least(keys, id),
             Order::Newest | Order::Oldest => {
-                let lists = keys.iter().filter_map(|key| self.lists.get(key)).flatten();
-                let found = lists.filter_map(|list| self.find(list, id, order));
+                let machines = keys.iter().filter_map(|key| self.lists.get(key)).flatten();
+                let found = machines.filter_map(|machine| self.find(&machine.idle, id, order));
                 match order {
                     Order::Oldest => found.min(),
                     Order::Newest | Order::Least => found.max(),
@@ -171,8 +167,9 @@ impl<B: HasCell> IdleBackends<B> {
 
     /// The newest backend of the machine that is least busy.
     fn find_least(&self, keys: &[Box<[u8]>], id: Option<&[u8]>) -> Option<usize> {
-        let lists = keys.iter().filter_map(|key| self.lists.get(key)).flatten();
-        let mut found = lists.filter_map(|list| Some((list, self.find(list, id, Order::Newest)?)));
+        let machines = keys.iter().filter_map(|key| self.lists.get(key)).flatten();
+        let find = |machine: &Machine| self.find(&machine.idle, id, Order::Newest);
+        let mut found = machines.filter_map(|machine| Some((machine, find(machine)?)));
         let first = found.next()?;
         // Only a choice needs the clock.
         let Some(second) = found.next() else {
@@ -180,7 +177,7 @@ impl<B: HasCell> IdleBackends<B> {
         };
         let now = Instant::now();
         let all = [first, second].into_iter().chain(found);
-        let loads = all.map(|(list, found)| (list.machine.load(list.count, now), found));
+        let loads = all.map(|(machine, found)| (machine.load(machine.idle.len(), now), found));
         let least = loads.min_by(|(load, (number, _)), (other_load, (other_number, _))| {
             load.compare(other_load).then(other_number.cmp(number))
         });
@@ -188,10 +185,10 @@ impl<B: HasCell> IdleBackends<B> {
     }
 
     /// The newest or oldest backend of a list, with this id if given: its number and its cell.
-    fn find(&self, list: &MachineList, id: Option<&[u8]>, order: Order) -> Option<(u64, usize)> {
+    fn find(&self, list: &IdleList, id: Option<&[u8]>, order: Order) -> Option<(u64, usize)> {
         let mut index = match order {
-            Order::Newest | Order::Least => list.newest,
-            Order::Oldest => list.oldest,
+            Order::Newest | Order::Least => list.newest(),
+            Order::Oldest => list.oldest(),
         };
         loop {
             let cell = self.cells.get(index)?;
@@ -213,13 +210,18 @@ impl<B: HasCell> IdleBackends<B> {
 
     /// Takes all backends with other keys.
     pub(super) fn take_others(&mut self, keys: &[Box<[u8]>]) -> Vec<B> {
-        let lists = self.lists.extract_if(.., |key, _| !keys.contains(key));
-        let drained = self.drained.extract_if(.., |key, _| !keys.contains(key));
-        let lists = lists.chain(drained).flat_map(|(_, lists)| lists);
-        let oldest = lists.map(|list| list.oldest);
+        let mut oldest = Vec::new();
+        for (lists, drained) in [(&mut self.lists, false), (&mut self.drained, true)] {
+            let others = lists.extract_if(.., |key, _| !keys.contains(key));
+            oldest.extend(others.flat_map(|(_, machines)| machines).map(|machine| {
+                let list = list_of(&machine, drained);
+                list.set_listed(false);
+                list.oldest()
+            }));
+        }
         let mut taken = Vec::new();
-        for mut index in oldest.collect::<Vec<_>>() {
-            while index != NONE {
+        for mut index in oldest {
+            while index != NO_CELL {
                 let next = self.cells[index].after;
                 taken.extend(self.remove(index));
                 index = next;
@@ -237,8 +239,8 @@ impl<B: HasCell> IdleBackends<B> {
 
     /// Whether there is a drained backend with one of these keys.
     pub(super) fn has_drained(&self, keys: &[Box<[u8]>]) -> bool {
-        let lists = keys.iter().filter_map(|key| self.drained.get(key));
-        lists.flatten().any(|list| list.count > 0)
+        let machines = keys.iter().filter_map(|key| self.drained.get(key));
+        machines.flatten().any(|machine| machine.drained.len() > 0)
     }
 
     /// Takes all backends that are drained although they should not be, or the other way round, oldest first.
@@ -259,57 +261,29 @@ impl<B: HasCell> IdleBackends<B> {
     fn remove(&mut self, index: usize) -> Option<B> {
         let cell = self.cells.get_mut(index)?;
         let backend = cell.backend.take()?;
-        backend.cell().0.store(NONE, Ordering::Relaxed);
-        let (before, after, cell_is_drained) = (cell.before, cell.after, cell.drained);
+        backend.cell().0.store(NO_CELL, Ordering::Relaxed);
+        let (before, after, is_drained) = (cell.before, cell.after, cell.drained);
         cell.after = self.free;
         self.free = index;
         self.count -= 1;
-        if before != NONE {
+        if before != NO_CELL {
             self.cells[before].after = after;
         }
-        if after != NONE {
+        if after != NO_CELL {
             self.cells[after].before = before;
         }
-        let lists = match cell_is_drained {
-            false => &mut self.lists,
-            true => &mut self.drained,
-        };
-        let key_lists = lists.get_mut(backend.key()).into_iter().flatten();
-        let mut own = key_lists.filter(|list| Arc::ptr_eq(&list.machine, backend.machine()));
-        if let Some(list) = own.next() {
-            list.count -= 1;
-            if list.oldest == index {
-                list.oldest = after;
-            }
-            if list.newest == index {
-                list.newest = before;
-            }
-        }
+        list_of(backend.machine(), is_drained).remove(index, before, after);
         Some(backend)
     }
 }
 
-/// The list of a machine. A new one replaces those of machines that have left.
-fn find_or_add<'l>(lists: &'l mut Vec<MachineList>, machine: &Arc<Machine>) -> &'l mut MachineList {
-    let is_own = |list: &MachineList| Arc::ptr_eq(&list.machine, machine);
-    let index = match lists.iter().position(is_own) {
-        Some(index) => index,
-        None => {
-            lists.retain(|list| list.count > 0 || list.machine.connected() > 0);
-            lists.push(MachineList {
-                machine: Arc::clone(machine),
-                count: 0,
-                oldest: NONE,
-                newest: NONE,
-            });
-            lists.len() - 1
-        }
-    };
-    &mut lists[index]
+/// The list of a machine's backends that are drained, or of those that are not.
+fn list_of(machine: &Machine, drained: bool) -> &IdleList {
+    match drained {
+        false => &machine.idle,
+        true => &machine.drained,
+    }
 }
-
-/// No cell.
-const NONE: usize = usize::MAX;
 
 #[cfg(test)]
 mod tests {

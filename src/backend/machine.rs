@@ -4,14 +4,14 @@
 //! one. The pool divides requests among machines by the share of their connections in use (`order: least`), and among
 //! equals by their recent response time.
 //!
-//! Called under the pool's lock ([`Machine::load`]) and by workers at the end of an exchange. Takes no lock.
+//! Called under the pool's lock ([`Machine::load`], [`IdleList`]) and by workers at the end of an exchange. Takes no lock.
 
 use std::cmp::Ordering as Compared;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -31,6 +31,22 @@ pub(super) struct Machine {
     late: AtomicU32,
     /// When the last one of them was due, in the same seconds.
     late_at: AtomicU32,
+    /// Its idle backends.
+    pub(super) idle: IdleList,
+    /// Those that are drained.
+    pub(super) drained: IdleList,
+}
+
+/// A list of idle backends of one machine. The pool's [idle backends](super::idle) have its entries; the pool's lock guards it.
+///
+/// It is kept here so that adding and taking a backend need not look for it.
+#[derive(Debug)]
+pub(super) struct IdleList {
+    length: AtomicUsize,
+    oldest: AtomicUsize,
+    newest: AtomicUsize,
+    /// Whether the pool knows it.
+    listed: AtomicBool,
 }
 
 /// How busy a machine is. The least is the one to take.
@@ -128,6 +144,63 @@ impl Machine {
     }
 }
 
+impl Default for IdleList {
+    fn default() -> Self {
+        Self {
+            length: AtomicUsize::new(0),
+            oldest: AtomicUsize::new(NO_CELL),
+            newest: AtomicUsize::new(NO_CELL),
+            listed: AtomicBool::new(false),
+        }
+    }
+}
+
+impl IdleList {
+    /// How many backends are in it.
+    pub(super) fn len(&self) -> usize {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// The cell of the oldest one, or [`NO_CELL`].
+    pub(super) fn oldest(&self) -> usize {
+        self.oldest.load(Ordering::Relaxed)
+    }
+
+    /// The cell of the newest one, or [`NO_CELL`].
+    pub(super) fn newest(&self) -> usize {
+        self.newest.load(Ordering::Relaxed)
+    }
+
+    /// A backend in this cell becomes the newest. Returns the cell of the one before it.
+    pub(super) fn push(&self, cell: usize) -> usize {
+        let before = self.newest();
+        if before == NO_CELL {
+            self.oldest.store(cell, Ordering::Relaxed);
+        }
+        self.newest.store(cell, Ordering::Relaxed);
+        self.length.store(self.len() + 1, Ordering::Relaxed);
+        before
+    }
+
+    /// The backend in this cell leaves, with those before and after it.
+    pub(super) fn remove(&self, cell: usize, before: usize, after: usize) {
+        if self.oldest() == cell {
+            self.oldest.store(after, Ordering::Relaxed);
+        }
+        if self.newest() == cell {
+            self.newest.store(before, Ordering::Relaxed);
+        }
+        self.length.store(self.len() - 1, Ordering::Relaxed);
+    }
+
+    /// Notes whether the pool knows it, and returns whether it did.
+    pub(super) fn set_listed(&self, listed: bool) -> bool {
+        let before = self.listed.load(Ordering::Relaxed);
+        self.listed.store(listed, Ordering::Relaxed);
+        before
+    }
+}
+
 impl MachineMember {
     pub(super) const fn machine(&self) -> &Arc<Machine> {
         &self.0
@@ -155,6 +228,8 @@ fn seconds(now: Instant) -> u32 {
     u32::try_from(now.saturating_duration_since(*START).as_secs()).unwrap_or(u32::MAX)
 }
 
+/// No cell.
+pub(super) const NO_CELL: usize = usize::MAX;
 /// A new response time counts for one part in so many.
 const WEIGHT: u32 = 8;
 /// Longer responses count as long as this: an event stream is not a slow response.
