@@ -5,9 +5,51 @@
 //! no request is lost. Requests are routed by host name to the idle backends of a site. (The proxy can also connect to
 //! ordinary servers, which do not dial in: [`backend::directory`].)
 //!
-//! This library is the whole program: `swiftiply(8)` is a small program around [`Server`], `swiftiply-access(8)` one around
-//! [`access::Access`], and [`client`] is the other side of the protocol, for applications written in Rust. The examples
-//! there start one of each.
+//! The library is what the programs are made of, and others can be. Its interface is small:
+//!
+//! | | what it is for |
+//! |---|---|
+//! | [`Server`], [`server`] | a server inside a program: start it, change its configuration, observe and stop it |
+//! | [`config`] | its configuration: read from a file or a text, or made in code |
+//! | [`stats`] | its counters |
+//! | [`client`] | an application that dials in and responds to requests |
+//! | [`access`] | an access proxy: it dials in on behalf of an application that does not speak the protocol |
+//!
+//! Programs that use it are in `tests/examples`: `cargo run --example server`, `application`, `reload`.
+//!
+//! # Versions
+//!
+//! The library follows [semantic versioning](https://semver.org): what compiles with one release, and each configuration that it
+//! accepts, goes on working with all later ones of the same major version; types that are `#[non_exhaustive]` may get fields and
+//! variants. Not part of this interface are the texts of messages and pages, what `serde::Serialize` writes for a configuration,
+//! and everything that this documentation does not show. It needs Rust 1.91; a new minor version may need a later one.
+//!
+//! # Features
+//!
+//! | feature | without it |
+//! |---|---|
+//! | `acme` | no certificates by ACME or of an authority of the server's own (`tls: auto`, `tls: internal`) |
+//! | `gzip` | no compression of responses |
+//! | `redis` | no list of servers in Redis (`directory: redis`) |
+//! | `tls` | no TLS |
+//! | `programs` | no programs, and none of the crates that only they use |
+//!
+//! All are on by default; `default-features = false` leaves a server for HTTP. A configuration that needs a feature which is
+//! off is refused like any other mistake, with its file and line.
+//!
+//! # Effects on the process
+//!
+//! A [`Server`], a [`client::Client`] or an [`access::Access`] changes nothing that a process has only once: signals and how they
+//! are handled, umask, working directory, environment, resource limits, user and group, priority, allocator, panic hook, and the
+//! logger, to which it logs by the crate `log`. All that is for the program to do, and the programs of this package do it. (The
+//! keys `daemonize`, `pidfile`, `user`, `group`, `descriptors` and `logger` therefore have no effect on a server in a program.)
+//! Its threads and descriptors are gone when it is dropped, but see [`Server`].
+//!
+//! It expects that SIGPIPE is ignored, as Rust does for each program: sendfile(2) cannot suppress it. It asks the system for the
+//! limit of descriptors and the size of memory, to bound itself, and reads the variables `TMPDIR` and `STATE_DIRECTORY` for
+//! defaults. Only `Access` starts another process, if it has a command.
+//!
+//! # Words
 //!
 //! The words: a *client* sends requests, a *backend* is a connection to an application process that serves them, a *site* is
 //! an entry of the configuration's map, a *session* is a client's connection with its state, an *exchange* is one request
@@ -172,7 +214,7 @@
 //! # Layers
 //!
 //! A module imports only from rows above its own; `tests/layers.rs` reads this table and checks every path.
-//! It also refuses import cycles between files, two types with the same name, and a file above 500 lines of code whose header
+//! It also holds the list of public modules, and refuses import cycles between files, two types with the same name, and a file above 500 lines of code whose header
 //! gives no reason in a line that begins with `Length:`.
 //!
 //! | layer | modules | knows |
@@ -187,6 +229,7 @@
 //! | 6 | [`content`] | files: those that are served, and those that are read again when they change |
 //! | 7 | [`relay`] | one exchange, from the lease of a backend to the last byte of the response |
 //! | 8 | [`server`], [`access`] | everything |
+//! | 9 | `internals` | what programs and tests use besides the interface |
 //!
 //! The same test reads this table too, and keeps each of these crates in the modules that wrap it:
 //!
@@ -201,6 +244,7 @@
 //! | `percent_encoding` | `http::target` |
 //! | `rcgen` | `acme::keys` |
 //! | `redis` | `backend::directory` |
+//! | `regex` | `config::types`, `server::snapshot`, `server::sticky` |
 //! | `ring` | `acme::jose`, `net::tls` |
 //! | `rustls` | `net::tls` |
 //! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging`, `server::admin`, `acme::client`, `acme::order`, `acme::account`, `acme::authorization` |
@@ -216,23 +260,25 @@
 //! | `webpki_roots` | `net::tls` |
 
 pub mod access;
-pub mod acme;
-pub mod backend;
-pub mod budget;
+mod acme;
+mod backend;
+mod budget;
 pub mod client;
 pub mod config;
-pub mod content;
-pub mod escape;
-pub mod exchange;
-pub mod http;
-pub mod logging;
-pub mod net;
-pub mod passwords;
-pub mod preamble;
-pub mod process;
-pub mod relay;
+mod content;
+mod escape;
+mod exchange;
+mod http;
+#[doc(hidden)]
+pub mod internals;
+mod logging;
+mod net;
+mod passwords;
+mod preamble;
+mod process;
+mod relay;
 pub mod server;
 pub mod stats;
-pub mod x509;
+mod x509;
 
 pub use server::Server;

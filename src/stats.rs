@@ -3,7 +3,7 @@
 //! All counters are atomic: any thread may use them at any time, and no call waits. The words of [`Close`] appear in
 //! logs, in counters and in `swiftiply(8)`; a test compares them.
 
-pub mod site;
+pub(crate) mod site;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,7 @@ macro_rules! close_reasons {
     ($($variant:ident $word:literal $why:literal,)*) => {
         /// Why a connection of a client or of a backend was closed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
         pub enum Close {
             $(#[doc = $why] $variant,)*
         }
@@ -64,6 +65,7 @@ close_reasons! {
 
 /// A party to an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Party {
     /// The client.
     Client,
@@ -130,17 +132,17 @@ impl fmt::Display for Close {
 #[derive(Debug)]
 pub struct Stats {
     /// Accepted client connections.
-    pub accepted: AtomicU64,
+    pub(crate) accepted: AtomicU64,
     /// Open client connections.
-    pub open: AtomicU64,
+    pub(crate) open: AtomicU64,
     /// Requests that were sent again to another backend.
-    pub retries: AtomicU64,
+    pub(crate) retries: AtomicU64,
     /// Panics of workers.
-    pub panics: AtomicU64,
+    pub(crate) panics: AtomicU64,
     /// Backends that joined a pool, and connections to servers.
-    pub joined: AtomicU64,
+    pub(crate) joined: AtomicU64,
     /// Open tunnels. The total so far is the number of responses with status 101.
-    pub tunnels: AtomicU64,
+    pub(crate) tunnels: AtomicU64,
     statuses: Box<[AtomicU64]>,
     clients_closed: Box<[AtomicU64]>,
     backends_closed: Box<[AtomicU64]>,
@@ -162,8 +164,33 @@ impl Stats {
         }
     }
 
+    /// Client connections that were accepted so far.
+    pub fn accepted(&self) -> u64 {
+        get(&self.accepted)
+    }
+
+    /// Requests so far that were sent again to another backend.
+    pub fn retries(&self) -> u64 {
+        get(&self.retries)
+    }
+
+    /// Panics of workers so far; each has cost one connection.
+    pub fn panics(&self) -> u64 {
+        get(&self.panics)
+    }
+
+    /// Backends that have joined so far, and connections to servers.
+    pub fn joined(&self) -> u64 {
+        get(&self.joined)
+    }
+
+    /// Upgraded connections that are open now. Responses with status 101 are all of them so far.
+    pub fn tunnels(&self) -> u64 {
+        get(&self.tunnels)
+    }
+
     /// Counts a response by its status code.
-    pub fn answered(&self, status: u16) {
+    pub(crate) fn answered(&self, status: u16) {
         if let Some(counter) = self.statuses.get(usize::from(status)) {
             add(counter);
         }
@@ -180,13 +207,13 @@ impl Stats {
     }
 
     /// Counts a closed client connection.
-    pub fn client_closed(&self, reason: Close) {
+    pub(crate) fn client_closed(&self, reason: Close) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         add(&self.clients_closed[reason as usize]);
     }
 
     /// Counts a closed connection of a backend.
-    pub fn backend_closed(&self, reason: Close) {
+    pub(crate) fn backend_closed(&self, reason: Close) {
         add(&self.backends_closed[reason as usize]);
     }
 
@@ -208,12 +235,12 @@ impl Default for Stats {
 }
 
 /// Increments a counter. The order of counters does not matter, so the weakest memory ordering will do.
-pub fn add(counter: &AtomicU64) {
+pub(crate) fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Reads a counter.
-pub fn get(counter: &AtomicU64) -> u64 {
+pub(crate) fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use swiftiply::x509::CertificateFacts;
+use swiftiply::internals::x509::CertificateFacts;
 
 use crate::common::needs;
 use crate::common::needs::all;

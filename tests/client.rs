@@ -53,7 +53,7 @@ fn streamed_response() {
         |client| client,
         move |request| {
             let receive = receive.lock().unwrap().take();
-            match request.head.target.path() {
+            match request.path() {
                 "/events" => Reply::stream(200, "text/event-stream", move |out| {
                     out.write_all(b"data: 1\n\n")?;
                     out.flush()?;
@@ -109,7 +109,7 @@ fn request_bodies() {
     let application = Application::start(
         |client| client.body_limit(1000),
         |request: &mut Request<'_>| -> io::Result<Reply> {
-            let body = match request.head.target.path() {
+            let body = match request.path() {
                 "/all" => request.read_body()?,
                 "/three" => {
                     let mut three = [0; 3];
@@ -141,7 +141,7 @@ fn request_bodies() {
 fn errors_are_500() {
     let application = Application::start(
         |client| client,
-        |request: &mut Request<'_>| match request.head.target.path() {
+        |request: &mut Request<'_>| match request.path() {
             "/status" => Reply::text(100, "never"),
             "/field" => Reply::text(200, "x").and_then(|reply| reply.field("X", "a\r\nY: b")),
             _ => panic!("on purpose"),

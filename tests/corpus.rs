@@ -7,11 +7,11 @@ use std::fs;
 use std::path::Path;
 
 use swiftiply::config::{Config, Overrides};
-use swiftiply::content::root;
-use swiftiply::http::body::Framing;
-use swiftiply::http::head::Method;
-use swiftiply::http::target::{Host, Target, decoded};
-use swiftiply::preamble::{self, PreambleReading};
+use swiftiply::internals::content::root;
+use swiftiply::internals::http::body::Framing;
+use swiftiply::internals::http::head::Method;
+use swiftiply::internals::http::target::{Host, Target, decoded};
+use swiftiply::internals::preamble::{self, PreambleReading};
 
 use crate::laws::{self, LIMITS, Law};
 

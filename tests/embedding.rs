@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use swiftiply::Server;
-use swiftiply::backend::registration::ConnectedBackend;
 use swiftiply::client::{Client, Reply};
 use swiftiply::config::{Config, Overrides, SiteConfig};
-use swiftiply::stats::{self, Close};
+use swiftiply::internals::backend::registration::ConnectedBackend;
+use swiftiply::stats::Close;
 
 use crate::common::{Backend, PATIENCE, Visitor, drain, embedded, first, wait_until};
 
@@ -33,16 +33,13 @@ fn server_and_clients() {
     let client = client.id(*b"0123456789ab");
     let stopper = client.stopper();
     let thread = thread::spawn(move || {
-        client.serve(|request| match request.head.target.path() {
+        client.serve(|request| match request.path() {
             "/panic" => panic!("on purpose"),
             path => {
                 let path = path.to_owned();
                 let body = request.read_body().unwrap();
                 let body = String::from_utf8_lossy(&body);
-                Reply::text(
-                    201,
-                    &format!("{} {path} {body}", request.head.method.as_str()),
-                )
+                Reply::text(201, &format!("{} {path} {body}", request.method()))
             }
         });
     });
@@ -137,9 +134,7 @@ fn panic_costs_one_connection() {
         let end = visitor.read(&mut [0]).unwrap_err();
         assert_eq!(end.kind(), ErrorKind::ConnectionReset);
         panics += 1;
-        wait_until("the count of a panic", || {
-            stats::get(&server.stats().panics) == panics
-        });
+        wait_until("the count of a panic", || server.stats().panics() == panics);
     };
     let ask = |target: &str| Visitor::asking(address, target);
     // On an idle server, more often than there are workers.
@@ -231,10 +226,7 @@ fn connections_counted() {
         .iter()
         .map(|reason| stats.clients_closed(*reason))
         .sum();
-    assert_eq!(
-        stats::get(&stats.accepted),
-        server.open_connections() + closed
-    );
+    assert_eq!(stats.accepted(), server.open_connections() + closed);
     drop(half);
     drain(server);
 }
@@ -244,15 +236,13 @@ fn configured_in_code() {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("a.txt"), "from a file").unwrap();
-    let config = Config {
-        listen: vec![any.into()],
-        workers: 2,
-        sites: vec![
-            SiteConfig::dial_in("Test", any.into()),
-            SiteConfig::files("", directory.path()),
-        ],
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.listen = vec![any.into()];
+    config.workers = 2;
+    config.sites = vec![
+        SiteConfig::dial_in("Test", any.into()),
+        SiteConfig::files("", directory.path()),
+    ];
     let server = Server::start(config).unwrap();
     let backend = Client::new(server.backend_addresses()[0].to_string().parse().unwrap());
     let stopper = backend.stopper();
@@ -269,10 +259,8 @@ fn configured_in_code() {
 #[test]
 fn values_set_in_code_are_checked() {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let good = Config {
-        listen: vec![any.into()],
-        ..Config::default()
-    };
+    let mut good = Config::default();
+    good.listen = vec![any.into()];
     let check = |change: &dyn Fn(&mut Config), expected: &str| {
         let mut config = good.clone();
         change(&mut config);

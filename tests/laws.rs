@@ -16,7 +16,7 @@ mod preambles;
 #[path = "laws/targets.rs"]
 mod targets;
 
-use swiftiply::http::head::HeadLimits;
+use swiftiply::internals::http::head::HeadLimits;
 
 /// A law, by what it is about.
 #[derive(Clone, Copy)]

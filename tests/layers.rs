@@ -61,6 +61,28 @@ fn none(what: &str, findings: &[String]) {
 }
 
 #[test]
+fn public_modules() {
+    let lib = &Sources::get().root().text;
+    let public: Vec<_> = lib
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub "))
+        .collect();
+    let expected = [
+        "mod access;",
+        "mod client;",
+        "mod config;",
+        // Hidden from the documentation, and not part of the interface.
+        "mod internals;",
+        "mod server;",
+        "mod stats;",
+        "use server::Server;",
+    ];
+    assert_eq!(public, expected);
+    let hidden = "#[doc(hidden)]\npub mod internals;";
+    assert!(lib.contains(hidden), "src/lib.rs lacks {hidden:?}");
+}
+
+#[test]
 fn imports_come_from_lower_layers() {
     let sources = Sources::get();
     let layers = table(sources, ["layer", "modules"]);

@@ -115,7 +115,7 @@ fn uploads_given_back() {
 
 #[test]
 fn small_machine() {
-    swiftiply::process::raise_descriptors(None).unwrap();
+    swiftiply::internals::process::raise_descriptors(None).unwrap();
     let group = Group::new(SMALL);
     if group.is_none() {
         eprintln!("no cgroup can be made here: the limit is not tried, only looked at");

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
-use swiftiply::backend::dial_in::{DialIn, DialInControl, DialInSettings, DialInTerms};
-use swiftiply::backend::pool::{self, Pool, PoolAcquired, PoolLease};
-use swiftiply::backend::waiting::WaitingCount;
-use swiftiply::budget::Budget;
 use swiftiply::config::{Address, Order};
-use swiftiply::net::conn::Conn;
-use swiftiply::net::listener::{Listener, LocalAddress};
+use swiftiply::internals::backend::dial_in::{DialIn, DialInControl, DialInSettings, DialInTerms};
+use swiftiply::internals::backend::pool::{self, Pool, PoolAcquired, PoolLease};
+use swiftiply::internals::backend::waiting::WaitingCount;
+use swiftiply::internals::budget::Budget;
+use swiftiply::internals::net::conn::Conn;
+use swiftiply::internals::net::listener::{Listener, LocalAddress};
 use swiftiply::stats::{Close, Stats};
 
 use crate::common::{Backend, PATIENCE, needs, wait_until};

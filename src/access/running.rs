@@ -2,13 +2,13 @@
 
 use std::{fmt, io};
 
-use crate::client::Greeting;
+use crate::client::{Greeting, TlsError};
 use crate::config;
-use crate::config::access::TrustConfig;
-use crate::net::tls::{self, Authorities, Certificate, Connector, LoadError};
+use crate::net::tls::LoadError;
 
 /// Why an access proxy did not start, or rejected a new configuration.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum StartError {
     /// A certificate, a key or authorities could not be loaded.
     Certificate(LoadError),
@@ -33,16 +33,7 @@ impl RunningConfig {
             greeting = with_key;
         }
         if let Some(ssl) = &config.ssl {
-            let trust = match &ssl.trust {
-                TrustConfig::Authorities(file) => tls::Trust::Authorities(Authorities::load(file)?),
-                TrustConfig::Fingerprint(hash) => tls::Trust::Fingerprint(*hash),
-            };
-            let own = ssl
-                .own
-                .as_ref()
-                .map(|(certfile, keyfile)| Certificate::load(certfile, keyfile))
-                .transpose()?;
-            greeting = greeting.tls(Connector::new(trust, own.as_ref())?);
+            greeting = greeting.tls(ssl)?;
         }
         Ok(Self {
             config,
@@ -63,9 +54,12 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-impl From<LoadError> for StartError {
-    fn from(error: LoadError) -> Self {
-        Self::Certificate(error)
+impl From<TlsError> for StartError {
+    fn from(error: TlsError) -> Self {
+        match error {
+            TlsError::Certificate(error) => Self::Certificate(error),
+            TlsError::System(error) => Self::System(error),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ pub struct Drained {
 
 /// The name of a drained backend, or of several.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum DrainedName {
     /// All backends that dialled in with this id.
     Id(Id),

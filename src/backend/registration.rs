@@ -45,6 +45,7 @@ pub struct Registration {
 
 /// A connected backend, idle or not.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ConnectedBackend {
     /// A number that is unique for this server.
     pub number: u64,

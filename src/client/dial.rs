@@ -5,14 +5,15 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 use std::{error, fmt, io};
 
+use crate::config::access::{Ssl, TrustConfig};
 use crate::net::conn::Conn;
 use crate::net::stream::Stream;
-use crate::net::tls::Connector;
+use crate::net::tls::{Authorities, Certificate, Connector, LoadError, Trust};
 use crate::preamble;
 
 /// What is sent when a server is dialled: the preamble, over TLS if needed.
 #[derive(Clone, Debug)]
-pub struct Greeting {
+pub(crate) struct Greeting {
     id: [u8; preamble::ID],
     key: Vec<u8>,
     tls: Option<Connector>,
@@ -21,14 +22,25 @@ pub struct Greeting {
 /// How long to wait before a failed attempt is repeated: three times briefly, then twice as long each time, up to a
 /// limit. Each pause is a little random, so that attempts that failed together do not repeat together.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
     longest: Duration,
 }
 
 /// A key of more than 255 bytes, which the protocol does not allow.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct KeyTooLong;
+
+/// Why TLS with servers cannot be used.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A certificate, a key or authorities could not be loaded.
+    Certificate(LoadError),
+    /// The system refused something, or the library was built without TLS.
+    System(io::Error),
+}
 
 /// An id made from the process id, no key, no TLS.
 impl Default for Greeting {
@@ -48,7 +60,7 @@ impl Default for Greeting {
 impl Greeting {
     /// Sets the id, which appears in logs and need not be unique.
     #[must_use]
-    pub const fn id(mut self, id: [u8; preamble::ID]) -> Self {
+    pub(crate) const fn id(mut self, id: [u8; preamble::ID]) -> Self {
         self.id = id;
         self
     }
@@ -57,7 +69,7 @@ impl Greeting {
     ///
     /// # Errors
     /// If it has more than 255 bytes.
-    pub fn key(mut self, key: &str) -> Result<Self, KeyTooLong> {
+    pub(crate) fn key(mut self, key: &str) -> Result<Self, KeyTooLong> {
         if preamble::write(&self.id, key.as_bytes()).is_err() {
             return Err(KeyTooLong);
         }
@@ -66,10 +78,19 @@ impl Greeting {
     }
 
     /// Uses TLS.
-    #[must_use]
-    pub fn tls(mut self, connector: Connector) -> Self {
-        self.tls = Some(connector);
-        self
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    pub(crate) fn tls(mut self, ssl: &Ssl) -> Result<Self, TlsError> {
+        let trust = match &ssl.trust {
+            TrustConfig::Authorities(file) => Trust::Authorities(Authorities::load(file)?),
+            TrustConfig::Fingerprint(hash) => Trust::Fingerprint(*hash),
+        };
+        let own = ssl.own.as_ref();
+        let own = own.map(|(certfile, keyfile)| Certificate::load(certfile, keyfile));
+        let connector = Connector::new(trust, own.transpose()?.as_ref());
+        self.tls = Some(connector.map_err(TlsError::System)?);
+        Ok(self)
     }
 
     /// Does the TLS handshake, if there is one, with a server of this name, for ten seconds at most, and sends the
@@ -78,7 +99,7 @@ impl Greeting {
     ///
     /// # Errors
     /// Those of [`Conn::shake_hands`], and of the system.
-    pub fn send(&self, stream: Stream, name: &str) -> io::Result<Conn> {
+    pub(crate) fn send(&self, stream: Stream, name: &str) -> io::Result<Conn> {
         stream.send_at_once();
         stream.watch_peer();
         stream.give_up_after(IO_TIMEOUT);
@@ -96,7 +117,7 @@ impl Greeting {
 
 impl Backoff {
     /// Nothing has failed yet. No pause is longer than this.
-    pub const fn new(longest: Duration) -> Self {
+    pub(crate) const fn new(longest: Duration) -> Self {
         Self {
             failures: 0,
             longest,
@@ -104,12 +125,12 @@ impl Backoff {
     }
 
     /// An attempt has succeeded.
-    pub const fn reset(&mut self) {
+    pub(crate) const fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// Another attempt has failed: how long to wait now.
-    pub fn pause(&mut self) -> Duration {
+    pub(crate) fn pause(&mut self) -> Duration {
         let doublings = self.failures.saturating_sub(QUICK_RETRIES - 1).min(16);
         self.failures = self.failures.saturating_add(1);
         let pause = (FIRST_PAUSE * (1 << doublings)).min(self.longest);
@@ -126,6 +147,23 @@ impl fmt::Display for KeyTooLong {
 }
 
 impl error::Error for KeyTooLong {}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate(error) => error.fmt(out),
+            Self::System(error) => error.fmt(out),
+        }
+    }
+}
+
+impl error::Error for TlsError {}
+
+impl From<LoadError> for TlsError {
+    fn from(error: LoadError) -> Self {
+        Self::Certificate(error)
+    }
+}
 
 /// Advice for when a server answers a preamble with a response.
 pub(crate) const MISDIALLED: &str =

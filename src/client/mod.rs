@@ -3,13 +3,11 @@
 //! A [`Client`] keeps one or several connections to a swiftiply server, and calls a closure for each request: one at a
 //! time on each connection, each connection on a thread of its own. A lost connection is dialled again.
 //!
-//! [`Greeting`] and [`Backoff`] are the parts of it, for programs that respond in another way.
-//!
 //! ```no_run
 //! use swiftiply::client::{Client, Reply};
 //!
 //! let client = Client::new("127.0.0.1:30000".parse()?).key("secret")?.connections(4);
-//! client.serve(|request| Reply::text(200, &format!("hello from {}\n", request.head.target.as_str())));
+//! client.serve(|request| Reply::text(200, &format!("hello from {}\n", request.target())));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -46,13 +44,14 @@ use std::{fmt, io, thread};
 use parking_lot::{Condvar, Mutex};
 
 pub(crate) use dial::MISDIALLED;
-pub use dial::{Backoff, Greeting, KeyTooLong};
+pub(crate) use dial::{Backoff, Greeting};
+pub use dial::{KeyTooLong, TlsError};
 pub use reply::{InvalidReply, Reply};
 pub use request::{IncomingBody, Request};
 
 use crate::config::Address;
+use crate::config::access::Ssl;
 use crate::net::stream::Stream;
-use crate::net::tls::Connector;
 use crate::preamble;
 use crate::process::reason;
 
@@ -133,11 +132,13 @@ impl Client {
         self
     }
 
-    /// Uses TLS.
-    #[must_use]
-    pub fn tls(mut self, connector: Connector) -> Self {
-        self.greeting = self.greeting.tls(connector);
-        self
+    /// Uses TLS, and loads the files that these settings name.
+    ///
+    /// # Errors
+    /// A file that cannot be used; or the library was built without the feature `tls`.
+    pub fn tls(mut self, ssl: &Ssl) -> Result<Self, TlsError> {
+        self.greeting = self.greeting.tls(ssl)?;
+        Ok(self)
     }
 
     /// Sets the number of connections, and so of requests at the same time: 1 if it is not set, and at least 1. Each has a

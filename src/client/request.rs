@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use super::dial::{IO_TIMEOUT, MISDIALLED};
 use crate::http::body::{Decoder, Framing};
 use crate::http::head::{HeadLimits, HeadScanner, RequestHead};
+use crate::http::target::Host;
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::preamble;
@@ -12,8 +13,7 @@ use crate::preamble;
 /// A request as the application sees it.
 #[derive(Debug)]
 pub struct Request<'c> {
-    /// Method, target and fields, without those that concern the connection only.
-    pub head: RequestHead,
+    pub(super) head: RequestHead,
     /// The body, which arrives while it is read.
     pub body: IncomingBody<'c>,
 }
@@ -38,6 +38,41 @@ pub(super) enum BodyFailure {
 }
 
 impl Request<'_> {
+    /// The method: `GET`.
+    pub fn method(&self) -> &str {
+        self.head.method.as_str()
+    }
+
+    /// Path and query as sent: `/a%20b?c=d`; or `*`.
+    pub fn target(&self) -> &str {
+        self.head.target.as_str()
+    }
+
+    /// The path as sent, without the query.
+    pub fn path(&self) -> &str {
+        self.head.target.path()
+    }
+
+    /// The query: what follows the first `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.head.target.query()
+    }
+
+    /// The requested host in lower case, without the port; `None`: an HTTP/1.0 client has named none.
+    pub fn host(&self) -> Option<&str> {
+        self.head.host.as_ref().map(Host::name)
+    }
+
+    /// The value of the first field with this name, in whatever case.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.head.headers.get(name)
+    }
+
+    /// Names and values of all fields in order, without those that concern the connection, the length, or the host.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.head.headers.iter()
+    }
+
     /// Reads the whole body.
     ///
     /// # Errors

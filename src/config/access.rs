@@ -19,6 +19,7 @@ use super::value::{self, ValueError};
 
 /// The checked configuration of the access proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AccessConfig {
     /// The dial-in addresses of servers, at least one (`connect`).
     pub connect: Vec<Address>,
@@ -50,6 +51,7 @@ pub struct AccessConfig {
 
 /// How a server proves its identity, and we ours (`ssl`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ssl {
     /// How a server is verified.
     pub trust: TrustConfig,
@@ -59,6 +61,7 @@ pub struct Ssl {
 
 /// How a server is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TrustConfig {
     /// By its name and the authorities in a PEM file, absolute.
     Authorities(PathBuf),
@@ -68,6 +71,7 @@ pub enum TrustConfig {
 
 /// Health checks of the application (`check`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ApplicationCheck {
     /// The path to which the response must have a status from 200 to 399; `None`: a connection is enough.
     pub uri: Option<String>,
@@ -77,6 +81,7 @@ pub struct ApplicationCheck {
 
 /// Timeouts (`timeouts`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AccessTimeouts {
     /// For connecting to the application, and for a check.
     pub connect: Duration,
@@ -88,6 +93,7 @@ pub struct AccessTimeouts {
 
 /// Options of the command line. They override the file, also on reload.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct AccessOverrides {
     /// Addresses of servers; empty: those of the file.
     pub connect: Vec<String>,
@@ -106,7 +112,53 @@ pub struct AccessOverrides {
 /// Signals that may be passed on.
 pub const SIGNALS: [&str; 5] = ["HUP", "USR1", "USR2", "TTIN", "TTOU"];
 
+impl Ssl {
+    /// Verifies servers in this way, and has no certificate of its own.
+    pub const fn new(trust: TrustConfig) -> Self {
+        Self { trust, own: None }
+    }
+}
+
+/// A connection is enough, every five seconds.
+impl Default for ApplicationCheck {
+    fn default() -> Self {
+        Self {
+            uri: None,
+            interval: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for AccessTimeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(300),
+            backend: Duration::from_secs(300),
+        }
+    }
+}
+
 impl AccessConfig {
+    /// Dials these addresses on behalf of the application at `to`, which runs already; all else is as by default.
+    pub fn new(connect: Vec<Address>, to: Address) -> Self {
+        Self {
+            connect,
+            key: String::new(),
+            ssl: None,
+            to,
+            places: DEFAULT_PLACES,
+            connections: DEFAULT_PLACES,
+            lookup_interval: DEFAULT_LOOKUP_INTERVAL,
+            check: ApplicationCheck::default(),
+            command: Vec::new(),
+            signals: signals_by_default(),
+            timeouts: AccessTimeouts::default(),
+            grace: GRACE,
+            logger: Logger::default(),
+        }
+    }
+
     /// Reads a file and applies the options of the command line. Messages name the file `path`, as given.
     ///
     /// # Errors
@@ -124,6 +176,7 @@ impl AccessConfig {
     /// # Errors
     /// Those of [`AccessConfig::load`], and everything that would keep the program from starting, except errors of the
     /// system.
+    #[doc(hidden)]
     pub fn inspect(
         path: Option<&Path>,
         overrides: &AccessOverrides,
@@ -207,14 +260,12 @@ fn checked(
 /// Reads the configuration; uses defaults where something is wrong.
 fn access(top: &Section, overrides: &AccessOverrides) -> AccessConfig {
     let section = top.section("timeouts");
-    let time = |key: &str, default| {
-        let seconds = section.take(key, value::deadline);
-        seconds.unwrap_or(Duration::from_secs(default))
-    };
+    let time = |key: &str, default| section.take(key, value::deadline).unwrap_or(default);
+    let base = AccessTimeouts::default();
     let timeouts = AccessTimeouts {
-        connect: time("connect", 5),
-        first_byte: time("first_byte", 300),
-        backend: time("backend", 300),
+        connect: time("connect", base.connect),
+        first_byte: time("first_byte", base.first_byte),
+        backend: time("backend", base.backend),
     };
     let count = value::count(1..=MOST_CONNECTIONS);
     let places = match &overrides.places {
@@ -250,9 +301,7 @@ fn access(top: &Section, overrides: &AccessOverrides) -> AccessConfig {
         },
         signals: signals(top),
         timeouts,
-        grace: top
-            .take("grace", value::time)
-            .unwrap_or(Duration::from_secs(30)),
+        grace: top.take("grace", value::time).unwrap_or(GRACE),
         logger: top.logger().unwrap_or_default(),
     }
 }
@@ -402,7 +451,7 @@ fn check(top: &Section) -> ApplicationCheck {
         uri: section.take("uri", value::target),
         interval: section
             .take("interval", value::deadline)
-            .unwrap_or(Duration::from_secs(5)),
+            .unwrap_or(ApplicationCheck::default().interval),
     }
 }
 
@@ -459,8 +508,14 @@ fn signals(top: &Section) -> Vec<&'static str> {
         let known = SIGNALS.into_iter().find(|known| *known == name);
         known.ok_or_else(|| format!("write some of {}", SIGNALS.join(", ")))
     };
-    let all = || SIGNALS.into_iter().filter(|name| *name != "HUP").collect();
-    top.take_many("signals", signal).unwrap_or_else(all)
+    top.take_many("signals", signal)
+        .unwrap_or_else(signals_by_default)
+}
+
+/// All but HUP, which reloads the access proxy itself.
+fn signals_by_default() -> Vec<&'static str> {
+    let all = SIGNALS.into_iter();
+    all.filter(|name| *name != "HUP").collect()
 }
 
 /// Where execvp(3) searches without PATH.
@@ -468,6 +523,8 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// Places, if neither they nor the connections are configured.
 const DEFAULT_PLACES: usize = 8;
+/// The default of `grace`.
+const GRACE: Duration = Duration::from_secs(30);
 /// Most connections; far more than any one application accepts.
 const MOST_CONNECTIONS: u64 = 1000;
 

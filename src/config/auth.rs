@@ -39,8 +39,9 @@ fn one(section: &Section, node: &Node) -> Result<BasicAuth, ValueError> {
     })?;
     let truth = |key| raw::get(map, key).map_or(Ok(false), |node| within(key, node, value::truth));
     Ok(BasicAuth {
-        realm: raw::get(map, "realm")
-            .map_or(Ok("Restricted".into()), |node| within("realm", node, realm))?,
+        realm: raw::get(map, "realm").map_or(Ok(BasicAuth::REALM.into()), |node| {
+            within("realm", node, realm)
+        })?,
         users_file,
         paths: paths(map)?,
         forward: truth("forward")?,

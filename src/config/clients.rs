@@ -48,10 +48,7 @@ fn rules(section: &Section, key: &str) -> Vec<ClientRule> {
 
 fn one(node: &Node) -> Result<ClientRule, ValueError> {
     let Node::Map(map) = node else {
-        return Ok(ClientRule {
-            networks: vec![network(node)?],
-            paths: vec!["/".into()],
-        });
+        return Ok(ClientRule::new(vec![network(node)?]));
     };
     let wrong = "no networks; write {networks: 10.0.0.0/8, paths: /admin}";
     let networks = match raw::get(map, "networks").ok_or(wrong)? {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::types::{
     AcmeConfig, Address, CacheConfig, ChallengeKind, ClientCertificate, Config, DirectoryConfig,
-    FastCgiConfig, FileCache, Filter, GzipConfig, Limits, LogDestination, LogLevel, Logger, Order,
+    FastCgiConfig, FileCache, GzipConfig, Limits, LogDestination, LogLevel, Logger, Order,
     Outgoing, Redis, RequestIds, Scheduling, ServerConfig, ServerProtocol, ServerTlsConfig,
-    SiteConfig, SocketFileConfig, Symlinks, Timeouts,
+    SiteConfig, Symlinks, Timeouts,
 };
 use crate::process;
 
@@ -144,13 +144,8 @@ impl Default for SiteConfig {
 impl SiteConfig {
     /// A site with this host name, or the default site if the name is empty, whose backends dial in at this address.
     pub fn dial_in(name: &str, at: Address) -> Self {
-        let outgoing = Outgoing {
-            to: at,
-            filter: Filter::Any,
-            file: SocketFileConfig::default(),
-        };
         Self {
-            outgoing: vec![outgoing],
+            outgoing: vec![Outgoing::new(at)],
             ..Self::named(name)
         }
     }
@@ -244,11 +239,7 @@ impl Default for GzipConfig {
 impl Default for Redis {
     fn default() -> Self {
         Self {
-            hosts: vec![Address::Tcp {
-                host: "127.0.0.1".into(),
-                port: 6379,
-                implied: false,
-            }],
+            hosts: vec![Address::tcp("127.0.0.1", 6379)],
             sentinel: None,
             db: 0,
             password: None,
@@ -301,7 +292,7 @@ impl Default for Logger {
 }
 
 /// The default of `workers`: two for each processor that the process may use, at least four.
-pub fn default_workers() -> usize {
+pub(super) fn default_workers() -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     (2 * processors).clamp(4, MOST_WORKERS)
 }

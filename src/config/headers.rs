@@ -134,11 +134,9 @@ fn is_one_of(name: &str, names: &[&str]) -> bool {
 fn expires_rule(node: &Node) -> Result<ExpiresRule, ValueError> {
     let wrong = "write a time, hashed, or {time: 30d, types: image/*}";
     let base = |time: u64, hashed| ExpiresRule {
-        paths: vec!["/".into()],
-        types: Vec::new(),
         hashed,
-        time,
         immutable: hashed,
+        ..ExpiresRule::new(time)
     };
     let Node::Map(map) = node else {
         return match value::text(node).as_deref() {
@@ -210,13 +208,13 @@ fn cors(node: &Node) -> Result<Cors, ValueError> {
         origins,
         paths: auth::paths(map)?,
         methods: match methods.is_empty() {
-            true => METHODS.map(str::to_owned).to_vec(),
+            true => Cors::METHODS.map(str::to_owned).to_vec(),
             false => methods,
         },
         headers: texts(map, "headers", token)?,
         expose: texts(map, "expose", token)?,
         credentials,
-        max_age: max_age.unwrap_or(Ok(600))?,
+        max_age: max_age.unwrap_or(Ok(Cors::MAX_AGE))?,
     })
 }
 
@@ -271,9 +269,6 @@ fn age(node: &Node) -> Result<u64, ValueError> {
 /// In seconds.
 const DAY: u64 = 24 * 60 * 60;
 const YEAR: u64 = 365 * DAY;
-
-/// Methods that other sites may use unless the configuration says otherwise.
-const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
 /// Fields that follow from the body as it is sent.
 const OF_BODY: [&str; 3] = ["Content-Encoding", "Content-Range", "Date"];

@@ -13,7 +13,7 @@
 //! address; at most one default site; no host name twice; every path is absolute; every deadline is at least a
 //! millisecond.
 //!
-//! In reading order: `types` (the result), `defaults`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
+//! In reading order: `types` (the result), `defaults`, `constructors`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
 //! of all keys), `value` and `address` (single values), `section` (key by key), `check`, `listen`, `acme`, `status` and `proxy_protocol` (the
 //! top level),
 //! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip`, `logs` and `pages` (`map`), [`access`] (the file of
@@ -27,18 +27,19 @@ mod address;
 pub(crate) mod auth;
 mod check;
 mod clients;
+mod constructors;
 mod defaults;
-pub mod edit;
+pub(crate) mod edit;
 mod fastcgi;
 mod files;
 mod gzip;
 mod headers;
 mod include;
 mod included;
-mod inspection;
-mod keys;
+pub(crate) mod inspection;
+pub(crate) mod keys;
 mod listen;
-pub mod live;
+pub(crate) mod live;
 mod locate;
 mod logs;
 mod overrides;
@@ -59,31 +60,29 @@ mod sites;
 mod status;
 mod types;
 mod unpersisted;
-mod value;
+pub(crate) mod value;
 mod written;
 
 use std::path::Path;
 
-pub use defaults::default_workers;
-pub use inspection::{FileFault, Inspection};
-pub use keys::{access_keys, keys};
+pub(crate) use inspection::Inspection;
 pub use overrides::{CommandLineSite, Overrides};
 pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub use types::{
     AccessFormat, AccessLogConfig, AccessLogOutput, AcmeConfig, Address, BasicAuth, CacheConfig,
     ChallengeKind, CheckConfig, ClientCertificate, ClientGroup, ClientRule, Config,
-    DirectoryConfig, ExcludedRequests, ExternalAccount, FileCache, Filter, GzipConfig, Limits,
-    LogDestination, LogLevel, Logger, Network, Order, Outgoing, PageCache, ProxyProtocol,
-    ProxyVersion, RateLimit, Redis, RequestIds, RouteConfig, Scheduling, SiteConfig, SiteTls,
-    SocketFileConfig, StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
+    DirectoryConfig, ExcludedRequests, ExternalAccount, FileCache, Filter, GzipConfig,
+    InvalidPattern, Limits, LogDestination, LogLevel, Logger, Network, Order, Outgoing, PageCache,
+    Pattern, ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds, RouteConfig, Scheduling,
+    SiteConfig, SiteTls, SocketFileConfig, StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
 };
 pub use types::{
     Cors, ExpiresRule, FastCgiConfig, HeaderRule, Hsts, Redirect, Reference, ServerConfig,
     ServerProtocol, ServerTlsConfig,
 };
 pub(crate) use value::{read_file, read_text};
-pub use value::{size_text, time_of};
+pub(crate) use value::{size_text, time_of};
 
 impl Config {
     /// Reads a file. Messages name it `path`, as given.
@@ -102,6 +101,7 @@ impl Config {
     /// # Errors
     ///
     /// Those of [`Config::load`].
+    #[doc(hidden)]
     pub fn inspect(
         path: Option<&Path>,
         overrides: &Overrides,
@@ -119,6 +119,7 @@ impl Config {
     /// # Errors
     ///
     /// The reason why the file cannot be read, or the problems in it.
+    #[doc(hidden)]
     pub fn load_status(
         path: &Path,
         overrides: &Overrides,
@@ -170,6 +171,7 @@ impl Config {
     /// # Errors
     ///
     /// All problems of the command line.
+    #[doc(hidden)]
     pub fn from_overrides(overrides: &Overrides) -> Result<(Self, Vec<Note>), Problems> {
         check::overrides(overrides, None)
     }

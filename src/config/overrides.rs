@@ -7,6 +7,7 @@ use super::raw::Node;
 
 /// Options of the command line. They override the top level of the file, also on reload.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Overrides {
     /// `--cluster-address`
     pub cluster_address: Option<String>,
@@ -31,6 +32,7 @@ pub struct Overrides {
 
 /// A site of the command line. At least one of `servers` and `files` is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CommandLineSite {
     /// Host names (`incoming`); none: all requests.
     pub names: Vec<String>,

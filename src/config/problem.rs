@@ -15,6 +15,7 @@ use crate::escape::escape;
 
 /// A reason why a configuration cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// The file as named by the caller, or `command line`.
     pub file: PathBuf,
@@ -28,6 +29,7 @@ pub struct Problem {
 
 /// A setting that has no effect. Same shape as a [`Problem`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Note {
     /// The file as named by the caller, or `command line`.
     pub file: PathBuf,

@@ -22,11 +22,10 @@ pub(super) fn rate_limit(section: &Section) -> Option<RateLimit> {
     let burst = section.take("burst", value::count(1..=MOST));
     let (requests, seconds) = section.take("rate", rate)?;
     // Neither is more than MOST.
-    let burst = burst.map_or(requests.div_ceil(seconds), |burst| burst as u32);
+    let limit = RateLimit::new(requests, seconds);
     Some(RateLimit {
-        requests,
-        seconds,
-        burst,
+        burst: burst.map_or(limit.burst, |burst| burst as u32),
+        ..limit
     })
 }
 

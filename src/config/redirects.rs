@@ -52,12 +52,7 @@ fn redirects(section: &Section, site: &SiteConfig) -> Vec<Redirect> {
 /// Reads `{from, host, to, status}`, or `to` alone.
 fn one(node: &Node, site: &SiteConfig) -> Result<Redirect, ValueError> {
     let Node::Map(map) = node else {
-        return Ok(Redirect {
-            from: None,
-            host: Vec::new(),
-            to: to(node)?,
-            status: MOVED,
-        });
+        return to(node).map(Redirect::new);
     };
     let wrong = "no to; write {from: /old, to: /new}";
     let within = |key: &str, read: fn(&Node) -> Result<String, ValueError>| {
@@ -80,11 +75,12 @@ fn one(node: &Node, site: &SiteConfig) -> Result<Redirect, ValueError> {
     };
     let status = raw::get(map, "status");
     let status = status.map(|node| auth::within("status", node, status_of));
+    let redirect = Redirect::new(within("to", to)?.ok_or(wrong)?);
     Ok(Redirect {
         from: within("from", from)?,
         host: hosts.iter().map(host).collect::<Result<_, _>>()?,
-        to: within("to", to)?.ok_or(wrong)?,
-        status: status.unwrap_or(Ok(MOVED))?,
+        status: status.unwrap_or(Ok(redirect.status))?,
+        ..redirect
     })
 }
 
@@ -151,11 +147,7 @@ fn status_of(node: &Node) -> Result<u16, ValueError> {
 fn hsts(section: &Section) -> Option<Hsts> {
     const KEY: &str = "hsts";
     let node = raw::get(&section.map, KEY)?;
-    let base = Hsts {
-        max_age: YEAR,
-        subdomains: false,
-        preload: false,
-    };
+    let base = Hsts::new(YEAR);
     let Node::Map(_) = node else {
         let read = |node: &Node| {
             let wrong = || "write true, false or {max_age, subdomains, preload}".to_owned();
@@ -286,9 +278,6 @@ impl Place {
         })
     }
 }
-
-/// The status of a redirect without one.
-const MOVED: u16 = 301;
 
 /// In seconds.
 const YEAR: u64 = 365 * 24 * 60 * 60;

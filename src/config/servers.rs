@@ -197,7 +197,7 @@ pub(super) fn check_of(section: &Section) -> Option<CheckConfig> {
     if raw::get(&section.map, "uri").is_none() {
         section.problem("no uri; write {uri: /up}");
     }
-    let interval = section.deadline("interval", CHECK_INTERVAL);
+    let interval = section.deadline("interval", CheckConfig::INTERVAL);
     Some(CheckConfig {
         uri: section.take("uri", value::target)?,
         interval,
@@ -212,9 +212,6 @@ const SENTINEL_PORT: u16 = 26379;
 const ALONE: &str = "a server that is connected to gets all requests; write its URL alone";
 const MIXED: &str = "backends dial in there, but the site has a server that is connected to (http:// or https://); \
      give one of them a site of its own";
-
-/// The default interval of health checks.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Bounds of a lease: a live proxy must get around to renewing it.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);

@@ -977,7 +977,7 @@ fn values_of_a_site() {
 #[test]
 fn defaults_of_the_machine() {
     let config = config("cluster_port: 80\nmap: []\n");
-    assert_eq!(config.workers, default_workers());
+    assert_eq!(config.workers, defaults::default_workers());
     assert!((4..=4096).contains(&config.workers));
     let all = process::memory().expect("a system that says how much it has");
     assert_eq!(config.memory, (all / 4).max(1 << 20));

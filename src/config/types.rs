@@ -5,6 +5,7 @@ mod certificates;
 mod fastcgi;
 mod headers;
 mod log_level;
+mod pattern;
 mod redirect;
 mod reference;
 mod route;
@@ -15,7 +16,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use regex::Regex;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
@@ -24,17 +24,19 @@ pub use certificates::{AcmeConfig, ChallengeKind, ClientCertificate, ExternalAcc
 pub use fastcgi::FastCgiConfig;
 pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use log_level::LogLevel;
+pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{Hsts, Redirect};
 pub use reference::Reference;
 pub use route::RouteConfig;
 pub use server::{ServerConfig, ServerProtocol, ServerTlsConfig};
 pub use status::{SocketFileConfig, StatusConfig};
 
-use super::written::{expression, is_everything, list_or_no, or_no, path, time, time_or_no};
+use super::written::{is_everything, list_or_no, or_no, path, time, time_or_no};
 use crate::budget::PART;
 
 /// The checked configuration of a server.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Config {
     /// Addresses for clients, at least one (`cluster_address` x `cluster_port`, and those of `ssl`).
     #[serde(skip)]
@@ -128,6 +130,7 @@ pub struct Config {
 
 /// One entry of `map`, with `defaults` merged in.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct SiteConfig {
     /// The name in logs: the first of [`SiteConfig::incoming`], or `default` if there is none (`backend_address`).
     #[serde(skip)]
@@ -211,8 +214,7 @@ pub struct SiteConfig {
     /// The index files of a directory, in order of preference.
     pub index: Vec<String>,
     /// Files that are not served; matches the absolute path.
-    #[serde(serialize_with = "expression")]
-    pub staticmask: Option<Regex>,
+    pub staticmask: Option<Pattern>,
     /// Which symbolic links are followed.
     pub follow_symlinks: Symlinks,
     /// Whether to serve files whose names start with a dot.
@@ -300,13 +302,13 @@ pub struct SiteConfig {
 
 impl SiteConfig {
     /// Whether the site has this host name, or `*.` in place of its first label.
-    pub fn has_name(&self, host: &str) -> bool {
+    pub(crate) fn has_name(&self, host: &str) -> bool {
         let is_own = |name: &String| name == host || is_below(host, name);
         self.incoming.iter().any(is_own)
     }
 
     /// A host name for requests that name none: the first of the site, or the one below which all of its names are.
-    pub fn host(&self) -> Option<&str> {
+    pub(crate) fn host(&self) -> Option<&str> {
         let plain = self.incoming.iter().find(|name| !name.starts_with("*."));
         let name = plain.or_else(|| self.incoming.first())?;
         Some(name.strip_prefix("*.").unwrap_or(name))
@@ -323,6 +325,7 @@ fn is_below(host: &str, pattern: &str) -> bool {
 
 /// Which responses to compress (`gzip`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct GzipConfig {
     /// Media types in lower case; `text/*` matches all that start with `text/`.
     pub types: Vec<String>,
@@ -334,6 +337,7 @@ pub struct GzipConfig {
 
 /// Paths that need a password (an entry of `basic_auth`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct BasicAuth {
     /// The name of the area that the browser shows; without control characters.
     pub realm: String,
@@ -348,6 +352,7 @@ pub struct BasicAuth {
 
 /// Clients that may, or may not, send requests for some paths (an entry of `allow` or `deny`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ClientRule {
     /// The clients.
     pub networks: Vec<ClientGroup>,
@@ -358,6 +363,7 @@ pub struct ClientRule {
 
 /// Connections that begin with a PROXY header (an entry of `proxy_protocol`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ProxyProtocol {
     /// The proxies.
     pub from: Vec<ClientGroup>,
@@ -369,6 +375,7 @@ pub struct ProxyProtocol {
 /// A version of the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ProxyVersion {
     /// A line of text.
     V1,
@@ -378,6 +385,7 @@ pub enum ProxyVersion {
 
 /// How many requests a client may send (`rate_limit`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RateLimit {
     /// Requests, at least one,
     pub requests: u32,
@@ -390,6 +398,7 @@ pub struct RateLimit {
 /// The source of a site's list of servers (`directory`, `servers`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum DirectoryConfig {
     /// The list in the file.
     Static(Vec<ServerConfig>),
@@ -399,6 +408,7 @@ pub enum DirectoryConfig {
 
 /// A Redis server, or several of which one is the primary, and a database in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Redis {
     /// The servers, or their Sentinels; tried in this order. No Unix sockets.
     #[serde(rename = "host")]
@@ -416,6 +426,7 @@ pub struct Redis {
 
 /// Health checks of servers (`check`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct CheckConfig {
     /// Path and query.
     pub uri: String,
@@ -426,6 +437,7 @@ pub struct CheckConfig {
 
 /// A certificate for an address (an entry of `ssl` or `outgoing_ssl`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
 pub struct Tls {
     /// One of [`Config::listen`], or of the sites' [`SiteConfig::outgoing`].
     #[serde(skip)]
@@ -446,6 +458,7 @@ pub struct Tls {
 
 /// Which symbolic links below a root are followed (`follow_symlinks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Symlinks {
     /// Relative ones that stay below the root.
     Inside,
@@ -466,7 +479,7 @@ pub struct PageCache {
 
 impl PageCache {
     /// Whether a path relative to the docroot is the directory or is below it; ignores case, as some file systems do.
-    pub fn holds(&self, path: &[u8]) -> bool {
+    pub(crate) fn holds(&self, path: &[u8]) -> bool {
         let split = path.split_at_checked(self.directory.len());
         split.is_some_and(|(start, rest)| {
             let is_directory = start.eq_ignore_ascii_case(self.directory.as_bytes());
@@ -500,6 +513,7 @@ pub struct FileCache {
 
 /// An address at which backends of a site dial in, and the requests that they get.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Outgoing {
     /// The dial-in address.
     pub to: Address,
@@ -511,18 +525,20 @@ pub struct Outgoing {
 
 /// Which requests an [`Outgoing`] gets, by the decoded path without query.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Filter {
     /// All that no other address of the site matches.
     Any,
     /// Paths that start with this text.
     Prefix(String),
     /// Paths that match this expression.
-    Match(Regex),
+    Match(Pattern),
 }
 
 /// Which idle backend, or which server that is connected to, gets the next request (`order`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Order {
     /// The one that became idle last, of the machine with the smallest share of its connections in use; the server with the
     /// fewest requests, in turn among equals.
@@ -536,6 +552,7 @@ pub enum Order {
 /// Scheduling class of worker threads (`scheduling`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Scheduling {
     /// SCHED_BATCH: a woken worker does not preempt the thread that woke it.
     Batch,
@@ -545,6 +562,7 @@ pub enum Scheduling {
 
 /// Sizes in bytes, and counts (`limits`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Limits {
     /// Largest request or response head.
     pub head: usize,
@@ -572,6 +590,7 @@ pub struct Limits {
 
 /// Timeouts (`timeouts`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Timeouts {
     /// For a request head, from its first byte.
     #[serde(serialize_with = "time")]
@@ -604,6 +623,7 @@ pub struct Timeouts {
 
 /// A destination for messages (`logger`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Logger {
     /// Where they go; [`LogDestination::Standard`] is standard error.
     pub to: LogDestination,
@@ -613,6 +633,7 @@ pub struct Logger {
 
 /// Where the lines of a log go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LogDestination {
     /// Standard error, for an access log standard output.
     Standard,
@@ -643,6 +664,7 @@ impl LogDestination {
 
 /// An access log (`access_log`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AccessLogConfig {
     /// Where its lines go.
     pub output: AccessLogOutput,
@@ -652,6 +674,7 @@ pub struct AccessLogConfig {
 
 /// Where the lines of an access log go, and how they are written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct AccessLogOutput {
     /// Where they go; [`LogDestination::Standard`] is standard output.
     pub to: LogDestination,
@@ -661,6 +684,7 @@ pub struct AccessLogOutput {
 
 /// The requests that an access log leaves out (`access_log.exclude`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ExcludedRequests {
     /// Those whose decoded path is one of these or below it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -672,6 +696,7 @@ pub struct ExcludedRequests {
 
 /// Who gets the ids of requests (`request_id`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RequestIds {
     /// There are none.
     None,
@@ -684,6 +709,7 @@ pub enum RequestIds {
 /// Formats of an access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum AccessFormat {
     /// Apache's combined format, with swiftiply's fields at the end.
     Combined,
@@ -693,7 +719,7 @@ pub enum AccessFormat {
 
 impl RateLimit {
     /// The time between two requests that come evenly, in nanoseconds.
-    pub fn interval(&self) -> u64 {
+    pub(crate) fn interval(&self) -> u64 {
         u64::from(self.seconds) * 1_000_000_000 / u64::from(self.requests)
     }
 }
@@ -714,7 +740,7 @@ impl Serialize for RateLimit {
 
 impl Address {
     /// Whether only processes of this machine reach it: a Unix socket, or a loopback address.
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         match self {
             Self::Unix(_) => true,
             Self::Tcp { host, .. } => {
@@ -727,7 +753,7 @@ impl Address {
 
 impl Limits {
     /// The largest request body that can be collected, in memory or on disk.
-    pub fn largest_kept(&self) -> u64 {
+    pub(crate) fn largest_kept(&self) -> u64 {
         (self.spool / PART).max(self.body_memory as u64)
     }
 }

@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
-use regex::{Regex, RegexBuilder};
 
 use super::raw::Node;
-use super::types::LogLevel;
+use super::types::{LogLevel, Pattern};
 use crate::process;
 
 /// What is wrong with a value.
@@ -310,19 +309,8 @@ pub(super) fn mode(node: &Node) -> Result<u32, ValueError> {
 }
 
 /// Parses a regular expression of bounded size.
-pub(super) fn expression(node: &Node) -> Result<Regex, ValueError> {
-    let text = text(node)?;
-    let built = RegexBuilder::new(&text)
-        .size_limit(EXPRESSION_BYTES)
-        .build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => "too large when compiled; write a shorter one".into(),
-        error => {
-            let error = error.to_string();
-            let cause = error.lines().last().unwrap_or_default();
-            cause.trim_start_matches("error: ").to_string()
-        }
-    })
+pub(super) fn expression(node: &Node) -> Result<Pattern, ValueError> {
+    Pattern::new(&text(node)?).map_err(|wrong| wrong.to_string())
 }
 
 /// Parses a path with an optional query.
@@ -370,7 +358,7 @@ pub(super) fn digits(text: &str) -> Option<u64> {
 }
 
 /// Formats a size in the largest unit that divides it.
-pub fn size_text(bytes: u64) -> String {
+pub(crate) fn size_text(bytes: u64) -> String {
     match bytes {
         0 => "0".into(),
         _ if bytes.is_multiple_of(1 << 30) => format!("{}g", bytes >> 30),
@@ -392,9 +380,6 @@ const MARK: &str = "\u{feff}";
 
 /// Longest time; bounds all times, so that adding one to the clock cannot overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-
-/// Most bytes of a compiled regular expression.
-const EXPRESSION_BYTES: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {

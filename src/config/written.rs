@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use regex::Regex;
 use serde::{Serialize, Serializer};
 
 /// A time in whole milliseconds or seconds.
@@ -47,14 +46,6 @@ pub(super) fn list_or_no<T: Serialize, S: Serializer>(
         [] => out.serialize_bool(false),
         list => list.serialize(out),
     }
-}
-
-/// A regular expression.
-pub(super) fn expression<S: Serializer>(
-    expression: &Option<Regex>,
-    out: S,
-) -> Result<S::Ok, S::Error> {
-    expression.as_ref().map(Regex::as_str).serialize(out)
 }
 
 /// Permissions in octal digits.

@@ -1,9 +1,7 @@
 //! The settings that decide which files are served, and how.
 
-use regex::Regex;
-
 use super::entity::FileIdentity;
-use crate::config::{self, Symlinks};
+use crate::config::{self, Pattern, Symlinks};
 use crate::http::encoding;
 
 /// The settings of [`Files`](super::files::Files); with the same root and settings, they respond the same.
@@ -11,7 +9,7 @@ use crate::http::encoding;
 pub(super) struct FileSettings {
     pub(super) links: Symlinks,
     pub(super) hidden: bool,
-    pub(super) mask: Option<Regex>,
+    pub(super) mask: Option<Pattern>,
     pub(super) index: Vec<String>,
     pub(super) pages: Option<config::PageCache>,
     /// Whether `.html` may be left out.

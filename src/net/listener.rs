@@ -57,6 +57,7 @@ struct InheritedSocket {
 
 /// The actual address of a listener: includes the port if any free one was requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LocalAddress {
     /// A TCP address.
     Tcp(SocketAddr),

@@ -15,6 +15,7 @@ pub struct Certificate(Infallible);
 
 /// The error that this build has no TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadError {
     /// The file that was not read.
     pub file: PathBuf,

@@ -41,6 +41,7 @@ pub struct Stream {
 
 /// The peer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Peer {
     /// A TCP peer.
     Tcp(SocketAddr),

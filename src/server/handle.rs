@@ -26,7 +26,10 @@ use crate::stats::{self, Close, Stats};
 
 /// A running server.
 ///
-/// Dropping it stops it at once; see [`Server::drain`] for stopping without cutting a response.
+/// Dropping it stops it at once: it closes all connections, also in the middle of a response, and waits until its threads
+/// have ended, which takes a few milliseconds. A thread that cannot be interrupted then, since it waits for a disk or
+/// checks a password, is waited for a second at most; one in the middle of a request to a certificate authority, a look-up of a
+/// name or a connection to Redis not at all, and ends by itself. See [`Server::drain`] for stopping without cutting a response.
 ///
 /// ```
 /// use swiftiply::config::{Config, Overrides};
@@ -105,11 +108,13 @@ impl Server {
 
     /// Accepts connections at all addresses from now on, if it does not yet; see
     /// [`Bound::start_closed`](super::Bound::start_closed).
+    #[doc(hidden)]
     pub fn accept(&self) {
         self.running.lock().begin(&self.control);
     }
 
     /// Notes the result of a reload by the program, which reads the file, for the status address.
+    #[doc(hidden)]
     pub fn note_reload(&self, result: Result<(), String>) {
         *self.shared.reload.lock() = Some((SystemTime::now(), result));
     }
@@ -156,6 +161,7 @@ impl Server {
 
     /// Takes commands that concern the process at the status address from now on; see [`ProcessCommands`]. Only the first
     /// call has an effect.
+    #[doc(hidden)]
     pub fn set_process_commands(&self, commands: Arc<dyn ProcessCommands>) {
         self.admin_context.set_commands(commands);
     }
@@ -178,6 +184,7 @@ impl Server {
     }
 
     /// The drain is a stop, also of a process that another one has replaced: requests of paused sites get 503.
+    #[doc(hidden)]
     pub fn begin_stop(&self) {
         self.shared.is_stopping.store(true, Ordering::Relaxed);
         self.give_up_pauses();
@@ -315,9 +322,10 @@ impl Drop for Server {
         for session in self.sessions.poller.take_all(|_, _| true) {
             session.close(Close::Draining);
         }
-        // Workers in the middle of an exchange end after it; the server does not wait for them.
-        if self.open_connections() == 0 {
-            self.workers.join();
+        // A worker closes its connection instead of parking it, so all of them end soon, except one that waits for a disk.
+        let since = Instant::now();
+        while self.workers.active_count() > 0 && since.elapsed() < LAST_WORK {
+            thread::sleep(Duration::from_millis(1));
         }
         for servers in self.shared.snapshot().servers() {
             servers.shut(Close::Draining);
@@ -338,3 +346,6 @@ impl fmt::Debug for Server {
             .finish_non_exhaustive()
     }
 }
+
+/// How long a stop waits for workers.
+const LAST_WORK: Duration = Duration::from_secs(1);

@@ -86,8 +86,16 @@ mod tick;
 mod upgrade;
 pub(crate) mod worker;
 
-pub use commands::ProcessCommands;
 pub use error::StartError;
 pub use handle::Server;
 pub use operations::{DrainedBackends, OperationError};
 pub use start::Bound;
+
+pub use crate::backend::drained::DrainedName;
+pub use crate::backend::registration::ConnectedBackend;
+pub use crate::content::watched::FileError;
+pub use crate::logging::OpenError;
+pub use crate::net::listener::{BindError, LocalAddress};
+pub use crate::net::stream::Peer;
+pub use crate::net::tls::LoadError;
+pub use crate::preamble::Id;

@@ -66,6 +66,7 @@ impl Server {
 
     /// What is paused, drained or in maintenance, as texts for [`Bound::restore`](super::Bound::restore) of a process that
     /// follows this one.
+    #[doc(hidden)]
     pub fn switched(&self) -> Vec<String> {
         let list = || operations::switched(&self.shared);
         self.shared.switching.give(list)

@@ -21,6 +21,7 @@ use crate::backend::registration::ConnectedBackend;
 
 /// Why an operation was refused. Nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OperationError {
     /// There is no site with this name; some of those that exist.
     NoSite(String, Vec<String>),
@@ -36,6 +37,7 @@ pub enum OperationError {
 
 /// What was drained.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DrainedBackends {
     /// The backends of a site: this many of its requests waited.
     Site(String),

@@ -39,6 +39,7 @@ impl Server {
     ///
     /// # Errors
     /// Those of [`Server::reload`].
+    #[doc(hidden)]
     pub fn reload_loaded(&self, config: Config) -> Result<(), StartError> {
         let (config, division) = descriptors::divide(config, process::descriptors());
         let _alone = self.reloading.lock();

@@ -74,6 +74,7 @@ impl Server {
     ///
     /// # Errors
     /// Those of [`Server::bind`]; the sockets that were used are closed.
+    #[doc(hidden)]
     pub fn bind_with(config: Config, inherited: &Inherited) -> Result<Bound, StartError> {
         let (config, division) = descriptors::divide(config, process::descriptors());
         let descriptors = Arc::new(Budget::new(division.backends));
@@ -208,6 +209,7 @@ impl Server {
 
 impl Bound {
     /// Drains, and closes for maintenance, what was so at a server that this one follows; see [`Server::switched`].
+    #[doc(hidden)]
     pub fn restore(&self, switched: &[String]) {
         operations::restore(&self.shared, switched);
     }
@@ -226,6 +228,7 @@ impl Bound {
     ///
     /// # Errors
     /// Whatever the system says.
+    #[doc(hidden)]
     pub fn start_closed(self) -> Result<Server, StartError> {
         let Self {
             sessions,

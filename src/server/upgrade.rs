@@ -18,6 +18,7 @@ use crate::process::channel::Channel;
 impl Server {
     /// The listening sockets for clients, for backends and of the status address, each with its address as it is configured,
     /// for a process that follows this one; without those of the service manager.
+    #[doc(hidden)]
     pub fn listeners(&self) -> [Vec<(String, Arc<Listener>)>; 3] {
         fn named<'a>(
             all: impl Iterator<Item = (&'a Address, &'a Vec<Arc<Listener>>)>,
@@ -41,6 +42,7 @@ impl Server {
     }
 
     /// The listening sockets of the service manager, for a process that follows this one.
+    #[doc(hidden)]
     pub fn activated(&self) -> &ActivatedSockets {
         &self.activated
     }
@@ -51,6 +53,7 @@ impl Server {
     ///
     /// # Errors
     /// Those of the system. The server is replaced nevertheless, and a drain closes what could not be given.
+    #[doc(hidden)]
     pub fn hand_over(&self, channel: Channel) -> io::Result<()> {
         for (_, listener) in self.listeners().iter().flatten() {
             listener.hand_over();
@@ -87,6 +90,7 @@ impl Server {
     ///
     /// # Errors
     /// Those of the system.
+    #[doc(hidden)]
     pub fn take_over(&self, channel: Channel) -> io::Result<()> {
         for (_, listener) in self.listeners().iter().flatten() {
             listener.take_over();
@@ -102,12 +106,14 @@ impl Server {
     }
 
     /// Whether another process has taken over; see [`Server::hand_over`].
+    #[doc(hidden)]
     pub fn is_replaced(&self) -> bool {
         self.shared.is_replaced.load(Ordering::Relaxed)
     }
 
     /// Asks again for backends for the requests that wait here, after this process was replaced. To be called every second
     /// or two: the process that was asked may have been replaced, too.
+    #[doc(hidden)]
     pub fn ask_again(&self) {
         let running = self.running.lock();
         let listeners = running.backend_listeners.iter();
@@ -119,16 +125,19 @@ impl Server {
     }
 
     /// How often the process that has replaced this one has asked it to stop.
+    #[doc(hidden)]
     pub fn stop_requests(&self) -> usize {
         self.succession.stops()
     }
 
     /// Asks the processes that this one has replaced to stop: the first time as after TERM, the second time at once.
+    #[doc(hidden)]
     pub fn stop_predecessors(&self) {
         self.succession.stop_predecessors();
     }
 
     /// The number of processes that this one has replaced and that have not ended.
+    #[doc(hidden)]
     pub fn predecessors(&self) -> usize {
         self.succession.predecessors()
     }

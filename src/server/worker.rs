@@ -99,6 +99,11 @@ impl Worker {
                         Waited::Parked(next) => return next,
                     }
                 }
+                // The server was dropped in the middle of a long transfer.
+                Disposition::Yield(yielding) if sessions.poller.is_stopped() => {
+                    yielding.close(Close::Draining);
+                    return None;
+                }
                 Disposition::Yield(yielding) => {
                     sessions.poller.hand_over(yielding);
                     return None;

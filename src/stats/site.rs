@@ -9,7 +9,7 @@ use super::{Close, get, zeros};
 
 /// The measurements of a site, or of requests without one.
 #[derive(Debug)]
-pub struct SiteStats {
+pub(crate) struct SiteStats {
     /// By the first digit of the status, 1 to 5.
     statuses: [AtomicU64; 5],
     /// Bytes of request bodies that were received, and those that clients have sent over upgraded connections.
@@ -32,45 +32,45 @@ pub struct SiteStats {
 
 /// The end of a request, as it is measured.
 #[derive(Clone, Copy, Debug)]
-pub struct EndedRequest {
+pub(crate) struct EndedRequest {
     /// The status of the response.
-    pub status: u16,
+    pub(crate) status: u16,
     /// Bytes received, without heads and framing.
-    pub bytes_in: u64,
+    pub(crate) bytes_in: u64,
     /// Bytes delivered, the same.
-    pub bytes_out: u64,
+    pub(crate) bytes_out: u64,
     /// How often it went to another backend.
-    pub retries: u32,
+    pub(crate) retries: u32,
     /// From its head to the end of the response.
-    pub total: Duration,
+    pub(crate) total: Duration,
     /// Time in the queue; `None`: it was not for a backend.
-    pub queue: Option<Duration>,
+    pub(crate) queue: Option<Duration>,
     /// Time to connect; `None`: no connection was made.
-    pub connect: Option<Duration>,
+    pub(crate) connect: Option<Duration>,
     /// Time to the head of the backend's response; `None`: there was none.
-    pub first_byte: Option<Duration>,
+    pub(crate) first_byte: Option<Duration>,
     /// How it ended.
-    pub ended: Close,
+    pub(crate) ended: Close,
 }
 
 /// Sums at one moment, from which rates and means are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// Requests.
-    pub requests: u64,
+    pub(crate) requests: u64,
     /// Responses with a status of 500 or more.
-    pub failures: u64,
+    pub(crate) failures: u64,
     /// Their times, in microseconds.
-    pub total_us: u64,
+    pub(crate) total_us: u64,
     /// Requests for backends, and their time in the queue.
-    pub queued: u64,
+    pub(crate) queued: u64,
     /// In microseconds.
-    pub queue_us: u64,
+    pub(crate) queue_us: u64,
 }
 
 /// How often times were up to certain bounds.
 #[derive(Debug)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     /// One more than there are bounds: the last has all longer times.
     buckets: [AtomicU64; BOUNDS_MS.len() + 1],
     sum_us: AtomicU64,
@@ -78,21 +78,21 @@ pub struct Histogram {
 
 /// A [`Histogram`] at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HistogramCounts {
+pub(crate) struct HistogramCounts {
     /// The times in each bucket, not cumulative; the last has those above all bounds.
-    pub buckets: [u64; BOUNDS_MS.len() + 1],
+    pub(crate) buckets: [u64; BOUNDS_MS.len() + 1],
     /// The sum of all times in microseconds.
-    pub sum_us: u64,
+    pub(crate) sum_us: u64,
 }
 
 /// The upper bounds of the buckets of a [`Histogram`], in milliseconds.
-pub const BOUNDS_MS: [u32; 14] = [
+pub(crate) const BOUNDS_MS: [u32; 14] = [
     1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000,
 ];
 
 impl SiteStats {
     /// All zero.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             statuses: Default::default(),
             bytes_in: AtomicU64::new(0),
@@ -107,7 +107,7 @@ impl SiteStats {
     }
 
     /// Counts a request that has ended.
-    pub fn count(&self, request: &EndedRequest) {
+    pub(crate) fn count(&self, request: &EndedRequest) {
         let class = usize::from(request.status / 100).clamp(1, 5) - 1;
         add(&self.statuses[class], 1);
         add(&self.bytes_in, request.bytes_in);
@@ -130,42 +130,42 @@ impl SiteStats {
     }
 
     /// Responses by the first digit of their status, 1 to 5.
-    pub fn statuses(&self) -> [u64; 5] {
+    pub(crate) fn statuses(&self) -> [u64; 5] {
         self.statuses.each_ref().map(get)
     }
 
     /// Bytes received and bytes delivered, without heads and framing.
-    pub fn bytes(&self) -> (u64, u64) {
+    pub(crate) fn bytes(&self) -> (u64, u64) {
         (get(&self.bytes_in), get(&self.bytes_out))
     }
 
     /// Requests that were sent again.
-    pub fn retries(&self) -> u64 {
+    pub(crate) fn retries(&self) -> u64 {
         get(&self.retries)
     }
 
     /// Times of whole requests.
-    pub const fn total(&self) -> &Histogram {
+    pub(crate) const fn total(&self) -> &Histogram {
         &self.total
     }
 
     /// Times in the queue.
-    pub const fn queue(&self) -> &Histogram {
+    pub(crate) const fn queue(&self) -> &Histogram {
         &self.queue
     }
 
     /// Times to connect to a server.
-    pub const fn connect(&self) -> &Histogram {
+    pub(crate) const fn connect(&self) -> &Histogram {
         &self.connect
     }
 
     /// Times from having a backend to the head of its response.
-    pub const fn first_byte(&self) -> &Histogram {
+    pub(crate) const fn first_byte(&self) -> &Histogram {
         &self.first_byte
     }
 
     /// The reasons for which requests did not end complete, with their numbers, if any.
-    pub fn ended(&self) -> impl Iterator<Item = (Close, u64)> {
+    pub(crate) fn ended(&self) -> impl Iterator<Item = (Close, u64)> {
         let reasons = Close::ALL
             .iter()
             .map(|reason| (*reason, get(&self.ended[*reason as usize])));
@@ -173,7 +173,7 @@ impl SiteStats {
     }
 
     /// The sums so far.
-    pub fn totals(&self) -> Totals {
+    pub(crate) fn totals(&self) -> Totals {
         let statuses = self.statuses();
         let queue = self.queue.counts();
         Totals {
@@ -195,7 +195,7 @@ impl Default for SiteStats {
 impl Totals {
     /// The sums of both.
     #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
+    pub(crate) const fn plus(self, other: Self) -> Self {
         Self {
             requests: self.requests + other.requests,
             failures: self.failures + other.failures,
@@ -223,7 +223,7 @@ impl Histogram {
     }
 
     /// What it has now.
-    pub fn counts(&self) -> HistogramCounts {
+    pub(crate) fn counts(&self) -> HistogramCounts {
         HistogramCounts {
             buckets: self.buckets.each_ref().map(get),
             sum_us: get(&self.sum_us),
@@ -233,7 +233,7 @@ impl Histogram {
 
 impl HistogramCounts {
     /// The number of times.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 }

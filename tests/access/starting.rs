@@ -162,7 +162,7 @@ fn samples() {
     let ended = run(&["--check", "-c", path(&file)]);
     assert_eq!(ended.code, Some(0), "{yaml}\n{ended:?}");
     // All keys but those for logs, deadlines and signals are shown.
-    for key in swiftiply::config::access_keys() {
+    for key in swiftiply::internals::config::access_keys() {
         let inner = ["ssl.", "logger", "timeouts", "grace", "signals", "check."];
         let is_known = inner.iter().any(|start| key.starts_with(start)) || key == "key";
         assert!(is_known || yaml.contains(&format!("\n{key}: ")), "{key}");

@@ -30,7 +30,7 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 use swiftiply::config::{Config, Overrides};
-use swiftiply::net::listener::LocalAddress;
+use swiftiply::internals::net::listener::LocalAddress;
 
 pub(crate) use access::Access;
 pub(crate) use backend::{Backend, Echo, EchoServer, Server};

@@ -1,6 +1,6 @@
 //! Bodies in chunks.
 
-use swiftiply::http::body::{BadBody, Decoder, Framing, LAST_CHUNK, write_chunk};
+use swiftiply::internals::http::body::{BadBody, Decoder, Framing, LAST_CHUNK, write_chunk};
 
 use super::heads::line;
 use super::{LIMITS, ends};

@@ -17,10 +17,8 @@ pub(super) fn config(input: &[u8]) {
         }
         _ => return,
     };
-    let overrides = Overrides {
-        directory: Some("/srv".into()),
-        ..Overrides::default()
-    };
+    let mut overrides = Overrides::default();
+    overrides.directory = Some("/srv".into());
     let file = Path::new("s.yml");
     // All that ends a line in YAML.
     let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']);

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use swiftiply::http::body::Framing;
-use swiftiply::http::head::{
+use swiftiply::internals::http::body::Framing;
+use swiftiply::internals::http::head::{
     BadHead, HeadLimits, HeadScanner, Method, Persistence, Refusal, RequestHead, ResponseHead,
     Version, write_field,
 };
-use swiftiply::http::headers::Headers;
-use swiftiply::http::target::Host;
+use swiftiply::internals::http::headers::Headers;
+use swiftiply::internals::http::target::Host;
 
 use super::{LIMITS, ends};
 

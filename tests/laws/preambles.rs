@@ -1,7 +1,7 @@
 //! Preambles of backends.
 
-use swiftiply::preamble;
-use swiftiply::preamble::{Preamble, PreambleError, PreambleReading};
+use swiftiply::internals::preamble;
+use swiftiply::internals::preamble::{Preamble, PreambleError, PreambleReading};
 
 /// Preambles: what is complete stays so and has a key that is known, what is refused or not complete does not depend on
 /// where the bytes were cut, and what is written is read.

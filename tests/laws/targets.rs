@@ -7,10 +7,10 @@ use std::path::{Component, Path};
 use std::time::Instant;
 
 use swiftiply::config::Symlinks;
-use swiftiply::content::root;
-use swiftiply::content::root::Root;
-use swiftiply::http::head::Method;
-use swiftiply::http::target::{Host, Target, decoded};
+use swiftiply::internals::content::root;
+use swiftiply::internals::content::root::Root;
+use swiftiply::internals::http::head::Method;
+use swiftiply::internals::http::target::{Host, Target, decoded};
 
 /// Paths of files: what is accepted is what a simple reader takes for harmless, in one spelling, and it leads to nothing
 /// but files below the root.

@@ -4,7 +4,6 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use swiftiply::stats;
 use swiftiply::stats::Close;
 
 use super::{BLOCK, assert_open, noise, switch, tunnel};
@@ -184,7 +183,7 @@ fn counted() {
         first(&server.backend_addresses()),
     );
     let stats = server.stats();
-    let open = || (server.open_connections(), stats::get(&stats.tunnels));
+    let open = || (server.open_connections(), stats.tunnels());
     for round in 1..=2 {
         let mut visitor = Visitor::connect(visitors);
         let mut backend = Backend::dial(dial_in);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
-use swiftiply::process::{no_thread, trim_memory};
+use swiftiply::internals::process::{no_thread, trim_memory};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,8 @@ impl ControlMessages {
                 send(&sender, message);
             }
         };
-        swiftiply::process::thread("signals", listen).map_err(|error| error.to_string())?;
+        swiftiply::internals::process::thread("signals", listen)
+            .map_err(|error| error.to_string())?;
         Ok(Self(receiver, own))
     }
 

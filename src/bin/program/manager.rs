@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use swiftiply::process;
-use swiftiply::process::reason;
-use swiftiply::process::service;
+use swiftiply::internals::process;
+use swiftiply::internals::process::reason;
+use swiftiply::internals::process::service;
 
 /// Logs a report that has failed.
 pub(crate) fn reported(result: io::Result<()>) {

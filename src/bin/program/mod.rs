@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use swiftiply::config::Problems;
-use swiftiply::process::reason;
+use swiftiply::internals::process::reason;
 
 /// Static programs do not use the allocator of their C library; see Cargo.toml.
 #[cfg(target_env = "musl")]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use swiftiply::process;
+use swiftiply::internals::process;
 
 /// A thread that does one thing on request, such as a reload.
 #[derive(Clone)]

@@ -28,11 +28,11 @@ use signal_hook::consts::{SIGTTIN, SIGTTOU, SIGUSR2};
 use swiftiply::access::{Access, StartError};
 use swiftiply::config::access::AccessConfig as Settings;
 use swiftiply::config::{Config, Note, Problems};
-use swiftiply::logging::Logging;
-use swiftiply::net::INSPECTION;
-use swiftiply::process;
-use swiftiply::process::reason;
-use swiftiply::process::service;
+use swiftiply::internals::logging::Logging;
+use swiftiply::internals::net::INSPECTION;
+use swiftiply::internals::process;
+use swiftiply::internals::process::reason;
+use swiftiply::internals::process::service;
 
 fn main() -> ExitCode {
     process::prepare_memory();
@@ -69,10 +69,9 @@ fn inspect(invocation: &Invocation) -> Result<(Settings, Vec<Note>), Problems> {
 
 /// The part of the settings that the library's logging uses.
 fn logger(settings: &Settings) -> Config {
-    Config {
-        logger: settings.logger.clone(),
-        ..Config::default()
-    }
+    let mut config = Config::default();
+    config.logger = settings.logger.clone();
+    config
 }
 
 fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {

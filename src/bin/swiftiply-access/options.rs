@@ -98,17 +98,14 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
         return Err("--: no command behind it".to_owned());
     }
     let check = matches.opt_present("check");
-    let invocation = Invocation {
-        file: matches.opt_str("config").map(PathBuf::from),
-        overrides: AccessOverrides {
-            key_file: matches.opt_str("key-file"),
-            to: matches.opt_str("to"),
-            places: matches.opt_str("places"),
-            connect: matches.free,
-            command,
-            directory: None,
-        },
-    };
+    let file = matches.opt_str("config").map(PathBuf::from);
+    let mut overrides = AccessOverrides::default();
+    overrides.key_file = matches.opt_str("key-file");
+    overrides.to = matches.opt_str("to");
+    overrides.places = matches.opt_str("places");
+    overrides.connect = matches.free;
+    overrides.command = command;
+    let invocation = Invocation { file, overrides };
     Ok(match check {
         true => Action::Check(invocation),
         false => Action::Serve(invocation),

@@ -5,9 +5,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use swiftiply::config::LogLevel;
-use swiftiply::config::edit::SiteEdit;
-use swiftiply::config::live::{EditOptions, LiveError};
-use swiftiply::server::{ProcessCommands, Server};
+use swiftiply::internals::config::SiteEdit;
+use swiftiply::internals::config::{EditOptions, LiveError};
+use swiftiply::internals::server::ProcessCommands;
+use swiftiply::server::Server;
 
 use super::configuration::Configuration;
 use super::program::control::Message;

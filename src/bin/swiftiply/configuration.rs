@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use swiftiply::config::edit::SiteEdit;
-use swiftiply::config::live::{EditOptions, LiveConfig, LiveError, LoadedConfig};
 use swiftiply::config::{Config, LogLevel, Note, Overrides, Problems};
-use swiftiply::logging::Logging;
-use swiftiply::net::INSPECTION;
+use swiftiply::internals::config::SiteEdit;
+use swiftiply::internals::config::{EditOptions, LiveConfig, LiveError, LoadedConfig};
+use swiftiply::internals::logging::Logging;
+use swiftiply::internals::net::INSPECTION;
 use swiftiply::server::Server;
 
 use super::drain::Graces;

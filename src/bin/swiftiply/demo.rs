@@ -25,8 +25,7 @@ use serde_json::json;
 use swiftiply::Server;
 use swiftiply::client::{Client, InvalidReply, Reply, Request};
 use swiftiply::config::{Address, Config, Overrides};
-use swiftiply::http::head::Method;
-use swiftiply::process;
+use swiftiply::internals::process;
 
 /// Runs the demonstration until a signal ends it; or is one of its processes. `ignored`: signals without a meaning.
 ///
@@ -108,11 +107,9 @@ map:
       - '127.0.0.1:{dial_in}'
 "
     );
-    let overrides = Overrides {
-        cluster_address: overrides.cluster_address.clone(),
-        ..Overrides::default()
-    };
-    match Config::from_yaml(&yaml, "the demonstration".as_ref(), &overrides) {
+    let mut own = Overrides::default();
+    own.cluster_address.clone_from(&overrides.cluster_address);
+    match Config::from_yaml(&yaml, "the demonstration".as_ref(), &own) {
         Ok((config, _)) => Ok(config),
         Err(problems) => Err(problems.to_string()),
     }
@@ -219,11 +216,11 @@ struct DemoPage {
 
 impl DemoPage {
     fn respond(&self, request: &Request<'_>) -> Result<Reply, InvalidReply> {
-        if !matches!(request.head.method, Method::Get | Method::Head) {
+        if !matches!(request.method(), "GET" | "HEAD") {
             let reply = Reply::text(405, "The demonstration's page can be read only.\n")?;
             return reply.field("Allow", "GET, HEAD");
         }
-        let (media_type, body) = match request.head.target.path() {
+        let (media_type, body) = match request.path() {
             "/" => ("text/html; charset=utf-8", self.html.clone()),
             "/demo/page.css" => ("text/css; charset=utf-8", STYLE.to_owned()),
             "/demo/page.js" => ("text/javascript; charset=utf-8", SCRIPT.to_owned()),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use swiftiply::Server;
 use swiftiply::config::Config;
-use swiftiply::process::service;
+use swiftiply::internals::process::service;
 
 use crate::program::control::{ControlMessages, Message};
 use crate::program::manager;

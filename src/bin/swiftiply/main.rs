@@ -38,12 +38,12 @@ use signal_hook::consts::SIGUSR2;
 use swiftiply::config::{
     Config, LogDestination, LogLevel, Logger, Note, Problems, SiteConfig, SiteTls,
 };
-use swiftiply::logging::{self, Logging};
-use swiftiply::net::activation::{ActivatedSockets, Inherited};
-use swiftiply::process::pid_file::PidFile;
-use swiftiply::process::reason;
-use swiftiply::process::service;
-use swiftiply::process::{self, ForkSide};
+use swiftiply::internals::logging::{self, Logging};
+use swiftiply::internals::net::activation::{ActivatedSockets, Inherited};
+use swiftiply::internals::process::pid_file::PidFile;
+use swiftiply::internals::process::reason;
+use swiftiply::internals::process::service;
+use swiftiply::internals::process::{self, ForkSide};
 use swiftiply::server::{Bound, Server, StartError};
 use upgrade::{Predecessor, Upgrade};
 
@@ -273,7 +273,7 @@ fn warn_of_lost_logs(config: &Config) {
 /// Reports where the server listens: in the log, and on standard output for scripts that wait for it. Standard output is
 /// skipped if an access log goes there, or if it is where the log goes, as on a terminal.
 fn announce(server: &Server, config: &Config, follows: bool) -> Result<(), ExitError> {
-    let list = |locals: Vec<swiftiply::net::listener::LocalAddress>| {
+    let list = |locals: Vec<swiftiply::internals::net::listener::LocalAddress>| {
         let texts: Vec<_> = locals.iter().map(ToString::to_string).collect();
         texts.join(" ")
     };
@@ -292,7 +292,7 @@ fn announce(server: &Server, config: &Config, follows: bool) -> Result<(), ExitE
     let sites = config.sites.iter().map(|site| &site.access_log);
     let mut logs = sites.chain([&config.access_log]).flatten();
     let is_taken = logs.any(|log| log.output.to == LogDestination::Standard);
-    let Logger { to, level } = &config.logger;
+    let Logger { to, level, .. } = &config.logger;
     let is_standard = *to == LogDestination::Standard;
     let is_there = is_standard && *level >= LogLevel::Normal && process::is_one_output();
     // A script waits for the first process only, and may not read any more.

@@ -122,19 +122,18 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
             "{word}: not an option; a configuration is named with -c FILE"
         ));
     }
-    let overrides = Overrides {
-        cluster_address: matches.opt_str("cluster-address"),
-        cluster_port: number(&matches, "cluster-port", "a port from 0 to 65535")?,
-        backend_address: matches.opt_str("backend-address"),
-        backend_port: number(&matches, "backend-port", "a port from 0 to 65535")?,
-        site: site(&matches)?,
-        daemonize: daemonize(&matches)?,
-        timeout: number::<u32>(&matches, "timeout", "a number of seconds")?
-            .map(|seconds| Duration::from_secs(seconds.into())),
-        pidfile: matches.opt_str("pid").map(PathBuf::from),
-        // A daemon changes to another directory, and must find its files again at a reload.
-        directory: std::env::current_dir().ok(),
-    };
+    let mut overrides = Overrides::default();
+    overrides.cluster_address = matches.opt_str("cluster-address");
+    overrides.cluster_port = number(&matches, "cluster-port", "a port from 0 to 65535")?;
+    overrides.backend_address = matches.opt_str("backend-address");
+    overrides.backend_port = number(&matches, "backend-port", "a port from 0 to 65535")?;
+    overrides.site = site(&matches)?;
+    overrides.daemonize = daemonize(&matches)?;
+    overrides.timeout = number::<u32>(&matches, "timeout", "a number of seconds")?
+        .map(|seconds| Duration::from_secs(seconds.into()));
+    overrides.pidfile = matches.opt_str("pid").map(PathBuf::from);
+    // A daemon changes to another directory, and must find its files again at a reload.
+    overrides.directory = std::env::current_dir().ok();
     if matches.opt_present("demo") {
         return Ok(Action::Demo(overrides));
     }
@@ -228,11 +227,10 @@ fn site(matches: &Matches) -> Result<Option<CommandLineSite>, String> {
         let words = words.filter(|word| !word.is_empty()).map(str::to_owned);
         words.collect::<Vec<_>>()
     };
-    let site = CommandLineSite {
-        names: list("site"),
-        servers: list("to"),
-        files: matches.opt_str("files"),
-    };
+    let mut site = CommandLineSite::default();
+    site.names = list("site");
+    site.servers = list("to");
+    site.files = matches.opt_str("files");
     match site.servers.is_empty() && site.files.is_none() {
         false => Ok(Some(site)),
         true if site.names.is_empty() => Ok(None),

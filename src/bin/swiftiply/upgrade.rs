@@ -27,12 +27,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use swiftiply::config::LogLevel;
-use swiftiply::net::activation::{ActivatedSockets, Inherited};
-use swiftiply::process::apart::Apart;
-use swiftiply::process::channel::Channel;
-use swiftiply::process::pid_file::PidFile;
-use swiftiply::process::reason;
-use swiftiply::process::service;
+use swiftiply::internals::net::activation::{ActivatedSockets, Inherited};
+use swiftiply::internals::process::apart::Apart;
+use swiftiply::internals::process::channel::Channel;
+use swiftiply::internals::process::pid_file::PidFile;
+use swiftiply::internals::process::reason;
+use swiftiply::internals::process::service;
 use swiftiply::server::Server;
 
 use super::configuration::{Configuration, HeldConfiguration};

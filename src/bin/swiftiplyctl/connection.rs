@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use serde_json::Value;
 use swiftiply::config::{Address, Config, Overrides};
-use swiftiply::process::reason;
+use swiftiply::internals::process::reason;
 
 use crate::failure::Failure;
 use crate::options::Invocation;
@@ -52,10 +52,8 @@ impl ControlAddress {
             .config
             .as_deref()
             .unwrap_or(Path::new(DEFAULT_FILE));
-        let overrides = Overrides {
-            directory: env::current_dir().ok(),
-            ..Overrides::default()
-        };
+        let mut overrides = Overrides::default();
+        overrides.directory = env::current_dir().ok();
         let status = Config::load_status(file, &overrides);
         let status = status.map_err(|problems| Failure::Usage(problems.to_string()))?;
         let status = status.ok_or_else(|| {

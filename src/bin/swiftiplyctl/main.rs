@@ -125,7 +125,7 @@ fn print(text: &str) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Failure::Usage(format!(
             "standard output: {}",
-            swiftiply::process::reason(&error)
+            swiftiply::internals::process::reason(&error)
         ))),
         Ok(()) => Ok(()),
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use getopts::Matches;
-use swiftiply::config;
+use swiftiply::internals::config;
 
 use crate::commands::{Action, Argument, COMMANDS, COMMON, Command, OPTIONS};
 use crate::failure::{Failure, NAME};
@@ -331,7 +331,12 @@ fn read(file: &str) -> Result<String, Failure> {
         }
         file => fs::read_to_string(file),
     };
-    text.map_err(|error| Failure::Usage(format!("{file}: {}", swiftiply::process::reason(&error))))
+    text.map_err(|error| {
+        Failure::Usage(format!(
+            "{file}: {}",
+            swiftiply::internals::process::reason(&error)
+        ))
+    })
 }
 
 /// A part of a path.

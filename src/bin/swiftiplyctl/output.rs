@@ -213,7 +213,7 @@ fn dry_run(value: &Value) -> Option<String> {
 /// A time of so many seconds since 1970, in UTC.
 fn date(seconds: u64) -> String {
     let (day, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = swiftiply::x509::date(i64::try_from(day).unwrap_or(0));
+    let (year, month, day) = swiftiply::internals::x509::date(i64::try_from(day).unwrap_or(0));
     let (hour, minute) = (rest / 3600, rest % 3600 / 60);
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}Z")
 }

@@ -9,7 +9,8 @@ use serde::{Serialize, Serializer};
 /// An address as written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
-    /// A TCP port on a host name or literal IPv4 or IPv6 address (without brackets).
+    /// A TCP port on a host name or literal IPv4 or IPv6 address (without brackets); see [`Address::tcp`].
+    #[non_exhaustive]
     Tcp {
         /// Host name or literal address.
         host: String,
@@ -34,6 +35,7 @@ pub struct Network {
 
 /// A group of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ClientGroup {
     /// All clients.
     All,
@@ -86,7 +88,7 @@ impl Serialize for ClientGroup {
 
 impl Network {
     /// Whether an address is in it. IPv4 addresses must not be mapped into IPv6.
-    pub fn contains(&self, ip: IpAddr) -> bool {
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         match (self.address, ip) {
             (IpAddr::V4(one), IpAddr::V4(other)) => {
                 let shift = 32 - u32::from(self.prefix.min(32));
@@ -104,7 +106,7 @@ impl Network {
 impl ClientGroup {
     /// Whether a client is in it. `None`: it is connected through a Unix socket. IPv4 addresses must not be mapped into
     /// IPv6.
-    pub fn contains(&self, client: Option<IpAddr>) -> bool {
+    pub(crate) fn contains(&self, client: Option<IpAddr>) -> bool {
         match self {
             Self::All => true,
             Self::Unix => client.is_none(),

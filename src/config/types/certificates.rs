@@ -9,6 +9,7 @@ use crate::config::written::path;
 /// Where the certificates for the names of a site come from (`tls`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum SiteTls {
     /// From an authority, by ACME.
     Auto,
@@ -31,6 +32,7 @@ pub enum SiteTls {
 
 /// How certificates are obtained by ACME, RFC 8555 (`acme`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct AcmeConfig {
     /// Where the authority sends warnings.
     pub email: Option<String>,
@@ -52,6 +54,7 @@ pub struct AcmeConfig {
 
 /// The binding to an account that an authority knows already (`acme.eab`, RFC 8555 7.3.4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ExternalAccount {
     /// The identifier of its key.
     pub kid: String,
@@ -61,6 +64,7 @@ pub struct ExternalAccount {
 
 /// How to prove to an authority that we serve a name (`acme.challenges`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub enum ChallengeKind {
     /// By a response at port 80 (RFC 8555 8.3).
     #[serde(rename = "http-01")]
@@ -73,6 +77,7 @@ pub enum ChallengeKind {
 /// Whether clients of a site with `client_ca` must have a certificate (`client_certificate`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ClientCertificate {
     /// Those without one are refused.
     #[default]

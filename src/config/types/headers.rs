@@ -6,6 +6,7 @@ use crate::config::written::is_everything;
 
 /// Changes for some paths (an entry of `response_headers`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct HeaderRule {
     /// Decoded paths, with everything below them. `/` is the whole site.
     #[serde(skip_serializing_if = "is_everything")]
@@ -25,6 +26,7 @@ pub struct HeaderRule {
 
 /// How long clients may use some files without asking again (an entry of `expires`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ExpiresRule {
     /// Decoded paths, with everything below them. `/` is the whole site.
     #[serde(skip_serializing_if = "is_everything")]
@@ -42,6 +44,7 @@ pub struct ExpiresRule {
 
 /// Which pages of other sites may use responses (`cors`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Cors {
     /// Origins, `https://example.com`; empty: all.
     #[serde(serialize_with = "origins")]

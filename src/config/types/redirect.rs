@@ -4,6 +4,7 @@ use serde::Serialize;
 
 /// A redirect (an entry of `redirect`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Redirect {
     /// The decoded path, or with `*` at its end the beginning of paths; `None`: all paths.
     pub from: Option<String>,
@@ -18,6 +19,7 @@ pub struct Redirect {
 
 /// Strict-Transport-Security (`hsts`, RFC 6797).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Hsts {
     /// For how many seconds browsers use HTTPS only; 0: no longer.
     pub max_age: u64,
@@ -29,7 +31,12 @@ pub struct Hsts {
 
 impl Redirect {
     /// Where a request for this host name goes. `path` and `query` are as sent. `None`: the redirect is not for it.
-    pub fn location(&self, host: Option<&str>, path: &str, query: Option<&str>) -> Option<String> {
+    pub(crate) fn location(
+        &self,
+        host: Option<&str>,
+        path: &str,
+        query: Option<&str>,
+    ) -> Option<String> {
         let is_own = |host: &str| self.host.iter().any(|own| own == host);
         if !self.host.is_empty() && !host.is_some_and(is_own) {
             return None;

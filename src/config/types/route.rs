@@ -2,6 +2,7 @@
 
 /// Which requests of which site go to the backends of a route (an entry of `routes`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RouteConfig {
     /// The name of the site whose requests it gets.
     pub site: String,

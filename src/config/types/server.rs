@@ -10,6 +10,7 @@ use crate::config::written::path;
 
 /// A server that the proxy connects to (an item of `servers`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct ServerConfig {
     /// Where it is.
     pub at: Address,
@@ -19,6 +20,7 @@ pub struct ServerConfig {
 
 /// What a server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ServerProtocol {
     /// HTTP/1.1.
     Http,
@@ -30,6 +32,7 @@ pub enum ServerProtocol {
 
 /// How servers that speak TLS are verified, and how we identify ourselves (`server_tls`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ServerTlsConfig {
     /// PEM file of the authorities that are trusted to identify the servers, absolute; `None`: those of Mozilla.
     #[serde(serialize_with = "path")]
@@ -61,7 +64,7 @@ fn hexadecimal<S: Serializer>(hash: &Option<[u8; 32]>, out: S) -> Result<S::Ok, 
 
 impl ServerTlsConfig {
     /// The files that it names.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         let files = [&self.ca, &self.certfile, &self.keyfile];
         files.into_iter().flatten().map(PathBuf::as_path)
     }

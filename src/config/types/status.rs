@@ -7,6 +7,7 @@ use crate::config::written::octal;
 
 /// Where the server reports its state and takes commands (`status`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct StatusConfig {
     /// The address: a TCP port, or a Unix socket.
     pub at: Address,
@@ -20,6 +21,7 @@ pub struct StatusConfig {
 
 /// The attributes of a Unix socket's file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SocketFileConfig {
     /// Permissions; `None`: those of the address by default.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "octal")]

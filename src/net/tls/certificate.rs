@@ -66,6 +66,7 @@ pub enum PemFault {
 
 /// Why a certificate cannot be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadError {
     /// The file.
     pub file: PathBuf,
