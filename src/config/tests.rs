@@ -1000,7 +1000,7 @@ map:
     let [one, two, three] = config.sites[0].outgoing.as_slice() else {
         panic!("{config:?}")
     };
-    assert!(matches!(&one.filter, Filter::Match(expression) if expression.is_match("/x12")));
+    assert!(matches!(&one.filter, Filter::Match(expression) if expression.is_match(b"/x12")));
     assert!(matches!(&two.filter, Filter::Prefix(prefix) if prefix == "/y"));
     assert!(matches!(three.filter, Filter::Any));
     assert_eq!(two.to, Address::Unix("/s".into()));

@@ -180,7 +180,7 @@ impl Locator {
         self.settings.mask.as_ref().is_some_and(|mask| {
             let root = self.root.path().as_os_str().as_bytes();
             let whole = [root, b"/", name].concat();
-            mask.is_match(&String::from_utf8_lossy(&whole))
+            mask.is_match(&whole)
         })
     }
 

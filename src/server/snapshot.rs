@@ -465,7 +465,7 @@ impl Site {
         let matched = self.filtered.iter().find(|(filter, _)| match filter {
             Filter::Any => true,
             Filter::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
-            Filter::Match(pattern) => pattern.is_match(&String::from_utf8_lossy(path)),
+            Filter::Match(pattern) => pattern.is_match(path),
         });
         match matched {
             Some((_, pool)) => pool,

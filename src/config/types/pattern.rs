@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::fmt;
 
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use serde::{Serialize, Serializer};
 
-/// A regular expression of bounded size (`staticmask`, `match`), in the syntax of the crate `regex`.
+/// A regular expression of bounded size (`staticmask`, `match`), in the syntax of the crate `regex` without Unicode: `\w`, `\d`,
+/// `(?i)` and classes know ASCII only, as in Ruby, and `.` is a byte.
 #[derive(Clone, Debug)]
 pub struct Pattern(Regex);
 
@@ -20,7 +21,10 @@ impl Pattern {
     /// # Errors
     /// The rule that it breaks.
     pub fn new(text: &str) -> Result<Self, InvalidPattern> {
-        let built = RegexBuilder::new(text).size_limit(MOST_BYTES).build();
+        let built = RegexBuilder::new(text)
+            .unicode(false)
+            .size_limit(MOST_BYTES)
+            .build();
         built.map(Self).map_err(|error| match error {
             regex::Error::CompiledTooBig(_) => {
                 InvalidPattern("too large when compiled; write a shorter one".into())
@@ -33,8 +37,8 @@ impl Pattern {
         })
     }
 
-    /// Whether it matches a part of this text.
-    pub fn is_match(&self, text: &str) -> bool {
+    /// Whether it matches somewhere in this path or text.
+    pub fn is_match(&self, text: &[u8]) -> bool {
         self.0.is_match(text)
     }
 
@@ -60,3 +64,31 @@ impl Serialize for Pattern {
 
 /// Most bytes of a compiled regular expression.
 const MOST_BYTES: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ascii_only() {
+        let matches = |pattern: &str, text: &str| {
+            Pattern::new(pattern).map(|pattern| pattern.is_match(text.as_bytes()))
+        };
+        for (pattern, text, expected) in [
+            (r"^/\w+$", "/api_1", true),
+            (r"^/\w+$", "/é", false),
+            ("(?i)^/API/", "/api/x", true),
+            ("^/é/", "/é/", true),
+            ("^/..$", "/é", true),
+            (r"\.[^/.]*$", "/a.é", true),
+        ] {
+            assert_eq!(matches(pattern, text), Ok(expected), "{pattern} {text}");
+        }
+        for pattern in ["[é]", r"\p{Greek}", "(?i)É[é]"] {
+            let error = matches(pattern, "").unwrap_err();
+            assert_eq!(error.to_string(), "Unicode not allowed here", "{pattern}");
+        }
+        let error = matches(r"\w{1000}{1000}", "").unwrap_err();
+        assert!(error.to_string().starts_with("too large when compiled"));
+    }
+}
