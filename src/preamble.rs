@@ -4,11 +4,22 @@
 //! process id above 65535 needs more than four digits, which shifts what follows. Such a preamble is accepted if the
 //! known keys leave only one way to read it.
 //!
+//! The id may be a [`Name`] instead, by which an operator recognises the machine; then the server may send a [`ServerLine`]
+//! in place of a request.
+//!
 //! **Invariants**: for an id of 12 bytes, the result does not depend on how the bytes were split on arrival. Neither the
 //! result nor its timing reveals how much of a wrong key was right.
 
+mod line;
+mod name;
+
 use std::fmt;
 use std::hint::black_box;
+
+pub use line::{LineReading, RefusalKind, ServerLine, ServerRefusal};
+pub(crate) use name::LONGEST_NAME;
+pub use name::{InvalidName, Name};
+use name::{NameKind, kind_of};
 
 /// The meaning of the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,16 +59,30 @@ impl Id {
         Some(Self { bytes, length })
     }
 
+    /// Whether it is that of a [`Name`].
+    pub fn is_name(&self) -> bool {
+        kind_of(self.as_bytes()).is_some()
+    }
+
+    /// Whether it abbreviates a longer name.
+    pub fn is_abbreviated(&self) -> bool {
+        kind_of(self.as_bytes()) == Some(NameKind::Abbreviated)
+    }
+
     /// As it was sent.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
 }
 
-/// Unprintable bytes are escaped, for logs.
+/// Unprintable bytes are escaped, for logs, and the spaces behind a name are left out.
 impl fmt::Display for Id {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_bytes().escape_ascii().fmt(out)
+        let bytes = match self.is_name() {
+            true => self.as_bytes().trim_ascii_end(),
+            false => self.as_bytes(),
+        };
+        bytes.escape_ascii().fmt(out)
     }
 }
 
@@ -85,10 +110,16 @@ impl fmt::Display for PreambleError {
         out.write_str(match self {
             Self::Prefix => "it does not begin with \"swiftclient\"",
             Self::Length => "the length of the key is not two hexadecimal digits",
-            Self::Key => "wrong key",
+            Self::Key => WRONG_KEY,
             Self::Ambiguous => "the id has more than 12 bytes and can be read in more than one way",
         })
     }
+}
+
+/// Whether the program that has sent these bytes understands a [`ServerLine`]: its id is a [`Name`].
+pub fn understands_lines(bytes: &[u8]) -> bool {
+    let id = bytes.get(PREFIX.len()..PREFIX.len() + ID);
+    bytes.starts_with(PREFIX) && id.and_then(kind_of).is_some()
 }
 
 /// Whether a server's first bytes are a response instead of a request: then the port is one for clients, not for
@@ -189,10 +220,12 @@ fn two_digits(digits: &[u8]) -> Option<usize> {
     Some((digit(digits[0])? * 16 + digit(digits[1])?) as usize)
 }
 
+/// What is wrong with a key that is unknown.
+pub(crate) const WRONG_KEY: &str = "wrong key";
 /// The first bytes of a preamble.
 pub const PREFIX: &[u8] = b"swiftclient";
 /// The usual length of an id.
-pub const ID: usize = 12;
+pub const ID: usize = name::ID;
 /// The longest id: eight digits of the address, seven of the process id.
 const LONGEST_ID: usize = 15;
 /// The length of the longest preamble.

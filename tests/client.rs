@@ -221,7 +221,7 @@ fn errors_are_reported() {
     let error = receive.recv().unwrap();
     assert_eq!(
         error,
-        "closed by the server before the first request; is the key right?"
+        "closed by the server: it refuses the connection: wrong key; is the key right?"
     );
     stopper.stop();
     thread.join().unwrap();

@@ -19,6 +19,7 @@ mod faults;
 mod fields;
 mod files;
 mod gzip;
+mod identity;
 mod laws;
 mod layers;
 mod life;

@@ -22,15 +22,24 @@ run lambda { |env|
 
 /// Starts a worker process.
 fn thin(directory: &Path, address: SocketAddr) -> Running {
+    thin_with(directory, address, "secret", Stdio::null)
+}
+
+fn thin_with(
+    directory: &Path,
+    address: SocketAddr,
+    key: &str,
+    output: impl Fn() -> Stdio,
+) -> Running {
     let child = Command::new("thin")
-        .arg("--swiftiply=secret")
+        .arg(format!("--swiftiply={key}"))
         .args(["--address", &address.ip().to_string()])
         .args(["--port", &address.port().to_string()])
         .args(["-R", "config.ru", "start"])
         .current_dir(directory)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdout(output())
+        .stderr(output())
         .spawn()
         .unwrap();
     Running(child)
@@ -144,5 +153,20 @@ fn one_of_three_killed() {
     assert_eq!(visitor.get("/after").status, 200);
 
     drop((visitor, workers));
+    proxy.finish();
+}
+
+#[test]
+fn is_sent_no_reason_for_a_refusal() {
+    needs!("thin");
+    let proxy = Proxy::start("map: [{incoming: test, outgoing: '127.0.0.1:0', key: secret}]");
+    fs::write(proxy.file("config.ru"), CONFIG_RU).unwrap();
+    let output = fs::File::create(proxy.file("thin.log")).unwrap();
+    let output = || Stdio::from(output.try_clone().unwrap());
+    let worker = thin_with(proxy.directory(), proxy.dial_in(), "wrong", output);
+    proxy.wait_for_logs("refused: wrong key: reason=bad_key", 2);
+    drop(worker);
+    // It would take a line of the server for a request, and say so.
+    assert_lacks(&proxy.read("thin.log"), "Invalid");
     proxy.finish();
 }

@@ -22,7 +22,7 @@ use super::shared::AccessShared;
 use crate::client::MISDIALLED;
 use crate::net::conn::Conn;
 use crate::net::poller::{Interest, Load, Poller, Token, Work};
-use crate::preamble;
+use crate::preamble::{self, ServerLine, ServerRefusal};
 use crate::process::{self, reason};
 
 /// The dialled connections, and the threads that serve them.
@@ -45,6 +45,8 @@ struct DialledConnection {
     /// Until when the server may close it without having accepted it.
     accepted_at: Instant,
     end: ConnectionEnd,
+    /// The reason that the server has given for closing it.
+    refusal: Option<ServerRefusal>,
 }
 
 /// How a connection ended, or would end now.
@@ -135,6 +137,7 @@ impl DialledConnections {
                 conn: Some(Box::new(conn)),
                 accepted_at,
                 end: ConnectionEnd::NotAccepted,
+                refusal: None,
             })
         };
         match self.poller.enter(make, accepted_at) {
@@ -206,6 +209,7 @@ impl Drop for DialledConnection {
             handle,
             permission,
             end,
+            refusal,
             ..
         } = self;
         let (shared, server) = (&all.shared, &handle.server);
@@ -217,16 +221,20 @@ impl Drop for DialledConnection {
             log::error!("server {server}: a connection's thread panicked");
         }
         match end {
-            ConnectionEnd::Accepted => shared.disconnected(server),
+            ConnectionEnd::Accepted => shared.disconnected(server, refusal.take()),
             // The access proxy closed it itself.
             ConnectionEnd::NotAccepted if unwanted => shared.dial_abandoned(server, *permission),
             ConnectionEnd::NotAccepted => {
-                let why = "it closes the connection at once; is the key right?";
-                shared.dial_failed(server, *permission, why, false);
+                let why = match refusal {
+                    Some(refusal) => refusal.to_string(),
+                    // As servers do that give no reasons, if the key is wrong.
+                    None => "it closes the connection at once; is the key right?".to_owned(),
+                };
+                shared.dial_failed(server, *permission, &why, false);
             }
             ConnectionEnd::Misdialled | ConnectionEnd::LateMisdialled => {
                 if *end == ConnectionEnd::LateMisdialled {
-                    shared.disconnected(server);
+                    shared.disconnected(server, None);
                 }
                 let why = format!("it answers as it answers clients: {MISDIALLED}");
                 shared.dial_failed(server, *permission, &why, false);
@@ -263,6 +271,20 @@ impl DialledConnection {
                     _ => ConnectionEnd::Misdialled,
                 };
                 return;
+            }
+            match all
+                .shared
+                .settings()
+                .greeting
+                .read_line(conn, &mut buffers.input)
+            {
+                Ok(None) => {}
+                Ok(Some(ServerLine::AskName)) => continue,
+                Ok(Some(ServerLine::Refused(refusal))) => {
+                    self.refusal = Some(refusal);
+                    return;
+                }
+                Err(_) => return,
             }
             self.accept();
             let conn = self.conn.as_mut().expect(HAS_CONNECTION);

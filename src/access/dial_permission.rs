@@ -12,6 +12,7 @@ use super::dial_state::DialPermission;
 use super::handle::ConnectionHandle;
 use super::server::ServerAddress;
 use super::shared::{AccessShared, ApplicationState};
+use crate::preamble::ServerRefusal;
 
 impl AccessShared {
     /// Waits until a connection is to be dialled. `None`: a drain has begun.
@@ -112,7 +113,7 @@ impl AccessShared {
                 dialling.backoff.reset();
             }
             let is_news = dialling.reported.replace(String::new()).as_deref() != Some("");
-            dialling.count(server, true, is_news)
+            dialling.count_dialled(server, is_news)
         };
         self.changed.notify_all();
         if let Some(news) = news {
@@ -120,8 +121,8 @@ impl AccessShared {
         }
     }
 
-    /// An accepted connection has ended.
-    pub(super) fn disconnected(&self, server: &ServerAddress) {
+    /// An accepted connection has ended, for this reason if the server has given one.
+    pub(super) fn disconnected(&self, server: &ServerAddress, refusal: Option<ServerRefusal>) {
         let news = {
             let mut state = self.state.lock();
             // In a drain the access proxy closes them itself.
@@ -132,7 +133,7 @@ impl AccessShared {
             dialling.connections -= 1;
             match draining {
                 true => None,
-                false => dialling.count(server, false, false),
+                false => dialling.count_lost(server, refusal),
             }
         };
         if let Some(news) = news {

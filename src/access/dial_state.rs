@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::server::ServerAddress;
 use crate::client::Backoff;
+use crate::preamble::ServerRefusal;
 
 /// What is known about dialling a server.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(super) struct DialBurst {
     pub(super) due: Instant,
     dialled: usize,
     lost: usize,
+    /// The last reason that the server has given.
+    why: Option<ServerRefusal>,
 }
 
 /// The permission to dial.
@@ -56,28 +59,42 @@ impl Default for DialState {
 }
 
 impl DialState {
-    /// Counts an accepted or lost connection. Returns the message if it is logged at once: the first event of a burst,
-    /// and news.
-    pub(super) fn count(
+    /// Counts an accepted connection. Returns the message if it is logged at once: the first event of a burst, and news.
+    pub(super) fn count_dialled(
         &mut self,
         server: &ServerAddress,
-        is_in: bool,
         is_news: bool,
     ) -> Option<String> {
         match &mut self.burst {
             Some(burst) if !is_news => {
-                *(if is_in {
-                    &mut burst.dialled
-                } else {
-                    &mut burst.lost
-                }) += 1;
+                burst.dialled += 1;
                 return None;
             }
             Some(_) => {}
             None => self.burst = Some(DialBurst::new(server.to_string())),
         }
-        let verb = if is_in { "dialled in" } else { "disconnected" };
-        Some(format!("server {server}: {verb}, {} now", self.connections))
+        Some(self.line(&server.to_string(), "dialled in", None))
+    }
+
+    /// Counts a lost connection, with the reason that the server has given. Returns the message as
+    /// [`DialState::count_dialled`] does.
+    pub(super) fn count_lost(
+        &mut self,
+        server: &ServerAddress,
+        why: Option<ServerRefusal>,
+    ) -> Option<String> {
+        if let Some(burst) = &mut self.burst {
+            burst.lost += 1;
+            burst.why = why.or(burst.why.take());
+            return None;
+        }
+        self.burst = Some(DialBurst::new(server.to_string()));
+        Some(self.line(&server.to_string(), "disconnected", why))
+    }
+
+    fn line(&self, server: &str, what: &str, why: Option<ServerRefusal>) -> String {
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        format!("server {server}: {what}, {} now{why}", self.connections)
     }
 
     /// What has happened since the last message, if that is due. After a burst without events, the next event is logged
@@ -87,6 +104,7 @@ impl DialState {
             server,
             dialled,
             lost,
+            why,
             ..
         } = self.burst.take_if(|burst| burst.due <= now)?;
         let what = match (dialled, lost) {
@@ -95,7 +113,7 @@ impl DialState {
             (0, lost) => format!("{lost} more disconnected"),
             (dialled, lost) => format!("{dialled} more dialled in and {lost} disconnected"),
         };
-        let line = format!("server {server}: {what}, {} now", self.connections);
+        let line = self.line(&server, &what, why);
         self.burst = Some(DialBurst::new(server));
         Some(line)
     }
@@ -108,6 +126,7 @@ impl DialBurst {
             due: Instant::now() + BURST,
             dialled: 0,
             lost: 0,
+            why: None,
         }
     }
 }

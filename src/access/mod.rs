@@ -124,7 +124,7 @@ impl Access {
         let mut settings = RunningConfig::new(config)?;
         let before = self.shared.settings();
         let (old, new) = (&before.config, &settings.config);
-        let greeting = old.key != new.key || old.ssl != new.ssl;
+        let greeting = old.key != new.key || old.ssl != new.ssl || old.name != new.name;
         settings.generation = before.generation + u64::from(greeting);
         let settings = Arc::new(settings);
         let new = &settings.config;

@@ -32,6 +32,12 @@ impl RunningConfig {
             // The configuration has checked the length.
             greeting = with_key;
         }
+        if let Some(name) = &config.name
+            && let Ok(named) = greeting.clone().name(name)
+        {
+            // The configuration has checked it as well.
+            greeting = named;
+        }
         if let Some(ssl) = &config.ssl {
             greeting = greeting.tls(ssl)?;
         }

@@ -20,10 +20,11 @@
 //! counts against `limits.backends`.
 
 pub mod adoption;
+mod newcomer;
 mod newcomers;
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -35,7 +36,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
+use self::newcomer::{Newcomer, NewcomerProgress};
 use self::newcomers::{Newcomers, Surplus};
+use super::identity::BackendIdentity;
 use super::pool::{Backend, Pool};
 use super::registration::{Arrival, ConnectedBackend, Connections};
 use crate::budget::Budget;
@@ -43,7 +46,6 @@ use crate::net::conn::Conn;
 use crate::net::listener::Listener;
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::Acceptor;
-use crate::preamble::{self, PreambleError, PreambleReading};
 use crate::process::reason;
 use crate::stats::{self, Close, Stats};
 
@@ -57,7 +59,7 @@ pub struct DialIn {
     addresses: HashMap<u64, Arc<DialInAddress>>,
     /// The sockets of these addresses, as long as they accept.
     listeners: HashMap<u64, Arc<Listener>>,
-    newcomers: Newcomers<Newcomer>,
+    newcomers: Newcomers<DialledNewcomer>,
     /// Out of descriptors: these addresses accept nothing until then.
     paused: Option<(Instant, Vec<u64>)>,
     pause: Duration,
@@ -95,16 +97,7 @@ struct DialInAddress {
     full_reported: AtomicBool,
 }
 
-/// A connection whose preamble is not complete.
-#[derive(Debug)]
-struct Newcomer {
-    address: Arc<DialInAddress>,
-    conn: Conn,
-    peer: Peer,
-    /// The part of the preamble that was received.
-    bytes: Vec<u8>,
-    deadline: Instant,
-}
+type DialledNewcomer = Newcomer<DialInAddress>;
 
 #[derive(Debug)]
 enum DialInCommand {
@@ -347,7 +340,8 @@ impl DialIn {
                 drop(gone);
             }
         }
-        let kept = |newcomer: &Newcomer| self.addresses.contains_key(&newcomer.address.number);
+        let kept =
+            |newcomer: &DialledNewcomer| self.addresses.contains_key(&newcomer.address.number);
         for number in self.newcomers.which(|newcomer| !kept(newcomer)) {
             drop(self.newcomers.remove(number));
             self.stats.backend_closed(reason);
@@ -420,13 +414,8 @@ impl DialIn {
                 return;
             }
         };
-        let newcomer = Newcomer {
-            address: Arc::clone(address),
-            conn,
-            peer,
-            bytes: Vec::new(),
-            deadline: Instant::now() + preamble,
-        };
+        let deadline = Instant::now() + preamble;
+        let newcomer = Newcomer::new(Arc::clone(address), conn, peer, deadline);
         self.newcomers.insert(number, &peer, newcomer);
         // The preamble has usually arrived already.
         self.read(number);
@@ -464,71 +453,43 @@ impl DialIn {
         }
     }
 
-    /// Reads what a newcomer has sent, and no more than the longest preamble needs: what follows stays in the socket,
-    /// where it is noticed before the backend is used.
+    /// Reads what a newcomer has sent, and lets it become a backend or closes it if that is decided.
     fn read(&mut self, number: u64) {
         let Some(newcomer) = self.newcomers.get_mut(number) else {
             return;
         };
-        let mut bytes = [0; preamble::LONGEST];
-        let room = preamble::LONGEST - newcomer.bytes.len();
-        let received = newcomer.conn.read_now(&mut bytes[..room]);
-        let fault = match received {
-            Ok(None) => return,
-            Ok(Some(count @ 1..)) => {
-                newcomer.bytes.extend_from_slice(&bytes[..count]);
-                match preamble::read(&newcomer.bytes, &newcomer.address.pool.keys()) {
-                    PreambleReading::Partial => return,
-                    PreambleReading::Refused(fault @ PreambleError::Key) => {
-                        (Close::BadKey, fault.to_string())
-                    }
-                    PreambleReading::Refused(fault) => (Close::BadPreamble, fault.to_string()),
-                    PreambleReading::Complete(preamble)
-                        if preamble.length < newcomer.bytes.len() || newcomer.conn.has_unread() =>
-                    {
-                        (Close::Junk, "bytes behind the preamble".to_owned())
-                    }
-                    PreambleReading::Complete(preamble) => {
-                        if let Some(newcomer) = self.newcomers.remove(number) {
-                            self.join(number, newcomer, preamble);
-                        }
-                        return;
-                    }
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
-                (Close::TlsFailed, error.to_string())
-            }
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
-                (Close::TlsFailed, "plain text instead of TLS".to_owned())
+        let pool = Arc::clone(&newcomer.address.pool);
+        let progress = newcomer.read(|| pool.keys());
+        if matches!(progress, NewcomerProgress::Waits) {
+            return;
+        }
+        let Some(mut newcomer) = self.newcomers.remove(number) else {
+            return;
+        };
+        match progress {
+            NewcomerProgress::Waits => {}
+            NewcomerProgress::Joins(identity) => self.join(number, newcomer, identity),
+            NewcomerProgress::Refused(close, why) => {
+                newcomer.send_refusal(close, &why);
+                self.refuse(&newcomer.address, &newcomer.peer, close, &why);
             }
             // A port check that connects and disconnects is not logged.
-            Ok(Some(0)) | Err(_) => {
-                drop(self.newcomers.remove(number));
-                self.stats.backend_closed(Close::PeerClosed);
-                return;
-            }
-        };
-        if let Some(newcomer) = self.newcomers.remove(number) {
-            self.refuse(&newcomer.address, &newcomer.peer, fault.0, &fault.1);
+            NewcomerProgress::Left => self.stats.backend_closed(Close::PeerClosed),
         }
     }
 
-    /// The preamble is complete: the newcomer becomes a backend, unless the limit is reached.
-    fn join(&self, number: u64, newcomer: Newcomer, preamble: preamble::Preamble) {
-        let Newcomer {
-            address,
-            conn,
-            peer,
-            ..
-        } = newcomer;
-        let charges = match address.admit() {
+    /// A newcomer becomes a backend, unless the limit is reached.
+    fn join(&self, number: u64, mut newcomer: DialledNewcomer, identity: BackendIdentity) {
+        let charges = match newcomer.address.admit() {
             Ok(charges) => charges,
             Err(limit) => {
-                self.refuse(&address, &peer, Close::Overload, &limit);
+                newcomer.send_refusal(Close::Overload, &limit);
+                self.refuse(&newcomer.address, &newcomer.peer, Close::Overload, &limit);
                 return;
             }
         };
+        let Newcomer { address, conn, .. } = newcomer;
+        let BackendIdentity { id, key, peer, .. } = identity.clone();
         conn.stream().send_at_once();
         conn.stream().watch_peer();
         // From now on only the hang-up is reported, once.
@@ -540,22 +501,17 @@ impl DialIn {
         }
         stats::add(&self.stats.joined);
         let pool = &address.pool;
-        log::debug!(
-            "backend {} from {peer} joined at {}",
-            preamble.id,
-            pool.name()
-        );
+        log::debug!("{} joined at {}", identity.label(), pool.name());
+        let machine = pool.join_machine(&identity);
         let connections = &self.control.connections;
-        let identity = (preamble.id, peer, &*preamble.key);
         let home = Arc::<Pool>::clone(pool);
         let arrival = Arrival::DialledIn;
         let registration = connections.enter(number, home, identity, charges, arrival);
-        let machine = pool.join_machine(&preamble.key, &peer);
         pool.offer(Backend {
             pool: Arc::clone(pool),
             conn,
-            id: preamble.id,
-            key: preamble.key,
+            id,
+            key,
             peer,
             registration,
             machine,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use crate::config::ServerConfig;
 use crate::net::stream::Peer;
-use crate::preamble::Id;
+use crate::preamble::{Id, Name};
 
 /// The drained backends of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Drained {
 pub enum DrainedName {
     /// All backends that dialled in with this id.
     Id(Id),
+    /// All backends that have given this name, of which their id is an abbreviation.
+    Name(Name),
     /// All backends that dialled in from this IP address.
     Machine(IpAddr),
     /// The server at this address (`proxy: traditional`), as it is written in logs.
@@ -51,13 +53,10 @@ impl Drained {
     }
 
     /// Whether a backend that dialled in is drained.
-    pub fn has_backend(&self, id: &Id, peer: &Peer) -> bool {
-        let is_named = |name| self.names.contains(&name);
-        !self.is_empty()
-            && (is_named(DrainedName::Id(*id))
-                || peer
-                    .ip()
-                    .is_some_and(|ip| is_named(DrainedName::Machine(ip))))
+    pub fn has_backend(&self, id: &Id, name: Option<&Name>, peer: &Peer) -> bool {
+        self.names
+            .iter()
+            .any(|drained| drained.is_backend(id, name, peer))
     }
 
     /// Whether a server is drained.
@@ -71,9 +70,10 @@ impl Drained {
 
 impl DrainedName {
     /// Whether this is the name of a backend that dialled in.
-    pub fn is_backend(&self, id: &Id, peer: &Peer) -> bool {
+    pub fn is_backend(&self, id: &Id, name: Option<&Name>, peer: &Peer) -> bool {
         match self {
-            Self::Id(name) => name == id,
+            Self::Id(own) => own == id,
+            Self::Name(own) => name == Some(own),
             Self::Machine(ip) => peer.ip() == Some(*ip),
             Self::Server(_) => false,
         }
@@ -90,6 +90,7 @@ impl DrainedName {
                 let digits: Vec<_> = bytes.map(|byte| format!("{byte:02x}")).collect();
                 format!("id {}", digits.concat())
             }
+            Self::Name(name) => format!("name {name}"),
             Self::Machine(ip) => format!("machine {ip}"),
             Self::Server(name) => format!("server {name}"),
         }
@@ -105,6 +106,7 @@ impl DrainedName {
                 let bytes = starts.map(byte).collect::<Option<Vec<_>>>();
                 Id::new(&bytes?).map(Self::Id)
             }
+            "name" => Name::new(name).ok().map(Self::Name),
             "machine" => name.parse().ok().map(Self::Machine),
             "server" => Some(Self::Server(name.to_owned())),
             _ => None,
@@ -117,6 +119,7 @@ impl fmt::Display for DrainedName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => id.fmt(out),
+            Self::Name(name) => name.fmt(out),
             Self::Machine(ip) => ip.fmt(out),
             Self::Server(name) => out.write_str(name),
         }
@@ -132,19 +135,22 @@ mod tests {
         let id = Id::new(b"web1\0abcdefg").unwrap();
         let peer = Peer::Tcp(([192, 0, 2, 7], 5000).into());
         let mut drained = Drained::default();
-        assert!(!drained.has_backend(&id, &peer));
+        let name = Name::new("web1.example.com").unwrap();
+        let has = |drained: &Drained| drained.has_backend(&id, Some(&name), &peer);
+        assert!(!has(&drained));
         let names = [
             DrainedName::Id(id),
+            DrainedName::Name(name.clone()),
             DrainedName::Machine([192, 0, 2, 7].into()),
         ];
         for name in names {
             assert!(drained.add(name.clone()) && !drained.add(name.clone()));
-            assert!(drained.has_backend(&id, &peer), "{name}");
+            assert!(has(&drained), "{name}");
             assert!(drained.remove(&name) && !drained.remove(&name));
             assert_eq!(DrainedName::from_text(&name.to_text()), Some(name));
         }
         drained.add(DrainedName::Machine([192, 0, 2, 8].into()));
-        assert!(!drained.has_backend(&id, &peer) && !drained.has_backend(&id, &Peer::Unix));
+        assert!(!has(&drained) && !drained.has_backend(&id, None, &Peer::Unix));
         let address: ServerConfig = "192.0.2.9:80".parse().unwrap();
         drained.add(DrainedName::Server("192.0.2.9:80".into()));
         assert!(drained.has_server(&address) && drained.names().count() == 2);

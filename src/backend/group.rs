@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::net::stream::Peer;
+use super::identity::BackendIdentity;
 use crate::preamble::Id;
 use crate::stats::Close;
 
@@ -70,10 +70,9 @@ struct ConnectionBurst {
 }
 
 /// A backend has connected or disconnected.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Event {
-    id: Id,
-    peer: Peer,
+    backend: BackendIdentity,
     /// `None`: it has connected.
     reason: Option<Close>,
 }
@@ -161,28 +160,19 @@ impl Group {
     }
 
     /// A backend has connected, or was taken over from another process, which the log reports in another way.
-    pub(super) fn join(self: &Arc<Self>, id: Id, peer: Peer, is_logged: bool) {
-        let event = Event {
-            id,
-            peer,
-            reason: None,
-        };
-        self.add(event, is_logged);
+    pub(super) fn join(self: &Arc<Self>, identity: &BackendIdentity, is_logged: bool) {
+        self.add(Event::new(identity, None), is_logged);
     }
 
     /// A backend has disconnected, or was closed or handed over.
-    pub(super) fn leave(self: &Arc<Self>, id: Id, peer: Peer, reason: Close) {
-        let event = Event {
-            id,
-            peer,
-            reason: Some(reason),
-        };
+    pub(super) fn leave(self: &Arc<Self>, identity: &BackendIdentity, reason: Close) {
+        let event = Event::new(identity, Some(reason));
         self.add(event, reason != Close::HandedOver);
     }
 
     fn add(self: &Arc<Self>, event: Event, is_logged: bool) {
         if !is_logged {
-            self.state.lock().count(event);
+            self.state.lock().count(&event);
             return;
         }
         let now = Instant::now();
@@ -239,18 +229,18 @@ impl Sites {
 
 impl GroupState {
     /// Counts a backend that has come or gone.
-    fn count(&mut self, event: Event) {
+    fn count(&mut self, event: &Event) {
         match event.reason {
             None => {
                 self.connected += 1;
-                *self.ids.entry(event.id).or_default() += 1;
+                *self.ids.entry(event.backend.id).or_default() += 1;
             }
             Some(_) => {
                 self.connected -= 1;
-                if let Some(count) = self.ids.get_mut(&event.id) {
+                if let Some(count) = self.ids.get_mut(&event.backend.id) {
                     *count -= 1;
                     if *count == 0 {
-                        self.ids.remove(&event.id);
+                        self.ids.remove(&event.backend.id);
                     }
                 }
             }
@@ -259,7 +249,7 @@ impl GroupState {
 
     /// Counts an event. Returns the message if it is logged at once.
     fn add(&mut self, event: Event, now: Instant) -> Option<ConnectionLine> {
-        self.count(event);
+        self.count(&event);
         if let Some(burst) = &mut self.burst {
             burst.add(event);
             return None;
@@ -272,7 +262,7 @@ impl GroupState {
     /// at once.
     fn report(&mut self, now: Instant, at_once: bool) -> Option<ConnectionLine> {
         let burst = self.burst.take_if(|burst| at_once || burst.due <= now)?;
-        let last = burst.last?;
+        let last = burst.last.clone()?;
         if !at_once {
             self.burst = Some(ConnectionBurst::new(now));
         }
@@ -286,6 +276,15 @@ impl GroupState {
         ConnectionLine {
             sites: self.sites.clone(),
             text: format!("{what}, {} now", self.connected),
+        }
+    }
+}
+
+impl Event {
+    fn new(identity: &BackendIdentity, reason: Option<Close>) -> Self {
+        Self {
+            backend: identity.clone(),
+            reason,
         }
     }
 }
@@ -315,11 +314,10 @@ impl ConnectionBurst {
 
 impl fmt::Display for Event {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, peer, reason } = self;
-        write!(out, "backend {id} from {peer} ")?;
-        match reason {
-            None => out.write_str("connected"),
-            Some(reason) => write!(out, "disconnected ({reason})"),
+        let label = self.backend.label();
+        match self.reason {
+            None => write!(out, "{label} connected"),
+            Some(reason) => write!(out, "{label} disconnected ({reason})"),
         }
     }
 }
@@ -364,11 +362,16 @@ const SERVER_LOG: &str = "swiftiply";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::stream::Peer;
+    use crate::preamble::Name;
 
     fn event(reason: Option<Close>) -> Event {
         Event {
-            id: Id::new(b"7f00000100\0\x1b").unwrap(),
-            peer: Peer::Tcp(([127, 0, 0, 1], 5000).into()),
+            backend: BackendIdentity::test(
+                b"7f00000100\0\x1b",
+                b"",
+                Peer::Tcp(([127, 0, 0, 1], 5000).into()),
+            ),
             reason,
         }
     }
@@ -400,6 +403,13 @@ mod tests {
         assert_eq!(
             text(state.report(at(1.0), false)).as_deref(),
             Some("299 more backends connected, 300 now")
+        );
+        // The whole name is logged with its abbreviation.
+        let mut named = event(None);
+        named.backend.name = Name::new("web3.example.com").ok();
+        assert_eq!(
+            named.to_string(),
+            "backend 7f00000100\\x00\\x1b (web3.example.com) from 127.0.0.1:5000 connected"
         );
         // A longer burst is reported once a second.
         assert!(state.add(event(None), at(1.1)).is_none());
@@ -459,11 +469,11 @@ mod tests {
         };
         let keys: [Box<[u8]>; 2] = [b"one", b"two"].map(|key| key.as_slice().into());
         groups.set(&known(&[("one", "a"), ("two", "b")]));
-        let (id, peer) = (Id::new(b"id").unwrap(), Peer::Unix);
+        let backend = |id: &[u8]| BackendIdentity::test(id, b"", Peer::Unix);
         let (one, two) = (groups.of(b"one", "x"), groups.of(b"two", "x"));
-        one.join(id, peer, true);
-        two.join(id, peer, true);
-        two.join(Id::new(b"other").unwrap(), peer, true);
+        one.join(&backend(b"id"), true);
+        two.join(&backend(b"id"), true);
+        two.join(&backend(b"other"), true);
         assert_eq!(groups.connected(&keys, None), 3);
         assert_eq!(groups.connected(&keys, Some(b"id")), 2);
         assert_eq!(groups.connected(&keys[1..], Some(b"other")), 1);
@@ -472,7 +482,7 @@ mod tests {
         assert_eq!(one.state.lock().sites, sites("a"));
         assert_eq!(two.state.lock().sites, sites("c"));
         assert_eq!(groups.connected(&keys, None), 3);
-        one.leave(id, peer, Close::Removed);
+        one.leave(&backend(b"id"), Close::Removed);
         groups.set(&known(&[("two", "c")]));
         assert_eq!(groups.by_key.lock().len(), 1);
         assert_eq!(journal.bursts.lock().len(), 2);

@@ -288,6 +288,7 @@ fn list_of(machine: &Machine, drained: bool) -> &IdleList {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::identity::BackendIdentity;
     use crate::backend::machine::{MachineMember, Machines};
     use crate::net::stream::Peer;
 
@@ -305,7 +306,11 @@ mod tests {
             Self {
                 id: id.to_string(),
                 key,
-                machine: machines.join(key.as_bytes(), &Peer::Tcp(([10, 0, 0, host], 1).into())),
+                machine: machines.join(&BackendIdentity::test(
+                    b"7f0000011a2b",
+                    key.as_bytes(),
+                    Peer::Tcp(([10, 0, 0, host], 1).into()),
+                )),
                 cell: CellIndex::default(),
             }
         }

@@ -1,14 +1,13 @@
 //! The machines that backends dial in from, and how busy each one is.
 //!
 //! A machine is a host, by its address; all processes that connect through a Unix socket or from the same address are
-//! one. The pool divides requests among machines by the share of their connections in use (`order: least`), and among
+//! one, unless their ids are different names. The pool divides requests among machines by the share of their connections in use (`order: least`), and among
 //! equals by their recent response time.
 //!
 //! Called under the pool's lock ([`Machine::load`], [`IdleList`]) and by workers at the end of an exchange. Takes no lock.
 
 use std::cmp::Ordering as Compared;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::net::stream::Peer;
+use super::identity::{BackendIdentity, MachineHost};
 
 /// A host that backends with one key dial in from.
 #[derive(Debug, Default)]
@@ -67,7 +66,7 @@ pub(super) struct Machines {
     count: AtomicUsize,
 }
 
-type KeyAndHost = (Box<[u8]>, Option<IpAddr>);
+type KeyAndHost = (Box<[u8]>, MachineHost);
 
 /// A connected backend's membership of its machine.
 #[derive(Debug)]
@@ -75,9 +74,10 @@ pub struct MachineMember(Arc<Machine>);
 
 impl Machines {
     /// Adds a connected backend.
-    pub(super) fn join(&self, key: &[u8], peer: &Peer) -> MachineMember {
+    pub(super) fn join(&self, backend: &BackendIdentity) -> MachineMember {
         let mut all = self.all.lock();
-        let machine = Arc::clone(all.entry((key.into(), peer.ip())).or_default());
+        let of_both = (backend.key.clone(), backend.host());
+        let machine = Arc::clone(all.entry(of_both).or_default());
         machine.connected.fetch_add(1, Ordering::Relaxed);
         // Machines come and go rarely, and so do connections; that is a good time to forget the former.
         let now = Instant::now();
@@ -244,6 +244,11 @@ const HALF_LIFE: u32 = 5;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::stream::Peer;
+
+    fn join(machines: &Machines, id: &[u8], key: &[u8], peer: Peer) -> MachineMember {
+        machines.join(&BackendIdentity::test(id, key, peer))
+    }
 
     fn tcp(host: u8) -> Peer {
         Peer::Tcp(([127, 0, 0, host], 1).into())
@@ -252,19 +257,20 @@ mod tests {
     #[test]
     fn machines_are_hosts_with_a_key() {
         let machines = Machines::default();
-        let first = machines.join(b"", &tcp(1));
+        let first = join(&machines, b"7f0000011a2b", b"", tcp(1));
         assert!(!machines.are_several());
-        let same = machines.join(b"", &tcp(1));
+        let same = join(&machines, b"7f0000011a2c", b"", tcp(1));
         assert!(Arc::ptr_eq(first.machine(), same.machine()));
         assert_eq!(first.machine().connected(), 2);
-        let other = machines.join(b"key", &tcp(1));
-        let unix = machines.join(b"", &Peer::Unix);
+        let other = join(&machines, b"7f0000011a2b", b"key", tcp(1));
+        let unix = join(&machines, b"7f0000011a2b", b"", Peer::Unix);
+        let named = join(&machines, b"web3        ", b"", tcp(1));
         assert!(machines.are_several());
-        for machine in [&other, &unix] {
+        for machine in [&other, &unix, &named] {
             assert_eq!(machine.machine().connected(), 1);
         }
-        drop((other, unix));
-        let _third = machines.join(b"", &tcp(1));
+        drop((other, unix, named));
+        let _third = join(&machines, b"7f0000011a2d", b"", tcp(1));
         assert!(!machines.are_several());
         assert_eq!(first.machine().connected(), 3);
     }
@@ -272,8 +278,9 @@ mod tests {
     #[test]
     fn the_share_in_use_counts_and_then_the_response_time() {
         let machines = Machines::default();
-        let small: Vec<_> = (0..2).map(|_| machines.join(b"", &tcp(1))).collect();
-        let large: Vec<_> = (0..8).map(|_| machines.join(b"", &tcp(2))).collect();
+        let of = |host| join(&machines, b"7f0000011a2b", b"", tcp(host));
+        let small: Vec<_> = (0..2).map(|_| of(1)).collect();
+        let large: Vec<_> = (0..8).map(|_| of(2)).collect();
         let (small, large) = (small[0].machine(), large[0].machine());
         let now = Instant::now();
         let compare = |small_idle, large_idle, now| {

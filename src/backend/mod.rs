@@ -4,6 +4,7 @@
 //!
 //! - [`preamble`](crate::preamble): what a backend sends first.
 //! - [`dial_in`]: the thread that accepts backends and reads their preambles.
+//! - [`identity`]: what it has said about itself.
 //! - [`registration`]: the list of connected backends.
 //! - [`group`]: counts and logs backends that connect and disconnect.
 //! - [`pool`]: where backends wait for requests, with [`idle`] as its data structure.
@@ -24,6 +25,7 @@ pub mod dial_in;
 pub mod directory;
 pub mod drained;
 pub mod group;
+pub mod identity;
 mod idle;
 pub mod lease;
 pub mod limit;

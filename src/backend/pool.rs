@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 
 use super::drained::Drained;
 use super::group::{Group, Groups, Journal, Sites};
+use super::identity::BackendIdentity;
 use super::idle::{CellIndex, HasCell, IdleBackends};
 use super::machine::{HANGS, Machine, MachineMember, Machines};
 use super::queue::{Queue, QueuePosition, Slot};
@@ -40,7 +41,7 @@ use super::waiting::{CountedWait, QueueFull, WaitingCount, WaitingGuard};
 use crate::config::Order;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Pending};
-use crate::preamble::Id;
+use crate::preamble::{Id, RefusalKind, ServerLine, WRONG_KEY};
 use crate::stats::{Close, Stats};
 
 /// The backends of one dial-in address, and the requests that wait for them.
@@ -173,8 +174,8 @@ impl Pool {
     }
 
     /// Adds a connected backend to the machine that it runs on.
-    pub fn join_machine(&self, key: &[u8], peer: &Peer) -> MachineMember {
-        self.machines.join(key, peer)
+    pub fn join_machine(&self, backend: &BackendIdentity) -> MachineMember {
+        self.machines.join(backend)
     }
 
     /// How many backends are idle, drained or not.
@@ -211,7 +212,10 @@ impl Pool {
             unaccepted
         };
         for backend in unaccepted {
-            backend.close(Close::Removed);
+            backend.refuse(
+                Close::Removed,
+                &ServerLine::refused(RefusalKind::Key, WRONG_KEY),
+            );
         }
     }
 
@@ -223,7 +227,7 @@ impl Pool {
                 return;
             }
             state.drained = Arc::clone(drained);
-            let is_drained = |backend: &Backend| drained.has_backend(&backend.id, &backend.peer);
+            let is_drained = |backend: &Backend| backend.is_drained(drained);
             let misplaced = state.idle.take_misplaced(is_drained);
             let (now, again): (Vec<_>, Vec<_>) = misplaced.into_iter().partition(is_drained);
             for backend in now {
@@ -261,19 +265,23 @@ impl Pool {
         loop {
             let taker = {
                 let mut state = self.state.lock();
-                let reason = if backend.registration.is_gone() {
-                    Some(Close::PeerClosed)
-                } else if !state.keys.contains(&backend.key) {
-                    Some(Close::Removed)
-                } else {
-                    state.closed
-                };
-                if let Some(reason) = reason {
+                if backend.registration.is_gone() {
                     drop(state);
-                    backend.close(reason);
+                    backend.close(Close::PeerClosed);
                     return;
                 }
-                let is_drained = state.drained.has_backend(&backend.id, &backend.peer);
+                if !state.keys.contains(&backend.key) {
+                    drop(state);
+                    let line = ServerLine::refused(RefusalKind::Key, WRONG_KEY);
+                    backend.refuse(Close::Removed, &line);
+                    return;
+                }
+                if let Some(reason) = state.closed {
+                    drop(state);
+                    backend.dismiss(reason);
+                    return;
+                }
+                let is_drained = backend.is_drained(&state.drained);
                 let will_do = |criteria: &Arc<BackendCriteria>| criteria.allow(&backend);
                 let slot = match is_drained {
                     true => None,
@@ -314,7 +322,7 @@ impl Pool {
         };
         drop(successor);
         for backend in idle {
-            backend.close(reason);
+            backend.dismiss(reason);
         }
     }
 
@@ -406,10 +414,32 @@ impl Backend {
         );
     }
 
+    /// Closes an idle backend since its pool is closed.
+    fn dismiss(self, reason: Close) {
+        let why = match reason {
+            Close::Draining => "the server is stopping",
+            _ => "the server no longer has this address",
+        };
+        self.refuse(reason, &ServerLine::refused(RefusalKind::Gone, why));
+    }
+
+    /// Closes an idle backend, which learns why if it understands that.
+    fn refuse(mut self, reason: Close, line: &ServerLine) {
+        if self.id.is_name() {
+            // It loses nothing else if there is no room.
+            let _ = self.conn.write_now(&line.write());
+        }
+        self.close(reason);
+    }
+
+    fn is_drained(&self, drained: &Drained) -> bool {
+        let name = self.registration.identity().name.as_ref();
+        drained.has_backend(&self.id, name, &self.peer)
+    }
+
     /// The machine that it runs on, as in logs.
     fn host(&self) -> String {
-        let ip = self.peer.ip();
-        ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())
+        self.registration.identity().machine()
     }
 
     /// Makes a lease of it, unless it is dead.
@@ -675,7 +705,11 @@ mod tests {
                 key: Box::default(),
                 peer: Peer::Unix,
                 registration: Registration::test(Arc::<Pool>::clone(pool)),
-                machine: pool.join_machine(b"", &Peer::Unix),
+                machine: pool.join_machine(&BackendIdentity::test(
+                    b"7f0000011a2b",
+                    b"",
+                    Peer::Unix,
+                )),
             });
             Stream::from(other)
         }
@@ -829,7 +863,11 @@ mod tests {
             key: key.as_bytes().into(),
             peer: Peer::Unix,
             registration: Registration::test(Arc::<Pool>::clone(pool)),
-            machine: pool.join_machine(key.as_bytes(), &Peer::Unix),
+            machine: pool.join_machine(&BackendIdentity::test(
+                b"7f0000011a2b",
+                key.as_bytes(),
+                Peer::Unix,
+            )),
         }
     }
 

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::group::Group;
+use super::identity::BackendIdentity;
 use super::idle::CellIndex;
 #[cfg(test)]
 use crate::budget::Budget;
 use crate::budget::Charge;
 use crate::net::stream::Peer;
-use crate::preamble::Id;
+use crate::preamble::{Id, Name};
 use crate::stats::Close;
 
 /// What an entry needs of its pool. (A trait, so that this file does not depend on the pool.)
@@ -53,6 +54,8 @@ pub struct ConnectedBackend {
     pub address: String,
     /// The id that it sent; not unique.
     pub id: Id,
+    /// Its whole name, if the id is an abbreviation of it.
+    pub name: Option<Name>,
     /// Where it dialled in from.
     pub peer: Peer,
     /// The key that it sent; empty for none.
@@ -81,9 +84,7 @@ pub(super) enum Arrival {
 struct OpenBackend {
     number: u64,
     home: Arc<dyn Home>,
-    id: Id,
-    peer: Peer,
-    key: Box<[u8]>,
+    identity: BackendIdentity,
     /// The second in which it became idle or busy; see [`Connections::second`].
     since: AtomicU64,
     /// Complete responses. Only the owner of the backend adds to it.
@@ -121,8 +122,7 @@ impl Registration {
         let budget = Arc::new(Budget::new(2));
         let charge = || budget.charge(1).expect("there are two");
         let charges = (charge(), charge());
-        let id = Id::new(b"0123456789ab").expect("the length of an id");
-        let identity = (id, Peer::Unix, &[][..]);
+        let identity = BackendIdentity::test(b"0123456789ab", b"", Peer::Unix);
         Connections::enter(
             &Arc::default(),
             0,
@@ -140,16 +140,16 @@ impl Connections {
         self: &Arc<Self>,
         number: u64,
         home: Arc<dyn Home>,
-        (id, peer, key): (Id, Peer, &[u8]),
+        identity: BackendIdentity,
         (here, descriptor): (Charge, Charge),
         arrival: Arrival,
     ) -> Registration {
+        let group = home.group(&identity.key);
+        group.join(&identity, arrival == Arrival::DialledIn);
         let open = Arc::new(OpenBackend {
             number,
-            home: Arc::clone(&home),
-            id,
-            peer,
-            key: key.into(),
+            home,
+            identity,
             since: AtomicU64::new(self.second.load(Ordering::Relaxed)),
             responses: AtomicU64::new(match arrival {
                 Arrival::DialledIn => 0,
@@ -159,8 +159,6 @@ impl Connections {
             cell: CellIndex::default(),
         });
         self.open.lock().insert(number, Arc::clone(&open));
-        let group = home.group(key);
-        group.join(id, peer, arrival == Arrival::DialledIn);
         Registration {
             open,
             connections: Arc::clone(self),
@@ -184,9 +182,10 @@ impl Connections {
         let connected = open.iter().map(|open| ConnectedBackend {
             number: open.number,
             address: open.home.name().to_owned(),
-            id: open.id,
-            peer: open.peer,
-            key: open.key.clone(),
+            id: open.identity.id,
+            name: open.identity.name.clone(),
+            peer: open.identity.peer,
+            key: open.identity.key.clone(),
             is_idle: open.cell.is_set(),
             since: second.saturating_sub(open.since.load(Ordering::Relaxed)),
             responses: open.responses.load(Ordering::Relaxed),
@@ -207,6 +206,11 @@ impl Registration {
     /// Whether the backend hung up.
     pub fn is_gone(&self) -> bool {
         self.open.gone.load(Ordering::SeqCst)
+    }
+
+    /// What the backend has said about itself.
+    pub fn identity(&self) -> &BackendIdentity {
+        &self.open.identity
     }
 
     /// The number of complete responses.
@@ -241,9 +245,9 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let OpenBackend {
-            number, id, peer, ..
-        } = *self.open;
-        self.connections.open.lock().remove(&number);
-        self.group.leave(id, peer, self.reason);
+            number, identity, ..
+        } = &*self.open;
+        self.connections.open.lock().remove(number);
+        self.group.leave(identity, self.reason);
     }
 }

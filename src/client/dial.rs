@@ -6,15 +6,17 @@ use std::time::{Duration, Instant};
 use std::{error, fmt, io};
 
 use crate::config::access::{Ssl, TrustConfig};
+use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::stream::Stream;
 use crate::net::tls::{Authorities, Certificate, Connector, LoadError, Trust};
-use crate::preamble;
+use crate::preamble::{self, InvalidName, LineReading, Name, ServerLine};
+use crate::process;
 
 /// What is sent when a server is dialled: the preamble, over TLS if needed.
 #[derive(Clone, Debug)]
 pub(crate) struct Greeting {
-    id: [u8; preamble::ID],
+    identity: Identity,
     key: Vec<u8>,
     tls: Option<Connector>,
 }
@@ -42,15 +44,23 @@ pub enum TlsError {
     System(io::Error),
 }
 
-/// An id made from the process id, no key, no TLS.
+/// How the server is to call this program.
+#[derive(Clone, Debug)]
+enum Identity {
+    /// These bytes, of any meaning.
+    Id([u8; preamble::ID]),
+    Name(Name),
+    /// The address from which the server is dialled.
+    Address,
+}
+
+/// The host name as the name, or the address if that says nothing; no key, no TLS.
 impl Default for Greeting {
     fn default() -> Self {
-        let mut id = [b'0'; preamble::ID];
-        // The reference client's id: eight digits of its address, four of its process id.
-        let digits = format!("7f000001{:04x}", std::process::id() & 0xffff);
-        id.copy_from_slice(digits.as_bytes());
+        let host = process::host_name().filter(|host| host != "localhost");
+        let name = host.and_then(|host| Name::new(&host).ok());
         Self {
-            id,
+            identity: name.map_or(Identity::Address, Identity::Name),
             key: Vec::new(),
             tls: None,
         }
@@ -58,10 +68,20 @@ impl Default for Greeting {
 }
 
 impl Greeting {
-    /// Sets the id, which appears in logs and need not be unique.
+    /// Sets the name by which logs, lists and commands of the server call this machine or program. Several connections
+    /// and programs may have the same one.
+    ///
+    /// # Errors
+    /// See [`Name::new`].
+    pub(crate) fn name(mut self, name: &str) -> Result<Self, InvalidName> {
+        self.identity = Identity::Name(Name::new(name)?);
+        Ok(self)
+    }
+
+    /// Sets an id in place of a name. It need not be unique.
     #[must_use]
-    pub(crate) const fn id(mut self, id: [u8; preamble::ID]) -> Self {
-        self.id = id;
+    pub(crate) fn id(mut self, id: [u8; preamble::ID]) -> Self {
+        self.identity = Identity::Id(id);
         self
     }
 
@@ -70,7 +90,7 @@ impl Greeting {
     /// # Errors
     /// If it has more than 255 bytes.
     pub(crate) fn key(mut self, key: &str) -> Result<Self, KeyTooLong> {
-        if preamble::write(&self.id, key.as_bytes()).is_err() {
+        if preamble::write(&[b'0'; preamble::ID], key.as_bytes()).is_err() {
             return Err(KeyTooLong);
         }
         self.key = key.as_bytes().to_owned();
@@ -108,10 +128,58 @@ impl Greeting {
             Some(connector) => Conn::dialled(stream, connector, name)?,
         };
         conn.shake_hands(Instant::now() + HANDSHAKE_TIMEOUT)?;
-        let preamble = preamble::write(&self.id, &self.key)
+        let id = match &self.identity {
+            Identity::Id(id) => *id,
+            Identity::Name(_) | Identity::Address => self.name_of(conn.stream()).id(),
+        };
+        let preamble = preamble::write(&id, &self.key)
             .map_err(|_| io::Error::other("the key has more than 255 bytes"))?;
         conn.write_both(&preamble, &[], IO_TIMEOUT)?;
         Ok(conn)
+    }
+
+    /// Takes a [`ServerLine`] out of what the server has sent, if that is one, and waits for the rest of it. A question for
+    /// the name is answered here. `None`: it is a request.
+    ///
+    /// # Errors
+    /// `InvalidData`: it is neither; `UnexpectedEof`: the connection ends within it; and those of the system.
+    pub(crate) fn read_line(
+        &self,
+        conn: &mut Conn,
+        input: &mut Buffer,
+    ) -> io::Result<Option<ServerLine>> {
+        while ServerLine::begins(input.data()) {
+            match ServerLine::read(input.data()) {
+                LineReading::Complete(line, length) => {
+                    input.consume(length);
+                    if line == ServerLine::AskName {
+                        let name = self.name_of(conn.stream());
+                        conn.write_both(name.as_str().as_bytes(), b"\n", IO_TIMEOUT)?;
+                    }
+                    return Ok(Some(line));
+                }
+                LineReading::Partial => {}
+                LineReading::Other => return Err(io::ErrorKind::InvalidData.into()),
+            }
+            conn.set_read_timeout(IO_TIMEOUT)?;
+            if input.fill(conn)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(None)
+    }
+
+    /// The name that the server of this connection is to use.
+    fn name_of(&self, stream: &Stream) -> Name {
+        let text = match &self.identity {
+            Identity::Name(name) => return name.clone(),
+            Identity::Id(_) => None,
+            Identity::Address => stream.local(),
+        };
+        let text = text.map(|address| address.ip().to_canonical().to_string());
+        // Through a Unix socket, it is this machine.
+        let name = text.and_then(|text| Name::new(&text).ok());
+        name.unwrap_or_else(|| Name::new("localhost").expect("letters"))
     }
 }
 

@@ -49,6 +49,8 @@ pub use dial::{KeyTooLong, TlsError};
 pub use reply::{InvalidReply, Reply};
 pub use request::{IncomingBody, Request};
 
+pub use crate::preamble::InvalidName;
+
 use crate::config::Address;
 use crate::config::access::Ssl;
 use crate::net::stream::Stream;
@@ -103,7 +105,7 @@ const FINISHING: u8 = 1;
 const STOPPED: u8 = 2;
 
 impl Client {
-    /// A client for the dial-in address of a site, with one connection. Its id is made from the process id.
+    /// A client for the dial-in address of a site, with one connection. Its name is the host name.
     pub fn new(address: Address) -> Self {
         let shown = address.clone();
         Self {
@@ -125,7 +127,17 @@ impl Client {
         Ok(self)
     }
 
-    /// Sets the id, which appears in logs and need not be unique.
+    /// Sets the name by which logs, lists and commands of the server call this program: at most 253 letters,
+    /// digits and `.-_:@`, the first one a letter or a digit. Several programs may have the same one.
+    ///
+    /// # Errors
+    /// It is not such a text.
+    pub fn name(mut self, name: &str) -> Result<Self, InvalidName> {
+        self.greeting = self.greeting.name(name)?;
+        Ok(self)
+    }
+
+    /// Sets an id in place of a name. It need not be unique.
     #[must_use]
     pub fn id(mut self, id: [u8; preamble::ID]) -> Self {
         self.greeting = self.greeting.id(id);

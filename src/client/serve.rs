@@ -15,6 +15,7 @@ use crate::http::head::{Method, Persistence, Version};
 use crate::net::buffer::Buffer;
 use crate::net::conn::Conn;
 use crate::net::stream::Stream;
+use crate::preamble::ServerLine;
 
 impl Client {
     /// Keeps the connection with this number until the client is stopped.
@@ -83,6 +84,16 @@ impl Client {
                     false => Ok(()),
                     true => Err((count, closed(count))),
                 };
+            }
+            match self.greeting.read_line(conn, &mut input) {
+                Ok(None) => {}
+                Ok(Some(ServerLine::AskName)) => continue,
+                Ok(Some(ServerLine::Refused(refusal))) => {
+                    let why = format!("closed by the server: {refusal}");
+                    let error = io::Error::new(ErrorKind::ConnectionAborted, why);
+                    return Err((count, error));
+                }
+                Err(error) => return Err((count, error)),
             }
             self.state.connections.lock()[index].is_busy = true;
             let head = read_head(conn, &mut input)

@@ -16,6 +16,7 @@ use super::section::Section;
 use super::site;
 use super::types::{Address, Logger};
 use super::value::{self, ValueError};
+use crate::preamble::Name;
 
 /// The checked configuration of the access proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct AccessConfig {
     pub connect: Vec<Address>,
     /// The key to send to them (`key`, `key_file`); empty: none.
     pub key: String,
+    /// How servers call this machine (`name`); `None`: by its host name or address.
+    pub name: Option<String>,
     /// TLS for these connections (`ssl`).
     pub ssl: Option<Ssl>,
     /// The address of the application (`to`).
@@ -99,6 +102,8 @@ pub struct AccessOverrides {
     pub connect: Vec<String>,
     /// `--key-file`
     pub key_file: Option<String>,
+    /// `--name`
+    pub name: Option<String>,
     /// `--to`
     pub to: Option<String>,
     /// `--places`
@@ -145,6 +150,7 @@ impl AccessConfig {
         Self {
             connect,
             key: String::new(),
+            name: None,
             ssl: None,
             to,
             places: DEFAULT_PLACES,
@@ -280,6 +286,7 @@ fn access(top: &Section, overrides: &AccessOverrides) -> AccessConfig {
     AccessConfig {
         connect: connect(top, overrides),
         key: key(top, overrides),
+        name: name(top, overrides),
         ssl: ssl(top),
         to: to(top, overrides),
         places: number(places, connections),
@@ -389,6 +396,19 @@ fn key(top: &Section, overrides: &AccessOverrides) -> String {
     }
     // The first line of a key file is the newest key.
     keys.into_iter().next().unwrap_or_default()
+}
+
+fn name(top: &Section, overrides: &AccessOverrides) -> Option<String> {
+    let read = |node: &Node| {
+        let text = value::text(node)?;
+        Name::new(&text)
+            .map(|_| text)
+            .map_err(|error| error.to_string())
+    };
+    match &overrides.name {
+        None => top.take("name", read),
+        Some(text) => commanded(top, "name", text, read),
+    }
 }
 
 fn ssl(top: &Section) -> Option<Ssl> {
@@ -543,6 +563,7 @@ mod tests {
         let access = read(
             "connect: [proxy.example.com:30000, 'unix:/run/in.sock']\n\
              key: 0123\n\
+             name: web3.example.com\n\
              to: 127.0.0.1:3000\n\
              connections: 3\n\
              lookup_interval: 10\n\
@@ -565,6 +586,7 @@ mod tests {
                 Address::Unix("/run/in.sock".into()),
             ],
             key: "0123".into(),
+            name: Some("web3.example.com".into()),
             ssl: Some(Ssl {
                 trust: TrustConfig::Authorities("/etc/ca.pem".into()),
                 own: Some(("/etc/own.pem".into(), "/etc/own.pem".into())),
@@ -681,6 +703,10 @@ mod tests {
         check(
             "command: puma -p 3000",
             "a.yml:1: command \"puma -p 3000\": a command with blanks; write its words as a list, [puma, -b, \"unix:app.sock\"]",
+        );
+        check(
+            "name: web 3",
+            "a.yml:1: name \"web 3\": not a name; write up to 253 letters, digits and .-_:@, a letter or digit first",
         );
         check(
             "key: [a, b]",

@@ -513,6 +513,7 @@ const ACCESS: &[ConfigKey] = &[
     key("connect", KeyLevel::Access, KeyStatus::Now),
     key("key", KeyLevel::Access, KeyStatus::Now),
     key("key_file", KeyLevel::Access, KeyStatus::Now),
+    key("name", KeyLevel::Access, KeyStatus::Now),
     key("ssl", KeyLevel::Access, KeyStatus::Now),
     key("ssl.ca", KeyLevel::Access, KeyStatus::Now),
     key("ssl.fingerprint", KeyLevel::Access, KeyStatus::Now),

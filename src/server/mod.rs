@@ -98,4 +98,4 @@ pub use crate::logging::OpenError;
 pub use crate::net::listener::{BindError, LocalAddress};
 pub use crate::net::stream::Peer;
 pub use crate::net::tls::LoadError;
-pub use crate::preamble::Id;
+pub use crate::preamble::{Id, Name};

@@ -161,10 +161,11 @@ impl Operations<'_> {
                 named.map(|server| server.busy).sum()
             }
             _ => {
-                let connected = self.control.connected().into_iter();
-                let busy =
-                    connected.filter(|one| !one.is_idle && found.is_backend(&one.id, &one.peer));
-                busy.count()
+                let is_busy = |one: &ConnectedBackend| {
+                    !one.is_idle && found.is_backend(&one.id, one.name.as_ref(), &one.peer)
+                };
+                let connected = self.control.connected();
+                connected.iter().filter(|one| is_busy(one)).count()
             }
         })
     }
@@ -199,16 +200,23 @@ impl Operations<'_> {
     fn backend_called(&self, name: &str) -> Result<(DrainedName, DrainedBackends), OperationError> {
         let connected = self.control.connected();
         let count = |name: &DrainedName| {
-            let named = |backend: &&ConnectedBackend| name.is_backend(&backend.id, &backend.peer);
+            let named = |backend: &&ConnectedBackend| {
+                name.is_backend(&backend.id, backend.name.as_ref(), &backend.peer)
+            };
             connected.iter().filter(named).count()
         };
         let list = Arc::clone(&self.shared.drained.lock());
         let with_id = connected.iter().find(|one| one.id.to_string() == name);
         let id = with_id.map(|backend| DrainedName::Id(backend.id));
+        let mut names = connected.iter().filter_map(|one| one.name.as_ref());
+        let with_name = || {
+            let found = names.find(|one| one.as_str() == name);
+            found.cloned().map(DrainedName::Name)
+        };
         let with_ip = || machine(name).map(DrainedName::Machine);
         let is_known =
             |name: &DrainedName| count(name) > 0 || list.names().any(|known| known == name);
-        if let Some(name) = id.or_else(with_ip).filter(is_known) {
+        if let Some(name) = id.or_else(with_name).or_else(with_ip).filter(is_known) {
             let count = count(&name);
             return Ok((name, DrainedBackends::Connected(count)));
         }
@@ -349,7 +357,7 @@ impl fmt::Display for OperationError {
             }
             Self::NoBackend(name) => write!(
                 out,
-                "{name:?} is neither a site, nor the id or IP address of a connected backend, nor the address of a server"
+                "{name:?} is neither a site, nor the name, id or IP address of a connected backend, nor the address of a server"
             ),
             Self::NotDrained(name) => write!(out, "{name} is not drained"),
             Self::NotPaused(name) => write!(out, "site {name} is not paused"),

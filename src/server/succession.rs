@@ -40,6 +40,7 @@ use super::session::Session;
 use super::sessions::Sessions;
 use crate::backend::dial_in::DialInControl;
 use crate::backend::dial_in::adoption::GivenBackend;
+use crate::backend::identity::BackendIdentity;
 use crate::net::listener::Stop;
 use crate::net::stream::Stream;
 use crate::process::channel::Channel;
@@ -288,6 +289,7 @@ impl Succession {
             (
                 ProcessMessage::Backend {
                     id,
+                    name,
                     key,
                     responses,
                     peer,
@@ -299,9 +301,12 @@ impl Succession {
                 let given = GivenBackend {
                     socket,
                     address,
-                    id,
-                    key,
-                    peer,
+                    identity: BackendIdentity {
+                        id,
+                        name,
+                        key,
+                        peer,
+                    },
                     responses,
                 };
                 if let Err(why) = self.control.adopt(given) {

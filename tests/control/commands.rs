@@ -42,7 +42,7 @@ pub(super) fn program(proxy: &Proxy) -> Command {
 
 /// Runs a command that has to succeed, and returns what it prints.
 #[track_caller]
-pub(super) fn done(proxy: &Proxy, arguments: &[&str]) -> String {
+pub(crate) fn done(proxy: &Proxy, arguments: &[&str]) -> String {
     let ended = run(proxy, arguments);
     assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.err);
     assert_eq!(ended.err, "", "{arguments:?}");

@@ -1,6 +1,6 @@
 //! What an operator does with sites and backends while the server runs.
 
-mod commands;
+pub(crate) mod commands;
 mod draining;
 mod pausing;
 mod upgrading;

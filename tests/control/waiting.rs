@@ -56,7 +56,7 @@ fn for_the_requests_of_a_site() {
     );
     assert_eq!(
         refused(&proxy, &["drain", "nowhere", "--wait"], 1),
-        "\"nowhere\" is neither a site, nor the id or IP address of a connected backend, nor the address of a server"
+        "\"nowhere\" is neither a site, nor the name, id or IP address of a connected backend, nor the address of a server"
     );
     drop((tunnel, slow, app, first, queued));
     proxy.finish_without_leak_check();

@@ -10,12 +10,12 @@ use std::sync::atomic::Ordering;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::{DialInAddress, DialInControl, DialInSettings};
+use crate::backend::identity::BackendIdentity;
 use crate::backend::pool::{Backend, Pool};
 use crate::backend::registration::Arrival;
 use crate::budget::Charge;
 use crate::net::conn::Conn;
-use crate::net::stream::{Peer, Stream};
-use crate::preamble::Id;
+use crate::net::stream::Stream;
 use crate::stats::{self, Close};
 
 /// A backend of another process.
@@ -25,12 +25,8 @@ pub struct GivenBackend {
     pub socket: OwnedFd,
     /// The dial-in address as configured.
     pub address: String,
-    /// The id that it sent.
-    pub id: Id,
-    /// The key that it sent; empty for none.
-    pub key: Box<[u8]>,
-    /// Where it dialled in from.
-    pub peer: Peer,
+    /// What it has said about itself.
+    pub identity: BackendIdentity,
     /// Its complete responses so far.
     pub responses: u64,
 }
@@ -70,9 +66,7 @@ impl DialInControl {
         let GivenBackend {
             socket,
             address: name,
-            id,
-            key,
-            peer,
+            identity,
             responses,
         } = given;
         let refuse = |close| self.stats.backend_closed(close);
@@ -86,7 +80,8 @@ impl DialInControl {
         stats::add(&self.stats.joined);
         let pool = &address.pool;
         let number = self.number();
-        let identity = (id, peer, &*key);
+        let machine = pool.join_machine(&identity);
+        let BackendIdentity { id, key, peer, .. } = identity.clone();
         let home = Arc::<Pool>::clone(pool);
         let arrival = Arrival::TakenOver { responses };
         let registration = self
@@ -96,7 +91,6 @@ impl DialInControl {
         // has hung up.
         let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET, number);
         let watched = self.epoll.add(&conn, event);
-        let machine = pool.join_machine(&key, &peer);
         let backend = Backend {
             pool: Arc::clone(pool),
             conn,

@@ -51,6 +51,12 @@ const OPTIONS: &[CommandOption] = &[
         "requests at a time at the application (8)",
     ),
     CommandOption(
+        "",
+        "name",
+        "NAME",
+        "call this machine NAME in logs and lists of servers (host name)",
+    ),
+    CommandOption(
         "t",
         "to",
         "ADDRESS",
@@ -101,6 +107,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
     let file = matches.opt_str("config").map(PathBuf::from);
     let mut overrides = AccessOverrides::default();
     overrides.key_file = matches.opt_str("key-file");
+    overrides.name = matches.opt_str("name");
     overrides.to = matches.opt_str("to");
     overrides.places = matches.opt_str("places");
     overrides.connect = matches.free;
@@ -148,7 +155,7 @@ mod tests {
 
     #[test]
     fn command_follows_two_dashes() {
-        let line = "-n 4 a:1 -t b:2 -kc c:3 -cd -- puma -b unix:x -- -n 5";
+        let line = "-n 4 a:1 -t b:2 -kc --name web3 c:3 -cd -- puma -b unix:x -- -n 5";
         let Ok(Action::Serve(invocation)) = parse_line(line) else {
             panic!("{line}");
         };
@@ -158,6 +165,7 @@ mod tests {
         assert_eq!(overrides.places.as_deref(), Some("4"));
         assert_eq!(overrides.to.as_deref(), Some("b:2"));
         assert_eq!(overrides.key_file.as_deref(), Some("c"));
+        assert_eq!(overrides.name.as_deref(), Some("web3"));
         assert_eq!(overrides.command, ["puma", "-b", "unix:x", "--", "-n", "5"]);
     }
 

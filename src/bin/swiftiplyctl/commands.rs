@@ -314,11 +314,13 @@ shows as waiting does not have those that wait in the old process.",
 is one of these:
 .Bl -dash -compact
 .It
-The id of backends, as in
+The id or the whole name of backends, as in
 .Cm backends
-and in logs.
+and in logs;
+.Xr swiftiply-access 8
+sends the name of the machine.
 They stay connected, so that their applications do not dial in again and again,
-and those with this id that dial in
+and those of this name that dial in
 later get no requests either.
 Some frameworks give all processes of a machine the same id.
 .It

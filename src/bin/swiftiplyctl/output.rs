@@ -142,7 +142,12 @@ fn backends(value: &Value) -> Option<String> {
         ]);
     };
     for backend in value["backends"].as_array()? {
-        add(backend, "id", "at", backend["state"].as_str()?.to_owned());
+        let name = if backend["name"].is_string() {
+            "name"
+        } else {
+            "id"
+        };
+        add(backend, name, "at", backend["state"].as_str()?.to_owned());
     }
     for server in value["servers"].as_array()? {
         let state = match (server["state"].as_str()?, server["busy"].as_u64()?) {

@@ -78,6 +78,7 @@ impl Successor for ProcessLink {
     fn give(&self, backend: Backend) -> Result<(), Box<Backend>> {
         let message = ProcessMessage::Backend {
             id: backend.id,
+            name: backend.registration.identity().name.clone(),
             key: backend.key.clone(),
             responses: backend.registration.responses(),
             peer: backend.peer,

@@ -14,14 +14,15 @@
 //! | `stop` | | end as after TERM |
 //! | `leave` | | the old process ends and wants no more backends; the new one answers the same, when it has sent the last one |
 //!
-//! Ids and keys are in hexadecimal digits, with a `-` in front. `-` alone is no key, or any id.
+//! Ids and keys are in hexadecimal digits, with a `-` in front. `-` alone is no key, or any id. After the id of a backend
+//! comes `+` with its whole name, if the id is an abbreviation of it.
 
 use std::fmt::Write;
 use std::net::{AddrParseError, SocketAddr};
 use std::time::Duration;
 
 use crate::net::stream::Peer;
-use crate::preamble::Id;
+use crate::preamble::{Id, Name};
 use crate::process::channel;
 
 /// A message.
@@ -30,6 +31,7 @@ pub(crate) enum ProcessMessage {
     Client(GivenClient),
     Backend {
         id: Id,
+        name: Option<Name>,
         key: Box<[u8]>,
         responses: u64,
         peer: Peer,
@@ -75,13 +77,17 @@ impl ProcessMessage {
             }
             Self::Backend {
                 id,
+                name,
                 key,
                 responses,
                 peer,
                 address,
             } => {
+                let name = name
+                    .as_ref()
+                    .map_or_else(String::new, |name| format!("+{name}"));
                 let (id, key) = (hexadecimal(id.as_bytes()), hexadecimal(key));
-                format!("backend {id} {key} {responses} {peer} {address}")
+                format!("backend {id}{name} {key} {responses} {peer} {address}")
             }
             Self::Ask { id, keys, address } => {
                 let id = id.map_or_else(|| "-".to_owned(), |id| hexadecimal(id.as_bytes()));
@@ -127,8 +133,14 @@ impl ProcessMessage {
             "backend" => {
                 let mut words = rest.splitn(5, ' ');
                 let mut next = || words.next();
+                let id = next()?;
+                let (id, name) = match id.split_once('+') {
+                    None => (id, None),
+                    Some((id, name)) => (id, Some(Name::new(name).ok()?)),
+                };
                 Self::Backend {
-                    id: Id::new(&bytes(next()?)?)?,
+                    id: Id::new(&bytes(id)?)?,
+                    name,
                     key: bytes(next()?)?,
                     responses: next()?.parse().ok()?,
                     peer: peer(next()?).ok()?,
@@ -206,6 +218,7 @@ mod tests {
         };
         let backend = |key: &[u8], address: &str| ProcessMessage::Backend {
             id,
+            name: (!key.is_empty()).then(|| Name::new("web3.example.com").unwrap()),
             key: key.into(),
             responses: u64::MAX,
             peer: tcp("[2001:db8::1]:5"),
@@ -266,6 +279,7 @@ mod tests {
             "backend 00 - 1 unix: a",
             "backend -0 - 1 unix: a",
             "backend -zz - 1 unix: a",
+            "backend -00+ - 1 unix: a",
             "backend -\u{e9}0 - 1 unix: a",
             "ask - -",
             "ask x - a",

@@ -13,6 +13,9 @@ use crate::server::snapshot::Site;
 pub(in crate::server::admin) struct BackendView {
     /// The id that it sent; not unique.
     id: String,
+    /// Its whole name, if the id is an abbreviation of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     /// Where it has dialled in from, and at which address.
     from: String,
     at: String,
@@ -40,8 +43,9 @@ pub(super) struct BackendGroups<'b>(HashMap<&'b str, HashMap<&'b [u8], BackendCo
 impl BackendView {
     pub(super) fn new(backend: &ConnectedBackend, drained: &Drained) -> Self {
         Self {
-            drained: drained.has_backend(&backend.id, &backend.peer),
+            drained: drained.has_backend(&backend.id, backend.name.as_ref(), &backend.peer),
             id: backend.id.to_string(),
+            name: backend.name.as_ref().map(ToString::to_string),
             from: backend.peer.to_string(),
             at: backend.address.clone(),
             state: if backend.is_idle { "idle" } else { "busy" },

@@ -21,7 +21,9 @@ impl DrainedView {
         sites: &[SiteView],
     ) -> Self {
         let name = drained.to_string();
-        let is_named = |backend: &&ConnectedBackend| drained.is_backend(&backend.id, &backend.peer);
+        let is_named = |backend: &&ConnectedBackend| {
+            drained.is_backend(&backend.id, backend.name.as_ref(), &backend.peer)
+        };
         let servers = sites.iter().flat_map(|site| site.servers.iter().flatten());
         Self {
             connected: match drained {
