@@ -18,7 +18,7 @@ use super::dry_run;
 use super::keys;
 use super::listing::{ManagedCertificate, Trial};
 use super::managed::{CertificateSource, ManagedName, Settings};
-use super::order::{Ordering, renewal_window};
+use super::order::{Ordering, ask_when};
 use super::schedule::{pause, random};
 use super::store::Store;
 use super::validation::Validations;
@@ -357,40 +357,6 @@ impl Manager {
     }
 }
 
-/// Asks the authority when to renew a certificate, if it says that (RFC 9773); a failure changes nothing.
-fn ask_when(
-    name: &str,
-    entry: &ManagedName,
-    ordering: &Ordering<'_>,
-    now: SystemTime,
-) -> ManagedName {
-    let mut next = entry.clone();
-    next.failures = 0;
-    next.error = None;
-    next.due = entry.renewal;
-    let asked = ordering
-        .connect()
-        .and_then(|client| renewal_window(&client, entry.certificate.facts()));
-    match asked {
-        Ok(None) => {}
-        Ok(Some((window, valid))) => {
-            if !window.has(next.renewal) {
-                next.renewal = window.choose(random());
-                log::info!(
-                    "certificate {name}: the authority suggests to renew it at {}",
-                    date::text(next.renewal)
-                );
-            }
-            next.due = next.renewal.min(now + valid);
-        }
-        Err(error) => {
-            log::debug!("certificate {name}: {error}");
-            next.due = next.renewal.min(now + ASK_AGAIN);
-        }
-    }
-    next
-}
-
 /// Logs that there is no new certificate.
 fn report(name: &str, error: &AcmeError, pause: Duration, is_temporary: bool, expiry: SystemTime) {
     let pause = match pause.as_secs() {
@@ -411,5 +377,3 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 const STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 /// The pause when another process orders certificates.
 const BUSY: Duration = Duration::from_secs(2);
-/// The pause after an authority could not be asked when to renew.
-const ASK_AGAIN: Duration = Duration::from_secs(6 * 3600);

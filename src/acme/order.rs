@@ -1,6 +1,6 @@
 //! Obtains a certificate (RFC 8555 7.4): the order, its authorizations, the download.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -8,10 +8,12 @@ use serde_json::json;
 use super::client::{AcmeClient, AcmeError, AcmeReply, ProblemDocument, Refused, parse};
 use super::jose::encode;
 use super::keys;
-use super::schedule::{RenewalWindow, renewal_id, timestamp};
+use super::managed::ManagedName;
+use super::schedule::{RenewalWindow, random, renewal_id, timestamp};
 use super::store::Store;
 use super::validation::Validations;
 use crate::config::{AcmeConfig, ChallengeKind};
+use crate::http::date;
 use crate::x509::CertificateFacts;
 
 /// What is needed to obtain a certificate.
@@ -278,11 +280,45 @@ impl Ordering<'_> {
     }
 }
 
+/// Asks the authority when to renew a certificate, if it says that (RFC 9773); a failure changes nothing.
+pub(super) fn ask_when(
+    name: &str,
+    entry: &ManagedName,
+    ordering: &Ordering<'_>,
+    now: SystemTime,
+) -> ManagedName {
+    let mut next = entry.clone();
+    next.failures = 0;
+    next.error = None;
+    next.due = entry.renewal;
+    let asked = ordering
+        .connect()
+        .and_then(|client| renewal_window(&client, entry.certificate.facts()));
+    match asked {
+        Ok(None) => {}
+        Ok(Some((window, valid))) => {
+            if !window.has(next.renewal) {
+                next.renewal = window.choose(random());
+                log::info!(
+                    "certificate {name}: the authority suggests to renew it at {}",
+                    date::text(next.renewal)
+                );
+            }
+            next.due = next.renewal.min(now + valid);
+        }
+        Err(error) => {
+            log::debug!("certificate {name}: {error}");
+            next.due = next.renewal.min(now + ASK_AGAIN);
+        }
+    }
+    next
+}
+
 /// When the authority suggests to renew a certificate, and how long this is valid (RFC 9773). `None`: it does not say.
 ///
 /// # Errors
 /// The authority is not reached, or refuses.
-pub(super) fn renewal_window(
+fn renewal_window(
     client: &AcmeClient,
     facts: &CertificateFacts,
 ) -> Result<Option<(RenewalWindow, Duration)>, AcmeError> {
@@ -326,3 +362,5 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const WINDOW_VALID: Duration = Duration::from_secs(6 * 3600);
 const WINDOW_LEAST: Duration = Duration::from_secs(60);
 const WINDOW_MOST: Duration = Duration::from_secs(24 * 3600);
+/// The pause after an authority could not be asked when to renew.
+const ASK_AGAIN: Duration = Duration::from_secs(6 * 3600);
