@@ -28,7 +28,7 @@
 //!
 //! | feature | without it |
 //! |---|---|
-//! | `acme` | no certificates by ACME or of an authority of the server's own (`tls: auto`, `tls: internal`) |
+//! | `acme` | no certificates by ACME or of an authority of the server's own (`tls: auto`, `tls: on_demand`, `tls: internal`) |
 //! | `gzip` | no compression of responses |
 //! | `redis` | no list of servers in Redis (`directory: redis`) |
 //! | `tls` | no TLS |
@@ -151,6 +151,7 @@
 //! |---|---|---|---|---|---|
 //! | `State::ProxyHeader` | the header in which a proxy names the client | `State::Head`; `bad_proxy_header`, `denied`, `overload` | `timeouts.head` | `bad_proxy_header` | `peer_closed`, `bad_proxy_header` |
 //! | `State::Head`, handshake | the end of the TLS handshake | idle | `timeouts.head` | `tls_timeout` | `peer_closed` |
+//! | `State::Head`, certificate | the certificate for a name that no site has, which is being obtained | `State::Head`, handshake | 25 s | the handshake, with another certificate | `peer_closed` |
 //! | `State::Head`, idle | the first byte of a request | `State::Head`, begun | `timeouts.idle`, that of the site after a response | `idle` | `peer_closed` |
 //! | `State::Head`, begun | the rest of the head | `State::Auth`, `State::Authorised`; 400 `bad_request`, 414 or 431 `too_large`, 503 `overload` | `timeouts.head` | 408 `head_timeout` | `client_gone` |
 //! | `State::Auth` | its turn to have a password checked | `State::Authorised`; 401 | `timeout` | 503 | 499 `client_gone` |
@@ -186,7 +187,7 @@
 //! | `drain` | one | reads the rest of responses that no client gets: it has left, or gets a file instead | wait for a single backend, read one for longer than a second |
 //! | `log`, `log-stdout`, `log-stderr` | one each | write log files, standard output and standard error | anything else |
 //! | `succession` | one for each other process of the server, after an upgrade | reads what that process sends: idle clients, idle backends, and requests for backends | serve requests |
-//! | `acme` | one, if a site has `tls: auto` or `tls: internal` | obtains and renews certificates; waits for the authority | serve requests |
+//! | `acme` | one, if a site has `tls: auto`, `tls: on_demand` or `tls: internal` | obtains and renews certificates; waits for the authority, and for `acme.ask` | serve requests |
 //! | `certificates` | one, if certificates come from files | reads them again when they change; logs their expiry | serve requests |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
 //! | `redis-messages` | the same, while other proxies use the list | receives messages from Redis: that others wait, or that servers are free | anything else |
@@ -255,7 +256,7 @@
 //! | `tempfile` | `server::body`, `relay::spool` |
 //! | `threadpool` | `server` |
 //! | `tikv_jemalloc_sys` | `process` |
-//! | `ureq` | `acme::client` |
+//! | `ureq` | `acme::client`, `acme::ask` |
 //! | `webpki` | `net::tls` |
 //! | `webpki_roots` | `net::tls` |
 

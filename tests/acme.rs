@@ -31,6 +31,8 @@ macro_rules! needs_pebble {
     }};
 }
 
+mod on_demand;
+
 /// A site with these names, whose backends dial in.
 fn site(names: &str) -> String {
     format!("map:\n- {{incoming: [{names}], outgoing: '127.0.0.1:0', tls: auto}}\n")

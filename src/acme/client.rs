@@ -1,6 +1,6 @@
 //! Requests to an authority (RFC 8555): its directory, nonces, signed requests, and what it says when it refuses.
 //!
-//! Only this file uses `ureq`. Each request blocks for at most [`LONGEST_REQUEST`].
+//! Each request blocks for at most [`LONGEST_REQUEST`].
 
 use std::fmt;
 use std::path::Path;
@@ -27,6 +27,8 @@ pub(super) enum AcmeError {
     Local(String),
     /// Another process that uses the same directory orders certificates.
     Busy,
+    /// `acme.ask` does not allow the name.
+    NotAllowed,
     /// The server is stopping.
     Stopped,
 }
@@ -158,6 +160,7 @@ impl fmt::Display for AcmeError {
             Self::Unreached(url, why) => write!(out, "{url}: {why}"),
             Self::Local(why) => out.write_str(why),
             Self::Busy => out.write_str("another process orders certificates"),
+            Self::NotAllowed => out.write_str("not allowed by acme.ask"),
             Self::Stopped => out.write_str("the server is stopping"),
         }
     }
@@ -334,7 +337,7 @@ fn delay(text: &str, now: SystemTime) -> Option<Duration> {
     }
 }
 
-fn unreached(url: &str, error: &ureq::Error) -> AcmeError {
+pub(super) fn unreached(url: &str, error: &ureq::Error) -> AcmeError {
     let why = match error {
         ureq::Error::Io(error) => reason(error),
         other => other.to_string(),
@@ -342,7 +345,7 @@ fn unreached(url: &str, error: &ureq::Error) -> AcmeError {
     AcmeError::Unreached(url.to_owned(), why)
 }
 
-fn authorities(file: &Path) -> Result<RootCerts, AcmeError> {
+pub(super) fn authorities(file: &Path) -> Result<RootCerts, AcmeError> {
     let wrong = |why: String| AcmeError::Local(format!("acme.ca {}: {why}", file.display()));
     let text = config::read_file(file, MOST_BYTES).map_err(wrong)?;
     let items = parse_pem(&text).collect::<Result<Vec<_>, _>>();

@@ -13,6 +13,8 @@ pub struct ManagedCertificate {
     pub is_obtained: bool,
     /// Whether it is a self-signed one, since there is no other one yet.
     pub is_temporary: bool,
+    /// Whether a client has asked for the name, which no site has (`tls: on_demand`).
+    pub is_on_demand: bool,
     /// What it says about itself.
     pub facts: CertificateFacts,
     /// When the next one is ordered.

@@ -30,6 +30,10 @@ pub(super) struct ManagedName {
     pub(super) certificate: Certificate,
     /// The certificate is self-signed, since there is no other one yet.
     pub(super) is_temporary: bool,
+    /// No site has the name; a client has asked for it (`tls: on_demand`).
+    pub(super) is_on_demand: bool,
+    /// `acme.ask` has just allowed it, so that it need not be asked before the first order.
+    pub(super) is_allowed: bool,
     /// When to renew it.
     pub(super) renewal: SystemTime,
     /// When the thread checks it again.
@@ -57,9 +61,35 @@ impl ManagedName {
             },
             certificate,
             is_temporary: false,
+            is_on_demand: false,
+            is_allowed: false,
             renewal,
             failures: 0,
             error: None,
+        }
+    }
+}
+
+impl ManagedName {
+    /// Forgets that attempts have failed.
+    pub(super) fn try_at_once(&mut self, now: SystemTime) {
+        if self.error.take().is_some() || self.failures > 0 {
+            self.failures = 0;
+            self.due = now;
+        }
+    }
+
+    /// The name with the lowest rank is next. Of those that are due, names of sites precede those that clients ask for, for
+    /// which they wait only the first time.
+    pub(super) fn rank(&self, now: SystemTime) -> (bool, u8, SystemTime) {
+        let group = match (self.is_on_demand, self.is_temporary) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => 2,
+        };
+        match self.due <= now {
+            true => (false, group, self.due),
+            false => (true, 0, self.due),
         }
     }
 }
@@ -74,28 +104,50 @@ impl Settings {
         }
     }
 
-    /// The certificate of a name that was obtained before, or a temporary one.
-    pub(super) fn obtained(&self, name: &str, now: SystemTime) -> Result<ManagedName, String> {
+    /// The certificate of a name that was obtained before; `None`: there is none.
+    ///
+    /// # Errors
+    /// The file, and the reason why it cannot be read.
+    pub(super) fn kept(&self, name: &str, now: SystemTime) -> Result<Option<ManagedName>, String> {
         let store = self.store(CertificateSource::Authority);
         let path = store.certificate(name);
-        if let Some(text) = store.read(&path)? {
-            match keys::certificate(&text) {
-                Ok(certificate) => {
-                    return Ok(ManagedName::new(
-                        CertificateSource::Authority,
-                        certificate,
-                        now,
-                    ));
-                }
-                Err(why) => log::error!("certificate {name}: {}: {why}", path.display()),
+        let Some(text) = store.read(&path)? else {
+            return Ok(None);
+        };
+        Ok(match keys::certificate(&text) {
+            Ok(certificate) => Some(ManagedName::new(
+                CertificateSource::Authority,
+                certificate,
+                now,
+            )),
+            Err(why) => {
+                log::error!("certificate {name}: {}: {why}", path.display());
+                None
             }
+        })
+    }
+
+    /// The certificate of a name that was obtained before, or a temporary one.
+    pub(super) fn obtained(&self, name: &str, now: SystemTime) -> Result<ManagedName, String> {
+        match self.kept(name, now)? {
+            Some(kept) => Ok(kept),
+            None => Self::temporary(name, now),
         }
+    }
+
+    /// A name that has no certificate yet.
+    ///
+    /// # Errors
+    /// The reason why no temporary one can be made.
+    pub(super) fn temporary(name: &str, now: SystemTime) -> Result<ManagedName, String> {
         let wrong = |why| format!("certificate {name}: {why}");
         let certificate = keys::temporary(name).map_err(wrong)?;
         Ok(ManagedName {
             source: CertificateSource::Authority,
             certificate,
             is_temporary: true,
+            is_on_demand: false,
+            is_allowed: false,
             renewal: now,
             due: now,
             failures: 0,

@@ -8,10 +8,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::ask::{NextQuestion, OnDemandLimits};
 use super::challenges::Challenges;
 use super::client::AcmeError;
 use super::dry_run;
@@ -24,22 +25,23 @@ use super::store::Store;
 use super::validation::Validations;
 use crate::config::{AcmeConfig, ChallengeKind, Config, SiteTls};
 use crate::http::date;
-use crate::net::tls::{Certificate, SiteCertificates};
+use crate::net::tls::{Certificate, OnDemandNames, SiteCertificates};
 
 /// The certificates that the server obtains or makes.
 pub struct Manager {
-    state: Mutex<ManagerState>,
+    pub(super) state: Mutex<ManagerState>,
     /// Something has changed that the thread waits for.
-    changed: Condvar,
-    validations: Validations,
+    pub(super) changed: Condvar,
+    pub(super) validations: Validations,
     /// Held by the thread, or a dry run, while it orders: a name has one validation at a time.
     ordering: Mutex<()>,
 }
 
 #[derive(Default)]
-struct ManagerState {
-    settings: Option<Arc<Settings>>,
-    names: BTreeMap<String, ManagedName>,
+pub(super) struct ManagerState {
+    pub(super) settings: Option<Arc<Settings>>,
+    pub(super) names: BTreeMap<String, ManagedName>,
+    pub(super) limits: OnDemandLimits,
     is_stopping: bool,
     /// The thread does something other than to wait for the next time.
     is_busy: bool,
@@ -49,12 +51,15 @@ struct ManagerState {
 pub struct PreparedNames {
     settings: Arc<Settings>,
     names: BTreeMap<String, ManagedName>,
+    on_demand: OnDemandNames,
+    /// For clients that ask for a name without a certificate, if there is no other one.
+    fallback: Option<Certificate>,
 }
 
 impl PreparedNames {
     /// Whether there is something for the thread to do.
     pub fn need_thread(&self) -> bool {
-        !self.names.is_empty()
+        !self.names.is_empty() || !self.on_demand.is_empty()
     }
 }
 
@@ -99,27 +104,44 @@ impl Manager {
         let mut names = BTreeMap::new();
         for site in &config.sites {
             let source = match site.tls {
-                Some(SiteTls::Auto) => CertificateSource::Authority,
+                Some(SiteTls::Auto | SiteTls::OnDemand) => CertificateSource::Authority,
                 Some(SiteTls::Internal) => CertificateSource::Internal,
                 _ => continue,
             };
             settings.store(source).create()?;
-            for name in &site.incoming {
+            let is_pattern = |name: &String| name.starts_with("*.");
+            let is_internal = source == CertificateSource::Internal;
+            for name in (site.incoming.iter()).filter(|name| is_internal || !is_pattern(name)) {
                 let known = known.get(name).filter(|known| known.source == source);
                 let mut entry = match (known, source) {
                     (Some(known), _) => known.clone(),
                     (None, CertificateSource::Authority) => settings.obtained(name, now)?,
                     (None, CertificateSource::Internal) => settings.issued(name, now)?,
                 };
-                if entry.failures > 0 {
-                    entry.failures = 0;
-                    entry.error = None;
-                    entry.due = now;
-                }
+                entry.is_on_demand = false;
+                entry.try_at_once(now);
                 names.insert(name.clone(), entry);
             }
         }
-        Ok(PreparedNames { settings, names })
+        let on_demand = OnDemandNames::new(config);
+        let mut fallback = None;
+        if !on_demand.is_empty() {
+            for (name, mut entry) in known {
+                if entry.is_on_demand && on_demand.has(&name) {
+                    entry.try_at_once(now);
+                    names.insert(name, entry);
+                }
+            }
+            names.extend(settings.kept_on_demand(&on_demand, &names, now)?);
+            let made = keys::temporary("default");
+            fallback = Some(made.map_err(|why| format!("tls: on_demand: {why}"))?);
+        }
+        Ok(PreparedNames {
+            settings,
+            names,
+            on_demand,
+            fallback,
+        })
     }
 
     /// Puts names into use, besides those whose certificates come from files. `first` is the name for clients that send
@@ -134,7 +156,17 @@ impl Manager {
         let PreparedNames {
             settings,
             mut names,
+            on_demand,
+            fallback,
         } = prepared;
+        if state.settings.as_ref() == Some(&settings) {
+            // Clients may have asked for others meanwhile.
+            for (name, entry) in &state.names {
+                if entry.is_on_demand && on_demand.has(name) && !names.contains_key(name) {
+                    names.insert(name.clone(), entry.clone());
+                }
+            }
+        }
         for (name, entry) in &mut names {
             // The thread may have got a better one meanwhile.
             if let Some(now) = state.names.get(name)
@@ -146,19 +178,28 @@ impl Manager {
                 entry.is_temporary = false;
                 entry.renewal = now.renewal;
             }
-            certificates.push((name.clone(), entry.certificate.clone()));
+            // Handshakes wait for those that are being ordered.
+            if !(entry.is_on_demand && entry.is_temporary && entry.failures == 0) {
+                certificates.push((name.clone(), entry.certificate.clone()));
+            }
         }
-        self.validations.sites.set(certificates, first);
+        self.validations.sites.set(certificates, first, fallback);
+        self.validations.sites.on_demand().set(on_demand);
         let new = names
             .iter()
             .filter(|(name, _)| !state.names.contains_key(*name));
-        let new: Vec<_> = new
+        let mut new: Vec<_> = new
             .map(|(name, entry)| (name.clone(), entry.clone()))
             .collect();
         let authority = settings.acme.directory.clone();
         state.names = names;
         state.settings = Some(settings);
         drop(state);
+        let asked_for = new.iter().filter(|(_, entry)| entry.is_on_demand).count();
+        if asked_for > 0 {
+            log::info!("tls: on_demand: {asked_for} certificates were obtained before");
+        }
+        new.retain(|(_, entry)| !entry.is_on_demand);
         for (name, entry) in new {
             let until = date::text(entry.certificate.facts().not_after);
             match entry.is_temporary {
@@ -179,6 +220,7 @@ impl Manager {
             name: name.clone(),
             is_obtained: entry.source == CertificateSource::Authority,
             is_temporary: entry.is_temporary,
+            is_on_demand: entry.is_on_demand,
             facts: entry.certificate.facts().clone(),
             renewal: match entry.error {
                 Some(_) => entry.due,
@@ -219,7 +261,8 @@ impl Manager {
     }
 
     /// Obtains and renews certificates until it is stopped. Runs on the thread `acme`.
-    pub fn run(&self) {
+    pub fn run(self: &Arc<Self>) {
+        self.listen_to_clients();
         while let Some((name, entry, settings)) = self.next() {
             let renewed = match entry.source {
                 CertificateSource::Authority => {
@@ -230,36 +273,63 @@ impl Manager {
                     .make(&name, SystemTime::now())
                     .map_err(AcmeError::Local),
             };
-            let mut state = self.state.lock();
-            state.is_busy = false;
-            let is_current = state.settings.as_ref() == Some(&settings);
-            let Some(current) = state.names.get_mut(&name) else {
-                continue;
-            };
-            if !is_current || current.source != entry.source {
-                continue;
+            self.finish(&name, &entry, &settings, renewed);
+        }
+    }
+
+    /// Takes over what an attempt has resulted in.
+    fn finish(
+        &self,
+        name: &str,
+        entry: &ManagedName,
+        settings: &Arc<Settings>,
+        renewed: Result<ManagedName, AcmeError>,
+    ) {
+        let sites = &self.validations.sites;
+        let mut state = self.state.lock();
+        state.is_busy = false;
+        let is_current = state.settings.as_ref() == Some(settings);
+        let current = state.names.get_mut(name);
+        let current = current.filter(|current| is_current && current.source == entry.source);
+        let Some(current) = current else {
+            return sites.on_demand().settle(name);
+        };
+        match renewed {
+            Ok(next) => {
+                match current.is_on_demand {
+                    true => sites.insert(name, &next.certificate),
+                    false => sites.replace(name, &next.certificate),
+                }
+                let is_on_demand = current.is_on_demand;
+                *current = ManagedName {
+                    is_on_demand,
+                    is_allowed: false,
+                    ..next
+                };
             }
-            match renewed {
-                Ok(next) => {
-                    let sites = &self.validations.sites;
-                    sites.replace(&name, &next.certificate);
-                    *current = next;
+            Err(AcmeError::Stopped) => {}
+            Err(AcmeError::Busy) => {
+                current.due = SystemTime::now() + BUSY;
+                return;
+            }
+            Err(AcmeError::NotAllowed) => self.disallow(state, name),
+            Err(error) => {
+                current.failures = current.failures.saturating_add(1);
+                current.is_allowed = false;
+                let wanted = error.retry_after();
+                let pause = pause(current.failures, error.is_refusal(), wanted, random());
+                current.due = SystemTime::now() + pause;
+                current.error = Some(error.to_string());
+                let is_temporary = current.is_temporary;
+                let expiry = current.certificate.facts().not_after;
+                if current.is_on_demand {
+                    sites.insert(name, &current.certificate);
                 }
-                Err(AcmeError::Stopped) => {}
-                Err(AcmeError::Busy) => current.due = SystemTime::now() + BUSY,
-                Err(error) => {
-                    current.failures = current.failures.saturating_add(1);
-                    let wanted = error.retry_after();
-                    let pause = pause(current.failures, error.is_refusal(), wanted, random());
-                    current.due = SystemTime::now() + pause;
-                    current.error = Some(error.to_string());
-                    let is_temporary = current.is_temporary;
-                    let expiry = current.certificate.facts().not_after;
-                    drop(state);
-                    report(&name, &error, pause, is_temporary, expiry);
-                }
+                drop(state);
+                report(name, &error, pause, is_temporary, expiry);
             }
         }
+        sites.on_demand().settle(name);
     }
 
     /// Ends the thread at once, except for a request that is under way. Returns whether there is none.
@@ -279,8 +349,18 @@ impl Manager {
             if state.is_stopping {
                 return None;
             }
+            let until_question = match self.next_question(&mut state) {
+                NextQuestion::Unknown => LONGEST_WAIT,
+                NextQuestion::After(wait) => wait,
+                NextQuestion::Now(question) => {
+                    state.is_busy = true;
+                    MutexGuard::unlocked(&mut state, || self.decide(&question));
+                    state.is_busy = false;
+                    continue;
+                }
+            };
             let now = SystemTime::now();
-            let first = state.names.iter().min_by_key(|(_, entry)| entry.due);
+            let first = state.names.iter().min_by_key(|(_, entry)| entry.rank(now));
             let wait = match (first, &state.settings) {
                 (Some((name, entry)), Some(settings)) if entry.due <= now => {
                     let next = (name.clone(), entry.clone(), Arc::clone(settings));
@@ -291,7 +371,8 @@ impl Manager {
                 (None, _) => LONGEST_WAIT,
             };
             // Not too long, since the clock may be set meanwhile.
-            self.changed.wait_for(&mut state, wait.min(LONGEST_WAIT));
+            let wait = wait.min(until_question).min(LONGEST_WAIT);
+            self.changed.wait_for(&mut state, wait);
         }
     }
 
@@ -306,6 +387,28 @@ impl Manager {
         }
     }
 
+    /// Waits for a moment in the middle of an order, and meanwhile decides about names that clients ask for.
+    fn pause_of_order(&self, time: Duration) -> Result<(), AcmeError> {
+        let until = Instant::now() + time;
+        let mut state = self.state.lock();
+        while !state.is_stopping {
+            let mut wait = until.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                return Ok(());
+            }
+            match self.next_question(&mut state) {
+                NextQuestion::Unknown => {}
+                NextQuestion::After(question) => wait = wait.min(question),
+                NextQuestion::Now(question) => {
+                    MutexGuard::unlocked(&mut state, || self.decide(&question));
+                    continue;
+                }
+            }
+            self.changed.wait_for(&mut state, wait);
+        }
+        Err(AcmeError::Stopped)
+    }
+
     /// Renews the certificate of a name if that is due, or asks the authority when it will be; returns the new state.
     fn renew(
         &self,
@@ -314,7 +417,7 @@ impl Manager {
         settings: &Settings,
     ) -> Result<ManagedName, AcmeError> {
         let store = settings.store(CertificateSource::Authority);
-        let pause = |time| self.pause(time);
+        let pause = |time| self.pause_of_order(time);
         let ordering = Ordering {
             acme: &settings.acme,
             store: &store,
@@ -325,6 +428,7 @@ impl Manager {
         if !entry.is_temporary && now < entry.renewal {
             return Ok(ask_when(name, entry, &ordering, now));
         }
+        Self::ask_again(name, entry, settings)?;
         let Some(_lock) = store.lock().map_err(AcmeError::Local)? else {
             return Err(AcmeError::Busy);
         };

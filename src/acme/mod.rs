@@ -5,7 +5,8 @@
 //!
 //! In reading order: [`manager`] has the names and runs the thread; `managed` is the state of a name; `order` obtains a
 //! certificate by requests of `client`, which are signed with `jose`, as an `account`; `authorization` proves that we serve
-//! the name, and `validation` shows that proof. `keys` makes keys and certificates, `store` has the files, and `schedule`
+//! the name, and `validation` shows that proof. `on_demand` adds names that clients ask for, if the operator's program
+//! allows them when `ask` asks it. `keys` makes keys and certificates, `store` has the files, and `schedule`
 //! says when to try again and when to renew. [`listing`] is what operators see, `dry_run` tries for them whether names
 //! would get certificates.
 //!
@@ -13,6 +14,8 @@
 
 #[cfg(feature = "acme")]
 mod account;
+#[cfg(feature = "acme")]
+mod ask;
 #[cfg(feature = "acme")]
 mod authorization;
 pub mod challenges;
@@ -32,6 +35,8 @@ pub mod manager;
 #[cfg(not(feature = "acme"))]
 #[path = "no_manager.rs"]
 pub mod manager;
+#[cfg(feature = "acme")]
+mod on_demand;
 #[cfg(feature = "acme")]
 mod order;
 #[cfg(feature = "acme")]

@@ -41,7 +41,7 @@ impl Manager {
         certificates: Vec<(String, Certificate)>,
         first: String,
     ) {
-        self.0.set(certificates, first);
+        self.0.set(certificates, first, None);
     }
 
     /// Nothing.

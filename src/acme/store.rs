@@ -61,6 +61,21 @@ impl Store {
         self.directory.join(format!("{}.pem", file_name(name)))
     }
 
+    /// The names that have a file of their certificate, apart from those with a star.
+    ///
+    /// # Errors
+    /// The path, and the reason.
+    pub(super) fn names(&self) -> Result<Vec<String>, String> {
+        let unusable = |error: io::Error| fault(&self.directory, &error);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(unusable)? {
+            let name = entry.map_err(unusable)?.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(".pem"));
+            names.extend(name.map(str::to_owned));
+        }
+        Ok(names)
+    }
+
     /// The file of a name's unfinished order.
     pub(super) fn order(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{}.order", file_name(name)))
@@ -173,6 +188,7 @@ mod tests {
         assert_eq!(store.read(&file), Ok(None));
         store.write(&file, "one").unwrap();
         store.write(&file, "two").unwrap();
+        assert_eq!(store.names(), Ok(vec!["_.a.test".into()]));
         assert_eq!(store.read(&file), Ok(Some("two".into())));
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&file), 0o600);

@@ -49,6 +49,9 @@ pub(super) fn acme(top: &Section) -> AcmeConfig {
             }
         }),
         profile: section.take("profile", value::text),
+        // A wrong one is reported once, and not as missing for each site as well.
+        ask: raw::get(&section.map, "ask")
+            .map(|_| section.take("ask", question).unwrap_or_default()),
         challenges: challenges.map_or(base.challenges, without_duplicates),
     }
 }
@@ -102,6 +105,22 @@ fn url(node: &Node) -> Result<String, ValueError> {
     }
 }
 
+/// The URL that is asked about names.
+fn question(node: &Node) -> Result<String, ValueError> {
+    let text = value::text(node)?;
+    let is_plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let host = rest.and_then(|rest| rest.split(['/', '?']).next());
+    match is_plain && host.is_some_and(|host| !host.is_empty()) {
+        true => Ok(text),
+        false => Err("not a URL; write http://127.0.0.1:3000/allowed".into()),
+    }
+}
+
 fn external_account(acme: &Section) -> Option<ExternalAccount> {
     let node = raw::get(&acme.map, "eab")?;
     if !matches!(node, Node::Map(_)) {
@@ -132,17 +151,33 @@ fn external_account(acme: &Section) -> Option<ExternalAccount> {
     })
 }
 
+/// Notes an `ask` that nothing needs.
+pub(super) fn check_ask(top: &Section, config: &Config) {
+    let mut sites = config.sites.iter();
+    if config.acme.ask.is_some() && !sites.any(|site| site.tls == Some(SiteTls::OnDemand)) {
+        let section = top.section("acme");
+        section.note("ask", ": has no effect without a site with tls: on_demand");
+    }
+}
+
 /// Reads the `tls` of a site with these names.
-pub(super) fn tls(section: &Section, incoming: &[String], acme: &AcmeConfig) -> Option<SiteTls> {
+pub(super) fn tls(
+    section: &Section,
+    incoming: &[String],
+    is_default: bool,
+    acme: &AcmeConfig,
+) -> Option<SiteTls> {
     const KEY: &str = "tls";
     let node = raw::get(&section.map, KEY)?;
     let tls = match node {
         Node::Map(map) => files(section, map)?,
         Node::Text(text) if text == "auto" => SiteTls::Auto,
+        Node::Text(text) if text == "on_demand" => SiteTls::OnDemand,
         Node::Text(text) if text == "internal" => SiteTls::Internal,
         node if value::truth(node) == Ok(false) => return None,
         node => {
-            let wrong = "write auto, internal, {certfile: cert.pem, keyfile: key.pem} or false";
+            let wrong =
+                "write auto, on_demand, internal, {certfile: cert.pem, keyfile: key.pem} or false";
             section.wrong(KEY, None, node, wrong);
             return None;
         }
@@ -154,19 +189,31 @@ pub(super) fn tls(section: &Section, incoming: &[String], acme: &AcmeConfig) -> 
         section.wrong(KEY, None, node, WITHOUT);
     }
     let own = [section.steps.as_slice(), &[PathStep::Key(KEY.into())]].concat();
-    // A site that has it from `defaults` may have no names.
-    if no_items(section, "incoming") && section.findings.has(&own) {
+    // A site that has it from `defaults` may have no names, or only those that are known.
+    let is_own = section.findings.has(&own);
+    if tls == SiteTls::OnDemand {
+        let has_pattern = incoming.iter().any(|name| name.starts_with("*."));
+        if acme.ask.is_none() {
+            section.wrong(KEY, None, node, WITHOUT_ASK);
+        }
+        if is_own && !is_default && !has_pattern && !no_items(section, "incoming") {
+            let note = ": all names of the site are known, so on_demand does the same as auto";
+            section.note(KEY, note);
+        }
+    } else if no_items(section, "incoming") && is_own {
         let wrong = "the site has no names to get certificates for; write incoming";
         section.wrong(KEY, None, node, wrong);
     }
-    if tls == SiteTls::Auto {
-        let is_public = acme.directory == AcmeConfig::default().directory;
+    if tls.is_obtained() {
+        let is_public = acme.is_public();
         for name in incoming {
             if name.starts_with("*.") {
-                let wrong = format!(
-                    "{name} needs a validation by DNS, which is not supported; write certfile and keyfile"
-                );
-                section.wrong(KEY, None, node, &wrong);
+                if tls == SiteTls::Auto {
+                    let wrong = format!(
+                        "{name} needs a validation by DNS, which is not supported; write on_demand, or certfile and keyfile"
+                    );
+                    section.wrong(KEY, None, node, &wrong);
+                }
             } else if is_public && !is_public_name(name) {
                 let wrong = format!(
                     "no public authority issues a certificate for {name}; write tls: internal"
@@ -245,7 +292,7 @@ fn files(section: &Section, map: &Map) -> Option<SiteTls> {
 
 /// Whether a public authority may issue a certificate for a name: it belongs to the domain name system, or is an address
 /// of the open Internet.
-fn is_public_name(name: &str) -> bool {
+pub(crate) fn is_public_name(name: &str) -> bool {
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<IpAddr>() {
         Ok(IpAddr::V4(ip)) => {
@@ -279,6 +326,8 @@ pub(super) fn is_wanted(top: &Section) -> bool {
 
 /// Most bytes of a key.
 const KEY_BYTES: u64 = 1 << 16;
+/// What a site needs whose names are not known.
+const WITHOUT_ASK: &str = "without acme.ask anyone could have certificates ordered for any name; write acme: {ask: http://127.0.0.1:3000/allowed}";
 /// What a build without the feature says.
 const WITHOUT: &str = "this program was built without it (feature acme)";
 

@@ -233,6 +233,7 @@ fn config(map: &Map, findings: &Findings, overrides: &Overrides) -> Config {
     }
     let config = Config { sites, ..config };
     status::check_outgoing(&top, &config);
+    acme::check_ask(&top, &config);
     config
 }
 

@@ -212,6 +212,7 @@ impl Default for AcmeConfig {
             eab: None,
             keyfile: None,
             profile: None,
+            ask: None,
             challenges: vec![ChallengeKind::Http01, ChallengeKind::TlsAlpn01],
         }
     }
@@ -221,6 +222,11 @@ impl AcmeConfig {
     /// Whether nothing was changed.
     pub(super) fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether the authority is the usual one, which issues certificates for public names only.
+    pub(crate) fn is_public(&self) -> bool {
+        self.directory == Self::default().directory
     }
 }
 

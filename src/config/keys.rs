@@ -396,6 +396,7 @@ const KEYS: &[ConfigKey] = &[
     key("acme.keyfile", KeyLevel::Top, KeyStatus::Now),
     key("acme.profile", KeyLevel::Top, KeyStatus::Now),
     key("acme.challenges", KeyLevel::Top, KeyStatus::Now),
+    key("acme.ask", KeyLevel::Top, KeyStatus::Now),
     key("state_directory", KeyLevel::Top, KeyStatus::Now),
     key("outgoing_ssl", KeyLevel::Top, KeyStatus::Now),
     key("outgoing_ssl.at", KeyLevel::Top, KeyStatus::Now),

@@ -65,6 +65,8 @@ mod written;
 
 use std::path::Path;
 
+#[cfg(feature = "tls")]
+pub(crate) use acme::is_public_name;
 pub(crate) use inspection::Inspection;
 pub use overrides::{CommandLineSite, Overrides};
 pub(crate) use pages::PAGE_BYTES;

@@ -141,11 +141,13 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     if directory.is_some() && (!outgoing.is_empty() || is_unused) {
         section.note("outgoing", ": has no effect with proxy: traditional");
     }
-    let tls = acme::tls(section, &incoming, &config.acme);
+    let default = truth("default", base.default);
+    let tls = acme::tls(section, &incoming, default, &config.acme);
     let (client_ca, client_certificate) = acme::clients(section, config);
     let site = SiteConfig {
         // Browsers are to use what the server has obtained.
-        redirect_to_https: tls == Some(SiteTls::Auto) && !config.secure.is_empty(),
+        redirect_to_https: tls.as_ref().is_some_and(SiteTls::is_obtained)
+            && !config.secure.is_empty(),
         tls,
         client_ca,
         client_certificate,
@@ -154,7 +156,7 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
             .cloned()
             .unwrap_or_else(|| base.name.clone()),
         incoming,
-        default: truth("default", base.default),
+        default,
         outgoing: match directory {
             None => outgoing,
             Some(_) => Vec::new(),

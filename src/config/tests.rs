@@ -298,6 +298,18 @@ fn notes() {
         |line: &str| format!("cluster_port: 80\nmap:\n  - incoming: a.example\n    {line}\n");
     check(&top("epoll: true"), &["s.yml:3: epoll: has no effect here"]);
     check(&top("x-common: &common {updates: 3}"), &[]);
+    #[cfg(feature = "acme")]
+    check(
+        &top("acme: {ask: 'http://a/b'}"),
+        &["s.yml:3: acme.ask: has no effect without a site with tls: on_demand"],
+    );
+    #[cfg(feature = "acme")]
+    check(
+        "acme: {ask: 'http://a'}\nmap: [{incoming: a.example, outgoing: '127.0.0.1:1', tls: on_demand}]\n",
+        &[
+            "s.yml:2: map[1] (a.example): tls: all names of the site are known, so on_demand does the same as auto",
+        ],
+    );
     // Who may dial in from elsewhere should have to prove something.
     let open = |address: &str| {
         format!(
@@ -1004,6 +1016,34 @@ map:
     assert!(matches!(&two.filter, Filter::Prefix(prefix) if prefix == "/y"));
     assert!(matches!(three.filter, Filter::Any));
     assert_eq!(two.to, Address::Unix("/s".into()));
+}
+
+#[test]
+#[cfg(feature = "acme")]
+fn certificates_on_demand() {
+    // Names that are known, of a site that has it by default, are those of `auto`.
+    let text = "acme: {ask: 'https://a/b?c=d', email: me@example.com}\ndefaults: {tls: on_demand}\nmap:\n\
+                - {default: true, outgoing: 127.0.0.1:1}\n\
+                - {incoming: ['*.a.example', b.example], outgoing: 127.0.0.1:2}\n\
+                - {incoming: c.example, outgoing: 127.0.0.1:3}\n\
+                - {incoming: d.example, outgoing: 127.0.0.1:4, tls: false}\n";
+    let config = config(text);
+    assert_eq!(config.acme.ask.as_deref(), Some("https://a/b?c=d"));
+    for site in &config.sites[..3] {
+        assert_eq!(site.tls, Some(SiteTls::OnDemand));
+        assert!(site.redirect_to_https);
+    }
+    assert_eq!(config.sites[3].tls, None);
+    let printed = config.to_yaml();
+    let (again, _) = load(&printed).unwrap_or_else(|problems| panic!("{printed}\n{problems}"));
+    assert_eq!(again.to_yaml(), printed);
+    assert_eq!(again.acme, config.acme);
+    // The authority issues no certificate for a name that is not public.
+    let problems = load(&text.replace("c.example", "c.internal")).expect_err("a problem");
+    assert!(
+        problems.to_string().contains("write tls: internal"),
+        "{problems}"
+    );
 }
 
 #[test]

@@ -132,6 +132,12 @@ impl Conn {
         self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
+    /// Whether the handshake waits for a certificate that is being obtained. No event reports that it is there, so try
+    /// again after a moment.
+    pub fn is_waiting(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_waiting())
+    }
+
     /// Continues without TLS, since the peer does not speak it, so that it can get an error response.
     pub fn give_up_tls(&mut self) {
         self.tls = None;

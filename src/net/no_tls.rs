@@ -125,7 +125,13 @@ impl Certificate {
 
 impl SiteCertificates {
     /// Takes no certificates, since there are none.
-    pub fn set(&self, _certificates: Vec<(String, Certificate)>, _first: String) {}
+    pub fn set(
+        &self,
+        _certificates: Vec<(String, Certificate)>,
+        _first: String,
+        _fallback: Option<Certificate>,
+    ) {
+    }
 
     /// Takes no certificate, since there is none.
     pub fn replace(&self, _name: &str, _certificate: &Certificate) {}
@@ -223,6 +229,11 @@ impl TlsSession {
 
     /// Cannot be called.
     pub fn is_handshaking(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn is_waiting(&self) -> bool {
         match self.0 {}
     }
 

@@ -5,12 +5,14 @@
 //!
 //! Only this module uses `rustls`: [`certificate`] reads certificates and keys, [`sites`] has those of sites by name,
 //! [`acceptor`] decides by the first message of a client what is presented to it and asked of it, [`verify`] verifies
-//! servers in other ways than by authorities, [`fault`] says what is wrong with a server. Without the cargo feature `tls`,
+//! servers in other ways than by authorities, [`fault`] says what is wrong with a server; [`on_demand`] has names whose
+//! certificate is waited for. Without the cargo feature `tls`,
 //! `no_tls` replaces it.
 
 mod acceptor;
 mod certificate;
 mod fault;
+mod on_demand;
 mod sites;
 mod tickets;
 mod verify;
@@ -31,6 +33,7 @@ use acceptor::{Choosing, Chosen, VALIDATION};
 pub use certificate::{Authorities, Certificate, LoadError, PemFault, sha256};
 use fault::TlsFault;
 pub use fault::rejection;
+pub use on_demand::{NameQueue, OnDemandNames};
 pub use sites::{SiteCertificates, is_address};
 pub use tickets::Tickets;
 use tickets::TlsClock;
@@ -186,6 +189,12 @@ impl TlsSession {
         self.connection.is_handshaking()
     }
 
+    /// Whether the handshake waits for a certificate that is being obtained. No event reports that it is there.
+    pub fn is_waiting(&self) -> bool {
+        let choosing = self.choosing.as_ref();
+        choosing.is_some_and(|choosing| choosing.is_waiting())
+    }
+
     /// Whether there may be more to read without a further event.
     pub fn may_have_more(&self) -> bool {
         self.more
@@ -273,9 +282,13 @@ impl TlsSession {
         };
         let received = match &mut self.choosing {
             None => self.connection.read_tls(&mut socket),
+            // What may follow the first message stays in the socket.
+            Some(choosing) if choosing.is_waiting() && stream.is_ended() => Ok(0),
+            Some(choosing) if choosing.is_waiting() => Ok(1),
             Some(choosing) => choosing.read(&mut socket),
         };
         let count = match received {
+            Ok(0) if self.choosing.is_some() => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.more = false;
@@ -286,7 +299,7 @@ impl TlsSession {
         self.more = socket.full;
         if let Some(choosing) = &mut self.choosing {
             let Some(chosen) = choosing.choose(&mut socket)? else {
-                return Ok(Some(count));
+                return Ok(Some(count).filter(|_| !choosing.is_waiting()));
             };
             let Chosen {
                 mut connection,

@@ -366,5 +366,13 @@ pub(crate) fn first_name(sites: &[SiteConfig]) -> String {
     let has_own = |site: &&SiteConfig| site.tls.is_some();
     let default = sites.iter().filter(has_own).find(|site| site.default);
     let first = default.or_else(|| sites.iter().find(has_own));
-    first.map(|site| site.name.clone()).unwrap_or_default()
+    let name = |site: &SiteConfig| match site.tls {
+        // Names with a star have no certificate then.
+        Some(SiteTls::OnDemand) => {
+            let mut names = site.incoming.iter();
+            names.find(|name| !name.starts_with("*.")).cloned()
+        }
+        _ => Some(site.name.clone()),
+    };
+    first.and_then(name).unwrap_or_default()
 }

@@ -31,7 +31,7 @@
 //! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, shards of the `RateLimiter`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding`, `AdminContext::connections`, `Shared::certificates`, `Shared::reload`, `Shared::history` | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known about paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were correct | a clone, a few instructions |
-//! | those of [`acme`](crate::acme), `SiteCertificates` | pending challenges, names and their certificates | a look-up, a few instructions; with the lock of the names, the change of their certificates |
+//! | those of [`acme`](crate::acme), `SiteCertificates`, `NameQueue` | pending challenges, names and their certificates, names that clients ask for | a look-up, a few instructions; with the lock of the names, the change of their certificates and of what is asked for |
 //! | those of [`logging`](crate::logging) | lines on their way into a log; the loggers | adding a line |
 //!
 //! All but the first three are leaves, and so are those of a log except its loggers. A worker never takes the first three, nor

@@ -207,8 +207,12 @@ fn serve(invocation: Invocation, follows: bool) -> Result<ExitCode, ExitError> {
 
 /// Whether files are written to the state directory.
 fn obtains_certificates(config: &Config) -> bool {
-    let is_managed =
-        |site: &SiteConfig| matches!(site.tls, Some(SiteTls::Auto | SiteTls::Internal));
+    let is_managed = |site: &SiteConfig| {
+        matches!(
+            site.tls,
+            Some(SiteTls::Auto | SiteTls::OnDemand | SiteTls::Internal)
+        )
+    };
     config.sites.iter().any(is_managed)
 }
 

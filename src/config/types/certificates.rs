@@ -13,6 +13,9 @@ use crate::config::written::path;
 pub enum SiteTls {
     /// From an authority, by ACME.
     Auto,
+    /// The same, also for names that are not in the configuration, once `acme.ask` allows them.
+    #[serde(rename = "on_demand")]
+    OnDemand,
     /// From an authority of the server's own.
     Internal,
     /// From files.
@@ -28,6 +31,13 @@ pub enum SiteTls {
         #[serde(serialize_with = "path", skip_serializing_if = "Option::is_none")]
         ocsp: Option<PathBuf>,
     },
+}
+
+impl SiteTls {
+    /// Whether they are obtained from an authority by ACME.
+    pub(crate) const fn is_obtained(&self) -> bool {
+        matches!(self, Self::Auto | Self::OnDemand)
+    }
 }
 
 /// How certificates are obtained by ACME, RFC 8555 (`acme`).
@@ -48,6 +58,8 @@ pub struct AcmeConfig {
     pub keyfile: Option<PathBuf>,
     /// The profile of certificates to ask for.
     pub profile: Option<String>,
+    /// The URL that is asked whether a name may have a certificate that no site names; `None`: there are none.
+    pub ask: Option<String>,
     /// How to prove that we serve a name, in the order in which they are tried.
     pub challenges: Vec<ChallengeKind>,
 }

@@ -6,16 +6,17 @@ use std::fmt;
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{self, cipher_suite as suites};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{self, ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{self, Accepted, ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection, SupportedCipherSuite};
 
 use super::certificate::{Authorities, Certificate};
+use super::on_demand::AwaitedName;
 use super::sites::SiteCertificates;
 use super::tickets::{Tickets, TlsClock};
 
@@ -48,6 +49,7 @@ pub struct ClientAuthNames {
 #[derive(Debug)]
 struct Configurations {
     usual: Arc<ServerConfig>,
+    names: Arc<ByName>,
     /// The same with client certificates.
     ways: Vec<(Arc<ClientAuth>, Arc<ServerConfig>)>,
     by_name: HashMap<String, Option<usize>>,
@@ -58,6 +60,8 @@ struct Configurations {
 /// Reads the first message of a client.
 pub(super) struct Choosing {
     hello: server::Acceptor,
+    /// The message, while the certificate for its name is being obtained.
+    waiting: Option<(Accepted, AwaitedName)>,
     acceptor: Acceptor,
     /// Only an authority that validates a name is answered.
     pub(super) only_validations: bool,
@@ -122,6 +126,7 @@ impl Acceptor {
         Ok(Self(Arc::new(Configurations {
             usual,
             ways: ways.collect::<io::Result<_>>()?,
+            names: Arc::clone(&names),
             by_name: clients.names.clone(),
             default: clients.default,
             address: clients.address,
@@ -132,7 +137,9 @@ impl Acceptor {
 impl Acceptor {
     /// The usual configuration, and whether the first message of a client may choose another one.
     pub(super) fn usual(&self) -> (&Arc<ServerConfig>, bool) {
-        (&self.0.usual, !self.0.ways.is_empty())
+        let sites = self.0.names.sites.as_ref();
+        let is_on_demand = sites.is_some_and(|sites| sites.on_demand().is_used());
+        (&self.0.usual, is_on_demand || !self.0.ways.is_empty())
     }
 }
 
@@ -156,9 +163,15 @@ impl Choosing {
     pub(super) fn new(acceptor: &Acceptor) -> Self {
         Self {
             hello: server::Acceptor::default(),
+            waiting: None,
             acceptor: acceptor.clone(),
             only_validations: false,
         }
+    }
+
+    /// Whether the message has arrived, and the certificate for its name is being obtained.
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
     }
 
     /// Receives bytes.
@@ -166,7 +179,8 @@ impl Choosing {
         self.hello.read_tls(from)
     }
 
-    /// Chooses, once the message is complete. An alert is written to the client if the message is invalid.
+    /// Chooses, once the message is complete, and a certificate that is being obtained for its name is there. An alert is
+    /// written to the client if the message is invalid.
     ///
     /// # Errors
     /// `InvalidData` if it is, and `PermissionDenied` if the client is no authority but has to be one.
@@ -179,8 +193,18 @@ impl Choosing {
             };
             Error::new(ErrorKind::InvalidData, error)
         };
-        let Some(accepted) = self.hello.accept().map_err(&mut refuse)? else {
+        let now = Instant::now();
+        if let Some((_, awaited)) = &self.waiting
+            && !awaited.is_over(now)
+        {
             return Ok(None);
+        }
+        let (accepted, has_waited) = match self.waiting.take() {
+            Some((accepted, _)) => (accepted, true),
+            None => match self.hello.accept().map_err(&mut refuse)? {
+                Some(accepted) => (accepted, false),
+                None => return Ok(None),
+            },
         };
         let protocols = accepted.client_hello().alpn();
         let is_validation = protocols
@@ -191,6 +215,15 @@ impl Choosing {
             return Err(ErrorKind::PermissionDenied.into());
         }
         let all = &*self.acceptor.0;
+        if !is_validation
+            && !has_waited
+            && let Some(awaited) = all
+                .names
+                .wait_for(accepted.client_hello().server_name(), now)
+        {
+            self.waiting = Some((accepted, awaited));
+            return Ok(None);
+        }
         // Authorities have no certificate as clients.
         let way = match is_validation {
             true => None,
@@ -270,6 +303,29 @@ impl ByName {
         }
         names
     }
+
+    /// The certificate of a name in lower case: that of a site, or one of the address.
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let own = || {
+            let parent = || self.wildcard.get(name.split_once('.')?.1);
+            self.exact.get(name).or_else(parent).cloned()
+        };
+        let of_site = self.sites.as_ref().and_then(|sites| sites.find(name));
+        of_site.or_else(own)
+    }
+
+    /// Begins to wait for the certificate of a name that a client asks for. `None`: there is one, or none will come.
+    fn wait_for(&self, name: Option<&str>, now: Instant) -> Option<AwaitedName> {
+        let queue = self.sites.as_ref()?.on_demand();
+        if !queue.is_used() {
+            return None;
+        }
+        let name = name?.to_ascii_lowercase();
+        match self.find(&name) {
+            Some(_) => None,
+            None => queue.wait_for(&name, now),
+        }
+    }
 }
 
 impl ResolvesServerCert for ByName {
@@ -281,13 +337,8 @@ impl ResolvesServerCert for ByName {
         {
             return sites.validation(&name?);
         }
-        let own = |name: &str| {
-            let parent = || self.wildcard.get(name.split_once('.')?.1);
-            self.exact.get(name).or_else(parent)
-        };
-        let of_site = |name| self.sites.as_ref()?.find(name);
         let found = match name.as_deref() {
-            Some(name) => of_site(name).or_else(|| own(name).cloned()),
+            Some(name) => self.find(name),
             None => self.sites.as_ref().and_then(|sites| sites.of_address()),
         };
         let first = || self.first.clone();

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
+use super::on_demand::NameQueue;
 
 /// The certificates of sites, by host name.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub struct SiteCertificates {
     names: RwLock<Names>,
     /// Certificates that prove to an authority that we serve a name (TLS-ALPN-01, RFC 8737), by the name in SNI.
     validations: RwLock<HashMap<String, Arc<CertifiedKey>>>,
+    /// Names that get a certificate once a client asks for them.
+    on_demand: NameQueue,
 }
 
 #[derive(Debug, Default)]
@@ -25,14 +28,21 @@ struct Names {
     by_name: HashMap<String, Arc<CertifiedKey>>,
     /// The name whose certificate is for clients that send no name, or an unknown one.
     first: String,
+    /// The certificate for them if there is no such name.
+    fallback: Option<Arc<CertifiedKey>>,
     /// A literal address, for clients that send no name since they have connected to it.
     address: Option<String>,
 }
 
 impl SiteCertificates {
     /// Replaces all certificates. A name may be `*.example.com`, which stands for one label. `first` is the name whose
-    /// certificate is for clients that send no name, or an unknown one.
-    pub fn set(&self, certificates: Vec<(String, Certificate)>, first: String) {
+    /// certificate is for clients that send no name, or an unknown one; without it they get `fallback`.
+    pub fn set(
+        &self,
+        certificates: Vec<(String, Certificate)>,
+        first: String,
+        fallback: Option<Certificate>,
+    ) {
         let by_name = certificates.into_iter();
         let by_name = by_name.map(|(name, certificate)| (name, certificate.key));
         let by_name: HashMap<_, _> = by_name.collect();
@@ -41,6 +51,7 @@ impl SiteCertificates {
         *self.names.write() = Names {
             by_name,
             first,
+            fallback: fallback.map(|certificate| certificate.key),
             address,
         };
     }
@@ -50,6 +61,22 @@ impl SiteCertificates {
         if let Some(key) = self.names.write().by_name.get_mut(name) {
             *key = Arc::clone(&certificate.key);
         }
+    }
+
+    /// Adds a name with its certificate, or replaces its certificate.
+    pub fn insert(&self, name: &str, certificate: &Certificate) {
+        let key = Arc::clone(&certificate.key);
+        self.names.write().by_name.insert(name.to_owned(), key);
+    }
+
+    /// Removes a name.
+    pub fn remove(&self, name: &str) {
+        self.names.write().by_name.remove(name);
+    }
+
+    /// Names that get a certificate once a client asks for them.
+    pub const fn on_demand(&self) -> &NameQueue {
+        &self.on_demand
     }
 
     /// Presents a certificate to an authority that validates this name.
@@ -92,7 +119,8 @@ impl SiteCertificates {
     /// The certificate for clients that send no name, or an unknown one.
     pub(super) fn first(&self) -> Option<Arc<CertifiedKey>> {
         let names = self.names.read();
-        names.by_name.get(&names.first).cloned()
+        let first = names.by_name.get(&names.first);
+        first.or(names.fallback.as_ref()).cloned()
     }
 }
 

@@ -49,7 +49,12 @@ pub(super) fn list(request: &AdminRequest<'_>) -> AdminResponse {
         };
         certificates.retain(|one| match &one.file {
             Some(file) => own_file.as_ref() == Some(file),
-            None => one.names.iter().any(|name| incoming.contains(name)),
+            None => one.names.iter().any(|name| {
+                incoming.contains(name)
+                    || *tls == Some(SiteTls::OnDemand)
+                        && (snapshot.site(name).or(snapshot.default))
+                            .is_some_and(|index| std::ptr::eq(&snapshot.sites[index], site))
+            }),
         });
     }
     AdminResponse::json(200, &CertificateList { certificates })
@@ -67,8 +72,9 @@ pub(super) fn dry_run(request: &AdminRequest<'_>) -> AdminResponse {
         };
         sites = vec![&site.settings];
     }
-    sites.retain(|site| site.tls == Some(SiteTls::Auto));
+    sites.retain(|site| site.tls.as_ref().is_some_and(SiteTls::is_obtained));
     let names = sites.into_iter().flat_map(|site| site.incoming.clone());
+    let names = names.filter(|name| !name.starts_with("*."));
     let names: Vec<_> = names.collect();
     if names.is_empty() {
         let which = wanted.map_or_else(|| "no site".to_owned(), |name| format!("not site {name}"));

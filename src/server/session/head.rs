@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::connection::Session;
+use super::connection::{Session, Unread};
 use super::request::REFUSED;
 use super::state::{ReadingHead, SessionStep, State};
 use crate::config::size_text;
@@ -75,6 +75,14 @@ impl Session {
                     let why = "the head of the request did not arrive in time";
                     return self.refuse_unreadable(408, why, begun, &snapshot, scratch);
                 }
+                (Ok(None), None) if reading.handshake && self.conn.is_waiting() => {
+                    // Its first message was read. More may be in the socket.
+                    self.unread = Unread::Unsure;
+                    let now = Instant::now();
+                    reading.idle_until = now + patience;
+                    let again = now + CERTIFICATE_PAUSE;
+                    return SessionStep::Wait(State::Head(reading), Interests::time(again));
+                }
                 (Ok(None), _) => {
                     let deadline = begun.map_or(reading.idle_until, |begun| begun + patience);
                     return SessionStep::Wait(State::Head(reading), Interests::time(deadline));
@@ -111,6 +119,9 @@ impl Session {
         }
     }
 }
+
+/// How often a handshake looks whether the certificate for which it waits is there.
+const CERTIFICATE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The response to a backend that dials in at an address for clients.
 const PREAMBLE_HERE: &str = "this is the preamble of a backend, and the port is for clients; \

@@ -108,6 +108,7 @@ impl Session {
     /// Handles an expired deadline: closes the session, or returns it to a worker if its client is owed a response.
     pub(crate) fn expire(mut self: Box<Self>) -> Option<Box<Self>> {
         let reason = match &self.state {
+            State::Head(_) if self.conn.is_waiting() => return Some(self),
             State::Head(reading) if reading.handshake => Close::TlsTimeout,
             // The bytes came in time; the workers are late.
             State::Head(reading) if reading.begun.is_none() && self.has_input() => {

@@ -27,6 +27,9 @@ pub(in crate::server::admin) struct CertificateView {
     /// Whether it is a self-signed one, since none was obtained yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     temporary: bool,
+    /// Whether a client has asked for the name, which no site has.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    on_demand: bool,
     /// Why the last order has failed, or the last attempt to read the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::server::admin) error: Option<String>,
@@ -57,6 +60,7 @@ impl CertificateView {
             expires: unix_time(certificate.facts.not_after),
             renewal: Some(unix_time(certificate.renewal)),
             temporary: certificate.is_temporary,
+            on_demand: certificate.is_on_demand,
             error: certificate.error,
         }
     }
@@ -71,6 +75,7 @@ impl CertificateView {
             expires: unix_time(facts.not_after),
             renewal: None,
             temporary: false,
+            on_demand: false,
             error: read.error,
         }
     }
