@@ -244,7 +244,7 @@
 //! | `mime_guess` | `content::entity` |
 //! | `percent_encoding` | `http::target` |
 //! | `rcgen` | `acme::keys` |
-//! | `redis` | `backend::directory` |
+//! | `redis` | `net::redis`, `backend::directory` |
 //! | `regex` | `config::types`, `server::snapshot`, `server::sticky` |
 //! | `ring` | `acme::jose`, `net::tls` |
 //! | `rustls` | `net::tls` |

@@ -4,7 +4,7 @@
 //! connection, [`buffer`] the bytes that were read and not used yet, [`listener`] a listening socket and its accept loop,
 //! [`activation`] those of the service manager, [`connect`] a non-blocking connection attempt. [`poller`] is the set of
 //! parked sessions for which workers wait, [`alarm`] wakes the tick thread for deadlines, [`proxy_protocol`] parses and
-//! writes PROXY headers, [`tunnel`] carries the bytes of upgraded connections.
+//! writes PROXY headers, [`tunnel`] carries the bytes of upgraded connections, `redis` connects to Redis.
 //!
 //! Nothing here knows HTTP (FastCGI is only translated), sites or configuration beyond [`Address`](crate::config::Address) and [`Inspection`].
 
@@ -18,6 +18,8 @@ mod flow;
 pub mod listener;
 pub mod poller;
 pub mod proxy_protocol;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;

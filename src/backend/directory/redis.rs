@@ -18,7 +18,6 @@
 //! - `slots` of a server is the number of its leased elements, or of its known elements while Redis does not respond.
 
 mod messages;
-mod primary;
 mod scripts;
 
 use std::collections::hash_map::RandomState;
@@ -32,13 +31,13 @@ use parking_lot::Mutex;
 use redis::{Client, Connection, RedisResult};
 
 use self::messages::Subscription;
-use self::primary::{Primary, reason};
 use self::scripts::{Scripts, SyncReply, TakeReply};
 use super::dispatch::Directory;
 use super::list::{Notify, ReturnedElement, Taken};
 use super::maintenance::start;
 use super::server::ServerEntry;
 use crate::config;
+use crate::net::redis::{Primary, reason};
 
 /// Starts and stops the thread of a site.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use redis::{Client, RedisResult};
 
-use super::primary::TIMEOUT;
 use super::scripts::channel;
 use crate::backend::directory::list::Notify;
 use crate::backend::directory::maintenance::start;
+use crate::net::redis::TIMEOUT;
 
 /// The subscription over one connection. Dropping it ends the thread within [`LOOK_AROUND`].
 #[derive(Debug)]

@@ -11,21 +11,23 @@ use crate::config::{self, Address};
 
 /// Where Redis is.
 #[derive(Debug)]
-pub(super) struct Primary {
+pub struct Primary {
     config: config::Redis,
 }
 
 /// A connection to the primary.
-pub(super) struct PrimaryConnection {
-    pub(super) connection: Connection,
+pub struct PrimaryConnection {
+    /// For commands.
+    pub connection: Connection,
     /// For another connection to the same server.
-    pub(super) client: Client,
+    pub client: Client,
     /// The address, as in logs.
-    pub(super) address: String,
+    pub address: String,
 }
 
 impl Primary {
-    pub(super) fn new(config: &config::Redis) -> Self {
+    /// Not connected yet.
+    pub fn new(config: &config::Redis) -> Self {
         Self {
             config: config.clone(),
         }
@@ -35,7 +37,7 @@ impl Primary {
     ///
     /// # Errors
     /// Why that failed at each address.
-    pub(super) fn connect(&self) -> Result<PrimaryConnection, String> {
+    pub fn connect(&self) -> Result<PrimaryConnection, String> {
         let mut faults = Vec::new();
         for address in &self.config.hosts {
             let connected = match &self.config.sentinel {
@@ -111,7 +113,7 @@ fn open(info: ConnectionInfo) -> RedisResult<(Client, Connection)> {
 }
 
 /// Why Redis could not be used, for the log.
-pub(super) fn reason(error: &RedisError) -> String {
+pub fn reason(error: &RedisError) -> String {
     if error.is_timeout() {
         return format!("no response within {} ms", TIMEOUT.as_millis());
     }
@@ -123,4 +125,4 @@ pub(super) fn reason(error: &RedisError) -> String {
 }
 
 /// How long Redis may take to reply.
-pub(super) const TIMEOUT: Duration = Duration::from_millis(500);
+pub const TIMEOUT: Duration = Duration::from_millis(500);
