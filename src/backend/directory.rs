@@ -131,7 +131,7 @@ impl Servers {
     #[cfg(feature = "redis")]
     fn shared(
         site: &config::SiteConfig,
-        redis: &config::Redis,
+        redis: &config::RedisDirectory,
         log: &str,
         settings: &DirectorySettings,
         parts: (&Arc<Stats>, &Arc<Alarm>),

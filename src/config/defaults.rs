@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::types::{
     AcmeConfig, Address, CacheConfig, ChallengeKind, ClientCertificate, Config, DirectoryConfig,
     FastCgiConfig, FileCache, GzipConfig, Limits, LogDestination, LogLevel, Logger, Order,
-    Outgoing, Redis, RequestIds, Scheduling, ServerConfig, ServerProtocol, ServerTlsConfig,
-    SiteConfig, Symlinks, Timeouts,
+    Outgoing, Redis, RedisDirectory, RequestIds, Scheduling, ServerConfig, ServerProtocol,
+    ServerTlsConfig, SiteConfig, Symlinks, Timeouts,
 };
 use crate::process;
 
@@ -249,6 +249,14 @@ impl Default for Redis {
             sentinel: None,
             db: 0,
             password: None,
+        }
+    }
+}
+
+impl Default for RedisDirectory {
+    fn default() -> Self {
+        Self {
+            at: Redis::default(),
             lease: Duration::from_secs(30),
         }
     }

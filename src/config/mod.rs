@@ -76,8 +76,9 @@ pub use types::{
     ChallengeKind, CheckConfig, ClientCertificate, ClientGroup, ClientRule, Config,
     DirectoryConfig, ExcludedRequests, ExternalAccount, FileCache, Filter, GzipConfig,
     InvalidPattern, Limits, LogDestination, LogLevel, Logger, Network, Order, Outgoing, PageCache,
-    Pattern, ProxyProtocol, ProxyVersion, RateLimit, Redis, RequestIds, RouteConfig, Scheduling,
-    SiteConfig, SiteTls, SocketFileConfig, StatusConfig, Symlinks, SyslogConfig, Timeouts, Tls,
+    Pattern, ProxyProtocol, ProxyVersion, RateLimit, Redis, RedisDirectory, RequestIds,
+    RouteConfig, Scheduling, SiteConfig, SiteTls, SocketFileConfig, StatusConfig, Symlinks,
+    SyslogConfig, Timeouts, Tls,
 };
 pub use types::{
     Cors, ExpiresRule, FastCgiConfig, HeaderRule, Hsts, Redirect, Reference, ServerConfig,

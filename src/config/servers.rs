@@ -6,7 +6,7 @@ use super::address;
 use super::fastcgi;
 use super::raw::{self, Node};
 use super::section::Section;
-use super::types::{Address, CheckConfig, DirectoryConfig, Redis, ServerConfig};
+use super::types::{Address, CheckConfig, DirectoryConfig, Redis, RedisDirectory, ServerConfig};
 use super::value::{self, ValueError};
 
 /// Whether `outgoing` names servers that are connected to, by a URL.
@@ -100,7 +100,7 @@ fn directory(section: &Section, listen: &[Address]) -> SiteServers {
     });
     if redis == Some(true) {
         return SiteServers {
-            directory: DirectoryConfig::Redis(redis_server(section)),
+            directory: DirectoryConfig::Redis(redis_directory(section)),
             is_fastcgi: false,
         };
     }
@@ -133,8 +133,8 @@ fn directory(section: &Section, listen: &[Address]) -> SiteServers {
 }
 
 /// Reads `servers` of `directory: redis`.
-fn redis_server(section: &Section) -> Redis {
-    let base = Redis::default();
+fn redis_directory(section: &Section) -> RedisDirectory {
+    let base = RedisDirectory::default();
     let section = match raw::get(&section.map, "servers") {
         Some(node @ (Node::List(_) | Node::Text(_) | Node::Number(_))) => {
             let wrong = "with directory: redis, write {host: 127.0.0.1, port: 6379}";
@@ -147,6 +147,14 @@ fn redis_server(section: &Section) -> Redis {
         lease if (SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) => Ok(lease),
         _ => Err("write a time from 1s to 1h".into()),
     };
+    RedisDirectory {
+        at: redis(&section),
+        lease: section.take("lease", lease).unwrap_or(base.lease),
+    }
+}
+
+/// Reads a section about where Redis is.
+pub(super) fn redis(section: &Section) -> Redis {
     let sentinel = section.take("sentinel", value::text);
     let default_port = match sentinel {
         Some(_) => SENTINEL_PORT,
@@ -172,9 +180,8 @@ fn redis_server(section: &Section) -> Redis {
         sentinel,
         db: section
             .take("db", value::count(0..=u64::from(u16::MAX)))
-            .map_or(base.db, |number| number as u32),
+            .map_or(0, |number| number as u32),
         password: section.take("password", value::text),
-        lease: section.take("lease", lease).unwrap_or(base.lease),
     }
 }
 

@@ -7,6 +7,7 @@ mod headers;
 mod log_level;
 mod pattern;
 mod redirect;
+mod redis;
 mod reference;
 mod route;
 mod server;
@@ -26,6 +27,7 @@ pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use log_level::LogLevel;
 pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{Hsts, Redirect};
+pub use redis::{Redis, RedisDirectory};
 pub use reference::Reference;
 pub use route::RouteConfig;
 pub use server::{ServerConfig, ServerProtocol, ServerTlsConfig};
@@ -403,25 +405,7 @@ pub enum DirectoryConfig {
     /// The list in the file.
     Static(Vec<ServerConfig>),
     /// A list in Redis.
-    Redis(Redis),
-}
-
-/// A Redis server, or several of which one is the primary, and a database in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Redis {
-    /// The servers, or their Sentinels; tried in this order. No Unix sockets.
-    #[serde(rename = "host")]
-    pub hosts: Vec<Address>,
-    /// The addresses are those of Sentinels, which know the primary by this name.
-    pub sentinel: Option<String>,
-    /// Number of the database.
-    pub db: u32,
-    /// Password.
-    pub password: Option<String>,
-    /// A server that a proxy has taken returns to the list after this time if the proxy has failed.
-    #[serde(serialize_with = "time")]
-    pub lease: Duration,
+    Redis(RedisDirectory),
 }
 
 /// Health checks of servers (`check`).

@@ -96,7 +96,7 @@ impl Link {
     pub(super) fn new(
         site: &config::SiteConfig,
         log: &str,
-        redis: &config::Redis,
+        redis: &config::RedisDirectory,
         directories: &[(String, Arc<Directory>)],
         syncer_notify: Arc<Notify>,
     ) -> Self {
@@ -110,7 +110,7 @@ impl Link {
         let syncer = Syncer {
             site: site.name.clone(),
             log: log.to_owned(),
-            primary: Primary::new(redis),
+            primary: Primary::new(&redis.at),
             // Differs for each process and each reload. It is not a secret.
             proxy_id: format!("{:016x}", RandomState::new().build_hasher().finish()),
             lease: redis.lease,
