@@ -1,6 +1,5 @@
 //! Servers that are listed in Redis, with a real one.
 
-use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,81 +7,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::common::redis::Redis;
 use crate::common::{
     EchoServer, Load, Port, Proxy, Running, Server, assert_lacks, crowd, needs, wait_until,
 };
 
-/// A Redis server of the test's own, which records the commands that it gets.
-struct Redis {
-    port: Port,
-    /// Before its directory, in which it writes to its end.
-    running: Option<Running>,
-    directory: TempDir,
-}
-
 impl Redis {
-    fn start() -> Self {
-        let mut redis = Self {
-            port: Port::reserve(),
-            directory: tempfile::tempdir().unwrap(),
-            running: None,
-        };
-        redis.run(&[]);
-        redis
-    }
-
-    fn run(&mut self, options: &[&str]) {
-        let port = self.port.number().to_string();
-        let child = Command::new("redis-server")
-            .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "no"])
-            .args(options)
-            .arg("--dir")
-            .arg(self.directory.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.running = Some(Running(child));
-        wait_until("Redis answers", || {
-            let answer = self.ask("PING");
-            answer == "PONG" || answer.starts_with("NOAUTH")
-        });
-    }
-
-    fn signal(&self, signal: Signal) {
-        self.running.as_ref().unwrap().signal(signal);
-    }
-
-    fn kill(&mut self) {
-        self.running = None;
-    }
-
-    /// Sends a command; gives the response, a line for each element.
-    fn ask(&self, command: &str) -> String {
-        let output = Command::new("redis-cli")
-            .args(["-p", &self.port.number().to_string()])
-            .args(command.split(' '))
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    fn list(&self, name: &str) -> Vec<String> {
-        let answer = self.ask(&format!("LRANGE {name} 0 -1"));
-        answer.lines().map(str::to_owned).collect()
-    }
-
-    fn push(&self, name: &str, server: SocketAddr) {
-        self.ask(&format!("LPUSH {name} {server}"));
-    }
-
-    fn wait_for(&self, name: &str, expected: &[SocketAddr]) {
-        let expected: Vec<_> = expected.iter().map(SocketAddr::to_string).collect();
-        wait_until(&format!("{name} is {expected:?}"), || {
-            self.list(name) == expected
-        });
-    }
-
     fn proxy(&self) -> Proxy {
         let mut proxy = Proxy::start(&self.yaml(""));
         proxy.wait_for_log("servers are listed in Redis");

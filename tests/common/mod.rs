@@ -13,6 +13,8 @@ pub(crate) mod php;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod python;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 pub(crate) mod secure;
 pub(crate) mod setup;
 pub(crate) mod visitor;
