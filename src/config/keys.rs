@@ -166,7 +166,9 @@ fn unknown(dotted: &str, level: KeyLevel) -> String {
     if let Some(key) = all.iter().find(|key| key.name == dotted) {
         return format!("{message} here; it belongs {}", home(key));
     }
-    let same = |key: &&ConfigKey| stands(key, level) && split(key.name).1 == name;
+    // A section within a section is for something special.
+    let is_deep = |key: &ConfigKey| key.name.matches('.').count() > 1;
+    let same = |key: &&ConfigKey| stands(key, level) && !is_deep(key) && split(key.name).1 == name;
     if let Some(key) = all.iter().find(same) {
         return format!("{message} here; did you mean {:?} {}?", key.name, home(key));
     }
