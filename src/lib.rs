@@ -188,6 +188,7 @@
 //! | `log`, `log-stdout`, `log-stderr` | one each | write log files, standard output and standard error | anything else |
 //! | `succession` | one for each other process of the server, after an upgrade | reads what that process sends: idle clients, idle backends, and requests for backends | serve requests |
 //! | `acme` | one, if a site has `tls: auto`, `tls: on_demand` or `tls: internal` | obtains and renews certificates; waits for the authority, and for `acme.ask` | serve requests |
+//! | `acme-redis` | one, while challenges are shared through Redis | shows the challenges of other proxies | serve requests |
 //! | `certificates` | one, if certificates come from files | reads them again when they change; logs their expiry | serve requests |
 //! | `redis` | one for each site with `directory: redis` | takes servers from Redis for waiting requests, and returns them | serve requests |
 //! | `redis-messages` | the same, while other proxies use the list | receives messages from Redis: that others wait, or that servers are free | anything else |
@@ -244,7 +245,7 @@
 //! | `mime_guess` | `content::entity` |
 //! | `percent_encoding` | `http::target` |
 //! | `rcgen` | `acme::keys` |
-//! | `redis` | `net::redis`, `backend::directory` |
+//! | `redis` | `net::redis`, `backend::directory`, `acme::sharing` |
 //! | `regex` | `config::types`, `server::snapshot`, `server::sticky` |
 //! | `ring` | `acme::jose`, `net::tls` |
 //! | `rustls` | `net::tls` |

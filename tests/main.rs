@@ -47,6 +47,8 @@ mod responses;
 mod routes;
 mod running;
 mod secure;
+#[cfg(all(feature = "acme", feature = "redis"))]
+mod sharing;
 mod slow;
 mod status;
 mod thin;

@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use super::client::{AcmeClient, AcmeError, ProblemDocument, Refused, parse};
 use super::jose::sha256;
-use super::order::{FIRST_PAUSE, LONGEST_ORDER, Ordering, Status, word};
-use super::validation::Validation;
+use super::order::{FIRST_PAUSE, LONGEST_ORDER, Ordering, Status};
+use super::validation::{Validation, word};
 use crate::config::ChallengeKind;
 
 #[derive(Deserialize)]
@@ -58,8 +58,13 @@ impl Ordering<'_> {
             response: &response,
             digest: sha256(response.as_bytes()),
         };
+        // Before it is shown here, since another proxy may be proving the same name.
+        let mut shared = self.sharing.publish(&validation, self.pause)?;
         let shown = self.validations.show(&validation);
         let _shown = shown.map_err(AcmeError::Local)?;
+        if let Some(shared) = &mut shared {
+            shared.wait_for_others(name, self.pause)?;
+        }
         client.post(&challenge.url, "{}")?;
         let deadline = Instant::now() + LONGEST_ORDER;
         let mut pause = FIRST_PAUSE;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::client::{AcmeClient, AcmeError};
 use super::listing::Trial;
-use super::order::{Ordering, word};
+use super::order::Ordering;
+use super::validation::word;
 
 /// Tries names one after the other, for ten minutes at most.
 pub(super) fn run(ordering: &Ordering<'_>, names: &[String]) -> Vec<Trial> {

@@ -21,9 +21,10 @@ use super::listing::{ManagedCertificate, Trial};
 use super::managed::{CertificateSource, ManagedName, Settings};
 use super::order::{Ordering, ask_when};
 use super::schedule::{pause, random};
+use super::sharing::Sharing;
 use super::store::Store;
 use super::validation::Validations;
-use crate::config::{AcmeConfig, ChallengeKind, Config, SiteTls};
+use crate::config::{AcmeConfig, ChallengeKind, Config, Redis, SiteTls};
 use crate::http::date;
 use crate::net::tls::{Certificate, OnDemandNames, SiteCertificates};
 
@@ -33,6 +34,7 @@ pub struct Manager {
     /// Something has changed that the thread waits for.
     pub(super) changed: Condvar,
     pub(super) validations: Validations,
+    sharing: Arc<Sharing>,
     /// Held by the thread, or a dry run, while it orders: a name has one validation at a time.
     ordering: Mutex<()>,
 }
@@ -54,6 +56,8 @@ pub struct PreparedNames {
     on_demand: OnDemandNames,
     /// For clients that ask for a name without a certificate, if there is no other one.
     fallback: Option<Certificate>,
+    /// Through which challenges are shared.
+    redis: Option<Redis>,
 }
 
 impl PreparedNames {
@@ -69,6 +73,7 @@ impl Manager {
         Self {
             state: Mutex::default(),
             changed: Condvar::new(),
+            sharing: Sharing::new(&challenges, &sites),
             validations: Validations { challenges, sites },
             ordering: Mutex::default(),
         }
@@ -141,6 +146,7 @@ impl Manager {
             names,
             on_demand,
             fallback,
+            redis: config.challenge_redis().cloned(),
         })
     }
 
@@ -158,6 +164,7 @@ impl Manager {
             mut names,
             on_demand,
             fallback,
+            redis,
         } = prepared;
         if state.settings.as_ref() == Some(&settings) {
             // Clients may have asked for others meanwhile.
@@ -195,6 +202,7 @@ impl Manager {
         state.names = names;
         state.settings = Some(settings);
         drop(state);
+        self.sharing.set(redis);
         let asked_for = new.iter().filter(|(_, entry)| entry.is_on_demand).count();
         if asked_for > 0 {
             log::info!("tls: on_demand: {asked_for} certificates were obtained before");
@@ -253,6 +261,7 @@ impl Manager {
             acme: &acme,
             store: &store,
             validations: &self.validations,
+            sharing: &self.sharing,
             pause: &pause,
         };
         let _alone = self.ordering.lock();
@@ -339,7 +348,13 @@ impl Manager {
         let is_busy = state.is_busy;
         drop(state);
         self.changed.notify_all();
+        self.sharing.stop();
         !is_busy
+    }
+
+    /// Waits a moment until challenges are not shared any more, after [`Manager::stop`].
+    pub fn join(&self) {
+        self.sharing.join();
     }
 
     /// Waits for the next name that is due; `None`: the server is stopping.
@@ -422,6 +437,7 @@ impl Manager {
             acme: &settings.acme,
             store: &store,
             validations: &self.validations,
+            sharing: &self.sharing,
             pause: &pause,
         };
         let now = SystemTime::now();

@@ -4,13 +4,14 @@
 //! handshakes the certificates in [`SiteCertificates`](crate::net::tls::SiteCertificates).
 //!
 //! In reading order: [`manager`] has the names and runs the thread; `managed` is the state of a name; `order` obtains a
-//! certificate by requests of `client`, which are signed with `jose`, as an `account`; `authorization` proves that we serve
-//! the name, and `validation` shows that proof. `on_demand` adds names that clients ask for, if the operator's program
-//! allows them when `ask` asks it. `keys` makes keys and certificates, `store` has the files, and `schedule`
-//! says when to try again and when to renew. [`listing`] is what operators see, `dry_run` tries for them whether names
-//! would get certificates.
+//! certificate by requests of `client`, which are signed with `jose`, as an `account`; `authorization` proves that we
+//! serve the name, `validation` shows that proof, and `sharing` has other proxies show it. `on_demand` adds names that
+//! clients ask for, if the operator's program allows them when `ask` asks it. `keys` makes keys and certificates,
+//! `store` has the files, and `schedule` says when to try again and when to renew. [`listing`] is what operators see,
+//! `dry_run` tries for them whether names would get certificates.
 //!
 //! Without the cargo feature `acme`, `no_manager` replaces [`manager`], and the configuration refuses both values of `tls`.
+//! Without the feature `redis`, `no_sharing` replaces `sharing`.
 
 #[cfg(feature = "acme")]
 mod account;
@@ -41,6 +42,13 @@ mod on_demand;
 mod order;
 #[cfg(feature = "acme")]
 mod schedule;
+#[cfg(all(feature = "acme", feature = "redis"))]
+mod shared;
+#[cfg(all(feature = "acme", feature = "redis"))]
+mod sharing;
+#[cfg(all(feature = "acme", not(feature = "redis")))]
+#[path = "no_sharing.rs"]
+mod sharing;
 #[cfg(feature = "acme")]
 mod store;
 #[cfg(feature = "acme")]

@@ -10,8 +10,9 @@ use super::jose::encode;
 use super::keys;
 use super::managed::ManagedName;
 use super::schedule::{RenewalWindow, random, renewal_id, timestamp};
+use super::sharing::Sharing;
 use super::store::Store;
-use super::validation::Validations;
+use super::validation::{Validations, word};
 use crate::config::{AcmeConfig, ChallengeKind};
 use crate::http::date;
 use crate::x509::CertificateFacts;
@@ -21,6 +22,7 @@ pub(super) struct Ordering<'a> {
     pub(super) acme: &'a AcmeConfig,
     pub(super) store: &'a Store,
     pub(super) validations: &'a Validations,
+    pub(super) sharing: &'a Sharing,
     /// Waits for a moment.
     ///
     /// # Errors
@@ -339,14 +341,6 @@ fn renewal_window(
         RenewalWindow { start, end },
         valid.clamp(WINDOW_LEAST, WINDOW_MOST),
     )))
-}
-
-/// The name of a kind of challenge.
-pub(super) const fn word(kind: ChallengeKind) -> &'static str {
-    match kind {
-        ChallengeKind::Http01 => "http-01",
-        ChallengeKind::TlsAlpn01 => "tls-alpn-01",
-    }
 }
 
 const NO_CHALLENGE: &str =

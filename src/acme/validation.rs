@@ -68,8 +68,16 @@ impl Drop for ShownProof<'_> {
     }
 }
 
+/// The name of a kind of challenge.
+pub(super) const fn word(kind: ChallengeKind) -> &'static str {
+    match kind {
+        ChallengeKind::Http01 => "http-01",
+        ChallengeKind::TlsAlpn01 => "tls-alpn-01",
+    }
+}
+
 /// The name in SNI: for an address, its name in the reverse domain (RFC 8738 6).
-fn sni(name: &str) -> String {
+pub(super) fn sni(name: &str) -> String {
     match keys::address(name) {
         None => name.to_owned(),
         Some(IpAddr::V4(ip)) => {

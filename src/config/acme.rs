@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use super::raw::{self, Map, Node, PathStep};
 use super::section::Section;
+use super::servers;
 use super::types::{
-    AcmeConfig, ChallengeKind, ClientCertificate, Config, ExternalAccount, SiteTls,
+    AcmeConfig, ChallengeKind, ChallengeSharing, ClientCertificate, Config, ExternalAccount,
+    SiteTls,
 };
 use super::value::{self, ValueError};
 
@@ -53,6 +55,28 @@ pub(super) fn acme(top: &Section) -> AcmeConfig {
         ask: raw::get(&section.map, "ask")
             .map(|_| section.take("ask", question).unwrap_or_default()),
         challenges: challenges.map_or(base.challenges, without_duplicates),
+        redis: sharing(&section),
+    }
+}
+
+/// Reads `redis`: `{host}`, or false.
+fn sharing(acme: &Section) -> ChallengeSharing {
+    const KEY: &str = "redis";
+    match raw::get(&acme.map, KEY) {
+        None => ChallengeSharing::Directory,
+        Some(node) if value::truth(node) == Ok(false) => ChallengeSharing::Off,
+        Some(node @ Node::Map(_)) => {
+            if !cfg!(feature = "redis") {
+                let wrong = "this program was built without it (feature redis)";
+                acme.wrong(KEY, None, node, wrong);
+            }
+            ChallengeSharing::At(servers::redis(&acme.section(KEY)))
+        }
+        Some(node) => {
+            let wrong = "write {host: 127.0.0.1, port: 6379}, or false";
+            acme.wrong(KEY, None, node, wrong);
+            ChallengeSharing::Off
+        }
     }
 }
 

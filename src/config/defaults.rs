@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::types::{
-    AcmeConfig, Address, CacheConfig, ChallengeKind, ClientCertificate, Config, DirectoryConfig,
-    FastCgiConfig, FileCache, GzipConfig, Limits, LogDestination, LogLevel, Logger, Order,
-    Outgoing, Redis, RedisDirectory, RequestIds, Scheduling, ServerConfig, ServerProtocol,
-    ServerTlsConfig, SiteConfig, Symlinks, Timeouts,
+    AcmeConfig, Address, CacheConfig, ChallengeKind, ChallengeSharing, ClientCertificate, Config,
+    DirectoryConfig, FastCgiConfig, FileCache, GzipConfig, Limits, LogDestination, LogLevel,
+    Logger, Order, Outgoing, Redis, RedisDirectory, RequestIds, Scheduling, ServerConfig,
+    ServerProtocol, ServerTlsConfig, SiteConfig, Symlinks, Timeouts,
 };
 use crate::process;
 
@@ -214,6 +214,7 @@ impl Default for AcmeConfig {
             profile: None,
             ask: None,
             challenges: vec![ChallengeKind::Http01, ChallengeKind::TlsAlpn01],
+            redis: ChallengeSharing::default(),
         }
     }
 }

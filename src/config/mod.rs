@@ -73,8 +73,8 @@ pub(crate) use pages::PAGE_BYTES;
 pub use problem::{Note, Problem, Problems};
 pub use types::{
     AccessFormat, AccessLogConfig, AccessLogOutput, AcmeConfig, Address, BasicAuth, CacheConfig,
-    ChallengeKind, CheckConfig, ClientCertificate, ClientGroup, ClientRule, Config,
-    DirectoryConfig, ExcludedRequests, ExternalAccount, FileCache, Filter, GzipConfig,
+    ChallengeKind, ChallengeSharing, CheckConfig, ClientCertificate, ClientGroup, ClientRule,
+    Config, DirectoryConfig, ExcludedRequests, ExternalAccount, FileCache, Filter, GzipConfig,
     InvalidPattern, Limits, LogDestination, LogLevel, Logger, Network, Order, Outgoing, PageCache,
     Pattern, ProxyProtocol, ProxyVersion, RateLimit, Redis, RedisDirectory, RequestIds,
     RouteConfig, Scheduling, SiteConfig, SiteTls, SocketFileConfig, StatusConfig, Symlinks,

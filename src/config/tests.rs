@@ -1090,6 +1090,44 @@ fn sites_with_certificates_imply_ports() {
     );
 }
 
+#[cfg(all(feature = "acme", feature = "redis"))]
+#[test]
+fn challenges_are_shared_where_the_directory_is() {
+    let check = |acme: &str, sites: &str, expected: Option<&str>| {
+        let site = "{incoming: a.example, outgoing: '127.0.0.1:30000', tls: auto}";
+        let text = format!("acme: {acme}\nmap: [{site}, {sites}]\n");
+        let check = |text: &str| {
+            let (config, _) = load(text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+            let redis = config.challenge_redis();
+            let at = redis.map(|redis| format!("{} {}", redis.hosts[0], redis.db));
+            assert_eq!(at.as_deref(), expected, "{text}");
+            config.to_yaml()
+        };
+        let printed = check(&text);
+        assert_eq!(check(&printed), printed);
+    };
+    let list = |name: &str, keys: &str| {
+        format!("{{incoming: {name}, proxy: traditional, directory: redis, servers: {{{keys}}}}}")
+    };
+    let one = list("b", "db: 3, lease: 5");
+    let same = format!("{one}, {}", list("c", "db: 3, lease: 6"));
+    let two = format!("{one}, {}", list("c", "db: 4"));
+    let own = "{redis: {host: 10.0.0.5, password: 'x'}}";
+    check("~", "", None);
+    check("~", &one, Some("127.0.0.1:6379 3"));
+    check("~", &same, Some("127.0.0.1:6379 3"));
+    check("~", &two, None);
+    check("{redis: false}", &one, None);
+    check(own, "", Some("10.0.0.5:6379 0"));
+    check(own, &two, Some("10.0.0.5:6379 0"));
+    let (config, _) = load(&format!("acme: {own}\ncluster_port: 80\nmap: [{one}]\n")).unwrap();
+    assert_eq!(
+        config.challenge_redis(),
+        None,
+        "there is nothing to validate"
+    );
+}
+
 #[test]
 fn certificates() {
     let check = |lines: &str, listen: &[&str], ssl: &[&str]| {

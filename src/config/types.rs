@@ -21,7 +21,9 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 pub use address::{Address, ClientGroup, Network};
-pub use certificates::{AcmeConfig, ChallengeKind, ClientCertificate, ExternalAccount, SiteTls};
+pub use certificates::{
+    AcmeConfig, ChallengeKind, ChallengeSharing, ClientCertificate, ExternalAccount, SiteTls,
+};
 pub use fastcgi::FastCgiConfig;
 pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use log_level::LogLevel;
@@ -128,6 +130,29 @@ pub struct Config {
     /// The texts that had references, such as `${NAME}`: printed as they were written.
     #[serde(skip)]
     pub references: Vec<Reference>,
+}
+
+impl Config {
+    /// The Redis through which challenges are shared with other proxies; `None`: they are not shared.
+    pub fn challenge_redis(&self) -> Option<&Redis> {
+        let is_obtained = |site: &SiteConfig| site.tls.as_ref().is_some_and(SiteTls::is_obtained);
+        if !self.sites.iter().any(is_obtained) {
+            return None;
+        }
+        match &self.acme.redis {
+            ChallengeSharing::At(redis) => Some(redis),
+            ChallengeSharing::Off => None,
+            ChallengeSharing::Directory => {
+                let sites = self.sites.iter();
+                let mut all = sites.filter_map(|site| match &site.directory {
+                    Some(DirectoryConfig::Redis(list)) => Some(&list.at),
+                    _ => None,
+                });
+                let first = all.next()?;
+                all.all(|other| other == first).then_some(first)
+            }
+        }
+    }
 }
 
 /// One entry of `map`, with `defaults` merged in.

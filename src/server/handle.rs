@@ -290,6 +290,7 @@ impl Drop for Server {
         if let Some(thread) = self.acme.lock().take().filter(|_| is_idle) {
             thread.join();
         }
+        self.shared.manager.join();
         if let Some(watch) = self.watch.lock().take() {
             watch.stop();
         }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use super::redis::Redis;
 use crate::config::written::path;
 
 /// Where the certificates for the names of a site come from (`tls`).
@@ -62,6 +63,22 @@ pub struct AcmeConfig {
     pub ask: Option<String>,
     /// How to prove that we serve a name, in the order in which they are tried.
     pub challenges: Vec<ChallengeKind>,
+    /// The Redis through which proxies behind one name share challenges.
+    #[serde(skip_serializing_if = "ChallengeSharing::is_default")]
+    pub redis: ChallengeSharing,
+}
+
+/// Through which Redis proxies share challenges (`acme.redis`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChallengeSharing {
+    /// That of the sites with `directory: redis`, if it is one only.
+    #[default]
+    Directory,
+    /// None.
+    Off,
+    /// This one.
+    At(Redis),
 }
 
 /// The binding to an account that an authority knows already (`acme.eab`, RFC 8555 7.3.4).
@@ -84,6 +101,22 @@ pub enum ChallengeKind {
     /// By a certificate at port 443 (RFC 8737).
     #[serde(rename = "tls-alpn-01")]
     TlsAlpn01,
+}
+
+impl ChallengeSharing {
+    /// Whether it was not written.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Serialize for ChallengeSharing {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::At(redis) => redis.serialize(out),
+            Self::Directory | Self::Off => out.serialize_bool(false),
+        }
+    }
 }
 
 /// Whether clients of a site with `client_ca` must have a certificate (`client_certificate`).

@@ -17,10 +17,17 @@ use super::on_demand::NameQueue;
 #[derive(Debug, Default)]
 pub struct SiteCertificates {
     names: RwLock<Names>,
-    /// Certificates that prove to an authority that we serve a name (TLS-ALPN-01, RFC 8737), by the name in SNI.
-    validations: RwLock<HashMap<String, Arc<CertifiedKey>>>,
+    validations: RwLock<ValidationKeys>,
     /// Names that get a certificate once a client asks for them.
     on_demand: NameQueue,
+}
+
+/// Certificates that prove to an authority that we serve a name (TLS-ALPN-01, RFC 8737), by the name in SNI.
+#[derive(Debug, Default)]
+struct ValidationKeys {
+    own: HashMap<String, Arc<CertifiedKey>>,
+    /// Those for validations that other proxies behind the same names have asked for.
+    shared: HashMap<String, Arc<CertifiedKey>>,
 }
 
 #[derive(Debug, Default)]
@@ -82,22 +89,33 @@ impl SiteCertificates {
     /// Presents a certificate to an authority that validates this name.
     pub fn begin_validation(&self, name: &str, certificate: &Certificate) {
         let key = Arc::clone(&certificate.key);
-        self.validations.write().insert(name.to_owned(), key);
+        self.validations.write().own.insert(name.to_owned(), key);
     }
 
     /// Presents it no longer.
     pub fn end_validation(&self, name: &str) {
-        self.validations.write().remove(name);
+        self.validations.write().own.remove(name);
+    }
+
+    /// Presents these certificates to authorities from which other proxies order, and no other ones of theirs.
+    pub fn set_shared_validations(&self, certificates: &HashMap<String, Certificate>) {
+        let keys = certificates.iter();
+        let keys = keys.map(|(name, certificate)| (name.clone(), Arc::clone(&certificate.key)));
+        let keys = keys.collect();
+        self.validations.write().shared = keys;
     }
 
     /// Whether an authority may be validating a name now.
     pub fn is_validating(&self) -> bool {
-        !self.validations.read().is_empty()
+        let validations = self.validations.read();
+        !(validations.own.is_empty() && validations.shared.is_empty())
     }
 
     /// The certificate for a validation of this name, in lower case.
     pub(super) fn validation(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        self.validations.read().get(name).cloned()
+        let validations = self.validations.read();
+        let own = validations.own.get(name);
+        own.or_else(|| validations.shared.get(name)).cloned()
     }
 
     /// The certificate of a name in lower case: its own, or that of its wildcard.
