@@ -2,12 +2,12 @@
 
 mod address;
 mod certificates;
+mod directory;
 mod fastcgi;
 mod headers;
 mod log_level;
 mod pattern;
 mod redirect;
-mod redis;
 mod reference;
 mod route;
 mod server;
@@ -24,12 +24,12 @@ pub use address::{Address, ClientGroup, Network};
 pub use certificates::{
     AcmeConfig, ChallengeKind, ChallengeSharing, ClientCertificate, ExternalAccount, SiteTls,
 };
+pub use directory::{CheckConfig, DirectoryConfig, Redis, RedisDirectory};
 pub use fastcgi::FastCgiConfig;
 pub use headers::{Cors, ExpiresRule, HeaderRule};
 pub use log_level::LogLevel;
 pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{Hsts, Redirect};
-pub use redis::{Redis, RedisDirectory};
 pub use reference::Reference;
 pub use route::RouteConfig;
 pub use server::{ServerConfig, ServerProtocol, ServerTlsConfig};
@@ -420,28 +420,6 @@ pub struct RateLimit {
     pub seconds: u32,
     /// Requests that may come at once, at least one.
     pub burst: u32,
-}
-
-/// The source of a site's list of servers (`directory`, `servers`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-#[non_exhaustive]
-pub enum DirectoryConfig {
-    /// The list in the file.
-    Static(Vec<ServerConfig>),
-    /// A list in Redis.
-    Redis(RedisDirectory),
-}
-
-/// Health checks of servers (`check`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct CheckConfig {
-    /// Path and query.
-    pub uri: String,
-    /// The interval between checks.
-    #[serde(serialize_with = "time")]
-    pub interval: Duration,
 }
 
 /// A certificate for an address (an entry of `ssl` or `outgoing_ssl`).

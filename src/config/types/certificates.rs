@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
-use super::redis::Redis;
+use super::directory::Redis;
 use crate::config::written::path;
 
 /// Where the certificates for the names of a site come from (`tls`).
