@@ -14,8 +14,8 @@ const LETTERS: usize = 4;
 
 /// The manuals as plain text: without macros and the words that stand for what varies.
 fn manuals() -> String {
-    let placeholder = Regex::new(r"\b(Ar|Pa|Fl) [^ ]+").expect("a pattern");
-    let mark = Regex::new(r"(^|\s)\.?[A-Z][a-z]\b|\\&").expect("a pattern");
+    let placeholder = Regex::new(r"(?-u:\b)(Ar|Pa|Fl) [^ ]+").expect("a pattern");
+    let mark = Regex::new(r"(^|(?-u:\s))\.?[A-Z][a-z](?-u:\b)|\\&").expect("a pattern");
     let mut text = String::new();
     for page in ["swiftiply.8", "swiftiply-access.8", "swiftiply.yml.5"] {
         let page = fs::read_to_string(Path::new(ROOT).join("man").join(page)).expect("a manual");
@@ -53,7 +53,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// The fixed parts of a message, as its string literal is written.
 fn parts(literal: &str) -> Vec<String> {
-    let continued = Regex::new(r"\\\n\s*").expect("a pattern");
+    let continued = Regex::new(r"\\\n(?-u:\s)*").expect("a pattern");
     let variable = Regex::new(r"\{[^{}]*\}").expect("a pattern");
     let literal = continued.replace_all(literal, "").replace(r#"\""#, "\"");
     let edge = |letter: char| !letter.is_alphanumeric();
@@ -67,7 +67,7 @@ fn parts(literal: &str) -> Vec<String> {
 fn every_message_is_in_the_manuals() {
     let manuals = manuals();
     let call = Regex::new(
-        r#"log::(?:error|warn|info)!\((?:\s*target:[^"]*?,)?\s*"((?:[^"\\]|\\.|\\\n)*)""#,
+        r#"log::(?:error|warn|info)!\((?:(?-u:\s)*target:[^"]*?,)?(?-u:\s)*"((?:[^"\\]|\\.|\\\n)*)""#,
     )
     .expect("a pattern");
     let mut files = Vec::new();
