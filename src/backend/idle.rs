@@ -150,6 +150,10 @@ impl<B: HasCell> IdleBackends<B> {
         id: Option<&[u8]>,
         order: Order,
     ) -> Option<B> {
+        // Looking the keys up takes longer when their memory was not used just now.
+        if self.count == 0 {
+            return None;
+        }
         let index = match order {
             Order::Least => self.find_least(keys, id),
             Order::Newest | Order::Oldest => {
