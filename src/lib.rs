@@ -252,6 +252,7 @@
 //! | `serde` | `config::raw`, `config::locate`, `config::types`, `config::written`, `config::print`, `logging`, `server::admin`, `acme::client`, `acme::order`, `acme::account`, `acme::authorization` |
 //! | `serde_yaml` | `config::raw`, `config::locate`, `config::print` |
 //! | `sha_crypt` | `passwords` |
+//! | `simplelog` | `logging::program`, `logging::message` |
 //! | `subtle` | `server::admin` |
 //! | `syslog` | `logging` |
 //! | `tempfile` | `server::body`, `relay::spool` |

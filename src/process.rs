@@ -186,7 +186,7 @@ pub fn trim_memory() {
 
 /// Returns free memory to the system, from the arenas of jemalloc, the allocator of static programs. A thread may keep
 /// a little for itself.
-#[cfg(all(target_os = "linux", target_env = "musl"))]
+#[cfg(all(target_os = "linux", target_env = "musl", feature = "programs"))]
 #[expect(unsafe_code, reason = "there is no safe wrapper")]
 pub fn trim_memory() {
     use std::ptr::null_mut;
@@ -200,7 +200,10 @@ pub fn trim_memory() {
 }
 
 /// Returns free memory to the system if the allocator is known: does nothing.
-#[cfg(not(all(target_os = "linux", any(target_env = "gnu", target_env = "musl"))))]
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_env = "gnu", all(target_env = "musl", feature = "programs"))
+)))]
 pub fn trim_memory() {}
 
 /// Puts the calling thread into SCHED_BATCH: threads that wake each other then do not preempt each other. In

@@ -8,14 +8,18 @@
 //! **Invariants**: lines are written whole and in order, or counted as lost. The memory of each queue, and of all
 //! queues, is bounded.
 
-use std::io::{self, ErrorKind, Write};
+#[cfg(feature = "programs")]
+use std::io::Write;
+use std::io::{self, ErrorKind};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
+#[cfg(feature = "programs")]
 use log::LevelFilter;
 use parking_lot::{Condvar, Mutex};
 
+#[cfg(feature = "programs")]
 use super::message::{write, writer};
 use super::pending::{BATCH, FIRST_PAUSE, LogQueueState, PendingWrite, release, reserve};
 use super::repeats::{Repeats, Repetition};
@@ -62,6 +66,7 @@ struct Writer {
 }
 
 /// Collects the pieces of a message; the last piece ends the line, which goes to the queue.
+#[cfg(feature = "programs")]
 pub(super) struct MessageLine {
     bytes: Vec<u8>,
     queue: Arc<LogQueue>,
@@ -393,6 +398,7 @@ pub(super) fn settle<'a>(mut queues: impl Iterator<Item = &'a Arc<LogQueue>> + C
     queues.all(|queue| queue.settle())
 }
 
+#[cfg(feature = "programs")]
 impl MessageLine {
     pub(super) fn new(queue: &Arc<LogQueue>) -> Self {
         Self {
@@ -403,6 +409,7 @@ impl MessageLine {
 }
 
 // `simplelog` writes a message in pieces.
+#[cfg(feature = "programs")]
 impl Write for MessageLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes.extend_from_slice(bytes);
@@ -421,11 +428,16 @@ impl Write for MessageLine {
 }
 
 /// Adds a message to a queue.
+#[cfg(feature = "programs")]
 fn message(queue: &Arc<LogQueue>, level: log::Level, text: &str) {
     let line = MessageLine::new(queue);
     let writer = writer(LevelFilter::Trace, &queue.style, line);
     write(&writer, &queue.style, level, text, "");
 }
+
+/// Without the programs no queue has messages.
+#[cfg(not(feature = "programs"))]
+const fn message(_queue: &Arc<LogQueue>, _level: log::Level, _text: &str) {}
 
 enum LossReport {
     /// The last report is too recent; try again at this time.
@@ -521,7 +533,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the end of the program waits for a stuck log.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-#[cfg(test)]
+#[cfg(all(test, feature = "programs"))]
 mod tests {
     use std::fs::{self, File};
     use std::io::Read;
