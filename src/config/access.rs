@@ -412,7 +412,8 @@ fn name(top: &Section, overrides: &AccessOverrides) -> Option<String> {
 }
 
 fn ssl(top: &Section) -> Option<Ssl> {
-    raw::get(&top.map, "ssl")?;
+    let node = raw::get(&top.map, "ssl")?;
+    let has_tls = top.needs_tls("ssl", None, node);
     let section = top.section("ssl");
     let problem = |message: &str| {
         let message = format!("ssl: {message}");
@@ -437,7 +438,7 @@ fn ssl(top: &Section) -> Option<Ssl> {
     };
     let certfile = path("certfile");
     let keyfile = path("keyfile");
-    if let Some(inspection) = top.findings.inspection {
+    if let Some(inspection) = top.findings.inspection.filter(|_| has_tls) {
         if let TrustConfig::Authorities(file) = &trust
             && let Err(wrong) = (inspection.authorities)(file)
         {

@@ -254,16 +254,17 @@ pub(super) fn clients(section: &Section, server: &Config) -> (Option<PathBuf>, C
     const KEY: &str = "client_ca";
     let is_off = |node: &Node| value::truth(node) == Ok(false);
     let node = raw::get(&section.map, KEY).filter(|node| !is_off(node));
+    let has_tls = node.is_none_or(|node| section.needs_tls(KEY, None, node));
     let file = node.and_then(|_| {
         section.take(KEY, |node| {
             let file = value::path(section.directory)(node)?;
-            match section.findings.inspection {
+            match section.findings.inspection.filter(|_| has_tls) {
                 Some(inspection) => (inspection.authorities)(&file).map(|()| file),
                 None => Ok(file),
             }
         })
     });
-    if let Some(node) = node
+    if let Some(node) = node.filter(|_| has_tls)
         && server.secure.is_empty()
     {
         let wrong = "no address speaks TLS; write ssl, or a tls for the site";
@@ -297,7 +298,8 @@ fn files(section: &Section, map: &Map) -> Option<SiteTls> {
         None => certfile.clone(),
         Some(_) => file("keyfile")?,
     };
-    if let Some(inspection) = section.findings.inspection
+    let has_tls = section.needs_tls("tls", None, &Node::Map(map.clone()));
+    if let Some(inspection) = section.findings.inspection.filter(|_| has_tls)
         && let Err((file, why)) = (inspection.certificate)(&certfile, &keyfile)
     {
         let key = match file == keyfile && keyfile != certfile {

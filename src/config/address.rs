@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::raw::Node;
 use super::types::{Address, Network, ServerConfig, ServerProtocol};
-use super::value::{ValueError, absolute, digits, text};
+use super::value::{ValueError, WITHOUT_TLS, absolute, digits, text};
 
 impl FromStr for Address {
     type Err = String;
@@ -146,7 +146,7 @@ pub(super) fn server(directory: Option<&Path>, text: &str) -> Result<ServerConfi
     }
     let (protocol, url) = match text.strip_prefix("https://") {
         Some(_) if !cfg!(feature = "tls") => {
-            return Err("this program was built without it (feature tls)".into());
+            return Err(WITHOUT_TLS.into());
         }
         Some(rest) => (ServerProtocol::Https, Some(rest)),
         None => (ServerProtocol::Http, text.strip_prefix("http://")),

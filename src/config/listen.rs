@@ -99,7 +99,8 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> (Vec<Address>, Ve
         let Some((ats, files, ocsp)) = top.read("ssl", item, node, read) else {
             continue;
         };
-        if let Some((certfile, keyfile)) = &files {
+        let has_tls = top.needs_tls("ssl", item, node);
+        if let Some((certfile, keyfile)) = files.as_ref().filter(|_| has_tls) {
             inspect(top, "ssl", item, node, (certfile, keyfile, None));
         }
         for at in ats {
@@ -194,7 +195,9 @@ pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
             continue;
         };
         let files = (&*tls.certfile, &*tls.keyfile, tls.client_ca.as_deref());
-        inspect(top, "outgoing_ssl", item, node, files);
+        if top.needs_tls("outgoing_ssl", item, node) {
+            inspect(top, "outgoing_ssl", item, node, files);
+        }
         let differs = |(_, known): &(Option<usize>, Tls)| {
             known.at == tls.at && known.client_ca != tls.client_ca
         };

@@ -97,6 +97,14 @@ impl<'a> Section<'a> {
         self.findings.problem(self.place(key, item), message);
     }
 
+    /// Reports a value that needs TLS if this build has none. Returns whether it has; if not, its files are not inspected.
+    pub(super) fn needs_tls(&self, key: &str, item: Option<usize>, node: &Node) -> bool {
+        if !cfg!(feature = "tls") {
+            self.wrong(key, item, node, value::WITHOUT_TLS);
+        }
+        cfg!(feature = "tls")
+    }
+
     /// Reports a problem of a key, whatever its value is.
     pub(super) fn problem_of(&self, key: &str, wrong: &str) {
         let message = format!("{}{key}: {wrong}", self.prefix);

@@ -32,6 +32,7 @@ fn site(keys: &str) -> SiteConfig {
 }
 
 /// `problems.txt` and `problems_web.txt` have configurations, each followed by `>>>`, its report and `===`.
+#[cfg(feature = "acme")]
 #[test]
 fn problems() {
     let files = [
@@ -286,6 +287,7 @@ fn reports_end_with_their_count() {
     check("workers: 0", "3 problems");
 }
 
+#[cfg(feature = "acme")]
 #[test]
 fn notes() {
     let check = |text: &str, expected: &[&str]| {
@@ -1046,6 +1048,7 @@ fn certificates_on_demand() {
     );
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn sites_with_certificates_imply_ports() {
     let check = |lines: &str, listen: &[&str], secure: &[&str]| {
@@ -1128,6 +1131,7 @@ fn challenges_are_shared_where_the_directory_is() {
     );
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn certificates() {
     let check = |lines: &str, listen: &[&str], ssl: &[&str]| {
@@ -1432,6 +1436,7 @@ fn samples_load_without_notes() {
     assert!(count >= 3);
 }
 
+#[cfg(feature = "acme")]
 #[test]
 fn examples_of_the_manual_load_without_notes() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/man/swiftiply.yml.5");
@@ -1514,6 +1519,7 @@ fn conf(name: &str) -> String {
     fs::read_to_string(file).expect("a sample")
 }
 
+#[cfg(feature = "acme")]
 #[test]
 fn sample_is_valid() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -1548,6 +1554,7 @@ fn sample_is_valid() {
     assert_eq!((plain.user, plain.group, plain.pidfile), (None, None, None));
 }
 
+#[cfg(feature = "acme")]
 #[test]
 fn documented_examples_are_valid() {
     let read = |name: &str| {
@@ -1622,6 +1629,7 @@ const VALUES: [&str; 24] = [
     "|",
 ];
 
+#[cfg(feature = "tls")]
 #[test]
 fn dial_in_addresses_with_tls_and_files() {
     let text = "cluster_port: 80\n\
@@ -1669,4 +1677,43 @@ fn dial_in_addresses_with_tls_and_files() {
     assert_eq!(again.to_yaml(), printed);
     assert_eq!(again.outgoing_ssl, config.outgoing_ssl);
     assert_eq!(again.sites[1].outgoing[0].file, files[0]);
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_build_without_tls_refuses_it_with_all_other_problems() {
+    let text = "\
+cluster_port: 80
+workers: none
+ssl: {at: '*:443', certfile: /c.pem, keyfile: /k.pem}
+outgoing_ssl:
+  - {at: '127.0.0.1:1', certfile: /c.pem, keyfile: /k.pem}
+map:
+  - incoming: a
+    outgoing: 127.0.0.1:1
+    client_ca: /ca.pem
+  - incoming: b
+    proxy: traditional
+    servers: 'https://c'
+    tls: {certfile: /c.pem}
+";
+    let problems = from(text, &Overrides::default()).unwrap_err().to_string();
+    let problems: Vec<_> = problems.lines().collect();
+    for (line, key) in [
+        (2, "workers"),
+        (3, "ssl"),
+        (5, "outgoing_ssl"),
+        (9, "client_ca"),
+        (12, "servers"),
+        (13, "tls"),
+    ] {
+        let is_there = |problem: &&&str| {
+            problem.starts_with(&format!("s.yml:{line}:")) && problem.contains(key)
+        };
+        let found: Vec<_> = problems.iter().filter(is_there).collect();
+        assert_eq!(found.len(), 1, "{line} {key}: {problems:#?}");
+        let is_feature = found[0].ends_with(value::WITHOUT_TLS);
+        assert_eq!(is_feature, key != "workers", "{found:?}");
+    }
+    assert_eq!(problems.len(), 6, "{problems:#?}");
 }

@@ -381,6 +381,9 @@ const MARK: &str = "\u{feff}";
 /// Longest time; bounds all times, so that adding one to the clock cannot overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
+/// What a build without the feature says.
+pub(super) const WITHOUT_TLS: &str = "this program was built without it (feature tls)";
+
 #[cfg(test)]
 mod tests {
     use super::*;
