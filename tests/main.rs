@@ -15,6 +15,7 @@ mod diagnostics;
 mod dial_in;
 mod dial_in_tls;
 mod embedding;
+mod examples;
 mod faults;
 mod fields;
 mod files;
