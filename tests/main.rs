@@ -14,6 +14,7 @@ mod demo;
 mod diagnostics;
 mod dial_in;
 mod dial_in_tls;
+mod effects;
 mod embedding;
 mod examples;
 mod faults;
