@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Backend, Proxy, Server, Visitor, assert_contains, wait_until};
+use crate::common::{Backend, Port, Proxy, Server, Visitor, assert_contains, wait_until};
 use crate::tunnels::assert_open;
 
 /// A site that takes everything, with routes and more keys.
@@ -167,6 +167,45 @@ fn files_are_beside_routes() {
     let answer = client.get("/other");
     assert_eq!(answer.status, 404);
     assert_contains(&answer.text(), "There is nothing at this path.");
+    drop((client, backend));
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn messages_name_the_route() {
+    let dead = Port::reserve();
+    let routes = format!(
+        "{{match: /down, outgoing: 'http://127.0.0.1:{}', timeout: 200ms}}, \
+         {{match: /api, outgoing: '127.0.0.2:0', timeout: 200ms}}",
+        dead.number()
+    );
+    let proxy = Proxy::start(&site(&routes, &format!("{OWN}, limits: {{body: 10}}")));
+    let mut dial_ins = proxy.dial_ins().iter();
+    let own = dial_ins.find(|at| at.ip().to_string() == "127.0.0.1");
+    let backend = Backend::dial(*own.unwrap());
+    proxy.wait_for_log("joined");
+    let mut client = proxy.visit();
+    // The page is about the backends of the route, too: the site has one.
+    for (target, text, log) in [
+        (
+            "/down/x",
+            "No application server can be reached.",
+            ": site test/down: backend -: no backend in 200ms: the only server is down",
+        ),
+        (
+            "/api",
+            "No application process is connected.",
+            ": site test/api: backend -: no backend in 200ms: none is connected",
+        ),
+    ] {
+        let answer = client.get(target);
+        assert_eq!(answer.status, 503);
+        assert_contains(&answer.text(), text);
+        proxy.wait_for_log(log);
+    }
+    client.send_post("/api/large", "eleven bytes");
+    assert_eq!(client.answer().status, 413);
+    proxy.wait_for_log(": site test/api: POST /api/large: the body is over the limit");
     drop((client, backend));
     proxy.finish_without_leak_check();
 }

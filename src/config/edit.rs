@@ -53,7 +53,13 @@ pub enum EditError {
 impl fmt::Display for EditError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoSite(name) => write!(out, "no entry of map has the name {name:?}"),
+            Self::NoSite(name) => {
+                write!(out, "no entry of map has the name {name:?}")?;
+                match site_of_route(name) {
+                    Some(site) => write!(out, "; a route is part of the entry of its site, {site}"),
+                    None => Ok(()),
+                }
+            }
             Self::Entry(Some(line), why) => write!(out, "entry:{line}: {why}"),
             Self::Entry(None, why) => write!(out, "entry: {why}"),
             Self::File(why) => out.write_str(why),
@@ -68,6 +74,9 @@ impl std::error::Error for EditError {}
 /// # Errors
 /// See [`EditError`]. Whether the values are right is for [`Config::from_yaml`](super::Config::from_yaml) to say.
 pub fn edit(text: &str, site: &str, change: SiteEdit<'_>) -> Result<Edited, EditError> {
+    if site_of_route(site).is_some() {
+        return Err(EditError::NoSite(site.to_owned()));
+    }
     let name = host_name(&Node::Text(site.to_owned()))
         .map_err(|why| EditError::Entry(None, format!("site {site:?}: {why}")))?;
     let root = top(text)?;
@@ -95,6 +104,12 @@ pub fn edit(text: &str, site: &str, change: SiteEdit<'_>) -> Result<Edited, Edit
         comment: None,
         lines: 0..0,
     }))
+}
+
+/// The site of a route, from the name of the route: `example.com` from `example.com/api`, but nothing from a URL.
+fn site_of_route(name: &str) -> Option<&str> {
+    let (site, path) = name.split_once('/')?;
+    (!path.starts_with('/')).then_some(site)
 }
 
 /// The text of the entry of the site with this host name, as YAML with the values as written.
@@ -683,10 +698,14 @@ defaults:
         check("none.example", SiteEdit::Remove, none);
         check("none.example", SiteEdit::Merge("timeout: 1"), none);
         check(
-            "a/b",
+            "http://a/b",
             SiteEdit::Remove,
-            "entry: site \"a/b\": a URL; write its host name only",
+            "entry: site \"http://a/b\": a URL; write its host name only",
         );
+        let route =
+            "no entry of map has the name \"a/b\"; a route is part of the entry of its site, a";
+        check("a/b", SiteEdit::Remove, route);
+        check("a/b", SiteEdit::Put("incoming: a"), route);
         check(
             "a",
             SiteEdit::Put(""),

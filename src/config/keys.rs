@@ -175,10 +175,7 @@ fn unknown(dotted: &str, level: KeyLevel) -> String {
     let nearest = |keys: &mut dyn Iterator<Item = &'static ConfigKey>| {
         let near = keys
             .filter(|key| key.stage == KeyStatus::Now)
-            .filter_map(|key| {
-                let distance = distance(&name.to_ascii_lowercase(), split(key.name).1);
-                (distance <= (name.len() / 4).clamp(1, 2)).then_some((distance, key))
-            });
+            .filter_map(|key| Some((near(name, split(key.name).1)?, key)));
         near.min_by_key(|(distance, _)| *distance)
             .map(|(_, key)| key)
     };
@@ -192,6 +189,31 @@ fn unknown(dotted: &str, level: KeyLevel) -> String {
         return format!("{message}; did you mean {:?} {}?", key.name, home(key));
     }
     message
+}
+
+/// The message about an unknown key of a route, where these are valid.
+pub(super) fn unknown_in_route(name: &str, valid: &[&'static str]) -> String {
+    let nearest = |keys: &mut dyn Iterator<Item = &'static str>| {
+        let near = keys.filter_map(|key| Some((near(name, key)?, key)));
+        near.min().map(|(_, key)| key)
+    };
+    let shown = value::shown(&Node::Text(name.into()));
+    if let Some(key) = nearest(&mut valid.iter().copied()) {
+        return format!("unknown key {shown}; did you mean {key:?}?");
+    }
+    let of_site = |key: &&ConfigKey| {
+        stands(key, KeyLevel::Site) && key.stage == KeyStatus::Now && !key.name.contains('.')
+    };
+    match nearest(&mut KEYS.iter().filter(of_site).map(|key| key.name)) {
+        Some(key) => format!("unknown key {shown}; did you mean {key:?} in the site?"),
+        None => unknown(name, KeyLevel::Site),
+    }
+}
+
+/// The edit distance of an unknown name from that of a key, if it may be meant.
+fn near(name: &str, key: &str) -> Option<usize> {
+    let distance = distance(&name.to_ascii_lowercase(), key);
+    (distance <= (name.len() / 4).clamp(1, 2)).then_some(distance)
 }
 
 /// Where a key is valid, in words.

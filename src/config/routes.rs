@@ -114,8 +114,14 @@ fn check_keys(section: &Section) {
         .iter()
         .filter(|(name, _)| !ROUTE.contains(&name.as_str()))
         .cloned()
-        .partition(|(name, _)| SHARED.contains(&name.as_str()) || !keys::is_of_site(name));
+        .partition(|(name, _)| SHARED.contains(&name.as_str()) || name.starts_with("x-"));
     for (name, _) in &others {
+        if !keys::is_of_site(name) {
+            let place = section.place(name, None);
+            let message = keys::unknown_in_route(name, &[&ROUTE[..], &SHARED[..]].concat());
+            section.findings.problem(place, message);
+            continue;
+        }
         let wrong = match name.as_str() {
             KEY => "a route has no routes; write a longer match in the site's list",
             "incoming" | "default" => "the names are those of the site; leave it out",

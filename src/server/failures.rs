@@ -18,7 +18,7 @@ impl PendingRequest {
         if matches!(error, RelayError::NoBackend | RelayError::Full(_)) && self.is_held_back() {
             detail = "The site is paused. Please try again.";
         } else if error == RelayError::NoBackend
-            && let Some(shortage) = self.shortage(site)
+            && let Some(shortage) = self.shortage(self.site_or_route())
         {
             detail = shortage.page();
         }
@@ -29,7 +29,7 @@ impl PendingRequest {
             head.method.as_str(),
             head.target.as_str(),
             self.request.client,
-            site.settings.name,
+            self.site_or_route().settings.name,
             trace.origin(),
             self.reason(error),
         );
@@ -77,10 +77,7 @@ impl PendingRequest {
         if let Some(hold) = &self.hold {
             return format!("paused for longer than {:?}", hold.longest);
         }
-        let mut site = match self.supplier().settings.route {
-            Some(_) => self.supplier(),
-            None => self.site(),
-        };
+        let mut site = self.site_or_route();
         let mut text = format!("no backend in {:?}", site.settings.timeout);
         if site.switches.is_drained() {
             "drained".clone_into(&mut text);

@@ -193,6 +193,16 @@ impl PendingRequest {
         &self.snapshot.sites[self.site]
     }
 
+    /// The site that messages name: its own, or the route of it that the request takes, whose name begins with that of the
+    /// site.
+    pub(crate) fn site_or_route(&self) -> &Site {
+        let supplier = self.supplier();
+        match supplier.settings.route {
+            Some(_) => supplier,
+            None => self.site(),
+        }
+    }
+
     /// The site whose backends serve the request.
     pub(crate) fn supplier(&self) -> &Site {
         &self.snapshot.sites[self.supplier_index]
@@ -204,16 +214,16 @@ impl PendingRequest {
         supplier.waiting.count() > 0 && !supplier.switches.pause.is_on()
     }
 
-    /// Warns once per site that its responses lack a length, which costs time and connections.
+    /// Warns once per site or route that its responses lack a length, which costs time and connections.
     fn warn_of_unframed(&self, head: &ResponseHead, download: &Download<Lease>) {
-        let site = self.site();
+        let site = self.site_or_route();
         let unframed = !download.is_empty() && download.length().is_none() && !head.chunked;
         if unframed
             && download.is_dialled()
             && !site.unframed_reported.swap(true, Ordering::Relaxed)
         {
             log::warn!(
-                target: &site.log,
+                target: &self.site().log,
                 "site {}: the application sends responses without Content-Length or chunks, whose end can only be guessed; \
                  it should send a Content-Length",
                 site.settings.name
@@ -352,7 +362,7 @@ impl ExchangeHandler for PendingRequest {
         log::debug!(
             request_id:% = self.request.id;
             "site {}: backend {}: {:?}",
-            self.site().settings.name,
+            self.site_or_route().settings.name,
             failure.trace.origin(),
             failure.error
         );
