@@ -122,13 +122,8 @@ impl Session {
         drop(turn);
         if !is_right {
             let name = String::from_utf8_lossy(credentials.name());
-            let head = &pending.request.head;
-            log::info!(
-                target: &pending.site().log,
-                request_id:% = pending.request.id;
-                "401 for {}: {} {}: wrong name or password, name {name:?}",
-                pending.request.client, head.method.as_str(), head.target.as_str()
-            );
+            let why = format!("wrong name or password, name {name:?}");
+            self.log_refused(&pending, log::Level::Info, 401, &why);
             return self.ask_for_password(&pending, rule, scratch);
         }
         users.remember(credentials.bytes());
@@ -165,15 +160,16 @@ impl Session {
             ),
             AuthOverload::All => (503, "Too many passwords are being checked."),
         };
-        let head = &pending.request.head;
-        log::warn!(
-            target: &pending.site().log,
-            request_id:% = pending.request.id;
-            "{status} for {}: {} {}: too many passwords to check",
-            pending.request.client, head.method.as_str(), head.target.as_str()
+        self.log_refused(
+            pending,
+            log::Level::Warn,
+            status,
+            "too many passwords to check",
         );
         let why = format!("{why} Please try again.");
-        let page = pending.site().page(status, &why, Some(head));
+        let page = pending
+            .site()
+            .page(status, &why, Some(&pending.request.head));
         self.respond_before_body(pending, page, scratch)
     }
 }

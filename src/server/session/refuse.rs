@@ -89,14 +89,14 @@ impl Session {
         status: u16,
         why: &str,
     ) {
-        let site = pending.site();
+        let name = &pending.site_or_route().settings.name;
         let head = &pending.request.head;
         log::log!(
-            target: &site.log,
+            target: &pending.site().log,
             level,
             request_id:% = pending.request.id;
-            "{status} for {}: site {}: {} {}: {why}",
-            pending.request.client, site.settings.name, head.method.as_str(), head.target.as_str()
+            "{status} for {}: site {name}: {} {}: {why}",
+            pending.request.client, head.method.as_str(), head.target.as_str()
         );
     }
 
@@ -197,15 +197,10 @@ impl Session {
         pending: &PendingRequest,
         scratch: &mut Scratch,
     ) -> SessionStep {
-        let head = &pending.request.head;
-        log::info!(
-            target: &pending.site().log,
-            request_id:% = pending.request.id;
-            "429 for {}: {} {}: limits.connections_per_client reached",
-            pending.request.client, head.method.as_str(), head.target.as_str()
-        );
+        let why = "limits.connections_per_client reached";
+        self.log_refused(pending, log::Level::Info, 429, why);
         let why = "Too many requests from this address are being served. Please try again.";
-        let page = pending.site().page(429, why, Some(head));
+        let page = pending.site().page(429, why, Some(&pending.request.head));
         self.respond_before_body(pending, page, scratch)
     }
 
@@ -289,6 +284,7 @@ impl Session {
         }
     }
 
+    /// Refuses a request because its body does not come, or too slowly.
     pub(super) fn refuse_slow(
         &mut self,
         pending: &PendingRequest,
@@ -296,6 +292,12 @@ impl Session {
         trace: Trace,
         scratch: &mut Scratch,
     ) -> SessionStep {
+        let pause = pending.site().settings.timeouts.body;
+        let fault = match reason {
+            Close::BodySlow => "the body came too slowly".to_owned(),
+            _ => format!("nothing more of the body came in {pause:?}"),
+        };
+        self.log_refused(pending, log::Level::Info, 408, &fault);
         let why = "The body of the request did not arrive in time.";
         let page = Response {
             trace,
