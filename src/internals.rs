@@ -3,6 +3,11 @@
 //! It is no part of the interface: its contents may change or go with every release. Use [`Server`](crate::Server),
 //! [`client`](crate::client), [`access`](crate::access), [`config`](crate::config) and [`stats`](crate::stats).
 
+/// Amounts in messages.
+pub mod amount {
+    pub use crate::amount::*;
+}
+
 /// What happens between the dial-in addresses and the exchanges.
 pub mod backend {
     pub use crate::backend::*;

@@ -221,7 +221,7 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | 1 | [`http`], [`preamble`], [`passwords`], [`budget`], [`escape`], [`stats`], [`x509`] | bytes and numbers: no sockets, no files, no clock |
+//! | 1 | [`amount`], [`http`], [`preamble`], [`passwords`], [`budget`], [`escape`], [`stats`], [`x509`] | bytes and numbers: no sockets, no files, no clock |
 //! | 2 | [`process`] | the operating system, for the process as a whole |
 //! | 3 | [`config`] | files, once, at the start and at reloads |
 //! | 4 | [`net`] | sockets |
@@ -264,6 +264,7 @@
 
 pub mod access;
 mod acme;
+mod amount;
 mod backend;
 mod budget;
 pub mod client;

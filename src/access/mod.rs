@@ -65,6 +65,7 @@ use self::connection::DialledConnections;
 use self::running::RunningConfig;
 pub use self::running::StartError;
 use self::shared::AccessShared;
+use crate::amount::counted;
 use crate::config;
 use crate::net::conn::Conn;
 use crate::net::tunnel::TunnelEnded;
@@ -254,8 +255,8 @@ impl Drop for Access {
 fn tunnel_ended(server: Box<Conn>, app: Conn, ended: TunnelEnded) {
     drop((server, app));
     log::debug!(
-        "tunnel carried {} bytes to the application and {} to the server: reason={}",
-        ended.to_backend,
+        "tunnel carried {} to the application and {} to the server: reason={}",
+        counted(ended.to_backend, "byte"),
         ended.to_client,
         ended.reason
     );

@@ -41,6 +41,7 @@ use self::newcomers::{Newcomers, Surplus};
 use super::identity::BackendIdentity;
 use super::pool::{Backend, Pool};
 use super::registration::{Arrival, ConnectedBackend, Connections};
+use crate::amount::counted;
 use crate::budget::Budget;
 use crate::net::conn::Conn;
 use crate::net::listener::Listener;
@@ -556,8 +557,8 @@ impl DialIn {
                 self.refuse(address, peer, Close::TlsTimeout, "no end of the handshake");
                 continue;
             }
-            let received = newcomer.bytes.len();
-            let why = format!("no preamble in time, {received} bytes came");
+            let received = counted(newcomer.bytes.len(), "byte");
+            let why = format!("no preamble in time, {received} came");
             self.refuse(address, peer, Close::PreambleTimeout, &why);
         }
     }

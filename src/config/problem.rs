@@ -11,6 +11,7 @@ use super::inspection::Inspection;
 use super::raw::{self, Node, PathStep};
 use super::references;
 use super::types::Reference;
+use crate::amount::counted;
 use crate::escape::escape;
 
 /// A reason why a configuration cannot be used.
@@ -48,10 +49,7 @@ pub struct Problems(pub Vec<Problem>);
 impl Problems {
     /// The last line of a report: `2 problems`.
     pub fn closing(&self) -> String {
-        match self.0.len() {
-            1 => "1 problem".into(),
-            count => format!("{count} problems"),
-        }
+        counted(self.0.len(), "problem")
     }
 
     /// The same for a text that the reader of the problems has never seen.

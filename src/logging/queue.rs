@@ -25,6 +25,7 @@ use super::pending::{BATCH, FIRST_PAUSE, LogQueueState, PendingWrite, release, r
 use super::repeats::{Repeats, Repetition};
 use super::style::{LineStyle, LogKind};
 use super::target::{LogTarget, OpenError};
+use crate::amount::counted;
 use crate::config::LogDestination;
 use crate::process;
 use crate::process::reason;
@@ -342,10 +343,7 @@ impl LogQueue {
     /// The report that is due now, if any: one when writing fails, one when it works again.
     fn report(&self, writing: &mut PendingWrite, failure: Option<io::Error>) -> Option<LossReport> {
         let mut state = self.state.lock();
-        let lost = match state.lost {
-            1 => "1 line lost".to_owned(),
-            count => format!("{count} lines lost"),
-        };
+        let lost = format!("{} lost", counted(state.lost, "line"));
         if writing.has_failed {
             let error = failure.filter(|_| !mem::replace(&mut writing.is_reported, true))?;
             let text = format!(

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::shared::Shared;
 use super::snapshot::{Site, Snapshot};
+use crate::amount::counted;
 use crate::backend::dial_in::DialInControl;
 use crate::backend::drained::{Drained, DrainedName};
 use crate::backend::registration::ConnectedBackend;
@@ -81,7 +82,8 @@ impl Operations<'_> {
             let Some(waiting) = site.switches.pause.end() else {
                 return Err(OperationError::NotPaused(name));
             };
-            log::info!(target: &site.log, "site {name}: resumed; {waiting} requests waited");
+            let requests = counted(waiting, "request");
+            log::info!(target: &site.log, "site {name}: resumed; {requests} waited");
             Ok(waiting)
         });
         resumed?

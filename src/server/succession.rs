@@ -38,6 +38,7 @@ use self::loans::Loans;
 use self::message::ProcessMessage;
 use super::session::Session;
 use super::sessions::Sessions;
+use crate::amount::counted;
 use crate::backend::dial_in::DialInControl;
 use crate::backend::dial_in::adoption::GivenBackend;
 use crate::backend::identity::BackendIdentity;
@@ -158,8 +159,9 @@ impl Succession {
     /// All idle connections were given to the process that has replaced this one.
     pub(super) fn report(&self, link: &ProcessLink) {
         link.send(&ProcessMessage::All, None);
-        let (backends, clients) = (stats::get(&link.backends), stats::get(&link.clients));
-        log::info!("upgrade: handed over {backends} idle backends and {clients} idle clients");
+        let backends = counted(stats::get(&link.backends), "idle backend");
+        let clients = counted(stats::get(&link.clients), "idle client");
+        log::info!("upgrade: handed over {backends} and {clients}");
     }
 
     /// The number of processes that were replaced by this one and have not ended.
@@ -368,7 +370,9 @@ impl TakenOver {
             backends, clients, ..
         } = *self;
         if !std::mem::replace(&mut self.is_reported, true) {
-            log::info!("upgrade: took over {backends} idle backends and {clients} idle clients");
+            let backends = counted(backends, "idle backend");
+            let clients = counted(clients, "idle client");
+            log::info!("upgrade: took over {backends} and {clients}");
         }
     }
 }

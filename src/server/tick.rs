@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::session::Session;
 use super::sessions::{Sessions, WorkerProgress};
+use crate::amount::counted;
 use crate::backend::dial_in::DialInControl;
 
 impl Sessions<Session> {
@@ -82,8 +83,8 @@ impl Sessions<Session> {
             return;
         }
         log::warn!(
-            "limits.spool reached: cutting {} responses whose clients read less than {SLOW} bytes per second",
-            slow.len()
+            "limits.spool reached: cutting {} whose clients read less than {SLOW} bytes per second",
+            counted(slow.len(), "response")
         );
         for mut session in slow {
             session.cut_reader();

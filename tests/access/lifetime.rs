@@ -85,7 +85,7 @@ fn drain() {
     access.wait_for_log("draining");
     access.signal(SIGINT);
     assert_eq!(access.wait().code(), Some(1));
-    access.wait_for_log("stopped with 1 requests under way");
+    access.wait_for_log("stopped with 1 request under way");
     assert_eq!(visitor.answer().status, 502);
     drop((visitor, backend));
     proxy.finish();

@@ -1,6 +1,7 @@
 //! `swiftiplyctl` with a running swiftiply.
 
 use std::fs;
+use std::net::IpAddr;
 use std::process::Command;
 
 use serde_json::Value;
@@ -171,6 +172,59 @@ fn pause_and_resume() {
     );
     proxy.wait_for_log("site test: paused; requests wait");
     drop(echo);
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn routes_have_names() {
+    let proxy = Proxy::start(&format!(
+        "{STATUS}\n{MAP}    routes: [{{match: /api, outgoing: '127.0.0.2:0', timeout: 60}}]\n"
+    ));
+    let at = |host: [u8; 4]| {
+        let mut dial_ins = proxy.dial_ins().iter().copied();
+        dial_ins.find(|at| at.ip() == IpAddr::from(host)).unwrap()
+    };
+    let own = Echo::dial(at([127, 0, 0, 1]), "000000000own", "");
+    let api = Echo::dial(at([127, 0, 0, 2]), "000000000api", "");
+    proxy.wait_until_idle();
+    let mut client = proxy.visit();
+    done(&proxy, &["pause", "test/api"]);
+    let mut waiting = proxy.ask("/api/waits");
+    wait_until("a waiting request", || {
+        json(&proxy, &["sites"])["sites"][1]["waiting"] == 1
+    });
+    assert_eq!(client.get("/").text(), "/");
+    assert_eq!(
+        done(&proxy, &["resume", "test/api"]),
+        "test/api is resumed; 1 request waited\n"
+    );
+    proxy.wait_for_log("site test/api: resumed; 1 request waited");
+    assert_eq!(waiting.answer().text(), "/api/waits");
+    // The others have no effect on the site either.
+    let mut status = |of: &str| (client.get("/").status, client.get(of).status);
+    done(&proxy, &["maintenance", "test/api", "on"]);
+    assert_eq!(status("/api"), (200, 503));
+    done(&proxy, &["maintenance", "test/api", "off"]);
+    assert_eq!(
+        done(&proxy, &["drain", "test/api"]),
+        "site test/api is drained\n"
+    );
+    assert_eq!(status("/api"), (200, 503));
+    done(&proxy, &["undrain", "test/api"]);
+    assert_eq!(status("/api"), (200, 200));
+    assert_contains(&done(&proxy, &["backends"]), "000000000api");
+    // Its configuration is that of its site.
+    let refusal =
+        "no entry of map has the name \"test/api\"; a route is part of the entry of its site, test";
+    for words in [
+        &["config", "show", "test/api"][..],
+        &["config", "set", "test/api", "timeout=5"],
+        &["config", "rm", "test/api"],
+    ] {
+        assert_eq!(refused(&proxy, words, 1), refusal);
+    }
+    assert_contains(&done(&proxy, &["config", "show", "test"]), "match: /api");
+    drop((client, waiting, own, api));
     proxy.finish_without_leak_check();
 }
 

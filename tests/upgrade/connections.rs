@@ -42,8 +42,8 @@ fn idle_ones_go_on_in_the_new_process() {
     assert_eq!(echo.answered(), 5);
     assert_eq!(comings_and_goings(&proxy), (1, 0), "{}", proxy.log());
     // The one that was just accepted may be accepted by the new process.
-    proxy.wait_for_log("upgrade: handed over 1 idle backends and ");
-    proxy.wait_for_log("upgrade: took over 1 idle backends and ");
+    proxy.wait_for_log("upgrade: handed over 1 idle backend and ");
+    proxy.wait_for_log("upgrade: took over 1 idle backend and ");
     drop((used, fresh, echo));
     new.finish();
 }
@@ -165,7 +165,7 @@ fn a_request_that_was_begun_borrows_a_backend() {
     body.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbo");
     proxy.wait_until_idle();
     let new = Successor::of(&proxy);
-    proxy.wait_for_log("took over 1 idle backends");
+    proxy.wait_for_log("took over 1 idle backend");
     assert_eq!(Visitor::connect(proxy.address()).get("/new").text(), "/new");
     // Both are with the old process, and the backend is with the new one.
     for (visitor, rest, target) in [
@@ -314,7 +314,7 @@ fn a_client_with_tls_has_one_more_response_from_the_old_process() {
     assert_eq!(used.get("/one").text(), "/one");
     proxy.wait_until_idle();
     let new = Successor::of(&proxy);
-    proxy.wait_for_log("took over 1 idle backends");
+    proxy.wait_for_log("took over 1 idle backend");
     thread::sleep(Duration::from_millis(1200));
     for visitor in [&mut used, &mut fresh] {
         let answer = visitor.get("/two");
@@ -340,7 +340,7 @@ fn what_cannot_be_handed_over_is_closed() {
     assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
     junk.assert_closed();
     proxy.wait_for_log("reason=junk");
-    proxy.wait_for_log("took over 1 idle backends");
+    proxy.wait_for_log("took over 1 idle backend");
     assert_eq!(Visitor::connect(proxy.address()).get("/").status, 200);
     drop((junk, good));
     new.finish();
@@ -376,7 +376,7 @@ fn the_old_process_goes_on_alone_if_the_new_one_dies() {
     proxy.wait_until_idle();
     switch(&mut tunnel, &mut backend);
     let new = Successor::of(&proxy);
-    proxy.wait_for_log("took over 1 idle backends");
+    proxy.wait_for_log("took over 1 idle backend");
     new.signal(SIGKILL);
     wait_until("the end of the new process", || !new.is_alive());
     assert_open(&mut tunnel, &mut backend);

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::{DialInAddress, DialInControl, DialInSettings};
+use crate::amount::counted;
 use crate::backend::identity::BackendIdentity;
 use crate::backend::pool::{Backend, Pool};
 use crate::backend::registration::Arrival;
@@ -42,7 +43,8 @@ impl DialInAddress {
         let Some(charges) = backends.charge(1).zip(descriptors.charge(1)) else {
             let limit = match (backends.used(), backends.most()) {
                 (used, most) if used >= most => {
-                    format!("{most} backends are connected already (limits.backends)")
+                    let most = counted(most, "backend");
+                    format!("{most} connected already (limits.backends)")
                 }
                 _ => "there are no more descriptors for backends (ulimit -n)".to_owned(),
             };

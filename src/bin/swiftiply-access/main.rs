@@ -28,6 +28,7 @@ use signal_hook::consts::{SIGTTIN, SIGTTOU, SIGUSR2};
 use swiftiply::access::{Access, StartError};
 use swiftiply::config::access::AccessConfig as Settings;
 use swiftiply::config::{Config, Note, Problems};
+use swiftiply::internals::amount::counted;
 use swiftiply::internals::logging::Logging;
 use swiftiply::internals::net::INSPECTION;
 use swiftiply::internals::process;
@@ -128,8 +129,8 @@ fn serve(invocation: Invocation) -> Result<ExitCode, ExitError> {
 fn announce(settings: &Settings) {
     let servers: Vec<_> = settings.connect.iter().map(ToString::to_string).collect();
     log::info!(
-        "{} connections to each of {} for {}",
-        settings.connections,
+        "{} to each of {} for {}",
+        counted(settings.connections, "connection"),
         servers.join(", "),
         settings.to
     );
@@ -182,7 +183,8 @@ fn drain(control: &ControlMessages, access: &Access, grace: Duration) -> ExitCod
             ExitCode::SUCCESS
         }
         (true, _) => {
-            log::warn!("stopped with {busy} requests under way");
+            let busy = counted(busy, "request");
+            log::warn!("stopped with {busy} under way");
             ExitCode::FAILURE
         }
         (false, false) => ExitCode::FAILURE,

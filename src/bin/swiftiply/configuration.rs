@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use swiftiply::config::{Config, LogLevel, Note, Overrides, Problems};
+use swiftiply::internals::amount::counted;
 use swiftiply::internals::config::SiteEdit;
 use swiftiply::internals::config::{EditOptions, LiveConfig, LiveError, LoadedConfig};
 use swiftiply::internals::logging::Logging;
@@ -279,8 +280,6 @@ fn reloaded(config: &Config, notes: &[Note], lost: &[String]) -> String {
 /// The number of sites, in words.
 pub(crate) fn count_of_sites(config: &Config) -> String {
     let sites = config.sites.iter();
-    match sites.filter(|site| site.route.is_none()).count() {
-        1 => "1 site".to_owned(),
-        count => format!("{count} sites"),
-    }
+    let count = sites.filter(|site| site.route.is_none()).count();
+    counted(count, "site")
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use swiftiply::Server;
 use swiftiply::config::Config;
+use swiftiply::internals::amount::counted;
 use swiftiply::internals::process::service;
 
 use crate::program::control::{ControlMessages, Message};
@@ -90,7 +91,8 @@ fn cut(server: &Server) -> ExitCode {
         log::info!("drained; upgraded connections were closed");
         return ExitCode::SUCCESS;
     }
-    log::warn!("stopped with {open} connections open");
+    let open = counted(open, "connection");
+    log::warn!("stopped with {open} open");
     ExitCode::FAILURE
 }
 

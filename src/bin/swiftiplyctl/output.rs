@@ -1,6 +1,7 @@
 //! Prints what the server says, for people.
 
 use serde_json::Value;
+use swiftiply::internals::amount::counted;
 
 use crate::commands::{Action, Command};
 use crate::connection::CommandResponse;
@@ -37,18 +38,10 @@ fn status(value: &Value) -> Option<String> {
         duration(number("uptime")?),
     );
     text.push_str(&format!(
-        "{}, {} waiting, {}, {}/s\n",
-        counted(
-            number("connections")?,
-            "client connected",
-            "clients connected"
-        ),
-        counted(number("waiting")?, "request", "requests"),
-        counted(
-            value["requests"]["total"].as_u64()?,
-            "response",
-            "responses"
-        ),
+        "{} connected, {} waiting, {}, {}/s\n",
+        counted(number("connections")?, "client"),
+        counted(number("waiting")?, "request"),
+        counted(value["requests"]["total"].as_u64()?, "response"),
         rate(&value["requests"]["rate"])?,
     ));
     let configuration = &value["configuration"];
@@ -230,10 +223,6 @@ fn rate(value: &Value) -> Option<String> {
         true => format!("{rate:.1}"),
         false => format!("{rate:.0}"),
     })
-}
-
-fn counted(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn list(value: &Value) -> Vec<&str> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::message::{AdminRequest, AdminResponse};
+use crate::amount::counted;
 use crate::config::{self, LogLevel};
 use crate::server::commands::ProcessCommands;
 use crate::server::operations::{DrainedBackends, OperationError, Operations};
@@ -94,9 +95,8 @@ pub(super) fn pause(request: &AdminRequest<'_>) -> AdminResponse {
 /// `POST /control/resume/SITE`
 pub(super) fn resume(request: &AdminRequest<'_>) -> AdminResponse {
     let site = &request.arguments[0];
-    operation(operations(request).resume(site), |waiting| match waiting {
-        1 => format!("{site} is resumed; 1 request waited"),
-        waiting => format!("{site} is resumed; {waiting} requests waited"),
+    operation(operations(request).resume(site), |waiting| {
+        format!("{site} is resumed; {} waited", counted(waiting, "request"))
     })
 }
 
@@ -125,9 +125,10 @@ pub(super) fn drain(request: &AdminRequest<'_>) -> AdminResponse {
     let name = &request.arguments[0];
     operation(operations(request).drain(name), |drained| match drained {
         DrainedBackends::Site(site) => format!("site {site} is drained"),
-        DrainedBackends::Connected(1) => format!("{name} is drained; 1 backend is connected"),
         DrainedBackends::Connected(count) => {
-            format!("{name} is drained; {count} backends are connected")
+            let verb = if count == 1 { "is" } else { "are" };
+            let backends = counted(count, "backend");
+            format!("{name} is drained; {backends} {verb} connected")
         }
         DrainedBackends::Server => format!("server {name} is drained"),
     })

@@ -5,6 +5,7 @@ use std::mem;
 use super::connection::Session;
 use super::log_context::LogContext;
 use super::state::{SessionStep, State, TunnelState};
+use crate::amount::counted;
 use crate::backend::lease::{Lease, Upstream};
 use crate::exchange::Trace;
 use crate::http::body::Framing;
@@ -92,9 +93,9 @@ impl Session {
             subject.bytes_in += ended.to_backend;
             Self::log_response(&subject, &delivered);
             log::debug!(
-                "client {}: tunnel carried {} bytes to the backend and {} to the client: reason={}",
+                "client {}: tunnel carried {} to the backend and {} to the client: reason={}",
                 self.peer,
-                ended.to_backend,
+                counted(ended.to_backend, "byte"),
                 delivered.bytes,
                 ended.reason
             );
