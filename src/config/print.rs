@@ -128,13 +128,13 @@ struct PrintedRoute<'c> {
     order: Order,
     #[serde(serialize_with = "time")]
     timeout: Duration,
-    timeouts: RouteTimeouts,
+    timeouts: BackendTimeouts,
     limits: RouteLimits,
 }
 
-/// `timeouts` of a route.
+/// The part of `timeouts` that concerns backends, of a site or of a route.
 #[derive(Serialize)]
-struct RouteTimeouts {
+struct BackendTimeouts {
     #[serde(serialize_with = "time")]
     first_byte: Duration,
     #[serde(serialize_with = "time")]
@@ -198,12 +198,8 @@ struct SiteTimeouts {
     body: Duration,
     #[serde(serialize_with = "time")]
     write: Duration,
-    #[serde(serialize_with = "time")]
-    first_byte: Duration,
-    #[serde(serialize_with = "time")]
-    backend: Duration,
-    #[serde(serialize_with = "time")]
-    connect: Duration,
+    #[serde(flatten)]
+    backends: BackendTimeouts,
     #[serde(serialize_with = "time")]
     tunnel: Duration,
 }
@@ -273,11 +269,7 @@ impl<'c> PrintedRoute<'c> {
             key: &site.keys,
             order: site.order,
             timeout: site.timeout,
-            timeouts: RouteTimeouts {
-                first_byte: site.timeouts.first_byte,
-                backend: site.timeouts.backend,
-                connect: site.timeouts.connect,
-            },
+            timeouts: BackendTimeouts::of(&site.timeouts),
             limits: RouteLimits {
                 waiting: site.limits.waiting,
             },
@@ -320,15 +312,23 @@ impl<'c> Backends<'c> {
     }
 }
 
+impl BackendTimeouts {
+    const fn of(timeouts: &Timeouts) -> Self {
+        Self {
+            first_byte: timeouts.first_byte,
+            backend: timeouts.backend,
+            connect: timeouts.connect,
+        }
+    }
+}
+
 impl SiteTimeouts {
     const fn of(timeouts: &Timeouts) -> Self {
         Self {
             idle: timeouts.idle,
             body: timeouts.body,
             write: timeouts.write,
-            first_byte: timeouts.first_byte,
-            backend: timeouts.backend,
-            connect: timeouts.connect,
+            backends: BackendTimeouts::of(timeouts),
             tunnel: timeouts.tunnel,
         }
     }
