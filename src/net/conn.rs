@@ -9,9 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::client_auth::ClientAuth;
 use super::fastcgi::{FastCgiServer, FastCgiSession};
 use super::stream::{Pending, Stream};
-use super::tls::{Acceptor, ClientAuth, Connector, TlsSession};
+use super::tls::{Acceptor, Connector, TlsSession};
 use crate::http::request_id::RequestId;
 
 /// A connection.

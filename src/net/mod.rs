@@ -1,7 +1,7 @@
 //! Sockets, and the threads that wait for them.
 //!
 //! [`stream`] is a connected socket, [`conn`] one with optional TLS or FastCGI, [`tls`] and [`fastcgi`] those parts of a
-//! connection, [`buffer`] the bytes that were read and not used yet, [`listener`] a listening socket and its accept loop,
+//! connection, [`client_auth`] which client certificates sites ask for, [`buffer`] the bytes that were read and not used yet, [`listener`] a listening socket and its accept loop,
 //! [`activation`] those of the service manager, [`connect`] a non-blocking connection attempt. [`poller`] is the set of
 //! parked sessions for which workers wait, [`alarm`] wakes the tick thread for deadlines, [`proxy_protocol`] parses and
 //! writes PROXY headers, [`tunnel`] carries the bytes of upgraded connections, `redis` connects to Redis.
@@ -11,6 +11,7 @@
 pub mod activation;
 pub mod alarm;
 pub mod buffer;
+pub mod client_auth;
 pub mod conn;
 pub mod connect;
 pub mod fastcgi;

@@ -1,11 +1,11 @@
 //! Replaces `tls` in a build without it: the same names, but every load fails.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
+use super::client_auth::{ClientAuth, ClientAuthNames};
 use super::stream::Stream;
 use crate::x509::CertificateFacts;
 
@@ -38,28 +38,6 @@ pub struct Authorities(Infallible);
 /// An acceptor; never exists.
 #[derive(Clone, Debug)]
 pub struct Acceptor(Infallible);
-
-/// How clients of a site identify themselves: not at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientAuth {
-    /// The file of the authorities.
-    pub file: PathBuf,
-    /// Whether a client without a certificate is refused.
-    pub is_required: bool,
-}
-
-/// The client certificates of sites: none.
-#[derive(Clone, Debug, Default)]
-pub struct ClientAuthNames {
-    /// Empty.
-    pub ways: Vec<(ClientAuth, Authorities)>,
-    /// Empty.
-    pub names: HashMap<String, Option<usize>>,
-    /// None.
-    pub default: Option<usize>,
-    /// None.
-    pub address: Option<usize>,
-}
 
 /// A connector; never exists.
 #[derive(Clone, Debug)]
@@ -170,7 +148,7 @@ impl Acceptor {
         _sites: Option<&Arc<SiteCertificates>>,
         _tickets: &Tickets,
         _authorities: Option<&Authorities>,
-        _clients: &ClientAuthNames,
+        _clients: &ClientAuthNames<Authorities>,
     ) -> io::Result<Self> {
         match certificates[0].0 {}
     }

@@ -28,7 +28,7 @@ use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConnection};
 
-pub use acceptor::{Acceptor, ClientAuth, ClientAuthNames};
+pub use acceptor::Acceptor;
 use acceptor::{Choosing, Chosen, VALIDATION};
 pub use certificate::{Authorities, Certificate, LoadError, PemFault, sha256};
 use fault::TlsFault;
@@ -40,6 +40,7 @@ use tickets::TlsClock;
 use verify::Unchained;
 
 use super::stream::Stream;
+use crate::net::client_auth::ClientAuth;
 
 /// The configuration for connecting with TLS.
 #[derive(Clone, Debug)]

@@ -11,9 +11,9 @@ use std::time::SystemTime;
 use parking_lot::RwLock;
 
 use crate::config::{self, Address, ClientCertificate, Config, SiteConfig, SiteTls, Tls};
+use crate::net::client_auth::{ClientAuth, ClientAuthNames};
 use crate::net::tls::{
-    Acceptor, Authorities, Certificate, ClientAuth, ClientAuthNames, LoadError, SiteCertificates,
-    Tickets, is_address,
+    Acceptor, Authorities, Certificate, LoadError, SiteCertificates, Tickets, is_address,
 };
 use crate::x509::check_ocsp;
 
@@ -214,7 +214,7 @@ impl Certificates {
         &self,
         sites: &[SiteConfig],
         authorities: &mut HashMap<PathBuf, Authorities>,
-    ) -> Result<ClientAuthNames, LoadError> {
+    ) -> Result<ClientAuthNames<Authorities>, LoadError> {
         let mut clients = ClientAuthNames::default();
         if sites.iter().all(|site| site.client_ca.is_none()) {
             return Ok(clients);

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Error, ErrorKind, Read, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -19,32 +18,11 @@ use super::certificate::{Authorities, Certificate};
 use super::on_demand::AwaitedName;
 use super::sites::SiteCertificates;
 use super::tickets::{Tickets, TlsClock};
+use crate::net::client_auth::{ClientAuth, ClientAuthNames};
 
 /// The configuration for accepting TLS at an address.
 #[derive(Clone, Debug)]
 pub struct Acceptor(Arc<Configurations>);
-
-/// How clients of a site identify themselves (`client_ca`, `client_certificate`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientAuth {
-    /// The file of the authorities.
-    pub file: PathBuf,
-    /// Whether a client without a certificate is refused.
-    pub is_required: bool,
-}
-
-/// The client certificates of sites, by the name that a client asks for.
-#[derive(Clone, Debug, Default)]
-pub struct ClientAuthNames {
-    /// Each way of identification with its authorities.
-    pub ways: Vec<(ClientAuth, Authorities)>,
-    /// All names of sites, `*.example.com` for one label, with the index of the way.
-    pub names: HashMap<String, Option<usize>>,
-    /// That of all other names, and of clients that send none.
-    pub default: Option<usize>,
-    /// That of clients that send no name since they have connected to a literal address.
-    pub address: Option<usize>,
-}
 
 #[derive(Debug)]
 struct Configurations {
@@ -103,7 +81,7 @@ impl Acceptor {
         sites: Option<&Arc<SiteCertificates>>,
         tickets: &Tickets,
         authorities: Option<&Authorities>,
-        clients: &ClientAuthNames,
+        clients: &ClientAuthNames<Authorities>,
     ) -> io::Result<Self> {
         let names = Arc::new(ByName::new(certificates, sites));
         let verified = |authorities, is_required| -> io::Result<_> {
