@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use crate::common::php::{PHP_FPM, Php};
 use crate::common::{
-    Proxy, Server, Visitor, assert_contains, assert_lacks, bytes, needs, proxy, wait_until,
+    PATIENCE, Proxy, Server, Visitor, assert_contains, assert_lacks, bytes, needs, proxy, secure,
+    wait_until,
 };
 
 /// Prints the variables of the request.
@@ -588,5 +592,61 @@ fn servers_that_break_the_protocol() {
     }
     Visitor::asking(proxy.address(), "/").answer().assert_cut();
     serve.join().unwrap();
+    proxy.finish_without_leak_check();
+}
+
+#[test]
+fn client_certificates() {
+    needs!(PHP_FPM, "openssl");
+    let php = Php::start(2);
+    php.write("show.php", SHOW);
+    let files = tempfile::tempdir().unwrap();
+    let (ca, certfile, keyfile) = secure::authority(files.path(), "client.test");
+    let (own, own_key) = secure::certificate(files.path(), "server", &["test"]);
+    let keys = format!(
+        ", underscores: true, client_ca: {}, client_certificate: optional",
+        ca.display()
+    );
+    let proxy = Proxy::start(&format!(
+        "cluster_port: 0\ncluster_address: 127.0.0.1\nssl: {{at: '127.0.0.2:0', {}}}\nmap:\n{}",
+        secure::pair(&own, &own_key),
+        php.site("test", &keys)
+    ));
+    let forged = get(
+        "/show.php",
+        "X-SSL-Client-Verify: FORGED\r\nx_ssl_client_s_dn: FORGED\r\nX-SSL-Client-S-DN: FORGED\r\n\
+         X.SSL.Client.Serial: FORGED\r\n",
+    );
+    let ask = |own: Option<(&Path, &Path)>| {
+        let config = Arc::new(secure::config_as(rustls::DEFAULT_VERSIONS, own));
+        let socket = TcpStream::connect(proxy.addresses()[1]).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut visitor = Visitor::with(secure::connect_with(config, socket, "test"));
+        visitor.ask(&forged).text()
+    };
+    let text = ask(Some((&*certfile, &*keyfile)));
+    let fingerprint = secure::fingerprint(&certfile)
+        .replace(':', "")
+        .to_lowercase();
+    for (name, expected) in [
+        ("HTTPS", "on"),
+        ("HTTP_X_SSL_CLIENT_VERIFY", "SUCCESS"),
+        ("HTTP_X_SSL_CLIENT_S_DN", "CN=leaf"),
+        ("HTTP_X_SSL_CLIENT_I_DN", "CN=authority of client.test"),
+        ("HTTP_X_SSL_CLIENT_FINGERPRINT", &*fingerprint),
+    ] {
+        assert_eq!(value(&text, name), Some(expected), "{name} in {text}");
+    }
+    assert!(value(&text, "HTTP_X_SSL_CLIENT_SERIAL").is_some(), "{text}");
+    assert_lacks(&text, "FORGED");
+    // Without a certificate, with TLS and without.
+    let text = ask(None);
+    assert_eq!(value(&text, "HTTP_X_SSL_CLIENT_VERIFY"), Some("NONE"));
+    assert_eq!(value(&text, "HTTP_X_SSL_CLIENT_S_DN"), None);
+    assert_lacks(&text, "FORGED");
+    let text = proxy.visit().ask(&forged).text();
+    assert_eq!(value(&text, "HTTPS"), None);
+    assert_eq!(value(&text, "HTTP_X_SSL_CLIENT_VERIFY"), Some("NONE"));
+    assert_lacks(&text, "FORGED");
     proxy.finish_without_leak_check();
 }
