@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::problem::{Findings, Location};
 use super::raw::{Map, Node, PathStep};
+use super::similar::near;
 use super::value;
 
 /// A key of the file.
@@ -210,12 +211,6 @@ pub(super) fn unknown_in_route(name: &str, valid: &[&'static str]) -> String {
     }
 }
 
-/// The edit distance of an unknown name from that of a key, if it may be meant.
-fn near(name: &str, key: &str) -> Option<usize> {
-    let distance = distance(&name.to_ascii_lowercase(), key);
-    (distance <= (name.len() / 4).clamp(1, 2)).then_some(distance)
-}
-
 /// Where a key is valid, in words.
 fn home(key: &ConfigKey) -> &'static str {
     match key.level {
@@ -228,31 +223,6 @@ fn home(key: &ConfigKey) -> &'static str {
 /// Splits a dotted name into section and name.
 fn split(dotted: &str) -> (&str, &str) {
     dotted.rsplit_once('.').unwrap_or(("", dotted))
-}
-
-/// The edit distance: letters that are added, removed, replaced or swapped with the next one.
-fn distance(one: &str, other: &str) -> usize {
-    // Longer than any key; the time is the product of both lengths.
-    if one.len() > 64 {
-        return usize::MAX;
-    }
-    let (one, other) = (one.as_bytes(), other.as_bytes());
-    let mut rows = vec![vec![0; other.len() + 1]; one.len() + 1];
-    for i in 0..=one.len() {
-        for j in 0..=other.len() {
-            if i == 0 || j == 0 {
-                rows[i][j] = i + j;
-                continue;
-            }
-            let replaced = rows[i - 1][j - 1] + usize::from(one[i - 1] != other[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = least;
-        }
-    }
-    rows[one.len()][other.len()]
 }
 
 const fn key(name: &'static str, level: KeyLevel, stage: KeyStatus) -> ConfigKey {
@@ -636,17 +606,6 @@ mod tests {
             r#"unknown key "docrot"; did you mean "docroot" in a map entry?"#,
         );
         check("", KeyLevel::Top, r#"unknown key """#);
-    }
-
-    #[test]
-    fn distances() {
-        let check =
-            |one, other, expected| assert_eq!(distance(one, other), expected, "{one} {other}");
-        check("", "abc", 3);
-        check("abc", "abc", 0);
-        check("abc", "acb", 1);
-        check("abc", "abxc", 1);
-        check("kitten", "sitting", 3);
     }
 
     #[test]

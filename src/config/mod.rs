@@ -13,10 +13,10 @@
 //! address; at most one default site; no host name twice; every path is absolute; every deadline is at least a
 //! millisecond.
 //!
-//! In reading order: `types` (the result), `defaults`, `constructors`, `raw` (YAML as a tree) with `locate` (lines), `keys` (the table
-//! of all keys), `value` and `address` (single values), `section` (key by key), `check`, `listen`, `acme`, `status` and `proxy_protocol` (the
-//! top level),
-//! `sites` and `site` with `files`, `auth`, `clients`, `rate`, `gzip`, `logs` and `pages` (`map`), [`access`] (the file of
+//! In reading order: `types` (the result), `defaults`, `constructors`, `raw` (YAML as a tree) with `locate` (lines), `keys`
+//! (the table of all keys) with `similar` (which one is meant), `value` and `address` (single values), `section` (key by
+//! key), `check`, `listen`, `acme`, `status` and `proxy_protocol` (the top level), `sites` and `site` with `files`, `auth`,
+//! `clients`, `rate`, `gzip`, `logs` and `pages` (`map`), [`access`] (the file of
 //! `swiftiply-access`), `problem` (messages), `print` (back to YAML) with `written` (single values).
 //! `routes` reads the parts of a site that have backends of their own.
 //! `redirects` and `headers` read what a site sends by itself, or changes.
@@ -55,6 +55,7 @@ mod routes;
 mod section;
 mod server_tls;
 mod servers;
+mod similar;
 mod site;
 mod sites;
 mod status;
