@@ -112,7 +112,7 @@ fn password_required() {
             && log.contains(r#""user":"-","method":"GET","target":"/other""#)
             && log.contains(r#""user":"-","method":"GET","target":"/admin/x""#)
     });
-    proxy.wait_for_log("wrong name or password, name \"nobody\"");
+    proxy.wait_for_log(": site test: GET /admin: wrong name or password, name \"nobody\"");
     assert_lacks(&proxy.log(), "Secret");
     drop((visitor, backend));
     proxy.finish();
@@ -464,6 +464,7 @@ fn check_timeout() {
         assert_eq!(count(401) + count(503), 8, "{statuses:?}");
         count(503) >= 1
     });
+    proxy.wait_for_log(": site test: GET /: too many passwords to check");
     drop(visitors);
     proxy.finish();
 }

@@ -333,6 +333,9 @@ fn slow_body() {
         drip.join().unwrap();
     }
     proxy.wait_for_logs("reason=body_slow", 2);
+    for host in ["collects", "passes"] {
+        proxy.wait_for_log(&format!(": site {host}: POST /: the body came too slowly"));
+    }
     backend.at_least(50);
     drop(backend);
     proxy.finish();

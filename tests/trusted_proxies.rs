@@ -127,6 +127,7 @@ fn requests_count_for_the_client() {
     let mut second = proxy.visit();
     assert_eq!(second.ask(from("203.0.113.7")).status, 429);
     proxy.wait_for_log("429 for 203.0.113.7 through 127.0.0.1:");
+    proxy.wait_for_log(": site test: GET /: limits.connections_per_client reached");
     // The proxy's connection stays, for the requests of other clients.
     second.send(from("203.0.113.8"));
     backend.reply_to(&mut first, "ok");
@@ -157,6 +158,7 @@ fn client_in_messages() {
     let fields = "X-Forwarded-For: 203.0.113.7\r\nAuthorization: Basic Ym9iOndyb25n";
     assert_eq!(client.ask(forwarded("/", fields)).status, 401);
     proxy.wait_for_log("401 for 203.0.113.7 through 127.0.0.1:");
+    proxy.wait_for_log(": site test: GET /: wrong name or password");
     drop(client);
     proxy.finish();
 }

@@ -125,6 +125,8 @@ fn bad_while_streamed() {
             assert!(backend.is_closed(), "{rest}");
         }
     }
+    proxy.wait_for_logs(": nothing more of the body came in ", 2);
+    assert_contains(&proxy.log(), ": site test: POST ");
     // A client that leaves in the middle ends the exchange.
     let mut backend = Backend::dial(proxy.dial_in());
     proxy
