@@ -4,7 +4,8 @@
 //! one, unless their ids are different names. The pool divides requests among machines by the share of their connections in use (`order: least`), and among
 //! equals by their recent response time.
 //!
-//! Called under the pool's lock ([`Machine::load`], [`IdleList`]) and by workers at the end of an exchange. Takes no lock.
+//! Called under the pool's lock ([`Machine::load`], [`IdleList`]) and by workers at the end of an exchange. Takes a lock only
+//! for a response that has not come in time, and for the first one after that.
 
 use std::cmp::Ordering as Compared;
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::identity::{BackendIdentity, MachineHost};
+use super::reports::{self, Reports};
 
 /// A host that backends with one key dial in from.
 #[derive(Debug, Default)]
@@ -26,7 +28,7 @@ pub(super) struct Machine {
     average: AtomicU32,
     /// When a response time was last added, in seconds since the first use of this module.
     measured: AtomicU32,
-    /// Responses in a row that did not come in time.
+    /// Responses in a row that did not come in time. Changed under the lock of `reports`.
     late: AtomicU32,
     /// When the last one of them was due, in the same seconds.
     late_at: AtomicU32,
@@ -34,6 +36,16 @@ pub(super) struct Machine {
     pub(super) idle: IdleList,
     /// Those that are drained.
     pub(super) drained: IdleList,
+    /// That it hangs or responds again, for the log.
+    reports: Mutex<Reports<MachineChange>>,
+}
+
+/// A machine begins to count as hanging, or ends that.
+#[derive(Debug)]
+struct MachineChange {
+    hangs: bool,
+    /// The machine and its dial-in address, as the log names them.
+    name: String,
 }
 
 /// A list of idle backends of one machine. The pool's [idle backends](super::idle) have its entries; the pool's lock guards it.
@@ -119,17 +131,52 @@ impl Machine {
         self.late.load(Ordering::Relaxed) > 0 && age < REMEMBERED
     }
 
-    /// A response has not come in time. Returns whether the machine counts as hanging from now on.
-    pub(super) fn add_late_response(&self) -> bool {
-        self.late_at
-            .store(seconds(Instant::now()), Ordering::Relaxed);
-        self.late.fetch_add(1, Ordering::Relaxed) + 1 == HANGS
+    /// A response has not come in time. If the machine counts as hanging from now on, that is logged with this name.
+    pub(super) fn add_late_response(&self, name: impl FnOnce() -> String) {
+        {
+            let mut reports = self.reports.lock();
+            let now = seconds(Instant::now());
+            self.late_at.store(now, Ordering::Relaxed);
+            if self.late.fetch_add(1, Ordering::Relaxed) + 1 != HANGS {
+                return;
+            }
+            reports.add(MachineChange {
+                hangs: true,
+                name: name(),
+            });
+        }
+        self.report_changes();
     }
 
-    /// A response has come. Returns whether the machine counted as hanging.
-    pub(super) fn add_response(&self) -> bool {
+    /// A response has come. If the machine counted as hanging, that is logged with this name.
+    pub(super) fn add_response(&self, name: impl FnOnce() -> String) {
         // Mostly it is zero, and a plain read leaves the cache line shared.
-        self.late.load(Ordering::Relaxed) > 0 && self.late.swap(0, Ordering::Relaxed) >= HANGS
+        if self.late.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        {
+            let mut reports = self.reports.lock();
+            if self.late.swap(0, Ordering::Relaxed) < HANGS {
+                return;
+            }
+            reports.add(MachineChange {
+                hangs: false,
+                name: name(),
+            });
+        }
+        self.report_changes();
+    }
+
+    fn report_changes(&self) {
+        reports::log_all(
+            |goes_on| self.reports.lock().next(goes_on),
+            |MachineChange { hangs, name }| match hangs {
+                true => log::warn!(
+                    "machine {name}: {HANGS} responses in a row did not come in time; others go first"
+                ),
+                false => log::info!("machine {name} responds again"),
+            },
+        );
     }
 
     /// Adds a response time to the average. Of two at the same time, one may be lost.
@@ -235,7 +282,7 @@ const WEIGHT: u32 = 8;
 /// Longer responses count as long as this: an event stream is not a slow response.
 const LONGEST: Duration = Duration::from_secs(10);
 /// So many responses in a row that did not come in time make a machine the last choice.
-pub(super) const HANGS: u32 = 3;
+const HANGS: u32 = 3;
 /// For how many seconds a machine that hangs is remembered while none of its backends is connected.
 const REMEMBERED: u32 = 60;
 /// Seconds without a response after which the average counts half.
@@ -302,10 +349,12 @@ mod tests {
         }
         assert_eq!(compare(2, 8, now), Compared::Less);
         // A machine that hangs is the last choice, until it responds.
-        let late = [(); 4].map(|()| small.add_late_response());
-        assert_eq!(late, [false, false, true, false]);
-        assert_eq!(compare(2, 2, now), Compared::Greater);
-        assert!(small.add_response() && !small.add_response());
+        let name = || "small".to_owned();
+        for late in [Compared::Less, Compared::Less, Compared::Greater] {
+            small.add_late_response(name);
+            assert_eq!(compare(2, 2, now), late);
+        }
+        small.add_response(name);
         assert_eq!(compare(2, 2, now), Compared::Less);
         // What was long ago does not.
         assert_eq!(

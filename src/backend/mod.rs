@@ -14,7 +14,7 @@
 //! For servers that the proxy connects to (`proxy: traditional`): [`directory`], and [`check`], one health probe.
 //!
 //! For both: [`queue`] orders the requests that wait, [`waiting`] counts them, and [`shortage`] says why they wait.
-//! [`pause`] lets all requests of a site wait.
+//! [`pause`] lets all requests of a site wait, and [`reports`] logs changes in their order.
 //! [`lease`] is a backend of either kind for the time of one exchange; the exchange itself is in
 //! [`relay`](crate::relay). [`limit`] is a queue for permits, used for other things as well.
 //!
@@ -34,5 +34,6 @@ pub mod pause;
 pub mod pool;
 pub mod queue;
 pub mod registration;
+mod reports;
 pub mod shortage;
 pub mod waiting;

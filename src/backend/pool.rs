@@ -34,7 +34,7 @@ use super::drained::Drained;
 use super::group::{Group, Groups, Journal, Sites};
 use super::identity::BackendIdentity;
 use super::idle::{CellIndex, HasCell, IdleBackends};
-use super::machine::{HANGS, Machine, MachineMember, Machines};
+use super::machine::{Machine, MachineMember, Machines};
 use super::queue::{Queue, QueuePosition, Slot};
 use super::registration::{Home, Registration};
 use super::waiting::{CountedWait, QueueFull, WaitingCount, WaitingGuard};
@@ -437,9 +437,10 @@ impl Backend {
         drained.has_backend(&self.id, name, &self.peer)
     }
 
-    /// The machine that it runs on, as in logs.
-    fn host(&self) -> String {
-        self.registration.identity().machine()
+    /// The machine that it runs on and the address at which it dialled in, as in logs.
+    fn machine_name(&self) -> String {
+        let host = self.registration.identity().machine();
+        format!("{host} at {}", self.pool.name)
     }
 
     /// Makes a lease of it, unless it is dead.
@@ -496,13 +497,7 @@ impl PoolLease {
             backend.registration.count_response();
             backend.registration.note_change();
             let machine = backend.machine.machine();
-            if machine.add_response() {
-                log::info!(
-                    "machine {} at {} responds again",
-                    backend.host(),
-                    backend.pool.name
-                );
-            }
+            machine.add_response(|| backend.machine_name());
             if let Some(since) = self.since {
                 let now = Instant::now();
                 let time = now.saturating_duration_since(since);
@@ -516,13 +511,9 @@ impl PoolLease {
 
     /// The response has not come in time, which counts against the machine.
     pub(super) fn late(&self) {
-        if let Some(backend) = &self.backend
-            && backend.machine.machine().add_late_response()
-        {
-            let (host, pool) = (backend.host(), &backend.pool.name);
-            log::warn!(
-                "machine {host} at {pool}: {HANGS} responses in a row did not come in time; others go first"
-            );
+        if let Some(backend) = &self.backend {
+            let machine = backend.machine.machine();
+            machine.add_late_response(|| backend.machine_name());
         }
     }
 

@@ -28,7 +28,7 @@
 //! | `Succession::others` | the links to other processes of the server | a few instructions |
 //! | `ActivatedSockets::served` | which address each socket of the service manager serves | look-ups of addresses |
 //! | `Shared::successor` | the link to the process that has replaced this one | a clone |
-//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, shards of the `RateLimiter`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding`, `AdminContext::connections`, `Shared::certificates`, `Shared::reload`, `Shared::history` | see there | a few instructions |
+//! | alarm, inboxes of the tunnels and the drainer, `Clients`, `Checks`, shards of the `RateLimiter`, `Shares`, dial-in connections, groups and settings, resolved addresses, the state of the Redis thread, `Sessions::shedding`, `AdminContext::connections`, `Shared::certificates`, `Shared::reload`, `Shared::history`, machines | see there | a few instructions |
 //! | `Files::cache`, `Root::handle` | what is known about paths, a directory | a look-up, a clone |
 //! | `Watched::state`, `Users::verified` | a file's content, credentials that were correct | a clone, a few instructions |
 //! | those of [`acme`](crate::acme), `SiteCertificates`, `NameQueue` | pending challenges, names and their certificates, names that clients ask for | a look-up, a few instructions; with the lock of the names, the change of their certificates and of what is asked for |

@@ -12,12 +12,13 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::endpoint::Endpoint;
-use super::health::{Change, HealthReport};
+use super::health::{Change, HealthChange, HealthReport};
 #[cfg(feature = "redis")]
 use super::list::Notify;
 use super::server::IdleConnection;
 use super::state::{Assignment, DirectorySettings, DirectoryState};
 use crate::backend::drained::Drained;
+use crate::backend::reports;
 use crate::backend::shortage::Shortage;
 use crate::net::alarm::Alarm;
 use crate::net::conn::Conn;
@@ -220,6 +221,7 @@ impl Directory {
                     state.servers[index].share_with_others(list);
                 }
             }
+            state.note_change(&endpoint.name, change, outcome);
             (change, unwanted, waits, state.next_pause())
         };
         if let Some(pause) = pause {
@@ -228,21 +230,38 @@ impl Directory {
         if let Some((idle, reason)) = unwanted {
             self.close(idle.conn, reason);
         }
-        let (site, name) = (&self.site, &endpoint.name);
-        match change {
-            // Only checks report a server as down.
-            Change::None | Change::Down => {}
-            Change::Aside => {
-                log::warn!(
-                    target: &self.log,
-                    "site {site}: server {name} is set aside: {outcome}"
-                );
-                // The address may have changed: look the name up again soon.
-                self.set_alarm();
-            }
-            Change::Back => log::info!(target: &self.log, "site {site}: server {name} is back"),
+        if change != Change::None {
+            self.report_changes();
+        }
+        if change == Change::Aside {
+            // The address may have changed: look the name up again soon.
+            self.set_alarm();
         }
         waits
+    }
+
+    /// Logs the changes of servers' health that are not logged yet.
+    pub(super) fn report_changes(&self) {
+        let site = &self.site;
+        reports::log_all(
+            |goes_on| self.state.lock().reports.next(goes_on),
+            |HealthChange {
+                 server,
+                 change,
+                 why,
+             }| match change {
+                Change::None => {}
+                Change::Aside => {
+                    log::warn!(target: &self.log, "site {site}: server {server} is set aside: {why}");
+                }
+                Change::Down => {
+                    log::warn!(target: &self.log, "site {site}: server {server} is down: {why}");
+                }
+                Change::Back => {
+                    log::info!(target: &self.log, "site {site}: server {server} is back");
+                }
+            },
+        );
     }
 
     /// Tells the Redis thread that a request waits.

@@ -5,6 +5,7 @@
 //! [`maintenance`](super::maintenance)) may find a server down; then only a check can find it up again.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Whether a server gets requests.
@@ -36,13 +37,22 @@ pub(super) enum HealthReport {
     Unreachable(String),
 }
 
-/// A change of a server's health, to be logged without the lock.
+/// A change of a server's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     None,
     Aside,
     Down,
     Back,
+}
+
+/// A change that is to be logged.
+#[derive(Debug)]
+pub(super) struct HealthChange {
+    pub(super) server: Arc<str>,
+    pub(super) change: Change,
+    /// Why, if it gets no requests now.
+    pub(super) why: String,
 }
 
 /// The health of a server.

@@ -164,7 +164,7 @@ impl Directory {
                 return;
             };
             server.check = Some(Instant::now() + interval.unwrap_or_default());
-            match interval {
+            let change = match interval {
                 Some(_) => {
                     let result = result.as_ref();
                     server
@@ -173,20 +173,21 @@ impl Directory {
                 }
                 // Checks were switched off meanwhile: a server that is marked down now would stay down.
                 None => Change::None,
-            }
+            };
+            let why = result.as_ref().err().map_or("", String::as_str);
+            state.note_change(&endpoint.name, change, &why);
+            change
         };
         let (site, name) = (&self.site, &endpoint.name);
-        match result {
-            Err(why) if change == Change::Down => log::warn!(
-                target: &self.log,
-                "site {site}: server {name} is down: {why}"
-            ),
-            Err(why) => log::debug!(target: &self.log, "site {site}: server {name}: {why}"),
-            Ok(()) if change == Change::Back => {
-                log::info!(target: &self.log, "site {site}: server {name} is back");
-                self.serve_waiting();
+        match (change, result) {
+            (Change::None, Err(why)) => {
+                log::debug!(target: &self.log, "site {site}: server {name}: {why}");
             }
-            Ok(()) => {}
+            (Change::None, Ok(())) => {}
+            _ => self.report_changes(),
+        }
+        if change == Change::Back {
+            self.serve_waiting();
         }
         self.set_alarm();
     }

@@ -1,17 +1,19 @@
 //! What the lock of a directory guards: its settings, its servers, and the requests that wait for them.
 
+use std::fmt::Display;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::endpoint::Endpoint;
-use super::health::Health;
+use super::health::{Change, Health, HealthChange};
 #[cfg(feature = "redis")]
 use super::list::ListState;
 use super::server::{IdleConnection, ServerEntry};
 use super::tls::ServerTls;
 use crate::backend::drained::Drained;
 use crate::backend::queue::Queue;
+use crate::backend::reports::Reports;
 use crate::backend::shortage::Shortage;
 use crate::config::{self, Order, ServerConfig};
 use crate::stats::Close;
@@ -53,6 +55,8 @@ pub(super) struct DirectoryState {
     pub(super) closed: Option<Close>,
     /// The servers that get no requests.
     pub(super) drained: Arc<Drained>,
+    /// Changes of their health, for the log.
+    pub(super) reports: Reports<HealthChange>,
     #[cfg(feature = "redis")]
     pub(super) list: Option<ListState>,
 }
@@ -109,6 +113,7 @@ impl DirectoryState {
             waiting: Queue::default(),
             next_server: 0,
             drained: Arc::default(),
+            reports: Reports::default(),
             #[cfg(feature = "redis")]
             list: None,
         }
@@ -172,6 +177,17 @@ impl DirectoryState {
         };
         let down = servers().filter(|server| server.health.state != Health::Up || server.drained);
         (servers().count(), down.count())
+    }
+
+    /// Notes a change of a server's health for [`Directory::report_changes`](super::dispatch::Directory::report_changes).
+    pub(super) fn note_change(&mut self, server: &Arc<str>, change: Change, why: &dyn Display) {
+        if change != Change::None {
+            self.reports.add(HealthChange {
+                server: Arc::clone(server),
+                change,
+                why: why.to_string(),
+            });
+        }
     }
 
     /// Why no slot is free.
