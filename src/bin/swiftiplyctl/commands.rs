@@ -254,6 +254,7 @@ With
 .Fl n
 nothing is obtained: the server tries for each name with
 .Li \"tls: auto\"
+.Pq or Li on_demand , No if it is in the configuration
 whether it would be, and prints why not.
 It places an order, lets the authority validate the name by each of
 .Ic acme.challenges
