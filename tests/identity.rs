@@ -119,9 +119,7 @@ fn a_refused_program_learns_why() {
     let one = start(plain, "secret");
     one.wait_for_log(": dialled in, 1 now");
     let full = start(plain, "secret");
-    full.wait_for_log(
-        "it is full: 1 backends are connected already (limits.backends); trying again",
-    );
+    full.wait_for_log("it is full: 1 backend connected already (limits.backends); trying again");
     let unencrypted = start(tls, "secret");
     unencrypted.wait_for_log("it refuses the connection: plain text instead of TLS; trying again");
     for log in [full.log(), unencrypted.log()] {
