@@ -76,7 +76,7 @@
 //! ```
 //!
 //! A worker blocks in three places: in `epoll_wait(2)` for work, and for at most 20 ms in the read of a response or on the
-//! Condvar of a slot in a queue. The rule (module `worker` of [`server`]): a session that has to wait for its backend is
+//! Condvar of a slot in a queue. The rule ([`relay::worker`]): a session that has to wait for its backend is
 //! parked at once if the server is busy, which it is if work was ready when the worker came for this session or is ready
 //! now, or if this is the last worker that can take new work. Otherwise the worker blocks, and parks the session if that was
 //! not long enough. So a quiet server needs one blocking read for each exchange, a busy one does not sleep while there is
@@ -88,7 +88,7 @@
 //!
 //! **Accepted.** `src/net/listener.rs: fn accept_loop` accepts the connection; `src/server/accept.rs: fn accepted` checks
 //! `limits.connections` and `limits.connections_per_client` and whether the client may connect, and puts a new session into the poller
-//! (`src/net/poller.rs: fn enter`). When bytes arrive, a worker takes the session out (`src/server/worker.rs: fn work`) and
+//! (`src/net/poller.rs: fn enter`). When bytes arrive, a worker takes the session out (`src/relay/worker.rs: fn work`) and
 //! runs it (`src/server/session.rs: fn run`): the loop that goes from state to state until the session has to wait or is
 //! closed. `src/server/session/state.rs: enum State` has all states.
 //!
@@ -111,7 +111,7 @@
 //!
 //! **A backend.** `src/server/session/exchange.rs: fn begin_exchange` makes the request an exchange, a state machine that
 //! never waits: `src/relay/mod.rs: fn advance` does what can be done now and returns what it is blocked on; then the worker
-//! blocks for a moment or parks the session (`src/server/worker.rs: fn wait_for`). What is particular to the server stands
+//! blocks for a moment or parks the session (`src/relay/worker.rs: fn wait_for`). What is particular to the server stands
 //! in `src/server/pending.rs: struct PendingRequest`. `src/backend/lease.rs: fn acquire` takes an idle backend of a pool or
 //! a connection to a server of a directory, or puts the request into the queue. The thread that frees a backend puts it into
 //! the slot of the first request in the queue (`src/backend/queue.rs: fn fill`) and so wakes that session.
@@ -229,7 +229,7 @@
 //! | 6 | [`backend`], [`client`] | the dial-in protocol, from both sides |
 //! | 6 | [`acme`] | certificates that the server obtains or makes |
 //! | 6 | [`content`] | files: those that are served, and those that are read again when they change |
-//! | 7 | [`relay`] | one exchange, from the lease of a backend to the last byte of the response |
+//! | 7 | [`relay`] | one exchange, from the lease of a backend to the last byte of the response, and the workers that run it |
 //! | 8 | [`server`], [`access`] | everything |
 //! | 9 | `internals` | what programs and tests use besides the interface |
 //!

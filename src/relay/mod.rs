@@ -1,9 +1,8 @@
 //! One exchange: sends a request to a backend and delivers the response to the client.
 //!
 //! An [`Exchange`] is a state machine that never waits. [`Exchange::advance`] does what can be done now and returns
-//! what it is [blocked](Step::Blocked) on; the program that owns the exchange decides how to wait. The server's worker
-//! blocks for a moment or parks the exchange in the poller; the access proxy's thread polls both sockets. The
-//! [`ExchangeHandler`] trait holds what differs between the two programs.
+//! what it is [blocked](Step::Blocked) on; the [`worker`] that runs it then blocks for a moment or parks it in the poller.
+//! The [`ExchangeHandler`] trait holds what differs between the two programs.
 //!
 //! The page "Life of a session" of the [library](crate) has a table of the phases, with what each of them waits for, until
 //! when, and what follows.
@@ -15,9 +14,10 @@
 //! of the response, and [`delivery`] brings it to the client: `pull` carries it from its source to the [`output`],
 //! [`mod@file`] sends from memory or disk, [`spool`] keeps what the client has not taken yet, and [`rate`] measures how
 //! fast it sends or takes. [`drain`] reads a response that no client waits for; [`disconnect`] distinguishes a client
-//! that has left from one that has only finished sending.
+//! that has left from one that has only finished sending. [`worker`] is the thread that runs an exchange, and [`parking`]
+//! what it knows of a connection that waits.
 //!
-//! Called by workers and by the access proxy's threads.
+//! Called by workers.
 //!
 //! **Invariants**
 //! - Nothing here waits, except for one read of the backend for at most [`Tools::patience`].
@@ -34,10 +34,12 @@ pub mod drain;
 pub mod file;
 pub mod handler;
 pub mod output;
+pub mod parking;
 mod pull;
 pub mod rate;
 pub mod spool;
 pub mod upload;
+pub mod worker;
 
 use std::io;
 use std::os::fd::BorrowedFd;

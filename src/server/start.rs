@@ -29,7 +29,7 @@ use super::snapshot::{Snapshot, SnapshotParts};
 use super::succession::Succession;
 use super::succession::switching::Switching;
 use super::threads::{self, PreparedThread, acme_thread};
-use super::worker::{Worker, set_scheduling};
+use super::worker::set_scheduling;
 use crate::acme::challenges::Challenges;
 use crate::acme::manager::{Manager, PreparedNames};
 use crate::backend::dial_in::DialIn;
@@ -43,6 +43,7 @@ use crate::net::poller::Poller;
 use crate::net::tls::SiteCertificates;
 use crate::net::tunnel::Tunnels;
 use crate::process;
+use crate::relay::worker::Worker;
 use crate::stats::Stats;
 use crate::stats::site::SiteStats;
 
@@ -301,7 +302,10 @@ impl Bound {
             let sessions = Arc::clone(&sessions);
             let scheduling = config.scheduling;
             // One job for the life of the server: the library's queue is unbounded, the server's own queues are not.
-            workers.execute(move || Worker::new(sessions).work(scheduling));
+            workers.execute(move || {
+                set_scheduling(scheduling);
+                Worker::new(sessions).work();
+            });
         }
         snapshot.check_files();
         for servers in snapshot.servers() {

@@ -53,7 +53,7 @@ impl Session {
             mut pending,
             ticket,
         } = auth;
-        let has_event = std::mem::take(&mut self.may_be_gone);
+        let has_event = std::mem::take(&mut self.parking.may_be_gone);
         if has_event && pending.disconnect.is_gone(&self.conn) {
             return self.client_gone(&pending, pending.waited());
         }

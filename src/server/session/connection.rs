@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -13,6 +12,7 @@ use crate::exchange::ClientAddress;
 use crate::net::conn::Conn;
 use crate::net::poller::Token;
 use crate::net::stream::Peer;
+use crate::relay::parking::Parking;
 use crate::server::admission::CountedConnection;
 use crate::server::identity::IdentityFields;
 use crate::server::pending::PendingRequest;
@@ -28,7 +28,8 @@ pub(crate) struct Session {
     pub(super) shared: Arc<Shared>,
     /// Where it is kept while no worker runs it.
     pub(super) sessions: Arc<Sessions<Self>>,
-    pub(super) token: Token,
+    /// What the workers know of it.
+    pub(super) parking: Parking,
     pub(super) conn: Conn,
     /// The client, or a proxy that has not named it yet.
     pub(super) peer: Peer,
@@ -46,8 +47,6 @@ pub(crate) struct Session {
     pub(super) memory: Charge,
     /// The part of that for the request, in bytes.
     pub(super) request_bytes: u64,
-    /// What may be left unread in the socket.
-    pub(super) unread: Unread,
     pub(super) state: State,
     /// The reason that is counted when the session is dropped.
     pub(super) reason: Close,
@@ -55,28 +54,10 @@ pub(crate) struct Session {
     pub(super) expired: bool,
     /// Responses so far.
     pub(super) responses: u32,
-    /// Whether the client's socket has reported an event that may be its disconnect and was not looked at yet.
-    pub(super) may_be_gone: bool,
-    /// Whether the backend's socket is armed in the poller.
-    pub(super) is_armed: bool,
-    /// Wakes it from a queue; created once.
-    pub(super) waker: Option<Waker>,
     /// The fields about the client's certificate, once an application has got them.
     pub(super) identity: Option<IdentityFields>,
     /// Only an authority that validates a name is answered; see [`Admitted`](crate::server::accept::Admitted).
     pub(super) only_challenges: bool,
-}
-
-/// What a socket may hold that the poller will not report again. It has to be read before the session is parked for
-/// more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unread {
-    /// Nothing: everything was read.
-    Nothing,
-    /// Bytes, but no end: a read that brings less than there was room for has emptied it (epoll(7)).
-    Bytes,
-    /// Bytes, the end, or both: only a read that brings nothing settles it.
-    Unsure,
 }
 
 impl Session {
@@ -102,7 +83,7 @@ impl Session {
         Self {
             shared,
             sessions,
-            token,
+            parking: Parking::new(token),
             conn,
             peer,
             local: None,
@@ -112,7 +93,6 @@ impl Session {
             pending_output: Vec::new(),
             memory,
             request_bytes: 0,
-            unread: Unread::Unsure,
             state: State::Head(ReadingHead {
                 handshake,
                 ..ReadingHead::idle(Instant::now() + patience)
@@ -120,9 +100,6 @@ impl Session {
             reason: Close::Internal,
             expired: false,
             responses: 0,
-            may_be_gone: false,
-            is_armed: false,
-            waker: None,
             identity: None,
             only_challenges: false,
         }
@@ -161,13 +138,7 @@ impl Session {
 
     /// Reads what has arrived, without waiting.
     pub(super) fn fill(&mut self, scratch: &mut Scratch) -> io::Result<Option<usize>> {
-        let read = scratch.input.fill_now(&mut self.conn)?;
-        let emptied =
-            self.unread == Unread::Bytes && !scratch.input.is_full() && !self.conn.may_have_more();
-        if read.is_none() || emptied {
-            self.unread = Unread::Nothing;
-        }
-        Ok(read)
+        self.parking.fill(&mut scratch.input, &mut self.conn)
     }
 
     /// Charges what the connection keeps now.
@@ -261,7 +232,7 @@ impl Drop for Session {
         }
         self.shared.stats.client_closed(self.reason);
         log::debug!("client {} closed: reason={}", self.peer, self.reason);
-        self.sessions.poller.leave(self.token);
+        self.sessions.poller.leave(self.parking.token());
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::connection::{Session, Unread};
+use super::connection::Session;
 use super::log_context::LogContext;
 use super::state::{AfterResponse, SessionStep, State};
 use crate::backend::lease::Lease;
 use crate::relay::drain::Drain;
+use crate::relay::parking::Unread;
 use crate::relay::upload::StreamingUpload;
 use crate::relay::{ClientSide, Exchange, Outcome, RelayError, Step};
 use crate::server::pending::PendingRequest;
@@ -22,7 +23,7 @@ impl Session {
         scratch: &mut Scratch,
     ) -> SessionStep {
         // The end of the client's side may have come right after the request; the poller does not report it again.
-        self.may_be_gone = self.unread == Unread::Unsure;
+        self.parking.may_be_gone = self.parking.unread == Unread::Unsure;
         let since = pending.since;
         self.advance_exchange(Box::new(Exchange::new(pending, upload, since)), scratch)
     }
@@ -42,14 +43,14 @@ impl Session {
             conn: &mut self.conn,
             input,
             pending_output: &mut self.pending_output,
-            has_event: self.may_be_gone,
+            has_event: self.parking.may_be_gone,
         };
         let step = exchange.advance(&mut client, &mut tools);
-        self.may_be_gone = client.has_event;
+        self.parking.may_be_gone = client.has_event;
         if let Some(upload) = &exchange.upload {
             exchange.handler.body_bytes = upload.length();
             // The upload reads the socket without updating `unread`.
-            self.unread = Unread::Unsure;
+            self.parking.unread = Unread::Unsure;
         }
         match step {
             Step::Blocked(interests) => SessionStep::Wait(State::Exchange(exchange), interests),

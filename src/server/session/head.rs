@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connection::{Session, Unread};
+use super::connection::Session;
 use super::request::REFUSED;
 use super::state::{ReadingHead, SessionStep, State};
 use crate::config::size_text;
@@ -13,6 +13,7 @@ use crate::http::head::{HeadLimits, Refusal, RequestHead};
 use crate::net::proxy_protocol;
 use crate::preamble;
 use crate::relay::Interests;
+use crate::relay::parking::Unread;
 use crate::server::pending::head_limits;
 use crate::server::scratch::Scratch;
 use crate::stats::Close;
@@ -77,7 +78,7 @@ impl Session {
                 }
                 (Ok(None), None) if reading.handshake && self.conn.is_waiting() => {
                     // Its first message was read. More may be in the socket.
-                    self.unread = Unread::Unsure;
+                    self.parking.unread = Unread::Unsure;
                     let now = Instant::now();
                     reading.idle_until = now + patience;
                     let again = now + CERTIFICATE_PAUSE;

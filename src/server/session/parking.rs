@@ -1,26 +1,20 @@
 //! What the poller, the tick and a worker ask of a session that does not run.
 
-use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::task::Waker;
 use std::time::Instant;
 
-use super::connection::{Session, Unread};
+use super::connection::Session;
 use super::state::State;
 use crate::backend::lease::Ticket;
-use crate::net::poller::{Cause, Interest, Token};
 use crate::net::stream::Pending;
 use crate::relay::output::Reader;
+use crate::relay::parking::{Parked, Parking};
 use crate::server::succession::link::ProcessLink;
 use crate::server::succession::message::GivenClient;
 use crate::stats::Close;
 
 impl Session {
-    /// The session's key in the poller.
-    pub(crate) const fn token(&self) -> Token {
-        self.token
-    }
-
     /// Whether nothing of a request has arrived: the connection can be closed without loss.
     pub(crate) fn is_idle(&self) -> bool {
         match &self.state {
@@ -124,49 +118,26 @@ impl Session {
         self.close(reason);
         None
     }
+}
 
-    /// Takes note of an event at the client's socket; `None`: something has happened while the session was out.
-    pub(crate) fn notice(&mut self, cause: Option<Cause>) {
-        if self.is_armed {
-            self.is_armed = false;
-            // The backend did not wake it, so its socket is still armed, and another session may use it soon.
-            if cause != Some(Cause::Backend)
-                && let Some(backend) = self.state.backend()
-            {
-                self.sessions.poller.disarm(backend);
-            }
-        }
-        match cause {
-            // The poller does not report what can be read while the session waits for room.
-            Some(Cause::Ready) if !self.state.reads() => self.unread = Unread::Unsure,
-            Some(Cause::Ready) => self.unread = Unread::Bytes,
-            Some(Cause::Woken | Cause::Backend) => {}
-            Some(Cause::Ended) | None => {
-                self.unread = Unread::Unsure;
-                self.may_be_gone = true;
-            }
-        }
+impl Parked for Session {
+    fn parking(&mut self) -> &mut Parking {
+        &mut self.parking
     }
 
-    /// Arms the backend's socket, before the session is parked.
-    ///
-    /// # Errors
-    /// Whatever `epoll_ctl(2)` says.
-    pub(crate) fn arm(&mut self, interest: Interest) -> io::Result<()> {
-        if let Some(backend) = self.state.backend() {
-            self.sessions.poller.arm(self.token, backend, interest)?;
-            self.is_armed = true;
-        }
-        Ok(())
+    fn reads(&self) -> bool {
+        self.state.reads()
     }
 
-    /// Whether the client may have left, which has to be checked before the session is parked.
-    pub(crate) const fn may_be_gone(&self) -> bool {
-        self.may_be_gone && matches!(self.state, State::Exchange(_) | State::Auth(_))
+    fn heeds_departure(&self) -> bool {
+        matches!(self.state, State::Exchange(_) | State::Auth(_))
     }
 
-    /// Blocks until the queue has given it what it waits for, or until `until`.
-    pub(crate) fn wait_in_queue(&self, until: Instant) {
+    fn backend(&mut self) -> Option<BorrowedFd<'_>> {
+        self.state.backend()
+    }
+
+    fn wait_in_queue(&self, until: Instant) {
         match &self.state {
             State::Exchange(exchange) => {
                 if let Some(ticket) = exchange.ticket() {
@@ -180,10 +151,7 @@ impl Session {
         }
     }
 
-    /// Registers its waker, which is created once, with the queue in which it waits. `false`: the queue has given it
-    /// what it waits for already.
-    pub(crate) fn wake_with(&mut self, make: impl FnOnce() -> Waker) -> bool {
-        let waker = self.waker.get_or_insert_with(make).clone();
+    fn wake_with(&self, waker: Waker) -> bool {
         match &self.state {
             State::Exchange(exchange) => exchange
                 .ticket()

@@ -3,11 +3,12 @@
 use std::mem;
 use std::time::Instant;
 
-use super::connection::{Session, Unread};
+use super::connection::Session;
 use super::state::{ReadingHead, ReadingProxyHeader, SessionStep, State};
 use crate::net::proxy_protocol::{self, ProxiedEnds};
 use crate::net::stream::Peer;
 use crate::relay::Interests;
+use crate::relay::parking::Unread;
 use crate::stats::Close;
 
 impl Session {
@@ -41,7 +42,7 @@ impl Session {
                     return self.refuse_proxy_header("it did not arrive in time");
                 }
                 Ok(None) => {
-                    self.unread = Unread::Nothing;
+                    self.parking.unread = Unread::Nothing;
                     let deadline = reading.deadline;
                     return SessionStep::Wait(
                         State::ProxyHeader(reading),
@@ -60,7 +61,7 @@ impl Session {
             self.local = Some(ends.destination);
         }
         self.expired = false;
-        self.unread = Unread::Unsure;
+        self.parking.unread = Unread::Unsure;
         let snapshot = self.shared.snapshot();
         match self.shared.admit(&snapshot, &self.peer) {
             Ok(admitted) => {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::connection::{Session, Unread};
+use super::connection::Session;
 use super::linger::{LINGER, LONGEST_LINGER};
 use super::log_context::{LogContext, OwnedLogContext};
 use super::state::{AfterResponse, SendingResponse, SessionStep, State};
@@ -10,6 +10,7 @@ use crate::exchange::{Response, ResponseSource};
 use crate::net::stream::Pending;
 use crate::relay::Interests;
 use crate::relay::delivery::{Delivered, Delivery, Payload, Progress, Recipient};
+use crate::relay::parking::Unread;
 use crate::server::compress;
 use crate::server::fields::FieldRequest;
 use crate::server::pending::PendingRequest;
@@ -190,7 +191,7 @@ impl Session {
                 return SessionStep::Move(state);
             }
             // Looking at once for a next request, which is rarely there, would cost a system call each time.
-            return match scratch.input.is_empty() && self.unread == Unread::Nothing {
+            return match scratch.input.is_empty() && self.parking.unread == Unread::Nothing {
                 true => SessionStep::Wait(state, Interests::time(deadline)),
                 false => SessionStep::Go(state),
             };
