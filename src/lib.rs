@@ -144,7 +144,7 @@
 //!
 //! A session in one of these states is parked, and comes back when what it waits for has happened or its deadline is over.
 //! The phases are those of an exchange (`src/relay/mod.rs: enum Phase`); the access proxy ([`access`]) drives the same
-//! exchanges, from one thread for each dialled connection. A number is the status of the response, a word such as `idle` the
+//! exchanges in the same way. A number is the status of the response, a word such as `idle` the
 //! reason for which the client's connection is closed ([`stats::Close`]); after a status without a reason it is kept.
 //!
 //! | state or phase | waits for | then | deadline | deadline over | client closes |

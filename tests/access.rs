@@ -6,6 +6,7 @@ mod exchanges;
 mod hanging;
 mod lifetime;
 mod starting;
+mod waiting;
 
 use std::path::Path;
 

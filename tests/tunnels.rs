@@ -22,6 +22,18 @@ fn tunnel(proxy: &Proxy, visitor: &mut Visitor) -> Backend {
 /// Makes a tunnel of a client and a backend.
 pub(crate) fn switch(visitor: &mut Visitor, backend: &mut Backend) {
     visitor.send(ASK);
+    answer_switch(visitor, backend);
+}
+
+/// Makes a tunnel of a client and the backend that gets its request.
+pub(crate) fn switch_to(visitor: &mut Visitor, accept: impl FnOnce() -> Backend) -> Backend {
+    visitor.send(ASK);
+    let mut backend = accept();
+    answer_switch(visitor, &mut backend);
+    backend
+}
+
+fn answer_switch(visitor: &mut Visitor, backend: &mut Backend) {
     let seen = backend.request();
     assert_eq!(seen.field("Upgrade"), Some("websocket"), "{}", seen.head);
     backend.send(SWITCH);

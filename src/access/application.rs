@@ -1,7 +1,6 @@
 //! The application for the time of one exchange: a permit of the [`limit`] and a connection.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::task::Waker;
@@ -149,7 +148,7 @@ impl Connecting<Application> for ApplicationConnecting {
                 self.until = Instant::now() + RETRY_INTERVAL;
                 return Connected::Pending(self);
             }
-            None => match dial(&self.shared.settings()) {
+            None => match begin_connecting(&self.shared.settings()) {
                 Ok(connect) => self.connect.insert(connect),
                 Err(error) => return Connected::Failed(error),
             },
@@ -180,24 +179,27 @@ impl Connecting<Application> for ApplicationConnecting {
     }
 }
 
-/// Connects to the application. Blocks.
+/// Connects to the application, after its host name was looked up again. Blocks.
+///
+/// # Errors
+/// Those of the look-up and of the system.
 pub(super) fn connect(settings: &RunningConfig) -> io::Result<Conn> {
-    let stream = dial(settings)?.wait()?;
+    settings.look_up()?;
+    let stream = begin_connecting(settings)?.wait()?;
     stream.send_at_once();
     Ok(Conn::plain(stream))
 }
 
-/// Starts to connect. Blocks while a host name is looked up.
-fn dial(settings: &RunningConfig) -> io::Result<Connect> {
-    let config = &settings.config;
-    let targets = match &config.to {
+/// Starts to connect. Does not wait, unless the host name was never looked up before.
+///
+/// # Errors
+/// That of the look-up.
+pub(super) fn begin_connecting(settings: &RunningConfig) -> io::Result<Connect> {
+    let targets = match &settings.config.to {
         Address::Unix(path) => Targets::Path(path.clone()),
-        Address::Tcp { host, port, .. } => {
-            let found = (host.as_str(), *port).to_socket_addrs()?;
-            Targets::Addresses(found.collect::<Vec<SocketAddr>>())
-        }
+        Address::Tcp { .. } => Targets::Addresses(settings.addresses()?),
     };
-    let deadline = Instant::now() + config.timeouts.connect;
+    let deadline = Instant::now() + settings.config.timeouts.connect;
     Ok(Connect::new(targets, deadline))
 }
 

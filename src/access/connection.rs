@@ -1,57 +1,61 @@
-//! The dialled connections: dialling, waiting for requests, and serving them.
+//! The dialled connections, each from dialling to its end, and the threads that dial and serve them.
 //!
-//! An idle connection is parked in a [`Poller`] and costs no thread. When something arrives on it, a worker takes it,
-//! serves the request and parks it again. There are few threads that dial, and as many workers as there have been
-//! requests at the same time, up to the number of places and [`MORE_WORKERS`]: requests that come when all are taken stay
-//! in their sockets.
+//! A connection that waits, for a request or within an exchange, is parked in a [`Poller`] and costs no thread. When
+//! something has happened, one of few workers runs it until it has to wait again
+//! ([`relay::worker`](crate::relay::worker)).
 //!
 //! **Invariant**: a request is begun only if the connection was not closed before. A request that arrives on a
 //! connection being closed is not forwarded at all, so the server can repeat it at another backend.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::buffers::Buffers;
 use super::dial_state::DialPermission;
-use super::forward::{AfterExchange, Buffers};
 use super::handle::ConnectionHandle;
 use super::shared::AccessShared;
+use super::state::DialledState;
 use crate::client::MISDIALLED;
 use crate::net::conn::Conn;
-use crate::net::poller::{Interest, Load, Poller, Token, Work};
-use crate::preamble::{self, ServerLine, ServerRefusal};
+use crate::net::poller::Poller;
+use crate::preamble::ServerRefusal;
 use crate::process::{self, reason};
+use crate::relay::parking::Parking;
+use crate::relay::worker::Worker;
 
 /// The dialled connections, and the threads that serve them.
-#[derive(Debug)]
 pub(super) struct DialledConnections {
-    shared: Arc<AccessShared>,
-    poller: Poller<DialledConnection>,
-    workers: AtomicUsize,
+    pub(super) shared: Arc<AccessShared>,
+    pub(super) poller: Poller<DialledConnection>,
 }
 
 /// A dialled connection. Dropping it closes it, and has it dialled again if it is wanted.
-#[derive(Debug)]
-struct DialledConnection {
-    all: Arc<DialledConnections>,
-    handle: Arc<ConnectionHandle>,
-    token: Token,
+pub(super) struct DialledConnection {
+    pub(super) all: Arc<DialledConnections>,
+    pub(super) handle: Arc<ConnectionHandle>,
+    /// What the workers know of it.
+    pub(super) parking: Parking,
     permission: DialPermission,
     /// `None`: it has become a tunnel.
-    conn: Option<Box<Conn>>,
+    pub(super) conn: Option<Box<Conn>>,
+    pub(super) state: DialledState,
+    /// Bytes that were read but not used when it was parked.
+    pub(super) leftover: Vec<u8>,
+    /// Bytes that the server did not take; they go in front of its next response.
+    pub(super) pending_output: Vec<u8>,
     /// Until when the server may close it without having accepted it.
-    accepted_at: Instant,
-    end: ConnectionEnd,
+    pub(super) accepted_at: Instant,
+    pub(super) end: ConnectionEnd,
     /// The reason that the server has given for closing it.
-    refusal: Option<ServerRefusal>,
+    pub(super) refusal: Option<ServerRefusal>,
 }
 
 /// How a connection ended, or would end now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ConnectionEnd {
+pub(super) enum ConnectionEnd {
     /// It was closed before the server accepted it.
     NotAccepted,
     /// It was accepted: it served requests, or waited for them.
@@ -70,8 +74,7 @@ impl DialledConnections {
     pub(super) fn new(shared: &Arc<AccessShared>) -> io::Result<Self> {
         Ok(Self {
             shared: Arc::clone(shared),
-            poller: Poller::new(1)?,
-            workers: AtomicUsize::new(0),
+            poller: Poller::new(WORKERS)?,
         })
     }
 
@@ -86,7 +89,17 @@ impl DialledConnections {
         }
         let own = Arc::clone(self);
         process::thread("tick", move || own.tick())?;
-        self.add_worker()
+        for _ in 0..WORKERS {
+            let own = Arc::clone(self);
+            process::thread("worker", move || {
+                // As for the server's workers: a thread that wakes another one keeps running.
+                if let Err(error) = process::schedule_as_batch() {
+                    log::debug!("worker: SCHED_BATCH: {error}");
+                }
+                Worker::new(own).work();
+            })?;
+        }
+        Ok(())
     }
 
     /// Closes all connections, also during a request, and ends the threads.
@@ -132,9 +145,12 @@ impl DialledConnections {
             Box::new(DialledConnection {
                 all: Arc::clone(self),
                 handle: Arc::clone(handle),
-                token,
+                parking: Parking::new(token),
                 permission,
                 conn: Some(Box::new(conn)),
+                state: DialledState::idle(),
+                leftover: Vec::new(),
+                pending_output: Vec::new(),
                 accepted_at,
                 end: ConnectionEnd::NotAccepted,
                 refusal: None,
@@ -148,7 +164,7 @@ impl DialledConnections {
         }
     }
 
-    fn is_unwanted(&self, handle: &ConnectionHandle) -> bool {
+    pub(super) fn is_unwanted(&self, handle: &ConnectionHandle) -> bool {
         !(self.shared.is_open() && handle.is_wanted())
     }
 
@@ -160,39 +176,13 @@ impl DialledConnections {
             }
         }
     }
+}
 
-    /// Starts a worker, unless there are enough.
-    fn add_worker(self: &Arc<Self>) -> io::Result<()> {
-        let most = self.shared.settings().config.places + MORE_WORKERS;
-        let added = self
-            .workers
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                (count < most).then_some(count + 1)
-            });
-        if added.is_err() {
-            return Ok(());
-        }
-        let own = Arc::clone(self);
-        let started = process::thread("worker", move || own.work());
-        if started.is_err() {
-            self.workers.fetch_sub(1, Ordering::Relaxed);
-        }
-        started.map(drop)
-    }
-
-    /// Serves one connection after the other.
-    fn work(self: &Arc<Self>) {
-        // As for the server's workers: a thread that wakes another one keeps running.
-        if let Err(error) = process::schedule_as_batch() {
-            log::debug!("worker: SCHED_BATCH: {error}");
-        }
-        let mut buffers = Buffers::new();
-        while let (Work::Item(connection, _), load) = self.poller.wait() {
-            let serve = AssertUnwindSafe(|| connection.attend(&mut buffers, load));
-            if catch_unwind(serve).is_err() {
-                buffers = Buffers::new();
-            }
-        }
+impl fmt::Debug for DialledConnections {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("DialledConnections")
+            .field("parked", &self.poller.parked())
+            .finish_non_exhaustive()
     }
 }
 
@@ -213,8 +203,15 @@ impl Drop for DialledConnection {
             ..
         } = self;
         let (shared, server) = (&all.shared, &handle.server);
-        all.poller.leave(self.token);
-        drop(self.conn.take());
+        all.poller.leave(self.parking.token());
+        let mut conn = self.conn.take();
+        if std::thread::panicking()
+            && let Some(conn) = &mut conn
+        {
+            // The server must not take what was sent of a response for a complete one.
+            conn.reset_on_close();
+        }
+        drop(conn);
         let unwanted = all.is_unwanted(handle);
         handle.set_disconnected();
         if std::thread::panicking() {
@@ -245,108 +242,22 @@ impl Drop for DialledConnection {
 }
 
 impl DialledConnection {
-    /// Serves what has arrived, and waits for more; or ends.
-    fn attend(mut self: Box<Self>, buffers: &mut Buffers, load: Load) {
-        let all = Arc::clone(&self.all);
-        let shared = &all.shared;
-        buffers.input.clear();
-        loop {
-            let conn = self.conn.as_mut().expect(HAS_CONNECTION);
-            if buffers.input.is_empty() {
-                match buffers.input.fill_now(conn) {
-                    Ok(Some(1..)) => {}
-                    Ok(Some(0)) | Err(_) => return,
-                    Ok(None) => match self.wait() {
-                        Some(again) => {
-                            self = again;
-                            continue;
-                        }
-                        None => return,
-                    },
-                }
-            }
-            if preamble::is_misdialled(buffers.input.data()) {
-                self.end = match self.end {
-                    ConnectionEnd::Accepted => ConnectionEnd::LateMisdialled,
-                    _ => ConnectionEnd::Misdialled,
-                };
-                return;
-            }
-            match all
-                .shared
-                .settings()
-                .greeting
-                .read_line(conn, &mut buffers.input)
-            {
-                Ok(None) => {}
-                Ok(Some(ServerLine::AskName)) => continue,
-                Ok(Some(ServerLine::Refused(refusal))) => {
-                    self.refusal = Some(refusal);
-                    return;
-                }
-                Err(_) => return,
-            }
-            self.accept();
-            let conn = self.conn.as_mut().expect(HAS_CONNECTION);
-            // The request may have waited for a worker, and the server may have left meanwhile.
-            if load == Load::Busy && conn.stream().is_ended() || !self.handle.begin_request() {
-                return;
-            }
-            // The exchange has this worker to its end, and one more has to wait for the next event.
-            if !all.poller.has_sleepers()
-                && let Err(error) = all.add_worker()
-            {
-                log::debug!("worker: {error}");
-            }
-            match buffers.serve(shared, conn) {
-                AfterExchange::Keep => self.handle.set_idle(),
-                AfterExchange::Close => return,
-                AfterExchange::Tunnel(start) => {
-                    all.poller.let_go(&self);
-                    if let Some(conn) = self.conn.take() {
-                        // If tunnels have been stopped, both connections are closed here.
-                        let _ = shared.tunnels.enter(conn, *start);
-                    }
-                    return;
-                }
-            }
-        }
+    pub(super) fn conn(&self) -> &Conn {
+        self.conn.as_ref().expect(HAS_CONNECTION)
     }
 
-    /// Waits for the next request. Returns the connection if something has happened meanwhile; `None`: it is parked, or
-    /// was closed because it is not wanted any more.
-    fn wait(mut self: Box<Self>) -> Option<Box<Self>> {
-        let all = Arc::clone(&self.all);
-        let now = Instant::now();
-        if all.is_unwanted(&self.handle) && self.handle.close_if_idle() {
-            return None;
-        }
-        let is_accepted = now >= self.accepted_at;
-        if is_accepted {
-            self.accept();
-        }
-        let conn = self.conn.as_ref().expect(HAS_CONNECTION);
-        // Bytes that looked like a request, for which an unwanted connection was left open, may have been a TLS message
-        // without data.
-        let pause = match conn.is_secure() {
-            true => WANTED_CHECK_INTERVAL,
-            false => LONGEST_WAIT,
-        };
-        let until = match is_accepted {
-            true => now + pause,
-            false => self.accepted_at,
-        };
-        match all.poller.park(self.token, self, Interest::Read, until) {
-            Ok(back) => back,
-            Err(error) => {
-                log::error!("park: {error}; a connection is closed");
-                None
-            }
-        }
+    pub(super) fn conn_mut(&mut self) -> &mut Conn {
+        self.conn.as_mut().expect(HAS_CONNECTION)
+    }
+
+    /// Reads what has arrived from the server, without waiting.
+    pub(super) fn fill(&mut self, buffers: &mut Buffers) -> io::Result<Option<usize>> {
+        let conn = self.conn.as_mut().expect(HAS_CONNECTION);
+        self.parking.fill(&mut buffers.input, conn)
     }
 
     /// The server has not closed it: it is accepted.
-    fn accept(&mut self) {
+    pub(super) fn accept(&mut self) {
         if self.end == ConnectionEnd::NotAccepted {
             self.end = ConnectionEnd::Accepted;
             self.all
@@ -372,12 +283,10 @@ fn dial(shared: &AccessShared, handle: &ConnectionHandle) -> io::Result<Conn> {
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that the server has not closed after this time was accepted.
 const ACCEPTED_AFTER: Duration = Duration::from_millis(200);
-/// How long a connection is left alone if nothing arrives.
+/// The longest pause of the tick.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
-/// With TLS, how often an idle connection checks whether it is still wanted.
-const WANTED_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Threads that dial. One that waits for a server that does not respond leaves the others to the rest.
 const DIALLING_THREADS: usize = 3;
-/// Workers above the number of places: for requests that arrive slowly, and for servers that take responses slowly.
-const MORE_WORKERS: usize = 2;
+/// Workers. They only carry bytes, and one always remains able to take new work.
+const WORKERS: usize = 3;
 const HAS_CONNECTION: &str = "it has its connection until it becomes a tunnel";

@@ -1,7 +1,7 @@
 //! What other threads know about a dialled connection, and how they end it.
 //!
-//! The connection belongs to the thread that dials it, to the poller while it is idle, and to a worker while it serves a
-//! request. A thread that wants it to end (the application is down, a drain, a new
+//! The connection belongs to the thread that dials it, to the poller while it waits, and to a worker while it runs. A
+//! thread that wants it to end (the application is down, a drain, a new
 //! configuration) uses its [`ConnectionHandle`]: an idle connection is closed at once, a busy one ends itself after its
 //! exchange.
 //!

@@ -11,7 +11,7 @@
 //! **No deadlock**: a permit is the first thing that a request takes. Its holder waits only for the application or the
 //! server, each under a deadline, and never for another permit.
 //!
-//! Called by the threads that forward requests, and by the one that checks the application.
+//! Called by the workers, and by the thread that checks the application.
 //!
 //! **Invariants**: those of [`ConcurrencyLimit`]. A connection to an earlier application is never used for a later one;
 //! see [`ConcurrencyLimit::drop_carried`].

@@ -7,8 +7,11 @@
 //! In reading order; each file imports only from files below it in this list:
 //!
 //! - [`dialer`]: which servers are dialled.
+//! - [`session`]: what a dialled connection does, from state to state. It reads a request ([`receive`]), forwards it in an
+//!   [`exchange`], the same state machine as in the server ([`relay`](crate::relay)), or responds itself ([`respond`]).
 //! - [`connection`]: the dialled connections, each from dialling to its end, and their threads.
-//! - [`forward`]: one exchange on it, driven with the same state machine as in the server ([`relay`](crate::relay)).
+//! - [`state`]: the states of a dialled connection. [`buffers`]: what a worker lends to it.
+//! - [`forward`]: a request on its way to the application.
 //! - [`watch`]: checks whether the application responds.
 //! - [`application`]: the connection to the application that an exchange uses.
 //! - [`dial_permission`]: when a connection may be dialled.
@@ -19,19 +22,18 @@
 //!
 //! | thread | how many | does | never does |
 //! |---|---|---|---|
-//! | `worker` | as many as there have been requests at a time, up to `places` and two | serves requests, one at a time | decide that the application is up; only that it cannot be reached |
+//! | `worker` | three | runs dialled connections that have something to do | block for the application for longer than 20 ms, or as the last one; decide that the application is up, only that it cannot be reached |
 //! | `dial` | three | dials, one connection at a time | serve requests |
-//! | `tick` | one | counts connections as accepted that were not closed at once | serve requests |
+//! | `tick` | one | wakes connections whose deadline has passed | serve requests |
 //! | `dialer` | one | looks up host names again | wait for a server |
 //! | `tunnels` | one | carries the bytes of upgraded connections, which have left their threads | wait for a single one of them |
 //! | `watch` | one | checks whether the application responds | carry requests |
 //! | `command` | one, if there is a command | starts it, waits for its end, starts it again | end before its process has |
 //!
-//! Idle connections are parked, as in the server, and cost no thread, so there may be thousands of them. An exchange has
-//! a worker to its end: the application takes few requests at a time. While the exchange waits, its worker watches both
-//! sockets, so that it notices at once when the server disconnects because its client has. While a request waits for a
-//! permit, the worker checks four times a second. Requests that find no worker stay in their sockets; one whose server
-//! has left meanwhile is not forwarded.
+//! What waits is parked, as in the server, and holds no thread: a connection that waits for a request, for the rest of one,
+//! or for room at the server, and an exchange that waits for a permit or for the application. The poller watches both
+//! sockets of an exchange, so that it ends at once when the server disconnects because its client has. So places bound the
+//! number of exchanges, and the number of threads does not.
 //!
 //! | lock | guards | held for |
 //! |---|---|---|
@@ -39,17 +41,23 @@
 //! | `Access::command` | the command | its start, a change of it, a signal to it |
 
 mod application;
+mod buffers;
 mod command;
 mod connection;
 mod dial_permission;
 mod dial_state;
 mod dialer;
+mod exchange;
 mod forward;
 mod handle;
 mod limit;
+mod receive;
+mod respond;
 mod running;
 mod server;
+mod session;
 mod shared;
+mod state;
 mod watch;
 
 use std::io;

@@ -1,9 +1,13 @@
 //! A configuration in use: with the certificates and keys that it names, loaded.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::{fmt, io};
+
+use parking_lot::RwLock;
 
 use crate::client::{Greeting, TlsError};
 use crate::config;
+use crate::config::Address;
 use crate::net::tls::LoadError;
 
 /// Why an access proxy did not start, or rejected a new configuration.
@@ -23,6 +27,8 @@ pub(super) struct RunningConfig {
     pub(super) greeting: Greeting,
     /// Changes when a server has to be dialled with another greeting.
     pub(super) generation: u64,
+    /// The addresses of the application, as they were last looked up.
+    found: RwLock<Option<Vec<SocketAddr>>>,
 }
 
 impl RunningConfig {
@@ -45,7 +51,35 @@ impl RunningConfig {
             config,
             greeting,
             generation: 0,
+            found: RwLock::default(),
         })
+    }
+
+    /// Looks up the addresses of the application, if it has a host name. Blocks.
+    ///
+    /// # Errors
+    /// The look-up failed. The addresses that were found before stay.
+    pub(super) fn look_up(&self) -> io::Result<()> {
+        if let Address::Tcp { host, port, .. } = &self.config.to {
+            let found = (host.as_str(), *port).to_socket_addrs()?.collect();
+            *self.found.write() = Some(found);
+        }
+        Ok(())
+    }
+
+    /// The addresses of the application, as they were last looked up; looks them up if they never were.
+    ///
+    /// # Errors
+    /// That look-up failed.
+    pub(super) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let found = self.found.read().clone();
+        match found {
+            Some(found) => Ok(found),
+            None => {
+                self.look_up()?;
+                Ok(self.found.read().clone().unwrap_or_default())
+            }
+        }
     }
 }
 

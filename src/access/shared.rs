@@ -12,6 +12,7 @@ use super::dial_state::DialState;
 use super::handle::ConnectionHandle;
 use super::limit::ApplicationLimit;
 use super::running::RunningConfig;
+use crate::budget::Budget;
 use crate::net::conn::Conn;
 use crate::net::listener::is_shortage;
 use crate::net::tunnel::Tunnels;
@@ -34,6 +35,8 @@ pub(super) struct AccessShared {
     /// Requests in a row to which it has not responded in time.
     unanswered: AtomicU32,
     pub(super) tunnels: Tunnels<Conn, Conn>,
+    /// Memory for small bodies that wait for the application.
+    pub(super) bodies: Arc<Budget>,
     /// The connections that exist, connected or not.
     pub(super) connections: Mutex<Vec<Arc<ConnectionHandle>>>,
 }
@@ -73,6 +76,7 @@ impl AccessShared {
             responses: AtomicU64::new(0),
             unanswered: AtomicU32::new(0),
             tunnels: Tunnels::new()?,
+            bodies: Arc::new(Budget::new(BODIES)),
             connections: Mutex::default(),
             settings: RwLock::new(Arc::new(settings)),
         })
@@ -104,9 +108,14 @@ impl AccessShared {
     /// several in a row it is checked at once.
     pub(super) fn count_unanswered(&self) {
         if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 == SUSPECT {
-            self.state.lock().check_now = true;
-            self.changed.notify_all();
+            self.check_now();
         }
+    }
+
+    /// Has the application checked at once.
+    pub(super) fn check_now(&self) {
+        self.state.lock().check_now = true;
+        self.changed.notify_all();
     }
 
     /// Whether the application may hang.
@@ -241,6 +250,9 @@ pub(super) fn connect_error(error: &io::Error) -> Option<String> {
 
 /// After so many requests without a response in a row, the application may hang.
 const SUSPECT: u32 = 3;
+/// Bytes of small bodies that wait for the application. Beyond that a body stays in its socket until its request has a
+/// permit, and is then passed on as it arrives.
+const BODIES: u64 = 16 << 20;
 /// After this time the start of the application has taken too long, which is logged as a warning.
 const SLOW_START: Duration = Duration::from_secs(10);
 

@@ -29,7 +29,11 @@ pub(super) fn run(shared: &AccessShared) {
         let busy = responses != before && shared.is_open();
         let interval = settings.config.check.interval;
         let result = match busy {
-            true => Ok(()),
+            true => {
+                // It responds, so a failure says nothing about it.
+                let _ = settings.look_up();
+                Ok(())
+            }
             false => check(shared, &settings, &mut was_late),
         };
         let wait = match result {

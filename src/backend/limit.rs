@@ -4,7 +4,7 @@
 //! carry something for its next holder, such as a connection to the application. What was put back last is used first,
 //! so there is never more of it than permits.
 //!
-//! Called by workers and by the threads of the access proxy.
+//! Called by workers.
 //!
 //! **Invariants**
 //! - A permit is held or in a slot, and counted in `in_use` for as long as it exists.

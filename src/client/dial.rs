@@ -67,6 +67,17 @@ impl Default for Greeting {
     }
 }
 
+/// The result of [`Greeting::take_line`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TakenLine {
+    /// A line, which was taken out.
+    Line(ServerLine),
+    /// More of it has to arrive.
+    Partial,
+    /// What has arrived is a request, or nothing.
+    Nothing,
+}
+
 impl Greeting {
     /// Sets the name by which logs, lists and commands of the server call this machine or program. Several connections
     /// and programs may have the same one.
@@ -138,8 +149,8 @@ impl Greeting {
         Ok(conn)
     }
 
-    /// Takes a [`ServerLine`] out of what the server has sent, if that is one, and waits for the rest of it. A question for
-    /// the name is answered here. `None`: it is a request.
+    /// Takes a [`ServerLine`] out of what the server has sent, and waits for the rest of it. A question for the name is
+    /// answered here. `None`: it is a request.
     ///
     /// # Errors
     /// `InvalidData`: it is neither; `UnexpectedEof`: the connection ends within it; and those of the system.
@@ -148,25 +159,39 @@ impl Greeting {
         conn: &mut Conn,
         input: &mut Buffer,
     ) -> io::Result<Option<ServerLine>> {
-        while ServerLine::begins(input.data()) {
-            match ServerLine::read(input.data()) {
-                LineReading::Complete(line, length) => {
-                    input.consume(length);
-                    if line == ServerLine::AskName {
-                        let name = self.name_of(conn.stream());
-                        conn.write_both(name.as_str().as_bytes(), b"\n", IO_TIMEOUT)?;
-                    }
-                    return Ok(Some(line));
-                }
-                LineReading::Partial => {}
-                LineReading::Other => return Err(io::ErrorKind::InvalidData.into()),
+        loop {
+            match self.take_line(conn, input)? {
+                TakenLine::Line(line) => return Ok(Some(line)),
+                TakenLine::Nothing => return Ok(None),
+                TakenLine::Partial => {}
             }
             conn.set_read_timeout(IO_TIMEOUT)?;
             if input.fill(conn)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(None)
+    }
+
+    /// Takes a [`ServerLine`] out of what the server has sent. Reads nothing. A question for the name is answered here.
+    ///
+    /// # Errors
+    /// `InvalidData`: it is neither such a line nor a request; and those of the system.
+    pub(crate) fn take_line(&self, conn: &mut Conn, input: &mut Buffer) -> io::Result<TakenLine> {
+        if !ServerLine::begins(input.data()) {
+            return Ok(TakenLine::Nothing);
+        }
+        match ServerLine::read(input.data()) {
+            LineReading::Complete(line, length) => {
+                input.consume(length);
+                if line == ServerLine::AskName {
+                    let name = self.name_of(conn.stream());
+                    conn.write_both(name.as_str().as_bytes(), b"\n", IO_TIMEOUT)?;
+                }
+                Ok(TakenLine::Line(line))
+            }
+            LineReading::Partial => Ok(TakenLine::Partial),
+            LineReading::Other => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     /// The name that the server of this connection is to use.

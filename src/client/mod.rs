@@ -44,7 +44,7 @@ use std::{fmt, io, thread};
 use parking_lot::{Condvar, Mutex};
 
 pub(crate) use dial::MISDIALLED;
-pub(crate) use dial::{Backoff, Greeting};
+pub(crate) use dial::{Backoff, Greeting, TakenLine};
 pub use dial::{KeyTooLong, TlsError};
 pub use reply::{InvalidReply, Reply};
 pub use request::{IncomingBody, Request};

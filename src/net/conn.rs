@@ -1,7 +1,7 @@
 //! A connection with or without TLS: of a client, of a backend, or to a server that speaks HTTP or FastCGI.
 //!
-//! Most calls do not wait. The others take a timeout; they are for a worker that blocks briefly, for the threads that
-//! dial in or check servers, and for the access proxy. Without TLS each call is that of the [`Stream`].
+//! Most calls do not wait. The others take a timeout; they are for a worker that blocks briefly, and for the
+//! threads that dial in, or check servers and applications. Without TLS each call is that of the [`Stream`].
 
 use std::fs::File;
 use std::io;

@@ -116,6 +116,11 @@ impl Access {
         self.running.descriptors()
     }
 
+    /// Its threads.
+    pub(crate) fn threads(&self) -> usize {
+        self.running.threads()
+    }
+
     /// Drains it, which must succeed without a panic.
     pub(crate) fn finish(mut self) {
         self.signal(Signal::SIGTERM);

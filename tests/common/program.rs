@@ -47,6 +47,12 @@ impl Running {
         fs::read_dir(directory).unwrap().count()
     }
 
+    /// Its threads.
+    pub(crate) fn threads(&self) -> usize {
+        let directory = format!("/proc/{}/task", self.pid());
+        fs::read_dir(directory).unwrap().count()
+    }
+
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
