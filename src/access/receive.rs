@@ -35,14 +35,12 @@ impl DialledConnection {
         buffers: &mut Buffers,
     ) -> DialledStep {
         loop {
-            if !buffers.input.is_empty() {
-                if !arriving.is_begun {
-                    match self.begin_request(buffers) {
-                        Some(Beginning::Request) => arriving.is_begun = true,
-                        Some(Beginning::Partial) => {}
-                        Some(Beginning::Question) => continue,
-                        None => return DialledStep::Close,
-                    }
+            if !arriving.is_begun && !buffers.input.is_empty() {
+                match self.begin_request(buffers) {
+                    Some(Beginning::Request) => arriving.is_begun = true,
+                    Some(Beginning::Partial) => {}
+                    Some(Beginning::Question) => continue,
+                    None => return DialledStep::Close,
                 }
             }
             if arriving.is_begun {
