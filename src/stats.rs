@@ -58,6 +58,7 @@ close_reasons! {
     BadProxyHeader "bad_proxy_header" "A proxy sent a malformed PROXY header, or none, or not in time.",
     Overload "overload" "A limit on connections, memory or disk was reached.",
     Removed "removed" "A new configuration no longer has the connection's address or site.",
+    Revoked "revoked" "The certificate of a backend is not valid any more.",
     Draining "draining" "The server is stopping.",
     HandedOver "handed_over" "Another process of this server has the connection now.",
     Internal "internal" "The server failed; the log says how.",
@@ -116,6 +117,7 @@ impl Close {
             | Self::Denied
             | Self::Overload
             | Self::Removed
+            | Self::Revoked
             | Self::Draining
             | Self::Internal => Some(Party::Proxy),
         }

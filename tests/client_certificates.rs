@@ -1,8 +1,11 @@
 //! Clients that identify themselves with certificates (`client_ca`).
 
+use std::ffi::OsStr;
+use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use rustls::version::{TLS12, TLS13};
@@ -10,7 +13,7 @@ use rustls::{ClientConfig, HandshakeKind};
 
 use crate::common::secure::authority;
 use crate::common::{
-    Backend, PATIENCE, Proxy, Visitor, assert_contains, assert_lacks, needs, secure,
+    Access, Backend, PATIENCE, Proxy, Server, Visitor, assert_contains, assert_lacks, needs, secure,
 };
 
 fn connect(address: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> secure::Stream {
@@ -158,5 +161,102 @@ fn sessions_from_before_are_not_resumed() {
     let mut visitor = Visitor::with(connect(address, "a.test", &without));
     assert_eq!(visitor.ask(health).status, 200);
     drop(visitor);
+    proxy.finish();
+}
+
+/// Makes the list of revoked certificates of an authority, with another one revoked if it is given.
+fn revoke(directory: &Path, name: &str, certfile: Option<&Path>) -> PathBuf {
+    let config = "[ca]\ndefault_ca = own\n[own]\ndatabase = index\ncrlnumber = number\n\
+                  default_md = sha256\ndefault_crl_days = 30\n";
+    for (file, text) in [("crl.cnf", config), ("index", ""), ("number", "01\n")] {
+        if !directory.join(file).exists() {
+            fs::write(directory.join(file), text).unwrap();
+        }
+    }
+    let list = directory.join("revoked.pem");
+    let openssl = |more: &[&OsStr]| {
+        let made = Command::new("openssl")
+            .args(["ca", "-config", "crl.cnf"])
+            .args([
+                "-keyfile",
+                &format!("{name}.ca.key"),
+                "-cert",
+                &format!("{name}.ca"),
+            ])
+            .args(more)
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    if let Some(certfile) = certfile {
+        openssl(&["-revoke".as_ref(), certfile.as_os_str()]);
+    }
+    openssl(&["-gencrl".as_ref(), "-out".as_ref(), list.as_os_str()]);
+    list
+}
+
+#[test]
+fn revoked_certificates() {
+    needs!("openssl");
+    let files = tempfile::tempdir().unwrap();
+    let (ca, certfile, keyfile) = authority(files.path(), "client.test");
+    let list = revoke(files.path(), "client.test", None);
+    let (server, server_key) = secure::certificate(files.path(), "server", &["*.test"]);
+    let pair = secure::pair(&server, &server_key);
+    let clients = format!(
+        "client_ca: {}, client_crl: {}",
+        ca.display(),
+        list.display()
+    );
+    let proxy = Proxy::start(&format!(
+        "cluster_port: 0\ncluster_address: 127.0.0.1\nssl: {{at: '127.0.0.2:0', {pair}}}\n\
+         outgoing_ssl: {{at: '127.0.0.1:0', {pair}, {clients}}}\n\
+         map:\n- {{incoming: a.test, outgoing: '127.0.0.1:0', timeout: 20, {clients}}}\n\
+         - {{incoming: b.test, outgoing: '127.0.0.1:0', timeout: 20}}\n"
+    ));
+    let app = Server::start();
+    let access = Access::start(
+        &format!(
+            "{{connect: '{}', to: '{}', name: web3, connections: 2, \
+             ssl: {{fingerprint: '{}', certfile: {}, keyfile: {}}}}}",
+            proxy.dial_in(),
+            app.address(),
+            secure::fingerprint(&server),
+            certfile.display(),
+            keyfile.display()
+        ),
+        &[],
+    );
+    proxy.wait_for_logs(" joined ", 2);
+    let visitor = Arc::new(secure::config_as(&[&TLS13], Some((&certfile, &keyfile))));
+    let address = proxy.addresses()[1];
+    let mut accepted = Visitor::with(connect(address, "a.test", &visitor));
+    accepted.send("GET /one HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let mut backend = app.accept_asking();
+    assert_eq!(backend.request().target(), "/one");
+    // Nothing has changed: nothing is closed.
+    proxy.load_again();
+    assert_lacks(&proxy.log(), "not valid any more");
+    revoke(files.path(), "client.test", Some(&certfile));
+    proxy.load_again();
+    // The idle connection is closed, the other one after its request.
+    let closed =
+        "is disconnected, its certificate is not valid any more: invalid peer certificate: Revoked";
+    proxy.wait_for_log(closed);
+    assert_eq!(proxy.log().matches(closed).count(), 1);
+    backend.reply("served");
+    assert_eq!(accepted.answer().text(), "served");
+    proxy.wait_for_logs(closed, 2);
+    proxy.wait_for_log("refused: invalid peer certificate: Revoked: reason=tls_failed");
+    assert!(is_refused(address, "a.test", &visitor));
+    proxy.wait_for_log("closed: client_ca ");
+    // A list that cannot be read leaves the last one in force.
+    fs::write(&list, "nonsense").unwrap();
+    proxy.load_again();
+    proxy.wait_for_log("keeping the authorities that were read before");
+    assert!(is_refused(address, "a.test", &visitor));
+    drop((accepted, backend));
+    access.finish();
     proxy.finish();
 }

@@ -403,6 +403,8 @@ impl DialIn {
             self.refuse(address, &peer, Close::Internal, error.desc());
             return;
         }
+        // Before the terms, which change first.
+        let verified = address.pool.verification();
         let DialInTerms { preamble, tls, .. } = address.settings.terms.lock().clone();
         let conn = match &tls {
             None => Ok(Conn::plain(stream)),
@@ -416,7 +418,7 @@ impl DialIn {
             }
         };
         let deadline = Instant::now() + preamble;
-        let newcomer = Newcomer::new(Arc::clone(address), conn, peer, deadline);
+        let newcomer = Newcomer::new(Arc::clone(address), conn, peer, deadline, verified);
         self.newcomers.insert(number, &peer, newcomer);
         // The preamble has usually arrived already.
         self.read(number);
@@ -489,7 +491,12 @@ impl DialIn {
                 return;
             }
         };
-        let Newcomer { address, conn, .. } = newcomer;
+        let Newcomer {
+            address,
+            conn,
+            verified,
+            ..
+        } = newcomer;
         let BackendIdentity { id, key, peer, .. } = identity.clone();
         conn.stream().send_at_once();
         conn.stream().watch_peer();
@@ -516,6 +523,7 @@ impl DialIn {
             peer,
             registration,
             machine,
+            verified,
         });
     }
 

@@ -19,6 +19,7 @@
 //!   [`Pool::offer`] checks the mark under the pool's lock.
 //! - Pool locks are leaves: nothing is closed, logged, woken or sent under them.
 
+mod revocation;
 mod succession;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ use super::waiting::{CountedWait, QueueFull, WaitingCount, WaitingGuard};
 use crate::config::Order;
 use crate::net::conn::Conn;
 use crate::net::stream::{Peer, Pending};
+use crate::net::tls::Acceptor;
 use crate::preamble::{Id, RefusalKind, ServerLine, WRONG_KEY};
 use crate::stats::{Close, Stats};
 
@@ -72,6 +74,8 @@ pub struct Backend {
     pub registration: Registration,
     /// The machine that it runs on.
     pub machine: MachineMember,
+    /// See [`Pool::verification`].
+    pub verified: u64,
 }
 
 /// The process that has replaced this one, or another one that shares its backends with this one. Neither call waits for
@@ -150,10 +154,21 @@ struct PoolState {
     closed: Option<Close>,
     /// The backends that get no requests.
     drained: Arc<Drained>,
+    /// What backends are verified by.
+    verification: BackendVerification,
     /// The keys of the sites of this address.
     keys: Arc<[Box<[u8]>]>,
     /// Idle backends are given to it, except those with TLS, whose keys cannot leave the process.
     successor: Option<Arc<dyn Successor>>,
+}
+
+/// How the backends of an address have to identify themselves.
+#[derive(Debug, Default)]
+struct BackendVerification {
+    /// Counts the changes.
+    generation: u64,
+    /// What verifies them; `None`: the address has no TLS.
+    tls: Option<Acceptor>,
 }
 
 impl Pool {
@@ -280,6 +295,16 @@ impl Pool {
                     drop(state);
                     backend.dismiss(reason);
                     return;
+                }
+                let BackendVerification { generation, tls } = &state.verification;
+                if backend.verified != *generation {
+                    let (generation, tls) = (*generation, tls.clone());
+                    drop(state);
+                    match backend.verify_again(generation, tls.as_ref()) {
+                        Some(valid) => backend = valid,
+                        None => return,
+                    }
+                    continue;
                 }
                 let is_drained = backend.is_drained(&state.drained);
                 let will_do = |criteria: &Arc<BackendCriteria>| criteria.allow(&backend);
@@ -696,6 +721,7 @@ mod tests {
                 key: Box::default(),
                 peer: Peer::Unix,
                 registration: Registration::test(Arc::<Pool>::clone(pool)),
+                verified: 0,
                 machine: pool.join_machine(&BackendIdentity::test(
                     b"7f0000011a2b",
                     b"",
@@ -854,6 +880,7 @@ mod tests {
             key: key.as_bytes().into(),
             peer: Peer::Unix,
             registration: Registration::test(Arc::<Pool>::clone(pool)),
+            verified: 0,
             machine: pool.join_machine(&BackendIdentity::test(
                 b"7f0000011a2b",
                 key.as_bytes(),

@@ -249,8 +249,11 @@ pub(super) fn tls(
     Some(tls)
 }
 
-/// Reads `client_ca` and `client_certificate` of a site.
-pub(super) fn clients(section: &Section, server: &Config) -> (Option<PathBuf>, ClientCertificate) {
+/// Reads `client_ca`, `client_crl` and `client_certificate` of a site.
+pub(super) fn clients(
+    section: &Section,
+    server: &Config,
+) -> (Option<PathBuf>, Option<PathBuf>, ClientCertificate) {
     const KEY: &str = "client_ca";
     let is_off = |node: &Node| value::truth(node) == Ok(false);
     let node = raw::get(&section.map, KEY).filter(|node| !is_off(node));
@@ -270,6 +273,16 @@ pub(super) fn clients(section: &Section, server: &Config) -> (Option<PathBuf>, C
         let wrong = "no address speaks TLS; write ssl, or a tls for the site";
         section.wrong(KEY, None, node, wrong);
     }
+    let revoked = section.take("client_crl", |node| {
+        let revoked = value::path(section.directory)(node)?;
+        if let Some((inspection, file)) = section.findings.inspection.zip(file.as_ref()) {
+            (inspection.revoked)(file, &revoked)?;
+        }
+        Ok(revoked)
+    });
+    if revoked.is_some() && node.is_none() {
+        section.note("client_crl", ": has no effect without client_ca");
+    }
     let wanted = section.take("client_certificate", |node| {
         match value::text(node).as_deref() {
             Ok("require") => Ok(ClientCertificate::Require),
@@ -280,7 +293,8 @@ pub(super) fn clients(section: &Section, server: &Config) -> (Option<PathBuf>, C
     if wanted.is_some() && node.is_none() {
         section.note("client_certificate", ": has no effect without client_ca");
     }
-    (file, wanted.unwrap_or_default())
+    let revoked = revoked.filter(|_| file.is_some());
+    (file, revoked, wanted.unwrap_or_default())
 }
 
 /// Reads `{certfile, keyfile}`.

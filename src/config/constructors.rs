@@ -97,6 +97,7 @@ impl Tls {
             keyfile: keyfile.into(),
             ocsp: None,
             client_ca: None,
+            client_crl: None,
         }
     }
 }

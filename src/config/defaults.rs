@@ -65,6 +65,7 @@ impl Default for SiteConfig {
             default: false,
             tls: None,
             client_ca: None,
+            client_crl: None,
             client_certificate: ClientCertificate::Require,
             outgoing: Vec::new(),
             directory: None,

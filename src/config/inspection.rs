@@ -12,4 +12,6 @@ pub struct Inspection {
     pub certificate: fn(&Path, &Path) -> Result<(), FileFault>,
     /// Loads the certificates of authorities; an error gives the reason.
     pub authorities: fn(&Path) -> Result<(), String>,
+    /// Loads the lists of certificates that authorities, the first file, have revoked; an error gives the reason.
+    pub revoked: fn(&Path, &Path) -> Result<(), String>,
 }

@@ -101,7 +101,7 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> (Vec<Address>, Ve
         };
         let has_tls = top.needs_tls("ssl", item, node);
         if let Some((certfile, keyfile)) = files.as_ref().filter(|_| has_tls) {
-            inspect(top, "ssl", item, node, (certfile, keyfile, None));
+            inspect(top, "ssl", item, node, (certfile, keyfile));
         }
         for at in ats {
             let known = listen.iter().find(|address| same_address(address, &at));
@@ -135,6 +135,7 @@ pub(super) fn ssl(top: &Section, listen: &mut Vec<Address>) -> (Vec<Address>, Ve
                     keyfile: keyfile.clone(),
                     ocsp: ocsp.clone(),
                     client_ca: None,
+                    client_crl: None,
                 };
                 if taken.insert(tls.clone()) {
                     result.push(tls);
@@ -164,7 +165,7 @@ fn usual(top: &Section, listen: &mut Vec<Address>) -> Vec<Address> {
     secure
 }
 
-/// Reads `outgoing_ssl`: one `{at, certfile, keyfile, client_ca}` or a list of them; returns each with its index in
+/// Reads `outgoing_ssl`: one `{at, certfile, keyfile, client_ca, client_crl}` or a list of them; returns each with its index in
 /// the list.
 pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
     let mut result: Vec<(Option<usize>, Tls)> = Vec::new();
@@ -172,14 +173,19 @@ pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
         let read = |node: &Node| {
             let (ats, files, _) = tls_entry(top, node)?;
             let (certfile, keyfile) = files.ok_or(NO_CERTFILE)?;
-            let client_ca = match node {
-                Node::Map(map) => raw::get(map, "client_ca"),
-                _ => None,
+            let path = |key: &str| {
+                let node = match node {
+                    Node::Map(map) => raw::get(map, key),
+                    _ => None,
+                };
+                node.map(value::path(top.directory))
+                    .transpose()
+                    .map_err(|wrong| format!("{key}: {wrong}"))
             };
-            let client_ca = client_ca
-                .map(value::path(top.directory))
-                .transpose()
-                .map_err(|wrong| format!("client_ca: {wrong}"))?;
+            let (client_ca, client_crl) = (path("client_ca")?, path("client_crl")?);
+            if client_crl.is_some() && client_ca.is_none() {
+                return Err("client_crl without client_ca; write both".into());
+            }
             let [at] = ats.as_slice() else {
                 return Err("at: write the outgoing address of a site, at: 0.0.0.0:30000".into());
             };
@@ -189,20 +195,25 @@ pub(super) fn outgoing_ssl(top: &Section) -> Vec<(Option<usize>, Tls)> {
                 keyfile,
                 ocsp: None,
                 client_ca,
+                client_crl,
             })
         };
         let Some(tls) = top.read("outgoing_ssl", item, node, read) else {
             continue;
         };
-        let files = (&*tls.certfile, &*tls.keyfile, tls.client_ca.as_deref());
         if top.needs_tls("outgoing_ssl", item, node) {
+            let files = (&*tls.certfile, &*tls.keyfile);
             inspect(top, "outgoing_ssl", item, node, files);
+            if let Some(authorities) = &tls.client_ca {
+                inspect_authorities(top, item, node, authorities, tls.client_crl.as_deref());
+            }
         }
         let differs = |(_, known): &(Option<usize>, Tls)| {
-            known.at == tls.at && known.client_ca != tls.client_ca
+            known.at == tls.at
+                && (&known.client_ca, &known.client_crl) != (&tls.client_ca, &tls.client_crl)
         };
         if result.iter().any(differs) {
-            let wrong = "another client_ca than the entry above has for this address";
+            let wrong = "another client_ca or client_crl than the entry above has for this address";
             top.wrong("outgoing_ssl", item, node, wrong);
         }
         result.push((item, tls));
@@ -252,23 +263,18 @@ pub(super) fn at_addresses(
     })
 }
 
-/// Inspects the files of an entry of `ssl` or `outgoing_ssl` before a start: certificate, key, authorities.
+/// Inspects the certificate and the key of an entry of `ssl` or `outgoing_ssl` before a start.
 fn inspect(
     top: &Section,
     key: &str,
     item: Option<usize>,
     node: &Node,
-    (certfile, keyfile, client_ca): (&Path, &Path, Option<&Path>),
+    (certfile, keyfile): (&Path, &Path),
 ) {
     let (Some(inspection), Node::Map(map)) = (top.findings.inspection, node) else {
         return;
     };
-    let report = |inner: &str, why: &str| {
-        let shown = raw::get(map, inner).map(value::shown).unwrap_or_default();
-        let place = top.place_within(key, item, inner);
-        let message = format!("{key}.{inner} {shown}: {why}");
-        top.findings.problem(place, message);
-    };
+    let report = |inner: &str, why: &str| report(top, (key, inner), item, map, why);
     if let Err((file, why)) = (inspection.certificate)(certfile, keyfile) {
         let is_key = file == keyfile && raw::get(map, "keyfile").is_some();
         report(if is_key { "keyfile" } else { "certfile" }, &why);
@@ -280,11 +286,42 @@ fn inspect(
     {
         report("keyfile", &why);
     }
-    if let Some(file) = client_ca
-        && let Err(why) = (inspection.authorities)(file)
-    {
+}
+
+/// Inspects the authorities of an entry of `outgoing_ssl` before a start, and the certificates that they have revoked.
+fn inspect_authorities(
+    top: &Section,
+    item: Option<usize>,
+    node: &Node,
+    authorities: &Path,
+    revoked: Option<&Path>,
+) {
+    let (Some(inspection), Node::Map(map)) = (top.findings.inspection, node) else {
+        return;
+    };
+    let report = |inner: &str, why: &str| report(top, ("outgoing_ssl", inner), item, map, why);
+    if let Err(why) = (inspection.authorities)(authorities) {
         report("client_ca", &why);
     }
+    if let Some(revoked) = revoked
+        && let Err(why) = (inspection.revoked)(authorities, revoked)
+    {
+        report("client_crl", &why);
+    }
+}
+
+/// Reports what is wrong with a file of an entry.
+fn report(
+    top: &Section,
+    (key, inner): (&str, &str),
+    item: Option<usize>,
+    map: &raw::Map,
+    why: &str,
+) {
+    let shown = raw::get(map, inner).map(value::shown).unwrap_or_default();
+    let place = top.place_within(key, item, inner);
+    let message = format!("{key}.{inner} {shown}: {why}");
+    top.findings.problem(place, message);
 }
 
 /// Whether two addresses are equal, whether written or implied.

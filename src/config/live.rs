@@ -449,6 +449,7 @@ map:
         let inspection = Inspection {
             certificate: |_, _| Ok(()),
             authorities: |_| Ok(()),
+            revoked: |_, _| Ok(()),
         };
         let opened = LiveConfig::open("s.yml".as_ref(), None, &overrides, &inspection);
         opened.unwrap().0

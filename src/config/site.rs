@@ -143,13 +143,14 @@ pub(super) fn values(section: &Section, server: &TopLevel) -> SiteConfig {
     }
     let default = truth("default", base.default);
     let tls = acme::tls(section, &incoming, default, &config.acme);
-    let (client_ca, client_certificate) = acme::clients(section, config);
+    let (client_ca, client_crl, client_certificate) = acme::clients(section, config);
     let site = SiteConfig {
         // Browsers are to use what the server has obtained.
         redirect_to_https: tls.as_ref().is_some_and(SiteTls::is_obtained)
             && !config.secure.is_empty(),
         tls,
         client_ca,
+        client_crl,
         client_certificate,
         name: incoming
             .first()

@@ -1634,7 +1634,7 @@ const VALUES: [&str; 24] = [
 fn dial_in_addresses_with_tls_and_files() {
     let text = "cluster_port: 80\n\
         outgoing_ssl:\n\
-        - {at: '0.0.0.0:30000', certfile: /c, keyfile: /k, client_ca: /a}\n\
+        - {at: '0.0.0.0:30000', certfile: /c, keyfile: /k, client_ca: /a, client_crl: /r}\n\
         - {at: '[::1]:30000', certfile: /c}\n\
         map:\n\
         - incoming: a.example\n\
@@ -1643,6 +1643,12 @@ fn dial_in_addresses_with_tls_and_files() {
         \x20 outgoing: [{to: 'unix:/s', mode: 0660, owner: root, group: 0}, {to: 'unix:/t', prefix: /t, mode: '600'}]\n";
     let (config, notes) = load(text).expect("a configuration");
     assert_eq!(notes, []);
+    let lists: Vec<_> = config
+        .outgoing_ssl
+        .iter()
+        .map(|tls| tls.client_crl.clone())
+        .collect();
+    assert_eq!(lists, [Some("/r".into()), None]);
     let seen: Vec<_> = config
         .outgoing_ssl
         .iter()

@@ -176,6 +176,9 @@ pub struct SiteConfig {
     /// PEM file of the authorities that identify clients (`client_ca`), absolute; `None`: clients need no certificate.
     #[serde(serialize_with = "path")]
     pub client_ca: Option<PathBuf>,
+    /// PEM file of the certificates that these have revoked (`client_crl`), absolute.
+    #[serde(serialize_with = "path", skip_serializing_if = "Option::is_none")]
+    pub client_crl: Option<PathBuf>,
     /// Whether clients without a certificate are refused (`client_certificate`).
     pub client_certificate: ClientCertificate,
     /// The addresses at which backends dial in, in the order of the file.
@@ -441,6 +444,9 @@ pub struct Tls {
     /// PEM file of the authorities that must have signed a peer's certificate, absolute; only with `outgoing_ssl`.
     #[serde(serialize_with = "path")]
     pub client_ca: Option<PathBuf>,
+    /// PEM file of the certificates that these have revoked, absolute.
+    #[serde(serialize_with = "path", skip_serializing_if = "Option::is_none")]
+    pub client_crl: Option<PathBuf>,
 }
 
 /// Which symbolic links below a root are followed (`follow_symlinks`).

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub struct ClientAuth {
     /// The file of the authorities.
     pub file: PathBuf,
+    /// The file of lists of revoked certificates (`client_crl`).
+    pub revoked: Option<PathBuf>,
     /// Whether a client without a certificate is refused.
     pub is_required: bool,
 }

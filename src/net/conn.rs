@@ -128,6 +128,17 @@ impl Conn {
         self.tls.as_ref()?.client_certificate()
     }
 
+    /// Verifies the certificate of a client again, by the present authorities.
+    ///
+    /// # Errors
+    /// Why it is not valid.
+    pub fn verify_client(&self, acceptor: &Acceptor) -> Result<(), String> {
+        match &self.tls {
+            None => Ok(()),
+            Some(tls) => tls.verify_client(acceptor),
+        }
+    }
+
     /// Whether the handshake is incomplete.
     pub fn is_handshaking(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())

@@ -42,4 +42,12 @@ pub const INSPECTION: Inspection = Inspection {
         let loaded = Authorities::load(file);
         loaded.map(drop).map_err(|error| error.why)
     },
+    revoked: |authorities, file| {
+        // What is wrong with the authorities is reported elsewhere.
+        let Ok(authorities) = Authorities::load(authorities) else {
+            return Ok(());
+        };
+        let loaded = authorities.with_revoked(file);
+        loaded.map(drop).map_err(|error| error.why)
+    },
 };

@@ -123,6 +123,14 @@ impl Authorities {
     pub fn load(file: &Path) -> Result<Self, LoadError> {
         Err(without(file))
     }
+
+    /// Cannot be called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn with_revoked(self, _file: &Path) -> Result<Self, LoadError> {
+        match self.0 {}
+    }
 }
 
 impl Tickets {
@@ -136,6 +144,11 @@ impl Tickets {
 }
 
 impl Acceptor {
+    /// Cannot be called.
+    pub fn authorities(&self) -> Option<[u8; 32]> {
+        match self.0 {}
+    }
+
     /// Cannot be called, since there is no certificate.
     ///
     /// # Errors
@@ -195,6 +208,14 @@ impl Connector {
 }
 
 impl TlsSession {
+    /// Cannot be called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn verify_client(&self, _acceptor: &Acceptor) -> Result<(), String> {
+        match self.0 {}
+    }
+
     /// Cannot be called.
     pub fn only_validations(&mut self) {
         match self.0 {}

@@ -113,7 +113,7 @@ impl Trust {
     /// By its name and one of the authorities that Mozilla trusts.
     pub fn of_mozilla() -> Self {
         let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
-        Self::Authorities(Authorities(Arc::new(roots.collect())))
+        Self::Authorities(Authorities::of(roots.collect()))
     }
 }
 
@@ -125,7 +125,7 @@ impl Connector {
     pub fn new(trust: Trust, own: Option<&Certificate>) -> io::Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match trust {
-            Trust::Authorities(Authorities(roots)) => {
+            Trust::Authorities(Authorities { roots, .. }) => {
                 WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
                     .build()
                     .map_err(io::Error::other)?
@@ -273,6 +273,14 @@ impl TlsSession {
         let auth = self.client_auth.as_deref()?;
         let chain = self.connection.peer_certificates();
         Some((auth, chain.and_then(|chain| Some(chain.first()?.as_ref()))))
+    }
+
+    /// Verifies the certificate of a client again, by the present authorities.
+    ///
+    /// # Errors
+    /// Why it is not valid.
+    pub fn verify_client(&self, acceptor: &Acceptor) -> Result<(), String> {
+        acceptor.verify(self.connection.peer_certificates().unwrap_or_default())
     }
 
     /// Receives records, and responds to those of the handshake. `None`: there are none. 0 is the end.

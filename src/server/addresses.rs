@@ -109,7 +109,9 @@ impl Running {
         }
         for listener in &self.backend_listeners {
             let terms = terms(&listener.address, config, &outgoing);
+            let tls = terms.tls.clone();
             listener.settings.set(config.limits.backends, terms);
+            listener.pool.set_verification(tls.as_ref());
         }
         self.certificates = certificates;
         self.outgoing = outgoing;
@@ -216,7 +218,9 @@ impl BackendListener {
         self.pool.name_sites(&wanted.sites);
         self.pool.set_keys(Arc::clone(&wanted.keys));
         let terms = terms(&wanted.address, config, outgoing);
+        let tls = terms.tls.clone();
         self.settings.set(config.limits.backends, terms);
+        self.pool.set_verification(tls.as_ref());
         let before = mem::replace(&mut self.file, file);
         if let Address::Unix(path) = &self.address
             && before != file

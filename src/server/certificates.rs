@@ -27,8 +27,8 @@ pub(crate) struct Certificates {
     tickets: Option<Tickets>,
     /// By certificate file and key file.
     loaded: HashMap<(PathBuf, PathBuf), LoadedCertificate>,
-    /// By file.
-    authorities: HashMap<PathBuf, Authorities>,
+    /// By file, and that of revoked certificates.
+    authorities: AuthoritiesByFile,
     acceptors: HashMap<Address, Acceptor>,
     /// When the first response that certificates are presented with ceases to count (`ocsp`).
     stapled_until: Option<SystemTime>,
@@ -37,6 +37,9 @@ pub(crate) struct Certificates {
     /// The names of sites with certificates from files.
     of_sites: Vec<(String, Certificate)>,
 }
+
+/// Authorities by their file, and that of the certificates that they have revoked.
+type AuthoritiesByFile = HashMap<(PathBuf, Option<PathBuf>), Authorities>;
 
 /// A certificate from a file.
 #[derive(Clone, Debug)]
@@ -91,7 +94,8 @@ impl<'c> CertificateFiles<'c> {
         let entries = self.entries.iter().flat_map(|tls| {
             let ca = tls.client_ca.as_deref();
             let ocsp = tls.ocsp.as_deref();
-            [Some(&*tls.certfile), Some(&*tls.keyfile), ca, ocsp]
+            let crl = tls.client_crl.as_deref();
+            [Some(&*tls.certfile), Some(&*tls.keyfile), ca, crl, ocsp]
         });
         let sites = self.sites.iter().flat_map(|site| match &site.tls {
             Some(SiteTls::Files {
@@ -104,7 +108,8 @@ impl<'c> CertificateFiles<'c> {
         let clients = self
             .sites
             .iter()
-            .filter_map(|site| site.client_ca.as_deref());
+            .flat_map(|site| [site.client_ca.as_deref(), site.client_crl.as_deref()])
+            .flatten();
         entries.flatten().chain(sites.flatten()).chain(clients)
     }
 }
@@ -128,7 +133,7 @@ impl Certificates {
         let key = files.key;
         let mut loaded = HashMap::new();
         let mut stapled_until = None;
-        let mut authorities = HashMap::new();
+        let mut authorities = AuthoritiesByFile::new();
         let mut by_client: HashMap<Address, Authorities> = HashMap::new();
         let mut by_address: HashMap<Address, Vec<Certificate>> = HashMap::new();
         for at in files.secure {
@@ -142,7 +147,8 @@ impl Certificates {
                 .or_default()
                 .push(certificate);
             if let Some(file) = &tls.client_ca {
-                let read = self.read_authorities(key, file, &mut authorities)?;
+                let files = (&**file, tls.client_crl.as_deref());
+                let read = self.read_authorities(key, files, &mut authorities)?;
                 by_client.insert(tls.at.clone(), read);
             }
         }
@@ -213,7 +219,7 @@ impl Certificates {
     fn clients(
         &self,
         sites: &[SiteConfig],
-        authorities: &mut HashMap<PathBuf, Authorities>,
+        authorities: &mut AuthoritiesByFile,
     ) -> Result<ClientAuthNames<Authorities>, LoadError> {
         let mut clients = ClientAuthNames::default();
         if sites.iter().all(|site| site.client_ca.is_none()) {
@@ -224,9 +230,11 @@ impl Certificates {
             let way = match &site.client_ca {
                 None => None,
                 Some(file) => {
-                    let read = self.read_authorities("client_ca", file, authorities)?;
+                    let files = (&**file, site.client_crl.as_deref());
+                    let read = self.read_authorities("client_ca", files, authorities)?;
                     let auth = ClientAuth {
                         file: file.clone(),
+                        revoked: site.client_crl.clone(),
                         is_required: site.client_certificate == ClientCertificate::Require,
                     };
                     let known = clients.ways.iter().position(|(known, _)| *known == auth);
@@ -255,18 +263,23 @@ impl Certificates {
     fn read_authorities(
         &self,
         key: &str,
-        file: &Path,
-        loaded: &mut HashMap<PathBuf, Authorities>,
+        (file, revoked): (&Path, Option<&Path>),
+        loaded: &mut AuthoritiesByFile,
     ) -> Result<Authorities, LoadError> {
-        if let Some(known) = loaded.get(file) {
+        let files = (file.to_owned(), revoked.map(Path::to_owned));
+        if let Some(known) = loaded.get(&files) {
             return Ok(known.clone());
         }
-        let read = Authorities::load(file).or_else(|error| {
-            let before = self.authorities.get(file).ok_or_else(|| error.clone())?;
+        let read = Authorities::load(file).and_then(|read| match revoked {
+            None => Ok(read),
+            Some(revoked) => read.with_revoked(revoked),
+        });
+        let read = read.or_else(|error| {
+            let before = self.authorities.get(&files).ok_or_else(|| error.clone())?;
             log::error!("{key}: {error}; keeping the authorities that were read before");
             Ok(before.clone())
         })?;
-        loaded.insert(file.to_owned(), read.clone());
+        loaded.insert(files, read.clone());
         Ok(read)
     }
 

@@ -101,6 +101,8 @@ impl DialInControl {
             peer,
             registration,
             machine,
+            // Without TLS, so there is nothing to verify.
+            verified: pool.verification(),
         };
         if let Err(error) = watched {
             backend.close(Close::Internal);

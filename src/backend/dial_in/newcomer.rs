@@ -29,6 +29,8 @@ pub(super) struct Newcomer<A> {
     /// It understands a [`ServerLine`].
     understands_lines: bool,
     pub(super) deadline: Instant,
+    /// See [`Pool::verification`](crate::backend::pool::Pool::verification).
+    pub(super) verified: u64,
 }
 
 /// What a newcomer becomes.
@@ -45,7 +47,13 @@ pub(super) enum NewcomerProgress {
 }
 
 impl<A> Newcomer<A> {
-    pub(super) const fn new(address: Arc<A>, conn: Conn, peer: Peer, deadline: Instant) -> Self {
+    pub(super) const fn new(
+        address: Arc<A>,
+        conn: Conn,
+        peer: Peer,
+        deadline: Instant,
+        verified: u64,
+    ) -> Self {
         Self {
             address,
             conn,
@@ -54,6 +62,7 @@ impl<A> Newcomer<A> {
             asked: None,
             understands_lines: false,
             deadline,
+            verified,
         }
     }
 

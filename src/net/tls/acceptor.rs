@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{self, cipher_suite as suites};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{self, Accepted, ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -27,6 +28,8 @@ pub struct Acceptor(Arc<Configurations>);
 #[derive(Debug)]
 struct Configurations {
     usual: Arc<ServerConfig>,
+    /// What verifies clients with the usual configuration, and what distinguishes it.
+    verifier: Option<(Arc<dyn ClientCertVerifier>, [u8; 32])>,
     names: Arc<ByName>,
     /// The same with client certificates.
     ways: Vec<(Arc<ClientAuth>, Arc<ServerConfig>)>,
@@ -97,12 +100,17 @@ impl Acceptor {
             None => configuration(&names, tickets, None),
             Some(authorities) => verified(authorities, true)?,
         };
+        let verifier = authorities.map(|authorities| {
+            let verifier = verifier(Some((authorities, true)), &provider());
+            (verifier, authorities.digest)
+        });
         let ways = clients.ways.iter().map(|(auth, authorities)| {
             let config = verified(authorities, auth.is_required)?;
             Ok((Arc::new(auth.clone()), config))
         });
         Ok(Self(Arc::new(Configurations {
             usual,
+            verifier,
             ways: ways.collect::<io::Result<_>>()?,
             names: Arc::clone(&names),
             by_name: clients.names.clone(),
@@ -113,6 +121,27 @@ impl Acceptor {
 }
 
 impl Acceptor {
+    /// What distinguishes the authorities of clients, and the lists of revoked certificates; `None`: clients need no
+    /// certificate.
+    pub fn authorities(&self) -> Option<[u8; 32]> {
+        self.0.verifier.as_ref().map(|(_, digest)| *digest)
+    }
+
+    /// Verifies the certificate of a client, with its chain, by the usual configuration.
+    ///
+    /// # Errors
+    /// Why it is not valid.
+    pub(super) fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<(), String> {
+        let Some((verifier, _)) = &self.0.verifier else {
+            return Ok(());
+        };
+        let Some((own, issuers)) = chain.split_first() else {
+            return Err("there is none".to_owned());
+        };
+        let verified = verifier.verify_client_cert(own, issuers, UnixTime::now());
+        verified.map(drop).map_err(|error| error.to_string())
+    }
+
     /// The usual configuration, and whether the first message of a client may choose another one.
     pub(super) fn usual(&self) -> (&Arc<ServerConfig>, bool) {
         let sites = self.0.names.sites.as_ref();
@@ -227,22 +256,8 @@ fn configuration(
     tickets: &Tickets,
     clients: Option<(&Authorities, bool)>,
 ) -> Arc<ServerConfig> {
-    let provider = Arc::new(CryptoProvider {
-        cipher_suites: SUITES.to_vec(),
-        ..ring::default_provider()
-    });
-    let verifier: Arc<dyn ClientCertVerifier> = match clients {
-        None => WebPkiClientVerifier::no_client_auth(),
-        Some((Authorities(roots), is_required)) => {
-            let (roots, provider) = (Arc::clone(roots), Arc::clone(&provider));
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            let verifier = match is_required {
-                true => verifier,
-                false => verifier.allow_unauthenticated(),
-            };
-            verifier.build().expect("authorities are not an empty set")
-        }
-    };
+    let provider = provider();
+    let verifier = verifier(clients, &provider);
     let mut config =
         ServerConfig::builder_with_details(provider, Arc::new(TlsClock(SystemTime::now)))
             .with_safe_default_protocol_versions()
@@ -258,6 +273,34 @@ fn configuration(
     // One ticket is enough for clients that open connections one after another; each costs a write and a key.
     config.send_tls13_tickets = 1;
     Arc::new(config)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: SUITES.to_vec(),
+        ..ring::default_provider()
+    })
+}
+
+/// Verifies the certificates of clients. Each certificate of a chain must be covered by a list of revoked ones, if there
+/// are such lists.
+fn verifier(
+    clients: Option<(&Authorities, bool)>,
+    provider: &Arc<CryptoProvider>,
+) -> Arc<dyn ClientCertVerifier> {
+    let Some((authorities, is_required)) = clients else {
+        return WebPkiClientVerifier::no_client_auth();
+    };
+    let (roots, provider) = (Arc::clone(&authorities.roots), Arc::clone(provider));
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+        .with_crls(authorities.revoked.iter().cloned());
+    let verifier = match is_required {
+        true => verifier,
+        false => verifier.allow_unauthenticated(),
+    };
+    verifier
+        .build()
+        .expect("authorities and lists that were checked")
 }
 
 impl ByName {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, SupportedCipherSuite};
 
@@ -25,7 +26,13 @@ pub struct Certificate {
 
 /// Authorities that are trusted to identify the peer.
 #[derive(Clone, Debug)]
-pub struct Authorities(pub(super) Arc<RootCertStore>);
+pub struct Authorities {
+    pub(super) roots: Arc<RootCertStore>,
+    /// Lists of the certificates that they have revoked.
+    pub(super) revoked: Arc<[CertificateRevocationListDer<'static>]>,
+    /// The SHA-256 of the files.
+    pub(super) digest: [u8; 32],
+}
 
 impl Authorities {
     /// Loads the certificates of authorities, in PEM.
@@ -48,8 +55,46 @@ impl Authorities {
         }
         match roots.is_empty() {
             true => Err(fault("no certificate in it".to_owned())),
-            false => Ok(Self(Arc::new(roots))),
+            false => Ok(Self {
+                digest: sha256(&text),
+                ..Self::of(roots)
+            }),
         }
+    }
+
+    /// These, which come from no file.
+    pub(super) fn of(roots: RootCertStore) -> Self {
+        Self {
+            roots: Arc::new(roots),
+            revoked: Arc::from([]),
+            digest: [0; 32],
+        }
+    }
+
+    /// Adds the lists of revoked certificates of a file, in PEM.
+    ///
+    /// # Errors
+    /// The file, and the reason.
+    pub fn with_revoked(mut self, file: &Path) -> Result<Self, LoadError> {
+        let fault = |why: String| LoadError {
+            file: file.to_path_buf(),
+            why,
+        };
+        let text = config::read_text(file, REVOKED_BYTES).map_err(fault)?;
+        let read = CertificateRevocationListDer::pem_slice_iter(&text).collect::<Result<_, _>>();
+        let lists: Vec<CertificateRevocationListDer<'_>> =
+            read.map_err(|error| fault(pem_reason(error)))?;
+        if lists.is_empty() {
+            return Err(fault("no list of revoked certificates in it".to_owned()));
+        }
+        let provider = Arc::new(ring::default_provider());
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), provider)
+            .with_crls(lists.iter().cloned())
+            .build()
+            .map_err(|error| fault(format!("not a list of revoked certificates: {error}")))?;
+        self.revoked = lists.into();
+        self.digest = sha256(&[self.digest, sha256(&text)].concat());
+        Ok(self)
     }
 }
 
@@ -243,6 +288,8 @@ fn pem_reason(error: pem::Error) -> String {
     }
 }
 
+/// Most bytes of a file of revoked certificates.
+const REVOKED_BYTES: u64 = 16 << 20;
 /// Most bytes of a file of certificates; the authorities of a whole system have a quarter of a megabyte.
 const PEM_BYTES: u64 = 4 << 20;
 
