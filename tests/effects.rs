@@ -48,7 +48,8 @@ impl log::Log for CountingLogger {
 fn state() -> BTreeMap<String, String> {
     let mut state = BTreeMap::new();
     let mut add = |name: &str, value: String| state.insert(name.to_owned(), value);
-    let status = fs::read_to_string("/proc/self/status").unwrap();
+    // Of this thread: the main one blocks signals for a moment while it starts another.
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
     let wanted = [
         "Umask",
         "Uid",
@@ -183,7 +184,8 @@ fn in_a_process_of_its_own() {
     fs::write(directory.path().join("a.txt"), "from a file").unwrap();
     log::set_logger(&CountingLogger).unwrap();
     log::set_max_level(log::LevelFilter::Debug);
-    panic::set_hook(Box::new(|_| {
+    panic::set_hook(Box::new(|info| {
+        eprintln!("{info}");
         PANICS.fetch_add(1, Ordering::Relaxed);
     }));
     let before = state();
