@@ -13,7 +13,6 @@
 //! | no permit in time | 503 |
 //! | the request body arrives slower than 500 bytes a second | the connection closes; the server has responded 408 by then |
 //! | the response breaks off | the connection is reset within the response |
-//!
 
 use std::sync::Arc;
 use std::time::Duration;

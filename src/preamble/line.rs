@@ -140,7 +140,7 @@ mod tests {
         for line in [
             ServerLine::AskName,
             ServerLine::refused(RefusalKind::Key, "wrong key"),
-            ServerLine::refused(RefusalKind::Full, "2 backends are connected already"),
+            ServerLine::refused(RefusalKind::Full, "2 backends connected already"),
             ServerLine::refused(RefusalKind::Gone, "the server is stopping"),
             ServerLine::refused(RefusalKind::Other, ""),
         ] {
