@@ -260,3 +260,21 @@ fn revoked_certificates() {
     access.finish();
     proxy.finish();
 }
+
+#[test]
+fn clients_that_leave_before_their_first_message() {
+    needs!("openssl");
+    let files = tempfile::tempdir().unwrap();
+    let (ca, ..) = authority(files.path(), "client.test");
+    let site = format!(
+        "- {{incoming: a.test, outgoing: '127.0.0.1:0', client_ca: {}}}\n",
+        ca.display()
+    );
+    let proxy = Proxy::start(&yaml(files.path(), &site));
+    for bytes in [&b""[..], &[0x16, 0x03, 0x01]] {
+        let mut client = TcpStream::connect(proxy.addresses()[1]).unwrap();
+        client.write_all(bytes).unwrap();
+    }
+    proxy.wait_for_logs("closed: reason=peer_closed", 2);
+    proxy.finish();
+}
