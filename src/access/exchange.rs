@@ -43,8 +43,8 @@ impl DialledConnection {
         buffers: &mut Buffers,
     ) -> DialledStep {
         // The request may have waited for a worker, and the server may have left meanwhile.
-        self.parking.may_be_gone = self.parking.unread == Unread::Unsure;
-        if std::mem::take(&mut self.parking.may_be_gone) && self.conn().stream().is_ended() {
+        self.parking.may_be_gone = false;
+        if self.parking.unread == Unread::Unsure && self.conn().stream().is_ended() {
             return DialledStep::Close;
         }
         if head.max_forwards == Some(0) {

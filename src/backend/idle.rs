@@ -125,7 +125,10 @@ impl<B: HasCell> IdleBackends<B> {
             machines.retain(|machine| {
                 let list = list_of(machine, drained);
                 let stays = list.len() > 0 || machine.connected() > 0;
-                stays || !list.set_listed(false)
+                if !stays {
+                    list.set_listed(false);
+                }
+                stays
             });
             machines.push(Arc::clone(machine));
         }
